@@ -1,0 +1,303 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A real Ceph cluster of one monitor and one OSD, for one site.
+
+Everything of a cluster lives in one directory; clients are given a conf file
+and keyrings named as on a DCN node: ``dcn0.conf`` and
+``dcn0.client.glance.keyring``. No manager is needed for pools and RBD.
+"""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import signal
+import uuid
+
+import rados
+import rbd
+
+from lab import process
+
+POOLS = ('images', 'vms', 'volumes')
+USERS = {
+    # What Glance needs, and no more.
+    'glance': {'mon': 'profile rbd', 'osd': 'profile rbd pool=images'},
+    # What Nova and Cinder have: they clone from images.
+    'openstack': {'mon': 'profile rbd',
+                  'osd': 'profile rbd pool=vms, profile rbd pool=volumes, '
+                         'profile rbd pool=images'},
+}
+
+_CONF = """\
+[global]
+fsid = %(fsid)s
+mon_host = v2:%(address)s:%(port)d
+auth_cluster_required = cephx
+auth_service_required = cephx
+auth_client_required = cephx
+auth_allow_insecure_global_id_reclaim = false
+ms_bind_msgr1 = false
+osd_pool_default_size = 1
+osd_pool_default_pg_num = 8
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+mon_allow_pool_size_one = true
+# One machine carries several clusters: none may take all of it.
+osd_memory_target = 939524096
+bluestore_cache_autotune = false
+bluestore_cache_size = 134217728
+run_dir = %(run)s
+admin_socket = %(run)s/$name.asok
+log_file = %(log)s/$name.log
+debug_ms = 0
+keyring = %(directory)s/ceph.$name.keyring
+
+[mon]
+mon_data = %(directory)s/mon
+mon_initial_members = a
+mon_data_avail_crit = 1
+mon_data_avail_warn = 1
+
+[osd]
+# Not in [global]: there it would make ceph-mon --mkfs drop the port that the
+# monitor map has.
+public_addr = %(address)s
+osd_data = %(directory)s/osd
+keyring = %(directory)s/osd/keyring
+osd_max_object_name_len = 256
+osd_objectstore = bluestore
+bluestore_block_size = %(size)d
+bluestore_block_wal_create = false
+bluestore_block_db_create = false
+"""
+
+_CLIENT_CONF = """\
+[global]
+fsid = %(fsid)s
+mon_host = v2:%(address)s:%(port)d
+"""
+
+
+class Cluster:
+    """One cluster, brought up in ``directory``.
+
+    :param name: name of the site, and of its cluster
+    :param directory: where its data is kept
+    :param etc: where the conf file and keyrings of its clients are put
+    :param address: IP address the daemons bind to
+    :param size: bytes of the OSD's (sparse) block file
+    """
+
+    def __init__(self, name, directory, etc, address='127.0.0.1',
+                 size=64 << 30):
+        self.name = name
+        self.directory = pathlib.Path(directory)
+        self.etc = pathlib.Path(etc)
+        self.address = address
+        self.size = size
+        self.mon = process.Daemon('ceph-mon', self.directory / 'run')
+        self.osd = process.Daemon('ceph-osd', self.directory / 'run')
+        self._conf = self.directory / 'ceph.conf'
+        self._facts = self.directory / 'facts.json'
+
+    @property
+    def conf(self):
+        """The conf file for clients."""
+        return self.etc / ('%s.conf' % self.name)
+
+    @property
+    def fsid(self):
+        """The cluster's fsid."""
+        return json.loads(self._facts.read_text())['fsid']
+
+    def keyring(self, user):
+        """Return the path of a client's keyring."""
+        return self.etc / ('%s.client.%s.keyring' % (self.name, user))
+
+    def create(self):
+        """Make the cluster's files, unless they are there.
+
+        A creation that was broken off is begun anew.
+        """
+        if (self.directory / 'created').exists():
+            return
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for folder in ('mon', 'osd', 'run', 'log'):
+            (self.directory / folder).mkdir(parents=True)
+        self.etc.mkdir(parents=True, exist_ok=True)
+        facts = {'fsid': str(uuid.uuid4()), 'osd_uuid': str(uuid.uuid4()),
+                 'address': self.address,
+                 'port': process.free_port(address=self.address)}
+        self._facts.write_text(json.dumps(facts))
+        self._conf.write_text(_CONF % dict(
+            facts, directory=self.directory, size=self.size,
+            run=self.directory / 'run', log=self.directory / 'log'))
+        self._make_monitor(facts)
+        self._make_osd(facts)
+        self._make_pools()
+        self._make_clients(facts)
+        (self.directory / 'created').touch()
+
+    def start(self, timeout=60):
+        """Start the daemons and wait until the cluster serves I/O."""
+        self.create()
+        self._start_monitor(timeout)
+        self._start_osd(timeout)
+
+    def stop(self):
+        """End the daemons; the data stays."""
+        self.osd.stop()
+        self.mon.stop()
+
+    def kill(self):
+        """Kill the daemons without warning, as a power cut would."""
+        for daemon in (self.osd, self.mon):
+            daemon.signal(signal.SIGKILL)
+            daemon.stop()
+
+    def freeze(self):
+        """Stop the daemons as a hung host would; :meth:`thaw` wakes them."""
+        for daemon in (self.mon, self.osd):
+            daemon.signal(signal.SIGSTOP)
+
+    def thaw(self):
+        """Let frozen daemons run again."""
+        for daemon in (self.mon, self.osd):
+            daemon.signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def connect(self, user='admin', timeout=30):
+        """Connect as a user.
+
+        :param timeout: seconds to wait for the cluster
+        :returns: context manager that gives a connected rados.Rados
+        """
+        conf = self._conf if user == 'admin' else self.conf
+        keyring = (self.directory / 'ceph.client.admin.keyring'
+                   if user == 'admin' else self.keyring(user))
+        client = rados.Rados(conffile=str(conf), rados_id=user,
+                             conf={'keyring': str(keyring),
+                                   'log_file': '/dev/null',
+                                   'admin_socket': '',
+                                   'client_mount_timeout': str(timeout),
+                                   'rados_mon_op_timeout': str(timeout)})
+        client.connect(timeout=timeout)
+        try:
+            yield client
+        finally:
+            client.shutdown()
+
+    @contextlib.contextmanager
+    def pool(self, name='images', user='openstack'):
+        """Open a pool: context manager that gives a rados.Ioctx."""
+        with self.connect(user) as client:
+            with client.open_ioctx(name) as ioctx:
+                yield ioctx
+
+    def images(self, pool='images'):
+        """Return the sorted names of the RBD images in a pool."""
+        with self.pool(pool) as ioctx:
+            return sorted(rbd.RBD().list(ioctx))
+
+    def trash(self, pool='images'):
+        """Return the sorted names of the RBD images in a pool's trash."""
+        with self.pool(pool) as ioctx:
+            return sorted(entry['name']
+                          for entry in rbd.RBD().trash_list(ioctx))
+
+    def _make_monitor(self, facts):
+        admin = self.directory / 'ceph.client.admin.keyring'
+        keyring = self.directory / 'mon.keyring'
+        monmap = self.directory / 'monmap'
+        process.run(['ceph-authtool', '--create-keyring', keyring,
+                     '--gen-key', '-n', 'mon.', '--cap', 'mon', 'allow *'])
+        process.run(['ceph-authtool', '--create-keyring', admin,
+                     '--gen-key', '-n', 'client.admin',
+                     '--cap', 'mon', 'allow *', '--cap', 'osd', 'allow *'])
+        process.run(['ceph-authtool', keyring, '--import-keyring', admin])
+        process.run(['monmaptool', '--create', '--fsid', facts['fsid'],
+                     '--addv', 'a',
+                     '[v2:%(address)s:%(port)d]' % facts, monmap])
+        process.run(['ceph-mon', '--mkfs', '-i', 'a', '-c', self._conf,
+                     '--monmap', monmap, '--keyring', keyring])
+        self._start_monitor(timeout=60)
+
+    def _make_osd(self, facts):
+        key = process.run(['ceph-authtool', '--gen-print-key']).strip()
+        with self.connect() as client:
+            _command(client, {'prefix': 'osd new', 'uuid': facts['osd_uuid']},
+                     json.dumps({'cephx_secret': key}))
+        process.write_private(self.directory / 'osd' / 'keyring',
+                              '[osd.0]\n\tkey = %s\n' % key)
+        process.run(['ceph-osd', '--mkfs', '-i', '0', '-c', self._conf,
+                     '--osd-uuid', facts['osd_uuid'], '--no-mon-config'])
+        self._start_osd(timeout=60)
+
+    def _make_pools(self):
+        with self.connect() as client:
+            for pool in POOLS:
+                _command(client, {'prefix': 'osd pool create', 'pool': pool,
+                                  'pg_num': 8})
+                _command(client, {'prefix': 'osd pool set', 'pool': pool,
+                                  'var': 'size', 'val': '1',
+                                  'yes_i_really_mean_it': True})
+                with client.open_ioctx(pool) as ioctx:
+                    rbd.RBD().pool_init(ioctx, True)
+
+    def _make_clients(self, facts):
+        conf = _CLIENT_CONF % facts
+        with self.connect() as client:
+            for user, caps in USERS.items():
+                flat = [part for item in caps.items() for part in item]
+                reply = _command(client, {
+                    'prefix': 'auth get-or-create', 'format': 'json',
+                    'entity': 'client.%s' % user, 'caps': flat})
+                process.write_private(
+                    self.keyring(user), '[client.%s]\n\tkey = %s\n'
+                    % (user, json.loads(reply)[0]['key']))
+                conf += '\n[client.%s]\nkeyring = %s\n' % (
+                    user, self.keyring(user))
+        self.conf.write_text(conf)
+
+    def _start_monitor(self, timeout):
+        self.mon.start(['ceph-mon', '-f', '-i', 'a', '-c', self._conf])
+        self.mon.wait_until(self._monitor_answers, timeout)
+
+    def _start_osd(self, timeout):
+        self.osd.start(['ceph-osd', '-f', '-i', '0', '-c', self._conf])
+        with self.connect() as client:
+            self.osd.wait_until(lambda: _osd_is_up(client), timeout)
+
+    def _monitor_answers(self):
+        with contextlib.suppress(rados.Error):
+            with self.connect(timeout=5) as client:
+                return client.get_fsid() == self.fsid
+        return False
+
+
+def _command(client, command, data=''):
+    """Run a monitor command and return its output as text."""
+    code, output, status = client.mon_command(json.dumps(command),
+                                              data.encode(), timeout=30)
+    if code:
+        raise process.LabError('%s: error %d: %s'
+                               % (command['prefix'], code, status))
+    return output.decode()
+
+
+def _osd_is_up(client):
+    state = json.loads(_command(client, {'prefix': 'osd dump',
+                                         'format': 'json'}))
+    return any(osd['up'] and osd['in'] for osd in state['osds'])
