@@ -1,0 +1,36 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What can be wrong with a site's cluster, said so that it can be mended."""
+
+
+class ClusterError(Exception):
+    """A site's cluster cannot be used.
+
+    :ivar store: identifier of the store whose cluster it is
+    :ivar reason: what happened, as text
+    :ivar remedy: what the operator should look at or do, as text
+    """
+
+    def __init__(self, store, reason, remedy):
+        super().__init__('store %s: %s; %s' % (store, reason, remedy))
+        self.store = store
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Misconfigured(ClusterError):
+    """The store's options or its conf file do not fit the cluster."""
+
+
+class Unreachable(ClusterError):
+    """The cluster does not answer."""

@@ -1,0 +1,95 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The life of an image in a pool: created, published, removed.
+
+An image is published by its protected snapshot: Nova and Cinder clone from
+it, and Glance reads from it. An image without that snapshot is one that is
+still being written, or whose writer died.
+"""
+
+import logging
+
+import rbd
+
+LOG = logging.getLogger(__name__)
+
+#: Name of the snapshot that publishes an image; Nova, Cinder and stock Glance
+#: use the same (glance_store._drivers.rbd.DEFAULT_SNAPNAME).
+SNAPSHOT = 'snap'
+
+
+class InUse(Exception):
+    """The image has clones, or somebody has it open."""
+
+
+def create(ioctx, name, size, order, features):
+    """Create an empty image.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param name: name of the image
+    :param size: bytes
+    :param order: size of its objects, as a power of two
+    :param features: the cluster's ``rbd_default_features`` as text, or None;
+                     0 and None mean layering alone, which clones need
+    :raises rbd.ImageExists: if there is one of that name
+    """
+    features = int(features or 0) or rbd.RBD_FEATURE_LAYERING
+    rbd.RBD().create(ioctx, name, size, order, old_format=False,
+                     features=features)
+
+
+def publish(image):
+    """Make the snapshot of a written image that everybody reads and clones.
+
+    :param image: rbd.Image, open for writing
+    """
+    image.create_snap(SNAPSHOT)
+    image.protect_snap(SNAPSHOT)
+
+
+def remove(ioctx, name, snapshot=None):
+    """Remove an image, or move it to the trash while snapshots remain.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param name: name of the image
+    :param snapshot: name of the snapshot that publishes it, removed first
+    :raises rbd.ImageNotFound: if there is no such image
+    :raises InUse: if the snapshot has clones, or the image is open elsewhere
+    """
+    try:
+        if snapshot is not None:
+            with rbd.Image(ioctx, name) as image:
+                _remove_snapshot(image, snapshot)
+        rbd.RBD().remove(ioctx, name)
+    except rbd.ImageHasSnapshots:
+        # Others made snapshots of it, or clones that need no protection
+        # (clone format 2): the data goes when the last of them is gone.
+        LOG.warning('RBD image %s has snapshots left: moving it to the trash',
+                    name)
+        rbd.RBD().trash_move(ioctx, name)
+    except rbd.ImageBusy as exc:
+        raise InUse('RBD image %s is in use: %s' % (name, exc)) from exc
+
+
+def _remove_snapshot(image, snapshot):
+    try:
+        image.unprotect_snap(snapshot)
+    except rbd.InvalidArgument:
+        LOG.debug('Snapshot %s was unprotected already', snapshot)
+    except rbd.ImageNotFound:
+        LOG.debug('There is no snapshot %s', snapshot)
+        return
+    try:
+        image.remove_snap(snapshot)
+    except rbd.ImageNotFound:
+        LOG.debug('Snapshot %s is gone already', snapshot)

@@ -1,0 +1,147 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""A raw image in a local file or on a block device."""
+
+import errno
+import os
+
+from glance_dcn.engine.backends import base
+from glance_dcn.engine import errors
+from glance_dcn.engine import extents
+from glance_dcn.engine import native
+
+# Enough to keep a disk busy; the page cache needs no more either.
+_THREADS = 4
+
+
+class File(base.Endpoint):
+    """A local file, whose requests are served by a few threads.
+
+    :param path: path of the file
+    :param writable: open for writing too
+    :param create: make the file first; it must not exist
+    :param name: what errors call it; by default the path
+    :raises RequestError: when it cannot be opened
+    """
+
+    def __init__(self, path, writable=False, create=False, name=None):
+        super().__init__(name or str(path))
+        flags = os.O_RDWR if writable or create else os.O_RDONLY
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        try:
+            self._fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            self.size = os.lseek(self._fd, 0, os.SEEK_END)
+        except OSError as error:
+            raise self._error('open', error.errno)
+        self._queue = native.Queue()
+        self._closed = False
+        self._threads = [native.start('file-io', self._serve)
+                         for _ in range(_THREADS)]
+
+    def extents(self, offset=0, length=None):
+        end = self._end(offset, length)
+        return extents.cover(self._data(offset, end), offset, end)
+
+    def _data(self, offset, end):
+        # A descriptor of its own: the position belongs to the descriptor.
+        with open('/proc/self/fd/%d' % self._fd, 'rb', buffering=0) as file:
+            while offset < end:
+                try:
+                    start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+                    stop = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        # No data from here on.
+                        return
+                    # A file system or device that cannot tell.
+                    start, stop = offset, end
+                yield start, stop - start
+                offset = stop
+
+    def read(self, offset, length, done):
+        self._submit(self._read, offset, length, done)
+
+    def write(self, offset, data, done):
+        self._submit(self._write, offset, data, done)
+
+    def flush(self, done):
+        self._submit(self._flush, None, None, done)
+
+    def resize(self, size):
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise self._error('resize', error.errno, length=size)
+        self.size = size
+
+    def close(self):
+        if not self._closed:
+            self._closed = True
+            # The last thread to leave closes the descriptor.
+            self._queue.put(None)
+
+    def _submit(self, function, offset, argument, done):
+        self._queue.put((function, offset, argument, done, self._begin()))
+
+    def _serve(self):
+        while True:
+            job = self._queue.get()
+            if job is None:
+                break
+            function, offset, argument, done, token = job
+            try:
+                result = function(offset, argument)
+            except OSError as error:
+                length = (len(argument) if isinstance(argument, bytes)
+                          else argument)
+                result = self._error(function.__name__[1:], error.errno,
+                                     offset, length)
+            except errors.EngineError as error:
+                result = error
+            self._flying.discard(token)
+            done(result)
+            # Do not keep the buffer while waiting for the next request.
+            del job, argument, done, result
+        self._leave()
+
+    def _leave(self):
+        self._threads.pop()
+        if self._threads:
+            self._queue.put(None)
+        else:
+            os.close(self._fd)
+
+    def _read(self, offset, length):
+        data = os.pread(self._fd, length, offset)
+        while len(data) < length:
+            more = os.pread(self._fd, length - len(data), offset + len(data))
+            if not more:
+                raise errors.ShortRead(
+                    self.name, 'read', None, offset, length,
+                    hint='The file is shorter than it was when it was '
+                         'opened.')
+            data += more
+        return data
+
+    def _write(self, offset, data):
+        if offset + len(data) > self.size:
+            raise self._error('write', errno.EINVAL, offset, len(data))
+        written = os.pwrite(self._fd, data, offset)
+        view = memoryview(data)
+        while written < len(data):
+            written += os.pwrite(self._fd, view[written:], offset + written)
+
+    def _flush(self, *unused):
+        os.fdatasync(self._fd)

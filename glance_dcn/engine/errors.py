@@ -1,0 +1,143 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What can go wrong in the data path.
+
+Each error is a class with fields, and its message says what to do next.
+"""
+
+import errno as codes
+import os
+
+_HINTS = {
+    codes.ENOSPC: 'The place is full: free or add space, then try again.',
+    codes.EDQUOT: 'The pool\'s quota is used up: raise it, then try again.',
+    codes.ENOENT: 'The image or snapshot is gone: look whether it was '
+                  'deleted meanwhile.',
+    codes.EROFS: 'It is open for reading only, or another client holds its '
+                 'lock.',
+    codes.EPERM: 'The client\'s capabilities do not cover this pool.',
+    codes.EACCES: 'The client\'s capabilities do not cover this pool.',
+    codes.EIO: 'The storage cannot give the data back: look at the health of '
+               'the cluster or disk.',
+    codes.ETIMEDOUT: 'The site does not answer: look at its network and at '
+                     'the health of its cluster.',
+    codes.ESHUTDOWN: 'The client was cut off (blocklisted) by the cluster: '
+                     'open the image anew.',
+}
+
+
+class EngineError(Exception):
+    """Base of the engine's errors.
+
+    :param message: what happened
+    :param hint: what to do next
+    """
+
+    def __init__(self, message, hint=''):
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self):
+        return ' '.join(part for part in (self.message, self.hint) if part)
+
+
+class RequestError(EngineError):
+    """A request to an endpoint failed.
+
+    :param endpoint: name of the endpoint
+    :param operation: 'read', 'write', 'flush', 'resize', 'open', ...
+    :param errno: positive error number, or None
+    :param offset: where, in bytes, or None
+    :param length: how much, in bytes, or None
+    :param hint: what to do next; by default it comes from the error number
+    """
+
+    def __init__(self, endpoint, operation, errno=None, offset=None,
+                 length=None, hint=None):
+        self.endpoint = endpoint
+        self.operation = operation
+        self.errno = errno
+        self.offset = offset
+        self.length = length
+        message = '%s: %s' % (endpoint, operation)
+        if length is not None:
+            message += ' of %d bytes' % length
+        if offset is not None:
+            message += ' at offset %d' % offset
+        message += ' failed'
+        if errno is not None:
+            message += ': [errno %d] %s' % (errno, os.strerror(errno))
+        super().__init__(message + '.',
+                         _HINTS.get(errno, '') if hint is None else hint)
+
+
+class ShortRead(RequestError):
+    """An endpoint gave fewer bytes than it says it has."""
+
+
+class Stalled(RequestError):
+    """An endpoint owes an answer and gave none for too long.
+
+    :param seconds: how long it was waited for
+    """
+
+    def __init__(self, endpoint, operation, seconds, offset=None):
+        self.seconds = seconds
+        super().__init__(
+            endpoint, operation, codes.ETIMEDOUT, offset,
+            hint='Nothing moved for %g s: look at the site\'s network and at '
+                 'the health of its cluster.' % seconds)
+
+
+class Cancelled(EngineError):
+    """The caller ended the work before it was done."""
+
+
+class SizeMismatch(EngineError):
+    """What was counted at the end is not what was promised.
+
+    :param endpoint: name of the endpoint
+    :param expected: bytes that should be there
+    :param found: bytes that are
+    :param what: what was counted
+    """
+
+    def __init__(self, endpoint, expected, found, what='size'):
+        self.endpoint = endpoint
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            '%s: %s is %s bytes and should be %s.'
+            % (endpoint, what, found, expected),
+            'The copy is not whole: remove it and try again.')
+
+
+class DigestMismatch(EngineError):
+    """The bytes read are not those that were recorded.
+
+    :param endpoint: name of the endpoint they were read from
+    :param expected: digest that was recorded
+    :param found: digest of what was read
+    """
+
+    def __init__(self, endpoint, expected, found):
+        self.endpoint = endpoint
+        self.expected = expected
+        self.found = found
+        super().__init__(
+            '%s: content digest is %s and should be %s.'
+            % (endpoint, found, expected),
+            'The data of this source is damaged: use the copy of another '
+            'site and repair this one.')

@@ -1,0 +1,202 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Where the data of an image is, and where its holes are.
+
+The unit of sparseness is a block of 64 KiB: what an endpoint reports as data
+is rounded outward to whole blocks to be read, and what was read is trimmed
+to the runs of blocks that are not zero::
+
+    reported       --###-----#####--------     (any offsets)
+    read          [----|====|====|====|----]   (whole blocks)
+    kept          [----|====|----|====|----]   (blocks that are not zero)
+
+The last block of an image ends with the image.
+"""
+
+import typing
+
+BLOCK = 64 << 10
+# The largest single request, and the region within which blocks are merged.
+REQUEST = 4 << 20
+
+ZEROS = bytes(REQUEST)
+_ZERO_BLOCK = bytes(BLOCK)
+
+
+class Extent(typing.NamedTuple):
+    """A part of an image: ``offset`` and ``length`` in bytes.
+
+    ``data`` is False where it certainly reads as zeros.
+    """
+
+    offset: int
+    length: int
+    data: bool
+
+
+def cover(found, offset, end):
+    """Fill the gaps between extents of data with holes.
+
+    :param found: (offset, length) of data, in order, not overlapping
+    :param offset: where to begin, in bytes
+    :param end: where to end, in bytes
+    :returns: iterator of :class:`Extent` that covers offset to end exactly
+    """
+    position = offset
+    for start, length in found:
+        stop = min(start + length, end)
+        start = max(start, position)
+        if stop <= start:
+            continue
+        if start > position:
+            yield Extent(position, start - position, False)
+        yield Extent(start, stop - start, True)
+        position = stop
+    if position < end:
+        yield Extent(position, end - position, False)
+
+
+def requests(found, size, limit=REQUEST):
+    """Turn extents into the reads that fetch their data.
+
+    Reads are whole blocks, neighbours are merged, and none crosses a
+    multiple of ``limit``, so that each stays within one object.
+
+    :param found: iterable of :class:`Extent`, in order
+    :param size: bytes of the image
+    :param limit: bytes, a multiple of the block
+    :returns: iterator of (offset, length)
+    """
+    start = stop = 0
+    for extent in found:
+        if not extent.data or not extent.length:
+            continue
+        first = extent.offset // BLOCK * BLOCK
+        last = min(round_up(extent.offset + extent.length), size)
+        if first > stop:
+            yield from _split(start, stop, limit)
+            start = first
+        elif start == stop:
+            start = max(first, stop)
+        stop = max(stop, last)
+        # Hand out what no later extent can change.
+        edge = stop // limit * limit
+        if edge > start:
+            yield from _split(start, edge, limit)
+            start = edge
+    yield from _split(start, stop, limit)
+
+
+def _split(start, stop, limit):
+    while start < stop:
+        end = min(stop, (start // limit + 1) * limit)
+        yield start, end - start
+        start = end
+
+
+def round_up(offset, unit=BLOCK):
+    """Round a number of bytes up to a whole number of units."""
+    return -(-offset // unit) * unit
+
+
+def is_zero(data):
+    """Whether all bytes are zero.
+
+    :param data: bytes, of any length
+    """
+    if len(data) <= len(ZEROS):
+        # startswith() compares in place, many times faster than any().
+        return ZEROS.startswith(data)
+    return all(data.startswith(ZEROS[:len(data) - at], at)
+               for at in range(0, len(data), len(ZEROS)))
+
+
+def runs(data):
+    """Find the runs of blocks that are not zero.
+
+    :param data: bytes that begin at a block boundary of their image
+    :returns: iterator of (start, stop), relative to the data
+    """
+    length = len(data)
+    start = None
+    for at in range(0, length, BLOCK):
+        if at + BLOCK <= length:
+            zero = data.startswith(_ZERO_BLOCK, at)
+        else:
+            zero = is_zero(data[at:])
+        if zero and start is not None:
+            yield start, at
+            start = None
+        elif not zero and start is None:
+            start = at
+    if start is not None:
+        yield start, length
+
+
+def pieces(data, offset):
+    """Trim data to its blocks that are not zero.
+
+    :param data: bytes
+    :param offset: where they are in their image: a block boundary
+    :returns: list of (offset, bytes); the bytes are copied unless all is kept
+    """
+    if type(data) is not bytes:
+        data = bytes(data)
+    # A slice of all the bytes is the same object, not a copy.
+    return [(offset + start, data[start:stop]) for start, stop in runs(data)]
+
+
+class Cutter:
+    """Cuts a stream of byte strings into regions aligned to ``REQUEST``."""
+
+    def __init__(self):
+        self._parts = []
+        self._length = 0
+        self._offset = 0
+
+    def put(self, data):
+        """Add the next bytes of the stream.
+
+        :returns: iterator of (offset, bytes) of the regions now complete; it
+            must be used up before the next call
+        """
+        at = 0
+        while at < len(data):
+            part = data[at:at + REQUEST - self._length]
+            self._parts.append(part)
+            self._length += len(part)
+            at += len(part)
+            if self._length == REQUEST:
+                yield self._take()
+
+    def rest(self):
+        """End the stream.
+
+        :returns: iterator of at most one (offset, bytes), the last region
+        """
+        if self._length:
+            yield self._take()
+
+    @property
+    def position(self):
+        """Bytes of the stream that came so far."""
+        return self._offset + self._length
+
+    def _take(self):
+        # Joining a list of one bytes object returns that object.
+        region = self._offset, b''.join(self._parts)
+        self._offset += self._length
+        self._parts = []
+        self._length = 0
+        return region

@@ -1,0 +1,172 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Reads the data of one source, many requests at a time.
+
+The source's extents are listed by a thread of its own, a bounded number of
+requests ahead of the reads.
+"""
+
+import collections
+import itertools
+import typing
+
+from glance_dcn.engine import extents
+from glance_dcn.engine import errors
+from glance_dcn.engine import native
+from glance_dcn.engine import rates
+
+# The lister hands over this many requests at a time ...
+_BATCH = 64
+# ... and is this many batches ahead at most.
+_AHEAD = 16
+
+
+class Request(typing.NamedTuple):
+    """A read: its place in the order of all, and its range in bytes."""
+
+    sequence: int
+    offset: int
+    length: int
+
+
+class Intake:
+    """The source's side of a transfer.
+
+    :param loop: :class:`~glance_dcn.engine.loop.Loop`
+    :param source: endpoint
+    :param arrived: called in the loop's thread with each
+        :class:`Request` and its bytes, in any order
+    :param offset: where to begin, in bytes
+    :param length: bytes, or None for all that follows
+    :param timeout: seconds without progress after which it is given up
+    :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
+    :ivar listed: whether all extents are known
+    :ivar planned: bytes of the requests listed so far
+    :ivar covered: bytes of the requests answered so far
+    :ivar reserved: bytes of the requests in flight
+    """
+
+    def __init__(self, loop, source, arrived, offset=0, length=None,
+                 timeout=60, rate=None):
+        self._loop = loop
+        self._source = source
+        self._arrived = arrived
+        self._range = offset, length
+        self._timeout = timeout
+        self.rate = rate or rates.Rate()
+        self._ready = collections.deque()
+        self._flying = {}
+        self._sequence = itertools.count()
+        self._taken = 0
+        self._credits = native.Queue()
+        self._stopped = False
+        self._moved = loop.clock()
+        self.listed = False
+        self.planned = self.covered = self.reserved = 0
+        # Everything below it is read, or a hole.
+        self._end = offset
+
+    def start(self):
+        """Begin to list the source's extents."""
+        for _ in range(_AHEAD):
+            self._credits.put(None)
+        native.start('extents', self._list)
+
+    def stop(self):
+        """Let the lister end. Requests in flight are left alone."""
+        self._stopped = True
+        self._credits.put(None)
+
+    @property
+    def finished(self):
+        """Whether all there is has been read."""
+        return self.listed and not self._ready and not self._flying
+
+    @property
+    def below(self):
+        """Offset in bytes below which nothing is still to come."""
+        if self._flying:
+            return next(iter(self._flying.values())).offset
+        if self._ready:
+            return self._ready[0].offset
+        return self._end
+
+    def submit(self, room):
+        """Start what can be started.
+
+        :param room: called with a length in bytes; whether so much may be
+            read now
+        """
+        while self._ready and room(self._ready[0].length):
+            if self.rate.delay():
+                break
+            request = self._ready.popleft()
+            self._flying[request.sequence] = request
+            self.reserved += request.length
+            self._end = request.offset + request.length
+            self._moved = self._loop.clock()
+            self._taken += 1
+            if self._taken % _BATCH == 0:
+                self._credits.put(None)
+            self._source.read(request.offset, request.length,
+                              self._loop.reply(self._read, request))
+
+    def check(self):
+        """Look whether the source still moves.
+
+        :raises Stalled: when it does not
+        """
+        if not self._flying and (self._ready or self.listed):
+            # It owes nothing.
+            self._moved = self._loop.clock()
+        elif self._loop.clock() - self._moved > self._timeout:
+            raise errors.Stalled(
+                self._source.name, 'read' if self._flying else 'list extents',
+                self._timeout, self.below)
+
+    def _read(self, request, result):
+        if isinstance(result, Exception):
+            raise result
+        if len(result) != request.length:
+            raise errors.ShortRead(self._source.name, 'read', None,
+                                   request.offset, request.length)
+        del self._flying[request.sequence]
+        self._moved = self._loop.clock()
+        self.reserved -= request.length
+        self.covered += request.length
+        self._arrived(request, result)
+
+    def _list(self):
+        tell = self._loop.reply(self._listed, None)
+        try:
+            found = extents.requests(self._source.extents(*self._range),
+                                     self._source.size, self._source.limit)
+            while not self._stopped:
+                batch = list(itertools.islice(found, _BATCH))
+                self._credits.get()
+                tell(batch)
+                if not batch:
+                    break
+        except Exception as error:
+            tell(error)
+
+    def _listed(self, unused, batch):
+        if isinstance(batch, Exception):
+            raise batch
+        self._moved = self._loop.clock()
+        if not batch:
+            self.listed = True
+        for offset, length in batch:
+            self.planned += length
+            self._ready.append(Request(next(self._sequence), offset, length))

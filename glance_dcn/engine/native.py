@@ -1,0 +1,87 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Threads and queues that are real ones, whatever has been monkey-patched.
+
+Callbacks of librbd come from threads that the interpreter did not start. In
+a process that eventlet has patched (glance-api before release 33), a lock of
+``threading`` or ``queue`` belongs to the hub and must not be touched from
+such a thread. ``_queue.SimpleQueue`` is written in C, takes no Python lock,
+and is left alone by eventlet: it is the only thing that the engine's threads
+share.
+"""
+
+import _queue
+import sys
+import threading
+import time
+
+Empty = _queue.Empty
+Queue = _queue.SimpleQueue
+
+# A patched process waits by polling: the shortest and the longest pause.
+_SHORTEST = 0.0005
+_LONGEST = 0.01
+
+
+def patched():
+    """Whether eventlet has replaced the threads of this process."""
+    patcher = sys.modules.get('eventlet.patcher')
+    return patcher is not None and patcher.is_monkey_patched('thread')
+
+
+def _original(module):
+    if patched():
+        return sys.modules['eventlet.patcher'].original(module.__name__)
+    return module
+
+
+def start(name, function, *args):
+    """Run a function in a native daemon thread.
+
+    :param name: name of the thread
+    :param function: what to run; it must raise nothing
+    :returns: the thread
+    """
+    thread = _original(threading).Thread(
+        target=function, args=args, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def lock():
+    """Return a native lock, to be held for moments only."""
+    return _original(threading).Lock()
+
+
+def get(queue, timeout):
+    """Take the next item of a queue, without stopping other green threads.
+
+    :param queue: a :class:`Queue`
+    :param timeout: seconds to wait
+    :raises Empty: when nothing came in time
+    """
+    if not patched():
+        return queue.get(timeout=max(0, timeout))
+    deadline = time.monotonic() + timeout
+    pause = _SHORTEST
+    while True:
+        try:
+            return queue.get_nowait()
+        except Empty:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+        # The patched sleep: it lets the hub run.
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST)

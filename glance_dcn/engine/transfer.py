@@ -1,0 +1,256 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""One source, read once, to any number of targets at the same time.
+
+::
+
+    lister -> Intake --reads--> Fanout --> Lane --writes--> target
+    (thread)                       |  \--> Lane --writes--> target
+                                   |---> content digest (thread)
+                                   \---> md5, sha512, ... (a thread each)
+
+All of it is driven by the caller's thread (see :mod:`.loop`). What bounds it
+is the memory of the buffers: a read starts only when there is room for what
+it will bring, and room comes back when the last user of a buffer is done.
+So a slow target holds back a fast one by no more than that memory.
+"""
+
+import dataclasses
+import typing
+
+from glance_dcn.engine import errors
+from glance_dcn.engine import extents
+from glance_dcn.engine import fanout
+from glance_dcn.engine import intake
+from glance_dcn.engine import lane
+from glance_dcn.engine import loop as loops
+
+MEMORY = 128 << 20
+WINDOW = 16 << 20
+TIMEOUT = 60
+
+# How long to sleep at most before deadlines are looked at, in seconds.
+_TICK = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a transfer is; all numbers are bytes.
+
+    :ivar covered: extents of the source read so far
+    :ivar planned: extents of the source known so far
+    :ivar listed: whether ``planned`` is all there is
+    :ivar position: everything below it is read
+    :ivar size: size of the source
+    :ivar data: blocks that were not zero, read so far
+    :ivar written: of these, what is written, by target name
+    """
+
+    covered: int
+    planned: int
+    listed: bool
+    position: int
+    size: int
+    data: int
+    written: typing.Dict[str, int]
+
+    @property
+    def fraction(self):
+        """Part of the source that is read, 0 to 1."""
+        if self.listed:
+            return self.covered / self.planned if self.planned else 1.0
+        return self.position / self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one target.
+
+    :ivar target: the endpoint
+    :ivar written: bytes written
+    :ivar error: why it failed, or None
+    """
+
+    target: typing.Any
+    written: int
+    error: typing.Optional[Exception]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a transfer did.
+
+    :ivar size: bytes of the image
+    :ivar data: bytes of its blocks that are not zero
+    :ivar content: content digest, or None
+    :ivar chunks: (number, digest) of the content digest's chunks, or None
+    :ivar hashes: hex digests by hashlib name
+    :ivar outcomes: an :class:`Outcome` for each target, in their order
+    """
+
+    size: int
+    data: int
+    content: typing.Optional[str]
+    chunks: typing.Optional[list]
+    hashes: typing.Dict[str, str]
+    outcomes: typing.List[Outcome]
+
+
+class Transfer:
+    """A copy from one source to targets, or only a reading of the source.
+
+    The targets must read as zeros and have the source's size. Endpoints are
+    opened and closed by the caller.
+
+    :param source: endpoint
+    :param targets: endpoints; with none, only digests are computed
+    :param content: whether to compute the content digest
+    :param hashes: hashlib names of hashes over all bytes
+    :param expected: content digest that the source must turn out to have, or
+        None
+    :param memory: bytes of buffers held at most, at least 8 MiB
+    :param window: bytes in flight to each target at most
+    :param timeout: seconds without any progress after which an endpoint is
+        given up
+    :param limits: :class:`~glance_dcn.engine.rates.Rate` by endpoint
+    :param progress: called with :class:`Progress` now and then, and at the
+        end
+    :param interval: seconds between calls of ``progress``
+    :param loop: for tests
+    :raises ValueError: too little memory, or no such hash
+    """
+
+    def __init__(self, source, targets=(), content=True, hashes=(),
+                 expected=None, memory=MEMORY, window=WINDOW,
+                 timeout=TIMEOUT, limits=None, progress=None, interval=1,
+                 loop=None):
+        if memory < 2 * extents.REQUEST:
+            raise ValueError('memory must be at least %d bytes'
+                             % (2 * extents.REQUEST))
+        limits = limits or {}
+        self._source = source
+        self._size = source.size
+        self._memory = memory
+        self._expected = expected
+        self._progress = progress
+        self._interval = interval
+        self._loop = loop or loops.Loop()
+        self._told = self._loop.clock()
+        self._intake = intake.Intake(
+            self._loop, source, self._arrived, timeout=timeout,
+            rate=limits.get(source))
+        self._fanout = fanout.Fanout(
+            self._loop, targets, lambda target, release: lane.Lane(
+                self._loop, target, release, window, timeout,
+                limits.get(target)),
+            content or expected is not None, hashes)
+
+    def cancel(self):
+        """Make :meth:`run` raise at once. Any thread may call it."""
+        self._loop.cancel()
+
+    def run(self):
+        """Do it, in the caller's thread.
+
+        A target that fails is given up, and the others go on; when the last
+        one has failed, it ends.
+
+        :returns: :class:`Result`; look at the error of each outcome
+        :raises RequestError: the source failed
+        :raises SizeMismatch: the source changed meanwhile
+        :raises DigestMismatch: the source is not what was expected
+        :raises Cancelled: after :meth:`cancel`; requests may then still be
+            in flight, which closing the endpoints takes care of
+        """
+        try:
+            self._check_sizes()
+            self._intake.start()
+            while not self._intake.finished and self._wanted():
+                self._turn()
+            if self._wanted():
+                self._fanout.end(self._size)
+            while not self._fanout.finished and self._wanted():
+                self._turn()
+            return self._result()
+        finally:
+            self._intake.stop()
+            self._fanout.stop()
+
+    def _wanted(self):
+        return self._fanout.live or not self._fanout.lanes
+
+    def _turn(self):
+        self._intake.submit(self._room)
+        self._fanout.submit()
+        if not self._intake.finished or not self._fanout.finished:
+            delays = [*self._fanout.delays(), self._intake.rate.delay()]
+            self._loop.turn(min([_TICK, *filter(None, delays)]))
+        self._intake.check()
+        self._fanout.check()
+        if self._loop.clock() - self._told >= self._interval:
+            self._tell()
+
+    def _room(self, length):
+        return (self._fanout.held + self._intake.reserved + length
+                <= self._memory)
+
+    def _arrived(self, request, data):
+        self._intake.rate.charge(self._fanout.put(
+            request.sequence, request.offset, data, self._intake.below))
+
+    def _tell(self):
+        self._told = self._loop.clock()
+        if not self._progress:
+            return
+        self._progress(Progress(
+            self._intake.covered, self._intake.planned, self._intake.listed,
+            self._intake.below, self._size, self._fanout.data,
+            {one.target.name: one.written for one in self._fanout.lanes}))
+
+    def _check_sizes(self):
+        for one in self._fanout.lanes:
+            if one.target.size != self._size:
+                one.drop(errors.SizeMismatch(
+                    one.target.name, self._size, one.target.size))
+
+    def _check_totals(self):
+        """Count once more at the end: nothing may be missing anywhere."""
+        if self._source.size != self._size:
+            raise errors.SizeMismatch(self._source.name, self._size,
+                                      self._source.size)
+        if self._intake.covered != self._intake.planned:
+            raise errors.SizeMismatch(
+                self._source.name, self._intake.planned,
+                self._intake.covered, 'data read')
+        for one in self._fanout.live:
+            if one.written != self._fanout.data:
+                one.error = errors.SizeMismatch(
+                    one.target.name, self._fanout.data, one.written,
+                    'data written')
+
+    def _result(self):
+        content = chunks = None
+        hashes = {}
+        if self._wanted():
+            self._check_totals()
+            content = self._fanout.content(self._size)
+            chunks = self._fanout.chunks()
+            hashes = self._fanout.hashes()
+            if self._expected not in (None, content):
+                raise errors.DigestMismatch(self._source.name,
+                                            self._expected, content)
+        self._tell()
+        return Result(self._size, self._fanout.data, content, chunks, hashes,
+                      [Outcome(one.target, one.written, one.error)
+                       for one in self._fanout.lanes])
