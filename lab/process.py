@@ -82,6 +82,21 @@ def wait_for(what, condition, timeout, interval=0.1):
         time.sleep(interval)
 
 
+def is_free(port, address='127.0.0.1'):
+    """Return whether nobody listens on a TCP port; False for None."""
+    if port is None:
+        return False
+    with contextlib.closing(socket.socket()) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address, port))
+        except OSError as exc:
+            if exc.errno == errno.EADDRINUSE:
+                return False
+            raise
+        return True
+
+
 def free_port(taken=(), address='127.0.0.1'):
     """Return a TCP port that nobody listens on and that is not in ``taken``.
 
@@ -91,16 +106,7 @@ def free_port(taken=(), address='127.0.0.1'):
     first, last = PORT_RANGE
     start = random.randrange(first, last)
     for port in [*range(start, last), *range(first, start)]:
-        if port in taken:
-            continue
-        with contextlib.closing(socket.socket()) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                sock.bind((address, port))
-            except OSError as exc:
-                if exc.errno == errno.EADDRINUSE:
-                    continue
-                raise
+        if port not in taken and is_free(port, address):
             return port
     raise LabError('no free port between %d and %d' % PORT_RANGE)
 

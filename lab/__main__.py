@@ -1,0 +1,108 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The lab's command: ``python -m lab up|show|env|down``."""
+
+import argparse
+import os
+import pathlib
+import sys
+
+from lab import database
+from lab import deployment
+from lab import process
+
+_DEFAULT_STATE = '~/.cache/glance-dcn-lab'
+
+
+def _up(lab, args):
+    names = (args.names.split(',') if args.names
+             else deployment.site_names(args.sites))
+    lab.create(names, args.workers, args.database, args.store_type)
+    lab.up()
+    _show(lab, args)
+    print('\nTo use it:  . %s' % (lab.state / 'openrc'))
+
+
+def _show(lab, args):
+    for what, state, where in lab.show():
+        print('%-18s %-5s %s' % (what, state, where))
+
+
+def _env(lab, args):
+    print((lab.state / 'openrc').read_text(), end='')
+
+
+def _down(lab, args):
+    lab.down(delete=args.delete)
+
+
+def _count(text):
+    number = int(text)
+    if not 1 <= number <= 100:
+        raise argparse.ArgumentTypeError('%s is not between 1 and 100' % text)
+    return number
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog='python -m lab',
+        description='Runs a DCN deployment on this machine: at each site a '
+                    'real Ceph cluster and a real Glance, at the central one '
+                    'Keystone and the database.')
+    parser.add_argument(
+        '--state', type=pathlib.Path,
+        default=os.environ.get('GLANCE_DCN_LAB') or
+        pathlib.Path(_DEFAULT_STATE).expanduser(),
+        help='folder everything is kept in (default: $GLANCE_DCN_LAB, or %s)'
+             % _DEFAULT_STATE)
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    up = commands.add_parser(
+        'up', help='bring the deployment up; again after any failure')
+    up.add_argument('--sites', type=_count, default=3,
+                    help='number of sites, central included (default: 3)')
+    up.add_argument('--names',
+                    help='names of the sites instead, comma-separated; the '
+                         'first must be central')
+    up.add_argument('--workers', type=_count, default=1,
+                    help='Glance workers at each site (default: 1)')
+    up.add_argument('--database', choices=database.KINDS, default='sqlite')
+    up.add_argument('--store-type', choices=('dcn', 'rbd'), default='dcn',
+                    help='rbd: run stock Glance without glance_dcn')
+    up.set_defaults(run=_up)
+    show = commands.add_parser('show', help='show what runs, and where')
+    show.set_defaults(run=_show)
+    env = commands.add_parser(
+        'env', help='print the environment for openstack and glance')
+    env.set_defaults(run=_env)
+    down = commands.add_parser('down', help='end what was started')
+    down.add_argument('--delete', action='store_true',
+                      help='remove the state folder as well')
+    down.set_defaults(run=_down)
+    return parser
+
+
+def main(argv=None):
+    """Run the command line and return the exit code."""
+    args = _parser().parse_args(argv)
+    lab = deployment.Deployment(args.state,
+                                report=lambda line: print(line, flush=True))
+    try:
+        args.run(lab, args)
+    except (process.LabError, OSError) as exc:
+        print('lab: %s' % exc, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

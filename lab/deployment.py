@@ -1,0 +1,262 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A whole deployment on one machine: the sites, and what serves them all.
+
+The topology is the one of a DCN deployment: Keystone and the database at the
+central site, whose Glance has every site's store and its own as default; at
+each edge a Glance whose default is its own store and whose second store is
+central's. Everything lives in one state folder::
+
+    lab.json              what the deployment consists of
+    openrc                environment for openstack and glance
+    etc/ceph/             conf files and keyrings of the clusters' clients
+    keystone/ database/
+    sites/<site>/ceph/
+    sites/<site>/glance-<n>/
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import json
+import pathlib
+import shutil
+import time
+
+from lab import ceph
+from lab import database
+from lab import glance
+from lab import keystone
+from lab import process
+from lab import wsgi
+
+CENTRAL = 'central'
+_STATE_MARK = 'lab.json'
+
+
+def site_names(count):
+    """Return the names of ``count`` sites, central first."""
+    return [CENTRAL] + ['dcn%d' % n for n in range(count - 1)]
+
+
+class Deployment:
+    """The deployment of one state folder.
+
+    :param state: path of the folder
+    :param report: called with a line of text for each step
+    """
+
+    def __init__(self, state, report=lambda line: None):
+        self.state = pathlib.Path(state).resolve()
+        self._report = report
+        self._started = time.monotonic()
+
+    @property
+    def facts(self):
+        """What the deployment consists of, as a dict."""
+        try:
+            return json.loads((self.state / _STATE_MARK).read_text())
+        except FileNotFoundError:
+            raise process.LabError('there is no lab in %s' % self.state)
+
+    @property
+    def sites(self):
+        """The names of the sites, central first."""
+        return self.facts['sites']
+
+    def create(self, sites, workers=1, database='sqlite', store_type='dcn'):
+        """Write down what the deployment shall consist of.
+
+        :param sites: list of names, the central site first
+        :param workers: Glance workers at each site
+        :param database: see :data:`lab.database.KINDS`
+        :param store_type: ``dcn``, or ``rbd`` for stock's driver
+        :raises process.LabError: if there is another one in the folder
+        """
+        facts = {'sites': list(sites), 'workers': workers,
+                 'database': database, 'store_type': store_type, 'ports': {}}
+        if (self.state / _STATE_MARK).exists():
+            facts['ports'] = self.facts['ports']
+            if facts != self.facts:
+                raise process.LabError(
+                    'the lab in %s was made with other options (%s); take it '
+                    'down with --delete first, or choose another folder' % (
+                        self.state, ', '.join(
+                            '%s=%s' % item for item in self.facts.items()
+                            if item[0] != 'ports')))
+            return
+        if self.state.exists() and any(self.state.iterdir()):
+            raise process.LabError('%s is not empty and holds no lab'
+                                   % self.state)
+        self.state.mkdir(parents=True, exist_ok=True)
+        self._save(facts)
+
+    def up(self):
+        """Bring everything up; what runs already is left as it is."""
+        with self._locked():
+            self._choose_ports()
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                jobs = [pool.submit(self._start_cluster, site)
+                        for site in self.sites]
+                jobs.append(pool.submit(self._start_services))
+                for job in jobs:
+                    job.result()
+                list(pool.map(self._start_worker, self._workers()))
+            self._write_openrc()
+            self._say('up')
+
+    def down(self, delete=False):
+        """End everything that was started.
+
+        :param delete: remove the state folder as well
+        """
+        with self._locked():
+            for site, number in self._workers():
+                self.glance(site, number).stop()
+            self.keystone.stop()
+            self.database.stop()
+            for site in self.sites:
+                self.cluster(site).stop()
+            self._say('down')
+        if delete:
+            shutil.rmtree(self.state)
+
+    def cluster(self, site):
+        """Return the :class:`lab.ceph.Cluster` of a site."""
+        return ceph.Cluster(site, self.state / 'sites' / site / 'ceph',
+                            self.state / 'etc' / 'ceph')
+
+    def glance(self, site, number=0, store_type=None):
+        """Return a worker of a site, a :class:`lab.glance.Glance`.
+
+        :param store_type: another type of store than the deployment's
+        """
+        name = 'glance-%d' % number
+        kind = store_type or self.facts['store_type']
+        names = self.sites if site == CENTRAL else [site, CENTRAL]
+        return glance.Glance(
+            '%s-%s' % (site, name), self.state / 'sites' / site / name,
+            self._port(name, site), self.keystone,
+            self.database.url('glance'),
+            {store: (kind, glance.rbd_store(self.cluster(store)))
+             for store in names}, site)
+
+    @property
+    def keystone(self):
+        """The :class:`lab.keystone.Keystone`."""
+        return keystone.Keystone(self.state / 'keystone', self.database,
+                                 self._port('keystone', CENTRAL), CENTRAL)
+
+    @property
+    def database(self):
+        """The database, see :mod:`lab.database`."""
+        return database.database(self.facts['database'],
+                                 self.state / 'database')
+
+    def environment(self):
+        """Return the variables that make the clients use this lab."""
+        return {
+            'OS_AUTH_URL': self.keystone.url,
+            'OS_IDENTITY_API_VERSION': '3',
+            'OS_USERNAME': 'admin',
+            'OS_PASSWORD': self.keystone.password,
+            'OS_PROJECT_NAME': 'admin',
+            'OS_USER_DOMAIN_ID': 'default',
+            'OS_PROJECT_DOMAIN_ID': 'default',
+            'OS_REGION_NAME': CENTRAL,
+            'GLANCE_DCN_LAB': str(self.state),
+        }
+
+    def show(self):
+        """Return (what, state, where) of each part, for a table."""
+        rows = [('keystone', _state(self.keystone.service),
+                 self.keystone.url)]
+        for site in self.sites:
+            cluster = self.cluster(site)
+            alive = cluster.mon.pid and cluster.osd.pid
+            rows.append(('%s ceph' % site, 'up' if alive else 'down',
+                         str(cluster.conf)))
+            for number in range(self.facts['workers']):
+                worker = self.glance(site, number)
+                rows.append(('%s glance-%d' % (site, number),
+                             _state(worker.service), worker.url))
+        return rows
+
+    def _workers(self):
+        return [(site, number) for site in self.sites
+                for number in range(self.facts['workers'])]
+
+    def _start_cluster(self, site):
+        self.cluster(site).start()
+        self._say('%s: Ceph is up' % site)
+
+    def _start_services(self):
+        self.database.start()
+        self.keystone.start()
+        for site in self.sites:
+            self.keystone.register_endpoint(site, self.glance(site).url)
+        self._say('Keystone is up')
+        self.glance(CENTRAL).sync_database()
+        self._say('the Glance database is ready')
+
+    def _start_worker(self, worker):
+        site, number = worker
+        self.glance(site, number).start()
+        self._say('%s: Glance worker %d is up' % worker)
+
+    def _port(self, name, site):
+        return self.facts['ports']['%s/%s' % (site, name)]
+
+    def _choose_ports(self):
+        """Give each service a port; one that was taken since gets another."""
+        facts = self.facts
+        ports = facts['ports']
+        keys = ['%s/glance-%d' % worker for worker in self._workers()]
+        for key in ['%s/keystone' % CENTRAL, *keys]:
+            running = key in ports and self._service(key).pid
+            if not running and not process.is_free(ports.get(key)):
+                ports[key] = process.free_port(taken=ports.values())
+        self._save(facts)
+
+    def _service(self, key):
+        site, _, name = key.partition('/')
+        if name == 'keystone':
+            return self.keystone.service
+        return self.glance(site, int(name.rpartition('-')[2])).service
+
+    def _save(self, facts):
+        process.write_private(self.state / _STATE_MARK,
+                              json.dumps(facts, indent=1))
+
+    def _write_openrc(self):
+        lines = ['export %s=%s' % item for item in self.environment().items()]
+        lines.append('export PATH=%s:$PATH' % wsgi.BIN)
+        process.write_private(self.state / 'openrc', '\n'.join(lines) + '\n')
+
+    @contextlib.contextmanager
+    def _locked(self):
+        with (self.state / 'lock').open('w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise process.LabError(
+                    'the lab in %s is being brought up or taken down'
+                    % self.state)
+            yield
+
+    def _say(self, line):
+        self._report('%5.1f s  %s' % (time.monotonic() - self._started, line))
+
+
+def _state(service):
+    return 'up' if service.pid else 'down'

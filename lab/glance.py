@@ -1,0 +1,140 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The lab's Glance: one uWSGI service a worker, configured as on a DCN node.
+"""
+
+import pathlib
+
+from lab import process
+from lab import wsgi
+
+RESERVED = ('os_glance_staging_store', 'os_glance_tasks_store')
+
+
+def rbd_store(cluster, description=None, **options):
+    """Return the options of a store in a cluster's images pool.
+
+    :param cluster: :class:`lab.ceph.Cluster`
+    :param description: what ``stores-info`` shows
+    :param options: options to add or change
+    """
+    return dict({
+        'store_description': description or '%s RBD store' % cluster.name,
+        'rbd_store_ceph_conf': cluster.conf,
+        'rbd_store_user': 'glance',
+        'rbd_store_pool': 'images',
+        'rbd_thin_provisioning': 'true',
+        'rados_connect_timeout': 5,
+    }, **options)
+
+
+class Glance:
+    """One Glance worker with its own staging folder and self reference.
+
+    :param name: what it is called in messages
+    :param directory: where its files are kept
+    :param port: TCP port on 127.0.0.1
+    :param keystone: :class:`lab.keystone.Keystone`
+    :param database_url: SQLAlchemy URL
+    :param stores: dict of (store type, options) by store name
+    :param default: name of the default store
+    :param overrides: dict of dicts: options to add or change, by group
+    """
+
+    def __init__(self, name, directory, port, keystone, database_url, stores,
+                 default, overrides=None):
+        self.directory = pathlib.Path(directory)
+        self.etc = self.directory / 'etc'
+        self.staging = self.directory / 'staging'
+        self.log = self.directory / 'glance-api.log'
+        self.service = wsgi.Service(
+            name, 'glance.wsgi.api:application', self.directory / 'run', port,
+            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)})
+        self.url = self.service.url
+        self._keystone = keystone
+        self._database_url = database_url
+        self._stores = stores
+        self._default = default
+        self._overrides = overrides or {}
+
+    def configure(self):
+        """Write glance-api.conf and make the folders it names."""
+        for folder in ('staging', 'tasks', 'work', 'locks'):
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        sections = self._sections()
+        for group, options in self._overrides.items():
+            sections.setdefault(group, {}).update(options)
+        wsgi.write_conf(self.etc / 'glance-api.conf', sections)
+
+    def start(self):
+        """Write the configuration and start the worker."""
+        self.configure()
+        self.service.start('/healthcheck')
+
+    def stop(self):
+        """End the worker."""
+        self.service.stop()
+
+    def sync_database(self):
+        """Make or upgrade the database's tables."""
+        self.configure()
+        process.run([wsgi.BIN / 'glance-manage', '--config-dir', self.etc,
+                     'db_sync'])
+
+    def _sections(self):
+        share = wsgi.BIN.parent
+        sections = {
+            'DEFAULT': {
+                'enabled_backends': ','.join(
+                    '%s:%s' % (name, kind)
+                    for name, (kind, _options) in self._stores.items()),
+                'enabled_import_methods':
+                    '[glance-direct,web-download,copy-image]',
+                'show_multiple_locations': 'true',
+                'show_image_direct_url': 'true',
+                'worker_self_reference_url': self.url,
+                'log_file': self.log,
+            },
+            'database': {'connection': self._database_url},
+            'glance_store': {'default_backend': self._default},
+            'image_import_opts': {
+                'image_import_plugins': '[image_conversion]'},
+            'image_conversion': {'output_format': 'raw'},
+            'import_filtering_opts': {
+                # Images are served from this machine in the lab.
+                'allowed_hosts': '[127.0.0.1]', 'allowed_ports': '[]'},
+            'keystone_authtoken': {
+                'auth_type': 'password',
+                'auth_url': self._keystone.url,
+                'www_authenticate_uri': self._keystone.url,
+                'username': 'glance',
+                'password': self._keystone.service_password,
+                'project_name': 'service',
+                'user_domain_id': 'default',
+                'project_domain_id': 'default',
+            },
+            'oslo_concurrency': {'lock_path': self.directory / 'locks'},
+            'paste_deploy': {
+                'flavor': 'keystone',
+                'config_file': share / 'etc/glance/glance-api-paste.ini'},
+            'task': {'work_dir': self.directory / 'work'},
+            # Under uWSGI sys.executable is uWSGI, which cannot run the helper
+            # that limits qemu-img.
+            'wsgi': {'python_interpreter': wsgi.BIN / 'python'},
+        }
+        for name, (_kind, options) in self._stores.items():
+            sections[name] = dict(options)
+        for name, folder in zip(RESERVED, ('staging', 'tasks')):
+            sections[name] = {
+                'filesystem_store_datadir': self.directory / folder}
+        return sections
