@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+# Runs every test, on clusters of its own:
+#
+#   tools/run-tests.sh             unit and functional tests
+#   tools/run-tests.sh REGEX...    those whose names match (stestr's filters)
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+tools/install-deps.sh
+PATH=$PWD/.venv/bin:$PATH
+
+state=$(mktemp -d "${TMPDIR:-/tmp}/dcn-tests.XXXXXX")
+export GLANCE_DCN_LAB=$state/lab
+finish() {
+    if [ -d "$GLANCE_DCN_LAB" ]; then
+        python -m lab down --delete || true
+    fi
+    rm -rf "$state"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+printf 'Bringing up the lab\n'
+python -m lab up
+failed=0
+stestr run --concurrency "${CONCURRENCY:-2}" "$@" || failed=$?
+python tools/count-tests.py
+exit "$failed"
