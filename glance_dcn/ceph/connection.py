@@ -32,17 +32,22 @@ from glance_dcn.ceph import errors
 
 LOG = logging.getLogger(__name__)
 
+#: Seconds to wait for the monitors of a site, where nothing else is said.
+CONNECT_TIMEOUT = 5
+
 # What librados reports for a cluster whose conf file names no fsid.
 _NO_FSID = '00000000-0000-0000-0000-000000000000'
 
 _registry = {}
 _registry_lock = threading.Lock()
-# Handles that came over a fork. To release one would join librados threads
-# that only the parent has, so they are kept for ever.
-_inherited = []
+# Handles that must not be released. Of one that came over a fork, only the
+# parent has the librados threads that would be joined; and one that was given
+# up may still be in use by other threads.
+_abandoned = []
 
 
-def get(store, conf_file, user=None, connect_timeout=-1, io_timeout=0):
+def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
+        io_timeout=0):
     """Return this process's connection for a store.
 
     Stores with the same cluster, user and timeouts share it.
@@ -51,8 +56,7 @@ def get(store, conf_file, user=None, connect_timeout=-1, io_timeout=0):
     :param conf_file: path of the Ceph conf file, or '' for librados's own
                       search for one
     :param user: cephx user without ``client.``, or None for librados's choice
-    :param connect_timeout: seconds to wait for the monitors; below 0:
-                            librados's own default (300 s)
+    :param connect_timeout: seconds to wait for the monitors
     :param io_timeout: seconds one request to an OSD may take; 0: no limit
     :returns: :class:`Connection`
     """
@@ -70,8 +74,8 @@ class Connection:
     For the parameters see :func:`get`. Safe for use by many threads.
     """
 
-    def __init__(self, store, conf_file, user=None, connect_timeout=-1,
-                 io_timeout=0):
+    def __init__(self, store, conf_file, user=None,
+                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0):
         self.store = store
         self.conf_file = conf_file
         self.user = user
@@ -133,12 +137,25 @@ class Connection:
         """
         with self._lock:
             if self._client is not None and self._pid != os.getpid():
-                _inherited.append(self._client)
+                _abandoned.append(self._client)
                 self._client = None
             if self._client is None:
                 self._client = self._connect()
                 self._pid = os.getpid()
             return self._client
+
+    def drop(self):
+        """Forget the connection: the next use makes a new one.
+
+        For a client that the cluster has cut off (blocklisted): librados does
+        not come back from that by itself.
+        """
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None and self._pid == os.getpid():
+            LOG.warning('Store %s gives up its connection and makes a new one',
+                        self.store)
+            _abandoned.append(client)
 
     def _make_client(self):
         """Return a rados.Rados that has read the conf file, no more."""
@@ -158,10 +175,11 @@ class Connection:
 
     def _connect(self):
         client = self._make_client()
-        if self._connect_timeout >= 0:
-            timeout = str(self._connect_timeout)
-            client.conf_set('client_mount_timeout', timeout)
-            client.conf_set('rados_mon_op_timeout', timeout)
+        # Connecting replaces it by the cluster's own.
+        configured_fsid = client.conf_get('fsid')
+        timeout = str(self._connect_timeout)
+        client.conf_set('client_mount_timeout', timeout)
+        client.conf_set('rados_mon_op_timeout', timeout)
         if self._io_timeout > 0:
             client.conf_set('rados_osd_op_timeout', str(self._io_timeout))
         try:
@@ -170,15 +188,15 @@ class Connection:
             error = self._explain(exc, client)
             client.shutdown()
             raise error
-        self._check_fsid(client)
+        self._check_fsid(client, configured_fsid)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,
                                      'fsid': client.get_fsid(),
                                      'user': client.rados_id})
         return client
 
-    def _check_fsid(self, client):
-        configured, actual = client.conf_get('fsid'), client.get_fsid()
+    def _check_fsid(self, client, configured):
+        actual = client.get_fsid()
         if configured not in (None, '', _NO_FSID, actual):
             client.shutdown()
             raise errors.Misconfigured(
@@ -200,7 +218,7 @@ class Connection:
         user = 'client.%s' % client.rados_id
         keyrings = [path.strip() for path in
                     (client.conf_get('keyring') or '').split(',')]
-        if not any(os.access(path, os.R_OK) for path in keyrings):
+        if all(_why_unreadable(path) for path in keyrings):
             reason = 'no keyring of %s can be read (%s)' % (
                 user, '; '.join('%s: %s' % (path, _why_unreadable(path))
                                 for path in keyrings))
@@ -220,10 +238,10 @@ class Connection:
 
 
 def _why_unreadable(path):
-    """Return why a file cannot be read, as text."""
+    """Return why a file cannot be read, as text, or None if it can."""
     try:
         with open(path.strip(), 'rb') as f:
             f.read(1)
     except OSError as exc:
         return exc.strerror
-    return 'readable'
+    return None

@@ -94,7 +94,8 @@ class Fanout:
         found = [Piece(*part) for part in extents.pieces(data, offset)]
         size = 0
         for piece in found:
-            self._share(piece, below)
+            # What is still to come begins with the other pieces of this.
+            self._share(piece, below if piece is found[-1] else 0)
             size += len(piece.data)
         self.data += size
         if self._hashes:

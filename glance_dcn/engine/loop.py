@@ -24,10 +24,6 @@ import time
 from glance_dcn.engine import errors
 from glance_dcn.engine import native
 
-# Completions handled before deadlines and cancellation are looked at again.
-_BATCH = 64
-
-
 def _post(queue, handler, request, result):
     queue.put((handler, request, result))
 
@@ -63,16 +59,20 @@ class Loop:
         :raises Cancelled: after :meth:`cancel`
         """
         try:
-            event = self._wait(timeout)
-            for _ in range(_BATCH):
-                self._check()
-                handler, request, result = event
-                if handler is not None:
-                    handler(request, result)
-                event = self._queue.get_nowait()
+            self._handle(self._wait(timeout))
+            # All of them, before anybody looks whether something has stalled;
+            # no handler starts requests, so they come to an end.
+            while True:
+                self._handle(self._queue.get_nowait())
         except native.Empty:
             pass
         self._check()
+
+    def _handle(self, event):
+        self._check()
+        handler, request, result = event
+        if handler is not None:
+            handler(request, result)
 
     def _wait(self, timeout):
         return native.get(self._queue, timeout)

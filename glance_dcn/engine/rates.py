@@ -58,7 +58,8 @@ class Rate:
         """Return the seconds until a request may start; 0 for now."""
         with self._lock:
             self._fill()
-            if self._limit is None or self._tokens >= 0:
+            # Less than a byte of debt is a matter of rounding.
+            if self._limit is None or self._tokens > -1:
                 return 0
             return -self._tokens / self._limit
 

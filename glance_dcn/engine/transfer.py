@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""One source, read once, to any number of targets at the same time.
+r"""One source, read once, to any number of targets at the same time.
 
 ::
 

@@ -14,33 +14,67 @@
 
 Everything stock ``rbd`` does, with the same options and outcomes. What is
 different: the process keeps one connection to each cluster, made on first
-use, and an error names the store it belongs to and what to do.
+use; only data is written and read, many requests at a time; the hashes are
+computed once an image; and an error names the store it belongs to and what
+to do.
 """
 
 import contextlib
+import errno
+import functools
 import logging
 
 from glance_store import capabilities
-from glance_store.common import utils
 from glance_store import driver
 from glance_store import exceptions
 from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
-from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
+from glance_dcn.ceph import records
+from glance_dcn.engine import errors as engine_errors
+from glance_dcn.engine import reader
+from glance_dcn.engine import stream
+from glance_dcn.engine import transfer
+from glance_dcn.sites import site
+from glance_dcn.store import hashes
 from glance_dcn.store import location
 from glance_dcn.store import options
+from glance_dcn.store import staged
 
 LOG = logging.getLogger(__name__)
 
 # glance_store looks for a class of this name in the driver's module.
 StoreLocation = location.StoreLocation
 
-# An image of unknown size grows by twice as much each time, up to this.
-_MAX_GROWTH = 8 * units.Gi
+# The algorithm of Glance's ``checksum``.
+_CHECKSUM = 'md5'
+# Seconds to wait for the hashes another store's add() is computing, before
+# computing them a second time.
+_PATIENCE = 600
+
+# One for all stores of the process: it is they who share.
+_hashes = hashes.SharedHashes()
+
+
+class _Evicted(exceptions.BackendException):
+    """The cluster has cut this client off (blocklisted it)."""
+
+
+def _survives_eviction(method):
+    """Do it once more, on a new connection, if the cluster cut off this one.
+
+    Stock, which connects anew for each operation, does not notice either.
+    """
+    @functools.wraps(method)
+    def survivor(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except _Evicted:
+            return method(self, *args, **kwargs)
+    return survivor
 
 
 class Store(driver.Store):
@@ -48,6 +82,9 @@ class Store(driver.Store):
 
     It holds no state of a request, so that glance_store may use one instance
     for all of them.
+
+    :ivar site: :class:`glance_dcn.sites.site.Site`, for whoever moves images
+        between sites
     """
 
     _CAPABILITIES = (capabilities.BitMasks.RW_ACCESS |
@@ -72,14 +109,14 @@ class Store(driver.Store):
         try:
             self.name = group
             self.pool = conf.rbd_store_pool
-            # A power of two, as objects have: stock rounds down too.
-            self.order = (conf.rbd_store_chunk_size
-                          * units.Mi).bit_length() - 1
             self.chunk_size = conf.rbd_store_chunk_size * units.Mi
             self.READ_CHUNKSIZE = self.WRITE_CHUNKSIZE = self.chunk_size
             self.thin_provisioning = conf.rbd_thin_provisioning
-            self._connection = connection.get(
-                self.name, conf.rbd_store_ceph_conf, conf.rbd_store_user,
+            self.site = site.Site(
+                self.name, self.pool,
+                # A power of two, as objects have: stock rounds down too.
+                order=self.chunk_size.bit_length() - 1,
+                conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout)
         except cfg.ConfigFileValueError as exc:
@@ -107,12 +144,9 @@ class Store(driver.Store):
 
         Glance finds the store of a location by it, and the fsid it shows.
         """
-        fsid = self._connection.fsid
-        if not fsid:
+        if not self.site.fsid:
             return 'rbd://'
-        return location.StoreLocation(
-            {'fsid': fsid, 'pool': self.pool, 'image': 'x',
-             'snapshot': 'x'}, self.conf).get_uri()[:-len('x/x')]
+        return self._uri('x', 'x')[:-len('x/x')]
 
     @capabilities.check
     def get(self, location, offset=0, chunk_size=None, context=None):
@@ -134,17 +168,12 @@ class Store(driver.Store):
         return self._read(loc, offset, length), length
 
     def _read(self, loc, offset, length):
-        with self._open(loc) as image:
-            while length > 0:
-                data = image.read(offset, min(length, self.READ_CHUNKSIZE))
-                if not data:
-                    raise exceptions.BackendException(
-                        'store %s: RBD image %s ends %d bytes early'
-                        % (self.name, loc.image, length))
-                yield data
-                offset += len(data)
-                length -= len(data)
+        with self._reading(loc) as source, reader.Reader(
+                source, offset, length, chunk=self.READ_CHUNKSIZE,
+                timeout=self._stall_timeout) as data:
+            yield from data
 
+    @_survives_eviction
     def get_size(self, location, context=None):
         """Return an image's size in bytes.
 
@@ -153,8 +182,8 @@ class Store(driver.Store):
         :raises glance_store.exceptions.BadStoreUri: if the location is not
             in this store's cluster
         """
-        with self._open(self._checked(location)) as image:
-            return image.size()
+        with self._reading(self._checked(location)) as source:
+            return source.size
 
     @driver.back_compat_add
     @capabilities.check
@@ -178,59 +207,76 @@ class Store(driver.Store):
             than ``image_size``
         """
         name = str(image_id)
-        multihash = utils.get_hasher(hashing_algo, False)
-        checksum = utils.get_hasher('md5', False)
-        sinks = [multihash, checksum] + ([verifier] if verifier else [])
-        with self._open_pool() as (client, ioctx):
-            try:
-                images.create(ioctx, name, image_size, self.order,
-                              client.conf_get('rbd_default_features'))
-            except rbd.ImageExists:
-                raise exceptions.Duplicate(
-                    message='RBD image %s exists already in store %s'
-                            % (name, self.name))
-            with self._removed_on_failure(ioctx, name):
-                with rbd.Image(ioctx, name) as image:
-                    written = self._write(image, image_file, image_size,
-                                          sinks)
-                    images.publish(image)
-            uri = location.StoreLocation(
-                {'fsid': client.get_fsid(), 'pool': self.pool, 'image': name,
-                 'snapshot': images.SNAPSHOT}, self.conf).get_uri()
+        staged.skip_holes(image_file)
+        leads = _hashes.claim(name)
+        record = None
+        try:
+            self._create(name, image_size)
+            with self._open_pool() as ioctx, self._removed_on_failure(
+                    ioctx, name):
+                record = self._store(ioctx, name, image_file, image_size,
+                                     (_CHECKSUM, hashing_algo), leads,
+                                     verifier)
+        finally:
+            if leads and record is not None:
+                _hashes.share(name, record)
+            elif leads:
+                _hashes.give_up(name)
+        uri = self._uri(name, images.SNAPSHOT)
         metadata = {'store': self.backend_group} if self.backend_group else {}
-        return (uri, written, checksum.hexdigest(), multihash.hexdigest(),
-                metadata)
+        return (uri, record.size, record.hashes[_CHECKSUM],
+                record.hashes[hashing_algo], metadata)
 
-    def _write(self, image, image_file, image_size, sinks):
-        """Write all data of a stream and return how many bytes it had."""
-        written = size = 0
-        growth = self.WRITE_CHUNKSIZE
-        for chunk in utils.chunkreadable(image_file, self.WRITE_CHUNKSIZE):
-            end = written + len(chunk)
-            if image_size and end > image_size:
-                raise exceptions.Invalid(
-                    'Size exceeds: expected %d bytes, got %d bytes'
-                    % (image_size, end))
-            if not image_size and end > size:
-                growth = min(growth * 2, _MAX_GROWTH)
-                size = end + growth
-                image.resize(size)
-            if not self.thin_provisioning or chunk.count(0) != len(chunk):
-                image.write(chunk, written)
-            for sink in sinks:
-                sink.update(chunk)
-            written = end
-        if image_size and written != image_size:
-            raise exceptions.Invalid(
-                'Size mismatch: expected %d bytes, got %d bytes'
-                % (image_size, written))
-        if size != written and not image_size:
-            image.resize(written)
-        return written
+    def _store(self, ioctx, name, image_file, image_size, wanted, leads,
+               verifier):
+        """Write a stream to a new image and publish it.
+
+        :param wanted: hashlib names of the hashes Glance wants
+        :param leads: whether to compute them on the way
+        :returns: :class:`glance_dcn.ceph.records.Record`
+        """
+        with self.site.writing(ioctx, name) as target, stream.Sink(
+                target, image_size or None, hashes=wanted if leads else (),
+                tap=verifier.update if verifier else None,
+                timeout=self._stall_timeout) as sink:
+            sink.write_from(image_file, self.WRITE_CHUNKSIZE)
+            result = sink.finish()
+        self.site.publish(ioctx, name)
+        computed = result.hashes
+        if not leads:
+            computed = self._hashes_of(ioctx, name, result, wanted)
+        record = records.Record(result.size, result.content, computed)
+        records.save(ioctx, name, images.SNAPSHOT, record)
+        return record
+
+    def _hashes_of(self, ioctx, name, result, wanted):
+        """Take over the hashes of equal content, or compute them."""
+        known = _hashes.wait(name, _PATIENCE)
+        if (known and set(wanted) <= set(known.hashes)
+                and (known.size, known.content) == (result.size,
+                                                    result.content)):
+            return {algorithm: known.hashes[algorithm]
+                    for algorithm in wanted}
+        LOG.info('Image %(image)s in store %(store)s is not what this process '
+                 'knows the hashes of: reading it once more to compute them',
+                 {'image': name, 'store': self.name})
+        with self.site.reading(ioctx, name) as source:
+            return transfer.Transfer(source, content=False, hashes=wanted,
+                                     timeout=self._stall_timeout).run().hashes
+
+    @_survives_eviction
+    def _create(self, name, size):
+        try:
+            with self._open_pool() as ioctx, self._explained(name):
+                self.site.create(ioctx, name, size)
+        except rbd.ImageExists:
+            raise exceptions.Duplicate(
+                message='RBD image %s exists already in store %s'
+                        % (name, self.name))
 
     @contextlib.contextmanager
     def _removed_on_failure(self, ioctx, name):
-        """Remove the image if the block fails, and say why in Glance's terms.
+        """Remove the new image again if the block fails.
 
         Also when the process is told to end: SystemExit is no Exception.
         """
@@ -240,19 +286,56 @@ class Store(driver.Store):
             LOG.error('Failed to store image %(image)s in store %(store)s: '
                       '%(error)s', {'image': name, 'store': self.name,
                                     'error': exc or type(exc).__name__})
-            try:
-                images.remove(ioctx, name, images.SNAPSHOT)
-            except Exception:
-                # What failed first is what the user must hear of.
-                LOG.exception('The half-written RBD image %s stays behind in '
-                              'store %s', name, self.name)
-            if isinstance(exc, (rbd.NoSpace, rbd.DiskQuotaExceeded)):
-                raise exceptions.StorageFull(
-                    message='Store %s has no room for image %s: %s'
-                            % (self.name, name, exc))
+            self._discard(ioctx, name)
+            with self._explained(name):
+                raise
+
+    def _discard(self, ioctx, name):
+        """Remove what a failed add() leaves.
+
+        What failed first is what the user must hear of, not this.
+        """
+        try:
+            images.remove(ioctx, name, images.SNAPSHOT)
+        except Exception:
+            LOG.exception('The half-written RBD image %s stays behind in '
+                          'store %s', name, self.name)
+
+    @contextlib.contextmanager
+    def _explained(self, name):
+        """Say what Ceph and the engine raise in glance_store's terms.
+
+        Those that say something about the image itself are left alone.
+        """
+        try:
+            yield
+        except (rbd.ImageExists, rbd.ImageNotFound):
             raise
+        except engine_errors.SizeMismatch as exc:
+            raise exceptions.Invalid(
+                'Size mismatch: expected %s bytes, got %s bytes'
+                % (exc.expected, exc.found))
+        except (engine_errors.RequestError, rbd.OSError) as exc:
+            raise self._failure(exc, name, exc.errno)
+
+    def _failure(self, exc, name, code):
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            return exceptions.StorageFull(
+                message='Store %s has no room for image %s: %s'
+                        % (self.name, name, exc))
+        if code in (errno.EPERM, errno.EACCES):
+            return exceptions.BadStoreConfiguration(
+                store_name=self.name, reason='pool %s refuses the user (%s); '
+                'see rbd_store_pool and rbd_store_user in [%s], and the osd '
+                'caps of that user' % (self.pool, exc, self.name))
+        if code == errno.ESHUTDOWN:
+            self.site.reconnect()
+            return _Evicted(str(exc))
+        return exceptions.BackendException(
+            'Store %s failed with image %s: %s' % (self.name, name, exc))
 
     @capabilities.check
+    @_survives_eviction
     def delete(self, location, context=None):
         """Delete an image, or move it to the trash while snapshots remain.
 
@@ -264,9 +347,10 @@ class Store(driver.Store):
             in this store's cluster
         """
         loc = self._checked(location)
-        with self._open_pool(loc.pool) as (_client, ioctx):
+        with self._open_pool(loc.pool) as ioctx:
             try:
-                images.remove(ioctx, loc.image, loc.snapshot)
+                with self._explained(loc.image):
+                    images.remove(ioctx, loc.image, loc.snapshot)
             except rbd.ImageNotFound:
                 raise self._not_found(loc)
             except images.InUse as exc:
@@ -276,41 +360,50 @@ class Store(driver.Store):
     def _checked(self, location):
         """Return the store location, if it is in this store's cluster."""
         loc = location.store_location
-        fsid = self._connection.fsid
+        fsid = self.site.fsid
         if loc.fsid and fsid and loc.fsid != fsid:
             raise exceptions.BadStoreUri(
                 message='%s is not a location of store %s, whose cluster has '
                         'fsid %s' % (loc.get_uri(), self.name, fsid))
         return loc
 
+    @property
+    def _stall_timeout(self):
+        """Seconds without any progress after which a transfer is given up."""
+        return self.site.io_timeout or float('inf')
+
+    def _uri(self, image, snapshot):
+        return location.StoreLocation(
+            {'fsid': self.site.fsid, 'pool': self.pool, 'image': image,
+             'snapshot': snapshot}, self.conf).get_uri()
+
     @contextlib.contextmanager
     def _open_pool(self, pool=None):
-        """Open a pool: context manager that gives (rados.Rados, Ioctx).
+        """Open a pool: context manager that gives a rados.Ioctx.
 
         :raises glance_store.exceptions.BadStoreConfiguration: if the cluster
             does not answer or the options do not fit it
         """
         with contextlib.ExitStack() as stack:
             try:
-                client = self._connection.client()
-                ioctx = stack.enter_context(
-                    self._connection.open_pool(pool or self.pool))
+                ioctx = stack.enter_context(self.site.open_pool(pool))
             except errors.ClusterError as exc:
                 raise exceptions.BadStoreConfiguration(
                     store_name=self.name, reason=str(exc))
-            yield client, ioctx
+            yield ioctx
 
     @contextlib.contextmanager
-    def _open(self, loc):
-        """Open an image for reading: context manager for the rbd.Image."""
-        with self._open_pool(loc.pool) as (_client, ioctx):
+    def _reading(self, loc):
+        """Open an image for reading: context manager for its endpoint."""
+        with self._open_pool(loc.pool) as ioctx, contextlib.ExitStack() as stk:
             try:
-                image = rbd.Image(ioctx, loc.image, snapshot=loc.snapshot,
-                                  read_only=True)
-            except rbd.ImageNotFound:
-                raise self._not_found(loc)
-            with image:
-                yield image
+                source = stk.enter_context(
+                    self.site.reading(ioctx, loc.image, loc.snapshot))
+            except engine_errors.RequestError as exc:
+                if exc.errno == errno.ENOENT:
+                    raise self._not_found(loc)
+                raise self._failure(exc, loc.image, exc.errno)
+            yield source
 
     def _not_found(self, loc):
         return exceptions.NotFound(

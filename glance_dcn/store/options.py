@@ -65,7 +65,7 @@ Related options:
     * rbd_store_user
 
 """),
-    cfg.IntOpt('rados_connect_timeout', default=5,
+    cfg.IntOpt('rados_connect_timeout', default=-1,
                help="""
 Seconds to wait for the monitors of the site when connecting.
 
@@ -73,8 +73,8 @@ It bounds the connecting alone; requests to OSDs have ``dcn_io_timeout``.
 (For stock ``rbd`` it bounds both, and its default is librados's 300 s.)
 
 Possible values:
-    * Seconds, 0 or more
-    * Negative: librados's own default
+    * Seconds, 1 or more; 0: no limit
+    * Negative: 5 seconds
 
 Related options:
     * dcn_io_timeout
@@ -82,7 +82,10 @@ Related options:
 """),
     cfg.BoolOpt('rbd_thin_provisioning', default=False,
                 help="""
-Do not write chunks of zero bytes: leave holes, which read as zeros.
+Kept for stock ``rbd``, should the store be moved back to it.
+
+A ``dcn`` store never writes blocks of zeros, whatever this says: they are
+left as holes, which read as zeros.
 
 """),
     cfg.IntOpt('dcn_io_timeout', default=60, min=0,

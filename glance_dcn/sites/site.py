@@ -1,0 +1,126 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A site, as the data path sees it: a pool of images in some cluster."""
+
+import contextlib
+import time
+
+import rbd
+
+from glance_dcn.ceph import connection
+from glance_dcn.ceph import images
+from glance_dcn.engine.backends import rbd as rbd_backend
+
+# Seconds that requests in flight are waited for after a failure.
+_LANDING = 10
+
+
+class Site:
+    """Where the images of one store lie.
+
+    :param name: identifier of the store, which is the site's name
+    :param pool: name of the pool
+    :param order: size of new images' objects, as a power of two
+    :param conf_file: path of the cluster's conf file, or ''
+    :param user: cephx user without ``client.``, or None
+    :param connect_timeout: seconds; below 0: the default of
+        :mod:`glance_dcn.ceph.connection`
+    :param io_timeout: seconds without any progress after which an I/O has
+        failed; 0: no limit
+    """
+
+    def __init__(self, name, pool, order, conf_file, user,
+                 connect_timeout=-1, io_timeout=0):
+        if connect_timeout < 0:
+            connect_timeout = connection.CONNECT_TIMEOUT
+        self.name = name
+        self.pool = pool
+        self.order = order
+        self.io_timeout = io_timeout
+        self._connection = connection.get(name, conf_file, user,
+                                          connect_timeout, io_timeout)
+
+    @property
+    def fsid(self):
+        """fsid of the cluster, or None where it cannot be told."""
+        return self._connection.fsid
+
+    @contextlib.contextmanager
+    def open_pool(self, pool=None):
+        """Open a pool: context manager that gives a rados.Ioctx.
+
+        :param pool: name of another pool of the cluster
+        :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
+        """
+        with self._connection.open_pool(pool or self.pool) as ioctx:
+            yield ioctx
+
+    def reconnect(self):
+        """Make a new connection at the next use."""
+        self._connection.drop()
+
+    def create(self, ioctx, image, size):
+        """Create an empty RBD image.
+
+        :param ioctx: of this site's pool
+        :param image: its name
+        :param size: bytes
+        :raises rbd.ImageExists: if there is one of that name
+        """
+        features = self._connection.client().conf_get('rbd_default_features')
+        images.create(ioctx, image, size, self.order, features)
+
+    @contextlib.contextmanager
+    def writing(self, ioctx, image):
+        """Open an image for the engine to write to.
+
+        :returns: context manager that gives an engine endpoint
+        :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
+        """
+        with rbd_backend.RBD(ioctx, image, writable=True,
+                             name=self._title(image)) as endpoint:
+            try:
+                yield endpoint
+            except BaseException:
+                # An image that has requests in flight is still open, and
+                # cannot be removed.
+                _let_land(endpoint)
+                raise
+
+    @contextlib.contextmanager
+    def reading(self, ioctx, image, snapshot=images.SNAPSHOT):
+        """Open a snapshot of an image for the engine to read from.
+
+        :returns: context manager that gives an engine endpoint
+        :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
+        """
+        with rbd_backend.RBD(ioctx, image, snapshot=snapshot,
+                             name=self._title(image)) as endpoint:
+            yield endpoint
+
+    def publish(self, ioctx, image):
+        """Let a written image be read and cloned.
+
+        :raises rbd.Error: if it fails
+        """
+        with rbd.Image(ioctx, image) as opened:
+            images.publish(opened)
+
+    def _title(self, image):
+        return '%s: %s/%s' % (self.name, self.pool, image)
+
+
+def _let_land(endpoint):
+    deadline = time.monotonic() + _LANDING
+    while endpoint.in_flight and time.monotonic() < deadline:
+        time.sleep(0.02)

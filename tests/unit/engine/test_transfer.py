@@ -1,0 +1,345 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Transfers between memory images, with every fault there is."""
+
+import hashlib
+import threading
+import time
+
+import hypothesis
+from hypothesis import strategies as st
+from oslotest import base
+
+from glance_dcn.engine.backends import memory
+from glance_dcn.engine import errors
+from glance_dcn.engine import extents
+from glance_dcn.engine import rates
+from glance_dcn.engine import transfer
+from tests.unit.engine import fakes
+from tests.unit.engine import strategies
+
+BLOCK = extents.BLOCK
+MB = 1 << 20
+
+
+class TestTransfer(base.BaseTestCase):
+
+    @hypothesis.settings(deadline=None)
+    @hypothesis.given(strategies.images(), st.integers(0, 3),
+                      st.integers(0, 1000))
+    def test_equals_a_plain_copy(self, data, count, seed):
+        source = fakes.Shuffled(data=data, seed=seed)
+        targets = [memory.Memory('t%d' % n, len(data)) for n in range(count)]
+        result = transfer.Transfer(source, targets,
+                                   hashes=['md5', 'sha512']).run()
+        for target, outcome in zip(targets, result.outcomes):
+            self.assertIs(target, outcome.target)
+            self.assertIsNone(outcome.error)
+            self.assertEqual(data, target.content())
+            self.assertEqual(result.data, outcome.written)
+            self.assertEqual(1, target.flushed)
+        self.assertEqual(hashlib.md5(data).hexdigest(),
+                         result.hashes['md5'])
+        self.assertEqual(hashlib.sha512(data).hexdigest(),
+                         result.hashes['sha512'])
+        blocks = [data[at:at + BLOCK] for at in range(0, len(data), BLOCK)]
+        self.assertEqual(sum(len(b) for b in blocks if any(b)), result.data)
+
+    def test_zeros_are_not_written(self):
+        source = memory.Memory(data=bytes(20 * BLOCK) + b'x' + bytes(MB))
+        target = fakes.Faulty('target', source.size)
+        transfer.Transfer(source, [target]).run()
+        self.assertEqual([('write', 20 * BLOCK, BLOCK)], target.requests)
+
+    def test_holes_are_not_read(self):
+        source = fakes.Faulty('source', 1 << 40)
+        source.write(1 << 39, b'x', lambda result: None)
+        source.requests.clear()
+        target = memory.Memory('target', 1 << 40)
+        result = transfer.Transfer(source, [target]).run()
+        self.assertEqual([('read', 1 << 39, BLOCK)], source.requests)
+        self.assertEqual(BLOCK, result.data)
+
+    def test_source_is_read_once(self):
+        source = fakes.Faulty(data=b'x' * 5 * MB)
+        targets = [memory.Memory(size=5 * MB) for _ in range(3)]
+        transfer.Transfer(source, targets, hashes=['md5']).run()
+        self.assertEqual(5 * MB, sum(r[2] for r in source.requests))
+
+    def test_nothing_but_digests(self):
+        data = fakes.scattered(9 * MB)
+        one = transfer.Transfer(memory.Memory(data=data), content=False,
+                                hashes=['sha1']).run()
+        self.assertIsNone(one.content)
+        self.assertEqual(hashlib.sha1(data).hexdigest(), one.hashes['sha1'])
+        two = transfer.Transfer(memory.Memory(data=data)).run()
+        self.assertEqual({}, two.hashes)
+        self.assertTrue(two.content.startswith('dcn1:sha256:65536:'))
+        # Zeros that are there count like holes.
+        full = memory.Memory(data=data)
+        for number in range(len(data) // BLOCK):
+            full.blocks.setdefault(number, bytearray(BLOCK))
+        self.assertEqual(two.content, transfer.Transfer(full).run().content)
+
+    def test_expected_digest(self):
+        source = memory.Memory(data=b'x' * MB)
+        content = transfer.Transfer(source).run().content
+        transfer.Transfer(source, expected=content).run()
+        source.blocks[3][77] ^= 1
+        error = self.assertRaises(
+            errors.DigestMismatch,
+            transfer.Transfer(source, expected=content).run)
+        self.assertEqual(content, error.expected)
+
+    def test_bad_arguments(self):
+        source = memory.Memory()
+        self.assertRaises(ValueError, transfer.Transfer, source, memory=MB)
+        self.assertRaises(ValueError, transfer.Transfer, source,
+                          hashes=['nosuchhash'])
+
+    def test_progress(self):
+        source = memory.Memory(data=fakes.scattered(30 * MB))
+        target = memory.Memory('there', source.size)
+        seen = []
+        result = transfer.Transfer(source, [target], progress=seen.append,
+                                   interval=0).run()
+        self.assertEqual(1, seen[-1].fraction)
+        self.assertEqual({'there': result.data}, seen[-1].written)
+        self.assertEqual(result.data, seen[-1].data)
+        fractions = [one.fraction for one in seen]
+        self.assertTrue(all(0 <= f <= 1 for f in fractions))
+        covered = [one.covered for one in seen]
+        self.assertEqual(sorted(covered), covered)
+
+    def test_sizes_differ(self):
+        source = memory.Memory(data=b'x' * MB)
+        good = memory.Memory('good', MB)
+        bad = memory.Memory('bad', MB + 1)
+        outcomes = transfer.Transfer(source, [bad, good]).run().outcomes
+        self.assertIsInstance(outcomes[0].error, errors.SizeMismatch)
+        self.assertIsNone(outcomes[1].error)
+        self.assertEqual({}, bad.blocks)
+
+
+class TestFaults(base.BaseTestCase):
+    """On a fake clock, without content digest: no threads, no chance."""
+
+    def setUp(self):
+        super().setUp()
+        self.loop = fakes.Loop()
+        self.data = b'x' * (64 * MB)
+        self.source = memory.Memory('source', data=self.data)
+
+    def target(self, name='target', **kwargs):
+        return fakes.Faulty(name, len(self.data), loop=self.loop, **kwargs)
+
+    def transfer(self, targets, source=None, **kwargs):
+        return transfer.Transfer(source or self.source, targets,
+                                 content=False, loop=self.loop, **kwargs)
+
+    def test_target_fails(self):
+        for fault in ({'write': 3}, {'flush': 0}):
+            bad, good = self.target('bad', fail_at=fault), self.target()
+            outcomes = self.transfer([bad, good]).run().outcomes
+            self.assertEqual('bad', outcomes[0].error.endpoint)
+            self.assertEqual(5, outcomes[0].error.errno)
+            self.assertIsNone(outcomes[1].error)
+            self.assertEqual(self.data, good.content())
+
+    def test_all_targets_fail(self):
+        targets = [self.target(fail_at={'write': n}) for n in (1, 5)]
+        source = fakes.Faulty('source', data=self.data)
+        result = self.transfer(targets, source, memory=8 * MB).run()
+        self.assertTrue(all(one.error for one in result.outcomes))
+        self.assertIsNone(result.content)
+        self.assertLess(source.counts['read'], 16)
+
+    def test_target_stalls(self):
+        bad = self.target('bad', stall_at={'write': 2})
+        good = self.target(delay=0.01)
+        start = self.loop.clock.now
+        result = self.transfer([bad, good], timeout=30).run()
+        error = result.outcomes[0].error
+        self.assertIsInstance(error, errors.Stalled)
+        self.assertEqual(('bad', 'write', 8 * MB),
+                         (error.endpoint, error.operation, error.offset))
+        self.assertIsNone(result.outcomes[1].error)
+        self.assertEqual(self.data, good.content())
+        self.assertLess(self.loop.clock.now - start, 35)
+        # What comes too late does no harm.
+        for done, request in bad.stalled:
+            request()
+        self.loop.turn(0)
+
+    def test_flush_stalls(self):
+        bad = self.target('bad', stall_at={'flush': 0})
+        error = self.transfer([bad]).run().outcomes[0].error
+        self.assertIsInstance(error, errors.Stalled)
+        self.assertEqual('flush', error.operation)
+
+    def test_stalled_holds_back_by_the_memory_only(self):
+        bad = self.target('bad', stall_at={'write': 0})
+        good = self.target()
+        copy = self.transfer([bad, good], memory=16 * MB, timeout=30)
+        seen = []
+        self.loop.later(20, lambda: seen.append(
+            sum(r[2] for r in good.requests)))
+        copy.run()
+        self.assertEqual([16 * MB], seen)
+        self.assertEqual(self.data, good.content())
+
+    def test_slow_and_steady_is_no_stall(self):
+        slow = self.target(delay=50)
+        result = self.transfer([slow], window=4 * MB, timeout=60).run()
+        self.assertIsNone(result.outcomes[0].error)
+        self.assertEqual(self.data, slow.content())
+
+    def test_source_fails(self):
+        source = fakes.Faulty('source', data=self.data, fail_at={'read': 4})
+        error = self.assertRaises(errors.RequestError, self.transfer(
+            [self.target()], source).run)
+        self.assertEqual(('source', 'read', 16 * MB),
+                         (error.endpoint, error.operation, error.offset))
+
+    def test_source_stalls(self):
+        source = fakes.Faulty('source', data=self.data, stall_at={'read': 4})
+        error = self.assertRaises(errors.Stalled, self.transfer(
+            [self.target()], source, timeout=10).run)
+        self.assertEqual('source', error.endpoint)
+
+    def test_source_cannot_list(self):
+        self.source.extents = lambda *unused: 1 / 0
+        self.assertRaises(ZeroDivisionError, self.transfer([]).run)
+
+    def test_source_gives_too_little(self):
+        source = fakes.Faulty('source', data=self.data)
+        source.read = lambda offset, length, done: done(b'x')
+        self.assertRaises(errors.ShortRead, self.transfer([], source).run)
+
+    def test_source_shrinks(self):
+        source = fakes.Faulty('source', data=self.data, loop=self.loop,
+                              delay=1)
+        self.loop.later(0.5, lambda: setattr(source, 'size', 63 * MB))
+        self.assertRaises(errors.EngineError, self.transfer([], source).run)
+
+    def test_memory_bound(self):
+        copy = self.transfer([self.target(delay=0.1), self.target(delay=1),
+                              self.target(delay=0.5)], memory=20 * MB)
+        most = []
+
+        def watch(progress):
+            most.append(copy._fanout.held + copy._intake.reserved)
+
+        copy._progress, copy._interval = watch, 0
+        copy.run()
+        self.assertLessEqual(max(most), 20 * MB)
+        self.assertGreater(max(most), 12 * MB)
+        self.assertEqual(0, copy._fanout.held)
+
+    def test_window(self):
+        target = self.target(stall_at={'write': 0})
+        self.transfer([target], window=8 * MB).run()
+        self.assertEqual(8 * MB, sum(r[2] for r in target.requests))
+
+
+class TestRates(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.loop = fakes.Loop()
+        self.source = memory.Memory('source', data=b'x' * (64 * MB))
+
+    def seconds(self, limits, targets=()):
+        start = self.loop.clock.now
+        transfer.Transfer(self.source, targets, content=False,
+                          loop=self.loop, limits=limits).run()
+        return self.loop.clock.now - start
+
+    def test_target(self):
+        target = memory.Memory('target', self.source.size)
+        rate = rates.Rate(8 * MB, self.loop.clock)
+        taken = self.seconds({target: rate}, [target])
+        self.assertTrue(6.9 < taken < 8.1, taken)
+
+    def test_source(self):
+        rate = rates.Rate(4 * MB, self.loop.clock)
+        # Up to the memory is asked for before the first is counted.
+        taken = self.seconds({self.source: rate})
+        self.assertTrue(0 <= taken < 16.1, taken)
+
+    def test_changed_while_running(self):
+        target = memory.Memory('target', self.source.size)
+        rate = rates.Rate(1 * MB, self.loop.clock)
+        self.loop.later(10, lambda: setattr(rate, 'limit', 54 * MB))
+        taken = self.seconds({target: rate}, [target])
+        self.assertTrue(10 < taken < 13, taken)
+
+    def test_slower_than_the_time_out(self):
+        target = memory.Memory('target', self.source.size)
+        rate = rates.Rate(32 << 10, self.loop.clock)
+        taken = self.seconds({target: rate}, [target])
+        self.assertGreater(taken, 1800)
+
+    def test_shared(self):
+        rate = rates.Rate(10, clock := fakes.Clock())
+        rate.charge(22)
+        self.assertAlmostEqual(1.95, rate.delay())
+        clock.now += 1.95
+        self.assertAlmostEqual(0, rate.delay())
+        self.assertRaises(ValueError, setattr, rate, 'limit', 0)
+        rate.charge(1000)
+        rate.limit = None
+        self.assertEqual(0, rate.delay())
+
+
+class TestCancel(base.BaseTestCase):
+    """On the real clock, because threads are what matters."""
+
+    def _cancelled(self, source, targets, **kwargs):
+        copy = transfer.Transfer(source, targets, **kwargs)
+        caught = []
+
+        def run():
+            try:
+                copy.run()
+            except Exception as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        time.sleep(0.1)
+        start = time.monotonic()
+        copy.cancel()
+        thread.join(10)
+        self.assertLess(time.monotonic() - start, 1)
+        self.assertIsInstance(caught[0], errors.Cancelled)
+
+    def test_stalled_target(self):
+        source = memory.Memory(data=b'x' * MB)
+        self._cancelled(source, [fakes.Faulty(
+            size=MB, stall_at={'write': 0})])
+
+    def test_stalled_source(self):
+        self._cancelled(fakes.Faulty(data=b'x' * MB, stall_at={'read': 0}),
+                        [memory.Memory(size=MB)])
+
+    def test_stalled_listing(self):
+        source = memory.Memory(data=b'x' * MB)
+        release = threading.Event()
+        self.addCleanup(release.set)
+        source.extents = lambda *unused: release.wait() and []
+        self._cancelled(source, [])
+
+    def test_hashing_a_huge_hole(self):
+        self._cancelled(memory.Memory(size=1 << 50), [], hashes=['md5'])
