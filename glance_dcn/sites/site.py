@@ -14,6 +14,7 @@
 
 import contextlib
 import time
+import urllib.parse
 
 import rbd
 
@@ -21,8 +22,9 @@ from glance_dcn.ceph import connection
 from glance_dcn.ceph import images
 from glance_dcn.engine.backends import rbd as rbd_backend
 
-# Seconds that requests in flight are waited for after a failure.
-_LANDING = 10
+# Seconds for which a half-written image may still be open, because requests
+# of its writer are in flight.
+_LANDING = 30
 
 
 class Site:
@@ -89,13 +91,29 @@ class Site:
         """
         with rbd_backend.RBD(ioctx, image, writable=True,
                              name=self._title(image)) as endpoint:
+            yield endpoint
+
+    def discard(self, ioctx, image):
+        """Remove an image whose writer has failed.
+
+        :raises rbd.ImageNotFound: if there is no such image
+        :raises glance_dcn.ceph.images.InUse: if it is still open elsewhere
+        """
+        deadline = time.monotonic() + _LANDING
+        while True:
             try:
-                yield endpoint
-            except BaseException:
-                # An image that has requests in flight is still open, and
-                # cannot be removed.
-                _let_land(endpoint)
-                raise
+                images.remove(ioctx, image, images.SNAPSHOT)
+                return
+            except images.InUse:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def uri(self, image):
+        """Return the location of a published image."""
+        return 'rbd://' + '/'.join(
+            urllib.parse.quote(part, safe='')
+            for part in (self.fsid, self.pool, image, images.SNAPSHOT))
 
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot=images.SNAPSHOT):
@@ -118,9 +136,3 @@ class Site:
 
     def _title(self, image):
         return '%s: %s/%s' % (self.name, self.pool, image)
-
-
-def _let_land(endpoint):
-    deadline = time.monotonic() + _LANDING
-    while endpoint.in_flight and time.monotonic() < deadline:
-        time.sleep(0.02)

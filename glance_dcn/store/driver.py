@@ -38,6 +38,7 @@ from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
+from glance_dcn import plugins
 from glance_dcn.sites import site
 from glance_dcn.store import hashes
 from glance_dcn.store import location
@@ -123,6 +124,7 @@ class Store(driver.Store):
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
         self._present_as_rbd()
+        plugins.prefer_ours()
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.
@@ -146,7 +148,7 @@ class Store(driver.Store):
         """
         if not self.site.fsid:
             return 'rbd://'
-        return self._uri('x', 'x')[:-len('x/x')]
+        return self.site.uri('')[:-len('/snap')]
 
     @capabilities.check
     def get(self, location, offset=0, chunk_size=None, context=None):
@@ -222,9 +224,8 @@ class Store(driver.Store):
                 _hashes.share(name, record)
             elif leads:
                 _hashes.give_up(name)
-        uri = self._uri(name, images.SNAPSHOT)
         metadata = {'store': self.backend_group} if self.backend_group else {}
-        return (uri, record.size, record.hashes[_CHECKSUM],
+        return (self.site.uri(name), record.size, record.hashes[_CHECKSUM],
                 record.hashes[hashing_algo], metadata)
 
     def _store(self, ioctx, name, image_file, image_size, wanted, leads,
@@ -296,7 +297,7 @@ class Store(driver.Store):
         What failed first is what the user must hear of, not this.
         """
         try:
-            images.remove(ioctx, name, images.SNAPSHOT)
+            self.site.discard(ioctx, name)
         except Exception:
             LOG.exception('The half-written RBD image %s stays behind in '
                           'store %s', name, self.name)
@@ -371,11 +372,6 @@ class Store(driver.Store):
     def _stall_timeout(self):
         """Seconds without any progress after which a transfer is given up."""
         return self.site.io_timeout or float('inf')
-
-    def _uri(self, image, snapshot):
-        return location.StoreLocation(
-            {'fsid': self.site.fsid, 'pool': self.pool, 'image': image,
-             'snapshot': snapshot}, self.conf).get_uri()
 
     @contextlib.contextmanager
     def _open_pool(self, pool=None):

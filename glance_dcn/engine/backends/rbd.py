@@ -133,7 +133,9 @@ class RBD(base.Endpoint):
             return
         token = self._begin()
 
-        def complete(completion):
+        # Keeping the data is the callback's work too: librbd may use it
+        # until then (rbd_disable_zero_copy_writes = false).
+        def complete(completion, data=data):
             self._flying.discard(token)
             code = completion.get_return_value()
             done(self._error('write', -code, offset, length)

@@ -1,0 +1,291 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``copy-image``, straight from cluster to cluster.
+
+It stands in the place of stock's internal plugin of the same name. Targets
+that are ``dcn`` stores are taken off the list that Glance makes its tasks of,
+and copied by one task of ours; whatever is left is stock's, with stock's own
+plugin.
+"""
+
+import logging
+import time
+
+import glance_store
+from glance.async_.flows._internal_plugins import copy_image as stock
+from glance.common import exception
+from glance.common.scripts import utils as script_utils
+from glance.common import utils as glance_utils
+from oslo_config import cfg
+from oslo_utils import units
+from taskflow.patterns import linear_flow
+from taskflow import task
+from taskflow.types import failure
+
+from glance_dcn.flows import options
+from glance_dcn import plugins
+from glance_dcn.sites import copying
+from glance_dcn.sites import site as sites
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+options.register(CONF)
+
+# Seconds between saves of the task. Another request may steal the lock of a
+# task that was not saved for an hour, and users watch the message.
+_SAVE_EVERY = 10
+
+# Targets taken over, by task ID, until the task runs: Glance may ask for the
+# flow of a task again, with the list already shortened.
+_taken = {}
+_said = set()
+
+
+def get_flow(**kwargs):
+    """Return the flow that gets an image to where stock can go on.
+
+    :param task_id: ID of the task
+    :param task_type: type of the task
+    :param task_repo: repository of tasks
+    :param backend: list of target stores; those taken over are removed
+    :param action_wrapper: glance.async_.flows.api_image_import's
+        ImportActionWrapper
+    :param import_req: body of the request
+    """
+    flow = linear_flow.Flow(kwargs['task_type'])
+    targets = _take_over(kwargs)
+    if targets:
+        flow.add(_CopyDirectly(
+            kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
+            kwargs['action_wrapper'], targets,
+            kwargs['import_req'].get('all_stores_must_succeed', True)))
+    if kwargs['backend'] or not targets:
+        flow.add(stock.get_flow(**kwargs))
+    return flow
+
+
+def _take_over(kwargs):
+    """Remove the targets that are ours from the list, and return them."""
+    stores, task_id = kwargs['backend'], kwargs['task_id']
+    if task_id in _taken:
+        stores[:] = [store for store in stores
+                     if store not in _taken[task_id]]
+        return _taken[task_id]
+    if not CONF.glance_dcn.direct_copy:
+        return []
+    if not plugins.ours_wins('copy_image'):
+        _say_once('order', 'Images are copied by stock Glance: its copy_image '
+                  'plugin comes after the one of glance_dcn in this process.')
+        return []
+    targets = [store for store in stores if _site(store)]
+    for store in set(stores) - set(targets):
+        _say_once(store, 'Copies to store %s are left to stock Glance: it is '
+                  'no dcn store.', store)
+    if not targets:
+        return []
+    with kwargs['action_wrapper'] as action:
+        if not _sources(action.image_locations):
+            _say_once('source', 'Image %s and others like it are copied by '
+                      'stock Glance: they lie in no dcn store of this Glance.',
+                      action.image_id)
+            return []
+        action.add_importing_stores(targets)
+        action.remove_failed_stores(targets)
+    for store in targets:
+        stores.remove(store)
+    _taken[task_id] = targets
+    return targets
+
+
+def _site(store):
+    """Return the site of a store by its identifier, or None."""
+    try:
+        driver = glance_store.get_store_from_store_identifier(store)
+    except glance_store.UnknownScheme:
+        return None
+    found = getattr(driver, 'site', None)
+    return found if isinstance(found, sites.Site) else None
+
+
+def _sources(locations):
+    """Return where an image can be read, the local and heaviest first."""
+    found = []
+    for location in locations:
+        store = location['metadata'].get('store')
+        site = _site(store) if store else None
+        if site is None:
+            continue
+        place = glance_store.location.get_location_from_uri_and_backend(
+            location['url'], store).store_location
+        found.append((
+            store != CONF.glance_store.default_backend,
+            -getattr(getattr(CONF, store), 'weight', 0), len(found),
+            copying.Source(site, place.pool, place.image, place.snapshot)))
+    return [entry[-1] for entry in sorted(found, key=lambda e: e[:3])]
+
+
+def _say_once(key, message, *arguments):
+    if key not in _said:
+        _said.add(key)
+        LOG.info(message, *arguments)
+
+
+class _CopyDirectly(task.Task):
+    """Copies an image to all targets that were taken over, in one go."""
+
+    def __init__(self, task_id, task_type, task_repo, action_wrapper, targets,
+                 all_stores_must_succeed):
+        super().__init__(name='%s-CopyDirectly-%s' % (task_type, task_id))
+        self._task_id = task_id
+        self._task_repo = task_repo
+        self._action_wrapper = action_wrapper
+        self._targets = targets
+        self._all_must_succeed = all_stores_must_succeed
+        self._failed = set()
+        self._message = _Message(targets)
+
+    def execute(self):
+        """Copy the image and note where it is now.
+
+        :raises glance.common.exception.UploadException: if it could not be
+            copied as asked for
+        """
+        _taken.pop(self._task_id, None)
+        try:
+            outcome = self._copy()
+            self._failed = set(outcome.failed)
+            if outcome.failed and self._all_must_succeed:
+                self._discard(outcome.copied)
+                raise exception.UploadException('; '.join(
+                    'Copying to store %s failed: %s' % item
+                    for item in outcome.failed.items()))
+            self._note(outcome)
+        except copying.CopyFailed as exc:
+            self._failed = set(self._targets)
+            raise exception.UploadException(str(exc))
+
+    def revert(self, result, **kwargs):
+        """Undo what was noted, as stock does for each of its stores."""
+        with self._action_wrapper as action:
+            for store in self._targets:
+                action.remove_location_for_store(store)
+            action.remove_importing_stores(self._targets)
+            if isinstance(result, failure.Failure):
+                action.add_failed_stores(sorted(self._failed
+                                                or self._targets))
+
+    def _copy(self):
+        with self._action_wrapper as action:
+            image = action._image
+            hashes = {'md5': image.checksum,
+                      image.os_hash_algo: image.os_hash_value}
+            sources = _sources(action.image_locations)
+        return copying.Copy(
+            self._action_wrapper.image_id, sources,
+            [_site(store) for store in self._targets],
+            hashes={name: value for name, value in hashes.items()
+                    if name and value},
+            memory=CONF.glance_dcn.transfer_memory * units.Mi,
+            progress=self._progress).run()
+
+    def _note(self, outcome):
+        """Give the image its new locations, all in one save."""
+        try:
+            with self._action_wrapper as action:
+                for store in outcome.copied:
+                    # The wrapper has no action for it; stock's own add-location
+                    # flow does the same.
+                    action._image.locations.append({
+                        'url': _site(store).uri(action.image_id),
+                        'metadata': {'store': store}, 'status': 'active'})
+                action.add_failed_stores(sorted(outcome.failed))
+                action.remove_importing_stores(self._targets)
+        except Exception:
+            self._discard(outcome.copied)
+            raise
+        self._save(self._message.final(outcome))
+
+    def _discard(self, stores):
+        """Remove copies that nobody will know of."""
+        for store in stores:
+            site = _site(store)
+            try:
+                with site.open_pool() as pool:
+                    site.discard(pool, self._action_wrapper.image_id)
+            except Exception:
+                LOG.exception('The copy of image %s in store %s stays behind',
+                              self._action_wrapper.image_id, store)
+
+    def _progress(self, progress):
+        message = self._message.update(progress)
+        if message:
+            self._save(message)
+
+    def _save(self, message):
+        """Save the task, which keeps its lock and tells users how it goes.
+
+        :raises glance.common.exception.TaskAbortedError: if somebody else
+            has ended the task
+        """
+        found = script_utils.get_task(self._task_repo, self._task_id)
+        if found is None:
+            raise exception.TaskNotFound(task_id=self._task_id)
+        if found.status != 'processing':
+            raise exception.TaskAbortedError()
+        found.message = message
+        glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
+
+
+class _Message:
+    """Puts progress into words: percent, MiB/s, and each target."""
+
+    def __init__(self, targets):
+        self._targets = targets
+        self._started = self._saved = None
+
+    def update(self, progress):
+        """Return the message of the moment, or None before it is time.
+
+        :param progress: :class:`glance_dcn.engine.transfer.Progress`
+        """
+        now = time.monotonic()
+        if self._started is None:
+            self._started = now
+        elif now - self._saved < _SAVE_EVERY:
+            return None
+        self._saved = now
+        return 'Copying: %d %%, %s; %s' % (
+            100 * progress.fraction, self._rate(progress.data),
+            ', '.join('%s: %d MiB' % (name.partition(':')[0],
+                                      count // units.Mi)
+                      for name, count in progress.written.items()))
+
+    def final(self, outcome):
+        """Return the message of the end.
+
+        :param outcome: :class:`glance_dcn.sites.copying.Outcome`
+        """
+        message = 'Copied %d MiB of data from %s to %s, %s' % (
+            outcome.data // units.Mi, outcome.source,
+            ', '.join(outcome.copied) or 'no store',
+            self._rate(outcome.data))
+        for store, error in outcome.failed.items():
+            message += '; copying to store %s failed: %s' % (store, error)
+        return message
+
+    def _rate(self, data):
+        if self._started is None:
+            return '0 MiB/s'
+        seconds = max(time.monotonic() - self._started, 0.001)
+        return '%.0f MiB/s' % (data / units.Mi / seconds)
