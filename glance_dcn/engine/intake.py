@@ -21,8 +21,8 @@ import collections
 import itertools
 import typing
 
-from glance_dcn.engine import extents
 from glance_dcn.engine import errors
+from glance_dcn.engine import extents
 from glance_dcn.engine import native
 from glance_dcn.engine import rates
 

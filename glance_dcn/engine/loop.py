@@ -24,6 +24,7 @@ import time
 from glance_dcn.engine import errors
 from glance_dcn.engine import native
 
+
 def _post(queue, handler, request, result):
     queue.put((handler, request, result))
 

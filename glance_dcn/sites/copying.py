@@ -21,6 +21,7 @@ next copy costs its data alone.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import typing
 
@@ -140,7 +141,6 @@ class Copy:
                     pool, source.image, source.snapshot))
                 record = self._known(pool, source, endpoint.size)
             targets = _Targets(stack, self._image, endpoint.size)
-            stack.push(targets.remove_on_failure)
             for target in self._targets:
                 targets.open(target)
             result = self._transfer(source, endpoint, targets, record)
@@ -226,7 +226,10 @@ class _Targets:
         try:
             pool = self._stack.enter_context(site.open_pool())
             site.create(pool, self._image, self._size)
-            self._created[site.name] = (site, pool)
+            self._created[site.name] = pool
+            # To be undone after the endpoint is closed, but while the pool
+            # is still open.
+            self._stack.push(functools.partial(self._undo, site))
             endpoint = self._stack.enter_context(
                 site.writing(pool, self._image))
         except rbd.ImageExists:
@@ -257,13 +260,10 @@ class _Targets:
             except rbd.Error as exc:
                 self._failed(site, exc)
 
-    def remove_on_failure(self, kind, error, trace):
-        """Leave nothing anywhere; for contextlib.ExitStack.push()."""
+    def _undo(self, site, kind, error, trace):
+        """Leave nothing if the copy failed; for contextlib.ExitStack."""
         if error is not None:
-            for endpoint in self._open:
-                endpoint.close()
-            for site, _pool in list(self._created.values()):
-                self._remove(site)
+            self._remove(site)
 
     def _failed(self, site, error):
         LOG.error('Image %(image)s was not copied to store %(store)s: '
@@ -273,11 +273,11 @@ class _Targets:
         self._remove(site)
 
     def _remove(self, site):
-        created = self._created.pop(site.name, None)
-        if created is None:
+        pool = self._created.pop(site.name, None)
+        if pool is None:
             return
         try:
-            site.discard(created[1], self._image)
+            site.discard(pool, self._image)
         except Exception:
             LOG.exception('A half-written RBD image %s stays behind in store '
                           '%s', self._image, site.name)
