@@ -64,6 +64,9 @@ debug_ms = 0
 keyring = %(directory)s/ceph.$name.keyring
 
 [mon]
+# Every snapshot waits for a round of the monitors, which is a second unless
+# told otherwise.
+paxos_propose_interval = 0.1
 mon_data = %(directory)s/mon
 mon_initial_members = a
 mon_data_avail_crit = 1
@@ -97,15 +100,18 @@ class Cluster:
     :param etc: where the conf file and keyrings of its clients are put
     :param address: IP address the daemons bind to
     :param size: bytes of the OSD's (sparse) block file
+    :param link: :class:`lab.wan.Link` that the daemons are behind; clients
+                 reach them over it
     """
 
     def __init__(self, name, directory, etc, address='127.0.0.1',
-                 size=64 << 30):
+                 size=64 << 30, link=None):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.etc = pathlib.Path(etc)
-        self.address = address
+        self.address = link.far if link else address
         self.size = size
+        self._link = link
         self.mon = process.Daemon('ceph-mon', self.directory / 'run')
         self.osd = process.Daemon('ceph-osd', self.directory / 'run')
         self._conf = self.directory / 'ceph.conf'
@@ -139,7 +145,7 @@ class Cluster:
         self.etc.mkdir(parents=True, exist_ok=True)
         facts = {'fsid': str(uuid.uuid4()), 'osd_uuid': str(uuid.uuid4()),
                  'address': self.address,
-                 'port': process.free_port(address=self.address)}
+                 'port': self._choose_port()}
         self._facts.write_text(json.dumps(facts))
         self._conf.write_text(_CONF % dict(
             facts, directory=self.directory, size=self.size,
@@ -217,6 +223,15 @@ class Cluster:
             return sorted(entry['name']
                           for entry in rbd.RBD().trash_list(ioctx))
 
+    def _choose_port(self):
+        if self._link:
+            # Nothing else is in the namespace: every port is free.
+            return process.PORT_RANGE[0]
+        return process.free_port(address=self.address)
+
+    def _start_daemon(self, daemon, argv):
+        daemon.start(self._link.command(argv) if self._link else argv)
+
     def _make_monitor(self, facts):
         admin = self.directory / 'ceph.client.admin.keyring'
         keyring = self.directory / 'mon.keyring'
@@ -272,11 +287,13 @@ class Cluster:
         self.conf.write_text(conf)
 
     def _start_monitor(self, timeout):
-        self.mon.start(['ceph-mon', '-f', '-i', 'a', '-c', self._conf])
+        self._start_daemon(self.mon, ['ceph-mon', '-f', '-i', 'a',
+                                      '-c', self._conf])
         self.mon.wait_until(self._monitor_answers, timeout)
 
     def _start_osd(self, timeout):
-        self.osd.start(['ceph-osd', '-f', '-i', '0', '-c', self._conf])
+        self._start_daemon(self.osd, ['ceph-osd', '-f', '-i', '0',
+                                      '-c', self._conf])
         with self.connect() as client:
             self.osd.wait_until(lambda: _osd_is_up(client), timeout)
 

@@ -38,6 +38,10 @@ buffer-size = 65535
 # uWSGI's http-socket ends a connection after one answer: say so, or clients
 # that keep connections open see them reset.
 add-header = Connection: close
+# glanceclient uploads in chunks of 1 MiB, the most that uWSGI takes by
+# default less their headers, and a slow client may pause between two of them.
+chunked-input-limit = 4194304
+chunked-input-timeout = 60
 # A worker is given time to end the imports it runs.
 worker-reload-mercy = 10
 log-format = %%(addr) %%(method) %%(uri) %%(status) %%(msecs)ms

@@ -64,14 +64,7 @@ if [ -n "$missing" ]; then
     install_packages $missing
 fi
 
-# rados and rbd are not on PyPI: the virtual environment is lent the ones of
-# the distribution, and nothing else of it.
-site=$("$venv/bin/python" -c \
-    'import sysconfig; print(sysconfig.get_path("platlib"))')
-for module in rados rbd; do
-    file=$("$python" -c "import $module; print($module.__file__)")
-    ln -sf "$file" "$site/"
-done
+tools/link-ceph.sh "$venv/bin/python"
 
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     say 'Installing Python packages into .venv'

@@ -123,8 +123,15 @@ class Connection:
                 % self.store)
         except rados.Error as exc:
             raise self._explain(exc, client)
+        # On a full cluster requests fail at once instead of waiting for
+        # somebody to make room.
+        ioctx.set_osdmap_full_try()
         try:
             yield ioctx
+        except Exception as exc:
+            if getattr(exc, 'errno', None) == errno.ESHUTDOWN:
+                self._drop(client)
+            raise
         finally:
             ioctx.close()
 
@@ -144,18 +151,18 @@ class Connection:
                 self._pid = os.getpid()
             return self._client
 
-    def drop(self):
-        """Forget the connection: the next use makes a new one.
+    def _drop(self, client):
+        """Forget a client that the cluster has cut off (blocklisted).
 
-        For a client that the cluster has cut off (blocklisted): librados does
-        not come back from that by itself.
+        librados does not come back from that by itself; the next use makes a
+        new connection.
         """
         with self._lock:
-            client, self._client = self._client, None
-        if client is not None and self._pid == os.getpid():
-            LOG.warning('Store %s gives up its connection and makes a new one',
-                        self.store)
-            _abandoned.append(client)
+            if self._client is client:
+                LOG.warning('Store %s was cut off by its cluster: making a '
+                            'new connection', self.store)
+                self._client = None
+                _abandoned.append(client)
 
     def _make_client(self):
         """Return a rados.Rados that has read the conf file, no more."""
@@ -180,6 +187,10 @@ class Connection:
         timeout = str(self._connect_timeout)
         client.conf_set('client_mount_timeout', timeout)
         client.conf_set('rados_mon_op_timeout', timeout)
+        # Each byte of an image is written once and read ahead by its reader:
+        # a cache and a copy of the buffers would only cost memory and time.
+        client.conf_set('rbd_cache', 'false')
+        client.conf_set('rbd_disable_zero_copy_writes', 'false')
         if self._io_timeout > 0:
             client.conf_set('rados_osd_op_timeout', str(self._io_timeout))
         try:

@@ -18,8 +18,11 @@ header is looked at here before qemu-img sees the file, because even
 ``qemu-img info`` opens some of them; what it then reports is looked at too.
 """
 
+import array
+import os
 import re
 import struct
+import sys
 
 from glance_dcn.engine import errors
 
@@ -29,6 +32,11 @@ FORMATS = ('raw', 'qcow2', 'vmdk', 'vdi', 'vpc', 'vhdx', 'parallels')
 _QCOW2_MAGIC = b'QFI\xfb'
 _QCOW2_DATA_FILE = 1 << 2
 _QCOW2_DATA_FILE_NAME = 0x44415441
+_QCOW2_EXTENDED = 1 << 4
+_QCOW2_OFFSET = (1 << 56) - 512
+_QCOW2_COMPRESSED = 1 << 62
+# The most that qemu-img takes, in bytes.
+_QCOW2_LARGEST_L1 = 32 << 20
 _VMDK_MAGIC = b'KDMV'
 _VMDK_SAFE = ('monolithicSparse', 'streamOptimized')
 _VMDK_EXTENT = re.compile(
@@ -89,6 +97,73 @@ def check_info(path, driver, info):
             reasons.append('it has more than one extent')
     if reasons:
         raise errors.UnsafeImage(path, reasons)
+
+
+def check_whole(path, driver):
+    """Look whether a safe image file lacks its end.
+
+    What lies behind the end of a file is all zeros to qemu-img. It says so
+    of vpc and vhdx files, and ``qemu-img check`` of vmdk files. The last
+    cluster may be a short one in whole files, too.
+
+    :param path: path of the file
+    :param driver: its format
+    :raises UnsafeImage: parts of it are missing
+    :raises OSError: it cannot be read
+    """
+    with open(path, 'rb') as file:
+        whole = ((driver != 'qcow2' or _qcow2_is_whole(file))
+                 and (driver != 'vdi' or _vdi_is_whole(file)))
+    if not whole:
+        raise errors.UnsafeImage(path, ['it is truncated'])
+
+
+def _qcow2_is_whole(file):
+    size = os.fstat(file.fileno()).st_size
+    header = file.read(104)
+    bits, = struct.unpack_from('>I', header, 20)
+    entries, first = struct.unpack_from('>IQ', header, 36)
+    extended = (header[7] == 3 and struct.unpack_from('>Q', header, 72)[0]
+                & _QCOW2_EXTENDED)
+    length = 8 * entries
+    if length > _QCOW2_LARGEST_L1 or first + length > size:
+        return False
+    # A table may be named many times; it is read once.
+    for offset in {entry & _QCOW2_OFFSET
+                   for entry in _numbers(file, first, length)} - {0}:
+        if offset + (1 << bits) > size:
+            return False
+        table = _numbers(file, offset, 1 << bits)[::2 if extended else 1]
+        suspects = [entry for entry in table if entry & _QCOW2_COMPRESSED
+                    or entry & _QCOW2_OFFSET >= size]
+        if any(_qcow2_start(entry, bits) >= size for entry in suspects):
+            return False
+    return True
+
+
+def _qcow2_start(entry, bits):
+    """Return where the data of a table's entry begins in the file."""
+    if entry & _QCOW2_COMPRESSED:
+        return entry & ((1 << (70 - bits)) - 1)
+    # An entry of zeros (bit 0) may have a place that was never written.
+    return 0 if entry & 1 else entry & _QCOW2_OFFSET
+
+
+def _numbers(file, offset, length):
+    """Return big-endian 64-bit numbers from a file."""
+    file.seek(offset)
+    numbers = array.array('Q', file.read(length))
+    if sys.byteorder == 'little':
+        numbers.byteswap()
+    return numbers
+
+
+def _vdi_is_whole(file):
+    header = file.read(_SECTOR)
+    data, = struct.unpack_from('<I', header, 344)
+    block, _extra, _blocks, used = struct.unpack_from('<4I', header, 376)
+    return not used or (data + (used - 1) * block
+                        < os.fstat(file.fileno()).st_size)
 
 
 def _qcow2(file, header):

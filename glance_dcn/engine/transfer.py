@@ -63,7 +63,7 @@ class Progress:
     position: int
     size: int
     data: int
-    written: typing.Dict[str, int]
+    written: dict[str, int]
 
     @property
     def fraction(self):
@@ -103,8 +103,8 @@ class Result:
     data: int
     content: typing.Optional[str]
     chunks: typing.Optional[list]
-    hashes: typing.Dict[str, str]
-    outcomes: typing.List[Outcome]
+    hashes: dict[str, str]
+    outcomes: list[Outcome]
 
 
 class Transfer:

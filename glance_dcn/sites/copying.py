@@ -84,8 +84,8 @@ class Outcome:
     source: str
     size: int
     data: int
-    copied: typing.List[str]
-    failed: typing.Dict[str, Exception]
+    copied: list[str]
+    failed: dict[str, Exception]
 
 
 class Copy:

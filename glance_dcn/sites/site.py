@@ -67,10 +67,6 @@ class Site:
         with self._connection.open_pool(pool or self.pool) as ioctx:
             yield ioctx
 
-    def reconnect(self):
-        """Make a new connection at the next use."""
-        self._connection.drop()
-
     def create(self, ioctx, image, size):
         """Create an empty RBD image.
 

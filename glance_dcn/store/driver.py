@@ -63,6 +63,8 @@ _hashes = hashes.SharedHashes()
 class _Evicted(exceptions.BackendException):
     """The cluster has cut this client off (blocklisted it)."""
 
+    errno = errno.ESHUTDOWN
+
 
 def _survives_eviction(method):
     """Do it once more, on a new connection, if the cluster cut off this one.
@@ -330,7 +332,6 @@ class Store(driver.Store):
                 'see rbd_store_pool and rbd_store_user in [%s], and the osd '
                 'caps of that user' % (self.pool, exc, self.name))
         if code == errno.ESHUTDOWN:
-            self.site.reconnect()
             return _Evicted(str(exc))
         return exceptions.BackendException(
             'Store %s failed with image %s: %s' % (self.name, name, exc))

@@ -26,9 +26,9 @@ import os
 
 # What Glance's readers call the reader they wrap: _source in
 # glance.common.scripts.utils.CallbackIterator and in oslo.utils's
-# InspectWrapper; fd in glance.common.utils.LimitingReader and
+# InspectWrapper; data and fd in glance.common.utils.LimitingReader and
 # CooperativeReader.
-_INNER = ('_source', 'fd')
+_INNER = ('_source', 'data', 'fd')
 _DEEPEST = 16
 _ZEROS = bytes(8 << 20)
 

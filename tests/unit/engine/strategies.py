@@ -13,11 +13,19 @@
 
 """What hypothesis builds images from."""
 
+import hypothesis
 from hypothesis import strategies as st
 
 from glance_dcn.engine import extents
 
 BLOCK = extents.BLOCK
+
+# Real data takes real time, and more of it on a busy machine.
+hypothesis.settings.register_profile(
+    'engine', deadline=None, database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow,
+                           hypothesis.HealthCheck.data_too_large])
+hypothesis.settings.load_profile('engine')
 
 # Around what matters: sectors, blocks, requests.
 _EDGES = [0, 1, 511, 512, 513, BLOCK - 1, BLOCK, BLOCK + 1,

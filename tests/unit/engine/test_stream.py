@@ -40,7 +40,6 @@ chunks = st.sampled_from([BLOCK - 1, BLOCK, MB, 4 * MB, 8 * MB, 7777777])
 
 class TestSink(base.BaseTestCase):
 
-    @hypothesis.settings(deadline=None)
     @hypothesis.given(strategies.images(), chunks, st.booleans())
     def test_equals_a_plain_copy(self, data, chunk, known):
         target = memory.Memory(size=len(data) if known else 0)
@@ -155,7 +154,6 @@ class TestSink(base.BaseTestCase):
 
 class TestReader(base.BaseTestCase):
 
-    @hypothesis.settings(deadline=None)
     @hypothesis.given(strategies.images(), chunks, st.data(),
                       st.integers(0, 1000))
     def test_equals_a_slice(self, data, chunk, draw, seed):

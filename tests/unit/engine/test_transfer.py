@@ -35,7 +35,6 @@ MB = 1 << 20
 
 class TestTransfer(base.BaseTestCase):
 
-    @hypothesis.settings(deadline=None)
     @hypothesis.given(strategies.images(), st.integers(0, 3),
                       st.integers(0, 1000))
     def test_equals_a_plain_copy(self, data, count, seed):

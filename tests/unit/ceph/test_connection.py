@@ -1,0 +1,229 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a connection does and says where there is no cluster."""
+
+import logging
+import os
+import pathlib
+import tempfile
+import time
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.ceph import connection
+from glance_dcn.ceph import errors
+
+FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
+# A well-formed key that no cluster knows.
+_KEY = 'AQBT7B9nAAAAABAAgR7DPV9Y1z1BU8C9lbvd0A=='
+_NOBODY = 65534
+
+
+class ConnectionCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.conf = self.folder / 'edge.conf'
+        self.keyring = self.folder / 'edge.client.glance.keyring'
+        self.log = self.useFixture(fixtures.FakeLogger(level=logging.WARNING))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection._registry', {}))
+        self.keyring.write_text('[client.glance]\n\tkey = %s\n' % _KEY)
+
+    def write_conf(self, **options):
+        """Write the conf file of a cluster that does not answer."""
+        # Nobody listens on the discard port.
+        options = dict({'fsid': FSID, 'mon_host': 'v2:127.0.0.1:9',
+                        'auth_client_required': 'cephx',
+                        'keyring': self.keyring}, **options)
+        self.conf.write_text('[global]\n' + ''.join(
+            '%s = %s\n' % item for item in options.items()
+            if item[1] is not None))
+
+    def connection(self):
+        return connection.Connection('edge_7', str(self.conf), 'glance',
+                                     connect_timeout=1)
+
+    def become_nobody(self):
+        """Give up root's right to read every file, if we have it."""
+        if os.geteuid():
+            return
+        for folder in (self.folder, *self.folder.parents):
+            if folder.is_relative_to(tempfile.gettempdir()):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        # The saved one remains root's, to come back with.
+        os.setresuid(_NOBODY, _NOBODY, 0)
+        self.addCleanup(os.setresuid, 0, 0, 0)
+        if not os.access(self.folder, os.X_OK):
+            self.skipTest('others than root cannot enter %s' % self.folder)
+
+    def refused(self, kind, *words):
+        """Connecting fails with an error that has all the words."""
+        exc = self.assertRaises(kind, self.connection().client)
+        for word in ('store edge_7', *words):
+            self.assertIn(str(word), str(exc))
+        self.assertEqual('edge_7', exc.store)
+        return exc
+
+
+class TestConfFile(ConnectionCase):
+
+    def test_missing(self):
+        self.refused(errors.Misconfigured, self.conf,
+                     'No such file or directory',
+                     'rbd_store_ceph_conf in [edge_7]')
+
+    def test_unreadable(self):
+        self.write_conf()
+        self.conf.chmod(0)
+        self.become_nobody()
+        self.refused(errors.Misconfigured, self.conf, 'Permission denied',
+                     'rbd_store_ceph_conf in [edge_7]')
+
+    def test_garbage(self):
+        self.conf.write_text('{"no": "conf file"\n[[[')
+        self.refused(errors.Misconfigured, self.conf, 'is not usable',
+                     'rbd_store_ceph_conf in [edge_7]')
+
+    def test_folder(self):
+        self.conf.mkdir()
+        self.refused(errors.Misconfigured, self.conf,
+                     'rbd_store_ceph_conf in [edge_7]')
+
+    def test_mended_without_a_new_connection(self):
+        broken = self.connection()
+        self.assertIsNone(broken.fsid)
+        self.write_conf()
+        self.assertEqual(FSID, broken.fsid)
+
+
+class TestFsid(ConnectionCase):
+
+    def test_from_the_conf_file_alone(self):
+        self.write_conf()
+        began = time.monotonic()
+        self.assertEqual(FSID, self.connection().fsid)
+        # It did not wait for the monitors.
+        self.assertLess(time.monotonic() - began, 0.9)
+
+    def test_conf_file_without_fsid(self):
+        # The cluster must be asked, and does not answer.
+        self.write_conf(fsid=None)
+        self.assertIsNone(self.connection().fsid)
+        self.assertIn('store edge_7', self.log.output)
+        self.assertIn('mon_host', self.log.output)
+
+    def test_conf_file_that_is_missing(self):
+        self.assertIsNone(self.connection().fsid)
+        self.assertIn(str(self.conf), self.log.output)
+
+
+class TestKeyring(ConnectionCase):
+
+    def test_missing(self):
+        self.keyring.unlink()
+        self.write_conf()
+        self.refused(errors.Misconfigured, self.keyring, 'client.glance',
+                     'No such file or directory',
+                     'rbd_store_user in [edge_7]', self.conf)
+
+    def test_unreadable(self):
+        self.write_conf()
+        self.keyring.chmod(0)
+        self.become_nobody()
+        self.refused(errors.Misconfigured, self.keyring, 'client.glance',
+                     'Permission denied', 'rbd_store_user in [edge_7]')
+
+
+class TestMonitors(ConnectionCase):
+
+    def test_do_not_answer(self):
+        self.write_conf()
+        began = time.monotonic()
+        self.refused(errors.Unreachable, 'v2:127.0.0.1:9', 'mon_host',
+                     self.conf)
+        # It waited as long as it was told to.
+        self.assertLess(time.monotonic() - began, 3)
+
+    def test_not_named(self):
+        self.write_conf(mon_host=None)
+        self.refused(errors.ClusterError, 'mon_host', self.conf)
+
+
+class TestRegistry(ConnectionCase):
+
+    def get(self, store='edge_7', conf=None, user='glance', connect=5, io=60):
+        return connection.get(store, str(conf or self.conf), user,
+                              connect, io)
+
+    def test_stores_of_one_cluster_share_a_connection(self):
+        self.assertIs(self.get(), self.get())
+        self.assertIs(self.get(), self.get(store='edge_8'))
+
+    def test_what_differs_is_not_shared(self):
+        first = self.get()
+        for other in (self.get(conf=self.folder / 'other.conf'),
+                      self.get(user='nova'), self.get(connect=6),
+                      self.get(io=61)):
+            self.assertIsNot(first, other)
+
+    def test_nothing_is_connected_or_read(self):
+        # Not even the conf file is there.
+        self.assertFalse(self.conf.exists())
+        self.assertIsInstance(self.get(), connection.Connection)
+
+
+class TestFork(ConnectionCase):
+
+    def setUp(self):
+        super().setUp()
+        self.abandoned = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection._abandoned', self.abandoned))
+        self.made = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection.Connection._connect',
+            self.connect))
+
+    def connect(self, _connection):
+        self.made.append(object())
+        return self.made[-1]
+
+    def in_child(self):
+        """Make the process look like a child of the one it was."""
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection.os.getpid', lambda: -1))
+
+    def test_one_process_keeps_its_client(self):
+        link = self.connection()
+        self.assertIs(link.client(), link.client())
+        self.assertEqual(1, len(self.made))
+        self.assertEqual([], self.abandoned)
+
+    def test_a_child_makes_its_own(self):
+        link = self.connection()
+        parents = link.client()
+        self.in_child()
+        childs = link.client()
+        self.assertIsNot(parents, childs)
+        self.assertIs(childs, link.client())
+        # The parent's is kept: to release it would hang.
+        self.assertEqual([parents], self.abandoned)
+
+    def test_what_was_not_connected_before_the_fork_is_used_after_it(self):
+        link = self.connection()
+        self.in_child()
+        self.assertIs(link.client(), link.client())
+        self.assertEqual([], self.abandoned)

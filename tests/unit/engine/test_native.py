@@ -1,0 +1,87 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The engine in a process that eventlet has patched."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+import unittest
+
+import fixtures
+from oslotest import base
+
+_SCRIPT = """
+    import eventlet
+    eventlet.monkey_patch()
+    import hashlib
+    import io
+    import os
+    import time
+
+    from eventlet import patcher
+    from glance_dcn.engine.backends import file
+    from glance_dcn.engine import native
+    from glance_dcn.engine import reader
+    from glance_dcn.engine import stream
+    from glance_dcn.engine import transfer
+
+    assert native.patched()
+    main = patcher.original('threading').get_ident()
+    seen = []
+    native.start('x', lambda: seen.append(
+        patcher.original('threading').get_ident()))
+
+    beats = []
+
+    def beat():
+        while True:
+            beats.append(1)
+            time.sleep(0.001)
+
+    eventlet.spawn(beat)
+    data = os.urandom(3 << 20) + bytes(200 << 20) + b'x'
+    with file.File('one', create=True) as one:
+        with stream.Sink(one, hashes=['md5', 'sha512']) as sink:
+            sink.write_from(io.BytesIO(data))
+            result = sink.finish()
+        assert result.hashes['md5'] == hashlib.md5(data).hexdigest()
+        with file.File('two', create=True) as two:
+            two.resize(one.size)
+            count = len(beats)
+            again = transfer.Transfer(one, [two], hashes=['md5']).run()
+            assert again.content == result.content
+            assert again.hashes['md5'] == result.hashes['md5']
+            assert len(beats) - count > 20, len(beats) - count
+            assert b''.join(reader.Reader(two)) == data
+    assert seen and seen[0] != main
+    print('fine')
+"""
+
+
+@unittest.skipUnless(importlib.util.find_spec('eventlet'),
+                     'eventlet is not installed')
+class TestEventlet(base.BaseTestCase):
+
+    def test_patched_process(self):
+        folder = self.useFixture(fixtures.TempDir()).path
+        root = pathlib.Path(__file__).parents[3]
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c',
+             textwrap.dedent(_SCRIPT)], cwd=folder,
+            env=dict(os.environ, PYTHONPATH=str(root)), timeout=60,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.assertEqual('fine\n', done.stdout, done.stderr)

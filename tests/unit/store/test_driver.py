@@ -1,0 +1,179 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The store as far as it needs no cluster."""
+
+import io
+import pathlib
+import time
+
+import fixtures
+from glance_store import capabilities
+from glance_store import exceptions
+from glance_store import location as glance_location
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.store import driver
+
+FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
+IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+
+
+class StoreCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.FakeLogger())
+        self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.ceph_conf = self.folder / 'edge.conf'
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection._registry', {}))
+
+    def write_ceph_conf(self):
+        """Write the conf file of a cluster that does not answer."""
+        keyring = self.folder / 'keyring'
+        keyring.write_text('[client.glance]\n\tkey = '
+                           'AQBT7B9nAAAAABAAgR7DPV9Y1z1BU8C9lbvd0A==\n')
+        # Nobody listens on the discard port.
+        self.ceph_conf.write_text(
+            '[global]\nfsid = %s\nmon_host = v2:127.0.0.1:9\nkeyring = %s\n'
+            % (FSID, keyring))
+
+    def store(self, name='edge_7', **options):
+        """Return a configured store."""
+        options = dict({'rbd_store_ceph_conf': self.ceph_conf,
+                        'rbd_store_user': 'glance',
+                        'rados_connect_timeout': 1}, **options)
+        path = self.folder / 'glance-api.conf'
+        path.write_text(
+            '[DEFAULT]\nenabled_backends = edge_7:dcn, edge_8:dcn, nfs:file\n'
+            '[%s]\n' % name + ''.join('%s = %s\n' % item
+                                      for item in options.items()
+                                      if item[1] is not None))
+        self.conf = cfg.ConfigOpts()
+        self.conf.register_opts([cfg.DictOpt('enabled_backends')])
+        self.conf.register_opts(driver.Store.OPTIONS, group=name)
+        self.conf(['--config-file', str(path)], project='glance')
+        store = driver.Store(self.conf, backend=name)
+        store.configure()
+        return store
+
+    def location(self, store, fsid=FSID):
+        """Return a location of an image, as glance_store makes it."""
+        return glance_location.Location(
+            'dcn', driver.StoreLocation, self.conf,
+            uri='rbd://%s/images/%s/snap' % (fsid, IMAGE))
+
+
+class TestConfigure(StoreCase):
+
+    def test_defaults(self):
+        store = self.store()
+        self.assertEqual('images', store.pool)
+        self.assertEqual(8 << 20, store.chunk_size)
+        self.assertFalse(store.thin_provisioning)
+
+    def test_does_not_touch_the_cluster(self):
+        # Neither the conf file nor the cluster need be there.
+        self.assertFalse(self.ceph_conf.exists())
+        store = self.store()
+        self.assertTrue(store.is_capable(
+            capabilities.BitMasks.WRITE_ACCESS,
+            capabilities.BitMasks.READ_ACCESS,
+            capabilities.BitMasks.DRIVER_REUSABLE))
+
+    def test_types(self):
+        # Stores are of type dcn; locations say rbd, for Nova and Cinder.
+        self.assertEqual(('dcn', 'rbd'), self.store().get_schemes())
+
+    def test_bad_value_of_an_option(self):
+        for option in ('rbd_store_chunk_size', 'rados_connect_timeout',
+                       'dcn_io_timeout'):
+            store = self.store(**{option: 'many'})
+            exc = self.assertRaises(exceptions.BadStoreConfiguration,
+                                    store.configure_add)
+            self.assertIn(option, str(exc))
+            self.assertIn('edge_7', str(exc))
+
+    def test_shown_to_glance_as_rbd(self):
+        self.store()
+        self.assertEqual(
+            {'edge_7': 'rbd', 'edge_8': 'dcn', 'nfs': 'file'},
+            self.conf.enabled_backends)
+
+
+class TestUrlPrefix(StoreCase):
+
+    def test_from_the_conf_file_without_connecting(self):
+        self.write_ceph_conf()
+        store = self.store()
+        began = time.monotonic()
+        self.assertEqual('rbd://%s/images/' % FSID, store.url_prefix)
+        self.assertLess(time.monotonic() - began, 0.9)
+
+    def test_quotes_the_pool(self):
+        self.write_ceph_conf()
+        self.assertEqual('rbd://%s/a%%20b/' % FSID,
+                         self.store(rbd_store_pool='a b').url_prefix)
+
+    def test_unknown_fsid(self):
+        self.assertEqual('rbd://', self.store().url_prefix)
+
+    def test_conf_file_that_comes_later(self):
+        store = self.store()
+        self.assertEqual('rbd://', store.url_prefix)
+        self.write_ceph_conf()
+        self.assertEqual('rbd://%s/images/' % FSID, store.url_prefix)
+
+
+class TestErrors(StoreCase):
+
+    def refusals(self, store, kind, **kwargs):
+        """Return the texts of what every operation on an image fails with."""
+        loc = self.location(store, **kwargs)
+        return [str(self.assertRaises(kind, operation, loc))
+                for operation in (lambda loc: list(store.get(loc)[0]),
+                                  store.get_size, store.delete)]
+
+    def test_unreachable_monitors(self):
+        self.write_ceph_conf()
+        store = self.store()
+        began = time.monotonic()
+        exc = self.assertRaises(
+            exceptions.BadStoreConfiguration, store.add, IMAGE,
+            io.BytesIO(b'data'), 4, 'sha512')
+        self.assertLess(time.monotonic() - began, 3)
+        for text in [str(exc), *self.refusals(
+                store, exceptions.BadStoreConfiguration)]:
+            for word in ('edge_7', '127.0.0.1:9', 'mon_host',
+                         str(self.ceph_conf)):
+                self.assertIn(word, text)
+
+    def test_missing_conf_file(self):
+        for text in self.refusals(self.store(),
+                                  exceptions.BadStoreConfiguration):
+            for word in ('rbd_store_ceph_conf in [edge_7]',
+                         str(self.ceph_conf)):
+                self.assertIn(word, text)
+
+    def test_location_of_another_cluster(self):
+        self.write_ceph_conf()
+        foreign = FSID.replace('5f9a3c1e', '00000000')
+        store = self.store()
+        began = time.monotonic()
+        for text in self.refusals(store, exceptions.BadStoreUri,
+                                  fsid=foreign):
+            for word in ('edge_7', FSID, foreign):
+                self.assertIn(word, text)
+        # The cluster was not asked.
+        self.assertLess(time.monotonic() - began, 0.9)

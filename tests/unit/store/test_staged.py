@@ -1,0 +1,101 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Reading staged files through Glance's readers."""
+
+import io
+import os
+import random
+
+from glance.common.scripts import utils as script_utils
+from glance.common import utils as glance_utils
+from oslo_utils.imageutils import format_inspector
+from oslotest import base
+
+from glance_dcn.store import staged
+
+MIB = 1 << 20
+
+
+class StagedTest(base.BaseTestCase):
+
+    def sparse_file(self, seed, size):
+        path = self.create_tempfiles([('image', '')])[0]
+        source = random.Random(seed)
+        with open(path, 'wb') as f:
+            f.truncate(size)
+            for _ in range(source.randrange(5)):
+                f.seek(source.randrange(size + 1) // 4096 * 4096)
+                f.write(source.randbytes(
+                    min(source.randrange(300000), size - f.tell())
+                    if f.tell() < size else 0))
+        return path
+
+    def glance_readers(self, path):
+        """Wrap a staged file just as an import of Glance's does."""
+        data, size = script_utils.get_image_data_iter('file://%s' % path)
+        data = script_utils.CallbackIterator(data, lambda *args: None,
+                                             min_interval=60)
+        data = glance_utils.LimitingReader(data, 1 << 40)
+        return format_inspector.InspectWrapper(data)
+
+    def read_all(self, data, chunk):
+        parts = []
+        while True:
+            part = data.read(chunk)
+            if not part:
+                return b''.join(parts)
+            parts.append(part)
+
+    def test_same_bytes_as_the_file_has(self):
+        for seed in range(30):
+            size = random.Random(seed).choice(
+                [0, 1, 4095, 65536, 3 * MIB + 17, 20 * MIB])
+            path = self.sparse_file(seed, size)
+            data = self.glance_readers(path)
+            self.assertTrue(staged.skip_holes(data))
+            with open(path, 'rb') as f:
+                self.assertEqual(f.read(), self.read_all(data, 70000), seed)
+
+    def test_holes_are_not_read_from_the_file(self):
+        # This guards what is assumed of Glance's readers, too.
+        path = self.sparse_file(0, 0)
+        os.truncate(path, 64 * MIB)
+        data = self.glance_readers(path)
+        self.assertTrue(staged.skip_holes(data))
+        before = self.bytes_read()
+        self.assertEqual(64 * MIB, len(self.read_all(data, 8 * MIB)))
+        self.assertLess(self.bytes_read() - before, MIB)
+
+    def bytes_read(self):
+        with open('/proc/self/io') as f:
+            return int(f.read().split()[1])
+
+    def test_inspection_sees_every_byte(self):
+        path = self.sparse_file(0, 0)
+        os.truncate(path, 16 * MIB)
+        data = self.glance_readers(path)
+        staged.skip_holes(data)
+        self.read_all(data, MIB)
+        data.close()
+        self.assertEqual(('raw', 16 * MIB),
+                         (str(data.format), data.format.actual_size))
+
+    def test_what_is_no_staged_file_is_left_alone(self):
+        for data in (io.BytesIO(b'data'), iter([b'data']), None,
+                     format_inspector.InspectWrapper(io.BytesIO(b'data'))):
+            self.assertFalse(staged.skip_holes(data))
+
+    def test_file_without_its_wrappers_is_left_alone(self):
+        with open(self.sparse_file(1, MIB), 'rb') as f:
+            self.assertFalse(staged.skip_holes(f))
+            self.assertEqual(MIB, len(f.read()))

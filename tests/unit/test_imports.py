@@ -1,0 +1,125 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The rooms of the package import each other one way only."""
+
+import ast
+import pathlib
+
+from oslotest import base
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_PACKAGE = _ROOT / 'glance_dcn'
+
+# Rooms under all others: they know nothing of Glance and its libraries.
+_UNDER = ('engine', 'ceph')
+_FORBIDDEN_UNDER = (
+    'glance', 'glance_store', 'oslo_config', 'taskflow',
+    'glance_dcn.cmd', 'glance_dcn.flows', 'glance_dcn.opts',
+    'glance_dcn.sites', 'glance_dcn.store')
+# Rooms that only Glance enters, through entry points.
+_ENDS = ('store', 'flows')
+# (module, what it may import all the same)
+_ALLOWED = {('glance_dcn.opts', 'glance_dcn.flows.options'),
+            ('glance_dcn.opts', 'glance_dcn.store.options')}
+
+# All comments of setup.py.
+_LICENCE = (_ROOT / 'setup.py').read_text().partition('\n\n')[0]
+
+
+def imports(tree):
+    """Return the dotted names of the modules that a syntax tree imports.
+
+    What follows ``from x import`` counts as a module of x, which it is where
+    modules are imported rather than names.
+    """
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update('%s%s.%s' % ('.' * node.level, node.module or '',
+                                      alias.name)
+                         for alias in node.names)
+    return found
+
+
+def is_within(name, package):
+    """Return whether a dotted name is a package or something in it."""
+    return name == package or name.startswith(package + '.')
+
+
+class TestImports(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.modules = {}
+        for path in _PACKAGE.rglob('*.py'):
+            parts = path.relative_to(_ROOT).with_suffix('').parts
+            name = '.'.join(parts).removesuffix('.__init__')
+            self.modules[name] = imports(ast.parse(path.read_text()))
+
+    def room(self, name):
+        """Return the modules of a room, with what they import."""
+        return {module: found for module, found in self.modules.items()
+                if is_within(module, 'glance_dcn.' + name)}
+
+    def test_the_walk_sees_the_package(self):
+        self.assertIn('rados', self.modules['glance_dcn.ceph.connection'])
+        self.assertIn('glance_dcn.store.options',
+                      self.modules['glance_dcn.opts'])
+
+    def test_no_relative_imports(self):
+        self.assertEqual([], [
+            (module, name) for module, found in self.modules.items()
+            for name in found if name.startswith('.')])
+
+    def test_engine_and_ceph_know_nothing_of_the_rooms_above(self):
+        self.assertEqual([], [
+            (module, name) for room in _UNDER
+            for module, found in self.room(room).items()
+            for name in found for foreign in _FORBIDDEN_UNDER
+            if is_within(name, foreign)])
+
+    def test_engine_knows_nothing_of_connections(self):
+        self.assertEqual([], [
+            (module, name) for module, found in self.room('engine').items()
+            for name in found if is_within(name, 'glance_dcn.ceph')])
+
+    def test_only_ceph_imports_rados(self):
+        ceph = self.room('ceph')
+        self.assertEqual([], [
+            module for module, found in self.modules.items()
+            if module not in ceph
+            and any(is_within(name, 'rados') for name in found)])
+
+    def test_nobody_imports_store_or_flows(self):
+        self.assertEqual([], [
+            (module, name) for room in _ENDS
+            for module, found in self.modules.items()
+            if module not in self.room(room)
+            for name in found
+            if is_within(name, 'glance_dcn.' + room)
+            and (module, name) not in _ALLOWED])
+
+
+class TestLicence(base.BaseTestCase):
+
+    def test_every_file_has_the_header(self):
+        without = []
+        for top in ('bench', 'doc', 'glance_dcn', 'lab', 'releasenotes',
+                    'tests', 'tools'):
+            for path in (_ROOT / top).rglob('*.py'):
+                text = path.read_text()
+                if text.strip() and _LICENCE not in text:
+                    without.append(str(path.relative_to(_ROOT)))
+        self.assertEqual([], without)
