@@ -12,6 +12,7 @@
 
 """All options of glance_dcn, for oslo-config-generator."""
 
+from glance_dcn.flows import options as process_options
 from glance_dcn.store import options
 
 
@@ -21,4 +22,5 @@ def list_opts():
     A store's options stand in the group named after the store; in the sample
     that store is called ``dcn0``.
     """
-    return [('dcn0', options.STORE_OPTS)]
+    return [(process_options.GROUP, process_options.OPTS),
+            ('dcn0', options.STORE_OPTS)]

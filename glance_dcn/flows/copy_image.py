@@ -21,11 +21,11 @@ plugin.
 import logging
 import time
 
-import glance_store
 from glance.async_.flows._internal_plugins import copy_image as stock
 from glance.common import exception
 from glance.common.scripts import utils as script_utils
 from glance.common import utils as glance_utils
+import glance_store
 from oslo_config import cfg
 from oslo_utils import units
 from taskflow.patterns import linear_flow
@@ -204,8 +204,8 @@ class _CopyDirectly(task.Task):
         try:
             with self._action_wrapper as action:
                 for store in outcome.copied:
-                    # The wrapper has no action for it; stock's own add-location
-                    # flow does the same.
+                    # The wrapper has no action for it; stock's own flow for
+                    # adding locations does the same.
                     action._image.locations.append({
                         'url': _site(store).uri(action.image_id),
                         'metadata': {'store': store}, 'status': 'active'})

@@ -45,6 +45,67 @@ Possible values:
     * MiB, 8 or more
 
 """),
+    cfg.IntOpt('conversion_max_virtual_size', default=1024, min=1,
+               help="""
+GiB that the disk inside an image may be large, if the import plugin
+``dcn_image_conversion`` is to convert it.
+
+A file of a few KiB can claim to be a disk of any size. One that is larger
+than this is refused before anything is written.
+
+Possible values:
+    * GiB, 1 or more
+
+Related options:
+    * conversion_max_output_size
+    * [DEFAULT] image_size_cap
+
+"""),
+    cfg.IntOpt('conversion_max_output_size', default=1024, min=1,
+               help="""
+GiB of the staging file system that one converted image may take.
+
+Holes take nothing. What the image will take is measured before anything is
+written, and compared with this and with the free space; a conversion that
+passes it all the same is ended.
+
+Possible values:
+    * GiB, 1 or more
+
+Related options:
+    * conversion_max_virtual_size
+
+"""),
+    cfg.IntOpt('conversion_memory_limit', default=2048, min=512,
+               help="""
+MiB of address space that ``qemu-img`` may use to convert an image.
+
+Possible values:
+    * MiB, 512 or more
+
+"""),
+    cfg.IntOpt('conversion_cpu_limit', default=3600, min=1,
+               help="""
+Seconds of CPU time that ``qemu-img`` may use to convert an image.
+
+Possible values:
+    * seconds, 1 or more
+
+Related options:
+    * conversion_timeout
+
+"""),
+    cfg.IntOpt('conversion_timeout', default=21600, min=1,
+               help="""
+Seconds that it may take ``qemu-img`` to convert an image.
+
+Possible values:
+    * seconds, 1 or more
+
+Related options:
+    * conversion_cpu_limit
+
+"""),
 ]
 
 

@@ -92,7 +92,7 @@ left as holes, which read as zeros.
                help="""
 Seconds one request to an OSD of the site may take before it has failed.
 
-A request carries at most one chunk, so that this is a limit on no progress
+A request carries a few MiB at most, so that this is a limit on no progress
 at all, not on a whole transfer, however slow.
 
 Possible values:

@@ -83,5 +83,5 @@ class TestEventlet(base.BaseTestCase):
             [sys.executable, '-W', 'ignore', '-c',
              textwrap.dedent(_SCRIPT)], cwd=folder,
             env=dict(os.environ, PYTHONPATH=str(root)), timeout=60,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            capture_output=True, text=True)
         self.assertEqual('fine\n', done.stdout, done.stderr)

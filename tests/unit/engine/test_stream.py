@@ -105,7 +105,7 @@ class TestSink(base.BaseTestCase):
             sink = stream.Sink(memory.Memory(size=size), size)
             self.addCleanup(sink.close)
 
-            def run():
+            def run(sink=sink):
                 sink.write(b'0123456789')
                 sink.finish()
 

@@ -177,7 +177,7 @@ class TestFaults(base.BaseTestCase):
         self.assertEqual(self.data, good.content())
         self.assertLess(self.loop.clock.now - start, 35)
         # What comes too late does no harm.
-        for done, request in bad.stalled:
+        for _done, request in bad.stalled:
             request()
         self.loop.turn(0)
 

@@ -1,0 +1,348 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``dcn_image_conversion``: stock's ``image_conversion``, fast and safe.
+
+It makes every check of stock's, in stock's order, and sets what stock sets.
+Besides, it looks at the space that the image will take before it writes any
+of it, keeps qemu-img within limits, says how far it is, and tells users what
+is wrong with their image.
+"""
+
+import contextlib
+import logging
+import os
+import time
+
+from glance.async_.flows.plugins import image_conversion as stock
+from glance.common import exception
+from glance.common.scripts import utils as script_utils
+from glance.common import utils as glance_utils
+from oslo_config import cfg
+from oslo_utils.imageutils import format_inspector
+from oslo_utils import units
+from taskflow.patterns import linear_flow
+from taskflow import task
+
+from glance_dcn.engine import errors
+from glance_dcn.engine import qemu_img
+from glance_dcn.flows import options
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+options.register(CONF)
+# The output format is stock's own option.
+CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
+
+# What qemu-img calls a disk format, where it is not what Glance calls it.
+_DRIVERS = {'vhd': 'vpc'}
+
+# Seconds between saves of the task. Another request may steal the lock of a
+# task that was not saved for an hour, and users watch the message.
+_SAVE_EVERY = 10
+
+# Looking at an image must end before the next save is overdue.
+_LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
+
+# Bytes that an image is inspected by.
+_CHUNK = 64 * units.Ki
+
+
+def get_flow(**kwargs):
+    """Return the flow that converts a staged image.
+
+    :param task_id: ID of the task
+    :param task_type: type of the task
+    :param task_repo: repository of tasks
+    :param backend: list of target stores
+    :param action_wrapper: glance.async_.flows.api_image_import's
+        ImportActionWrapper
+    """
+    return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
+        kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
+        kwargs['action_wrapper'], kwargs.get('backend') or []))
+
+
+class _ConvertImage(task.Task):
+    """Puts the converted image in the place of the staged one."""
+
+    default_provides = 'file_path'
+
+    def __init__(self, task_id, task_type, task_repo, action_wrapper, stores):
+        super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
+        self._action_wrapper = action_wrapper
+        self._stores = stores
+        self._heartbeat = _Heartbeat(task_repo, task_id, action_wrapper)
+        self._source = self._target = ''
+        self._changed = {}
+
+    def execute(self, file_path, **kwargs):
+        """Convert the image, if it is not of the right format already.
+
+        :param file_path: URI of the staged file
+        :returns: URI of the file to import
+        :raises glance.common.exception.UploadException: if it must not or
+            cannot be converted
+        """
+        output = CONF.image_conversion.output_format
+        self._source = file_path.split('file://')[-1]
+        self._target = '%s.%s' % (self._source, output)
+        with self._explained():
+            try:
+                # A worker that died may have left one behind. The lock of
+                # the image is ours, so nobody else is writing it.
+                _discard(self._target)
+                if not self._convert(output):
+                    return file_path
+            except BaseException:
+                _discard(self._target)
+                raise
+        return 'file://%s' % self._target
+
+    def revert(self, result, **kwargs):
+        """Undo it, as stock does: the image has to be staged anew.
+
+        What was converted for an import that failed later has got its old
+        format back, too: it is what the user will stage again.
+        """
+        _discard(self._target)
+        try:
+            # This raises if another task has taken over: then the staged
+            # file is not ours to remove.
+            with self._action_wrapper as action:
+                action.set_image_attribute(status='queued', **self._changed)
+                if self._stores:
+                    action.remove_importing_stores(self._stores)
+                    action.add_failed_stores(self._stores)
+        except exception.NotFound:
+            LOG.info('Image %s was deleted while it was imported',
+                     self._action_wrapper.image_id)
+        _discard(self._source)
+
+    def _convert(self, output):
+        """Make the target of the source; return whether there was need to."""
+        with self._action_wrapper as action:
+            declared = action.image_disk_format
+        detected = self._inspect(self._source, 'Inspecting the image')
+        if detected != declared:
+            raise _refusal('it is declared to be %s and its content is %s'
+                           % (declared, detected))
+        if detected == 'iso':
+            return False
+        driver = _DRIVERS.get(declared, declared)
+        report = qemu_img.info(self._source, driver, limits=_LOOK_LIMITS)
+        virtual_size = report.get('virtual-size', 0)
+        if driver == 'vmdk':
+            _check_vmdk(report)
+        if declared == output:
+            self._set(virtual_size=virtual_size)
+            return False
+        qemu_img.check(self._source, driver, limits=_LOOK_LIMITS)
+        limits = self._measure(driver, virtual_size, output)
+        self._heartbeat.enter('Converting the image from %s to %s'
+                              % (declared, output), 0)
+        qemu_img.convert(self._source, driver, self._target, output, limits,
+                         progress=self._heartbeat.progress,
+                         cancelled=self._heartbeat.beat)
+        self._finish(output, virtual_size)
+        return True
+
+    def _inspect(self, path, phase):
+        """Return the format of a file by its content.
+
+        :raises glance.common.exception.UploadException: if it is not safe
+        """
+        self._heartbeat.enter(phase)
+        try:
+            inspector = _detect(path, self._heartbeat.beat)
+            inspector.safety_check()
+        except format_inspector.SafetyCheckFailed as exc:
+            tolerated = set(CONF.image_format.gpt_safety_checks_nonfatal)
+            if inspector.NAME != 'gpt' or exc.failures.keys() - tolerated:
+                raise _refusal('it has a disallowed configuration: %s' % exc)
+            LOG.warning('Image %s: non-fatal %s',
+                        self._action_wrapper.image_id, exc)
+        except format_inspector.ImageFormatError as exc:
+            raise _refusal('its format is not clear: %s' % exc)
+        except (exception.GlanceException, OSError):
+            raise
+        except Exception:
+            LOG.exception('Unknown error inspecting image format')
+            raise _refusal('its format cannot be inspected')
+        # A partition table says nothing of the format: the image is raw.
+        return 'raw' if str(inspector) == 'gpt' else str(inspector)
+
+    def _measure(self, driver, virtual_size, output):
+        """Return the limits to convert within; sizes are in bytes.
+
+        :raises glance.common.exception.UploadException: if it is too large
+        """
+        self._heartbeat.enter('Measuring the image')
+        largest = CONF.glance_dcn.conversion_max_virtual_size * units.Gi
+        if virtual_size > largest:
+            raise _refusal('its virtual size is %d bytes, and %d are allowed '
+                           '(conversion_max_virtual_size)'
+                           % (virtual_size, largest))
+        # For raw, qemu-img would measure the length. What a sparse file takes
+        # is what a qcow2 file takes without its tables; those of a vmdk
+        # file, which qemu-img cannot measure, are no larger.
+        measured = qemu_img.measure(self._source, driver, 'qcow2',
+                                    limits=_LOOK_LIMITS)
+        need, size = measured['required'], measured['fully-allocated']
+        if output == 'raw':
+            need, size = max(0, need - (size - virtual_size)), virtual_size
+        return qemu_img.Limits(
+            memory=CONF.glance_dcn.conversion_memory_limit * units.Mi,
+            cpu=CONF.glance_dcn.conversion_cpu_limit,
+            seconds=CONF.glance_dcn.conversion_timeout,
+            size=size + units.Mi, space=self._space(need))
+
+    def _space(self, need):
+        """Return how much the target may take on disk, in bytes."""
+        most = CONF.glance_dcn.conversion_max_output_size * units.Gi
+        if need > most:
+            raise _refusal('it would take %d bytes of staging space, and %d '
+                           'are allowed (conversion_max_output_size)'
+                           % (need, most))
+        status = os.statvfs(os.path.dirname(self._source))
+        free = status.f_bavail * status.f_frsize
+        if need > free:
+            raise _refusal('it would take %d bytes of staging space, and %d '
+                           'are free: %d bytes are missing'
+                           % (need, free, need - free))
+        return min(free, most)
+
+    def _finish(self, output, virtual_size):
+        """Let the target take the source's place."""
+        detected = self._inspect(self._target,
+                                 'Inspecting the converted image')
+        if detected != output:
+            # One format was hidden inside another.
+            raise _refusal('after conversion to %s its content is %s'
+                           % (output, detected))
+        size = os.stat(self._target).st_size
+        self._set(virtual_size=virtual_size, disk_format=output,
+                  container_format='bare', size=size)
+        # Only now that the image says what it is does nobody need it.
+        _discard(self._source)
+        LOG.info('Converted image %s: size=%d disk_format=%s',
+                 self._action_wrapper.image_id, size, output)
+
+    def _set(self, **attributes):
+        with self._action_wrapper as action:
+            self._changed = {name: getattr(action._image, name)
+                             for name in attributes}
+            action.set_image_attribute(**attributes)
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """Turn errors into what Glance makes the message of the task."""
+        try:
+            yield
+        except exception.UploadException as exc:
+            LOG.error('Image %s: %s', self._action_wrapper.image_id, exc)
+            raise
+        except (errors.EngineError, OSError) as exc:
+            LOG.error('Image %s cannot be converted: %s',
+                      self._action_wrapper.image_id, exc)
+            # Users need not know where images are staged.
+            raise _refusal('; '.join(getattr(exc, 'reasons', [])) or str(
+                exc).replace(self._source, 'the image'))
+        except exception.ImageNotFound:
+            raise _refusal('it was deleted meanwhile')
+
+
+class _Heartbeat:
+    """Saves the task, which keeps its lock and tells users how it goes."""
+
+    def __init__(self, task_repo, task_id, action_wrapper):
+        self._task_repo = task_repo
+        self._task_id = task_id
+        self._action_wrapper = action_wrapper
+        self._phase = ''
+        self._part = None
+        self._saved = 0
+
+    def enter(self, phase, part=None):
+        """Begin a phase, and save the task.
+
+        :param part: the part of it that is done, 0 to 1; None if not known
+        :raises: as :meth:`beat`
+        """
+        self._phase, self._part = phase, part
+        self._save()
+
+    def progress(self, part):
+        """Take note of the part of the phase that is done, 0 to 1."""
+        self._part = part
+
+    def beat(self):
+        """Save the task if it is time to.
+
+        :returns: False, for the engine: nothing is to be cancelled
+        :raises glance.common.exception.TaskAbortedError: if somebody else
+            has ended the task, or taken over the image
+        :raises glance.common.exception.NotFound: if either is gone
+        """
+        if time.monotonic() - self._saved >= _SAVE_EVERY:
+            self._save()
+        return False
+
+    def _save(self):
+        self._action_wrapper.assert_task_lock()
+        found = script_utils.get_task(self._task_repo, self._task_id)
+        if found is None:
+            raise exception.TaskNotFound(task_id=self._task_id)
+        if found.status != 'processing':
+            raise exception.TaskAbortedError()
+        found.message = self._phase
+        if self._part is not None:
+            found.message += ': %d %%' % (100 * self._part)
+        glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
+        self._saved = time.monotonic()
+
+
+def _detect(path, beat):
+    """Do what detect_file_format() does, in larger chunks and not in silence.
+
+    :param beat: called after each chunk; some files are read to their ends
+    """
+    with open(path, 'rb') as file:
+        wrapper = format_inspector.InspectWrapper(file)
+        try:
+            while wrapper.format is None and wrapper.read(_CHUNK):
+                beat()
+        finally:
+            wrapper.close()
+        return wrapper.format
+
+
+def _check_vmdk(report):
+    """Refuse VMDK types that the operator has not allowed."""
+    # The engine has refused those that name other files, or have no type.
+    kind = report['format-specific']['data']['create-type']
+    if kind not in CONF.image_format.vmdk_allowed_types:
+        raise _refusal('its VMDK create-type %s is not allowed '
+                       '(vmdk_allowed_types)' % kind)
+
+
+def _discard(path):
+    """Remove a file of the staging folder, if it is there."""
+    if path:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def _refusal(reason):
+    return exception.UploadException('The image cannot be converted: %s.'
+                                     % reason.rstrip('.'))

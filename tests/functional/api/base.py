@@ -1,0 +1,415 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the tests through a real Glance API share."""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import http.server
+import io
+import logging
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import threading
+
+import fixtures
+import glanceclient
+import rbd
+import requests
+from testtools import content
+
+from lab import deployment
+from lab import glance
+from lab import process
+from tests.functional import base
+
+MiB = 1 << 20
+SITES = ('central', 'dcn0', 'dcn1')
+TIMEOUT = 60
+
+
+@functools.cache
+def lab():
+    """Return the :class:`lab.deployment.Deployment` the tests run on."""
+    return deployment.Deployment(base.lab_state())
+
+
+@functools.cache
+def session():
+    """Return a keystoneauth session; its token serves all Glances."""
+    return lab().keystone.session()
+
+
+@functools.cache
+def _synced_database():
+    """Return the path of a Glance database with tables and no more.
+
+    Making the tables takes longer than starting a Glance; copying the file
+    takes nothing.
+    """
+    # Not in the folder for temporary files, which is one of the test's own.
+    folder = tempfile.TemporaryDirectory(prefix='glance-database-',
+                                         dir=lab().state)
+    path = pathlib.Path(folder.name) / 'glance.sqlite'
+    glance.Glance('template', folder.name, 1, lab().keystone,
+                  'sqlite:///%s' % path,
+                  {'files': ('file', {'filesystem_store_datadir': '/tmp'})},
+                  'files').sync_database()
+    # The folder lives as long as this function's cache: until exit.
+    return folder, path
+
+
+def rbd_stores(kind='dcn', sites=SITES):
+    """Return the stores of sites as :class:`lab.glance.Glance` takes them."""
+    return {site: (kind, glance.rbd_store(lab().cluster(site)))
+            for site in sites}
+
+
+class OwnGlance(fixtures.Fixture):
+    """A Glance with another configuration than the lab's.
+
+    It has a database of its own, and the lab's clusters and Keystone.
+
+    :ivar worker: the :class:`lab.glance.Glance`
+    :ivar api: its :class:`Api`
+
+    :param stores: see :class:`lab.glance.Glance`
+    :param default: name of the default store
+    :param overrides: see :class:`lab.glance.Glance`
+    :param database: URL of another database than its own
+    """
+
+    def __init__(self, stores, default='central', overrides=None,
+                 database=None):
+        super().__init__()
+        self._stores = stores
+        self._default = default
+        self._overrides = overrides
+        self._database = database
+
+    def _setUp(self):
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        database = self._database
+        if not database:
+            path = folder / 'glance.sqlite'
+            shutil.copy(_synced_database()[1], path)
+            database = 'sqlite:///%s' % path
+        self.worker = self.make_worker(folder, database)
+        self.addCleanup(self.worker.stop)
+        self.worker.start()
+        self.api = Api(self.worker.url)
+
+    def make_worker(self, folder, database):
+        """Return the worker to start."""
+        return glance.Glance(
+            'own-glance', folder, process.free_port(), lab().keystone,
+            database, self._stores, self._default, self._overrides)
+
+    @property
+    def log(self):
+        """What Glance has logged, as text."""
+        return self.worker.log.read_text(errors='replace')
+
+
+class Api:
+    """One Glance API as an administrator sees it.
+
+    :ivar images: glanceclient's controller of images
+
+    :param url: its URL
+    """
+
+    def __init__(self, url):
+        self.url = url
+        self.client = glanceclient.Client('2', session=session(),
+                                          endpoint_override=url)
+        self.images = self.client.images
+
+    def request(self, method, path, **kwargs):
+        """Send a request, without raising on whatever status comes back."""
+        headers = dict({'X-Auth-Token': session().get_token()},
+                       **kwargs.pop('headers', {}))
+        return requests.request(method, self.url + path, headers=headers,
+                                timeout=TIMEOUT, **kwargs)
+
+    def upload(self, image_id, data, store=None):
+        """Upload the data of an image, as ``glance image-upload`` does."""
+        self.images.upload(image_id, io.BytesIO(data), backend=store)
+
+    def stage(self, image_id, data):
+        """Stage the data of an image, as ``glance image-stage`` does."""
+        self.images.stage(image_id, io.BytesIO(data))
+
+    def download(self, image_id, **params):
+        """Return all data of an image.
+
+        :param params: parameters of the query, such as ``prefer``
+        """
+        answer = self.request('GET', '/v2/images/%s/file' % image_id,
+                              params=params)
+        answer.raise_for_status()
+        return answer.content
+
+    def stores(self, detail=False):
+        """Return what ``stores-info`` shows, by store."""
+        answer = self.request(
+            'GET', '/v2/info/stores' + ('/detail' if detail else ''))
+        answer.raise_for_status()
+        return {store['id']: store for store in answer.json()['stores']}
+
+    def patch(self, image_id, *operations):
+        """Send operations of a JSON patch and return the answer."""
+        media_type = 'application/openstack-images-v2.1-json-patch'
+        return self.request('PATCH', '/v2/images/%s' % image_id,
+                            json=list(operations),
+                            headers={'Content-Type': media_type})
+
+    def add_location(self, image_id, uri, **metadata):
+        """Register a location as Nova does and return the answer."""
+        return self.patch(image_id, {
+            'op': 'add', 'path': '/locations/-',
+            'value': {'url': uri, 'metadata': metadata}})
+
+    def wait(self, image_id, *stores, status='active', failed=()):
+        """Wait until an import into stores has ended, and return the image.
+
+        :param stores: where the image shall be then, and nowhere else
+        :param failed: stores the import shall fail for
+        """
+        image = None
+
+        def ended():
+            nonlocal image
+            image = self.images.get(image_id)
+            if (image['status'] in ('importing', 'saving')
+                    or image.get('os_glance_import_task')
+                    or image.get('os_glance_importing_to_stores')):
+                return False
+            return True
+        try:
+            process.wait_for('import', ended, TIMEOUT)
+        except process.LabError as exc:
+            raise AssertionError('%s: %s; tasks: %s' % (
+                exc, image, self.messages(image_id)))
+        found = {'status': image['status'], 'stores': stores_of(image),
+                 'failed': _split(image.get('os_glance_failed_import'))}
+        expected = {'status': status, 'stores': set(stores),
+                    'failed': set(failed)}
+        if found != expected:
+            raise AssertionError('expected %s, found %s; tasks: %s' % (
+                expected, found, self.messages(image_id)))
+        return image
+
+    def messages(self, image_id):
+        """Return the messages of an image's tasks."""
+        answer = self.request('GET', '/v2/images/%s/tasks' % image_id)
+        return [task['message'] for task in answer.json()['tasks']]
+
+
+class ApiTestCase(base.CephTestCase):
+    """A test through the APIs of the lab's Glances."""
+
+    def setUp(self):
+        super().setUp()
+        for name in ('keystoneauth', 'urllib3'):
+            self.useFixture(fixtures.FakeLogger(name, level=logging.INFO))
+        self.lab = lab()
+        self.central, self.dcn0, self.dcn1 = (
+            Api(self.lab.glance(site).url) for site in SITES)
+
+    def use_own(self, fixture):
+        """Take an :class:`OwnGlance` of the class; its log is kept on failure.
+        """
+        def attach(_exc_info):
+            self.addDetail('glance-api.log',
+                           content.text_content(fixture.log[-30000:]))
+        self.addOnException(attach)
+        return fixture.api
+
+    def new_image(self, api, **properties):
+        """Make an image record that the end of the test deletes.
+
+        :param properties: what to add or change
+        :returns: its ID
+        """
+        image = api.images.create(**dict(
+            {'name': self.id()[-200:], 'disk_format': 'raw',
+             'container_format': 'bare'}, **properties))
+        self.addCleanup(self.discard, api, image['id'])
+        return image['id']
+
+    def discard(self, api, image_id):
+        """Delete an image and everything of it in the pools."""
+        with contextlib.suppress(requests.ConnectionError):
+            api.request('DELETE', '/v2/images/%s' % image_id)
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(
+                lambda site: purge(self.cluster(site), image_id),
+                SITES))
+
+    def uploaded(self, api, data, *stores, **properties):
+        """Make an image of some data, staged and imported into stores.
+
+        :returns: its ID
+        """
+        image_id = self.new_image(api, **properties)
+        api.stage(image_id, data)
+        api.images.image_import(image_id, 'glance-direct',
+                                stores=list(stores))
+        api.wait(image_id, *stores)
+        return image_id
+
+    def served(self, data):
+        """Serve data over HTTP until the test ends, and return the URL."""
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        (folder / 'image').write_bytes(data)
+        server = http.server.ThreadingHTTPServer(
+            ('127.0.0.1', 0),
+            functools.partial(_QuietHandler, directory=str(folder)))
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return 'http://127.0.0.1:%d/image' % server.server_port
+
+    def converted(self, data, disk_format):
+        """Return a disk image of a format that has data as its content."""
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        (folder / 'raw').write_bytes(data)
+        subprocess.run(['qemu-img', 'convert', '-f', 'raw', '-O', disk_format,
+                        folder / 'raw', folder / 'converted'], check=True)
+        return (folder / 'converted').read_bytes()
+
+    @contextlib.contextmanager
+    def rbd_image(self, site, name, pool='images', **kwargs):
+        """Open an RBD image as Nova would."""
+        with self.cluster(site).pool(pool) as ioctx:
+            with rbd.Image(ioctx, name, **kwargs) as image:
+                yield image
+
+    def clone(self, site, image_id, clone_format=2):
+        """Clone an image into pool vms as Nova does; the test removes it.
+
+        :param clone_format: 1 needs the protected snapshot, 2 does not
+        :returns: function that removes the clone
+        """
+        name = '%s_disk' % image_id
+        cluster = self.cluster(site)
+        with cluster.connect('openstack') as client:
+            client.conf_set('rbd_default_clone_format', str(clone_format))
+            with client.open_ioctx('images') as source, \
+                    client.open_ioctx('vms') as target:
+                rbd.RBD().clone(source, image_id, 'snap', target, name)
+
+        def remove():
+            with cluster.pool('vms') as ioctx, contextlib.suppress(
+                    rbd.ImageNotFound):
+                rbd.RBD().remove(ioctx, name)
+        self.addCleanup(remove)
+        return remove
+
+    def make_published(self, image_id, data, site):
+        """Make a published RBD image without Glance, as Nova does."""
+        with self.cluster(site).pool('images') as ioctx:
+            rbd.RBD().create(ioctx, image_id, len(data))
+        with self.rbd_image(site, image_id) as image:
+            image.write(data, 0)
+            image.create_snap('snap')
+            image.protect_snap('snap')
+
+    def location(self, site, image_id):
+        """Return the location an image has at a site."""
+        return 'rbd://%s/images/%s/snap' % (self.cluster(site).fsid, image_id)
+
+    def assertStored(self, image_id, data, *sites):
+        """The image is published in the pools of these sites, with the data.
+        """
+        for site in sites:
+            with self.rbd_image(site, image_id, read_only=True) as image:
+                self.assertEqual(
+                    ['snap'], [snap['name'] for snap in image.list_snaps()])
+                self.assertTrue(image.is_protected_snap('snap'))
+                image.set_snap('snap')
+                self.assertSame(data, image.read(0, image.size()))
+
+    def assertNoTrace(self, image_id, *sites):
+        """The pools of these sites have nothing of the image."""
+        for site in sites:
+            self.assertNotIn(image_id, self.cluster(site).images())
+            self.assertNotIn(image_id, self.cluster(site).trash())
+
+    def assertLocated(self, image, *sites):
+        """The image has exactly these sites' locations."""
+        self.assertEqual(
+            sorted((site, self.location(site, image['id'])) for site in sites),
+            sorted((location['metadata']['store'], location['url'])
+                   for location in image['locations']))
+
+    def assertDescribes(self, image, data):
+        """Size, checksum and hash of the image are those of the data."""
+        self.assertEqual(
+            (len(data), digest(data, 'md5'), 'sha512', digest(data, 'sha512')),
+            (image['size'], image['checksum'], image['os_hash_algo'],
+             image['os_hash_value']))
+
+    def assertSame(self, expected, actual):
+        """Both are the same data; a failure does not print them."""
+        self.assertEqual((len(expected), digest(expected)),
+                         (len(actual), digest(actual)))
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+
+    def log_message(self, *args):
+        """Do not mix with the output of the tests."""
+
+
+def purge(cluster, name):
+    """Remove an image of pool images with its snapshots, if it is there."""
+    with cluster.pool('images') as ioctx:
+        for entry in rbd.RBD().trash_list(ioctx):
+            if entry['name'] == name:
+                rbd.RBD().trash_restore(ioctx, entry['id'], name)
+        if name not in rbd.RBD().list(ioctx):
+            return
+        with rbd.Image(ioctx, name) as image:
+            for snap in image.list_snaps():
+                if image.is_protected_snap(snap['name']):
+                    image.unprotect_snap(snap['name'])
+                image.remove_snap(snap['name'])
+        rbd.RBD().remove(ioctx, name)
+
+
+def stores_of(image):
+    """Return the stores an image is in, as a set."""
+    return _split(image.get('stores'))
+
+
+def _split(text):
+    return {name for name in (text or '').split(',') if name}
+
+
+def digest(data, algorithm='sha256'):
+    """Return the digest of data as text."""
+    return hashlib.new(algorithm, data).hexdigest()
+
+
+def random_data(size=2 * MiB + 512):
+    """Return random data with a hole in its middle."""
+    half = size // 3
+    return os.urandom(half) + bytes(size - 2 * half) + os.urandom(half)

@@ -1,0 +1,155 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What copy-image takes over, and what it leaves to stock."""
+
+import types
+
+import fixtures
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.engine import transfer
+from glance_dcn.flows import copy_image
+from glance_dcn.sites import copying
+from glance_dcn.sites import site
+
+
+class TakeOverTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.FakeLogger())
+        for name, value in (('_taken', {}), ('_said', set())):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.flows.copy_image.%s' % name, value))
+        here = site.Site('dcn0', 'images', 22, '', None)
+        self.patch('_site', lambda store: here if store.startswith('dcn')
+                   else None)
+        self.patch('_sources', lambda locations: locations)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.plugins.ours_wins', lambda name: True))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.copy_image.stock.get_flow',
+            lambda **kwargs: copy_image.linear_flow.Flow('stock')))
+        self.action = FakeAction(['a location'])
+
+    def patch(self, name, value):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.copy_image.%s' % name, value))
+
+    def get_flow(self, *stores):
+        """Return (ours, stock's) of the flow, and what is left of stores."""
+        left = list(stores)
+        flow = copy_image.get_flow(
+            task_id='task', task_type='import', task_repo=None, backend=left,
+            action_wrapper=self.action, import_req={})
+        names = [type(item).__name__ for item, _ in flow.iter_nodes()]
+        return ('_CopyDirectly' in names, 'Flow' in names), left
+
+    def test_all_targets_are_ours(self):
+        self.assertEqual(((True, False), []), self.get_flow('dcn0', 'dcn1'))
+        self.assertEqual(['dcn0', 'dcn1'], self.action.importing)
+
+    def test_some_targets_are_ours(self):
+        self.assertEqual(((True, True), ['nfs']),
+                         self.get_flow('dcn0', 'nfs'))
+        self.assertEqual(['dcn0'], self.action.importing)
+
+    def test_asked_again_for_the_same_task(self):
+        self.get_flow('dcn0', 'nfs')
+        self.assertEqual(((True, True), ['nfs']), self.get_flow('nfs'))
+        self.assertEqual(((True, True), ['nfs']),
+                         self.get_flow('dcn0', 'nfs'))
+
+    def test_none_is_ours(self):
+        self.check_left_to_stock('nfs')
+
+    def test_no_source_is_ours(self):
+        self.action = FakeAction([])
+        self.check_left_to_stock('dcn0')
+
+    def test_turned_off(self):
+        cfg.CONF.set_override('direct_copy', False, group='glance_dcn')
+        self.addCleanup(cfg.CONF.clear_override, 'direct_copy',
+                        group='glance_dcn')
+        self.check_left_to_stock('dcn0')
+
+    def test_stock_would_win(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.plugins.ours_wins', lambda name: False))
+        self.check_left_to_stock('dcn0')
+
+    def check_left_to_stock(self, *stores):
+        self.assertEqual(((False, True), list(stores)),
+                         self.get_flow(*stores))
+        self.assertEqual([], self.action.importing)
+
+
+class FakeAction:
+    """What stock gives a plugin to change an image with."""
+
+    def __init__(self, locations):
+        self.image_locations = locations
+        self.image_id = 'image'
+        self.importing = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        pass
+
+    def add_importing_stores(self, stores):
+        self.importing += stores
+
+    def remove_failed_stores(self, stores):
+        pass
+
+
+class MessageTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.now = 1000.0
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.copy_image.time',
+            types.SimpleNamespace(monotonic=lambda: self.now)))
+        self.message = copy_image._Message(['dcn0', 'dcn1'])
+
+    def update(self, seconds, data):
+        self.now = 1000.0 + seconds
+        return self.message.update(transfer.Progress(
+            covered=data, planned=400 << 20, listed=True, position=0, size=0,
+            data=data, written={'dcn0: images/x': data,
+                                'dcn1: images/x': data // 2}))
+
+    def test_tells_percent_rate_and_each_target(self):
+        self.update(0, 0)
+        self.assertEqual('Copying: 50 %, 10 MiB/s; dcn0: 200 MiB, '
+                         'dcn1: 100 MiB', self.update(20, 200 << 20))
+
+    def test_comes_well_within_30_seconds(self):
+        self.assertIsNotNone(self.update(0, 0))
+        told = [second for second in range(1, 61)
+                if self.update(second, second)]
+        self.assertEqual([10, 20, 30, 40, 50, 60], told)
+
+    def test_end(self):
+        self.update(0, 0)
+        self.now += 10
+        self.assertEqual(
+            'Copied 400 MiB of data from central to dcn1, 40 MiB/s; copying '
+            'to store dcn0 failed: no room',
+            self.message.final(copying.Outcome(
+                'central', 1 << 30, 400 << 20, ['dcn1'],
+                {'dcn0': OSError('no room')})))
