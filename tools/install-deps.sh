@@ -68,6 +68,9 @@ tools/link-ceph.sh "$venv/bin/python"
 
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     say 'Installing Python packages into .venv'
+    # Not from pip's cache: uWSGI is linked to the interpreter it was built
+    # with, which may have been another one of the same version.
+    pip install --no-cache-dir -c lab/constraints.txt uWSGI
     pip install -c lab/constraints.txt -r requirements.txt \
         -r test-requirements.txt -r lab/requirements.txt
     pip install --no-deps -e .

@@ -195,11 +195,12 @@ class Api:
         def ended():
             nonlocal image
             image = self.images.get(image_id)
-            if (image['status'] in ('importing', 'saving')
-                    or image.get('os_glance_import_task')
-                    or image.get('os_glance_importing_to_stores')):
-                return False
-            return True
+            task = image.get('os_glance_import_task')
+            # A task that failed leaves its lock on the image.
+            return (image['status'] not in ('importing', 'saving')
+                    and not image.get('os_glance_importing_to_stores')
+                    and (not task or self.tasks(image_id)[task]['status']
+                         == 'failure'))
         try:
             process.wait_for('import', ended, TIMEOUT)
         except process.LabError as exc:
@@ -214,10 +215,14 @@ class Api:
                 expected, found, self.messages(image_id)))
         return image
 
+    def tasks(self, image_id):
+        """Return the tasks of an image, by ID."""
+        answer = self.request('GET', '/v2/images/%s/tasks' % image_id)
+        return {task['id']: task for task in answer.json()['tasks']}
+
     def messages(self, image_id):
         """Return the messages of an image's tasks."""
-        answer = self.request('GET', '/v2/images/%s/tasks' % image_id)
-        return [task['message'] for task in answer.json()['tasks']]
+        return [task['message'] for task in self.tasks(image_id).values()]
 
 
 class ApiTestCase(base.CephTestCase):
