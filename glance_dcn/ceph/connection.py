@@ -50,8 +50,6 @@ def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
         io_timeout=0):
     """Return this process's connection for a store.
 
-    Stores with the same cluster, user and timeouts share it.
-
     :param store: identifier of the store, for messages
     :param conf_file: path of the Ceph conf file, or '' for librados's own
                       search for one
@@ -60,7 +58,7 @@ def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
     :param io_timeout: seconds one request to an OSD may take; 0: no limit
     :returns: :class:`Connection`
     """
-    key = (conf_file, user, connect_timeout, io_timeout)
+    key = (store, conf_file, user, connect_timeout, io_timeout)
     with _registry_lock:
         if key not in _registry:
             _registry[key] = Connection(store, conf_file, user,

@@ -21,6 +21,8 @@ import logging
 
 import rbd
 
+from glance_dcn.ceph import records
+
 LOG = logging.getLogger(__name__)
 
 #: Name of the snapshot that publishes an image; Nova, Cinder and stock Glance
@@ -48,11 +50,15 @@ def create(ioctx, name, size, order, features):
                      features=features)
 
 
-def publish(image):
+def publish(image, record):
     """Make the snapshot of a written image that everybody reads and clones.
 
     :param image: rbd.Image, open for writing
+    :param record: :class:`glance_dcn.ceph.records.Record` of its content
+    :raises rbd.Error: if it fails
     """
+    # First what is known of it: an image that can be read is complete.
+    records.save(image, record)
     image.create_snap(SNAPSHOT)
     image.protect_snap(SNAPSHOT)
 

@@ -15,8 +15,8 @@
 A record says which content digest, size, checksum and multihash the published
 content of an RBD image has. It lies in the image's own metadata, so that it
 goes when the image goes. Clones inherit their parent's metadata, and a disk's
-snapshot inherits the disk's: a record therefore names the RBD image and the
-snapshot it was made for, and counts for these alone.
+snapshot inherits the disk's: a record therefore names, by its internal ID, the
+RBD image it was made for, and counts for that one alone.
 """
 
 import dataclasses
@@ -47,49 +47,34 @@ class Record:
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-def save(ioctx, name, snapshot, record):
-    """Keep a record with a published image.
+def save(image, record):
+    """Keep a record with an image.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param name: name of the RBD image
-    :param snapshot: name of the snapshot whose content it describes
+    :param image: rbd.Image, open for writing
     :param record: :class:`Record`
     :raises rbd.Error: if it cannot be written
     """
-    with rbd.Image(ioctx, name) as image:
-        image.metadata_set(KEY, json.dumps(dict(
-            dataclasses.asdict(record), version=_VERSION,
-            subject=_subject(image, snapshot)), sort_keys=True))
+    image.metadata_set(KEY, json.dumps(dict(
+        dataclasses.asdict(record), version=_VERSION, image=image.id()),
+        sort_keys=True))
 
 
-def load(ioctx, name, snapshot):
-    """Return the record of a published image, or None.
+def load(image):
+    """Return the record of an image, or None.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param name: name of the RBD image
-    :param snapshot: name of the snapshot whose content is asked for
-    :raises rbd.Error: if the image cannot be opened
+    :param image: rbd.Image, open at whatever snapshot
+    :raises rbd.Error: if it cannot be read
     """
-    with rbd.Image(ioctx, name, read_only=True) as image:
-        try:
-            fields = json.loads(image.metadata_get(KEY))
-            if (fields['version'] != _VERSION
-                    or fields['subject'] != _subject(image, snapshot)):
-                return None
-            return Record(int(fields['size']), str(fields['content']),
-                          dict(fields['hashes']))
-        except KeyError:
-            # Also what metadata_get raises where there is none.
+    try:
+        fields = json.loads(image.metadata_get(KEY))
+        if fields['version'] != _VERSION or fields['image'] != image.id():
             return None
-        except (ValueError, TypeError) as exc:
-            LOG.warning('The record of RBD image %s cannot be understood and '
-                        'is left aside: %s', name, exc)
-            return None
-
-
-def _subject(image, snapshot):
-    """Return what identifies an image's snapshot within its pool."""
-    for snap in image.list_snaps():
-        if snap['name'] == snapshot:
-            return [image.id(), snap['id']]
-    return [image.id(), None]
+        return Record(int(fields['size']), str(fields['content']),
+                      dict(fields['hashes']))
+    except KeyError:
+        # Also what metadata_get raises where there is none.
+        return None
+    except (ValueError, TypeError) as exc:
+        LOG.warning('The record of RBD image %s cannot be understood and is '
+                    'left aside: %s', image.get_name(), exc)
+        return None

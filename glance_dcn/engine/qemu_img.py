@@ -129,6 +129,7 @@ def convert(path, driver, target, output='raw', limits=Limits(),
     :raises: as :func:`info`; also :class:`Cancelled`, and FileExistsError
     """
     info(path, driver)
+    hazards.check_whole(path, driver)
     _check_path(target)
     if os.path.lexists(target):
         raise FileExistsError(target)

@@ -37,7 +37,7 @@ from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
 
 MEMORY = 128 << 20
-WINDOW = 16 << 20
+WINDOW = 32 << 20
 TIMEOUT = 60
 
 # How long to sleep at most before deadlines are looked at, in seconds.

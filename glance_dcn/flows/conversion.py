@@ -67,10 +67,12 @@ def get_flow(**kwargs):
     :param backend: list of target stores
     :param action_wrapper: glance.async_.flows.api_image_import's
         ImportActionWrapper
+    :param import_req: body of the request
     """
     return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
         kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
-        kwargs['action_wrapper'], kwargs.get('backend') or []))
+        kwargs['action_wrapper'], kwargs.get('backend') or [],
+        kwargs['import_req']['method']['name']))
 
 
 class _ConvertImage(task.Task):
@@ -78,13 +80,15 @@ class _ConvertImage(task.Task):
 
     default_provides = 'file_path'
 
-    def __init__(self, task_id, task_type, task_repo, action_wrapper, stores):
+    def __init__(self, task_id, task_type, task_repo, action_wrapper, stores,
+                 method):
         super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._stores = stores
         self._heartbeat = _Heartbeat(task_repo, task_id, action_wrapper)
         self._source = self._target = ''
-        self._changed = {}
+        self._downloads = method in ('web-download', 'glance-download')
+        self._formats = {}
 
     def execute(self, file_path, **kwargs):
         """Convert the image, if it is not of the right format already.
@@ -102,25 +106,26 @@ class _ConvertImage(task.Task):
                 # A worker that died may have left one behind. The lock of
                 # the image is ours, so nobody else is writing it.
                 _discard(self._target)
-                if not self._convert(output):
-                    return file_path
+                converted = self._convert(output)
             except BaseException:
                 _discard(self._target)
                 raise
-        return 'file://%s' % self._target
+        return 'file://%s' % self._target if converted else file_path
 
     def revert(self, result, **kwargs):
-        """Undo it, as stock does: the image has to be staged anew.
-
-        What was converted for an import that failed later has got its old
-        format back, too: it is what the user will stage again.
-        """
+        """Undo it: the image has its old format and has to be staged anew."""
         _discard(self._target)
         try:
             # This raises if another task has taken over: then the staged
             # file is not ours to remove.
             with self._action_wrapper as action:
-                action.set_image_attribute(status='queued', **self._changed)
+                if action.image_status != 'queued':
+                    action.set_image_attribute(status='queued')
+                action.set_image_attribute(**self._formats)
+                if self._downloads:
+                    # The revert() of the download comes next, sets the same,
+                    # and fails and keeps the image locked if it is set.
+                    action.set_image_attribute(status='importing')
                 if self._stores:
                     action.remove_importing_stores(self._stores)
                     action.add_failed_stores(self._stores)
@@ -145,7 +150,8 @@ class _ConvertImage(task.Task):
         if driver == 'vmdk':
             _check_vmdk(report)
         if declared == output:
-            self._set(virtual_size=virtual_size)
+            with self._action_wrapper as action:
+                action.set_image_attribute(virtual_size=virtual_size)
             return False
         qemu_img.check(self._source, driver, limits=_LOOK_LIMITS)
         limits = self._measure(driver, virtual_size, output)
@@ -231,27 +237,22 @@ class _ConvertImage(task.Task):
             raise _refusal('after conversion to %s its content is %s'
                            % (output, detected))
         size = os.stat(self._target).st_size
-        self._set(virtual_size=virtual_size, disk_format=output,
-                  container_format='bare', size=size)
+        with self._action_wrapper as action:
+            self._formats = {'disk_format': action.image_disk_format,
+                             'container_format': action.image_container_format}
+            action.set_image_attribute(
+                virtual_size=virtual_size, disk_format=output,
+                container_format='bare', size=size)
         # Only now that the image says what it is does nobody need it.
         _discard(self._source)
         LOG.info('Converted image %s: size=%d disk_format=%s',
                  self._action_wrapper.image_id, size, output)
-
-    def _set(self, **attributes):
-        with self._action_wrapper as action:
-            self._changed = {name: getattr(action._image, name)
-                             for name in attributes}
-            action.set_image_attribute(**attributes)
 
     @contextlib.contextmanager
     def _explained(self):
         """Turn errors into what Glance makes the message of the task."""
         try:
             yield
-        except exception.UploadException as exc:
-            LOG.error('Image %s: %s', self._action_wrapper.image_id, exc)
-            raise
         except (errors.EngineError, OSError) as exc:
             LOG.error('Image %s cannot be converted: %s',
                       self._action_wrapper.image_id, exc)

@@ -19,9 +19,9 @@ that Glance knows, if it knows one, and gets its digest recorded, so that the
 next copy costs its data alone.
 """
 
+from concurrent import futures
 import contextlib
 import dataclasses
-import functools
 import logging
 import typing
 
@@ -139,24 +139,30 @@ class Copy:
                 pool = stack.enter_context(source.site.open_pool(source.pool))
                 endpoint = stack.enter_context(source.site.reading(
                     pool, source.image, source.snapshot))
-                record = self._known(pool, source, endpoint.size)
-            targets = _Targets(stack, self._image, endpoint.size)
-            for target in self._targets:
-                targets.open(target)
+                record = self._known(source, endpoint)
+            targets = [_Target(site, self._image, endpoint.size)
+                       for site in self._targets]
+            for target in targets:
+                stack.push(target.close)
+            _each(_Target.open, targets)
             result = self._transfer(source, endpoint, targets, record)
             if record is None:
                 record = records.Record(result.size, result.content,
                                         self._hashes)
                 if source.snapshot:
                     _remember(pool, source, record)
-            targets.publish(record)
-            return Outcome(source.site.name, result.size, result.data,
-                           targets.published, targets.failed)
+            _each(lambda target: target.publish(record), targets)
+            return Outcome(
+                source.site.name, result.size, result.data,
+                copied=[target.site.name for target in targets
+                        if not target.error],
+                failed={target.site.name: target.error for target in targets
+                        if target.error})
 
-    def _known(self, pool, source, size):
+    def _known(self, source, endpoint):
         """Return the source's record, if it fits what Glance knows."""
-        record = records.load(pool, source.image, source.snapshot)
-        if record is None or record.size != size:
+        record = records.load(endpoint.image)
+        if record is None or record.size != endpoint.size:
             return None
         if any(record.hashes.get(name, value) != value
                for name, value in self._hashes.items()):
@@ -170,14 +176,16 @@ class Copy:
     def _transfer(self, source, endpoint, targets, record):
         """Move the data, and prove it."""
         wanted = {} if record else self._strongest_hash()
-        timeouts = [site.io_timeout or float('inf')
-                    for site in (source.site, *targets.sites)]
+        written = {target.endpoint: target for target in targets
+                   if not target.error}
+        sites = [source.site, *(target.site for target in written.values())]
         with _blaming_source():
             job = transfer.Transfer(
-                endpoint, targets.endpoints, hashes=wanted,
+                endpoint, list(written), hashes=wanted,
                 expected=record.content if record else None,
-                memory=self._memory, timeout=min(timeouts),
-                progress=self._progress)
+                memory=self._memory, progress=self._progress,
+                timeout=min(site.io_timeout or float('inf')
+                            for site in sites))
             result = job.run()
             for name, value in wanted.items():
                 if result.hashes and result.hashes[name] != value:
@@ -186,7 +194,7 @@ class Copy:
                         '%s:%s' % (name, result.hashes[name]))
         for outcome in result.outcomes:
             if outcome.error is not None:
-                targets.fail(outcome.target, outcome.error)
+                written[outcome.target].fail(outcome.error)
         return result
 
     def _strongest_hash(self):
@@ -200,93 +208,86 @@ class Copy:
         return {name: self._hashes[name]}
 
 
-class _Targets:
-    """The images that are being written."""
+class _Target:
+    """The image that is being written at one site.
 
-    def __init__(self, stack, image, size):
-        self._stack = stack
+    :ivar error: why it has failed, or None
+    :ivar endpoint: for the engine, once it is open
+    """
+
+    def __init__(self, site, image, size):
+        self.site = site
+        self.error = None
+        self.endpoint = None
         self._image = image
         self._size = size
-        # endpoint -> (site, rados.Ioctx)
-        self._open = {}
-        self._created = {}
-        self.published = []
-        self.failed = {}
+        self._created = False
+        self._pool = None
+        self._stack = contextlib.ExitStack()
 
-    @property
-    def endpoints(self):
-        return list(self._open)
-
-    @property
-    def sites(self):
-        return [site for site, _pool in self._open.values()]
-
-    def open(self, site):
-        """Create the image at a site and open it for writing."""
+    def open(self):
+        """Create the image and open it for writing."""
         try:
-            pool = self._stack.enter_context(site.open_pool())
-            site.create(pool, self._image, self._size)
-            self._created[site.name] = pool
-            # To be undone after the endpoint is closed, but while the pool
-            # is still open.
-            self._stack.push(functools.partial(self._undo, site))
-            endpoint = self._stack.enter_context(
-                site.writing(pool, self._image))
+            self._pool = self._stack.enter_context(self.site.open_pool())
+            self.site.create(self._pool, self._image, self._size)
+            self._created = True
+            self.endpoint = self._stack.enter_context(
+                self.site.writing(self._pool, self._image))
         except rbd.ImageExists:
-            self._failed(site, errors.Misconfigured(
-                site.name, 'it holds an RBD image %s already' % self._image,
+            self.fail(errors.Misconfigured(
+                self.site.name,
+                'it holds an RBD image %s already' % self._image,
                 'see what it is; remove it from pool %s if no image has its '
-                'location' % site.pool))
+                'location' % self.site.pool))
         except (errors.ClusterError, engine_errors.EngineError,
                 rbd.Error) as exc:
-            self._failed(site, exc)
-        else:
-            self._open[endpoint] = (site, pool)
-
-    def fail(self, endpoint, error):
-        """Give up one that could not be written."""
-        site, _pool = self._open.pop(endpoint)
-        endpoint.close()
-        self._failed(site, error)
+            self.fail(exc)
 
     def publish(self, record):
-        """Let what was written be read, with its record."""
-        for endpoint, (site, pool) in list(self._open.items()):
-            try:
-                endpoint.close()
-                site.publish(pool, self._image)
-                records.save(pool, self._image, images.SNAPSHOT, record)
-                self.published.append(site.name)
-            except rbd.Error as exc:
-                self._failed(site, exc)
-
-    def _undo(self, site, kind, error, trace):
-        """Leave nothing if the copy failed; for contextlib.ExitStack."""
-        if error is not None:
-            self._remove(site)
-
-    def _failed(self, site, error):
-        LOG.error('Image %(image)s was not copied to store %(store)s: '
-                  '%(error)s', {'image': self._image, 'store': site.name,
-                                'error': error})
-        self.failed[site.name] = error
-        self._remove(site)
-
-    def _remove(self, site):
-        pool = self._created.pop(site.name, None)
-        if pool is None:
+        """Let what was written be read."""
+        if self.error:
             return
         try:
-            site.discard(pool, self._image)
+            images.publish(self.endpoint.image, record)
+        except rbd.Error as exc:
+            self.fail(exc)
+
+    def fail(self, error):
+        """Give it up."""
+        LOG.error('Image %(image)s was not copied to store %(store)s: '
+                  '%(error)s', {'image': self._image,
+                                'store': self.site.name, 'error': error})
+        self.error = error
+
+    def close(self, kind, error, trace):
+        """Close it; if this or the whole copy failed, leave nothing there.
+
+        For contextlib.ExitStack.push().
+        """
+        with self._stack:
+            if self.endpoint:
+                self.endpoint.close()
+            if self._created and (self.error or error):
+                self._remove()
+
+    def _remove(self):
+        try:
+            self.site.discard(self._pool, self._image)
         except Exception:
             LOG.exception('A half-written RBD image %s stays behind in store '
-                          '%s', self._image, site.name)
+                          '%s', self._image, self.site.name)
+
+
+def _each(work, targets):
+    """Do some work for all targets at once: each waits for its own cluster."""
+    with futures.ThreadPoolExecutor(max(1, len(targets))) as pool:
+        list(pool.map(work, targets))
 
 
 def _remember(pool, source, record):
     """Record the digest of an image that had none."""
     try:
-        records.save(pool, source.image, source.snapshot, record)
+        source.site.remember(pool, source.image, record)
     except rbd.Error as exc:
         # Reading needs no right to write: the next copy verifies once more.
         LOG.warning('The digest of image %(image)s could not be recorded in '

@@ -20,6 +20,7 @@ import rbd
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import images
+from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
 
 # Seconds for which a half-written image may still be open, because requests
@@ -122,13 +123,14 @@ class Site:
                              name=self._title(image)) as endpoint:
             yield endpoint
 
-    def publish(self, ioctx, image):
-        """Let a written image be read and cloned.
+    def remember(self, ioctx, image, record):
+        """Keep a record with an image that is published already.
 
+        :param record: :class:`glance_dcn.ceph.records.Record`
         :raises rbd.Error: if it fails
         """
         with rbd.Image(ioctx, image) as opened:
-            images.publish(opened)
+            records.save(opened, record)
 
     def _title(self, image):
         return '%s: %s/%s' % (self.name, self.pool, image)

@@ -238,19 +238,19 @@ class Store(driver.Store):
         :param leads: whether to compute them on the way
         :returns: :class:`glance_dcn.ceph.records.Record`
         """
-        with self.site.writing(ioctx, name) as target, stream.Sink(
-                target, image_size or None, hashes=wanted if leads else (),
-                tap=verifier.update if verifier else None,
-                timeout=self._stall_timeout) as sink:
-            sink.write_from(image_file, self.WRITE_CHUNKSIZE)
-            result = sink.finish()
-        self.site.publish(ioctx, name)
-        computed = result.hashes
-        if not leads:
-            computed = self._hashes_of(ioctx, name, result, wanted)
-        record = records.Record(result.size, result.content, computed)
-        records.save(ioctx, name, images.SNAPSHOT, record)
-        return record
+        with self.site.writing(ioctx, name) as target:
+            with stream.Sink(
+                    target, image_size or None, hashes=wanted if leads else (),
+                    tap=verifier.update if verifier else None,
+                    timeout=self._stall_timeout) as sink:
+                sink.write_from(image_file, self.WRITE_CHUNKSIZE)
+                result = sink.finish()
+            computed = result.hashes
+            if not leads:
+                computed = self._hashes_of(ioctx, name, result, wanted)
+            record = records.Record(result.size, result.content, computed)
+            images.publish(target.image, record)
+            return record
 
     def _hashes_of(self, ioctx, name, result, wanted):
         """Take over the hashes of equal content, or compute them."""
@@ -263,7 +263,7 @@ class Store(driver.Store):
         LOG.info('Image %(image)s in store %(store)s is not what this process '
                  'knows the hashes of: reading it once more to compute them',
                  {'image': name, 'store': self.name})
-        with self.site.reading(ioctx, name) as source:
+        with self.site.reading(ioctx, name, snapshot=None) as source:
             return transfer.Transfer(source, content=False, hashes=wanted,
                                      timeout=self._stall_timeout).run().hashes
 

@@ -59,6 +59,15 @@ class RBD(base.Endpoint):
             self.close()
             raise self._translated(error, 'open')
 
+    @property
+    def image(self):
+        """The open ``rbd.Image``, for what is none of the engine's business.
+
+        To open an image anew takes a dozen round trips, which count where the
+        cluster is far away.
+        """
+        return self._image
+
     def _look(self):
         stat = self._image.stat()
         self.size = stat['size']

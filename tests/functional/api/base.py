@@ -40,6 +40,8 @@ from tests.functional import base
 MiB = 1 << 20
 SITES = ('central', 'dcn0', 'dcn1')
 TIMEOUT = 60
+# A fsid that no cluster has.
+SOME_FSID = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001'
 
 
 @functools.cache
@@ -131,17 +133,19 @@ class Api:
     :ivar images: glanceclient's controller of images
 
     :param url: its URL
+    :param auth: keystoneauth session of another lab
     """
 
-    def __init__(self, url):
+    def __init__(self, url, auth=None):
         self.url = url
-        self.client = glanceclient.Client('2', session=session(),
+        self.auth = auth or session()
+        self.client = glanceclient.Client('2', session=self.auth,
                                           endpoint_override=url)
         self.images = self.client.images
 
     def request(self, method, path, **kwargs):
         """Send a request, without raising on whatever status comes back."""
-        headers = dict({'X-Auth-Token': session().get_token()},
+        headers = dict({'X-Auth-Token': self.auth.get_token()},
                        **kwargs.pop('headers', {}))
         return requests.request(method, self.url + path, headers=headers,
                                 timeout=TIMEOUT, **kwargs)

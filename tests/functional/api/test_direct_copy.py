@@ -43,8 +43,8 @@ class DirectCopyTest(base.ApiTestCase):
         return image_id
 
     def record(self, site, image_id):
-        with self.cluster(site).pool() as ioctx:
-            return records.load(ioctx, image_id, 'snap')
+        with self.rbd_image(site, image_id, read_only=True) as image:
+            return records.load(image)
 
     def test_nothing_is_staged(self):
         image_id = self.uploaded(self.central, self.data, 'central')

@@ -75,7 +75,8 @@ class CopyingTestCase(base.CephTestCase):
 
     def record(self, name):
         with self.cluster(name).pool() as ioctx:
-            return records.load(ioctx, self.image, 'snap')
+            with rbd.Image(ioctx, self.image, read_only=True) as image:
+                return records.load(image)
 
     def source(self, name='central'):
         return copying.Source(self.sites[name], 'images', self.image, 'snap')
@@ -185,7 +186,7 @@ class CopyTest(CopyingTestCase):
             with rbd.Image(ioctx, clone) as image:
                 self.assertIn(records.KEY, dict(image.metadata_list()))
                 image.create_snap('snap')
-            self.assertIsNone(records.load(ioctx, clone, 'snap'))
+                self.assertIsNone(records.load(image))
 
     def test_progress_ends_at_all_of_it(self):
         seen = []

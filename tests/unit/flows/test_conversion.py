@@ -26,6 +26,7 @@ import fixtures
 from glance.async_.flows import api_image_import
 from glance.async_.flows.plugins import image_conversion as stock
 from glance.common import exception
+from glance import domain
 from oslo_config import cfg
 from oslo_config import fixture as config_fixture
 from oslotest import base
@@ -51,11 +52,21 @@ class Repo:
     def get(self, _id):
         if self.entity is None:
             raise exception.ImageNotFound()
-        return copy.deepcopy(self.entity)
+        return self._copied(self.entity)
 
     def save(self, entity, from_state=None):
-        self.entity = copy.deepcopy(entity)
+        self.entity = self._copied(entity)
         self.saves.append(self.entity)
+
+    @staticmethod
+    def _copied(entity):
+        copied = copy.copy(entity)
+        if hasattr(copied, 'extra_properties'):
+            # They are a mapping that can be neither copied nor iterated.
+            copied.extra_properties = domain.ExtraProperties(
+                {key: entity.extra_properties[key]
+                 for key in entity.extra_properties.keys()})  # noqa: SIM118
+        return copied
 
 
 class Staged(task.Task):
@@ -95,14 +106,18 @@ class ConversionTestCase(base.BaseTestCase):
         self.staging = self.folder()
         self.source = self.staging / IMAGE
         self.target = self.staging / (IMAGE + '.raw')
-        self.images = Repo(types.SimpleNamespace(
-            image_id=IMAGE, status='importing', disk_format='qcow2',
-            container_format='ovf', size=None, virtual_size=None,
-            locations=[], extra_properties={
-                'os_glance_import_task': TASK,
-                'os_glance_importing_to_stores': 'central,dcn0'}))
+        self.method = 'glance-direct'
+        self.images = Repo(None)
+        self.new_image()
         self.tasks = Repo(types.SimpleNamespace(
             task_id=TASK, status='processing', message=''))
+
+    def new_image(self):
+        self.images.entity = domain.Image(
+            IMAGE, 'importing', None, None, disk_format='qcow2',
+            container_format='ovf', extra_properties={
+                'os_glance_import_task': TASK,
+                'os_glance_importing_to_stores': 'central,dcn0'})
 
     def folder(self):
         return pathlib.Path(self.useFixture(fixtures.TempDir()).path)
@@ -127,10 +142,13 @@ class ConversionTestCase(base.BaseTestCase):
         return engines.load(flow.add(conversion.get_flow(
             task_id=TASK, task_type='import', task_repo=self.tasks,
             backend=['central', 'dcn0'], action_wrapper=wrapper,
-            context=None, image_id=IMAGE), *last))
+            context=None, image_id=IMAGE, import_req={
+                'method': {'name': self.method}}), *last))
 
     def run_flow(self, declared='qcow2', last=None):
         """Run the flow and return the file that would be imported."""
+        if self.images.entity.status == 'queued':
+            self.new_image()
         self.images.entity.disk_format = declared
         last = last or Import()
         self.flow(last).run()
@@ -175,7 +193,7 @@ class TestHonest(ConversionTestCase):
     def converted(self, driver, output='raw', declared=None, options=()):
         """Convert a disk that has data at its beginning and its end."""
         self.conf.config(group='image_conversion', output_format=output)
-        self.images.entity.status = 'importing'
+        self.new_image()
         raw = self.make(driver, options=options, data=os.urandom(
             2 * MiB + 512).ljust(9 * MiB, b'\0') + os.urandom(MiB))
         path = self.run_flow(declared or driver)
@@ -294,6 +312,31 @@ class TestHonest(ConversionTestCase):
         self.make(data=b'x' * MiB)
         self.assertRaises(exception.UploadException, self.run_flow, 'qcow2',
                           FailLater())
+        self.assertReverted('qcow2')
+
+    def test_after_a_download(self):
+        # Stock's download reverts after us, and sets the image to queued.
+        self.method = 'web-download'
+        for last in (None, FailLater()):
+            self.make('qcow2' if last else 'vmdk', b'x' * MiB)
+            self.assertRaises(exception.UploadException, self.run_flow,
+                              'qcow2', last)
+            self.assertEqual('importing', self.images.entity.status)
+            self.images.entity.status = 'queued'
+            self.assertReverted('qcow2')
+
+    def test_already_queued(self):
+        # Stock's check of the outcome reverts before us, and may have set it.
+        self.make(data=b'x' * MiB)
+        images = self.images
+
+        class QueueAndFail(FailLater):
+
+            def execute(self, file_path):
+                images.entity.status = 'queued'
+                super().execute(file_path)
+        self.assertRaises(exception.UploadException, self.run_flow, 'qcow2',
+                          QueueAndFail())
         self.assertReverted('qcow2')
 
     def test_output_format_is_an_option_of_stock(self):
@@ -432,7 +475,6 @@ class TestHostile(ConversionTestCase):
             self.patch_source(first, struct.pack('>Q', first | 1 << 63) * 8)
             # It must end. Whether qemu-img refuses it, or reads the table
             # for data, nothing but a whole target may be left.
-            self.images.entity.status = 'importing'
             try:
                 path = self.run_flow()
             except exception.UploadException:
@@ -611,7 +653,7 @@ class TestTask(ConversionTestCase):
         # The other task works with the same staged file.
         self.interrupted(lambda: self.images.entity.extra_properties.update(
             os_glance_import_task='another'))
-        self.assertRaises(Exception, self.run_flow)  # noqa: H202
+        self.assertRaises(exception.TaskAbortedError, self.run_flow)
         self.assertEqual([IMAGE], os.listdir(self.staging))
         self.assertEqual('importing', self.images.entity.status)
 
