@@ -22,8 +22,7 @@ RBD image it was made for, and counts for that one alone.
 import dataclasses
 import json
 import logging
-
-import rbd
+import typing
 
 LOG = logging.getLogger(__name__)
 

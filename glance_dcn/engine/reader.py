@@ -18,6 +18,7 @@ import collections
 from glance_dcn.engine import extents
 from glance_dcn.engine import intake
 from glance_dcn.engine import loop as loops
+from glance_dcn.engine import native
 from glance_dcn.engine import transfer
 
 AHEAD = 32 << 20
@@ -109,6 +110,7 @@ class Reader:
         self._position = self._end
         self._early.clear()
         self._ready.clear()
+        native.give_back_memory()
 
     def _turn(self, timeout):
         self._intake.submit(self._room)

@@ -18,6 +18,7 @@ from glance_dcn.engine import extents
 from glance_dcn.engine import fanout
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
+from glance_dcn.engine import native
 from glance_dcn.engine import transfer
 
 # The steps by which a target of unknown final size grows.
@@ -156,6 +157,7 @@ class Sink:
     def close(self):
         """End the threads. Requests in flight are left alone."""
         self._fanout.stop()
+        native.give_back_memory()
 
     def _put(self, offset, region):
         end = offset + len(region)

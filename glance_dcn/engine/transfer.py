@@ -35,6 +35,7 @@ from glance_dcn.engine import fanout
 from glance_dcn.engine import intake
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
+from glance_dcn.engine import native
 
 MEMORY = 128 << 20
 WINDOW = 32 << 20
@@ -186,6 +187,7 @@ class Transfer:
         finally:
             self._intake.stop()
             self._fanout.stop()
+            native.give_back_memory()
 
     def _wanted(self):
         return self._fanout.live or not self._fanout.lanes

@@ -98,18 +98,20 @@ class Copy:
         name
     :param memory: bytes of data held at most
     :param progress: called with
-        :class:`glance_dcn.engine.transfer.Progress` about every second; an
+        :class:`glance_dcn.engine.transfer.Progress` now and then; an
         exception of its ends the copy
+    :param interval: seconds between calls of ``progress``
     """
 
     def __init__(self, image, sources, targets, hashes=None,
-                 memory=transfer.MEMORY, progress=None):
+                 memory=transfer.MEMORY, progress=None, interval=1):
         self._image = image
         self._sources = sources
         self._targets = targets
         self._hashes = dict(hashes or {})
         self._memory = memory
         self._progress = progress
+        self._interval = interval
 
     def run(self):
         """Copy, verify and publish.
@@ -184,6 +186,7 @@ class Copy:
                 endpoint, list(written), hashes=wanted,
                 expected=record.content if record else None,
                 memory=self._memory, progress=self._progress,
+                interval=self._interval,
                 timeout=min(site.io_timeout or float('inf')
                             for site in sites))
             result = job.run()

@@ -174,7 +174,8 @@ class TestRegistry(ConnectionCase):
     def test_what_differs_is_not_shared(self):
         first = self.get()
         # Not even between stores of one cluster: an error names the store.
-        for other in (self.get(store='edge_8'), self.get(conf=self.folder / 'other.conf'),
+        for other in (self.get(store='edge_8'),
+                      self.get(conf=self.folder / 'other.conf'),
                       self.get(user='nova'), self.get(connect=6),
                       self.get(io=61)):
             self.assertIsNot(first, other)

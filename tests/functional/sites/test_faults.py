@@ -1,0 +1,156 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Copies to clusters that go away or fill up on the way; real clusters."""
+
+from concurrent import futures
+import json
+import os
+import pathlib
+import threading
+
+import fixtures
+import rados
+import rbd
+
+from glance_dcn.sites import copying
+from glance_dcn.sites import site
+from lab import ceph
+from lab import process
+from tests.functional import base
+
+MIB = 1 << 20
+SIZE = 160 * MIB
+
+
+class FaultyTargetTest(base.CephTestCase):
+    """Has a source and two targets of its own, to be ill-treated."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = fixtures.TempDir()
+        folder.setUp()
+        cls.addClassCleanup(folder.cleanUp)
+        root = pathlib.Path(folder.path)
+        cls.clusters = {name: ceph.Cluster(name, root / name, root / 'etc',
+                                           size=4 << 30)
+                        for name in ('source', 'good', 'bad')}
+        for cluster in cls.clusters.values():
+            cls.addClassCleanup(cluster.stop)
+        with futures.ThreadPoolExecutor() as pool:
+            list(pool.map(ceph.Cluster.start, cls.clusters.values()))
+
+    def setUp(self):
+        super().setUp()
+        self.image = self.image_name()
+        self.data = os.urandom(SIZE)
+        with self.clusters['source'].pool() as ioctx:
+            rbd.RBD().create(ioctx, self.image, SIZE)
+            with rbd.Image(ioctx, self.image) as image:
+                image.write(self.data, 0)
+                image.create_snap('snap')
+                image.protect_snap('snap')
+        self.sites = {
+            name: site.Site('%s-%s' % (name, self.image), 'images', 22,
+                            str(cluster.conf), 'glance', 5, 8)
+            for name, cluster in self.clusters.items()}
+
+    def copy(self, ill_treat):
+        """Copy to both targets, and ill-treat one when a part is written."""
+        done = threading.Event()
+
+        def progress(now):
+            if now.data > 8 * MIB and not done.is_set():
+                done.set()
+                ill_treat()
+        outcome = copying.Copy(
+            self.image,
+            [copying.Source(self.sites['source'], None, self.image, 'snap')],
+            [self.sites['bad'], self.sites['good']],
+            memory=16 * MIB, progress=progress, interval=0.01).run()
+        self.assertTrue(done.is_set())
+        return outcome
+
+    def check(self, outcome):
+        """One has failed, by name; the other is complete."""
+        self.assertEqual([self.sites['good'].name], outcome.copied)
+        self.assertEqual([self.sites['bad'].name], list(outcome.failed))
+        with self.clusters['good'].pool() as ioctx:
+            with rbd.Image(ioctx, self.image, snapshot='snap') as image:
+                self.assertEqual(self.data, image.read(0, SIZE))
+        return str(outcome.failed[self.sites['bad'].name])
+
+    def assertUnpublished(self):
+        with self.clusters['bad'].pool() as ioctx:
+            if self.image in rbd.RBD().list(ioctx):
+                with rbd.Image(ioctx, self.image) as image:
+                    self.assertEqual([], list(image.list_snaps()))
+
+    def test_target_hangs(self):
+        bad = self.clusters['bad']
+        self.addCleanup(bad.thaw)
+        error = self.check(self.copy(bad.freeze))
+        self.assertIn(self.sites['bad'].name, error)
+        bad.thaw()
+        self.assertUnpublished()
+
+    def test_target_is_killed(self):
+        bad = self.clusters['bad']
+        self.addCleanup(bad.start)
+        error = self.check(self.copy(bad.kill))
+        self.assertIn(self.sites['bad'].name, error)
+        bad.start()
+        self.assertUnpublished()
+
+    def test_target_fills_up(self):
+        bad = self.clusters['bad']
+        self.addCleanup(self.set_ratios, bad, .90)
+        error = self.check(self.copy(lambda: self.fill(bad)))
+        self.assertIn('errno 28', error)
+        self.assertUnpublished()
+
+    def fill(self, cluster):
+        """Have a cluster take itself for full, and wait until it knows."""
+        self.set_ratios(cluster, .001)
+        with cluster.pool() as ioctx:
+            ioctx.set_osdmap_full_try()
+            process.wait_for('cluster full', lambda: refuses(ioctx), 60)
+
+    @staticmethod
+    def set_ratios(cluster, ratio):
+        with cluster.connect() as client:
+            for i, kind in enumerate(('nearfull', 'backfillfull', 'full')):
+                client.mon_command(json.dumps({
+                    'prefix': 'osd set-%s-ratio' % kind,
+                    'ratio': ratio + i * .0001}), b'')
+
+    def test_source_hangs(self):
+        source = self.clusters['source']
+        self.addCleanup(source.thaw)
+        error = self.assertRaises(copying.CopyFailed, self.copy,
+                                  source.freeze)
+        source.thaw()
+        self.assertIn(self.sites['source'].name, str(error))
+        for name in ('good', 'bad'):
+            self.assertNotIn(self.image, self.clusters[name].images())
+
+
+def refuses(ioctx):
+    """Return whether every placement group refuses to grow."""
+    for number in range(32):
+        try:
+            ioctx.append('probe%d' % number, b'x')
+        except rados.NoSpace:
+            continue
+        return False
+    return True
