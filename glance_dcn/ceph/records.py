@@ -22,7 +22,6 @@ RBD image it was made for, and counts for that one alone.
 import dataclasses
 import json
 import logging
-import typing
 
 LOG = logging.getLogger(__name__)
 

@@ -16,18 +16,14 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
-import http.server
-import io
 import logging
 import os
 import pathlib
 import shutil
 import subprocess
 import tempfile
-import threading
 
 import fixtures
-import glanceclient
 import rbd
 import requests
 from testtools import content
@@ -35,11 +31,12 @@ from testtools import content
 from lab import deployment
 from lab import glance
 from lab import process
+from tests.functional.api import client
+from tests.functional.api import webserver
 from tests.functional import base
 
 MiB = 1 << 20
 SITES = ('central', 'dcn0', 'dcn1')
-TIMEOUT = 60
 # A fsid that no cluster has.
 SOME_FSID = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001'
 
@@ -87,7 +84,7 @@ class OwnGlance(fixtures.Fixture):
     It has a database of its own, and the lab's clusters and Keystone.
 
     :ivar worker: the :class:`lab.glance.Glance`
-    :ivar api: its :class:`Api`
+    :ivar api: its :class:`client.Api`
 
     :param stores: see :class:`lab.glance.Glance`
     :param default: name of the default store
@@ -113,7 +110,7 @@ class OwnGlance(fixtures.Fixture):
         self.worker = self.make_worker(folder, database)
         self.addCleanup(self.worker.stop)
         self.worker.start()
-        self.api = Api(self.worker.url)
+        self.api = client.Api(self.worker.url, session())
 
     def make_worker(self, folder, database):
         """Return the worker to start."""
@@ -127,108 +124,6 @@ class OwnGlance(fixtures.Fixture):
         return self.worker.log.read_text(errors='replace')
 
 
-class Api:
-    """One Glance API as an administrator sees it.
-
-    :ivar images: glanceclient's controller of images
-
-    :param url: its URL
-    :param auth: keystoneauth session of another lab
-    """
-
-    def __init__(self, url, auth=None):
-        self.url = url
-        self.auth = auth or session()
-        self.client = glanceclient.Client('2', session=self.auth,
-                                          endpoint_override=url)
-        self.images = self.client.images
-
-    def request(self, method, path, **kwargs):
-        """Send a request, without raising on whatever status comes back."""
-        headers = dict({'X-Auth-Token': self.auth.get_token()},
-                       **kwargs.pop('headers', {}))
-        return requests.request(method, self.url + path, headers=headers,
-                                timeout=TIMEOUT, **kwargs)
-
-    def upload(self, image_id, data, store=None):
-        """Upload the data of an image, as ``glance image-upload`` does."""
-        self.images.upload(image_id, io.BytesIO(data), backend=store)
-
-    def stage(self, image_id, data):
-        """Stage the data of an image, as ``glance image-stage`` does."""
-        self.images.stage(image_id, io.BytesIO(data))
-
-    def download(self, image_id, **params):
-        """Return all data of an image.
-
-        :param params: parameters of the query, such as ``prefer``
-        """
-        answer = self.request('GET', '/v2/images/%s/file' % image_id,
-                              params=params)
-        answer.raise_for_status()
-        return answer.content
-
-    def stores(self, detail=False):
-        """Return what ``stores-info`` shows, by store."""
-        answer = self.request(
-            'GET', '/v2/info/stores' + ('/detail' if detail else ''))
-        answer.raise_for_status()
-        return {store['id']: store for store in answer.json()['stores']}
-
-    def patch(self, image_id, *operations):
-        """Send operations of a JSON patch and return the answer."""
-        media_type = 'application/openstack-images-v2.1-json-patch'
-        return self.request('PATCH', '/v2/images/%s' % image_id,
-                            json=list(operations),
-                            headers={'Content-Type': media_type})
-
-    def add_location(self, image_id, uri, **metadata):
-        """Register a location as Nova does and return the answer."""
-        return self.patch(image_id, {
-            'op': 'add', 'path': '/locations/-',
-            'value': {'url': uri, 'metadata': metadata}})
-
-    def wait(self, image_id, *stores, status='active', failed=()):
-        """Wait until an import into stores has ended, and return the image.
-
-        :param stores: where the image shall be then, and nowhere else
-        :param failed: stores the import shall fail for
-        """
-        image = None
-
-        def ended():
-            nonlocal image
-            image = self.images.get(image_id)
-            task = image.get('os_glance_import_task')
-            # A task that failed leaves its lock on the image.
-            return (image['status'] not in ('importing', 'saving')
-                    and not image.get('os_glance_importing_to_stores')
-                    and (not task or self.tasks(image_id)[task]['status']
-                         == 'failure'))
-        try:
-            process.wait_for('import', ended, TIMEOUT)
-        except process.LabError as exc:
-            raise AssertionError('%s: %s; tasks: %s' % (
-                exc, image, self.messages(image_id)))
-        found = {'status': image['status'], 'stores': stores_of(image),
-                 'failed': _split(image.get('os_glance_failed_import'))}
-        expected = {'status': status, 'stores': set(stores),
-                    'failed': set(failed)}
-        if found != expected:
-            raise AssertionError('expected %s, found %s; tasks: %s' % (
-                expected, found, self.messages(image_id)))
-        return image
-
-    def tasks(self, image_id):
-        """Return the tasks of an image, by ID."""
-        answer = self.request('GET', '/v2/images/%s/tasks' % image_id)
-        return {task['id']: task for task in answer.json()['tasks']}
-
-    def messages(self, image_id):
-        """Return the messages of an image's tasks."""
-        return [task['message'] for task in self.tasks(image_id).values()]
-
-
 class ApiTestCase(base.CephTestCase):
     """A test through the APIs of the lab's Glances."""
 
@@ -238,14 +133,16 @@ class ApiTestCase(base.CephTestCase):
             self.useFixture(fixtures.FakeLogger(name, level=logging.INFO))
         self.lab = lab()
         self.central, self.dcn0, self.dcn1 = (
-            Api(self.lab.glance(site).url) for site in SITES)
+            client.Api(self.lab.glance(site).url, session())
+            for site in SITES)
 
     def use_own(self, fixture):
-        """Take an :class:`OwnGlance` of the class; its log is kept on failure.
-        """
+        """Take the class's :class:`OwnGlance`; a failure keeps its log."""
         def attach(_exc_info):
-            self.addDetail('glance-api.log',
-                           content.text_content(fixture.log[-30000:]))
+            for name, text in (
+                    ('glance-api.log', fixture.log[-30000:]),
+                    ('uwsgi.log', fixture.worker.service.daemon.tail())):
+                self.addDetail(name, content.text_content(text))
         self.addOnException(attach)
         return fixture.api
 
@@ -284,17 +181,7 @@ class ApiTestCase(base.CephTestCase):
 
     def served(self, data):
         """Serve data over HTTP until the test ends, and return the URL."""
-        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        (folder / 'image').write_bytes(data)
-        server = http.server.ThreadingHTTPServer(
-            ('127.0.0.1', 0),
-            functools.partial(_QuietHandler, directory=str(folder)))
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
-        return 'http://127.0.0.1:%d/image' % server.server_port
+        return self.useFixture(webserver.Served(data)).url
 
     def converted(self, data, disk_format):
         """Return a disk image of a format that has data as its content."""
@@ -319,10 +206,10 @@ class ApiTestCase(base.CephTestCase):
         """
         name = '%s_disk' % image_id
         cluster = self.cluster(site)
-        with cluster.connect('openstack') as client:
-            client.conf_set('rbd_default_clone_format', str(clone_format))
-            with client.open_ioctx('images') as source, \
-                    client.open_ioctx('vms') as target:
+        with cluster.connect('openstack') as rados:
+            rados.conf_set('rbd_default_clone_format', str(clone_format))
+            with rados.open_ioctx('images') as source, \
+                    rados.open_ioctx('vms') as target:
                 rbd.RBD().clone(source, image_id, 'snap', target, name)
 
         def remove():
@@ -346,8 +233,7 @@ class ApiTestCase(base.CephTestCase):
         return 'rbd://%s/images/%s/snap' % (self.cluster(site).fsid, image_id)
 
     def assertStored(self, image_id, data, *sites):
-        """The image is published in the pools of these sites, with the data.
-        """
+        """The image is published at these sites, with the data."""
         for site in sites:
             with self.rbd_image(site, image_id, read_only=True) as image:
                 self.assertEqual(
@@ -382,12 +268,6 @@ class ApiTestCase(base.CephTestCase):
                          (len(actual), digest(actual)))
 
 
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-
-    def log_message(self, *args):
-        """Do not mix with the output of the tests."""
-
-
 def purge(cluster, name):
     """Remove an image of pool images with its snapshots, if it is there."""
     with cluster.pool('images') as ioctx:
@@ -402,15 +282,6 @@ def purge(cluster, name):
                     image.unprotect_snap(snap['name'])
                 image.remove_snap(snap['name'])
         rbd.RBD().remove(ioctx, name)
-
-
-def stores_of(image):
-    """Return the stores an image is in, as a set."""
-    return _split(image.get('stores'))
-
-
-def _split(text):
-    return {name for name in (text or '').split(',') if name}
 
 
 def digest(data, algorithm='sha256'):

@@ -117,14 +117,22 @@ class FaultyTargetTest(base.CephTestCase):
         self.addCleanup(self.set_ratios, bad, .90)
         error = self.check(self.copy(lambda: self.fill(bad)))
         self.assertIn('errno 28', error)
+        self.set_ratios(bad, .90)
+        self.wait_until_full(bad, False)
         self.assertUnpublished()
 
     def fill(self, cluster):
         """Have a cluster take itself for full, and wait until it knows."""
         self.set_ratios(cluster, .001)
+        self.wait_until_full(cluster, True)
+
+    @staticmethod
+    def wait_until_full(cluster, full):
         with cluster.pool() as ioctx:
+            # Or requests would wait for room instead of being refused.
             ioctx.set_osdmap_full_try()
-            process.wait_for('cluster full', lambda: refuses(ioctx), 60)
+            process.wait_for('cluster full: %s' % full,
+                             lambda: refuses(ioctx) is full, 60)
 
     @staticmethod
     def set_ratios(cluster, ratio):
