@@ -147,9 +147,10 @@ class Store(driver.Store):
         """What all locations of this store begin with.
 
         Glance finds the store of a location by it, and the fsid it shows.
+        None where the fsid is not known: no location can be this store's.
         """
         if not self.site.fsid:
-            return 'rbd://'
+            return None
         return self.site.uri('')[:-len('/snap')]
 
     @capabilities.check

@@ -276,7 +276,9 @@ def purge(cluster, name):
                 rbd.RBD().trash_restore(ioctx, entry['id'], name)
         if name not in rbd.RBD().list(ioctx):
             return
-        with rbd.Image(ioctx, name) as image:
+        # One that was being created when its maker died cannot be opened.
+        with contextlib.suppress(rbd.ImageNotFound), \
+                rbd.Image(ioctx, name) as image:
             for snap in image.list_snaps():
                 if image.is_protected_snap(snap['name']):
                     image.unprotect_snap(snap['name'])

@@ -127,11 +127,11 @@ class TestUrlPrefix(StoreCase):
                          self.store(rbd_store_pool='a b').url_prefix)
 
     def test_unknown_fsid(self):
-        self.assertEqual('rbd://', self.store().url_prefix)
+        self.assertIsNone(self.store().url_prefix)
 
     def test_conf_file_that_comes_later(self):
         store = self.store()
-        self.assertEqual('rbd://', store.url_prefix)
+        self.assertIsNone(store.url_prefix)
         self.write_ceph_conf()
         self.assertEqual('rbd://%s/images/' % FSID, store.url_prefix)
 
