@@ -19,9 +19,7 @@ import hashlib
 import logging
 import os
 import pathlib
-import shutil
 import subprocess
-import tempfile
 
 import fixtures
 import rbd
@@ -32,6 +30,7 @@ from lab import deployment
 from lab import glance
 from lab import process
 from tests.functional.api import client
+from tests.functional.api import databases
 from tests.functional.api import webserver
 from tests.functional import base
 
@@ -51,25 +50,6 @@ def lab():
 def session():
     """Return a keystoneauth session; its token serves all Glances."""
     return lab().keystone.session()
-
-
-@functools.cache
-def _synced_database():
-    """Return the path of a Glance database with tables and no more.
-
-    Making the tables takes longer than starting a Glance; copying the file
-    takes nothing.
-    """
-    # Not in the folder for temporary files, which is one of the test's own.
-    folder = tempfile.TemporaryDirectory(prefix='glance-database-',
-                                         dir=lab().state)
-    path = pathlib.Path(folder.name) / 'glance.sqlite'
-    glance.Glance('template', folder.name, 1, lab().keystone,
-                  'sqlite:///%s' % path,
-                  {'files': ('file', {'filesystem_store_datadir': '/tmp'})},
-                  'files').sync_database()
-    # The folder lives as long as this function's cache: until exit.
-    return folder, path
 
 
 def rbd_stores(kind='dcn', sites=SITES):
@@ -102,12 +82,11 @@ class OwnGlance(fixtures.Fixture):
 
     def _setUp(self):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        database = self._database
-        if not database:
-            path = folder / 'glance.sqlite'
-            shutil.copy(_synced_database()[1], path)
-            database = 'sqlite:///%s' % path
+        database = self._database or self.useFixture(
+            databases.Database(lab(), folder)).url
         self.worker = self.make_worker(folder, database)
+        if not self._database:
+            self.worker.sync_database()
         self.addCleanup(self.worker.stop)
         self.worker.start()
         self.api = client.Api(self.worker.url, session())

@@ -1,0 +1,56 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A database for a Glance of a test's own."""
+
+import pathlib
+import uuid
+
+import fixtures
+import sqlalchemy
+
+from lab import database
+
+
+class Database(fixtures.Fixture):
+    """An empty database of the kind that the lab has.
+
+    Glance on sqlite now and then loses what it writes from two threads at
+    once, so that an import never begins: a lab for tests has MariaDB.
+
+    :ivar url: its URL
+
+    :param lab: :class:`lab.deployment.Deployment`
+    :param folder: where a file may be put
+    """
+
+    def __init__(self, lab, folder):
+        super().__init__()
+        self._lab = lab
+        self._folder = pathlib.Path(folder)
+
+    def _setUp(self):
+        if isinstance(self._lab.database, database.Sqlite):
+            self.url = database.Sqlite(self._folder).url('glance')
+            return
+        url = sqlalchemy.make_url(self._lab.database.url('glance'))
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        name = 'test_%s' % uuid.uuid4().hex
+        self._execute(engine, 'CREATE DATABASE %s' % name)
+        self.addCleanup(self._execute, engine, 'DROP DATABASE %s' % name)
+        self.url = url.set(database=name).render_as_string(
+            hide_password=False)
+
+    @staticmethod
+    def _execute(engine, statement):
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text(statement))
