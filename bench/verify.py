@@ -73,8 +73,8 @@ def check_store(cluster, image_id, source):
             there.append((offset, length))
 
     with cluster.pool('images') as ioctx:
-        with rbd.Image(ioctx, image_id, snapshot='snap',
-                       read_only=True) as image:
+        with rbd.Image(ioctx, image_id, read_only=True) as image:
+            image.set_snap('snap')
             if image.size() != source.size:
                 raise api.JobFailed('%s: %d bytes instead of %d' % (
                     cluster.name, image.size(), source.size))

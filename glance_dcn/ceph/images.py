@@ -17,6 +17,7 @@ it, and Glance reads from it. An image without that snapshot is one that is
 still being written, or whose writer died.
 """
 
+import contextlib
 import logging
 
 import rbd
@@ -74,7 +75,10 @@ def remove(ioctx, name, snapshot=None):
     """
     try:
         if snapshot is not None:
-            with rbd.Image(ioctx, name) as image:
+            # One whose maker died while creating it is listed, but cannot be
+            # opened; it can be removed.
+            with contextlib.suppress(rbd.ImageNotFound), \
+                    rbd.Image(ioctx, name) as image:
                 _remove_snapshot(image, snapshot)
         rbd.RBD().remove(ioctx, name)
     except rbd.ImageHasSnapshots:

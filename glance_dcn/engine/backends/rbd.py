@@ -52,8 +52,11 @@ class RBD(base.Endpoint):
         super().__init__(name or image)
         self._image = None
         try:
-            self._image = rbd.Image(ioctx, image, snapshot=snapshot,
-                                    read_only=not writable)
+            self._image = rbd.Image(ioctx, image, read_only=not writable)
+            if snapshot is not None:
+                # Not by rbd.Image(snapshot=): in Ceph 16 a close soon after
+                # races with the end of such an open and aborts the process.
+                self._image.set_snap(snapshot)
             self._look()
         except rbd.Error as error:
             self.close()

@@ -88,8 +88,17 @@ class OwnGlance(fixtures.Fixture):
         if not self._database:
             self.worker.sync_database()
         self.addCleanup(self.worker.stop)
-        self.worker.start()
+        self.start()
         self.api = client.Api(self.worker.url, session())
+
+    def start(self):
+        """Start the worker, unless it runs.
+
+        With a home that lasts as long as it does, for caches: that of a test
+        does not.
+        """
+        with fixtures.EnvironmentVariable('HOME', str(self.worker.directory)):
+            self.worker.start()
 
     def make_worker(self, folder, database):
         """Return the worker to start."""

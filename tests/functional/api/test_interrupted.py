@@ -50,7 +50,7 @@ class InterruptedTest(base.ApiTestCase):
 
     def setUp(self):
         super().setUp()
-        self.own.worker.start()
+        self.own.start()
         self.api = self.use_own(self.own)
         self.image_id = self.new_image(self.api)
         self.addCleanup(self.cut_off_the_dead)
@@ -162,13 +162,13 @@ class InterruptedTest(base.ApiTestCase):
     def test_terminated_during_an_upload(self):
         self.begin_upload(announced=8 * MiB, sent=3 * MiB)
         self.own.worker.stop()
-        self.own.worker.start()
+        self.own.start()
         self.assertNotReadable()
 
     def test_terminated_during_an_import(self):
         self.begin_import()
         self.own.worker.stop()
-        self.own.worker.start()
+        self.own.start()
         image = self.assertNotReadable()
         self.assertEqual('importing', image['status'])
 

@@ -68,8 +68,8 @@ class CopyingTestCase(base.CephTestCase):
 
     def read(self, name):
         with self.cluster(name).pool() as ioctx:
-            with rbd.Image(ioctx, self.image, snapshot='snap',
-                           read_only=True) as image:
+            with rbd.Image(ioctx, self.image, read_only=True) as image:
+                image.set_snap('snap')
                 self.assertTrue(image.is_protected_snap('snap'))
                 return image.read(0, image.size())
 

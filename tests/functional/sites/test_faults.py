@@ -86,7 +86,8 @@ class FaultyTargetTest(base.CephTestCase):
         self.assertEqual([self.sites['good'].name], outcome.copied)
         self.assertEqual([self.sites['bad'].name], list(outcome.failed))
         with self.clusters['good'].pool() as ioctx:
-            with rbd.Image(ioctx, self.image, snapshot='snap') as image:
+            with rbd.Image(ioctx, self.image, read_only=True) as image:
+                image.set_snap('snap')
                 self.assertEqual(self.data, image.read(0, SIZE))
         return str(outcome.failed[self.sites['bad'].name])
 

@@ -253,8 +253,8 @@ class StoreTestCase(base.CephTestCase):
                              [snap['name'] for snap in image.list_snaps()])
             self.assertTrue(image.is_protected_snap(SNAPSHOT))
             self.assertEqual(len(data), image.size())
-        with self.image(name, cluster, snapshot=SNAPSHOT,
-                        read_only=True) as image:
+        with self.image(name, cluster, read_only=True) as image:
+            image.set_snap(SNAPSHOT)
             self.assertEqual(len(data), image.size())
             # Digests, so that a failure does not print the data.
             self.assertEqual(digest(data),
