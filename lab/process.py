@@ -143,6 +143,9 @@ class Daemon:
             known = json.loads(self._pidfile.read_text())
         except (FileNotFoundError, ValueError):
             return None
+        # One that had ended before its start was noted has none.
+        if known['started'] is None:
+            return None
         if _start_time(known['pid']) != known['started']:
             return None
         return known['pid']
