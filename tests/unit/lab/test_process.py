@@ -248,6 +248,16 @@ class DaemonTest(ProcessTestCase):
         daemon.stop()
         self.assertIsNone(stranger.poll())
 
+    def test_one_that_had_ended_before_its_start_was_noted(self):
+        # Nothing is known of such a process but its number: to wait for it
+        # to end would take for ever.
+        folder = self.useFixture(fixtures.TempDir()).path
+        daemon = process.Daemon('brief', folder)
+        (daemon.directory / 'brief.pid').write_text(
+            '{"pid": 4194304, "started": null}')
+        self.assertIsNone(daemon.pid)
+        daemon.stop()
+
     def test_a_pid_file_that_was_not_finished(self):
         daemon = self.daemon()
         self.pid_file.parent.mkdir()
