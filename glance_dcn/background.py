@@ -1,0 +1,102 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Work that a process does every now and then, beside its requests.
+
+Threads do not survive a fork, and WSGI servers fork after loading the
+application: what the parent had started is started again in each child.
+"""
+
+import logging
+import os
+import random
+
+from glance_dcn.engine import native
+
+LOG = logging.getLogger(__name__)
+
+# Parts of the interval by which a pause is longer or shorter, so that the
+# workers of a deployment do not do the same thing at the same moment.
+_JITTER = 0.2
+
+_started = []
+
+
+class Periodic:
+    """Runs a function again and again, in a thread of its own.
+
+    What the function raises is logged, and does not end it.
+
+    :param name: name of the thread
+    :param work: function without arguments
+    :param interval: seconds from the end of one run to the next, give or take
+        a fifth
+    """
+
+    def __init__(self, name, work, interval):
+        self.name = name
+        self.interval = interval
+        self._work = work
+        self._events = None
+
+    def start(self):
+        """Run it at once, and from then on; in children of a fork too."""
+        if self._events is None:
+            _started.append(self)
+            self._begin()
+
+    def wake(self):
+        """Run it now, or once more if it is running."""
+        events = self._events
+        if events is not None:
+            events.put(True)
+
+    def stop(self):
+        """Do not run it again. A run that has begun is not waited for."""
+        if self._events is not None:
+            _started.remove(self)
+            self._events.put(False)
+            self._events = None
+
+    def _begin(self):
+        # A new queue: the lock of the parent's may be held for ever here.
+        self._events = native.Queue()
+        native.start(self.name, self._run, self._events)
+
+    def _run(self, events):
+        go_on = True
+        while go_on:
+            try:
+                self._work()
+            except Exception:
+                LOG.exception('%s failed; it is tried again in %s s',
+                              self.name, self.interval)
+            go_on = self._pause(events)
+
+    def _pause(self, events):
+        """Wait for the next run; return whether there is to be one."""
+        try:
+            go_on = events.get(timeout=self.interval * random.uniform(
+                1 - _JITTER, 1 + _JITTER))
+            while go_on:
+                go_on = events.get_nowait()
+            return go_on
+        except native.Empty:
+            return True
+
+
+def _after_fork():
+    for periodic in _started:
+        periodic._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,89 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import os
+import threading
+import time
+
+from oslotest import base
+
+from glance_dcn import background
+
+
+class TestPeriodic(base.BaseTestCase):
+
+    def periodic(self, work, interval):
+        made = background.Periodic('test', work, interval)
+        self.addCleanup(made.stop)
+        return made
+
+    def test_runs_at_once_and_again(self):
+        ran = threading.Semaphore(0)
+        self.periodic(ran.release, 0.01).start()
+        for _ in range(3):
+            self.assertTrue(ran.acquire(timeout=10))
+
+    def test_a_failure_does_not_end_it(self):
+        ran = threading.Semaphore(0)
+
+        def work():
+            ran.release()
+            raise ValueError()
+
+        self.periodic(work, 0.01).start()
+        for _ in range(3):
+            self.assertTrue(ran.acquire(timeout=10))
+
+    def test_wake(self):
+        ran = threading.Semaphore(0)
+        periodic = self.periodic(ran.release, 3600)
+        periodic.start()
+        self.assertTrue(ran.acquire(timeout=10))
+        periodic.wake()
+        self.assertTrue(ran.acquire(timeout=10))
+
+    def test_started_twice_runs_once(self):
+        ran = []
+        periodic = self.periodic(lambda: ran.append(1), 3600)
+        periodic.start()
+        periodic.start()
+        time.sleep(0.1)
+        self.assertEqual([1], ran)
+
+    def test_stopped(self):
+        ran = threading.Semaphore(0)
+        periodic = self.periodic(ran.release, 0.01)
+        periodic.start()
+        self.assertTrue(ran.acquire(timeout=10))
+        periodic.stop()
+        while ran.acquire(timeout=0.2):
+            pass
+        self.assertFalse(ran.acquire(timeout=0.1))
+
+    def test_goes_on_in_the_child_of_a_fork(self):
+        reader, writer = os.pipe()
+        parent = os.getpid()
+
+        def work():
+            if os.getpid() != parent:
+                os.write(writer, b'x')
+
+        self.periodic(work, 3600).start()
+        child = os.fork()
+        if not child:
+            time.sleep(10)
+            os._exit(1)
+        try:
+            self.assertEqual(b'x', os.read(reader, 1))
+        finally:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
