@@ -14,6 +14,8 @@
 
 Threads do not survive a fork, and WSGI servers fork after loading the
 application: what the parent had started is started again in each child.
+uWSGI does not tell Python when it forks, and has a hook of its own; its
+master, which serves nobody, starts nothing.
 """
 
 import logging
@@ -21,6 +23,12 @@ import os
 import random
 
 from glance_dcn.engine import native
+
+try:
+    # uWSGI makes this module, in its own processes only.
+    import uwsgi
+except ImportError:
+    uwsgi = None
 
 LOG = logging.getLogger(__name__)
 
@@ -47,10 +55,11 @@ class Periodic:
         self.interval = interval
         self._work = work
         self._events = None
+        self._pid = None
 
     def start(self):
         """Run it at once, and from then on; in children of a fork too."""
-        if self._events is None:
+        if self not in _started:
             _started.append(self)
             self._begin()
 
@@ -62,12 +71,17 @@ class Periodic:
 
     def stop(self):
         """Do not run it again. A run that has begun is not waited for."""
-        if self._events is not None:
+        if self in _started:
             _started.remove(self)
+        if self._events is not None:
             self._events.put(False)
-            self._events = None
+        self._events = self._pid = None
 
     def _begin(self):
+        """Start the thread, unless this process has it already."""
+        if self._pid == os.getpid() or _is_master():
+            return
+        self._pid = os.getpid()
         # A new queue: the lock of the parent's may be held for ever here.
         self._events = native.Queue()
         native.start(self.name, self._run, self._events)
@@ -94,9 +108,26 @@ class Periodic:
             return True
 
 
+def _is_master():
+    return uwsgi is not None and uwsgi.worker_id() == 0
+
+
 def _after_fork():
-    for periodic in _started:
+    for periodic in list(_started):
         periodic._begin()
 
 
+def _hook_uwsgi():
+    before = getattr(uwsgi, 'post_fork_hook', None)
+
+    def hook():
+        if before:
+            before()
+        _after_fork()
+
+    uwsgi.post_fork_hook = hook
+
+
 os.register_at_fork(after_in_child=_after_fork)
+if uwsgi is not None:
+    _hook_uwsgi()
