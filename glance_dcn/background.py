@@ -99,8 +99,8 @@ class Periodic:
     def _pause(self, events):
         """Wait for the next run; return whether there is to be one."""
         try:
-            go_on = events.get(timeout=self.interval * random.uniform(
-                1 - _JITTER, 1 + _JITTER))
+            jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+            go_on = events.get(timeout=self.interval * jitter)
             while go_on:
                 go_on = events.get_nowait()
             return go_on

@@ -151,6 +151,8 @@ def pieces(data, offset):
     :param offset: where they are in their image: a block boundary
     :returns: list of (offset, bytes); the bytes are copied unless all is kept
     """
+    if data is ZEROS:
+        return []
     if type(data) is not bytes:
         data = bytes(data)
     # A slice of all the bytes is the same object, not a copy.

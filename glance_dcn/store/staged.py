@@ -24,13 +24,14 @@ import errno
 import io
 import os
 
+from glance_dcn.engine import extents
+
 # What Glance's readers call the reader they wrap: _source in
 # glance.common.scripts.utils.CallbackIterator and in oslo.utils's
 # InspectWrapper; data and fd in glance.common.utils.LimitingReader and
 # CooperativeReader.
 _INNER = ('_source', 'data', 'fd')
 _DEEPEST = 16
-_ZEROS = bytes(8 << 20)
 
 
 def skip_holes(data):
@@ -66,6 +67,10 @@ def _inner(reader):
 class SparseReader:
     """Reads a file in order, and its holes without touching the file.
 
+    What it returns ends at the multiples of the engine's largest request at
+    the latest, and a hole from one to the next is ``extents.ZEROS`` itself,
+    which the engine need not look at to know what it is.
+
     :param file: open binary file; it is read from its current position
     """
 
@@ -79,13 +84,14 @@ class SparseReader:
         """Return the next bytes, at most ``size``; none at the end."""
         if size is None or size < 0:
             size = max(0, os.fstat(self._fd).st_size - self._position)
-        size = min(size, len(_ZEROS))
+        size = min(size, extents.REQUEST - self._position % extents.REQUEST)
         if self._position >= self._hole:
             self._look()
         if self._position < self._data:
             count = min(size, self._data - self._position)
             self._position += count
-            return _ZEROS[:count]
+            # All of it is the same object, not a copy.
+            return extents.ZEROS[:count]
         data = os.pread(self._fd, min(size, self._hole - self._position),
                         self._position)
         self._position += len(data)
