@@ -46,6 +46,10 @@ def _down(lab, args):
     lab.down(delete=args.delete)
 
 
+def _end(lab, args):
+    process.end_all(args.folder)
+
+
 def _count(text):
     number = int(text)
     if not 1 <= number <= 100:
@@ -88,6 +92,10 @@ def _parser():
     down.add_argument('--delete', action='store_true',
                       help='remove the state folder as well')
     down.set_defaults(run=_down)
+    end = commands.add_parser(
+        'end', help='end all daemons that have their folders below one')
+    end.add_argument('folder', type=pathlib.Path)
+    end.set_defaults(run=_end)
     return parser
 
 

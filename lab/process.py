@@ -143,6 +143,9 @@ class Daemon:
             known = json.loads(self._pidfile.read_text())
         except (FileNotFoundError, ValueError):
             return None
+        if not isinstance(known, dict):
+            # Some daemons keep a pid file of their own there.
+            return None
         # One that had ended before its start was noted has none.
         if known['started'] is None:
             return None
@@ -218,6 +221,15 @@ class Daemon:
             wait_for('%s ready' % self.name, alive_and_ready, timeout)
         except LabError as exc:
             raise LabError('%s\nsee %s' % (exc, self.log))
+
+
+def end_all(folder):
+    """End every daemon that keeps its pid file below a folder.
+
+    For what a runner of tests leaves behind when it is killed.
+    """
+    for path in pathlib.Path(folder).rglob('*.pid'):
+        Daemon(path.stem, path.parent).stop()
 
 
 def _start_time(pid):

@@ -22,11 +22,13 @@ tools/install-deps.sh
 PATH=$PWD/.venv/bin:$PATH
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/dcn-tests.XXXXXX")
-export GLANCE_DCN_LAB=$state/lab
+export GLANCE_DCN_LAB=$state/lab TMPDIR=$state
 finish() {
     if [ -d "$GLANCE_DCN_LAB" ]; then
         python -m lab down --delete || true
     fi
+    # What tests started for themselves, should the runner have been killed.
+    python -m lab end "$state" || true
     rm -rf "$state"
 }
 trap finish EXIT

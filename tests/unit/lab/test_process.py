@@ -258,6 +258,13 @@ class DaemonTest(ProcessTestCase):
         self.assertIsNone(daemon.pid)
         daemon.stop()
 
+    def test_all_below_a_folder(self):
+        pid = self.daemon('sleep', '600').pid
+        # As some daemons keep of their own accord.
+        self.pid_file.with_name('other.pid').write_text(str(os.getpid()))
+        process.end_all(self.directory)
+        self.assertGone(pid)
+
     def test_a_pid_file_that_was_not_finished(self):
         daemon = self.daemon()
         self.pid_file.parent.mkdir()
