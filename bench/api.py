@@ -48,6 +48,16 @@ class Client:
         """Import an image into stores, and wait until it is there."""
         self._import(image_id, {'name': 'web-download', 'uri': uri}, stores)
 
+    def stage(self, image_id, path):
+        """Upload a file to be imported: it waits in the staging folder."""
+        with open(path, 'rb') as file:
+            self._call('PUT', '/v2/images/%s/stage' % image_id, data=file,
+                       headers={'Content-Type': 'application/octet-stream'})
+
+    def import_staged(self, image_id, stores):
+        """Import what was staged into stores, and wait until it is there."""
+        self._import(image_id, {'name': 'glance-direct'}, stores)
+
     def copy(self, image_id, stores):
         """Copy an image into further stores, and wait until it is there."""
         self._import(image_id, {'name': 'copy-image'}, stores)
@@ -126,11 +136,12 @@ class Client:
         return 'task: %s' % (tasks and (tasks[-1]['message'] or
                                         tasks[-1]['status']))
 
-    def _call(self, method, path, body=None):
+    def _call(self, method, path, body=None, **kwargs):
+        headers = {'Accept': 'application/json', **kwargs.pop('headers', {})}
         try:
             return self._session.request(
-                self._url + path, method, json=body,
-                headers={'Accept': 'application/json'})
+                self._url + path, method, json=body, headers=headers,
+                **kwargs)
         except ka_exceptions.ClientException as exc:
             raise JobFailed('%s %s: %s' % (method, path, exc)) from exc
 

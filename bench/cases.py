@@ -37,7 +37,7 @@ class Kind:
     """A case by its name.
 
     :param title: for the table
-    :param job: ``import``, ``copy`` or ``download``
+    :param job: ``import``, ``import-web``, ``copy`` or ``download``
     :param targets: number of sites it writes to
     :param source: ``main`` or ``small``: which image
     :param quality: :class:`lab.wan.Quality` of the link to the target, or
@@ -65,6 +65,8 @@ NAMES = {
                      references=('hash', 'qemu-img')),
     'import-2': Kind('import qcow2 into 2 sites', 'import', 2,
                      references=('hash',)),
+    'import-web-2': Kind('download and import qcow2 into 2 sites',
+                         'import-web', 2, references=('hash',)),
     'import-3': Kind('import qcow2 into 3 sites', 'import', 3,
                      references=('hash',)),
     'import-small': Kind('import small image into 3 sites', 'import', 3,
@@ -160,7 +162,24 @@ class Job:
 
 
 class Import(Job):
-    """An import of a qcow2 over HTTP."""
+    """An import of a qcow2 that was uploaded before."""
+
+    def prepare(self):
+        """Upload the image."""
+        self.image = self.client.create('bench-import', 'qcow2')
+        self.client.stage(self.image, self.source.qcow2)
+
+    def run(self):
+        """From the import call until it is in all stores."""
+        self.client.import_staged(self.image, self.targets)
+
+    def clean(self):
+        """Delete the image."""
+        self.client.delete(self.image)
+
+
+class ImportWeb(Import):
+    """An import of a qcow2 that Glance first downloads."""
 
     def prepare(self):
         """Make an image without data: a name and an id."""
@@ -171,10 +190,6 @@ class Import(Job):
         self.client.web_download(
             self.image, '%s/%s' % (self.bench.url, self.source.qcow2.name),
             self.targets)
-
-    def clean(self):
-        """Delete the image."""
-        self.client.delete(self.image)
 
 
 class Copy(Job):
@@ -217,7 +232,8 @@ class Download(Job):
         """Do nothing: nothing was made."""
 
 
-_JOBS = {'import': Import, 'copy': Copy, 'download': Download}
+_JOBS = {'import': Import, 'import-web': ImportWeb, 'copy': Copy,
+         'download': Download}
 
 
 def job(bench, kind, side):

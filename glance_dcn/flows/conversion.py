@@ -21,12 +21,9 @@ is wrong with their image.
 import contextlib
 import logging
 import os
-import time
 
 from glance.async_.flows.plugins import image_conversion as stock
 from glance.common import exception
-from glance.common.scripts import utils as script_utils
-from glance.common import utils as glance_utils
 from oslo_config import cfg
 from oslo_utils.imageutils import format_inspector
 from oslo_utils import units
@@ -35,6 +32,7 @@ from taskflow import task
 
 from glance_dcn.engine import errors
 from glance_dcn.engine import qemu_img
+from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 
 CONF = cfg.CONF
@@ -46,10 +44,6 @@ CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
 
 # What qemu-img calls a disk format, where it is not what Glance calls it.
 _DRIVERS = {'vhd': 'vpc'}
-
-# Seconds between saves of the task. Another request may steal the lock of a
-# task that was not saved for an hour, and users watch the message.
-_SAVE_EVERY = 10
 
 # Looking at an image must end before the next save is overdue.
 _LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
@@ -85,7 +79,8 @@ class _ConvertImage(task.Task):
         super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._stores = stores
-        self._heartbeat = _Heartbeat(task_repo, task_id, action_wrapper)
+        self._phases = _Phases(
+            heartbeat.Heartbeat(task_repo, task_id, action_wrapper))
         self._source = self._target = ''
         self._downloads = method in ('web-download', 'glance-download')
         self._formats = {}
@@ -155,11 +150,11 @@ class _ConvertImage(task.Task):
             return False
         qemu_img.check(self._source, driver, limits=_LOOK_LIMITS)
         limits = self._measure(driver, virtual_size, output)
-        self._heartbeat.enter('Converting the image from %s to %s'
-                              % (declared, output), 0)
+        self._phases.enter('Converting the image from %s to %s'
+                           % (declared, output), 0)
         qemu_img.convert(self._source, driver, self._target, output, limits,
-                         progress=self._heartbeat.progress,
-                         cancelled=self._heartbeat.beat)
+                         progress=self._phases.progress,
+                         cancelled=self._phases.beat)
         self._finish(output, virtual_size)
         return True
 
@@ -168,9 +163,9 @@ class _ConvertImage(task.Task):
 
         :raises glance.common.exception.UploadException: if it is not safe
         """
-        self._heartbeat.enter(phase)
+        self._phases.enter(phase)
         try:
-            inspector = _detect(path, self._heartbeat.beat)
+            inspector = _detect(path, self._phases.beat)
             inspector.safety_check()
         except format_inspector.SafetyCheckFailed as exc:
             tolerated = set(CONF.image_format.gpt_safety_checks_nonfatal)
@@ -193,7 +188,7 @@ class _ConvertImage(task.Task):
 
         :raises glance.common.exception.UploadException: if it is too large
         """
-        self._heartbeat.enter('Measuring the image')
+        self._phases.enter('Measuring the image')
         largest = CONF.glance_dcn.conversion_max_virtual_size * units.Gi
         if virtual_size > largest:
             raise _refusal('its virtual size is %d bytes, and %d are allowed '
@@ -263,22 +258,22 @@ class _ConvertImage(task.Task):
             raise _refusal('it was deleted meanwhile')
 
 
-class _Heartbeat:
-    """Saves the task, which keeps its lock and tells users how it goes."""
+class _Phases:
+    """Tells which phase the task is in, and how far.
 
-    def __init__(self, task_repo, task_id, action_wrapper):
-        self._task_repo = task_repo
-        self._task_id = task_id
-        self._action_wrapper = action_wrapper
+    :param heartbeat: :class:`glance_dcn.flows.heartbeat.Heartbeat`
+    """
+
+    def __init__(self, heartbeat):
+        self._heartbeat = heartbeat
         self._phase = ''
         self._part = None
-        self._saved = 0
 
     def enter(self, phase, part=None):
         """Begin a phase, and save the task.
 
         :param part: the part of it that is done, 0 to 1; None if not known
-        :raises: as :meth:`beat`
+        :raises: as :meth:`glance_dcn.flows.heartbeat.Heartbeat.save`
         """
         self._phase, self._part = phase, part
         self._save()
@@ -291,26 +286,17 @@ class _Heartbeat:
         """Save the task if it is time to.
 
         :returns: False, for the engine: nothing is to be cancelled
-        :raises glance.common.exception.TaskAbortedError: if somebody else
-            has ended the task, or taken over the image
-        :raises glance.common.exception.NotFound: if either is gone
+        :raises: as :meth:`enter`
         """
-        if time.monotonic() - self._saved >= _SAVE_EVERY:
+        if self._heartbeat.due:
             self._save()
         return False
 
     def _save(self):
-        self._action_wrapper.assert_task_lock()
-        found = script_utils.get_task(self._task_repo, self._task_id)
-        if found is None:
-            raise exception.TaskNotFound(task_id=self._task_id)
-        if found.status != 'processing':
-            raise exception.TaskAbortedError()
-        found.message = self._phase
+        message = self._phase
         if self._part is not None:
-            found.message += ': %d %%' % (100 * self._part)
-        glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
-        self._saved = time.monotonic()
+            message += ': %d %%' % (100 * self._part)
+        self._heartbeat.save(message)
 
 
 def _detect(path, beat):

@@ -23,8 +23,6 @@ import time
 
 from glance.async_.flows._internal_plugins import copy_image as stock
 from glance.common import exception
-from glance.common.scripts import utils as script_utils
-from glance.common import utils as glance_utils
 import glance_store
 from oslo_config import cfg
 from oslo_utils import units
@@ -32,6 +30,7 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 from taskflow.types import failure
 
+from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn import plugins
 from glance_dcn.sites import copying
@@ -41,10 +40,6 @@ CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
 options.register(CONF)
-
-# Seconds between saves of the task. Another request may steal the lock of a
-# task that was not saved for an hour, and users watch the message.
-_SAVE_EVERY = 10
 
 # Targets taken over, by task ID, until the task runs: Glance may ask for the
 # flow of a task again, with the list already shortened.
@@ -148,8 +143,9 @@ class _CopyDirectly(task.Task):
                  all_stores_must_succeed):
         super().__init__(name='%s-CopyDirectly-%s' % (task_type, task_id))
         self._task_id = task_id
-        self._task_repo = task_repo
         self._action_wrapper = action_wrapper
+        self._heartbeat = heartbeat.Heartbeat(task_repo, task_id,
+                                              action_wrapper)
         self._targets = targets
         self._all_must_succeed = all_stores_must_succeed
         self._failed = set()
@@ -214,7 +210,7 @@ class _CopyDirectly(task.Task):
         except Exception:
             self._discard(outcome.copied)
             raise
-        self._save(self._message.final(outcome))
+        self._heartbeat.save(self._message.final(outcome))
 
     def _discard(self, stores):
         """Remove copies that nobody will know of."""
@@ -229,22 +225,8 @@ class _CopyDirectly(task.Task):
 
     def _progress(self, progress):
         message = self._message.update(progress)
-        if message:
-            self._save(message)
-
-    def _save(self, message):
-        """Save the task, which keeps its lock and tells users how it goes.
-
-        :raises glance.common.exception.TaskAbortedError: if somebody else
-            has ended the task
-        """
-        found = script_utils.get_task(self._task_repo, self._task_id)
-        if found is None:
-            raise exception.TaskNotFound(task_id=self._task_id)
-        if found.status != 'processing':
-            raise exception.TaskAbortedError()
-        found.message = message
-        glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
+        if self._heartbeat.due:
+            self._heartbeat.save(message)
 
 
 class _Message:
@@ -252,19 +234,15 @@ class _Message:
 
     def __init__(self, targets):
         self._targets = targets
-        self._started = self._saved = None
+        self._started = None
 
     def update(self, progress):
-        """Return the message of the moment, or None before it is time.
+        """Return the message of the moment.
 
         :param progress: :class:`glance_dcn.engine.transfer.Progress`
         """
-        now = time.monotonic()
         if self._started is None:
-            self._started = now
-        elif now - self._saved < _SAVE_EVERY:
-            return None
-        self._saved = now
+            self._started = time.monotonic()
         return 'Copying: %d %%, %s; %s' % (
             100 * progress.fraction, self._rate(progress.data),
             ', '.join('%s: %d MiB' % (name.partition(':')[0],

@@ -603,7 +603,7 @@ class TestTask(ConversionTestCase):
 
     def test_phases_and_percent(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.flows.conversion._SAVE_EVERY', 0))
+            'glance_dcn.flows.heartbeat.EVERY', 0))
         self.make(data=os.urandom(9 * MiB))
         self.run_flow()
         messages = list(dict.fromkeys(self.messages()))
@@ -633,7 +633,7 @@ class TestTask(ConversionTestCase):
     def interrupted(self, change):
         """Let something happen while qemu-img works."""
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.flows.conversion._SAVE_EVERY', 0))
+            'glance_dcn.flows.heartbeat.EVERY', 0))
         self.make(data=os.urandom(9 * MiB))
         convert = qemu_img.convert
 
