@@ -22,6 +22,7 @@ next copy costs its data alone.
 from concurrent import futures
 import contextlib
 import dataclasses
+import functools
 import logging
 import typing
 
@@ -144,8 +145,7 @@ class Copy:
                 record = self._known(source, endpoint)
             targets = [_Target(site, self._image, endpoint.size)
                        for site in self._targets]
-            for target in targets:
-                stack.push(target.close)
+            stack.push(functools.partial(_close, targets))
             _each(_Target.open, targets)
             result = self._transfer(source, endpoint, targets, record)
             if record is None:
@@ -252,6 +252,7 @@ class _Target:
             return
         try:
             images.publish(self.endpoint.image, record)
+            self.site.published(self._image, self._size)
         except rbd.Error as exc:
             self.fail(exc)
 
@@ -262,15 +263,15 @@ class _Target:
                                 'store': self.site.name, 'error': error})
         self.error = error
 
-    def close(self, kind, error, trace):
-        """Close it; if this or the whole copy failed, leave nothing there.
+    def close(self, failed):
+        """Close it; if it failed, leave nothing there.
 
-        For contextlib.ExitStack.push().
+        :param failed: whether the whole copy did
         """
         with self._stack:
             if self.endpoint:
                 self.endpoint.close()
-            if self._created and (self.error or error):
+            if self._created and (self.error or failed):
                 self._remove()
 
     def _remove(self):
@@ -285,6 +286,11 @@ def _each(work, targets):
     """Do some work for all targets at once: each waits for its own cluster."""
     with futures.ThreadPoolExecutor(max(1, len(targets))) as pool:
         list(pool.map(work, targets))
+
+
+def _close(targets, kind, error, trace):
+    """Close all targets, for contextlib.ExitStack.push()."""
+    _each(lambda target: target.close(failed=error is not None), targets)
 
 
 def _remember(pool, source, record):

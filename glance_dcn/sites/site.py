@@ -26,6 +26,8 @@ from glance_dcn.engine.backends import rbd as rbd_backend
 # Seconds for which a half-written image may still be open, because requests
 # of its writer are in flight.
 _LANDING = 30
+# Seconds for which the size of an image that was just published is known.
+_FRESH = 60
 
 
 class Site:
@@ -50,6 +52,7 @@ class Site:
         self.pool = pool
         self.order = order
         self.io_timeout = io_timeout
+        self._published = {}
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout)
 
@@ -131,6 +134,25 @@ class Site:
         """
         with rbd.Image(ioctx, image) as opened:
             records.save(opened, record)
+
+    def published(self, image, size):
+        """Take note that this process has just published an image.
+
+        Glance looks at the size of a location it is given, which costs a
+        dozen round trips to open the image again.
+
+        :param image: its name
+        :param size: bytes
+        """
+        now = time.monotonic()
+        self._published = {name: known for name, known in
+                           self._published.items() if known[1] > now}
+        self._published[image] = size, now + _FRESH
+
+    def size_of_published(self, image):
+        """Return what :meth:`published` was told, once; or None."""
+        size, until = self._published.pop(image, (None, 0))
+        return size if time.monotonic() < until else None
 
     def _title(self, image):
         return '%s: %s/%s' % (self.name, self.pool, image)

@@ -187,7 +187,12 @@ class Store(driver.Store):
         :raises glance_store.exceptions.BadStoreUri: if the location is not
             in this store's cluster
         """
-        with self._reading(self._checked(location)) as source:
+        loc = self._checked(location)
+        if (loc.pool, loc.snapshot) == (self.pool, images.SNAPSHOT):
+            size = self.site.size_of_published(loc.image)
+            if size is not None:
+                return size
+        with self._reading(loc) as source:
             return source.size
 
     @driver.back_compat_add

@@ -15,6 +15,7 @@
 import io
 import pathlib
 import time
+from unittest import mock
 
 import fixtures
 from glance_store import capabilities
@@ -177,3 +178,23 @@ class TestErrors(StoreCase):
                 self.assertIn(word, text)
         # The cluster was not asked.
         self.assertLess(time.monotonic() - began, 0.9)
+
+
+class TestSizeOfPublished(StoreCase):
+
+    def test_is_known_once_without_asking_the_cluster(self):
+        self.write_ceph_conf()
+        store = self.store()
+        store.site.published(IMAGE, 12345)
+        loc = self.location(store)
+        self.assertEqual(12345, store.get_size(loc))
+        self.assertRaises(exceptions.BadStoreConfiguration, store.get_size,
+                          loc)
+
+    def test_is_forgotten(self):
+        self.write_ceph_conf()
+        store = self.store()
+        with mock.patch('time.monotonic', return_value=1000):
+            store.site.published(IMAGE, 12345)
+        with mock.patch('time.monotonic', return_value=1061):
+            self.assertIsNone(store.site.size_of_published(IMAGE))
