@@ -114,7 +114,7 @@ def check(path, driver, limits=INFO_LIMITS):
 
 
 def convert(path, driver, target, output='raw', limits=Limits(),
-            progress=None, cancelled=None):
+            progress=None, cancelled=None, in_order=False):
     """Convert an image file into a new, sparse file.
 
     After any failure there is no target.
@@ -126,6 +126,7 @@ def convert(path, driver, target, output='raw', limits=Limits(),
     :param limits: :class:`Limits`
     :param progress: called with the part that is done, 0 to 1
     :param cancelled: called several times a second; whether to end it
+    :param in_order: write it from its beginning to its end
     :raises: as :func:`info`; also :class:`Cancelled`, and FileExistsError
     """
     info(path, driver)
@@ -135,8 +136,8 @@ def convert(path, driver, target, output='raw', limits=Limits(),
         raise FileExistsError(target)
     try:
         _run('convert', path,
-             ['convert', '-p', '-m', '16', '-W', '-S', '64k', '-O', output,
-              *_source(path, driver), target],
+             ['convert', '-p', '-m', '16', *([] if in_order else ['-W']),
+              '-S', '64k', '-O', output, *_source(path, driver), target],
              limits, target, progress, cancelled)
     except BaseException:
         if os.path.lexists(target):

@@ -34,6 +34,8 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import qemu_img
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
+from glance_dcn.flows import stores
+from glance_dcn.sites import hashes
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ _DRIVERS = {'vhd': 'vpc'}
 
 # Looking at an image must end before the next save is overdue.
 _LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
+
+# Bytes up to which an image is hashed while it is converted. Stores that wait
+# for hashes do not save the task, which would be long for larger ones.
+_LARGEST_AHEAD = 128 * units.Gi
 
 # Bytes that an image is inspected by.
 _CHUNK = 64 * units.Ki
@@ -74,16 +80,17 @@ class _ConvertImage(task.Task):
 
     default_provides = 'file_path'
 
-    def __init__(self, task_id, task_type, task_repo, action_wrapper, stores,
+    def __init__(self, task_id, task_type, task_repo, action_wrapper, targets,
                  method):
         super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
-        self._stores = stores
+        self._targets = targets
         self._phases = _Phases(
             heartbeat.Heartbeat(task_repo, task_id, action_wrapper))
         self._source = self._target = ''
         self._downloads = method in ('web-download', 'glance-download')
         self._formats = {}
+        self._ahead = None
 
     def execute(self, file_path, **kwargs):
         """Convert the image, if it is not of the right format already.
@@ -103,12 +110,14 @@ class _ConvertImage(task.Task):
                 _discard(self._target)
                 converted = self._convert(output)
             except BaseException:
+                self._end_hashing()
                 _discard(self._target)
                 raise
         return 'file://%s' % self._target if converted else file_path
 
     def revert(self, result, **kwargs):
         """Undo it: the image has its old format and has to be staged anew."""
+        self._end_hashing()
         _discard(self._target)
         try:
             # This raises if another task has taken over: then the staged
@@ -121,9 +130,9 @@ class _ConvertImage(task.Task):
                     # The revert() of the download comes next, sets the same,
                     # and fails and keeps the image locked if it is set.
                     action.set_image_attribute(status='importing')
-                if self._stores:
-                    action.remove_importing_stores(self._stores)
-                    action.add_failed_stores(self._stores)
+                if self._targets:
+                    action.remove_importing_stores(self._targets)
+                    action.add_failed_stores(self._targets)
         except exception.NotFound:
             LOG.info('Image %s was deleted while it was imported',
                      self._action_wrapper.image_id)
@@ -152,11 +161,32 @@ class _ConvertImage(task.Task):
         limits = self._measure(driver, virtual_size, output)
         self._phases.enter('Converting the image from %s to %s'
                            % (declared, output), 0)
+        ahead = self._hash_ahead(output, virtual_size)
         qemu_img.convert(self._source, driver, self._target, output, limits,
                          progress=self._phases.progress,
-                         cancelled=self._phases.beat)
+                         cancelled=self._phases.beat, in_order=ahead)
+        if ahead:
+            self._ahead.complete()
         self._finish(output, virtual_size)
         return True
+
+    def _hash_ahead(self, output, virtual_size):
+        """Begin to hash what qemu-img is about to write; return whether so.
+
+        Stores compute the hashes while they write, which takes longer than
+        anything else of an import; ``dcn`` stores take them over.
+        """
+        if (output != 'raw' or virtual_size > _LARGEST_AHEAD
+                or not any(map(stores.site, self._targets))):
+            return False
+        self._ahead = hashes.Ahead(
+            self._action_wrapper.image_id, self._target, virtual_size,
+            (hashes.CHECKSUM, CONF.hashing_algorithm))
+        return self._ahead.start()
+
+    def _end_hashing(self):
+        if self._ahead:
+            self._ahead.cancel()
 
     def _inspect(self, path, phase):
         """Return the format of a file by its content.

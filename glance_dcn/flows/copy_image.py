@@ -32,9 +32,9 @@ from taskflow.types import failure
 
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
+from glance_dcn.flows import stores
 from glance_dcn import plugins
 from glance_dcn.sites import copying
-from glance_dcn.sites import site as sites
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -72,9 +72,9 @@ def get_flow(**kwargs):
 
 def _take_over(kwargs):
     """Remove the targets that are ours from the list, and return them."""
-    stores, task_id = kwargs['backend'], kwargs['task_id']
+    wanted, task_id = kwargs['backend'], kwargs['task_id']
     if task_id in _taken:
-        stores[:] = [store for store in stores
+        wanted[:] = [store for store in wanted
                      if store not in _taken[task_id]]
         return _taken[task_id]
     if not CONF.glance_dcn.direct_copy:
@@ -83,8 +83,8 @@ def _take_over(kwargs):
         _say_once('order', 'Images are copied by stock Glance: its copy_image '
                   'plugin comes after the one of glance_dcn in this process.')
         return []
-    targets = [store for store in stores if _site(store)]
-    for store in set(stores) - set(targets):
+    targets = [store for store in wanted if stores.site(store)]
+    for store in set(wanted) - set(targets):
         _say_once(store, 'Copies to store %s are left to stock Glance: it is '
                   'no dcn store.', store)
     if not targets:
@@ -98,19 +98,9 @@ def _take_over(kwargs):
         action.add_importing_stores(targets)
         action.remove_failed_stores(targets)
     for store in targets:
-        stores.remove(store)
+        wanted.remove(store)
     _taken[task_id] = targets
     return targets
-
-
-def _site(store):
-    """Return the site of a store by its identifier, or None."""
-    try:
-        driver = glance_store.get_store_from_store_identifier(store)
-    except glance_store.UnknownScheme:
-        return None
-    found = getattr(driver, 'site', None)
-    return found if isinstance(found, sites.Site) else None
 
 
 def _sources(locations):
@@ -118,7 +108,7 @@ def _sources(locations):
     found = []
     for location in locations:
         store = location['metadata'].get('store')
-        site = _site(store) if store else None
+        site = stores.site(store)
         if site is None:
             continue
         place = glance_store.location.get_location_from_uri_and_backend(
@@ -189,7 +179,7 @@ class _CopyDirectly(task.Task):
             sources = _sources(action.image_locations)
         return copying.Copy(
             self._action_wrapper.image_id, sources,
-            [_site(store) for store in self._targets],
+            [stores.site(store) for store in self._targets],
             hashes={name: value for name, value in hashes.items()
                     if name and value},
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
@@ -203,7 +193,7 @@ class _CopyDirectly(task.Task):
                     # The wrapper has no action for it; stock's own flow for
                     # adding locations does the same.
                     action._image.locations.append({
-                        'url': _site(store).uri(action.image_id),
+                        'url': stores.site(store).uri(action.image_id),
                         'metadata': {'store': store}, 'status': 'active'})
                 action.add_failed_stores(sorted(outcome.failed))
                 action.remove_importing_stores(self._targets)
@@ -212,10 +202,10 @@ class _CopyDirectly(task.Task):
             raise
         self._heartbeat.save(self._message.final(outcome))
 
-    def _discard(self, stores):
+    def _discard(self, names):
         """Remove copies that nobody will know of."""
-        for store in stores:
-            site = _site(store)
+        for store in names:
+            site = stores.site(store)
             try:
                 with site.open_pool() as pool:
                     site.discard(pool, self._action_wrapper.image_id)

@@ -39,8 +39,8 @@ from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn import plugins
+from glance_dcn.sites import hashes
 from glance_dcn.sites import site
-from glance_dcn.store import hashes
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import staged
@@ -50,14 +50,9 @@ LOG = logging.getLogger(__name__)
 # glance_store looks for a class of this name in the driver's module.
 StoreLocation = location.StoreLocation
 
-# The algorithm of Glance's ``checksum``.
-_CHECKSUM = 'md5'
 # Seconds to wait for the hashes another store's add() is computing, before
 # computing them a second time.
 _PATIENCE = 600
-
-# One for all stores of the process: it is they who share.
-_hashes = hashes.SharedHashes()
 
 
 class _Evicted(exceptions.BackendException):
@@ -218,23 +213,24 @@ class Store(driver.Store):
         """
         name = str(image_id)
         staged.skip_holes(image_file)
-        leads = _hashes.claim(name)
+        leads = hashes.shared.claim(name)
         record = None
         try:
             self._create(name, image_size)
             with self._open_pool() as ioctx, self._removed_on_failure(
                     ioctx, name):
                 record = self._store(ioctx, name, image_file, image_size,
-                                     (_CHECKSUM, hashing_algo), leads,
+                                     (hashes.CHECKSUM, hashing_algo), leads,
                                      verifier)
         finally:
             if leads and record is not None:
-                _hashes.share(name, record)
+                hashes.shared.share(name, record)
             elif leads:
-                _hashes.give_up(name)
+                hashes.shared.give_up(name)
         metadata = {'store': self.backend_group} if self.backend_group else {}
-        return (self.site.uri(name), record.size, record.hashes[_CHECKSUM],
-                record.hashes[hashing_algo], metadata)
+        return (self.site.uri(name), record.size,
+                record.hashes[hashes.CHECKSUM], record.hashes[hashing_algo],
+                metadata)
 
     def _store(self, ioctx, name, image_file, image_size, wanted, leads,
                verifier):
@@ -260,7 +256,7 @@ class Store(driver.Store):
 
     def _hashes_of(self, ioctx, name, result, wanted):
         """Take over the hashes of equal content, or compute them."""
-        known = _hashes.wait(name, _PATIENCE)
+        known = hashes.shared.wait(name, _PATIENCE)
         if (known and set(wanted) <= set(known.hashes)
                 and (known.size, known.content) == (result.size,
                                                     result.content)):

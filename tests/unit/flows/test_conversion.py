@@ -615,7 +615,7 @@ class TestTask(ConversionTestCase):
     def test_percent(self):
         self.make()
 
-        def convert(*args, progress, cancelled):
+        def convert(*args, progress, cancelled, in_order):
             for hundredth in range(0, 101, 25):
                 progress(hundredth / 100)
                 self.assertFalse(cancelled())

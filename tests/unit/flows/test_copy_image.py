@@ -33,7 +33,7 @@ class TakeOverTest(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.flows.copy_image.%s' % name, value))
         here = site.Site('dcn0', 'images', 22, '', None)
-        self.patch('_site', lambda store: here if store.startswith('dcn')
+        self.patch('stores.site', lambda store: here if store.startswith('dcn')
                    else None)
         self.patch('_sources', lambda locations: locations)
         self.useFixture(fixtures.MonkeyPatch(

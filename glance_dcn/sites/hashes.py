@@ -1,0 +1,190 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Hashes that are computed once an image, however many stores it goes to.
+
+Glance gives each store of an import the same data and wants the checksum and
+the multihash from each. The first ``add()`` of an image in this process
+computes them, or even the conversion before it, while the image is being
+written to the staging folder; the others compute the content digest alone,
+which costs only the data, and take over the hashes when it proves equal
+content.
+"""
+
+import collections
+import logging
+import threading
+import time
+
+from glance_dcn.ceph import records
+from glance_dcn.engine.backends import growing
+from glance_dcn.engine import errors
+from glance_dcn.engine import native
+from glance_dcn.engine import transfer
+
+LOG = logging.getLogger(__name__)
+
+# The algorithm of Glance's ``checksum``.
+CHECKSUM = 'md5'
+
+# Images whose hashes are remembered; a record takes well under 1 KiB.
+_REMEMBERED = 256
+
+# Bytes of buffers that hashing ahead holds, beside those of a transfer.
+_AHEAD_MEMORY = 32 << 20
+# Seconds between looks for a file that is not there yet.
+_PAUSE = 0.05
+
+
+class SharedHashes:
+    """The hashes of the images that this process has stored lately."""
+
+    def __init__(self):
+        self._images = collections.OrderedDict()
+        self._changed = threading.Condition()
+
+    def claim(self, image_id):
+        """Ask to be the one who computes the hashes of an image.
+
+        :returns: True: compute, then call :meth:`share` or :meth:`give_up`.
+            False: they are known, or somebody is computing them; see
+            :meth:`wait`
+        """
+        with self._changed:
+            if image_id in self._images:
+                return False
+            self._images[image_id] = None
+            return True
+
+    def share(self, image_id, record):
+        """Tell the hashes that were computed.
+
+        :param record: :class:`glance_dcn.ceph.records.Record`
+        """
+        with self._changed:
+            self._images[image_id] = record
+            self._images.move_to_end(image_id)
+            while len(self._images) > _REMEMBERED:
+                oldest = next(iter(self._images))
+                if self._images[oldest] is None:
+                    break
+                del self._images[oldest]
+            self._changed.notify_all()
+
+    def give_up(self, image_id):
+        """Tell that they were not computed after all."""
+        with self._changed:
+            self._images.pop(image_id, None)
+            self._changed.notify_all()
+
+    def wait(self, image_id, timeout):
+        """Return the record of an image, once it is computed.
+
+        :param timeout: seconds to wait for whoever computes it
+        :returns: the record, or None if it was given up or takes longer
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._computing(image_id),
+                                   timeout)
+            return self._images.get(image_id)
+
+    def _computing(self, image_id):
+        return image_id in self._images and self._images[image_id] is None
+
+
+#: One for all stores of the process: it is they who share.
+shared = SharedHashes()
+
+
+class Ahead:
+    """Computes the hashes of a file while it is being written in order.
+
+    Whoever stores the file takes them over, if what is stored is what was
+    hashed.
+
+    :param image_id: UUID of the image
+    :param path: path of the file; it need not be there yet
+    :param size: bytes that it will have
+    :param algorithms: hashlib names
+    """
+
+    def __init__(self, image_id, path, size, algorithms):
+        self._image = image_id
+        self._path = path
+        self._size = size
+        self._algorithms = algorithms
+        self._source = self._job = None
+        self._complete = self._cancelled = False
+
+    def start(self):
+        """Begin, in a thread of its own.
+
+        :returns: False if the hashes are known, or being computed, already
+        """
+        if not shared.claim(self._image):
+            return False
+        native.start('hash-ahead', self._run)
+        return True
+
+    def complete(self):
+        """Tell that all of the file is there."""
+        self._complete = True
+        source = self._source
+        if source:
+            source.complete()
+
+    def cancel(self):
+        """Give it up, if it is not done yet."""
+        self._cancelled = True
+        job = self._job
+        if job:
+            job.cancel()
+
+    def _run(self):
+        try:
+            record = self._compute()
+        except (errors.EngineError, OSError) as exc:
+            LOG.info('The hashes of image %(image)s are not computed ahead: '
+                     '%(error)s', {'image': self._image, 'error': exc})
+            record = None
+        except Exception:
+            LOG.exception('Cannot compute the hashes of image %s ahead',
+                          self._image)
+            record = None
+        if record:
+            shared.share(self._image, record)
+        else:
+            shared.give_up(self._image)
+
+    def _compute(self):
+        with self._open() as source:
+            self._job = transfer.Transfer(
+                source, hashes=self._algorithms, memory=_AHEAD_MEMORY,
+                timeout=float('inf'))
+            self._source = source
+            # What was told before there was somebody to tell it to.
+            if self._complete:
+                source.complete()
+            if self._cancelled:
+                self._job.cancel()
+            result = self._job.run()
+        return records.Record(result.size, result.content, result.hashes)
+
+    def _open(self):
+        while True:
+            gone = self._complete or self._cancelled
+            try:
+                return growing.Growing(self._path, self._size)
+            except errors.RequestError:
+                if gone:
+                    raise
+            time.sleep(_PAUSE)
