@@ -149,7 +149,8 @@ class Store(driver.Store):
         Glance finds the store of a location by it, and the fsid it shows.
         None where the fsid is not known: no location can be this store's.
         """
-        if not self.site.fsid:
+        # Glance asks each store for it when it lists images.
+        if not self.site.known_fsid:
             return None
         return self.site.uri('')[:-len('/snap')]
 
@@ -325,7 +326,7 @@ class Store(driver.Store):
                 'Size mismatch: expected %s bytes, got %s bytes'
                 % (exc.expected, exc.found))
         except (engine_errors.RequestError, rbd.OSError) as exc:
-            raise self._failure(exc, name, exc.errno)
+            raise self._failure(exc, name, exc.errno) from exc
 
     def _failure(self, exc, name, code):
         if code in (errno.ENOSPC, errno.EDQUOT):
@@ -405,7 +406,7 @@ class Store(driver.Store):
             except engine_errors.RequestError as exc:
                 if exc.errno == errno.ENOENT:
                     raise self._not_found(loc)
-                raise self._failure(exc, loc.image, exc.errno)
+                raise self._failure(exc, loc.image, exc.errno) from exc
             yield source
 
     def _not_found(self, loc):
