@@ -110,7 +110,8 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            return self._maker.fsid or self.client().get_fsid()
+            return (self.connected_fsid or self._maker.fsid
+                    or self.client().get_fsid())
         except errors.ClusterError as exc:
             self._complain(exc)
             return None
@@ -123,16 +124,19 @@ class Connection:
         """
         state = self._state()
         try:
-            fsid = self._maker.fsid
+            fsid = self.connected_fsid or self._maker.fsid
         except errors.ClusterError as exc:
             state.watch.lost(exc)
             self._complain(exc)
             return None
-        if not fsid and state.client:
-            return state.client.get_fsid()
-        if not fsid:
+        if not fsid and state.watch.health.state == health.UNKNOWN:
             state.watch.look()
         return fsid
+
+    @property
+    def connected_fsid(self):
+        """fsid of the cluster that this process is connected to, or None."""
+        return self._state().fsid
 
     @property
     def health(self):
@@ -352,14 +356,16 @@ class _State:
     """What one process has of a connection.
 
     :ivar client: connected rados.Rados, or None
+    :ivar fsid: fsid of its cluster, or None
     :ivar attempt: the :class:`_Attempt` that is being made, or None
     :ivar watch: :class:`glance_dcn.ceph.health.Watch`
-    :ivar lock: for the former two; held for moments only
+    :ivar lock: for these but the last; held for moments only
     """
 
     def __init__(self):
         self.lock = native.lock()
         self.client = None
+        self.fsid = None
         self.attempt = None
         self.watch = None
         # (client, when it was given up)
@@ -370,6 +376,7 @@ class _State:
         with self.lock:
             if self.client is None:
                 self.client = client
+                self.fsid = client.get_fsid()
             used = self.client
         if used is not client:
             client.shutdown()
@@ -383,7 +390,7 @@ class _State:
         with self.lock:
             if self.client is not client:
                 return False
-            self.client = None
+            self.client = self.fsid = None
             self._retired.append((client, time.monotonic()))
             return True
 

@@ -253,7 +253,7 @@ class Watch:
     def _pause(state, pause):
         usual = {UP: 0, NOT_DEPLOYED: _FILES, MISCONFIGURED: _MENDED}.get(
             state, pause)
-        return usual * random.uniform(  # noqa: S311: no secret
+        return usual * random.uniform(  # noqa: S311
             1 - _JITTER, 1 + _JITTER)
 
     @staticmethod

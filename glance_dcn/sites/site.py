@@ -23,6 +23,7 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.sites import wiring
 
 # Seconds for which a half-written image may still be open, because requests
 # of its writer are in flight.
@@ -71,9 +72,27 @@ class Site:
         return self._connection.known_fsid
 
     @property
+    def connected_fsid(self):
+        """fsid of the cluster this process is connected to, or None."""
+        return self._connection.connected_fsid
+
+    def answering_fsid(self):
+        """Return the fsid of the cluster that answers now.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if none does
+        """
+        return self._connection.client().get_fsid()
+
+    @property
     def health(self):
         """How the site is: :class:`glance_dcn.ceph.health.Health`."""
-        return self._connection.health
+        found = self._connection.health
+        if found.state in (health.UP, health.UNKNOWN):
+            fault = wiring.PROCESS.fault(self)
+            if fault:
+                return health.Health(health.MISCONFIGURED, found.since,
+                                     fault.reason)
+        return found
 
     @property
     def available(self):
@@ -119,6 +138,9 @@ class Site:
         :raises glance_dcn.ceph.errors.ClusterError: if it is not
         """
         self._connection.check()
+        fault = wiring.PROCESS.fault(self)
+        if fault:
+            raise fault
 
     @contextlib.contextmanager
     def open_pool(self, pool=None):
@@ -127,6 +149,10 @@ class Site:
         :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
+        wiring.PROCESS.begin(self)
+        # Both go on at the same time.
+        self._connection.client()
+        wiring.PROCESS.check(self)
         with self._connection.open_pool(pool or self.pool) as ioctx:
             yield ioctx
 

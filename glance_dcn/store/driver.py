@@ -40,6 +40,7 @@ from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import site
+from glance_dcn.sites import wiring
 from glance_dcn.store import hashes
 from glance_dcn.store import location
 from glance_dcn.store import options
@@ -125,8 +126,16 @@ class Store(driver.Store):
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
+        wiring.PROCESS.add(self.site, default=self._is_default)
         self._present_as_rbd()
         plugins.prefer_ours()
+
+    @property
+    def _is_default(self):
+        """Whether Glance uses this store where it is told of no other."""
+        if not self.backend_group:
+            return True
+        return self.backend_group == self.conf.glance_store.default_backend
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.
@@ -150,7 +159,7 @@ class Store(driver.Store):
         None where the fsid is not known: no location can be this store's.
         """
         # Glance asks each store for it when it lists images.
-        if not self.site.known_fsid:
+        if not self.site.known_fsid or wiring.PROCESS.fault(self.site):
             return None
         return self.site.uri('')[:-len('/snap')]
 

@@ -191,6 +191,9 @@ class TestRegistry(ConnectionCase):
 class Client:
     """Stands for a connected rados.Rados."""
 
+    def get_fsid(self):
+        return FSID
+
 
 class TestFork(ConnectionCase):
 
