@@ -76,6 +76,18 @@ def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
     return _registry[key]
 
 
+def forget(store):
+    """Forget the connections of a store that is gone.
+
+    Nobody looks after its cluster from then on. Whoever uses one still may
+    go on with it.
+    """
+    for key, connection in list(_registry.items()):
+        if connection.store == store:
+            _registry.pop(key, None)
+            connection._state().watch.stop()
+
+
 class Connection:
     """A connection to one cluster as one user, made on first use.
 

@@ -133,6 +133,7 @@ class Watch:
         self._lock = native.lock()
         self._health = Health(UNKNOWN)
         self._remedy = _REMEDY
+        self._stopped = False
         # What wakes the thread; None: there is none.
         self._events = None
 
@@ -211,6 +212,13 @@ class Watch:
         """Look at the cluster now, in the background."""
         self._begin(wake=True)
 
+    def stop(self):
+        """Do not look after the cluster any more."""
+        with self._lock:
+            self._stopped = True
+            if self._events is not None:
+                self._events.put(True)
+
     def _tell(self, function):
         self._start('dcn-back-%s' % self.store, _call, function, self.store)
 
@@ -219,6 +227,8 @@ class Watch:
             if self._events is not None:
                 if wake:
                     self._events.put(True)
+                return
+            if self._stopped:
                 return
             events = self._events = native.Queue()
         self._start('dcn-watch-%s' % self.store, self._run, events)
@@ -229,7 +239,7 @@ class Watch:
             self._look_once()
             with self._lock:
                 state = self._health.state
-                if state == UP and events.empty():
+                if self._stopped or (state == UP and events.empty()):
                     self._events = None
                     return
             if self._wait(events, self._pause(state, pause)):

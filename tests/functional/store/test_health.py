@@ -13,7 +13,6 @@
 """Sites that go away and come back, and ones that are not there yet."""
 
 import concurrent.futures
-import contextlib
 import io
 import pathlib
 import shutil
@@ -22,11 +21,11 @@ import tempfile
 import threading
 import time
 
-import fixtures
 from glance_store import exceptions
 from glance_store import multi_backend
 import rados
 
+from glance_dcn.ceph import connection
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.sites import wiring
@@ -67,11 +66,21 @@ def wait_for(condition, seconds):
     return time.monotonic() - began
 
 
-class FaultTest(base.StoreTestCase):
-    """A site's daemons are killed, stopped and started again."""
+class HealthTestCase(base.StoreTestCase):
+    """Has connections of its own: nothing looks after them afterwards."""
 
     driver = 'dcn'
     store = 'central'
+
+    def use_stores(self, types, **options):
+        for store in types:
+            connection.forget(store)
+            self.addCleanup(connection.forget, store)
+        return super().use_stores(types, **options)
+
+
+class FaultTest(HealthTestCase):
+    """A site's daemons are killed, stopped and started again."""
 
     @classmethod
     def setUpClass(cls):
@@ -86,17 +95,22 @@ class FaultTest(base.StoreTestCase):
     def setUp(self):
         super().setUp()
         self.use_stores(
-            {self.store: 'dcn', EDGE: 'dcn'},
-            **{self.store: self.site(),
-               # A connection of this test's own: they are kept by options.
-               EDGE: self.site(self.edge, rados_connect_timeout=CONNECT,
-                               dcn_io_timeout=IO + self.connections())})
+            {self.store: 'dcn', EDGE: 'dcn', 'edge_8': 'dcn'},
+            **{self.store: self.site(), EDGE: self.site(
+                   self.edge, rados_connect_timeout=CONNECT,
+                   dcn_io_timeout=IO),
+               # It must be asked for its fsid.
+               'edge_8': self.site(rbd_store_ceph_conf=self.nameless(),
+                                   rbd_store_pool='vms')})
         self.name = self.new_image(self.here, self.edge)
 
-    @classmethod
-    def connections(cls):
-        cls.count = getattr(cls, 'count', -1) + 1
-        return cls.count
+    def nameless(self):
+        """Return a conf file of the edge's cluster that has no fsid."""
+        path = self.directory / 'nameless.conf'
+        path.write_text(''.join(
+            line for line in self.edge.conf.read_text().splitlines(True)
+            if 'fsid' not in line))
+        return path
 
     def add_there(self):
         self.add(b'data', name=self.new_image(self.here, self.edge),
@@ -166,6 +180,11 @@ class FaultTest(base.StoreTestCase):
             there = [pool.submit(timed, self.add_there) for _i in range(8)]
             # Meanwhile the other site is used as ever.
             here = [timed(self.add, b'here') for _i in range(5)]
+            # What Glance asks of every store when it lists images.
+            took, _error = timed(lambda: [
+                multi_backend.get_store_from_store_identifier(name).url_prefix
+                for name in (self.store, EDGE, 'edge_8')])
+            self.assertLess(took, REFUSED)
             self.assertFalse(any(call.done() for call in there))
         self.assertEqual([None] * 5, [error for _took, error in here])
         # None waited for another's turn.
@@ -186,7 +205,8 @@ class FaultTest(base.StoreTestCase):
                     name=self.name, size=9, store=EDGE),
                 lambda: self.add(b'data', size=9, name=self.name,
                                  store=EDGE)):
-            self.assertRaises(Exception, call)
+            _took, error = timed(call)
+            self.assertIsNotNone(error)
             self.assertTrue(site_of(EDGE).available)
         self.add(b'data', name=self.name, store=EDGE)
         self.assertRaises(exceptions.Duplicate, self.add, b'data',
@@ -194,11 +214,8 @@ class FaultTest(base.StoreTestCase):
         self.assertTrue(site_of(EDGE).available)
 
 
-class AbsentTest(base.StoreTestCase):
+class AbsentTest(HealthTestCase):
     """Sites whose files or clusters are not there."""
-
-    driver = 'dcn'
-    store = 'central'
 
     def absent(self, store):
         """Return the options of a site that is cut off."""
@@ -267,11 +284,8 @@ class AbsentTest(base.StoreTestCase):
         self.assertFalse(store.site.available)
 
 
-class WiringTest(base.StoreTestCase):
+class WiringTest(HealthTestCase):
     """Stores that are not wired to a cluster of their own."""
-
-    driver = 'dcn'
-    store = 'central'
 
     def test_same_pool_twice(self):
         self.use_stores({self.store: 'dcn', EDGE: 'dcn', 'other': 'dcn'},
@@ -313,27 +327,20 @@ class WiringTest(base.StoreTestCase):
             lambda: before.fsid in self.kept(self.edge), 5))
         self.delete(uri, self.edge)
 
-        with self.fresh_connections():
-            self.use_edge(after)
-            self.add(b'data')
-            error = self.assertRaises(exceptions.BadStoreConfiguration,
-                                      self.add, b'data', name=name,
-                                      store=self.edge)
-            for word in (self.edge, before.fsid, after.fsid, 'glance-dcn '
-                         'site accept %s' % self.edge):
-                self.assertIn(word, str(error))
-            self.assertNotIn(name, after.images())
+        self.use_edge(after)
+        self.add(b'data')
+        error = self.assertRaises(exceptions.BadStoreConfiguration,
+                                  self.add, b'data', name=name,
+                                  store=self.edge)
+        for word in (self.edge, before.fsid, after.fsid, 'glance-dcn '
+                     'site accept %s' % self.edge):
+            self.assertIn(word, str(error))
+        self.assertNotIn(name, after.images())
 
-            self.assertEqual((before.fsid, after.fsid),
-                             wiring.PROCESS.accept(site_of(self.edge)))
-            self.add(b'data', name=name, store=self.edge)
-            self.assertIn(after.fsid, self.kept(self.edge))
-
-    @contextlib.contextmanager
-    def fresh_connections(self):
-        with fixtures.MonkeyPatch(
-                'glance_dcn.ceph.connection._registry', {}):
-            yield
+        self.assertEqual((before.fsid, after.fsid),
+                         wiring.PROCESS.accept(site_of(self.edge)))
+        self.add(b'data', name=name, store=self.edge)
+        self.assertIn(after.fsid, self.kept(self.edge))
 
     def kept(self, store):
         """Return what the default site's cluster has of a store, as text."""

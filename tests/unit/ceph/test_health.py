@@ -226,6 +226,22 @@ class TestThread(base.BaseTestCase):
         self.assertTrue(looked.wait(5))
         self.assertRaises(errors.Unreachable, hanging.check)
 
+    def test_stopped(self):
+        self.useFixture(fixtures.FakeLogger())
+        looks = threading.Semaphore(0)
+
+        def look():
+            looks.release()
+            raise away()
+        watch = health.Watch(STORE, look)
+        watch.look()
+        self.assertTrue(looks.acquire(timeout=5))
+        watch.stop()
+        while looks.acquire(timeout=.1):
+            pass
+        watch.look()
+        self.assertFalse(looks.acquire(timeout=2))
+
     def test_looks_again_when_asked(self):
         self.useFixture(fixtures.FakeLogger())
         looks = threading.Semaphore(0)
@@ -247,7 +263,8 @@ class TestExplain(base.BaseTestCase):
 
     def test_what_means_away(self):
         for exc in (
-                rados.TimedOut('x', errno.ETIMEDOUT), rbd.Timeout('x', errno.ETIMEDOUT),
+                rados.TimedOut('x', errno.ETIMEDOUT),
+                rbd.Timeout('x', errno.ETIMEDOUT),
                 engine_errors.Stalled('edge_7: images/x', 'write', 60),
                 engine_errors.RequestError('x', 'read', errno.ETIMEDOUT),
                 away()):
