@@ -305,6 +305,8 @@ class Store(driver.Store):
             LOG.error('Failed to store image %(image)s in store %(store)s: '
                       '%(error)s', {'image': name, 'store': self.name,
                                     'error': exc or type(exc).__name__})
+            # Or removing it would wait for a site that is away once more.
+            self.site.failed(exc)
             self._discard(ioctx, name)
             with self._explained(name):
                 raise
