@@ -16,6 +16,7 @@ An object's omap, with a key for each store and the fsid and the time as JSON.
 Users of the pool need no other rights than for images.
 """
 
+import errno
 import json
 import logging
 import time
@@ -31,8 +32,9 @@ OBJECT = 'glance_dcn.fsids'
 
 # Entries asked for in one round trip.
 _PAGE = 500
-# librados.h: LIBRADOS_CMPXATTR_OP_EQ.
+# librados.h: LIBRADOS_CMPXATTR_OP_EQ, LIBRADOS_CREATE_IDEMPOTENT.
 _EQUAL = 1
+_IDEMPOTENT = 0
 
 
 def load(ioctx):
@@ -61,13 +63,17 @@ def add(ioctx, store, fsid):
     :raises Error: if it could not be
     """
     with rados.WriteOpCtx() as op:
+        op.new(_IDEMPOTENT)
+        ioctx.operate_write_op(op, OBJECT)
+    with rados.WriteOpCtx() as op:
         # What is not there equals an empty value.
         op.omap_cmp(store, '', _EQUAL)
         try:
             _set(ioctx, op, store, fsid)
         except rados.Error as exc:
-            LOG.debug('Store %s is noted already: %s', store, exc)
-            return False
+            if abs(exc.errno or 0) == errno.ECANCELED:
+                return False
+            raise
     return True
 
 

@@ -76,6 +76,10 @@ class Wiring:
             self._deadline = time.monotonic() + _PATIENCE
         self._work.start()
 
+    def stop(self):
+        """Do not read or write any more what is kept."""
+        self._work.stop()
+
     def check(self, site):
         """Return if a site may be used.
 

@@ -75,8 +75,10 @@ class Stores(fixtures.Fixture):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_store.%s.CONF' % module, self.conf))
         # That of other tests would count as that of the same process.
+        process = wiring.Wiring()
+        self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.wiring.PROCESS', wiring.Wiring()))
+            'glance_dcn.sites.wiring.PROCESS', process))
         self.conf(['--config-file', str(self._file)], project='glance')
         multi_backend.register_store_opts(self.conf)
         self.count = multi_backend.create_multi_stores(self.conf)

@@ -79,7 +79,7 @@ class WiringCase(base.BaseTestCase):
     def process(self, *sites):
         """Return what a new process has, whose first site is the default."""
         made = wiring.Wiring()
-        self.addCleanup(made._work.stop)
+        self.addCleanup(made.stop)
         for site in sites:
             made.add(site, default=site is sites[0])
         return made

@@ -40,8 +40,10 @@ class StoreCase(base.BaseTestCase):
         self.ceph_conf = self.folder / 'edge.conf'
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection._registry', {}))
+        process = wiring.Wiring()
+        self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.wiring.PROCESS', wiring.Wiring()))
+            'glance_dcn.sites.wiring.PROCESS', process))
 
     def write_ceph_conf(self):
         """Write the conf file of a cluster that does not answer."""
