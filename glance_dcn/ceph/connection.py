@@ -189,7 +189,7 @@ class Connection:
         try:
             ioctx = self._maker.open_pool(client, pool)
         except errors.Unreachable as exc:
-            self.failed(exc)
+            self._failed(exc, client)
             raise
         # On a full cluster requests fail at once instead of waiting for
         # somebody to make room.
@@ -316,7 +316,11 @@ class Connection:
         state.release()
         client = state.client
         if client is not None and state.watch.health.state != health.DOWN:
-            self._ask(client)
+            try:
+                self._ask(client)
+            except errors.Unreachable:
+                state.retire(client)
+                raise
             return
         client = self._prober.connect(_PROBE_TIMEOUT)
         try:
