@@ -30,6 +30,7 @@ import time
 
 import rados
 
+from glance_dcn import background
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
@@ -170,7 +171,8 @@ class Connection:
         :param function: without arguments
         """
         self._told.append(function)
-        self._state().watch.tell(function)
+        if not background.is_master():
+            self._state().watch.tell(function)
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -358,7 +360,7 @@ class Connection:
             made.watch = health.Watch(
                 self.store, lambda: self._look(made), self._told)
             state = self._states.setdefault(pid, made)
-            if self._told:
+            if self._told and not background.is_master():
                 state.watch.look()
         return state
 
@@ -472,4 +474,4 @@ def _after_fork():
             connection._state()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+background.after_fork(_after_fork)

@@ -58,8 +58,10 @@ class ConnectionCase(base.BaseTestCase):
             if item[1] is not None))
 
     def connection(self):
-        return connection.Connection('edge_7', str(self.conf), 'glance',
+        link = connection.Connection('edge_7', str(self.conf), 'glance',
                                      connect_timeout=1)
+        self.addCleanup(lambda: link._state().watch.stop())
+        return link
 
     def become_nobody(self):
         """Give up root's right to read every file, if we have it."""
@@ -406,3 +408,16 @@ class TestFork(ConnectionCase):
         self.in_child()
         self.assertIs(link.client(), link.client())
         self.assertEqual(1, len(self.made))
+
+    def test_a_child_looks_for_whom_is_to_be_told(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection.Connection._look',
+            lambda link, state: None))
+        told = threading.Semaphore(0)
+        link = self.connection()
+        connection._registry['key'] = link
+        link.when_up(told.release)
+        self.assertTrue(told.acquire(timeout=5))
+        self.in_child()
+        connection._after_fork()
+        self.assertTrue(told.acquire(timeout=5))

@@ -24,6 +24,7 @@ from glance_store import location as glance_location
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.ceph import connection
 from glance_dcn.sites import wiring
 from glance_dcn.store import driver
 
@@ -40,6 +41,8 @@ class StoreCase(base.BaseTestCase):
         self.ceph_conf = self.folder / 'edge.conf'
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection._registry', {}))
+        for name in ('edge_7', 'edge_8'):
+            self.addCleanup(connection.forget, name)
         process = wiring.Wiring()
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
