@@ -252,6 +252,16 @@ class AbsentTest(HealthTestCase):
         self.assertIsNone(error)
         self.assertLess(took, 1)
 
+    def test_default_site_is_absent(self):
+        self.use_stores({'edge0': 'dcn', self.store: 'dcn'},
+                        **{'edge0': self.absent('edge0'),
+                           self.store: self.site()})
+        # What is kept there is waited for once, for a moment.
+        for most in (2, .7, .7):
+            took, error = timed(self.add, b'data')
+            self.assertIsNone(error)
+            self.assertLess(took, most)
+
     def test_deployed_later(self):
         conf = self.directory / 'late.conf'
         keyring = self.directory / 'late.keyring'
