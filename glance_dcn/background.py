@@ -37,6 +37,7 @@ LOG = logging.getLogger(__name__)
 _JITTER = 0.2
 
 _started = []
+_hooks = []
 
 
 class Periodic:
@@ -79,7 +80,7 @@ class Periodic:
 
     def _begin(self):
         """Start the thread, unless this process has it already."""
-        if self._pid == os.getpid() or _is_master():
+        if self._pid == os.getpid() or is_master():
             return
         self._pid = os.getpid()
         # A new queue: the lock of the parent's may be held for ever here.
@@ -108,13 +109,24 @@ class Periodic:
             return True
 
 
-def _is_master():
+def after_fork(function):
+    """Have a function called in each child of a fork.
+
+    :param function: without arguments
+    """
+    _hooks.append(function)
+
+
+def is_master():
+    """Whether this process serves nobody: the one uWSGI forks from."""
     return uwsgi is not None and uwsgi.worker_id() == 0
 
 
 def _after_fork():
     for periodic in list(_started):
         periodic._begin()
+    for function in list(_hooks):
+        function()
 
 
 def _hook_uwsgi():

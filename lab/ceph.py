@@ -79,6 +79,9 @@ public_addr = %(address)s
 osd_data = %(directory)s/osd
 keyring = %(directory)s/osd/keyring
 osd_max_object_name_len = 256
+# A lease that runs out while the OSD is stopped (SIGSTOP) is renewed by its
+# replicas, of which there are none: requests would wait for ever. 600 s.
+osd_pool_default_read_lease_ratio = 30
 osd_objectstore = bluestore
 bluestore_block_size = %(size)d
 bluestore_block_wal_create = false

@@ -14,40 +14,50 @@
 
 A connection is made on first use, by the process that uses it: librados
 threads do not survive a fork, and servers such as uWSGI fork after the
-application was loaded. It is then kept, for every operation and every thread;
-librados itself finds its way back to a cluster that was away.
-
-This is the only module that imports rados.
+application was loaded. It is then kept, for every operation and every thread,
+until the cluster turns out to be away. From then on whoever wants to use it
+is refused at once, and a new one is made when the cluster is back: librados
+finds its way back by itself, but may take minutes for it.
 """
 
 import contextlib
 import errno
 import logging
 import os
+import sys
 import threading
+import time
 
 import rados
 
+from glance_dcn import background
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
+from glance_dcn.ceph import probe
+from glance_dcn.engine import native
 
 LOG = logging.getLogger(__name__)
 
 #: Seconds to wait for the monitors of a site, where nothing else is said.
 CONNECT_TIMEOUT = 5
 
-# What librados reports for a cluster whose conf file names no fsid.
-_NO_FSID = '00000000-0000-0000-0000-000000000000'
+# Seconds that an OSD has to answer when a cluster that was away is looked at.
+_PROBE_TIMEOUT = 5
+# Seconds by which whoever waits for a connection waits longer than librados
+# is told to.
+_GRACE = 1
+# Seconds for which a client that was given up is kept at least: requests of
+# its users may be in flight.
+_KEPT = 150
+# sys.getrefcount() of what only one list of tuples refers to.
+_UNUSED = 2
 
 _registry = {}
-_registry_lock = threading.Lock()
-# Handles that must not be released. Of one that came over a fork, only the
-# parent has the librados threads that would be joined; and one that was given
-# up may still be in use by other threads.
-_abandoned = []
 
 
 def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
-        io_timeout=0):
+        io_timeout=0, pool=None):
     """Return this process's connection for a store.
 
     :param store: identifier of the store, for messages
@@ -56,14 +66,27 @@ def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
     :param user: cephx user without ``client.``, or None for librados's choice
     :param connect_timeout: seconds to wait for the monitors
     :param io_timeout: seconds one request to an OSD may take; 0: no limit
+    :param pool: name of the pool whose OSDs must answer for the cluster to be
+                 up; None: the monitors are enough
     :returns: :class:`Connection`
     """
-    key = (store, conf_file, user, connect_timeout, io_timeout)
-    with _registry_lock:
-        if key not in _registry:
-            _registry[key] = Connection(store, conf_file, user,
-                                        connect_timeout, io_timeout)
-        return _registry[key]
+    key = (store, conf_file, user, connect_timeout, io_timeout, pool)
+    if key not in _registry:
+        # Without a lock, which might be held for ever after a fork.
+        _registry.setdefault(key, Connection(*key))
+    return _registry[key]
+
+
+def forget(store):
+    """Forget the connections of a store that is gone.
+
+    Nobody looks after its cluster from then on. Whoever uses one still may
+    go on with it.
+    """
+    for key, connection in list(_registry.items()):
+        if connection.store == store:
+            _registry.pop(key, None)
+            connection._state().watch.stop()
 
 
 class Connection:
@@ -73,16 +96,24 @@ class Connection:
     """
 
     def __init__(self, store, conf_file, user=None,
-                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0):
+                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0, pool=None):
         self.store = store
         self.conf_file = conf_file
         self.user = user
+        self.pool = pool
         self._connect_timeout = connect_timeout
         self._io_timeout = io_timeout
-        self._lock = threading.Lock()
-        self._client = None
-        self._pid = None
-        self._configured_fsid = None
+        self._maker = clients.Maker(store, conf_file, user, connect_timeout)
+        # What is not to be waited for as long as a call may wait.
+        self._prober = clients.Maker(store, conf_file, user,
+                                     connect_timeout or CONNECT_TIMEOUT)
+        # What to call when the cluster is up.
+        self._told = []
+        # By process ID. Those of other processes are kept and not touched:
+        # only the parent has the librados threads that would be joined, and
+        # its locks may be held for ever here.
+        self._states = {}
+        self._complaint = None
 
     @property
     def fsid(self):
@@ -92,18 +123,63 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            if self._configured_fsid is None:
-                self._configured_fsid = self._make_client().conf_get('fsid')
-            if self._configured_fsid not in (None, '', _NO_FSID):
-                return self._configured_fsid
-            return self.client().get_fsid()
+            return (self.connected_fsid or self._maker.fsid
+                    or self.client().get_fsid())
         except errors.ClusterError as exc:
-            LOG.warning('The fsid of a cluster is not known: %s', exc)
+            self._complain(exc)
             return None
+
+    @property
+    def known_fsid(self):
+        """The same, without ever waiting for the cluster.
+
+        If it is not known, it is found out in the background.
+        """
+        state = self._state()
+        try:
+            fsid = self.connected_fsid or self._maker.fsid
+        except errors.ClusterError as exc:
+            state.watch.lost(exc)
+            self._complain(exc)
+            return None
+        if not fsid and state.watch.health.state == health.UNKNOWN:
+            state.watch.look()
+        return fsid
+
+    @property
+    def connected_fsid(self):
+        """fsid of the cluster that this process is connected to, or None."""
+        return self._state().fsid
+
+    @property
+    def health(self):
+        """How the cluster is: :class:`glance_dcn.ceph.health.Health`."""
+        state = self._state()
+        if state.watch.health.state == health.UNKNOWN and not state.client:
+            try:
+                self._maker.check_files()
+            except errors.ClusterError as exc:
+                state.watch.lost(exc)
+        return state.watch.health
+
+    def when_up(self, function):
+        """Have a function called each time the cluster is found to be up.
+
+        It is called in a thread of its own; once at the beginning, too, if
+        the cluster is up, which is found out in the background.
+
+        :param function: without arguments
+        """
+        self._told.append(function)
+        if not background.is_master():
+            self._state().watch.tell(function)
 
     @contextlib.contextmanager
     def open_pool(self, pool):
         """Open a pool for I/O.
+
+        What fails in the block because the cluster is away opens the circuit
+        breaker.
 
         :param pool: name of the pool
         :returns: context manager that gives a rados.Ioctx
@@ -113,14 +189,10 @@ class Connection:
         """
         client = self.client()
         try:
-            ioctx = client.open_ioctx(pool)
-        except rados.ObjectNotFound:
-            raise errors.Misconfigured(
-                self.store, 'the cluster has no pool %r' % pool,
-                'correct rbd_store_pool in [%s] or create the pool'
-                % self.store)
-        except rados.Error as exc:
-            raise self._explain(exc, client)
+            ioctx = self._maker.open_pool(client, pool)
+        except errors.Unreachable as exc:
+            self._failed(exc, client)
+            raise
         # On a full cluster requests fail at once instead of waiting for
         # somebody to make room.
         ioctx.set_osdmap_full_try()
@@ -128,129 +200,278 @@ class Connection:
             yield ioctx
         except Exception as exc:
             if getattr(exc, 'errno', None) == errno.ESHUTDOWN:
-                self._drop(client)
+                LOG.warning('Store %s was cut off by its cluster: making a '
+                            'new connection', self.store)
+                # librados does not come back from that by itself.
+                self._state().retire(client)
+            else:
+                self._failed(exc, client)
             raise
         finally:
             ioctx.close()
 
+    def failed(self, exc):
+        """Take note of what an operation ended with.
+
+        :param exc: exception
+        :returns: whether it means that the cluster is away, so that from now
+            on calls are refused
+        """
+        return self._failed(exc, self._state().client)
+
+    def _failed(self, exc, client):
+        state = self._state()
+        error = health.explain(exc, self.store)
+        if error is None:
+            return False
+        # If it is about a connection that was given up already, nothing is
+        # said about the one that came after it.
+        if client is None or state.retire(client):
+            state.watch.lost(error)
+        return True
+
+    def check(self):
+        """Return if the cluster may be tried; costs nothing.
+
+        :raises NotDeployed: if conf file or keyring are not there
+        :raises Misconfigured: if the conf file cannot be read
+        :raises Unreachable: while the cluster is away
+        """
+        state = self._state()
+        state.watch.check()
+        if not state.client:
+            try:
+                self._maker.check_files()
+            except errors.ClusterError as exc:
+                state.watch.lost(exc)
+                raise
+
     def client(self):
         """Return the connected rados.Rados of this process.
 
+        :raises NotDeployed: if conf file or keyring are not there
         :raises Misconfigured: if conf file, keyring or user do not fit, or
                                the cluster has another fsid than the conf file
-        :raises Unreachable: if the cluster does not answer
+        :raises Unreachable: if the cluster does not answer, and at once while
+                             it is known to be away
         """
-        with self._lock:
-            if self._client is not None and self._pid != os.getpid():
-                _abandoned.append(self._client)
-                self._client = None
-            if self._client is None:
-                self._client = self._connect()
-                self._pid = os.getpid()
-            return self._client
+        self.check()
+        state = self._state()
+        return state.client or self._connected(state)
 
-    def _drop(self, client):
-        """Forget a client that the cluster has cut off (blocklisted).
-
-        librados does not come back from that by itself; the next use makes a
-        new connection.
-        """
-        with self._lock:
-            if self._client is client:
-                LOG.warning('Store %s was cut off by its cluster: making a '
-                            'new connection', self.store)
-                self._client = None
-                _abandoned.append(client)
-
-    def _make_client(self):
-        """Return a rados.Rados that has read the conf file, no more."""
+    def _connected(self, state):
+        """Connect, or wait for the thread that does, and return the client."""
+        with state.lock:
+            if state.client:
+                return state.client
+            attempt, begun = state.attempt, state.attempt is None
+            if begun:
+                attempt = state.attempt = _Attempt()
+        if begun:
+            native.start('dcn-connect-%s' % self.store, self._try, state,
+                         attempt)
         try:
-            return rados.Rados(conffile=self.conf_file, rados_id=self.user)
-        except (rados.Error, OSError) as exc:
-            if self.conf_file and not os.access(self.conf_file, os.R_OK):
-                reason = 'the conf file %s cannot be read (%s)' % (
-                    self.conf_file, _why_unreadable(self.conf_file))
-            else:
-                reason = 'the conf file %s is not usable (%s)' % (
-                    self._conf_name, exc)
-            raise errors.Misconfigured(
-                self.store, reason,
-                'correct rbd_store_ceph_conf in [%s], or the file'
-                % self.store)
+            return attempt.wait(self._connect_timeout + _GRACE
+                                if self._connect_timeout else None)
+        except native.Empty:
+            error = errors.Unreachable(
+                self.store, 'there is no connection after %s s'
+                % self._connect_timeout, 'see that the site is up, its '
+                'monitors can be reached, and their names resolved')
+            state.watch.lost(error)
+            raise error
+
+    def _try(self, state, attempt):
+        client = error = None
+        try:
+            client = self._connect()
+        except errors.ClusterError as exc:
+            error = exc
+        except Exception as exc:
+            LOG.exception('Connecting to the cluster of store %s failed',
+                          self.store)
+            error = errors.Unreachable(self.store, str(exc), 'see the log')
+        if error:
+            state.watch.lost(error)
+        else:
+            client = state.adopt(client)
+        with state.lock:
+            state.attempt = None
+        attempt.end(client, error)
+        if client:
+            # Whether its OSDs are well, too, is to be seen.
+            state.watch.look()
 
     def _connect(self):
-        client = self._make_client()
-        # Connecting replaces it by the cluster's own.
-        configured_fsid = client.conf_get('fsid')
-        timeout = str(self._connect_timeout)
-        client.conf_set('client_mount_timeout', timeout)
-        client.conf_set('rados_mon_op_timeout', timeout)
-        # Each byte of an image is written once and read ahead by its reader:
-        # a cache and a copy of the buffers would only cost memory and time.
-        client.conf_set('rbd_cache', 'false')
-        client.conf_set('rbd_disable_zero_copy_writes', 'false')
-        if self._io_timeout > 0:
-            client.conf_set('rados_osd_op_timeout', str(self._io_timeout))
-        try:
-            client.connect()
-        except (rados.Error, OSError) as exc:
-            error = self._explain(exc, client)
-            client.shutdown()
-            raise error
-        self._check_fsid(client, configured_fsid)
+        client = self._maker.connect(self._io_timeout)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,
                                      'fsid': client.get_fsid(),
                                      'user': client.rados_id})
         return client
 
-    def _check_fsid(self, client, configured):
-        actual = client.get_fsid()
-        if configured not in (None, '', _NO_FSID, actual):
+    def _look(self, state):
+        """Return if the cluster can be used; for the watch.
+
+        :raises ClusterError: if not
+        """
+        state.release()
+        client = state.client
+        if client is not None and state.watch.health.state != health.DOWN:
+            try:
+                self._ask(client)
+            except errors.Unreachable:
+                state.retire(client)
+                raise
+            return
+        client = self._prober.connect(_PROBE_TIMEOUT)
+        try:
+            self._ask(client)
+        finally:
             client.shutdown()
-            raise errors.Misconfigured(
-                self.store, 'the cluster that answers has fsid %s, but %s '
-                'says %s' % (actual, self.conf_file, configured),
-                'rbd_store_ceph_conf in [%s] must name a conf file with the '
-                'fsid and mon_host of one cluster' % self.store)
+        if state.client is None:
+            # Whoever comes first need not wait for it.
+            state.adopt(self._connect())
 
-    def _explain(self, exc, client):
-        """Return the ClusterError for what librados raised on connecting."""
-        code = abs(getattr(exc, 'errno', None) or 0)
-        if code not in (errno.EPERM, errno.EACCES, errno.ENOENT,
-                        errno.EINVAL):
-            return errors.Unreachable(
-                self.store, 'the monitors %s do not answer (%s)' % (
-                    client.conf_get('mon_host'), exc),
-                'see that the site is up and its monitors can be reached, '
-                'and mon_host in %s' % self._conf_name)
-        user = 'client.%s' % client.rados_id
-        keyrings = [path.strip() for path in
-                    (client.conf_get('keyring') or '').split(',')]
-        if all(_why_unreadable(path) for path in keyrings):
-            reason = 'no keyring of %s can be read (%s)' % (
-                user, '; '.join('%s: %s' % (path, _why_unreadable(path))
-                                for path in keyrings))
-        elif code in (errno.EPERM, errno.EACCES):
-            reason = 'the cluster refuses %s (%s)' % (user, exc)
-        else:
-            reason = 'cannot connect as %s (%s)' % (user, exc)
-        return errors.Misconfigured(
-            self.store, reason,
-            'see rbd_store_user in [%s] and, in rbd_store_ceph_conf (%s), '
-            'the keyring of that user and mon_host'
-            % (self.store, self._conf_name))
+    def _ask(self, client):
+        if self.pool is None:
+            return
+        with self._prober.open_pool(client, self.pool) as ioctx:
+            try:
+                probe.ask(ioctx)
+            except rados.PermissionDeniedError as exc:
+                raise errors.Misconfigured(
+                    self.store, 'pool %s refuses the user (%s)' % (
+                        self.pool, exc), 'see rbd_store_pool and '
+                    'rbd_store_user in [%s], and the osd caps of that user'
+                    % self.store)
+            except rados.Error as exc:
+                raise errors.Unreachable(
+                    self.store, 'the OSDs of pool %s do not answer (%s)' % (
+                        self.pool, exc), 'see that the site\'s cluster is '
+                    'healthy and its OSDs can be reached')
 
-    @property
-    def _conf_name(self):
-        return self.conf_file or 'ceph.conf'
+    def _state(self):
+        """Return what this process has of the connection."""
+        pid = os.getpid()
+        state = self._states.get(pid)
+        if state is None:
+            made = _State()
+            made.watch = health.Watch(
+                self.store, lambda: self._look(made), self._told)
+            state = self._states.setdefault(pid, made)
+            if self._told and not background.is_master():
+                state.watch.look()
+        return state
+
+    def _complain(self, exc):
+        if str(exc) != self._complaint:
+            self._complaint = str(exc)
+            LOG.warning('The fsid of a cluster is not known: %s', exc)
 
 
-def _why_unreadable(path):
-    """Return why a file cannot be read, as text, or None if it can."""
-    try:
-        with open(path.strip(), 'rb') as f:
-            f.read(1)
-    except OSError as exc:
-        return exc.strerror
-    return None
+class _State:
+    """What one process has of a connection.
+
+    :ivar client: connected rados.Rados, or None
+    :ivar fsid: fsid of its cluster, or None
+    :ivar attempt: the :class:`_Attempt` that is being made, or None
+    :ivar watch: :class:`glance_dcn.ceph.health.Watch`
+    :ivar lock: for these but the last; held for moments only
+    """
+
+    def __init__(self):
+        self.lock = native.lock()
+        self.client = None
+        self.fsid = None
+        self.attempt = None
+        self.watch = None
+        # (client, when it was given up)
+        self._retired = []
+
+    def adopt(self, client):
+        """Take a new client, if there is none; return the one there is."""
+        with self.lock:
+            if self.client is None:
+                self.client = client
+                self.fsid = client.get_fsid()
+            used = self.client
+        if used is not client:
+            client.shutdown()
+        return used
+
+    def retire(self, client):
+        """Give up a client: the next use makes a new one.
+
+        :returns: whether it was the one in use
+        """
+        with self.lock:
+            if self.client is not client:
+                return False
+            self.client = self.fsid = None
+            self._retired.append((client, time.monotonic()))
+            return True
+
+    def release(self):
+        """Release clients that were given up and that nobody uses any more.
+
+        Whoever uses one refers to it, by an Ioctx or an image.
+        """
+        with self.lock:
+            ripe = [entry for entry in self._retired
+                    if time.monotonic() - entry[1] > _KEPT
+                    and sys.getrefcount(entry[0]) <= _UNUSED]
+            for entry in ripe:
+                self._retired.remove(entry)
+        for client, _since in ripe:
+            client.shutdown()
+
+
+class _Attempt:
+    """An attempt to connect, whose outcome all who wait for it get."""
+
+    def __init__(self):
+        self._lock = native.lock()
+        self._outcome = None
+        self._waiting = []
+
+    def end(self, client, error):
+        """Give the outcome to all who wait.
+
+        :param client: connected rados.Rados, or None
+        :param error: the ClusterError why there is none
+        """
+        with self._lock:
+            self._outcome = client, error
+            waiting, self._waiting = self._waiting, []
+        for queue in waiting:
+            queue.put(True)
+
+    def wait(self, timeout):
+        """Return the client.
+
+        :param timeout: seconds, or None
+        :raises ClusterError: if there is none
+        :raises native.Empty: if it takes longer
+        """
+        queue = native.Queue()
+        with self._lock:
+            if self._outcome is None:
+                self._waiting.append(queue)
+            else:
+                queue.put(True)
+        native.get(queue, threading.TIMEOUT_MAX if timeout is None
+                   else timeout)
+        client, error = self._outcome
+        if error:
+            raise error.again()
+        return client
+
+
+def _after_fork():
+    for connection in list(_registry.values()):
+        if connection._told:
+            connection._state()
+
+
+background.after_fork(_after_fork)

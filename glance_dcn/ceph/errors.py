@@ -12,6 +12,8 @@
 
 """What can be wrong with a site's cluster, said so that it can be mended."""
 
+import copy
+
 
 class ClusterError(Exception):
     """A site's cluster cannot be used.
@@ -27,10 +29,29 @@ class ClusterError(Exception):
         self.reason = reason
         self.remedy = remedy
 
+    def again(self):
+        """Return an equal error, to be raised by another thread."""
+        twin = self.__class__.__new__(self.__class__)
+        twin.__dict__.update(copy.copy(self.__dict__))
+        twin.args = self.args
+        return twin
+
 
 class Misconfigured(ClusterError):
     """The store's options or its conf file do not fit the cluster."""
 
 
+class NotDeployed(Misconfigured):
+    """The store's conf file or keyring is not there, or not yet."""
+
+
 class Unreachable(ClusterError):
-    """The cluster does not answer."""
+    """The cluster does not answer.
+
+    :ivar since: when it was found to be away, in seconds since the epoch;
+        None if it is this very failure that tells
+    """
+
+    def __init__(self, store, reason, remedy, since=None):
+        super().__init__(store, reason, remedy)
+        self.since = since

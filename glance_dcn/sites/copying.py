@@ -261,6 +261,7 @@ class _Target:
         LOG.error('Image %(image)s was not copied to store %(store)s: '
                   '%(error)s', {'image': self._image,
                                 'store': self.site.name, 'error': error})
+        self.site.failed(error)
         self.error = error
 
     def close(self, failed):

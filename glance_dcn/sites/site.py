@@ -19,9 +19,11 @@ import urllib.parse
 import rbd
 
 from glance_dcn.ceph import connection
+from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.sites import wiring
 
 # Seconds for which a half-written image may still be open, because requests
 # of its writer are in flight.
@@ -54,12 +56,91 @@ class Site:
         self.io_timeout = io_timeout
         self._published = {}
         self._connection = connection.get(name, conf_file, user,
-                                          connect_timeout, io_timeout)
+                                          connect_timeout, io_timeout, pool)
 
     @property
     def fsid(self):
-        """fsid of the cluster, or None where it cannot be told."""
+        """fsid of the cluster, or None where it cannot be told.
+
+        If the conf file does not name it, the cluster is asked.
+        """
         return self._connection.fsid
+
+    @property
+    def known_fsid(self):
+        """The same, but the cluster is never waited for."""
+        return self._connection.known_fsid
+
+    @property
+    def connected_fsid(self):
+        """fsid of the cluster this process is connected to, or None."""
+        return self._connection.connected_fsid
+
+    def answering_fsid(self):
+        """Return the fsid of the cluster that answers now.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if none does
+        """
+        return self._connection.client().get_fsid()
+
+    @property
+    def health(self):
+        """How the site is: :class:`glance_dcn.ceph.health.Health`."""
+        found = self._connection.health
+        if found.state in (health.UP, health.UNKNOWN):
+            fault = wiring.PROCESS.fault(self)
+            if fault:
+                return health.Health(health.MISCONFIGURED, found.since,
+                                     fault.reason)
+        return found
+
+    @property
+    def available(self):
+        """Whether calls are not refused at once; True if it is unknown."""
+        return self.health.state in (health.UP, health.UNKNOWN)
+
+    @property
+    def down_since(self):
+        """Since when it is not available, in seconds since the epoch.
+
+        None while it is.
+        """
+        found = self.health
+        if found.state in (health.UP, health.UNKNOWN):
+            return None
+        return found.since
+
+    def when_back(self, function):
+        """Have a function called each time the site is found to be up.
+
+        It is called in a thread of its own, and once at the beginning if the
+        site is up. Each process knows only what its own calls have met: a
+        site may have been away without it being told.
+
+        :param function: without arguments
+        """
+        self._connection.when_up(function)
+
+    def failed(self, exc):
+        """Take note of what an operation at the site ended with.
+
+        What passes through :meth:`open_pool` is known already.
+
+        :param exc: exception
+        :returns: whether it means that the site is away; calls are refused
+            from then on, until it is back
+        """
+        return self._connection.failed(exc)
+
+    def require(self):
+        """Return if the site is available, without any waiting.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if it is not
+        """
+        self._connection.check()
+        fault = wiring.PROCESS.fault(self)
+        if fault:
+            raise fault
 
     @contextlib.contextmanager
     def open_pool(self, pool=None):
@@ -68,6 +149,10 @@ class Site:
         :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
+        wiring.PROCESS.begin(self)
+        # Both go on at the same time.
+        self._connection.client()
+        wiring.PROCESS.check(self)
         with self._connection.open_pool(pool or self.pool) as ioctx:
             yield ioctx
 
@@ -98,9 +183,12 @@ class Site:
 
         :raises rbd.ImageNotFound: if there is no such image
         :raises glance_dcn.ceph.images.InUse: if it is still open elsewhere
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
         deadline = time.monotonic() + _LANDING
         while True:
+            # What was opened before the site went away would be waited for.
+            self.require()
             try:
                 images.remove(ioctx, image, images.SNAPSHOT)
                 return

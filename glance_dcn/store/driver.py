@@ -41,6 +41,7 @@ from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
 from glance_dcn.sites import site
+from glance_dcn.sites import wiring
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import staged
@@ -120,8 +121,16 @@ class Store(driver.Store):
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
+        wiring.PROCESS.add(self.site, default=self._is_default)
         self._present_as_rbd()
         plugins.prefer_ours()
+
+    @property
+    def _is_default(self):
+        """Whether Glance uses this store where it is told of no other."""
+        if not self.backend_group:
+            return True
+        return self.backend_group == self.conf.glance_store.default_backend
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.
@@ -144,7 +153,8 @@ class Store(driver.Store):
         Glance finds the store of a location by it, and the fsid it shows.
         None where the fsid is not known: no location can be this store's.
         """
-        if not self.site.fsid:
+        # Glance asks each store for it when it lists images.
+        if not self.site.known_fsid or wiring.PROCESS.fault(self.site):
             return None
         return self.site.uri('')[:-len('/snap')]
 
@@ -291,6 +301,8 @@ class Store(driver.Store):
             LOG.error('Failed to store image %(image)s in store %(store)s: '
                       '%(error)s', {'image': name, 'store': self.name,
                                     'error': exc or type(exc).__name__})
+            # Or removing it would wait for a site that is away once more.
+            self.site.failed(exc)
             self._discard(ioctx, name)
             with self._explained(name):
                 raise
@@ -321,7 +333,7 @@ class Store(driver.Store):
                 'Size mismatch: expected %s bytes, got %s bytes'
                 % (exc.expected, exc.found))
         except (engine_errors.RequestError, rbd.OSError) as exc:
-            raise self._failure(exc, name, exc.errno)
+            raise self._failure(exc, name, exc.errno) from exc
 
     def _failure(self, exc, name, code):
         if code in (errno.ENOSPC, errno.EDQUOT):
@@ -401,7 +413,7 @@ class Store(driver.Store):
             except engine_errors.RequestError as exc:
                 if exc.errno == errno.ENOENT:
                     raise self._not_found(loc)
-                raise self._failure(exc, loc.image, exc.errno)
+                raise self._failure(exc, loc.image, exc.errno) from exc
             yield source
 
     def _not_found(self, loc):

@@ -29,6 +29,7 @@ from glance_store import multi_backend
 from oslo_config import cfg
 import rbd
 
+from glance_dcn.sites import wiring
 from tests.functional import base
 
 MiB = 1 << 20
@@ -73,6 +74,11 @@ class Stores(fixtures.Fixture):
         for module in ('multi_backend', 'driver', 'location'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_store.%s.CONF' % module, self.conf))
+        # That of other tests would count as that of the same process.
+        process = wiring.Wiring()
+        self.addCleanup(process.stop)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.wiring.PROCESS', process))
         self.conf(['--config-file', str(self._file)], project='glance')
         multi_backend.register_store_opts(self.conf)
         self.count = multi_backend.create_multi_stores(self.conf)

@@ -86,9 +86,9 @@ class DcnConfigurationTest(base.StoreTestCase):
         self.use_stores({self.store: 'dcn', 'good': 'dcn'},
                         **{self.store: self.site(
                                rados_connect_timeout=2, **options),
-                           'good': self.site()})
+                           'good': self.site(self.cluster('dcn0'))})
         self.assertLess(time.monotonic() - began, 2)
-        name = self.new_image()
+        name = self.new_image(self.here, self.cluster('dcn0'))
         self.check_refusals(name, self.store, option, *words,
                             cluster=located)
         uri = self.add(b'good', name=name, store='good')[0]

@@ -12,17 +12,22 @@
 
 """What a connection does and says where there is no cluster."""
 
+from concurrent import futures
+import gc
 import logging
 import os
 import pathlib
 import tempfile
+import threading
 import time
+import weakref
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 # A well-formed key that no cluster knows.
@@ -53,8 +58,10 @@ class ConnectionCase(base.BaseTestCase):
             if item[1] is not None))
 
     def connection(self):
-        return connection.Connection('edge_7', str(self.conf), 'glance',
+        link = connection.Connection('edge_7', str(self.conf), 'glance',
                                      connect_timeout=1)
+        self.addCleanup(lambda: link._state().watch.stop())
+        return link
 
     def become_nobody(self):
         """Give up root's right to read every file, if we have it."""
@@ -186,20 +193,190 @@ class TestRegistry(ConnectionCase):
         self.assertIsInstance(self.get(), connection.Connection)
 
 
+class Client:
+    """Stands for a connected rados.Rados."""
+
+    def get_fsid(self):
+        return FSID
+
+
+class TestTogether(ConnectionCase):
+    """Many threads connect at once."""
+
+    def setUp(self):
+        super().setUp()
+        self.write_conf()
+        self.begun = []
+        self.go_on = threading.Event()
+        self.addCleanup(self.go_on.set)
+        self.outcome = Client()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection.Connection._connect', self.connect))
+
+    def connect(self, _connection):
+        self.begun.append(1)
+        self.go_on.wait()
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def outcomes(self, link, delay=0.2):
+        """Return what each of eight threads gets, and how long it took."""
+        def get():
+            try:
+                return link.client()
+            except errors.ClusterError as exc:
+                return exc
+        timer = threading.Timer(delay, self.go_on.set)
+        timer.start()
+        self.addCleanup(timer.cancel)
+        began = time.monotonic()
+        with futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _i: get(), range(8)))
+        return found, time.monotonic() - began
+
+    def test_all_get_the_client(self):
+        found, _took = self.outcomes(self.connection())
+        self.assertEqual([self.outcome] * 8, found)
+        self.assertEqual([1], self.begun)
+
+    def test_all_get_the_error(self):
+        self.outcome = errors.Unreachable('edge_7', 'no answer', 'look')
+        link = self.connection()
+        found, _took = self.outcomes(link)
+        self.assertEqual({'store edge_7: no answer; look'},
+                         {str(exc) for exc in found})
+        # Each its own, with its own traceback.
+        self.assertEqual(8, len(set(map(id, found))))
+        self.assertEqual([1], self.begun[:1])
+        self.assertEqual(health.DOWN, link.health.state)
+
+    def test_none_waits_longer_than_its_own_timeout(self):
+        # Whatever hangs, a name server say.
+        link = self.connection()
+        found, took = self.outcomes(link, delay=30)
+        self.assertLess(took, 3)
+        for exc in found:
+            self.assertIsInstance(exc, errors.Unreachable)
+        self.assertEqual([1], self.begun[:1])
+        began = time.monotonic()
+        self.assertRaises(errors.Unreachable, link.client)
+        self.assertLess(time.monotonic() - began, .05)
+
+
+class TestHealth(ConnectionCase):
+
+    def quickly(self, kind, link):
+        began = time.monotonic()
+        exc = self.assertRaises(kind, link.client)
+        self.assertLess(time.monotonic() - began, .05)
+        return exc
+
+    def test_away(self):
+        self.write_conf()
+        link = self.connection()
+        self.assertEqual(health.UNKNOWN, link.health.state)
+        self.assertRaises(errors.Unreachable, link.client)
+        self.assertEqual(health.DOWN, link.health.state)
+        exc = self.quickly(errors.Unreachable, link)
+        self.assertEqual(link.health.since, exc.since)
+        self.assertIn('away since 20', str(exc))
+        self.assertIn('127.0.0.1:9', str(exc))
+
+    def test_not_deployed(self):
+        link = self.connection()
+        self.assertEqual(health.NOT_DEPLOYED, link.health.state)
+        self.keyring.unlink()
+        self.assertIn(str(self.conf),
+                      str(self.quickly(errors.NotDeployed, link)))
+        self.write_conf()
+        self.assertIn(str(self.keyring),
+                      str(self.quickly(errors.NotDeployed, link)))
+        self.assertEqual(health.NOT_DEPLOYED, link.health.state)
+
+    def test_keyring_within_the_conf_file(self):
+        self.keyring.unlink()
+        self.write_conf(keyring=None, key=_KEY)
+        self.assertEqual(health.UNKNOWN, self.connection().health.state)
+
+    def test_conf_file_that_changes(self):
+        self.write_conf()
+        link = self.connection()
+        self.assertEqual(FSID, link.known_fsid)
+        other = FSID.replace('5f9a', '6a6a')
+        self.write_conf(fsid=other)
+        os.utime(self.conf, (1, 1))
+        self.assertEqual(other, link.known_fsid)
+
+    def test_fsid_that_is_not_known_is_not_waited_for(self):
+        self.write_conf(fsid=None)
+        link = self.connection()
+        began = time.monotonic()
+        self.assertIsNone(link.known_fsid)
+        self.assertLess(time.monotonic() - began, .1)
+
+    def test_a_missing_file_is_said_once(self):
+        link = self.connection()
+        for _i in range(3):
+            self.assertIsNone(link.known_fsid)
+        self.assertEqual(1, self.log.output.count('fsid of a cluster'))
+
+
+class TestGivenUp(ConnectionCase):
+    """Clients that were given up are released when nobody uses them."""
+
+    class Client(Client):
+        released = False
+
+        def shutdown(self):
+            self.released = True
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection._KEPT', -1))
+        self.state = connection._State()
+
+    def test_in_use(self):
+        client = self.Client()
+        self.state.adopt(client)
+        self.assertTrue(self.state.retire(client))
+        self.assertIsNone(self.state.client)
+        self.state.release()
+        self.assertFalse(client.released)
+
+    def test_not_in_use(self):
+        client = self.Client()
+        released = []
+        client.shutdown = lambda: released.append(1)
+        self.state.adopt(client)
+        self.state.retire(client)
+        del client
+        self.state.release()
+        self.assertEqual([1], released)
+
+    def test_one_that_is_not_the_one(self):
+        old, new = self.Client(), self.Client()
+        self.assertIs(new, self.state.adopt(new))
+        self.assertFalse(self.state.retire(old))
+        self.assertIs(new, self.state.client)
+        # It came too late.
+        self.assertIs(new, self.state.adopt(old))
+        self.assertTrue(old.released)
+
+
 class TestFork(ConnectionCase):
 
     def setUp(self):
         super().setUp()
-        self.abandoned = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection._abandoned', self.abandoned))
+        self.write_conf()
         self.made = []
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection.Connection._connect',
             self.connect))
 
     def connect(self, _connection):
-        self.made.append(object())
+        self.made.append(Client())
         return self.made[-1]
 
     def in_child(self):
@@ -211,7 +388,6 @@ class TestFork(ConnectionCase):
         link = self.connection()
         self.assertIs(link.client(), link.client())
         self.assertEqual(1, len(self.made))
-        self.assertEqual([], self.abandoned)
 
     def test_a_child_makes_its_own(self):
         link = self.connection()
@@ -221,10 +397,27 @@ class TestFork(ConnectionCase):
         self.assertIsNot(parents, childs)
         self.assertIs(childs, link.client())
         # The parent's is kept: to release it would hang.
-        self.assertEqual([parents], self.abandoned)
+        alive = weakref.ref(parents)
+        self.made.clear()
+        del parents
+        gc.collect()
+        self.assertIsNotNone(alive())
 
     def test_what_was_not_connected_before_the_fork_is_used_after_it(self):
         link = self.connection()
         self.in_child()
         self.assertIs(link.client(), link.client())
-        self.assertEqual([], self.abandoned)
+        self.assertEqual(1, len(self.made))
+
+    def test_a_child_looks_for_whom_is_to_be_told(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection.Connection._look',
+            lambda link, state: None))
+        told = threading.Semaphore(0)
+        link = self.connection()
+        connection._registry['key'] = link
+        link.when_up(told.release)
+        self.assertTrue(told.acquire(timeout=5))
+        self.in_child()
+        connection._after_fork()
+        self.assertTrue(told.acquire(timeout=5))

@@ -24,6 +24,8 @@ from glance_store import location as glance_location
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.ceph import connection
+from glance_dcn.sites import wiring
 from glance_dcn.store import driver
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
@@ -39,6 +41,12 @@ class StoreCase(base.BaseTestCase):
         self.ceph_conf = self.folder / 'edge.conf'
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection._registry', {}))
+        for name in ('edge_7', 'edge_8'):
+            self.addCleanup(connection.forget, name)
+        process = wiring.Wiring()
+        self.addCleanup(process.stop)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.wiring.PROCESS', process))
 
     def write_ceph_conf(self):
         """Write the conf file of a cluster that does not answer."""
@@ -63,6 +71,8 @@ class StoreCase(base.BaseTestCase):
                                       if item[1] is not None))
         self.conf = cfg.ConfigOpts()
         self.conf.register_opts([cfg.DictOpt('enabled_backends')])
+        self.conf.register_opts([cfg.StrOpt('default_backend')],
+                                group='glance_store')
         self.conf.register_opts(driver.Store.OPTIONS, group=name)
         self.conf(['--config-file', str(path)], project='glance')
         store = driver.Store(self.conf, backend=name)

@@ -1,0 +1,231 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Making a client of a site's cluster out of a store's options.
+
+What goes wrong here is mostly a matter of options and files, and said so.
+Nothing here keeps a connection: that is :mod:`glance_dcn.ceph.connection`.
+"""
+
+import errno
+import logging
+import os
+
+import rados
+
+from glance_dcn.ceph import errors
+
+LOG = logging.getLogger(__name__)
+
+# What librados reports for a cluster whose conf file names no fsid.
+_NO_FSID = '00000000-0000-0000-0000-000000000000'
+
+
+class Maker:
+    """Makes clients of one cluster as one user.
+
+    It reads the conf file anew when that has changed.
+
+    :param store: identifier of the store, for messages
+    :param conf_file: path of the Ceph conf file, or '' for librados's own
+                      search for one
+    :param user: cephx user without ``client.``, or None for librados's choice
+    :param connect_timeout: seconds to wait for the monitors; 0: no limit
+    """
+
+    def __init__(self, store, conf_file, user, connect_timeout):
+        self.store = store
+        self.conf_file = conf_file
+        self.user = user
+        self._timeout = connect_timeout
+        # (state of the conf file, what it says)
+        self._read = (None, None)
+
+    @property
+    def fsid(self):
+        """The fsid that the conf file names, or None.
+
+        :raises Misconfigured: if the conf file cannot be read
+        """
+        return self._settings()['fsid']
+
+    def check_files(self):
+        """Return if conf file and keyring are there; costs two looks at files.
+
+        :raises NotDeployed: if one is not
+        :raises Misconfigured: if the conf file cannot be read
+        """
+        settings = self._settings()
+        if settings['keyrings'] and not any(
+                os.path.exists(path) for path in settings['keyrings']):
+            raise self._no_keyring(
+                errors.NotDeployed, settings['user'], settings['keyrings'])
+
+    def connect(self, io_timeout=0):
+        """Return a new connected rados.Rados.
+
+        :param io_timeout: seconds one request to an OSD may take; 0: no limit
+        :raises NotDeployed: if conf file or keyring are not there
+        :raises Misconfigured: if conf file, keyring or user do not fit, or
+                               the cluster has another fsid than the conf file
+        :raises Unreachable: if the cluster does not answer
+        """
+        self.check_files()
+        client = self._make()
+        # Connecting replaces it by the cluster's own.
+        configured_fsid = client.conf_get('fsid')
+        timeout = str(self._timeout)
+        client.conf_set('client_mount_timeout', timeout)
+        client.conf_set('rados_mon_op_timeout', timeout)
+        # Each byte of an image is written once and read ahead by its reader:
+        # a cache and a copy of the buffers would only cost memory and time.
+        client.conf_set('rbd_cache', 'false')
+        client.conf_set('rbd_disable_zero_copy_writes', 'false')
+        if io_timeout > 0:
+            client.conf_set('rados_osd_op_timeout', str(io_timeout))
+        try:
+            client.connect()
+        except (rados.Error, OSError) as exc:
+            error = self.explain(exc, client)
+            client.shutdown()
+            raise error
+        self._check_fsid(client, configured_fsid)
+        return client
+
+    def open_pool(self, client, pool):
+        """Return a rados.Ioctx.
+
+        :param client: connected rados.Rados
+        :param pool: name of the pool
+        :raises Misconfigured: if the cluster has no such pool
+        :raises Unreachable: if the cluster does not answer
+        """
+        try:
+            return client.open_ioctx(pool)
+        except rados.ObjectNotFound:
+            raise errors.Misconfigured(
+                self.store, 'the cluster has no pool %r' % pool,
+                'correct rbd_store_pool in [%s] or create the pool'
+                % self.store)
+        except rados.Error as exc:
+            raise self.explain(exc, client)
+
+    def explain(self, exc, client):
+        """Return the ClusterError for what librados raised on connecting."""
+        code = abs(getattr(exc, 'errno', None) or 0)
+        if code not in (errno.EPERM, errno.EACCES, errno.ENOENT,
+                        errno.EINVAL):
+            return errors.Unreachable(
+                self.store, 'the monitors %s do not answer (%s)' % (
+                    client.conf_get('mon_host'), exc),
+                'see that the site is up and its monitors can be reached, '
+                'and mon_host in %s' % self._conf_name)
+        user = 'client.%s' % client.rados_id
+        keyrings = _paths(client.conf_get('keyring'))
+        if all(_why_unreadable(path) for path in keyrings):
+            return self._no_keyring(errors.Misconfigured, user, keyrings)
+        if code in (errno.EPERM, errno.EACCES):
+            reason = 'the cluster refuses %s (%s)' % (user, exc)
+        else:
+            reason = 'cannot connect as %s (%s)' % (user, exc)
+        return errors.Misconfigured(self.store, reason, self._user_remedy)
+
+    def _settings(self):
+        """Return what the conf file says, as a dict."""
+        state = self._state()
+        known, settings = self._read
+        if settings is None or known != state:
+            client = self._make()
+            settings = {'fsid': client.conf_get('fsid'),
+                        'user': 'client.%s' % client.rados_id,
+                        'keyrings': _needed_keyrings(client)}
+            if settings['fsid'] in ('', _NO_FSID):
+                settings['fsid'] = None
+            self._read = (state, settings)
+        return settings
+
+    def _state(self):
+        """Return what changes when the conf file does; None: cannot tell."""
+        try:
+            stat = os.stat(self.conf_file)
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _make(self):
+        """Return a rados.Rados that has read the conf file, no more."""
+        if self.conf_file and not os.path.exists(self.conf_file):
+            raise self._bad_conf_file(errors.NotDeployed, 'cannot be read '
+                                      '(%s)' % _why_unreadable(self.conf_file))
+        try:
+            return rados.Rados(conffile=self.conf_file, rados_id=self.user)
+        except (rados.Error, OSError) as exc:
+            if self.conf_file and not os.access(self.conf_file, os.R_OK):
+                reason = 'cannot be read (%s)' % _why_unreadable(
+                    self.conf_file)
+            else:
+                reason = 'is not usable (%s)' % exc
+            raise self._bad_conf_file(errors.Misconfigured, reason)
+
+    def _bad_conf_file(self, kind, reason):
+        return kind(self.store, 'the conf file %s %s' % (self._conf_name,
+                                                         reason),
+                    'correct rbd_store_ceph_conf in [%s], or the file'
+                    % self.store)
+
+    def _check_fsid(self, client, configured):
+        actual = client.get_fsid()
+        if configured not in (None, '', _NO_FSID, actual):
+            client.shutdown()
+            raise errors.Misconfigured(
+                self.store, 'the cluster that answers has fsid %s, but %s '
+                'says %s' % (actual, self.conf_file, configured),
+                'rbd_store_ceph_conf in [%s] must name a conf file with the '
+                'fsid and mon_host of one cluster' % self.store)
+
+    def _no_keyring(self, kind, user, keyrings):
+        return kind(
+            self.store, 'no keyring of %s can be read (%s)' % (
+                user, '; '.join('%s: %s' % (path, _why_unreadable(path))
+                                for path in keyrings)), self._user_remedy)
+
+    @property
+    def _user_remedy(self):
+        return ('see rbd_store_user in [%s] and, in rbd_store_ceph_conf (%s), '
+                'the keyring of that user and mon_host'
+                % (self.store, self._conf_name))
+
+    @property
+    def _conf_name(self):
+        return self.conf_file or 'ceph.conf'
+
+
+def _needed_keyrings(client):
+    """Return paths one of which must be there, or none."""
+    if (client.conf_get('key') or client.conf_get('keyfile')
+            or 'cephx' not in client.conf_get('auth_client_required')):
+        return []
+    return _paths(client.conf_get('keyring'))
+
+
+def _paths(text):
+    return [path.strip() for path in (text or '').split(',') if path.strip()]
+
+
+def _why_unreadable(path):
+    """Return why a file cannot be read, as text, or None if it can."""
+    try:
+        with open(path.strip(), 'rb') as f:
+            f.read(1)
+    except OSError as exc:
+        return exc.strerror
+    return None

@@ -1,0 +1,297 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Whether a cluster can be used, so that nothing waits for one that is away.
+
+Each process has one :class:`Watch` per connection. It is a circuit breaker:
+when something fails because the cluster is away, it opens, and whoever needs
+the cluster is refused at once; a thread of its own looks after the cluster
+until it is back. The thread lives as long as there is something to look
+after, and no watch waits for another.
+"""
+
+import dataclasses
+import datetime
+import errno
+import logging
+import random
+import time
+import typing
+
+import rados
+import rbd
+
+from glance_dcn.ceph import errors
+from glance_dcn.engine import errors as engine_errors
+from glance_dcn.engine import native
+
+LOG = logging.getLogger(__name__)
+
+UP = 'up'
+DOWN = 'down'
+NOT_DEPLOYED = 'not deployed'
+MISCONFIGURED = 'misconfigured'
+#: Nobody has asked for it yet, in this process.
+UNKNOWN = 'unknown'
+
+# Seconds between looks after a cluster that is away: the first pause, what it
+# grows by and the longest. A look takes as long as connecting may, and a
+# returned site is to be found within 15 s.
+_FIRST = 1
+_GROWTH = 1.6
+_LONGEST = 6
+# The same for one whose files are not there, at which no more is looked than
+# these, and for one that must be mended by hand.
+_FILES = 2
+_MENDED = 20
+# Parts of a pause by which it is longer or shorter: the processes of a
+# deployment must not all knock at the same moment.
+_JITTER = 0.2
+
+# What requests to a cluster that does not answer end with. Everything else
+# is an answer.
+_AWAY = frozenset((errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH,
+                   errno.EHOSTDOWN, errno.ECONNREFUSED))
+
+_REMEDY = ('see that the site is up and can be reached, and that its cluster '
+           'is healthy; it is used again by itself when it answers')
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """How a site is, as this process knows it.
+
+    :ivar state: one of the states of this module
+    :ivar since: when it was found to be so, in seconds since the epoch, or
+        None
+    :ivar reason: why it is not up, as text, or None
+    """
+
+    state: str
+    since: typing.Optional[float] = None
+    reason: typing.Optional[str] = None
+
+
+def explain(exc, store):
+    """Return what an exception says about a store's cluster being away.
+
+    An exception may pass through the connections of several stores: the
+    first one that is asked is the one it is about.
+
+    :param exc: exception; what it was raised ``from`` counts too
+    :param store: identifier of the store
+    :returns: :class:`glance_dcn.ceph.errors.Unreachable`, or None if it says
+        nothing of the kind
+    """
+    while exc is not None:
+        if isinstance(exc, errors.Unreachable):
+            return exc if exc.store == store else None
+        if isinstance(exc, (rados.Error, rbd.Error,
+                            engine_errors.RequestError)):
+            if not hasattr(exc, 'dcn_store'):
+                exc.dcn_store = store
+            if (exc.dcn_store == store
+                    and abs(getattr(exc, 'errno', None) or 0) in _AWAY):
+                return errors.Unreachable(
+                    store, 'a request was not answered (%s)' % exc, _REMEDY)
+        exc = exc.__cause__
+    return None
+
+
+class Watch:
+    """How one cluster is, and looking after it when it is not well.
+
+    Safe for use by many threads.
+
+    :param store: identifier of the store
+    :param look: function that returns if the cluster can be used, and raises
+        :class:`glance_dcn.ceph.errors.ClusterError` if not; it may take long
+    :param told: list of functions to call each time the cluster is found to
+        be up, in threads of their own; more may be added
+    :param clock: returns seconds since the epoch
+    :param start: what starts a thread, with the signature of
+        :func:`glance_dcn.engine.native.start`
+    """
+
+    def __init__(self, store, look, told=(), clock=time.time,
+                 start=native.start):
+        self.store = store
+        self._look = look
+        self._told = told
+        self._clock = clock
+        self._start = start
+        # Held for moments only.
+        self._lock = native.lock()
+        self._health = Health(UNKNOWN)
+        self._remedy = _REMEDY
+        self._stopped = False
+        # What wakes the thread; None: there is none.
+        self._events = None
+
+    @property
+    def health(self):
+        """How it is: :class:`Health`."""
+        return self._health
+
+    def check(self):
+        """Return if the cluster may be tried.
+
+        :raises Unreachable: while it is away
+        """
+        health = self._health
+        if health.state == DOWN:
+            raise errors.Unreachable(
+                self.store, 'the site is away since %s (%s)' % (
+                    format_time(health.since), health.reason),
+                self._remedy, health.since)
+
+    def lost(self, error):
+        """Take note of why the cluster cannot be used; look after it.
+
+        :param error: :class:`glance_dcn.ceph.errors.ClusterError`
+        """
+        self._begin(wake=self._note(error))
+
+    def _note(self, error):
+        """Set the health, and return whether the state is another."""
+        if isinstance(error, errors.NotDeployed):
+            state = NOT_DEPLOYED
+        elif isinstance(error, errors.Misconfigured):
+            state = MISCONFIGURED
+        else:
+            state = DOWN
+        with self._lock:
+            before = self._health
+            # Kept while it lasts: the first failure tells most.
+            if (before.state, before.reason) != (state, error.reason) and (
+                    (before.state, state) != (DOWN, DOWN)):
+                since = (before.since if before.state == state
+                         else self._clock())
+                self._health = Health(state, since, error.reason)
+                self._remedy = error.remedy
+        if before.state != state:
+            LOG.warning('Store %(store)s is %(state)s: %(error)s',
+                        {'store': self.store, 'state': state, 'error': error})
+        return before.state != state
+
+    def found(self):
+        """Take note that the cluster can be used."""
+        with self._lock:
+            before = self._health
+            if before.state == UP:
+                return
+            self._health = Health(UP, self._clock())
+        if before.state != UNKNOWN:
+            LOG.warning('Store %(store)s can be used again; it was '
+                        '%(state)s since %(since)s', {
+                            'store': self.store, 'state': before.state,
+                            'since': format_time(before.since)})
+        for function in list(self._told):
+            self._tell(function)
+
+    def tell(self, function):
+        """Call a function that has come to be told, if the cluster is up.
+
+        If that is not known, it is found out.
+        """
+        if self._health.state == UP:
+            self._tell(function)
+        else:
+            self.look()
+
+    def look(self):
+        """Look at the cluster now, in the background."""
+        self._begin(wake=True)
+
+    def stop(self):
+        """Do not look after the cluster any more."""
+        with self._lock:
+            self._stopped = True
+            if self._events is not None:
+                self._events.put(True)
+
+    def _tell(self, function):
+        self._start('dcn-back-%s' % self.store, _call, function, self.store)
+
+    def _begin(self, wake):
+        with self._lock:
+            if self._events is not None:
+                if wake:
+                    self._events.put(True)
+                return
+            if self._stopped:
+                return
+            events = self._events = native.Queue()
+        self._start('dcn-watch-%s' % self.store, self._run, events)
+
+    def _run(self, events):
+        pause = _FIRST
+        while True:
+            self._look_once()
+            with self._lock:
+                state = self._health.state
+                if self._stopped or (state == UP and events.empty()):
+                    self._events = None
+                    return
+            if self._wait(events, self._pause(state, pause)):
+                pause = _FIRST
+            else:
+                pause = min(pause * _GROWTH, _LONGEST)
+
+    def _look_once(self):
+        try:
+            self._look()
+        except errors.ClusterError as exc:
+            self._note(exc)
+        except Exception as exc:
+            LOG.exception('Looking at the cluster of store %s failed',
+                          self.store)
+            self._note(errors.Unreachable(self.store, str(exc), _REMEDY))
+        else:
+            self.found()
+
+    @staticmethod
+    def _pause(state, pause):
+        usual = {UP: 0, NOT_DEPLOYED: _FILES, MISCONFIGURED: _MENDED}.get(
+            state, pause)
+        return usual * random.uniform(  # noqa: S311
+            1 - _JITTER, 1 + _JITTER)
+
+    @staticmethod
+    def _wait(events, seconds):
+        """Wait, and return whether somebody wants it to be looked at."""
+        try:
+            events.get(timeout=seconds)
+        except native.Empty:
+            return False
+        while not events.empty():
+            events.get_nowait()
+        return True
+
+
+def format_time(seconds):
+    """Return a time as text.
+
+    :param seconds: since the epoch, or None
+    """
+    if seconds is None:
+        return 'an unknown time'
+    return datetime.datetime.fromtimestamp(
+        seconds, datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')
+
+
+def _call(function, store):
+    try:
+        function()
+    except Exception:
+        LOG.exception('What was to be done when store %s is back failed',
+                      store)

@@ -1,0 +1,215 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Whether each store of the process is wired to a cluster of its own.
+
+Two stores on one pool would delete each other's images; a store that has come
+to another cluster, by a mistake in its conf file or because the site was
+rebuilt, would find none of its images there and take it for a loss. Such a
+store is refused, and the others go on.
+
+The fsid of each site's cluster is kept in the pool of the default store (see
+:mod:`glance_dcn.ceph.fsids`), and in memory. What is kept is read and written
+in the background: nobody waits for the default site when it is away.
+"""
+
+import logging
+import time
+
+from glance_dcn import background
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import fsids
+from glance_dcn.ceph import health
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between looks at what is kept, while something is to be looked for.
+_INTERVAL = 10
+# Seconds for which, in the life of a process, the first calls wait for what
+# is kept: from then on it is in memory.
+_PATIENCE = 1
+
+
+class Wiring:
+    """The stores of one process, and what is known of their clusters."""
+
+    def __init__(self):
+        # By name, in the order in which they were configured.
+        self._sites = {}
+        self._default = None
+        # (fsid, since) by store, as it is kept; None: not read yet.
+        self._kept = None
+        # The same, as this process saw it first.
+        self._seen = {}
+        self._deadline = None
+        self._work = background.Periodic('dcn-wiring', self.synchronise,
+                                         _INTERVAL)
+
+    def add(self, site, default=False):
+        """Take note of a store's site.
+
+        :param site: :class:`glance_dcn.sites.site.Site`
+        :param default: whether it is that of the default store
+        """
+        self._sites[site.name] = site
+        if default:
+            self._default = site
+
+    def remove(self, name):
+        """Forget a store."""
+        self._sites.pop(name, None)
+
+    def begin(self, site):
+        """Begin to read what is kept, if a site is used for the first time."""
+        if not self._minds(site) or self._default is None:
+            return
+        if self._deadline is None:
+            self._deadline = time.monotonic() + _PATIENCE
+        self._work.start()
+
+    def stop(self):
+        """Do not read or write any more what is kept."""
+        self._work.stop()
+
+    def check(self, site):
+        """Return if a site may be used.
+
+        :raises glance_dcn.ceph.errors.Misconfigured: if not
+        """
+        self._await(site)
+        fault = self.fault(site)
+        if fault:
+            raise fault
+
+    def fault(self, site):
+        """Return why a site must not be used, or None; without any waiting.
+
+        :returns: :class:`glance_dcn.ceph.errors.Misconfigured` or None
+        """
+        if not self._minds(site):
+            return None
+        fsid = site.known_fsid
+        if not fsid:
+            return None
+        return self._twin(site, fsid) or self._change(site, fsid)
+
+    def accept(self, site):
+        """Take the cluster that a site has now for the right one.
+
+        :returns: tuple of the fsid that was kept, or None, and that of now
+        :raises glance_dcn.ceph.errors.ClusterError: if the site, or the
+            default site, cannot be used
+        """
+        fsid = site.answering_fsid()
+        default = self._default
+        if default is None:
+            raise errors.Misconfigured(
+                site.name, 'the default store is no dcn store: nothing is '
+                'kept of the clusters of others', 'restart Glance instead')
+        try:
+            with default.open_pool() as ioctx:
+                before = fsids.load(ioctx).get(site.name, (None, None))[0]
+                fsids.replace(ioctx, site.name, fsid)
+        except fsids.Error as exc:
+            raise errors.Unreachable(
+                default.name, 'what is kept of the clusters could not be '
+                'written (%s)' % exc, 'see that its cluster is healthy')
+        self._seen[site.name] = fsid, time.time()
+        return before, fsid
+
+    def synchronise(self):
+        """Read what is kept, and keep what is not yet.
+
+        Does nothing while there is nothing to look for.
+        """
+        default = self._default
+        if self._kept is not None and not self._pending():
+            return
+        if default is None or not default.available:
+            return
+        try:
+            with default.open_pool() as ioctx:
+                kept = self._exchange(ioctx)
+        except (errors.ClusterError, fsids.Error) as exc:
+            LOG.warning('What is kept of the clusters of all stores in the '
+                        'pool of store %(store)s cannot be read or written: '
+                        '%(error)s', {'store': default.name, 'error': exc})
+            return
+        # Somebody may have accepted another cluster.
+        self._seen.update(kept)
+        self._kept = kept
+
+    def _exchange(self, ioctx):
+        """Add what is not kept yet, and return all that is."""
+        kept = fsids.load(ioctx)
+        for name, site in list(self._sites.items()):
+            fsid = site.connected_fsid
+            if fsid and name not in kept and site is not self._default:
+                fsids.add(ioctx, name, self._seen.get(name, (fsid,))[0])
+                kept = fsids.load(ioctx)
+        return kept
+
+    def _minds(self, site):
+        return self._sites.get(site.name) is site
+
+    def _await(self, site):
+        """Wait for what is kept, in the first moments of the process."""
+        default = self._default
+        if not self._minds(site) or default is None or default is site:
+            return
+        self.begin(site)
+        while (self._kept is None and time.monotonic() < self._deadline
+               and default.health.state in (health.UP, health.UNKNOWN)):
+            time.sleep(.01)
+        if self._kept is not None and not (
+                site.name in self._kept or site.name in self._seen):
+            self._work.wake()
+
+    def _pending(self):
+        """Whether a site is refused, or not kept yet."""
+        for name, site in list(self._sites.items()):
+            if site is self._default or not site.connected_fsid:
+                continue
+            if self._kept.get(name, (None,))[0] != site.connected_fsid:
+                return True
+        return False
+
+    def _twin(self, site, fsid):
+        for name, other in list(self._sites.items()):
+            if other is site:
+                return None
+            if other.pool == site.pool and other.known_fsid == fsid:
+                return errors.Misconfigured(
+                    site.name, 'it has pool %s of cluster %s, which is that '
+                    'of store %s already' % (site.pool, fsid, name),
+                    'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: '
+                    'each store needs a pool of its own' % site.name)
+        return None
+
+    def _change(self, site, fsid):
+        known, since = self._seen.get(site.name, (None, None))
+        if known is None:
+            if site.connected_fsid == fsid:
+                self._seen[site.name] = fsid, time.time()
+            return None
+        if known == fsid:
+            return None
+        return errors.Misconfigured(
+            site.name, 'its cluster has fsid %s, and had fsid %s since %s' % (
+                fsid, known, health.format_time(since)),
+            'if the site was rebuilt, and what it held is lost, run '
+            '"glance-dcn site accept %s"; if not, correct '
+            'rbd_store_ceph_conf in [%s]' % (site.name, site.name))
+
+
+#: Of this process.
+PROCESS = Wiring()

@@ -1,0 +1,296 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The circuit breaker, with a clock and threads of the test's."""
+
+import errno
+import logging
+import threading
+from unittest import mock
+
+import fixtures
+from oslotest import base
+import rados
+import rbd
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
+from glance_dcn.engine import errors as engine_errors
+
+STORE = 'edge_7'
+NOON = 1_700_000_000
+
+
+def away(reason='no answer'):
+    return errors.Unreachable(STORE, reason, 'look at it')
+
+
+class Threads:
+    """Starts no threads, but runs what is to be run when told."""
+
+    def __init__(self):
+        self.begun = []
+
+    def start(self, name, function, *args):
+        self.begun.append((name, function, args))
+
+    def run(self):
+        name, function, args = self.begun.pop(0)
+        function(*args)
+        return name
+
+
+class WatchCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.log = self.useFixture(fixtures.FakeLogger(level=logging.INFO))
+        self.now = NOON
+        self.threads = Threads()
+        self.outcomes = []
+        self.pauses = []
+        self.told = []
+        self.watch = health.Watch(STORE, self.look, self.told,
+                                  clock=lambda: self.now,
+                                  start=self.threads.start)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.health.Watch._wait', self.wait))
+
+    def look(self):
+        outcome = self.outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    def wait(self, _events, seconds):
+        self.pauses.append(seconds)
+        self.now += seconds
+        return False
+
+    def refusal(self):
+        return self.assertRaises(errors.Unreachable, self.watch.check)
+
+
+class TestBreaker(WatchCase):
+
+    def test_unknown_at_first(self):
+        self.assertEqual(health.Health(health.UNKNOWN), self.watch.health)
+        self.watch.check()
+        self.assertEqual([], self.threads.begun)
+
+    def test_opens_and_says_since_when(self):
+        self.watch.lost(away())
+        self.assertEqual(health.Health(health.DOWN, NOON, 'no answer'),
+                         self.watch.health)
+        exc = self.refusal()
+        self.assertEqual(NOON, exc.since)
+        for word in (STORE, '2023-11-14 22:13:20 UTC', 'no answer',
+                     'look at it'):
+            self.assertIn(word, str(exc))
+        self.assertIn(STORE, self.log.output)
+
+    def test_the_first_failure_counts(self):
+        self.watch.lost(away())
+        self.now += 60
+        self.watch.lost(away('still none'))
+        self.assertEqual(NOON, self.refusal().since)
+        self.assertEqual('no answer', self.watch.health.reason)
+        # One thread looks after it.
+        self.assertEqual(1, len(self.threads.begun))
+        self.assertEqual(1, len(self.log.output.splitlines()))
+
+    def test_closes_when_it_is_found(self):
+        self.watch.lost(away())
+        self.outcomes = [away(), away(), None]
+        self.assertEqual('dcn-watch-edge_7', self.threads.run())
+        self.watch.check()
+        self.assertEqual(health.UP, self.watch.health.state)
+        self.assertIn('can be used again', self.log.output)
+
+    def test_opens_again(self):
+        self.outcomes = [None, None]
+        for _i in range(2):
+            self.watch.lost(away())
+            self.refusal()
+            self.threads.run()
+            self.watch.check()
+
+    def test_what_looks_may_fail_as_it_likes(self):
+        self.watch.lost(away())
+        self.outcomes = [KeyError('x'), None]
+        self.threads.run()
+        self.watch.check()
+
+    def test_other_states_do_not_refuse(self):
+        # Whoever tries finds out what is wrong, or that it was mended.
+        for kind, state in ((errors.NotDeployed, health.NOT_DEPLOYED),
+                            (errors.Misconfigured, health.MISCONFIGURED)):
+            self.watch.lost(kind(STORE, 'no file', 'make it'))
+            self.assertEqual((state, 'no file'), (
+                self.watch.health.state, self.watch.health.reason))
+            self.watch.check()
+
+    def test_state_that_changes(self):
+        self.watch.lost(errors.NotDeployed(STORE, 'no file', 'make it'))
+        self.now += 9
+        self.watch.lost(errors.NotDeployed(STORE, 'no keyring', 'make it'))
+        self.assertEqual(
+            health.Health(health.NOT_DEPLOYED, NOON, 'no keyring'),
+            self.watch.health)
+        self.watch.lost(away())
+        self.assertEqual(NOON + 9, self.refusal().since)
+
+
+class TestPauses(WatchCase):
+
+    def looks(self, error):
+        self.pauses = []
+        self.outcomes = [error] * 20 + [None]
+        self.watch.lost(error)
+        self.threads.run()
+        return self.pauses
+
+    def test_of_one_that_is_away(self):
+        pauses = self.looks(away())
+        self.assertLess(pauses[0], 1.3)
+        self.assertGreater(pauses[-2], 4)
+        # With 5 s for connecting and some for the OSDs: 15 s.
+        self.assertLess(max(pauses), 8)
+        self.assertNotEqual(pauses[10], pauses[11])
+
+    def test_of_one_that_is_not_deployed(self):
+        pauses = self.looks(errors.NotDeployed(STORE, 'no file', 'make it'))
+        self.assertLess(max(pauses), 3)
+        self.assertGreater(min(pauses), 1)
+
+    def test_of_one_that_must_be_mended(self):
+        pauses = self.looks(errors.Misconfigured(STORE, 'refused', 'mend it'))
+        self.assertGreater(min(pauses), 10)
+
+
+class TestTold(WatchCase):
+
+    def test_each_time_it_is_back(self):
+        call = mock.Mock()
+        self.told.append(call)
+        for i in range(1, 3):
+            self.watch.lost(away())
+            self.outcomes = [away(), None]
+            self.threads.run()
+            self.assertEqual(i - 1, call.call_count)
+            self.assertEqual('dcn-back-edge_7', self.threads.run())
+            self.assertEqual(i, call.call_count)
+
+    def test_at_the_beginning(self):
+        call = mock.Mock()
+        self.told.append(call)
+        self.watch.tell(call)
+        self.outcomes = [None]
+        self.threads.run()
+        self.threads.run()
+        call.assert_called_once_with()
+
+    def test_if_it_is_known_to_be_up(self):
+        self.watch.found()
+        call = mock.Mock()
+        self.watch.tell(call)
+        self.threads.run()
+        call.assert_called_once_with()
+
+    def test_failure_is_logged(self):
+        self.told.append(mock.Mock(side_effect=ValueError('oh')))
+        self.watch.found()
+        self.threads.run()
+        self.assertIn('oh', self.log.output)
+
+
+class TestThread(base.BaseTestCase):
+    """With real threads."""
+
+    def test_one_that_hangs_holds_no_other(self):
+        self.useFixture(fixtures.FakeLogger())
+        go_on, looked = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+        hanging = health.Watch(STORE, go_on.wait)
+        other = health.Watch('edge_8', looked.set)
+        hanging.lost(away())
+        other.lost(errors.Unreachable('edge_8', 'no answer', 'look'))
+        self.assertTrue(looked.wait(5))
+        self.assertRaises(errors.Unreachable, hanging.check)
+
+    def test_stopped(self):
+        self.useFixture(fixtures.FakeLogger())
+        looks = threading.Semaphore(0)
+
+        def look():
+            looks.release()
+            raise away()
+        watch = health.Watch(STORE, look)
+        watch.look()
+        self.assertTrue(looks.acquire(timeout=5))
+        watch.stop()
+        while looks.acquire(timeout=.1):
+            pass
+        watch.look()
+        self.assertFalse(looks.acquire(timeout=2))
+
+    def test_looks_again_when_asked(self):
+        self.useFixture(fixtures.FakeLogger())
+        looks = threading.Semaphore(0)
+
+        def look():
+            looks.release()
+            raise errors.Misconfigured(STORE, 'refused', 'mend it')
+        watch = health.Watch(STORE, look)
+        watch.look()
+        for _i in range(3):
+            self.assertTrue(looks.acquire(timeout=5))
+            watch.look()
+
+
+class TestExplain(base.BaseTestCase):
+
+    def explain(self, exc):
+        return health.explain(exc, STORE)
+
+    def test_what_means_away(self):
+        for exc in (
+                rados.TimedOut('x', errno.ETIMEDOUT),
+                rbd.Timeout('x', errno.ETIMEDOUT),
+                engine_errors.Stalled('edge_7: images/x', 'write', 60),
+                engine_errors.RequestError('x', 'read', errno.ETIMEDOUT),
+                away()):
+            self.assertIsInstance(self.explain(exc), errors.Unreachable, exc)
+
+    def test_what_does_not(self):
+        for code in (errno.ENOENT, errno.EEXIST, errno.ENOSPC, errno.EDQUOT,
+                     errno.EPERM, errno.EACCES, errno.EBUSY, errno.EROFS,
+                     errno.EIO, errno.EINVAL, errno.ESHUTDOWN, None):
+            self.assertIsNone(self.explain(
+                engine_errors.RequestError('x', 'read', code)))
+        for exc in (engine_errors.Cancelled('x'), ValueError(),
+                    rbd.ImageNotFound('x'), rados.NoSpace('x'),
+                    # Of the user's, who sends the data.
+                    TimeoutError(errno.ETIMEDOUT, 'x'),
+                    errors.Misconfigured(STORE, 'x', 'y')):
+            self.assertIsNone(self.explain(exc))
+
+    def test_cause(self):
+        exc = ValueError()
+        exc.__cause__ = engine_errors.Stalled('x', 'read', 60)
+        self.assertIsNotNone(self.explain(exc))
+
+    def test_belongs_to_the_first_store(self):
+        exc = engine_errors.Stalled('x', 'read', 60)
+        self.assertIsNotNone(health.explain(exc, 'edge_8'))
+        self.assertIsNone(self.explain(exc))
+        self.assertIsNotNone(health.explain(exc, 'edge_8'))
+        self.assertIsNone(health.explain(away(), 'edge_8'))

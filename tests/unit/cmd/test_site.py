@@ -1,0 +1,85 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import argparse
+import contextlib
+import io
+from unittest import mock
+
+import fixtures
+import glance_store
+from oslotest import base
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
+from glance_dcn.cmd import site
+from glance_dcn.sites import site as sites
+
+
+class TestSite(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.site = mock.Mock(spec=sites.Site, fsid='fsid-one', pool='images',
+                              open_pool=mock.MagicMock())
+        self.site.name = 'edge'
+        self.wiring = mock.Mock()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.wiring.PROCESS', self.wiring))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_store.get_store_from_store_identifier', self.find))
+
+    def find(self, store):
+        if store != 'edge':
+            raise glance_store.UnknownScheme(scheme=store)
+        return mock.Mock(site=self.site)
+
+    def run_command(self, *argv):
+        """Return the exit status and what is printed."""
+        parser = argparse.ArgumentParser()
+        site.register(parser.add_subparsers())
+        args = parser.parse_args(['site', *argv])
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            return args.run(args), output.getvalue()
+
+    def test_show(self):
+        self.assertEqual((0, 'edge: up, fsid fsid-one, pool images\n'),
+                         self.run_command('show', 'edge'))
+
+    def test_show_one_that_is_away(self):
+        self.site.open_pool.side_effect = errors.Unreachable(
+            'edge', 'no answer', 'look')
+        self.site.health = health.Health(health.DOWN)
+        status, output = self.run_command('show', 'edge')
+        self.assertEqual(1, status)
+        self.assertIn('edge: down: store edge: no answer; look', output)
+
+    def test_accept(self):
+        self.wiring.accept.return_value = 'old', 'new'
+        status, output = self.run_command('accept', 'edge')
+        self.assertEqual((0, 'edge: fsid new is accepted; it was old\n'),
+                         (status, output))
+        self.wiring.accept.assert_called_once_with(self.site)
+
+    def test_accept_one_that_is_away(self):
+        self.wiring.accept.side_effect = errors.Unreachable(
+            'edge', 'no answer', 'look')
+        status, output = self.run_command('accept', 'edge')
+        self.assertEqual(1, status)
+        self.assertIn('no answer', output)
+
+    def test_no_such_store(self):
+        for command in ('show', 'accept'):
+            status, output = self.run_command(command, 'nfs')
+            self.assertEqual(1, status)
+            self.assertIn('nfs', output)

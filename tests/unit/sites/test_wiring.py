@@ -1,0 +1,221 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import contextlib
+import time
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import fsids
+from glance_dcn.ceph import health
+from glance_dcn.sites import wiring
+
+ONE, TWO, HOME = 'fsid-one', 'fsid-two', 'fsid-home'
+
+
+class Site:
+    """Stands for a site with a cluster."""
+
+    def __init__(self, name, fsid, pool='images', connected=True):
+        self.name = name
+        self.pool = pool
+        self.known_fsid = fsid
+        self.connected = connected
+        self.health = health.Health(health.UP)
+        self.pools = 0
+
+    @property
+    def connected_fsid(self):
+        return self.known_fsid if self.connected else None
+
+    @property
+    def available(self):
+        return self.health.state == health.UP
+
+    def answering_fsid(self):
+        return self.known_fsid
+
+    @contextlib.contextmanager
+    def open_pool(self):
+        self.pools += 1
+        if not self.available:
+            raise errors.Unreachable(self.name, 'no answer', 'look')
+        yield self
+
+
+class WiringCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.log = self.useFixture(fixtures.FakeLogger())
+        self.kept = {}
+        for name in ('load', 'add', 'replace'):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.ceph.fsids.' + name, getattr(self, name)))
+        self.home = Site('central', HOME)
+        self.edge = Site('edge', ONE)
+        self.wiring = self.process(self.home, self.edge)
+
+    def load(self, _pool):
+        return dict(self.kept)
+
+    def add(self, _pool, store, fsid):
+        self.kept.setdefault(store, (fsid, time.time()))
+
+    def replace(self, _pool, store, fsid):
+        self.kept[store] = fsid, time.time()
+
+    def process(self, *sites):
+        """Return what a new process has, whose first site is the default."""
+        made = wiring.Wiring()
+        self.addCleanup(made.stop)
+        for site in sites:
+            made.add(site, default=site is sites[0])
+        return made
+
+    def refused(self, site, *words, process=None):
+        exc = self.assertRaises(errors.Misconfigured,
+                                (process or self.wiring).check, site)
+        self.assertEqual(site.name, exc.store)
+        for word in words:
+            self.assertIn(word, str(exc))
+
+    def wait_until_kept(self, store):
+        deadline = time.monotonic() + 5
+        while store not in self.kept and time.monotonic() < deadline:
+            time.sleep(.01)
+        self.assertIn(store, self.kept)
+
+
+class TestTwins(WiringCase):
+
+    def test_the_later_one_is_refused(self):
+        twin = Site('twin', ONE)
+        self.wiring.add(twin)
+        self.refused(twin, 'images', ONE, 'edge', '[twin]')
+        for site in (self.home, self.edge):
+            self.wiring.check(site)
+
+    def test_other_pool(self):
+        other = Site('other', ONE, 'more')
+        self.wiring.add(other)
+        self.wiring.check(other)
+
+    def test_unknown_fsids(self):
+        for name in ('one', 'two'):
+            site = Site(name, None)
+            self.wiring.add(site)
+            self.wiring.check(site)
+
+    def test_first_one_taken_away(self):
+        twin = Site('twin', ONE)
+        self.wiring.add(twin)
+        self.wiring.remove('edge')
+        self.wiring.check(twin)
+
+    def test_store_configured_again(self):
+        again = Site('edge', ONE)
+        self.wiring.add(again)
+        self.wiring.check(again)
+
+    def test_site_of_no_store(self):
+        self.wiring.check(Site('stranger', ONE))
+
+
+class TestMemory(WiringCase):
+
+    def test_kept_once_it_was_reached(self):
+        self.wiring.check(self.edge)
+        self.wait_until_kept('edge')
+        self.assertEqual(ONE, self.kept['edge'][0])
+        self.assertNotIn('central', self.kept)
+
+    def test_not_kept_before(self):
+        # What a conf file says may be wrong.
+        self.edge.connected = False
+        self.wiring.check(self.edge)
+        self.wiring.synchronise()
+        self.assertEqual({}, self.kept)
+
+    def test_another_cluster(self):
+        self.kept['edge'] = TWO, 1_700_000_000
+        self.refused(self.edge, ONE, TWO, '2023-11-14',
+                     'glance-dcn site accept edge', '[edge]')
+        self.wiring.check(self.home)
+        self.assertEqual(TWO, self.kept['edge'][0])
+
+    def test_another_cluster_in_one_process(self):
+        # Nothing could be kept: the default site is away.
+        self.home.health = health.Health(health.DOWN)
+        self.wiring.check(self.edge)
+        self.edge.known_fsid = TWO
+        self.refused(self.edge, ONE, TWO)
+
+    def test_accepted_by_another_process(self):
+        self.kept['edge'] = TWO, 1_700_000_000
+        self.refused(self.edge)
+        self.assertEqual(
+            (TWO, ONE),
+            self.process(self.home, self.edge).accept(self.edge))
+        self.wiring.synchronise()
+        self.wiring.check(self.edge)
+
+    def test_accepted(self):
+        self.kept['edge'] = TWO, 1_700_000_000
+        self.refused(self.edge)
+        self.wiring.accept(self.edge)
+        self.wiring.check(self.edge)
+
+    def test_accepting_without_a_default(self):
+        process = wiring.Wiring()
+        process.add(self.edge)
+        self.assertRaises(errors.Misconfigured, process.accept, self.edge)
+
+    def test_looks_only_while_there_is_something_to_look_for(self):
+        self.wiring.synchronise()
+        self.wiring.synchronise()
+        self.assertEqual(1, self.home.pools)
+        self.edge.known_fsid = TWO
+        self.wiring.synchronise()
+        self.assertEqual(2, self.home.pools)
+
+
+class TestPatience(WiringCase):
+
+    def test_default_that_is_known_to_be_away(self):
+        self.home.health = health.Health(health.DOWN)
+        began = time.monotonic()
+        self.wiring.check(self.edge)
+        self.assertLess(time.monotonic() - began, .1)
+        self.assertEqual(0, self.home.pools)
+
+    def test_default_that_hangs(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.fsids.load', lambda _pool: time.sleep(5)))
+        began = time.monotonic()
+        self.wiring.check(self.edge)
+        self.assertLess(time.monotonic() - began, 1.5)
+        # Once in the life of a process.
+        began = time.monotonic()
+        self.wiring.check(self.edge)
+        self.assertLess(time.monotonic() - began, .1)
+
+    def test_default_that_refuses(self):
+        def load(_pool):
+            raise fsids.Error('no caps')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.fsids.load', load))
+        self.wiring.synchronise()
+        self.assertIn('no caps', self.log.output)
+        self.wiring.check(self.edge)
