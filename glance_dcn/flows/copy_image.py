@@ -95,6 +95,10 @@ def _take_over(kwargs):
                       'stock Glance: they lie in no dcn store of this Glance.',
                       action.image_id)
             return []
+        if action._image.size == 0:
+            # Glance refuses locations of size 0, save those that it makes
+            # by storing something.
+            return []
         action.add_importing_stores(targets)
         action.remove_failed_stores(targets)
     for store in targets:

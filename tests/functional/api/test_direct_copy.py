@@ -61,6 +61,16 @@ class DirectCopyTest(base.ApiTestCase):
         message = self.central.messages(image_id)[-1]
         self.assertIn('from central to dcn0, dcn1', message)
 
+    def test_sizes_of_every_kind(self):
+        cases = [bytes(5 * MiB), os.urandom(9 * MiB)]
+        cases += [os.urandom(size) for size in (
+            0, 1, 511, 65535, 65537, 4 * MiB + 1)]
+        for data in cases:
+            image_id = self.uploaded(self.central, data, 'central')
+            self.copy(image_id, 'dcn0', 'dcn1').raise_for_status()
+            self.central.wait(image_id, *base.SITES)
+            self.assertStored(image_id, data, 'dcn0', 'dcn1')
+
     def test_image_of_stock_and_its_second_copy(self):
         image_id = self.written_by_stock()
         self.assertIsNone(self.record('central', image_id))

@@ -78,6 +78,10 @@ class TakeOverTest(base.BaseTestCase):
         self.action = FakeAction([])
         self.check_left_to_stock('dcn0')
 
+    def test_image_without_a_byte(self):
+        self.action._image.size = 0
+        self.check_left_to_stock('dcn0')
+
     def test_turned_off(self):
         cfg.CONF.set_override('direct_copy', False, group='glance_dcn')
         self.addCleanup(cfg.CONF.clear_override, 'direct_copy',
@@ -101,6 +105,7 @@ class FakeAction:
     def __init__(self, locations):
         self.image_locations = locations
         self.image_id = 'image'
+        self._image = types.SimpleNamespace(size=1)
         self.importing = []
 
     def __enter__(self):
