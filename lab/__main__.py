@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The lab's command: ``python -m lab up|show|env|down``."""
+"""The lab's command: ``python -m lab up|show|env|fault|heal|down``."""
 
 import argparse
 import os
@@ -19,6 +19,7 @@ import sys
 
 from lab import database
 from lab import deployment
+from lab import faults
 from lab import process
 
 _DEFAULT_STATE = '~/.cache/glance-dcn-lab'
@@ -27,7 +28,7 @@ _DEFAULT_STATE = '~/.cache/glance-dcn-lab'
 def _up(lab, args):
     names = (args.names.split(',') if args.names
              else deployment.site_names(args.sites))
-    lab.create(names, args.workers, args.database, args.store_type)
+    lab.create(names, args.workers, args.database, args.store_type, args.wan)
     lab.up()
     _show(lab, args)
     print('\nTo use it:  . %s' % (lab.state / 'openrc'))
@@ -40,6 +41,22 @@ def _show(lab, args):
 
 def _env(lab, args):
     print((lab.state / 'openrc').read_text(), end='')
+
+
+def _fault(lab, args):
+    faults.cause(_cluster(lab, args.site), args.kind)
+
+
+def _heal(lab, args):
+    for site in args.site and [args.site] or lab.sites:
+        faults.heal(_cluster(lab, site))
+
+
+def _cluster(lab, site):
+    if site not in lab.sites:
+        raise process.LabError('there is no site %s, only %s'
+                               % (site, ', '.join(lab.sites)))
+    return lab.cluster(site)
 
 
 def _down(lab, args):
@@ -82,12 +99,23 @@ def _parser():
     up.add_argument('--database', choices=database.KINDS, default='sqlite')
     up.add_argument('--store-type', choices=('dcn', 'rbd'), default='dcn',
                     help='rbd: run stock Glance without glance_dcn')
+    up.add_argument('--wan', action='store_true',
+                    help='put each cluster behind a link that can be cut; '
+                         'needs the rights of root')
     up.set_defaults(run=_up)
     show = commands.add_parser('show', help='show what runs, and where')
     show.set_defaults(run=_show)
     env = commands.add_parser(
         'env', help='print the environment for openstack and glance')
     env.set_defaults(run=_env)
+    fault = commands.add_parser(
+        'fault', help='cause a fault at a site: %s' % ', '.join(faults.KINDS))
+    fault.add_argument('site')
+    fault.add_argument('kind', choices=faults.KINDS, metavar='kind')
+    fault.set_defaults(run=_fault)
+    heal = commands.add_parser('heal', help='bring sites back after faults')
+    heal.add_argument('site', nargs='?', help='one site only')
+    heal.set_defaults(run=_heal)
     down = commands.add_parser('down', help='end what was started')
     down.add_argument('--delete', action='store_true',
                       help='remove the state folder as well')

@@ -112,13 +112,18 @@ class Cluster:
         self.name = name
         self.directory = pathlib.Path(directory)
         self.etc = pathlib.Path(etc)
-        self.address = link.far if link else address
         self.size = size
-        self._link = link
+        self.link = link
+        self._address = address
         self.mon = process.Daemon('ceph-mon', self.directory / 'run')
         self.osd = process.Daemon('ceph-osd', self.directory / 'run')
         self._conf = self.directory / 'ceph.conf'
         self._facts = self.directory / 'facts.json'
+
+    @property
+    def address(self):
+        """IP address the daemons bind to."""
+        return self.link.far if self.link else self._address
 
     @property
     def conf(self):
@@ -134,10 +139,12 @@ class Cluster:
         """Return the path of a client's keyring."""
         return self.etc / ('%s.client.%s.keyring' % (self.name, user))
 
-    def create(self):
+    def create(self, port=None):
         """Make the cluster's files, unless they are there.
 
         A creation that was broken off is begun anew.
+
+        :param port: TCP port of the monitor; None: any that is free
         """
         if (self.directory / 'created').exists():
             return
@@ -148,7 +155,7 @@ class Cluster:
         self.etc.mkdir(parents=True, exist_ok=True)
         facts = {'fsid': str(uuid.uuid4()), 'osd_uuid': str(uuid.uuid4()),
                  'address': self.address,
-                 'port': self._choose_port()}
+                 'port': port or self._choose_port()}
         self._facts.write_text(json.dumps(facts))
         self._conf.write_text(_CONF % dict(
             facts, directory=self.directory, size=self.size,
@@ -165,20 +172,37 @@ class Cluster:
         self._start_monitor(timeout)
         self._start_osd(timeout)
 
+    def rebuild(self):
+        """Make the cluster anew, as after the loss of its hardware.
+
+        It is empty, and has another fsid and other keys at the same address.
+        """
+        port = json.loads(self._facts.read_text())['port']
+        self.kill()
+        (self.directory / 'created').unlink()
+        self.create(port)
+        self.start()
+
     def stop(self):
         """End the daemons; the data stays."""
         self.osd.stop()
         self.mon.stop()
 
-    def kill(self):
-        """Kill the daemons without warning, as a power cut would."""
-        for daemon in (self.osd, self.mon):
+    def kill(self, *daemons):
+        """Kill daemons without warning, as a power cut would.
+
+        :param daemons: of this cluster; none: all
+        """
+        for daemon in daemons or (self.osd, self.mon):
             daemon.signal(signal.SIGKILL)
             daemon.stop()
 
-    def freeze(self):
-        """Stop the daemons as a hung host would; :meth:`thaw` wakes them."""
-        for daemon in (self.mon, self.osd):
+    def freeze(self, *daemons):
+        """Stop daemons as a hung host would; :meth:`thaw` wakes them.
+
+        :param daemons: of this cluster; none: all
+        """
+        for daemon in daemons or (self.mon, self.osd):
             daemon.signal(signal.SIGSTOP)
 
     def thaw(self):
@@ -227,13 +251,13 @@ class Cluster:
                           for entry in rbd.RBD().trash_list(ioctx))
 
     def _choose_port(self):
-        if self._link:
+        if self.link:
             # Nothing else is in the namespace: every port is free.
             return process.PORT_RANGE[0]
         return process.free_port(address=self.address)
 
     def _start_daemon(self, daemon, argv):
-        daemon.start(self._link.command(argv) if self._link else argv)
+        daemon.start(self.link.command(argv) if self.link else argv)
 
     def _make_monitor(self, facts):
         admin = self.directory / 'ceph.client.admin.keyring'
@@ -255,8 +279,8 @@ class Cluster:
     def _make_osd(self, facts):
         key = process.run(['ceph-authtool', '--gen-print-key']).strip()
         with self.connect() as client:
-            _command(client, {'prefix': 'osd new', 'uuid': facts['osd_uuid']},
-                     json.dumps({'cephx_secret': key}))
+            command(client, {'prefix': 'osd new', 'uuid': facts['osd_uuid']},
+                    json.dumps({'cephx_secret': key}))
         process.write_private(self.directory / 'osd' / 'keyring',
                               '[osd.0]\n\tkey = %s\n' % key)
         process.run(['ceph-osd', '--mkfs', '-i', '0', '-c', self._conf,
@@ -266,11 +290,11 @@ class Cluster:
     def _make_pools(self):
         with self.connect() as client:
             for pool in POOLS:
-                _command(client, {'prefix': 'osd pool create', 'pool': pool,
-                                  'pg_num': 8})
-                _command(client, {'prefix': 'osd pool set', 'pool': pool,
-                                  'var': 'size', 'val': '1',
-                                  'yes_i_really_mean_it': True})
+                command(client, {'prefix': 'osd pool create', 'pool': pool,
+                                 'pg_num': 8})
+                command(client, {'prefix': 'osd pool set', 'pool': pool,
+                                 'var': 'size', 'val': '1',
+                                 'yes_i_really_mean_it': True})
                 with client.open_ioctx(pool) as ioctx:
                     rbd.RBD().pool_init(ioctx, True)
 
@@ -279,7 +303,7 @@ class Cluster:
         with self.connect() as client:
             for user, caps in USERS.items():
                 flat = [part for item in caps.items() for part in item]
-                reply = _command(client, {
+                reply = command(client, {
                     'prefix': 'auth get-or-create', 'format': 'json',
                     'entity': 'client.%s' % user, 'caps': flat})
                 process.write_private(
@@ -307,17 +331,23 @@ class Cluster:
         return False
 
 
-def _command(client, command, data=''):
-    """Run a monitor command and return its output as text."""
-    code, output, status = client.mon_command(json.dumps(command),
+def command(client, request, data=''):
+    """Run a monitor command and return its output as text.
+
+    :param client: rados.Rados
+    :param request: dict with the command as ``prefix``, and its arguments
+    :param data: text of its input
+    :raises LabError: if the monitor refuses
+    """
+    code, output, status = client.mon_command(json.dumps(request),
                                               data.encode(), timeout=30)
     if code:
         raise process.LabError('%s: error %d: %s'
-                               % (command['prefix'], code, status))
+                               % (request['prefix'], code, status))
     return output.decode()
 
 
 def _osd_is_up(client):
-    state = json.loads(_command(client, {'prefix': 'osd dump',
-                                         'format': 'json'}))
+    state = json.loads(command(client, {'prefix': 'osd dump',
+                                        'format': 'json'}))
     return any(osd['up'] and osd['in'] for osd in state['osds'])

@@ -38,6 +38,7 @@ from lab import database
 from lab import glance
 from lab import keystone
 from lab import process
+from lab import wan
 from lab import wsgi
 
 CENTRAL = 'central'
@@ -74,17 +75,21 @@ class Deployment:
         """The names of the sites, central first."""
         return self.facts['sites']
 
-    def create(self, sites, workers=1, database='sqlite', store_type='dcn'):
+    def create(self, sites, workers=1, database='sqlite', store_type='dcn',
+               wan=False, store_options=None):
         """Write down what the deployment shall consist of.
 
         :param sites: list of names, the central site first
         :param workers: Glance workers at each site
         :param database: see :data:`lab.database.KINDS`
         :param store_type: ``dcn``, or ``rbd`` for stock's driver
+        :param wan: whether each cluster is behind a link that can be cut
+        :param store_options: dict of options that each store has as well
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
-                 'database': database, 'store_type': store_type, 'ports': {}}
+                 'database': database, 'store_type': store_type, 'wan': wan,
+                 'store_options': store_options or {}, 'ports': {}}
         if (self.state / _STATE_MARK).exists():
             facts['ports'] = self.facts['ports']
             if facts != self.facts:
@@ -105,6 +110,7 @@ class Deployment:
         """Bring everything up; what runs already is left as it is."""
         with self._locked():
             self._choose_ports()
+            self._start_links()
             with concurrent.futures.ThreadPoolExecutor() as pool:
                 jobs = [pool.submit(self._start_cluster, site)
                         for site in self.sites]
@@ -127,6 +133,8 @@ class Deployment:
             self.database.stop()
             for site in self.sites:
                 self.cluster(site).stop()
+                if self.link(site):
+                    self.link(site).stop()
             self._say('down')
         if delete:
             shutil.rmtree(self.state)
@@ -134,7 +142,13 @@ class Deployment:
     def cluster(self, site):
         """Return the :class:`lab.ceph.Cluster` of a site."""
         return ceph.Cluster(site, self.state / 'sites' / site / 'ceph',
-                            self.state / 'etc' / 'ceph')
+                            self.state / 'etc' / 'ceph', link=self.link(site))
+
+    def link(self, site):
+        """Return the :class:`lab.wan.Link` of a site, None without one."""
+        if not self.facts['wan']:
+            return None
+        return wan.Link(self.state / 'sites' / site / 'link')
 
     def glance(self, site, number=0, store_type=None):
         """Return a worker of a site, a :class:`lab.glance.Glance`.
@@ -148,7 +162,8 @@ class Deployment:
             '%s-%s' % (site, name), self.state / 'sites' / site / name,
             self._port(name, site), self.keystone,
             self.database.url('glance'),
-            {store: (kind, glance.rbd_store(self.cluster(store)))
+            {store: (kind, glance.rbd_store(self.cluster(store),
+                                            **self.facts['store_options']))
              for store in names}, site)
 
     @property
@@ -195,6 +210,13 @@ class Deployment:
     def _workers(self):
         return [(site, number) for site in self.sites
                 for number in range(self.facts['workers'])]
+
+    def _start_links(self):
+        # One after the other: they count the machine's links.
+        for site in self.sites:
+            link = self.link(site)
+            if link and not link.up:
+                link.start()
 
     def _start_cluster(self, site):
         self.cluster(site).start()

@@ -67,6 +67,7 @@ class Link:
         self.directory = pathlib.Path(directory)
         self.pump = process.Daemon('wan', self.directory)
         self._facts = self.directory / 'link.json'
+        self._last = self.directory / 'number'
 
     @property
     def namespace(self):
@@ -125,6 +126,8 @@ class Link:
                 process.run(argv)
         if facts.get('wmem'):
             _restore_send_buffer(facts['wmem'])
+        # The site's daemons want the same address again.
+        self._last.write_text(str(facts['number']))
         self._facts.unlink()
 
     def set(self, quality):
@@ -187,7 +190,7 @@ class Link:
 
     def _make_namespace(self):
         """Make a namespace with a number that no other lab has."""
-        for number in range(256):
+        for number in [*self._numbers_before(), *range(256)]:
             if pathlib.Path('/run/netns/dcnwan%d' % number).exists():
                 continue
             # Written down first: what is made is found after any crash.
@@ -201,6 +204,12 @@ class Link:
                 raise
             return
         raise process.LabError('there are 256 WAN links already')
+
+    def _numbers_before(self):
+        try:
+            return [int(self._last.read_text())]
+        except FileNotFoundError:
+            return []
 
     def _connect(self):
         """Make the two ends and give them their addresses."""

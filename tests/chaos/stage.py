@@ -1,0 +1,144 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a randomised run runs on: a lab of its own."""
+
+import contextlib
+import functools
+import http.server
+import threading
+
+from lab import deployment
+from lab import process
+from lab import wsgi
+from tests.chaos import plan as plans
+from tests.functional.api import client
+
+# Shorter than the defaults, so that a fault of seconds is one.
+_TIMEOUTS = {'rados_connect_timeout': 3, 'dcn_io_timeout': 10}
+
+
+class Stage:
+    """A deployment, the web server that imports come from, and clones.
+
+    :ivar lab: :class:`lab.deployment.Deployment`
+    :ivar clones: (site, name in pool vms) of the clones that are there
+
+    :param state: folder for everything
+    :param say: called with lines of text
+    """
+
+    def __init__(self, state, say):
+        self.lab = deployment.Deployment(state, say)
+        self.clones = []
+        self._port = None
+        self._apis = {}
+
+    def up(self, sites, workers, database, store_type, wan):
+        """Bring the deployment up; for the parameters see there."""
+        self.lab.create(sites, workers, database, store_type, wan, _TIMEOUTS)
+        self.lab.up()
+        session = self.lab.keystone.session()
+        # Every request needs it: got once, before there are many threads.
+        session.get_token()
+        self._apis = {
+            (site, number): client.Api(self.lab.glance(site, number).url,
+                                       session)
+            for site in sites for number in range(workers)}
+
+    def down(self, delete):
+        """End the deployment.
+
+        :param delete: remove its folder, logs and all
+        """
+        if self.lab.state.exists():
+            self.lab.down(delete=delete)
+
+    @property
+    def workers(self):
+        """The (site, number) of all workers."""
+        return list(self._apis)
+
+    def api(self, site, number=0):
+        """Return the :class:`tests.functional.api.client.Api` of a worker."""
+        return self._apis[site, number]
+
+    def rbd(self, site, *arguments):
+        """Run ``rbd`` at a site as Nova, and return what it prints.
+
+        A program of its own: librbd may end the process that it is in when
+        its cluster goes away.
+
+        :raises lab.process.LabError: if it fails, or takes 20 s
+        """
+        return process.run(['rbd', '--conf', self.lab.cluster(site).conf,
+                            '--id', 'openstack', *arguments], timeout=20)
+
+    def remove_clones(self):
+        """Remove the clones that are left; the sites must be up."""
+        for site, name in self.clones:
+            if name in self.lab.cluster(site).images('vms'):
+                self.rbd(site, 'rm', '--no-progress', 'vms/%s' % name)
+        self.clones.clear()
+
+    def wait_until_workers_answer(self):
+        """Wait for every worker.
+
+        :raises lab.process.LabError: if one does not answer for a minute
+        """
+        for worker, api in self._apis.items():
+            process.wait_for('Glance %s-%d' % worker,
+                             lambda url=api.url: wsgi.answers(
+                                 url + '/healthcheck'), 60)
+
+    def url(self, image):
+        """Return where an image of the plan is downloaded from."""
+        return 'http://127.0.0.1:%d/%d' % (self._port, image.number)
+
+    @contextlib.contextmanager
+    def serving(self, images, seed):
+        """Serve the data of the images of a plan.
+
+        :param images: dict of :class:`tests.chaos.plan.Image` by number
+        :param seed: of the run
+        """
+        server = http.server.ThreadingHTTPServer(
+            ('127.0.0.1', 0), functools.partial(_Handler, images, seed))
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self._port = server.server_port
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+
+    def __init__(self, images, seed, *args):
+        self._images = images
+        self._seed = seed
+        super().__init__(*args)
+
+    def do_GET(self):  # noqa: N802 (the name is http.server's)
+        """Answer with the data of the image whose number is the path."""
+        data = plans.content(self._images[int(self.path[1:])], self._seed)
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(data)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(data)
+
+    def log_message(self, *args):
+        """Say nothing: Glance's own log tells what it downloads."""
