@@ -66,6 +66,14 @@ class Client:
         """Return an image's properties."""
         return self._call('GET', '/v2/images/%s' % image_id).json()
 
+    def list_images(self):
+        """Return the images, as ``GET /v2/images`` does."""
+        return self._call('GET', '/v2/images').json()['images']
+
+    def stores(self):
+        """Return the stores, as ``GET /v2/info/stores`` does."""
+        return self._call('GET', '/v2/info/stores').json()['stores']
+
     def delete(self, image_id):
         """Delete an image from all stores."""
         self._call('DELETE', '/v2/images/%s' % image_id)

@@ -64,35 +64,39 @@ class Stage:
         self.sides = sides
         self._parallel = parallel
         self.timeout = timeout
-        self._say = say
-        self._database = database.Sqlite(self.state / 'database')
+        self.say = say
+        self.database = database.Sqlite(self.state / 'database')
         self._workers = {}
         self._meters = {}
 
     def up(self):
         """Bring everything up, after removing what a crashed run left."""
-        clean_up(self.state)
-        self.state.mkdir(parents=True, exist_ok=True)
-        self._write_mark()
-        self.images.mkdir()
-        self._database.start()
-        if self.link:
-            self.link.start()
-        self._start_clusters()
-        self._say('%d clusters are up' % len(self.clusters))
-        ports = [process.free_port()]
-        while len(ports) <= len(self.sides):
+        self.up_without_glance()
+        ports = []
+        while len(ports) < len(self.sides):
             ports.append(process.free_port(taken=ports))
-        self._keystone = keystone.Keystone(
-            self.state / 'keystone', self._database, ports.pop(),
-            deployment.CENTRAL)
-        self._keystone.start()
-        self._session = self._keystone.session()
         for side in self.sides:
             self._workers[side] = self._make_worker(side, ports.pop())
             self._workers[side].sync_database()
             self._start_worker(side)
-        self._say('Glances are up: %s' % ', '.join(self.sides))
+        self.say('Glances are up: %s' % ', '.join(self.sides))
+
+    def up_without_glance(self):
+        """Bring up what the Glances need."""
+        clean_up(self.state)
+        self.state.mkdir(parents=True, exist_ok=True)
+        self._write_mark()
+        self.images.mkdir()
+        self.database.start()
+        if self.link:
+            self.link.start()
+        self._start_clusters()
+        self.say('%d clusters are up' % len(self.clusters))
+        self.keystone = keystone.Keystone(
+            self.state / 'keystone', self.database, process.free_port(),
+            deployment.CENTRAL)
+        self.keystone.start()
+        self._session = self.keystone.session()
 
     def is_far(self, site):
         """Return whether a site is behind the WAN link."""
@@ -113,7 +117,7 @@ class Stage:
         :param keep: ids of images of the other side, which stay
         """
         self._workers[side].stop()
-        for path in self._database.directory.glob('glance-%s.sqlite*' % side):
+        for path in self.database.directory.glob('glance-%s.sqlite*' % side):
             path.unlink()
         shutil.rmtree(self._workers[side].staging, ignore_errors=True)
         for cluster in self.clusters.values():
@@ -156,8 +160,8 @@ class Stage:
         if side == 'ours' and has_conversion():
             options['image_import_plugins'] = '[%s]' % _CONVERSION
         return glance.Glance(
-            side, self.state / side, port, self._keystone,
-            self._database.url('glance-%s' % side),
+            side, self.state / side, port, self.keystone,
+            self.database.url('glance-%s' % side),
             {site: (_STORE_TYPES[side], glance.rbd_store(cluster))
              for site, cluster in self.clusters.items()},
             deployment.CENTRAL,

@@ -130,42 +130,8 @@ class Checker:
         for site, cluster in self._clusters.items():
             for pool in ceph.POOLS:
                 with cluster.pool(pool) as ioctx:
-                    yield from self._of_pool(site, cluster.fsid, pool, ioctx,
-                                             located)
-
-    def _of_pool(self, site, fsid, pool, ioctx, located):
-        """Find what no location accounts for.
-
-        :param located: set of (fsid, pool, image) that are accounted for
-        """
-        images = list(rbd.RBD().list2(ioctx))
-        trash = list(rbd.RBD().trash_list(ioctx))
-        for entry in images:
-            name = entry['name']
-            if (fsid, pool, name) not in located:
-                yield Violation('image without location',
-                                '%s/%s' % (pool, name), site,
-                                _describe(ioctx, name))
-                continue
-            with contextlib.suppress(rbd.ImageNotFound), \
-                    rbd.Image(ioctx, name, read_only=True) as image:
-                for snap in image.list_snaps():
-                    if snap['name'] != _SNAPSHOT:
-                        yield Violation(
-                            'snapshot left', '%s/%s@%s' % (
-                                pool, name, snap['name']), site)
-        for entry in trash:
-            yield Violation('trash entry left',
-                            '%s/%s' % (pool, entry['name']), site)
-        ids = {entry['id'] for entry in [*images, *trash]}
-        orphans = collections.Counter()
-        for item in ioctx.list_objects():
-            match = _OBJECT.match(item.key)
-            if match and match[1] not in ids:
-                orphans[match[1]] += 1
-        for name, count in orphans.items():
-            yield Violation('objects of no image', '%s/%s' % (pool, name),
-                            site, '%d objects' % count)
+                    yield from leftovers(site, cluster.fsid, pool, ioctx,
+                                         located)
 
     def _lost(self, images):
         """Find images that are not as Glance said, or not where."""
@@ -234,6 +200,46 @@ class Checker:
                         answer.status_code, answer.text[:200])))
         left, _spent = self.settle(grace)
         return sorted(set(found + left))
+
+
+def leftovers(site, fsid, pool, ioctx, located):
+    """Find what no location accounts for in a pool.
+
+    :param site: name of the site, for what is found
+    :param fsid: of its cluster
+    :param pool: name of the pool
+    :param ioctx: rados.Ioctx of the pool
+    :param located: set of (fsid, pool, image) that are accounted for
+    :returns: iterator over :class:`Violation`
+    """
+    images = list(rbd.RBD().list2(ioctx))
+    trash = list(rbd.RBD().trash_list(ioctx))
+    for entry in images:
+        name = entry['name']
+        if (fsid, pool, name) not in located:
+            yield Violation('image without location',
+                            '%s/%s' % (pool, name), site,
+                            _describe(ioctx, name))
+            continue
+        with contextlib.suppress(rbd.ImageNotFound), \
+                rbd.Image(ioctx, name, read_only=True) as image:
+            for snap in image.list_snaps():
+                if snap['name'] != _SNAPSHOT:
+                    yield Violation(
+                        'snapshot left', '%s/%s@%s' % (
+                            pool, name, snap['name']), site)
+    for entry in trash:
+        yield Violation('trash entry left',
+                        '%s/%s' % (pool, entry['name']), site)
+    ids = {entry['id'] for entry in [*images, *trash]}
+    orphans = collections.Counter()
+    for item in ioctx.list_objects():
+        match = _OBJECT.match(item.key)
+        if match and match[1] not in ids:
+            orphans[match[1]] += 1
+    for name, count in orphans.items():
+        yield Violation('objects of no image', '%s/%s' % (pool, name),
+                        site, '%d objects' % count)
 
 
 def staged(stage):

@@ -26,6 +26,7 @@ counts against it later:
 
 import contextlib
 import hashlib
+import itertools
 import threading
 import time
 
@@ -169,12 +170,15 @@ class Operations:
         :returns: the image; {} if it is gone; None if it does not end
         """
         deadline = time.monotonic() + PATIENCE
+        turns = itertools.count(1)
         while time.monotonic() < deadline:
             with contextlib.suppress(requests.RequestException):
                 answer = api.request('GET', '/v2/images/%s' % image_id)
                 if answer.status_code == 404:
                     return {}
-                if answer.status_code == 200 and not busy(answer.json()):
+                if answer.status_code == 200 and (
+                        not busy(answer.json()) or next(turns) % 8 == 0
+                        and is_abandoned(api, answer.json())):
                     return answer.json()
             time.sleep(.25)
         return None
@@ -273,6 +277,12 @@ def busy(image):
     """Return whether an image is being imported, or is marked as such."""
     return bool(image.get('os_glance_import_task')
                 or image.get('os_glance_importing_to_stores'))
+
+
+def is_abandoned(api, image):
+    """Return whether the task that an image is locked for has ended."""
+    task = api.tasks(image['id']).get(image.get('os_glance_import_task'))
+    return bool(task) and task['status'] in ('success', 'failure')
 
 
 def _refusal(answer):
