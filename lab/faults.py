@@ -17,6 +17,7 @@ caused, in one go. Nothing of a fault is kept by the lab: what a site suffers
 from is seen by looking, so that a fault outlives whoever caused it.
 """
 
+import contextlib
 import json
 
 import rados
@@ -52,6 +53,7 @@ def heal(cluster, timeout=60):
         cluster.link.heal()
     cluster.thaw()
     cluster.start(timeout)
+    _wait_for_io(cluster, timeout)
     if full_ratio(cluster) < _SET:
         unfill(cluster)
 
@@ -120,6 +122,19 @@ def _set_ratio(cluster, ratio):
                 'ratio': ratio + kinds.index(kind) * .00001})
 
 
+def _wait_for_io(cluster, timeout):
+    """Wait until every placement group answers; it does so late."""
+    with cluster.connect() as client, client.open_ioctx('images') as ioctx:
+        client.conf_set('rados_osd_op_timeout', str(timeout))
+        try:
+            for number in range(_PROBES):
+                with contextlib.suppress(rados.ObjectNotFound):
+                    ioctx.stat(_probe(number))
+        except rados.TimedOut as exc:
+            raise process.LabError('cluster of %s does not serve I/O: %s'
+                                   % (cluster.name, exc))
+
+
 def _wait_until_full(cluster, full):
     with cluster.pool() as ioctx:
         # Or requests would wait for room instead of being refused.
@@ -129,10 +144,8 @@ def _wait_until_full(cluster, full):
                                   'room'),
             lambda: _refuses(ioctx) is full, 60)
         for number in range(_PROBES):
-            try:
+            with contextlib.suppress(rados.ObjectNotFound):
                 ioctx.remove_object(_probe(number))
-            except rados.ObjectNotFound:
-                continue
 
 
 def _refuses(ioctx):

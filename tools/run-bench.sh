@@ -15,9 +15,15 @@
 # As root, for the cases over a WAN link:
 #
 #   tools/run-bench.sh [--virtual-size 10GiB] [--runs 3] [--cases A,B] ...
+#   tools/run-bench.sh absent [--runs 3] ...       what absent sites cost
 
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 "$top/tools/install-deps.sh"
 # Not changing the folder: relative paths are the caller's.
-PYTHONPATH=$top exec "$top/.venv/bin/python" -m bench "$@"
+module=bench
+if [ "${1:-}" = absent ]; then
+    module=bench.absent
+    shift
+fi
+PYTHONPATH=$top exec "$top/.venv/bin/python" -m "$module" "$@"

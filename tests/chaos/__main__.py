@@ -113,6 +113,9 @@ def parser():
              % ','.join(plans.FAULTS))
     add('--kill-glance', action='store_true',
         help='kill processes of Glance as well')
+    add('--hasty', type=float, default=.25, metavar='SHARE',
+        help='share of the deletions that do not wait until the import of '
+             'the image has ended (default: 0.25)')
     add('--longest', type=float, default=20, metavar='SECONDS',
         help='no fault lasts longer (default: 20)')
     add('--grace', type=float, default=check.GRACE, metavar='SECONDS',
@@ -142,7 +145,8 @@ def make_plan(args):
         kinds.discard('cut')
     return plans.Plan(
         args.seed, args.operations, deployment.site_names(args.sites),
-        args.workers, args.fault_every, kinds, args.longest)
+        args.workers, args.fault_every, kinds, args.longest,
+        hasty=args.hasty)
 
 
 def show_plan(plan):

@@ -129,14 +129,17 @@ class Plan:
     :param kinds: kinds of faults
     :param longest: seconds no fault lasts longer than
     :param size: largest image, MiB
+    :param hasty: share of the deletions that do not wait for the image's
+        import to end
     """
 
     def __init__(self, seed, count, sites, workers, every, kinds,
-                 longest=20, size=12):
+                 longest=20, size=12, hasty=.25):
         self._random = random.Random(seed)
         self._sites = list(sites)
         self._workers = workers
         self._size = size
+        self._hasty = hasty
         self._images = []
         self._live = []
         self.operations = [self._operation(number) for number in range(count)]
@@ -198,9 +201,8 @@ class Plan:
     def _delete(self, number):
         image = self._random.choice(self._live)
         self._live.remove(image)
-        # One in four does not wait until what it was given is done.
         return Operation(number, 'delete', self._worker(image.home), image,
-                         (), {'hasty': self._random.random() < .25})
+                         (), {'hasty': self._random.random() < self._hasty})
 
     def _delete_from(self, number):
         rich = [image for image in self._live if len(image.stores) > 1]

@@ -12,6 +12,7 @@
 
 """Tests of causing faults and taking them back; real ones are functional."""
 
+import contextlib
 import json
 from unittest import mock
 
@@ -29,6 +30,7 @@ class Monitor:
     def __init__(self):
         self.ratios = {'nearfull': .85, 'backfillfull': .9, 'full': .95}
         self.objects = set()
+        self.hangs = False
 
     def mon_command(self, text, data, timeout=None):
         command = json.loads(text)
@@ -51,6 +53,18 @@ class Monitor:
 
     def set_osdmap_full_try(self):
         pass
+
+    def conf_set(self, name, value):
+        pass
+
+    @contextlib.contextmanager
+    def open_ioctx(self, pool):
+        yield self
+
+    def stat(self, name):
+        if self.hangs:
+            raise rados.TimedOut('no answer')
+        raise rados.ObjectNotFound(name)
 
 
 class FaultsTest(base.BaseTestCase):
@@ -91,6 +105,11 @@ class FaultsTest(base.BaseTestCase):
              if call[0] in ('thaw', 'start')])
         # It was not full: nothing is changed.
         self.assertEqual(.95, self.monitor.ratios['full'])
+
+    def test_healed_in_vain(self):
+        self.monitor.hangs = True
+        error = self.assertRaises(process.LabError, faults.heal, self.cluster)
+        self.assertIn('dcn0', str(error))
 
     def test_full_and_healed(self):
         faults.cause(self.cluster, 'fill')
