@@ -15,13 +15,20 @@
 The only place of the randomised run that knows how glance_dcn shows it.
 """
 
+from concurrent import futures
 import dataclasses
+import importlib.util
 import json
+import subprocess
 import sys
 
 from lab import process
 
 _MODULE = 'glance_dcn.cmd.main'
+# Also where the package is not installed, but found by PYTHONPATH.
+_PROGRAM = 'import sys; from %s import main; sys.exit(main())' % _MODULE
+# Nothing is owed, something is. What it exits with else is a failure.
+_ANSWERS = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,7 @@ def pending(stage):
     """Return what is owed, a list of :class:`Entry`.
 
     Each Glance writes it down in the pool of its own default store: every
-    site is asked once.
+    site is asked.
 
     :param stage: :class:`tests.chaos.stage.Stage`
     :returns: None where this glance_dcn has no such command
@@ -50,27 +57,37 @@ def pending(stage):
     """
     if not is_shown():
         return None
-    found = []
-    for site in stage.lab.sites:
-        shown = process.run([
-            sys.executable, '-m', _MODULE, '--config-dir',
-            stage.lab.glance(site).etc, 'owed', '--format', 'json'],
-            timeout=60)
-        found += parse(shown)
-    return found
+    folders = [stage.lab.glance(site).etc for site in stage.lab.sites]
+    with futures.ThreadPoolExecutor() as pool:
+        return sorted({entry for found in pool.map(_ask, folders)
+                       for entry in found}, key=dataclasses.astuple)
 
 
 def is_shown():
     """Return whether this glance_dcn has the command ``owed``."""
     try:
-        __import__(_MODULE)
-    except ImportError:
+        return importlib.util.find_spec(_MODULE) is not None
+    except ModuleNotFoundError:
         return False
-    return True
 
 
 def parse(text):
-    """Read the output of ``glance-dcn owed --format json``."""
+    """Read the output of ``glance-dcn owed --format json``.
+
+    A place that cannot be read counts as work that is owed.
+    """
     shown = json.loads(text)
-    return [Entry(*(str(row.get(key, '?')) for key in
-                    ('site', 'job', 'image'))) for row in shown]
+    return [*(Entry(row['store'], row['job'], row['image'])
+              for row in shown['owed']),
+            *(Entry(row['store'], 'cannot be read', row['error'])
+              for row in shown['unread'])]
+
+
+def _ask(folder):
+    done = subprocess.run(
+        [sys.executable, '-c', _PROGRAM, '--config-dir', folder, 'owed',
+         '--format', 'json'], capture_output=True, text=True, timeout=120)
+    if done.returncode not in _ANSWERS:
+        raise process.LabError('glance-dcn owed ended with %d: %s' % (
+            done.returncode, (done.stderr or done.stdout)[-2000:]))
+    return parse(done.stdout)

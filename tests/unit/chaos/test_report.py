@@ -62,8 +62,10 @@ class ReportTest(base.BaseTestCase):
 class OwedTest(base.BaseTestCase):
 
     def test_parse(self):
-        self.assertEqual([], owed.parse('[]'))
+        self.assertEqual([], owed.parse('{"owed": [], "unread": []}'))
         self.assertEqual(
-            [owed.Entry('dcn0', 'delete', 'abc')],
-            owed.parse('[{"site": "dcn0", "job": "delete", "image": "abc",'
-                       '"more": 1}]'))
+            [owed.Entry('dcn0', 'delete', 'abc'),
+             owed.Entry('dcn1', 'cannot be read', 'away')],
+            owed.parse('{"owed": [{"store": "dcn0", "job": "delete", "image":'
+                       ' "abc", "more": 1}], "unread": [{"store": "dcn1",'
+                       ' "place": "dcn1", "error": "away"}]}'))
