@@ -47,9 +47,13 @@ SIDES = {
     'stock-5s': ('rbd', {'rados_connect_timeout': 5}),
     'ours': ('dcn', {}),
 }
-#: Number of sites there are and of those that are away, by situation.
-SITUATIONS = {'0 of 3': (3, 0), '1 of 3': (3, 1), '20 of 21': (21, 20)}
+#: Number of sites there are, of those that are away, and whether these leave
+#: only when Glance has used them, by situation.
+SITUATIONS = {'0 of 3': (3, 0, False), '1 of 3': (3, 1, False),
+              '1 of 3 later': (3, 1, True), '20 of 21': (21, 20, False)}
 START = 'start'
+# How often calls of milliseconds are made for each of the others.
+_OFTEN = {'list': 10, 'stores-info': 10}
 # What is promised: seconds a start may take longer, and how many times as
 # long a call may take.
 _START_LIMIT, _CALL_LIMIT = 1.0, 1.2
@@ -111,9 +115,19 @@ class Calls:
                 self._image, [self._target])))
         return [*calls, ('delete', lambda: self._client.delete(self._image))]
 
-    def prepare(self):
-        """Make an image without data."""
-        self._image = self._client.create('bench-absent', 'raw')
+    def before(self, name):
+        """Do what a call needs, without a clock."""
+        if name == 'import':
+            self._image = self._client.create('bench-absent', 'raw')
+        elif name == 'delete' and self._target:
+            # The same in every situation: one location, not two.
+            self._client.delete_from(self._target, self._image)
+
+    def use(self, stores):
+        """Have Glance connect to the sites of stores."""
+        image = self._client.create('bench-absent', 'raw')
+        self._client.web_download(image, self._uri, stores)
+        self._client.delete(image)
 
     def _import(self):
         self._client.web_download(self._image, self._uri, [_CENTRAL])
@@ -139,18 +153,32 @@ class Absence:
 
     def measure(self, side, situation):
         """Measure start and calls of a side in a situation."""
-        count, away = SITUATIONS[situation]
+        count, away, later = SITUATIONS[situation]
         with contextlib.ExitStack() as stack:
-            stores = self._stores(stack, side, count, away)
+            if away and not later:
+                self._send_away(stack, count)
+            stores = self._stores(stack, side, count)
             worker = self._worker(side, stores)
             stack.callback(worker.stop)
-            if not self._start(worker, side, situation):
+            if not self._start(worker, side, situation, later):
                 return
-            target = 'dcn0' if count - away > 1 else None
-            self._call(worker, side, situation, target)
+            client = api.Client(self._session, worker.url, self._patience)
+            calls = Calls(client, self._uri,
+                          'dcn0' if count - away > 1 else None)
+            if later:
+                calls.use(list(stores))
+                self._send_away(stack, count)
+            self._call(calls, side, situation)
 
-    def _stores(self, stack, side, count, away):
-        """Return the stores of a Glance; some sites are sent away."""
+    def _send_away(self, stack, count):
+        """Let the last of the real sites hang, if it is one of them."""
+        clusters = list(self._stage.clusters.values())
+        if count == len(clusters):
+            stack.callback(faults.heal, clusters[-1])
+            faults.cause(clusters[-1], 'freeze')
+
+    def _stores(self, stack, side, count):
+        """Return the stores of a Glance."""
         kind, options = SIDES[side]
         clusters = dict(self._stage.clusters)
         if count > len(clusters):
@@ -158,10 +186,6 @@ class Absence:
             clusters.update(stack.enter_context(fakes.unreachable(
                 self._stage.state / 'fakes', count - 1,
                 clusters[_CENTRAL].keyring('glance'))))
-        elif away:
-            last = clusters[list(clusters)[-1]]
-            stack.callback(faults.heal, last)
-            faults.cause(last, 'freeze')
         stores = {}
         for name, cluster in clusters.items():
             store = glance.rbd_store(cluster)
@@ -178,9 +202,10 @@ class Absence:
         worker.sync_database()
         return worker
 
-    def _start(self, worker, side, situation):
+    def _start(self, worker, side, situation, later):
         """Start it as often as wanted; return whether it came up."""
-        figure = self._figure(situation, START, side)
+        figure = (Figure(situation, START, side) if later
+                  else self._figure(situation, START, side))
         for _ in range(self._runs):
             worker.stop()
             worker.configure()
@@ -194,28 +219,24 @@ class Absence:
         self._say('%s away, %s: start %s s' % (situation, side, figure))
         return True
 
-    def _call(self, worker, side, situation, target):
-        client = api.Client(self._session, worker.url, self._patience)
-        calls = Calls(client, self._uri, target)
+    def _call(self, calls, side, situation):
         figures = {name: self._figure(situation, name, side)
                    for name, _call in calls.all()}
         # Once without a clock: what is loaded on first use is loaded.
         for number in range(self._runs + 1):
-            try:
-                calls.prepare()
-            except _FAILURES as exc:
-                self._say('%s away, %s: %s' % (situation, side, exc))
-                return
             for name, call in calls.all():
-                if not figures[name].error:
-                    self._time(figures[name], call, number > 0)
+                for _ in range(_OFTEN.get(name, 1)):
+                    if not figures[name].error:
+                        self._time(figures[name], calls, call, number > 0)
         for figure in figures.values():
             self._say('%s away, %s: %s %s s' % (situation, side, figure.call,
                                                 figure))
 
-    def _time(self, figure, call, counts):
+    def _time(self, figure, calls, call, counts):
         started = time.monotonic()
         try:
+            calls.before(figure.call)
+            started = time.monotonic()
             call()
         except _FAILURES as exc:
             spent = time.monotonic() - started

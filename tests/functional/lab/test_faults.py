@@ -46,9 +46,10 @@ class FaultsTest(base.CephTestCase):
             client.conf_set('rados_osd_op_timeout', '2')
             with client.open_ioctx('images') as ioctx:
                 ioctx.set_osdmap_full_try()
-                # For each placement group, as they are full one by one.
+                # For each placement group, as they are full one by one; what
+                # does not grow is taken even then.
                 for number in range(16):
-                    ioctx.write_full('faults-test-%d' % number, b'x')
+                    ioctx.append('faults-test-%d' % number, b'x')
 
     def test_faults(self):
         kinds = ['kill', 'kill-osd', 'freeze', 'freeze-osd', 'fill']
