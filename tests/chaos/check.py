@@ -197,9 +197,9 @@ class Checker:
                                        str(exc)))
                 continue
             if answer.status_code not in (204, 404):
-                found.append(Violation(
-                    'cannot be deleted', image_id, '', '%d %s' % (
-                        answer.status_code, answer.text[:200])))
+                _outcome, detail = operations.refusal(answer)
+                found.append(Violation('cannot be deleted', image_id, '',
+                                       detail))
         left, _spent = self.settle(grace)
         return sorted(set(found + left))
 

@@ -119,7 +119,7 @@ class Operations:
             'name': 'chaos-%d' % operation.image.number, 'disk_format': 'raw',
             'container_format': 'bare'})
         if answer.status_code != 201:
-            return _refusal(answer)
+            return refusal(answer)
         known.id = answer.json()['id']
         known.named.set()
         method = {'name': operation.options['method']}
@@ -132,7 +132,7 @@ class Operations:
                 'PUT', '/v2/images/%s/stage' % known.id, data=data,
                 headers={'Content-Type': 'application/octet-stream'})
             if answer.status_code != 204:
-                return _refusal(answer)
+                return refusal(answer)
         return self._imported(operation, known, api, method)
 
     def _copy(self, operation):
@@ -148,7 +148,7 @@ class Operations:
                 'method': method, 'stores': list(operation.stores),
                 'all_stores_must_succeed': operation.options['must']})
         if answer.status_code != 202:
-            return _refusal(answer)
+            return refusal(answer)
         image = self._ended(api, known.id)
         if image is None:
             return 'unfinished', 'after %d s' % PATIENCE
@@ -192,7 +192,7 @@ class Operations:
             'GET', '/v2/images/%s/file' % known.id, stream=True)
         with contextlib.closing(answer):
             if answer.status_code != 200:
-                return _refusal(answer)
+                return refusal(answer)
             digest, size = hashlib.sha512(), 0
             try:
                 for chunk in answer.iter_content(1 << 20):
@@ -219,7 +219,7 @@ class Operations:
         answer = self._api(operation).request('DELETE',
                                               '/v2/images/%s' % known.id)
         known.deleted = answer.status_code == 204
-        return ('ok', '') if known.deleted else _refusal(answer)
+        return ('ok', '') if known.deleted else refusal(answer)
 
     def _delete_from(self, operation):
         known = self._made(operation)
@@ -229,7 +229,7 @@ class Operations:
             return 'skipped', 'never made'
         answer = self._api(operation).request(
             'DELETE', '/v2/stores/%s/%s' % (store, known.id))
-        return ('ok', '') if answer.status_code == 204 else _refusal(answer)
+        return ('ok', '') if answer.status_code == 204 else refusal(answer)
 
     def _clone(self, operation):
         known = self._made(operation)
@@ -257,7 +257,7 @@ class Operations:
         for path in ('/v2/images?limit=100', '/v2/info/stores'):
             answer = api.request('GET', path)
             if answer.status_code != 200:
-                return _refusal(answer)
+                return refusal(answer)
         return 'ok', ''
 
     def _made(self, operation):
@@ -285,7 +285,8 @@ def is_abandoned(api, image):
     return bool(task) and task['status'] in ('success', 'failure')
 
 
-def _refusal(answer):
+def refusal(answer):
+    """Return (outcome, detail) of an answer that is not the one hoped for."""
     kind = 'refused' if answer.status_code < 500 else 'failed'
     return kind, '%d %s' % (answer.status_code, ' '.join(
         answer.text.replace('<', ' <').split())[:300])
