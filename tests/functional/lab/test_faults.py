@@ -42,7 +42,7 @@ class FaultsTest(base.CephTestCase):
 
     def write(self):
         """Write something as a client; fails within seconds, or does it."""
-        with self.site.connect('glance', timeout=3) as client:
+        with self.site.connect('glance', timeout=2) as client:
             client.conf_set('rados_osd_op_timeout', '2')
             with client.open_ioctx('images') as ioctx:
                 ioctx.set_osdmap_full_try()
@@ -52,16 +52,11 @@ class FaultsTest(base.CephTestCase):
                     ioctx.append('faults-test-%d' % number, b'x')
 
     def test_faults(self):
-        kinds = ['kill', 'kill-osd', 'freeze', 'freeze-osd', 'fill']
-        for kind in kinds + ['cut'] * bool(self.site.link):
+        # Of those that differ in the daemon alone, one each.
+        for kind in ['kill', 'freeze-osd', 'fill'] + (
+                ['cut'] * bool(self.site.link)):
             faults.cause(self.site, kind)
             self.assertRaises(rados.Error, self.write)
-            faults.heal(self.site)
-            self.write()
-        for kind in ('kill-mon', 'freeze-mon'):
-            faults.cause(self.site, kind)
-            self.assertRaises(rados.Error, self.site.connect(
-                'glance', timeout=2).__enter__)
             faults.heal(self.site)
             self.write()
         pids = self.site.mon.pid, self.site.osd.pid
