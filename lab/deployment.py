@@ -76,7 +76,7 @@ class Deployment:
         return self.facts['sites']
 
     def create(self, sites, workers=1, database='sqlite', store_type='dcn',
-               wan=False, store_options=None):
+               wan=False, store_options=None, services=None):
         """Write down what the deployment shall consist of.
 
         :param sites: list of names, the central site first
@@ -85,11 +85,15 @@ class Deployment:
         :param store_type: ``dcn``, or ``rbd`` for stock's driver
         :param wan: whether each cluster is behind a link that can be cut
         :param store_options: dict of options that each store has as well
+        :param services: None, or what another lab lends: ``lab``, the path of
+            its folder, whose Keystone is used, and ``database``, the URL of
+            an empty database for Glance
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
                  'database': database, 'store_type': store_type, 'wan': wan,
-                 'store_options': store_options or {}, 'ports': {}}
+                 'store_options': store_options or {}, 'services': services,
+                 'ports': {}}
         if (self.state / _STATE_MARK).exists():
             facts['ports'] = self.facts['ports']
             if facts != self.facts:
@@ -129,8 +133,9 @@ class Deployment:
         with self._locked():
             for site, number in self._workers():
                 self.glance(site, number).stop()
-            self.keystone.stop()
-            self.database.stop()
+            if not self.facts['services']:
+                self.keystone.stop()
+                self.database.stop()
             for site in self.sites:
                 self.cluster(site).stop()
                 if self.link(site):
@@ -161,7 +166,7 @@ class Deployment:
         return glance.Glance(
             '%s-%s' % (site, name), self.state / 'sites' / site / name,
             self._port(name, site), self.keystone,
-            self.database.url('glance'),
+            self._glance_database(),
             {store: (kind, glance.rbd_store(self.cluster(store),
                                             **self.facts['store_options']))
              for store in names}, site)
@@ -169,6 +174,9 @@ class Deployment:
     @property
     def keystone(self):
         """The :class:`lab.keystone.Keystone`."""
+        services = self.facts['services']
+        if services:
+            return Deployment(services['lab']).keystone
         return keystone.Keystone(self.state / 'keystone', self.database,
                                  self._port('keystone', CENTRAL), CENTRAL)
 
@@ -222,12 +230,18 @@ class Deployment:
         self.cluster(site).start()
         self._say('%s: Ceph is up' % site)
 
+    def _glance_database(self):
+        services = self.facts['services']
+        return (services['database'] if services
+                else self.database.url('glance'))
+
     def _start_services(self):
-        self.database.start()
-        self.keystone.start()
-        for site in self.sites:
-            self.keystone.register_endpoint(site, self.glance(site).url)
-        self._say('Keystone is up')
+        if not self.facts['services']:
+            self.database.start()
+            self.keystone.start()
+            for site in self.sites:
+                self.keystone.register_endpoint(site, self.glance(site).url)
+            self._say('Keystone is up')
         self.glance(CENTRAL).sync_database()
         self._say('the Glance database is ready')
 

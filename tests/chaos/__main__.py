@@ -122,6 +122,9 @@ def parser():
         help='until everything must be settled when all sites are back '
              '(default: %d)' % check.GRACE)
     add('--database', choices=database.KINDS, default='mariadb')
+    add('--lender', type=pathlib.Path, metavar='STATE',
+        help='use Keystone and the database server of the lab in that folder '
+             '(default: own ones)')
     add('--store-type', choices=('dcn', 'rbd'), default='dcn',
         help='rbd: stock Glance without glance_dcn, for comparison')
     add('--state', type=pathlib.Path, default=None,
@@ -170,7 +173,7 @@ def go(args, log):
     found = None
     try:
         stage.up(deployment.site_names(args.sites), args.workers,
-                 args.database, args.store_type, can_cut())
+                 args.database, args.store_type, can_cut(), args.lender)
         run = runs.Run(stage, plan, args.seed, args.clients, log)
         images = {number: known.image
                   for number, known in run.known.items()}

@@ -22,6 +22,7 @@ from lab import process
 from lab import wsgi
 from tests.chaos import plan as plans
 from tests.functional.api import client
+from tests.functional.api import databases
 
 # Shorter than the defaults, so that a fault of seconds is one.
 _TIMEOUTS = {'rados_connect_timeout': 3, 'dcn_io_timeout': 10}
@@ -42,10 +43,23 @@ class Stage:
         self.clones = []
         self._port = None
         self._apis = {}
+        self._stack = contextlib.ExitStack()
 
-    def up(self, sites, workers, database, store_type, wan):
-        """Bring the deployment up; for the parameters see there."""
-        self.lab.create(sites, workers, database, store_type, wan, _TIMEOUTS)
+    def up(self, sites, workers, database, store_type, wan, lender=None):
+        """Bring the deployment up; for the parameters see there.
+
+        :param lender: folder of a lab whose Keystone and database server are
+            used, None for own ones
+        """
+        services = None
+        if lender:
+            lent = databases.Database(deployment.Deployment(lender),
+                                      self.lab.state.parent)
+            lent.setUp()
+            self._stack.callback(lent.cleanUp)
+            services = {'lab': str(lender), 'database': lent.url}
+        self.lab.create(sites, workers, database, store_type, wan, _TIMEOUTS,
+                        services)
         self.lab.up()
         session = self.lab.keystone.session()
         # Every request needs it: got once, before there are many threads.
@@ -60,8 +74,9 @@ class Stage:
 
         :param delete: remove its folder, logs and all
         """
-        if self.lab.state.exists():
-            self.lab.down(delete=delete)
+        with self._stack:
+            if self.lab.state.exists():
+                self.lab.down(delete=delete)
 
     @property
     def workers(self):
