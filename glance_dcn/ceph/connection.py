@@ -339,13 +339,14 @@ class Connection:
         with self._prober.open_pool(client, self.pool) as ioctx:
             try:
                 probe.ask(ioctx)
-            except rados.PermissionDeniedError as exc:
-                raise errors.Misconfigured(
-                    self.store, 'pool %s refuses the user (%s)' % (
-                        self.pool, exc), 'see rbd_store_pool and '
-                    'rbd_store_user in [%s], and the osd caps of that user'
-                    % self.store)
             except rados.Error as exc:
+                code = abs(exc.errno or 0)
+                if code in (errno.EPERM, errno.EACCES):
+                    raise errors.Misconfigured(
+                        self.store, 'pool %s refuses the user (%s)' % (
+                            self.pool, exc), 'see rbd_store_pool and '
+                        'rbd_store_user in [%s], and the osd caps of that '
+                        'user' % self.store)
                 raise errors.Unreachable(
                     self.store, 'the OSDs of pool %s do not answer (%s)' % (
                         self.pool, exc), 'see that the site\'s cluster is '

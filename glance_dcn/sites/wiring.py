@@ -86,6 +86,7 @@ class Wiring:
         :raises glance_dcn.ceph.errors.Misconfigured: if not
         """
         self._await(site)
+        self._ask_claimants(site)
         fault = self.fault(site)
         if fault:
             raise fault
@@ -183,11 +184,35 @@ class Wiring:
                 return True
         return False
 
+    def _ask_claimants(self, site):
+        """Find out whether earlier stores that claim this one's pool have it.
+
+        They are asked at most once, unless they are away: from then on they
+        are connected, or known not to be what they claim.
+        """
+        fsid = site.connected_fsid
+        if not fsid or not self._minds(site):
+            return
+        for other in list(self._sites.values()):
+            if other is site:
+                return
+            if (other.pool == site.pool and other.known_fsid == fsid
+                    and not other.connected_fsid and other.available):
+                try:
+                    other.answering_fsid()
+                except errors.ClusterError as exc:
+                    LOG.warning('Store %(other)s claims the pool of store '
+                                '%(store)s: %(error)s', {
+                                    'other': other.name, 'store': site.name,
+                                    'error': exc})
+
     def _twin(self, site, fsid):
         for name, other in list(self._sites.items()):
             if other is site:
                 return None
-            if other.pool == site.pool and other.known_fsid == fsid:
+            # What only its conf file says may be the very mistake: this one
+            # must not suffer for it.
+            if other.pool == site.pool and other.connected_fsid == fsid:
                 return errors.Misconfigured(
                     site.name, 'it has pool %s of cluster %s, which is that '
                     'of store %s already' % (site.pool, fsid, name),

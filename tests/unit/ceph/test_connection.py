@@ -13,6 +13,7 @@
 """What a connection does and says where there is no cluster."""
 
 from concurrent import futures
+import errno
 import gc
 import logging
 import os
@@ -20,10 +21,12 @@ import pathlib
 import tempfile
 import threading
 import time
+from unittest import mock
 import weakref
 
 import fixtures
 from oslotest import base
+import rados
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
@@ -320,6 +323,32 @@ class TestHealth(ConnectionCase):
         for _i in range(3):
             self.assertIsNone(link.known_fsid)
         self.assertEqual(1, self.log.output.count('fsid of a cluster'))
+
+
+class TestProbe(ConnectionCase):
+    """What the OSDs' answers say of a cluster."""
+
+    def ask(self, error):
+        def stat(name):
+            raise error
+        ioctx = mock.MagicMock()
+        ioctx.__enter__.return_value.stat = stat
+        link = connection.Connection('edge_7', str(self.conf), pool='images')
+        link._ask(mock.Mock(open_ioctx=lambda pool: ioctx))
+
+    def test_no_such_object(self):
+        self.ask(rados.ObjectNotFound('x', errno.ENOENT))
+
+    def test_refusal(self):
+        for error in (rados.PermissionError('x', errno.EPERM),
+                      rados.PermissionDeniedError('x', errno.EACCES)):
+            exc = self.assertRaises(errors.Misconfigured, self.ask, error)
+            for word in ('rbd_store_user', 'images', '[edge_7]'):
+                self.assertIn(word, str(exc))
+
+    def test_no_answer(self):
+        self.assertRaises(errors.Unreachable, self.ask,
+                          rados.TimedOut('x', errno.ETIMEDOUT))
 
 
 class TestGivenUp(ConnectionCase):

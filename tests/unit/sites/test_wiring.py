@@ -34,6 +34,8 @@ class Site:
         self.connected = connected
         self.health = health.Health(health.UP)
         self.pools = 0
+        self.asked = 0
+        self.mistake = False
 
     @property
     def connected_fsid(self):
@@ -44,6 +46,11 @@ class Site:
         return self.health.state == health.UP
 
     def answering_fsid(self):
+        self.asked += 1
+        if self.mistake:
+            self.health = health.Health(health.MISCONFIGURED)
+            raise errors.Misconfigured(self.name, 'another fsid', 'correct')
+        self.connected = True
         return self.known_fsid
 
     @contextlib.contextmanager
@@ -106,6 +113,25 @@ class TestTwins(WiringCase):
         self.refused(twin, 'images', ONE, 'edge', '[twin]')
         for site in (self.home, self.edge):
             self.wiring.check(site)
+
+    def test_first_one_not_used_yet(self):
+        twin = Site('twin', ONE)
+        self.wiring.add(twin)
+        self.edge.connected = False
+        self.refused(twin, 'edge')
+        self.refused(twin, 'edge')
+        self.assertEqual(1, self.edge.asked)
+
+    def test_first_one_with_a_mistake_in_its_conf_file(self):
+        # It claims the cluster of another, which must not suffer for it.
+        right = Site('right', ONE)
+        self.wiring.add(right)
+        self.edge.connected = False
+        self.edge.mistake = True
+        for _i in range(2):
+            self.wiring.check(right)
+        self.assertEqual(1, self.edge.asked)
+        self.assertIsNone(self.wiring.fault(right))
 
     def test_other_pool(self):
         other = Site('other', ONE, 'more')
