@@ -18,10 +18,13 @@ still being written, or whose writer died.
 """
 
 import contextlib
+import dataclasses
 import logging
+import typing
 
 import rbd
 
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 
 LOG = logging.getLogger(__name__)
@@ -66,31 +69,48 @@ def publish(image, record):
     image.protect_snap(SNAPSHOT)
 
 
-def remove(ioctx, name, snapshot=None):
+def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False):
     """Remove an image, or move it to the trash while snapshots remain.
 
     :param ioctx: rados.Ioctx of the pool
     :param name: name of the image
     :param snapshot: name of the snapshot that publishes it, removed first
+    :param trashing: function called with the image's internal ID before it is
+        moved to the trash
+    :param in_use_too: move it to the trash too if it has clones that keep
+        its snapshot from being removed
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
     """
     try:
-        if snapshot is not None:
-            # One whose maker died while creating it is listed, but cannot be
-            # opened; it can be removed.
-            with contextlib.suppress(rbd.ImageNotFound), \
-                    rbd.Image(ioctx, name) as image:
-                _remove_snapshot(image, snapshot)
-        rbd.RBD().remove(ioctx, name)
-    except rbd.ImageHasSnapshots:
-        # Others made snapshots of it, or clones that need no protection
-        # (clone format 2): the data goes when the last of them is gone.
-        LOG.warning('RBD image %s has snapshots left: moving it to the trash',
-                    name)
-        rbd.RBD().trash_move(ioctx, name)
+        try:
+            if snapshot is not None:
+                # One whose maker died while creating it is listed, but cannot
+                # be opened; it can be removed.
+                with contextlib.suppress(rbd.ImageNotFound), \
+                        rbd.Image(ioctx, name) as image:
+                    _remove_snapshot(image, snapshot)
+            rbd.RBD().remove(ioctx, name)
+        except rbd.ImageHasSnapshots:
+            # Others made snapshots of it, or clones that need no protection
+            # (clone format 2): the data goes when the last of them is gone.
+            LOG.warning('RBD image %s has snapshots left: moving it to the '
+                        'trash', name)
+            _trash(ioctx, name, trashing)
+        except rbd.ImageBusy:
+            if not in_use_too:
+                raise
+            LOG.warning('RBD image %s has clones: moving it to the trash',
+                        name)
+            _trash(ioctx, name, trashing)
     except rbd.ImageBusy as exc:
         raise InUse('RBD image %s is in use: %s' % (name, exc)) from exc
+
+
+def _trash(ioctx, name, trashing):
+    if trashing:
+        trashing(identify(ioctx, name))
+    rbd.RBD().trash_move(ioctx, name)
 
 
 def _remove_snapshot(image, snapshot):
@@ -105,3 +125,100 @@ def _remove_snapshot(image, snapshot):
         image.remove_snap(snapshot)
     except rbd.ImageNotFound:
         LOG.debug('Snapshot %s is gone already', snapshot)
+
+
+def reap(ioctx, image_id, snapshot=None):
+    """Remove an image from the trash.
+
+    :param image_id: its internal ID
+    :param snapshot: name of the snapshot that published it
+    :raises rbd.ImageNotFound: if it is not in the trash
+    :raises InUse: if it still has clones or snapshots, or is open
+    """
+    rbd.RBD().trash_get(ioctx, image_id)
+    try:
+        if snapshot is not None:
+            with contextlib.suppress(rbd.ImageNotFound), \
+                    rbd.Image(ioctx, image_id=image_id) as image:
+                _remove_snapshot(image, snapshot)
+        rbd.RBD().trash_remove(ioctx, image_id)
+    except (rbd.ImageBusy, rbd.ImageHasSnapshots) as exc:
+        raise InUse('RBD image %s in the trash is in use: %s'
+                    % (image_id, exc)) from exc
+
+
+def in_trash(ioctx, image_id):
+    """Return whether an image lies in the trash."""
+    try:
+        rbd.RBD().trash_get(ioctx, image_id)
+    except rbd.ImageNotFound:
+        return False
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What an image is.
+
+    :ivar image_id: its internal ID
+    :ivar published: whether it has the snapshot :data:`SNAPSHOT`
+    :ivar blank: whether it has neither data, snapshots nor a parent
+    :ivar created: when it was created, by the cluster's clock, as a naive
+        datetime in UTC
+    """
+
+    image_id: str
+    published: bool
+    blank: bool
+    created: typing.Any
+
+
+def look(ioctx, name):
+    """Return the :class:`State` of an image, or None if there is none.
+
+    One whose maker died while creating it cannot be opened and counts as
+    none.
+
+    :raises rbd.Error: if it cannot be looked at
+    """
+    try:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            snapshots = [snap['name'] for snap in image.list_snaps()]
+            return State(image.id(), SNAPSHOT in snapshots,
+                         not snapshots and _is_blank(image),
+                         image.create_timestamp())
+    except rbd.ImageNotFound:
+        return None
+
+
+def _is_blank(image):
+    found = []
+    image.diff_iterate(0, image.size(), None,
+                       lambda *extent: found.append(extent),
+                       include_parent=True, whole_object=True)
+    try:
+        image.parent_info()
+    except rbd.ImageNotFound:
+        return not found
+    return False
+
+
+def identify(ioctx, name):
+    """Return the internal ID of an image, or None if there is none."""
+    try:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            return image.id()
+    except rbd.ImageNotFound:
+        return None
+
+
+def knock(ioctx, name, timeout):
+    """Return if the cluster answers a question about an image in time.
+
+    Where librbd would wait for as long as any request may take.
+
+    :param timeout: seconds
+    :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
+    """
+    # The object that tells the ID of the image of a name.
+    omap.exists(ioctx, 'rbd_id.%s' % name, timeout)

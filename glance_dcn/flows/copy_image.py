@@ -209,13 +209,7 @@ class _CopyDirectly(task.Task):
     def _discard(self, names):
         """Remove copies that nobody will know of."""
         for store in names:
-            site = stores.site(store)
-            try:
-                with site.open_pool() as pool:
-                    site.discard(pool, self._action_wrapper.image_id)
-            except Exception:
-                LOG.exception('The copy of image %s in store %s stays behind',
-                              self._action_wrapper.image_id, store)
+            stores.site(store).remove_or_owe(self._action_wrapper.image_id)
 
     def _progress(self, progress):
         message = self._message.update(progress)

@@ -29,7 +29,6 @@ import typing
 import rbd
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
@@ -251,7 +250,8 @@ class _Target:
         if self.error:
             return
         try:
-            images.publish(self.endpoint.image, record)
+            self.site.publish(self._pool, self._image,
+                              self.endpoint.image, record)
             self.site.published(self._image, self._size)
         except rbd.Error as exc:
             self.fail(exc)
@@ -273,14 +273,7 @@ class _Target:
             if self.endpoint:
                 self.endpoint.close()
             if self._created and (self.error or failed):
-                self._remove()
-
-    def _remove(self):
-        try:
-            self.site.discard(self._pool, self._image)
-        except Exception:
-            LOG.exception('A half-written RBD image %s stays behind in store '
-                          '%s', self._image, self.site.name)
+                self.site.discard_or_owe(self._pool, self._image)
 
 
 def _each(work, targets):

@@ -13,17 +13,25 @@
 """A site, as the data path sees it: a pool of images in some cluster."""
 
 import contextlib
+import logging
 import time
 import urllib.parse
 
 import rbd
 
+from glance_dcn import catalog
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.sites import intents
+from glance_dcn.sites import jobs
+from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
+
+LOG = logging.getLogger(__name__)
 
 # Seconds for which a half-written image may still be open, because requests
 # of its writer are in flight.
@@ -44,6 +52,7 @@ class Site:
         :mod:`glance_dcn.ceph.connection`
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
+    :ivar writers: :class:`glance_dcn.sites.intents.Writers` of this process
     """
 
     def __init__(self, name, pool, order, conf_file, user,
@@ -57,6 +66,7 @@ class Site:
         self._published = {}
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout, pool)
+        self.writers = intents.Writers(self)
 
     @property
     def fsid(self):
@@ -157,7 +167,10 @@ class Site:
             yield ioctx
 
     def create(self, ioctx, image, size):
-        """Create an empty RBD image.
+        """Create an empty RBD image, to be written.
+
+        What a dead writer leaves of it from now on is found and removed, see
+        :mod:`glance_dcn.sites.intents`.
 
         :param ioctx: of this site's pool
         :param image: its name
@@ -165,7 +178,25 @@ class Site:
         :raises rbd.ImageExists: if there is one of that name
         """
         features = self._connection.client().conf_get('rbd_default_features')
-        images.create(ioctx, image, size, self.order, features)
+        try:
+            begun = self.writers.begin(ioctx, image)
+        except omap.Error as exc:
+            raise rbd.OSError('cannot record that image %s is going to be '
+                              'written: %s' % (image, exc),
+                              errno=exc.errno) from exc
+        try:
+            try:
+                images.create(ioctx, image, size, self.order, features)
+            except rbd.ImageExists:
+                if not jobs.settle(self, image, begun):
+                    raise
+                images.create(ioctx, image, size, self.order, features)
+        except rbd.ImageExists:
+            self.writers.end(ioctx, image, begun)
+            raise
+        except BaseException:
+            self.writers.abandon(image)
+            raise
 
     @contextlib.contextmanager
     def writing(self, ioctx, image):
@@ -176,7 +207,64 @@ class Site:
         """
         with rbd_backend.RBD(ioctx, image, writable=True,
                              name=self._title(image)) as endpoint:
+            self.writers.bind(ioctx, image, endpoint.image.id())
             yield endpoint
+
+    def publish(self, ioctx, image, opened, record):
+        """Let an image that was written be read.
+
+        :param ioctx: of this site's pool
+        :param image: its name
+        :param opened: rbd.Image, open for writing
+        :param record: :class:`glance_dcn.ceph.records.Record` of its content
+        :raises rbd.Error: if it fails
+        """
+        images.publish(opened, record)
+        if catalog.present():
+            self.writers.published(ioctx, image)
+        else:
+            self.writers.end(ioctx, image)
+
+    def discard_or_owe(self, ioctx, image):
+        """Remove an image whose writer has failed, now or later.
+
+        Nothing is raised: what failed first is what counts.
+        """
+        reason = None
+        if self.available:
+            try:
+                self.discard(ioctx, image)
+                return
+            except rbd.ImageNotFound:
+                return
+            except Exception as exc:
+                self.failed(exc)
+                reason = exc
+        LOG.warning('RBD image %(image)s cannot be removed from store '
+                    '%(store)s now (%(reason)s): it is removed later', {
+                        'image': image, 'store': self.name,
+                        'reason': reason or 'the site is away'})
+        owed.ledger.try_record(self, owed.HALF_WRITTEN, image,
+                               image_id=self.writers.abandon(image))
+
+    def remove_or_owe(self, image):
+        """Remove a published image that nobody will know of, now or later.
+
+        Nothing is raised.
+        """
+        try:
+            with self.open_pool() as ioctx:
+                self.discard(ioctx, image)
+        except rbd.ImageNotFound:
+            pass
+        except Exception as exc:
+            LOG.warning('Image %(image)s cannot be removed from store '
+                        '%(store)s now (%(reason)s): it is removed later', {
+                            'image': image, 'store': self.name,
+                            'reason': exc})
+            owed.ledger.try_record(
+                self, owed.DELETE, image, snapshot=images.SNAPSHOT,
+                image_id=self.writers.abandon(image), error=str(exc))
 
     def discard(self, ioctx, image):
         """Remove an image whose writer has failed.
@@ -190,18 +278,24 @@ class Site:
             # What was opened before the site went away would be waited for.
             self.require()
             try:
-                images.remove(ioctx, image, images.SNAPSHOT)
+                images.remove(ioctx, image, images.SNAPSHOT,
+                              trashing=owed.trashing(self, image))
+                self.writers.end(ioctx, image)
                 return
+            except rbd.ImageNotFound:
+                self.writers.end(ioctx, image)
+                raise
             except images.InUse:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
 
-    def uri(self, image):
+    def uri(self, image, pool=None):
         """Return the location of a published image."""
         return 'rbd://' + '/'.join(
             urllib.parse.quote(part, safe='')
-            for part in (self.fsid, self.pool, image, images.SNAPSHOT))
+            for part in (self.fsid, pool or self.pool, image,
+                         images.SNAPSHOT))
 
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot=images.SNAPSHOT):

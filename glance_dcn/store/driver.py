@@ -31,8 +31,10 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn import catalog
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import reader
@@ -40,8 +42,10 @@ from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
+from glance_dcn.sites import owed
 from glance_dcn.sites import site
 from glance_dcn.sites import wiring
+from glance_dcn.sites import worker
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import staged
@@ -54,6 +58,11 @@ StoreLocation = location.StoreLocation
 # Seconds to wait for the hashes another store's add() is computing, before
 # computing them a second time.
 _PATIENCE = 600
+# Seconds a site has to answer before a deletion is recorded instead.
+_ANSWER = 5
+# Glance answers 503 to this one; older releases of glance_store lack it.
+_TimeoutError = getattr(exceptions, 'TimeoutError',
+                        exceptions.BackendException)
 
 
 class _Evicted(exceptions.BackendException):
@@ -122,6 +131,9 @@ class Store(driver.Store):
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
         wiring.PROCESS.add(self.site, default=self._is_default)
+        owed.ledger.add(self.site, default=self._is_default)
+        if catalog.use(self.conf):
+            worker.start(self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
 
@@ -261,7 +273,7 @@ class Store(driver.Store):
             if not leads:
                 computed = self._hashes_of(ioctx, name, result, wanted)
             record = records.Record(result.size, result.content, computed)
-            images.publish(target.image, record)
+            self.site.publish(ioctx, name, target.image, record)
             return record
 
     def _hashes_of(self, ioctx, name, result, wanted):
@@ -303,20 +315,9 @@ class Store(driver.Store):
                                     'error': exc or type(exc).__name__})
             # Or removing it would wait for a site that is away once more.
             self.site.failed(exc)
-            self._discard(ioctx, name)
+            self.site.discard_or_owe(ioctx, name)
             with self._explained(name):
                 raise
-
-    def _discard(self, ioctx, name):
-        """Remove what a failed add() leaves.
-
-        What failed first is what the user must hear of, not this.
-        """
-        try:
-            self.site.discard(ioctx, name)
-        except Exception:
-            LOG.exception('The half-written RBD image %s stays behind in '
-                          'store %s', name, self.name)
 
     @contextlib.contextmanager
     def _explained(self, name):
@@ -355,23 +356,56 @@ class Store(driver.Store):
     def delete(self, location, context=None):
         """Delete an image, or move it to the trash while snapshots remain.
 
+        If the site is away, its removal is recorded, and done when the site
+        is back.
+
         :param location: :class:`glance_store.location.Location`
         :raises glance_store.exceptions.NotFound: if there is no such image
         :raises glance_store.exceptions.InUseByStore: if it has clones or is
             open elsewhere
         :raises glance_store.exceptions.BadStoreUri: if the location is not
             in this store's cluster
+        :raises glance_store.exceptions.TimeoutError: if the site is away and
+            the removal cannot be recorded either
         """
         loc = self._checked(location)
-        with self._open_pool(loc.pool) as ioctx:
-            try:
+        try:
+            with self.site.open_pool(loc.pool) as ioctx:
+                self._remove(ioctx, loc)
+        except rbd.ImageNotFound:
+            raise self._not_found(loc)
+        except images.InUse as exc:
+            LOG.warning('Store %s: %s', self.name, exc)
+            raise exceptions.InUseByStore()
+        except (errors.Unreachable, errors.NotDeployed) as exc:
+            self._owe(loc, exc)
+        except errors.ClusterError as exc:
+            raise exceptions.BadStoreConfiguration(store_name=self.name,
+                                                   reason=str(exc))
+        except (rbd.Error, omap.Error) as exc:
+            if self.site.available:
                 with self._explained(loc.image):
-                    images.remove(ioctx, loc.image, loc.snapshot)
-            except rbd.ImageNotFound:
-                raise self._not_found(loc)
-            except images.InUse as exc:
-                LOG.warning('Store %s: %s', self.name, exc)
-                raise exceptions.InUseByStore()
+                    raise
+            self._owe(loc, exc)
+
+    def _remove(self, ioctx, loc):
+        # A site that has just gone away, or hangs, is not to be waited for as
+        # long as other requests are.
+        images.knock(ioctx, loc.image, _ANSWER)
+        images.remove(ioctx, loc.image, loc.snapshot,
+                      trashing=owed.trashing(self.site, loc.image, loc.pool))
+        self.site.writers.end(ioctx, loc.image)
+
+    def _owe(self, loc, reason):
+        """Record that an image is to be removed when its site is back."""
+        try:
+            owed.ledger.record(
+                self.site, owed.DELETE, loc.image, loc.pool, fsid=loc.fsid,
+                snapshot=loc.snapshot, error=str(reason))
+        except owed.NotRecorded as exc:
+            # Not one that makes Glance drop the location all the same, as it
+            # does after NotFound and StoreDeleteNotSupported.
+            raise _TimeoutError('Image %s stays: %s' % (loc.image, exc))
 
     def _checked(self, location):
         """Return the store location, if it is in this store's cluster."""

@@ -1,0 +1,226 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Small records in RADOS objects, and locks on objects that expire.
+
+A record is a key of an object's omap with text as its value, so that many
+clients can add, change and take away records of one object side by side.
+Plain RADOS objects in the pool of the images need no rights beyond those
+that images need.
+"""
+
+import errno
+import os
+import struct
+
+import rados
+
+from glance_dcn.engine import native
+
+#: What every function of this module raises when the cluster refuses.
+Error = rados.Error
+
+#: Seconds to wait for an answer where nothing else is said.
+TIMEOUT = 10
+# Records asked for in one round trip.
+_PAGE = 512
+# librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW, LIBRADOS_CMPXATTR_OP_EQ.
+_MAY_RENEW = 1
+_EQUAL = 1
+
+
+def put(ioctx, name, records, timeout=TIMEOUT):
+    """Write records, over those of the same keys.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param name: name of the object; it is made if need be
+    :param records: dict of text by key
+    :param timeout: seconds to wait for the cluster
+    :raises Error: if they could not be written, or may not have been
+    """
+    answers = native.Queue()
+    with rados.WriteOpCtx() as op:
+        ioctx.set_omap(op, tuple(records),
+                       tuple(text.encode() for text in records.values()))
+        ioctx.operate_aio_write_op(
+            op, name, lambda completion: answers.put(
+                completion.get_return_value()))
+        _check(answers, timeout, 'writing to %s' % name)
+
+
+def put_later(ioctx, name, records):
+    """Write records without waiting; nobody hears of a failure."""
+    with rados.WriteOpCtx() as op:
+        ioctx.set_omap(op, tuple(records),
+                       tuple(text.encode() for text in records.values()))
+        ioctx.operate_aio_write_op(op, name)
+
+
+def remove(ioctx, name, key, text=None):
+    """Remove a record.
+
+    :param text: remove it only if this is its value
+    :returns: whether it was removed
+    :raises Error: if the cluster refuses
+    """
+    with rados.WriteOpCtx() as op:
+        if text is not None:
+            op.omap_cmp(key, text, _EQUAL)
+        ioctx.remove_omap_keys(op, (key,))
+        try:
+            ioctx.operate_write_op(op, name)
+        except rados.Error as exc:
+            if _is_mismatch(exc):
+                return False
+            raise
+    return True
+
+
+def remove_later(ioctx, name, key):
+    """Remove a record without waiting; nobody hears of a failure."""
+    with rados.WriteOpCtx() as op:
+        ioctx.remove_omap_keys(op, (key,))
+        ioctx.operate_aio_write_op(op, name)
+
+
+def get(ioctx, name, key):
+    """Return the text of a record, or None.
+
+    :raises Error: if the cluster refuses
+    """
+    with rados.ReadOpCtx() as op:
+        found, _code = ioctx.get_omap_vals_by_keys(op, (key,))
+        try:
+            ioctx.operate_read_op(op, name)
+        except rados.ObjectNotFound:
+            return None
+        return {key: value.decode(errors='replace')
+                for key, value in found}.get(key)
+
+
+def walk(ioctx, name, prefix=''):
+    """Give (key, text) of each record in the order of the keys.
+
+    Those that come or go meanwhile may be among them or not.
+
+    :param prefix: what the keys begin with
+    :raises Error: if the cluster refuses
+    """
+    last = ''
+    while True:
+        with rados.ReadOpCtx() as op:
+            found, _code = ioctx.get_omap_vals(op, last, prefix, _PAGE)
+            try:
+                ioctx.operate_read_op(op, name)
+            except rados.ObjectNotFound:
+                return
+            page = [(key, value.decode(errors='replace'))
+                    for key, value in found]
+        yield from page
+        if len(page) < _PAGE:
+            return
+        last = page[-1][0]
+
+
+def lock(ioctx, name, lock_name, holder, seconds):
+    """Take a lock on an object, or hold it for longer.
+
+    It comes to its end by the clock of the cluster, whatever becomes of its
+    holder.
+
+    :param name: name of the object; it is made if need be
+    :param holder: text that tells this holder from all others
+    :param seconds: for how long from now
+    :returns: whether it is held now
+    :raises Error: if the cluster refuses
+    """
+    try:
+        # The holder is the cookie; the client, which is another after each
+        # connecting, counts too.
+        ioctx.lock_exclusive(name, lock_name, holder, '', int(seconds),
+                             _MAY_RENEW)
+    except (rados.ObjectBusy, rados.ObjectExists):
+        return False
+    return True
+
+
+def unlock(ioctx, name, lock_name, holder):
+    """Give a lock back; one that is not held any more is no error."""
+    try:
+        ioctx.unlock(name, lock_name, holder)
+    except rados.ObjectNotFound:
+        pass
+
+
+def is_locked(ioctx, name, lock_name):
+    """Return whether somebody holds a lock.
+
+    :raises Error: if the cluster refuses
+    """
+    text = lock_name.encode()
+    # cls_lock_get_info_op and cls_lock_get_info_reply of
+    # src/cls/lock/cls_lock_ops.h: version, compat, length, then the name;
+    # version, compat, length, then the number of holders.
+    request = struct.pack('<BBII', 1, 1, 4 + len(text), len(text)) + text
+    try:
+        _code, reply = ioctx.execute(name, 'lock', 'get_info', request)
+    except rados.ObjectNotFound:
+        return False
+    return struct.unpack_from('<I', reply, 6)[0] > 0
+
+
+def remove_object(ioctx, name):
+    """Remove an object; one that is gone is no error."""
+    try:
+        ioctx.remove_object(name)
+    except rados.ObjectNotFound:
+        pass
+
+
+def exists(ioctx, name, timeout):
+    """Return whether an object is there, also when the cluster hangs.
+
+    :param timeout: seconds to wait
+    :raises Error: if there is no answer
+    """
+    answers = native.Queue()
+    ioctx.aio_stat(name, lambda completion, size, mtime: answers.put(
+        completion.get_return_value()))
+    try:
+        _check(answers, timeout, 'looking for %s' % name)
+    except rados.ObjectNotFound:
+        return False
+    return True
+
+
+def _check(answers, timeout, what):
+    """Wait for a return value and raise what it stands for."""
+    try:
+        code = native.get(answers, timeout)
+    except native.Empty:
+        raise rados.TimedOut('%s: no answer within %s s' % (what, timeout),
+                             errno=errno.ETIMEDOUT)
+    if code == -errno.ENOENT:
+        raise rados.ObjectNotFound(what, errno=errno.ENOENT)
+    if code < 0:
+        raise rados.OSError('%s: %s' % (what, os.strerror(-code)),
+                            errno=-code)
+
+
+def _is_mismatch(exc):
+    """Whether a comparison of the operation has failed.
+
+    The cluster answers ECANCELED, or -(MAX_ERRNO + index), and ENOENT if
+    there is no such object.
+    """
+    code = abs(getattr(exc, 'errno', None) or 0)
+    return code in (errno.ENOENT, errno.ECANCELED) or code >= 4095

@@ -1,0 +1,102 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The command ``glance-dcn``: what an operator asks of the sites.
+
+It reads Glance's own configuration, and is run where Glance runs, as a user
+who can read that configuration and the keyrings.
+"""
+
+import argparse
+import logging
+import os
+import sys
+
+from oslo_config import cfg
+
+from glance_dcn.cmd import owed
+from glance_dcn.sites import worker
+
+#: Exit status of wrong arguments or a configuration that cannot be used.
+FAILED = 2
+
+# Modules of the subcommands, each with register(subparsers).
+_COMMANDS = (owed,)
+# Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
+_FILES = ('glance-image-import.conf', 'glance-api.conf')
+
+
+def main(argv=None):
+    """Run the command and return its exit status.
+
+    :param argv: list of arguments; None: those of the process
+    """
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.ERROR,
+        format='%(levelname)s %(name)s: %(message)s')
+    if not args.debug:
+        # About drivers of other types that lack a library.
+        logging.getLogger('stevedore').setLevel(logging.CRITICAL)
+    # It looks at the sites; their work is done by Glance.
+    worker.enabled = False
+    try:
+        _set_up_stores(args)
+    except Exception as exc:
+        if args.debug:
+            raise
+        print('glance-dcn: the configuration of Glance cannot be used: %s'
+              % exc, file=sys.stderr)
+        return FAILED
+    return args.run(args)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog='glance-dcn', description='Shows how the sites of Glance are.')
+    parser.add_argument(
+        '--config-file', action='append', metavar='FILE', default=[],
+        help='a configuration file of Glance; may be given several times. '
+             'Without it and --config-dir: glance-api.conf in the folder '
+             'OS_GLANCE_CONFIG_DIR names, or where Glance looks for it')
+    parser.add_argument(
+        '--config-dir', action='append', metavar='FOLDER', default=[],
+        help='a folder of configuration files; may be given several times')
+    parser.add_argument('--debug', action='store_true',
+                        help='say what is done')
+    commands = parser.add_subparsers(dest='command', required=True,
+                                     metavar='COMMAND')
+    for module in _COMMANDS:
+        module.register(commands)
+    return parser
+
+
+def _set_up_stores(args):
+    """Have glance_store configure the stores, as Glance does."""
+    from glance.common import config
+    import glance_store
+    arguments = ['--config-file=%s' % path for path in args.config_file]
+    arguments += ['--config-dir=%s' % path for path in args.config_dir]
+    config.parse_args(args=arguments,
+                      default_config_files=_default_files())
+    glance_store.register_store_opts(cfg.CONF)
+    if not glance_store.create_multi_stores(cfg.CONF):
+        raise cfg.Error('no store of enabled_backends is usable')
+
+
+def _default_files():
+    """Return the configuration files Glance would read."""
+    folder = os.environ.get('OS_GLANCE_CONFIG_DIR', '').strip()
+    if not folder:
+        return cfg.find_config_files(project='glance', prog='glance-api')
+    files = [os.path.join(folder, name) for name in _FILES]
+    return [path for path in files if os.path.exists(path)]
