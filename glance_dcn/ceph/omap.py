@@ -85,11 +85,18 @@ def remove(ioctx, name, key, text=None):
     return True
 
 
-def remove_later(ioctx, name, key):
-    """Remove a record without waiting; nobody hears of a failure."""
+def remove_later(ioctx, name, key, failed):
+    """Remove a record without waiting.
+
+    :param failed: function called if it could not be removed, in a thread of
+        librados: it must only take note
+    """
+    def complete(completion):
+        if completion.get_return_value() < 0:
+            failed()
     with rados.WriteOpCtx() as op:
         ioctx.remove_omap_keys(op, (key,))
-        ioctx.operate_aio_write_op(op, name)
+        ioctx.operate_aio_write_op(op, name, complete)
 
 
 def get(ioctx, name, key):

@@ -35,6 +35,7 @@ import time
 import uuid
 
 from glance_dcn import background
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.engine import native
 from glance_dcn.sites import owed
@@ -136,7 +137,8 @@ class Writers:
         record = record or self._latest(image)
         if record is not None:
             self._forget(record)
-            omap.remove_later(ioctx, self._place.name, record.key)
+            omap.remove_later(ioctx, self._place.name, record.key,
+                              lambda: self._abandoned.append(record))
 
     def abandon(self, image):
         """Stop answering for an image that could not be removed.
@@ -146,8 +148,7 @@ class Writers:
         record = self._latest(image)
         if record is None:
             return None
-        with self._lock:
-            self._abandoned.append(record)
+        self._abandoned.append(record)
         self._forget(record)
         # Its thread says so as soon as the site can be reached.
         self._presence.wake()
@@ -177,18 +178,25 @@ class Writers:
                 self._presence.stop()
         if not self._site.available:
             return
-        with self._site.open_pool() as ioctx:
-            if idle:
-                omap.remove_object(ioctx, PRESENCE + name)
-                return
-            omap.lock(ioctx, PRESENCE + name, LOCK, name, EXPIRY)
-            while self._abandoned:
-                record = self._abandoned[0]
-                if omap.get(ioctx, self._place.name, record.key) is not None:
-                    left = dataclasses.replace(record, writer=None)
-                    omap.put(ioctx, self._place.name,
-                             {left.key: left.text()})
-                del self._abandoned[0]
+        try:
+            with self._site.open_pool() as ioctx:
+                if idle:
+                    omap.remove_object(ioctx, PRESENCE + name)
+                else:
+                    omap.lock(ioctx, PRESENCE + name, LOCK, name, EXPIRY)
+                    self._let_go(ioctx)
+        except (errors.ClusterError, omap.Error) as exc:
+            LOG.debug('Store %(store)s does not hear of its writer: '
+                      '%(error)s', {'store': self._site.name, 'error': exc})
+
+    def _let_go(self, ioctx):
+        """Say of records that they have no writer any more."""
+        while self._abandoned:
+            record = self._abandoned[0]
+            if omap.get(ioctx, self._place.name, record.key) is not None:
+                left = dataclasses.replace(record, writer=None)
+                omap.put(ioctx, self._place.name, {left.key: left.text()})
+            del self._abandoned[0]
 
     def _forget_old(self):
         """Forget what was published so long ago that it is known or lost."""

@@ -149,12 +149,17 @@ class TestUrlPrefix(StoreCase):
 
 class TestErrors(StoreCase):
 
-    def refusals(self, store, kind, **kwargs):
-        """Return the texts of what every operation on an image fails with."""
+    def refusals(self, store, kind, delete=None, **kwargs):
+        """Return the texts of what every operation on an image fails with.
+
+        :param kind: type of the exceptions
+        :param delete: that of delete(), if it is another one
+        """
         loc = self.location(store, **kwargs)
         return [str(self.assertRaises(kind, operation, loc))
-                for operation in (lambda loc: list(store.get(loc)[0]),
-                                  store.get_size, store.delete)]
+                for kind, operation in (
+                    (kind, lambda loc: list(store.get(loc)[0])),
+                    (kind, store.get_size), (delete or kind, store.delete))]
 
     def test_unreachable_monitors(self):
         self.write_ceph_conf()
@@ -165,14 +170,16 @@ class TestErrors(StoreCase):
             io.BytesIO(b'data'), 4, 'sha512')
         self.assertLess(time.monotonic() - began, 3)
         for text in [str(exc), *self.refusals(
-                store, exceptions.BadStoreConfiguration)]:
+                store, exceptions.BadStoreConfiguration,
+                delete=exceptions.TimeoutError)]:
             for word in ('edge_7', '127.0.0.1:9', 'mon_host',
                          str(self.ceph_conf)):
                 self.assertIn(word, text)
 
     def test_missing_conf_file(self):
         for text in self.refusals(self.store(),
-                                  exceptions.BadStoreConfiguration):
+                                  exceptions.BadStoreConfiguration,
+                                  delete=exceptions.TimeoutError):
             for word in ('rbd_store_ceph_conf in [edge_7]',
                          str(self.ceph_conf)):
                 self.assertIn(word, text)

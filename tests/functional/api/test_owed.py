@@ -1,0 +1,157 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Images deleted while the site they lie at is away; a site of its own."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import fixtures
+
+from lab import ceph
+from lab import glance
+from lab import process
+from tests.functional.api import base
+
+_ROOT = pathlib.Path(__file__).parents[3]
+
+
+class OwedTest(base.ApiTestCase):
+    """A Glance with the lab's central site and an edge to be ill-treated."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = fixtures.TempDir()
+        folder.setUp()
+        cls.addClassCleanup(folder.cleanUp)
+        root = pathlib.Path(folder.path)
+        cls.edge = ceph.Cluster('edge', root / 'edge', root / 'etc',
+                                size=4 << 30)
+        cls.addClassCleanup(cls.edge.stop)
+        cls.edge.start()
+        stores = base.rbd_stores(sites=('central',))
+        stores['edge'] = ('dcn', glance.rbd_store(cls.edge,
+                                                  rados_connect_timeout=2))
+        cls.own = base.OwnGlance(stores)
+        cls.own.setUp()
+        cls.addClassCleanup(cls.own.cleanUp)
+
+    def setUp(self):
+        super().setUp()
+        self.api = self.use_own(self.own)
+        # After all else: what a test leaves must not be taken for the next's.
+        self.addCleanup(self.edge.start)
+
+    def cluster(self, site):
+        return self.edge if site == 'edge' else super().cluster(site)
+
+    def discard(self, api, image_id):
+        super().discard(api, image_id)
+        base.purge(self.edge, image_id)
+
+    def owed(self):
+        """Return what ``glance-dcn owed`` shows for edge, and its status."""
+        done = subprocess.run(
+            [sys.executable, '-c', 'import sys\n'
+             'from glance_dcn.cmd import main\n'
+             'sys.exit(main.main())', 'owed', '--site', 'edge',
+             '--format', 'json'],
+            cwd=_ROOT, capture_output=True, text=True, timeout=60,
+            env=dict(os.environ, OS_GLANCE_CONFIG_DIR=str(
+                self.own.worker.etc)))
+        self.assertIn(done.returncode, (0, 1), done.stderr)
+        return json.loads(done.stdout)['owed'], done.returncode
+
+    def wait_until_settled(self, image_id):
+        """Wait until nothing is owed for an image, 60 s at most."""
+        process.wait_for('work to be done', lambda: not [
+            record for record in self.owed()[0]
+            if record['image'] == image_id], 60, interval=1)
+
+    def delete(self, path):
+        """Delete something, and return how many seconds it took."""
+        began = time.monotonic()
+        answer = self.api.request('DELETE', path)
+        self.assertEqual(204, answer.status_code, answer.text)
+        return time.monotonic() - began
+
+    def test_image_is_deleted(self):
+        data = base.random_data()
+        image_id, second = (self.uploaded(self.api, data, 'central', 'edge')
+                            for _ in range(2))
+        self.edge.kill()
+        # The first one finds out that the site is away.
+        self.assertLess(self.delete('/v2/images/%s' % image_id), 12)
+        self.assertLess(self.delete('/v2/images/%s' % second), 1.5)
+        self.assertNoTrace(image_id, 'central')
+        records, status = self.owed()
+        self.assertEqual(1, status)
+        self.assertEqual(
+            sorted([('delete', image_id), ('delete', second)]),
+            sorted((record['job'], record['image']) for record in records))
+        self.assertEqual({('edge', 'central', 'images', self.edge.fsid)}, {
+            tuple(record[name] for name in ('store', 'place', 'pool', 'fsid'))
+            for record in records})
+        self.own.worker.stop()
+        self.own.start()
+        self.edge.start()
+        for name in (image_id, second):
+            self.wait_until_settled(name)
+            self.assertNoTrace(name, 'edge')
+        self.assertEqual(([], 0), self.owed())
+
+    def test_copy_after_the_return_is_kept(self):
+        data = base.random_data()
+        image_id = self.uploaded(self.api, data, 'central', 'edge')
+        self.edge.kill()
+        self.delete('/v2/stores/edge/%s' % image_id)
+        self.assertLocated(self.api.images.get(image_id), 'central')
+        self.assertEqual(1, self.owed()[1])
+        self.edge.start()
+        # Whichever comes first, the owed removal or this.
+        self.copy(image_id)
+        self.wait_until_settled(image_id)
+        self.assertStored(image_id, data, 'central', 'edge')
+
+    def copy(self, image_id):
+        """Copy an image to edge, as soon as it is back."""
+        def copied():
+            self.api.images.image_import(image_id, 'copy-image',
+                                         stores=['edge'])
+            with contextlib.suppress(AssertionError):
+                return self.api.wait(image_id, 'central', 'edge')
+        process.wait_for('copy', copied, 60, interval=1)
+
+    def test_default_site_is_away(self):
+        # Nothing can be recorded: Glance must keep the location.
+        own = base.OwnGlance({
+            'edge': ('dcn', glance.rbd_store(self.edge,
+                                             rados_connect_timeout=2))},
+            default='edge')
+        api = self.use_own(self.useFixture(own))
+        image_id = self.uploaded(api, base.random_data(), 'edge')
+        self.edge.kill()
+        answer = api.request('DELETE', '/v2/images/%s' % image_id)
+        self.assertEqual(503, answer.status_code, answer.text)
+        self.assertIn('edge', answer.text)
+        self.assertLocated(api.images.get(image_id), 'edge')
+        self.edge.start()
+        process.wait_for('deletion', lambda: api.request(
+            'DELETE', '/v2/images/%s' % image_id).status_code == 204, 30,
+            interval=1)
+        self.assertNoTrace(image_id, 'edge')
