@@ -77,11 +77,10 @@ class OwedTest(base.ApiTestCase):
         self.assertIn(done.returncode, (0, 1), done.stderr)
         return json.loads(done.stdout)['owed'], done.returncode
 
-    def wait_until_settled(self, image_id):
-        """Wait until nothing is owed for an image, 60 s at most."""
-        process.wait_for('work to be done', lambda: not [
-            record for record in self.owed()[0]
-            if record['image'] == image_id], 60, interval=1)
+    def wait_until_settled(self):
+        """Wait until nothing is owed, 60 s at most."""
+        process.wait_for('work to be done',
+                         lambda: self.owed() == ([], 0), 60, interval=1)
 
     def delete(self, path):
         """Delete something, and return how many seconds it took."""
@@ -90,19 +89,23 @@ class OwedTest(base.ApiTestCase):
         self.assertEqual(204, answer.status_code, answer.text)
         return time.monotonic() - began
 
-    def test_image_is_deleted(self):
+    def test_delete_while_the_site_is_away(self):
         data = base.random_data()
-        image_id, second = (self.uploaded(self.api, data, 'central', 'edge')
-                            for _ in range(2))
+        first, second, copied = (
+            self.uploaded(self.api, data, 'central', 'edge')
+            for _ in range(3))
         self.edge.kill()
         # The first one finds out that the site is away.
-        self.assertLess(self.delete('/v2/images/%s' % image_id), 12)
+        self.assertLess(self.delete('/v2/images/%s' % first), 12)
         self.assertLess(self.delete('/v2/images/%s' % second), 1.5)
-        self.assertNoTrace(image_id, 'central')
+        self.assertLess(self.delete('/v2/stores/edge/%s' % copied), 1.5)
+        for name in (first, second):
+            self.assertNoTrace(name, 'central')
+        self.assertLocated(self.api.images.get(copied), 'central')
         records, status = self.owed()
         self.assertEqual(1, status)
         self.assertEqual(
-            sorted([('delete', image_id), ('delete', second)]),
+            sorted(('delete', name) for name in (first, second, copied)),
             sorted((record['job'], record['image']) for record in records))
         self.assertEqual({('edge', 'central', 'images', self.edge.fsid)}, {
             tuple(record[name] for name in ('store', 'place', 'pool', 'fsid'))
@@ -110,23 +113,13 @@ class OwedTest(base.ApiTestCase):
         self.own.worker.stop()
         self.own.start()
         self.edge.start()
-        for name in (image_id, second):
-            self.wait_until_settled(name)
+        # What is copied there again is kept, whichever comes first, this or
+        # the removal that is owed.
+        self.copy(copied)
+        self.wait_until_settled()
+        for name in (first, second):
             self.assertNoTrace(name, 'edge')
-        self.assertEqual(([], 0), self.owed())
-
-    def test_copy_after_the_return_is_kept(self):
-        data = base.random_data()
-        image_id = self.uploaded(self.api, data, 'central', 'edge')
-        self.edge.kill()
-        self.delete('/v2/stores/edge/%s' % image_id)
-        self.assertLocated(self.api.images.get(image_id), 'central')
-        self.assertEqual(1, self.owed()[1])
-        self.edge.start()
-        # Whichever comes first, the owed removal or this.
-        self.copy(image_id)
-        self.wait_until_settled(image_id)
-        self.assertStored(image_id, data, 'central', 'edge')
+        self.assertStored(copied, data, 'central', 'edge')
 
     def copy(self, image_id):
         """Copy an image to edge, as soon as it is back."""

@@ -333,11 +333,13 @@ class HalfWrittenTest(OwedTestCase):
         return time.monotonic() - began
 
     WRITE = ('site.create(ioctx, sys.argv[3], 1 << 20)',
-             'endpoint = site.writing(ioctx, sys.argv[3])',
-             'image = endpoint.__enter__().image',
+             'writing = site.writing(ioctx, sys.argv[3])',
+             'image = writing.__enter__().image',
              'image.write(b"x" * 4096, 0)')
     PUBLISH = ('site.publish(ioctx, sys.argv[3], image,'
                ' records.Record(1 << 20, "digest"))',
+               'writing.__exit__(None, None, None)',
+               # Its notes are on their way.
                'import time; time.sleep(.5)')
 
     def test_killed_while_writing(self):
