@@ -24,13 +24,14 @@ import sys
 from oslo_config import cfg
 
 from glance_dcn.cmd import owed
+from glance_dcn.cmd import site
 from glance_dcn.sites import worker
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 FAILED = 2
 
 # Modules of the subcommands, each with register(subparsers).
-_COMMANDS = (owed,)
+_COMMANDS = (owed, site)
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
 
