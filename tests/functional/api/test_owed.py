@@ -50,7 +50,7 @@ class OwedTest(base.ApiTestCase):
         cls.edge.start()
         stores = base.rbd_stores(sites=('central',))
         stores[EDGE] = ('dcn', glance.rbd_store(cls.edge,
-                                                  rados_connect_timeout=2))
+                                                rados_connect_timeout=2))
         cls.own = base.OwnGlance(stores)
         cls.own.setUp()
         cls.addClassCleanup(cls.own.cleanUp)
@@ -138,7 +138,7 @@ class OwedTest(base.ApiTestCase):
         # Nothing can be recorded: Glance must keep the location.
         own = base.OwnGlance({
             EDGE: ('dcn', glance.rbd_store(self.edge,
-                                             rados_connect_timeout=2))},
+                                           rados_connect_timeout=2))},
             default=EDGE)
         api = self.use_own(self.useFixture(own))
         image_id = self.uploaded(api, base.random_data(), EDGE)
