@@ -19,6 +19,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import uuid
 
 import fixtures
 
@@ -28,6 +29,9 @@ from lab import process
 from tests.functional.api import base
 
 _ROOT = pathlib.Path(__file__).parents[3]
+# Each run has another cluster: the central site remembers which one a store
+# of a name has.
+EDGE = 'edge-%s' % uuid.uuid4().hex[:8]
 
 
 class OwedTest(base.ApiTestCase):
@@ -45,8 +49,8 @@ class OwedTest(base.ApiTestCase):
         cls.addClassCleanup(cls.edge.stop)
         cls.edge.start()
         stores = base.rbd_stores(sites=('central',))
-        stores['edge'] = ('dcn', glance.rbd_store(cls.edge,
-                                                  rados_connect_timeout=2))
+        stores[EDGE] = ('dcn', glance.rbd_store(cls.edge,
+                                                rados_connect_timeout=2))
         cls.own = base.OwnGlance(stores)
         cls.own.setUp()
         cls.addClassCleanup(cls.own.cleanUp)
@@ -58,7 +62,7 @@ class OwedTest(base.ApiTestCase):
         self.addCleanup(self.edge.start)
 
     def cluster(self, site):
-        return self.edge if site == 'edge' else super().cluster(site)
+        return self.edge if site == EDGE else super().cluster(site)
 
     def discard(self, api, image_id):
         super().discard(api, image_id)
@@ -69,7 +73,7 @@ class OwedTest(base.ApiTestCase):
         done = subprocess.run(
             [sys.executable, '-c', 'import sys\n'
              'from glance_dcn.cmd import main\n'
-             'sys.exit(main.main())', 'owed', '--site', 'edge',
+             'sys.exit(main.main())', 'owed', '--site', EDGE,
              '--format', 'json'],
             cwd=_ROOT, capture_output=True, text=True, timeout=60,
             env=dict(os.environ, OS_GLANCE_CONFIG_DIR=str(
@@ -92,13 +96,13 @@ class OwedTest(base.ApiTestCase):
     def test_delete_while_the_site_is_away(self):
         data = base.random_data()
         first, second, copied = (
-            self.uploaded(self.api, data, 'central', 'edge')
+            self.uploaded(self.api, data, 'central', EDGE)
             for _ in range(3))
         self.edge.kill()
         # The first one finds out that the site is away.
         self.assertLess(self.delete('/v2/images/%s' % first), 12)
         self.assertLess(self.delete('/v2/images/%s' % second), 1.5)
-        self.assertLess(self.delete('/v2/stores/edge/%s' % copied), 1.5)
+        self.assertLess(self.delete('/v2/stores/%s/%s' % (EDGE, copied)), 1.5)
         for name in (first, second):
             self.assertNoTrace(name, 'central')
         self.assertLocated(self.api.images.get(copied), 'central')
@@ -107,7 +111,7 @@ class OwedTest(base.ApiTestCase):
         self.assertEqual(
             sorted(('delete', name) for name in (first, second, copied)),
             sorted((record['job'], record['image']) for record in records))
-        self.assertEqual({('edge', 'central', 'images', self.edge.fsid)}, {
+        self.assertEqual({(EDGE, 'central', 'images', self.edge.fsid)}, {
             tuple(record[name] for name in ('store', 'place', 'pool', 'fsid'))
             for record in records})
         self.own.worker.stop()
@@ -118,33 +122,33 @@ class OwedTest(base.ApiTestCase):
         self.copy(copied)
         self.wait_until_settled()
         for name in (first, second):
-            self.assertNoTrace(name, 'edge')
-        self.assertStored(copied, data, 'central', 'edge')
+            self.assertNoTrace(name, EDGE)
+        self.assertStored(copied, data, 'central', EDGE)
 
     def copy(self, image_id):
         """Copy an image to edge, as soon as it is back."""
         def copied():
             self.api.images.image_import(image_id, 'copy-image',
-                                         stores=['edge'])
+                                         stores=[EDGE])
             with contextlib.suppress(AssertionError):
-                return self.api.wait(image_id, 'central', 'edge')
+                return self.api.wait(image_id, 'central', EDGE)
         process.wait_for('copy', copied, 60, interval=1)
 
     def test_default_site_is_away(self):
         # Nothing can be recorded: Glance must keep the location.
         own = base.OwnGlance({
-            'edge': ('dcn', glance.rbd_store(self.edge,
-                                             rados_connect_timeout=2))},
-            default='edge')
+            EDGE: ('dcn', glance.rbd_store(self.edge,
+                                           rados_connect_timeout=2))},
+            default=EDGE)
         api = self.use_own(self.useFixture(own))
-        image_id = self.uploaded(api, base.random_data(), 'edge')
+        image_id = self.uploaded(api, base.random_data(), EDGE)
         self.edge.kill()
         answer = api.request('DELETE', '/v2/images/%s' % image_id)
         self.assertEqual(503, answer.status_code, answer.text)
-        self.assertIn('edge', answer.text)
-        self.assertLocated(api.images.get(image_id), 'edge')
+        self.assertIn(EDGE, answer.text)
+        self.assertLocated(api.images.get(image_id), EDGE)
         self.edge.start()
         process.wait_for('deletion', lambda: api.request(
             'DELETE', '/v2/images/%s' % image_id).status_code == 204, 30,
             interval=1)
-        self.assertNoTrace(image_id, 'edge')
+        self.assertNoTrace(image_id, EDGE)
