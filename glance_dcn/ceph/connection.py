@@ -93,6 +93,9 @@ class Connection:
     """A connection to one cluster as one user, made on first use.
 
     For the parameters see :func:`get`. Safe for use by many threads.
+
+    :ivar round_trip: seconds that a monitor took to answer when it was last
+        connected to; None: it never was
     """
 
     def __init__(self, store, conf_file, user=None,
@@ -101,6 +104,7 @@ class Connection:
         self.conf_file = conf_file
         self.user = user
         self.pool = pool
+        self.round_trip = None
         self._connect_timeout = connect_timeout
         self._io_timeout = io_timeout
         self._maker = clients.Maker(store, conf_file, user, connect_timeout)
@@ -304,6 +308,7 @@ class Connection:
 
     def _connect(self):
         client = self._maker.connect(self._io_timeout)
+        self.round_trip = clients.round_trip(client)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,
                                      'fsid': client.get_fsid(),

@@ -15,6 +15,10 @@
 
 The source's extents are listed by a thread of its own, a bounded number of
 requests ahead of the reads.
+
+A source that failed can be replaced by another one of the same content: what
+it owes is then asked of the other, in the same order, and the listing goes on
+where it stopped. What the first one still answers is left aside.
 """
 
 import collections
@@ -70,23 +74,47 @@ class Intake:
         self._sequence = itertools.count()
         self._taken = 0
         self._credits = native.Queue()
-        self._stopped = False
+        # Stands for the present source, in what comes from it.
+        self._turn = object()
+        self._error = None
         self._moved = loop.clock()
         self.listed = False
         self.planned = self.covered = self.reserved = 0
-        # Everything below it is read, or a hole.
-        self._end = offset
+        # Everything below it is read, or a hole; below the other, listed.
+        self._end = self._listed_to = offset
 
     def start(self):
         """Begin to list the source's extents."""
         for _ in range(_AHEAD):
             self._credits.put(None)
-        native.start('extents', self._list)
+        native.start('extents', self._list, self._source, self._range,
+                     self._turn, self._credits)
 
     def stop(self):
         """Let the lister end. Requests in flight are left alone."""
-        self._stopped = True
+        self._turn = None
         self._credits.put(None)
+
+    def replace(self, source):
+        """Go on with another source, which must have the same content.
+
+        :param source: endpoint
+        """
+        self._credits.put(None)
+        self._turn, self._error = object(), None
+        self._source = source
+        self._ready.extendleft(reversed(self._flying.values()))
+        self._flying.clear()
+        self.reserved = 0
+        self._moved = self._loop.clock()
+        if self.listed:
+            return
+        offset, length = self._range
+        if length is not None:
+            length -= self._listed_to - offset
+        self._range = self._listed_to, length
+        self._credits = native.Queue()
+        self.start()
 
     @property
     def finished(self):
@@ -120,13 +148,17 @@ class Intake:
             if self._taken % _BATCH == 0:
                 self._credits.put(None)
             self._source.read(request.offset, request.length,
-                              self._loop.reply(self._read, request))
+                              self._loop.reply(self._read,
+                                               (self._turn, request)))
 
     def check(self):
         """Look whether the source still moves.
 
-        :raises Stalled: when it does not
+        :raises EngineError: what it failed with
+        :raises Stalled: when it does not move
         """
+        if self._error is not None:
+            raise self._error
         if not self._flying and (self._ready or self.listed):
             # It owes nothing.
             self._moved = self._loop.clock()
@@ -135,38 +167,52 @@ class Intake:
                 self._source.name, 'read' if self._flying else 'list extents',
                 self._timeout, self.below)
 
-    def _read(self, request, result):
+    def _read(self, asked, result):
+        turn, request = asked
+        if turn is not self._turn:
+            # A source that was replaced answers after all.
+            return
         if isinstance(result, Exception):
-            raise result
+            self._fail(result)
+            return
         if len(result) != request.length:
-            raise errors.ShortRead(self._source.name, 'read', None,
-                                   request.offset, request.length)
+            self._fail(errors.ShortRead(self._source.name, 'read', None,
+                                        request.offset, request.length))
+            return
         del self._flying[request.sequence]
         self._moved = self._loop.clock()
         self.reserved -= request.length
         self.covered += request.length
         self._arrived(request, result)
 
-    def _list(self):
-        tell = self._loop.reply(self._listed, None)
+    def _fail(self, error):
+        # The first is the cause; the others follow from it.
+        self._error = self._error or error
+
+    def _list(self, source, range_, turn, credits_):
+        tell = self._loop.reply(self._listed, turn)
         try:
-            found = extents.requests(self._source.extents(*self._range),
-                                     self._source.size, self._source.limit)
-            while not self._stopped:
+            found = extents.requests(source.extents(*range_), source.size,
+                                     source.limit)
+            while turn is self._turn:
                 batch = list(itertools.islice(found, _BATCH))
-                self._credits.get()
+                credits_.get()
                 tell(batch)
                 if not batch:
                     break
         except Exception as error:
             tell(error)
 
-    def _listed(self, unused, batch):
+    def _listed(self, turn, batch):
+        if turn is not self._turn:
+            return
         if isinstance(batch, Exception):
-            raise batch
+            self._fail(batch)
+            return
         self._moved = self._loop.clock()
         if not batch:
             self.listed = True
         for offset, length in batch:
             self.planned += length
+            self._listed_to = offset + length
             self._ready.append(Request(next(self._sequence), offset, length))

@@ -128,6 +128,8 @@ class Transfer:
     :param progress: called with :class:`Progress` now and then, and at the
         end
     :param interval: seconds between calls of ``progress``
+    :param another: called with the error when the source fails; returns
+        another endpoint of the same content to go on with, or None
     :param loop: for tests
     :raises ValueError: too little memory, or no such hash
     """
@@ -135,7 +137,7 @@ class Transfer:
     def __init__(self, source, targets=(), content=True, hashes=(),
                  expected=None, memory=MEMORY, window=WINDOW,
                  timeout=TIMEOUT, limits=None, progress=None, interval=1,
-                 loop=None):
+                 another=None, loop=None):
         if memory < 2 * extents.REQUEST:
             raise ValueError('memory must be at least %d bytes'
                              % (2 * extents.REQUEST))
@@ -146,6 +148,7 @@ class Transfer:
         self._expected = expected
         self._progress = progress
         self._interval = interval
+        self._another = another
         self._loop = loop or loops.Loop()
         self._told = self._loop.clock()
         self._intake = intake.Intake(
@@ -198,10 +201,25 @@ class Transfer:
         if not self._intake.finished or not self._fanout.finished:
             delays = [*self._fanout.delays(), self._intake.rate.delay()]
             self._loop.turn(min([_TICK, *filter(None, delays)]))
-        self._intake.check()
+        try:
+            self._intake.check()
+        except errors.EngineError as error:
+            self._replace_source(error)
+            # That took its time: see first what the targets have answered.
+            return
         self._fanout.check()
         if self._loop.clock() - self._told >= self._interval:
             self._tell()
+
+    def _replace_source(self, error):
+        """Go on with another source, or raise the error of this one."""
+        source = self._another(error) if self._another else None
+        if source is None:
+            raise error
+        if source.size != self._size:
+            raise errors.SizeMismatch(source.name, self._size, source.size)
+        self._source = source
+        self._intake.replace(source)
 
     def _room(self, length):
         return (self._fanout.held + self._intake.reserved + length

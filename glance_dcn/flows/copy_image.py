@@ -35,6 +35,7 @@ from glance_dcn.flows import options
 from glance_dcn.flows import stores
 from glance_dcn import plugins
 from glance_dcn.sites import copying
+from glance_dcn.sites import sources
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -108,8 +109,8 @@ def _take_over(kwargs):
 
 
 def _sources(locations):
-    """Return where an image can be read, the local and heaviest first."""
-    found = []
+    """Return where an image can be read, in the order to try it."""
+    found, weights = [], {}
     for location in locations:
         store = location['metadata'].get('store')
         site = stores.site(store)
@@ -117,11 +118,10 @@ def _sources(locations):
             continue
         place = glance_store.location.get_location_from_uri_and_backend(
             location['url'], store).store_location
-        found.append((
-            store != CONF.glance_store.default_backend,
-            -getattr(getattr(CONF, store), 'weight', 0), len(found),
-            copying.Source(site, place.pool, place.image, place.snapshot)))
-    return [entry[-1] for entry in sorted(found, key=lambda e: e[:3])]
+        weights[store] = getattr(getattr(CONF, store), 'weight', 0)
+        found.append(sources.Source(site, place.pool, place.image,
+                                    place.snapshot))
+    return sources.ordered(found, CONF.glance_store.default_backend, weights)
 
 
 def _say_once(key, message, *arguments):
@@ -156,7 +156,7 @@ class _CopyDirectly(task.Task):
             outcome = self._copy()
             self._failed = set(outcome.failed)
             if outcome.failed and self._all_must_succeed:
-                self._discard(outcome.copied)
+                self._discard(outcome.written)
                 raise exception.UploadException('; '.join(
                     'Copying to store %s failed: %s' % item
                     for item in outcome.failed.items()))
@@ -202,14 +202,20 @@ class _CopyDirectly(task.Task):
                 action.add_failed_stores(sorted(outcome.failed))
                 action.remove_importing_stores(self._targets)
         except Exception:
-            self._discard(outcome.copied)
+            self._discard(outcome.written)
             raise
         self._heartbeat.save(self._message.final(outcome))
 
-    def _discard(self, names):
-        """Remove copies that nobody will know of."""
-        for store in names:
-            stores.site(store).remove_or_owe(self._action_wrapper.image_id)
+    def _discard(self, copies):
+        """Remove copies that nobody will know of.
+
+        Only those that were written: what was there before stays.
+
+        :param copies: internal IDs of the RBD images by store
+        """
+        for store, identity in copies.items():
+            stores.site(store).remove_or_owe(self._action_wrapper.image_id,
+                                             identity)
 
     def _progress(self, progress):
         message = self._message.update(progress)
@@ -246,6 +252,8 @@ class _Message:
             outcome.data // units.Mi, outcome.source,
             ', '.join(outcome.copied) or 'no store',
             self._rate(outcome.data))
+        if outcome.adopted:
+            message += '; %s had it already' % ', '.join(outcome.adopted)
         for store, error in outcome.failed.items():
             message += '; copying to store %s failed: %s' % (store, error)
         return message

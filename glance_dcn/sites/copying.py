@@ -17,6 +17,10 @@ content digest that was recorded when the image was stored; an image that has
 none yet, because stock Glance or Nova wrote it, is proven against the hash
 that Glance knows, if it knows one, and gets its digest recorded, so that the
 next copy costs its data alone.
+
+When the source fails on the way, the copy goes on from another one where it
+stopped, if the same digest is recorded there; otherwise it begins anew with
+another one.
 """
 
 from concurrent import futures
@@ -24,15 +28,16 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import typing
 
 import rbd
 
+from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
-from glance_dcn.sites import site as site_module
+from glance_dcn.sites import leftovers
+from glance_dcn.sites import reading
 
 LOG = logging.getLogger(__name__)
 
@@ -54,31 +59,21 @@ class _SourceFailed(Exception):
     """This source is no good; another may be."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Where an image can be read.
-
-    :ivar site: :class:`glance_dcn.sites.site.Site`
-    :ivar pool: name of the pool, or None for the site's
-    :ivar image: name of the RBD image
-    :ivar snapshot: name of the snapshot, or None for the image itself
-    """
-
-    site: site_module.Site
-    pool: typing.Optional[str]
-    image: str
-    snapshot: typing.Optional[str]
-
-
 @dataclasses.dataclass
 class Outcome:
     """What a copy came to.
 
-    :ivar source: name of the site that was read
+    :ivar source: name of the site that was read; of several, joined by
+        ``, then``
     :ivar size: bytes of the image
-    :ivar data: bytes of data in it, which is what was moved
+    :ivar data: bytes of data in it, which is what was moved; 0 if no target
+        needed any
     :ivar copied: names of the sites that have the image now
     :ivar failed: exceptions by the name of the site that has not
+    :ivar adopted: names of those sites that had it already, complete and
+        equal
+    :ivar written: internal IDs of the RBD images that were written, by the
+        name of the site
     """
 
     source: str
@@ -86,13 +81,16 @@ class Outcome:
     data: int
     copied: list[str]
     failed: dict[str, Exception]
+    adopted: list[str] = dataclasses.field(default_factory=list)
+    written: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Copy:
     """A copy of one image to any number of sites.
 
     :param image: name of the RBD images at the targets: the image's UUID
-    :param sources: list of :class:`Source`, the one to be preferred first
+    :param sources: list of :class:`glance_dcn.sites.sources.Source`, the one
+        to be preferred first
     :param targets: list of :class:`glance_dcn.sites.site.Site`
     :param hashes: what Glance knows: hex digests over all bytes by hashlib
         name
@@ -123,11 +121,16 @@ class Copy:
         :raises CopyFailed: if no source can be read and proven
         """
         reasons = {}
-        for source in self._sources:
+        for number, source in enumerate(self._sources):
+            if source.site.name in reasons:
+                # It failed already when it was to go on with a copy.
+                continue
+            relay = reading.Relay(self._sources[number:])
             try:
-                return self._copy_from(source)
+                return self._copy_from(relay)
             except _SourceFailed as exc:
-                reasons[source.site.name] = exc.__cause__
+                reasons.update(relay.failed)
+                reasons.setdefault(source.site.name, exc.__cause__)
                 LOG.warning('Image %(image)s cannot be copied from store '
                             '%(store)s: %(error)s', {
                                 'image': self._image,
@@ -135,30 +138,35 @@ class Copy:
                                 'error': exc.__cause__})
         raise CopyFailed(self._image, reasons)
 
-    def _copy_from(self, source):
+    def _copy_from(self, relay):
         with contextlib.ExitStack() as stack:
             with _blaming_source():
-                pool = stack.enter_context(source.site.open_pool(source.pool))
-                endpoint = stack.enter_context(source.site.reading(
-                    pool, source.image, source.snapshot))
-                record = self._known(source, endpoint)
-            targets = [_Target(site, self._image, endpoint.size)
+                stack.enter_context(relay)
+                endpoint = relay.open()
+                record = relay.record = self._known(relay.source, endpoint)
+            targets = [_Target(site, self._image, endpoint.size, record,
+                               self._hashes, self._memory)
                        for site in self._targets]
             stack.push(functools.partial(_close, targets))
             _each(_Target.open, targets)
-            result = self._transfer(source, endpoint, targets, record)
-            if record is None:
+            result = self._transfer(relay, endpoint, targets, record)
+            if record is None and result is not None:
                 record = records.Record(result.size, result.content,
                                         self._hashes)
-                if source.snapshot:
-                    _remember(pool, source, record)
+                if relay.source.snapshot:
+                    _remember(relay, record)
             _each(lambda target: target.publish(record), targets)
+            done = [target for target in targets if not target.error]
             return Outcome(
-                source.site.name, result.size, result.data,
-                copied=[target.site.name for target in targets
-                        if not target.error],
+                ', then '.join(relay.names), endpoint.size,
+                result.data if result else 0,
+                copied=[target.site.name for target in done],
                 failed={target.site.name: target.error for target in targets
-                        if target.error})
+                        if target.error},
+                adopted=[target.site.name for target in done
+                         if target.adopted],
+                written={target.site.name: target.identity
+                         for target in done if not target.adopted})
 
     def _known(self, source, endpoint):
         """Return the source's record, if it fits what Glance knows."""
@@ -174,12 +182,19 @@ class Copy:
             return None
         return record
 
-    def _transfer(self, source, endpoint, targets, record):
-        """Move the data, and prove it."""
-        wanted = {} if record else self._strongest_hash()
+    def _transfer(self, relay, endpoint, targets, record):
+        """Move the data, and prove it.
+
+        :returns: :class:`glance_dcn.engine.transfer.Result`, or None if no
+            target needs any
+        """
         written = {target.endpoint: target for target in targets
-                   if not target.error}
-        sites = [source.site, *(target.site for target in written.values())]
+                   if target.endpoint and not target.error}
+        if not written:
+            return None
+        wanted = {} if record else self._strongest_hash()
+        sites = [relay.source.site,
+                 *(target.site for target in written.values())]
         with _blaming_source():
             job = transfer.Transfer(
                 endpoint, list(written), hashes=wanted,
@@ -187,7 +202,8 @@ class Copy:
                 memory=self._memory, progress=self._progress,
                 interval=self._interval,
                 timeout=min(site.io_timeout or float('inf')
-                            for site in sites))
+                            for site in sites),
+                another=relay.another)
             result = job.run()
             for name, value in wanted.items():
                 if result.hashes and result.hashes[name] != value:
@@ -200,13 +216,13 @@ class Copy:
         return result
 
     def _strongest_hash(self):
-        """Return one of the known hashes: the longest proves the most."""
+        """Return one of the known hashes."""
         if not self._hashes:
             LOG.warning('Image %s has neither a recorded digest nor a hash: '
                         'its copies can be proven against each other only',
                         self._image)
             return {}
-        name = max(self._hashes, key=lambda name: len(self._hashes[name]))
+        name = leftovers.strongest(self._hashes)
         return {name: self._hashes[name]}
 
 
@@ -214,40 +230,59 @@ class _Target:
     """The image that is being written at one site.
 
     :ivar error: why it has failed, or None
-    :ivar endpoint: for the engine, once it is open
+    :ivar endpoint: for the engine, once it is open; None if there is nothing
+        to write
+    :ivar adopted: whether the image was there already
+    :ivar identity: internal ID of the RBD image that was begun, once it is
+        known
     """
 
-    def __init__(self, site, image, size):
+    def __init__(self, site, image, size, record, hashes, memory):
         self.site = site
         self.error = None
         self.endpoint = None
+        self.adopted = False
+        self.identity = None
         self._image = image
         self._size = size
-        self._created = False
+        self._content = record.content if record else None
+        self._hashes = hashes
+        self._memory = memory
+        self._begun = False
         self._pool = None
         self._stack = contextlib.ExitStack()
 
     def open(self):
-        """Create the image and open it for writing."""
+        """Create the image and open it for writing, or adopt what is there."""
         try:
             self._pool = self._stack.enter_context(self.site.open_pool())
-            self.site.create(self._pool, self._image, self._size)
-            self._created = True
-            self.endpoint = self._stack.enter_context(
-                self.site.writing(self._pool, self._image))
-        except rbd.ImageExists:
+            self._begin()
+        except leftovers.Refused as exc:
             self.fail(errors.Misconfigured(
-                self.site.name,
-                'it holds an RBD image %s already' % self._image,
-                'see what it is; remove it from pool %s if no image has its '
-                'location' % self.site.pool))
-        except (errors.ClusterError, engine_errors.EngineError,
-                rbd.Error) as exc:
+                self.site.name, 'it cannot take the image', str(exc)))
+        except (errors.ClusterError, claims.ClaimError,
+                engine_errors.EngineError, rbd.Error) as exc:
             self.fail(exc)
+
+    def _begin(self):
+        try:
+            self._begun = True
+            self.endpoint = self._stack.enter_context(
+                self.site.begin(self._pool, self._image, self._size))
+            self.identity = self.endpoint.image.id()
+        except leftovers.Complete as exc:
+            self._begun = False
+            leftovers.adopt(self.site, self._pool, exc.found, self._size,
+                            self._content, self._hashes, self._memory)
+            self.adopted = True
+            self.site.published(self._image, self._size)
+        except (leftovers.Refused, claims.NotClaimed):
+            self._begun = False
+            raise
 
     def publish(self, record):
         """Let what was written be read."""
-        if self.error:
+        if self.error or self.adopted:
             return
         try:
             self.site.publish(self._pool, self._image,
@@ -265,15 +300,16 @@ class _Target:
         self.error = error
 
     def close(self, failed):
-        """Close it; if it failed, leave nothing there.
+        """Close it; if this or the whole copy failed, leave nothing there.
 
-        :param failed: whether the whole copy did
+        :param failed: whether the whole copy has failed
         """
         with self._stack:
             if self.endpoint:
                 self.endpoint.close()
-            if self._created and (self.error or failed):
-                self.site.discard_or_owe(self._pool, self._image)
+            if self._begun and (self.error or failed):
+                self.site.discard_or_owe(self._pool, self._image,
+                                         self.identity)
 
 
 def _each(work, targets):
@@ -287,10 +323,11 @@ def _close(targets, kind, error, trace):
     _each(lambda target: target.close(failed=error is not None), targets)
 
 
-def _remember(pool, source, record):
+def _remember(relay, record):
     """Record the digest of an image that had none."""
+    source = relay.source
     try:
-        source.site.remember(pool, source.image, record)
+        source.site.remember(relay.ioctx, source.image, record)
     except rbd.Error as exc:
         # Reading needs no right to write: the next copy verifies once more.
         LOG.warning('The digest of image %(image)s could not be recorded in '

@@ -18,6 +18,7 @@ a location names: an image may have been made anew since its removal was
 recorded.
 """
 
+import contextlib
 import datetime
 import logging
 import time
@@ -25,6 +26,7 @@ import time
 import rbd
 
 from glance_dcn import catalog
+from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
@@ -71,10 +73,27 @@ def carry_out(site, record, patient=False, creating=None):
                         'title': owed.title(record), 'fsid': record.fsid,
                         'store': site.name})
         return
-    with site.open_pool(record.pool) as ioctx:
+    with site.open_pool(record.pool) as ioctx, \
+            _claimed(ioctx, record, creating):
         work = _Work(site, ioctx, record, patient, creating)
         {owed.DELETE: work.delete, owed.HALF_WRITTEN: work.half_written,
          owed.REAP: work.reap}[record.job]()
+
+
+@contextlib.contextmanager
+def _claimed(ioctx, record, creating):
+    """Keep others from beginning or adopting an image while it is removed.
+
+    Whoever is creating it has the claim already.
+    """
+    if creating or record.job == owed.REAP:
+        yield
+        return
+    try:
+        with claims.claim(ioctx, record.image, must_last=False):
+            yield
+    except claims.ClaimError as exc:
+        raise Later(str(exc), usual=True) from exc
 
 
 def settle(site, image, creating):

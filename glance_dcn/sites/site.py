@@ -20,6 +20,7 @@ import urllib.parse
 import rbd
 
 from glance_dcn import catalog
+from glance_dcn.ceph import claims
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
@@ -28,6 +29,7 @@ from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import intents
 from glance_dcn.sites import jobs
+from glance_dcn.sites import leftovers
 from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 
@@ -36,6 +38,8 @@ LOG = logging.getLogger(__name__)
 # Seconds for which a half-written image may still be open, because requests
 # of its writer are in flight.
 _LANDING = 30
+# Times that an image is begun, where others begin and remove it as well.
+_ATTEMPTS = 3
 # Seconds for which the size of an image that was just published is known.
 _FRESH = 60
 
@@ -152,6 +156,11 @@ class Site:
         if fault:
             raise fault
 
+    @property
+    def round_trip(self):
+        """Seconds a question to the cluster takes; None: not known yet."""
+        return self._connection.round_trip
+
     @contextlib.contextmanager
     def open_pool(self, pool=None):
         """Open a pool: context manager that gives a rados.Ioctx.
@@ -166,49 +175,81 @@ class Site:
         with self._connection.open_pool(pool or self.pool) as ioctx:
             yield ioctx
 
-    def create(self, ioctx, image, size):
-        """Create an empty RBD image, to be written.
+    def begin(self, ioctx, image, size):
+        """Create an RBD image and open it for the engine to write to.
 
-        What a dead writer leaves of it from now on is found and removed, see
+        A half-written one that nobody writes any more is replaced. Of several
+        who begin the same image at once, one does. What a dead writer leaves
+        of it from now on is found and removed, see
         :mod:`glance_dcn.sites.intents`.
 
         :param ioctx: of this site's pool
         :param image: its name
         :param size: bytes
-        :raises rbd.ImageExists: if there is one of that name
+        :returns: engine endpoint, for the caller to close
+        :raises glance_dcn.sites.leftovers.Complete: if there is a complete
+            one of that name
+        :raises glance_dcn.sites.leftovers.Refused: if there is one that is
+            in the way
+        :raises glance_dcn.ceph.claims.ClaimError: if others are at it for
+            too long
+        :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
+        :raises rbd.Error: if it cannot be created. After this or the two
+            before, a half-written image may be there: see :meth:`discard`
         """
-        features = self._connection.client().conf_get('rbd_default_features')
+        begun = self._intend(ioctx, image)
         try:
-            begun = self.writers.begin(ioctx, image)
+            return self._begin(ioctx, image, size, begun)
+        except (leftovers.Refused, claims.NotClaimed):
+            self.writers.end(ioctx, image, begun)
+            raise
+
+    def _begin(self, ioctx, image, size, begun):
+        features = self._connection.client().conf_get('rbd_default_features')
+        for _attempt in range(_ATTEMPTS):
+            with contextlib.suppress(rbd.ImageExists), \
+                    contextlib.ExitStack() as stack:
+                with claims.claim(ioctx, image):
+                    images.create(ioctx, image, size, self.order, features)
+                    endpoint = stack.enter_context(rbd_backend.RBD(
+                        ioctx, image, writable=True, name=self._title(image)))
+                self.writers.bind(ioctx, image, endpoint.image.id())
+                stack.pop_all()
+                return endpoint
+            # It may take long: a claim of its own.
+            with claims.claim(ioctx, image, must_last=False):
+                if not jobs.settle(self, image, begun):
+                    leftovers.clear(ioctx, image)
+        raise leftovers.BeingWritten(leftovers.look(ioctx, image))
+
+    @contextlib.contextmanager
+    def adopting(self, ioctx, image, identity):
+        """Answer for a complete image, as for one that is written.
+
+        It may be one whose writer died before Glance had its location, which
+        is removed by those who do what is owed.
+
+        :param ioctx: of this site's pool
+        :param image: its name
+        :param identity: its internal ID
+        :raises rbd.Error: if that cannot be recorded
+        """
+        begun = self._intend(ioctx, image)
+        try:
+            self.writers.bind(ioctx, image, identity)
+            yield
+        except BaseException:
+            self.writers.end(ioctx, image, begun)
+            raise
+        self._wait_for_location(ioctx, image)
+
+    def _intend(self, ioctx, image):
+        try:
+            return self.writers.begin(ioctx, image)
         except omap.Error as exc:
             raise rbd.OSError('cannot record that image %s is going to be '
                               'written: %s' % (image, exc),
                               errno=exc.errno) from exc
-        try:
-            try:
-                images.create(ioctx, image, size, self.order, features)
-            except rbd.ImageExists:
-                if not jobs.settle(self, image, begun):
-                    raise
-                images.create(ioctx, image, size, self.order, features)
-        except rbd.ImageExists:
-            self.writers.end(ioctx, image, begun)
-            raise
-        except BaseException:
-            self.writers.abandon(image)
-            raise
-
-    @contextlib.contextmanager
-    def writing(self, ioctx, image):
-        """Open an image for the engine to write to.
-
-        :returns: context manager that gives an engine endpoint
-        :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
-        """
-        with rbd_backend.RBD(ioctx, image, writable=True,
-                             name=self._title(image)) as endpoint:
-            self.writers.bind(ioctx, image, endpoint.image.id())
-            yield endpoint
 
     def publish(self, ioctx, image, opened, record):
         """Let an image that was written be read.
@@ -220,20 +261,26 @@ class Site:
         :raises rbd.Error: if it fails
         """
         images.publish(opened, record)
+        self._wait_for_location(ioctx, image)
+
+    def _wait_for_location(self, ioctx, image):
+        """Leave a published image to those who see whether it is located."""
         if catalog.present():
             self.writers.published(ioctx, image)
         else:
             self.writers.end(ioctx, image)
 
-    def discard_or_owe(self, ioctx, image):
+    def discard_or_owe(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed, now or later.
 
         Nothing is raised: what failed first is what counts.
+
+        :param identity: see :meth:`discard`
         """
         reason = None
         if self.available:
             try:
-                self.discard(ioctx, image)
+                self.discard(ioctx, image, identity)
                 return
             except rbd.ImageNotFound:
                 return
@@ -244,17 +291,20 @@ class Site:
                     '%(store)s now (%(reason)s): it is removed later', {
                         'image': image, 'store': self.name,
                         'reason': reason or 'the site is away'})
+        known = self.writers.abandon(image)
         owed.ledger.try_record(self, owed.HALF_WRITTEN, image,
-                               image_id=self.writers.abandon(image))
+                               image_id=identity or known)
 
-    def remove_or_owe(self, image):
+    def remove_or_owe(self, image, identity):
         """Remove a published image that nobody will know of, now or later.
 
         Nothing is raised.
+
+        :param identity: its internal ID
         """
         try:
             with self.open_pool() as ioctx:
-                self.discard(ioctx, image)
+                self.discard(ioctx, image, identity)
         except rbd.ImageNotFound:
             pass
         except Exception as exc:
@@ -262,14 +312,21 @@ class Site:
                         '%(store)s now (%(reason)s): it is removed later', {
                             'image': image, 'store': self.name,
                             'reason': exc})
+            self.writers.abandon(image)
             owed.ledger.try_record(
                 self, owed.DELETE, image, snapshot=images.SNAPSHOT,
-                image_id=self.writers.abandon(image), error=str(exc))
+                image_id=identity, error=str(exc))
 
-    def discard(self, ioctx, image):
+    def discard(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed.
 
+        Another that has its name by now is left as it is.
+
+        :param identity: internal ID of the image that is meant; None: it is
+            not known, and only a half-written one is meant
         :raises rbd.ImageNotFound: if there is no such image
+        :raises glance_dcn.ceph.claims.ClaimError: if others are at it for
+            too long
         :raises glance_dcn.ceph.images.InUse: if it is still open elsewhere
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
@@ -278,8 +335,9 @@ class Site:
             # What was opened before the site went away would be waited for.
             self.require()
             try:
-                images.remove(ioctx, image, images.SNAPSHOT,
-                              trashing=owed.trashing(self, image))
+                with claims.claim(ioctx, image, must_last=False):
+                    leftovers.remove(ioctx, image, identity,
+                                     owed.trashing(self, image))
                 self.writers.end(ioctx, image)
                 return
             except rbd.ImageNotFound:

@@ -32,22 +32,26 @@ from oslo_utils import units
 import rbd
 
 from glance_dcn import catalog
+from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.engine.backends import null
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
+from glance_dcn.sites import leftovers
 from glance_dcn.sites import owed
 from glance_dcn.sites import site
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
 from glance_dcn.store import location
 from glance_dcn.store import options
+from glance_dcn.store import replicas
 from glance_dcn.store import staged
 
 LOG = logging.getLogger(__name__)
@@ -69,6 +73,15 @@ class _Evicted(exceptions.BackendException):
     """The cluster has cut this client off (blocklisted it)."""
 
     errno = errno.ESHUTDOWN
+
+
+class _Away(exceptions.RemoteServiceUnavailable,
+            exceptions.BadStoreConfiguration):
+    """The site does not answer.
+
+    Glance answers a download 503 on the former, if no location is left. The
+    latter is what stock rbd raises.
+    """
 
 
 def _survives_eviction(method):
@@ -180,20 +193,42 @@ class Store(driver.Store):
         :returns: tuple of an iterator over chunks of bytes and the number of
             bytes it will give
         :raises glance_store.exceptions.NotFound: if there is no such image
+        :raises glance_store.exceptions.RemoteServiceUnavailable: if the site
+            is away
         :raises glance_store.exceptions.BadStoreUri: if the location is not
             in this store's cluster
+
+        The local site's copy is read rather than that of the location, if it
+        is the same image and the weights of the stores do not say otherwise.
+        Should the site that is read go away, reading goes on at another.
         """
         loc = self._checked(location)
-        available = max(0, self.get_size(location) - offset)
+        relay, size = self._plan(loc)
+        available = max(0, size - offset)
         length = available if chunk_size is None else min(chunk_size,
                                                           available)
-        return self._read(loc, offset, length), length
+        return self._read(loc, relay, offset, length), length
 
-    def _read(self, loc, offset, length):
-        with self._reading(loc) as source, reader.Reader(
-                source, offset, length, chunk=self.READ_CHUNKSIZE,
-                timeout=self._stall_timeout) as data:
-            yield from data
+    def _read(self, loc, relay, offset, length):
+        with relay:
+            with self._explained_reading(loc):
+                source = relay.open()
+            with reader.Reader(source, offset, length,
+                               chunk=self.READ_CHUNKSIZE,
+                               timeout=self._stall_timeout,
+                               another=relay.another) as data:
+                yield from data
+
+    @_survives_eviction
+    def _plan(self, loc):
+        """Look where an image is to be read.
+
+        :returns: tuple of a :class:`glance_dcn.sites.reading.Relay` and the
+            image's size in bytes
+        """
+        found = replicas.Replicas(self, loc)
+        with self._reading(loc) as endpoint, self._explained(loc.image):
+            return found.relay(endpoint), endpoint.size
 
     @_survives_eviction
     def get_size(self, location, context=None):
@@ -219,7 +254,9 @@ class Store(driver.Store):
         """Store an image.
 
         The image has no snapshot, and so cannot be read, until all its data
-        is there. Whatever goes wrong before, it is removed again.
+        is there. Whatever goes wrong before, it is removed again. What an
+        earlier attempt left behind is taken over if it is complete and equal,
+        and replaced if it is half-written.
 
         :param image_id: UUID of the image
         :param image_file: file-like object or iterable of its data
@@ -228,22 +265,26 @@ class Store(driver.Store):
         :param verifier: object whose ``update()`` is given all data, or None
         :returns: tuple of location URI, bytes stored, checksum (md5),
             multihash, and metadata of the location
-        :raises glance_store.exceptions.Duplicate: if the image exists
+        :raises glance_store.exceptions.Duplicate: if there is an image of
+            that name with other content, or somebody is writing it
         :raises glance_store.exceptions.StorageFull: if it does not fit
         :raises glance_store.exceptions.Invalid: if there is more or less data
             than ``image_size``
         """
         name = str(image_id)
         staged.skip_holes(image_file)
+        wanted = (hashes.CHECKSUM, hashing_algo)
         leads = hashes.shared.claim(name)
         record = None
         try:
-            self._create(name, image_size)
-            with self._open_pool() as ioctx, self._removed_on_failure(
-                    ioctx, name):
-                record = self._store(ioctx, name, image_file, image_size,
-                                     (hashes.CHECKSUM, hashing_algo), leads,
-                                     verifier)
+            held, ioctx, begun = self._begin(name, image_size)
+            with held:
+                take = (self._adopt if isinstance(begun, leftovers.Found)
+                        else self._store)
+                record = take(ioctx, begun, name, wanted, leads,
+                              functools.partial(
+                                  self._write, image_file, image_size,
+                                  wanted if leads else (), verifier))
         finally:
             if leads and record is not None:
                 hashes.shared.share(name, record)
@@ -254,29 +295,86 @@ class Store(driver.Store):
                 record.hashes[hashes.CHECKSUM], record.hashes[hashing_algo],
                 metadata)
 
-    def _store(self, ioctx, name, image_file, image_size, wanted, leads,
-               verifier):
+    @_survives_eviction
+    def _begin(self, name, size):
+        """Open the pool and begin an image in it.
+
+        :returns: tuple of a context manager that closes the pool, its
+            rados.Ioctx, and the open image, an engine endpoint, or what there
+            is instead, a complete :class:`glance_dcn.sites.leftovers.Found`
+        """
+        with contextlib.ExitStack() as stack:
+            ioctx = stack.enter_context(self._open_pool())
+            try:
+                with self._explained(name):
+                    begun = self.site.begin(ioctx, name, size)
+            except leftovers.Complete as exc:
+                begun = exc.found
+                if size and size != begun.size:
+                    raise self._duplicate(leftovers.Different(
+                        begun, 'its size is %d bytes, not %d'
+                        % (begun.size, size)))
+            except leftovers.Refused as exc:
+                raise self._duplicate(exc)
+            except BaseException as exc:
+                self.site.failed(exc)
+                if not isinstance(exc.__cause__, claims.NotClaimed):
+                    self.site.discard_or_owe(ioctx, name)
+                raise
+            return stack.pop_all(), ioctx, begun
+
+    def _duplicate(self, exc):
+        return exceptions.Duplicate(message='Store %s: %s' % (self.name, exc))
+
+    def _write(self, image_file, image_size, wanted, verifier, target):
+        """Write a stream to an endpoint.
+
+        :param wanted: hashlib names of the hashes to compute on the way
+        :returns: :class:`glance_dcn.engine.transfer.Result`
+        """
+        with stream.Sink(
+                target, image_size or None, hashes=wanted,
+                tap=verifier.update if verifier else None,
+                timeout=self._stall_timeout) as sink:
+            sink.write_from(image_file, self.WRITE_CHUNKSIZE)
+            return sink.finish()
+
+    def _store(self, ioctx, target, name, wanted, leads, write):
         """Write a stream to a new image and publish it.
 
+        :param target: engine endpoint of the image
         :param wanted: hashlib names of the hashes Glance wants
-        :param leads: whether to compute them on the way
+        :param leads: whether they are computed on the way
+        :param write: function that writes the stream to an endpoint
         :returns: :class:`glance_dcn.ceph.records.Record`
         """
-        with self.site.writing(ioctx, name) as target:
-            with stream.Sink(
-                    target, image_size or None, hashes=wanted if leads else (),
-                    tap=verifier.update if verifier else None,
-                    timeout=self._stall_timeout) as sink:
-                sink.write_from(image_file, self.WRITE_CHUNKSIZE)
-                result = sink.finish()
-            computed = result.hashes
-            if not leads:
-                computed = self._hashes_of(ioctx, name, result, wanted)
+        with self._removed_on_failure(ioctx, name, target.image.id()), target:
+            result = write(target)
+            computed = result.hashes if leads else self._hashes_of(
+                ioctx, name, result, wanted)
             record = records.Record(result.size, result.content, computed)
             self.site.publish(ioctx, name, target.image, record)
             return record
 
-    def _hashes_of(self, ioctx, name, result, wanted):
+    def _adopt(self, ioctx, found, name, wanted, leads, write):
+        """Take over a complete image, if it is what the stream brings.
+
+        :param found: :class:`glance_dcn.sites.leftovers.Found`
+
+        The others are those of :meth:`_store`.
+        """
+        with self._explained(name):
+            result = write(null.Null(name))
+            try:
+                leftovers.adopt(self.site, ioctx, found, result.size,
+                                result.content)
+            except leftovers.Refused as exc:
+                raise self._duplicate(exc)
+            computed = result.hashes if leads else self._hashes_of(
+                ioctx, name, result, wanted, images.SNAPSHOT)
+        return records.Record(result.size, result.content, computed)
+
+    def _hashes_of(self, ioctx, name, result, wanted, snapshot=None):
         """Take over the hashes of equal content, or compute them."""
         known = hashes.shared.wait(name, _PATIENCE)
         if (known and set(wanted) <= set(known.hashes)
@@ -287,22 +385,12 @@ class Store(driver.Store):
         LOG.info('Image %(image)s in store %(store)s is not what this process '
                  'knows the hashes of: reading it once more to compute them',
                  {'image': name, 'store': self.name})
-        with self.site.reading(ioctx, name, snapshot=None) as source:
+        with self.site.reading(ioctx, name, snapshot) as source:
             return transfer.Transfer(source, content=False, hashes=wanted,
                                      timeout=self._stall_timeout).run().hashes
 
-    @_survives_eviction
-    def _create(self, name, size):
-        try:
-            with self._open_pool() as ioctx, self._explained(name):
-                self.site.create(ioctx, name, size)
-        except rbd.ImageExists:
-            raise exceptions.Duplicate(
-                message='RBD image %s exists already in store %s'
-                        % (name, self.name))
-
     @contextlib.contextmanager
-    def _removed_on_failure(self, ioctx, name):
+    def _removed_on_failure(self, ioctx, name, identity):
         """Remove the new image again if the block fails.
 
         Also when the process is told to end: SystemExit is no Exception.
@@ -315,7 +403,7 @@ class Store(driver.Store):
                                     'error': exc or type(exc).__name__})
             # Or removing it would wait for a site that is away once more.
             self.site.failed(exc)
-            self.site.discard_or_owe(ioctx, name)
+            self.site.discard_or_owe(ioctx, name, identity)
             with self._explained(name):
                 raise
 
@@ -333,7 +421,8 @@ class Store(driver.Store):
             raise exceptions.Invalid(
                 'Size mismatch: expected %s bytes, got %s bytes'
                 % (exc.expected, exc.found))
-        except (engine_errors.RequestError, rbd.OSError) as exc:
+        except (engine_errors.RequestError, claims.ClaimError,
+                rbd.OSError) as exc:
             raise self._failure(exc, name, exc.errno) from exc
 
     def _failure(self, exc, name, code):
@@ -433,22 +522,37 @@ class Store(driver.Store):
             try:
                 ioctx = stack.enter_context(self.site.open_pool(pool))
             except errors.ClusterError as exc:
-                raise exceptions.BadStoreConfiguration(
-                    store_name=self.name, reason=str(exc))
+                raise self._unusable(exc) from exc
             yield ioctx
 
     @contextlib.contextmanager
     def _reading(self, loc):
         """Open an image for reading: context manager for its endpoint."""
         with self._open_pool(loc.pool) as ioctx, contextlib.ExitStack() as stk:
-            try:
+            with self._explained_reading(loc):
                 source = stk.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
-            except engine_errors.RequestError as exc:
-                if exc.errno == errno.ENOENT:
-                    raise self._not_found(loc)
-                raise self._failure(exc, loc.image, exc.errno) from exc
             yield source
+
+    @contextlib.contextmanager
+    def _explained_reading(self, loc):
+        """Say in glance_store's terms why an image cannot be opened."""
+        try:
+            yield
+        except errors.ClusterError as exc:
+            raise self._unusable(exc) from exc
+        except engine_errors.RequestError as exc:
+            if exc.errno == errno.ENOENT:
+                raise self._not_found(loc) from exc
+            if exc.errno == errno.ETIMEDOUT:
+                raise _Away(message=str(exc)) from exc
+            raise self._failure(exc, loc.image, exc.errno) from exc
+
+    def _unusable(self, exc):
+        if isinstance(exc, errors.Unreachable):
+            return _Away(message=str(exc))
+        return exceptions.BadStoreConfiguration(store_name=self.name,
+                                                reason=str(exc))
 
     def _not_found(self, loc):
         return exceptions.NotFound(

@@ -153,8 +153,8 @@ class ImportTest(base.ApiTestCase):
         self.assertRaises(client_exc.HTTPException, other.api.upload,
                           image_id, base.random_data(), store='dcn0')
         self.assertEqual('queued', other.api.images.get(image_id)['status'])
-        self.assertIn('RBD image %s exists already in store dcn0' % image_id,
-                      other.log)
+        self.assertIn('Store dcn0: RBD image %s exists already: its content '
+                      'is another one' % image_id, other.log)
         self.assertStored(image_id, old, 'dcn0')
         self.assertSame(old, self.central.download(image_id))
 

@@ -20,6 +20,7 @@ import rbd
 from glance_dcn.ceph import records
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
+from glance_dcn.sites import sources
 from tests.functional import base
 
 MIB = 1 << 20
@@ -79,7 +80,7 @@ class CopyingTestCase(base.CephTestCase):
                 return records.load(image)
 
     def source(self, name='central'):
-        return copying.Source(self.sites[name], 'images', self.image, 'snap')
+        return sources.Source(self.sites[name], 'images', self.image, 'snap')
 
     def copy(self, *targets, sources=('central',), **options):
         options.setdefault('hashes', hashes_of(self.data))
@@ -165,7 +166,7 @@ class CopyTest(CopyingTestCase):
         changed = bytearray(self.data)
         changed[5 * MIB:5 * MIB + 7] = b'changed'
         copying.Copy(
-            self.image, [copying.Source(self.sites['central'], 'images',
+            self.image, [sources.Source(self.sites['central'], 'images',
                                         clone, 'snap')],
             [self.sites['dcn0']]).run()
         self.assertEqual(bytes(changed), self.read('dcn0'))

@@ -24,6 +24,7 @@ import rbd
 
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
+from glance_dcn.sites import sources
 from lab import ceph
 from lab import process
 from tests.functional import base
@@ -75,7 +76,7 @@ class TargetTestCase(base.CephTestCase):
                 ill_treat()
         outcome = copying.Copy(
             self.image,
-            [copying.Source(self.sites['source'], None, self.image, 'snap')],
+            [sources.Source(self.sites['source'], None, self.image, 'snap')],
             [self.sites['bad'], self.sites['good']],
             memory=16 * MIB, progress=progress, interval=0.01).run()
         self.assertTrue(done.is_set())
@@ -126,6 +127,40 @@ class FaultyTargetTest(TargetTestCase):
         self.assertIn(self.sites['source'].name, str(error))
         for name in ('good', 'bad'):
             self.assertNotIn(self.image, self.clusters[name].images())
+
+    def test_source_hangs_and_another_goes_on(self):
+        # With the digest recorded at both, as the first copy does.
+        self.run_copy(['source'], ['bad'])
+        source = self.clusters['source']
+        self.addCleanup(source.thaw)
+        done, seen = threading.Event(), []
+
+        def progress(now):
+            if now.data > 8 * MIB and not done.is_set():
+                done.set()
+                source.freeze()
+            seen.append(now.data)
+        outcome = self.run_copy(['source', 'bad'], ['good'], progress)
+        self.assertTrue(done.is_set())
+        self.assertEqual([self.sites['good'].name], outcome.copied)
+        self.assertEqual(', then '.join(
+            self.sites[name].name for name in ('source', 'bad')),
+            outcome.source)
+        # It went on where it stopped.
+        self.assertEqual(sorted(seen), seen)
+        self.assertEqual(SIZE, outcome.data)
+        with self.clusters['good'].pool() as ioctx:
+            with rbd.Image(ioctx, self.image, read_only=True) as image:
+                image.set_snap('snap')
+                self.assertEqual(self.data, image.read(0, SIZE))
+
+    def run_copy(self, from_, to, progress=None):
+        return copying.Copy(
+            self.image,
+            [sources.Source(self.sites[name], None, self.image, 'snap')
+             for name in from_],
+            [self.sites[name] for name in to],
+            memory=16 * MIB, progress=progress, interval=0.01).run()
 
 
 class FullTargetTest(TargetTestCase):

@@ -27,6 +27,7 @@ from glance_dcn import catalog
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.sites import leftovers
 from glance_dcn.sites import owed
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import worker
@@ -81,8 +82,7 @@ class OwedTestCase(base.CephTestCase):
     def write(self, site, publish=True):
         """Write an image as the store does; return its internal ID."""
         with site.open_pool() as ioctx:
-            site.create(ioctx, self.image, MIB)
-            with site.writing(ioctx, self.image) as endpoint:
+            with site.begin(ioctx, self.image, MIB) as endpoint:
                 endpoint.image.write(b'x' * 4096, 0)
                 if publish:
                     site.publish(ioctx, self.image, endpoint.image,
@@ -332,13 +332,12 @@ class HalfWrittenTest(OwedTestCase):
                          timeout, interval=1)
         return time.monotonic() - began
 
-    WRITE = ('site.create(ioctx, sys.argv[3], 1 << 20)',
-             'writing = site.writing(ioctx, sys.argv[3])',
-             'image = writing.__enter__().image',
+    WRITE = ('writing = site.begin(ioctx, sys.argv[3], 1 << 20)',
+             'image = writing.image',
              'image.write(b"x" * 4096, 0)')
     PUBLISH = ('site.publish(ioctx, sys.argv[3], image,'
                ' records.Record(1 << 20, "digest"))',
-               'writing.__exit__(None, None, None)',
+               'writing.close()',
                # Its notes are on their way.
                'import time; time.sleep(.5)')
 
@@ -363,13 +362,28 @@ class HalfWrittenTest(OwedTestCase):
             ' b"\\4\\0\\0\\0abcd")')
         self.settle(20)
         with self.edge.open_pool() as ioctx:
-            self.edge.create(ioctx, self.image, MIB)
+            self.edge.begin(ioctx, self.image, MIB).close()
 
     def test_killed_before_glance_noted_the_location(self):
         self.say(catalog.NOT_NAMED)
         self.dying_writer(*self.WRITE, *self.PUBLISH)
         self.settle()
         self.assertGone()
+
+    def test_adopted_after_its_writer_was_killed(self):
+        self.say(catalog.NOT_NAMED)
+        self.dying_writer(*self.WRITE, *self.PUBLISH)
+        with self.edge.open_pool() as ioctx:
+            found = leftovers.look(ioctx, self.image)
+            leftovers.adopt(self.edge, ioctx, found, MIB, 'digest')
+            # Whoever found it before it was removed has not got it.
+            process.wait_for('the dead one to be seen to', lambda: (
+                self.work(), len(self.owed()) == 1)[1], 60, interval=1)
+            self.assertThere(found.identity)
+            self.edge.discard(ioctx, self.image, found.identity)
+            self.assertRaises(leftovers.Gone, leftovers.adopt, self.edge,
+                              ioctx, found, MIB, 'digest')
+        process.wait_for('records to go', lambda: not self.owed(), 5)
 
     def test_killed_after_glance_noted_the_location(self):
         self.say(catalog.NAMED)
@@ -398,7 +412,7 @@ class HalfWrittenTest(OwedTestCase):
             self.assertThere(made)
             self.assertEqual(1, len(self.owed()))
             with self.edge.open_pool() as ioctx:
-                self.edge.discard(ioctx, self.image)
+                self.edge.discard(ioctx, self.image, made)
 
     def test_nobody_is_asked_where_there_is_no_glance(self):
         self.write(self.edge)
@@ -413,7 +427,7 @@ class HalfWrittenTest(OwedTestCase):
                 rbd.Image(ioctx, self.image) as image:
             image.write(b'z', 0)
             with self.edge.open_pool() as pool:
-                self.edge.discard_or_owe(pool, self.image)
+                self.edge.discard_or_owe(pool, self.image, made)
             self.assertEqual({(owed.HALF_WRITTEN, made)}, {
                 (record.job, record.image_id) for record in self.owed()})
             self.work()

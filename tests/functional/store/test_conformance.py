@@ -627,6 +627,14 @@ class StockTest(base.StoreTestCase):
             self.assertRaises(exceptions.StoreRandomGetNotSupported,
                               self.read, uri, **kwargs)
 
+    def test_equal_image_is_refused(self):
+        # See test_leftovers for what ours does.
+        self.use_store()
+        name = self.new_image()
+        self.add(b'x' * 10, name=name)
+        self.assertRaises(exceptions.Duplicate, self.add, b'x' * 10,
+                          name=name)
+
     def test_error_of_rados_for_a_pool_that_is_not_there(self):
         self.use_store()
         uri = self.uri(self.image_name(), pool='no-such-pool')

@@ -55,6 +55,21 @@ class TestTransfer(base.BaseTestCase):
         blocks = [data[at:at + BLOCK] for at in range(0, len(data), BLOCK)]
         self.assertEqual(sum(len(b) for b in blocks if any(b)), result.data)
 
+    @hypothesis.given(strategies.images(), st.integers(0, 20),
+                      st.integers(0, 1000))
+    def test_equals_a_plain_copy_with_a_change_of_source(self, data, at,
+                                                         seed):
+        first = fakes.Faulty('first', data=data, fail_at={'read': at})
+        second = fakes.Shuffled('second', data=data, seed=seed)
+        target = memory.Memory('target', len(data))
+        plain = transfer.Transfer(memory.Memory(data=data)).run()
+        result = transfer.Transfer(
+            first, [target], hashes=['md5'], expected=plain.content,
+            another=lambda unused: second).run()
+        self.assertEqual(data, target.content())
+        self.assertEqual(hashlib.md5(data).hexdigest(), result.hashes['md5'])
+        self.assertEqual(plain.data, result.data)
+
     def test_zeros_are_not_written(self):
         source = memory.Memory(data=bytes(20 * BLOCK) + b'x' + bytes(MB))
         target = fakes.Faulty('target', source.size)
@@ -231,6 +246,84 @@ class TestFaults(base.BaseTestCase):
                               delay=1)
         self.loop.later(0.5, lambda: setattr(source, 'size', 63 * MB))
         self.assertRaises(errors.EngineError, self.transfer([], source).run)
+
+    def test_another_source_goes_on(self):
+        for fault in ({'fail_at': {'read': 9}}, {'stall_at': {'read': 9}}):
+            first = fakes.Faulty('first', data=self.data, loop=self.loop,
+                                 delay=0.01, **fault)
+            second = fakes.Faulty('second', data=self.data)
+            target = self.target(delay=0.01)
+            met = []
+            result = self.transfer(
+                [target], first, timeout=10, memory=16 * MB,
+                another=lambda error: met.append(error) or second).run()
+            self.assertEqual(['first'], [error.endpoint for error in met])
+            self.assertIsNone(result.outcomes[0].error)
+            self.assertEqual((len(self.data), len(self.data)),
+                             (result.data, result.outcomes[0].written))
+            self.assertEqual(self.data, target.content())
+            # What the first one gave is not asked for again.
+            asked = [offset for _read, offset, _length in second.requests]
+            self.assertEqual(sorted(asked), asked)
+            self.assertGreaterEqual(asked[0], 4 * 4 * MB)
+            self.assertLess(sum(r[2] for r in second.requests),
+                            len(self.data))
+            # What the first one answers too late does no harm.
+            for _done, request in first.stalled:
+                request()
+            self.loop.turn(0)
+
+    def test_another_source_takes_its_time(self):
+        # Meanwhile the target has answered: it has not stalled.
+        first = fakes.Faulty('first', data=self.data, fail_at={'read': 9})
+        target = self.target(delay=1)
+
+        def another(unused):
+            self.loop.clock.now += 500
+            while self.loop.timers:
+                self.loop.timers.pop(0)[1]()
+            return memory.Memory('second', data=self.data)
+
+        result = self.transfer([target], first, timeout=10,
+                               another=another).run()
+        self.assertIsNone(result.outcomes[0].error)
+        self.assertEqual(self.data, target.content())
+
+    def test_another_source_fails_too(self):
+        sources = [fakes.Faulty(name, data=self.data, fail_at={'read': at})
+                   for name, at in (('one', 3), ('two', 5), ('three', 1))]
+        left = sources[1:]
+        error = self.assertRaises(
+            errors.RequestError, self.transfer(
+                [self.target()], sources[0], memory=8 * MB,
+                another=lambda error: left.pop(0) if left else None).run)
+        self.assertEqual('three', error.endpoint)
+
+    def test_another_source_lists_the_rest(self):
+        class CannotList(memory.Memory):
+            def extents(self, offset=0, length=None):
+                for extent in super().extents(offset, length):
+                    if extent.offset >= 20 * MB:
+                        raise self._error('list extents', 5, extent.offset)
+                    yield extent
+
+        data = bytearray(self.data)
+        data[15 * MB:19 * MB] = data[40 * MB:44 * MB] = bytes(4 * MB)
+        first = CannotList('first', len(data))
+        first.write(0, bytes(data), lambda unused: None)
+        for number in [n for n, block in first.blocks.items()
+                       if not any(block)]:
+            del first.blocks[number]
+        target = self.target()
+        second = memory.Memory('second', data=bytes(data))
+        self.transfer([target], first, another=lambda unused: second).run()
+        self.assertEqual(bytes(data), target.content())
+
+    def test_another_source_of_another_size(self):
+        first = fakes.Faulty('first', data=self.data, fail_at={'read': 3})
+        self.assertRaises(errors.SizeMismatch, self.transfer(
+            [self.target()], first,
+            another=lambda unused: memory.Memory('second', MB)).run)
 
     def test_memory_bound(self):
         copy = self.transfer([self.target(delay=0.1), self.target(delay=1),

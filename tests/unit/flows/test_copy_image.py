@@ -99,6 +99,37 @@ class TakeOverTest(base.BaseTestCase):
         self.assertEqual([], self.action.importing)
 
 
+class SourcesTest(base.BaseTestCase):
+
+    def test_down_and_local_and_weights(self):
+        fake = types.SimpleNamespace
+        known = {name: fake(name=name, available=up, round_trip=far)
+                 for name, up, far in (('central', True, .001),
+                                       ('dcn0', True, .04),
+                                       ('dcn1', True, .02),
+                                       ('dcn2', False, .01))}
+        for name, value in (
+                ('stores', fake(site=known.get)),
+                ('glance_store', fake(location=fake(
+                    get_location_from_uri_and_backend=lambda url, store: fake(
+                        store_location=fake(pool='images', image=url,
+                                            snapshot='snap'))))),
+                ('CONF', fake(
+                    glance_store=fake(default_backend='dcn0'),
+                    central=fake(weight=0), dcn0=fake(), dcn1=fake(weight=0),
+                    dcn2=fake(weight=9)))):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.flows.copy_image.%s' % name, value))
+        found = copy_image._sources([
+            {'url': 'image', 'metadata': metadata} for metadata in (
+                {'store': 'dcn2'}, {'store': 'dcn1'}, {'store': 'nfs'}, {},
+                {'store': 'dcn0'}, {'store': 'central'})])
+        self.assertEqual(['dcn0', 'central', 'dcn1', 'dcn2'],
+                         [source.site.name for source in found])
+        self.assertEqual(('images', 'image', 'snap'),
+                         (found[0].pool, found[0].image, found[0].snapshot))
+
+
 class FakeAction:
     """What stock gives a plugin to change an image with."""
 
@@ -142,6 +173,12 @@ class MessageTest(base.BaseTestCase):
         self.update(0, 0)
         self.assertEqual('Copying: 50 %, 10 MiB/s; dcn0: 200 MiB, '
                          'dcn1: 100 MiB', self.update(20, 200 << 20))
+
+    def test_adopted(self):
+        self.update(0, 0)
+        self.now += 1
+        self.assertIn('; dcn1 had it already', self.message.final(
+            copying.Outcome('central', 1 << 30, 0, ['dcn1'], {}, ['dcn1'])))
 
     def test_end(self):
         self.update(0, 0)

@@ -1,0 +1,32 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""A place that keeps nothing, for what is only to be digested."""
+
+from glance_dcn.engine.backends import base
+
+
+class Null(base.Endpoint):
+    """A target that forgets what is written to it.
+
+    :param name: what errors call it
+    """
+
+    def write(self, offset, data, done):
+        done(None)
+
+    def flush(self, done):
+        done(None)
+
+    def resize(self, size):
+        self.size = size

@@ -1,0 +1,284 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a site already holds under the name of an image that is to come there.
+
+Such an image is complete or half-written; the snapshot that publishes an image
+tells. A complete one is what came of an earlier copy or import, whose
+location Glance did not get to note, or somebody put it there. It is adopted if
+its content is what is wanted, and otherwise left alone. A half-written one is
+being written, which its watch tells, or its writer died, and then it is
+replaced.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import typing
+
+import rbd
+
+from glance_dcn.ceph import claims
+from glance_dcn.ceph import images
+from glance_dcn.ceph import records
+from glance_dcn.engine import transfer
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """An RBD image as it was found.
+
+    :ivar image: its name
+    :ivar identity: its internal ID; None for one that cannot be opened,
+        because its maker died while creating it, or that is not there
+    :ivar size: bytes; of the snapshot that publishes it, if there is one
+    :ivar snapshots: names of its snapshots
+    :ivar protected: whether the snapshot that publishes it is protected
+    :ivar writers: addresses of the clients that have it open for writing. A
+        dead client's stays for half a minute
+    :ivar record: :class:`glance_dcn.ceph.records.Record`, or None
+    """
+
+    image: str
+    identity: typing.Optional[str] = None
+    size: int = 0
+    snapshots: tuple = ()
+    protected: bool = False
+    writers: tuple = ()
+    record: typing.Optional[records.Record] = None
+
+    @property
+    def complete(self):
+        """Whether it is published."""
+        return images.SNAPSHOT in self.snapshots
+
+    @property
+    def being_written(self):
+        """Whether somebody is at work on it."""
+        return bool(self.writers) and not self.protected
+
+
+class Refused(Exception):
+    """The image that is there is in the way.
+
+    :ivar found: :class:`Found`
+    """
+
+    def __init__(self, found, reason):
+        super().__init__('RBD image %s exists already: %s'
+                         % (found.image, reason))
+        self.found = found
+
+
+class Complete(Refused):
+    """A complete image is there; whether it is the right one is open."""
+
+    def __init__(self, found):
+        super().__init__(found, 'it is complete')
+
+
+class BeingWritten(Refused):
+    """Somebody is writing it."""
+
+    def __init__(self, found):
+        super().__init__(
+            found, 'it is open for writing by the client at %s; if that has '
+            'died, the cluster knows it within half a minute: try again then'
+            % (', '.join(found.writers) or 'an address that is not told'))
+
+
+class Different(Refused):
+    """A complete image is there, and its content is not what is wanted."""
+
+    def __init__(self, found, reason='its content is another one'):
+        super().__init__(
+            found, '%s. It is left as it is; see what it is, and remove it if '
+            'no image has its location' % reason)
+
+
+class Gone(Refused):
+    """A complete image was there, and is no more."""
+
+    def __init__(self, found):
+        super().__init__(found, 'it was removed meanwhile, or another one '
+                         'took its place: try again')
+
+
+def look(ioctx, image):
+    """Return what there is under a name.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param image: name of the RBD image
+    :returns: :class:`Found`
+    :raises rbd.Error: if it cannot be told
+    """
+    try:
+        with rbd.Image(ioctx, image, read_only=True) as opened:
+            snapshots = {snap['name']: snap['size']
+                         for snap in opened.list_snaps()}
+            published = images.SNAPSHOT in snapshots
+            return Found(
+                image, opened.id(),
+                snapshots.get(images.SNAPSHOT, opened.size()),
+                tuple(snapshots),
+                published and opened.is_protected_snap(images.SNAPSHOT),
+                tuple(watcher['addr'] for watcher in opened.watchers_list()),
+                records.load(opened))
+    except rbd.ImageNotFound:
+        return Found(image)
+
+
+def clear(ioctx, image):
+    """Remove a half-written image that nobody writes any more.
+
+    For whoever has a claim on it (see :mod:`glance_dcn.ceph.claims`).
+
+    :raises Complete: if it is complete
+    :raises BeingWritten: if it is being written
+    :raises Different: if it is something else, by its snapshots
+    :raises rbd.Error: if it cannot be removed
+    """
+    found = look(ioctx, image)
+    if found.being_written:
+        raise BeingWritten(found)
+    if found.complete:
+        raise Complete(found)
+    if found.snapshots:
+        raise Different(found, 'it has snapshots (%s), but not the one that '
+                        'publishes images' % ', '.join(found.snapshots))
+    LOG.warning('RBD image %s was left half-written by somebody who is gone: '
+                'removing it', image)
+    _remove(ioctx, found)
+
+
+def remove(ioctx, image, identity, trashing=None):
+    """Remove an image whose writer has failed; not another of its name.
+
+    For whoever has a claim on it (see :mod:`glance_dcn.ceph.claims`).
+
+    :param identity: internal ID of the image that is meant; None: it is not
+        known, and a complete image or one being written is not meant
+    :param trashing: see :func:`glance_dcn.ceph.images.remove`
+    :raises rbd.ImageNotFound: if there is none of that name
+    :raises glance_dcn.ceph.images.InUse: if it is open elsewhere, or has
+        clones
+    """
+    found = look(ioctx, image)
+    if (found.snapshots if identity is None
+            else found.identity not in (identity, None)):
+        LOG.info('RBD image %s is another than the one to be removed: it is '
+                 'left as it is', image)
+        return
+    if identity is None and found.being_written:
+        raise images.InUse(str(BeingWritten(found)))
+    images.remove(ioctx, image, images.SNAPSHOT, trashing)
+
+
+def _remove(ioctx, found):
+    try:
+        with contextlib.suppress(rbd.ImageNotFound):
+            images.remove(ioctx, found.image)
+    except images.InUse as exc:
+        raise BeingWritten(found) from exc
+
+
+def strongest(hashes):
+    """Return the name of the hash that proves the most: the longest.
+
+    :param hashes: dict of hex digests by hashlib name, not empty
+    """
+    return max(hashes, key=lambda name: len(hashes[name]))
+
+
+def compare(found, size, content=None, hashes=None):
+    """Compare a complete image with what is wanted, without reading it.
+
+    :param found: :class:`Found`
+    :param size: bytes
+    :param content: content digest, or None if it is not known
+    :param hashes: hex digests over all bytes by hashlib name
+    :returns: whether it is equal; None if that cannot be told
+    """
+    if found.size != size:
+        return False
+    record = found.record
+    if record is None or record.size != size:
+        return None
+    if content is not None:
+        return record.content == content
+    name = strongest(hashes) if hashes else None
+    return record.hashes[name] == hashes[name] if (
+        name in record.hashes) else None
+
+
+def adopt(site, ioctx, found, size, content=None, hashes=None,
+          memory=transfer.MEMORY):
+    """Take over a complete image, if it is what is wanted.
+
+    One that has no record, because stock Glance or Nova wrote it, is read and
+    given one.
+
+    :param site: :class:`glance_dcn.sites.site.Site` that it is in
+    :param ioctx: rados.Ioctx of its pool
+    :param memory: bytes of data held at most
+    :raises Different: if it is not, or nothing is known to tell it by
+    :raises Gone: if it is there no longer
+    :raises glance_dcn.ceph.claims.ClaimError: if others are at it for too
+        long
+    :raises glance_dcn.engine.errors.EngineError: if it cannot be read
+    :raises rbd.Error: likewise, or if it cannot be protected
+
+    The others are those of :func:`compare`.
+    """
+    with site.adopting(ioctx, found.image, found.identity):
+        _check_it_stayed(ioctx, found)
+        equal = compare(found, size, content, hashes)
+        if equal is None:
+            if content is None and not hashes:
+                raise Different(found, 'neither a digest nor a hash is known '
+                                'to compare it with')
+            equal = _read_and_compare(site, ioctx, found, content, hashes,
+                                      memory)
+        if not equal:
+            raise Different(found)
+        if not found.protected:
+            with rbd.Image(ioctx, found.image) as image:
+                image.protect_snap(images.SNAPSHOT)
+    LOG.info('RBD image %(image)s is in store %(store)s already, complete and '
+             'equal: it is taken as it is',
+             {'image': found.image, 'store': site.name})
+
+
+def _check_it_stayed(ioctx, found):
+    """Look once more, now that nobody removes it any more."""
+    with claims.claim(ioctx, found.image, must_last=False):
+        now = look(ioctx, found.image)
+    if (now.identity, now.complete) != (found.identity, True):
+        raise Gone(found)
+
+
+def _read_and_compare(site, ioctx, found, content, hashes, memory):
+    name = strongest(hashes) if content is None else None
+    with site.reading(ioctx, found.image) as endpoint:
+        result = transfer.Transfer(
+            endpoint, hashes=[name] if name else [], memory=memory,
+            timeout=site.io_timeout or float('inf')).run()
+    if name:
+        equal = result.hashes[name] == hashes[name]
+    else:
+        equal = result.content == content
+    if equal:
+        site.remember(ioctx, found.image, records.Record(
+            result.size, result.content, dict(hashes or {})))
+    return equal

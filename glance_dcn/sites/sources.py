@@ -1,0 +1,68 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Where an image can be read, and in which order that is tried."""
+
+import dataclasses
+import typing
+
+from glance_dcn.sites import site as site_module
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where an image can be read.
+
+    :ivar site: :class:`glance_dcn.sites.site.Site`
+    :ivar pool: name of the pool, or None for the site's
+    :ivar image: name of the RBD image
+    :ivar snapshot: name of the snapshot, or None for the image itself
+    """
+
+    site: site_module.Site
+    pool: typing.Optional[str]
+    image: str
+    snapshot: typing.Optional[str]
+
+
+def ordered(sources, local, weights):
+    """Return sources in the order in which to try them.
+
+    Sites that are up come before those that are away; then the heaviest, and
+    of equal weight the local one, then the nearest, by the round trip that
+    was measured when it was connected to.
+
+    :param sources: iterable of :class:`Source`
+    :param local: name of the local site
+    :param weights: dict of the weights of stores by name; 0 for those that
+        are not in it
+    :returns: list of :class:`Source`
+    """
+    def key(source):
+        site = source.site
+        return (not site.available, -weights.get(site.name, 0),
+                site.name != local, _distance(site))
+    return sorted(sources, key=key)
+
+
+def clearly_nearer(one, other):
+    """Return whether a site is worth asking, though it may have nothing.
+
+    :param one: :class:`glance_dcn.sites.site.Site` that would be asked
+    :param other: Site that has what is wanted
+    """
+    return 2 * _distance(one) < _distance(other)
+
+
+def _distance(site):
+    # A site that nobody has connected to is as far as can be.
+    return float('inf') if site.round_trip is None else site.round_trip

@@ -1,0 +1,140 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Sites that die while Glance reads from them or writes to them."""
+
+from concurrent import futures
+import hashlib
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+
+from lab import ceph
+from lab import glance
+from lab import process
+from tests.functional.api import base
+
+MiB = base.MiB
+
+# Seconds: that an OSD has to answer, and less than it would take without the
+# circuit breaker.
+_TIMEOUT = 4
+_AT_ONCE = 2
+
+
+class FailoverTest(base.ApiTestCase):
+    """A Glance with two stores: ``near``, to be killed, and ``far``.
+
+    The clusters are of its own; ``near`` is the local one.
+    """
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        root = pathlib.Path(tempfile.mkdtemp(prefix='failover-'))
+        cls.addClassCleanup(shutil.rmtree, root)
+        cls.clusters = {name: ceph.Cluster(name, root / name, root / 'etc',
+                                           size=4 << 30)
+                        for name in ('near', 'far')}
+        for cluster in cls.clusters.values():
+            cls.addClassCleanup(cluster.stop)
+        with futures.ThreadPoolExecutor() as pool:
+            list(pool.map(ceph.Cluster.start, cls.clusters.values()))
+        cls.own = base.OwnGlance(
+            {name: ('dcn', glance.rbd_store(
+                cluster, dcn_io_timeout=_TIMEOUT, rados_connect_timeout=2))
+             for name, cluster in cls.clusters.items()}, default='near')
+        cls.own.setUp()
+        cls.addClassCleanup(cls.own.cleanUp)
+
+    def setUp(self):
+        super().setUp()
+        self.api = self.use_own(self.own)
+        self.near = self.clusters['near']
+
+    def discard(self, api, image_id):
+        """Delete an image; the clusters go with the class."""
+        api.request('DELETE', '/v2/images/%s' % image_id)
+
+    def wait_until_back(self, image_id):
+        """Wait until Glance uses the near site again."""
+        def is_back():
+            return self.api.request(
+                'GET', '/v2/images/%s/file' % image_id,
+                headers={'Range': 'bytes=0-9'}).status_code == 206
+        process.wait_for('the site to be back', is_back, 40)
+
+    def download(self, image_id, meanwhile, hang_on=0):
+        """Download an image, doing something once a part has come.
+
+        :returns: its sha512
+        """
+        digest = hashlib.sha512()
+        with self.api.request('GET', '/v2/images/%s/file' % image_id,
+                              stream=True) as answer:
+            answer.raise_for_status()
+            for number, chunk in enumerate(answer.iter_content(MiB)):
+                digest.update(chunk)
+                if number == 4:
+                    meanwhile()
+        return digest.hexdigest()
+
+    def test_site_is_killed(self):
+        data = os.urandom(160 * MiB)
+        both = self.uploaded(self.api, data, 'near', 'far')
+        one = self.uploaded(self.api, data[:MiB], 'near')
+        # In the midst of a download, which goes on.
+        self.assertEqual(base.digest(data, 'sha512'),
+                         self.download(both, self.near.kill))
+        self.assertIn('goes on from store far', self.own.log)
+        # From the beginning: nobody waits for it any more.
+        began = time.monotonic()
+        answer = self.api.request('GET', '/v2/images/%s/file' % both,
+                                  headers={'Range': 'bytes=7-1006'})
+        self.assertEqual(data[7:1007], answer.content)
+        self.assertLess(time.monotonic() - began, _AT_ONCE)
+        # Of an image that is nowhere else it is said at once.
+        began = time.monotonic()
+        answer = self.api.request('GET', '/v2/images/%s/file' % one)
+        self.assertEqual(503, answer.status_code)
+        self.assertIn('near', answer.text)
+        self.assertLess(time.monotonic() - began, _AT_ONCE)
+        self.check_imports(data[:2 * MiB])
+        self.near.start()
+        self.wait_until_back(one)
+        self.assertSame(data[:MiB], self.api.download(one))
+
+    def check_imports(self, data):
+        """While near is away, importing to both is as with stock."""
+        image_id = self.new_image(self.api)
+        self.api.stage(image_id, data)
+        self.api.images.image_import(image_id, 'glance-direct',
+                                     stores=['near', 'far'],
+                                     allow_failure=True)
+        self.api.wait(image_id, 'far', failed=['near'])
+        self.assertSame(data, self.api.download(image_id))
+        # A copy there, too, fails alone.
+        self.api.images.image_import(image_id, 'copy-image',
+                                     stores=['near'])
+        self.api.wait(image_id, 'far', failed=['near'])
+        image_id = self.new_image(self.api)
+        self.api.stage(image_id, data)
+        self.api.images.image_import(image_id, 'glance-direct',
+                                     stores=['far', 'near'],
+                                     allow_failure=False)
+        process.wait_for('import to have failed', lambda: self.api.images.get(
+            image_id)['status'] == 'uploading', 30)
+        process.wait_for(
+            'RBD image gone',
+            lambda: image_id not in self.clusters['far'].images(), 10)

@@ -1,0 +1,353 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What copies find at their targets, on real clusters."""
+
+from concurrent import futures
+import contextlib
+import hashlib
+import time
+
+import fixtures
+import rbd
+
+from glance_dcn.ceph import claims
+from glance_dcn.ceph import records
+from glance_dcn.sites import copying
+from glance_dcn.sites import leftovers
+from tests.functional.sites import test_copying
+
+MIB = test_copying.MIB
+
+
+class LeftOverTestCase(test_copying.CopyingTestCase):
+
+    def identity(self, name):
+        """Return the internal ID of the image at a site."""
+        with self.opened(name, read_only=True) as image:
+            return image.id()
+
+    @contextlib.contextmanager
+    def opened(self, name, **kwargs):
+        """Open the image at a site, as another client than the copy's."""
+        with self.cluster(name).pool() as ioctx:
+            with rbd.Image(ioctx, self.image, **kwargs) as image:
+                yield image
+
+    def half_write(self, name):
+        """Leave a half-written image at a site, as a dead writer does."""
+        with self.cluster(name).pool() as ioctx:
+            rbd.RBD().create(ioctx, self.image, len(self.data))
+        with self.opened(name) as image:
+            image.write(b'half', 0)
+
+    def refused(self, name, **options):
+        """Copy to a site that refuses it, and return the reason as text."""
+        outcome = self.copy(name, **options)
+        self.assertEqual([], outcome.copied)
+        return str(outcome.failed[name])
+
+
+class AdoptedTest(LeftOverTestCase):
+    """Complete and equal images are taken as they are."""
+
+    def check_adopted(self, name, record=True, **options):
+        before = self.identity(name)
+        outcome = self.copy(name, **options)
+        self.assertEqual({}, outcome.failed)
+        self.assertEqual(([name], [name], 0), (
+            outcome.copied, outcome.adopted, outcome.data))
+        self.assertEqual(before, self.identity(name))
+        self.assertEqual({}, outcome.written)
+        self.assertEqual(self.data, self.read(name))
+        self.assertEqual(record, self.record(name) is not None)
+
+    def test_of_an_earlier_copy(self):
+        self.copy('dcn0')
+        self.check_adopted('dcn0')
+
+    def test_nothing_is_read_of_either(self):
+        self.copy('dcn0')
+        # A copy that read it would notice.
+        corrupted = self.corrupt('dcn0')
+        self.assertEqual(['dcn0'], self.copy('dcn0').adopted)
+        self.assertEqual(corrupted, self.read('dcn0'))
+
+    def test_written_by_stock_and_proven_by_the_digest(self):
+        self.copy('dcn1')
+        self.write('dcn0', self.data)
+        self.check_adopted('dcn0')
+        self.assertEqual(self.record('central'), self.record('dcn0'))
+
+    def test_written_by_stock_and_proven_by_the_hash(self):
+        self.write('dcn0', self.data)
+        self.assertIsNone(self.record('central'))
+        self.check_adopted('dcn0')
+        # What was learnt is kept.
+        self.assertEqual(test_copying.hashes_of(self.data),
+                         self.record('dcn0').hashes)
+
+    def test_beside_a_target_that_needs_the_data(self):
+        self.copy('dcn0')
+        before = self.identity('dcn0')
+        outcome = self.copy('dcn0', 'dcn1')
+        self.assertEqual(['dcn0', 'dcn1'], sorted(outcome.copied))
+        self.assertEqual(['dcn0'], outcome.adopted)
+        self.assertEqual(before, self.identity('dcn0'))
+        self.assertEqual(self.data, self.read('dcn1'))
+
+    def test_not_protected_yet(self):
+        # Its maker died between the two.
+        self.copy('dcn0')
+        with self.opened('dcn0') as image:
+            image.unprotect_snap('snap')
+        self.check_adopted('dcn0')
+
+    def test_open_elsewhere(self):
+        self.copy('dcn0')
+        with self.opened('dcn0'):
+            self.check_adopted('dcn0')
+
+    def test_is_left_when_another_copy_is_ended(self):
+        class Enough(Exception):
+            pass
+
+        def progress(unused):
+            raise Enough
+
+        self.copy('dcn0')
+        self.assertRaises(Enough, self.copy, 'dcn0', 'dcn1',
+                          progress=progress)
+        self.assertEqual(self.data, self.read('dcn0'))
+        self.assertAbsent('dcn1')
+
+
+class RefusedTest(LeftOverTestCase):
+    """What is not equal, or being written, is left as it is."""
+
+    def test_other_content_with_a_record(self):
+        self.copy('dcn0')
+        with self.opened('dcn0') as image:
+            record = records.load(image)
+            records.save(image, records.Record(
+                record.size, record.content[:-1] + '!', record.hashes))
+        self.assertIn('content', self.refused('dcn0'))
+        self.assertEqual(self.data, self.read('dcn0'))
+
+    def test_other_content_without_a_record(self):
+        other = bytearray(self.data)
+        other[5 * MIB] ^= 1
+        self.write('dcn0', bytes(other))
+        for recorded in (False, True):
+            self.assertEqual(recorded, self.record('central') is not None)
+            self.assertIn('content', self.refused('dcn0'))
+            self.assertEqual(bytes(other), self.read('dcn0'))
+            self.assertIsNone(self.record('dcn0'))
+            self.copy('dcn1')
+
+    def test_nothing_known_to_compare_it_with(self):
+        self.write('dcn0', self.data)
+        self.assertIn('neither', self.refused('dcn0', hashes={}))
+        self.assertEqual(self.data, self.read('dcn0'))
+
+    def test_other_snapshots(self):
+        # It is no left-over of ours.
+        self.half_write('dcn0')
+        with self.opened('dcn0') as image:
+            image.create_snap('mirror')
+        self.assertIn('mirror', self.refused('dcn0'))
+        with self.opened('dcn0', read_only=True) as image:
+            self.assertEqual(b'half', image.read(0, 4))
+
+    def test_live_writer(self):
+        self.half_write('dcn0')
+        with self.cluster('dcn0').connect('openstack') as client, \
+                client.open_ioctx('images') as ioctx, \
+                rbd.Image(ioctx, self.image):
+            outcome = self.copy('dcn0', 'dcn1')
+            self.assertEqual(['dcn1'], outcome.copied)
+            # It says by whom it is written.
+            self.assertIn(client.get_addrs().strip('[]').split(':', 1)[-1]
+                          .split(',')[0].rsplit('/')[-1],
+                          str(outcome.failed['dcn0']))
+        with self.opened('dcn0', read_only=True) as image:
+            self.assertEqual(b'half', image.read(0, 4))
+        # Once it has gone.
+        self.assertEqual(['dcn0'], self.copy('dcn0').copied)
+        self.assertEqual(self.data, self.read('dcn0'))
+
+
+class ReplacedTest(LeftOverTestCase):
+    """Half-written images without a writer are replaced."""
+
+    def check_replaced(self):
+        outcome = self.copy('dcn0')
+        self.assertEqual((['dcn0'], []), (outcome.copied, outcome.adopted))
+        self.assertLess(0, outcome.data)
+        self.assertEqual(self.data, self.read('dcn0'))
+
+    def test_half_written(self):
+        self.half_write('dcn0')
+        self.check_replaced()
+
+    def test_record_but_no_snapshot(self):
+        self.half_write('dcn0')
+        with self.opened('dcn0') as image:
+            records.save(image, records.Record(len(self.data), 'x', {}))
+        self.check_replaced()
+
+    def test_half_created(self):
+        # Its name is listed, but there is nothing to open.
+        self.half_write('dcn0')
+        identity = self.identity('dcn0')
+        with self.cluster('dcn0').pool() as ioctx:
+            ioctx.remove_object('rbd_header.%s' % identity)
+        self.check_replaced()
+
+    def test_failed_copy_removes_its_own_image_only(self):
+        # While it was failing, somebody else has replaced its image.
+        site = self.sites['dcn0']
+        with site.open_pool() as pool:
+            with site.begin(pool, self.image, MIB) as endpoint:
+                mine = endpoint.image.id()
+            site.discard(pool, self.image, mine)
+            self.assertAbsent('dcn0')
+            self.copy('dcn0')
+            site.discard(pool, self.image, mine)
+            site.discard(pool, self.image)
+            self.assertEqual(self.data, self.read('dcn0'))
+            site.discard(pool, self.image, self.identity('dcn0'))
+        self.assertAbsent('dcn0')
+
+
+class RaceTest(LeftOverTestCase):
+    """Several workers begin the same image at once."""
+
+    def setUp(self):
+        super().setUp()
+        # Each with a connection of its own, as processes have.
+        self.workers = [self.make_site('worker%d' % number, 'dcn0')
+                        for number in range(4)]
+
+    def begin(self, site):
+        """Begin the image; return the endpoint or why not."""
+        pool = self.pools.enter_context(site.open_pool())
+        try:
+            return self.pools.enter_context(
+                site.begin(pool, self.image, MIB))
+        except leftovers.Refused as exc:
+            return exc
+
+    def test_one_wins(self):
+        for round_ in range(6):
+            if round_ % 2:
+                self.half_write('dcn0')
+            with contextlib.ExitStack() as self.pools, \
+                    futures.ThreadPoolExecutor(4) as executor:
+                found = list(executor.map(self.begin, self.workers))
+                winners = [one for one in found
+                           if not isinstance(one, Exception)]
+                self.assertEqual(1, len(winners), found)
+                for one in found:
+                    if one is not winners[0]:
+                        self.assertIsInstance(one, leftovers.BeingWritten)
+                # It is the winner's image that is there.
+                self.assertEqual(winners[0].image.id(),
+                                 self.identity('dcn0'))
+            self.clean()
+
+    def test_copies(self):
+        # Each has the image in the end, or was refused; and it is whole.
+        def run(site):
+            return copying.Copy(
+                self.image, [self.source()], [site],
+                hashes=test_copying.hashes_of(self.data)).run()
+
+        with futures.ThreadPoolExecutor(4) as executor:
+            outcomes = list(executor.map(run, self.workers))
+        written = [outcome for outcome in outcomes
+                   if outcome.copied and not outcome.adopted]
+        self.assertEqual(1, len(written), outcomes)
+        self.assertEqual(self.data, self.read('dcn0'))
+
+
+class ClaimTest(LeftOverTestCase):
+    """The lock by which one of several begins an image."""
+
+    def setUp(self):
+        super().setUp()
+        self.pool = self.useFixture(Pool(self.sites['dcn0'])).ioctx
+
+    def test_excludes_others(self):
+        with claims.claim(self.pool, self.image):
+            error = self.assertRaises(claims.NotClaimed, self.take,
+                                      patience=.1)
+            self.assertIn(self.image, str(error))
+        self.take(patience=.1)
+
+    def take(self, **options):
+        with claims.claim(self.pool, self.image, **options):
+            pass
+
+    def test_others_wait(self):
+        with futures.ThreadPoolExecutor() as executor:
+            with claims.claim(self.pool, self.image):
+                other = executor.submit(self.take)
+                time.sleep(.2)
+                self.assertFalse(other.done())
+            other.result(5)
+
+    def test_of_the_dead_ends(self):
+        claim = claims.claim(self.pool, self.image, duration=1)
+        claim.__enter__()
+        self.take(patience=5)
+        # And it notices, if it is alive after all.
+        self.assertRaises(claims.ClaimError, claim.__exit__, None, None, None)
+
+    def test_lost_where_that_does_not_matter(self):
+        with claims.claim(self.pool, self.image, duration=1,
+                          must_last=False):
+            self.take(patience=5)
+
+    def test_ends_when_the_block_fails(self):
+        def fail():
+            with claims.claim(self.pool, self.image):
+                raise ZeroDivisionError
+
+        self.assertRaises(ZeroDivisionError, fail)
+        self.take(patience=.1)
+
+    def test_leaves_no_trace_of_names(self):
+        # Attributes stay: there must not be one for each image.
+        name = 'lock.claim.%d' % hashlib.sha256(
+            self.image.encode()).digest()[0]
+        self.take()
+        with self.cluster('dcn0').pool() as ioctx:
+            found = dict(ioctx.get_xattrs(claims.OBJECT))
+        self.assertIn(name, found)
+        self.assertLessEqual(len(found), 256)
+
+
+class Pool(fixtures.Fixture):
+    """The pool of a site, open until the test ends.
+
+    :ivar ioctx: rados.Ioctx
+    """
+
+    def __init__(self, site):
+        super().__init__()
+        self._site = site
+
+    def _setUp(self):
+        stack = contextlib.ExitStack()
+        self.addCleanup(stack.close)
+        self.ioctx = stack.enter_context(self._site.open_pool())
