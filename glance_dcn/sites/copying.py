@@ -32,6 +32,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
+from glance_dcn.sites import limits
 from glance_dcn.sites import site as site_module
 
 LOG = logging.getLogger(__name__)
@@ -101,10 +102,14 @@ class Copy:
         :class:`glance_dcn.engine.transfer.Progress` now and then; an
         exception of its ends the copy
     :param interval: seconds between calls of ``progress``
+    :param waiting: called now and then, while its turn at the sites has not
+        come, with the names of those it waits for; an exception of its ends
+        the copy
     """
 
     def __init__(self, image, sources, targets, hashes=None,
-                 memory=transfer.MEMORY, progress=None, interval=1):
+                 memory=transfer.MEMORY, progress=None, interval=1,
+                 waiting=None):
         self._image = image
         self._sources = sources
         self._targets = targets
@@ -112,6 +117,7 @@ class Copy:
         self._memory = memory
         self._progress = progress
         self._interval = interval
+        self._waiting = waiting
 
     def run(self):
         """Copy, verify and publish.
@@ -137,6 +143,9 @@ class Copy:
 
     def _copy_from(self, source):
         with contextlib.ExitStack() as stack:
+            stack.enter_context(limits.turn(
+                [site.limits for site in (source.site, *self._targets)],
+                self._waiting))
             with _blaming_source():
                 pool = stack.enter_context(source.site.open_pool(source.pool))
                 endpoint = stack.enter_context(source.site.reading(
@@ -184,8 +193,11 @@ class Copy:
             job = transfer.Transfer(
                 endpoint, list(written), hashes=wanted,
                 expected=record.content if record else None,
-                memory=self._memory, progress=self._progress,
-                interval=self._interval,
+                memory=self._memory, limits={
+                    endpoint: source.site.limits.receiving,
+                    **{one.endpoint: one.site.limits.sending
+                       for one in written.values()}},
+                progress=self._progress, interval=self._interval,
                 timeout=min(site.io_timeout or float('inf')
                             for site in sites))
             result = job.run()

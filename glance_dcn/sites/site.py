@@ -21,6 +21,7 @@ import rbd
 
 from glance_dcn import catalog
 from glance_dcn.ceph import connection
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
@@ -28,6 +29,7 @@ from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import intents
 from glance_dcn.sites import jobs
+from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 
@@ -53,6 +55,9 @@ class Site:
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
     :ivar writers: :class:`glance_dcn.sites.intents.Writers` of this process
+    :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
+    :ivar retired: whether it was taken away: it holds images, and takes no
+        more
     """
 
     def __init__(self, name, pool, order, conf_file, user,
@@ -64,6 +69,9 @@ class Site:
         self.order = order
         self.io_timeout = io_timeout
         self._published = {}
+        self.conf_file = conf_file
+        self.limits = limits.get(name)
+        self.retired = False
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout, pool)
         self.writers = intents.Writers(self)
@@ -166,6 +174,14 @@ class Site:
         with self._connection.open_pool(pool or self.pool) as ioctx:
             yield ioctx
 
+    def check_open(self):
+        """See that the site takes new images.
+
+        :raises glance_dcn.ceph.errors.Retired: if it does not
+        """
+        if self.retired:
+            raise errors.Retired(self.name)
+
     def create(self, ioctx, image, size):
         """Create an empty RBD image, to be written.
 
@@ -176,7 +192,9 @@ class Site:
         :param image: its name
         :param size: bytes
         :raises rbd.ImageExists: if there is one of that name
+        :raises glance_dcn.ceph.errors.Retired: if it takes no new images
         """
+        self.check_open()
         features = self._connection.client().conf_get('rbd_default_features')
         try:
             begun = self.writers.begin(ioctx, image)

@@ -42,13 +42,16 @@ from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
+from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import site
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
+from glance_dcn.store import backends
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import staged
+from glance_dcn.store import watch
 
 LOG = logging.getLogger(__name__)
 
@@ -127,6 +130,8 @@ class Store(driver.Store):
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout)
+            self.site.limits.set(conf.dcn_max_transfers,
+                                 conf.dcn_bandwidth_limit)
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
@@ -136,6 +141,8 @@ class Store(driver.Store):
             worker.start(self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
+        if self.backend_group and self.conf.enabled_backends:
+            watch.begin(self.conf, type(self))
 
     @property
     def _is_default(self):
@@ -151,12 +158,9 @@ class Store(driver.Store):
         table and fails, for all stores, on a type that is not in it
         (glance.api.v2.discovery, Glance 25 to 33).
         """
-        if not self.backend_group:
-            return
-        backends = dict(self.conf.enabled_backends)
-        if backends.get(self.backend_group) == 'dcn':
-            backends[self.backend_group] = 'rbd'
-            self.conf.set_override('enabled_backends', backends)
+        if (self.backend_group and
+                self.conf.enabled_backends.get(self.backend_group) == 'dcn'):
+            backends.change(self.conf, {self.backend_group: 'rbd'})
 
     @property
     def url_prefix(self):
@@ -190,9 +194,11 @@ class Store(driver.Store):
         return self._read(loc, offset, length), length
 
     def _read(self, loc, offset, length):
-        with self._reading(loc) as source, reader.Reader(
-                source, offset, length, chunk=self.READ_CHUNKSIZE,
-                timeout=self._stall_timeout) as data:
+        with limits.turn([self.site.limits]), self._reading(
+                loc) as source, reader.Reader(
+                    source, offset, length, chunk=self.READ_CHUNKSIZE,
+                    timeout=self._stall_timeout,
+                    rate=self.site.limits.receiving) as data:
             yield from data
 
     @_survives_eviction
@@ -232,7 +238,16 @@ class Store(driver.Store):
         :raises glance_store.exceptions.StorageFull: if it does not fit
         :raises glance_store.exceptions.Invalid: if there is more or less data
             than ``image_size``
+        :raises glance_store.exceptions.StoreAddDisabled: if the site was
+            taken away
         """
+        self._check_open()
+        with limits.turn([self.site.limits],
+                         staged.report_waiting(image_file)):
+            return self._add(image_id, image_file, image_size, hashing_algo,
+                             verifier)
+
+    def _add(self, image_id, image_file, image_size, hashing_algo, verifier):
         name = str(image_id)
         staged.skip_holes(image_file)
         leads = hashes.shared.claim(name)
@@ -266,7 +281,8 @@ class Store(driver.Store):
             with stream.Sink(
                     target, image_size or None, hashes=wanted if leads else (),
                     tap=verifier.update if verifier else None,
-                    timeout=self._stall_timeout) as sink:
+                    timeout=self._stall_timeout,
+                    rate=self.site.limits.sending) as sink:
                 sink.write_from(image_file, self.WRITE_CHUNKSIZE)
                 result = sink.finish()
             computed = result.hashes
@@ -288,8 +304,10 @@ class Store(driver.Store):
                  'knows the hashes of: reading it once more to compute them',
                  {'image': name, 'store': self.name})
         with self.site.reading(ioctx, name, snapshot=None) as source:
-            return transfer.Transfer(source, content=False, hashes=wanted,
-                                     timeout=self._stall_timeout).run().hashes
+            return transfer.Transfer(
+                source, content=False, hashes=wanted,
+                timeout=self._stall_timeout,
+                limits={source: self.site.limits.receiving}).run().hashes
 
     @_survives_eviction
     def _create(self, name, size):
@@ -406,6 +424,12 @@ class Store(driver.Store):
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.
             raise _TimeoutError('Image %s stays: %s' % (loc.image, exc))
+
+    def _check_open(self):
+        try:
+            self.site.check_open()
+        except errors.Retired as exc:
+            raise exceptions.StoreAddDisabled(message=str(exc))
 
     def _checked(self, location):
         """Return the store location, if it is in this store's cluster."""
