@@ -147,8 +147,10 @@ def _reason(exc):
 
 
 def _state(found):
+    # With ctime: some tools put old times on new files. It changes with
+    # owner and mode as well.
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns,
-            found.st_mode, found.st_uid)
+            found.st_ctime_ns)
 
 
 def _is_new(path):
