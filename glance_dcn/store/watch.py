@@ -23,7 +23,6 @@ import copy
 import glob
 import logging
 import os
-import sys
 
 from glance_store import driver
 from glance_store import location
@@ -171,8 +170,7 @@ class Watch:
                                 repr(option) for option in unknown)})
 
     def _keep_record(self):
-        if not _is_master():
-            self.record.exchange(self._default_site())
+        self.record.exchange(self._default_site())
 
     def _default_site(self):
         """Return the site of the default store, or None."""
@@ -260,12 +258,3 @@ def _value(conf, group, opt):
         if value is not None:
             return value
     return default
-
-
-def _is_master():
-    """Return whether this is a uWSGI master, which serves no requests.
-
-    It forks, maybe in a moment: it must not be in the midst of connecting.
-    """
-    uwsgi = sys.modules.get('uwsgi')
-    return uwsgi is not None and uwsgi.worker_id() == 0
