@@ -88,12 +88,15 @@ class Folder:
 
         :param settled: leave files alone that were changed a moment ago
         """
+        mistake = None
         try:
             _check_owner(os.stat(self.path), 'folder')
             names = self._names()
         except (OSError, Mistake) as exc:
+            mistake = _reason(exc)
+        if mistake:
             self._tell('The folder of site files %s cannot be used: %s. Sites '
-                       'stay as they are.' % (self.path, _reason(exc)))
+                       'stay as they are.' % (self.path, mistake))
             return None
         self._told = None
         for name in set(self._files) - names:
@@ -126,13 +129,17 @@ class Folder:
         if settled and now - known.since < _SETTLING and _is_new(path):
             return
         known.read = state
+        mistake = None
         try:
             options = _parse(name, _contents(path))
             self._check(name, options)
             known.options = options
         except (OSError, Mistake) as exc:
+            mistake = _reason(exc)
+        # Not while the exception is there: oslo.log would add it.
+        if mistake:
             LOG.error('Site file %(path)s is not taken: %(reason)s.%(rest)s',
-                      {'path': path, 'reason': _reason(exc),
+                      {'path': path, 'reason': mistake,
                        'rest': '' if known.options is None else
                        ' What it said before holds.'})
 
@@ -174,12 +181,14 @@ def _contents(path):
     """Return the text of a file that is safe to use."""
     # Not to wait for whoever writes to a pipe.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, 'rb') as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise Mistake('it is no regular file')
         _check_owner(found, 'file')
-        data = file.read(_LARGEST + 1)
+        data = _read(fd)
+    finally:
+        os.close(fd)
     if len(data) > _LARGEST:
         raise Mistake('it is larger than %d KiB' % (_LARGEST >> 10))
     try:
@@ -189,6 +198,17 @@ def _contents(path):
     if '\0' in text:
         raise Mistake('it is no text')
     return text
+
+
+def _read(fd):
+    """Return what a file begins with, enough to see that it is too large."""
+    data = b''
+    while len(data) <= _LARGEST:
+        part = os.read(fd, _LARGEST + 1 - len(data))
+        if not part:
+            break
+        data += part
+    return data
 
 
 def check_name(name):

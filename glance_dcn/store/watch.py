@@ -39,7 +39,7 @@ LOG = logging.getLogger(__name__)
 
 # Seconds between looks at files, and at the record.
 _LOOK = 4
-_EXCHANGE = 15
+_EXCHANGE = 10
 # Looks in a row for which a file must be missing: some tools replace a file
 # by removing it first.
 _MISSING = 2

@@ -204,6 +204,11 @@ class TestMistakes(FolderCase):
         os.utime(self.path / 'dcn7.conf', (1, 1))
         self.refused('regular')
 
+    def test_folder_instead_of_a_file(self):
+        (self.path / 'dcn7.conf').mkdir()
+        os.utime(self.path / 'dcn7.conf', (1, 1))
+        self.refused('regular')
+
     def test_dangling_link(self):
         (self.path / 'dcn7.conf').symlink_to('nowhere')
         self.refused('No such file')
