@@ -244,6 +244,8 @@ class Store(driver.Store):
         self._check_open()
         with limits.turn([self.site.limits],
                          staged.report_waiting(image_file)):
+            # It may have been taken away meanwhile.
+            self._check_open()
             return self._add(image_id, image_file, image_size, hashing_algo,
                              verifier)
 
