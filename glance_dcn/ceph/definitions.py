@@ -141,7 +141,8 @@ class Definitions:
                 self._ioctx.operate_read_op(operation, OBJECT)
             except rados.ObjectNotFound:
                 return []
-            return [(key, value.decode(errors='replace'))
+            # An empty value comes as None.
+            return [(key, (value or b'').decode(errors='replace'))
                     for key, value in items]
 
     def _set(self, key, value):
@@ -158,5 +159,5 @@ class Definitions:
     def _explained(self):
         try:
             yield
-        except rados.Error as exc:
+        except (rados.Error, UnicodeDecodeError) as exc:
             raise RecordError(self._store, exc) from exc

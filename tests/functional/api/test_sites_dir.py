@@ -225,6 +225,8 @@ class SitesDirTest(base.ApiTestCase):
         self.put(self.site_file('a b'), 'a b')
         (self.folder / 'folder.conf').mkdir()
         os.mkfifo(self.folder / 'pipe.conf', 0o600)
+        for name in ('folder', 'pipe'):
+            os.utime(self.folder / ('%s.conf' % name), (1, 1))
         (self.folder / 'dangling.conf').symlink_to('nowhere')
         self.put(good, 'good')
         self.addCleanup(self._clear)
