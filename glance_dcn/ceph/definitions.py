@@ -24,7 +24,7 @@ import dataclasses
 import json
 import logging
 
-import rados
+from glance_dcn.ceph import omap
 
 LOG = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ OBJECT = 'glance_dcn.sites'
 
 _SITE = 'site/'
 _HOLDER = 'holder/'
-_PAGE = 500
 
 
 class RecordError(Exception):
@@ -79,7 +78,9 @@ class Definitions:
         """
         found = {}
         holders = []
-        for key, value in self._items():
+        with self._explained():
+            entries = list(omap.walk(self._ioctx, OBJECT))
+        for key, value in entries:
             try:
                 if key.startswith(_SITE):
                     options = json.loads(value)
@@ -125,39 +126,18 @@ class Definitions:
         self._remove(_SITE + name, *('%s%s/%s' % (_HOLDER, name, host)
                                      for host in hosts))
 
-    def _items(self):
-        after = ''
-        while True:
-            page = self._page(after)
-            yield from page
-            if len(page) < _PAGE:
-                return
-            after = page[-1][0]
-
-    def _page(self, after):
-        with self._explained(), rados.ReadOpCtx() as operation:
-            items, _ = self._ioctx.get_omap_vals(operation, after, '', _PAGE)
-            try:
-                self._ioctx.operate_read_op(operation, OBJECT)
-            except rados.ObjectNotFound:
-                return []
-            # An empty value comes as None.
-            return [(key, (value or b'').decode(errors='replace'))
-                    for key, value in items]
-
     def _set(self, key, value):
-        with self._explained(), rados.WriteOpCtx() as operation:
-            self._ioctx.set_omap(operation, (key,), (value.encode(),))
-            self._ioctx.operate_write_op(operation, OBJECT)
+        with self._explained():
+            omap.put(self._ioctx, OBJECT, {key: value})
 
     def _remove(self, *keys):
-        with self._explained(), rados.WriteOpCtx() as operation:
-            self._ioctx.remove_omap_keys(operation, keys)
-            self._ioctx.operate_write_op(operation, OBJECT)
+        with self._explained():
+            for key in keys:
+                omap.remove(self._ioctx, OBJECT, key)
 
     @contextlib.contextmanager
     def _explained(self):
         try:
             yield
-        except (rados.Error, UnicodeDecodeError) as exc:
+        except (omap.Error, UnicodeDecodeError) as exc:
             raise RecordError(self._store, exc) from exc

@@ -130,8 +130,7 @@ class Store(driver.Store):
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout)
-            self.site.limits.set(conf.dcn_max_transfers,
-                                 conf.dcn_bandwidth_limit)
+            self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
@@ -143,6 +142,12 @@ class Store(driver.Store):
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
             watch.begin(self.conf, type(self))
+
+    def take_limits(self):
+        """Take over the options that hold for running transfers too."""
+        conf = driver.BackendGroupConfiguration(
+            self.OPTIONS, self.name, conf=self.conf)
+        self.site.limits.set(conf.dcn_max_transfers, conf.dcn_bandwidth_limit)
 
     @property
     def _is_default(self):

@@ -28,7 +28,9 @@ import rbd
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 from glance_dcn.sites import folder
+from glance_dcn.sites import owed
 
 LOG = logging.getLogger(__name__)
 
@@ -167,8 +169,8 @@ class Record:
         site = self._roster.entries[name].store.site
         try:
             with site.open_pool() as ioctx:
-                empty = images.is_empty(ioctx)
-        except (errors.ClusterError, rbd.Error) as exc:
+                empty = images.is_empty(ioctx) and not _is_owed(site)
+        except (errors.ClusterError, rbd.Error, omap.Error) as exc:
             LOG.debug('Whether site %s is empty cannot be told: %s', name,
                       exc)
             return False
@@ -189,3 +191,9 @@ class Record:
         if self._told.get(about) != text:
             LOG.warning(text)
         self._told[about] = text
+
+
+def _is_owed(site):
+    """Return whether there is work to be done at a site yet."""
+    return any(next(place.records(), None) is not None
+               for place in owed.ledger.places(site))

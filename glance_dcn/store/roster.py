@@ -30,13 +30,20 @@ from glance_store import driver
 from glance_store import exceptions
 from glance_store import location
 
+from glance_dcn.ceph import connection
 from glance_dcn.engine import native
 from glance_dcn.sites import folder
+from glance_dcn.sites import owed
+from glance_dcn.sites import wiring
+from glance_dcn.sites import worker
 from glance_dcn.store import backends
 from glance_dcn.store import options as store_options
 
 _SCHEMES = ('dcn', 'rbd')
 _READ_ONLY = 'http'
+# Options that a store follows as it is; for others it is built anew.
+_FOLLOWED = ('store_description', 'weight', 'dcn_max_transfers',
+             'dcn_bandwidth_limit')
 # Two threads change the roster of a process.
 _lock = native.lock()
 
@@ -125,14 +132,23 @@ class Roster:
                 del self.entries[name]
                 backends.change(self._conf, {name: None})
                 _place((), name, None)
+                _forget(name)
                 self.changed = True
 
     def _put(self, name, options, retired):
         self._ours.add(name)
-        store = self._kind(self._conf, backend=name)
-        self._set_options(name, options)
+        known = self.entries.get(name)
         try:
-            store.configure(re_raise_bsc=True)
+            if known and _lasting(known.options) == _lasting(options):
+                store = known.store
+                self._set_options(name, options)
+                store.take_limits()
+            else:
+                if known:
+                    connection.forget(name)
+                store = self._kind(self._conf, backend=name)
+                self._set_options(name, options)
+                store.configure(re_raise_bsc=True)
         except exceptions.BadStoreConfiguration as exc:
             raise folder.Mistake(str(exc))
         store.site.retired = retired
@@ -152,6 +168,20 @@ class Roster:
                     option, options[option].replace('$', '$$'), group=name)
             else:
                 self._conf.clear_override(option, group=name)
+
+
+def _forget(name):
+    """Have nobody look after a site any more."""
+    worker.stop(name)
+    owed.ledger.remove(name)
+    wiring.PROCESS.remove(name)
+    connection.forget(name)
+
+
+def _lasting(options):
+    """Return the options that a store is built of."""
+    return {name: text for name, text in options.items()
+            if name not in _FOLLOWED}
 
 
 def _known_options():

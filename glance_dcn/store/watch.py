@@ -30,6 +30,7 @@ from oslo_config import cfg
 
 from glance_dcn import background
 from glance_dcn.sites import folder
+from glance_dcn.sites import worker
 from glance_dcn.store import backends
 from glance_dcn.store import options
 from glance_dcn.store import record
@@ -90,12 +91,17 @@ class Watch:
                 'dcn-sites', self._keep_record, _EXCHANGE)
 
     def start(self):
-        """Set up the sites of the folder, and go on watching."""
+        """Set up the sites of the folder, and go on watching.
+
+        The command, which ends soon, only has them set up.
+        """
         try:
             self.look(settled=False)
         except Exception:
             # The stores of enabled_backends are none the worse for it.
             LOG.exception('The site files could not be followed')
+        if not worker.enabled:
+            return
         self._looking.start()
         if self._exchange:
             self._exchange.start()

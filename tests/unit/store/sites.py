@@ -24,6 +24,8 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.sites import limits
+from glance_dcn.sites import owed
+from glance_dcn.sites import wiring
 from glance_dcn.store import backends
 from glance_dcn.store import driver
 from glance_dcn.store import watch
@@ -56,6 +58,10 @@ class SitesCase(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(name, value))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.background.Periodic', mock.Mock()))
+        for name, value in (('wiring.PROCESS', wiring.Wiring()),
+                            ('owed.ledger', owed.Ledger())):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.sites.%s' % name, value))
         self.ceph_conf('central')
 
     def ceph_conf(self, name, fsid=FSID):

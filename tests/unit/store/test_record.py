@@ -52,11 +52,14 @@ class TestRecord(sites.SitesCase):
         super().setUp()
         self.known = FakeDefinitions.known = {}
         self.empty = False
+        self.owed = []
         self.down = set()
         self.now = 1000000
         for name, value in (
                 ('glance_dcn.ceph.definitions.Definitions', FakeDefinitions),
                 ('glance_dcn.ceph.images.is_empty', lambda ioctx: self.empty),
+                ('glance_dcn.sites.owed.Place.records',
+                 lambda place: iter(self.owed)),
                 ('glance_dcn.sites.site.Site.open_pool', self.open_pool)):
             patch = mock.patch(name, value)
             patch.start()
@@ -157,6 +160,18 @@ class TestRecord(sites.SitesCase):
         self.assertEnabled()
         self.assertEqual({}, self.known)
         self.exchange(watch, 3)
+        self.assertEnabled()
+
+    def test_not_dropped_while_work_is_owed(self):
+        self.put()
+        watch = self.host()
+        self.take_away(watch)
+        self.empty = True
+        self.owed = ['a removal']
+        self.exchange(watch, 4)
+        self.assertEnabled(dcn7='http')
+        self.owed = []
+        self.exchange(watch, 2)
         self.assertEnabled()
 
     def test_not_dropped_while_there_is_a_file(self):

@@ -19,6 +19,7 @@ from glance_store import location
 from glance_store import multi_backend
 
 from glance_dcn.sites import limits
+from glance_dcn.sites import owed
 from glance_dcn.store import backends
 from tests.unit.store import sites
 
@@ -77,6 +78,21 @@ class TestSites(sites.SitesCase):
         self.assertIn('dcn_bandwidth_limit, dcn_max_transfers, '
                       'rbd_store_pool, store_description, weight',
                       self.log.output)
+
+    def test_is_built_anew_only_where_it_must(self):
+        watch = self.start()
+        self.put(weight=5)
+        watch.look()
+        before = self.store()
+        self.put(weight=6, dcn_max_transfers=2)
+        watch.look()
+        self.assertIs(before, self.store())
+        self.assertEqual((6, 2), (before.weight,
+                                  before.site.limits.max_transfers))
+        self.put(weight=6, rbd_store_user='else')
+        watch.look()
+        self.assertIsNot(before, self.store())
+        self.assertEqual(0, before.site.limits.max_transfers)
 
     def test_unchanged_is_left_alone(self):
         self.put()
@@ -163,6 +179,7 @@ class TestSites(sites.SitesCase):
         watch.roster.drop('dcn7')
         self.assertEnabled()
         self.assertEqual([], self.schemes())
+        self.assertEqual(['central'], list(owed.ledger.sites))
         self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
         self.assertRaises(exceptions.UnknownScheme, self.store)
         self.put(weight=9)
