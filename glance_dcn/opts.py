@@ -22,5 +22,6 @@ def list_opts():
     A store's options stand in the group named after the store; in the sample
     that store is called ``dcn0``.
     """
-    return [(process_options.GROUP, process_options.OPTS),
+    return [(process_options.GROUP,
+             process_options.OPTS + options.PROCESS_OPTS),
             ('dcn0', options.STORE_OPTS)]

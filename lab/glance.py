@@ -49,17 +49,18 @@ class Glance:
     :param stores: dict of (store type, options) by store name
     :param default: name of the default store
     :param overrides: dict of dicts: options to add or change, by group
+    :param processes: number of uWSGI processes
     """
 
     def __init__(self, name, directory, port, keystone, database_url, stores,
-                 default, overrides=None):
+                 default, overrides=None, processes=1):
         self.directory = pathlib.Path(directory)
         self.etc = self.directory / 'etc'
         self.staging = self.directory / 'staging'
         self.log = self.directory / 'glance-api.log'
         self.service = wsgi.Service(
             name, 'glance.wsgi.api:application', self.directory / 'run', port,
-            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)})
+            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)}, processes=processes)
         self.url = self.service.url
         self._keystone = keystone
         self._database_url = database_url

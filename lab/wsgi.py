@@ -26,7 +26,7 @@ _INI = """\
 [uwsgi]
 http-socket = %(address)s:%(port)d
 module = %(module)s
-processes = 1
+processes = %(processes)d
 threads = %(threads)d
 master = true
 enable-threads = true
@@ -49,17 +49,19 @@ log-format = %%(addr) %%(method) %%(uri) %%(status) %%(msecs)ms
 
 
 class Service:
-    """One uWSGI master with one worker process.
+    """One uWSGI master with its worker processes.
 
     :param name: what it is called in messages
     :param module: the WSGI module, as ``package.module:application``
     :param directory: where its ini file, pid file and log are kept
     :param port: TCP port on 127.0.0.1
     :param env: environment variables to add
-    :param threads: requests served at the same time
+    :param threads: requests served at the same time by each process
+    :param processes: number of worker processes
     """
 
-    def __init__(self, name, module, directory, port, env=None, threads=8):
+    def __init__(self, name, module, directory, port, env=None, threads=8,
+                 processes=1):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.port = port
@@ -67,7 +69,8 @@ class Service:
         self.daemon = process.Daemon(name, self.directory)
         self._env = dict(env or {})
         self._ini = _INI % {'address': '127.0.0.1', 'port': port,
-                            'module': module, 'threads': threads}
+                            'module': module, 'threads': threads,
+                            'processes': processes}
 
     @property
     def pid(self):

@@ -55,3 +55,14 @@ class Unreachable(ClusterError):
     def __init__(self, store, reason, remedy, since=None):
         super().__init__(store, reason, remedy)
         self.since = since
+
+
+class Retired(ClusterError):
+    """The store takes no new images: its site is being taken away."""
+
+    def __init__(self, store):
+        super().__init__(
+            store, 'it takes no new images, because its site was taken away; '
+            'it serves what it holds until it is empty',
+            'choose another store, or put its file back into the folder of '
+            'site files')

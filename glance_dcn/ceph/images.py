@@ -113,6 +113,16 @@ def _trash(ioctx, name, trashing):
     rbd.RBD().trash_move(ioctx, name)
 
 
+def is_empty(ioctx):
+    """Return whether a pool has no images, nor any in its trash.
+
+    :param ioctx: rados.Ioctx of the pool
+    :raises rbd.Error: if it cannot be told
+    """
+    return (not rbd.RBD().list(ioctx)
+            and not any(True for _ in rbd.RBD().trash_list(ioctx)))
+
+
 def _remove_snapshot(image, snapshot):
     try:
         image.unprotect_snap(snapshot)

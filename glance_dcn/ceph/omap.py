@@ -110,7 +110,7 @@ def get(ioctx, name, key):
             ioctx.operate_read_op(op, name)
         except rados.ObjectNotFound:
             return None
-        return {key: value.decode(errors='replace')
+        return {key: (value or b'').decode(errors='replace')
                 for key, value in found}.get(key)
 
 
@@ -130,7 +130,8 @@ def walk(ioctx, name, prefix=''):
                 ioctx.operate_read_op(op, name)
             except rados.ObjectNotFound:
                 return
-            page = [(key, value.decode(errors='replace'))
+            # An empty value comes as None.
+            page = [(key, (value or b'').decode(errors='replace'))
                     for key, value in found]
         yield from page
         if len(page) < _PAGE:

@@ -144,6 +144,9 @@ class Intake:
             self.reserved += request.length
             self._end = request.offset + request.length
             self._moved = self._loop.clock()
+            # Now, not when it arrives: by then all others would be on their
+            # way. Whoever finds holes in it gives them back.
+            self.rate.charge(request.length)
             self._taken += 1
             if self._taken % _BATCH == 0:
                 self._credits.put(None)

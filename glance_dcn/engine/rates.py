@@ -64,7 +64,10 @@ class Rate:
             return -self._tokens / self._limit
 
     def charge(self, count):
-        """Count bytes that were sent, or are being sent."""
+        """Count bytes that were sent, or are being sent.
+
+        :param count: bytes; below 0: so many fewer than was counted before
+        """
         with self._lock:
             self._fill()
             self._tokens -= count

@@ -139,7 +139,6 @@ class Reader:
         return self._intake.finished or self._intake.below >= stop
 
     def _arrived(self, request, data):
-        self._intake.rate.charge(len(data))
         self._held += len(data)
         self._early[request.sequence] = request.offset, data
         while self._next in self._early:

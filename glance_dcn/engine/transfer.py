@@ -226,8 +226,9 @@ class Transfer:
                 <= self._memory)
 
     def _arrived(self, request, data):
-        self._intake.rate.charge(self._fanout.put(
-            request.sequence, request.offset, data, self._intake.below))
+        found = self._fanout.put(request.sequence, request.offset, data,
+                                 self._intake.below)
+        self._intake.rate.charge(found - request.length)
 
     def _tell(self):
         self._told = self._loop.clock()

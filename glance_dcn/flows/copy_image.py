@@ -187,7 +187,7 @@ class _CopyDirectly(task.Task):
             hashes={name: value for name, value in hashes.items()
                     if name and value},
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
-            progress=self._progress).run()
+            progress=self._progress, waiting=self._waiting).run()
 
     def _note(self, outcome):
         """Give the image its new locations, all in one save."""
@@ -221,6 +221,10 @@ class _CopyDirectly(task.Task):
         message = self._message.update(progress)
         if self._heartbeat.due:
             self._heartbeat.save(message)
+
+    def _waiting(self, stores):
+        self._heartbeat.save('Waiting for its turn at %s'
+                             % (', '.join(stores) or 'its stores'))
 
 
 class _Message:

@@ -37,6 +37,7 @@ from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import limits
 from glance_dcn.sites import reading
 
 LOG = logging.getLogger(__name__)
@@ -99,10 +100,14 @@ class Copy:
         :class:`glance_dcn.engine.transfer.Progress` now and then; an
         exception of its ends the copy
     :param interval: seconds between calls of ``progress``
+    :param waiting: called now and then, while its turn at the sites has not
+        come, with the names of those it waits for; an exception of its ends
+        the copy
     """
 
     def __init__(self, image, sources, targets, hashes=None,
-                 memory=transfer.MEMORY, progress=None, interval=1):
+                 memory=transfer.MEMORY, progress=None, interval=1,
+                 waiting=None):
         self._image = image
         self._sources = sources
         self._targets = targets
@@ -110,6 +115,7 @@ class Copy:
         self._memory = memory
         self._progress = progress
         self._interval = interval
+        self._waiting = waiting
 
     def run(self):
         """Copy, verify and publish.
@@ -127,7 +133,7 @@ class Copy:
                 continue
             relay = reading.Relay(self._sources[number:])
             try:
-                return self._copy_from(relay)
+                return self._copy_from(relay, source.site)
             except _SourceFailed as exc:
                 reasons.update(relay.failed)
                 reasons.setdefault(source.site.name, exc.__cause__)
@@ -138,8 +144,11 @@ class Copy:
                                 'error': exc.__cause__})
         raise CopyFailed(self._image, reasons)
 
-    def _copy_from(self, relay):
+    def _copy_from(self, relay, preferred):
         with contextlib.ExitStack() as stack:
+            stack.enter_context(limits.turn(
+                [site.limits for site in (preferred, *self._targets)],
+                self._waiting))
             with _blaming_source():
                 stack.enter_context(relay)
                 endpoint = relay.open()
@@ -199,8 +208,11 @@ class Copy:
             job = transfer.Transfer(
                 endpoint, list(written), hashes=wanted,
                 expected=record.content if record else None,
-                memory=self._memory, progress=self._progress,
-                interval=self._interval,
+                memory=self._memory, limits={
+                    endpoint: relay.source.site.limits.receiving,
+                    **{one.endpoint: one.site.limits.sending
+                       for one in written.values()}},
+                progress=self._progress, interval=self._interval,
                 timeout=min(site.io_timeout or float('inf')
                             for site in sites),
                 another=relay.another)

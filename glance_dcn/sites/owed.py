@@ -220,6 +220,10 @@ class Ledger:
         if default:
             self.default = site
 
+    def remove(self, name):
+        """Forget a site that is gone."""
+        self.sites.pop(name, None)
+
     def on_record(self, function):
         """Have a function called with the site of each new record."""
         self._listeners.append(function)

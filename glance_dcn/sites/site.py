@@ -22,6 +22,7 @@ import rbd
 from glance_dcn import catalog
 from glance_dcn.ceph import claims
 from glance_dcn.ceph import connection
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
@@ -30,6 +31,7 @@ from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import intents
 from glance_dcn.sites import jobs
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 
@@ -57,6 +59,9 @@ class Site:
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
     :ivar writers: :class:`glance_dcn.sites.intents.Writers` of this process
+    :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
+    :ivar retired: whether it was taken away: it holds images, and takes no
+        more
     """
 
     def __init__(self, name, pool, order, conf_file, user,
@@ -68,6 +73,9 @@ class Site:
         self.order = order
         self.io_timeout = io_timeout
         self._published = {}
+        self.conf_file = conf_file
+        self.limits = limits.get(name)
+        self.retired = False
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout, pool)
         self.writers = intents.Writers(self)
@@ -175,6 +183,14 @@ class Site:
         with self._connection.open_pool(pool or self.pool) as ioctx:
             yield ioctx
 
+    def check_open(self):
+        """See that the site takes new images.
+
+        :raises glance_dcn.ceph.errors.Retired: if it does not
+        """
+        if self.retired:
+            raise errors.Retired(self.name)
+
     def begin(self, ioctx, image, size):
         """Create an RBD image and open it for the engine to write to.
 
@@ -196,7 +212,9 @@ class Site:
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         :raises rbd.Error: if it cannot be created. After this or the two
             before, a half-written image may be there: see :meth:`discard`
+        :raises glance_dcn.ceph.errors.Retired: if it takes no new images
         """
+        self.check_open()
         begun = self._intend(ioctx, image)
         try:
             return self._begin(ioctx, image, size, begun)

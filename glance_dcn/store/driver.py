@@ -45,14 +45,17 @@ from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import site
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
+from glance_dcn.store import backends
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import staged
+from glance_dcn.store import watch
 
 LOG = logging.getLogger(__name__)
 
@@ -140,6 +143,7 @@ class Store(driver.Store):
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout)
+            self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
@@ -149,6 +153,14 @@ class Store(driver.Store):
             worker.start(self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
+        if self.backend_group and self.conf.enabled_backends:
+            watch.begin(self.conf, type(self))
+
+    def take_limits(self):
+        """Take over the options that hold for running transfers too."""
+        conf = driver.BackendGroupConfiguration(
+            self.OPTIONS, self.name, conf=self.conf)
+        self.site.limits.set(conf.dcn_max_transfers, conf.dcn_bandwidth_limit)
 
     @property
     def _is_default(self):
@@ -164,12 +176,9 @@ class Store(driver.Store):
         table and fails, for all stores, on a type that is not in it
         (glance.api.v2.discovery, Glance 25 to 33).
         """
-        if not self.backend_group:
-            return
-        backends = dict(self.conf.enabled_backends)
-        if backends.get(self.backend_group) == 'dcn':
-            backends[self.backend_group] = 'rbd'
-            self.conf.set_override('enabled_backends', backends)
+        if (self.backend_group and
+                self.conf.enabled_backends.get(self.backend_group) == 'dcn'):
+            backends.change(self.conf, {self.backend_group: 'rbd'})
 
     @property
     def url_prefix(self):
@@ -213,10 +222,11 @@ class Store(driver.Store):
         with relay:
             with self._explained_reading(loc):
                 source = relay.open()
-            with reader.Reader(source, offset, length,
-                               chunk=self.READ_CHUNKSIZE,
-                               timeout=self._stall_timeout,
-                               another=relay.another) as data:
+            burden = relay.source.site.limits
+            with limits.turn([burden]), reader.Reader(
+                    source, offset, length, chunk=self.READ_CHUNKSIZE,
+                    timeout=self._stall_timeout, rate=burden.receiving,
+                    another=relay.another) as data:
                 yield from data
 
     @_survives_eviction
@@ -270,7 +280,18 @@ class Store(driver.Store):
         :raises glance_store.exceptions.StorageFull: if it does not fit
         :raises glance_store.exceptions.Invalid: if there is more or less data
             than ``image_size``
+        :raises glance_store.exceptions.StoreAddDisabled: if the site was
+            taken away
         """
+        self._check_open()
+        with limits.turn([self.site.limits],
+                         staged.report_waiting(image_file)):
+            # It may have been taken away meanwhile.
+            self._check_open()
+            return self._add(image_id, image_file, image_size, hashing_algo,
+                             verifier)
+
+    def _add(self, image_id, image_file, image_size, hashing_algo, verifier):
         name = str(image_id)
         staged.skip_holes(image_file)
         wanted = (hashes.CHECKSUM, hashing_algo)
@@ -326,16 +347,18 @@ class Store(driver.Store):
     def _duplicate(self, exc):
         return exceptions.Duplicate(message='Store %s: %s' % (self.name, exc))
 
-    def _write(self, image_file, image_size, wanted, verifier, target):
+    def _write(self, image_file, image_size, wanted, verifier, target,
+               rate=None):
         """Write a stream to an endpoint.
 
         :param wanted: hashlib names of the hashes to compute on the way
+        :param rate: :class:`glance_dcn.engine.rates.Rate`, or None
         :returns: :class:`glance_dcn.engine.transfer.Result`
         """
         with stream.Sink(
                 target, image_size or None, hashes=wanted,
                 tap=verifier.update if verifier else None,
-                timeout=self._stall_timeout) as sink:
+                timeout=self._stall_timeout, rate=rate) as sink:
             sink.write_from(image_file, self.WRITE_CHUNKSIZE)
             return sink.finish()
 
@@ -349,7 +372,7 @@ class Store(driver.Store):
         :returns: :class:`glance_dcn.ceph.records.Record`
         """
         with self._removed_on_failure(ioctx, name, target.image.id()), target:
-            result = write(target)
+            result = write(target, self.site.limits.sending)
             computed = result.hashes if leads else self._hashes_of(
                 ioctx, name, result, wanted)
             record = records.Record(result.size, result.content, computed)
@@ -386,8 +409,10 @@ class Store(driver.Store):
                  'knows the hashes of: reading it once more to compute them',
                  {'image': name, 'store': self.name})
         with self.site.reading(ioctx, name, snapshot) as source:
-            return transfer.Transfer(source, content=False, hashes=wanted,
-                                     timeout=self._stall_timeout).run().hashes
+            return transfer.Transfer(
+                source, content=False, hashes=wanted,
+                timeout=self._stall_timeout,
+                limits={source: self.site.limits.receiving}).run().hashes
 
     @contextlib.contextmanager
     def _removed_on_failure(self, ioctx, name, identity):
@@ -495,6 +520,12 @@ class Store(driver.Store):
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.
             raise _TimeoutError('Image %s stays: %s' % (loc.image, exc))
+
+    def _check_open(self):
+        try:
+            self.site.check_open()
+        except errors.Retired as exc:
+            raise exceptions.StoreAddDisabled(message=str(exc))
 
     def _checked(self, location):
         """Return the store location, if it is in this store's cluster."""

@@ -103,4 +103,62 @@ Related options:
     * rados_connect_timeout
 
 """),
+    cfg.IntOpt('dcn_max_transfers', default=0, min=0, mutable=True,
+               help="""
+Transfers to and from the site that one Glance process runs at the same time.
+
+Uploads, copies and downloads count. The others wait their turn, in order.
+May be changed while Glance runs, in glance-api.conf or in the site's file in
+``sites_dir``: processes take over a new value within 10 seconds.
+
+Possible values:
+    * Number of transfers
+    * 0: no limit
+
+Related options:
+    * dcn_bandwidth_limit
+
+"""),
+    cfg.FloatOpt('dcn_bandwidth_limit', default=0, min=0, mutable=True,
+                 help="""
+MiB per second that one Glance process sends to the site at most, and reads
+from it at most, with all transfers together.
+
+Each direction has this limit. May be changed while Glance runs, in
+glance-api.conf or in the site's file in ``sites_dir``: processes take over a
+new value within 10 seconds, also for transfers that are running.
+
+Possible values:
+    * MiB per second
+    * 0: no limit
+
+Related options:
+    * dcn_max_transfers
+
+"""),
+]
+
+GROUP = 'glance_dcn'
+
+#: Options of the whole process.
+PROCESS_OPTS = [
+    cfg.StrOpt('sites_dir',
+               help="""
+Folder of site files: stores that are added and taken away while Glance runs.
+
+A file ``dcn7.conf`` in it, with one section ``[dcn7]`` that has the options
+of a ``dcn`` store, becomes the store ``dcn7`` of all processes within 10
+seconds; when the file is changed, so is the store. When it is taken away, the
+store takes no more images, is shown as read-only, and serves what it holds
+until it is empty. ``dcn7`` must not be in ``enabled_backends``, where at least
+one store must be of type ``dcn``.
+
+The folder and its files must belong to root or to the user that Glance runs
+as, and must not be writable by others.
+
+Possible values:
+    * Path of a folder
+    * Not set: the stores are those of ``enabled_backends``
+
+"""),
 ]

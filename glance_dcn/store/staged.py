@@ -56,6 +56,26 @@ def skip_holes(data):
     return False
 
 
+def report_waiting(data):
+    """Return what keeps the task of an import alive while it waits.
+
+    :param data: what ``add()`` was given
+    :returns: function of one argument, which it ignores: it saves the task,
+        so that its lock stays fresh, and raises what Glance raises when
+        somebody else has ended it; None where no task is behind the data
+    """
+    reader = data
+    for _ in range(_DEEPEST):
+        # glance.common.scripts.utils.CallbackIterator
+        callback = getattr(reader, '_callback', None)
+        if callable(callback):
+            return lambda unused: callback(0, 0)
+        reader = _inner(reader)
+        if reader is None:
+            break
+    return None
+
+
 def _inner(reader):
     for name in _INNER:
         inner = getattr(reader, name, None)

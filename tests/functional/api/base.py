@@ -70,11 +70,13 @@ class OwnGlance(fixtures.Fixture):
     :param default: name of the default store
     :param overrides: see :class:`lab.glance.Glance`
     :param database: URL of another database than its own
+    :param processes: number of uWSGI processes
     """
 
     def __init__(self, stores, default='central', overrides=None,
-                 database=None):
+                 database=None, processes=1):
         super().__init__()
+        self._processes = processes
         self._stores = stores
         self._default = default
         self._overrides = overrides
@@ -104,7 +106,8 @@ class OwnGlance(fixtures.Fixture):
         """Return the worker to start."""
         return glance.Glance(
             'own-glance', folder, process.free_port(), lab().keystone,
-            database, self._stores, self._default, self._overrides)
+            database, self._stores, self._default, self._overrides,
+            self._processes)
 
     @property
     def log(self):

@@ -112,3 +112,22 @@ class StagedTest(base.BaseTestCase):
         with open(self.sparse_file(1, MIB), 'rb') as f:
             self.assertFalse(staged.skip_holes(f))
             self.assertEqual(MIB, len(f.read()))
+
+
+class ReportWaitingTest(base.BaseTestCase):
+
+    def test_tells_the_task_of_an_import(self):
+        # This guards what is assumed of Glance's readers, too.
+        told = []
+        data = script_utils.CallbackIterator(
+            io.BytesIO(b'x'), lambda *args: told.append(args),
+            min_interval=60)
+        data = format_inspector.InspectWrapper(
+            glance_utils.LimitingReader(data, 100))
+        staged.report_waiting(data)(['dcn0'])
+        self.assertEqual([(0, 0)], told)
+
+    def test_no_task(self):
+        data = glance_utils.LimitingReader(io.BytesIO(b'x'), 100)
+        self.assertIsNone(staged.report_waiting(data))
+        self.assertIsNone(staged.report_waiting(iter([b'x'])))

@@ -1,0 +1,255 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The folder of site files: sites that come and go while Glance runs.
+
+A file ``dcn7.conf`` describes the store ``dcn7``, in one section ``[dcn7]``
+with the options that the section of a store in glance-api.conf has. There is
+no substitution of ``$name`` in it: what it says may be shown to users.
+
+What a file says decides where images go and which files librados reads, so it
+is only taken from those who may change glance-api.conf too. One that cannot
+be used is left alone, with one line in the log; what it said before holds.
+"""
+
+import dataclasses
+import logging
+import os
+import re
+import stat
+import time
+
+from oslo_config import iniparser
+
+LOG = logging.getLogger(__name__)
+
+_SUFFIX = '.conf'
+_LARGEST = 64 << 10
+# Letters and digits of ASCII: the name becomes part of options, log lines and
+# URLs.
+_NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]{0,63}', re.ASCII)
+# Seconds for which a file must have been left alone: before, somebody may
+# still be writing it.
+_SETTLING = 2
+
+
+class Mistake(Exception):
+    """A file cannot be used; its text says why."""
+
+
+@dataclasses.dataclass
+class Contents:
+    """What is in the folder.
+
+    :ivar sites: options as text, by name of the site; of a file that has
+        become unusable, those that it had
+    :ivar present: names of all site files, usable or not
+    """
+
+    sites: dict
+    present: frozenset
+
+
+class _Known:
+    """What is known of a file: its state when read, and what it said."""
+
+    def __init__(self):
+        self.state = None
+        self.since = None
+        self.read = None
+        self.options = None
+
+
+class Folder:
+    """Reads the site files of a folder, each when it has changed.
+
+    :param path: of the folder
+    :param check: called with the name and the options of a site; it raises
+        :class:`Mistake` where they are no good
+    """
+
+    def __init__(self, path, check=lambda name, options: None):
+        self.path = path
+        self._check = check
+        self._files = {}
+        self._told = None
+
+    def read(self, settled=True):
+        """Return the :class:`Contents`, or None if they cannot be told.
+
+        :param settled: leave files alone that were changed a moment ago
+        """
+        mistake = None
+        try:
+            _check_owner(os.stat(self.path), 'folder')
+            names = self._names()
+        except (OSError, Mistake) as exc:
+            mistake = _reason(exc)
+        if mistake:
+            self._tell('The folder of site files %s cannot be used: %s. Sites '
+                       'stay as they are.' % (self.path, mistake))
+            return None
+        self._told = None
+        for name in set(self._files) - names:
+            del self._files[name]
+        for name in sorted(names):
+            self._look(name, settled)
+        return Contents({name: self._files[name].options for name in names
+                         if self._files[name].options is not None},
+                        frozenset(names))
+
+    def _names(self):
+        return {entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
+                if entry.endswith(_SUFFIX) and not entry.startswith('.')}
+
+    def _look(self, name, settled):
+        known = self._files.setdefault(name, _Known())
+        path = os.path.join(self.path, name + _SUFFIX)
+        try:
+            state = _state(os.stat(path))
+        except OSError as exc:
+            if not os.path.lexists(path):
+                # It went away since the folder was listed.
+                return
+            state = exc.errno
+        now = time.monotonic()
+        if state != known.state:
+            known.state, known.since = state, now
+        if state == known.read:
+            return
+        if settled and now - known.since < _SETTLING and _is_new(path):
+            return
+        known.read = state
+        mistake = None
+        try:
+            options = _parse(name, _contents(path))
+            self._check(name, options)
+            known.options = options
+        except (OSError, Mistake) as exc:
+            mistake = _reason(exc)
+        # Not while the exception is there: oslo.log would add it.
+        if mistake:
+            LOG.error('Site file %(path)s is not taken: %(reason)s.%(rest)s',
+                      {'path': path, 'reason': mistake,
+                       'rest': '' if known.options is None else
+                       ' What it said before holds.'})
+
+    def _tell(self, text):
+        if text != self._told:
+            LOG.error(text)
+        self._told = text
+
+
+def _reason(exc):
+    return getattr(exc, 'strerror', None) or str(exc)
+
+
+def _state(found):
+    # With ctime: some tools put old times on new files. It changes with
+    # owner and mode as well.
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns,
+            found.st_ctime_ns)
+
+
+def _is_new(path):
+    try:
+        return abs(time.time() - os.stat(path).st_mtime) < _SETTLING
+    except OSError:
+        return False
+
+
+def _check_owner(found, what):
+    """Raise Mistake if others could have written it."""
+    if found.st_uid not in (0, os.geteuid()):
+        raise Mistake('its owner is user %d; a %s must be root\'s or that of '
+                      'the user Glance runs as' % (found.st_uid, what))
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Mistake('others may write it (mode %o); take that right away '
+                      'with chmod go-w' % stat.S_IMODE(found.st_mode))
+
+
+def _contents(path):
+    """Return the text of a file that is safe to use."""
+    # Not to wait for whoever writes to a pipe.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Mistake('it is no regular file')
+        _check_owner(found, 'file')
+        data = _read(fd)
+    finally:
+        os.close(fd)
+    if len(data) > _LARGEST:
+        raise Mistake('it is larger than %d KiB' % (_LARGEST >> 10))
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise Mistake('it is no text in UTF-8')
+    if '\0' in text:
+        raise Mistake('it is no text')
+    return text
+
+
+def _read(fd):
+    """Return what a file begins with, enough to see that it is too large."""
+    data = b''
+    while len(data) <= _LARGEST:
+        part = os.read(fd, _LARGEST + 1 - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def check_name(name):
+    """Raise :class:`Mistake` if a name cannot be that of a site."""
+    if not _NAME.fullmatch(name) or name.lower() == 'default':
+        raise Mistake('%r cannot be the name of a store: it must be letters, '
+                      'digits, _ and -, at most 64' % name)
+    if name.startswith('os_glance_'):
+        raise Mistake('names that begin with os_glance_ are Glance\'s own')
+
+
+def _parse(name, text):
+    """Return the options of a site file."""
+    check_name(name)
+    parser = _Parser()
+    try:
+        # Not splitlines(): a form feed ends no line.
+        parser.parse(text.split('\n'))
+    except iniparser.ParseError as exc:
+        # Not the line itself: it may be anything.
+        raise Mistake('line %d: %s' % (exc.lineno, exc.msg))
+    if list(parser.sections) != [name]:
+        raise Mistake('it must have one section, [%s], named like the file; '
+                      'it has %s' % (name, ', '.join(
+                          '[%s]' % section for section in parser.sections)
+                          or 'none'))
+    return parser.sections[name]
+
+
+class _Parser(iniparser.BaseParser):
+    """Sections of a file as glance-api.conf is one: the last value counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.sections = {}
+        self._section = None
+
+    def new_section(self, section):
+        self._section = self.sections.setdefault(section, {})
+
+    def assignment(self, key, value):
+        if self._section is None:
+            raise Mistake('option %r stands before any section' % key)
+        self._section[key] = '\n'.join(value)

@@ -1,0 +1,211 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What this process may burden a site with.
+
+A site's limits are shared by all its transfers in this process, and outlive
+the objects that describe the site: a site that is described anew goes on with
+the turns and the bandwidth that are taken. They may be changed at any time.
+
+Whose turn it is: a transfer begins when none of its sites has as many as it
+may have. Those that wait do so in the order in which they came, at each site;
+but one that waits for one site does not hold up others at its other sites,
+unless so many have overtaken it that it would never come to its turn.
+"""
+
+import collections
+import contextlib
+import os
+import time
+
+from glance_dcn.engine import native
+from glance_dcn.engine import rates
+
+_MIB = 1 << 20
+# Seconds between looks whether a turn has come.
+_TICK = 0.5
+# How many may overtake one that waits.
+_OVERTAKEN = 16
+
+_registry = {}
+
+
+class Limits:
+    """The limits of one site; get it from :func:`get`.
+
+    :ivar name: identifier of the site's store
+    :ivar sending: :class:`glance_dcn.engine.rates.Rate` of all data that is
+        sent to the site
+    :ivar receiving: likewise, of all data that is read from it
+    :ivar max_transfers: transfers at the same time; 0: no limit
+    :ivar running: how many there are
+    """
+
+    def __init__(self, name):
+        self.name = name
+        self.sending = rates.Rate()
+        self.receiving = rates.Rate()
+        self.max_transfers = 0
+        self.running = 0
+
+    @property
+    def bandwidth(self):
+        """MiB per second in each direction; 0: no limit."""
+        return (self.sending.limit or 0) / _MIB
+
+    @property
+    def full(self):
+        """Whether no other transfer may begin."""
+        return 0 < self.max_transfers <= self.running
+
+    def set(self, max_transfers, bandwidth):
+        """Take other limits; running transfers follow the bandwidth at once.
+
+        :param max_transfers: transfers at the same time; 0: no limit
+        :param bandwidth: MiB per second in each direction; 0: no limit
+        :returns: whether anything has changed
+        """
+        if (max_transfers, bandwidth) == (self.max_transfers, self.bandwidth):
+            return False
+        self.max_transfers = max_transfers
+        for rate in (self.sending, self.receiving):
+            rate.limit = bandwidth * _MIB or None
+        _turns.look()
+        return True
+
+
+def get(name):
+    """Return the limits of a site by the identifier of its store."""
+    # setdefault is one step: no two threads get different ones.
+    return _registry.setdefault(name, Limits(name))
+
+
+def turn(wanted, waiting=None, interval=10):
+    """Wait until a transfer may run: context manager for its duration.
+
+    :param wanted: :class:`Limits` of the sites it burdens
+    :param waiting: called now and then, while it waits, with the names of the
+        sites it waits for; what it raises ends the waiting
+    :param interval: seconds between calls of ``waiting``
+    """
+    return _turns.turn(wanted, waiting, interval)
+
+
+class _Waiter:
+    """A transfer that waits: for whom, and how many went past it."""
+
+    def __init__(self, wanted):
+        self.wanted = frozenset(wanted)
+        self.overtaken = 0
+        self.called = native.Queue()
+
+
+class _Turns:
+    """The transfers of the process that wait, in order."""
+
+    def __init__(self):
+        self._lock = native.lock()
+        self._waiting = []
+        self._ended = collections.deque()
+
+    @contextlib.contextmanager
+    def turn(self, wanted, waiting, interval):
+        waiter = _Waiter(wanted)
+        with self._lock:
+            self._waiting.append(waiter)
+        try:
+            self._wait(waiter, waiting, interval)
+        except BaseException:
+            self._give_up(waiter)
+            raise
+        try:
+            yield
+        finally:
+            self._end(waiter)
+
+    def look(self, patient=True):
+        """Let those begin whose turn it is.
+
+        :param patient: wait for another thread that is looking
+        """
+        if not self._lock.acquire(patient):
+            return
+        try:
+            while self._ended:
+                for one in self._ended.popleft().wanted:
+                    one.running -= 1
+            self._call()
+        finally:
+            self._lock.release()
+
+    def _wait(self, waiter, waiting, interval):
+        self.look()
+        told = time.monotonic()
+        while True:
+            try:
+                native.get(waiter.called, _TICK)
+                return
+            except native.Empty:
+                self.look()
+            if waiting and time.monotonic() - told >= interval:
+                told = time.monotonic()
+                waiting(sorted(one.name for one in waiter.wanted if one.full))
+
+    def _give_up(self, waiter):
+        with self._lock:
+            called = waiter not in self._waiting
+            if not called:
+                self._waiting.remove(waiter)
+        if called:
+            self._end(waiter)
+        self.look()
+
+    def _end(self, waiter):
+        # This may be the end of a generator that the garbage collector found,
+        # in the middle of anything, even of look(): it must not wait. If
+        # somebody is looking and has overlooked it, those who wait look again.
+        self._ended.append(waiter)
+        self.look(patient=False)
+
+    def _call(self):
+        taken = set()
+        passed = []
+        for waiter in list(self._waiting):
+            missing = {one for one in waiter.wanted
+                       if one.full or one in taken}
+            if missing:
+                taken |= (waiter.wanted if waiter.overtaken >= _OVERTAKEN
+                          else missing)
+                passed.append(waiter)
+                continue
+            self._waiting.remove(waiter)
+            for one in waiter.wanted:
+                one.running += 1
+            for other in passed:
+                other.overtaken += bool(other.wanted & waiter.wanted)
+            waiter.called.put(True)
+
+
+_turns = _Turns()
+
+
+def _after_fork():
+    """Forget what only the parent has: threads, and with them transfers."""
+    global _turns
+    _turns = _Turns()
+    for one in _registry.values():
+        one.running = 0
+        one.sending = rates.Rate(one.sending.limit)
+        one.receiving = rates.Rate(one.receiving.limit)
+
+
+os.register_at_fork(after_in_child=_after_fork)

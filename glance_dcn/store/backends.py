@@ -1,0 +1,65 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Changes of ``enabled_backends`` while others read it.
+
+glance_store and Glance look the option up anew for every request, and add the
+reserved stores to what they find. It is replaced as a whole, with those in
+it, so that nobody sees the dict that he walks through change.
+"""
+
+import os
+
+from glance_store import multi_backend
+
+from glance_dcn.engine import native
+
+_lock = native.lock()
+# Whose option was changed, and all that was changed of it: each change sets
+# them all, so that none is lost, whatever value oslo.config keeps.
+_conf = None
+_types = {}
+
+
+def change(conf, types):
+    """Set the types of some stores.
+
+    :param conf: oslo.config object
+    :param types: type by identifier of the store; None: not enabled any more
+    """
+    global _conf
+    with _lock:
+        if conf is not _conf:
+            _conf = conf
+            _types.clear()
+        _types.update(types)
+        enabled = {**conf.enabled_backends, **multi_backend._RESERVED_STORES,
+                   **_types}
+        conf.set_override('enabled_backends', {
+            name: kind for name, kind in enabled.items() if kind is not None})
+
+
+def refresh(conf):
+    """Make oslo.config forget the values it keeps of all options.
+
+    A request that was looking an option up while it was changed may have
+    kept the old value after all others were forgotten.
+    """
+    change(conf, {})
+
+
+def _after_fork():
+    global _lock
+    _lock = native.lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

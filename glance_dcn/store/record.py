@@ -1,0 +1,199 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Keeps the record of sites, and drops those that are gone and empty.
+
+The record is shared by all processes and hosts whose default store is the
+same. A host that has the file of a site says so in it; a site of which no
+host says so any more is dropped when its pool is empty, by whoever sees it
+first: the others see that it is recorded no more.
+"""
+
+import logging
+import os
+import socket
+import time
+
+import rbd
+
+from glance_dcn.ceph import definitions
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
+from glance_dcn.sites import folder
+from glance_dcn.sites import owed
+
+LOG = logging.getLogger(__name__)
+
+# Seconds after which a host says again that it has a file, and for which it
+# is believed.
+_AGAIN = 600
+_BELIEVED = 3600
+# Times in a row that a pool must be seen empty: an upload that began before
+# the site was taken away may be about to create its image.
+_EMPTY = 2
+
+
+class Record:
+    """The record, as one process keeps it.
+
+    :param roster: :class:`glance_dcn.store.roster.Roster`
+    :param sites: returns (name, :class:`glance_dcn.sites.site.Site`) of all
+        dcn stores of the process
+    :param host: name of this host
+    :param clock: returns seconds since the epoch
+    :ivar present: names of the site files of this host, or None while they
+        are not known
+    """
+
+    def __init__(self, roster, sites, host=None, clock=time.time):
+        self.present = None
+        self._roster = roster
+        self._sites = sites
+        self._host = (host or socket.gethostname()).replace('/', '_')
+        self._clock = clock
+        # Sites that were seen in the record: one of these that is missing
+        # there was dropped by somebody.
+        self._recorded = set()
+        self._empty = {}
+        self._told = {}
+
+    def exchange(self, default):
+        """Write and read the record; drop what is gone and empty.
+
+        :param default: :class:`glance_dcn.sites.site.Site` that has it, or
+            None
+        """
+        if self.present is None:
+            return
+        if default is None:
+            self._tell(None, 'The default store is no dcn store of '
+                       'enabled_backends: sites that are taken away are '
+                       'forgotten when Glance restarts.')
+            for name in self._retired():
+                self._drop_if_empty(name)
+            return
+        try:
+            with default.open_pool() as ioctx:
+                self._exchange(definitions.Definitions(default.name, ioctx))
+        except (errors.ClusterError, definitions.RecordError) as exc:
+            self._tell(None, 'The record of sites cannot be kept for now: %s'
+                       % exc)
+        else:
+            self._told.pop(None, None)
+
+    def _exchange(self, recorded):
+        known = recorded.load()
+        for name, entry in list(self._roster.entries.items()):
+            if name in known:
+                self._recorded.add(name)
+            if not entry.retired:
+                self._keep(recorded, known.get(name), name, entry)
+            elif name not in known and name in self._recorded:
+                self._drop(name)
+            elif name not in known:
+                recorded.save(name, entry.options)
+                self._recorded.add(name)
+        for name, definition in known.items():
+            if name not in self.present:
+                if self._host in definition.holders:
+                    recorded.release(name, self._host)
+                self._serve(name, definition)
+        for name in self._retired():
+            holders = known[name].holders if name in known else {}
+            if not self._is_held(holders) and self._drop_if_empty(name):
+                recorded.forget(name, holders)
+
+    def _keep(self, recorded, definition, name, entry):
+        """Record a site of this host."""
+        if definition is None or definition.options != entry.options:
+            recorded.save(name, entry.options)
+            self._recorded.add(name)
+        now = self._clock()
+        said = definition and definition.holders.get(self._host)
+        if not said or not 0 <= now - said < _AGAIN:
+            recorded.hold(name, self._host, now)
+
+    def _serve(self, name, definition):
+        """Make a store of a site whose file is gone, if it is none yet."""
+        if name in self._roster.entries:
+            return
+        try:
+            self._roster.check(name, definition.options)
+            self._check_conf_file(definition.options)
+            self._roster.adopt(name, definition.options)
+        except folder.Mistake as exc:
+            self._tell(name, 'Site %s was taken away and is recorded, but '
+                       'what it holds cannot be served: %s' % (name, exc))
+            return
+        self._recorded.add(name)
+        LOG.warning('Site %s was taken away: its store takes no new images, '
+                    'and serves what it holds until it is empty', name)
+
+    def _check_conf_file(self, options):
+        """See that no file is read that only the record says is one.
+
+        Whoever may write to the pool, which Nova and Cinder may, could name
+        a file of his own: librados obeys what is in it.
+        """
+        path = options.get('rbd_store_ceph_conf')
+        if not path:
+            return
+        trusted = {os.path.dirname(os.path.realpath(site.conf_file))
+                   for _, site in self._sites() if site.conf_file}
+        if os.path.dirname(os.path.realpath(path)) not in trusted:
+            raise folder.Mistake(
+                'its rbd_store_ceph_conf %s is in none of the folders that '
+                'other stores have their conf files in' % path)
+
+    def _retired(self):
+        return [name for name, entry in self._roster.entries.items()
+                if entry.retired]
+
+    def _is_held(self, holders):
+        now = self._clock()
+        return any(now - said < _BELIEVED for host, said in holders.items()
+                   if host != self._host)
+
+    def _drop_if_empty(self, name):
+        """Drop a store whose pool is empty; return whether it was."""
+        site = self._roster.entries[name].store.site
+        try:
+            with site.open_pool() as ioctx:
+                empty = images.is_empty(ioctx) and not _is_owed(site)
+        except (errors.ClusterError, rbd.Error, omap.Error) as exc:
+            LOG.debug('Whether site %s is empty cannot be told: %s', name,
+                      exc)
+            return False
+        self._empty[name] = self._empty.get(name, 0) + 1 if empty else 0
+        if self._empty[name] < _EMPTY:
+            return False
+        self._drop(name)
+        return True
+
+    def _drop(self, name):
+        self._roster.drop(name)
+        self._recorded.discard(name)
+        self._empty.pop(name, None)
+        LOG.info('Site %s was taken away and holds no images any more: its '
+                 'store is dropped', name)
+
+    def _tell(self, about, text):
+        if self._told.get(about) != text:
+            LOG.warning(text)
+        self._told[about] = text
+
+
+def _is_owed(site):
+    """Return whether there is work to be done at a site yet."""
+    return any(next(place.records(), None) is not None
+               for place in owed.ledger.places(site))

@@ -1,0 +1,214 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Stores that come and go: how they become Glance's, and cease to be.
+
+Glance finds a store in two places: the option ``enabled_backends``, and
+glance_store's map of stores by scheme. A store that comes is put into the map
+before it is enabled; one that goes is taken off in the other order. Parts of
+the map are replaced, not changed, for requests walk through them.
+
+A store that was taken away is enabled as of type ``http``, the one type that
+Glance takes for read-only: ``GET /v2/info/stores`` says so, ``all_stores``
+leaves it out, and its images are found as before. (An http location is none
+of its own, and refused.)
+"""
+
+import dataclasses
+import os
+
+from glance_store import driver
+from glance_store import exceptions
+from glance_store import location
+
+from glance_dcn.ceph import connection
+from glance_dcn.engine import native
+from glance_dcn.sites import folder
+from glance_dcn.sites import owed
+from glance_dcn.sites import wiring
+from glance_dcn.sites import worker
+from glance_dcn.store import backends
+from glance_dcn.store import options as store_options
+
+_SCHEMES = ('dcn', 'rbd')
+_READ_ONLY = 'http'
+# Options that a store follows as it is; for others it is built anew.
+_FOLLOWED = ('store_description', 'weight', 'dcn_max_transfers',
+             'dcn_bandwidth_limit')
+# Two threads change the roster of a process.
+_lock = native.lock()
+
+
+@dataclasses.dataclass
+class Entry:
+    """A store that came while Glance runs.
+
+    :ivar store: :class:`glance_dcn.store.driver.Store`
+    :ivar options: its options as text, by name
+    :ivar retired: whether it was taken away, and serves what it holds
+    """
+
+    store: object
+    options: dict
+    retired: bool
+
+
+class Roster:
+    """The stores of a process that come and go.
+
+    :param conf: oslo.config object, with enabled_backends as configured
+    :param kind: class of the stores
+    :ivar entries: :class:`Entry` by name
+    :ivar changed: set when anything was; for whoever clears it
+    """
+
+    def __init__(self, conf, kind):
+        self._conf = conf
+        self._kind = kind
+        self._static = frozenset(conf.enabled_backends)
+        self._ours = set()
+        self.entries = {}
+        self.changed = False
+
+    def check(self, name, options):
+        """See that a site can become a store.
+
+        :param options: as text, by name
+        :returns: names of the options that are not known
+        :raises glance_dcn.sites.folder.Mistake: if it cannot
+        """
+        folder.check_name(name)
+        if name in self._static:
+            raise folder.Mistake(
+                'there is a store %s in enabled_backends already; it must be '
+                'in one of the two' % name)
+        if name in self._conf and name not in self._ours:
+            raise folder.Mistake(
+                '[%s] is a section or option of Glance itself; the store '
+                'needs another name' % name)
+        known = _known_options()
+        for option in set(options) & set(known):
+            try:
+                known[option].type(options[option])
+            except (ValueError, TypeError) as exc:
+                raise folder.Mistake('%s: %s' % (option, exc))
+        return sorted(set(options) - set(known))
+
+    def put(self, name, options, retired=False):
+        """Add a store, or make it follow other options.
+
+        Requests that have the old one go on with it.
+
+        :param options: checked, as text, by name
+        :param retired: whether it takes no new images
+        :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
+        """
+        with _lock:
+            self._put(name, options, retired)
+
+    def adopt(self, name, options):
+        """Add a store that was taken away, unless there is one of its name.
+
+        :param options: checked, as text, by name
+        :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
+        """
+        with _lock:
+            if name not in self.entries:
+                self._put(name, options, retired=True)
+
+    def drop(self, name):
+        """Remove a store that was taken away."""
+        with _lock:
+            if name in self.entries and self.entries[name].retired:
+                del self.entries[name]
+                backends.change(self._conf, {name: None})
+                _place((), name, None)
+                _forget(name)
+                self.changed = True
+
+    def _put(self, name, options, retired):
+        self._ours.add(name)
+        known = self.entries.get(name)
+        try:
+            if known and _lasting(known.options) == _lasting(options):
+                store = known.store
+                self._set_options(name, options)
+                store.take_limits()
+            else:
+                if known:
+                    connection.forget(name)
+                store = self._kind(self._conf, backend=name)
+                self._set_options(name, options)
+                store.configure(re_raise_bsc=True)
+        except exceptions.BadStoreConfiguration as exc:
+            raise folder.Mistake(str(exc))
+        store.site.retired = retired
+        schemes = _SCHEMES + ((_READ_ONLY,) if retired else ())
+        _place(schemes, name, {
+            'store': store, 'store_entry': 'dcn',
+            'location_class': store.get_store_location_class()})
+        backends.change(self._conf, {name: _READ_ONLY if retired else 'rbd'})
+        self.entries[name] = Entry(store, dict(options), retired)
+        self.changed = True
+
+    def _set_options(self, name, options):
+        for option in _known_options():
+            if option in options:
+                # Nothing of Glance's own options gets in by substitution.
+                self._conf.set_override(
+                    option, options[option].replace('$', '$$'), group=name)
+            else:
+                self._conf.clear_override(option, group=name)
+
+
+def _forget(name):
+    """Have nobody look after a site any more."""
+    worker.stop(name)
+    owed.ledger.remove(name)
+    wiring.PROCESS.remove(name)
+    connection.forget(name)
+
+
+def _lasting(options):
+    """Return the options that a store is built of."""
+    return {name: text for name, text in options.items()
+            if name not in _FOLLOWED}
+
+
+def _known_options():
+    return {opt.name: opt for opt in (*driver.Store.MULTI_BACKEND_OPTIONS,
+                                      *store_options.STORE_OPTS)}
+
+
+def _place(schemes, name, info):
+    """Put a store into glance_store's map under these schemes alone."""
+    found = location.SCHEME_TO_CLS_BACKEND_MAP
+    for scheme in schemes:
+        found[scheme] = {**found.get(scheme, {}), name: info}
+    for scheme in (*_SCHEMES, _READ_ONLY):
+        if scheme in schemes or name not in found.get(scheme, ()):
+            continue
+        left = {other: one for other, one in found[scheme].items()
+                if other != name}
+        if left or scheme != _READ_ONLY:
+            found[scheme] = left
+        else:
+            # As if no store of this type had ever been there.
+            del found[scheme]
+
+
+def _after_fork():
+    global _lock
+    _lock = native.lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

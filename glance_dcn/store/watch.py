@@ -1,0 +1,266 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Follows what may change while Glance runs: site files, and limits.
+
+Each process has a thread that looks at the folder of site files and at the
+configuration files, and never touches a cluster, so that no absent site
+delays it; and, where there is a folder, another that keeps the record of its
+sites (:mod:`glance_dcn.ceph.definitions`) and looks whether those that were
+taken away are empty.
+"""
+
+import copy
+import glob
+import logging
+import os
+
+from glance_store import driver
+from glance_store import location
+from oslo_config import cfg
+
+from glance_dcn import background
+from glance_dcn.sites import folder
+from glance_dcn.sites import worker
+from glance_dcn.store import backends
+from glance_dcn.store import options
+from glance_dcn.store import record
+from glance_dcn.store import roster
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between looks at files, and at the record.
+_LOOK = 4
+_EXCHANGE = 10
+# Looks in a row for which a file must be missing: some tools replace a file
+# by removing it first.
+_MISSING = 2
+
+_watch = None
+
+
+def begin(conf, kind):
+    """Watch for changes on behalf of Glance; set up the sites there are.
+
+    Called as each store is set up; the first call counts. It returns after
+    the sites of the folder are stores.
+
+    :param conf: oslo.config object
+    :param kind: class of the stores
+    """
+    global _watch
+    if _watch is not None:
+        if _watch.conf is conf:
+            return
+        _watch.stop()
+    conf.register_opts(options.PROCESS_OPTS, group=options.GROUP)
+    _watch = Watch(conf, kind)
+    _watch.start()
+
+
+class Watch:
+    """Follows the files of one configuration.
+
+    :param conf: oslo.config object
+    :param kind: class of the stores
+    :ivar roster: :class:`glance_dcn.store.roster.Roster`
+    """
+
+    def __init__(self, conf, kind):
+        self.conf = conf
+        self.roster = roster.Roster(conf, kind)
+        self._folder = self._exchange = None
+        self._missing = {}
+        self._refused = {}
+        self._limits = LimitsFile(conf, self.roster)
+        self._looking = background.Periodic('dcn-files', self.look, _LOOK)
+        path = conf[options.GROUP].sites_dir
+        if path:
+            self._folder = folder.Folder(path, self._check)
+            self.record = record.Record(self.roster, _sites)
+            self._exchange = background.Periodic(
+                'dcn-sites', self._keep_record, _EXCHANGE)
+
+    def start(self):
+        """Set up the sites of the folder, and go on watching.
+
+        The command, which ends soon, only has them set up.
+        """
+        try:
+            self.look(settled=False)
+        except Exception:
+            # The stores of enabled_backends are none the worse for it.
+            LOG.exception('The site files could not be followed')
+        if not worker.enabled:
+            return
+        self._looking.start()
+        if self._exchange:
+            self._exchange.start()
+
+    def stop(self):
+        """Watch no more."""
+        self._looking.stop()
+        if self._exchange:
+            self._exchange.stop()
+
+    def look(self, settled=True):
+        """Take over what has changed in the files.
+
+        :param settled: leave files alone that were changed a moment ago
+        """
+        if self.roster.changed:
+            self.roster.changed = False
+            backends.refresh(self.conf)
+        if self._folder:
+            contents = self._folder.read(settled)
+            if contents is not None:
+                self._follow(contents)
+        self._limits.look()
+
+    def _follow(self, contents):
+        for name, found in contents.sites.items():
+            entry = self.roster.entries.get(name)
+            if ((entry is None or entry.retired or entry.options != found)
+                    and self._refused.get(name) != found):
+                self._put(name, found)
+        for name, entry in list(self.roster.entries.items()):
+            if name in contents.present:
+                self._missing.pop(name, None)
+            elif not entry.retired:
+                self._missing[name] = self._missing.get(name, 0) + 1
+                if self._missing[name] >= _MISSING:
+                    self._put(name, entry.options, retired=True)
+        self.record.present = contents.present
+
+    def _put(self, name, found, retired=False):
+        known = self.roster.entries.get(name)
+        try:
+            self.roster.put(name, found, retired)
+        except Exception as exc:
+            self._refused[name] = found
+            LOG.error('Site %(name)s cannot be set up: %(reason)s',
+                      {'name': name, 'reason': exc}, exc_info=not isinstance(
+                          exc, folder.Mistake))
+            return
+        self._refused.pop(name, None)
+        if retired:
+            LOG.warning('The file of site %s was taken away: its store takes '
+                        'no new images, and serves what it holds until it is '
+                        'empty', name)
+        elif known is None or known.retired:
+            LOG.info('Site %s has a file: its store is there', name)
+        else:
+            LOG.info('The file of site %(name)s has changed: its store '
+                     'follows %(changed)s', {
+                         'name': name, 'changed': ', '.join(sorted(
+                             key for key in {*known.options, *found}
+                             if known.options.get(key) != found.get(key)))})
+        if self._exchange:
+            self._exchange.wake()
+
+    def _check(self, name, found):
+        unknown = self.roster.check(name, found)
+        if unknown:
+            LOG.warning('Site file %(name)s.conf has options that no dcn '
+                        'store knows; they are without effect: %(unknown)s', {
+                            'name': name, 'unknown': ', '.join(
+                                repr(option) for option in unknown)})
+
+    def _keep_record(self):
+        self.record.exchange(self._default_site())
+
+    def _default_site(self):
+        """Return the site of the default store, or None."""
+        name = self.conf.glance_store.default_backend
+        return None if name in self.roster.entries else dict(_sites()).get(
+            name)
+
+
+def _sites():
+    """Return (name, site) of all dcn stores of the process."""
+    stores = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
+    return [(name, info['store'].site) for name, info in stores.items()]
+
+
+class LimitsFile:
+    """Limits in the configuration files, of stores in enabled_backends.
+
+    :param conf: oslo.config object
+    :param roster: :class:`glance_dcn.store.roster.Roster` of the others
+    """
+
+    def __init__(self, conf, roster):
+        self._conf = conf
+        self._roster = roster
+        self._state = self._files()
+
+    def look(self):
+        """Take over the limits, if a file has changed."""
+        state = self._files()
+        if state == self._state:
+            return
+        self._state = state
+        try:
+            fresh = self._read()
+            for name, site in _sites():
+                if name not in self._roster.entries:
+                    self._follow(fresh, name, site)
+        except (cfg.Error, ValueError, OSError) as exc:
+            LOG.error('The configuration files were changed, and cannot be '
+                      'used: %s. Limits stay as they are.', exc)
+
+    def _follow(self, fresh, name, site):
+        values = [_value(fresh, name, opt) for opt in _mutable()]
+        if site.limits.set(*values):
+            LOG.info('Store %(name)s has other limits now: %(limits)s', {
+                'name': name, 'limits': ', '.join(
+                    '%s = %g' % (opt.name, value)
+                    for opt, value in zip(_mutable(), values))})
+
+    def _read(self):
+        fresh = cfg.ConfigOpts()
+        fresh(args=[], default_config_files=list(
+            self._conf.config_file or ()), default_config_dirs=list(
+                self._conf.config_dir or ()))
+        return fresh
+
+    def _files(self):
+        found = {}
+        paths = list(self._conf.config_file or ())
+        for directory in self._conf.config_dir or ():
+            paths += sorted(glob.glob(os.path.join(
+                glob.escape(directory), '*.conf')))
+        for path in paths:
+            try:
+                state = os.stat(path)
+            except OSError:
+                continue
+            found[path] = (state.st_ino, state.st_size, state.st_mtime_ns)
+        return found
+
+
+def _mutable():
+    """Return the options that may change: those of Limits.set(), in order."""
+    by_name = {opt.name: opt for opt in options.STORE_OPTS}
+    return [by_name['dcn_max_transfers'], by_name['dcn_bandwidth_limit']]
+
+
+def _value(conf, group, opt):
+    """Return an option of a store, from its section or the shared one."""
+    opt = copy.copy(opt)
+    default, opt.default = opt.default, None
+    for section in (group, driver.SHARED_CONF_GROUP):
+        conf.register_opt(opt, group=section)
+        value = conf[section][opt.name]
+        if value is not None:
+            return value
+    return default

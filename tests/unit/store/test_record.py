@@ -1,0 +1,271 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import contextlib
+from unittest import mock
+
+from glance_dcn.ceph import definitions
+from glance_dcn.ceph import errors
+from glance_dcn.store import record
+from tests.unit.store import sites
+
+
+class FakeDefinitions:
+    """The record in memory; what it does in RADOS is tested functionally."""
+
+    known = {}
+
+    def __init__(self, store, ioctx):
+        pass
+
+    def load(self):
+        return {name: definitions.Definition(dict(one.options),
+                                             dict(one.holders))
+                for name, one in self.known.items()}
+
+    def save(self, name, options):
+        self.known.setdefault(
+            name, definitions.Definition({})).options = dict(options)
+
+    def hold(self, name, host, seconds):
+        self.known[name].holders[host] = seconds
+
+    def release(self, name, host):
+        self.known[name].holders.pop(host, None)
+
+    def forget(self, name, hosts=()):
+        self.known.pop(name)
+
+
+class TestRecord(sites.SitesCase):
+
+    def setUp(self):
+        super().setUp()
+        self.known = FakeDefinitions.known = {}
+        self.empty = False
+        self.owed = []
+        self.down = set()
+        self.now = 1000000
+        for name, value in (
+                ('glance_dcn.ceph.definitions.Definitions', FakeDefinitions),
+                ('glance_dcn.ceph.images.is_empty', lambda ioctx: self.empty),
+                ('glance_dcn.sites.owed.Place.records',
+                 lambda place: iter(self.owed)),
+                ('glance_dcn.sites.site.Site.open_pool', self.open_pool)):
+            patch = mock.patch(name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    @contextlib.contextmanager
+    def open_pool(self, pool=None):
+        if self.down:
+            raise errors.Unreachable('central', 'it is down', 'see there')
+        yield None
+
+    def host(self, name='host'):
+        """Start the Glance of a host; return what keeps its record."""
+        watch = self.start()
+        watch.record = record.Record(
+            watch.roster, watch.record._sites, name, lambda: self.now)
+        watch.look()
+        return watch
+
+    def exchange(self, watch, times=1):
+        for _ in range(times):
+            watch.record.exchange(watch._default_site())
+
+    def take_away(self, watch):
+        (self.folder / 'dcn7.conf').unlink()
+        watch.look()
+        watch.look()
+
+    def test_recorded_and_held(self):
+        self.put(weight=3)
+        self.exchange(self.host())
+        self.assertEqual(['dcn7'], list(self.known))
+        self.assertEqual('3', self.known['dcn7'].options['weight'])
+        self.assertEqual({'host': self.now}, self.known['dcn7'].holders)
+
+    def test_follows_the_file(self):
+        self.put(weight=3)
+        watch = self.host()
+        self.exchange(watch)
+        self.put(weight=4)
+        watch.look()
+        self.exchange(watch)
+        self.assertEqual('4', self.known['dcn7'].options['weight'])
+
+    def test_says_again_that_it_holds_it(self):
+        self.put()
+        watch = self.host()
+        for later, expected in ((0, 0), (100, 0), (900, 900)):
+            self.now = 1000000 + later
+            self.exchange(watch)
+            self.assertEqual({'host': 1000000 + expected},
+                             self.known['dcn7'].holders)
+
+    def test_serves_after_a_restart(self):
+        self.put()
+        watch = self.host()
+        self.exchange(watch)
+        self.take_away(watch)
+        self.exchange(watch)
+        self.assertEqual({}, self.known['dcn7'].holders)
+        watch = self.host()
+        self.assertEnabled()
+        self.exchange(watch)
+        self.assertEnabled(dcn7='http')
+        self.assertTrue(self.store().site.retired)
+
+    def test_taken_away_while_glance_was_down(self):
+        self.put()
+        self.exchange(self.host())
+        (self.folder / 'dcn7.conf').unlink()
+        watch = self.host()
+        self.exchange(watch)
+        self.assertEnabled(dcn7='http')
+        self.assertEqual({}, self.known['dcn7'].holders)
+
+    def test_file_that_became_unusable_while_glance_was_down(self):
+        self.put()
+        self.exchange(self.host())
+        self.put(weight='heavy')
+        watch = self.host()
+        self.exchange(watch)
+        # It is there, so it is not for us to say that it is gone.
+        self.assertEnabled()
+        self.assertEqual({'host'}, set(self.known['dcn7'].holders))
+
+    def test_dropped_when_empty(self):
+        self.put()
+        watch = self.host()
+        self.exchange(watch)
+        self.take_away(watch)
+        self.exchange(watch, 3)
+        self.assertEnabled(dcn7='http')
+        self.empty = True
+        self.exchange(watch)
+        # An upload may be about to create its image.
+        self.assertEnabled(dcn7='http')
+        self.exchange(watch)
+        self.assertEnabled()
+        self.assertEqual({}, self.known)
+        self.exchange(watch, 3)
+        self.assertEnabled()
+
+    def test_not_dropped_while_work_is_owed(self):
+        self.put()
+        watch = self.host()
+        self.take_away(watch)
+        self.empty = True
+        self.owed = ['a removal']
+        self.exchange(watch, 4)
+        self.assertEnabled(dcn7='http')
+        self.owed = []
+        self.exchange(watch, 2)
+        self.assertEnabled()
+
+    def test_not_dropped_while_there_is_a_file(self):
+        self.put()
+        watch = self.host()
+        self.empty = True
+        self.exchange(watch, 4)
+        self.assertEnabled(dcn7='rbd')
+
+    def test_not_dropped_while_another_host_has_the_file(self):
+        self.put()
+        watch = self.host()
+        self.exchange(watch)
+        self.known['dcn7'].holders['other'] = self.now
+        self.take_away(watch)
+        self.empty = True
+        self.exchange(watch, 4)
+        self.assertEnabled(dcn7='http')
+        # That host has not been heard of for long.
+        self.now += 7200
+        self.exchange(watch, 2)
+        self.assertEnabled()
+
+    def test_dropped_by_another_process(self):
+        self.put()
+        watch = self.host()
+        self.exchange(watch)
+        self.take_away(watch)
+        self.exchange(watch)
+        self.known.clear()
+        self.exchange(watch)
+        self.assertEnabled()
+
+    def test_recorded_late(self):
+        # The default store's cluster was down all the time.
+        self.put()
+        watch = self.host()
+        self.down = True
+        self.exchange(watch, 3)
+        self.assertEqual(1, self.log.output.count('cannot be kept for now'))
+        self.take_away(watch)
+        self.down = False
+        self.exchange(watch)
+        self.assertEnabled(dcn7='http')
+        self.assertEqual(['dcn7'], list(self.known))
+
+    def test_site_that_another_host_has(self):
+        self.known['dcn8'] = definitions.Definition(
+            {'rbd_store_ceph_conf': str(self.ceph_conf('dcn8'))},
+            {'other': self.now})
+        watch = self.host()
+        self.exchange(watch)
+        self.assertEnabled(dcn8='http')
+
+    def test_record_is_not_trusted(self):
+        # Nova and Cinder may write to the pool it is in.
+        away = self.root / 'staging'
+        away.mkdir()
+        (away / 'image').write_text('[global]\n')
+        self.known.update({
+            'evil': definitions.Definition(
+                {'rbd_store_ceph_conf': str(away / 'image')}),
+            'central': definitions.Definition({}),
+            'glance_store': definitions.Definition({}),
+            '../x': definitions.Definition({}),
+            'bad': definitions.Definition({'weight': 'heavy'})})
+        watch = self.host()
+        self.exchange(watch, 2)
+        self.assertEnabled()
+        for words in ('evil', 'in none of the folders', 'glance_store',
+                      'weight'):
+            self.assertIn(words, self.log.output)
+        self.assertEqual(
+            1, self.log.output.count('in none of the folders'))
+
+    def test_folder_that_cannot_be_told(self):
+        self.put()
+        self.exchange(self.host())
+        self.folder.chmod(0o777)
+        watch = self.host()
+        self.exchange(watch, 3)
+        self.assertEqual({'host'}, set(self.known['dcn7'].holders))
+        self.assertEnabled()
+
+    def test_default_store_that_is_no_dcn_store(self):
+        path = self.put()
+        watch = self.host()
+        path.unlink()
+        watch.look()
+        watch.look()
+        watch.record.exchange(None)
+        self.assertEnabled(dcn7='http')
+        self.assertIn('The default store is no dcn store', self.log.output)
+        self.empty = True
+        watch.record.exchange(None)
+        watch.record.exchange(None)
+        self.assertEnabled()

@@ -1,0 +1,307 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import io
+import os
+import threading
+
+from glance_store import exceptions
+from glance_store import location
+from glance_store import multi_backend
+
+from glance_dcn.sites import limits
+from glance_dcn.sites import owed
+from glance_dcn.store import backends
+from tests.unit.store import sites
+
+
+class TestSites(sites.SitesCase):
+
+    def test_there_at_the_start(self):
+        self.put(store_description='an edge')
+        self.start()
+        self.assertEnabled(dcn7='rbd')
+        self.assertTrue(self.is_dcn(self.store()))
+        self.assertEqual('an edge', self.conf.dcn7.store_description)
+        multi_backend.verify_store()
+
+    def test_comes(self):
+        watch = self.start()
+        self.assertRaises(exceptions.UnknownScheme, self.store)
+        self.put(weight=5)
+        watch.look()
+        self.assertEnabled(dcn7='rbd')
+        self.assertEqual(['dcn', 'rbd'], self.schemes())
+        self.assertEqual(5, multi_backend.get_store_weight('dcn7'))
+        store = self.store()
+        found = location.SCHEME_TO_CLS_BACKEND_MAP['rbd']
+        self.assertEqual(['dcn7'], [
+            name for name, info in found.items()
+            if (store.url_prefix + 'x').startswith(info['store'].url_prefix)])
+
+    def test_nobody_sees_a_dict_change(self):
+        watch = self.start()
+        stores = location.SCHEME_TO_CLS_BACKEND_MAP['rbd']
+        enabled = self.conf.enabled_backends
+        seen = dict(stores), dict(enabled)
+        self.put()
+        watch.look()
+        self.assertEqual(seen, (stores, enabled))
+        # As each look-up of a store does:
+        enabled = self.conf.enabled_backends
+        count = len(enabled)
+        self.store()
+        self.assertEqual(count, len(enabled))
+
+    def test_changes(self):
+        watch = self.start()
+        self.put(weight=5, store_description='old', dcn_max_transfers=3)
+        watch.look()
+        before = self.store()
+        self.put(weight=6, dcn_bandwidth_limit=7, rbd_store_pool='other')
+        watch.look()
+        self.assertEqual((6, None), (self.conf.dcn7.weight,
+                                     self.conf.dcn7.store_description))
+        self.assertEqual('other', self.store().pool)
+        self.assertIs(before.site.limits, self.store().site.limits)
+        self.assertEqual((0, 7), (before.site.limits.max_transfers,
+                                  before.site.limits.bandwidth))
+        self.assertIn('dcn_bandwidth_limit, dcn_max_transfers, '
+                      'rbd_store_pool, store_description, weight',
+                      self.log.output)
+
+    def test_is_built_anew_only_where_it_must(self):
+        watch = self.start()
+        self.put(weight=5)
+        watch.look()
+        before = self.store()
+        self.put(weight=6, dcn_max_transfers=2)
+        watch.look()
+        self.assertIs(before, self.store())
+        self.assertEqual((6, 2), (before.weight,
+                                  before.site.limits.max_transfers))
+        self.put(weight=6, rbd_store_user='else')
+        watch.look()
+        self.assertIsNot(before, self.store())
+        self.assertEqual(0, before.site.limits.max_transfers)
+
+    def test_unchanged_is_left_alone(self):
+        self.put()
+        watch = self.start()
+        store = self.store()
+        watch.look()
+        os.utime(self.folder / 'dcn7.conf', (2, 2))
+        watch.look()
+        self.assertIs(store, self.store())
+
+    def test_nothing_is_substituted(self):
+        # Users are shown the description.
+        self.put(store_description='$debug ${glance_store.default_backend}')
+        self.start()
+        self.assertEqual('$debug ${glance_store.default_backend}',
+                         self.conf.dcn7.store_description)
+
+    def test_taken_away(self):
+        path = self.put()
+        watch = self.start()
+        path.unlink()
+        watch.look()
+        # Maybe it is being replaced.
+        self.assertEnabled(dcn7='rbd')
+        watch.look()
+        self.assertEnabled(dcn7='http')
+        self.assertEqual(['dcn', 'http', 'rbd'], self.schemes())
+        store = self.store()
+        self.assertTrue(self.is_dcn(store))
+        error = self.assertRaises(
+            exceptions.StoreAddDisabled, store.add, 'image', io.BytesIO(b'x'),
+            1, 'sha512')
+        self.assertIn('dcn7', str(error))
+        self.assertIn('taken away', str(error))
+        # Its images are found: the way to them is as before.
+        location.get_location_from_uri_and_backend(
+            store.url_prefix + 'image/snap', 'dcn7')
+        # It is an http store in name only.
+        self.assertRaises(
+            exceptions.BadStoreUri,
+            location.get_location_from_uri_and_backend,
+            'http://127.0.0.1/', 'dcn7')
+
+    def test_comes_back(self):
+        path = self.put()
+        watch = self.start()
+        path.unlink()
+        watch.look()
+        watch.look()
+        self.put()
+        watch.look()
+        self.assertEnabled(dcn7='rbd')
+        self.assertEqual(['dcn', 'rbd'], self.schemes())
+        self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
+        self.assertFalse(self.store().site.retired)
+
+    def test_replaced_by_removing_it_first(self):
+        path = self.put()
+        watch = self.start()
+        for weight in range(3):
+            path.unlink()
+            watch.look()
+            self.put(weight=weight)
+            watch.look()
+            self.assertEnabled(dcn7='rbd')
+
+    def test_folder_gone_is_not_sites_gone(self):
+        self.put()
+        watch = self.start()
+        self.folder.rename(self.root / 'elsewhere')
+        for _ in range(4):
+            watch.look()
+        self.assertEnabled(dcn7='rbd')
+
+    def test_dropped(self):
+        path = self.put()
+        watch = self.start()
+        watch.roster.drop('dcn7')
+        # Not as long as there is a file.
+        self.assertEnabled(dcn7='rbd')
+        path.unlink()
+        watch.look()
+        watch.look()
+        watch.roster.drop('dcn7')
+        self.assertEnabled()
+        self.assertEqual([], self.schemes())
+        self.assertEqual(['central'], list(owed.ledger.sites))
+        self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
+        self.assertRaises(exceptions.UnknownScheme, self.store)
+        self.put(weight=9)
+        watch.look()
+        self.assertEnabled(dcn7='rbd')
+        self.assertEqual(9, self.store().weight)
+
+    def test_clashes(self):
+        self.put('central')
+        self.put('glance_store')
+        self.put('debug')
+        self.start()
+        self.assertEnabled()
+        for words in ('central in enabled_backends', '[glance_store] is',
+                      '[debug] is'):
+            self.assertIn(words, self.log.output)
+
+    def test_values(self):
+        watch = self.start()
+        self.put(weight='heavy')
+        self.put('dcn8', dcn_max_transfers=-1)
+        self.put('dcn9', dcn_surprise=1)
+        watch.look()
+        self.assertEnabled(dcn9='rbd')
+        for words in ('weight: ', 'dcn_max_transfers: ', "'dcn_surprise'"):
+            self.assertIn(words, self.log.output)
+
+    def test_one_that_cannot_be_set_up_is_told_of_once(self):
+        watch = self.start()
+
+        def fail(*args, **kwargs):
+            raise ValueError('no way')
+        watch.roster._kind = fail
+        self.put()
+        for _ in range(3):
+            watch.look()
+        self.assertEqual(1, self.log.output.count('cannot be set up: no way'))
+        self.assertEnabled()
+
+    def test_value_that_oslo_config_kept_too_long(self):
+        # A request was looking it up while it was changed.
+        watch = self.start()
+        stale = self.conf.enabled_backends
+        self.put()
+        watch.look()
+        self.conf._ConfigOpts__cache['DEFAULT', 'enabled_backends'] = stale
+        self.conf._ConfigOpts__cache[None, 'enabled_backends'] = stale
+        watch.look()
+        self.assertEnabled(dcn7='rbd')
+
+    def test_change_by_several_threads(self):
+        self.start()
+        threads = [threading.Thread(
+            target=backends.change, args=(self.conf, {'t%d' % n: 'rbd'}))
+            for n in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEnabled(**{'t%d' % n: 'rbd' for n in range(20)})
+
+    def test_without_a_folder(self):
+        self.folder = ''
+        watch = self.start()
+        watch.look()
+        self.assertEnabled()
+
+
+class TestLimits(sites.SitesCase):
+
+    def change(self, **central):
+        self.write_conf(**central)
+        path = self.root / 'glance-api.conf'
+        # Whatever the clock's resolution.
+        os.utime(path, (1, os.stat(path).st_mtime + 1))
+
+    def assertLimits(self, max_transfers, bandwidth):
+        found = limits.get('central')
+        self.assertEqual((max_transfers, bandwidth),
+                         (found.max_transfers, found.bandwidth))
+
+    def test_at_the_start(self):
+        self.start(dcn_max_transfers=4, dcn_bandwidth_limit=2.5)
+        self.assertLimits(4, 2.5)
+
+    def test_changed(self):
+        watch = self.start(dcn_bandwidth_limit=2.5)
+        self.change(dcn_max_transfers=2, dcn_bandwidth_limit=5)
+        watch.look()
+        self.assertLimits(2, 5)
+        self.change()
+        watch.look()
+        self.assertLimits(0, 0)
+
+    def test_nothing_else_is_taken_over(self):
+        watch = self.start(weight=1)
+        self.change(weight=2, dcn_bandwidth_limit=5, rbd_store_pool='other')
+        watch.look()
+        self.assertLimits(0, 5)
+        self.assertEqual((1, 'images'), (self.conf.central.weight,
+                                         self.store('central').pool))
+
+    def test_broken_file(self):
+        watch = self.start(dcn_bandwidth_limit=2.5)
+        for bad in ('-1', 'fast'):
+            self.change(dcn_bandwidth_limit=bad)
+            watch.look()
+            self.assertLimits(0, 2.5)
+        self.assertIn('Limits stay as they are', self.log.output)
+        self.change(dcn_bandwidth_limit=4)
+        watch.look()
+        self.assertLimits(0, 4)
+
+    def test_shared_section(self):
+        watch = self.start()
+        self.change(weight='1\n[backend_defaults]\ndcn_max_transfers = 3')
+        watch.look()
+        self.assertLimits(3, 0)
+
+    def test_of_site_files_are_not_looked_for_here(self):
+        self.put(dcn_bandwidth_limit=3)
+        watch = self.start()
+        self.change(dcn_bandwidth_limit=5)
+        watch.look()
+        self.assertEqual(3, limits.get('dcn7').bandwidth)
