@@ -27,6 +27,7 @@ from glance_dcn import catalog
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.sites import jobs
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import owed
 from glance_dcn.sites import site as sites
@@ -373,17 +374,19 @@ class HalfWrittenTest(OwedTestCase):
     def test_adopted_after_its_writer_was_killed(self):
         self.say(catalog.NOT_NAMED)
         self.dying_writer(*self.WRITE, *self.PUBLISH)
+        [dead] = self.owed()
         with self.edge.open_pool() as ioctx:
             found = leftovers.look(ioctx, self.image)
             leftovers.adopt(self.edge, ioctx, found, MIB, 'digest')
-            # Whoever found it before it was removed has not got it.
-            process.wait_for('the dead one to be seen to', lambda: (
-                self.work(), len(self.owed()) == 1)[1], 60, interval=1)
+            # Whoever comes to remove it now leaves it to the new owner.
+            self.assertRaises(jobs.Later, jobs.carry_out, self.edge, dead,
+                              patient=True)
             self.assertThere(found.identity)
+            # And who finds it removed has not got it.
             self.edge.discard(ioctx, self.image, found.identity)
             self.assertRaises(leftovers.Gone, leftovers.adopt, self.edge,
                               ioctx, found, MIB, 'digest')
-        process.wait_for('records to go', lambda: not self.owed(), 5)
+        self.assertGone()
 
     def test_killed_after_glance_noted_the_location(self):
         self.say(catalog.NAMED)
