@@ -19,6 +19,7 @@ that images need.
 """
 
 import errno
+import functools
 import os
 import struct
 
@@ -37,6 +38,11 @@ _PAGE = 512
 _MAY_RENEW = 1
 _EQUAL = 1
 
+# Completions that were not called yet. python3-rados keeps them with their
+# Ioctx alone; should that be closed and forgotten first, librados would call
+# what is not there any more.
+_flying = set()
+
 
 def put(ioctx, name, records, timeout=TIMEOUT):
     """Write records, over those of the same keys.
@@ -51,9 +57,8 @@ def put(ioctx, name, records, timeout=TIMEOUT):
     with rados.WriteOpCtx() as op:
         ioctx.set_omap(op, tuple(records),
                        tuple(text.encode() for text in records.values()))
-        ioctx.operate_aio_write_op(
-            op, name, lambda completion: answers.put(
-                completion.get_return_value()))
+        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
+               answers.put)
         _check(answers, timeout, 'writing to %s' % name)
 
 
@@ -91,12 +96,13 @@ def remove_later(ioctx, name, key, failed):
     :param failed: function called if it could not be removed, in a thread of
         librados: it must only take note
     """
-    def complete(completion):
-        if completion.get_return_value() < 0:
+    def answered(code):
+        if code < 0:
             failed()
     with rados.WriteOpCtx() as op:
         ioctx.remove_omap_keys(op, (key,))
-        ioctx.operate_aio_write_op(op, name, complete)
+        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
+               answered)
 
 
 def get(ioctx, name, key):
@@ -201,13 +207,36 @@ def exists(ioctx, name, timeout):
     :raises Error: if there is no answer
     """
     answers = native.Queue()
-    ioctx.aio_stat(name, lambda completion, size, mtime: answers.put(
-        completion.get_return_value()))
+    _start(functools.partial(ioctx.aio_stat, name), answers.put)
     try:
         _check(answers, timeout, 'looking for %s' % name)
     except rados.ObjectNotFound:
         return False
     return True
+
+
+def _start(submit, answered):
+    """Start an operation, and see that its completion outlives it.
+
+    :param submit: called with the completion's callback; returns the
+        completion
+    :param answered: called with the return value, in a thread of librados
+    """
+    lock = native.lock()
+    over = []
+
+    def complete(completion, *unused):
+        try:
+            answered(completion.get_return_value())
+        finally:
+            with lock:
+                over.append(True)
+                _flying.discard(completion)
+
+    completion = submit(complete)
+    with lock:
+        if not over:
+            _flying.add(completion)
 
 
 def _check(answers, timeout, what):

@@ -120,21 +120,6 @@ class Relay:
         return endpoint
 
 
-def holds(source, record):
-    """Return whether an image with a record's size and content can be read.
-
-    :param source: :class:`glance_dcn.sites.sources.Source`
-    :param record: :class:`glance_dcn.ceph.records.Record`
-    """
-    try:
-        with _opened(source) as (_ioctx, endpoint):
-            return _is_same(endpoint, record)
-    except FAILURES as exc:
-        LOG.debug('Store %s does not have image %s: %s', source.site.name,
-                  source.image, exc)
-        return False
-
-
 @contextlib.contextmanager
 def _opened(source):
     with source.site.open_pool(source.pool) as ioctx, source.site.reading(

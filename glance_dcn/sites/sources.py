@@ -38,8 +38,7 @@ def ordered(sources, local, weights):
     """Return sources in the order in which to try them.
 
     Sites that are up come before those that are away; then the heaviest, and
-    of equal weight the local one, then the nearest, by the round trip that
-    was measured when it was connected to.
+    of equal weight as :func:`preference` says.
 
     :param sources: iterable of :class:`Source`
     :param local: name of the local site
@@ -50,19 +49,23 @@ def ordered(sources, local, weights):
     def key(source):
         site = source.site
         return (not site.available, -weights.get(site.name, 0),
-                site.name != local, _distance(site))
+                -preference(site, local))
     return sorted(sources, key=key)
 
 
-def clearly_nearer(one, other):
-    """Return whether a site is worth asking, though it may have nothing.
+def preference(site, local):
+    """Return how much a site is to be preferred, from 0 to less than 1.
 
-    :param one: :class:`glance_dcn.sites.site.Site` that would be asked
-    :param other: Site that has what is wanted
+    Above all the local site, then the nearest, by the round trip that was
+    measured when it was connected to; a site that is away least of all.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param local: name of the local site
     """
-    return 2 * _distance(one) < _distance(other)
-
-
-def _distance(site):
-    # A site that nobody has connected to is as far as can be.
-    return float('inf') if site.round_trip is None else site.round_trip
+    if not site.available:
+        return 0
+    if site.name == local:
+        return 0.9
+    # One that nobody has connected to is as far as can be.
+    distance = float('inf') if site.round_trip is None else site.round_trip
+    return 0.1 + 0.7 / (1 + distance)

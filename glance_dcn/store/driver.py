@@ -48,6 +48,7 @@ from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import site
+from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
 from glance_dcn.store import backends
@@ -192,6 +193,19 @@ class Store(driver.Store):
             return None
         return self.site.uri('')[:-len('/snap')]
 
+    @property
+    def weight(self):
+        """What Glance sorts the locations of an image by, heaviest first.
+
+        The configured weight, a whole number, and a fraction that orders
+        stores of equal weight: the local one, then the nearest, and those
+        that are away last. (glance_store 4.6.2 and later.)
+        """
+        conf = getattr(self.conf, self.backend_group or 'glance_store')
+        group = getattr(self.conf, 'glance_store', None)
+        return getattr(conf, 'weight', 0) + sources.preference(
+            self.site, getattr(group, 'default_backend', None))
+
     @capabilities.check
     def get(self, location, offset=0, chunk_size=None, context=None):
         """Return an image's data and its size.
@@ -207,8 +221,6 @@ class Store(driver.Store):
         :raises glance_store.exceptions.BadStoreUri: if the location is not
             in this store's cluster
 
-        The local site's copy is read rather than that of the location, if it
-        is the same image and the weights of the stores do not say otherwise.
         Should the site that is read go away, reading goes on at another.
         """
         loc = self._checked(location)

@@ -47,7 +47,7 @@ class Replicas:
                          for name, one in self._stores.items()}
 
     def relay(self, endpoint):
-        """Return how the image is read best.
+        """Return how the image is read, from one place after the other.
 
         :param endpoint: engine endpoint, the image open at its location
         :returns: :class:`glance_dcn.sites.reading.Relay`
@@ -60,27 +60,9 @@ class Replicas:
         record = records.load(endpoint.image) if others else None
         if record is None or record.size != endpoint.size:
             return reading.Relay([self._own])
-        first = next((source for source in self._better(others)
-                      if reading.holds(source, record)), None)
         # Which of the others will do is asked when one is needed.
         return reading.Relay(itertools.chain(
-            [first] if first else [], [self._own],
-            self._in_order(others)), record)
-
-    def _better(self, others):
-        """Return those of other places that are to be preferred.
-
-        Of heavier stores Glance has asked before it came to this one.
-        """
-        own = self._own.site
-        if own.name == self._local:
-            return []
-        return [source for source in self._in_order(others)
-                if source.site.available
-                and self._weights[source.site.name]
-                == self._weights.get(own.name, 0)
-                and (source.site.name == self._local
-                     or sources.clearly_nearer(source.site, own))]
+            [self._own], self._in_order(others)), record)
 
     def _in_order(self, others):
         # Not before it is needed: it changes.

@@ -90,13 +90,15 @@ class OrderTest(base.BaseTestCase):
         self.assertEqual(['b', 'a', 'c'], self.ordered(
             FakeSite('b'), FakeSite('a'), FakeSite('c')))
 
-    def test_clearly_nearer(self):
-        for one, other, expected in ((.01, .1, True), (.06, .1, False),
-                                     (.1, .01, False), (None, .1, False),
-                                     (.1, None, True), (None, None, False)):
-            self.assertIs(expected, sources.clearly_nearer(
-                FakeSite('a', round_trip=one),
-                FakeSite('b', round_trip=other)))
+    def test_preference(self):
+        order = [FakeSite('local', round_trip=.5),
+                 FakeSite('near', round_trip=.01),
+                 FakeSite('far', round_trip=.2), FakeSite('unknown'),
+                 FakeSite('away', available=False, round_trip=.001)]
+        found = [sources.preference(site, 'local') for site in order]
+        self.assertEqual(sorted(found, reverse=True), found)
+        self.assertEqual(len(order), len(set(found)))
+        self.assertTrue(all(0 <= one < 1 for one in found))
 
 
 class RelayTest(base.BaseTestCase):
@@ -168,10 +170,3 @@ class RelayTest(base.BaseTestCase):
             self.assertIs(first, self.assertRaises(errors.Unreachable,
                                                    relay.open))
         self.assertEqual(['one', 'two'], list(relay.failed))
-
-    def test_holds(self):
-        for record, expected in ((self.record, True), (None, False)):
-            self.assertIs(expected, reading.holds(
-                source(FakeSite('one', record)), self.record))
-        self.assertIs(False, reading.holds(source(FakeSite(
-            'one', error=errors.Unreachable('one', 'x', 'y'))), self.record))

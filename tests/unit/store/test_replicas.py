@@ -64,29 +64,15 @@ class ReplicasTest(base.BaseTestCase):
                 relay.another(OSError())
             return relay.names
 
-    def test_local_first_then_the_location(self):
-        self.assertEqual(['local', 'far', 'near'], self.read(
+    def test_the_location_then_the_others_in_order(self):
+        self.assertEqual(['far', 'local', 'near'], self.read(
             FakeStore('near', round_trip=.1), FakeStore('local'),
             FakeStore('far', round_trip=.11), fails=3))
 
-    def test_clearly_nearer_first(self):
-        self.assertEqual(['near', 'far'], self.read(
-            FakeStore('near', round_trip=.01),
-            FakeStore('far', round_trip=.1)))
-
-    def test_local_location(self):
-        self.assertEqual(['local', 'near'], self.read(
-            FakeStore('near', round_trip=.01), FakeStore('local')))
-
-    def test_weights(self):
-        self.assertEqual(['far'], self.read(
-            FakeStore('local'), FakeStore('far', weight=1), fails=0))
-        # Glance came to this one after it.
-        self.assertEqual(['far'], self.read(
-            FakeStore('local', weight=1), FakeStore('far'), fails=0))
-        self.assertEqual(['local'], self.read(
-            FakeStore('local', weight=1), FakeStore('far', weight=1),
-            fails=0))
+    def test_heavier_ones_first(self):
+        self.assertEqual(['far', 'near', 'local'], self.read(
+            FakeStore('near', weight=1), FakeStore('local'),
+            FakeStore('far', weight=2), fails=2))
 
     def test_those_away_are_left_out(self):
         self.assertEqual(['far'], self.read(

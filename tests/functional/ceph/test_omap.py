@@ -1,0 +1,56 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import subprocess
+import sys
+
+from glance_dcn.ceph import connection
+from glance_dcn.ceph import omap
+from tests.functional import base
+
+# In a process of its own: what goes wrong ends it.
+_FORGETFUL = '''
+import sys
+from glance_dcn.ceph import connection, omap
+site = connection.Connection('central', sys.argv[1], 'glance')
+for number in range(300):
+    with site.open_pool('images') as ioctx:
+        for _ in range(4):
+            omap.remove_later(ioctx, sys.argv[2], 'key', lambda: None)
+    del ioctx
+site.client().shutdown()
+'''
+
+
+class OmapTest(base.CephTestCase):
+
+    def test_operations_outlive_who_began_them(self):
+        done = subprocess.run(
+            [sys.executable, '-c', _FORGETFUL,
+             str(self.cluster('central').conf), self.image_name()],
+            capture_output=True, text=True, timeout=60)
+        self.assertEqual((0, ''), (done.returncode, done.stderr[-500:]))
+
+    def test_records(self):
+        name = self.image_name()
+        site = connection.Connection(
+            'central', str(self.cluster('central').conf), 'glance')
+        with site.open_pool('images') as ioctx:
+            self.addCleanup(site.client().shutdown)
+            self.assertIsNone(omap.get(ioctx, name, 'a'))
+            omap.put(ioctx, name, {'a': '1', 'b': ''})
+            self.assertEqual([('a', '1'), ('b', '')],
+                             list(omap.walk(ioctx, name)))
+            self.assertFalse(omap.remove(ioctx, name, 'a', '2'))
+            self.assertTrue(omap.remove(ioctx, name, 'a', '1'))
+            omap.remove_object(ioctx, name)
+            self.assertEqual([], list(omap.walk(ioctx, name)))
