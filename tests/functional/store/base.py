@@ -145,6 +145,10 @@ class StoreTestCase(base.CephTestCase):
     def setUp(self):
         super().setUp()
         self.here = self.cluster('central')
+        # Other tests have stores of these names at other clusters.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.fsids.OBJECT',
+            'glance_dcn.fsids.%s' % self.image_name()))
         self.directory = pathlib.Path(
             self.useFixture(fixtures.TempDir()).path)
         self._stores = contextlib.ExitStack()

@@ -23,7 +23,6 @@ import time
 
 from glance_store import exceptions
 from glance_store import multi_backend
-import rados
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import fsids
@@ -321,44 +320,35 @@ class WiringTest(HealthTestCase):
         """Set up the stores anew, as a restarted process would."""
         conf = self.directory / 'edge.conf'
         shutil.copyfile(cluster.conf, conf)
-        self.use_stores({self.store: 'dcn', self.edge: 'dcn'},
-                        **{self.store: self.site(), self.edge: self.site(
+        self.use_stores({self.store: 'dcn', EDGE: 'dcn'},
+                        **{self.store: self.site(), EDGE: self.site(
                             rbd_store_ceph_conf=conf)})
 
     def test_another_cluster_than_yesterday(self):
-        # The name is this test's alone, for it is remembered.
-        self.edge = 'edge_%s' % self.image_name()[:8]
-        self.addCleanup(self.forget, self.edge)
         before, after = self.cluster('dcn0'), self.cluster('dcn1')
         name = self.new_image(before, after)
         self.use_edge(before)
-        uri = self.add(b'data', name=name, store=self.edge)[0]
+        uri = self.add(b'data', name=name, store=EDGE)[0]
         self.assertIsNotNone(wait_for(
-            lambda: before.fsid in self.kept(self.edge), 5))
-        self.delete(uri, self.edge)
+            lambda: before.fsid in self.kept(EDGE), 5))
+        self.delete(uri, EDGE)
 
         self.use_edge(after)
         self.add(b'data')
         error = self.assertRaises(exceptions.BadStoreConfiguration,
                                   self.add, b'data', name=name,
-                                  store=self.edge)
-        for word in (self.edge, before.fsid, after.fsid, 'glance-dcn '
-                     'site accept %s' % self.edge):
+                                  store=EDGE)
+        for word in (EDGE, before.fsid, after.fsid, 'glance-dcn '
+                     'site accept %s' % EDGE):
             self.assertIn(word, str(error))
         self.assertNotIn(name, after.images())
 
         self.assertEqual((before.fsid, after.fsid),
-                         wiring.PROCESS.accept(site_of(self.edge)))
-        self.add(b'data', name=name, store=self.edge)
-        self.assertIn(after.fsid, self.kept(self.edge))
+                         wiring.PROCESS.accept(site_of(EDGE)))
+        self.add(b'data', name=name, store=EDGE)
+        self.assertIn(after.fsid, self.kept(EDGE))
 
     def kept(self, store):
         """Return what the default site's cluster has of a store, as text."""
         with self.here.pool(base.POOL, 'glance') as ioctx:
             return str(fsids.load(ioctx).get(store))
-
-    def forget(self, store):
-        with self.here.pool(base.POOL, 'glance') as ioctx:
-            with rados.WriteOpCtx() as op:
-                ioctx.remove_omap_keys(op, (store,))
-                ioctx.operate_write_op(op, fsids.OBJECT)
