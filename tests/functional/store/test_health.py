@@ -208,7 +208,7 @@ class FaultTest(HealthTestCase):
             self.assertIsNotNone(error)
             self.assertTrue(site_of(EDGE).available)
         self.add(b'data', name=self.name, store=EDGE)
-        self.assertRaises(exceptions.Duplicate, self.add, b'data',
+        self.assertRaises(exceptions.Duplicate, self.add, b'other',
                           name=self.name, store=EDGE)
         self.assertTrue(site_of(EDGE).available)
 
