@@ -21,6 +21,7 @@ master, which serves nobody, starts nothing.
 import logging
 import os
 import random
+import time
 
 from glance_dcn.engine import native
 
@@ -35,6 +36,8 @@ LOG = logging.getLogger(__name__)
 # Parts of the interval by which a pause is longer or shorter, so that the
 # workers of a deployment do not do the same thing at the same moment.
 _JITTER = 0.2
+# Seconds after a fork before anything is begun in the child.
+_MOMENT = 1
 
 _started = []
 _hooks = []
@@ -123,6 +126,14 @@ def is_master():
 
 
 def _after_fork():
+    native.start('after-fork', _begin_again)
+
+
+def _begin_again():
+    # Not at once: a child that runs another program, such as qemu-img, is
+    # Python for a moment too, and the librados of its parent must not be
+    # touched in it. This thread ends with that moment.
+    time.sleep(_MOMENT)
     for periodic in list(_started):
         periodic._begin()
     for function in list(_hooks):

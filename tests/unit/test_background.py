@@ -11,6 +11,8 @@
 # under the License.
 
 import os
+import subprocess
+import tempfile
 import threading
 import time
 
@@ -87,3 +89,17 @@ class TestPeriodic(base.BaseTestCase):
         finally:
             os.kill(child, 9)
             os.waitpid(child, 0)
+
+    def test_not_in_a_child_that_is_about_to_become_another_program(self):
+        # Glance runs qemu-img so: a function that is run before the program,
+        # which has Python call its hooks in the child.
+        parent = os.getpid()
+        with tempfile.NamedTemporaryFile() as f:
+            def work():
+                if os.getpid() != parent:
+                    os.write(f.fileno(), b'x')
+
+            self.periodic(work, 3600).start()
+            subprocess.run(['true'], check=True,
+                           preexec_fn=lambda: time.sleep(.3))
+            self.assertEqual(0, os.fstat(f.fileno()).st_size)
