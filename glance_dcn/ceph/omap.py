@@ -207,11 +207,20 @@ def exists(ioctx, name, timeout):
     :raises Error: if there is no answer
     """
     answers = native.Queue()
-    _start(functools.partial(ioctx.aio_stat, name), answers.put)
-    try:
-        _check(answers, timeout, 'looking for %s' % name)
-    except rados.ObjectNotFound:
-        return False
+    with rados.WriteOpCtx() as op:
+        # It writes nothing. Of an operation that could, librados keeps the
+        # pool open until it is answered; it would look for the answer of
+        # aio_stat() in a pool that was closed after the timeout, and abort.
+        op.omap_cmp('glance_dcn', '', _EQUAL)
+        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
+               answers.put)
+        try:
+            _check(answers, timeout, 'looking for %s' % name)
+        except rados.ObjectNotFound:
+            return False
+        except rados.Error as exc:
+            if not _is_mismatch(exc):
+                raise
     return True
 
 

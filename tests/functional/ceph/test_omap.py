@@ -10,11 +10,15 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import pathlib
 import subprocess
 import sys
 
+import fixtures
+
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import omap
+from lab import ceph
 from tests.functional import base
 
 # In a process of its own: what goes wrong ends it.
@@ -29,6 +33,49 @@ for number in range(300):
     del ioctx
 site.client().shutdown()
 '''
+
+
+# The OSD is stopped, asked, and answers when nobody waits any more.
+_IMPATIENT = '''
+import os, signal, sys, time
+from glance_dcn.ceph import connection, omap
+site = connection.Connection('central', sys.argv[1], 'glance')
+with site.open_pool('images') as ioctx:
+    print(omap.exists(ioctx, sys.argv[2], 5))
+    omap.put(ioctx, sys.argv[2], {'key': 'text'})
+    print(omap.exists(ioctx, sys.argv[2], 5))
+    omap.remove_object(ioctx, sys.argv[2])
+os.kill(int(sys.argv[3]), signal.SIGSTOP)
+try:
+    with site.open_pool('images') as ioctx:
+        for _ in range(20):
+            try:
+                omap.exists(ioctx, sys.argv[2], 0.01)
+            except omap.Error as exc:
+                print(exc.errno)
+    del ioctx
+finally:
+    os.kill(int(sys.argv[3]), signal.SIGCONT)
+time.sleep(2)
+print('well')
+'''
+
+
+class HungTest(base.CephTestCase):
+
+    def test_answers_that_come_too_late(self):
+        folder = self.useFixture(fixtures.TempDir()).path
+        cluster = ceph.Cluster('hung', pathlib.Path(folder, 'ceph'),
+                               pathlib.Path(folder, 'etc'))
+        self.addCleanup(cluster.stop)
+        cluster.start()
+        done = subprocess.run(
+            [sys.executable, '-c', _IMPATIENT, str(cluster.conf), 'object',
+             str(cluster.osd.pid)],
+            capture_output=True, text=True, timeout=60)
+        self.assertEqual(
+            (0, ['False', 'True', *['110'] * 20, 'well']),
+            (done.returncode, done.stdout.split()), done.stderr[-500:])
 
 
 class OmapTest(base.CephTestCase):
