@@ -42,6 +42,10 @@ from lab import wan
 from lab import wsgi
 
 CENTRAL = 'central'
+
+# Stores of ours are used with what else is ours.
+_OURS = {'image_import_opts': {
+    'image_import_plugins': '[dcn_image_conversion]'}}
 _STATE_MARK = 'lab.json'
 
 
@@ -169,7 +173,8 @@ class Deployment:
             self._glance_database(),
             {store: (kind, glance.rbd_store(self.cluster(store),
                                             **self.facts['store_options']))
-             for store in names}, site)
+             for store in names}, site,
+            _OURS if kind == 'dcn' else None)
 
     @property
     def keystone(self):

@@ -25,6 +25,7 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import connection
+from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 from glance_dcn.store import driver
 
@@ -41,6 +42,9 @@ class StoreCase(base.BaseTestCase):
         self.ceph_conf = self.folder / 'edge.conf'
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection._registry', {}))
+        # Nothing can be recorded: there is no other site.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.owed.ledger', owed.Ledger()))
         for name in ('edge_7', 'edge_8'):
             self.addCleanup(connection.forget, name)
         process = wiring.Wiring()
