@@ -34,6 +34,7 @@ import rbd
 from glance_dcn import catalog
 from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
@@ -509,10 +510,16 @@ class Store(driver.Store):
             raise exceptions.BadStoreConfiguration(store_name=self.name,
                                                    reason=str(exc))
         except (rbd.Error, omap.Error) as exc:
-            if self.site.available:
-                with self._explained(loc.image):
-                    raise
-            self._owe(loc, exc)
+            # What a cluster answers, a refusal say, is none the less an
+            # answer: only what is not answered is owed.
+            if self.site.health.state == health.DOWN:
+                self._owe(loc, exc)
+                return
+            if isinstance(exc, omap.Error):
+                raise self._failure(exc, loc.image,
+                                    abs(exc.errno or 0)) from exc
+            with self._explained(loc.image):
+                raise
 
     def _remove(self, ioctx, loc):
         # A site that has just gone away, or hangs, is not to be waited for as
