@@ -23,6 +23,9 @@ PATH=$PWD/.venv/bin:$PATH
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/dcn-tests.XXXXXX")
 export GLANCE_DCN_LAB=$state/lab TMPDIR=$state
+# librados and librbd run threads of their own: should a test's process crash,
+# it is to be seen where.
+export PYTHONFAULTHANDLER=1
 finish() {
     if [ -d "$GLANCE_DCN_LAB" ]; then
         python -m lab down --delete || true

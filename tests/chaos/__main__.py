@@ -193,6 +193,7 @@ def _after(stage, run, args, log):
     stage.wait_until_workers_answer()
     stage.remove_clones()
     log('all sites are back')
+    run.repeat_deletions()
     checker = check.Checker(stage, run.known, log)
     found, seconds = checker.settle(args.grace)
     log('%s after %.1f s' % ('not settled' if found else 'settled', seconds))

@@ -15,6 +15,7 @@
 import pathlib
 import subprocess
 import sys
+import uuid
 
 import fixtures
 import rbd
@@ -102,13 +103,25 @@ class CheckTest(base.CephTestCase):
 
 
 class Pool(fixtures.Fixture):
-    """A pool that is open until the end of the test."""
+    """A namespace of a pool, open until the end of the test.
+
+    The checks look at everything that is there: images that other tests are
+    making or removing at the time would not do.
+    """
 
     def __init__(self, cluster):
         super().__init__()
         self._cluster = cluster
+        self._namespace = uuid.uuid4().hex
 
     def _setUp(self):
         pool = self._cluster.pool('images')
         self.ioctx = pool.__enter__()
         self.addCleanup(pool.__exit__, None, None, None)
+        rbd.RBD().namespace_create(self.ioctx, self._namespace)
+        self.addCleanup(self._remove)
+        self.ioctx.set_namespace(self._namespace)
+
+    def _remove(self):
+        self.ioctx.set_namespace('')
+        rbd.RBD().namespace_remove(self.ioctx, self._namespace)
