@@ -22,6 +22,9 @@ tools/install-deps.sh
 PATH=$PWD/.venv/bin:$PATH
 
 state=$(mktemp -d "${TMPDIR:-/tmp}/dcn-tests.XXXXXX")
+# Tests of what an unprivileged user may read have their files below it; what
+# is secret there has a mode of its own.
+chmod 711 "$state"
 export GLANCE_DCN_LAB=$state/lab TMPDIR=$state
 # librados and librbd run threads of their own: should a test's process crash,
 # it is to be seen where.

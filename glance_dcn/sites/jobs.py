@@ -119,6 +119,23 @@ def settle(site, image, creating):
     return done
 
 
+def forgive(site, image):
+    """Drop removals that are owed to a site for an image it is to keep.
+
+    For whoever adopts the image, and answers for it with a record of its own.
+    What cannot be dropped now is found out to be void later.
+    """
+    for place in owed.ledger.places(site):
+        try:
+            for record in place.records(image):
+                if record.job == owed.DELETE:
+                    place.drop(record)
+        except (errors.ClusterError, omap.Error) as exc:
+            LOG.info('What is owed to store %(store)s for image %(image)s '
+                     'stays for now: %(error)s', {
+                         'store': site.name, 'image': image, 'error': exc})
+
+
 class _Work:
     """One record's work."""
 

@@ -259,6 +259,7 @@ class Site:
         except BaseException:
             self.writers.end(ioctx, image, begun)
             raise
+        jobs.forgive(self, image)
         self._wait_for_location(ioctx, image)
 
     def _intend(self, ioctx, image):
