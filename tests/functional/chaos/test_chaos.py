@@ -54,14 +54,14 @@ class CheckTest(base.CephTestCase):
         self.pool = self.useFixture(Pool(self.cluster('dcn0'))).ioctx
         rbd.RBD().create(self.pool, self.name, MiB)
         with rbd.Image(self.pool, self.name) as image:
-            self.id = image.id()
+            self.identity = image.id()
             image.write(b'x' * 4096, 0)
 
     def found(self, *located):
         """Return the kinds of what is found of this test's image."""
         return [entry.kind for entry in check.leftovers(
             'dcn0', 'fsid', 'images', self.pool, set(located))
-            if self.name in entry.what or self.id in entry.what]
+            if self.name in entry.what or self.identity in entry.what]
 
     def remove(self):
         rbd.RBD().remove(self.pool, self.name)
@@ -86,13 +86,13 @@ class CheckTest(base.CephTestCase):
 
     def test_trash(self):
         rbd.RBD().trash_move(self.pool, self.name)
-        self.addCleanup(rbd.RBD().trash_remove, self.pool, self.id)
+        self.addCleanup(rbd.RBD().trash_remove, self.pool, self.identity)
         self.assertEqual(['trash entry left'],
                          self.found(('fsid', 'images', self.name)))
 
     def test_objects(self):
         self.remove()
-        name = 'rbd_data.%s.%016x' % (self.id, 3)
+        name = 'rbd_data.%s.%016x' % (self.identity, 3)
         self.pool.write_full(name, b'x')
         self.addCleanup(self.pool.remove_object, name)
         self.assertEqual(['objects of no image'], self.found())
