@@ -157,15 +157,6 @@ def reap(ioctx, image_id, snapshot=None):
                     % (image_id, exc)) from exc
 
 
-def in_trash(ioctx, image_id):
-    """Return whether an image lies in the trash."""
-    try:
-        rbd.RBD().trash_get(ioctx, image_id)
-    except rbd.ImageNotFound:
-        return False
-    return True
-
-
 @dataclasses.dataclass(frozen=True)
 class State:
     """What an image is.
