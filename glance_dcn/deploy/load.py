@@ -1,0 +1,383 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""From the nodes of a sites file to the model."""
+
+import dataclasses
+import os
+import re
+import urllib.parse
+
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import model
+from glance_dcn.deploy import options
+from glance_dcn.deploy import reserved
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile
+from glance_dcn.deploy import together
+from glance_dcn.sites import folder
+
+_TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
+        'glance', 'allow_inline_secrets')
+_SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
+         'chunk_size', 'weight', 'workers', 'staging', 'limits',
+         'cache_size', 'operator', 'glance')
+_DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
+             'limits', 'cache_size', 'operator', 'glance')
+_CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
+_LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
+           'io_timeout')
+_OPERATOR = ('replicas', 'storage_class', 'storage_request', 'networks',
+             'internal_address', 'address_pool')
+_PATHS = ('glance', 'ceph', 'state', 'sites')
+# What may stand in names that become parts of conf files and capabilities.
+_WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}', re.ASCII)
+_HOST = re.compile(r'[A-Za-z0-9.:-]+', re.ASCII)
+_QUANTITY = re.compile(r'[1-9][0-9]*(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?',
+                       re.ASCII)
+_LABEL = re.compile(r'[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?', re.ASCII)
+_METHODS = (*model.IMPORT_METHODS, 'glance-download')
+_GIB = 1 << 30
+_STAGING = 'os_glance_staging_store'
+
+
+def load(path):
+    """Return the :class:`glance_dcn.deploy.model.Deployment` of a sites file.
+
+    :raises sitesfile.Mistake: if anything in it is wrong
+    """
+    path = os.fspath(path)
+    return build(path, sitesfile.load(path))
+
+
+def build(path, root):
+    """Return the deployment that nodes describe.
+
+    :param path: of the sites file; what it refers to is relative to it
+    :param root: :class:`glance_dcn.deploy.sitesfile.Mapping`
+    """
+    top = sitesfile.Fields(path, root, 'the sites file', _TOP)
+    top.require('sites')
+    return _Loader(path, top).deployment()
+
+
+class _Loader:
+    """Reads one sites file."""
+
+    def __init__(self, path, top):
+        self._path = path
+        self._folder = os.path.dirname(os.path.abspath(path))
+        self._top = top
+        self._inline = top.flag('allow_inline_secrets')
+        if self._inline and os.path.exists(path):
+            secrets.Secret(path, top.line_of('allow_inline_secrets'),
+                           file=path).check()
+        self._paths = self._read_paths()
+        self._defaults = sitesfile.Fields(
+            path, self._node(top, 'defaults'), 'defaults', _DEFAULTS)
+
+    def deployment(self):
+        node = self._top.node('sites')
+        if not isinstance(node, sitesfile.Sequence) or not node.items:
+            raise self._top.mistake('sites', 'sites must be a list of sites')
+        sites = tuple(self._site(item) for item in node.items)
+        together.check(self._path, sites, self._top.line_of('sites'))
+        return model.Deployment(
+            self._path, sites, self._paths,
+            self._methods(), self._plugins())
+
+    @staticmethod
+    def _node(fields, key):
+        return fields.node(key) or sitesfile.Mapping(fields.line, {}, {})
+
+    def _merged(self, fields, key, known):
+        """Return Fields of what site and defaults say together."""
+        default = self._node(self._defaults, key)
+        own = self._node(fields, key)
+        for node in (default, own):
+            sitesfile.Fields(self._path, node, key, known)
+        return sitesfile.Fields(self._path, sitesfile.Mapping(
+            own.line, {**default.items, **own.items},
+            {**default.lines, **own.lines}), key, known)
+
+    def _holder(self, fields, key):
+        """Return the Fields that have a key: the site's or the defaults."""
+        return fields if key in fields else self._defaults
+
+    def _read_paths(self):
+        fields = sitesfile.Fields(self._path, self._node(self._top, 'paths'),
+                                  'paths', _PATHS)
+        return model.Paths(**{
+            field.name: self._folder_of(fields, field.name, field.default)
+            for field in dataclasses.fields(model.Paths)})
+
+    def _folder_of(self, fields, key, default):
+        text = fields.text(key, default)
+        if text is None:
+            return None
+        if (not text.startswith('/') or '..' in text.split('/')
+                or os.path.normpath(text) == '/'):
+            raise fields.mistake(key, '%s must be the absolute path of a '
+                                 'folder, without ..' % key)
+        return os.path.normpath(text)
+
+    def _methods(self):
+        methods = (self._top.texts('import_methods')
+                   or model.IMPORT_METHODS)
+        for method in methods:
+            if method not in _METHODS:
+                raise self._top.mistake(
+                    'import_methods', 'Glance has no import method %r%s; '
+                    'there are: %s' % (
+                        method, sitesfile.nearest(method, _METHODS),
+                        ', '.join(_METHODS)))
+        return methods
+
+    def _plugins(self):
+        plugins = self._top.texts('import_plugins') or model.IMPORT_PLUGINS
+        wrong = None
+        if not all(re.fullmatch('[a-z0-9_]+', name) for name in plugins):
+            wrong = 'the name of a plugin has letters, digits and _'
+        elif len(set(plugins)) < len(plugins):
+            wrong = 'a plugin is given twice'
+        elif model.IMPORT_PLUGINS[0] in plugins[1:]:
+            wrong = '%s must be the first plugin' % model.IMPORT_PLUGINS[0]
+        elif {'image_conversion', 'dcn_image_conversion'} <= set(plugins):
+            wrong = ('image_conversion and dcn_image_conversion do the same; '
+                     'one of them must go')
+        if wrong:
+            raise self._top.mistake('import_plugins', wrong)
+        return plugins
+
+    def _site(self, node):
+        fields = sitesfile.Fields(self._path, node, 'a site', _SITE)
+        fields.require('name')
+        name = self._name(fields, 'name')
+        central = fields.flag('central')
+        cluster = self._cluster(fields, name)
+        if central and not cluster:
+            raise fields.mistake('central', 'the central site %s needs a '
+                                 'cluster' % name)
+        if 'store' in fields and not cluster:
+            raise fields.mistake('store', 'site %s has no cluster, and so '
+                                 'no store' % name)
+        store = cluster and (self._name(fields, 'store')
+                             if 'store' in fields else name)
+        if cluster:
+            self._check_store(fields, 'store' if 'store' in fields
+                              else 'name', store)
+        chunks = self._holder(fields, 'chunk_size')
+        return model.Site(
+            name, node.line, fields.text('description', '%s RBD store' % name
+                                         if cluster else name),
+            central, store, cluster,
+            pool=self._word(self._holder(fields, 'pool'), 'pool', 'images'),
+            chunk_size=chunks.number('chunk_size', None, int, 1, 1024),
+            weight=fields.number('weight', None, int, -10**6, 10**6),
+            workers=self._workers(fields),
+            staging=self._folder_of(
+                self._holder(fields, 'staging'), 'staging',
+                os.path.join(self._paths.state, _STAGING)),
+            cache_size=self._cache_size(fields, cluster),
+            limits=self._limits(fields), operator=self._operator(fields),
+            options=self._options(fields))
+
+    def _name(self, fields, key):
+        name = fields.text(key)
+        try:
+            folder.check_name(name)
+        except folder.Mistake as exc:
+            raise fields.mistake(key, str(exc))
+        return name
+
+    @staticmethod
+    def _check_store(fields, key, store):
+        taken = reserved.what_is(store)
+        if taken:
+            raise fields.mistake(key, 'a store cannot be called %s: that is '
+                                 '%s' % (store, taken))
+
+    def _word(self, fields, key, default=None):
+        word = fields.text(key, default)
+        if word is not None and not _WORD.fullmatch(word):
+            raise fields.mistake(key, '%s has characters that cannot stand '
+                                 'there; letters, digits, _, . and - can'
+                                 % key)
+        return word
+
+    def _words(self, fields, key):
+        words = fields.texts(key)
+        for word in words:
+            if not _WORD.fullmatch(word):
+                raise fields.mistake(key, '%s has characters that cannot '
+                                     'stand there' % key)
+        return words
+
+    def _cluster(self, fields, site):
+        node = fields.node('cluster')
+        if node is None:
+            return None
+        given = sitesfile.Fields(self._path, node, 'cluster', _CLUSTER)
+        holder = given if 'user' in given else self._defaults
+        pools = given if 'extra_pools' in given else self._defaults
+        common = {
+            'name': (self._name(given, 'name') if 'name' in given else site),
+            'user': self._word(holder, 'user', 'glance'),
+            'key': self._secret(given, 'key'),
+            'extra_pools': self._words(pools, 'extra_pools'),
+            'line': node.line}
+        if 'conf' in given:
+            for key in ('fsid', 'mons'):
+                if key in given:
+                    raise given.mistake(key, '%s is in the conf file already; '
+                                        'give either conf, or fsid and mons'
+                                        % key)
+            return self._cluster_of_conf(given, common)
+        given.require('fsid', ', or conf')
+        given.require('mons')
+        mons = given.texts('mons')
+        if not mons or not all(map(cephconf.is_mon_host, mons)):
+            raise given.mistake('mons', 'mons must be a list of addresses of '
+                                'monitors')
+        return self._with_fsid(given, 'fsid', given.text('fsid'),
+                               mon_host=','.join(mons), **common)
+
+    def _cluster_of_conf(self, given, common):
+        path = os.path.join(self._folder, given.text('conf'))
+        try:
+            sections = cephconf.read(path)
+        except sitesfile.Mistake as exc:
+            raise given.mistake('conf', str(exc))
+        found = sections.get('global', {})
+        for name in ('fsid', 'mon_host'):
+            if not found.get(name):
+                raise given.mistake('conf', '%s has no %s in [global]'
+                                    % (path, name))
+        if not cephconf.is_mon_host(found['mon_host']):
+            raise given.mistake('conf', 'mon_host in %s is none' % path)
+        return self._with_fsid(given, 'conf', found['fsid'],
+                               mon_host=found['mon_host'],
+                               settings=cephconf.settings(sections), **common)
+
+    @staticmethod
+    def _with_fsid(given, where, text, **others):
+        fsid = cephconf.fsid_of(text)
+        if fsid is None:
+            raise given.mistake(where, '%r is no fsid; "ceph fsid" at the site '
+                                'shows it' % text[:60])
+        return model.Cluster(fsid=fsid, **others)
+
+    def _secret(self, fields, key):
+        """Return the Secret that the value of a key refers to, or None."""
+        node = fields.node(key)
+        if node is None:
+            return None
+        if isinstance(node, sitesfile.Scalar):
+            raise fields.mistake(key, '%s must not stand here itself, but '
+                                 'as {file: PATH} or {env: NAME}' % key)
+        return self.reference(node, key)
+
+    def reference(self, node, key):
+        """Return the Secret that a node refers to."""
+        found = sitesfile.Fields(self._path, node, key,
+                                 ('file', 'env', 'inline'))
+        if len(node.items) != 1:
+            raise sitesfile.Mistake(self._path, node.line, '%s must be one '
+                                    'of {file: PATH} and {env: NAME}' % key)
+        if 'inline' in found:
+            if not self._inline:
+                raise found.mistake(
+                    'inline', 'secrets stand in files of their own; if this '
+                    'one has to be here, say allow_inline_secrets: true and '
+                    'keep the sites file from others')
+            return secrets.Secret(self._path, node.line,
+                                  value=found.text('inline'))
+        name = found.text('file')
+        secret = secrets.Secret(
+            self._path, node.line, env=found.text('env'),
+            file=name and os.path.join(self._folder, name))
+        secret.check()
+        return secret
+
+    def _workers(self, fields):
+        urls = fields.texts('workers')
+        for url in urls:
+            wrong = _what_is_wrong_with(url)
+            if wrong:
+                raise fields.mistake('workers', '%r %s; the URL of a worker '
+                                     'is like http://10.0.0.11:9292'
+                                     % (url[:80], wrong))
+        return tuple(url.rstrip('/') for url in urls)
+
+    def _cache_size(self, fields, cluster):
+        if 'cache_size' in fields and cluster:
+            raise fields.mistake('cache_size', 'a site with a cluster has no '
+                                 'use for an image cache')
+        size = self._holder(fields, 'cache_size').number(
+            'cache_size', 10 * _GIB, int, 1 << 20)
+        return None if cluster else size
+
+    def _limits(self, fields):
+        given = self._merged(fields, 'limits', _LIMITS)
+        return model.Limits(
+            given.number('max_transfers'),
+            given.number('bandwidth_limit', kind=float),
+            given.number('connect_timeout', most=3600),
+            given.number('io_timeout', most=86400))
+
+    def _operator(self, fields):
+        given = self._merged(fields, 'operator', _OPERATOR)
+        default = model.Operator()
+        return model.Operator(
+            replicas=given.number('replicas', default.replicas, most=32),
+            storage_class=self._like(given, 'storage_class', _LABEL, None),
+            storage_request=self._like(given, 'storage_request', _QUANTITY,
+                                       default.storage_request),
+            networks=self._words(given, 'networks'),
+            internal_address=self._like(given, 'internal_address', _HOST,
+                                        None),
+            address_pool=self._like(given, 'address_pool', _LABEL,
+                                    default.address_pool))
+
+    @staticmethod
+    def _like(fields, key, form, default):
+        text = fields.text(key, default)
+        if text is not None and not form.fullmatch(text):
+            raise fields.mistake(key, '%r cannot be the %s'
+                                 % (text[:60], key))
+        return text
+
+    def _options(self, fields):
+        """Return what is to stand in glance-api.conf beside what we write."""
+        found = {}
+        for holder in (self._top, self._defaults, fields):
+            if 'glance' in holder:
+                found.update(options.read(
+                    self._path, holder.node('glance'), self.reference))
+        return found
+
+
+def _what_is_wrong_with(url):
+    """Return what is wrong with the URL of a worker, or None."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        parts.port  # noqa: B018
+    except ValueError:
+        return 'is no URL'
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+        return 'is no http or https URL'
+    if (parts.username is not None or parts.query or parts.fragment
+            or not _HOST.fullmatch(parts.hostname)
+            or not re.fullmatch('[A-Za-z0-9._/-]*', parts.path)):
+        return 'has what cannot stand there'
+    return None

@@ -1,0 +1,165 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What a sites file says: the sites of a deployment, checked.
+
+Every object here is right by itself and beside the others: names, clusters
+and URLs are each one's own, and there is one central site. Only keys have not
+been read yet; see :class:`glance_dcn.deploy.secrets.Secret`.
+"""
+
+import dataclasses
+import typing
+
+from glance_dcn.deploy import secrets
+
+#: Order matters: what stages comes before what reads the staged data.
+IMPORT_PLUGINS = ('dcn_distributed_staging', 'dcn_image_conversion')
+IMPORT_METHODS = ('glance-direct', 'web-download', 'copy-image')
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """Where the files of a node are, all absolute.
+
+    :ivar glance: folder of glance-api.conf
+    :ivar ceph: folder of conf files and keyrings
+    :ivar state: folder of what Glance keeps: staging, tasks, image cache
+    :ivar sites: folder of site files ([glance_dcn] sites_dir), or None
+    """
+
+    glance: str = '/etc/glance'
+    ceph: str = '/etc/ceph'
+    state: str = '/var/lib/glance'
+    sites: typing.Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A Ceph cluster, as its clients know it.
+
+    :ivar name: what its files are named after
+    :ivar fsid: in lower case
+    :ivar mon_host: text for the option of that name
+    :ivar user: cephx user, without ``client.``
+    :ivar key: :class:`glance_dcn.deploy.secrets.Secret` or None
+    :ivar settings: further options of [global], (name, value)
+    :ivar extra_pools: pools that the user's key is good for as well
+    """
+
+    name: str
+    fsid: str
+    mon_host: str
+    user: str
+    key: typing.Optional[secrets.Secret] = None
+    settings: tuple = ()
+    extra_pools: tuple = ()
+    line: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Options of a site's store; None: Glance's default.
+
+    :ivar bandwidth_limit: MiB per second
+    :ivar connect_timeout: seconds
+    :ivar io_timeout: seconds
+    """
+
+    max_transfers: typing.Optional[int] = None
+    bandwidth_limit: typing.Optional[float] = None
+    connect_timeout: typing.Optional[int] = None
+    io_timeout: typing.Optional[int] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """What only the operators on Kubernetes need.
+
+    :ivar storage_request: size of a replica's volume, as Kubernetes writes it
+    """
+
+    replicas: int = 3
+    storage_class: typing.Optional[str] = None
+    storage_request: str = '10G'
+    networks: tuple = ()
+    internal_address: typing.Optional[str] = None
+    address_pool: str = 'internalapi'
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A site with its Glance.
+
+    :ivar line: of the sites file, where it begins
+    :ivar store: name of its store at every Glance; of a site without a
+        cluster, None
+    :ivar cluster: :class:`Cluster`, or None
+    :ivar pool: of the images
+    :ivar workers: URLs by which other workers reach its Glance processes
+    :ivar staging: path of the staging folder
+    :ivar cache_size: bytes of stock's image cache, or None without one
+    :ivar options: values by (group, option), text or Secret
+    """
+
+    name: str
+    line: int
+    description: str
+    central: bool = False
+    store: typing.Optional[str] = None
+    cluster: typing.Optional[Cluster] = None
+    pool: str = 'images'
+    chunk_size: typing.Optional[int] = None
+    weight: typing.Optional[int] = None
+    workers: tuple = ()
+    staging: str = '/var/lib/glance/os_glance_staging_store'
+    cache_size: typing.Optional[int] = None
+    limits: Limits = Limits()
+    operator: Operator = Operator()
+    options: dict = dataclasses.field(default_factory=dict, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """All that a sites file says.
+
+    :ivar path: of the sites file
+    :ivar sites: all, in the order of the file
+    """
+
+    path: str
+    sites: tuple
+    paths: Paths = Paths()
+    import_methods: tuple = IMPORT_METHODS
+    import_plugins: tuple = IMPORT_PLUGINS
+
+    @property
+    def central(self):
+        """The central :class:`Site`."""
+        return next(site for site in self.sites if site.central)
+
+    def site(self, name):
+        """Return the :class:`Site` of a name, or None."""
+        return next((site for site in self.sites if site.name == name), None)
+
+    def stores_of(self, site):
+        """Return the sites whose stores a site's Glance has, default first.
+
+        That of the central site has all; any other its own and central's.
+        """
+        if site.central:
+            others = [other for other in self.sites
+                      if other.store and not other.central]
+            return [site, *others]
+        own = [site] if site.store else []
+        return [*own, self.central]

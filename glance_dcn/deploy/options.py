@@ -1,0 +1,94 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Options of Glance that a sites file gives, beside those that follow."""
+
+import re
+
+from glance_dcn.deploy import sitesfile
+
+_GROUP = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.:-]*', re.ASCII)
+_OPTION = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_-]*', re.ASCII)
+
+# Where they come from instead.
+_OURS = {
+    ('DEFAULT', 'enabled_backends'): 'sites',
+    ('DEFAULT', 'enabled_import_methods'): 'import_methods',
+    ('DEFAULT', 'worker_self_reference_url'): 'workers',
+    ('DEFAULT', 'image_cache_max_size'): 'cache_size',
+    ('DEFAULT', 'node_staging_uri'): 'staging',
+    ('glance_store', 'default_backend'): 'sites',
+    ('image_import_opts', 'image_import_plugins'): 'import_plugins',
+    ('os_glance_staging_store', 'filesystem_store_datadir'): 'staging',
+    ('glance_dcn', 'sites_dir'): 'paths',
+}
+# Options that hold a password or a key, or may.
+_SECRET = re.compile(r'password|secret|passphrase|(^|_)key$|connection$|'
+                     r'transport_url$')
+_USER_INFO = re.compile(r'://[^/@:]*:[^/@]+@')
+
+
+def read(path, node, reference):
+    """Return options by (group, option).
+
+    :param path: of the sites file
+    :param node: mapping of groups, each a mapping of options
+    :param reference: called with the node and the name of what is a mapping;
+                      returns a Secret
+    :raises sitesfile.Mistake: if they cannot be options
+    """
+    groups = _mapping(path, node, 'glance')
+    found = {}
+    for group, options in groups.items.items():
+        if not _GROUP.fullmatch(group):
+            raise sitesfile.Mistake(path, groups.lines[group],
+                                    '%r is no group of options' % group[:60])
+        for option, value in _mapping(path, options, group).items.items():
+            line = options.lines[option]
+            _check(path, line, group, option)
+            if isinstance(value, sitesfile.Mapping):
+                found[group, option] = reference(value, option)
+            else:
+                text = sitesfile.text_of(path, value, option)
+                _check_open(path, line, option, text)
+                found[group, option] = text
+    return found
+
+
+def _mapping(path, node, what):
+    if not isinstance(node, sitesfile.Mapping):
+        raise sitesfile.Mistake(path, node.line, '%s must be a mapping, but '
+                                'this is %s' % (what, node.kind))
+    return node
+
+
+def _check(path, line, group, option):
+    if not _OPTION.fullmatch(option):
+        raise sitesfile.Mistake(path, line, '%r is no option' % option[:60])
+    source = _OURS.get((group, option))
+    if source:
+        raise sitesfile.Mistake(
+            path, line, '[%s] %s follows from the key %s of the sites file'
+            % (group, option, source))
+
+
+def _check_open(path, line, option, text):
+    """Raise Mistake if a text that stands in the sites file is a secret."""
+    if option in ('connection', 'transport_url', 'slave_connection'):
+        if not _USER_INFO.search(text):
+            return
+    elif not _SECRET.search(option):
+        return
+    raise sitesfile.Mistake(path, line, '%s is a secret and must not stand '
+                            'here itself, but as {file: PATH} or {env: NAME}'
+                            % option)

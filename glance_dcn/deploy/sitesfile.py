@@ -1,0 +1,376 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Reading YAML of an operator: what it says, and on which line.
+
+It is read event by event, so that nothing of it is built before its size,
+depth and form are known to be harmless. There are no anchors, aliases or
+tags in it, every key of a mapping is there once, and a scalar is the text
+that was written: what type it has to be is known to whoever asks for it.
+"""
+
+import dataclasses
+import difflib
+import os
+import stat
+
+import yaml
+
+try:
+    _Loader = yaml.CSafeLoader
+except AttributeError:
+    _Loader = yaml.SafeLoader
+
+_LARGEST = 1 << 20
+_DEEPEST = 20
+_MOST_NODES = 200000
+
+
+class Mistake(Exception):
+    """Something is wrong in a file of the operator's.
+
+    :ivar path: of the file
+    :ivar line: number of the line, from 1, or None
+    :ivar reason: what is wrong
+    """
+
+    def __init__(self, path, line, reason):
+        self.path = path
+        self.line = line
+        self.reason = reason
+        super().__init__('%s: %s' % (
+            path if line is None else '%s:%d' % (path, line), reason))
+
+
+@dataclasses.dataclass
+class Scalar:
+    """Text, as it was written.
+
+    :ivar plain: whether it stands there without quotes
+    """
+
+    line: int
+    text: str
+    plain: bool
+
+    kind = 'text'
+
+
+@dataclasses.dataclass
+class Sequence:
+    """A list of nodes.
+
+    :ivar end: number of the line on which what follows it begins
+    :ivar flow: whether it is written in brackets
+    """
+
+    line: int
+    items: list
+    end: int = 0
+    flow: bool = False
+
+    kind = 'a list'
+
+
+@dataclasses.dataclass
+class Mapping:
+    """Nodes by key.
+
+    :ivar lines: line of each key
+    """
+
+    line: int
+    items: dict
+    lines: dict
+    end: int = 0
+
+    kind = 'a mapping'
+
+
+def read(path):
+    """Return the text of a file that is small enough to look into.
+
+    :raises Mistake: if it cannot be read, is too large, or is no text
+    """
+    try:
+        # Not to wait for whoever writes to a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, 'rb') as source:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Mistake(path, None, 'it is no regular file')
+            data = source.read(_LARGEST + 1)
+    except OSError as exc:
+        raise Mistake(path, None, 'it cannot be read: %s' % exc.strerror)
+    if len(data) > _LARGEST:
+        raise Mistake(path, data.count(b'\n') + 1,
+                      'the file is larger than %d KiB' % (_LARGEST >> 10))
+    try:
+        text = data.decode('utf-8')
+    except UnicodeDecodeError as exc:
+        raise Mistake(path, data.count(b'\n', 0, exc.start) + 1,
+                      'this is no text in UTF-8')
+    return text[1:] if text.startswith('\ufeff') else text
+
+
+def load(path):
+    """Return what a file says, as nodes.
+
+    :returns: the root, a :class:`Mapping`
+    :raises Mistake: if it cannot be read or is no YAML of the form above
+    """
+    return parse(path, read(path))
+
+
+def parse(path, text):
+    """Return what a text says, as nodes.
+
+    :param path: name for messages
+    :param text: of the file
+    :returns: the root, a :class:`Mapping`
+    :raises Mistake: if it is no YAML of the form above
+    """
+    try:
+        root = _Builder(path).build(yaml.parse(text, Loader=_Loader))
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        raise Mistake(path, mark.line + 1 if mark else None,
+                      'this is no YAML: %s' % (exc.problem or exc.context))
+    except yaml.reader.ReaderError as exc:
+        raise Mistake(path, _line_of(text, exc),
+                      'this is no YAML: %s' % exc.reason)
+    if not isinstance(root, Mapping):
+        raise Mistake(path, root.line if root else 1,
+                      'a mapping of keys is expected here')
+    return root
+
+
+def _line_of(text, exc):
+    """Return the line of a character that cannot stand in YAML, or None."""
+    position = exc.position
+    if not isinstance(position, int) or not 0 <= position <= len(text):
+        return None
+    return text.count('\n', 0, position) + 1
+
+
+class _Builder:
+    """Makes nodes of YAML's events."""
+
+    def __init__(self, path):
+        self._path = path
+        self._stack = []
+        self._root = None
+        self._nodes = 0
+        self._documents = 0
+
+    def build(self, events):
+        for event in events:
+            self._take(event)
+        return self._root
+
+    def _take(self, event):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.DocumentStartEvent):
+            self._documents += 1
+            if self._documents > 1:
+                raise Mistake(self._path, line, 'a second document begins '
+                              'here; there can be one')
+        elif isinstance(event, yaml.NodeEvent):
+            self._check(event, line)
+            if isinstance(event, yaml.ScalarEvent):
+                self._add(Scalar(line, event.value, event.implicit[0]))
+            elif isinstance(event, yaml.SequenceStartEvent):
+                self._open(Sequence(line, [], flow=bool(event.flow_style)))
+            else:
+                self._open(Mapping(line, {}, {}))
+        elif isinstance(event, (yaml.SequenceEndEvent,
+                                yaml.MappingEndEvent)):
+            node, _key = self._stack.pop()
+            node.end = line
+            if self._stack:
+                self._add(node)
+            else:
+                self._root = node
+
+    def _check(self, event, line):
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise Mistake(self._path, line, 'anchors (&) and aliases (*) '
+                          'are not taken; write it out')
+        if event.tag not in (None, '!'):
+            raise Mistake(self._path, line, 'tags (%s) are not taken'
+                          % _short(event.tag))
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise Mistake(self._path, line, 'it says more than %d things'
+                          % _MOST_NODES)
+
+    def _open(self, node):
+        if len(self._stack) >= _DEEPEST:
+            raise Mistake(self._path, node.line, 'it is nested deeper than '
+                          '%d levels' % _DEEPEST)
+        # [node, the key that waits for its value]
+        self._stack.append([node, None])
+
+    def _add(self, node):
+        if not self._stack:
+            self._root = node
+            return
+        parent, key = self._stack[-1]
+        if isinstance(parent, Sequence):
+            parent.items.append(node)
+        elif key is None:
+            self._stack[-1][1] = self._key(parent, node)
+        else:
+            parent.items[key] = node
+            self._stack[-1][1] = None
+
+    def _key(self, parent, node):
+        if not isinstance(node, Scalar):
+            raise Mistake(self._path, node.line, 'a key must be text')
+        if node.text in parent.lines:
+            raise Mistake(
+                self._path, node.line, 'key %r is given twice; the first is '
+                'in line %d' % (_short(node.text), parent.lines[node.text]))
+        parent.lines[node.text] = node.line
+        return node.text
+
+
+def _short(text, length=60):
+    return text if len(text) <= length else text[:length] + '...'
+
+
+def nearest(word, words):
+    """Return a hint at the word that was probably meant, or ''.
+
+    :param word: that is not known
+    :param words: those that are
+    """
+    found = difflib.get_close_matches(word, words, 1, 0.6)
+    return ' (did you mean %r?)' % found[0] if found else ''
+
+
+class Fields:
+    """The keys of a mapping, asked for by name and type.
+
+    :param path: of the file, for messages
+    :param node: what should be a :class:`Mapping`
+    :param what: what it describes, for messages
+    :param known: names of the keys it may have
+    :raises Mistake: if it is none, or has other keys
+    """
+
+    def __init__(self, path, node, what, known):
+        self.path = path
+        self.line = node.line
+        if not isinstance(node, Mapping):
+            raise Mistake(path, node.line, '%s must be a mapping of keys, '
+                          'but this is %s' % (what, node.kind))
+        self._what = what
+        self._items = node.items
+        self._lines = node.lines
+        for key in node.items:
+            if key not in known:
+                raise Mistake(
+                    path, node.lines[key], '%s has no key %r%s; there are: %s'
+                    % (what, _short(key), nearest(key, known),
+                       ', '.join(known)))
+
+    def __contains__(self, key):
+        return key in self._items
+
+    def line_of(self, key):
+        """Return the line of a key, or of the mapping if it is not there."""
+        return self._lines.get(key, self.line)
+
+    def mistake(self, key, reason):
+        """Return the :class:`Mistake` for the value of a key."""
+        return Mistake(self.path, self.line_of(key), reason)
+
+    def node(self, key):
+        """Return the node of a key, or None."""
+        return self._items.get(key)
+
+    def require(self, key, why=''):
+        """Raise Mistake if a key is not there."""
+        if key not in self._items:
+            raise Mistake(self.path, self.line, '%s needs the key %r%s'
+                          % (self._what, key, why))
+
+    def text(self, key, default=None):
+        """Return a value that is one line of text."""
+        if key not in self._items:
+            return default
+        return text_of(self.path, self._items[key], key)
+
+    def texts(self, key):
+        """Return a value that is a list of texts, as a tuple."""
+        if key not in self._items:
+            return ()
+        node = self._items[key]
+        if not isinstance(node, Sequence):
+            raise Mistake(self.path, node.line, '%s must be a list, but this '
+                          'is %s' % (key, node.kind))
+        return tuple(text_of(self.path, item, 'each of ' + key)
+                     for item in node.items)
+
+    def flag(self, key, default=False):
+        """Return a value that is true or false."""
+        if key not in self._items:
+            return default
+        node = self._items[key]
+        word = (node.text.lower()
+                if isinstance(node, Scalar) and node.plain else None)
+        if word in ('true', 'yes', 'on'):
+            return True
+        if word in ('false', 'no', 'off'):
+            return False
+        raise Mistake(self.path, node.line, '%s must be true or false' % key)
+
+    def number(self, key, default=None, kind=int, least=0, most=None):
+        """Return a value that is a number.
+
+        :param kind: int or float
+        """
+        if key not in self._items:
+            return default
+        node = self._items[key]
+        value = None
+        if isinstance(node, Scalar) and node.plain and node.text.isascii():
+            try:
+                value = kind(node.text.replace('_', 'x'))
+            except ValueError:
+                pass
+        # Neither can NaN be compared.
+        if value is None or not (least <= value
+                                 <= (1e15 if most is None else most)):
+            raise Mistake(self.path, node.line, '%s must be a %snumber, %s'
+                          % (key, 'whole ' if kind is int else '',
+                             '%s or more' % least if most is None
+                             else 'from %s to %s' % (least, most)))
+        return value
+
+
+def text_of(path, node, what):
+    """Return the text of a node.
+
+    :raises Mistake: if it is none, is empty, or is more than one line
+    """
+    if not isinstance(node, Scalar):
+        raise Mistake(path, node.line, '%s must be text, but this is %s'
+                      % (what, node.kind))
+    if not node.text.strip() or (node.plain and node.text in ('~', 'null')):
+        raise Mistake(path, node.line, '%s is empty' % what)
+    # Neither can stand in the files that are written.
+    if not node.text.isprintable():
+        raise Mistake(path, node.line, '%s must be one line of printable '
+                      'text' % what)
+    return node.text

@@ -1,0 +1,60 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Whether the sites of a deployment go together."""
+
+from glance_dcn.deploy import sitesfile
+
+
+def check(path, sites, line):
+    """Raise Mistake if sites do not go together.
+
+    :param path: of the sites file
+    :param sites: list of :class:`glance_dcn.deploy.model.Site`
+    :param line: to name where no site is to blame
+    """
+    central = [site for site in sites if site.central]
+    if not central:
+        raise sitesfile.Mistake(path, line, 'no site is the central one; '
+                                'give one of them central: true')
+    if len(central) > 1:
+        raise sitesfile.Mistake(
+            path, central[1].line, 'site %s is central, but so is %s (line '
+            '%d); there can be one' % (central[1].name, central[0].name,
+                                       central[0].line))
+    for site, other, what in _clashes(sites):
+        raise sitesfile.Mistake(path, site.line, 'site %s has %s, and so has '
+                                'site %s (line %d)' % (
+                                    site.name, what, other.name, other.line))
+
+
+def _clashes(sites):
+    """Yield (site, another one before it, what they share)."""
+    seen = {}
+    for site in sites:
+        # oslo.config, and some file systems, do not tell case apart.
+        owned = [('name', site.name.lower(), 'the name %s' % site.name)]
+        if site.store:
+            cluster = site.cluster
+            owned += [
+                ('store', site.store.lower(), 'the store %s' % site.store),
+                ('cluster', cluster.name.lower(),
+                 'a cluster of the name %s' % cluster.name),
+                ('pool', (cluster.fsid, site.pool), 'pool %s of the cluster '
+                 'with fsid %s' % (site.pool, cluster.fsid))]
+        owned += [('worker', url.lower(), 'the worker %s' % url)
+                  for url in site.workers]
+        for kind, key, what in owned:
+            if (kind, key) in seen:
+                yield site, seen[kind, key], what
+            seen[kind, key] = site
