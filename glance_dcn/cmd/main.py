@@ -12,8 +12,9 @@
 
 """The command ``glance-dcn``: what an operator asks of the sites.
 
-It reads Glance's own configuration, and is run where Glance runs, as a user
-who can read that configuration and the keyrings.
+Most of it reads Glance's own configuration, and is run where Glance runs, as
+a user who can read that configuration and the keyrings. What works on a sites
+file needs neither.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import sys
 
 from oslo_config import cfg
 
+from glance_dcn.cmd import config
 from glance_dcn.cmd import owed
 from glance_dcn.cmd import site
 from glance_dcn.sites import worker
@@ -30,8 +32,9 @@ from glance_dcn.sites import worker
 #: Exit status of wrong arguments or a configuration that cannot be used.
 FAILED = 2
 
-# Modules of the subcommands, each with register(subparsers).
-_COMMANDS = (owed, site)
+# Modules of the subcommands, each with register(subparsers). What they need
+# before they are run is set up by set_up(args), their own or the one below.
+_COMMANDS = (config, owed, site)
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
 
@@ -51,7 +54,7 @@ def main(argv=None):
     # It looks at the sites; their work is done by Glance.
     worker.enabled = False
     try:
-        _set_up_stores(args)
+        getattr(args, 'set_up', _set_up_stores)(args)
     except Exception as exc:
         if args.debug:
             raise
@@ -63,7 +66,8 @@ def main(argv=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog='glance-dcn', description='Shows how the sites of Glance are.')
+        prog='glance-dcn', description='Shows how the sites of Glance are, and makes '
+        'their configuration out of one sites file.')
     parser.add_argument(
         '--config-file', action='append', metavar='FILE', default=[],
         help='a configuration file of Glance; may be given several times. '

@@ -37,8 +37,9 @@ _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
 _LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
            'io_timeout')
-_OPERATOR = ('replicas', 'storage_class', 'storage_request', 'networks',
+_OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request', 'networks',
              'internal_address', 'address_pool')
+_LAYOUT = re.compile('split|single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}', re.ASCII)
@@ -190,7 +191,7 @@ class _Loader:
                 os.path.join(self._paths.state, _STAGING)),
             cache_size=self._cache_size(fields, cluster),
             limits=self._limits(fields), operator=self._operator(fields),
-            options=self._options(fields))
+            options=self._options(fields), path=self._path)
 
     def _name(self, fields, key):
         name = fields.text(key)
@@ -339,6 +340,7 @@ class _Loader:
         given = self._merged(fields, 'operator', _OPERATOR)
         default = model.Operator()
         return model.Operator(
+            layout=self._like(given, 'layout', _LAYOUT, default.layout),
             replicas=given.number('replicas', default.replicas, most=32),
             storage_class=self._like(given, 'storage_class', _LABEL, None),
             storage_request=self._like(given, 'storage_request', _QUANTITY,

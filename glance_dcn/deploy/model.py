@@ -86,9 +86,11 @@ class Limits:
 class Operator:
     """What only the operators on Kubernetes need.
 
+    :ivar layout: of the central GlanceAPI, ``split`` or ``single``
     :ivar storage_request: size of a replica's volume, as Kubernetes writes it
     """
 
+    layout: str = 'split'
     replicas: int = 3
     storage_class: typing.Optional[str] = None
     storage_request: str = '10G'
@@ -101,6 +103,7 @@ class Operator:
 class Site:
     """A site with its Glance.
 
+    :ivar path: of the sites file
     :ivar line: of the sites file, where it begins
     :ivar store: name of its store at every Glance; of a site without a
         cluster, None
@@ -127,6 +130,7 @@ class Site:
     limits: Limits = Limits()
     operator: Operator = Operator()
     options: dict = dataclasses.field(default_factory=dict, compare=False)
+    path: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,9 +32,8 @@ _OURS = {
     ('os_glance_staging_store', 'filesystem_store_datadir'): 'staging',
     ('glance_dcn', 'sites_dir'): 'paths',
 }
-# Options that hold a password or a key, or may.
-_SECRET = re.compile(r'password|secret|passphrase|(^|_)key$|connection$|'
-                     r'transport_url$')
+# Options that hold a password or a key.
+_SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$')
 _USER_INFO = re.compile(r'://[^/@:]*:[^/@]+@')
 
 
@@ -65,6 +64,16 @@ def read(path, node, reference):
     return found
 
 
+def is_secret(option):
+    """Return whether an option is a password or a key by its name."""
+    return bool(_SECRET.search(option))
+
+
+def has_password(text):
+    """Return whether a value is a URL with a password."""
+    return bool(_USER_INFO.search(text))
+
+
 def _mapping(path, node, what):
     if not isinstance(node, sitesfile.Mapping):
         raise sitesfile.Mistake(path, node.line, '%s must be a mapping, but '
@@ -84,10 +93,7 @@ def _check(path, line, group, option):
 
 def _check_open(path, line, option, text):
     """Raise Mistake if a text that stands in the sites file is a secret."""
-    if option in ('connection', 'transport_url', 'slave_connection'):
-        if not _USER_INFO.search(text):
-            return
-    elif not _SECRET.search(option):
+    if not is_secret(option) and not has_password(text):
         return
     raise sitesfile.Mistake(path, line, '%s is a secret and must not stand '
                             'here itself, but as {file: PATH} or {env: NAME}'

@@ -72,6 +72,18 @@ class Secret:
             return text
         return self._read_file()
 
+    def read_line(self):
+        """Return the secret, which must be one line.
+
+        :raises sitesfile.Mistake: if it is not, or cannot be had
+        """
+        text = self.read()
+        # It becomes a value in a conf file.
+        if not text.isprintable():
+            raise self._mistake('what %s has is not one line of text'
+                                % self._place)
+        return text
+
     def read_key(self, user):
         """Return a cephx key, out of a keyring or a file with nothing else.
 

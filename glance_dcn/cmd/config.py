@@ -1,0 +1,268 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""``glance-dcn config``: the configuration that follows from a sites file."""
+
+import argparse
+
+from glance_dcn.cmd import output
+from glance_dcn.cmd import sitesfile
+from glance_dcn.deploy import diff
+from glance_dcn.deploy import files
+from glance_dcn.deploy import load
+from glance_dcn.deploy import render
+
+_RENDER = """\
+Writes what the nodes of a site need, out of the sites file:
+
+  plain     etc/glance/glance-api.conf, etc/glance/glance-image-import.conf,
+            and for each cluster etc/ceph/NAME.conf and
+            etc/ceph/NAME.client.USER.keyring, as they are to stand on a node
+  tripleo   environment files for "openstack overcloud deploy" of the site's
+            stack: glance.yaml, ceph_external.yaml, ceph_keys.yaml
+  operator  a kustomize overlay for the OpenStackControlPlane, with the
+            GlanceAPIs of all the sites that are named, and their secrets
+
+With one site and one worker the files stand in DIR itself; otherwise each
+site has a folder in it, and each worker of a site with several, named after
+its host. What is there already and is as it should be is left alone; each
+file is replaced at once. Files that are not rendered are left alone as well.
+"""
+_RENDER_END = """\
+examples:
+  glance-dcn config render --site dcn0 --as plain --output /root/dcn0
+      The files of dcn0, for its owner alone.
+  glance-dcn config render --site dcn0 --as plain --output / --group glance
+      The same onto this node, where Glance may read them.
+  glance-dcn config render --all --as tripleo --output ~/stacks
+      The environment files of every stack, each in ~/stacks/SITE.
+  glance-dcn config render --all --as operator --output overlay
+      One overlay; "oc kustomize overlay" shows what it makes of ../base.
+
+exit status:
+  0  done
+  2  wrong arguments, or something wrong in the sites file: nothing is
+     written; or a file cannot be written
+"""
+_DIFF = """\
+Compares what the sites file says with a running node, or with what it said
+before. Nothing is written. Of secrets it says that they differ, not how.
+"""
+_DIFF_END = """\
+examples:
+  glance-dcn config diff --site dcn0 /
+      This node, which is the one of dcn0. Best as root: what cannot be read
+      is listed as unreadable.
+  glance-dcn config diff --site central --worker 10.0.0.12 /mnt/node2
+      A copy of etc/ of the second worker of central.
+  glance-dcn config diff --from sites.yaml.old
+      Which files change where, at all sites.
+
+exit status:
+  0  nothing differs
+  1  something does
+  2  wrong arguments, or something wrong in a sites file
+"""
+
+
+def register(subparsers):
+    """Add the subcommand to those of the command.
+
+    :param subparsers: what argparse's add_subparsers() returned
+    """
+    parser = subparsers.add_parser(
+        'config', help='make the configuration of sites out of a sites file')
+    commands = parser.add_subparsers(dest='config_command', required=True,
+                                     metavar='COMMAND')
+    _register_render(commands)
+    _register_diff(commands)
+
+
+def _add(commands, name, run, **texts):
+    parser = commands.add_parser(
+        name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+    sitesfile.add_option(parser)
+    parser.set_defaults(run=sitesfile.command(run),
+                        set_up=sitesfile.needs_no_glance)
+    return parser
+
+
+def _register_render(commands):
+    parser = _add(commands, 'render', _render,
+                  help='write the files that sites need',
+                  description=_RENDER, epilog=_RENDER_END)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument('--site', action='append', metavar='SITE', default=[],
+                       help='render this site; may be given several times')
+    which.add_argument('--all', action='store_true',
+                       help='render all sites')
+    _add_kind(parser)
+    parser.add_argument('--worker', metavar='HOST',
+                        help='only for this worker of a site with several')
+    parser.add_argument('--output', required=True, metavar='DIR',
+                        help='folder to write to; made if it is not there')
+    parser.add_argument('--group', metavar='GROUP',
+                        help='group that may read secrets (mode 0640); '
+                             'without it, their owner alone (0600)')
+    output.add_format(parser)
+
+
+def _register_diff(commands):
+    parser = _add(commands, 'diff', _diff,
+                  help='compare the configuration with a running node, or '
+                       'with that of another sites file',
+                  description=_DIFF, epilog=_DIFF_END)
+    parser.add_argument('running', nargs='?', metavar='RUNNING_DIR',
+                        help='the root of a node, or of a copy, with '
+                             'etc/glance and etc/ceph')
+    parser.add_argument('--from', dest='before', metavar='OLD',
+                        help='an older sites file, in place of RUNNING_DIR')
+    parser.add_argument('--site', action='append', metavar='SITE', default=[],
+                        help='only this site; may be given several times '
+                             'with --from')
+    _add_kind(parser, 'plain')
+    parser.add_argument('--worker', metavar='HOST',
+                        help='which worker of a site with several')
+    parser.add_argument('--group', metavar='GROUP',
+                        help='group that may read secrets')
+    output.add_format(parser)
+
+
+def _add_kind(parser, default=None):
+    parser.add_argument('--as', dest='kind', choices=render.KINDS,
+                        required=default is None, default=default,
+                        help='for whom' + (' (%s)' % default if default
+                                           else ''))
+
+
+def _render(args):
+    deployment = sitesfile.read(args)
+    sites = sitesfile.sites(deployment, args.site)
+    # All of it is there, and right, before anything is written.
+    found = render.render(deployment, sites, args.kind)
+    if args.worker:
+        found = [('', _worker(found, args.worker, sites))]
+    placed = render.placed(found)
+    group = files.gid(args.group) if args.group else None
+    written = files.write(args.output, [file for _node, file in placed],
+                          group)
+    rows = [(rendering.site, rendering.node, file.path,
+             '%04o' % files.mode_of(file, group), state)
+            for (rendering, file), (_file, state) in zip(placed, written)]
+    _print(args, 'files', ('site', 'node', 'file', 'mode', 'state'), rows,
+           [note for _prefix, rendering in found for note in rendering.notes])
+    return sitesfile.DONE
+
+
+def _worker(found, name, sites):
+    """Return the rendering of one worker."""
+    if len(sites) > 1:
+        raise sitesfile.Wrong('--worker needs one --site')
+    known = {rendering.node: rendering for _prefix, rendering in found}
+    if name not in known:
+        raise sitesfile.Wrong('site %s has no worker %r; it has: %s' % (
+            sites[0].name, name, ', '.join(filter(None, known)) or
+            'one only, which needs no --worker'))
+    return known[name]
+
+
+def _print(args, what, heads, rows, notes):
+    if args.format == 'json':
+        print(output.text({what: [dict(zip(heads, row)) for row in rows],
+                           'notes': list(dict.fromkeys(notes))}))
+        return
+    if rows:
+        print(output.table(heads, rows))
+    for note in dict.fromkeys(notes):
+        print('Note: %s.' % note)
+
+
+def _diff(args):
+    if (args.running is None) == (args.before is None):
+        raise sitesfile.Wrong('give either RUNNING_DIR or --from OLD')
+    deployment = sitesfile.read(args)
+    changes = (_with_running(args, deployment) if args.before is None
+               else _with_older(args, deployment))
+    if args.format == 'json':
+        print(output.text({'changes': [
+            dict(site=site, node=node, file=change.path, what=change.what,
+                 details=change.details)
+            for site, node, change in changes]}))
+    else:
+        _print_changes(changes)
+    return sitesfile.DIFFERENT if changes else sitesfile.DONE
+
+
+def _print_changes(changes):
+    if not changes:
+        print('Nothing differs.')
+    for site, node, change in changes:
+        print('%s  %s  %s' % ('/'.join(filter(None, (site, node))) or '-',
+                              change.what, change.path))
+        for line in change.details:
+            print('    %s' % line)
+
+
+def _with_running(args, deployment):
+    if len(args.site) != 1:
+        raise sitesfile.Wrong('say with one --site which site the node in '
+                              '%s is of' % args.running)
+    if args.kind != 'plain':
+        raise sitesfile.Wrong('a running node is compared --as plain')
+    sites = sitesfile.sites(deployment, args.site)
+    found = render.render(deployment, sites, args.kind)
+    if args.worker:
+        rendering = _worker(found, args.worker, sites)
+    elif len(found) > 1:
+        raise sitesfile.Wrong('say with --worker which one of %s the node is'
+                              % ', '.join(rendering.node for _prefix,
+                                          rendering in found))
+    else:
+        rendering = found[0][1]
+    group = files.gid(args.group) if args.group else None
+    return [(rendering.site, rendering.node, change)
+            for change in diff.with_folder(rendering.files, args.running,
+                                           group)]
+
+
+def _with_older(args, deployment):
+    if args.worker:
+        raise sitesfile.Wrong('--worker does not go with --from')
+    before = load.load(args.before)
+    known = [*dict.fromkeys(site.name for site in (*deployment.sites,
+                                                   *before.sites))]
+    for name in args.site:
+        if name not in known:
+            sitesfile.sites(deployment, [name])
+    found = [_by_node(side, args.site, args.kind)
+             for side in (before, deployment)]
+    return [(*node, change)
+            for node in sorted(found[0].keys() | found[1].keys())
+            for change in diff.with_rendered(found[0].get(node, []),
+                                             found[1].get(node, []))]
+
+
+def _by_node(deployment, names, kind):
+    """Return rendered files by (site, node), of those sites that are there.
+    """
+    sites = [site for site in deployment.sites
+             if not names or site.name in names]
+    if kind == 'operator':
+        groups = [[site] for site in sites]
+        found = [rendering for group in groups for _prefix, rendering
+                 in render.render(deployment, group, kind)]
+    else:
+        found = [rendering for _prefix, rendering
+                 in render.render(deployment, sites, kind)]
+    return {(rendering.site, rendering.node): rendering.files
+            for rendering in found}

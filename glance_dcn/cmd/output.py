@@ -1,0 +1,68 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Tables and JSON, as the commands print them."""
+
+import dataclasses
+import json
+
+#: How much is what, for people.
+_UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
+
+
+def add_format(parser):
+    """Add ``--format`` to a subcommand."""
+    parser.add_argument('--format', choices=('table', 'json'),
+                        default='table', help='form of the output (table)')
+
+
+def table(heads, rows):
+    """Return a table as text, without a newline at its end.
+
+    :param heads: names of the columns
+    :param rows: lists of what is in them; None and '' are shown as ``-``
+    """
+    lines = [[name.upper() for name in heads]]
+    lines += [['-' if cell is None or cell == '' else str(cell)
+               for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return '\n'.join('  '.join(
+        text.ljust(width) for text, width in zip(line, widths)).rstrip()
+        for line in lines)
+
+
+def text(thing):
+    """Return something as JSON text.
+
+    :param thing: of dicts, lists, sets and dataclasses
+    """
+    return json.dumps(thing, indent=1, default=_plain)
+
+
+def _plain(thing):
+    if dataclasses.is_dataclass(thing):
+        return dataclasses.asdict(thing)
+    if isinstance(thing, (set, frozenset)):
+        return sorted(thing)
+    raise TypeError('%s cannot be shown' % type(thing))
+
+
+def size(count):
+    """Return a number of bytes for people; None is shown as ``-``."""
+    if count is None:
+        return '-'
+    number = float(count)
+    for unit in _UNITS:
+        if number < 1024 or unit == _UNITS[-1]:
+            break
+        number /= 1024
+    return '%.*f %s' % (0 if unit == 'B' else 1, number, unit)

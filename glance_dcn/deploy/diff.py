@@ -1,0 +1,219 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What differs between a rendered configuration and another one.
+
+Secrets are compared, and never shown.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import stat
+
+from oslo_config import iniparser
+
+from glance_dcn.deploy import files
+from glance_dcn.deploy import options
+
+ADDED, REMOVED, CHANGED, UNREADABLE = ('added', 'removed', 'changed',
+                                       'unreadable')
+_LARGEST = 4 << 20
+_MASK = '(secret)'
+# A cephx key, whatever stands around it.
+_KEY = re.compile(r'\bA[A-Za-z0-9+/]{37}==')
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A file that is not as it is rendered.
+
+    :ivar path: of the file
+    :ivar what: ADDED: it is rendered, and not there; REMOVED; CHANGED;
+        UNREADABLE
+    :ivar details: lines that say what differs
+    """
+
+    path: str
+    what: str
+    details: tuple = ()
+
+
+def with_folder(rendered, folder, group=None):
+    """Return how the files of a node differ from what is rendered.
+
+    :param rendered: list of :class:`glance_dcn.deploy.files.File`
+    :param folder: path that their paths are relative to
+    :param group: number of the group that may read secrets, or None
+    :returns: list of Change, sorted by path
+    """
+    found = []
+    for file in rendered:
+        path = os.path.join(folder, file.path)
+        try:
+            text, mode = _read(path)
+        except FileNotFoundError:
+            found.append(Change(file.path, ADDED))
+            continue
+        except (OSError, ValueError) as exc:
+            found.append(Change(file.path, UNREADABLE, (
+                getattr(exc, 'strerror', None) or str(exc),)))
+            continue
+        details = _details(text, file.text, file.kind, file.secrets)
+        wrong = mode & ~files.mode_of(file, group) & 0o777
+        # A group may have been given the right to read it.
+        if wrong & ~stat.S_IRGRP:
+            details.append('mode is %04o, and should be %04o'
+                           % (mode, files.mode_of(file, group)))
+        if details:
+            found.append(Change(file.path, CHANGED, tuple(details)))
+    return sorted(found + _left_over(rendered, folder),
+                  key=lambda change: change.path)
+
+
+def _left_over(rendered, folder):
+    """Return site files that are there, and not rendered."""
+    known = {file.path for file in rendered}
+    folders = {os.path.dirname(file.path) for file in rendered
+               if file.kind == 'site'}
+    found = []
+    for name in folders:
+        try:
+            entries = os.listdir(os.path.join(folder, name))
+        except OSError:
+            continue
+        found += [Change(os.path.join(name, entry), REMOVED)
+                  for entry in entries
+                  if entry.endswith('.conf') and not entry.startswith('.')
+                  and os.path.join(name, entry) not in known]
+    return found
+
+
+def with_rendered(before, after):
+    """Return how one set of rendered files differs from another.
+
+    :param before: list of :class:`glance_dcn.deploy.files.File`
+    :param after: the same
+    :returns: list of Change, sorted by path
+    """
+    old = {file.path: file for file in before}
+    new = {file.path: file for file in after}
+    found = [Change(path, ADDED) for path in new.keys() - old.keys()]
+    found += [Change(path, REMOVED) for path in old.keys() - new.keys()]
+    for path in old.keys() & new.keys():
+        if old[path].text != new[path].text:
+            found.append(Change(path, CHANGED, tuple(_details(
+                old[path].text, new[path].text, new[path].kind,
+                old[path].secrets + new[path].secrets))))
+    return sorted(found, key=lambda change: change.path)
+
+
+def _read(path):
+    """Return (text, mode) of a file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, 'rb') as source:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError('it is no regular file')
+        data = source.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ValueError('it is larger than %d MiB' % (_LARGEST >> 20))
+    try:
+        return data.decode(), stat.S_IMODE(found.st_mode)
+    except UnicodeDecodeError:
+        raise ValueError('it is no text in UTF-8')
+
+
+def _details(old, new, kind, secrets):
+    """Return lines that say how two texts differ."""
+    if old == new:
+        return []
+    if kind == 'text':
+        return _lines(old, new, secrets)
+    before, after = _sections(old), _sections(new)
+    if before is None:
+        return ['it is no conf file']
+    found = []
+    for name in _in_order(before, after):
+        if before.get(name) != after.get(name):
+            found.append(_difference(name, before.get(name),
+                                     after.get(name), secrets))
+    return found
+
+
+def _in_order(before, after):
+    return [*after, *(name for name in before if name not in after)]
+
+
+def _difference(name, old, new, secrets):
+    what = '[%s] %s' % name
+    if _is_secret(name[1], old, secrets) or _is_secret(name[1], new,
+                                                       secrets):
+        if old is None or new is None:
+            return '%s %s = %s' % ('+' if old is None else '-', what, _MASK)
+        return '! %s differs (secret)' % what
+    if old is None:
+        return '+ %s = %s' % (what, new)
+    if new is None:
+        return '- %s = %s' % (what, old)
+    return '! %s = %s, was %s' % (what, new, old)
+
+
+def _is_secret(option, value, secrets):
+    if options.is_secret(option):
+        return True
+    return value is not None and any(
+        secret in value for secret in secrets) or bool(
+            value and (_KEY.search(value) or options.has_password(value)))
+
+
+class _Parser(iniparser.BaseParser):
+    """Options of a file by (section, option): the last value counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+        self._section = ''
+
+    def new_section(self, section):
+        self._section = section
+
+    def assignment(self, key, value):
+        self.found[self._section, key] = '\n'.join(value)
+
+
+def _sections(text):
+    parser = _Parser()
+    try:
+        # A keyring indents its options, which is no continuation there.
+        parser.parse(line.strip() for line in text.split('\n'))
+    except iniparser.ParseError:
+        return None
+    return parser.found
+
+
+def _lines(old, new, secrets):
+    """Return the lines that differ, without secrets."""
+    masked = [_masked(text, secrets) for text in (old, new)]
+    if masked[0] == masked[1]:
+        return ['! a secret differs']
+    return [line for line in difflib.unified_diff(
+        *(text.split('\n') for text in masked), n=0, lineterm='')
+        if not line.startswith(('---', '+++', '@@'))]
+
+
+def _masked(text, secrets):
+    for secret in secrets:
+        text = text.replace(secret, _MASK)
+    return _KEY.sub(_MASK, text)

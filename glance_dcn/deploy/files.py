@@ -1,0 +1,161 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Files that are rendered, and writing them."""
+
+import dataclasses
+import grp
+import os
+import stat
+import tempfile
+import typing
+
+#: Modes of files: what all may know, what has a secret in it, a secret.
+OPEN, INNER, SECRET = 0o644, 0o640, 0o600
+
+NEW, CHANGED, SAME = 'new', 'changed', 'unchanged'
+
+
+class Error(Exception):
+    """Files cannot be written; its text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A rendered file.
+
+    :ivar path: relative to the folder it is written to
+    :ivar text: what it has
+    :ivar mode: permission bits
+    :ivar secrets: texts in it that nobody may see
+    :ivar kind: ``conf`` for sections of options, ``site`` for those of a
+        file of sites_dir, otherwise ``text``
+    """
+
+    path: str
+    text: str = dataclasses.field(repr=False)
+    mode: int = OPEN
+    secrets: tuple = dataclasses.field(default=(), repr=False)
+    kind: str = 'conf'
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+    """What is rendered for a node, a stack, or an overlay.
+
+    :ivar site: name of the site
+    :ivar node: name of the node where a site has several, or ''
+    :ivar files: list of :class:`File`
+    :ivar notes: what the operator should know
+    """
+
+    site: str
+    node: str
+    files: list
+    notes: tuple = ()
+
+
+def gid(name):
+    """Return the number of a group.
+
+    :raises Error: if there is none of that name
+    """
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise Error('there is no group %r' % name)
+
+
+def write(folder, files, group: typing.Optional[int] = None):
+    """Write files into a folder, each of them at once or not at all.
+
+    :param folder: path; it is made if it is not there
+    :param files: list of :class:`File`
+    :param group: number of the group that gets files others may not read,
+                  or None: then secrets are for their owner alone
+    :returns: list of (:class:`File`, NEW, CHANGED or SAME)
+    :raises Error: if one cannot be written; those before it are written
+    """
+    found = []
+    for file in files:
+        path = os.path.join(folder, file.path)
+        try:
+            found.append((file, _write(path, file, group)))
+        except OSError as exc:
+            raise Error('%s cannot be written: %s' % (
+                exc.filename or path, exc.strerror))
+    return found
+
+
+def mode_of(file, group):
+    """Return the permission bits a file gets."""
+    if file.mode == SECRET and group is not None:
+        return INNER
+    return file.mode
+
+
+def _write(path, file, group):
+    data = file.text.encode()
+    mode = mode_of(file, group)
+    if file.mode == OPEN:
+        group = None
+    state = _state(path, data, mode, group)
+    if state != SAME:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        replace(path, data, mode, group)
+    return state
+
+
+def _state(path, data, mode, group):
+    """Return how a file is, compared with how it should be."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return NEW
+    if (not stat.S_ISREG(found.st_mode)
+            or stat.S_IMODE(found.st_mode) != mode
+            or group not in (None, found.st_gid)
+            or found.st_size != len(data)):
+        return CHANGED
+    with open(path, 'rb') as source:
+        return SAME if source.read() == data else CHANGED
+
+
+def replace(path, data, mode, group=None):
+    """Write a file under another name, and give it its own at the end.
+
+    Nobody but its owner can read it before it has the right mode.
+    """
+    folder = os.path.dirname(path) or '.'
+    fd, temporary = tempfile.mkstemp(prefix='.glance-dcn-', dir=folder)
+    try:
+        with open(fd, 'wb') as target:
+            target.write(data)
+            if group is not None:
+                os.fchown(target.fileno(), -1, group)
+            os.fchmod(target.fileno(), mode)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync(folder)
+
+
+def _sync(folder):
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

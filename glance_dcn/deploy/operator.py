@@ -1,0 +1,199 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Configuration as an overlay for the OpenStack operators on Kubernetes.
+
+Every Glance of the deployment is one GlanceAPI of the control plane's custom
+resource: the sites that are rendered together become one patch of it.
+"""
+
+import re
+
+from glance_dcn.deploy import conf
+from glance_dcn.deploy import files
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile
+from glance_dcn.deploy import stores
+from glance_dcn.deploy import yamltext
+
+_BASE = '../base'
+_FOLDER = '/etc/ceph'
+# Where a replica's own volume is mounted.
+_VOLUME = '/var/lib/glance'
+_LABEL = re.compile('[a-z0-9]([a-z0-9-]*[a-z0-9])?', re.ASCII)
+# Of a label's 63 characters Kubernetes, the name "glance" and the type of the
+# API take the rest.
+_LONGEST = 38
+# A Secret of Kubernetes holds 1 MiB.
+_LARGEST_SECRET = 1000000
+
+
+def render(deployment, sites):
+    """Return the overlay of one or more sites.
+
+    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
+    :param sites: list of :class:`glance_dcn.deploy.model.Site`
+    :returns: list of one :class:`glance_dcn.deploy.files.Rendering`
+    :raises sitesfile.Mistake: if Kubernetes cannot have it so
+    """
+    for site in sites:
+        _check(site)
+    template, notes, found = {}, [], []
+    if any(site.central for site in sites):
+        template['keystoneEndpoint'] = deployment.central.name
+    template['glanceAPIs'] = {}
+    for site in sites:
+        template['glanceAPIs'][site.name] = _api(deployment, site)
+        notes += ['[%s] %s of site %s is a secret, for which there is '
+                  'customServiceConfigSecrets: it is left out'
+                  % (group, option, site.name)
+                  for (group, option), value in sorted(
+                      site.options.items(), key=lambda item: item[0])
+                  if isinstance(value, secrets.Secret)]
+        found += _ceph_files(deployment, site)
+    template['extraMounts'] = [_mount(site) for site in sites]
+    name = sites[0].name if len(sites) == 1 else ''
+    return [files.Rendering(name, '', [
+        files.File('kustomization.yaml', yamltext.text(
+            _kustomization(sites, found)), kind='text'),
+        files.File('glance.yaml', yamltext.text(_patch(template)),
+                   kind='text'), *found], tuple(notes))]
+
+
+def _check(site):
+    if not _LABEL.fullmatch(site.name) or len(site.name) > _LONGEST:
+        raise sitesfile.Mistake(
+            site.path, site.line, 'Kubernetes takes lower-case letters, '
+            'digits and - only, at most %d, in the name of a site, not %s'
+            % (_LONGEST, site.name))
+    if not (site.staging + '/').startswith(_VOLUME + '/'):
+        raise sitesfile.Mistake(
+            site.path, site.line, 'a replica has its volume at %s: staging '
+            'of site %s must be there, not at %s'
+            % (_VOLUME, site.name, site.staging))
+
+
+def _patch(template):
+    return {
+        'apiVersion': 'core.openstack.org/v1beta1',
+        'kind': 'OpenStackControlPlane',
+        'metadata': {'name': 'openstack'},
+        'spec': {'glance': {'template': template}},
+    }
+
+
+def _kustomization(sites, found):
+    return {
+        'apiVersion': 'kustomize.config.k8s.io/v1beta1',
+        'kind': 'Kustomization',
+        'resources': [_BASE],
+        'patches': [{'path': 'glance.yaml',
+                     'target': {'kind': 'OpenStackControlPlane'}}],
+        'secretGenerator': [{
+            'name': _secret(site),
+            'files': [file.path for file in found
+                      if file.path.startswith(_folder(site) + '/')],
+        } for site in sites],
+        # Custom resources do not follow a name that changes.
+        'generatorOptions': {'disableNameSuffixHash': True},
+    }
+
+
+def _secret(site):
+    return 'glance-dcn-%s-ceph' % site.name
+
+
+def _folder(site):
+    return 'ceph/%s' % site.name
+
+
+def _ceph_files(deployment, site):
+    found = []
+    for other in deployment.stores_of(site):
+        # Here there is nobody else to put it in its place.
+        stores.key(other)
+        found += stores.ceph_files(other, _FOLDER, _folder(site))
+    if sum(len(file.text) for file in found) > _LARGEST_SECRET:
+        raise sitesfile.Mistake(
+            site.path, site.line, 'the files of all clusters that %s has '
+            'stores of are larger than a Secret can be' % site.name)
+    return found
+
+
+def _mount(site):
+    return {
+        'name': 'glance-dcn-%s' % site.name,
+        'region': 'r1',
+        'extraVol': [{
+            # To the pods of this GlanceAPI alone.
+            'propagation': [site.name],
+            'extraVolType': 'Ceph',
+            'volumes': [{'name': 'ceph',
+                         'secret': {'secretName': _secret(site)}}],
+            'mounts': [{'name': 'ceph', 'mountPath': _FOLDER,
+                        'readOnly': True}],
+        }],
+    }
+
+
+def _api(deployment, site):
+    """Return the GlanceAPI of a site."""
+    given = site.operator
+    found = {'type': given.layout if site.central else 'edge',
+             'replicas': given.replicas}
+    if given.networks:
+        found['networkAttachments'] = list(given.networks)
+    if given.internal_address:
+        found['override'] = {'service': {'internal': _service(given)}}
+    # Each replica gets a volume of its own, which one node may write to.
+    found['storage'] = {'storageRequest': given.storage_request}
+    if given.storage_class:
+        found['storage']['storageClass'] = given.storage_class
+    if site.cache_size is not None:
+        found['imageCache'] = {'size': str(site.cache_size)}
+    found['customServiceConfig'] = conf.text(_sections(deployment, site))
+    return found
+
+
+def _service(given):
+    return {
+        'metadata': {'annotations': {
+            'metallb.universe.tf/address-pool': given.address_pool,
+            'metallb.universe.tf/allow-shared-ip': given.address_pool,
+            'metallb.universe.tf/loadBalancerIPs': given.internal_address,
+        }},
+        'spec': {'type': 'LoadBalancer'},
+    }
+
+
+def _sections(deployment, site):
+    """Return what the operator does not write by itself."""
+    sections = stores.common(deployment, site)
+    for other in deployment.stores_of(site):
+        sections[other.store] = stores.section(other, _FOLDER)
+    sections['os_glance_staging_store'] = {
+        'filesystem_store_datadir': site.staging}
+    sections['os_glance_tasks_store'] = {
+        'filesystem_store_datadir': '%s/os_glance_tasks_store' % _VOLUME}
+    for (group, option), value in sorted(site.options.items(),
+                                         key=lambda item: item[0]):
+        if not isinstance(value, secrets.Secret):
+            sections.setdefault(group, {})[option] = value
+    for options in sections.values():
+        for value in options.values():
+            if '{{' in value:
+                raise sitesfile.Mistake(
+                    site.path, site.line, 'the operator takes {{ for the '
+                    'beginning of a template: %r of site %s cannot be '
+                    'rendered' % (value, site.name))
+    return sections

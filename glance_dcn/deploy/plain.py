@@ -1,0 +1,135 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Configuration as files of a node: /etc/glance and /etc/ceph."""
+
+import collections
+import urllib.parse
+
+from glance_dcn.deploy import conf
+from glance_dcn.deploy import files
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import stores
+
+
+def render(deployment, site):
+    """Return what a site's nodes need: one Rendering for each worker.
+
+    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
+    :param site: :class:`glance_dcn.deploy.model.Site`
+    :returns: list of :class:`glance_dcn.deploy.files.Rendering`
+    :raises glance_dcn.deploy.sitesfile.Mistake: if a secret cannot be had
+    """
+    if not site.workers:
+        return [files.Rendering(
+            site.name, '', _files(deployment, site, None),
+            ('site %s has no workers: worker_self_reference_url is not set'
+             % site.name, *_notes(deployment, site)))]
+    names = node_names(site.workers)
+    if len(names) == 1:
+        names = ['']
+    return [files.Rendering(site.name, name, _files(deployment, site, url),
+                            _notes(deployment, site))
+            for name, url in zip(names, site.workers)]
+
+
+def node_names(workers):
+    """Return a name for each worker: its host, with the port if need be."""
+    parts = [urllib.parse.urlsplit(url) for url in workers]
+    hosts = collections.Counter(part.hostname for part in parts)
+    names = []
+    for part in parts:
+        name = part.hostname.replace(':', '-')
+        if hosts[part.hostname] > 1:
+            name += '_%s' % (part.port or part.scheme)
+        names.append(name)
+    # Of one host and port, workers are told apart by their paths alone.
+    if len(set(names)) < len(names):
+        names = ['worker-%d' % number for number in range(len(workers))]
+    return names
+
+
+def _notes(deployment, site):
+    return tuple('site %s has no key: its keyring is not written' % other.name
+                 for other in deployment.stores_of(site)
+                 if other.cluster.key is None)
+
+
+def _files(deployment, site, url):
+    paths = deployment.paths
+    known = deployment.stores_of(site)
+    in_folder = known[1:] if paths.sites and site.central else []
+    sections, secret = _sections(
+        deployment, site, url,
+        [other for other in known if other not in in_folder])
+    found = [
+        files.File('%s/glance-api.conf' % paths.glance.lstrip('/'),
+                   conf.text(sections), files.INNER, secret),
+        # Packages bring one of their own, which may be read last.
+        files.File('%s/glance-image-import.conf' % paths.glance.lstrip('/'),
+                   conf.text({name: sections[name] for name in (
+                       'image_import_opts', 'image_conversion')}))]
+    found += [
+        files.File('%s/%s.conf' % (paths.sites.lstrip('/'), other.store),
+                   _site_file(other, paths.ceph),
+                   kind='site') for other in in_folder]
+    for other in known:
+        found += stores.ceph_files(other, paths.ceph)
+    return found
+
+
+def _site_file(site, folder):
+    """Return the text of a file of sites_dir, where $ stands for itself."""
+    lines = [conf.MARK, '', '[%s]' % site.store]
+    lines += ['%s = %s' % (option, conf.quote(value))
+              for option, value in stores.section(site, folder).items()]
+    return '\n'.join([*lines, ''])
+
+
+def _sections(deployment, site, url, in_file):
+    """Return the sections of glance-api.conf, and the secrets in them."""
+    paths = deployment.paths
+    sections = stores.common(deployment, site)
+    default = sections['DEFAULT']
+    default['enabled_backends'] = stores.backends(in_file)
+    default['show_multiple_locations'] = 'true'
+    default['show_image_direct_url'] = 'true'
+    if url:
+        default['worker_self_reference_url'] = url
+    flavor = 'keystone'
+    if site.cache_size is not None:
+        default['image_cache_dir'] = '%s/image-cache' % paths.state
+        default['image_cache_max_size'] = str(site.cache_size)
+        flavor = 'keystone+cachemanagement'
+    for other in in_file:
+        sections[other.store] = stores.section(other, paths.ceph)
+    sections['os_glance_staging_store'] = {
+        'filesystem_store_datadir': site.staging}
+    sections['os_glance_tasks_store'] = {
+        'filesystem_store_datadir': '%s/os_glance_tasks_store' % paths.state}
+    sections['paste_deploy'] = {'flavor': flavor}
+    if paths.sites:
+        sections['glance_dcn'] = {'sites_dir': paths.sites}
+    return sections, _add_options(sections, site)
+
+
+def _add_options(sections, site):
+    """Add the options that the sites file gives; return the secrets."""
+    found = []
+    for (group, option), value in sorted(site.options.items(),
+                                         key=lambda item: item[0]):
+        if isinstance(value, secrets.Secret):
+            value = value.read_line()
+            found.append(value)
+        sections.setdefault(group, {})[option] = value
+    return tuple(found)

@@ -1,0 +1,127 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What all forms of configuration say of stores and clusters."""
+
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import files
+from glance_dcn.deploy import sitesfile
+
+TYPE = 'dcn'
+# Seconds; what a dcn store does by itself, and stock needs to be told.
+_CONNECT_TIMEOUT = 5
+
+
+def backends(sites):
+    """Return the value of enabled_backends.
+
+    :param sites: list of sites that have stores
+    """
+    return ','.join('%s:%s' % (site.store, TYPE) for site in sites)
+
+
+def conf_path(folder, cluster):
+    """Return the path of a cluster's conf file on a node."""
+    return '%s/%s.conf' % (folder, cluster.name)
+
+
+def keyring_path(folder, cluster):
+    """Return the path of the keyring of a cluster's user on a node."""
+    return '%s/%s.client.%s.keyring' % (folder, cluster.name, cluster.user)
+
+
+def section(site, folder):
+    """Return the options of a site's store.
+
+    :param folder: of conf files on the node
+    """
+    options = {
+        'store_description': site.description,
+        'rbd_store_ceph_conf': conf_path(folder, site.cluster),
+        'rbd_store_user': site.cluster.user,
+        'rbd_store_pool': site.pool,
+        # For stock rbd, should the store be moved back to it.
+        'rbd_thin_provisioning': 'true',
+    }
+    options.update(tuning(site))
+    options.setdefault('rados_connect_timeout', str(_CONNECT_TIMEOUT))
+    return options
+
+
+def tuning(site):
+    """Return the options of a site's store that need not be set."""
+    limits = site.limits
+    found = {
+        'rbd_store_chunk_size': site.chunk_size,
+        'weight': site.weight,
+        'rados_connect_timeout': limits.connect_timeout,
+        'dcn_io_timeout': limits.io_timeout,
+        'dcn_max_transfers': limits.max_transfers,
+        'dcn_bandwidth_limit': limits.bandwidth_limit,
+    }
+    return {name: '%g' % value if isinstance(value, float) else str(value)
+            for name, value in found.items() if value is not None}
+
+
+def common(deployment, site):
+    """Return the sections that every form of configuration has.
+
+    In the order in which they are to stand, without those of stores.
+    """
+    return {
+        'DEFAULT': {
+            'enabled_backends': backends(deployment.stores_of(site)),
+            'enabled_import_methods':
+                '[%s]' % ','.join(deployment.import_methods),
+        },
+        'glance_store': {
+            'default_backend': deployment.stores_of(site)[0].store},
+        'image_import_opts': {
+            'image_import_plugins':
+                '[%s]' % ','.join(deployment.import_plugins)},
+        # Nova and Cinder clone from nothing else.
+        'image_conversion': {'output_format': 'raw'},
+    }
+
+
+def key(site):
+    """Return the key of the user of a site's cluster.
+
+    :raises glance_dcn.deploy.sitesfile.Mistake: if it cannot be had
+    """
+    cluster = site.cluster
+    if cluster.key is None:
+        raise sitesfile.Mistake(
+            site.path, cluster.line, 'the cluster of site %s needs a key: '
+            'key: {file: PATH}; "glance-dcn site key" makes one' % site.name)
+    return cluster.key.read_key(cluster.user)
+
+
+def ceph_files(site, folder, where=None):
+    """Return the files by which a node reaches the cluster of a site.
+
+    :param folder: of conf files on the node
+    :param where: path they are written to; None: folder
+    :returns: list of :class:`glance_dcn.deploy.files.File`; without a
+              keyring where the site has no key
+    """
+    cluster = site.cluster
+    where = (folder if where is None else where).lstrip('/')
+    found = [files.File(conf_path(where, cluster), cephconf.conf(
+        cluster, keyring_path(folder, cluster)))]
+    if cluster.key is not None:
+        secret = key(site)
+        found.append(files.File(
+            keyring_path(where, cluster),
+            cephconf.keyring(cluster.user, secret), files.SECRET, (secret,)))
+    return found

@@ -1,0 +1,156 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Configuration as environment files of TripleO.
+
+TripleO knows stores of type ``rbd`` and writes them into glance-api.conf. The
+type ``dcn`` comes after it: Glance reads glance-image-import.conf last, and
+``enabled_backends`` of that file counts.
+"""
+
+import re
+
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import conf
+from glance_dcn.deploy import files
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile
+from glance_dcn.deploy import stores
+from glance_dcn.deploy import yamltext
+
+# TripleO's own limit for CephClusterName.
+_CLUSTER = re.compile('[A-Za-z0-9]+', re.ASCII)
+_FOLDER = '/etc/ceph'
+
+
+def render(deployment, site):
+    """Return the environment files of a site's stack.
+
+    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
+    :param site: :class:`glance_dcn.deploy.model.Site`
+    :returns: list of one :class:`glance_dcn.deploy.files.Rendering`
+    :raises sitesfile.Mistake: if TripleO cannot have it so
+    """
+    known = deployment.stores_of(site)
+    for other in known:
+        if not _CLUSTER.fullmatch(other.cluster.name):
+            raise sitesfile.Mistake(
+                site.path, other.cluster.line, 'TripleO takes letters and '
+                'digits only in the name of a cluster, not %s; give the '
+                'cluster a name' % other.cluster.name)
+    foreign = [other for other in known if other is not site]
+    values, notes = _values(deployment, site)
+    found = [_file('glance.yaml', _glance(deployment, site, values),
+                   parameter_merge_strategies={'ExtraConfig': 'merge'}),
+             _file('ceph_external.yaml', {'CephExternalMultiConfig': [
+                 _external(other) for other in foreign]},
+                 [stores.key(other) for other in foreign])]
+    if site.cluster:
+        found.append(_file('ceph_keys.yaml', {'CephExtraKeys': [_key(site)]},
+                           [stores.key(site)]))
+    return [files.Rendering(site.name, '', found, notes)]
+
+
+def _file(path, parameters, keys=(), **more):
+    return files.File(path, yamltext.text({**more,
+                                           'parameter_defaults': parameters}),
+                      files.SECRET if keys else files.OPEN, tuple(keys),
+                      'text')
+
+
+def _glance(deployment, site, values):
+    """Return the parameters of Glance."""
+    default, *others = deployment.stores_of(site)
+    found = {
+        'GlanceShowMultipleLocations': True,
+        'GlanceEnabledImportMethods': ','.join(deployment.import_methods),
+        'GlanceImageImportPlugins': list(deployment.import_plugins),
+        'GlanceImageConversionOutputFormat': 'raw',
+        'GlanceNodeStagingUri': 'file://%s' % site.staging,
+        'GlanceBackend': 'rbd',
+        'GlanceBackendID': default.store,
+        'GlanceStoreDescription': _hiera(default.description),
+        'GlanceRbdPoolName': default.pool,
+        'CephClusterName': default.cluster.name,
+    }
+    if site.cluster is None:
+        # The stack has no cluster of its own whose user this would be.
+        found['CephClientUserName'] = default.cluster.user
+    if site.cache_size is not None:
+        found['GlanceCacheEnabled'] = True
+        found['GlanceImageCacheMaxSize'] = site.cache_size
+    found['GlanceMultistoreConfig'] = {other.store: {
+        'GlanceBackend': 'rbd',
+        'GlanceStoreDescription': _hiera(other.description),
+        'GlanceRbdPoolName': other.pool,
+        'CephClientUserName': other.cluster.user,
+        'CephClusterName': other.cluster.name,
+    } for other in others}
+    found['ExtraConfig'] = {'glance::config::image_import_config': {
+        '%s/%s' % name: {'value': _hiera(conf.escape(value))}
+        for name, value in values.items()}}
+    return found
+
+
+def _values(deployment, site):
+    """Return options that TripleO has no parameters for, and notes."""
+    known = deployment.stores_of(site)
+    values = {
+        ('DEFAULT', 'enabled_backends'): stores.backends(known),
+        ('os_glance_staging_store', 'filesystem_store_datadir'):
+            site.staging,
+    }
+    for other in known:
+        values.update({(other.store, name): value for name, value in {
+            'rados_connect_timeout':
+                stores.section(other, _FOLDER)['rados_connect_timeout'],
+            **stores.tuning(other)}.items()})
+    notes = []
+    for (group, option), value in sorted(site.options.items(),
+                                         key=lambda item: item[0]):
+        if isinstance(value, secrets.Secret):
+            notes.append('[%s] %s is a secret, which TripleO has parameters '
+                         'for: it is left out' % (group, option))
+        else:
+            values[group, option] = value
+    return values, tuple(notes)
+
+
+def _hiera(value):
+    """Return a value so that hiera reads it as it is."""
+    return value.replace('%{', "%{literal('%')}{")
+
+
+def _key(site):
+    """Return the item of CephExtraKeys, or of keys, for a site's user."""
+    return {
+        'name': 'client.%s' % site.cluster.user,
+        'caps': cephconf.caps([*site.cluster.extra_pools, site.pool]),
+        'key': stores.key(site),
+        'mode': '0600',
+    }
+
+
+def _external(site):
+    """Return the item of CephExternalMultiConfig for a site's cluster."""
+    cluster = site.cluster
+    overrides = dict(cluster.settings)
+    return {
+        'cluster': cluster.name,
+        'fsid': cluster.fsid,
+        'external_cluster_mon_ips': cluster.mon_host,
+        'keys': [_key(site)],
+        'dashboard_enabled': False,
+        'ceph_conf_overrides': {'client': {
+            **overrides, 'keyring': stores.keyring_path(_FOLDER, cluster)}},
+    }
