@@ -10,11 +10,15 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""``glance-dcn site``: the clusters of the stores, and accepting another."""
+"""``glance-dcn site``: the clusters of the stores, and accepting another.
+
+Those that work on a sites file are in :mod:`glance_dcn.cmd.cluster`.
+"""
 
 import glance_store
 
 from glance_dcn.ceph import errors
+from glance_dcn.cmd import cluster
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import wiring
 
@@ -28,8 +32,10 @@ def register(subparsers):
     :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
-        'site', help='show a site, or accept that it has another cluster')
-    commands = parser.add_subparsers(dest='site_command', required=True)
+        'site', help='show a site, accept that it has another cluster, or '
+        'prepare one for the sites file')
+    commands = parser.add_subparsers(dest='site_command', required=True,
+                                     metavar='COMMAND')
     show = commands.add_parser(
         'show', help='connect to the cluster of a store and say how it is')
     show.add_argument('store', help='identifier of the store')
@@ -39,6 +45,7 @@ def register(subparsers):
         'one, after its site was rebuilt')
     accept.add_argument('store', help='identifier of the store')
     accept.set_defaults(run=_accept)
+    cluster.register(commands)
 
 
 def _show(args):

@@ -43,6 +43,11 @@ def text(data):
 
     :param data: dicts, lists, texts, numbers
     """
-    return '%s\n%s' % (conf.MARK, yaml.dump(
-        data, Dumper=_Dumper, sort_keys=False, default_flow_style=False,
-        width=4096, allow_unicode=True))
+    return '%s\n%s' % (conf.MARK, plain(data))
+
+
+def plain(data):
+    """Return YAML text without the mark of files that are written."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False,
+                     default_flow_style=False, width=4096,
+                     allow_unicode=True)

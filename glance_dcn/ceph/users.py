@@ -1,0 +1,174 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What an operator asks of a cluster: who it is, and a key for Glance.
+
+Each call connects with the files it is given, and leaves again.
+"""
+
+import contextlib
+import errno
+import json
+
+import rados
+
+from glance_dcn.ceph import errors
+
+# Seconds to wait for the monitors.
+_TIMEOUT = 15
+
+
+def describe(name, conf, user, keyring=None):
+    """Return what clients of a cluster need to know of it.
+
+    :param name: what the cluster is called in messages
+    :param conf: path of a Ceph conf file
+    :param user: cephx user without ``client.``
+    :param keyring: path of its keyring; None: as the conf file says
+    :returns: dict with fsid, mons (list of texts) and pools (list of names)
+    :raises glance_dcn.ceph.errors.ClusterError: if it does not answer
+    """
+    with _connected(name, conf, user, keyring) as client:
+        monmap = json.loads(_command(client, name, {
+            'prefix': 'mon dump', 'format': 'json'}))
+        return {'fsid': client.get_fsid(),
+                'mons': [_address(mon) for mon in monmap['mons']],
+                'pools': client.list_pools()}
+
+
+def _address(mon):
+    """Return how a monitor stands in mon_host."""
+    vector = mon.get('public_addrs', {}).get('addrvec') or []
+    if not vector:
+        return mon['public_addr'].partition('/')[0]
+    texts = ['%s:%s' % (entry['type'], entry['addr']) for entry in vector]
+    return '[%s]' % ','.join(texts)
+
+
+def make_key(name, conf, admin, keyring, fsid, user, caps, replace):
+    """Return the key of a user that has some capabilities.
+
+    The user is made if it is not there. One that is keeps its key.
+
+    :param name: what the cluster is called in messages
+    :param conf: path of a Ceph conf file
+    :param admin: cephx user, without ``client.``, that may make others
+    :param keyring: path of the admin's keyring; None: as the conf file says
+    :param fsid: that the cluster must have; None: any
+    :param user: whose key it is, without ``client.``
+    :param caps: capabilities by kind of daemon
+    :param replace: whether a user that has others may be given these
+    :returns: (key, what the user's capabilities were before: a dict, or None
+              if it is new)
+    :raises glance_dcn.ceph.errors.ClusterError: if that cannot be had
+    """
+    entity = 'client.%s' % user
+    flat = [part for item in sorted(caps.items()) for part in item]
+    with _connected(name, conf, admin, keyring) as client:
+        actual = client.get_fsid()
+        if fsid not in (None, actual):
+            raise errors.Misconfigured(
+                name, 'the cluster of %s has fsid %s, but the sites file '
+                'says %s' % (conf, actual, fsid),
+                'give the conf file of the right cluster')
+        before = _user(client, name, entity)
+        if before is None:
+            found = _users(_command(client, name, {
+                'prefix': 'auth get-or-create', 'entity': entity,
+                'caps': flat, 'format': 'json'}))
+            return found['key'], None
+        if before['caps'] != caps:
+            if not replace:
+                raise errors.Misconfigured(
+                    name, '%s is there already, with the capabilities %s'
+                    % (entity, ', '.join('%s %r' % item for item in sorted(
+                        before['caps'].items()))),
+                    'name another user, or replace them with --replace-caps '
+                    'if nobody else needs them')
+            _command(client, name, {'prefix': 'auth caps', 'entity': entity,
+                                    'caps': flat})
+        return before['key'], before['caps']
+
+
+def _user(client, name, entity):
+    """Return key and capabilities of a user, or None if there is none."""
+    try:
+        return _users(_command(client, name, {
+            'prefix': 'auth get', 'entity': entity, 'format': 'json'}))
+    except _NoSuchUser:
+        return None
+
+
+def _users(text):
+    return json.loads(text)[0]
+
+
+class _NoSuchUser(errors.ClusterError):
+    """The monitors do not know it."""
+
+
+@contextlib.contextmanager
+def _connected(name, conf, user, keyring):
+    options = {'client_mount_timeout': str(_TIMEOUT),
+               'rados_mon_op_timeout': str(_TIMEOUT)}
+    if keyring:
+        options['keyring'] = keyring
+    try:
+        client = rados.Rados(conffile=conf, rados_id=user, conf=options)
+    except (rados.Error, OSError) as exc:
+        raise errors.Misconfigured(
+            name, 'the conf file %s is not usable (%s)' % (conf, exc),
+            'see that it is there, and can be read')
+    try:
+        try:
+            client.connect()
+        except (rados.Error, OSError) as exc:
+            raise _explain(exc, name, conf, user, client)
+        yield client
+    finally:
+        client.shutdown()
+
+
+def _explain(exc, name, conf, user, client):
+    """Return the ClusterError for what librados raised on connecting."""
+    code = abs(getattr(exc, 'errno', None) or 0)
+    if code in (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EINVAL):
+        return errors.Misconfigured(
+            name, 'cannot connect as client.%s (%s)' % (user, exc),
+            'see that its key is in %s' % client.conf_get('keyring'))
+    return errors.Unreachable(
+        name, 'the monitors %s do not answer (%s)' % (
+            client.conf_get('mon_host'), exc),
+        'see that they can be reached from here, and mon_host in %s' % conf)
+
+
+def _command(client, name, request):
+    """Return the output of a monitor command.
+
+    Neither it nor what it was given is in an error: it may be a key.
+    """
+    try:
+        code, data, status = client.mon_command(
+            json.dumps(request), b'', timeout=_TIMEOUT)
+    except rados.Error as exc:
+        raise errors.Unreachable(name, '"%s" failed (%s)'
+                                 % (request['prefix'], exc), 'try again')
+    if not code:
+        return data.decode()
+    if code == -errno.ENOENT:
+        raise _NoSuchUser(name, 'there is no %s' % request.get('entity'),
+                          'see "ceph auth ls" there')
+    raise errors.Misconfigured(
+        name, 'the monitors refuse "%s" (%s)' % (
+            request['prefix'], status or errno.errorcode.get(-code, code)),
+        'the user that asks needs the capability mon "allow *"')

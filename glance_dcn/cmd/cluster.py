@@ -1,0 +1,255 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""``glance-dcn site import`` and ``site key``: sites for a sites file."""
+
+import argparse
+import os
+
+from glance_dcn.ceph import users
+from glance_dcn.cmd import output
+from glance_dcn.cmd import sitesfile
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import entry
+from glance_dcn.deploy import export
+from glance_dcn.deploy import files
+from glance_dcn.deploy import secrets
+
+_IMPORT = """\
+Makes an entry for the sites file: from a running cluster, which is asked for
+its fsid, monitors and pools, or from what "openstack overcloud export ceph"
+has written. The entry is printed; with --add it is added to the sites file,
+the rest of which stays as it is to the byte. Keys are never printed.
+"""
+_IMPORT_END = """\
+examples:
+  glance-dcn site import dcn3 --conf /etc/ceph/dcn3.conf --user glance \\
+      --keyring /etc/ceph/dcn3.client.glance.keyring --add
+      Ask the cluster of dcn3; the entry refers to the keyring where it is.
+  glance-dcn site import --export ceph-export-2-stacks.yaml --add
+      Every cluster of a TripleO export. Its keys are written into the folder
+      keys beside the sites file, each for its owner alone.
+
+exit status:
+  0  done
+  2  wrong arguments, a cluster that does not answer, or a sites file that
+     would not be right any more: it is left as it is
+"""
+_KEY = """\
+Makes a cephx user with the capabilities that Glance needs at a site, and
+writes its keyring, for its owner alone, to where the sites file refers to.
+The user, its pools and the fsid are those of the sites file. A user that is
+there keeps its key; if it has other capabilities, others may need them, and
+it is left as it is. The key is never printed. It has to be run with the conf file and a keyring of the site's cluster that
+may make users, such as client.admin's.
+"""
+_KEY_END = """\
+examples:
+  glance-dcn site key dcn3 --conf /etc/ceph/ceph.conf \\
+      --keyring /etc/ceph/ceph.client.admin.keyring
+  glance-dcn site key dcn3 --conf ceph.conf --user glance --pool images \\
+      --output dcn3.client.glance.keyring
+      For a site that is in no sites file yet.
+
+exit status:
+  0  done
+  2  wrong arguments, or a cluster that does not answer, refuses it, or is
+     not that of the site
+"""
+
+
+def register(commands):
+    """Add the subcommands to those of ``glance-dcn site``."""
+    parser = _add(commands, 'import', _import, _IMPORT, _IMPORT_END,
+                  'make an entry for the sites file')
+    parser.add_argument('name', nargs='?', metavar='SITE',
+                        help='name of the site; with --export, of the '
+                             'cluster in it: without, all of them')
+    parser.add_argument('--conf', metavar='FILE',
+                        help='conf file of the running cluster')
+    parser.add_argument('--keyring', metavar='FILE',
+                        help='keyring of the user; the entry refers to it')
+    parser.add_argument('--user', metavar='USER', default='glance',
+                        help='cephx user, without "client." (%(default)s)')
+    parser.add_argument('--export', metavar='FILE',
+                        help='output of "openstack overcloud export ceph"')
+    parser.add_argument('--pool', default='images', metavar='POOL',
+                        help='pool of the images (%(default)s)')
+    parser.add_argument('--central', action='store_true',
+                        help='it is the central site')
+    parser.add_argument('--worker', action='append', default=[],
+                        metavar='URL', help='URL of a Glance worker of the '
+                        'site; may be given several times')
+    parser.add_argument('--keys', metavar='DIR',
+                        help='folder for keys of an export (keys, beside the '
+                             'sites file)')
+    parser.add_argument('--add', action='store_true',
+                        help='add it to the sites file')
+    parser = _add(commands, 'key', _key, _KEY, _KEY_END,
+                  'make a cephx key for Glance at a site')
+    parser.add_argument('name', metavar='SITE', help='name of the site')
+    parser.add_argument('--conf', required=True, metavar='FILE',
+                        help='conf file of the cluster')
+    parser.add_argument('--keyring', metavar='FILE',
+                        help='keyring of the user that makes the key')
+    parser.add_argument('--admin', default='admin', metavar='USER',
+                        help='that user, without "client." (%(default)s)')
+    parser.add_argument('--user', metavar='USER',
+                        help='user to make, where there is no sites file')
+    parser.add_argument('--pool', action='append', default=[],
+                        metavar='POOL', help='pool the key is good for, '
+                        'where there is no sites file; may be given several '
+                        'times')
+    parser.add_argument('--output', metavar='FILE',
+                        help='keyring to write, in place of the one the '
+                             'sites file refers to')
+    parser.add_argument('--replace-caps', action='store_true',
+                        help='of a user that is there, replace other '
+                             'capabilities by those that Glance needs')
+    output.add_format(parser)
+
+
+def _add(commands, name, run, description, epilog, summary):
+    parser = commands.add_parser(
+        name, help=summary, description=description, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    sitesfile.add_option(parser)
+    parser.set_defaults(run=sitesfile.command(run),
+                        set_up=sitesfile.needs_no_glance)
+    return parser
+
+
+def _import(args):
+    if bool(args.conf) == bool(args.export):
+        raise sitesfile.Wrong('give either --conf, of a running cluster, or '
+                              '--export')
+    entries, keys = (_of_export(args) if args.export
+                     else ([_of_cluster(args)], []))
+    if not args.add:
+        for found in entries:
+            print(entry.text(found), end='')
+        for path, _file in keys:
+            print('# The key is to be in %s; --add writes it.' % path)
+        return sitesfile.DONE
+    prepared = entry.prepare(args.sites_file, entries)
+    for path, file in keys:
+        if os.path.lexists(path) and not _same_key(path, file):
+            raise sitesfile.Wrong('%s is there already, with another key; '
+                                  'move it away, or name another folder '
+                                  'with --keys' % path)
+    for path, file in keys:
+        files.write(os.path.dirname(path), [file])
+    entry.write(args.sites_file, *prepared)
+    for found in entries:
+        print('%s: site %s is added' % (args.sites_file, found['name']))
+    return sitesfile.DONE
+
+
+def _same_key(path, file):
+    with open(path) as source:
+        return source.read() == file.text
+
+
+def _of_cluster(args):
+    """Return the entry of a running cluster."""
+    if not args.name:
+        raise sitesfile.Wrong('say how the site is called')
+    found = users.describe(args.name, args.conf, args.user, args.keyring)
+    if args.pool not in found['pools']:
+        raise sitesfile.Wrong('the cluster of %s has no pool %r; it has: %s'
+                              % (args.name, args.pool,
+                                 ', '.join(sorted(found['pools']))))
+    keyring = args.keyring and os.path.abspath(args.keyring)
+    return _entry(args, args.name, found['fsid'], found['mons'], args.user,
+                  keyring)
+
+
+def _of_export(args):
+    """Return the entries of an export, and (path, File) of their keys."""
+    folder = os.path.abspath(args.keys or os.path.join(
+        os.path.dirname(os.path.abspath(args.sites_file)), 'keys'))
+    clusters = [found for found in export.read(args.export)
+                if args.name in (None, found.name)]
+    if not clusters:
+        raise sitesfile.Wrong('%s has no cluster %s'
+                              % (args.export, args.name or ''))
+    if len(clusters) > 1 and (args.central or args.worker):
+        raise sitesfile.Wrong('%s has several clusters; name the one that '
+                              '--central or --worker is for' % args.export)
+    entries, keys = [], []
+    for found in clusters:
+        name = '%s.client.%s.keyring' % (found.name, found.user)
+        if os.path.basename(name) != name:
+            raise sitesfile.Wrong('%r cannot be the name of a cluster'
+                                  % found.name)
+        keys.append((os.path.join(folder, name), files.File(
+            name, cephconf.keyring(found.user, found.key), files.SECRET,
+            (found.key,))))
+        entries.append(_entry(args, found.name, found.fsid, found.mons,
+                              found.user, keys[-1][0]))
+    return entries, keys
+
+
+def _entry(args, name, fsid, mons, user, keyring):
+    found = {'name': name}
+    if args.central:
+        found['central'] = True
+    found['cluster'] = {'fsid': fsid, 'mons': mons, 'user': user}
+    if keyring:
+        found['cluster']['key'] = {'file': keyring}
+    if args.pool != 'images':
+        found['pool'] = args.pool
+    if args.worker:
+        found['workers'] = args.worker
+    return found
+
+
+def _key(args):
+    user, pools, path, fsid = _wanted(args)
+    key, before = users.make_key(
+        args.name, args.conf, args.admin, args.keyring, fsid, user,
+        cephconf.caps(pools), args.replace_caps)
+    if not secrets.is_key(key):
+        raise sitesfile.Wrong('the cluster gave no key of the usual form')
+    folder, name = os.path.split(os.path.abspath(path))
+    [(_file, state)] = files.write(folder, [files.File(
+        name, cephconf.keyring(user, key), files.SECRET, (key,))])
+    what = ('made' if before is None else 'there' if before ==
+            cephconf.caps(pools) else 'given other capabilities')
+    if args.format == 'json':
+        print(output.text({'site': args.name, 'user': user, 'pools': pools,
+                           'what': what, 'keyring': path, 'state': state}))
+    else:
+        print('%s: client.%s is %s, for pools %s; keyring %s is %s' % (
+            args.name, user, what, ', '.join(pools), path, state))
+    return sitesfile.DONE
+
+
+def _wanted(args):
+    """Return (user, pools, path of the keyring, fsid or None)."""
+    if args.user or args.pool:
+        if not (args.user and args.pool and args.output):
+            raise sitesfile.Wrong('without a sites file, --user, --pool and '
+                                  '--output are all needed')
+        return args.user, args.pool, args.output, None
+    deployment = sitesfile.read(args)
+    [site] = sitesfile.sites(deployment, [args.name])
+    cluster = site.cluster
+    if cluster is None:
+        raise sitesfile.Wrong('site %s has no cluster' % site.name)
+    path = args.output or (cluster.key and cluster.key.file)
+    if not path:
+        raise sitesfile.Wrong('the sites file refers to no file with the key '
+                              'of %s; name one with --output' % site.name)
+    return (cluster.user, [*cluster.extra_pools, site.pool], path,
+            cluster.fsid)

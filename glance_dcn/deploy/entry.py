@@ -1,0 +1,93 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Adding a site to a sites file, whose other bytes stay as they are."""
+
+import os
+import stat
+
+from glance_dcn.deploy import files
+from glance_dcn.deploy import load
+from glance_dcn.deploy import sitesfile
+from glance_dcn.deploy import yamltext
+
+_MODE = 0o640
+
+
+def text(entry):
+    """Return an entry of the list of sites, as text.
+
+    :param entry: dict
+    """
+    return yamltext.plain([entry])
+
+
+def prepare(path, entries):
+    """Return a sites file with more sites; nothing is written.
+
+    :param path: of the sites file, which need not be there
+    :param entries: list of dicts
+    :returns: (its text, the mode it has or is to have)
+    :raises sitesfile.Mistake: if it would not be right any more
+    """
+    new = ''.join(text(entry) for entry in entries)
+    # What a link points to is replaced, not the link.
+    target = os.path.realpath(path)
+    mode = _MODE
+    if os.path.lexists(target):
+        before = sitesfile.read(target)
+        whole = _with(path, before, new)
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    else:
+        whole = 'sites:\n' + new
+    load.build(os.fspath(path), sitesfile.parse(path, whole))
+    return whole, mode
+
+
+def write(path, text, mode):
+    """Replace a sites file.
+
+    :raises glance_dcn.deploy.files.Error: if it cannot be written
+    """
+    try:
+        files.replace(os.path.realpath(path), text.encode(), mode)
+    except OSError as exc:
+        raise files.Error('%s cannot be written: %s' % (path, exc.strerror))
+
+
+def _with(path, before, new):
+    """Return the text of a sites file with entries after its last site."""
+    sites = sitesfile.parse(path, before).items.get('sites')
+    if not isinstance(sites, sitesfile.Sequence) or sites.flow:
+        raise sitesfile.Mistake(
+            path, sites.line if sites else 1, 'sites are not listed line by '
+            'line here: nothing can be added; see what is printed without '
+            '--add')
+    lines = before.splitlines(keepends=True)
+    first = lines[sites.items[0].line - 1]
+    indent = first[:len(first) - len(first.lstrip(' '))]
+    if not first.lstrip(' ').startswith('-'):
+        raise sitesfile.Mistake(path, sites.line, 'the first site does not '
+                                'begin in the line of its dash: nothing can '
+                                'be added')
+    # What follows the sites begins there; blank lines and comments before
+    # it belong to it.
+    end = min(sites.end - 1, len(lines))
+    while end and (not lines[end - 1].strip()
+                   or lines[end - 1].startswith('#')):
+        end -= 1
+    if not lines[end - 1].endswith('\n'):
+        lines[end - 1] += '\n'
+    lines[end:end] = [indent + line
+                      for line in new.splitlines(keepends=True)]
+    return ''.join(lines)

@@ -1,0 +1,98 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Reading what ``openstack overcloud export ceph`` has written."""
+
+import dataclasses
+
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A cluster, as an export describes it.
+
+    :ivar mons: list of texts
+    :ivar user: without ``client.``
+    """
+
+    name: str
+    fsid: str
+    mons: list
+    user: str
+    key: str = dataclasses.field(repr=False)
+    line: int = 0
+
+
+def read(path):
+    """Return the clusters of an export, as a list of :class:`Found`.
+
+    :raises sitesfile.Mistake: if it is none
+    """
+    root = sitesfile.load(path)
+    parameters = _get(path, root, 'parameter_defaults', sitesfile.Mapping)
+    clusters = _get(path, parameters, 'CephExternalMultiConfig',
+                    sitesfile.Sequence)
+    return [_cluster(path, node) for node in clusters.items]
+
+
+def _get(path, node, key, kind):
+    found = node.items.get(key) if isinstance(
+        node, sitesfile.Mapping) else None
+    if not isinstance(found, kind):
+        raise sitesfile.Mistake(
+            path, node.line, 'there is no %s here that is %s; this is not '
+            'what "openstack overcloud export ceph" writes'
+            % (key, kind.kind))
+    return found
+
+
+def _text(path, node, key):
+    return sitesfile.text_of(path, _get(path, node, key, sitesfile.Scalar),
+                             key)
+
+
+def _cluster(path, node):
+    fsid = cephconf.fsid_of(_text(path, node, 'fsid'))
+    mons = _text(path, node, 'external_cluster_mon_ips')
+    if fsid is None or not cephconf.is_mon_host(mons):
+        raise sitesfile.Mistake(path, node.line, 'fsid or '
+                                'external_cluster_mon_ips is none')
+    keys = _get(path, node, 'keys', sitesfile.Sequence)
+    if len(keys.items) != 1:
+        raise sitesfile.Mistake(path, keys.line, 'one key is expected, but '
+                                'there are %d' % len(keys.items))
+    entity = _text(path, keys.items[0], 'name')
+    key = _text(path, keys.items[0], 'key')
+    if not entity.startswith('client.') or not secrets.is_key(key):
+        raise sitesfile.Mistake(path, keys.line, 'this is not the key of a '
+                                'client')
+    return Found(_text(path, node, 'cluster'), fsid, split(mons),
+                 entity[len('client.'):], key, node.line)
+
+
+def split(mon_host):
+    """Return the addresses of mon_host one by one.
+
+    The commas between those of one monitor, in brackets, do not count.
+    """
+    found, depth = [''], 0
+    for letter in mon_host:
+        depth += {'[': 1, ']': -1}.get(letter, 0)
+        if letter == ',' and not depth:
+            found.append('')
+        else:
+            found[-1] += letter
+    return [text.strip() for text in found if text.strip()]
