@@ -33,8 +33,8 @@ the rest of which stays as it is to the byte. Keys are never printed.
 """
 _IMPORT_END = """\
 examples:
-  glance-dcn site import dcn3 --conf /etc/ceph/dcn3.conf --user glance \\
-      --keyring /etc/ceph/dcn3.client.glance.keyring --add
+  glance-dcn site import dcn3 --ceph-conf /etc/ceph/dcn3.conf \\
+      --user glance --keyring /etc/ceph/dcn3.client.glance.keyring --add
       Ask the cluster of dcn3; the entry refers to the keyring where it is.
   glance-dcn site import --export ceph-export-2-stacks.yaml --add
       Every cluster of a TripleO export. Its keys are written into the folder
@@ -55,10 +55,10 @@ may make users, such as client.admin's.
 """
 _KEY_END = """\
 examples:
-  glance-dcn site key dcn3 --conf /etc/ceph/ceph.conf \\
+  glance-dcn site key dcn3 --ceph-conf /etc/ceph/ceph.conf \\
       --keyring /etc/ceph/ceph.client.admin.keyring
-  glance-dcn site key dcn3 --conf ceph.conf --user glance --pool images \\
-      --output dcn3.client.glance.keyring
+  glance-dcn site key dcn3 --ceph-conf ceph.conf --user glance \\
+      --pool images --output dcn3.client.glance.keyring
       For a site that is in no sites file yet.
 
 exit status:
@@ -75,7 +75,7 @@ def register(commands):
     parser.add_argument('name', nargs='?', metavar='SITE',
                         help='name of the site; with --export, of the '
                              'cluster in it: without, all of them')
-    parser.add_argument('--conf', metavar='FILE',
+    parser.add_argument('--ceph-conf', metavar='FILE',
                         help='conf file of the running cluster')
     parser.add_argument('--keyring', metavar='FILE',
                         help='keyring of the user; the entry refers to it')
@@ -98,7 +98,7 @@ def register(commands):
     parser = _add(commands, 'key', _key, _KEY, _KEY_END,
                   'make a cephx key for Glance at a site')
     parser.add_argument('name', metavar='SITE', help='name of the site')
-    parser.add_argument('--conf', required=True, metavar='FILE',
+    parser.add_argument('--ceph-conf', required=True, metavar='FILE',
                         help='conf file of the cluster')
     parser.add_argument('--keyring', metavar='FILE',
                         help='keyring of the user that makes the key')
@@ -130,9 +130,9 @@ def _add(commands, name, run, description, epilog, summary):
 
 
 def _import(args):
-    if bool(args.conf) == bool(args.export):
-        raise sitesfile.Wrong('give either --conf, of a running cluster, or '
-                              '--export')
+    if bool(args.ceph_conf) == bool(args.export):
+        raise sitesfile.Wrong('give either --ceph-conf, of a running '
+                              'cluster, or --export')
     entries, keys = (_of_export(args) if args.export
                      else ([_of_cluster(args)], []))
     if not args.add:
@@ -164,7 +164,8 @@ def _of_cluster(args):
     """Return the entry of a running cluster."""
     if not args.name:
         raise sitesfile.Wrong('say how the site is called')
-    found = users.describe(args.name, args.conf, args.user, args.keyring)
+    found = users.describe(args.name, args.ceph_conf, args.user,
+                           args.keyring)
     if args.pool not in found['pools']:
         raise sitesfile.Wrong('the cluster of %s has no pool %r; it has: %s'
                               % (args.name, args.pool,
@@ -217,7 +218,7 @@ def _entry(args, name, fsid, mons, user, keyring):
 def _key(args):
     user, pools, path, fsid = _wanted(args)
     key, before = users.make_key(
-        args.name, args.conf, args.admin, args.keyring, fsid, user,
+        args.name, args.ceph_conf, args.admin, args.keyring, fsid, user,
         cephconf.caps(pools), args.replace_caps)
     if not secrets.is_key(key):
         raise sitesfile.Wrong('the cluster gave no key of the usual form')

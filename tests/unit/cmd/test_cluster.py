@@ -1,0 +1,178 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+import json
+from unittest import mock
+
+import fixtures
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import users
+from tests.unit.cmd import test_config
+from tests.unit.deploy import base
+from tests.unit.deploy import test_entry
+
+
+class TestImport(test_config.CommandTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.export = self.folder / 'export.yaml'
+        self.export.write_text(test_entry._EXPORT)
+        self.keys = self.folder / 'keys'
+
+    def site_import(self, *argv):
+        return self.run_command('site', 'import', *argv)
+
+    def test_export_printed(self):
+        self.assertEqual(0, self.site_import('--export', self.export))
+        self.assertIn('- name: dcn5\n', self.out)
+        self.assertIn('fsid: %s' % base.FSIDS[5], self.out)
+        self.assertFalse(self.keys.exists())
+        self.assertEqual(base.SITES, self.path.read_text())
+
+    def test_export_added(self):
+        self.assertEqual(0, self.site_import('--export', self.export,
+                                             '--add'), self.err)
+        text = self.path.read_text()
+        self.assertTrue(text.startswith(base.SITES))
+        cluster = self.load(text).site('dcn5').cluster
+        self.assertEqual(('openstack', base.KEY), (
+            cluster.user, cluster.key.read_key(cluster.user)))
+        self.assertEqual(0o600, (
+            self.keys / 'dcn5.client.openstack.keyring').stat().st_mode
+            & 0o777)
+
+    def test_refused_writes_nothing(self):
+        self.export.write_text(test_entry._EXPORT.replace(
+            base.FSIDS[5], base.FSIDS[2]))
+        self.assertEqual(2, self.site_import('--export', self.export,
+                                             '--add'))
+        self.assertIn('site dcn5 has pool images', self.err)
+        self.assertFalse(self.keys.exists())
+        self.assertEqual(base.SITES, self.path.read_text())
+
+    def test_another_key_is_not_overwritten(self):
+        self.keys.mkdir()
+        path = self.write_secret('keys/dcn5.client.openstack.keyring',
+                                 'another')
+        self.assertEqual(2, self.site_import('--export', self.export,
+                                             '--add'))
+        self.assertIn('is there already, with another key', self.err)
+        self.assertEqual('another', path.read_text())
+        self.assertEqual(base.SITES, self.path.read_text())
+
+    def test_one_of_an_export(self):
+        self.assertEqual(2, self.site_import('dcn6', '--export',
+                                             self.export))
+        self.assertIn('has no cluster dcn6', self.err)
+        self.assertEqual(0, self.site_import('dcn5', '--export',
+                                             self.export))
+
+    def describe(self, **found):
+        found = dict({'fsid': base.FSIDS[6], 'mons': ['[v2:10.0.0.1:3300]'],
+                      'pools': ['images', 'vms']}, **found)
+        self.useFixture(fixtures.MockPatchObject(
+            users, 'describe', mock.Mock(return_value=found)))
+
+    def test_running_cluster(self):
+        self.describe()
+        self.assertEqual(0, self.site_import(
+            'dcn6', '--ceph-conf', 'c.conf', '--keyring', '/k', '--user', 'glance',
+            '--worker', 'http://10.9.0.1:9292', '--add'), self.err)
+        users.describe.assert_called_once_with('dcn6', 'c.conf', 'glance',
+                                               '/k')
+        site = self.load(self.path.read_text()).site('dcn6')
+        self.assertEqual(
+            (base.FSIDS[6], '[v2:10.0.0.1:3300]', 'glance', '/k'),
+            (site.cluster.fsid, site.cluster.mon_host, site.cluster.user,
+             site.cluster.key.file))
+
+    def test_pool_that_is_not_there(self):
+        self.describe()
+        self.assertEqual(2, self.site_import('dcn6', '--ceph-conf', 'c.conf',
+                                             '--pool', 'image'))
+        self.assertIn("no pool 'image'; it has: images, vms", self.err)
+
+    def test_cluster_that_does_not_answer(self):
+        self.useFixture(fixtures.MockPatchObject(
+            users, 'describe', side_effect=errors.Unreachable(
+                'dcn6', 'no answer', 'look')))
+        self.assertEqual(2, self.site_import('dcn6', '--ceph-conf', 'c.conf'))
+        self.assertIn('no answer; look', self.err)
+
+    def test_wrong_arguments(self):
+        for argv, reason in (
+                ([], 'give either --ceph-conf'),
+                (['--ceph-conf', 'a', '--export', 'b'], 'give either --ceph-conf'),
+                (['--ceph-conf', 'a'], 'how the site is called'),
+                (['--export', 'not-there'], 'cannot be read')):
+            self.assertEqual(2, self.site_import(*argv))
+            self.assertIn(reason, self.err)
+
+
+class TestKey(test_config.CommandTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.make_key = self.useFixture(fixtures.MockPatchObject(
+            users, 'make_key', return_value=(base.KEY, None))).mock
+
+    def key(self, *argv):
+        return self.run_command('site', 'key', *argv, '--ceph-conf', 'a.conf')
+
+    def test_of_the_sites_file(self):
+        keyring = self.folder / 'dcn0.keyring'
+        keyring.unlink()
+        self.assertEqual(0, self.key('dcn0', '--format', 'json'), self.err)
+        self.make_key.assert_called_once_with(
+            'dcn0', 'a.conf', 'admin', None, base.FSIDS[2], 'external',
+            {'mgr': 'profile rbd', 'mon': 'profile rbd',
+             'osd': 'profile rbd pool=images'}, False)
+        self.assertEqual('[client.external]\n\tkey = %s\n' % base.KEY,
+                         keyring.read_text())
+        self.assertEqual(0o600, keyring.stat().st_mode & 0o777)
+        self.assertEqual(('made', 'new'), tuple(
+            json.loads(self.out)[name] for name in ('what', 'state')))
+
+    def test_without_one(self):
+        self.path.unlink()
+        target = self.folder / 'x.keyring'
+        self.assertEqual(0, self.key(
+            'dcn9', '--user', 'glance', '--pool', 'a', '--pool', 'b',
+            '--output', target, '--replace-caps'), self.err)
+        self.assertEqual(
+            (None, 'glance', 'profile rbd pool=a, profile rbd pool=b', True),
+            (*self.make_key.call_args.args[4:6],
+             self.make_key.call_args.args[6]['osd'],
+             self.make_key.call_args.args[7]))
+        self.assertIn(base.KEY, target.read_text())
+
+    def test_refused(self):
+        self.make_key.side_effect = errors.Misconfigured(
+            'dcn0', 'client.external is there already', 'name another')
+        before = (self.folder / 'dcn0.keyring').read_text()
+        self.assertEqual(2, self.key('dcn0'))
+        self.assertIn('is there already; name another', self.err)
+        self.assertEqual(before, (self.folder / 'dcn0.keyring').read_text())
+
+    def test_wrong_arguments(self):
+        self.path.write_text(base.SITES.replace('{file: dcn1.keyring}',
+                                                '{env: X}'))
+        for argv, reason in (
+                (['dcn9'], "no site 'dcn9'"), (['far'], 'has no cluster'),
+                (['dcn1'], 'name one with --output'),
+                (['dcn0', '--user', 'x'], 'are all needed')):
+            self.assertEqual(2, self.key(*argv))
+            self.assertIn(reason, self.err)
+            self.make_key.assert_not_called()

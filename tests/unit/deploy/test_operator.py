@@ -1,0 +1,194 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+import pathlib
+
+import yaml
+
+from glance_dcn.deploy import operator
+from glance_dcn.deploy import sitesfile
+from tests.unit.deploy import base
+from tests.unit.deploy import loading
+
+
+class OperatorTestCase(base.SitesFileTestCase):
+
+    def rendered(self, *names, text=base.SITES):
+        """Return the files of an overlay by path."""
+        found = self.load(text)
+        [rendering] = operator.render(found, [
+            found.site(name) for name in names] or list(found.sites))
+        self.notes = rendering.notes
+        self.files = {file.path: file for file in rendering.files}
+        return {path: file.text for path, file in self.files.items()}
+
+    def template(self, *names, text=base.SITES):
+        """Return the template of Glance in the control plane."""
+        patch = yaml.safe_load(self.rendered(*names, text=text)[
+            'glance.yaml'])
+        self.assertEqual(
+            ('core.openstack.org/v1beta1', 'OpenStackControlPlane'),
+            (patch['apiVersion'], patch['kind']))
+        return patch['spec']['glance']['template']
+
+    def conf(self, site, text=base.SITES):
+        """Return a site's configuration as its pods have it."""
+        path = self.folder / '03-config.conf'
+        path.write_text(self.template(text=text)['glanceAPIs'][site][
+            'customServiceConfig'])
+        return loading.conf_of(path)
+
+
+class TestApis(OperatorTestCase):
+
+    def test_one_for_each_site(self):
+        found = self.template()
+        self.assertEqual('central', found['keystoneEndpoint'])
+        self.assertEqual(
+            {'central': 'split', 'dcn0': 'edge', 'dcn1': 'edge',
+             'far': 'edge'},
+            {name: api['type'] for name, api in found['glanceAPIs'].items()})
+
+    def test_one_site(self):
+        found = self.template('dcn1')
+        self.assertEqual(['dcn1'], list(found['glanceAPIs']))
+        self.assertNotIn('keystoneEndpoint', found)
+        self.assertEqual(1, len(found['extraMounts']))
+
+    def test_each_replica_has_a_volume_of_its_own(self):
+        text = base.SITES.replace(
+            'user: external', 'user: external\n  operator: {replicas: 2, '
+            'storage_class: local, storage_request: 50Gi}')
+        api = self.template(text=text)['glanceAPIs']['dcn0']
+        self.assertEqual(2, api['replicas'])
+        # A claim of the StatefulSet, which is ReadWriteOnce: not external.
+        self.assertEqual({'storageRequest': '50Gi', 'storageClass': 'local'},
+                         api['storage'])
+
+    def test_image_cache(self):
+        apis = self.template()['glanceAPIs']
+        self.assertEqual({'size': str(10 << 30)}, apis['far']['imageCache'])
+        self.assertNotIn('imageCache', apis['dcn0'])
+
+    def test_address(self):
+        text = base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  operator: {networks: [storage],'
+            ' internal_address: 172.17.0.81}')
+        api = self.template(text=text)['glanceAPIs']['dcn0']
+        self.assertEqual(['storage'], api['networkAttachments'])
+        self.assertEqual({
+            'metadata': {'annotations': {
+                'metallb.universe.tf/address-pool': 'internalapi',
+                'metallb.universe.tf/allow-shared-ip': 'internalapi',
+                'metallb.universe.tf/loadBalancerIPs': '172.17.0.81'}},
+            'spec': {'type': 'LoadBalancer'},
+        }, api['override']['service']['internal'])
+
+
+class TestConfig(OperatorTestCase):
+
+    def test_stores(self):
+        for site, stores in (('central', ['central', 'dcn0', 'dcn1']),
+                             ('dcn0', ['dcn0', 'central']),
+                             ('dcn1', ['dcn1', 'central']),
+                             ('far', ['central'])):
+            conf = self.conf(site)
+            self.assertEqual(stores, [name for name in conf.enabled_backends
+                                      if name not in loading.RESERVED])
+            self.assertEqual(stores[0], conf.glance_store.default_backend)
+            self.assertEqual(
+                ['/etc/ceph/%s.conf' % store for store in stores],
+                [conf[store].rbd_store_ceph_conf for store in stores])
+            self.assertEqual(
+                ['dcn_distributed_staging', 'dcn_image_conversion'],
+                conf.image_import_opts.image_import_plugins)
+            self.assertEqual(
+                '/var/lib/glance/os_glance_staging_store',
+                conf.os_glance_staging_store.filesystem_store_datadir)
+
+    def test_what_the_operator_sets_is_left_to_it(self):
+        text = self.template()['glanceAPIs']['dcn0']['customServiceConfig']
+        for option in ('worker_self_reference_url', 'connection',
+                       'show_multiple_locations', 'flavor'):
+            self.assertNotIn(option, text)
+        self.assertIn('[database] connection of site central is a secret',
+                      self.notes[0])
+
+
+class TestSecrets(OperatorTestCase):
+
+    def test_pods_have_the_clusters_of_their_own_stores(self):
+        texts = self.rendered()
+        made = {secret['name']: secret['files'] for secret in yaml.safe_load(
+            texts['kustomization.yaml'])['secretGenerator']}
+        for mount in self.template()['extraMounts']:
+            [volume] = mount['extraVol']
+            [site] = volume['propagation']
+            files = made[volume['volumes'][0]['secret']['secretName']]
+            stores = self.load().stores_of(self.load().site(site))
+            self.assertEqual(sorted(
+                name for store in stores for name in (
+                    '%s.conf' % store.name,
+                    '%s.client.external.keyring' % store.name)),
+                sorted(pathlib.Path(path).name for path in files))
+            self.assertEqual(
+                [{'name': 'ceph', 'mountPath': '/etc/ceph',
+                  'readOnly': True}], volume['mounts'])
+            for path in files:
+                # Named like the file, and of the cluster it is named after.
+                store = pathlib.Path(path).name.partition('.')[0]
+                if path.endswith('.conf'):
+                    self.assertIn(
+                        self.load().site(store).cluster.fsid, texts[path])
+                else:
+                    self.assertEqual(0o600, self.files[path].mode)
+
+    def test_keys_are_in_their_own_files_alone(self):
+        texts = self.rendered()
+        for path in ('glance.yaml', 'kustomization.yaml'):
+            self.assertNotIn(base.KEY, texts[path])
+
+    def test_names_of_secrets_stay(self):
+        found = yaml.safe_load(self.rendered()['kustomization.yaml'])
+        self.assertEqual({'disableNameSuffixHash': True},
+                         found['generatorOptions'])
+        self.assertEqual('OpenStackControlPlane',
+                         found['patches'][0]['target']['kind'])
+
+
+class TestMistakes(OperatorTestCase):
+
+    def assertMistake(self, line, reason, text):
+        exc = self.assertRaises(sitesfile.Mistake, self.rendered, text=text)
+        self.assertEqual(line, exc.line)
+        self.assertIn(reason, exc.reason)
+
+    def test_names(self):
+        for name in ('dcn_1', 'Dcn1', 'd' * 39, 'dcn1-'):
+            self.assertMistake(21, 'lower-case letters', base.SITES.replace(
+                'name: dcn1', 'name: ' + name))
+
+    def test_staging_outside_the_volume(self):
+        self.assertMistake(14, 'staging of site dcn0 must be there',
+                           base.SITES.replace(
+                               '- name: dcn0', '- name: dcn0\n'
+                               '  staging: /var/lib/glance2'))
+
+    def test_templates(self):
+        self.assertMistake(7, 'beginning of a template', base.SITES.replace(
+            '- name: dcn0',
+            '- name: dcn0\n  description: "{{ .ServicePassword }}"'))
+
+    def test_no_key(self):
+        self.assertMistake(16, 'needs a key', base.SITES.replace(
+            '    key: {file: dcn0.keyring}\n', ''))

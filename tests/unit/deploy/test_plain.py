@@ -1,0 +1,371 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+import configparser
+
+import fixtures
+import hypothesis
+from hypothesis import strategies
+
+from glance_dcn.deploy import conf as conftext
+from glance_dcn.deploy import files
+from glance_dcn.deploy import plain
+from glance_dcn.deploy import render
+from tests.unit.deploy import base
+from tests.unit.deploy import loading
+
+_API = 'etc/glance/glance-api.conf'
+_IMPORT = 'etc/glance/glance-image-import.conf'
+
+
+class PlainTestCase(base.SitesFileTestCase):
+
+    def rendered(self, site, text=base.SITES, number=0):
+        """Return the text of each file of a site's node, by its path."""
+        found = self.load(text)
+        rendering = plain.render(found, found.site(site))[number]
+        return {file.path: file.text for file in rendering.files}
+
+    def loaded(self, site, text=base.SITES, number=0):
+        """Return the configuration of a site as Glance has it."""
+        paths = []
+        for path, contents in self.rendered(site, text, number).items():
+            if path in (_API, _IMPORT):
+                paths.append(self.folder / path.rpartition('/')[2])
+                paths[-1].write_text(contents)
+        return loading.conf_of(*sorted(paths, reverse=True))
+
+
+class TestCentral(PlainTestCase):
+
+    def test_stores(self):
+        conf = self.loaded('central')
+        self.assertEqual({'central': 'dcn', 'dcn0': 'dcn', 'dcn1': 'dcn'},
+                         {name: kind for name, kind
+                          in conf.enabled_backends.items()
+                          if name not in loading.RESERVED})
+        self.assertEqual('central', conf.glance_store.default_backend)
+        for store in ('central', 'dcn0', 'dcn1'):
+            self.assertEqual(
+                ('/etc/ceph/%s.conf' % store, 'external', 'images',
+                 '%s RBD store' % store, 5),
+                (conf[store].rbd_store_ceph_conf, conf[store].rbd_store_user,
+                 conf[store].rbd_store_pool, conf[store].store_description,
+                 conf[store].rados_connect_timeout))
+        self.assertEqual((4, 50.0), (conf.dcn0.dcn_max_transfers,
+                                     conf.dcn0.dcn_bandwidth_limit))
+        self.assertEqual((0, 0), (conf.dcn1.dcn_max_transfers,
+                                  conf.dcn1.dcn_bandwidth_limit))
+
+    def test_imports(self):
+        conf = self.loaded('central')
+        self.assertEqual(['dcn_distributed_staging', 'dcn_image_conversion'],
+                         conf.image_import_opts.image_import_plugins)
+        self.assertEqual('raw', conf.image_conversion.output_format)
+        self.assertEqual(['glance-direct', 'web-download', 'copy-image'],
+                         conf.enabled_import_methods)
+        self.assertTrue(conf.show_multiple_locations)
+        self.assertEqual('keystone', conf.paste_deploy.flavor)
+
+    def test_import_options_count_whichever_file_is_read_last(self):
+        texts = self.rendered('central')
+        stock = self.folder / 'stock.conf'
+        stock.write_text('[image_import_opts]\n'
+                         'image_import_plugins = [no_op]\n')
+        api, last = self.folder / 'api.conf', self.folder / 'import.conf'
+        api.write_text(texts[_API])
+        last.write_text(texts[_IMPORT])
+        for paths in ((stock, api), (api, stock, last)):
+            conf = loading.conf_of(*paths)
+            self.assertEqual(
+                'dcn_distributed_staging',
+                conf.image_import_opts.image_import_plugins[0])
+
+    def test_each_worker_has_its_own_reference(self):
+        for number, url in enumerate(('http://10.0.0.11:9292',
+                                      'http://10.0.0.12:9292')):
+            self.assertEqual(url, self.loaded(
+                'central', number=number).worker_self_reference_url)
+
+    def test_secrets_are_read_as_they_are(self):
+        conf = self.loaded('central')
+        self.assertEqual(
+            'mysql+pymysql://glance:pa$$s@10.0.0.5/glance',
+            _raw(conf, 'database', 'connection'))
+
+    def test_secret_of_two_lines(self):
+        self.write_secret('database', 'a\n[glance_store]\nstores = file\n')
+        self.assertRaisesRegex(Exception, 'sites.yaml:5: .*not one line',
+                               self.rendered, 'central')
+
+    def test_modes(self):
+        found = self.load()
+        modes = {file.path: file.mode for file in plain.render(
+            found, found.central)[0].files}
+        self.assertEqual({
+            _API: 0o640, _IMPORT: 0o644,
+            'etc/ceph/central.conf': 0o644,
+            'etc/ceph/central.client.external.keyring': 0o600,
+            'etc/ceph/dcn0.conf': 0o644,
+            'etc/ceph/dcn0.client.external.keyring': 0o600,
+            'etc/ceph/dcn1.conf': 0o644,
+            'etc/ceph/dcn1.client.external.keyring': 0o600}, modes)
+
+    def test_site_without_a_key(self):
+        found = self.load(base.SITES.replace(
+            '    key: {file: dcn0.keyring}\n', ''))
+        rendering = plain.render(found, found.central)[0]
+        self.assertNotIn('etc/ceph/dcn0.client.external.keyring',
+                         [file.path for file in rendering.files])
+        self.assertEqual(('site dcn0 has no key: its keyring is not written',
+                          ), rendering.notes)
+
+
+def _raw(conf, group, option):
+    """Return the value of an option that is not registered here."""
+    from oslo_config import cfg
+    conf.register_opt(cfg.StrOpt(option), group=group)
+    return conf[group][option]
+
+
+class TestEdge(PlainTestCase):
+
+    def test_stores(self):
+        conf = self.loaded('dcn0')
+        self.assertEqual(['dcn0', 'central'], [
+            name for name in conf.enabled_backends
+            if name not in loading.RESERVED])
+        self.assertEqual('dcn0', conf.glance_store.default_backend)
+        self.assertEqual('/etc/ceph/central.conf',
+                         conf.central.rbd_store_ceph_conf)
+        self.assertEqual('http://10.1.0.11:9292',
+                         conf.worker_self_reference_url)
+
+    def test_clusters(self):
+        texts = self.rendered('dcn0')
+        self.assertEqual(
+            {'dcn0': base.FSIDS[2], 'central': base.FSIDS[1]},
+            {name: _ini(texts['etc/ceph/%s.conf' % name])['global']['fsid']
+             for name in ('dcn0', 'central')})
+        parsed = _ini(texts['etc/ceph/dcn0.conf'])
+        self.assertEqual('172.16.11.61', parsed['global']['mon_host'])
+        self.assertEqual('/etc/ceph/dcn0.client.external.keyring',
+                         parsed['client.external']['keyring'])
+        keyring = _ini(texts['etc/ceph/dcn0.client.external.keyring'])
+        self.assertEqual(base.KEY, keyring['client.external']['key'])
+        self.assertNotIn('etc/ceph/dcn1.conf', texts)
+
+    def test_without_a_cluster(self):
+        conf = self.loaded('far')
+        self.assertEqual(['central'], [
+            name for name in conf.enabled_backends
+            if name not in loading.RESERVED])
+        self.assertEqual('central', conf.glance_store.default_backend)
+        self.assertEqual('keystone+cachemanagement',
+                         conf.paste_deploy.flavor)
+        self.assertEqual(('/var/lib/glance/image-cache', 10 << 30),
+                         (conf.image_cache_dir, conf.image_cache_max_size))
+
+    def test_staging(self):
+        conf = self.loaded('dcn0', base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  staging: /srv/staging'))
+        self.assertEqual(
+            '/srv/staging',
+            conf.os_glance_staging_store.filesystem_store_datadir)
+        self.assertEqual('/var/lib/glance/os_glance_tasks_store',
+                         conf.os_glance_tasks_store.filesystem_store_datadir)
+
+    def test_options(self):
+        conf = self.loaded('dcn0', base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  glance:\n'
+            '    DEFAULT: {show_multiple_locations: false}\n'
+            '    paste_deploy: {flavor: keystone}'))
+        self.assertFalse(conf.show_multiple_locations)
+
+
+class TestSitesDir(PlainTestCase):
+
+    text = 'paths: {sites: /etc/glance/sites.d}\n' + base.SITES
+
+    def test_central_has_a_file_for_each_other_site(self):
+        texts = self.rendered('central', self.text)
+        self.assertIn('enabled_backends = central:dcn\n', texts[_API])
+        self.assertIn('sites_dir = /etc/glance/sites.d\n', texts[_API])
+        self.assertNotIn('[dcn0]', texts[_API])
+        self.assertEqual(
+            '/etc/ceph/dcn0.conf',
+            _ini(texts['etc/glance/sites.d/dcn0.conf'])['dcn0'][
+                'rbd_store_ceph_conf'])
+        self.assertIn('etc/ceph/dcn0.client.external.keyring', texts)
+
+    def test_edges_have_none(self):
+        texts = self.rendered('dcn0', self.text)
+        self.assertIn('enabled_backends = dcn0:dcn,central:dcn', texts[_API])
+        self.assertNotIn('etc/glance/sites.d/dcn1.conf', texts)
+
+
+class TestNodes(PlainTestCase):
+
+    def test_names(self):
+        for urls, names in (
+                (['http://a:1', 'http://b:1'], ['a', 'b']),
+                (['http://a:1', 'http://a:2'], ['a_1', 'a_2']),
+                (['http://a', 'https://a'], ['a_http', 'a_https']),
+                (['http://[::1]:9', 'http://b'], ['--1', 'b']),
+                (['http://a/x', 'http://a/y'], ['worker-0', 'worker-1'])):
+            self.assertEqual(names, plain.node_names(urls))
+
+    def test_folders(self):
+        found = self.load()
+        for sites, prefixes in (
+                (['dcn0'], ['']), (['central'], ['10.0.0.11/', '10.0.0.12/']),
+                (['central', 'dcn0'],
+                 ['central/10.0.0.11/', 'central/10.0.0.12/', 'dcn0/'])):
+            self.assertEqual(prefixes, [
+                prefix for prefix, _rendering in render.render(
+                    found, [found.site(site) for site in sites], 'plain')])
+
+    def test_no_workers(self):
+        found = self.load(base.SITES.replace(
+            "  workers: ['http://10.1.0.11:9292']\n", ''))
+        [rendering] = plain.render(found, found.site('dcn0'))
+        self.assertIn('no workers', rendering.notes[0])
+
+
+class TestText(base.SitesFileTestCase):
+
+    # What one line of the sites file can say.
+    @hypothesis.settings(max_examples=150, deadline=None)
+    @hypothesis.given(strategies.text(strategies.characters(
+        blacklist_categories=('C', 'Z'), whitelist_characters=' '),
+        min_size=1).filter(lambda text: text.strip()))
+    @hypothesis.example('"quoted"')
+    @hypothesis.example("'")
+    @hypothesis.example('$HOME ${x} $$ %(y)s')
+    @hypothesis.example(' # no comment')
+    @hypothesis.example('[section]')
+    @hypothesis.example('a = b')
+    def test_oslo_config_reads_what_was_meant(self, value):
+        from oslo_config import cfg
+        with fixtures.TempDir() as folder:
+            path = folder.join('test.conf')
+            with open(path, 'w') as target:
+                target.write(conftext.text({'a': {'b': value, 'c': 'd'}}))
+            conf = cfg.ConfigOpts()
+            conf.register_opts([cfg.StrOpt('b'), cfg.StrOpt('c')], group='a')
+            conf([], default_config_files=[path])
+            self.assertEqual((value, 'd'), (conf.a.b, conf.a.c))
+
+
+class TestStability(base.SitesFileTestCase):
+
+    def test_same_input_same_bytes(self):
+        texts = [
+            {file.path: file.text for kind in render.KINDS
+             for _rendering, file in render.placed(render.render(
+                 found, list(found.sites), kind))}
+            for found in (self.load(), self.load())]
+        self.assertEqual(texts[0], texts[1])
+
+    def test_secrets_are_in_no_representation(self):
+        found = self.load()
+        renderings = render.render(found, list(found.sites), 'plain')
+        self.assertNotIn(base.KEY, repr(renderings))
+        self.assertTrue(any(
+            base.KEY in file.secrets
+            for _rendering, file in render.placed(renderings)))
+
+
+class TestFiles(base.SitesFileTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.output = self.folder / 'output'
+
+    def write(self, *made, **options):
+        return [state for _file, state
+                in files.write(self.output, made, **options)]
+
+    def test_states(self):
+        file = files.File('a/b', 'text')
+        self.assertEqual([files.NEW], self.write(file))
+        self.assertEqual([files.SAME], self.write(file))
+        self.assertEqual([files.CHANGED], self.write(
+            files.File('a/b', 'other')))
+        self.assertEqual('other', (self.output / 'a/b').read_text())
+        self.assertEqual(['b'], [path.name for path in
+                                 (self.output / 'a').iterdir()])
+
+    def test_mode_is_mended(self):
+        file = files.File('secret', 'text', files.SECRET)
+        self.write(file)
+        (self.output / 'secret').chmod(0o644)
+        self.assertEqual([files.CHANGED], self.write(file))
+        self.assertEqual(0o600, (self.output / 'secret').stat().st_mode
+                         & 0o777)
+
+    def test_umask_does_not_matter(self):
+        self.useFixture(_Umask(0o000))
+        self.write(files.File('secret', 'text', files.SECRET),
+                   files.File('conf', 'text', files.INNER))
+        self.assertEqual([0o600, 0o640], [
+            (self.output / name).stat().st_mode & 0o777
+            for name in ('secret', 'conf')])
+
+    def test_group(self):
+        group = self.folder.stat().st_gid
+        self.write(files.File('secret', 'text', files.SECRET), group=group)
+        found = (self.output / 'secret').stat()
+        self.assertEqual((0o640, group), (found.st_mode & 0o777,
+                                          found.st_gid))
+
+    def test_link_is_replaced(self):
+        elsewhere = self.folder / 'elsewhere'
+        elsewhere.write_text('kept')
+        self.output.mkdir()
+        (self.output / 'a').symlink_to(elsewhere)
+        self.write(files.File('a', 'text'))
+        self.assertFalse((self.output / 'a').is_symlink())
+        self.assertEqual('kept', elsewhere.read_text())
+
+    def test_cannot_be_written(self):
+        self.output.write_text('in the way')
+        exc = self.assertRaises(files.Error, self.write,
+                                files.File('a/b', 'text'))
+        self.assertIn('cannot be written', str(exc))
+
+    def test_nothing_is_left_of_one_that_failed(self):
+        (self.output / 'a').mkdir(parents=True)
+        self.assertRaises(files.Error, self.write, files.File('a', 'text'))
+        self.assertEqual(['a'], [path.name for path in
+                                 self.output.iterdir()])
+
+    def test_no_such_group(self):
+        self.assertRaises(files.Error, files.gid, 'no-such-group')
+
+
+class _Umask(fixtures.Fixture):
+
+    def __init__(self, mask):
+        self._mask = mask
+
+    def _setUp(self):
+        import os
+        self.addCleanup(os.umask, os.umask(self._mask))
+
+
+def _ini(text):
+    parser = configparser.ConfigParser(interpolation=None)
+    # Keyrings indent their options.
+    parser.read_string('\n'.join(line.strip() for line in text.splitlines()))
+    return parser

@@ -1,0 +1,189 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+import textwrap
+
+import yaml
+
+from glance_dcn.deploy import sitesfile
+from glance_dcn.deploy import tripleo
+from tests.unit.deploy import base
+from tests.unit.deploy import loading
+
+
+class TripleoTestCase(base.SitesFileTestCase):
+
+    def rendered(self, site, text=base.SITES):
+        """Return the parameters of each file of a site's stack."""
+        found = self.load(text)
+        [rendering] = tripleo.render(found, found.site(site))
+        self.notes = rendering.notes
+        self.modes = {file.path: file.mode for file in rendering.files}
+        return {file.path: yaml.safe_load(file.text)['parameter_defaults']
+                for file in rendering.files}
+
+
+class TestCentral(TripleoTestCase):
+
+    def test_glance(self):
+        found = self.rendered('central')['glance.yaml']
+        self.assertEqual(True, found['GlanceShowMultipleLocations'])
+        self.assertEqual('glance-direct,web-download,copy-image',
+                         found['GlanceEnabledImportMethods'])
+        self.assertEqual(['dcn_distributed_staging', 'dcn_image_conversion'],
+                         found['GlanceImageImportPlugins'])
+        self.assertEqual(('rbd', 'central', 'central'), (
+            found['GlanceBackend'], found['GlanceBackendID'],
+            found['CephClusterName']))
+        # The stack's own user is Nova's and Cinder's too.
+        self.assertNotIn('CephClientUserName', found)
+        self.assertEqual({store: {
+            'GlanceBackend': 'rbd',
+            'GlanceStoreDescription': '%s RBD store' % store,
+            'GlanceRbdPoolName': 'images',
+            'CephClientUserName': 'external',
+            'CephClusterName': store} for store in ('dcn0', 'dcn1')},
+            found['GlanceMultistoreConfig'])
+
+    def test_clusters(self):
+        found = self.rendered('central')['ceph_external.yaml'][
+            'CephExternalMultiConfig']
+        self.assertEqual(
+            [('dcn0', base.FSIDS[2], '172.16.11.61'),
+             ('dcn1', base.FSIDS[3], '172.16.11.182')],
+            [(item['cluster'], item['fsid'],
+              item['external_cluster_mon_ips']) for item in found])
+        self.assertEqual({
+            'cluster': 'dcn0', 'fsid': base.FSIDS[2],
+            'external_cluster_mon_ips': '172.16.11.61',
+            'keys': [{'name': 'client.external',
+                      'caps': {'mgr': 'profile rbd', 'mon': 'profile rbd',
+                               'osd': 'profile rbd pool=images'},
+                      'key': base.KEY, 'mode': '0600'}],
+            'dashboard_enabled': False,
+            'ceph_conf_overrides': {'client': {
+                'keyring': '/etc/ceph/dcn0.client.external.keyring'}},
+        }, found[0])
+
+    def test_own_key(self):
+        found = self.rendered('central', base.SITES.replace(
+            'user: external',
+            'user: external\n  extra_pools: [vms, volumes]'))
+        self.assertEqual([{
+            'name': 'client.external', 'key': base.KEY, 'mode': '0600',
+            'caps': {'mgr': 'profile rbd', 'mon': 'profile rbd',
+                     'osd': 'profile rbd pool=vms, profile rbd pool=volumes, '
+                            'profile rbd pool=images'},
+        }], found['ceph_keys.yaml']['CephExtraKeys'])
+
+    def test_modes(self):
+        self.rendered('central')
+        self.assertEqual({'glance.yaml': 0o644, 'ceph_external.yaml': 0o600,
+                          'ceph_keys.yaml': 0o600}, self.modes)
+
+    def test_secrets_of_glance_are_left_out_and_said(self):
+        texts = str(self.rendered('central'))
+        self.assertNotIn('pa$', texts)
+        self.assertIn('[database] connection is a secret', self.notes[0])
+
+
+class TestEdge(TripleoTestCase):
+
+    def test_glance(self):
+        found = self.rendered('dcn1')['glance.yaml']
+        self.assertEqual(('dcn1', 'dcn1', ['central']), (
+            found['GlanceBackendID'], found['CephClusterName'],
+            list(found['GlanceMultistoreConfig'])))
+        self.assertEqual('central', found['GlanceMultistoreConfig'][
+            'central']['CephClusterName'])
+
+    def test_only_central_is_foreign(self):
+        found = self.rendered('dcn1')['ceph_external.yaml']
+        self.assertEqual(['central'], [
+            item['cluster'] for item in found['CephExternalMultiConfig']])
+
+    def test_without_a_cluster(self):
+        found = self.rendered('far')
+        self.assertNotIn('ceph_keys.yaml', found)
+        glance = found['glance.yaml']
+        self.assertEqual(
+            ('central', 'central', 'external', True, 10 << 30, {}),
+            (glance['GlanceBackendID'], glance['CephClusterName'],
+             glance['CephClientUserName'], glance['GlanceCacheEnabled'],
+             glance['GlanceImageCacheMaxSize'],
+             glance['GlanceMultistoreConfig']))
+
+
+class TestType(TripleoTestCase):
+
+    def conf(self, site, text=base.SITES):
+        """Return the configuration as TripleO's puppet would write it."""
+        glance = self.rendered(site, text)['glance.yaml']
+        stores = {glance['GlanceBackendID']: 'rbd', **{
+            name: store['GlanceBackend']
+            for name, store in glance['GlanceMultistoreConfig'].items()}}
+        api = self.folder / 'glance-api.conf'
+        api.write_text(textwrap.dedent('''\
+            [DEFAULT]
+            enabled_backends = %s
+            [glance_store]
+            default_backend = %s
+            ''') % (','.join('%s:%s' % item for item in stores.items()),
+                    glance['GlanceBackendID']))
+        last = self.folder / 'glance-image-import.conf'
+        last.write_text(''.join(
+            '[%s]\n%s = %s\n' % (*name.split('/'), option['value'])
+            for name, option in glance['ExtraConfig'][
+                'glance::config::image_import_config'].items()))
+        return loading.conf_of(api, last)
+
+    def test_stores_are_of_ours(self):
+        conf = self.conf('central')
+        self.assertEqual({'central': 'dcn', 'dcn0': 'dcn', 'dcn1': 'dcn'},
+                         {name: kind for name, kind
+                          in conf.enabled_backends.items()
+                          if name not in loading.RESERVED})
+        self.assertEqual((5, 4, 50.0), (conf.dcn0.rados_connect_timeout,
+                                        conf.dcn0.dcn_max_transfers,
+                                        conf.dcn0.dcn_bandwidth_limit))
+        self.assertEqual(
+            '/var/lib/glance/os_glance_staging_store',
+            conf.os_glance_staging_store.filesystem_store_datadir)
+
+    def test_hiera_takes_nothing_for_its_own(self):
+        found = self.rendered('dcn0', base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  description: a %{b} c'))
+        self.assertEqual("a %{literal('%')}{b} c",
+                         found['glance.yaml']['GlanceStoreDescription'])
+
+
+class TestMistakes(TripleoTestCase):
+
+    def assertMistake(self, site, line, reason, text):
+        exc = self.assertRaises(sitesfile.Mistake, self.rendered, site, text)
+        self.assertEqual(line, exc.line)
+        self.assertIn(reason, exc.reason)
+
+    def test_name_of_a_cluster(self):
+        text = base.SITES.replace('name: dcn1', 'name: dcn-1')
+        self.assertMistake('central', 23, 'letters and digits only', text)
+        self.assertMistake('dcn-1', 23, 'letters and digits only', text)
+        self.rendered('dcn0', text)
+        self.rendered('central', text.replace(
+            '  cluster:\n    fsid: %s' % base.FSIDS[3],
+            '  cluster:\n    name: dcn1\n    fsid: %s' % base.FSIDS[3]))
+
+    def test_no_key(self):
+        self.assertMistake(
+            'central', 16, '"glance-dcn site key" makes one',
+            base.SITES.replace('    key: {file: dcn0.keyring}\n', ''))
