@@ -37,8 +37,8 @@ _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
 _LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
            'io_timeout')
-_OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request', 'networks',
-             'internal_address', 'address_pool')
+_OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request',
+             'networks', 'internal_address', 'address_pool')
 _LAYOUT = re.compile('split|single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
@@ -274,8 +274,8 @@ class _Loader:
     def _with_fsid(given, where, text, **others):
         fsid = cephconf.fsid_of(text)
         if fsid is None:
-            raise given.mistake(where, '%r is no fsid; "ceph fsid" at the site '
-                                'shows it' % text[:60])
+            raise given.mistake(where, '%r is no fsid; "ceph fsid" at the '
+                                'site shows it' % text[:60])
         return model.Cluster(fsid=fsid, **others)
 
     def _secret(self, fields, key):
