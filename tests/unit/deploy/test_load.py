@@ -275,6 +275,9 @@ class TestMistakes(base.SitesFileTestCase):
                 ({'chunk_size': '0'}, 'from 1 to 1024'),
                 ({'staging': 'staging'}, 'absolute path'),
                 ({'staging': '/a/../b'}, 'absolute path'),
+                ({'staging': '//'}, 'absolute path'),
+                ({'staging': '/a$b'}, 'absolute path'),
+                ({'staging': '"/a b"'}, 'absolute path'),
                 ({'cache_size': '1000000000'}, 'no use for an image cache'),
                 ({'operator': '{replicas: 99}'}, 'from 0 to 32'),
                 ({'operator': '{storage_request: lots}'}, 'cannot be'),
@@ -285,7 +288,7 @@ class TestMistakes(base.SitesFileTestCase):
                  'follows from the key sites'),
                 ({'glance': '{keystone_authtoken: {password: x}}'},
                  'is a secret'),
-                ({'glance': '{database: {connection: "mysql://a:b@c/d"}}'},
+                ({'glance': '{database: {connection: "mysql://a:b/@c/d"}}'},
                  'is a secret')):
             self.assertRefused(8, reason, one(**more))
         self.assertRefused(3, 'must be true or false',
