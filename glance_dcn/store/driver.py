@@ -182,35 +182,35 @@ class Store(driver.Store):
 
         Should the site that is read go away, reading goes on at another.
         """
-        loc = self._checked(location)
-        relay, size = self._plan(loc)
-        available = max(0, size - offset)
-        length = available if chunk_size is None else min(chunk_size,
-                                                          available)
-        return self._read(loc, relay, offset, length), length
+        return self._begin_reading(self._checked(location), offset,
+                                   chunk_size)
 
-    def _read(self, loc, relay, offset, length):
-        with relay:
+    @failures.survives_eviction
+    def _begin_reading(self, loc, offset, wanted):
+        data = self._read(loc, offset, wanted)
+        return data, next(data)
+
+    def _read(self, loc, offset, wanted):
+        """Give the number of bytes there will be, then chunks of them.
+
+        From the first on the image is open, until the generator is closed or
+        dropped.
+        """
+        found = replicas.Replicas(self, loc)
+        with found.relay() as relay:
             with failures.explained_opening(self.site, loc):
                 source = relay.open()
-            burden = relay.source.site.limits
+            with failures.explained(self.site, loc.image):
+                relay.record = found.record(source)
+            available = max(0, source.size - offset)
+            length = available if wanted is None else min(wanted, available)
+            yield length
+            burden = self.site.limits
             with limits.turn([burden]), reader.Reader(
                     source, offset, length, chunk=self.READ_CHUNKSIZE,
                     timeout=adding.stall_timeout(self.site),
                     rate=burden.receiving, another=relay.another) as data:
                 yield from data
-
-    @failures.survives_eviction
-    def _plan(self, loc):
-        """Look where an image is to be read.
-
-        :returns: tuple of a :class:`glance_dcn.sites.reading.Relay` and the
-            image's size in bytes
-        """
-        found = replicas.Replicas(self, loc)
-        with self._reading(loc) as endpoint, failures.explained(
-                self.site, loc.image):
-            return found.relay(endpoint), endpoint.size
 
     @failures.survives_eviction
     def get_size(self, location, context=None):
