@@ -285,7 +285,7 @@ class Store(driver.Store):
         :raises glance_store.exceptions.TimeoutError: if the site is away and
             the removal cannot be recorded either
         """
-        loc = self._checked(location)
+        loc = self._checked_for_deletion(location)
         try:
             with self.site.open_pool(loc.pool) as ioctx:
                 self._remove(ioctx, loc)
@@ -346,6 +346,16 @@ class Store(driver.Store):
                 message='%s is not a location of store %s, whose cluster has '
                         'fsid %s' % (loc.get_uri(), self.name, fsid))
         return loc
+
+    def _checked_for_deletion(self, location):
+        try:
+            return self._checked(location)
+        except exceptions.BadStoreUri:
+            loc = location.store_location
+            if wiring.PROCESS.has_replaced(self.site, loc.fsid):
+                # The location is all there is to be dropped.
+                raise failures.not_found(self.site, loc)
+            raise
 
     @contextlib.contextmanager
     def _reading(self, loc):
