@@ -36,10 +36,18 @@ def ours_wins(name):
     return bool(found) and _is_ours(found[-1])
 
 
-def _entry_points():
+def installed(namespace):
+    """Return the names of what is installed in a namespace of plugins.
+
+    Nothing is imported.
+    """
+    return {point.name for point in _entry_points(namespace)}
+
+
+def _entry_points(namespace=NAMESPACE):
     """Return the very list that stevedore keeps; nothing is imported."""
     return extension.ExtensionManager.make_test_instance(
-        [], namespace=NAMESPACE).list_entry_points()
+        [], namespace=namespace).list_entry_points()
 
 
 def _is_ours(point):

@@ -106,8 +106,7 @@ class Api:
                 for place in found['locations']}
 
     def delete(self, image, timeout):
-        """Delete an image, waiting for an import to end; one that is gone is
-        no error.
+        """Delete an image, if it is there, once an import has ended.
 
         :raises Refused: if it cannot be deleted
         """

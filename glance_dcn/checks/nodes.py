@@ -14,6 +14,7 @@
 
 import os
 import socket
+import sys
 import urllib.parse
 
 from oslo_utils import units
@@ -54,9 +55,6 @@ _PATIENCE = 4
             'into the Python that Glance runs in (%(python)s)'))
 def stores(node):
     """Look at enabled_backends."""
-    import sys
-
-    import stevedore
     backends = node.conf.enabled_backends or {}
     if 'dcn' not in backends.values():
         raise Found('none')
@@ -64,8 +62,7 @@ def stores(node):
     if default not in backends:
         raise Found('default', default=default,
                     stores=', '.join(sorted(backends)))
-    if 'dcn' not in stevedore.ExtensionManager(
-            'glance_store.drivers').entry_points_names():
+    if 'dcn' not in plugins.installed('glance_store.drivers'):
         raise Found('driver', python=sys.executable)
     return '%d stores, %s is the default' % (len(backends), default)
 
@@ -119,10 +116,8 @@ def copies(node):
            '[image_import_opts]'))
 def import_plugins(node):
     """Look at image_import_plugins."""
-    import stevedore
     found = list(node.conf.image_import_opts.image_import_plugins)
-    known = stevedore.ExtensionManager(
-        'glance.image_import.plugins').entry_points_names()
+    known = plugins.installed('glance.image_import.plugins')
     for name in found:
         if name not in known and name != 'no_op':
             raise Found('unknown', name=name)

@@ -15,13 +15,16 @@
 import argparse
 import sys
 
+from glance_dcn.ceph import errors
 from glance_dcn.checks import access
 from glance_dcn.checks import guide
+from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
 from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+from glance_dcn.deploy import sitesfile
 
 #: Exit status: all is well, or something is not.
 GOOD, BAD, WRONG = 0, 1, 2
@@ -61,6 +64,7 @@ def register(subparsers):
         description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     output.add_format(parser)
+    node.add_sites(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
                         help='only this site, and not the node; may be given '
                              'several times')
@@ -119,7 +123,7 @@ def run(args):
         return _explain(args.explain)
     try:
         things = _subjects(args)
-    except (ValueError, access.NoSuchUser) as exc:
+    except (ValueError, access.NoSuchUser, sitesfile.Mistake) as exc:
         print('glance-dcn: %s' % exc, file=sys.stderr)
         return WRONG
     findings = runner.run(things, args.timeout, args.only)
@@ -137,7 +141,7 @@ def run(args):
 
 def _subjects(args):
     """Return what is to be looked at."""
-    targets = node.choose(node.targets(args.conf), args.site)
+    targets = node.choose(node.targets_of(args), args.site)
     allowed = access.Access(args.user)
     sites = [subjects.Site(target, allowed) for target in targets]
     paths = [target.conf_file for target in targets if target.conf_file]
@@ -145,16 +149,26 @@ def _subjects(args):
     if not args.site:
         this = subjects.Node(args.conf, allowed,
                              int(args.staging_room * (1 << 30)))
-        paths.append(args.conf.os_glance_staging_store.filesystem_store_datadir)
+        paths.append(args.conf[nodes.STAGING].filesystem_store_datadir)
         things.insert(0, this)
-    things += [subjects.Glance('glance', url) for url in args.glance]
+    things += [subjects.Glance(name, url) for name, url in _glances(args)]
     # In one go, before there are threads.
     allowed.ask(paths + [path for site in sites for path in _keyrings(site)])
     return things
 
 
+def _glances(args):
+    """Return (name, URL) of the Glances that shall answer."""
+    found = [('glance', url) for url in args.glance]
+    said = node.deployment(args)
+    if said:
+        found += [(site.name, url) for site in said.sites
+                  if not args.site or site.store in args.site
+                  for url in site.workers]
+    return found
+
+
 def _keyrings(site):
-    from glance_dcn.ceph import errors
     try:
         return site.maker.keyrings
     except errors.ClusterError:

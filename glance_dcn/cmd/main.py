@@ -108,4 +108,3 @@ def _set_up_stores(args):
     glance_store.register_store_opts(cfg.CONF)
     if not glance_store.create_multi_stores(cfg.CONF):
         raise cfg.Error('no store of enabled_backends is usable')
-

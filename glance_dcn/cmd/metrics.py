@@ -21,6 +21,7 @@ import time
 import sqlalchemy
 
 from glance_dcn.cmd import node
+from glance_dcn.deploy import sitesfile
 from glance_dcn.status import snapshot
 
 #: Exit status.
@@ -54,6 +55,7 @@ def register(subparsers):
         'metrics', help='give the same figures to Prometheus',
         description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    node.add_sites(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--output', metavar='FILE', type=_file,
                        help='replace this file, whose name ends in .prom')
@@ -97,6 +99,8 @@ def run(args):
               file=sys.stderr)
         return WRONG
     try:
+        # Wrong once is wrong for ever.
+        node.targets_of(args)
         if args.listen:
             return _serve(args, metrics)
         found = _take(args)
@@ -109,6 +113,9 @@ def run(args):
         print('glance-dcn: the database of Glance cannot be read: %s'
               % str(exc).splitlines()[0], file=sys.stderr)
         return WRONG
+    except sitesfile.Mistake as exc:
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return WRONG
     except OSError as exc:
         print('glance-dcn: %s' % exc, file=sys.stderr)
         return UNWRITTEN
@@ -116,7 +123,7 @@ def run(args):
 
 
 def _take(args):
-    return snapshot.take(node.targets(args.conf), args.timeout)
+    return snapshot.take(node.targets_of(args), args.timeout)
 
 
 def _serve(args, metrics):

@@ -12,12 +12,14 @@
 
 """The configuration of the Glance on this node, for the commands."""
 
+import dataclasses
 import os
 
 from oslo_config import cfg
 
 from glance_dcn.ceph import connection
 from glance_dcn.checks import subjects
+from glance_dcn.deploy import load
 from glance_dcn import opts
 from glance_dcn.sites import folder
 
@@ -102,6 +104,45 @@ def targets(conf):
             for name, said in _site_files(conf.glance_dcn.sites_dir).items()
             if name not in (conf.enabled_backends or {})]
     return sorted(found, key=lambda target: not target.default)
+
+
+def deployment(args):
+    """Return the deployment of ``--sites``, or None without it.
+
+    :raises glance_dcn.deploy.sitesfile.Mistake: if the file is wrong
+    """
+    return load.load(args.sites) if args.sites else None
+
+
+def targets_of(args):
+    """Return where the sites are: those of ``--sites``, or this node's.
+
+    :param args: arguments of the command, with ``conf``
+    :returns: list of :class:`glance_dcn.checks.subjects.Target`, the central
+        or default site first
+    """
+    said = deployment(args)
+    if said is None:
+        return targets(args.conf)
+    return sorted((_said_target(said, site) for site in said.sites
+                   if site.cluster), key=lambda target: not target.default)
+
+
+def _said_target(said, site):
+    """Return what a sites file says of a site."""
+    target = _target(site.store, said.central.store, site.pool,
+                     os.path.join(said.paths.ceph,
+                                  '%s.conf' % site.cluster.name),
+                     site.cluster.user, site.limits.connect_timeout or -1)
+    return dataclasses.replace(target, fsid=site.cluster.fsid)
+
+
+def add_sites(parser):
+    """Add ``--sites`` to a subcommand."""
+    parser.add_argument(
+        '--sites', metavar='FILE', help='take the sites from this sites '
+        'file, and not from the configuration of this node\'s Glance; their '
+        'conf files and keyrings must be on this node')
 
 
 def _site_files(path):

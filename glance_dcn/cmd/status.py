@@ -21,6 +21,7 @@ import sqlalchemy
 
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+from glance_dcn.deploy import sitesfile
 from glance_dcn.sites import owed
 from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
@@ -69,6 +70,7 @@ def register(subparsers):
         description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     output.add_format(parser)
+    node.add_sites(parser)
     filters = parser.add_argument_group('which images')
     filters.add_argument('--image', metavar='ID', help='this one')
     filters.add_argument('--name', metavar='TEXT',
@@ -97,14 +99,14 @@ def _set_up(args):
 
 def run(args):
     """Show how everything is and return the exit status."""
-    targets = node.targets(args.conf)
     wanted = inventory.Filter(**{
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(inventory.Filter)})
     try:
+        targets = node.targets_of(args)
         node.choose(targets, [name for name in (args.site, args.missing)
                               if name])
-    except ValueError as exc:
+    except (ValueError, sitesfile.Mistake) as exc:
         print('glance-dcn: %s' % exc, file=sys.stderr)
         return WRONG
     if wanted == inventory.Filter() and not args.all:

@@ -62,6 +62,7 @@ def register(subparsers):
         description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     output.add_format(parser)
+    node.add_sites(parser)
     parser.add_argument('--os-cloud', metavar='NAME',
                         help='cloud of clouds.yaml (OS_CLOUD, or the OS_ '
                              'variables)')
@@ -135,7 +136,7 @@ def _adapter(args):
 def _targets(args, glance):
     """Return where the way leads, the central site first."""
     stores = glance.stores()
-    known = node.choose(node.targets(args.conf), args.site)
+    known = node.choose(node.targets_of(args), args.site)
     order = args.site or stores
     found = sorted((target for target in known if target.name in order),
                    key=lambda target: order.index(target.name))
