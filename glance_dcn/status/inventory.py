@@ -124,15 +124,30 @@ class Filter:
     missing: typing.Optional[str] = None
 
 
+# What is asked for of Glance's tables. Its own description of them would make
+# a dict of the metadata of every location.
+_IMAGES = sql.table(
+    'images', sql.column('id'), sql.column('name', sqlalchemy.String),
+    sql.column('status'), sql.column('owner'), sql.column('size'),
+    sql.column('deleted', sqlalchemy.Boolean))
+_LOCATIONS = sql.table(
+    'image_locations', sql.column('image_id'),
+    sql.column('meta_data', sqlalchemy.Text), sql.column('status'),
+    sql.column('deleted', sqlalchemy.Boolean))
+_PROPERTIES = sql.table(
+    'image_properties', sql.column('image_id'), sql.column('name'),
+    sql.column('value'), sql.column('deleted', sqlalchemy.Boolean))
+_TASKS = sql.table(
+    'tasks', sql.column('id'), sql.column('image_id'), sql.column('type'),
+    sql.column('status'), sql.column('created_at', sqlalchemy.DateTime),
+    sql.column('updated_at', sqlalchemy.DateTime),
+    sql.column('deleted', sqlalchemy.Boolean))
+_INFOS = sql.table('task_info', sql.column('task_id'), sql.column('message'))
+
+
 def _engine():
     from glance.db.sqlalchemy import api
     return api.get_engine()
-
-
-def _tables():
-    from glance.db.sqlalchemy import models
-    return (models.Image.__table__, models.ImageLocation.__table__,
-            models.ImageProperty.__table__)
 
 
 def count():
@@ -140,11 +155,10 @@ def count():
 
     :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
     """
-    images, _locations, _properties = _tables()
     with _engine().connect() as connection:
         return connection.execute(
-            sql.select(sql.func.count()).select_from(images)
-            .where(images.c.deleted.is_(False))).scalar()
+            sql.select(sql.func.count()).select_from(_IMAGES)
+            .where(_IMAGES.c.deleted.is_(False))).scalar()
 
 
 def totals():
@@ -152,27 +166,25 @@ def totals():
 
     :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
     """
-    images, locations, _properties = _tables()
     result = Totals({}, 0, {}, {}, {}, {})
     with _engine().connect() as connection:
         for status, number, data in connection.execute(
-                sql.select(images.c.status, sql.func.count(),
-                           sql.func.sum(images.c.size))
-                .where(images.c.deleted.is_(False))
-                .group_by(images.c.status)):
+                sql.select(_IMAGES.c.status, sql.func.count(),
+                           sql.func.sum(_IMAGES.c.size))
+                .where(_IMAGES.c.deleted.is_(False))
+                .group_by(_IMAGES.c.status)):
             result.images[status] = number
             result.data += int(data or 0)
-        text = _text(locations)
         for metadata, number, data in connection.execute(
-                sql.select(text, sql.func.count(),
-                           sql.func.sum(images.c.size))
-                .select_from(locations.join(
-                    images, images.c.id == locations.c.image_id))
-                .where(locations.c.deleted.is_(False),
-                       locations.c.status == _ACTIVE,
-                       images.c.deleted.is_(False),
-                       images.c.status == _ACTIVE)
-                .group_by(text)):
+                sql.select(_LOCATIONS.c.meta_data, sql.func.count(),
+                           sql.func.sum(_IMAGES.c.size))
+                .select_from(_LOCATIONS.join(
+                    _IMAGES, _IMAGES.c.id == _LOCATIONS.c.image_id))
+                .where(_LOCATIONS.c.deleted.is_(False),
+                       _LOCATIONS.c.status == _ACTIVE,
+                       _IMAGES.c.deleted.is_(False),
+                       _IMAGES.c.status == _ACTIVE)
+                .group_by(_LOCATIONS.c.meta_data)):
             store = _store(metadata)
             _add(result.present, store, number)
             _add(result.stored, store, int(data or 0))
@@ -192,16 +204,15 @@ def images(wanted, limit):
         all that are meant
     :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
     """
-    table, _locations, _properties = _tables()
     conditions = _conditions(wanted)
     with _engine().connect() as connection:
         number = connection.execute(
-            sql.select(sql.func.count()).select_from(table)
+            sql.select(sql.func.count()).select_from(_IMAGES)
             .where(*conditions)).scalar()
         found = {row.id: Image(*row) for row in connection.execute(
-            sql.select(table.c.id, table.c.name, table.c.status,
-                       table.c.owner, table.c.size).where(*conditions)
-            .order_by(table.c.name, table.c.id).limit(limit))}
+            sql.select(_IMAGES.c.id, _IMAGES.c.name, _IMAGES.c.status,
+                       _IMAGES.c.owner, _IMAGES.c.size).where(*conditions)
+            .order_by(_IMAGES.c.name, _IMAGES.c.id).limit(limit))}
         ids = list(found)
         for first in range(0, len(ids), _BATCH):
             _locate(connection, found, ids[first:first + _BATCH])
@@ -210,37 +221,35 @@ def images(wanted, limit):
 
 def _conditions(wanted):
     """Return the conditions that a filter stands for."""
-    table, locations, _properties = _tables()
-    result = [table.c.deleted.is_(False)]
-    for column, value in ((table.c.id, wanted.image),
-                          (table.c.owner, wanted.owner),
-                          (table.c.status, wanted.status)):
+    result = [_IMAGES.c.deleted.is_(False)]
+    for column, value in ((_IMAGES.c.id, wanted.image),
+                          (_IMAGES.c.owner, wanted.owner),
+                          (_IMAGES.c.status, wanted.status)):
         if value is not None:
             result.append(column == value)
     if wanted.name is not None:
-        result.append(table.c.name.contains(wanted.name, autoescape=True))
+        result.append(_IMAGES.c.name.contains(wanted.name, autoescape=True))
 
     def located(store):
+        text = json.dumps({_STORE: store})[1:-1]
         return sql.exists().where(
-            locations.c.image_id == table.c.id,
-            locations.c.deleted.is_(False), locations.c.status == _ACTIVE,
-            _text(locations).contains(json.dumps({_STORE: store})[1:-1],
-                                      autoescape=True))
+            _LOCATIONS.c.image_id == _IMAGES.c.id,
+            _LOCATIONS.c.deleted.is_(False), _LOCATIONS.c.status == _ACTIVE,
+            _LOCATIONS.c.meta_data.contains(text, autoescape=True))
     if wanted.site is not None:
         result.append(located(wanted.site))
     if wanted.missing is not None:
-        result += [table.c.status == _ACTIVE, ~located(wanted.missing)]
+        result += [_IMAGES.c.status == _ACTIVE, ~located(wanted.missing)]
     return result
 
 
 def _locate(connection, found, ids):
     """Fill in where images are."""
-    _images, locations, _properties = _tables()
     for image, metadata in connection.execute(
-            sql.select(locations.c.image_id, _text(locations))
-            .where(locations.c.image_id.in_(ids),
-                   locations.c.deleted.is_(False),
-                   locations.c.status == _ACTIVE)):
+            sql.select(_LOCATIONS.c.image_id, _LOCATIONS.c.meta_data)
+            .where(_LOCATIONS.c.image_id.in_(ids),
+                   _LOCATIONS.c.deleted.is_(False),
+                   _LOCATIONS.c.status == _ACTIVE)):
         found[image].present.add(_store(metadata))
     for image, name, stores in _properties_of(connection, ids):
         kind = found[image].importing if name == IMPORTING else (
@@ -250,17 +259,16 @@ def _locate(connection, found, ids):
 
 def _properties_of(connection, ids=None):
     """Give (image, property, stores) of what says who is being written to."""
-    images, _locations, properties = _tables()
     query = sql.select(
-        properties.c.image_id, properties.c.name, properties.c.value
-    ).where(properties.c.name.in_((IMPORTING, FAILED)),
-            properties.c.deleted.is_(False), properties.c.value != '')
+        _PROPERTIES.c.image_id, _PROPERTIES.c.name, _PROPERTIES.c.value
+    ).where(_PROPERTIES.c.name.in_((IMPORTING, FAILED)),
+            _PROPERTIES.c.deleted.is_(False), _PROPERTIES.c.value != '')
     if ids is None:
-        query = query.select_from(properties.join(
-            images, images.c.id == properties.c.image_id)).where(
-                images.c.deleted.is_(False))
+        query = query.select_from(_PROPERTIES.join(
+            _IMAGES, _IMAGES.c.id == _PROPERTIES.c.image_id)).where(
+                _IMAGES.c.deleted.is_(False))
     else:
-        query = query.where(properties.c.image_id.in_(ids))
+        query = query.where(_PROPERTIES.c.image_id.in_(ids))
     for image, name, value in connection.execute(query):
         yield image, name, [store for store in value.split(',') if store]
 
@@ -270,17 +278,15 @@ def transfers():
 
     :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
     """
-    from glance.db.sqlalchemy import models
-    tasks, infos = models.Task.__table__, models.TaskInfo.__table__
     with _engine().connect() as connection:
         return [_transfer(*row) for row in connection.execute(
-            sql.select(tasks.c.id, tasks.c.image_id, infos.c.message,
-                       tasks.c.created_at, tasks.c.updated_at)
-            .select_from(tasks.join(infos, infos.c.task_id == tasks.c.id))
-            .where(tasks.c.deleted.is_(False),
-                   tasks.c.type == 'api_image_import',
-                   tasks.c.status == 'processing')
-            .order_by(tasks.c.created_at))]
+            sql.select(_TASKS.c.id, _TASKS.c.image_id, _INFOS.c.message,
+                       _TASKS.c.created_at, _TASKS.c.updated_at)
+            .select_from(_TASKS.join(_INFOS, _INFOS.c.task_id == _TASKS.c.id))
+            .where(_TASKS.c.deleted.is_(False),
+                   _TASKS.c.type == 'api_image_import',
+                   _TASKS.c.status == 'processing')
+            .order_by(_TASKS.c.created_at))]
 
 
 def _transfer(task, image, message, begun, heard):
@@ -292,11 +298,6 @@ def _transfer(task, image, message, begun, heard):
 
 def _time(moment):
     return moment.strftime('%Y-%m-%d %H:%M:%S UTC') if moment else '-'
-
-
-def _text(locations):
-    """Return the metadata of locations as the text that it is kept as."""
-    return sql.expression.type_coerce(locations.c.meta_data, sqlalchemy.Text)
 
 
 def _store(metadata):

@@ -40,14 +40,14 @@ class CommandTestCase(base.BaseTestCase):
         super().setUp()
         self.asked = []
         self.snapshot = test_metrics.some_snapshot()
-        for name, value in (
+        for target, value in (
                 ('glance_dcn.cmd.node.read_all', lambda args: None),
                 ('glance_dcn.cmd.node.targets', lambda conf: [
                     subjects.Target(name, 'images')
                     for name in ('central', 'edge')]),
                 ('glance_dcn.status.snapshot.take', self._take),
                 ('glance_dcn.sites.worker.enabled', True)):
-            self.useFixture(fixtures.MonkeyPatch(name, value))
+            self.useFixture(fixtures.MonkeyPatch(target, value))
 
     def _take(self, targets, timeout, wanted=None, limit=0):
         self.asked.append((wanted, limit))

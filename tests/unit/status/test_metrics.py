@@ -72,7 +72,8 @@ class TestMetrics(base.BaseTestCase):
                 (('images', 'queued'), 1), (('images_bytes',), 40),
                 (('transfers',), 1),
                 (('collection_timestamp_seconds',), 1e9)):
-            self.assertEqual(value, found['glance_dcn_' + name[0], *name[1:]])
+            self.assertEqual(value, found[
+                ('glance_dcn_' + name[0],) + name[1:]])
         # What is not known is not given as a number.
         self.assertNotIn(('glance_dcn_site_round_trip_seconds', 'edge'),
                          found)
