@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""``glance-dcn status`` and ``metrics`` on the lab, and on a large database."""
+"""``glance-dcn status`` and ``metrics`` on the lab, and many images."""
 
 import pathlib
 import time
