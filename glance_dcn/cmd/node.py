@@ -20,6 +20,7 @@ from oslo_config import cfg
 from glance_dcn.ceph import connection
 from glance_dcn.checks import subjects
 from glance_dcn.deploy import load
+from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import folder
 
@@ -131,8 +132,7 @@ def targets_of(args):
 def _said_target(said, site):
     """Return what a sites file says of a site."""
     target = _target(site.store, said.central.store, site.pool,
-                     os.path.join(said.paths.ceph,
-                                  '%s.conf' % site.cluster.name),
+                     stores.conf_path(said.paths.ceph, site.cluster),
                      site.cluster.user, site.limits.connect_timeout or -1)
     return dataclasses.replace(target, fsid=site.cluster.fsid)
 

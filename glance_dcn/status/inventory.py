@@ -232,10 +232,10 @@ def _conditions(wanted):
 
     def located(store):
         text = json.dumps({_STORE: store})[1:-1]
-        return sql.exists().where(
+        return sql.exists().where(sql.and_(
             _LOCATIONS.c.image_id == _IMAGES.c.id,
             _LOCATIONS.c.deleted.is_(False), _LOCATIONS.c.status == _ACTIVE,
-            _LOCATIONS.c.meta_data.contains(text, autoescape=True))
+            _LOCATIONS.c.meta_data.contains(text, autoescape=True)))
     if wanted.site is not None:
         result.append(located(wanted.site))
     if wanted.missing is not None:

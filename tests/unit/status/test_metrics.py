@@ -143,3 +143,14 @@ class TestDashboard(base.BaseTestCase):
             self.assertFalse(cells & taken, panel['title'])
             self.assertLessEqual(place['x'] + place['w'], 24)
             taken |= cells
+
+
+class TestGuide(base.BaseTestCase):
+
+    def test_lists_every_metric(self):
+        text = (pathlib.Path(__file__).parents[3]
+                / 'doc/source/admin/metrics.rst').read_text()
+        for name, (what, labels) in metrics.METRICS.items():
+            self.assertIn('``%s``\n     - %s\n     - %s\n' % (
+                name, ', '.join('``%s``' % label for label in labels) or '–',
+                what), text)
