@@ -27,24 +27,17 @@ _OURS = 'glance_dcn.'
 
 def prefer_ours():
     """Put glance_dcn's plugins last, so that they win."""
-    _entry_points().sort(key=_is_ours)
+    entry_points(NAMESPACE).sort(key=_is_ours)
 
 
 def ours_wins(name):
     """Return whether glance_dcn's plugin of a name is the one Glance uses."""
-    found = [point for point in _entry_points() if point.name == name]
+    found = [point for point in entry_points(NAMESPACE)
+             if point.name == name]
     return bool(found) and _is_ours(found[-1])
 
 
-def installed(namespace):
-    """Return the names of what is installed in a namespace of plugins.
-
-    Nothing is imported.
-    """
-    return {point.name for point in _entry_points(namespace)}
-
-
-def _entry_points(namespace=NAMESPACE):
+def entry_points(namespace):
     """Return the very list that stevedore keeps; nothing is imported."""
     return extension.ExtensionManager.make_test_instance(
         [], namespace=namespace).list_entry_points()

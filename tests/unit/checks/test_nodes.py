@@ -76,7 +76,7 @@ class TestPlugins(NodeTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.plugins.installed', lambda namespace: {
+            'glance_dcn.checks.nodes._installed', lambda namespace: {
                 'dcn_distributed_staging', 'dcn_image_conversion',
                 'image_conversion', 'image_decompression',
                 'inject_image_metadata'}))
