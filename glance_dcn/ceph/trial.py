@@ -20,6 +20,7 @@ could.
 
 import contextlib
 import datetime
+import errno
 import json
 import logging
 import os
@@ -89,9 +90,8 @@ def rights(ioctx, going_on=lambda: True):
         _try_clone(ioctx, name, do)
     finally:
         remove(ioctx, name)
-    # What is left could not be removed.
-    with contextlib.suppress(rbd.ImageNotFound):
-        do('remove', _still_there, ioctx, name)
+    # It is told of nothing that could not be removed.
+    do('remove', _expect_gone, ioctx, name)
     return done
 
 
@@ -114,7 +114,8 @@ def _write(stack, ioctx, name):
 def _read(ioctx, name):
     with rbd.Image(ioctx, name, read_only=True) as image:
         if image.read(0, len(_BLOCK)) != _BLOCK:
-            raise rbd.OSError('what is read is not what was written', errno=5)
+            raise rbd.OSError('what is read is not what was written',
+                              errno=errno.EIO)
 
 
 def _try_clone(ioctx, name, do):
@@ -129,9 +130,12 @@ def _try_clone(ioctx, name, do):
     do('remove', rbd.RBD().remove, ioctx, name)
 
 
-def _still_there(ioctx, name):
-    with rbd.Image(ioctx, name, read_only=True):
-        raise rbd.OSError('it is still there', errno=16)
+def _expect_gone(ioctx, name):
+    try:
+        with rbd.Image(ioctx, name, read_only=True):
+            raise rbd.OSError('it is still there', errno=errno.EBUSY)
+    except rbd.ImageNotFound:
+        pass
 
 
 def remove(ioctx, name):

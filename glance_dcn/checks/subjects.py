@@ -111,6 +111,14 @@ class Site(Subject):
         self.ioctx = self.maker.open_pool(self.client, self.target.pool)
         self.ioctx.set_osdmap_full_try()
 
+    def close(self):
+        """Give the connection back; on a site that hangs it may take long."""
+        if self.ioctx is not None:
+            self.ioctx.close()
+        if self.client is not None:
+            self.client.shutdown()
+        self.client = self.ioctx = None
+
     @contextlib.contextmanager
     def open_pool(self):
         """Give the pool, for what asks a site for it."""

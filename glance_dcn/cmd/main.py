@@ -36,6 +36,8 @@ from glance_dcn.sites import worker
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 FAILED = 2
+#: Exit status after Ctrl-C.
+INTERRUPTED = 130
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
@@ -64,10 +66,13 @@ def main(argv=None):
         print('glance-dcn: the configuration of Glance cannot be used: %s'
               % exc, file=sys.stderr)
         return FAILED
-    status = args.run(args)
+    try:
+        result = args.run(args)
+    except KeyboardInterrupt:
+        result = INTERRUPTED
     if argv is None:
-        _leave(status)
-    return status
+        _leave(result)
+    return result
 
 
 def _leave(status):

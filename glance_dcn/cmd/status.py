@@ -111,6 +111,7 @@ def run(args):
         return WRONG
     if wanted == inventory.Filter() and not args.all:
         wanted = None
+    found = None
     try:
         while True:
             found = snapshot.take(targets, args.timeout, wanted, args.limit)
@@ -122,7 +123,7 @@ def run(args):
             sys.stdout.flush()
             time.sleep(args.watch)
     except KeyboardInterrupt:
-        return GOOD if found.healthy else BAD
+        return GOOD if found and found.healthy else BAD
     except sqlalchemy.exc.SQLAlchemyError as exc:
         print('glance-dcn: the database of Glance cannot be read: %s'
               % str(exc).splitlines()[0], file=sys.stderr)

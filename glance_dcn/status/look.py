@@ -81,6 +81,8 @@ class Looks:
         except Exception as exc:
             state.state, state.reason = health.DOWN, str(exc)
         self._queue.put((state, records))
+        # Nobody waits for that.
+        site.close()
 
     def _ask(self, site, state, records):
         site.connect()
