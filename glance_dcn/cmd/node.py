@@ -26,8 +26,9 @@ from glance_dcn.sites import folder
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
+#: Stores that Glance makes for itself: those of
 # glance.common.wsgi_app.RESERVED_STORES, whose import would start Glance.
-_RESERVED = {'os_glance_staging_store': 'file',
+RESERVED = {'os_glance_staging_store': 'file',
              'os_glance_tasks_store': 'file'}
 _TYPES = ('dcn', 'rbd')
 _GROUP = 'glance_dcn'
@@ -72,8 +73,8 @@ def read_all(args):
     import glance.async_.flows.plugins.image_conversion  # noqa: F401
     import glance_store
     enabled = dict(conf.enabled_backends or {})
-    glance_store.register_store_opts(conf, reserved_stores=dict(_RESERVED))
-    for name in _RESERVED:
+    glance_store.register_store_opts(conf, reserved_stores=dict(RESERVED))
+    for name in RESERVED:
         if name not in enabled and conf.enabled_backends:
             conf.enabled_backends.pop(name, None)
     for group, options in opts.list_opts():
