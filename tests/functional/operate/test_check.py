@@ -218,7 +218,9 @@ class BrokenSitesTest(CheckTestCase):
         if os.geteuid():
             self.fail('only root can tell what others can read')
         dcn0 = self.cluster('dcn0')
-        self.folder.chmod(0o755)
+        # Both were made for this test alone.
+        for folder in (self.folder, self.folder.parent):
+            folder.chmod(0o711)
         locked = self.folder / 'locked'
         locked.mkdir(mode=0o700)
         hidden = self.conf('hidden', dcn0).rename(locked / 'hidden.conf')
