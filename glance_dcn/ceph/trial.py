@@ -253,9 +253,13 @@ def room(client):
     """Return the bytes that a cluster has and that are free.
 
     :param client: connected rados.Rados
+    :returns: tuple of both; (None, None) of a cluster that does not count,
+        as its managers are away
     :raises rados.Error: if the user may not ask
     """
     stats = client.get_cluster_stats()
+    if not stats['kb']:
+        return None, None
     return stats['kb'] << 10, stats['kb_avail'] << 10
 
 

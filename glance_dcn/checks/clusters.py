@@ -272,6 +272,8 @@ def room(site):
         total, free = trial.room(site.client)
     except trial.Error:
         return 'the user may not ask'
+    if total is None:
+        return 'the cluster does not say, as it has no manager'
     site.measured('room', total=total, free=free)
     figures = {'free': free / (1 << 30), 'total': total / (1 << 30)}
     if free < _TIGHT * total:

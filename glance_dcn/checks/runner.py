@@ -144,6 +144,10 @@ class _Run:
                           for check in rest[1:]]
             result += found
         result += self._compare()
+        # Those of one thing together, in the order of the things.
+        order = {thing.name: number
+                 for number, thing in reversed(list(enumerate(self._things)))}
+        result.sort(key=lambda finding: order[finding.site])
         return [finding for finding in result
                 if not self._only or finding.check in self._only]
 

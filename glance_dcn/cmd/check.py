@@ -182,7 +182,7 @@ def _print(shown, findings):
                  ' '.join(finding.text.split())
                  + ('; %s' % finding.remedy if finding.remedy else ''))
                 for finding in shown]
-        print(output.table(('site', 'check', '', 'what'), rows))
+        print(output.table(('site', 'check', 'is', 'what'), rows))
     numbers = {level: sum(finding.level == level for finding in findings)
                for level in (registry.OK, registry.WARN, registry.FAIL,
                              registry.SKIP)}

@@ -21,6 +21,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 
 from oslo_config import cfg
 
@@ -56,6 +57,8 @@ def main(argv=None):
     if not args.debug:
         # About drivers of other types that lack a library.
         logging.getLogger('stevedore').setLevel(logging.CRITICAL)
+        # About what Glance's libraries use.
+        warnings.simplefilter('ignore')
     # It looks at the sites; their work is done by Glance.
     worker.enabled = False
     try:

@@ -67,11 +67,12 @@ def read_all(args):
     :returns: oslo.config object
     :raises oslo_config.cfg.Error: if it cannot be used
     """
-    conf = read(args)
-    # They register the options of imports.
+    # They register the options of imports; before it is read, as some are
+    # of the command line.
     import glance.async_.flows.api_image_import  # noqa: F401
     import glance.async_.flows.plugins.image_conversion  # noqa: F401
     import glance_store
+    conf = read(args)
     enabled = dict(conf.enabled_backends or {})
     glance_store.register_store_opts(conf, reserved_stores=dict(RESERVED))
     for name in RESERVED:
