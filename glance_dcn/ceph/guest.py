@@ -23,6 +23,8 @@ from glance_dcn.ceph import images
 
 #: What every function of this module raises when the cluster refuses.
 Error = (rados.Error, rbd.Error)
+#: That which is raised when the user has no right.
+Refused = rbd.PermissionError
 
 # Seconds that one request to an OSD may take.
 _IO_TIMEOUT = 60

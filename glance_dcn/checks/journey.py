@@ -60,6 +60,8 @@ class Journey:
         self._data = _data(size)
         self._digest = hashlib.sha256(self._data).hexdigest()
         self._guests = {}
+        # Names of sites where there may be a clone.
+        self._with_disks = set()
         self._tag = uuid.uuid4().hex[:12]
         self.image = self.snapshot = None
 
@@ -140,7 +142,12 @@ class Journey:
 
     def _clone(self, name):
         site = self._guests[name]
-        parent = site.clone(self.image, self._disk)
+        self._with_disks.add(name)
+        try:
+            parent = site.clone(self.image, self._disk)
+        except guest.Refused:
+            self._with_disks.discard(name)
+            raise
         if parent != (site.pool, self.image, 'snap'):
             raise Wrong('the clone at %s is one of %s' % (name, parent))
         self._expect(self._digest, site, self._disk, disk=True)
@@ -189,7 +196,8 @@ class Journey:
             except Exception as exc:
                 left.append('%s stays: %s' % (what, exc))
 
-        for site in self._guests.values():
+        for name in sorted(self._with_disks):
+            site = self._guests[name]
             do('disk %s at %s' % (self._disk, site.name), site.remove_disk,
                self._disk)
         for image in (self.image, self.snapshot):

@@ -143,7 +143,8 @@ class BrokenSitesTest(CheckTestCase):
             'nokeyring': self.store(dcn0, self.conf(
                 'nokeyring', dcn0, keyring='/nonsense/keyring')),
             'openkeyring': self.store(dcn0, self.conf(
-                'openkeyring', dcn0, keyring=self.open_keyring(dcn0)),
+                'openkeyring', dcn0, user='openstack',
+                keyring=self.open_keyring(dcn0)),
                 rbd_store_pool='vms', rbd_store_user='openstack'),
             'wrongkey': self.store(dcn0, self.conf(
                 'wrongkey', dcn0, keyring=self.keyring('wrongkey'))),
