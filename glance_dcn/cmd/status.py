@@ -132,10 +132,10 @@ def run(args):
 
 def _json(found):
     images = found.images and [
-        dict(dataclasses.asdict(image), sites={
-            site.name: dict(zip(('state', 'percent'),
-                                found.state(image, site)))
-            for site in found.sites}) for image in found.images]
+        {'id': image.id, 'name': image.name, 'status': image.status,
+         'owner': image.owner, 'size': image.size, 'sites': {
+             site.name: _state(found, image, site)
+             for site in found.sites}} for image in found.images]
     return output.text({
         'sites': [dict(dataclasses.asdict(site),
                        present=found.totals.present.get(site.name, 0),
@@ -146,7 +146,8 @@ def _json(found):
         'totals': {'images': found.totals.images,
                    'bytes': found.totals.data},
         'transfers': found.transfers, 'images': images,
-        'images_meant': found.number, 'seconds': round(found.seconds, 3)})
+        'images_meant': found.number, 'seconds': round(found.seconds, 3)},
+        compact=found.number > _LIMIT)
 
 
 def _text(found):

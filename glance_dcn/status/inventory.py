@@ -206,13 +206,16 @@ def images(wanted, limit):
     """
     conditions = _conditions(wanted)
     with _engine().connect() as connection:
-        number = connection.execute(
-            sql.select(sql.func.count()).select_from(_IMAGES)
-            .where(*conditions)).scalar()
-        found = {row.id: Image(*row) for row in connection.execute(
+        rows = connection.execute(
             sql.select(_IMAGES.c.id, _IMAGES.c.name, _IMAGES.c.status,
                        _IMAGES.c.owner, _IMAGES.c.size).where(*conditions)
-            .order_by(_IMAGES.c.name, _IMAGES.c.id).limit(limit))}
+            .order_by(_IMAGES.c.name, _IMAGES.c.id).limit(limit + 1)).all()
+        number = len(rows)
+        if number > limit:
+            number = connection.execute(
+                sql.select(sql.func.count()).select_from(_IMAGES)
+                .where(*conditions)).scalar()
+        found = {row.id: Image(*row) for row in rows[:limit]}
         ids = list(found)
         for first in range(0, len(ids), _BATCH):
             _locate(connection, found, ids[first:first + _BATCH])
@@ -232,8 +235,8 @@ def _conditions(wanted):
 
     def located(store):
         text = json.dumps({_STORE: store})[1:-1]
-        return sql.exists().where(sql.and_(
-            _LOCATIONS.c.image_id == _IMAGES.c.id,
+        # A set that is made once, and not a look for each image.
+        return _IMAGES.c.id.in_(sql.select(_LOCATIONS.c.image_id).where(
             _LOCATIONS.c.deleted.is_(False), _LOCATIONS.c.status == _ACTIVE,
             _LOCATIONS.c.meta_data.contains(text, autoescape=True)))
     if wanted.site is not None:

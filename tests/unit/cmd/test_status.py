@@ -139,8 +139,8 @@ class TestStatus(CommandTestCase):
             images=[self.image('central')])
         found = json.loads(self.run_command('status', '--format',
                                             'json')[1])
-        self.assertEqual({'state': 'present', 'percent': None},
-                         found['images'][0]['sites']['central'])
+        self.assertEqual({'central': 'present', 'edge': 'missing'},
+                         found['images'][0]['sites'])
         self.assertEqual(2, found['sites'][1]['missing'])
 
     def test_database_that_does_not_answer(self):
