@@ -23,7 +23,7 @@ from glance_dcn.ceph import connection
 THIS_NODE = 'node'
 
 # Seconds that one request to an OSD may take.
-_IO_TIMEOUT = 6
+_IO_TIMEOUT = 5
 
 
 @dataclasses.dataclass(frozen=True)

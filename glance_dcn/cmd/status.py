@@ -222,9 +222,10 @@ def _some(names):
 
 
 def _summary(found):
-    line = '%d images (%s), %s' % (
-        sum(found.totals.images.values()), ', '.join(
-            '%d %s' % (number, status) for status, number
+    number = sum(found.totals.images.values())
+    line = '%d %s (%s), %s' % (
+        number, 'image' if number == 1 else 'images', ', '.join(
+            '%d %s' % (count, status) for status, count
             in sorted(found.totals.images.items())) or 'none',
         output.size(found.totals.data))
     if found.images is None:
