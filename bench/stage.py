@@ -104,8 +104,9 @@ class Stage:
 
     def client(self, side):
         """Return the :class:`bench.api.Client` of a side."""
-        return api.Client(self._session, self._workers[side].url,
-                          self.timeout)
+        return api.Client(
+            self._session, self._workers[side].url, self.timeout,
+            self.database.directory / ('glance-%s.sqlite' % side))
 
     def meter(self, side):
         """Return the :class:`bench.meters.Worker` of a side."""

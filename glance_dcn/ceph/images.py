@@ -58,11 +58,13 @@ def publish(image, record):
     """Make the snapshot of a written image that everybody reads and clones.
 
     :param image: rbd.Image, open for writing
-    :param record: :class:`glance_dcn.ceph.records.Record` of its content
+    :param record: :class:`glance_dcn.ceph.records.Record` of its content;
+        None: it is kept with the image already
     :raises rbd.Error: if it fails
     """
-    # First what is known of it: an image that can be read is complete.
-    records.save(image, record)
+    if record:
+        # First what is known of it: an image that can be read is complete.
+        records.save(image, record)
     # Nobody else has it open: to ask all who have whether they are quiet
     # would only cost round trips.
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)

@@ -50,7 +50,9 @@ Makes a cephx user with the capabilities that Glance needs at a site, and
 writes its keyring, for its owner alone, to where the sites file refers to.
 The user, its pools and the fsid are those of the sites file. A user that is
 there keeps its key; if it has other capabilities, others may need them, and
-it is left as it is. The key is never printed. It has to be run with the conf file and a keyring of the site's cluster that
+it is left as it is. The key is never printed.
+
+It has to be run with the conf file and a keyring of the site's cluster that
 may make users, such as client.admin's.
 """
 _KEY_END = """\

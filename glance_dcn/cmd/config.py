@@ -253,8 +253,7 @@ def _with_older(args, deployment):
 
 
 def _by_node(deployment, names, kind):
-    """Return rendered files by (site, node), of those sites that are there.
-    """
+    """Return rendered files by (site, node), for those that are there."""
     sites = [site for site in deployment.sites
              if not names or site.name in names]
     if kind == 'operator':

@@ -90,8 +90,9 @@ def _leave(status):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog='glance-dcn', description='Shows how the sites of Glance are, and makes '
-        'their configuration out of one sites file.')
+        prog='glance-dcn',
+        description='Shows how the sites of Glance are, and makes their '
+                    'configuration out of one sites file.')
     parser.add_argument(
         '--config-file', action='append', metavar='FILE', default=[],
         help='a configuration file of Glance; may be given several times. '

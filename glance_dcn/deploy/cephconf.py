@@ -21,11 +21,11 @@ _SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*(?:[#;].*)?')
 _COMMENT = re.compile(r'(^|(?<=\s))[#;].*')
 
 # Of [global] and [client], what is for one machine or said anew.
-_NOT_TAKEN = frozenset("""
-    fsid mon_host keyring key keyfile log_file log_to_file admin_socket
-    run_dir cluster mon_initial_members public_network cluster_network
-    public_addr mon_cluster_log_file
-""".split())
+_NOT_TAKEN = (
+    'fsid', 'mon_host', 'keyring', 'key', 'keyfile', 'log_file',
+    'log_to_file', 'admin_socket', 'run_dir', 'cluster',
+    'mon_initial_members', 'public_network', 'cluster_network',
+    'public_addr', 'mon_cluster_log_file')
 _VALUE = re.compile(r'[^\x00-\x1f\x7f]*')
 _MON_HOST = re.compile(r'[A-Za-z0-9_.:\[\],/ -]+', re.ASCII)
 _FSID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')

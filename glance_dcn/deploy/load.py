@@ -37,8 +37,10 @@ _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
 _LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
            'io_timeout')
-_OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request', 'networks',
-             'internal_address', 'address_pool')
+_OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request',
+             'networks', 'internal_address', 'address_pool')
+# Ceph, oslo.config and hiera each take some other characters for their own.
+_PATH = re.compile(r'/[A-Za-z0-9_.@+/-]+', re.ASCII)
 _LAYOUT = re.compile('split|single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
@@ -126,11 +128,13 @@ class _Loader:
         text = fields.text(key, default)
         if text is None:
             return None
-        if (not text.startswith('/') or '..' in text.split('/')
-                or os.path.normpath(text) == '/'):
+        if (not _PATH.fullmatch(text) or '..' in text.split('/')
+                or os.path.normpath(text) in ('/', '//')):
             raise fields.mistake(key, '%s must be the absolute path of a '
-                                 'folder, without ..' % key)
-        return os.path.normpath(text)
+                                 'folder, of letters, digits, _, ., @, + and '
+                                 '-, without ..' % key)
+        # POSIX keeps two slashes at the beginning.
+        return '/' + os.path.normpath(text).lstrip('/')
 
     def _methods(self):
         methods = (self._top.texts('import_methods')
@@ -274,8 +278,8 @@ class _Loader:
     def _with_fsid(given, where, text, **others):
         fsid = cephconf.fsid_of(text)
         if fsid is None:
-            raise given.mistake(where, '%r is no fsid; "ceph fsid" at the site '
-                                'shows it' % text[:60])
+            raise given.mistake(where, '%r is no fsid; "ceph fsid" at the '
+                                'site shows it' % text[:60])
         return model.Cluster(fsid=fsid, **others)
 
     def _secret(self, fields, key):

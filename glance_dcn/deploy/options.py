@@ -34,7 +34,8 @@ _OURS = {
 }
 # Options that hold a password or a key.
 _SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$')
-_USER_INFO = re.compile(r'://[^/@:]*:[^/@]+@')
+# A password may have any character; better to hide too much.
+_USER_INFO = re.compile(r'://\S*:\S*@')
 
 
 def read(path, node, reference):

@@ -118,7 +118,7 @@ def _sections(deployment, site, url, in_file):
     sections['os_glance_tasks_store'] = {
         'filesystem_store_datadir': '%s/os_glance_tasks_store' % paths.state}
     sections['paste_deploy'] = {'flavor': flavor}
-    if paths.sites:
+    if paths.sites and site.central:
         sections['glance_dcn'] = {'sites_dir': paths.sites}
     return sections, _add_options(sections, site)
 

@@ -19,7 +19,12 @@ else oslo.config knows by name, would be hidden behind it. Those of Glance 22
 to 33 are here, so that a sites file is judged alike wherever it is read.
 """
 
-GROUPS = frozenset("""
+
+def _words(text):
+    return frozenset(text.split())
+
+
+GROUPS = _words("""
     audit_middleware_notifications backend_defaults barbican
     barbican_service_user cache cors database glance_dcn
     glance_download_properties glance_store healthcheck image_conversion
@@ -33,9 +38,9 @@ GROUPS = frozenset("""
     paste_deploy profiler profiler_jaeger profiler_otlp
     sample_castellan_source sample_remote_file_source service_user ssl
     store_type_location_strategy task taskflow_executor vault wsgi
-""".split())
+""")
 
-OPTIONS = frozenset("""
+OPTIONS = _words("""
     admin_role allow_additional_image_properties allow_anonymous_access
     api_limit_max api_paste_config backdoor_port backdoor_socket backlog
     bind_host bind_port ca_file cache_prefetcher_interval cert_file
@@ -71,10 +76,10 @@ OPTIONS = frozenset("""
     use_stderr use_syslog use_user_token user_storage_quota verbose
     wakeup_time worker_self_reference_url workers wsgi_default_pool_size
     wsgi_keep_alive wsgi_log_format wsgi_server_debug
-""".split())
+""")
 
 # What oslo_config.cfg.ConfigOpts has.
-ATTRIBUTES = frozenset("""
+ATTRIBUTES = _words("""
     GroupAttr StrSubWrapper SubCommandAttr Template args clear
     clear_default clear_override config_dirs default_config_dirs
     default_config_files disallow_names export_state find_file get
@@ -85,7 +90,7 @@ ATTRIBUTES = frozenset("""
     reload_config_files reset set_default set_override
     supported_shell_completion unregister_opt unregister_opts usage
     values version
-""".split())
+""")
 
 
 def what_is(name):

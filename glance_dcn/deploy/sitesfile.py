@@ -155,11 +155,11 @@ def parse(path, text):
 
 
 def _line_of(text, exc):
-    """Return the line of a character that cannot stand in YAML, or None."""
-    position = exc.position
-    if not isinstance(position, int) or not 0 <= position <= len(text):
-        return None
-    return text.count('\n', 0, position) + 1
+    """Return the line of a character that cannot stand in YAML."""
+    # libyaml counts bytes, PyYAML's own reader characters.
+    if exc.encoding == 'unicode':
+        return text.count('\n', 0, exc.position) + 1
+    return text.encode().count(b'\n', 0, exc.position) + 1
 
 
 class _Builder:

@@ -158,6 +158,8 @@ class Copy:
                        for site in self._targets]
             stack.push(functools.partial(_close, targets))
             _each(_Target.open, targets)
+            if record:
+                _keep(record, targets, stack)
             result = self._transfer(relay, endpoint, targets, record)
             if record is None and result is not None:
                 record = records.Record(result.size, result.content,
@@ -261,6 +263,7 @@ class _Target:
         self._hashes = hashes
         self._memory = memory
         self._begun = False
+        self._keeping = None
         self._pool = None
         self._stack = contextlib.ExitStack()
 
@@ -292,13 +295,21 @@ class _Target:
             self._begun = False
             raise
 
+    def keep(self, record, executor):
+        """Begin to keep the record with the image that is being written."""
+        if self.endpoint:
+            self._keeping = executor.submit(
+                records.save, self.endpoint.image, record)
+
     def publish(self, record):
         """Let what was written be read."""
         if self.error or self.adopted:
             return
         try:
-            self.site.publish(self._pool, self._image,
-                              self.endpoint.image, record)
+            if self._keeping:
+                self._keeping.result()
+            self.site.publish(self._pool, self._image, self.endpoint.image,
+                              None if self._keeping else record)
             self.site.published(self._image, self._size)
         except rbd.Error as exc:
             self.fail(exc)
@@ -328,6 +339,18 @@ def _each(work, targets):
     """Do some work for all targets at once: each waits for its own cluster."""
     with futures.ThreadPoolExecutor(max(1, len(targets))) as pool:
         list(pool.map(work, targets))
+
+
+def _keep(record, targets, stack):
+    """Keep the source's record with the copies while the data moves.
+
+    It counts only once they are published, and costs round trips that would
+    otherwise have to be waited for.
+    """
+    executor = stack.enter_context(
+        futures.ThreadPoolExecutor(max(1, len(targets))))
+    for target in targets:
+        target.keep(record, executor)
 
 
 def _close(targets, kind, error, trace):

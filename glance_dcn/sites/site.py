@@ -276,7 +276,8 @@ class Site:
         :param ioctx: of this site's pool
         :param image: its name
         :param opened: rbd.Image, open for writing
-        :param record: :class:`glance_dcn.ceph.records.Record` of its content
+        :param record: :class:`glance_dcn.ceph.records.Record` of its content;
+            None: it is kept with the image already
         :raises rbd.Error: if it fails
         """
         images.publish(opened, record)

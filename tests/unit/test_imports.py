@@ -102,6 +102,14 @@ class TestImports(base.BaseTestCase):
             if module not in ceph
             and any(is_within(name, 'rados') for name in found)])
 
+    def test_deploy_knows_nothing_of_a_running_glance(self):
+        self.assertEqual([], [
+            (module, name) for module, found in self.room('deploy').items()
+            for name in found for foreign in (
+                'glance', 'glance_store', 'glance_dcn.ceph',
+                'glance_dcn.cmd', 'glance_dcn.engine')
+            if is_within(name, foreign)])
+
     def test_nobody_imports_store_or_flows(self):
         self.assertEqual([], [
             (module, name) for room in _ENDS

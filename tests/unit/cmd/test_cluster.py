@@ -88,8 +88,9 @@ class TestImport(test_config.CommandTestCase):
     def test_running_cluster(self):
         self.describe()
         self.assertEqual(0, self.site_import(
-            'dcn6', '--ceph-conf', 'c.conf', '--keyring', '/k', '--user', 'glance',
-            '--worker', 'http://10.9.0.1:9292', '--add'), self.err)
+            'dcn6', '--ceph-conf', 'c.conf', '--keyring', '/k',
+            '--user', 'glance', '--worker', 'http://10.9.0.1:9292',
+            '--add'), self.err)
         users.describe.assert_called_once_with('dcn6', 'c.conf', 'glance',
                                                '/k')
         site = self.load(self.path.read_text()).site('dcn6')
@@ -114,7 +115,7 @@ class TestImport(test_config.CommandTestCase):
     def test_wrong_arguments(self):
         for argv, reason in (
                 ([], 'give either --ceph-conf'),
-                (['--ceph-conf', 'a', '--export', 'b'], 'give either --ceph-conf'),
+                (['--ceph-conf', 'a', '--export', 'b'], 'give either'),
                 (['--ceph-conf', 'a'], 'how the site is called'),
                 (['--export', 'not-there'], 'cannot be read')):
             self.assertEqual(2, self.site_import(*argv))

@@ -14,7 +14,10 @@
 import os
 
 import fixtures
+import hypothesis
+from hypothesis import strategies
 
+from glance_dcn.deploy import load
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 from tests.unit.deploy import base
@@ -275,6 +278,9 @@ class TestMistakes(base.SitesFileTestCase):
                 ({'chunk_size': '0'}, 'from 1 to 1024'),
                 ({'staging': 'staging'}, 'absolute path'),
                 ({'staging': '/a/../b'}, 'absolute path'),
+                ({'staging': '//'}, 'absolute path'),
+                ({'staging': '/a$b'}, 'absolute path'),
+                ({'staging': '"/a b"'}, 'absolute path'),
                 ({'cache_size': '1000000000'}, 'no use for an image cache'),
                 ({'operator': '{replicas: 99}'}, 'from 0 to 32'),
                 ({'operator': '{storage_request: lots}'}, 'cannot be'),
@@ -285,7 +291,7 @@ class TestMistakes(base.SitesFileTestCase):
                  'follows from the key sites'),
                 ({'glance': '{keystone_authtoken: {password: x}}'},
                  'is a secret'),
-                ({'glance': '{database: {connection: "mysql://a:b@c/d"}}'},
+                ({'glance': '{database: {connection: "mysql://a:b/@c/d"}}'},
                  'is a secret')):
             self.assertRefused(8, reason, one(**more))
         self.assertRefused(3, 'must be true or false',
@@ -340,3 +346,25 @@ class TestMistakes(base.SitesFileTestCase):
         self.assertRefused(2, 'cannot be the name', one('../x'))
         self.assertEqual(sorted([*before, 'sites.yaml']),
                          sorted(os.listdir(self.folder)))
+
+
+class TestAnyText(base.SitesFileTestCase):
+
+    # What an editor, or somebody hostile, may have made of a sites file.
+    @hypothesis.settings(max_examples=200, deadline=None)
+    @hypothesis.given(strategies.integers(0, len(base.SITES)),
+                      strategies.integers(0, 40),
+                      strategies.one_of(
+                          strategies.text(max_size=20),
+                          strategies.sampled_from([
+                              ': ', '- ', '{', '}', '[', ']', '\n', ' ', '"',
+                              '&a', '*a', '!!int ', '? ', '|\n', '%', '---\n',
+                              'null', '.nan', '0x10', '1e999', '9' * 400])))
+    def test_is_a_deployment_or_a_mistake(self, start, length, text):
+        whole = base.SITES[:start] + text + base.SITES[start + length:]
+        try:
+            found = load.build(self.path, sitesfile.parse(self.path, whole))
+        except sitesfile.Mistake as exc:
+            self.assertIsNotNone(exc.line)
+        else:
+            self.assertTrue(found.central.store)

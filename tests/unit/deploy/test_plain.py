@@ -212,6 +212,7 @@ class TestSitesDir(PlainTestCase):
         texts = self.rendered('dcn0', self.text)
         self.assertIn('enabled_backends = dcn0:dcn,central:dcn', texts[_API])
         self.assertNotIn('etc/glance/sites.d/dcn1.conf', texts)
+        self.assertNotIn('sites_dir', texts[_API])
 
 
 class TestNodes(PlainTestCase):

@@ -80,6 +80,7 @@ class TestForm(base.SitesFileTestCase):
 
     def test_control_characters(self):
         self.assertRefused(1, 'no YAML', 'a: "\x00"\n')
+        self.assertRefused(3, 'no YAML', 'a: \u00e9\u00e9\u00e9\n\nb: "\x1f"\n')
 
     def test_not_yaml(self):
         self.assertRefused(3, 'no YAML', 'a: 1\nb: 2\n\tc: 3\n')

@@ -1,0 +1,289 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Glances that are started with what glance-dcn renders, and nothing else.
+
+Central, an edge with a cluster and one without; then a fourth site comes to
+them by the sites file and the commands of the guide alone.
+"""
+
+import pathlib
+import tempfile
+import uuid
+
+import fixtures
+
+from lab import ceph
+from lab import process
+from lab import wsgi
+from tests.functional.api import base
+from tests.functional.api import client
+from tests.functional.api import databases
+from tests.functional.deploy import commands
+
+_SITES = """\
+paths:
+  glance: %(folder)s/etc/glance
+  ceph: %(folder)s/etc/ceph
+  state: %(folder)s/state
+  sites: %(folder)s/etc/glance/sites.d
+# For Glances beside each other on one machine.
+glance:
+  DEFAULT:
+    log_dir: %(folder)s/log
+  database:
+    connection: {file: database}
+  import_filtering_opts:
+    allowed_hosts: '[127.0.0.1]'
+    allowed_ports: '[]'
+  keystone_authtoken:
+    auth_type: password
+    auth_url: %(keystone)s
+    www_authenticate_uri: %(keystone)s
+    username: glance
+    password: {file: password}
+    project_name: service
+    user_domain_id: default
+    project_domain_id: default
+  oslo_concurrency:
+    lock_path: %(folder)s/locks
+  paste_deploy:
+    config_file: %(share)s/etc/glance/glance-api-paste.ini
+  task:
+    work_dir: %(folder)s/work
+  wsgi:
+    python_interpreter: %(python)s
+
+sites:
+- name: central
+  central: true
+  cluster:
+    conf: %(central)s
+    key: {file: %(central_key)s}
+  staging: %(folder)s/staging/central
+  workers: ['%(central_url)s']
+- name: dcn0
+  description: the first edge, "dcn0"
+  cluster:
+    conf: %(dcn0)s
+    key: {file: %(dcn0_key)s}
+  staging: %(folder)s/staging/dcn0
+  workers: ['%(dcn0_url)s']
+  limits: {max_transfers: 3}
+- name: far
+  staging: %(folder)s/staging/far
+  workers: ['%(far_url)s']
+  cache_size: 1073741824
+  glance:
+    DEFAULT: {image_cache_driver: sqlite}
+"""
+_USER = 'test-%s' % uuid.uuid4().hex[:8]
+
+
+class RenderedTest(base.ApiTestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        temporary = tempfile.TemporaryDirectory(prefix='rd-')
+        cls.addClassCleanup(temporary.cleanup)
+        cls.folder = pathlib.Path(temporary.name)
+        cls.path = cls.folder / 'sites.yaml'
+        database = databases.Database(base.lab(), cls.folder)
+        database.setUp()
+        cls.addClassCleanup(database.cleanUp)
+        process.write_private(cls.folder / 'database', database.url)
+        process.write_private(cls.folder / 'password',
+                              base.lab().keystone.service_password)
+        cls.ports = {}
+        for site in ('central', 'dcn0', 'far', 'dcn1'):
+            cls.ports[site] = process.free_port(taken=cls.ports.values())
+        cls.path.write_text(cls._sites())
+        for name in ('log', 'locks', 'work', 'state', 'staging/central',
+                     'staging/dcn0', 'staging/far', 'staging/dcn1'):
+            (cls.folder / name).mkdir(parents=True)
+        cls.render('central', '/')
+        for site in ('dcn0', 'far'):
+            cls.render(site, cls.folder / 'nodes' / site)
+        process.run([wsgi.BIN / 'glance-manage', '--config-dir',
+                     cls.etc('central'), 'db_sync'])
+        cls.services = {site: cls.start(site)
+                        for site in ('central', 'dcn0', 'far')}
+
+    @classmethod
+    def _sites(cls):
+        keystone = base.lab().keystone
+        values = {'folder': cls.folder, 'keystone': keystone.url,
+                  'share': wsgi.BIN.parent, 'python': wsgi.BIN / 'python'}
+        for site in ('central', 'dcn0', 'far'):
+            values['%s_url' % site] = ('http://127.0.0.1:%d'
+                                       % cls.ports[site])
+        for site in ('central', 'dcn0'):
+            cluster = base.lab().cluster(site)
+            values[site] = cluster.conf
+            values['%s_key' % site] = cluster.keyring('glance')
+        return _SITES % values
+
+    @classmethod
+    def run_command(cls, *argv, status=0):
+        found, out, err = commands.glance_dcn(cls.path, *map(str, argv))
+        if found != status:
+            raise AssertionError('%s: status %d\n%s%s' % (argv, found, out,
+                                                          err))
+        return out
+
+    @classmethod
+    def render(cls, site, output):
+        return cls.run_command('config', 'render', '--as', 'plain', '--site',
+                               site, '--output', output)
+
+    @classmethod
+    def root(cls, site):
+        """Return what a site's files were rendered into."""
+        return (pathlib.Path('/') if site == 'central'
+                else cls.folder / 'nodes' / site)
+
+    @classmethod
+    def etc(cls, site):
+        """Return the folder of a site's glance-api.conf."""
+        return cls.root(site) / str(cls.folder / 'etc/glance').lstrip('/')
+
+    @classmethod
+    def start(cls, site):
+        """Start the Glance of a site."""
+        service = wsgi.Service(
+            'rendered-%s' % site, 'glance.wsgi.api:application',
+            cls.folder / 'run' / site, cls.ports[site],
+            env={'OS_GLANCE_CONFIG_DIR': str(cls.etc(site))})
+        cls.addClassCleanup(service.stop)
+        with fixtures.EnvironmentVariable('HOME', str(cls.folder)):
+            service.start('/healthcheck')
+        return service
+
+    def setUp(self):
+        super().setUp()
+        self.addOnException(self._attach)
+        self.api = {site: client.Api(service.url, base.session())
+                    for site, service in self.services.items()}
+        self.data = base.random_data()
+
+    def _attach(self, _exc_info):
+        from testtools import content
+        for site, service in self.services.items():
+            self.addDetail(site, content.text_content(
+                service.daemon.tail(20000)))
+        for path in (self.folder / 'log').iterdir():
+            self.addDetail(path.name, content.text_content(
+                path.read_text(errors='replace')[-20000:]))
+
+    def test_1_stores(self):
+        for site, expected in (
+                ('central', {'central': 'central RBD store',
+                             'dcn0': 'the first edge, "dcn0"'}),
+                ('dcn0', {'dcn0': 'the first edge, "dcn0"',
+                          'central': 'central RBD store'}),
+                ('far', {'central': 'central RBD store'})):
+            found = self.api[site].stores()
+            self.assertEqual(expected, {
+                name: store['description'] for name, store in found.items()})
+            default = 'central' if site == 'far' else site
+            self.assertEqual([default], [
+                name for name, store in found.items()
+                if store.get('default')])
+            self.assertEqual(
+                {name: self.cluster(name).fsid for name in expected},
+                {name: store['properties']['fsid'] for name, store
+                 in self.api[site].stores(detail=True).items()})
+
+    def test_2_import_copy_and_clone(self):
+        image = self.uploaded(self.api['central'],
+                              self.converted(self.data, 'qcow2'), 'central',
+                              disk_format='qcow2')
+        self.assertEqual('raw', self.api['central'].images.get(
+            image)['disk_format'])
+        self.api['central'].images.image_import(image, 'copy-image',
+                                                stores=['dcn0'])
+        self.api['central'].wait(image, 'central', 'dcn0')
+        self.clone('dcn0', image)()
+        snapshot = self.uploaded(self.api['dcn0'], self.data, 'dcn0')
+        self.api['dcn0'].images.image_import(snapshot, 'copy-image',
+                                             stores=['central'])
+        self.api['dcn0'].wait(snapshot, 'dcn0', 'central')
+        self.assertStored(snapshot, self.data, 'dcn0', 'central')
+
+    def test_3_site_without_a_cluster_caches(self):
+        image = self.uploaded(self.api['central'], self.data, 'central')
+        for _ in range(2):
+            self.assertSame(self.data, self.api['far'].download(image))
+        cached = self.folder / 'state' / 'image-cache' / image
+        process.wait_for('the cached image', cached.exists, 20)
+        self.assertSame(self.data, cached.read_bytes())
+
+    def test_4_running_nodes_are_as_rendered(self):
+        for site in ('central', 'dcn0', 'far'):
+            self.assertEqual('Nothing differs.\n', self.run_command(
+                'config', 'diff', '--site', site, self.root(site)))
+
+    def test_5_a_fourth_site(self):
+        before = self.folder / 'sites.yaml.old'
+        before.write_text(self.path.read_text())
+        self._add_to_sites_file()
+        self._look_at_what_changes(before)
+        self.render('central', '/')
+        self.render('dcn1', self.folder / 'nodes/dcn1')
+        self.services['dcn1'] = self.start('dcn1')
+        process.wait_for('the new store at central, which runs', lambda:
+                         'dcn1' in self.api['central'].stores(), 20)
+        image = self.uploaded(self.api['central'], self.data, 'central')
+        self.api['central'].images.image_import(image, 'copy-image',
+                                                stores=['dcn1'])
+        self.api['central'].wait(image, 'central', 'dcn1')
+        self.assertStored(image, self.data, 'dcn1')
+        api = client.Api(self.services['dcn1'].url, base.session())
+        self.assertEqual({'dcn1', 'central'}, set(api.stores()))
+        self.assertSame(self.data, api.download(image))
+        for site in ('central', 'dcn0', 'far', 'dcn1'):
+            self.run_command('config', 'diff', '--site', site,
+                             self.root(site))
+
+    def _add_to_sites_file(self):
+        cluster = base.lab().cluster('dcn1')
+        admin = cluster.directory / 'ceph.client.admin.keyring'
+        keyring = self.folder / 'keys' / 'dcn1.keyring'
+        self.addCleanup(self._remove_user, cluster)
+        self.run_command(
+            'site', 'key', 'dcn1', '--ceph-conf', cluster.conf, '--keyring',
+            admin, '--user', _USER, '--pool', 'images', '--output', keyring)
+        self.run_command(
+            'site', 'import', 'dcn1', '--ceph-conf', cluster.conf, '--user',
+            _USER, '--keyring', keyring, '--worker',
+            'http://127.0.0.1:%d' % self.ports['dcn1'], '--add')
+
+    def _remove_user(self, cluster):
+        with cluster.connect() as rados:
+            ceph.command(rados, {'prefix': 'auth del',
+                                 'entity': 'client.' + _USER})
+
+    def _look_at_what_changes(self, before):
+        text = self.run_command('config', 'diff', '--from', before, status=1)
+        folder = str(self.folder).lstrip('/')
+        new = ['dcn1  added  %s/etc/%s' % (folder, name) for name in (
+            'ceph/central.client.glance.keyring', 'ceph/central.conf',
+            'ceph/dcn1.client.%s.keyring' % _USER, 'ceph/dcn1.conf',
+            'glance/glance-api.conf', 'glance/glance-image-import.conf')]
+        at_central = ['central  added  %s/etc/%s' % (folder, name)
+                      for name in ('ceph/dcn1.client.%s.keyring' % _USER,
+                                   'ceph/dcn1.conf',
+                                   'glance/sites.d/dcn1.conf')]
+        # Where nothing is changed, nothing need be restarted.
+        self.assertEqual(at_central + new, text.splitlines())
