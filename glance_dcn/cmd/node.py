@@ -29,7 +29,7 @@ _FILES = ('glance-image-import.conf', 'glance-api.conf')
 #: Stores that Glance makes for itself: those of
 # glance.common.wsgi_app.RESERVED_STORES, whose import would start Glance.
 RESERVED = {'os_glance_staging_store': 'file',
-             'os_glance_tasks_store': 'file'}
+            'os_glance_tasks_store': 'file'}
 _TYPES = ('dcn', 'rbd')
 _GROUP = 'glance_dcn'
 # What a store that says nothing has.

@@ -37,6 +37,12 @@ mon_host = %(mon_host)s
 [client.%(user)s]
 keyring = %(keyring)s
 """
+_SITE = """\
+- name: %(name)s
+  central: %(central)s
+  cluster: {conf: %(conf)s, user: glance, key: {file: %(key)s}}
+  workers: ['%(url)s']
+"""
 
 
 class CheckTestCase(operate.CommandTestCase):
@@ -122,6 +128,22 @@ class HealthyTest(CheckTestCase):
         self.assertEqual(0, status)
         self.assertIn('dcn0  login       ok  as client.glance', out)
         self.assertIn('2 ok, 0 warnings, 0 failures', out)
+
+    def test_sites_file(self):
+        path = self.folder / 'sites.yaml'
+        path.write_text('paths: {ceph: %s}\nsites:\n%s' % (
+            self.cluster('central').etc, ''.join(
+                _SITE % {'name': site, 'conf': self.cluster(site).conf,
+                         'central': str(site == 'central').lower(),
+                         'key': self.cluster(site).keyring('glance'),
+                         'url': self.lab.glance(site).url}
+                for site in base.SITES)))
+        found = self.check(base.rbd_stores(), '--sites', path, '--only',
+                           'fsid,glance', expect=0)
+        self.assertFound(found)
+        self.assertEqual(
+            {(site, check) for site in base.SITES
+             for check in ('fsid', 'glance')}, set(found))
 
     def test_no_such_site(self):
         status, _out, _seconds = self.run_command(
