@@ -60,6 +60,14 @@ class Maker:
         """
         return self._settings()['fsid']
 
+    @property
+    def keyrings(self):
+        """Paths one of which must be there; none if no keyring is needed.
+
+        :raises Misconfigured: if the conf file cannot be read
+        """
+        return self._settings()['keyrings']
+
     def check_files(self):
         """Return if conf file and keyring are there; costs two looks at files.
 
@@ -134,12 +142,14 @@ class Maker:
         user = 'client.%s' % client.rados_id
         keyrings = _paths(client.conf_get('keyring'))
         if all(_why_unreadable(path) for path in keyrings):
-            return self._no_keyring(errors.Misconfigured, user, keyrings)
+            return self._no_keyring(errors.Refused, user, keyrings)
         if code in (errno.EPERM, errno.EACCES):
-            reason = 'the cluster refuses %s (%s)' % (user, exc)
-        else:
-            reason = 'cannot connect as %s (%s)' % (user, exc)
-        return errors.Misconfigured(self.store, reason, self._user_remedy)
+            return errors.Refused(
+                self.store, 'the cluster refuses %s (%s)' % (user, exc),
+                self._user_remedy)
+        return errors.Misconfigured(
+            self.store, 'cannot connect as %s (%s)' % (user, exc),
+            self._user_remedy)
 
     def _settings(self):
         """Return what the conf file says, as a dict."""
@@ -188,7 +198,7 @@ class Maker:
         actual = client.get_fsid()
         if configured not in (None, '', _NO_FSID, actual):
             client.shutdown()
-            raise errors.Misconfigured(
+            raise errors.WrongCluster(
                 self.store, 'the cluster that answers has fsid %s, but %s '
                 'says %s' % (actual, self.conf_file, configured),
                 'rbd_store_ceph_conf in [%s] must name a conf file with the '

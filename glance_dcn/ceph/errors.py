@@ -45,6 +45,14 @@ class NotDeployed(Misconfigured):
     """The store's conf file or keyring is not there, or not yet."""
 
 
+class Refused(Misconfigured):
+    """The cluster refuses the user, or the user has no key to show."""
+
+
+class WrongCluster(Misconfigured):
+    """The cluster that answers is not the one that the conf file names."""
+
+
 class Unreachable(ClusterError):
     """The cluster does not answer.
 

@@ -21,22 +21,28 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 
 from oslo_config import cfg
 
+from glance_dcn.cmd import check
 from glance_dcn.cmd import config
+from glance_dcn.cmd import metrics
+from glance_dcn.cmd import node
 from glance_dcn.cmd import owed
 from glance_dcn.cmd import site
+from glance_dcn.cmd import status
+from glance_dcn.cmd import validate
 from glance_dcn.sites import worker
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 FAILED = 2
+#: Exit status after Ctrl-C.
+INTERRUPTED = 130
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
-_COMMANDS = (config, owed, site)
-# Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
-_FILES = ('glance-image-import.conf', 'glance-api.conf')
+_COMMANDS = (check, config, metrics, owed, site, status, validate)
 
 
 def main(argv=None):
@@ -51,6 +57,8 @@ def main(argv=None):
     if not args.debug:
         # About drivers of other types that lack a library.
         logging.getLogger('stevedore').setLevel(logging.CRITICAL)
+        # About what Glance's libraries use.
+        warnings.simplefilter('ignore')
     # It looks at the sites; their work is done by Glance.
     worker.enabled = False
     try:
@@ -61,7 +69,23 @@ def main(argv=None):
         print('glance-dcn: the configuration of Glance cannot be used: %s'
               % exc, file=sys.stderr)
         return FAILED
-    return args.run(args)
+    try:
+        result = args.run(args)
+    except KeyboardInterrupt:
+        result = INTERRUPTED
+    if argv is None:
+        _leave(result)
+    return result
+
+
+def _leave(status):
+    """End the process, whatever its threads are doing.
+
+    Those that wait for a site that hangs would be waited for.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _parser():
@@ -88,21 +112,8 @@ def _parser():
 
 def _set_up_stores(args):
     """Have glance_store configure the stores, as Glance does."""
-    from glance.common import config
     import glance_store
-    arguments = ['--config-file=%s' % path for path in args.config_file]
-    arguments += ['--config-dir=%s' % path for path in args.config_dir]
-    config.parse_args(args=arguments,
-                      default_config_files=_default_files())
+    node.read(args)
     glance_store.register_store_opts(cfg.CONF)
     if not glance_store.create_multi_stores(cfg.CONF):
         raise cfg.Error('no store of enabled_backends is usable')
-
-
-def _default_files():
-    """Return the configuration files Glance would read."""
-    folder = os.environ.get('OS_GLANCE_CONFIG_DIR', '').strip()
-    if not folder:
-        return cfg.find_config_files(project='glance', prog='glance-api')
-    files = [os.path.join(folder, name) for name in _FILES]
-    return [path for path in files if os.path.exists(path)]

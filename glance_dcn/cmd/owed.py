@@ -15,11 +15,11 @@
 import argparse
 from concurrent import futures
 import dataclasses
-import json
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
+from glance_dcn.cmd import output
 from glance_dcn.sites import intents
 from glance_dcn.sites import owed
 
@@ -49,8 +49,7 @@ def register(subparsers):
                     'images of dead writers, and images in the trash that '
                     'still have clones.',
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--format', choices=('table', 'json'),
-                        default='table', help='form of the output')
+    output.add_format(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
                         help='only of this store; may be given several times')
     parser.add_argument('--all', action='store_true',
@@ -64,7 +63,7 @@ def run(args):
              if not args.site or name in args.site]
     found, unread = collect(sites, args.all)
     if args.format == 'json':
-        print(json.dumps({'owed': found, 'unread': unread}, indent=1))
+        print(output.text({'owed': found, 'unread': unread}))
     else:
         _print_table(found, unread)
     default = owed.ledger.default
@@ -121,13 +120,10 @@ def _shown(site, place, record):
 
 
 def _print_table(found, unread):
-    rows = [[str(entry[name] or '-') for name in _COLUMNS] for entry in found]
-    if rows:
-        rows.insert(0, [name.upper() for name in _COLUMNS])
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        for row in rows:
-            print('  '.join(text.ljust(width)
-                            for text, width in zip(row, widths)).rstrip())
+    if found:
+        print(output.table(_COLUMNS, [[entry[name] or None
+                                       for name in _COLUMNS]
+                                      for entry in found]))
     else:
         print('Nothing is owed to any site.')
     for entry in unread:

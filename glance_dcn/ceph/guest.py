@@ -1,0 +1,134 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Doing at a site what Nova does there: clone an image, snapshot a disk."""
+
+import contextlib
+import hashlib
+
+import rados
+import rbd
+
+from glance_dcn.ceph import client as clients
+from glance_dcn.ceph import images
+
+#: What every function of this module raises when the cluster refuses.
+Error = (rados.Error, rbd.Error)
+#: That which is raised when the user has no right.
+Refused = rbd.PermissionError
+
+# Seconds that one request to an OSD may take.
+_IO_TIMEOUT = 60
+_CHUNK = 8 << 20
+
+
+class Guest:
+    """A site as a compute node uses it; it must be closed.
+
+    :param name: of the site
+    :param conf_file: path of the cluster's conf file, or ''
+    :param pool: of images
+    :param user: cephx user without ``client.``
+    :param disks: pool of disks
+    :param timeout: seconds to wait for the monitors
+    :raises glance_dcn.ceph.errors.ClusterError: if the cluster cannot be used
+    """
+
+    def __init__(self, name, conf_file, pool, user, disks, timeout):
+        self.name = name
+        self.pool = pool
+        maker = clients.Maker(name, conf_file, user, timeout)
+        with contextlib.ExitStack() as stack:
+            client = maker.connect(_IO_TIMEOUT)
+            stack.callback(client.shutdown)
+            self._images = stack.enter_context(maker.open_pool(client, pool))
+            self._disks = stack.enter_context(maker.open_pool(client, disks))
+            self.fsid = client.get_fsid()
+            self._stack = stack.pop_all()
+
+    def close(self):
+        """Give the connection back."""
+        self._stack.close()
+
+    def clone(self, image, disk):
+        """Clone an image copy-on-write, and return what its parent is.
+
+        :param image: name of the image
+        :param disk: name of the clone
+        """
+        rbd.RBD().clone(self._images, image, images.SNAPSHOT, self._disks,
+                        disk)
+        with rbd.Image(self._disks, disk, read_only=True) as opened:
+            return tuple(opened.parent_info())
+
+    def write(self, disk, data, offset):
+        """Write to a disk, as its guest does."""
+        with rbd.Image(self._disks, disk) as opened:
+            opened.write(data, offset)
+
+    def digest(self, image, disk=False):
+        """Return the SHA-256 of all of an image, or of a disk."""
+        digest = hashlib.sha256()
+        with rbd.Image(self._disks if disk else self._images, image,
+                       read_only=True) as opened:
+            if not disk:
+                opened.set_snap(images.SNAPSHOT)
+            for offset in range(0, opened.size(), _CHUNK):
+                digest.update(opened.read(
+                    offset, min(_CHUNK, opened.size() - offset)))
+        return digest.hexdigest()
+
+    def is_protected(self, image):
+        """Return whether an image is published as clones need it."""
+        with rbd.Image(self._images, image, read_only=True) as opened:
+            return opened.is_protected_snap(images.SNAPSHOT)
+
+    def snapshot(self, disk, name, image):
+        """Make an image of a disk, as Nova does in direct_snapshot().
+
+        :param disk: name of the disk
+        :param name: of the snapshot of the disk, which does not stay
+        :param image: name of the new image
+        """
+        with rbd.Image(self._disks, disk) as opened:
+            opened.create_snap(name)
+            opened.protect_snap(name)
+        try:
+            rbd.RBD().clone(self._disks, disk, name, self._images, image)
+            with rbd.Image(self._images, image) as opened:
+                opened.flatten()
+                opened.create_snap(images.SNAPSHOT)
+                opened.protect_snap(images.SNAPSHOT)
+        finally:
+            self._forget_snapshot(disk, name)
+
+    def _forget_snapshot(self, disk, name):
+        with contextlib.suppress(*Error):
+            with rbd.Image(self._disks, disk) as opened:
+                opened.unprotect_snap(name)
+                opened.remove_snap(name)
+
+    def remove_disk(self, disk):
+        """Remove a disk; one that is gone is no error."""
+        with contextlib.suppress(rbd.ImageNotFound):
+            rbd.RBD().remove(self._disks, disk)
+
+    def remove_image(self, image):
+        """Remove an image that Glance does not know of, if it is there."""
+        with contextlib.suppress(rbd.ImageNotFound):
+            images.remove(self._images, image, images.SNAPSHOT)
+
+    def has(self, image):
+        """Return whether there is an image, or one in the trash."""
+        return (image in rbd.RBD().list(self._images)
+                or any(entry['name'] == image
+                       for entry in rbd.RBD().trash_list(self._images)))

@@ -1,0 +1,295 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Trying out what a user may do in a pool, and how fast the pool is.
+
+It is done with scratch images and objects whose names begin with
+:data:`PREFIX`, which nobody can take for an image of Glance's. They are
+removed at once, and by the next trial if a process was killed before it
+could.
+"""
+
+import contextlib
+import datetime
+import errno
+import json
+import logging
+import os
+import socket
+import time
+import uuid
+
+import rados
+import rbd
+
+from glance_dcn.ceph import images
+
+LOG = logging.getLogger(__name__)
+
+#: What every function of this module raises when the cluster refuses.
+Error = (rados.Error, rbd.Error)
+#: What names of scratch images and objects begin with.
+PREFIX = 'glance-dcn-scratch-'
+
+_SIZE = 4 << 20
+_BLOCK = b'glance-dcn' * 409 + b'glance'
+# Seconds after which a scratch image is that of a process that was killed.
+_OLD = 900
+# Sizes of what is written and read to see how fast that goes; each follows
+# while those before it took less than a second together.
+_SAMPLES = (256 << 10, 1 << 20, 4 << 20, 4 << 20)
+_ENOUGH = 1.0
+_STATS = 5
+
+
+class Refused(Exception):
+    """The user may not do something.
+
+    :ivar right: what, as a verb
+    :ivar error: what the cluster said
+    """
+
+    def __init__(self, right, error):
+        super().__init__('%s: %s' % (right, error))
+        self.right = right
+        self.error = error
+
+
+def rights(ioctx, going_on=lambda: True):
+    """Do to a scratch image whatever Glance does to images.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param going_on: function that tells whether to go on
+    :returns: list of what was done, as verbs
+    :raises Refused: at the first that the cluster refuses
+    """
+    name = '%s%s' % (PREFIX, uuid.uuid4().hex)
+    done = []
+
+    def do(right, function, *args):
+        if not going_on():
+            raise InterruptedError('told to end')
+        try:
+            function(*args)
+        except Error as exc:
+            raise Refused(right, exc) from exc
+        if right not in done:
+            done.append(right)
+
+    try:
+        _try_image(ioctx, name, do)
+        _try_clone(ioctx, name, do)
+    finally:
+        remove(ioctx, name)
+    # It is told of nothing that could not be removed.
+    do('remove', _expect_gone, ioctx, name)
+    return done
+
+
+def _try_image(ioctx, name, do):
+    do('create', images.create, ioctx, name, _SIZE, 22,
+       rbd.RBD_FEATURE_LAYERING)
+    with contextlib.ExitStack() as stack:
+        do('write', lambda: _write(stack, ioctx, name))
+        do('read', _read, ioctx, name)
+    with rbd.Image(ioctx, name) as image:
+        do('snapshot', image.create_snap, images.SNAPSHOT)
+        do('protect', image.protect_snap, images.SNAPSHOT)
+
+
+def _write(stack, ioctx, name):
+    image = stack.enter_context(rbd.Image(ioctx, name))
+    image.write(_BLOCK, 0)
+
+
+def _read(ioctx, name):
+    with rbd.Image(ioctx, name, read_only=True) as image:
+        if image.read(0, len(_BLOCK)) != _BLOCK:
+            raise rbd.OSError('what is read is not what was written',
+                              errno=errno.EIO)
+
+
+def _try_clone(ioctx, name, do):
+    clone = name + '-clone'
+    do('clone', rbd.RBD().clone, ioctx, name, images.SNAPSHOT, ioctx, clone)
+    identity = images.identify(ioctx, clone)
+    do('trash', rbd.RBD().trash_move, ioctx, clone)
+    do('trash', rbd.RBD().trash_remove, ioctx, identity)
+    with rbd.Image(ioctx, name) as image:
+        do('unprotect', image.unprotect_snap, images.SNAPSHOT)
+        do('unprotect', image.remove_snap, images.SNAPSHOT)
+    do('remove', rbd.RBD().remove, ioctx, name)
+
+
+def _expect_gone(ioctx, name):
+    try:
+        with rbd.Image(ioctx, name, read_only=True):
+            raise rbd.OSError('it is still there', errno=errno.EBUSY)
+    except rbd.ImageNotFound:
+        pass
+
+
+def remove(ioctx, name):
+    """Remove a scratch image with whatever became of it; nothing is raised.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param name: its name
+    """
+    for entry in _trashed(ioctx):
+        if entry['name'].startswith(name):
+            with contextlib.suppress(*Error):
+                rbd.RBD().trash_remove(ioctx, entry['id'], force=True)
+    for each in (name + '-clone', name):
+        try:
+            images.remove(ioctx, each, images.SNAPSHOT)
+        except rbd.ImageNotFound:
+            pass
+        except (images.InUse, *Error) as exc:
+            LOG.debug('Scratch image %s cannot be removed: %s', each, exc)
+
+
+def sweep(ioctx):
+    """Remove what earlier trials had to leave; nothing is raised.
+
+    :param ioctx: rados.Ioctx of the pool
+    """
+    with contextlib.suppress(*Error):
+        for name in rbd.RBD().list(ioctx):
+            if name.startswith(PREFIX) and _is_old(ioctx, name):
+                remove(ioctx, name.removesuffix('-clone'))
+        now = _now()
+        for entry in _trashed(ioctx):
+            if (entry['name'].startswith(PREFIX) and (
+                    now - entry['deletion_time']).total_seconds() > _OLD):
+                rbd.RBD().trash_remove(ioctx, entry['id'], force=True)
+
+
+def _trashed(ioctx):
+    try:
+        return list(rbd.RBD().trash_list(ioctx))
+    except Error:
+        return []
+
+
+def _now():
+    """Return the time in UTC, naive as librbd gives it."""
+    return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+
+
+def _is_old(ioctx, name):
+    try:
+        with rbd.Image(ioctx, name, read_only=True) as image:
+            age = _now() - image.create_timestamp()
+            return age.total_seconds() > _OLD
+    except rbd.ImageNotFound:
+        # One whose maker died while creating it cannot be opened.
+        return True
+
+
+def round_trip(ioctx):
+    """Return the seconds that the smallest question to an OSD takes.
+
+    :param ioctx: rados.Ioctx of the pool
+    :raises rados.Error: if there is no answer
+    """
+    best = None
+    for _attempt in range(_STATS):
+        began = time.monotonic()
+        try:
+            ioctx.stat(PREFIX + 'none')
+        except rados.ObjectNotFound:
+            pass
+        seconds = time.monotonic() - began
+        best = seconds if best is None else min(best, seconds)
+    return best
+
+
+def throughput(ioctx):
+    """Return the bytes per second of writing and reading, one at a time.
+
+    It takes a few seconds at most where the pool writes 256 KiB in one.
+
+    :param ioctx: rados.Ioctx of the pool
+    :returns: tuple of two floats
+    :raises rados.Error: if it fails
+    """
+    name = '%s%s' % (PREFIX, uuid.uuid4().hex)
+    try:
+        written = _rate(lambda data: ioctx.write_full(name, data))
+        length, _mtime = ioctx.stat(name)
+        read = _rate(lambda data: ioctx.read(name, min(len(data), length)),
+                     length)
+    finally:
+        with contextlib.suppress(rados.Error):
+            ioctx.remove_object(name)
+    return written, read
+
+
+def _rate(move, most=_SAMPLES[-1]):
+    best = spent = 0.0
+    for size in _SAMPLES:
+        size = min(size, most)
+        data = os.urandom(size)
+        began = time.monotonic()
+        move(data)
+        seconds = max(time.monotonic() - began, 1e-6)
+        best = max(best, size / seconds)
+        spent += seconds
+        if spent > _ENOUGH:
+            break
+    return best
+
+
+def room(client):
+    """Return the bytes that a cluster has and that are free.
+
+    :param client: connected rados.Rados
+    :returns: tuple of both; (None, None) of a cluster that does not count,
+        as its managers are away
+    :raises rados.Error: if the user may not ask
+    """
+    stats = client.get_cluster_stats()
+    if not stats['kb']:
+        return None, None
+    return stats['kb'] << 10, stats['kb_avail'] << 10
+
+
+def monitors(client):
+    """Return the addresses of all monitors of a cluster.
+
+    :param client: connected rados.Rados
+    :returns: list of (name, list of (host, port))
+    :raises rados.Error: if there is no answer
+    """
+    code, text, error = client.mon_command(
+        json.dumps({'prefix': 'mon dump', 'format': 'json'}), b'')
+    if code:
+        raise rados.OSError('mon dump: %s' % error, errno=-code)
+    found = []
+    for entry in json.loads(text)['mons']:
+        places = [place['addr'].rpartition(':') for place in
+                  entry['public_addrs']['addrvec']]
+        found.append((entry['name'], [
+            (host.strip('[]'), int(port)) for host, _, port in places]))
+    return found
+
+
+def answers(host, port, timeout):
+    """Return why nothing listens at an address, or None if something does.
+
+    :param timeout: seconds to wait
+    """
+    try:
+        socket.create_connection((host, port), timeout).close()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None

@@ -1,0 +1,311 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Checks of one site's cluster, in the order in which they are made."""
+
+import os
+import stat
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import fsids
+from glance_dcn.ceph import health
+from glance_dcn.ceph import probe
+from glance_dcn.ceph import trial
+from glance_dcn.checks import registry
+
+FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
+Found = registry.Found
+
+# Seconds; bytes per second; parts of a cluster.
+_FAR = .25
+_SLOW = 1 << 20
+_TIGHT = .1
+# Seconds for each monitor.
+_KNOCK = 2
+_CAPS = ('on the cluster, run "ceph auth caps %(user)s mon \'profile rbd\' '
+         'osd \'profile rbd pool=%(pool)s\'", with what else the user needs')
+
+
+@registry.check(
+    'conf', SITE, 'The conf file of the cluster can be read by Glance',
+    absent=(FAIL, 'conf file %(path)s is not there',
+            'put it there, or correct rbd_store_ceph_conf in [%(site)s]'),
+    unreadable=(FAIL, 'conf file %(path)s cannot be read by user %(user)s '
+                '(%(error)s)', 'give the user the right to read it and to '
+                'enter its folders'),
+    writable=(WARN, 'conf file %(path)s may be written by everybody (mode '
+              '%(mode)s)', 'chmod o-w %(path)s: it decides which files '
+              'librados reads'),
+    unusable=(FAIL, 'conf file %(path)s is not usable: %(error)s',
+              'compare it with the one of the installation guide'),
+    no_fsid=(WARN, 'conf file %(path)s names no fsid',
+             'write the fsid of the cluster, which "ceph fsid" shows, into '
+             'its [global]: without it Glance must reach the site to know '
+             'which images are there'))
+def conf(site):
+    """Look at the conf file."""
+    path = site.target.conf_file
+    if path:
+        _readable(site, path)
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & stat.S_IWOTH:
+            raise Found('writable', path=path, mode='%o' % mode)
+    try:
+        fsid = site.maker.fsid
+    except errors.ClusterError as exc:
+        raise Found('unusable', path=path or 'ceph.conf', error=exc.reason)
+    if not fsid:
+        raise Found('no_fsid', path=path or 'ceph.conf')
+    return path or 'found by librados'
+
+
+def _readable(site, path):
+    if not os.path.exists(path):
+        raise Found('absent', path=path)
+    error = site.access.why_unreadable(path)
+    if error:
+        raise Found('unreadable', path=path, user=site.access.user,
+                    error=error)
+
+
+@registry.check(
+    'keyring', SITE, 'The keyring can be read by Glance, and by few others',
+    needs=('conf',),
+    absent=(FAIL, 'no keyring of %(user)s is there (%(path)s)',
+            'put it there, or name it as keyring under [%(user)s] in the '
+            'conf file, or correct rbd_store_user in [%(site)s]'),
+    unreadable=(FAIL, 'keyring %(path)s cannot be read by user %(user)s '
+                '(%(error)s)', 'chown root:%(user)s %(path)s; chmod 0640 '
+                '%(path)s'),
+    open=(WARN, 'keyring %(path)s can be read by everybody (mode %(mode)s)',
+          'chmod 0640 %(path)s, and chown it to the group of Glance\'s user: '
+          'whoever has the key can change every image of the site'))
+def keyring(site):
+    """Look at the keyring."""
+    paths = site.maker.keyrings
+    if not paths:
+        return 'none is needed'
+    there = [path for path in paths if os.path.exists(path)]
+    if not there:
+        raise Found('absent', user=site.user, path=', '.join(paths))
+    path = there[0]
+    error = site.access.why_unreadable(path)
+    if error:
+        raise Found('unreadable', path=path, user=site.access.user,
+                    error=error)
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if mode & stat.S_IROTH:
+        raise Found('open', path=path, mode='%o' % mode)
+    return '%s, mode %o' % (path, mode)
+
+
+@registry.check(
+    'monitors', SITE, 'The monitors can be reached', needs=('conf',),
+    silent=(FAIL, 'the site cannot be reached: %(error)s',
+            'see that the site is up, that the ports of its monitors (3300, '
+            '6789) can be reached from this node, and mon_host in the conf '
+            'file'),
+    some=(WARN, '%(silent)s of %(all)d monitors cannot be reached: '
+          '%(which)s', 'see that those monitors are up and can be reached '
+          'from this node: should the others fail, the site is lost to it'))
+def monitors(site):
+    """Connect, and knock at each monitor there is."""
+    try:
+        site.connect()
+    except errors.Unreachable as exc:
+        raise Found('silent', error=exc.reason)
+    except errors.ClusterError as exc:
+        # They answered: what they said is told by the checks that follow.
+        site.error = exc
+        return 'they answer'
+    try:
+        found = trial.monitors(site.client)
+    except trial.Error:
+        return 'they answer'
+    silent = {}
+    for name, places in found:
+        why = [trial.answers(host, port, _KNOCK) for host, port in places]
+        if all(why):
+            silent[name] = why[0]
+    if silent:
+        raise Found('some', silent=len(silent), all=len(found),
+                    which=', '.join('%s (%s)' % item
+                                    for item in sorted(silent.items())))
+    return 'all %d answer' % len(found)
+
+
+@registry.check(
+    'login', SITE, 'The cluster knows the user and its key',
+    needs=('keyring', 'monitors'),
+    refused=(FAIL, 'the user is refused: %(error)s',
+             'compare key and caps that "ceph auth get %(user)s" shows on the '
+             'cluster with the keyring, or correct rbd_store_user in '
+             '[%(site)s]'),
+    failed=(FAIL, 'cannot log in: %(error)s',
+            'see the conf file and keyring of [%(site)s]'))
+def login(site):
+    """Tell whether the cluster took the key."""
+    if isinstance(site.error, errors.Refused):
+        raise Found('refused', error=site.error.reason, user=site.user)
+    if site.error and not isinstance(site.error, errors.WrongCluster):
+        raise Found('failed', error=site.error.reason)
+    return 'as %s' % site.user
+
+
+@registry.check(
+    'fsid', SITE, 'The cluster is the one the configuration means',
+    needs=('login',),
+    other=(FAIL, 'it is another cluster: %(error)s',
+           'rbd_store_ceph_conf in [%(site)s] must name a conf file with the '
+           'fsid and mon_host of one cluster'),
+    unlike=(FAIL, 'the cluster that answers has fsid %(found)s, but the sites '
+            'file says %(wanted)s', 'correct the sites file, or the conf '
+            'file of the site'))
+def fsid(site):
+    """Compare the fsid with what is expected."""
+    if site.error:
+        raise Found('other', error=site.error.reason)
+    if site.target.fsid not in (None, site.fsid):
+        raise Found('unlike', found=site.fsid, wanted=site.target.fsid)
+    return site.fsid
+
+
+@registry.check(
+    'pool', SITE, 'The pool is there, and its OSDs answer', needs=('fsid',),
+    absent=(FAIL, 'the cluster has no pool %(pool)s',
+            'correct rbd_store_pool in [%(site)s], or create it: "ceph osd '
+            'pool create %(pool)s" and "rbd pool init %(pool)s"'),
+    refused=(FAIL, 'pool %(pool)s refuses %(user)s (%(error)s)', _CAPS),
+    silent=(FAIL, 'the OSDs of pool %(pool)s do not answer (%(error)s)',
+            'see with "ceph -s" whether the cluster is healthy, and that the '
+            'ports of its OSDs can be reached from this node'))
+def pool(site):
+    """Open the pool, and ask its OSDs."""
+    names = {'pool': site.target.pool, 'user': site.user}
+    try:
+        site.open()
+    except errors.Unreachable as exc:
+        raise Found('silent', error=exc.reason, **names)
+    except errors.Misconfigured:
+        raise Found('absent', **names)
+    try:
+        probe.ask(site.ioctx)
+    except trial.Error as exc:
+        if abs(exc.errno or 0) in (1, 13):
+            raise Found('refused', error=exc, **names)
+        raise Found('silent', error=exc, **names)
+    if site.target.default:
+        try:
+            site.kept = fsids.load(site.ioctx)
+        except fsids.Error:
+            site.kept = None
+    return site.target.pool
+
+
+@registry.check(
+    'rights', SITE, 'The user may do to images what Glance does',
+    needs=('pool',),
+    missing=(FAIL, '%(user)s may not %(right)s images in pool %(pool)s '
+             '(%(error)s)', _CAPS),
+    failed=(FAIL, 'a scratch image in pool %(pool)s: %(right)s failed '
+            '(%(error)s)', 'see with "ceph -s" whether the cluster is '
+            'healthy and has room'))
+def rights(site):
+    """Do to a scratch image whatever Glance does."""
+    trial.sweep(site.ioctx)
+    try:
+        done = trial.rights(site.ioctx, site.going_on)
+    except trial.Refused as exc:
+        code = abs(exc.error.errno or 0)
+        raise Found('missing' if code in (1, 13) else 'failed',
+                    user=site.user, pool=site.target.pool, right=exc.right,
+                    error=exc.error)
+    return ', '.join(done)
+
+
+@registry.check(
+    'round-trip', SITE, 'The site is near enough', needs=('pool',),
+    far=(WARN, 'a round trip takes %(ms).0f ms',
+         'nothing fails for that, but to open an image takes a dozen round '
+         'trips: see whether the way to the site is the right one'))
+def round_trip(site):
+    """Measure the smallest question to an OSD."""
+    seconds = trial.round_trip(site.ioctx)
+    site.measured('round-trip', seconds=seconds)
+    if seconds > _FAR:
+        raise Found('far', ms=1000 * seconds)
+    return '%.1f ms' % (1000 * seconds)
+
+
+@registry.check(
+    'throughput', SITE, 'Data moves at a fair rate', needs=('rights',),
+    slow=(WARN, 'one request at a time moves %(write).2f MiB/s there and '
+          '%(read).2f MiB/s back', 'an image takes that long: see the '
+          'bandwidth of the way to the site, and who else uses it'))
+def throughput(site):
+    """Measure writing and reading of a scratch object."""
+    write, read = trial.throughput(site.ioctx)
+    site.measured('throughput', write=write, read=read)
+    rates = {'write': write / (1 << 20), 'read': read / (1 << 20)}
+    if min(write, read) < _SLOW:
+        raise Found('slow', **rates)
+    return ('%(write).0f MiB/s there, %(read).0f MiB/s back, one request at '
+            'a time' % rates)
+
+
+@registry.check(
+    'room', SITE, 'The cluster has room', needs=('pool',),
+    tight=(WARN, '%(free).1f GiB of %(total).1f GiB are free',
+           'delete images or add OSDs: a full cluster takes no more'))
+def room(site):
+    """Look at what is free."""
+    try:
+        total, free = trial.room(site.client)
+    except trial.Error:
+        return 'the user may not ask'
+    if total is None:
+        return 'the cluster does not say, as it has no manager'
+    site.measured('room', total=total, free=free)
+    figures = {'free': free / (1 << 30), 'total': total / (1 << 30)}
+    if free < _TIGHT * total:
+        raise Found('tight', **figures)
+    return '%(free).1f GiB of %(total).1f GiB are free' % figures
+
+
+@registry.check(
+    'own-pool', registry.ALL, 'No other site has the same pool, and the '
+    'cluster is that of yesterday',
+    twin=(FAIL, 'it has pool %(pool)s of cluster %(fsid)s, which is that of '
+          'site %(other)s already', 'correct rbd_store_ceph_conf or '
+          'rbd_store_pool in [%(site)s]: the two would delete each other\'s '
+          'images'),
+    same=(WARN, 'its cluster %(fsid)s is that of site %(other)s too',
+          'correct rbd_store_ceph_conf in [%(site)s], unless two sites share '
+          'a cluster on purpose'),
+    changed=(FAIL, 'its cluster has fsid %(fsid)s, and had fsid %(kept)s '
+             'since %(since)s', 'if the site was rebuilt, and what it held is '
+             'lost, run "glance-dcn site accept %(site)s"; if not, correct '
+             'rbd_store_ceph_conf in [%(site)s]'))
+def own_pool(subject):
+    """Compare the cluster with those of the others, and with what is kept."""
+    site = subject.site
+    for other in subject.others:
+        if other.fsid == site.fsid and other.target.pool == site.target.pool:
+            raise Found('twin', pool=site.target.pool, fsid=site.fsid,
+                        other=other.name)
+    if subject.kept and subject.kept[0] != site.fsid:
+        raise Found('changed', fsid=site.fsid, kept=subject.kept[0],
+                    since=health.format_time(subject.kept[1]))
+    for other in subject.others:
+        if other.fsid == site.fsid:
+            raise Found('same', fsid=site.fsid, other=other.name)
+    return 'cluster and pool are its own'

@@ -1,0 +1,346 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Checks of the configuration of the Glance on this node, and of Glances."""
+
+import os
+import socket
+import sys
+import urllib.parse
+
+from oslo_utils import units
+import requests
+
+from glance_dcn.checks import registry
+from glance_dcn import plugins
+from glance_dcn.status import inventory
+
+FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
+Found = registry.Found
+
+STAGING = 'os_glance_staging_store'
+
+_CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
+_STAGING_PLUGIN = 'dcn_distributed_staging'
+_DECOMPRESSION = 'image_decompression'
+# Of file systems that are on another host, as the kernel names them.
+_REMOTE = frozenset((
+    '9p', 'afs', 'beegfs', 'ceph', 'cifs', 'fuse.ceph', 'fuse.glusterfs',
+    'fuse.s3fs', 'fuse.sshfs', 'gfs2', 'glusterfs', 'gpfs', 'lustre', 'ncpfs',
+    'nfs', 'nfs4', 'ocfs2', 'smb3', 'smbfs'))
+_MOUNTS = '/proc/self/mountinfo'
+# Below it nothing at all can be staged.
+_LEAST = units.Gi
+# Seconds that a Glance has to answer.
+_PATIENCE = 4
+
+
+@registry.check(
+    'stores', NODE, 'Every store is known, and one of them is the default',
+    none=(FAIL, 'no store of enabled_backends is of type dcn',
+          'set enabled_backends = central:dcn, dcn0:dcn, ... in [DEFAULT]'),
+    default=(FAIL, 'default_backend is %(default)r, which is no store of '
+             'enabled_backends', 'name one of %(stores)s as default_backend '
+             'in [glance_store]'),
+    driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
+            'into the Python that Glance runs in (%(python)s)'))
+def stores(node):
+    """Look at enabled_backends."""
+    backends = node.conf.enabled_backends or {}
+    if 'dcn' not in backends.values():
+        raise Found('none')
+    default = node.conf.glance_store.default_backend
+    if default not in backends:
+        raise Found('default', default=default,
+                    stores=', '.join(sorted(backends)))
+    if 'dcn' not in _installed('glance_store.drivers'):
+        raise Found('driver', python=sys.executable)
+    return '%d stores, %s is the default' % (len(backends), default)
+
+
+@registry.check(
+    'database', NODE, 'Glance\'s database answers',
+    silent=(FAIL, 'the database does not answer (%(error)s)',
+            'see connection in [database], and that the database is up'))
+def database(node):
+    """Ask the database something."""
+    try:
+        count = inventory.count()
+    except Exception as exc:
+        raise Found('silent', error=str(exc).splitlines()[0])
+    return 'it has %d images' % count
+
+
+@registry.check(
+    'copies', NODE, 'Copies go straight from cluster to cluster',
+    off=(WARN, 'direct_copy is off: stock Glance copies images, which stages '
+         'all of each', 'set direct_copy = true in [glance_dcn]'),
+    stock=(FAIL, 'the plugin copy_image of glance_dcn is not the one that '
+           'Glance uses', 'install glance-dcn into the Python that Glance '
+           'runs in; another package must not have a plugin of that name'),
+    method=(FAIL, 'copy-image is not among enabled_import_methods',
+            'add copy-image to enabled_import_methods in [DEFAULT]'))
+def copies(node):
+    """See whether glance_dcn's copy_image stands in the place of stock's."""
+    plugins.prefer_ours()
+    if not plugins.ours_wins('copy_image'):
+        raise Found('stock')
+    if 'copy-image' not in node.conf.enabled_import_methods:
+        raise Found('method')
+    if not node.conf.glance_dcn.direct_copy:
+        raise Found('off')
+    return 'glance_dcn does them'
+
+
+@registry.check(
+    'plugins', NODE, 'The import plugins are enabled, and in order',
+    unknown=(FAIL, 'image_import_plugins names %(name)s, which is not '
+             'installed', 'install it, or take it off image_import_plugins '
+             'in [image_import_opts]'),
+    missing=(FAIL, '%(name)s is not in image_import_plugins',
+             'set image_import_plugins = [%(wanted)s] in [image_import_opts] '
+             'of glance-image-import.conf or glance-api.conf'),
+    both=(FAIL, 'image_import_plugins has both %(stock)s and %(ours)s',
+          'take %(stock)s off it: the image would be converted twice'),
+    order=(FAIL, 'in image_import_plugins, %(first)s must come before '
+           '%(second)s', 'set image_import_plugins = [%(wanted)s] in '
+           '[image_import_opts]'))
+def import_plugins(node):
+    """Look at image_import_plugins."""
+    found = list(node.conf.image_import_opts.image_import_plugins)
+    known = _installed('glance.image_import.plugins')
+    for name in found:
+        if name not in known and name != 'no_op':
+            raise Found('unknown', name=name)
+    if _CONVERSION not in found:
+        raise Found('missing', name=_CONVERSION, wanted=_in_order(found))
+    if _STOCK_CONVERSION in found:
+        raise Found('both', stock=_STOCK_CONVERSION, ours=_CONVERSION)
+    wanted = _ordered(found)
+    for have, want in zip(found, wanted):
+        if have != want:
+            raise Found('order', first=want, second=have,
+                        wanted=', '.join(wanted))
+    return ', '.join(found)
+
+
+def _installed(namespace):
+    """Return the names of what is installed in a namespace of plugins."""
+    return {point.name for point in plugins.entry_points(namespace)}
+
+
+def _in_order(found):
+    """Return what image_import_plugins ought to be, as text."""
+    return ', '.join(_ordered(
+        [name for name in found if name not in (_STOCK_CONVERSION, 'no_op')]
+        + [_CONVERSION]))
+
+
+def _ordered(found):
+    """Return plugins in the order they must have.
+
+    The staging plugin first, as the others need the staged file; what is
+    compressed cannot be converted.
+    """
+    def rank(name):
+        if name == _STAGING_PLUGIN:
+            return 0
+        if name == _DECOMPRESSION:
+            return 1
+        return 2 if name == _CONVERSION else 3
+    ours = sorted((name for name in found if rank(name) < 3), key=rank)
+    result = [ours.pop(0) if rank(name) < 3 else name for name in found]
+    if _STAGING_PLUGIN in result:
+        result.remove(_STAGING_PLUGIN)
+        result.insert(0, _STAGING_PLUGIN)
+    return result
+
+
+@registry.check(
+    'raw', NODE, 'Images are stored raw, so that Nova and Cinder can clone '
+    'them', needs=('plugins',),
+    other=(FAIL, 'output_format is %(found)s: images are stored as that',
+           'set output_format = raw in [image_conversion]: what is not raw '
+           'is downloaded and converted by each compute node'))
+def raw(node):
+    """Look at the format images are converted to."""
+    found = node.conf.image_conversion.output_format
+    if found != 'raw':
+        raise Found('other', found=found)
+    return 'output_format is raw'
+
+
+@registry.check(
+    'locations', NODE, 'Nova and Cinder see the locations of images',
+    hidden=(FAIL, 'show_multiple_locations is off: Nova and Cinder do not '
+            'see where images are, and download them instead of cloning',
+            'set show_multiple_locations = true in [DEFAULT]'),
+    direct=(WARN, 'show_image_direct_url is off: older releases of Nova and '
+            'Cinder look for it', 'set show_image_direct_url = true in '
+            '[DEFAULT]'))
+def locations(node):
+    """Look at what Glance shows of locations."""
+    if not node.conf.show_multiple_locations:
+        raise Found('hidden')
+    if not node.conf.show_image_direct_url:
+        raise Found('direct')
+    return 'they are shown'
+
+
+@registry.check(
+    'staging', NODE, 'Uploads are staged on a local disk with room',
+    absent=(FAIL, 'the staging folder %(path)s is not there',
+            'make it, owned by user %(user)s, or correct '
+            'filesystem_store_datadir in [os_glance_staging_store]'),
+    unwritable=(FAIL, 'user %(user)s cannot write to the staging folder '
+                '%(path)s (%(error)s)', 'chown %(user)s %(path)s'),
+    remote=(FAIL, 'the staging folder %(path)s is on a file system of type '
+            '%(kind)s', 'stage on a local disk: set filesystem_store_datadir '
+            'in [os_glance_staging_store]; what is staged is read several '
+            'times, and need not be shared between nodes'),
+    full=(FAIL, 'the staging folder %(path)s has %(free).1f GiB free',
+          'make room: imports fail'),
+    small=(WARN, 'the staging folder %(path)s has %(free).1f GiB free, less '
+           'than %(wanted).1f GiB', 'make room for the largest images that '
+           'are imported at the same time, before and after conversion, or '
+           'say with --staging-room how much is enough'))
+def staging(node):
+    """Look at the staging folder."""
+    path = node.conf[STAGING].filesystem_store_datadir
+    user = node.access.user
+    if not os.path.isdir(path):
+        raise Found('absent', path=path, user=user)
+    error = node.access.why_unwritable(path)
+    if error:
+        raise Found('unwritable', path=path, user=user, error=error)
+    kind = _file_system(path)
+    if kind in _REMOTE:
+        raise Found('remote', path=path, kind=kind)
+    info = os.statvfs(path)
+    free = info.f_bavail * info.f_frsize
+    node.measured('staging', free=free)
+    figures = {'path': path, 'free': free / units.Gi}
+    if free < min(_LEAST, node.room):
+        raise Found('full', **figures)
+    if free < node.room:
+        raise Found('small', wanted=node.room / units.Gi, **figures)
+    return '%(path)s, %(free).1f GiB free' % figures
+
+
+def _file_system(path, mounts=_MOUNTS):
+    """Return the type of the file system that a folder is on, or None."""
+    path = os.path.realpath(path)
+    best, kind = '', None
+    try:
+        with open(mounts) as lines:
+            for line in lines:
+                fields, _, rest = line.partition(' - ')
+                point = fields.split()[4].replace('\\040', ' ')
+                inside = path == point or path.startswith(
+                    point.rstrip('/') + '/')
+                # The last one mounted there is the one that is seen.
+                if inside and len(point) >= len(best):
+                    best, kind = point, rest.split()[0]
+    except OSError:
+        return None
+    return kind
+
+
+@registry.check(
+    'self-reference', NODE, 'Other Glances reach this one by the URL that it '
+    'gives them',
+    unset=(FAIL, 'worker_self_reference_url is not set',
+           'set it in [DEFAULT] to the URL at which the Glances of all '
+           'nodes reach this one, not one that several share: what is staged '
+           'here is only here'),
+    malformed=(FAIL, 'worker_self_reference_url %(url)s is no URL',
+               'write it as http://HOST:PORT or https://HOST:PORT'),
+    unknown=(FAIL, 'the host of worker_self_reference_url %(url)s is not '
+             'known (%(error)s)', 'see to the name service, or write an '
+             'address'),
+    foreign=(FAIL, 'worker_self_reference_url %(url)s leads to %(address)s, '
+             'which is no address of this node', 'set it to the URL of this '
+             'very node, not of another or of a load balancer'),
+    silent=(FAIL, 'no Glance answers at worker_self_reference_url %(url)s '
+            '(%(error)s)', 'see that Glance runs here, and listens at that '
+            'address and port'))
+def self_reference(node):
+    """See that worker_self_reference_url leads here."""
+    url = node.conf.worker_self_reference_url
+    if not url:
+        raise Found('unset')
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ('http', 'https') or not parts.hostname:
+        raise Found('malformed', url=url)
+    try:
+        places = socket.getaddrinfo(parts.hostname, None,
+                                    type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise Found('unknown', url=url, error=exc.strerror or exc)
+    for family, kind, _protocol, _name, address in places:
+        if not _is_here(family, kind, address):
+            raise Found('foreign', url=url, address=address[0])
+    error = why_silent(url)
+    if error:
+        raise Found('silent', url=url, error=error)
+    return url
+
+
+def _is_here(family, kind, address):
+    """Return whether an address is one of this node's."""
+    with socket.socket(family, kind) as probe:
+        try:
+            probe.bind((address[0], 0, *address[2:]))
+        except OSError:
+            return False
+    return True
+
+
+def why_silent(url):
+    """Return why no Glance answers at a URL, or None if one does."""
+    try:
+        # The list of versions, for which nobody has to log in.
+        answer = requests.get(url.rstrip('/') + '/versions',
+                              timeout=_PATIENCE, allow_redirects=False)
+    except requests.RequestException as exc:
+        return _reason(exc)
+    if answer.status_code not in (200, 300):
+        return 'status %d' % answer.status_code
+    try:
+        versions = answer.json()['versions']
+    except (ValueError, KeyError, TypeError):
+        versions = None
+    if not versions:
+        return 'what answers is no Glance'
+    return None
+
+
+def _reason(exc):
+    if isinstance(exc, requests.Timeout):
+        return 'no answer within %d s' % _PATIENCE
+    cause = exc
+    while getattr(cause, 'args', None) and isinstance(
+            getattr(cause.args[0], 'reason', cause.args[0]), BaseException):
+        cause = getattr(cause.args[0], 'reason', cause.args[0])
+    return getattr(cause, 'strerror', None) or type(exc).__name__
+
+
+@registry.check(
+    'glance', registry.GLANCE, 'A Glance answers',
+    silent=(FAIL, 'no Glance answers at %(url)s (%(error)s)',
+            'see that it runs, and that this node reaches it'))
+def glance(subject):
+    """Ask for the versions of the API."""
+    error = why_silent(subject.url)
+    if error:
+        raise Found('silent', url=subject.url, error=error)
+    return subject.url

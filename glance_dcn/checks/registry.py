@@ -1,0 +1,167 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is checked of a deployment, what may be found, and what cures it.
+
+A check is a function that returns, in words, what is well, or raises
+:class:`Found` with the name of one of the faults that it was registered with.
+Each fault has its level, its message and its remedy, so that the guide can
+list them all.
+"""
+
+import dataclasses
+import logging
+import time
+import typing
+
+LOG = logging.getLogger(__name__)
+
+OK, WARN, FAIL, SKIP = 'ok', 'warn', 'fail', 'skip'
+
+#: What a check is about: the cluster of a site, all clusters together, the
+#: configuration of this node, or a Glance that serves somewhere.
+SITE, ALL, NODE, GLANCE = 'site', 'all', 'node', 'glance'
+
+#: Of every check.
+LATE = 'gave no answer within %(seconds)d s'
+LATE_REMEDY = ('the site hangs or is very far: see that its cluster is '
+               'healthy, or allow more time with --timeout')
+BROKEN = 'could not be carried out (%(error)s)'
+BROKEN_REMEDY = 'run the command with --debug, which shows where it failed'
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What a check may find.
+
+    :ivar level: WARN or FAIL
+    :ivar text: what is wrong, with ``%(name)s`` for what is filled in
+    :ivar remedy: what to do about it, likewise
+    """
+
+    level: str
+    text: str
+    remedy: str
+
+
+class Found(Exception):
+    """A check found a fault.
+
+    :ivar fault: its name
+    :ivar fields: what its message and remedy are filled in with
+    """
+
+    def __init__(self, fault, **fields):
+        super().__init__(fault)
+        self.fault = fault
+        self.fields = fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What became of a check.
+
+    :ivar site: what was looked at: a site, ``node``, or a URL
+    :ivar check: name of the check
+    :ivar level: OK, WARN, FAIL or SKIP
+    :ivar text: what was found
+    :ivar remedy: what to do about it, or None
+    :ivar seconds: how long it took
+    :ivar figures: dict of what was measured, by name
+    """
+
+    site: str
+    check: str
+    level: str
+    text: str
+    remedy: typing.Optional[str] = None
+    seconds: float = 0.0
+    figures: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Something that is looked at.
+
+    :ivar name: as shown and chosen by operators
+    :ivar title: what is well if it passes
+    :ivar scope: SITE, ALL, NODE or GLANCE
+    :ivar faults: dict of :class:`Fault` by name
+    :ivar needs: names of checks without which this one cannot be carried out
+    """
+
+    name: str
+    title: str
+    scope: str
+    function: typing.Callable
+    faults: dict
+    needs: tuple = ()
+
+    def run(self, subject):
+        """Carry it out, and return the :class:`Finding`; nothing is raised.
+
+        :param subject: what its function takes; it has a ``name`` and a dict
+            ``figures`` by check
+        """
+        began = time.monotonic()
+        level, remedy = OK, None
+        try:
+            text = self.function(subject)
+        except Found as exc:
+            fault = self.faults[exc.fault]
+            fields = dict(exc.fields, site=subject.name)
+            level = fault.level
+            text, remedy = fault.text % fields, fault.remedy % fields
+        except Exception as exc:
+            LOG.debug('Check %s of %s failed', self.name, subject.name,
+                      exc_info=True)
+            level, remedy = FAIL, BROKEN_REMEDY
+            text = BROKEN % {'error': exc or type(exc).__name__}
+        return Finding(subject.name, self.name, level, text, remedy,
+                       time.monotonic() - began,
+                       subject.figures.get(self.name, {}))
+
+    def late(self, subject, seconds):
+        """Return the finding that it did not end in time."""
+        return Finding(subject.name, self.name, FAIL,
+                       LATE % {'seconds': seconds}, LATE_REMEDY, seconds)
+
+    def skipped(self, subject, why):
+        """Return the finding that it was not carried out."""
+        return Finding(subject.name, self.name, SKIP, why)
+
+
+#: All checks by name, in the order in which they are carried out.
+CHECKS = {}
+
+
+def check(name, scope, title, needs=(), **faults):
+    """Register a function as a check.
+
+    :param name: of the check
+    :param scope: SITE, ALL, NODE or GLANCE
+    :param title: what is well if it passes
+    :param needs: names of checks without which it cannot be carried out
+    :param faults: (level, text, remedy) by name
+    """
+    def register(function):
+        CHECKS[name] = Check(
+            name, title, scope, function,
+            {fault: Fault(*what) for fault, what in faults.items()},
+            tuple(needs))
+        return function
+    return register
+
+
+def of(scope):
+    """Return the checks of a scope, in order."""
+    return [entry for entry in CHECKS.values() if entry.scope == scope]

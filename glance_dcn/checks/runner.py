@@ -1,0 +1,170 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Carrying out checks: everything at once, and within a time.
+
+A question to a cluster that hangs cannot be taken back: librados waits for as
+long as it was told to. Each subject therefore has a thread of its own, which
+is left alone when the time is over.
+"""
+
+import time
+
+from glance_dcn.checks import clusters  # noqa: F401
+from glance_dcn.checks import nodes  # noqa: F401
+from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
+from glance_dcn.engine import native
+
+# Seconds that threads have for removing what they made, when all is over.
+_TIDYING = 5
+_SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
+           subjects.Glance: registry.GLANCE}
+
+
+def run(things, timeout, only=()):
+    """Carry out all checks.
+
+    :param things: list of subjects, see :mod:`glance_dcn.checks.subjects`
+    :param timeout: seconds until what has not ended is said to be late
+    :param only: names of checks whose outcome is wanted; none: all
+    :returns: list of :class:`glance_dcn.checks.registry.Finding`
+    """
+    run = _Run(things, only)
+    try:
+        run.wait(timeout)
+    finally:
+        # Also when the user has lost patience.
+        run.end()
+    return run.findings(timeout)
+
+
+class _Run:
+    """One run over all subjects."""
+
+    def __init__(self, things, only):
+        self._things = things
+        self._only = set(only)
+        self._wanted = self._needed()
+        # Filled in by the threads, by number of the subject.
+        self._done = {number: [] for number in range(len(things))}
+        self._queue = native.Queue()
+        self._left = set(self._done)
+        for number, thing in enumerate(things):
+            native.start('dcn-check-%s' % thing.name, self._look, number,
+                         thing)
+
+    def _needed(self):
+        """Return the names of checks that are to be carried out."""
+        names = set(self._only) or set(registry.CHECKS)
+        if 'own-pool' in names:
+            names.add('pool')
+        while True:
+            more = names.union(*(registry.CHECKS[name].needs
+                                 for name in names))
+            if more == names:
+                return names
+            names = more
+
+    def _checks(self, thing):
+        return [check for check in registry.of(_SCOPES[type(thing)])
+                if check.name in self._wanted]
+
+    def _look(self, number, thing):
+        found = self._done[number]
+        failed = {}
+        try:
+            for check in self._checks(thing):
+                if thing.stopped:
+                    break
+                why = [name for name in check.needs if name in failed]
+                if why:
+                    # What that one lacked, this one lacks as well.
+                    failed[check.name] = failed[why[0]]
+                    found.append(check.skipped(
+                        thing, 'not possible, see %s' % failed[check.name]))
+                    continue
+                finding = check.run(thing)
+                if finding.level == registry.FAIL:
+                    failed[check.name] = check.name
+                found.append(finding)
+        finally:
+            self._queue.put(number)
+
+    def wait(self, timeout):
+        """Wait for the threads, at most for some seconds."""
+        deadline = time.monotonic() + timeout
+        while self._left:
+            left = deadline - time.monotonic()
+            try:
+                self._left.discard(native.get(self._queue, max(left, 0)))
+            except native.Empty:
+                return
+
+    def end(self):
+        """Tell threads to end, and let them tidy up."""
+        late = [self._things[number] for number in self._left]
+        for thing in late:
+            thing.stopped = True
+        # Only those have anything to tidy up that had come to a pool.
+        if any(getattr(thing, 'ioctx', None) for thing in late):
+            self._wait_for_tidying()
+
+    def _wait_for_tidying(self):
+        deadline = time.monotonic() + _TIDYING
+        busy = {number for number in self._left
+                if getattr(self._things[number], 'ioctx', None)}
+        while busy and time.monotonic() < deadline:
+            try:
+                busy.discard(native.get(self._queue,
+                                        deadline - time.monotonic()))
+            except native.Empty:
+                return
+
+    def findings(self, timeout):
+        """Return all that was found."""
+        result = []
+        for number, thing in enumerate(self._things):
+            found = list(self._done[number])
+            checks = self._checks(thing)
+            rest = checks[len(found):]
+            if number in self._left and rest:
+                found.append(rest[0].late(thing, timeout))
+                found += [check.skipped(thing, 'not possible, see %s'
+                                        % rest[0].name)
+                          for check in rest[1:]]
+            result += found
+        result += self._compare()
+        # Those of one thing together, in the order of the things.
+        order = {thing.name: number
+                 for number, thing in reversed(list(enumerate(self._things)))}
+        result.sort(key=lambda finding: order[finding.site])
+        return [finding for finding in result
+                if not self._only or finding.check in self._only]
+
+    def _compare(self):
+        """Carry out the checks of all clusters together."""
+        sites = [thing for thing in self._things
+                 if isinstance(thing, subjects.Site)]
+        kept = next((site.kept for site in sites if site.kept), {})
+        result = []
+        for check in registry.of(registry.ALL):
+            if check.name not in self._wanted:
+                continue
+            for number, site in enumerate(sites):
+                if site.ioctx is None or site.fsid is None:
+                    continue
+                result.append(check.run(subjects.Sites(
+                    site, [other for other in sites[:number]
+                           if other.fsid is not None],
+                    kept.get(site.name))))
+        return result

@@ -1,0 +1,201 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``glance-dcn check``: whether this node and all sites are in order."""
+
+import argparse
+import sys
+
+from glance_dcn.ceph import errors
+from glance_dcn.checks import access
+from glance_dcn.checks import guide
+from glance_dcn.checks import nodes
+from glance_dcn.checks import registry
+from glance_dcn.checks import runner
+from glance_dcn.checks import subjects
+from glance_dcn.cmd import node
+from glance_dcn.cmd import output
+from glance_dcn.deploy import sitesfile
+
+#: Exit status: all is well, or something is not.
+GOOD, BAD, WRONG = 0, 1, 2
+
+_DESCRIPTION = """\
+Looks at this node's Glance and, from here, at every site, all at the same
+time, and says of each check whether it passed, and what to do where it did
+not. Nothing is changed: what a user may do to images is tried out on a
+scratch image, glance-dcn-scratch-..., which is removed again.
+
+Run it as root on a node where Glance runs: it then finds out as well what
+the user that Glance runs as can read.
+"""
+_EPILOG = """\
+examples:
+  glance-dcn check                       everything
+  glance-dcn check --site dcn7           one site
+  glance-dcn check --only conf,keyring   some checks of every site
+  glance-dcn check --problems            what is not well, alone
+  glance-dcn check --explain keyring     what a check may find, and the cure
+
+exit status:
+  0  nothing failed (there may be warnings, unless --strict)
+  1  something failed
+  2  wrong arguments, or a configuration that cannot be used
+"""
+_ROOM = 20
+
+
+def register(subparsers):
+    """Add the subcommand to those of the command.
+
+    :param subparsers: what argparse's add_subparsers() returned
+    """
+    parser = subparsers.add_parser(
+        'check', help='see whether this node and all sites are in order',
+        description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    output.add_format(parser)
+    node.add_sites(parser)
+    parser.add_argument('--site', action='append', metavar='STORE',
+                        help='only this site, and not the node; may be given '
+                             'several times')
+    parser.add_argument('--only', type=_names, default=[],
+                        metavar='CHECK,...', help='only these checks')
+    parser.add_argument('--problems', action='store_true',
+                        help='show only what is not well')
+    parser.add_argument('--strict', action='store_true',
+                        help='warnings count as failures')
+    parser.add_argument('--timeout', type=_seconds, default=10,
+                        metavar='SECONDS', help='time for everything (10)')
+    parser.add_argument('--user', metavar='NAME',
+                        help='user that Glance runs as (glance, where root '
+                             'asks and there is one)')
+    parser.add_argument('--staging-room', type=float, default=_ROOM,
+                        metavar='GIB', help='GiB that the staging folder '
+                        'shall have free (%d)' % _ROOM)
+    parser.add_argument('--glance', action='append', default=[],
+                        metavar='URL', help='see that a Glance answers there; '
+                        'may be given several times')
+    parser.add_argument('--explain', nargs='?', const='', metavar='CHECK',
+                        help='say what is checked and what may be found, and '
+                             'check nothing')
+    parser.set_defaults(run=run, set_up=_set_up)
+
+
+def _names(text):
+    names = [name.strip() for name in text.split(',') if name.strip()]
+    _refuse_unknown(names)
+    return names
+
+
+def _refuse_unknown(names):
+    unknown = [name for name in names if name not in registry.CHECKS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            'there is no check %s; there are %s' % (
+                ', '.join(unknown), ', '.join(registry.CHECKS)))
+
+
+def _seconds(text):
+    seconds = float(text)
+    if not 1 <= seconds <= 600:
+        raise argparse.ArgumentTypeError('must be from 1 to 600 seconds')
+    return seconds
+
+
+def _set_up(args):
+    if args.explain is None:
+        args.conf = node.read_all(args)
+
+
+def run(args):
+    """Carry out the checks and return the exit status."""
+    if args.explain is not None:
+        return _explain(args.explain)
+    try:
+        things = _subjects(args)
+    except (ValueError, access.NoSuchUser, sitesfile.Mistake) as exc:
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return WRONG
+    findings = runner.run(things, args.timeout, args.only)
+    shown = [finding for finding in findings
+             if finding.level in (registry.WARN, registry.FAIL)
+             or not args.problems and finding.level == registry.OK]
+    if args.format == 'json':
+        print(output.text({'checks': findings if not args.problems
+                           else shown}))
+    else:
+        _print(shown, findings)
+    bad = (registry.FAIL, registry.WARN) if args.strict else (registry.FAIL,)
+    return BAD if any(finding.level in bad for finding in findings) else GOOD
+
+
+def _subjects(args):
+    """Return what is to be looked at."""
+    targets = node.choose(node.targets_of(args), args.site)
+    allowed = access.Access(args.user)
+    sites = [subjects.Site(target, allowed) for target in targets]
+    paths = [target.conf_file for target in targets if target.conf_file]
+    things = list(sites)
+    if not args.site:
+        this = subjects.Node(args.conf, allowed,
+                             int(args.staging_room * (1 << 30)))
+        paths.append(args.conf[nodes.STAGING].filesystem_store_datadir)
+        things.insert(0, this)
+    things += [subjects.Glance(name, url) for name, url in _glances(args)]
+    # In one go, before there are threads.
+    allowed.ask(paths + [path for site in sites for path in _keyrings(site)])
+    return things
+
+
+def _glances(args):
+    """Return (name, URL) of the Glances that shall answer."""
+    found = [('glance', url) for url in args.glance]
+    said = node.deployment(args)
+    if said:
+        found += [(site.name, url) for site in said.sites
+                  if not args.site or site.store in args.site
+                  for url in site.workers]
+    return found
+
+
+def _keyrings(site):
+    try:
+        return site.maker.keyrings
+    except errors.ClusterError:
+        return []
+
+
+def _print(shown, findings):
+    """Print one line for each check, with the remedy where there is one."""
+    if shown:
+        rows = [(finding.site, finding.check, finding.level,
+                 ' '.join(finding.text.split())
+                 + ('; %s' % finding.remedy if finding.remedy else ''))
+                for finding in shown]
+        print(output.table(('site', 'check', 'is', 'what'), rows))
+    numbers = {level: sum(finding.level == level for finding in findings)
+               for level in (registry.OK, registry.WARN, registry.FAIL,
+                             registry.SKIP)}
+    print('%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
+          'possible because of those' % numbers)
+
+
+def _explain(name):
+    names = [name] if name else list(registry.CHECKS)
+    try:
+        _refuse_unknown(names)
+    except argparse.ArgumentTypeError as exc:
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return WRONG
+    print('\n'.join(guide.plain(registry.CHECKS[name]) for name in names))
+    return GOOD

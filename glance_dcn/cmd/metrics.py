@@ -1,0 +1,148 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``glance-dcn metrics``: the figures of ``status`` for Prometheus."""
+
+import argparse
+import os
+import sys
+import threading
+import time
+
+import sqlalchemy
+
+from glance_dcn.cmd import node
+from glance_dcn.deploy import sitesfile
+from glance_dcn.status import snapshot
+
+#: Exit status.
+GOOD, WRONG, UNWRITTEN = 0, 2, 3
+
+_DESCRIPTION = """\
+Gives the figures of "glance-dcn status" in Prometheus's text format: once, to
+the terminal or to a file for node_exporter's textfile collector, or again and
+again at an HTTP endpoint. The figures are those of the whole deployment: one
+node, central's say, is enough.
+"""
+_EPILOG = """\
+examples:
+  glance-dcn metrics
+  glance-dcn metrics --output /var/lib/node_exporter/glance_dcn.prom
+  glance-dcn metrics --listen 127.0.0.1:9750
+
+exit status:
+  0  the figures were given
+  2  wrong arguments, or configuration or database cannot be used
+  3  the file cannot be written, or the address cannot be listened at
+"""
+
+
+def register(subparsers):
+    """Add the subcommand to those of the command.
+
+    :param subparsers: what argparse's add_subparsers() returned
+    """
+    parser = subparsers.add_parser(
+        'metrics', help='give the same figures to Prometheus',
+        description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    node.add_sites(parser)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument('--output', metavar='FILE', type=_file,
+                       help='replace this file, whose name ends in .prom')
+    where.add_argument('--listen', metavar='ADDRESS:PORT', type=_address,
+                       help='serve them over HTTP until ended; there is no '
+                            'password: choose an address that only '
+                            'Prometheus reaches')
+    parser.add_argument('--interval', type=float, default=60,
+                        metavar='SECONDS', help='with --listen: time from '
+                        'one look at everything to the next (60)')
+    parser.add_argument('--timeout', type=float, default=8,
+                        metavar='SECONDS', help='time for sites to answer (8)')
+    parser.set_defaults(run=run, set_up=_set_up)
+
+
+def _file(text):
+    if not text.endswith('.prom'):
+        raise argparse.ArgumentTypeError(
+            '%s: node_exporter reads only files whose names end in .prom'
+            % text)
+    return os.path.abspath(text)
+
+
+def _address(text):
+    host, _, port = text.rpartition(':')
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise argparse.ArgumentTypeError('%s is no ADDRESS:PORT' % text)
+    return host.strip('[]'), int(port)
+
+
+def _set_up(args):
+    args.conf = node.read_all(args)
+
+
+def run(args):
+    """Give the figures and return the exit status."""
+    try:
+        from glance_dcn.status import metrics
+    except ImportError:
+        print('glance-dcn: metrics need the Python package prometheus_client',
+              file=sys.stderr)
+        return WRONG
+    try:
+        # Wrong once is wrong for ever.
+        node.targets_of(args)
+        if args.listen:
+            return _serve(args, metrics)
+        found = _take(args)
+        if args.output:
+            metrics.write(found, args.output)
+            os.chmod(args.output, 0o644)
+        else:
+            print(metrics.text(found).decode(), end='')
+    except sqlalchemy.exc.SQLAlchemyError as exc:
+        print('glance-dcn: the database of Glance cannot be read: %s'
+              % str(exc).splitlines()[0], file=sys.stderr)
+        return WRONG
+    except sitesfile.Mistake as exc:
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return WRONG
+    except OSError as exc:
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return UNWRITTEN
+    return GOOD
+
+
+def _take(args):
+    return snapshot.take(node.targets_of(args), args.timeout)
+
+
+def _serve(args, metrics):
+    """Look at everything now and then, and serve what was found last."""
+    latest = metrics.Latest()
+    address, port = args.listen
+    metrics.serve(latest, address, port)
+    stop = threading.Event()
+    try:
+        while not stop.is_set():
+            began = time.monotonic()
+            try:
+                latest.update(_take(args))
+            except sqlalchemy.exc.SQLAlchemyError as exc:
+                # What was found before is not shown any longer than true.
+                latest.update(None)
+                print('glance-dcn: the database of Glance cannot be read: %s'
+                      % str(exc).splitlines()[0], file=sys.stderr)
+            stop.wait(max(1, args.interval - (time.monotonic() - began)))
+    except KeyboardInterrupt:
+        pass
+    return GOOD

@@ -1,0 +1,175 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The configuration of the Glance on this node, for the commands."""
+
+import dataclasses
+import os
+
+from oslo_config import cfg
+
+from glance_dcn.ceph import connection
+from glance_dcn.checks import subjects
+from glance_dcn.deploy import load
+from glance_dcn.deploy import stores
+from glance_dcn import opts
+from glance_dcn.sites import folder
+
+# Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
+_FILES = ('glance-image-import.conf', 'glance-api.conf')
+#: Stores that Glance makes for itself: those of
+# glance.common.wsgi_app.RESERVED_STORES, whose import would start Glance.
+RESERVED = {'os_glance_staging_store': 'file',
+            'os_glance_tasks_store': 'file'}
+_TYPES = ('dcn', 'rbd')
+_GROUP = 'glance_dcn'
+# What a store that says nothing has.
+_POOL = 'images'
+
+
+def read(args):
+    """Read the configuration as Glance does, without setting stores up.
+
+    :param args: arguments of the command
+    :returns: oslo.config object
+    :raises oslo_config.cfg.Error: if it cannot be used
+    """
+    from glance.common import config
+    arguments = ['--config-file=%s' % path for path in args.config_file]
+    arguments += ['--config-dir=%s' % path for path in args.config_dir]
+    config.parse_args(args=arguments,
+                      default_config_files=default_files())
+    return cfg.CONF
+
+
+def default_files():
+    """Return the configuration files Glance would read."""
+    folder = os.environ.get('OS_GLANCE_CONFIG_DIR', '').strip()
+    if not folder:
+        return cfg.find_config_files(project='glance', prog='glance-api')
+    files = [os.path.join(folder, name) for name in _FILES]
+    return [path for path in files if os.path.exists(path)]
+
+
+def read_all(args):
+    """Read the configuration, and have all options of Glance known.
+
+    :param args: arguments of the command
+    :returns: oslo.config object
+    :raises oslo_config.cfg.Error: if it cannot be used
+    """
+    # They register the options of imports; before it is read, as some are
+    # of the command line.
+    import glance.async_.flows.api_image_import  # noqa: F401
+    import glance.async_.flows.plugins.image_conversion  # noqa: F401
+    import glance_store
+    conf = read(args)
+    enabled = dict(conf.enabled_backends or {})
+    glance_store.register_store_opts(conf, reserved_stores=dict(RESERVED))
+    for name in RESERVED:
+        if name not in enabled and conf.enabled_backends:
+            conf.enabled_backends.pop(name, None)
+    for group, options in opts.list_opts():
+        if group == _GROUP:
+            conf.register_opts(options, group=group)
+    return conf
+
+
+def targets(conf):
+    """Return where the sites of this node's Glance are.
+
+    :param conf: oslo.config object, see :func:`read_all`
+    :returns: list of :class:`glance_dcn.checks.subjects.Target`, that of the
+        default store first
+    """
+    default = conf.glance_store.default_backend
+    found = [
+        _target(name, default, conf[name].rbd_store_pool,
+                conf[name].rbd_store_ceph_conf, conf[name].rbd_store_user,
+                conf[name].rados_connect_timeout)
+        for name, kind in (conf.enabled_backends or {}).items()
+        if kind in _TYPES]
+    if conf.glance_dcn.sites_dir:
+        found += [
+            _target(name, default, said.get('rbd_store_pool', _POOL),
+                    said.get('rbd_store_ceph_conf', ''),
+                    said.get('rbd_store_user'),
+                    int(said.get('rados_connect_timeout', -1)))
+            for name, said in _site_files(conf.glance_dcn.sites_dir).items()
+            if name not in (conf.enabled_backends or {})]
+    return sorted(found, key=lambda target: not target.default)
+
+
+def deployment(args):
+    """Return the deployment of ``--sites``, or None without it.
+
+    :raises glance_dcn.deploy.sitesfile.Mistake: if the file is wrong
+    """
+    return load.load(args.sites) if args.sites else None
+
+
+def targets_of(args):
+    """Return where the sites are: those of ``--sites``, or this node's.
+
+    :param args: arguments of the command, with ``conf``
+    :returns: list of :class:`glance_dcn.checks.subjects.Target`, the central
+        or default site first
+    """
+    said = deployment(args)
+    if said is None:
+        return targets(args.conf)
+    return sorted((_said_target(said, site) for site in said.sites
+                   if site.cluster), key=lambda target: not target.default)
+
+
+def _said_target(said, site):
+    """Return what a sites file says of a site."""
+    target = _target(site.store, said.central.store, site.pool,
+                     stores.conf_path(said.paths.ceph, site.cluster),
+                     site.cluster.user, site.limits.connect_timeout or -1)
+    return dataclasses.replace(target, fsid=site.cluster.fsid)
+
+
+def add_sites(parser):
+    """Add ``--sites`` to a subcommand."""
+    parser.add_argument(
+        '--sites', metavar='FILE', help='take the sites from this sites '
+        'file, and not from the configuration of this node\'s Glance; their '
+        'conf files and keyrings must be on this node')
+
+
+def _site_files(path):
+    contents = folder.Folder(path).read(settled=False)
+    return contents.sites if contents else {}
+
+
+def _target(name, default, pool, conf_file, user, timeout):
+    # Whoever asks does not wait for longer than that, whatever Glance does.
+    longest = connection.CONNECT_TIMEOUT
+    return subjects.Target(
+        name, pool, conf_file or '', user,
+        min(timeout, longest) if timeout > 0 else longest, name == default)
+
+
+def choose(found, names):
+    """Return the targets of some sites.
+
+    :param found: list of :class:`glance_dcn.checks.subjects.Target`
+    :param names: those that are wanted; none: all
+    :raises ValueError: if there is none of a name
+    """
+    unknown = set(names or ()) - {target.name for target in found}
+    if unknown:
+        raise ValueError('there is no site %s; there are %s' % (
+            ', '.join(sorted(unknown)),
+            ', '.join(target.name for target in found) or 'none'))
+    return [target for target in found if not names or target.name in names]

@@ -1,0 +1,236 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``glance-dcn status``: images by sites, sites, and what goes on."""
+
+import argparse
+import dataclasses
+import sys
+import time
+
+import sqlalchemy
+
+from glance_dcn.cmd import node
+from glance_dcn.cmd import output
+from glance_dcn.deploy import sitesfile
+from glance_dcn.sites import owed
+from glance_dcn.status import inventory
+from glance_dcn.status import snapshot
+
+#: Exit status: every site is up and nothing is owed, or not.
+GOOD, BAD, WRONG = 0, 1, 2
+
+_DESCRIPTION = """\
+Shows where images are, how sites are, what they are owed, and the imports
+and copies that go on. It reads Glance's database and asks every site at the
+same time; nothing is changed.
+
+Images are listed where there are few of them, or where you say which.
+"""
+_EPILOG = """\
+how an image is at a site:
+  present   it is there
+  copying   it is being written there, with the percent where that is known
+  owed      it was deleted while the site was away, and will be removed
+  failed    the last attempt to write it there failed
+  missing   it is not there
+
+examples:
+  glance-dcn status
+  glance-dcn status --missing dcn7         usable images that dcn7 lacks
+  glance-dcn status --name fedora --watch
+
+exit status:
+  0  every site is up, and nothing is owed
+  1  some site is not up, or is owed work
+  2  wrong arguments, or configuration or database cannot be used
+"""
+_LIMIT = 50
+# Sites that have a column each; more of them are put into words.
+_COLUMNS = 8
+_CLEAR = '\033[2J\033[H'
+
+
+def register(subparsers):
+    """Add the subcommand to those of the command.
+
+    :param subparsers: what argparse's add_subparsers() returned
+    """
+    parser = subparsers.add_parser(
+        'status', help='show images by sites, sites, and what goes on',
+        description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    output.add_format(parser)
+    node.add_sites(parser)
+    filters = parser.add_argument_group('which images')
+    filters.add_argument('--image', metavar='ID', help='this one')
+    filters.add_argument('--name', metavar='TEXT',
+                         help='those whose names have this in them')
+    filters.add_argument('--owner', metavar='PROJECT', help='of this project')
+    filters.add_argument('--status', metavar='STATUS',
+                         help='of this status, such as active')
+    filters.add_argument('--site', metavar='STORE',
+                         help='those that this site has')
+    filters.add_argument('--missing', metavar='STORE',
+                         help='those that this site does not have')
+    filters.add_argument('--all', action='store_true', help='all of them')
+    filters.add_argument('--limit', type=int, default=_LIMIT, metavar='N',
+                         help='list N images at most (%d)' % _LIMIT)
+    parser.add_argument('--timeout', type=float, default=8,
+                        metavar='SECONDS', help='time for sites to answer (8)')
+    parser.add_argument('--watch', nargs='?', type=float, const=5,
+                        metavar='SECONDS',
+                        help='show it again and again, every 5 seconds')
+    parser.set_defaults(run=run, set_up=_set_up)
+
+
+def _set_up(args):
+    args.conf = node.read_all(args)
+
+
+def run(args):
+    """Show how everything is and return the exit status."""
+    wanted = inventory.Filter(**{
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(inventory.Filter)})
+    try:
+        targets = node.targets_of(args)
+        node.choose(targets, [name for name in (args.site, args.missing)
+                              if name])
+    except (ValueError, sitesfile.Mistake) as exc:
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return WRONG
+    if wanted == inventory.Filter() and not args.all:
+        wanted = None
+    found = None
+    try:
+        while True:
+            found = snapshot.take(targets, args.timeout, wanted, args.limit)
+            if args.watch and args.format == 'table':
+                print(_CLEAR, end='')
+            print(_json(found) if args.format == 'json' else _text(found))
+            if not args.watch:
+                return GOOD if found.healthy else BAD
+            sys.stdout.flush()
+            time.sleep(args.watch)
+    except KeyboardInterrupt:
+        return GOOD if found and found.healthy else BAD
+    except sqlalchemy.exc.SQLAlchemyError as exc:
+        print('glance-dcn: the database of Glance cannot be read: %s'
+              % str(exc).splitlines()[0], file=sys.stderr)
+        return WRONG
+
+
+def _json(found):
+    images = found.images and [
+        {'id': image.id, 'name': image.name, 'status': image.status,
+         'owner': image.owner, 'size': image.size, 'sites': {
+             site.name: _state(found, image, site)
+             for site in found.sites}} for image in found.images]
+    return output.text({
+        'sites': [dict(dataclasses.asdict(site),
+                       present=found.totals.present.get(site.name, 0),
+                       missing=found.totals.missing(site.name),
+                       copying=found.totals.importing.get(site.name, 0),
+                       failed=found.totals.failed.get(site.name, 0))
+                  for site in found.sites],
+        'totals': {'images': found.totals.images,
+                   'bytes': found.totals.data},
+        'transfers': found.transfers, 'images': images,
+        'images_meant': found.number, 'seconds': round(found.seconds, 3)},
+        compact=found.number > _LIMIT)
+
+
+def _text(found):
+    parts = [_sites(found)]
+    if found.transfers:
+        parts.append(output.table(
+            ('transfer of image', 'begun', 'heard of', 'how far'),
+            [(transfer.image, transfer.begun, transfer.heard,
+              transfer.message) for transfer in found.transfers]))
+    if found.images:
+        parts.append(_images(found))
+    parts.append(_summary(found))
+    return '\n\n'.join(parts)
+
+
+def _sites(found):
+    rows = [(site.name, site.state,
+             site.round_trip and '%.1f ms' % (1000 * site.round_trip),
+             output.size(site.free),
+             found.totals.present.get(site.name, 0),
+             found.totals.importing.get(site.name, 0),
+             found.totals.failed.get(site.name, 0),
+             found.totals.missing(site.name), _owed(site), site.reason)
+            for site in found.sites]
+    return output.table(('site', 'state', 'round trip', 'free', 'present',
+                         'copying', 'failed', 'missing', 'owed', 'reason'),
+                        rows)
+
+
+def _owed(site):
+    return ', '.join('%d %s' % (site.owed[job], job)
+                     for job in (owed.DELETE, owed.HALF_WRITTEN, owed.REAP)
+                     if site.owed.get(job)) or '0'
+
+
+def _images(found):
+    if len(found.sites) <= _COLUMNS:
+        heads = ['image', 'name', 'status'] + [site.name
+                                               for site in found.sites]
+        return output.table(heads, [
+            [image.id, image.name, image.status]
+            + [_state(found, image, site) for site in found.sites]
+            for image in found.images])
+    return output.table(
+        ('image', 'name', 'status', 'present', 'elsewhere'),
+        [(image.id, image.name, image.status,
+          '%d of %d' % (len(image.present), len(found.sites)),
+          _elsewhere(found, image)) for image in found.images])
+
+
+def _state(found, image, site):
+    state, percent = found.state(image, site)
+    return state if percent is None else '%s %d %%' % (state, percent)
+
+
+def _elsewhere(found, image):
+    """Return where an image is not, and how it is there, in words."""
+    states = {}
+    for site in found.sites:
+        state = _state(found, image, site)
+        if state != snapshot.PRESENT:
+            states.setdefault(state, []).append(site.name)
+    return '; '.join('%s: %s' % (state, _some(names))
+                     for state, names in sorted(states.items()))
+
+
+def _some(names):
+    if len(names) <= _COLUMNS:
+        return ', '.join(names)
+    return '%s and %d more' % (', '.join(names[:_COLUMNS - 2]),
+                               len(names) - _COLUMNS + 2)
+
+
+def _summary(found):
+    number = sum(found.totals.images.values())
+    line = '%d %s (%s), %s' % (
+        number, 'image' if number == 1 else 'images', ', '.join(
+            '%d %s' % (count, status) for status, count
+            in sorted(found.totals.images.items())) or 'none',
+        output.size(found.totals.data))
+    if found.images is None:
+        line += '; --all, --name, --missing and others list them'
+    elif len(found.images) < found.number:
+        line += '; %d of %d that are meant are listed, see --limit' % (
+            len(found.images), found.number)
+    return line

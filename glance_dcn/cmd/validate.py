@@ -1,0 +1,209 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``glance-dcn validate``: the proof that a deployment does its work."""
+
+import argparse
+import signal
+import sys
+import time
+
+from glance_dcn.checks import api
+from glance_dcn.checks import journey
+from glance_dcn.cmd import node
+from glance_dcn.cmd import output
+
+#: Exit status: it works, it does not, wrong arguments, something was left.
+GOOD, BAD, WRONG, LEFT, INTERRUPTED = 0, 1, 2, 3, 130
+
+_DESCRIPTION = """\
+Takes a small image of its own through the whole deployment, as users, Nova
+and Cinder would: imports it to central and a site, copies it to the others,
+clones it at each, snapshots a disk at the last one back to a new image,
+copies that home and out, and deletes all of it. Nothing is left behind, also
+after a failure or Ctrl-C.
+
+It logs in as OpenStack's clients do, with clouds.yaml (--os-cloud) or the OS_
+variables; the user needs the right to import, to copy, and to set locations,
+as an administrator has. The clusters are reached with the configuration of
+this node's Glance, which must have all stores: run it at central.
+"""
+_EPILOG = """\
+examples:
+  . openrc; glance-dcn validate
+  glance-dcn validate --os-cloud mycloud --site central --site dcn7
+  glance-dcn validate --compute-user openstack --compute-pool vms
+
+exit status:
+  0  all steps went well
+  1  a step failed; what it had made was removed
+  2  wrong arguments, or a configuration that cannot be used
+  3  something could not be removed, and is named
+  130  it was interrupted; what it had made was removed
+"""
+
+
+def register(subparsers):
+    """Add the subcommand to those of the command.
+
+    :param subparsers: what argparse's add_subparsers() returned
+    """
+    parser = subparsers.add_parser(
+        'validate', help='prove end to end that the deployment works',
+        description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    output.add_format(parser)
+    node.add_sites(parser)
+    parser.add_argument('--os-cloud', metavar='NAME',
+                        help='cloud of clouds.yaml (OS_CLOUD, or the OS_ '
+                             'variables)')
+    parser.add_argument('--endpoint', metavar='URL',
+                        help='of Glance, if not that of the catalog')
+    parser.add_argument('--site', action='append', metavar='STORE',
+                        help='only these sites, the central one first; may '
+                             'be given several times (all stores)')
+    parser.add_argument('--size', type=_size, default=16, metavar='MIB',
+                        help='of the image (16)')
+    parser.add_argument('--timeout', type=float, default=300,
+                        metavar='SECONDS',
+                        help='for each import or copy (300)')
+    parser.add_argument('--compute-user', metavar='USER',
+                        help='cephx user that clones, as Nova\'s does '
+                             '(Glance\'s)')
+    parser.add_argument('--compute-pool', metavar='POOL',
+                        help='pool of the clones (that of the images)')
+    parser.set_defaults(run=run, set_up=_set_up)
+
+
+def _size(text):
+    size = int(text)
+    if not 2 <= size <= 1024:
+        raise argparse.ArgumentTypeError('must be from 2 to 1024 MiB')
+    return size
+
+
+def _set_up(args):
+    args.conf = node.read_all(args)
+
+
+def run(args):
+    """Go all the way and return the exit status."""
+    try:
+        glance = api.Api(_adapter(args))
+        targets = _targets(args, glance)
+    except Exception as exc:
+        if args.debug:
+            raise
+        print('glance-dcn: %s' % exc, file=sys.stderr)
+        return WRONG
+    way = journey.Journey(glance, targets, args.size, args.timeout,
+                          args.compute_user, args.compute_pool)
+    # To be ended is no reason to leave something behind.
+    before = {number: signal.getsignal(number)
+              for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _go(args, way)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        way.close()
+
+
+def _interrupt(_number, _frame):
+    raise KeyboardInterrupt
+
+
+def _adapter(args):
+    """Return what sends requests to Glance."""
+    import openstack
+    connection = openstack.connect(cloud=args.os_cloud)
+    if args.endpoint:
+        connection.image.endpoint_override = (
+            args.endpoint.rstrip('/').removesuffix('/v2') + '/v2')
+    return connection.image
+
+
+def _targets(args, glance):
+    """Return where the way leads, the central site first."""
+    stores = glance.stores()
+    known = node.choose(node.targets_of(args), args.site)
+    order = args.site or stores
+    found = sorted((target for target in known if target.name in order),
+                   key=lambda target: order.index(target.name))
+    strange = [name for name in order
+               if name not in stores or name not in
+               [target.name for target in found]]
+    if args.site and strange:
+        raise ValueError('no store of Glance\'s that takes images: %s; there '
+                         'are %s' % (', '.join(strange), ', '.join(stores)))
+    if not found:
+        raise ValueError('Glance has no store that this node\'s '
+                         'configuration has too: Glance has %s'
+                         % ', '.join(stores))
+    return found
+
+
+def _go(args, way):
+    steps, status, left = [], GOOD, []
+    shown = args.format == 'table'
+    try:
+        for what, step in way.steps():
+            status = _step(steps, what, step, shown)
+            if status != GOOD:
+                break
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    finally:
+        if status != GOOD or len(steps) < len(way.steps()):
+            left = _clean(way, shown)
+    if not shown:
+        print(output.text({'steps': steps, 'left': left}))
+    return LEFT if left else status
+
+
+def _step(steps, what, function, shown):
+    began = time.monotonic()
+    if shown:
+        print('%s ...' % what, end=' ', flush=True)
+    error = None
+    try:
+        function()
+    except journey.FAILURES as exc:
+        error = ' '.join(str(exc).split())
+    except KeyboardInterrupt:
+        if shown:
+            print('interrupted')
+        raise
+    seconds = time.monotonic() - began
+    steps.append({'step': what, 'seconds': round(seconds, 3),
+                  'error': error})
+    if shown:
+        print('%s (%.1f s)' % ('FAILED: %s' % error if error else 'ok',
+                               seconds))
+    return BAD if error else GOOD
+
+
+def _clean(way, shown):
+    """Remove what there is, and return what could not be."""
+    if shown:
+        print('removing what was made ...', end=' ', flush=True)
+    # It ends within minutes; to be interrupted once more would leave it half
+    # done.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    left = way.clean()
+    if shown:
+        print('done' if not left else 'NOT ALL OF IT')
+        for line in left:
+            print('  %s' % line)
+    return left

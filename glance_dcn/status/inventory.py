@@ -1,0 +1,315 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What Glance's database has of all images: where they are, what goes on.
+
+The database is asked itself, not the API: the API gives a page of images at a
+time, with all their locations, which takes minutes where a deployment has
+thousands of images at dozens of sites, and it does not tell whose copies are
+owed, nor how far they are, without a request for each. Counting is left to
+the database.
+"""
+
+import dataclasses
+import json
+import re
+import typing
+
+import sqlalchemy
+from sqlalchemy import sql
+
+IMPORTING = 'os_glance_importing_to_stores'
+FAILED = 'os_glance_failed_import'
+
+_STORE = 'store'
+_PERCENT = re.compile(r'(\d{1,3}) %')
+_ACTIVE = 'active'
+# Images whose locations are asked for in one go.
+_BATCH = 500
+
+
+@dataclasses.dataclass
+class Image:
+    """An image and where it is.
+
+    :ivar present: names of stores that have it
+    :ivar importing: names of stores that it is being written to
+    :ivar failed: names of stores for which the last attempt failed
+    """
+
+    id: str
+    name: typing.Optional[str]
+    status: str
+    owner: typing.Optional[str]
+    size: typing.Optional[int]
+    present: set = dataclasses.field(default_factory=set)
+    importing: set = dataclasses.field(default_factory=set)
+    failed: set = dataclasses.field(default_factory=set)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """An import or copy that goes on.
+
+    :ivar image: ID of the image
+    :ivar message: how far it is, as its task says
+    :ivar percent: the same as a number, or None
+    :ivar begun: when, as text
+    :ivar heard: when its task was saved last, as text
+    """
+
+    task: str
+    image: typing.Optional[str]
+    message: str
+    percent: typing.Optional[int]
+    begun: str
+    heard: str
+
+
+@dataclasses.dataclass
+class Totals:
+    """Images in numbers.
+
+    :ivar images: number by status
+    :ivar data: bytes of all images
+    :ivar present: number of images by store
+    :ivar stored: bytes of images by store
+    :ivar importing: number of images by store
+    :ivar failed: number of images by store
+    """
+
+    images: dict
+    data: int
+    present: dict
+    stored: dict
+    importing: dict
+    failed: dict
+
+    @property
+    def active(self):
+        """Number of images that can be used."""
+        return self.images.get(_ACTIVE, 0)
+
+    def missing(self, store):
+        """Return the number of usable images that a store does not have."""
+        return max(0, self.active - self.present.get(store, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Which images are meant; None means all.
+
+    :ivar image: ID
+    :ivar name: part of the name
+    :ivar owner: ID of the project
+    :ivar status: of the image
+    :ivar site: name of a store that has it
+    :ivar missing: name of a store that does not have it
+    """
+
+    image: typing.Optional[str] = None
+    name: typing.Optional[str] = None
+    owner: typing.Optional[str] = None
+    status: typing.Optional[str] = None
+    site: typing.Optional[str] = None
+    missing: typing.Optional[str] = None
+
+
+# What is asked for of Glance's tables. Its own description of them would make
+# a dict of the metadata of every location.
+_IMAGES = sql.table(
+    'images', sql.column('id'), sql.column('name', sqlalchemy.String),
+    sql.column('status'), sql.column('owner'), sql.column('size'),
+    sql.column('deleted', sqlalchemy.Boolean))
+_LOCATIONS = sql.table(
+    'image_locations', sql.column('image_id'),
+    sql.column('meta_data', sqlalchemy.Text), sql.column('status'),
+    sql.column('deleted', sqlalchemy.Boolean))
+_PROPERTIES = sql.table(
+    'image_properties', sql.column('image_id'), sql.column('name'),
+    sql.column('value'), sql.column('deleted', sqlalchemy.Boolean))
+_TASKS = sql.table(
+    'tasks', sql.column('id'), sql.column('image_id'), sql.column('type'),
+    sql.column('status'), sql.column('created_at', sqlalchemy.DateTime),
+    sql.column('updated_at', sqlalchemy.DateTime),
+    sql.column('deleted', sqlalchemy.Boolean))
+_INFOS = sql.table('task_info', sql.column('task_id'), sql.column('message'))
+
+
+def _engine():
+    from glance.db.sqlalchemy import api
+    return api.get_engine()
+
+
+def count():
+    """Return the number of images.
+
+    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    """
+    with _engine().connect() as connection:
+        return connection.execute(
+            sql.select(sql.func.count()).select_from(_IMAGES)
+            .where(_IMAGES.c.deleted.is_(False))).scalar()
+
+
+def totals():
+    """Return the :class:`Totals` of all images.
+
+    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    """
+    result = Totals({}, 0, {}, {}, {}, {})
+    with _engine().connect() as connection:
+        for status, number, data in connection.execute(
+                sql.select(_IMAGES.c.status, sql.func.count(),
+                           sql.func.sum(_IMAGES.c.size))
+                .where(_IMAGES.c.deleted.is_(False))
+                .group_by(_IMAGES.c.status)):
+            result.images[status] = number
+            result.data += int(data or 0)
+        for metadata, number, data in connection.execute(
+                sql.select(_LOCATIONS.c.meta_data, sql.func.count(),
+                           sql.func.sum(_IMAGES.c.size))
+                .select_from(_LOCATIONS.join(
+                    _IMAGES, _IMAGES.c.id == _LOCATIONS.c.image_id))
+                .where(_LOCATIONS.c.deleted.is_(False),
+                       _LOCATIONS.c.status == _ACTIVE,
+                       _IMAGES.c.deleted.is_(False),
+                       _IMAGES.c.status == _ACTIVE)
+                .group_by(_LOCATIONS.c.meta_data)):
+            store = _store(metadata)
+            _add(result.present, store, number)
+            _add(result.stored, store, int(data or 0))
+        for _image, name, stores in _properties_of(connection):
+            kind = result.importing if name == IMPORTING else result.failed
+            for store in stores:
+                _add(kind, store, 1)
+    return result
+
+
+def images(wanted, limit):
+    """Return images and where they are.
+
+    :param wanted: :class:`Filter`
+    :param limit: the most to return
+    :returns: tuple of a list of :class:`Image`, by name, and the number of
+        all that are meant
+    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    """
+    conditions = _conditions(wanted)
+    with _engine().connect() as connection:
+        rows = connection.execute(
+            sql.select(_IMAGES.c.id, _IMAGES.c.name, _IMAGES.c.status,
+                       _IMAGES.c.owner, _IMAGES.c.size).where(*conditions)
+            .order_by(_IMAGES.c.name, _IMAGES.c.id).limit(limit + 1)).all()
+        number = len(rows)
+        if number > limit:
+            number = connection.execute(
+                sql.select(sql.func.count()).select_from(_IMAGES)
+                .where(*conditions)).scalar()
+        found = {row.id: Image(*row) for row in rows[:limit]}
+        ids = list(found)
+        for first in range(0, len(ids), _BATCH):
+            _locate(connection, found, ids[first:first + _BATCH])
+    return list(found.values()), number
+
+
+def _conditions(wanted):
+    """Return the conditions that a filter stands for."""
+    result = [_IMAGES.c.deleted.is_(False)]
+    for column, value in ((_IMAGES.c.id, wanted.image),
+                          (_IMAGES.c.owner, wanted.owner),
+                          (_IMAGES.c.status, wanted.status)):
+        if value is not None:
+            result.append(column == value)
+    if wanted.name is not None:
+        result.append(_IMAGES.c.name.contains(wanted.name, autoescape=True))
+
+    def located(store):
+        text = json.dumps({_STORE: store})[1:-1]
+        # A set that is made once, and not a look for each image.
+        return _IMAGES.c.id.in_(sql.select(_LOCATIONS.c.image_id).where(
+            _LOCATIONS.c.deleted.is_(False), _LOCATIONS.c.status == _ACTIVE,
+            _LOCATIONS.c.meta_data.contains(text, autoescape=True)))
+    if wanted.site is not None:
+        result.append(located(wanted.site))
+    if wanted.missing is not None:
+        result += [_IMAGES.c.status == _ACTIVE, ~located(wanted.missing)]
+    return result
+
+
+def _locate(connection, found, ids):
+    """Fill in where images are."""
+    for image, metadata in connection.execute(
+            sql.select(_LOCATIONS.c.image_id, _LOCATIONS.c.meta_data)
+            .where(_LOCATIONS.c.image_id.in_(ids),
+                   _LOCATIONS.c.deleted.is_(False),
+                   _LOCATIONS.c.status == _ACTIVE)):
+        found[image].present.add(_store(metadata))
+    for image, name, stores in _properties_of(connection, ids):
+        kind = found[image].importing if name == IMPORTING else (
+            found[image].failed)
+        kind.update(stores)
+
+
+def _properties_of(connection, ids=None):
+    """Give (image, property, stores) of what says who is being written to."""
+    query = sql.select(
+        _PROPERTIES.c.image_id, _PROPERTIES.c.name, _PROPERTIES.c.value
+    ).where(_PROPERTIES.c.name.in_((IMPORTING, FAILED)),
+            _PROPERTIES.c.deleted.is_(False), _PROPERTIES.c.value != '')
+    if ids is None:
+        query = query.select_from(_PROPERTIES.join(
+            _IMAGES, _IMAGES.c.id == _PROPERTIES.c.image_id)).where(
+                _IMAGES.c.deleted.is_(False))
+    else:
+        query = query.where(_PROPERTIES.c.image_id.in_(ids))
+    for image, name, value in connection.execute(query):
+        yield image, name, [store for store in value.split(',') if store]
+
+
+def transfers():
+    """Return the list of :class:`Transfer` that go on.
+
+    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    """
+    with _engine().connect() as connection:
+        return [_transfer(*row) for row in connection.execute(
+            sql.select(_TASKS.c.id, _TASKS.c.image_id, _INFOS.c.message,
+                       _TASKS.c.created_at, _TASKS.c.updated_at)
+            .select_from(_TASKS.join(_INFOS, _INFOS.c.task_id == _TASKS.c.id))
+            .where(_TASKS.c.deleted.is_(False),
+                   _TASKS.c.type == 'api_image_import',
+                   _TASKS.c.status == 'processing')
+            .order_by(_TASKS.c.created_at))]
+
+
+def _transfer(task, image, message, begun, heard):
+    percent = _PERCENT.search(message or '')
+    return Transfer(task, image, message or '',
+                    int(percent.group(1)) if percent else None,
+                    _time(begun), _time(heard))
+
+
+def _time(moment):
+    return moment.strftime('%Y-%m-%d %H:%M:%S UTC') if moment else '-'
+
+
+def _store(metadata):
+    try:
+        return json.loads(metadata or '{}').get(_STORE)
+    except (ValueError, AttributeError):
+        return None
+
+
+def _add(numbers, name, number):
+    if name is not None:
+        numbers[name] = numbers.get(name, 0) + number

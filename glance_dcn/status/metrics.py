@@ -1,0 +1,156 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The figures of a deployment for Prometheus."""
+
+import prometheus_client
+from prometheus_client import core
+
+from glance_dcn.ceph import health
+from glance_dcn.sites import owed
+
+_JOBS = (owed.DELETE, owed.HALF_WRITTEN, owed.REAP)
+
+#: Help and labels of each metric, by its name.
+METRICS = {
+    'glance_dcn_site_up':
+        ('Whether the cluster of the site serves I/O', ('site',)),
+    'glance_dcn_site_info':
+        ('State and fsid of the site; always 1', ('site', 'state', 'fsid')),
+    'glance_dcn_site_round_trip_seconds':
+        ('Seconds that the smallest question to the site takes', ('site',)),
+    'glance_dcn_site_size_bytes':
+        ('Bytes that the cluster of the site has', ('site',)),
+    'glance_dcn_site_free_bytes':
+        ('Bytes that are free in the cluster of the site', ('site',)),
+    'glance_dcn_site_owed_records':
+        ('Pieces of work that are owed to the site', ('site', 'job')),
+    'glance_dcn_site_images':
+        ('Active images by how they are at the site', ('site', 'state')),
+    'glance_dcn_site_images_bytes':
+        ('Virtual bytes of the images that the site has', ('site',)),
+    'glance_dcn_images':
+        ('Images by their status', ('status',)),
+    'glance_dcn_images_bytes':
+        ('Virtual bytes of all images, each counted once', ()),
+    'glance_dcn_transfers':
+        ('Imports and copies that go on', ()),
+    'glance_dcn_collection_duration_seconds':
+        ('Seconds that it took to find all this out', ()),
+    'glance_dcn_collection_timestamp_seconds':
+        ('When it was found out, in seconds since the epoch', ()),
+}
+
+
+class Collector:
+    """Gives the figures of a snapshot.
+
+    :param snapshot: :class:`glance_dcn.status.snapshot.Snapshot`
+    """
+
+    def __init__(self, snapshot):
+        self._families = {
+            name: core.GaugeMetricFamily(name, text, labels=labels)
+            for name, (text, labels) in METRICS.items()}
+        for site in snapshot.sites:
+            self._add_site(site, snapshot.totals)
+        self._add_all(snapshot)
+
+    def collect(self):
+        """Return the families of metrics."""
+        return list(self._families.values())
+
+    def describe(self):
+        """Return the families, without asking anybody."""
+        return self.collect()
+
+    def _set(self, name, value, *labels):
+        if value is not None:
+            self._families['glance_dcn_' + name].add_metric(labels, value)
+
+    def _add_site(self, site, totals):
+        name = site.name
+        self._set('site_up', int(site.state == health.UP), name)
+        self._set('site_info', 1, name, site.state, site.fsid or '')
+        self._set('site_round_trip_seconds', site.round_trip, name)
+        self._set('site_size_bytes', site.total, name)
+        self._set('site_free_bytes', site.free, name)
+        for job in _JOBS:
+            self._set('site_owed_records', site.owed.get(job, 0), name, job)
+        for state, number in (
+                ('present', totals.present.get(name, 0)),
+                ('copying', totals.importing.get(name, 0)),
+                ('failed', totals.failed.get(name, 0)),
+                ('missing', totals.missing(name))):
+            self._set('site_images', number, name, state)
+        self._set('site_images_bytes', totals.stored.get(name, 0), name)
+
+    def _add_all(self, snapshot):
+        for status, number in snapshot.totals.images.items():
+            self._set('images', number, status)
+        self._set('images_bytes', snapshot.totals.data)
+        self._set('transfers', len(snapshot.transfers))
+        self._set('collection_duration_seconds', snapshot.seconds)
+        self._set('collection_timestamp_seconds', snapshot.taken)
+
+
+def registry_of(snapshot):
+    """Return a prometheus_client registry with the figures of a snapshot."""
+    result = prometheus_client.CollectorRegistry()
+    result.register(Collector(snapshot))
+    return result
+
+
+def text(snapshot):
+    """Return the figures in Prometheus's text format, as bytes."""
+    return prometheus_client.generate_latest(registry_of(snapshot))
+
+
+def write(snapshot, path):
+    """Write them to a file, which is replaced at once or not at all.
+
+    :param path: as node_exporter's textfile collector wants it, ``*.prom``
+    """
+    prometheus_client.write_to_textfile(path, registry_of(snapshot))
+
+
+class Latest:
+    """A collector of what was found last."""
+
+    def __init__(self):
+        self._collector = None
+
+    def update(self, snapshot):
+        """Take another snapshot; None: there are no figures now."""
+        self._collector = None if snapshot is None else Collector(snapshot)
+
+    def describe(self):
+        """Return nothing: the names are known by what they are."""
+        return []
+
+    def collect(self):
+        """Return the families of metrics."""
+        collector = self._collector
+        return collector.collect() if collector else []
+
+
+def serve(latest, address, port):
+    """Serve figures over HTTP, in a thread of its own.
+
+    :param latest: :class:`Latest`
+    :param address: IP address to listen at
+    :param port: TCP port
+    :raises OSError: if it cannot be listened there
+    """
+    result = prometheus_client.CollectorRegistry()
+    result.register(latest)
+    prometheus_client.start_http_server(port, address, result)

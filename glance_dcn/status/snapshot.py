@@ -1,0 +1,97 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How the whole deployment is at one moment: images, sites, transfers."""
+
+import dataclasses
+import time
+import typing
+
+from glance_dcn.ceph import health
+from glance_dcn.status import inventory
+from glance_dcn.status import look
+
+PRESENT, COPYING, OWED, LEFT, MISSING = (
+    'present', 'copying', 'owed', 'failed', 'missing')
+
+
+@dataclasses.dataclass
+class Snapshot:
+    """How the deployment is.
+
+    :ivar sites: list of :class:`glance_dcn.status.look.State`
+    :ivar totals: :class:`glance_dcn.status.inventory.Totals`
+    :ivar transfers: list of :class:`glance_dcn.status.inventory.Transfer`
+    :ivar images: list of :class:`glance_dcn.status.inventory.Image`, those
+        that were asked for, or None
+    :ivar number: of images that were meant
+    :ivar seconds: that it took
+    :ivar taken: seconds since the epoch
+    """
+
+    sites: list
+    totals: inventory.Totals
+    transfers: list
+    images: typing.Optional[list]
+    number: int
+    seconds: float
+    taken: float
+
+    @property
+    def healthy(self):
+        """Whether every site is up, and nothing is owed."""
+        return all(site.state == health.UP and not site.owed
+                   for site in self.sites)
+
+    def state(self, image, site):
+        """Return how an image is at a site, and the percent or None.
+
+        :param image: :class:`glance_dcn.status.inventory.Image`
+        :param site: :class:`glance_dcn.status.look.State`
+        """
+        if site.name in image.importing:
+            return COPYING, self._percents.get(image.id)
+        if site.name in image.present:
+            return PRESENT, None
+        if image.id in site.images:
+            return OWED, None
+        if site.name in image.failed:
+            return LEFT, None
+        return MISSING, None
+
+    def __post_init__(self):
+        self._percents = {transfer.image: transfer.percent
+                          for transfer in self.transfers}
+
+
+def take(targets, timeout, wanted=None, limit=0):
+    """Return a :class:`Snapshot`.
+
+    :param targets: list of :class:`glance_dcn.checks.subjects.Target`
+    :param timeout: seconds to wait for sites
+    :param wanted: :class:`glance_dcn.status.inventory.Filter`; None: all
+        images, if there are no more than the limit
+    :param limit: images to list at most
+    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    """
+    began = time.monotonic()
+    # Sites are asked while the database is.
+    looks = look.Looks(targets)
+    totals = inventory.totals()
+    number = sum(totals.images.values())
+    images = None
+    if wanted is not None or number <= limit:
+        images, number = inventory.images(wanted or inventory.Filter(), limit)
+    transfers = inventory.transfers()
+    left = timeout - (time.monotonic() - began)
+    return Snapshot(looks.wait(max(left, 1)), totals, transfers, images,
+                    number, time.monotonic() - began, time.time())

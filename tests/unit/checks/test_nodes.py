@@ -1,0 +1,251 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Checks of a node's configuration."""
+
+import http.server
+import json
+import os
+import pathlib
+import threading
+import types
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.checks import access
+from glance_dcn.checks import nodes
+from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
+
+GIB = 1 << 30
+
+
+class NodeTestCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).path)
+        space = types.SimpleNamespace
+        self.conf = _Conf(
+            enabled_backends={'central': 'dcn', 'edge': 'dcn'},
+            enabled_import_methods=['glance-direct', 'copy-image'],
+            show_multiple_locations=True, show_image_direct_url=True,
+            worker_self_reference_url=None,
+            glance_store=space(default_backend='central'),
+            glance_dcn=space(direct_copy=True),
+            image_import_opts=space(
+                image_import_plugins=['dcn_image_conversion']),
+            image_conversion=space(output_format='raw'),
+            os_glance_staging_store=space(
+                filesystem_store_datadir=str(self.folder)))
+
+    def look(self, name, room=1):
+        """Return the level and the name or text of what is found."""
+        node = subjects.Node(self.conf, access.Access(), room)
+        check = registry.CHECKS[name]
+        try:
+            return registry.OK, check.function(node)
+        except registry.Found as exc:
+            check.run(node)
+            return check.faults[exc.fault].level, exc.fault
+
+
+class _Conf(types.SimpleNamespace):
+
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+
+class TestPlugins(NodeTestCase):
+
+    def plugins(self, *names):
+        self.conf.image_import_opts.image_import_plugins = list(names)
+        return self.look('plugins')
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.checks.nodes._installed', lambda namespace: {
+                'dcn_distributed_staging', 'dcn_image_conversion',
+                'image_conversion', 'image_decompression',
+                'inject_image_metadata'}))
+
+    def test_good(self):
+        self.assertEqual('ok', self.plugins('dcn_image_conversion')[0])
+        self.assertEqual('ok', self.plugins(
+            'dcn_distributed_staging', 'image_decompression',
+            'inject_image_metadata', 'dcn_image_conversion')[0])
+
+    def test_missing(self):
+        self.assertEqual(('fail', 'missing'), self.plugins())
+        self.assertEqual(('fail', 'missing'),
+                         self.plugins('image_conversion'))
+
+    def test_unknown(self):
+        self.assertEqual(('fail', 'unknown'),
+                         self.plugins('dcn_image_conversion', 'nonsense'))
+
+    def test_both(self):
+        self.assertEqual(('fail', 'both'), self.plugins(
+            'dcn_image_conversion', 'image_conversion'))
+
+    def test_order(self):
+        for wrong in (('dcn_image_conversion', 'dcn_distributed_staging'),
+                      ('dcn_image_conversion', 'image_decompression'),
+                      ('inject_image_metadata', 'dcn_distributed_staging',
+                       'dcn_image_conversion')):
+            self.assertEqual(('fail', 'order'), self.plugins(*wrong))
+
+    def test_the_remedy_is_the_right_order(self):
+        self.assertEqual(
+            ['dcn_distributed_staging', 'inject_image_metadata',
+             'image_decompression', 'dcn_image_conversion'],
+            nodes._ordered(['inject_image_metadata', 'dcn_image_conversion',
+                            'image_decompression',
+                            'dcn_distributed_staging']))
+
+
+class TestOptions(NodeTestCase):
+
+    def test_stores(self):
+        self.assertEqual('ok', self.look('stores')[0])
+        self.conf.glance_store.default_backend = 'dcn9'
+        self.assertEqual(('fail', 'default'), self.look('stores'))
+        self.conf.enabled_backends = {'a': 'rbd'}
+        self.assertEqual(('fail', 'none'), self.look('stores'))
+
+    def test_copies(self):
+        self.assertEqual('ok', self.look('copies')[0])
+        self.conf.glance_dcn.direct_copy = False
+        self.assertEqual(('warn', 'off'), self.look('copies'))
+        self.conf.enabled_import_methods.remove('copy-image')
+        self.assertEqual(('fail', 'method'), self.look('copies'))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.plugins.ours_wins', lambda name: False))
+        self.assertEqual(('fail', 'stock'), self.look('copies'))
+
+    def test_locations(self):
+        self.assertEqual('ok', self.look('locations')[0])
+        self.conf.show_image_direct_url = False
+        self.assertEqual(('warn', 'direct'), self.look('locations'))
+        self.conf.show_multiple_locations = False
+        self.assertEqual(('fail', 'hidden'), self.look('locations'))
+
+    def test_raw(self):
+        self.assertEqual('ok', self.look('raw')[0])
+        self.conf.image_conversion.output_format = 'qcow2'
+        self.assertEqual(('fail', 'other'), self.look('raw'))
+
+
+class TestStaging(NodeTestCase):
+
+    def test_good(self):
+        self.assertEqual('ok', self.look('staging')[0])
+
+    def test_absent(self):
+        self.folder.rmdir()
+        self.assertEqual(('fail', 'absent'), self.look('staging'))
+
+    def test_small(self):
+        self.assertEqual(('warn', 'small'),
+                         self.look('staging', room=1 << 60))
+
+    def test_full(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'os.statvfs', lambda path: types.SimpleNamespace(
+                f_bavail=1, f_frsize=4096)))
+        self.assertEqual(('fail', 'full'), self.look('staging', room=GIB))
+
+    def test_remote(self):
+        mounts = self.folder / 'mountinfo'
+        mounts.write_text(
+            '22 1 0:21 / / rw shared:1 - ext4 /dev/vda rw\n'
+            '36 22 0:33 / %s rw - nfs4 server:/staging rw\n' % self.folder)
+        self.assertEqual('nfs4', nodes._file_system(str(self.folder), mounts))
+        self.assertEqual('ext4', nodes._file_system('/nonsense', mounts))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.checks.nodes._file_system', lambda path: 'nfs4'))
+        self.assertEqual(('fail', 'remote'), self.look('staging'))
+
+    def test_unwritable(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.checks.access.Access.why_unwritable',
+            lambda self, path: 'Permission denied'))
+        self.assertEqual(('fail', 'unwritable'), self.look('staging'))
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+
+    status, body = 300, json.dumps({'versions': [{'id': 'v2.15'}]})
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body.encode())
+
+    def log_message(self, *args):
+        pass
+
+
+class TestSelfReference(NodeTestCase):
+
+    def serve(self, **attributes):
+        server = http.server.HTTPServer(
+            ('127.0.0.1', 0), type('Answers', (_Answers,), attributes))
+        self.addCleanup(server.server_close)
+        thread = threading.Thread(target=server.handle_request)
+        server.timeout = 5
+        thread.start()
+        self.addCleanup(thread.join)
+        self.conf.worker_self_reference_url = (
+            'http://127.0.0.1:%d' % server.server_port)
+
+    def test_good(self):
+        self.serve()
+        self.assertEqual('ok', self.look('self-reference')[0])
+
+    def test_no_glance(self):
+        self.serve(body='<html>')
+        self.assertIn('no Glance', nodes.why_silent(
+            self.conf.worker_self_reference_url))
+
+    def test_other_status(self):
+        self.serve(status=503)
+        self.assertEqual('status 503', nodes.why_silent(
+            self.conf.worker_self_reference_url))
+
+    def test_wrong(self):
+        for url, fault in ((None, 'unset'), ('glance:9292', 'malformed'),
+                           ('http://', 'malformed'),
+                           ('http://no.such.host.invalid:1', 'unknown'),
+                           ('http://192.0.2.7:9292', 'foreign'),
+                           ('http://127.0.0.1:1', 'silent')):
+            self.conf.worker_self_reference_url = url
+            self.assertEqual(('fail', fault), self.look('self-reference'))
+
+
+class TestAccess(base.BaseTestCase):
+
+    def test_own_files(self):
+        folder = self.useFixture(fixtures.TempDir()).path
+        path = os.path.join(folder, 'file')
+        found = access.Access()
+        self.assertEqual('No such file or directory',
+                         found.why_unreadable(path))
+        pathlib.Path(path + '2').touch()
+        self.assertIsNone(found.why_unreadable(path + '2'))
+        self.assertIsNone(found.why_unwritable(folder))
+
+    def test_no_such_user(self):
+        self.assertRaises(access.NoSuchUser, access.Access, 'no-such-user')

@@ -1,0 +1,113 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The sites of a node's configuration, and of a sites file."""
+
+import os
+import pathlib
+import types
+
+import fixtures
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.ceph import connection
+from glance_dcn.cmd import node
+from glance_dcn.cmd import output
+
+_CONF = """\
+[DEFAULT]
+enabled_backends = edge:dcn, central:dcn, old:rbd, http:http
+[glance_store]
+default_backend = central
+[central]
+rbd_store_ceph_conf = /etc/ceph/central.conf
+rbd_store_user = glance
+rados_connect_timeout = 300
+[edge]
+rbd_store_pool = glance-images
+rados_connect_timeout = 2
+[old]
+rbd_store_ceph_conf = /etc/ceph/old.conf
+[glance_dcn]
+sites_dir = %s
+"""
+
+
+class TestNode(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(
+            self.useFixture(fixtures.TempDir()).path)
+        (self.folder / 'sites').mkdir(mode=0o755)
+        (self.folder / 'glance-api.conf').write_text(
+            _CONF % (self.folder / 'sites'))
+        self.useFixture(fixtures.EnvironmentVariable(
+            'OS_GLANCE_CONFIG_DIR', str(self.folder)))
+        self.addCleanup(cfg.CONF.reset)
+
+    def targets(self):
+        args = types.SimpleNamespace(config_file=[], config_dir=[],
+                                     sites=None)
+        args.conf = node.read_all(args)
+        return node.targets_of(args)
+
+    def test_stores(self):
+        found = self.targets()
+        self.assertEqual(
+            [('central', 'images', '/etc/ceph/central.conf', 'glance',
+              connection.CONNECT_TIMEOUT, True),
+             ('edge', 'glance-images', '', None, 2, False),
+             ('old', 'images', '/etc/ceph/old.conf', None,
+              connection.CONNECT_TIMEOUT, False)],
+            [(target.name, target.pool, target.conf_file, target.user,
+              target.connect_timeout, target.default) for target in found])
+
+    def test_site_files(self):
+        path = self.folder / 'sites/dcn7.conf'
+        path.write_text('[dcn7]\nrbd_store_ceph_conf = /etc/ceph/dcn7.conf\n')
+        os.chmod(path, 0o644)
+        found = self.targets()[-1]
+        self.assertEqual(('dcn7', 'images', '/etc/ceph/dcn7.conf'), (
+            found.name, found.pool, found.conf_file))
+
+    def test_choice(self):
+        found = self.targets()
+        self.assertEqual(found, node.choose(found, None))
+        self.assertEqual(['edge'], [
+            target.name for target in node.choose(found, ['edge'])])
+        exc = self.assertRaises(ValueError, node.choose, found, ['dcn9'])
+        self.assertIn('no site dcn9', str(exc))
+
+    def test_options_of_imports_are_known(self):
+        args = types.SimpleNamespace(config_file=[], config_dir=[])
+        conf = node.read_all(args)
+        self.assertIsNotNone(conf.image_import_opts.image_import_plugins)
+        self.assertIsNotNone(conf.image_conversion.output_format)
+        self.assertTrue(
+            conf.os_glance_staging_store.filesystem_store_datadir)
+        self.assertTrue(conf.glance_dcn.direct_copy)
+        # Nor are they taken for stores.
+        self.assertEqual({'edge', 'central', 'old', 'http'},
+                         set(conf.enabled_backends))
+
+
+class TestOutput(base.BaseTestCase):
+
+    def test_table(self):
+        self.assertEqual('A   LONG\nxy  -\n-   0', output.table(
+            ('a', 'long'), [['xy', None], ['', 0]]))
+
+    def test_size(self):
+        self.assertEqual(['-', '0 B', '1023 B', '1.0 KiB', '1.5 GiB'], [
+            output.size(count) for count in (None, 0, 1023, 1024, 3 << 29)])

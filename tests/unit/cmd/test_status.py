@@ -1,0 +1,178 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``glance-dcn status`` and ``metrics``, without clusters and databases."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+
+import fixtures
+from oslotest import base
+import sqlalchemy
+
+from glance_dcn.ceph import health
+from glance_dcn.checks import subjects
+from glance_dcn.cmd import main
+from glance_dcn.cmd import metrics
+from glance_dcn.cmd import status
+from glance_dcn.status import inventory
+from glance_dcn.status import look
+from tests.unit.status import test_metrics
+
+IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+
+
+class CommandTestCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.asked = []
+        self.snapshot = test_metrics.some_snapshot()
+        for target, value in (
+                ('glance_dcn.cmd.node.read_all', lambda args: None),
+                ('glance_dcn.cmd.node.targets', lambda conf: [
+                    subjects.Target(name, 'images')
+                    for name in ('central', 'edge')]),
+                ('glance_dcn.status.snapshot.take', self._take),
+                ('glance_dcn.sites.worker.enabled', True)):
+            self.useFixture(fixtures.MonkeyPatch(target, value))
+
+    def _take(self, targets, timeout, wanted=None, limit=0):
+        self.asked.append((wanted, limit))
+        if isinstance(self.snapshot, Exception):
+            raise self.snapshot
+        return self.snapshot
+
+    def run_command(self, *argv):
+        """Return the exit status, and what was printed and complained."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            result = main.main(list(argv))
+        return result, out.getvalue(), err.getvalue()
+
+
+class TestStatus(CommandTestCase):
+
+    def image(self, *present, **more):
+        return inventory.Image(IMAGE, 'fedora', 'active', 'me', 10,
+                               set(present), **more)
+
+    def test_summary(self):
+        code, out, _err = self.run_command('status')
+        self.assertEqual(status.BAD, code)
+        lines = out.splitlines()
+        self.assertEqual(
+            ['central', 'up', '1.0', 'ms', '600', 'B', '3', '0', '0', '0',
+             '2', 'delete', '-'], lines[1].split())
+        self.assertEqual(
+            ['edge', 'down', '-', '-', '1', '1', '1', '2', '0', 'it', 'is',
+             'away'], lines[2].split())
+        self.assertIn('Copying: 42 %', out)
+        self.assertIn('4 images (3 active, 1 queued), 40 B', out)
+        self.assertEqual([(None, 50)], self.asked)
+
+    def test_healthy(self):
+        self.snapshot = test_metrics.some_snapshot(
+            sites=[look.State('central', health.UP)])
+        self.assertEqual(status.GOOD, self.run_command('status')[0])
+
+    def test_images(self):
+        self.snapshot = test_metrics.some_snapshot(images=[
+            self.image('central', importing={'edge'})])
+        out = self.run_command('status', '--all')[1]
+        self.assertIn('present  copying', out)
+        self.assertEqual(inventory.Filter(), self.asked[0][0])
+
+    def test_percent(self):
+        image = self.image('central', importing={'edge'})
+        image.id = 'i1'
+        self.snapshot = test_metrics.some_snapshot(images=[image])
+        self.assertIn('present  copying 42 %',
+                      self.run_command('status', '--all')[1])
+
+    def test_states(self):
+        sites = [look.State(name, health.UP) for name in
+                 ('a', 'b', 'c', 'd', 'e')]
+        sites[2].images = {IMAGE}
+        found = test_metrics.some_snapshot(sites=sites)
+        image = self.image('a', importing={'b'}, failed={'d'})
+        self.assertEqual(
+            ['present', 'copying', 'owed', 'failed', 'missing'],
+            [found.state(image, site)[0] for site in sites])
+
+    def test_many_sites(self):
+        sites = [look.State('dcn%d' % number, health.UP)
+                 for number in range(50)]
+        self.snapshot = test_metrics.some_snapshot(sites=sites, images=[
+            self.image(*(site.name for site in sites[:30]),
+                       failed={'dcn49'})])
+        out = self.run_command('status', '--all')[1]
+        self.assertIn('30 of 50', out)
+        self.assertIn('failed: dcn49', out)
+        self.assertIn('and 13 more', out)
+
+    def test_filters(self):
+        self.run_command('status', '--missing', 'edge', '--name', 'fed',
+                         '--limit', '7')
+        self.assertEqual([(inventory.Filter(missing='edge', name='fed'), 7)],
+                         self.asked)
+
+    def test_unknown_site(self):
+        code, _out, err = self.run_command('status', '--missing', 'dcn9')
+        self.assertEqual(status.WRONG, code)
+        self.assertIn('there are central, edge', err)
+
+    def test_json(self):
+        self.snapshot = test_metrics.some_snapshot(
+            images=[self.image('central')])
+        found = json.loads(self.run_command('status', '--format',
+                                            'json')[1])
+        self.assertEqual({'central': 'present', 'edge': 'missing'},
+                         found['images'][0]['sites'])
+        self.assertEqual(2, found['sites'][1]['missing'])
+
+    def test_database_that_does_not_answer(self):
+        self.snapshot = sqlalchemy.exc.OperationalError('x', {}, 'no way')
+        code, _out, err = self.run_command('status')
+        self.assertEqual(status.WRONG, code)
+        self.assertIn('no way', err)
+
+
+class TestMetrics(CommandTestCase):
+
+    def test_terminal(self):
+        code, out, _err = self.run_command('metrics')
+        self.assertEqual(metrics.GOOD, code)
+        self.assertIn('glance_dcn_site_up{site="edge"} 0.0', out)
+
+    def test_file(self):
+        path = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        name = str(path / 'dcn.prom')
+        self.assertEqual(0, self.run_command('metrics', '--output', name)[0])
+        self.assertIn('glance_dcn_site_up', pathlib.Path(name).read_text())
+        self.assertEqual(0o644, os.stat(name).st_mode & 0o777)
+
+    def test_file_that_cannot_be_written(self):
+        code, _out, err = self.run_command(
+            'metrics', '--output', '/nonsense/dcn.prom')
+        self.assertEqual(metrics.UNWRITTEN, code)
+        self.assertIn('/nonsense/dcn.prom', err)
+
+    def test_wrong_arguments(self):
+        for argv in (('--output', 'dcn.txt'), ('--listen', '9750'),
+                     ('--listen', 'host:0'), ('--listen', 'host:http')):
+            exc = self.assertRaises(SystemExit, self.run_command, 'metrics',
+                                    *argv)
+            self.assertEqual(metrics.WRONG, exc.code)
