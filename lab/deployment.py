@@ -45,7 +45,8 @@ CENTRAL = 'central'
 
 # Stores of ours are used with what else is ours.
 _OURS = {'image_import_opts': {
-    'image_import_plugins': '[dcn_image_conversion]'}}
+    'image_import_plugins':
+    '[dcn_distributed_staging,dcn_image_conversion]'}}
 _STATE_MARK = 'lab.json'
 
 

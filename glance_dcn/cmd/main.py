@@ -25,13 +25,17 @@ from oslo_config import cfg
 
 from glance_dcn.cmd import owed
 from glance_dcn.cmd import site
+from glance_dcn.cmd import worker as worker_command
 from glance_dcn.sites import worker
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 FAILED = 2
 
 # Modules of the subcommands, each with register(subparsers).
-_COMMANDS = (owed, site)
+_COMMANDS = (owed, site, worker_command)
+# Stores that Glance makes for itself: where images are staged.
+_RESERVED = {'os_glance_staging_store': 'file',
+             'os_glance_tasks_store': 'file'}
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
 
@@ -63,7 +67,8 @@ def main(argv=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog='glance-dcn', description='Shows how the sites of Glance are.')
+        prog='glance-dcn', description='Shows how the sites of Glance are, and '
+        'sees to what workers have left.')
     parser.add_argument(
         '--config-file', action='append', metavar='FILE', default=[],
         help='a configuration file of Glance; may be given several times. '
@@ -89,7 +94,7 @@ def _set_up_stores(args):
     arguments += ['--config-dir=%s' % path for path in args.config_dir]
     config.parse_args(args=arguments,
                       default_config_files=_default_files())
-    glance_store.register_store_opts(cfg.CONF)
+    glance_store.register_store_opts(cfg.CONF, reserved_stores=_RESERVED)
     if not glance_store.create_multi_stores(cfg.CONF):
         raise cfg.Error('no store of enabled_backends is usable')
 

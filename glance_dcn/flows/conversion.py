@@ -36,6 +36,8 @@ from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import stores
 from glance_dcn.sites import hashes
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -146,6 +148,7 @@ class _ConvertImage(task.Task):
         if detected != declared:
             raise _refusal('it is declared to be %s and its content is %s'
                            % (declared, detected))
+        running.enter(self._action_wrapper.image_id, journal.INSPECTED)
         if detected == 'iso':
             return False
         driver = _DRIVERS.get(declared, declared)
@@ -159,6 +162,7 @@ class _ConvertImage(task.Task):
             return False
         qemu_img.check(self._source, driver, limits=_LOOK_LIMITS)
         limits = self._measure(driver, virtual_size, output)
+        running.enter(self._action_wrapper.image_id, journal.CONVERTING)
         self._phases.enter('Converting the image from %s to %s'
                            % (declared, output), 0)
         ahead = self._hash_ahead(output, virtual_size)
@@ -270,6 +274,7 @@ class _ConvertImage(task.Task):
                 container_format='bare', size=size)
         # Only now that the image says what it is does nobody need it.
         _discard(self._source)
+        running.enter(self._action_wrapper.image_id, journal.CONVERTED)
         LOG.info('Converted image %s: size=%d disk_format=%s',
                  self._action_wrapper.image_id, size, output)
 

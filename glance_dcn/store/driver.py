@@ -52,6 +52,8 @@ from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
+from glance_dcn.staging import recovery
+from glance_dcn.staging import running
 from glance_dcn.store import backends
 from glance_dcn.store import location
 from glance_dcn.store import options
@@ -153,6 +155,7 @@ class Store(driver.Store):
         owed.ledger.add(self.site, default=self._is_default)
         if catalog.use(self.conf):
             worker.start(self.site)
+            recovery.start(self.conf)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
@@ -318,7 +321,8 @@ class Store(driver.Store):
                 record = take(ioctx, begun, name, wanted, leads,
                               functools.partial(
                                   self._write, image_file, image_size,
-                                  wanted if leads else (), verifier))
+                                  wanted if leads else (),
+                                  self._tap(name, image_size, verifier)))
         finally:
             if leads and record is not None:
                 hashes.shared.share(name, record)
@@ -360,18 +364,31 @@ class Store(driver.Store):
     def _duplicate(self, exc):
         return exceptions.Duplicate(message='Store %s: %s' % (self.name, exc))
 
-    def _write(self, image_file, image_size, wanted, verifier, target,
+    def _tap(self, name, size, verifier):
+        """Return what all data is shown to: verifier and progress."""
+        listeners = [listener for listener in (
+            verifier and verifier.update,
+            running.meter(name, self.name, size)) if listener]
+        if len(listeners) < 2:
+            return listeners[0] if listeners else None
+
+        def tap(data):
+            for listener in listeners:
+                listener(data)
+        return tap
+
+    def _write(self, image_file, image_size, wanted, tap, target,
                rate=None):
         """Write a stream to an endpoint.
 
         :param wanted: hashlib names of the hashes to compute on the way
+        :param tap: called with all data, or None
         :param rate: :class:`glance_dcn.engine.rates.Rate`, or None
         :returns: :class:`glance_dcn.engine.transfer.Result`
         """
         with stream.Sink(
                 target, image_size or None, hashes=wanted,
-                tap=verifier.update if verifier else None,
-                timeout=self._stall_timeout, rate=rate) as sink:
+                tap=tap, timeout=self._stall_timeout, rate=rate) as sink:
             sink.write_from(image_file, self.WRITE_CHUNKSIZE)
             return sink.finish()
 
