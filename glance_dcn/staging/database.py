@@ -71,11 +71,13 @@ def located(found):
 
 
 def task(task_id):
-    """Return a task as a dict, or None if it is unknown."""
+    """Return a task as a dict, or None if it is deleted or unknown."""
     try:
-        return db.get_api().task_get(_admin(), task_id)
+        found = db.get_api().task_get(_admin(), task_id)
     except exception.NotFound:
         return None
+    # An administrator is shown deleted ones too.
+    return None if found.get('deleted') else found
 
 
 def say(task_id, message):
