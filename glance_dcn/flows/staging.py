@@ -29,6 +29,7 @@ from taskflow import task
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import preflight
+from glance_dcn import plugins
 from glance_dcn.sites import owed
 from glance_dcn.staging import database
 from glance_dcn.staging import folder
@@ -38,12 +39,7 @@ from glance_dcn.staging import running
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-PLUGIN = 'dcn_distributed_staging'
-
 options.register(CONF)
-CONF.import_opt('image_import_plugins',
-                'glance.async_.flows.api_image_import',
-                group='image_import_opts')
 
 
 def get_flow(**kwargs):
@@ -78,7 +74,7 @@ def announce(kwargs):
     :returns: :class:`glance_dcn.staging.running.Import`; None if the plugin
         is not used, or no journal can be kept
     """
-    if PLUGIN not in CONF.image_import_opts.image_import_plugins:
+    if not plugins.staging_is_used(CONF):
         return None
     found = folder.of(CONF)
     if found is None:

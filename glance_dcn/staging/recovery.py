@@ -36,10 +36,12 @@ another task has it      left alone, but for the task's message
 
 import logging
 import os
+import sys
 import time
 
 from glance_dcn import background
 from glance_dcn import catalog
+from glance_dcn import plugins
 from glance_dcn.sites import owed
 from glance_dcn.sites import worker
 from glance_dcn.staging import folder
@@ -49,10 +51,13 @@ from glance_dcn.staging import running
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between looks at the journal, and from the start to the first:
-# the stores are set up one after the other.
+# Seconds between looks at the journal.
 _INTERVAL = 5
-_SETTLING = 2
+# Seconds from the last store that was set up to the first look, and until
+# one is had even if Glance has not come up.
+_SETTLING = 1
+_PATIENCE = 20
+_PAUSE = 0.2
 # Times that an import is begun again: it may be what ends the worker.
 _ATTEMPTS = 2
 
@@ -67,6 +72,7 @@ _DOWNLOADS = ('web-download', 'glance-download')
 _conf = None
 _since = 0
 _watch = None
+_said = False
 
 
 def start(conf):
@@ -90,23 +96,34 @@ def _look():
         # Glance before release 33 may be patched by eventlet: its database
         # is out of reach for this thread. There is the command for it.
         return
-    while time.monotonic() - _since < _SETTLING:
-        time.sleep(_SETTLING / 10)
+    _wait_for_glance()
     found = folder.of(_conf)
     if found is None:
         return
-    _say_doubts()
     from glance_dcn.staging import rerun
     recover(found, rerun.begin)
-    residue.look(found)
+    if plugins.staging_is_used(_conf):
+        _say_doubts()
+        residue.look(found)
 
 
-_said = set()
+def _wait_for_glance():
+    """Wait until Glance is there: what it is loading is not to be touched."""
+    while time.monotonic() - _since < _SETTLING or (
+            not _is_loaded() and time.monotonic() - _since < _PATIENCE):
+        time.sleep(_PAUSE)
+
+
+def _is_loaded():
+    module = sys.modules.get('glance.api.v2.router')
+    return module is not None and not getattr(
+        module.__spec__, '_initializing', False)
 
 
 def _say_doubts():
+    global _said
     if not _said:
-        _said.add(None)
+        _said = True
         for sentence in folder.doubts(_conf):
             LOG.warning(sentence)
 

@@ -22,7 +22,7 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.flows import preflight
-from glance_dcn.flows import staging
+from glance_dcn import plugins
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 
@@ -129,12 +129,13 @@ class CheckTest(base.BaseTestCase):
         super().setUp()
         self.path = pathlib.Path(
             self.useFixture(fixtures.TempDir()).path) / 'image'
-        self.use_plugins(staging.PLUGIN, 'dcn_image_conversion')
+        self.use_plugins(plugins.STAGING, 'dcn_image_conversion')
         self.free = 100 * MiB
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.staging.folder.free', lambda path: self.free))
 
     def use_plugins(self, *names):
+        plugins.staging_is_used(cfg.CONF)
         cfg.CONF.set_override('image_import_plugins', list(names),
                               'image_import_opts')
         self.addCleanup(cfg.CONF.clear_override, 'image_import_plugins',
@@ -162,7 +163,7 @@ class CheckTest(base.BaseTestCase):
         self.download(100 * MiB, disk_format='iso')
         self.assertRaises(preflight.NoRoom, self.download, 101 * MiB,
                           disk_format='raw')
-        self.use_plugins(staging.PLUGIN)
+        self.use_plugins(plugins.STAGING)
         self.download(100 * MiB)
 
     def test_nothing_is_known(self):
