@@ -13,6 +13,7 @@
 """All options of glance_dcn, for oslo-config-generator."""
 
 from glance_dcn.flows import options as process_options
+from glance_dcn.staging import options as staging_options
 from glance_dcn.store import options
 
 
@@ -23,5 +24,6 @@ def list_opts():
     that store is called ``dcn0``.
     """
     return [(process_options.GROUP,
-             process_options.OPTS + options.PROCESS_OPTS),
+             process_options.OPTS + staging_options.OPTS
+             + options.PROCESS_OPTS),
             ('dcn0', options.STORE_OPTS)]

@@ -46,6 +46,7 @@ from glance_dcn.sites import owed
 from glance_dcn.sites import worker
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
+from glance_dcn.staging import options
 from glance_dcn.staging import residue
 from glance_dcn.staging import running
 
@@ -85,6 +86,7 @@ def start(conf):
     global _conf, _since, _watch
     if not worker.enabled:
         return
+    options.register(conf)
     _conf, _since = conf, time.monotonic()
     if _watch is None:
         _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
@@ -101,10 +103,11 @@ def _look():
     if found is None:
         return
     from glance_dcn.staging import rerun
-    recover(found, rerun.begin)
+    chosen = _conf[options.GROUP]
+    recover(found, rerun.begin if chosen.resume_imports else None)
     if plugins.staging_is_used(_conf):
         _say_doubts()
-        residue.look(found)
+        residue.look(found, chosen.staging_residue_age)
 
 
 def _wait_for_glance():

@@ -29,8 +29,6 @@ from glance_dcn.staging import folder
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds for which a file must not have changed: nobody stages it any more.
-AGE = 3600
 # Seconds between looks.
 _INTERVAL = 600
 _NAME = re.compile(
@@ -39,11 +37,12 @@ _NAME = re.compile(
 _looked = None
 
 
-def look(journal, age=AGE):
+def look(journal, age):
     """Remove what is nobody's, now and then.
 
     :param journal: :class:`glance_dcn.staging.journal.Journal`
-    :param age: seconds
+    :param age: seconds for which a file must not have changed: nobody stages
+        it any more
     """
     global _looked
     now = time.monotonic()
@@ -52,7 +51,7 @@ def look(journal, age=AGE):
         remove(journal, age)
 
 
-def remove(journal, age=AGE):
+def remove(journal, age):
     """Remove what is nobody's, and return the paths.
 
     :param journal: :class:`glance_dcn.staging.journal.Journal`

@@ -26,6 +26,8 @@ from glance_dcn.staging import journal
 from glance_dcn.staging import residue
 from tests.unit.staging import glance
 
+AGE = 3600
+
 
 class ResidueTest(base.BaseTestCase):
 
@@ -35,7 +37,7 @@ class ResidueTest(base.BaseTestCase):
         self.journal = journal.Journal(str(self.staging))
         self.glance = self.useFixture(glance.Database())
         # The time at which a file's inode changed cannot be set.
-        self.now = time.time() + residue.AGE + 60
+        self.now = time.time() + AGE + 60
         self.useFixture(fixtures.MonkeyPatch('time.time', lambda: self.now))
 
     def staged(self, status=None, suffix='', lock=None):
@@ -48,7 +50,7 @@ class ResidueTest(base.BaseTestCase):
         return image_id + suffix
 
     def removed(self):
-        return sorted(map(os.path.basename, residue.remove(self.journal)))
+        return sorted(map(os.path.basename, residue.remove(self.journal, AGE)))
 
     def test_of_no_image(self):
         names = [self.staged(), self.staged(suffix='.raw')]
@@ -80,7 +82,7 @@ class ResidueTest(base.BaseTestCase):
 
     def test_fresh_file(self):
         name = self.staged()
-        self.now = os.stat(self.staging / name).st_ctime + residue.AGE - 1
+        self.now = os.stat(self.staging / name).st_ctime + AGE - 1
         self.assertEqual([], self.removed())
 
     def test_image_of_the_journal(self):
