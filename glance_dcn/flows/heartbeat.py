@@ -113,6 +113,9 @@ class Watch:
     def _look(self, going_on):
         entry = going_on.entry
         task = database.task(entry.task)
+        if task is None and time.time() - entry.since < _SILENCE:
+            # It is just being written.
+            return
         if task is None or task['status'] in database.ENDED:
             self._ended(entry)
             return

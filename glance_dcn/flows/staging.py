@@ -81,7 +81,12 @@ def announce(kwargs):
         return None
     heartbeat.watch.start()
     known = running.get(kwargs['task_id'])
-    return known or running.begin(found, _entry(kwargs))
+    if known is None:
+        return running.begin(found, _entry(kwargs))
+    if known.entry.phase == journal.ACCEPTED:
+        entry = _entry(kwargs)
+        known.enter(entry.phase, formats=entry.formats, size=entry.size)
+    return known
 
 
 def _entry(kwargs):
@@ -116,6 +121,33 @@ def _refuse(kwargs, reason):
         wrapper.drop_lock_for_task()
     except exception.NotFound:
         LOG.debug('Task %s had lost its lock', kwargs['task_id'])
+
+
+def put_back(wrapper, stores):
+    """Let an image be as it was when it had been staged.
+
+    For an import that is given up before anything was changed. Glance's
+    domain model knows no way from there back to a staged image.
+
+    :param wrapper: ImportActionWrapper of the import
+    :param stores: its target stores
+    :returns: whether it was done; False where the plugin is not used
+    """
+    going_on = running.of(wrapper.image_id)
+    if going_on is None:
+        return False
+    wrapper.assert_task_lock()
+    image = database.image(wrapper.image_id)
+    properties = {
+        database.IMPORTING: database.stores(image, database.IMPORTING,
+                                            remove=stores),
+        database.FAILED: database.stores(image, database.FAILED, add=stores)}
+    if database.own_url():
+        properties[database.HOST] = database.own_url()
+    database.update(wrapper.image_id, image['status'], properties,
+                    status='uploading',
+                    size=folder.size(going_on.entry.path))
+    return True
 
 
 class _Staged(task.Task):

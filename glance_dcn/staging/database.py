@@ -88,6 +88,11 @@ def say(task_id, message):
     _update_task(task_id, {'message': message})
 
 
+def begin(task_id, message):
+    """Set a task to processing, with a message."""
+    _update_task(task_id, {'status': 'processing', 'message': message})
+
+
 def fail(task_id, message):
     """Set a task to failure, unless it has ended."""
     _end(task_id, {'status': 'failure', 'message': message})

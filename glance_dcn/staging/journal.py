@@ -38,6 +38,7 @@ import typing
 LOG = logging.getLogger(__name__)
 
 #: Phases of an import, in their order. What is kept is the last one begun.
+ACCEPTED = 'accepted'
 DOWNLOADING = 'downloading'
 STAGED = 'staged'
 INSPECTED = 'inspected'

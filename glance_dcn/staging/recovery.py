@@ -44,6 +44,7 @@ from glance_dcn import catalog
 from glance_dcn import plugins
 from glance_dcn.sites import owed
 from glance_dcn.sites import worker
+from glance_dcn.staging import accepted
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import options
@@ -69,6 +70,8 @@ FINISHED = 'finished'
 LEFT = 'left alone'
 
 _DOWNLOADS = ('web-download', 'glance-download')
+# Phases before the end of a download.
+_NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 _conf = None
 _since = 0
@@ -104,8 +107,11 @@ def _look():
         return
     from glance_dcn.staging import rerun
     chosen = _conf[options.GROUP]
+    used = plugins.staging_is_used(_conf)
+    if used:
+        accepted.listen(_conf)
     recover(found, rerun.begin if chosen.resume_imports else None)
-    if plugins.staging_is_used(_conf):
+    if used:
         _say_doubts()
         residue.look(found, chosen.staging_residue_age)
 
@@ -184,8 +190,13 @@ class _Recovery:
         """See to it; return what has become of it."""
         entry = self._entry
         folder.end_orphans(entry.path)
-        self._image = self._database.image(entry.image)
         task = self._database.task(entry.task)
+        if task is not None and task['status'] not in self._database.ENDED:
+            # From now on nobody takes the lock for a stale one. Whether
+            # somebody has is seen next.
+            self._database.say(entry.task, 'Its worker has ended: seeing to '
+                               'what it has left')
+        self._image = self._database.image(entry.image)
         if self._image is None:
             return self._gone()
         lock = self._image['properties'].get(self._database.LOCK)
@@ -288,7 +299,9 @@ class _Recovery:
             else:
                 folder.discard(path)
         size = folder.size(entry.path)
-        return (size is not None and entry.phase != journal.DOWNLOADING
+        staged = (entry.method not in _DOWNLOADS
+                  or entry.phase not in _NOT_STAGED)
+        return (size is not None and staged
                 and image['size'] in (None, size))
 
     def _put_back(self, status, failed):

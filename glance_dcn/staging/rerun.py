@@ -44,7 +44,8 @@ def begin(held, stores):
     :param stores: identifiers of the stores to bring it to
     """
     entry = held.entry
-    database.say(entry.task, 'Begun again after its worker had ended')
+    # It may have waited for its turn when its worker ended.
+    database.begin(entry.task, 'Begun again after its worker had ended')
     task = database.task(entry.task)
     executor = _executor(task, stores)
     running.adopt(held)

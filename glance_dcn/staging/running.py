@@ -28,6 +28,7 @@ from glance_dcn.staging import journal
 LOG = logging.getLogger(__name__)
 
 _WORDS = {
+    journal.ACCEPTED: 'The import is accepted',
     journal.DOWNLOADING: 'Staging the image',
     journal.STAGED: 'The image is staged',
     journal.INSPECTED: 'The image is inspected',
