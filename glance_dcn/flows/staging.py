@@ -99,7 +99,7 @@ def _entry(kwargs):
              'copy-image': journal.COPYING}.get(method, journal.DOWNLOADING)
     return journal.Entry(
         task=kwargs['task_id'], image=image_id, method=method,
-        stores=[store for store in kwargs['backend'] if store],
+        stores=list(kwargs['backend']),
         path=folder.staged(CONF, image_id), phase=phase, formats=formats,
         size=image.get('size'), by=owed.whoami())
 

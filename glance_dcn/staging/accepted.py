@@ -61,6 +61,6 @@ def _accept(task, asked):
     running.begin(found, journal.Entry(
         task=task, image=asked['image_id'],
         method=request['method']['name'],
-        stores=[store for store in asked['backend'] if store],
+        stores=list(asked['backend']),
         path=folder.staged(_conf, asked['image_id']),
         phase=journal.ACCEPTED, by=owed.whoami()))

@@ -69,7 +69,8 @@ class Entry:
     :ivar task: ID of the task
     :ivar image: ID of the image
     :ivar method: import method
-    :ivar stores: identifiers of the target stores
+    :ivar stores: identifiers of the target stores; None for the only one of a
+        Glance with a single store
     :ivar path: path of the staged file
     :ivar phase: what was begun last
     :ivar formats: disk format and container format before any conversion
@@ -134,6 +135,7 @@ class Journal:
         held = Held(self.folder, entry, self._lock_soon(entry.task))
         try:
             held.write(entry)
+            _sync(self.folder)
         except BaseException:
             held.close()
             raise
@@ -237,15 +239,23 @@ class Held:
         self._writing = threading.Lock()
 
     def note(self, **changes):
+        """Change the entry; see :meth:`change`."""
+        self.change(lambda entry: changes)
+
+    def change(self, function):
         """Change the entry, on the disk too.
 
         A full disk must not end an import: that is logged, and what was
         written before stays.
+
+        :param function: called with the entry; returns the changed fields
         """
         with self._writing:
             if self._lock is None:
                 return
-            changed = dataclasses.replace(self.entry, **changes)
+            changed = dataclasses.replace(self.entry, **function(self.entry))
+            if changed == self.entry:
+                return
             try:
                 self.write(changed)
             except OSError as exc:
@@ -263,9 +273,10 @@ class Held:
         with open(fd, 'w') as file:
             file.write(entry.text())
             file.flush()
-            os.fsync(fd)
+            os.fdatasync(fd)
+        # Should the host lose this after all, with its power, the former is
+        # there: from an earlier phase, more is done again.
         os.replace(new, path)
-        _sync(os.path.dirname(path))
         self.entry = entry
 
     def close(self):

@@ -252,7 +252,7 @@ class _Recovery:
         self._bury(remaining, published=True)
         self._update(remaining)
         return self._undone('copying to %s was broken off: repeat it'
-                            % ', '.join(remaining))
+                            % _names(remaining))
 
     def _active(self):
         """Some stores were enough, or all are done."""
@@ -265,7 +265,7 @@ class _Recovery:
         self._update(remaining)
         return self._undone(
             'the image is active; storing it in %s was broken off: copy it '
-            'there (copy-image)' % ', '.join(remaining))
+            'there (copy-image)' % _names(remaining))
 
     def _import(self):
         usable = self._restage()
@@ -405,3 +405,8 @@ class _Recovery:
         self._database.drop_property(self._image['id'], self._database.LOCK,
                                      self._entry.task)
         self._held.close()
+
+
+def _names(stores):
+    # A Glance with a single store has no name for it.
+    return ', '.join(store or 'the store' for store in stores)

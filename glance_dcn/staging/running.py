@@ -64,8 +64,7 @@ class Import:
 
     def enter(self, phase, **changes):
         """Begin a phase."""
-        if changes or phase != self.entry.phase:
-            self.held.note(phase=phase, **changes)
+        self.held.note(phase=phase, **changes)
 
     def progress(self, store, part):
         """Take note of the part of the image that a store has, 0 to 1."""
@@ -169,12 +168,14 @@ def writes(image, store, instance):
     going_on = of(image)
     if going_on is None:
         return
-    entry = going_on.entry
-    begun = dict(entry.begun)
-    begun[store] = sorted({*begun.get(store, ()), instance})
-    phase = (journal.COPYING if entry.phase == journal.COPYING
-             else journal.STORING)
-    going_on.enter(phase, begun=begun)
+
+    def change(entry):
+        # Several stores are written to at the same time.
+        begun = {*entry.begun.get(store, ()), instance}
+        return {'begun': dict(entry.begun, **{store: sorted(begun)}),
+                'phase': journal.COPYING if entry.phase == journal.COPYING
+                else journal.STORING}
+    going_on.held.change(change)
 
 
 def meter(image, store, size):

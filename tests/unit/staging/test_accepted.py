@@ -45,7 +45,7 @@ class AcceptedTest(base.BaseTestCase):
 
     def add(self):
         self.glance.add_task(self.task_id, self.image_id, 'web-download',
-                             ['central', None], 'pending')
+                             ['central'], 'pending')
 
     def test_import_has_a_journal(self):
         self.listen()

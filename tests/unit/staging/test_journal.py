@@ -112,7 +112,7 @@ class JournalTest(base.BaseTestCase):
         held = self.journal.begin(entry())
         self.addCleanup(held.close)
         self.useFixture(fixtures.MonkeyPatch(
-            'os.fsync', self._raise(OSError(28, 'No space left'))))
+            'os.fdatasync', self._raise(OSError(28, 'No space left'))))
         held.note(phase=journal.STORING)
         self.assertEqual([journal.STAGED],
                          [one.phase for one in self.journal.entries()])
