@@ -14,7 +14,7 @@
 """What a dead worker was at: gone on with, or undone.
 
 Each process of a worker looks at the journal when it starts and every few
-seconds, and takes over the entries whose processes have died; of several one
+seconds (:mod:`glance_dcn.staging.watch`), and takes over the entries whose processes have died; of several one
 gets an entry. It brings the image back to where its import began, keeping
 what is worth to be kept, and then begins it again in its place, with the same
 task and the same lock, or, if that is not possible, ends the task and lets go
@@ -36,30 +36,14 @@ another task has it      left alone, but for the task's message
 
 import logging
 import os
-import sys
-import time
 
-from glance_dcn import background
-from glance_dcn import catalog
-from glance_dcn import plugins
 from glance_dcn.sites import owed
-from glance_dcn.sites import worker
-from glance_dcn.staging import accepted
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
-from glance_dcn.staging import options
-from glance_dcn.staging import residue
 from glance_dcn.staging import running
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between looks at the journal.
-_INTERVAL = 5
-# Seconds from the last store that was set up to the first look, and until
-# one is had even if Glance has not come up.
-_SETTLING = 1
-_PATIENCE = 20
-_PAUSE = 0.2
 # Times that an import is begun again: it may be what ends the worker.
 _ATTEMPTS = 2
 
@@ -72,69 +56,6 @@ LEFT = 'left alone'
 _DOWNLOADS = ('web-download', 'glance-download')
 # Phases before the end of a download.
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
-
-_conf = None
-_since = 0
-_watch = None
-_said = False
-
-
-def start(conf):
-    """Look after what dead processes leave, from now on.
-
-    Called as each store is set up.
-
-    :param conf: oslo.config object
-    """
-    global _conf, _since, _watch
-    if not worker.enabled:
-        return
-    options.register(conf)
-    _conf, _since = conf, time.monotonic()
-    if _watch is None:
-        _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
-        _watch.start()
-
-
-def _look():
-    if not catalog.present():
-        # Glance before release 33 may be patched by eventlet: its database
-        # is out of reach for this thread. There is the command for it.
-        return
-    _wait_for_glance()
-    found = folder.of(_conf)
-    if found is None:
-        return
-    from glance_dcn.staging import rerun
-    chosen = _conf[options.GROUP]
-    used = plugins.staging_is_used(_conf)
-    if used:
-        accepted.listen(_conf)
-    recover(found, rerun.begin if chosen.resume_imports else None)
-    if used:
-        _say_doubts()
-        residue.look(found, chosen.staging_residue_age)
-
-
-def _wait_for_glance():
-    """Wait until Glance is there: what it is loading is not to be touched."""
-    while time.monotonic() - _since < _SETTLING or (
-            not _is_loaded() and time.monotonic() - _since < _PATIENCE):
-        time.sleep(_PAUSE)
-
-
-def _is_loaded():
-    module = sys.modules.get('glance.api.v2.router')
-    return module is not None and not getattr(
-        module.__spec__, '_initializing', False)
-
-
-def _say_doubts():
-    global _said
-    if not _said:
-        _said = True
-        for sentence in folder.doubts(_conf):
-            LOG.warning(sentence)
 
 
 def recover(found, again=None):

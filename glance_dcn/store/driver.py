@@ -52,8 +52,8 @@ from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
-from glance_dcn.staging import recovery
 from glance_dcn.staging import running
+from glance_dcn.staging import watch as staging_watch
 from glance_dcn.store import backends
 from glance_dcn.store import location
 from glance_dcn.store import options
@@ -155,7 +155,7 @@ class Store(driver.Store):
         owed.ledger.add(self.site, default=self._is_default)
         if catalog.use(self.conf):
             worker.start(self.site)
-            recovery.start(self.conf)
+            staging_watch.start(self.conf)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
