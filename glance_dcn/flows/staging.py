@@ -64,7 +64,7 @@ def get_flow(**kwargs):
         _refuse(kwargs, str(exc))
     return linear_flow.Flow(kwargs['task_type']).add(
         _Staged(kwargs['task_id'], kwargs['task_type'],
-                kwargs['action_wrapper'].image_id))
+                kwargs['action_wrapper'], kwargs['backend']))
 
 
 def announce(kwargs):
@@ -153,10 +153,30 @@ def put_back(wrapper, stores):
 class _Staged(task.Task):
     """Notes that the staged data is complete."""
 
-    def __init__(self, task_id, task_type, image_id):
+    def __init__(self, task_id, task_type, action_wrapper, stores):
         super().__init__(name='%s-Staged-%s' % (task_type, task_id))
-        self._image_id = image_id
+        self._action_wrapper = action_wrapper
+        self._stores = list(stores)
 
     def execute(self):
         """Note it in the journal."""
-        running.enter(self._image_id, journal.STAGED)
+        running.enter(self._action_wrapper.image_id, journal.STAGED)
+
+    def revert(self, result, **kwargs):
+        """Let an image that was uploaded be imported again.
+
+        Stock leaves it ``importing`` when no store could take it.
+        """
+        image = database.image(self._action_wrapper.image_id)
+        going_on = running.of(self._action_wrapper.image_id)
+        if (image is None or going_on is None
+                or going_on.entry.method != 'glance-direct'
+                or image['status'] != 'importing' or image['locations']
+                or folder.size(going_on.entry.path) is None):
+            return
+        try:
+            put_back(self._action_wrapper, self._stores)
+        except (exception.NotFound, exception.Conflict,
+                exception.TaskAbortedError) as exc:
+            LOG.info('Image %(image)s stays as it is: %(error)s', {
+                'image': image['id'], 'error': exc})

@@ -157,3 +157,17 @@ class StagingTest(base.BaseTestCase):
 
     def test_nothing_is_put_back_without_the_plugin(self):
         self.assertFalse(staging.put_back(Wrapper('unknown', 'task'), []))
+
+    def test_failed_import_can_be_repeated(self):
+        (self.staging / self.image_id).write_bytes(b'data')
+        flow = self.begin(status='importing', size=4)
+        [(task, _meta)] = flow.iter_nodes()
+        task.revert(None)
+        self.assertEqual('uploading', database.image(self.image_id)['status'])
+
+    def test_failed_download_is_left_to_stock(self):
+        (self.staging / self.image_id).write_bytes(b'data')
+        flow = self.begin('web-download', status='importing', size=4)
+        [(task, _meta)] = flow.iter_nodes()
+        task.revert(None)
+        self.assertEqual('importing', database.image(self.image_id)['status'])
