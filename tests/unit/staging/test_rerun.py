@@ -52,6 +52,10 @@ class RerunTest(base.BaseTestCase):
         for path in (self.staging, self.store):
             path.mkdir()
         plugins.staging_is_used(CONF)
+        # create_multi_stores() adds to them.
+        for name in ('location.SCHEME_TO_CLS_BACKEND_MAP',
+                     'multi_backend._RESERVED_STORES'):
+            self.useFixture(fixtures.MonkeyPatch('glance_store.' + name, {}))
         self.override('image_import_plugins', [plugins.STAGING],
                       'image_import_opts')
         self.override('enabled_backends', {'here': 'file'})
