@@ -17,6 +17,7 @@ who can read that configuration and the keyrings.
 """
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -90,6 +91,8 @@ def _set_up_stores(args):
     """Have glance_store configure the stores, as Glance does."""
     from glance.common import config
     import glance_store
+    # It has options of the command line, which are known before that is read.
+    importlib.import_module('glance_dcn.staging.database')
     arguments = ['--config-file=%s' % path for path in args.config_file]
     arguments += ['--config-dir=%s' % path for path in args.config_dir]
     config.parse_args(args=arguments,
