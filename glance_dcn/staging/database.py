@@ -161,6 +161,12 @@ def stores(found, prop, add=(), remove=()):
     return ','.join(sorted((names | set(filter(None, add))) - set(remove)))
 
 
+def may_copy():
+    """Return whether images may be copied between stores."""
+    return bool(CONF.enabled_backends) and (
+        'copy-image' in CONF.enabled_import_methods)
+
+
 def own_url():
     """Return what other workers reach this one by, or None."""
     return CONF.worker_self_reference_url or CONF.public_endpoint

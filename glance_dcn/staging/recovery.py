@@ -28,7 +28,8 @@ glance-direct, any phase begun again with the staged data; else the image is
 download, until staged   ``queued``: the same request can be repeated
 download, from there on  begun again with the staged data; else ``queued``
 copy                     begun again for the stores that lack the image
-active already           the stores that have it stay, others have failed
+active already           copied to the stores that lack it; else these have
+                         failed, and the others stay
 image deleted            what is left of it is removed
 another task has it      left alone, but for the task's message
 ======================== ===============================================
@@ -176,13 +177,21 @@ class _Recovery:
                             % _names(remaining))
 
     def _active(self):
-        """Some stores were enough, or all are done."""
+        """Some stores were enough, or all are done.
+
+        What is missing is copied: from the stores that have the image, it
+        is what staging it was for.
+        """
         remaining = self._remaining()
         if not remaining:
             return self._finish()
-        self._bury(remaining, published=True)
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
+        if self._may_go_on() and self._database.may_copy():
+            self._bury(remaining, published=False)
+            self._held.note(method='copy-image')
+            return self._go_on(remaining)
+        self._bury(remaining, published=True)
         self._update(remaining)
         return self._undone(
             'the image is active; storing it in %s was broken off: copy it '
@@ -308,9 +317,8 @@ class _Recovery:
 
     def _go_on(self, stores):
         """Begin the import again, under the lock that it has."""
-        self._held.note(phase=journal.STAGED
-                        if self._entry.method != 'copy-image'
-                        else journal.COPYING,
+        copies = self._held.entry.method == 'copy-image'
+        self._held.note(phase=journal.COPYING if copies else journal.STAGED,
                         attempts=self._entry.attempts + 1)
         self._again(self._held, stores)
         return RESUMED

@@ -47,7 +47,7 @@ def begin(held, stores):
     # It may have waited for its turn when its worker ended.
     database.begin(entry.task, 'Begun again after its worker had ended')
     task = database.task(entry.task)
-    executor = _executor(task, stores)
+    executor = _executor(task, entry.method, stores)
     running.adopt(held)
     common.get_thread_pool('tasks_pool').spawn(_run, executor, entry.task)
 
@@ -61,12 +61,14 @@ def _run(executor, task_id):
             'task': task_id, 'error': exc})
 
 
-def _executor(task, stores):
+def _executor(task, method, stores):
     own = _context(task)
     gate = gateway.Gateway()
-    copies = task['input']['import_req']['method']['name'] == 'copy-image'
+    copies = method == 'copy-image'
+    # However it came there, the data is staged.
+    method = method if copies else 'glance-direct'
     return _Again(
-        stores, own, gate.get_task_repo(own), gate.get_repo(own),
+        method, stores, own, gate.get_task_repo(own), gate.get_repo(own),
         gate.get_image_factory(own),
         admin_repo=gate.get_repo(_context(task)) if copies else None)
 
@@ -82,20 +84,19 @@ def _context(task):
 class _Again(taskflow_executor.TaskExecutor):
     """Runs a task with what is left to do of it.
 
+    :param method: ``glance-direct`` or ``copy-image``
     :param stores: identifiers of the stores to bring the image to
     """
 
-    def __init__(self, stores, *args, **kwargs):
+    def __init__(self, method, stores, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._method = method
         self._stores = stores
 
     def _get_flow(self, task):
         left = copy.deepcopy(task.task_input)
         left['backend'] = list(self._stores)
-        request = left['import_req']
-        if request['method']['name'] != 'copy-image':
-            # However it came there, the data is staged.
-            request['method'] = {'name': 'glance-direct'}
+        left['import_req']['method'] = {'name': self._method}
         # Not saved: neither Glance nor the heartbeat writes the input.
         task.task_input = left
         return super()._get_flow(task)

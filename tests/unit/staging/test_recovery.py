@@ -258,12 +258,23 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_image_is_active_with_some_of_its_stores(self):
         self.died(status='active', located=['central'])
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
         self.assertLetGo()
         self.assertEqual(('', 'dcn0'), self.lists())
         self.assertEqual({'central'}, database.located(self.image))
         self.assertIn('storing it in dcn0 was broken off',
                       self.task['message'])
+
+    def test_image_that_is_active_is_copied_to_its_other_stores(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.may_copy', lambda: True))
+        self.died(status='active', located=['central'])
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain(['dcn0'])
+        self.assertEqual(('copy-image', journal.COPYING), (
+            running.of(self.image_id).entry.method,
+            running.of(self.image_id).entry.phase))
+        self.assertEqual([], self.files())
 
     def test_copy_is_gone_on_with(self):
         self.died('copy-image', journal.COPYING, 'active', staged=None,
