@@ -68,8 +68,8 @@ def main(argv=None):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog='glance-dcn', description='Shows how the sites of Glance are, and '
-        'sees to what workers have left.')
+        prog='glance-dcn', description='Shows how the sites of Glance are, '
+        'and sees to what workers have left.')
     parser.add_argument(
         '--config-file', action='append', metavar='FILE', default=[],
         help='a configuration file of Glance; may be given several times. '

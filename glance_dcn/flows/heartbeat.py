@@ -85,9 +85,9 @@ class Watch:
     """Sees to the tasks of the imports this process is at.
 
     It saves those that nobody else has saved for a while, and closes the
-    journal of those that have ended. It has a thread of its own; where eventlet
-    has patched the database's pool, which no native thread may touch, imports
-    look after themselves when the next one begins.
+    journal of those that have ended. It has a thread of its own; where
+    eventlet has patched the database's pool, which no native thread may
+    touch, imports are looked after when the next one begins.
     """
 
     def __init__(self):

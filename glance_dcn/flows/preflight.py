@@ -139,4 +139,3 @@ class _StayThere(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *unused):
         """Return no request: the answer counts as an error."""
-        return None

@@ -14,11 +14,12 @@
 """What a dead worker was at: gone on with, or undone.
 
 Each process of a worker looks at the journal when it starts and every few
-seconds (:mod:`glance_dcn.staging.watch`), and takes over the entries whose processes have died; of several one
-gets an entry. It brings the image back to where its import began, keeping
-what is worth to be kept, and then begins it again in its place, with the same
-task and the same lock, or, if that is not possible, ends the task and lets go
-of the image. All of it may be broken off and done again.
+seconds (:mod:`glance_dcn.staging.watch`), and takes over the entries whose
+processes have died; of several one gets an entry. It brings the image back to
+where its import began, keeping what is worth to be kept, and then begins it
+again in its place, with the same task and the same lock, or, if that is not
+possible, ends the task and lets go of the image. All of it may be broken off
+and done again.
 
 ======================== ===============================================
 what went on             what becomes of it

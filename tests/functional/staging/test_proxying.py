@@ -59,7 +59,7 @@ class ProxyingTest(base.ApiTestCase):
             image = there.api.wait(image_id, 'central')
             self.assertDescribes(image, data)
             process.wait_for('staged file gone',
-                             lambda: not self.staged(here), 10)
+                             lambda own=here: not self.staged(own), 10)
             another = self.new_image(here.api)
             here.api.stage(another, data)
             answer = there.api.request('DELETE', '/v2/images/%s' % another)

@@ -111,7 +111,7 @@ class RecoveryTest(base.BaseTestCase):
         self.assertEqual([], self.files())
         self.assertNotIn(database.HOST, self.image['properties'])
 
-    def assertBegunAgain(self, stores=list(STORES)):
+    def assertBegunAgain(self, stores=STORES):
         self.assertEqual([(1, list(stores))], self.begun)
         self.assertEqual(self.task_id,
                          self.image['properties'][database.LOCK])
