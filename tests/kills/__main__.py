@@ -111,8 +111,7 @@ def _terminate(_number, _frame):
 
 
 def main(argv=None):
-    """Run the command line and return the exit code: 1 if anything is wrong.
-    """
+    """Run the command line and return the exit code: 1 if all is not well."""
     args = parser().parse_args(argv)
     if args.seed is None:
         args.seed = random.randrange(1 << 32)
