@@ -38,7 +38,9 @@ import uuid
 
 import rbd
 
-from lab import bootimage
+from lab.bootimage import builder
+from lab.bootimage import errors
+from lab.bootimage import guest
 from lab import deployment
 from lab import process
 from lab import wsgi
@@ -103,7 +105,7 @@ class Demo:
             try:
                 step()
                 row.outcome = 'ok'
-            except (StepFailed, process.LabError, bootimage.BootImageError,
+            except (StepFailed, process.LabError, errors.BootImageError,
                     rbd.Error) as exc:
                 row.outcome = 'FAILED: %s' % exc
                 print(row.outcome)
@@ -175,10 +177,10 @@ class Demo:
 
     def boot_at_the_edge(self):
         """Boot the clone at dcn1 straight from RBD."""
-        drive = bootimage.rbd_drive('vms', self.vm,
-                                    str(self.lab.cluster('dcn1').conf),
-                                    user='openstack')
-        result = bootimage.boot(
+        drive = guest.rbd_drive('vms', self.vm,
+                                str(self.lab.cluster('dcn1').conf),
+                                user='openstack')
+        result = guest.boot(
             drive, marker=self.marker, timeout=240,
             log_path=self.work / 'console.log',
             on_line=_show_console)
@@ -443,10 +445,10 @@ def main(argv=None):
             if not image:
                 print('\nBuilding a bootable image', flush=True)
                 image = pathlib.Path(work) / 'demo.qcow2'
-                built = bootimage.build(image)
+                built = builder.build(image)
                 marker = args.marker or built.marker
             rows += Demo(lab, work, image, marker).run()
-    except (process.LabError, bootimage.BootImageError) as exc:
+    except (process.LabError, errors.BootImageError) as exc:
         rows[-1].outcome = 'FAILED: %s' % exc
     finally:
         if args.keep:

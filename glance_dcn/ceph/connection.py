@@ -24,9 +24,6 @@ import contextlib
 import errno
 import logging
 import os
-import sys
-import threading
-import time
 
 import rados
 
@@ -35,6 +32,7 @@ from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import probe
+from glance_dcn.ceph import state as states
 from glance_dcn.engine import native
 
 LOG = logging.getLogger(__name__)
@@ -47,11 +45,6 @@ _PROBE_TIMEOUT = 5
 # Seconds by which whoever waits for a connection waits longer than librados
 # is told to.
 _GRACE = 1
-# Seconds for which a client that was given up is kept at least: requests of
-# its users may be in flight.
-_KEPT = 150
-# sys.getrefcount() of what only one list of tuples refers to.
-_UNUSED = 2
 
 _registry = {}
 
@@ -270,7 +263,7 @@ class Connection:
                 return state.client
             attempt, begun = state.attempt, state.attempt is None
             if begun:
-                attempt = state.attempt = _Attempt()
+                attempt = state.attempt = states.Attempt()
         if begun:
             native.start('dcn-connect-%s' % self.store, self._try, state,
                          attempt)
@@ -362,7 +355,7 @@ class Connection:
         pid = os.getpid()
         state = self._states.get(pid)
         if state is None:
-            made = _State()
+            made = states.State()
             made.watch = health.Watch(
                 self.store, lambda: self._look(made), self._told)
             state = self._states.setdefault(pid, made)
@@ -374,104 +367,6 @@ class Connection:
         if str(exc) != self._complaint:
             self._complaint = str(exc)
             LOG.warning('The fsid of a cluster is not known: %s', exc)
-
-
-class _State:
-    """What one process has of a connection.
-
-    :ivar client: connected rados.Rados, or None
-    :ivar fsid: fsid of its cluster, or None
-    :ivar attempt: the :class:`_Attempt` that is being made, or None
-    :ivar watch: :class:`glance_dcn.ceph.health.Watch`
-    :ivar lock: for these but the last; held for moments only
-    """
-
-    def __init__(self):
-        self.lock = native.lock()
-        self.client = None
-        self.fsid = None
-        self.attempt = None
-        self.watch = None
-        # (client, when it was given up)
-        self._retired = []
-
-    def adopt(self, client):
-        """Take a new client, if there is none; return the one there is."""
-        with self.lock:
-            if self.client is None:
-                self.client = client
-                self.fsid = client.get_fsid()
-            used = self.client
-        if used is not client:
-            client.shutdown()
-        return used
-
-    def retire(self, client):
-        """Give up a client: the next use makes a new one.
-
-        :returns: whether it was the one in use
-        """
-        with self.lock:
-            if self.client is not client:
-                return False
-            self.client = self.fsid = None
-            self._retired.append((client, time.monotonic()))
-            return True
-
-    def release(self):
-        """Release clients that were given up and that nobody uses any more.
-
-        Whoever uses one refers to it, by an Ioctx or an image.
-        """
-        with self.lock:
-            ripe = [entry for entry in self._retired
-                    if time.monotonic() - entry[1] > _KEPT
-                    and sys.getrefcount(entry[0]) <= _UNUSED]
-            for entry in ripe:
-                self._retired.remove(entry)
-        for client, _since in ripe:
-            client.shutdown()
-
-
-class _Attempt:
-    """An attempt to connect, whose outcome all who wait for it get."""
-
-    def __init__(self):
-        self._lock = native.lock()
-        self._outcome = None
-        self._waiting = []
-
-    def end(self, client, error):
-        """Give the outcome to all who wait.
-
-        :param client: connected rados.Rados, or None
-        :param error: the ClusterError why there is none
-        """
-        with self._lock:
-            self._outcome = client, error
-            waiting, self._waiting = self._waiting, []
-        for queue in waiting:
-            queue.put(True)
-
-    def wait(self, timeout):
-        """Return the client.
-
-        :param timeout: seconds, or None
-        :raises ClusterError: if there is none
-        :raises native.Empty: if it takes longer
-        """
-        queue = native.Queue()
-        with self._lock:
-            if self._outcome is None:
-                self._waiting.append(queue)
-            else:
-                queue.put(True)
-        native.get(queue, threading.TIMEOUT_MAX if timeout is None
-                   else timeout)
-        client, error = self._outcome
-        if error:
-            raise error.again()
-        return client
 
 
 def _after_fork():

@@ -80,15 +80,42 @@ def add(ioctx, store, fsid):
 def replace(ioctx, store, fsid):
     """Note the cluster of a store in place of what was noted.
 
+    :returns: the fsid that was noted, or None
     :raises Error: if it could not be
     """
+    before = load(ioctx).get(store, (None, None))[0]
+    gone = {*former(ioctx, store), before} - {fsid, None}
     with rados.WriteOpCtx() as op:
-        _set(ioctx, op, store, fsid)
+        _set(ioctx, op, store, fsid, sorted(gone))
+    return before
 
 
-def _set(ioctx, op, store, fsid):
-    ioctx.set_omap(op, (store,), (json.dumps(
-        {'fsid': fsid, 'since': time.time()}).encode(),))
+def former(ioctx, store):
+    """Return the fsids of the clusters that a store had before, as a set.
+
+    :raises Error: if they cannot be read
+    """
+    with rados.ReadOpCtx() as op:
+        entries, _code = ioctx.get_omap_vals_by_keys(op, (store,))
+        try:
+            ioctx.operate_read_op(op, OBJECT)
+        except rados.ObjectNotFound:
+            return set()
+        for _store, text in entries:
+            try:
+                return set(json.loads(text).get('former', ()))
+            except (ValueError, AttributeError, TypeError) as exc:
+                LOG.warning('What is noted of the former clusters of store '
+                            '%s cannot be understood and is left aside: %s',
+                            store, exc)
+    return set()
+
+
+def _set(ioctx, op, store, fsid, gone=()):
+    fields = {'fsid': fsid, 'since': time.time()}
+    if gone:
+        fields['former'] = gone
+    ioctx.set_omap(op, (store,), (json.dumps(fields).encode(),))
     ioctx.operate_write_op(op, OBJECT)
 
 

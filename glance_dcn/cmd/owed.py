@@ -92,7 +92,8 @@ def collect(sites, everything=False):
 
 def _collect(site, everything):
     found, unread = [], []
-    for place in owed.ledger.places(site):
+    for place in (*owed.ledger.places(site),
+                  *owed.ledger.spare_places(site)):
         try:
             found += [_shown(site, place, record)
                       for record in place.records()

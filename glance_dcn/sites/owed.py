@@ -23,6 +23,11 @@ there are images:
 * In the pool of a site, one object for the site itself: what its own writers
   have begun, and what could not be written to the default site.
 
+What is owed to the default site itself while it is away stands in the pool of
+another one, where the work that is owed to sites is kept by those whose
+default site that is: an edge records at the central site, and the other way
+round.
+
 Doing the work twice does no harm; see :mod:`glance_dcn.sites.jobs`.
 """
 
@@ -53,6 +58,9 @@ REAP = 'reap'
 #: has the name of the other one after a dot.
 OBJECT = 'glance_dcn.owed'
 _VERSION = 1
+# Other sites that are asked to keep a record: each may take as long as a
+# connection does.
+_SPARES = 3
 
 
 class NotRecorded(errors.ClusterError):
@@ -237,7 +245,28 @@ class Ledger:
         own = self.own_place(site)
         if self.default is None or self.default.name == site.name:
             return [own]
-        return [Place(self.default, '%s.%s' % (OBJECT, site.name)), own]
+        return [_place_for(site, self.default), own]
+
+    def spare_places(self, site):
+        """Return where else there may be work owed to a site, nearest first.
+
+        For the default site, which may be away itself; there are none for
+        others. They are far away: they are worth a look when the site has
+        come back.
+        """
+        if self.default is None or self.default.name != site.name:
+            return []
+        others = [other for other in self.sites.values()
+                  if other.name != site.name]
+        return [_place_for(site, other) for other in sorted(
+            others, key=lambda other: (other.round_trip is None,
+                                       other.round_trip))]
+
+    def _places_to_write(self, site):
+        yield from self.places(site)
+        spares = [place for place in self.spare_places(site)
+                  if place.site.available and not place.site.retired]
+        yield from spares[:_SPARES]
 
     def record(self, site, job, image, pool=None, **fields):
         """Write down that work is owed to a site.
@@ -253,7 +282,7 @@ class Ledger:
         record = Record(job, image, pool or site.pool,
                         fsid=fields.pop('fsid', None) or site.fsid, **fields)
         reasons = []
-        for place in self.places(site):
+        for place in self._places_to_write(site):
             try:
                 place.put(record)
                 LOG.info('Recorded in store %(place)s that %(job)s of image '
@@ -280,6 +309,11 @@ class Ledger:
         except NotRecorded as exc:
             LOG.error('RBD image %(image)s may stay behind: %(error)s',
                       {'image': image, 'error': exc})
+
+
+def _place_for(site, keeper):
+    """Return the place at one site of what is owed to another."""
+    return Place(keeper, '%s.%s' % (OBJECT, site.name))
 
 
 #: The records of this process's sites.

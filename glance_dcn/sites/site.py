@@ -161,51 +161,10 @@ class Site:
         """RADOS instance ID of this process's client at the site."""
         return self._connection.client().get_instance_id()
 
-    def bury(self, image, instances, published):
-        """Remove what dead clients have written of an image.
-
-        Nothing is done for a site that is away: the intent of the dead writer
-        stands in its pool, and is seen to when it is back.
-
-        :param image: name of the RBD image, which no location names
-        :param instances: RADOS instance IDs of the clients, dead for certain
-        :param published: remove it although it is published
-        :returns: whether nothing of it is left, as far as is known
-        """
-        if not self.available:
-            return False
-        try:
-            with self.open_pool() as ioctx:
-                fencing.cut_off(self._connection.client(), ioctx, image,
-                                instances)
-                found = leftovers.look(ioctx, image)
-                if found.complete and not published:
-                    return True
-                self.discard(ioctx, image, found.identity)
-        except rbd.ImageNotFound:
-            return True
-        except Exception as exc:
-            self.failed(exc)
-            LOG.warning('What a dead worker has left of image %(image)s in '
-                        'store %(store)s is removed later: %(error)s', {
-                            'image': image, 'store': self.name,
-                            'error': exc})
-            return False
-        return True
-
-    def answer_for(self, image):
-        """Answer for a published image that is about to lose its location.
-
-        :param image: its name
-        :raises rbd.Error: if that cannot be recorded, or it is not published
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-        """
-        with self.open_pool() as ioctx:
-            found = leftovers.look(ioctx, image)
-            if not found.complete:
-                raise rbd.ImageNotFound('%s is not published' % image)
-            with self.adopting(ioctx, image, found.identity):
-                pass
+    def cut_off(self, ioctx, image, instances):
+        """See :func:`glance_dcn.ceph.fencing.cut_off`."""
+        return fencing.cut_off(self._connection.client(), ioctx, image,
+                               instances)
 
     def require(self):
         """Return if the site is available, without any waiting.

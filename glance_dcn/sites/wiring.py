@@ -118,14 +118,30 @@ class Wiring:
                 'kept of the clusters of others', 'restart Glance instead')
         try:
             with default.open_pool() as ioctx:
-                before = fsids.load(ioctx).get(site.name, (None, None))[0]
-                fsids.replace(ioctx, site.name, fsid)
+                before = fsids.replace(ioctx, site.name, fsid)
         except fsids.Error as exc:
             raise errors.Unreachable(
                 default.name, 'what is kept of the clusters could not be '
                 'written (%s)' % exc, 'see that its cluster is healthy')
         self._seen[site.name] = fsid, time.time()
         return before, fsid
+
+    def has_replaced(self, site, fsid):
+        """Return whether the cluster of a site took the place of another.
+
+        If so, somebody has said that what was in the other one is lost.
+
+        :param fsid: of the other one
+        """
+        if self._default is None or self.fault(site):
+            return False
+        try:
+            with self._default.open_pool() as ioctx:
+                return fsid in fsids.former(ioctx, site.name)
+        except (errors.ClusterError, fsids.Error) as exc:
+            LOG.warning('Which clusters store %(store)s had before cannot be '
+                        'told: %(error)s', {'store': site.name, 'error': exc})
+            return False
 
     def synchronise(self):
         """Read what is kept, and keep what is not yet.

@@ -88,8 +88,8 @@ def stop(name):
 
 def _on_record(site):
     worker = _workers.get(site.name)
-    if worker and site.available:
-        worker.wake()
+    if worker:
+        worker.on_record()
 
 
 class Worker:
@@ -103,8 +103,10 @@ class Worker:
         self._holder = uuid.uuid4().hex
         # When a writer was first not heard of, by its name.
         self._silent = {}
-        # When to look at the records of a place again, by its object's name.
+        # When to look at the records of a place again.
         self._next = {}
+        # The spare places that have to be looked at.
+        self._spares = []
         self._periodic = background.Periodic(
             'glance-dcn-owed-%s' % site.name, self.run, _INTERVAL)
 
@@ -117,14 +119,16 @@ class Worker:
         """Work no more."""
         self._periodic.stop()
 
-    def wake(self):
-        """Look at the records now."""
-        self._periodic.wake()
+    def on_record(self):
+        """Look at the records now: there is a new one."""
+        self._spares = owed.ledger.spare_places(self._site)
+        if self._site.available:
+            self._periodic.wake()
 
     def on_return(self):
         """Look at all records now: the site is there again."""
         self._next.clear()
-        self._periodic.wake()
+        self.on_record()
 
     def run(self):
         """Do what can be done now."""
@@ -132,25 +136,35 @@ class Worker:
             self._silent.clear()
             return
         for place in owed.ledger.places(self._site):
-            if time.monotonic() < self._next.get(place.name, 0):
-                continue
-            try:
-                self._work(place)
-            except (errors.ClusterError, omap.Error) as exc:
-                LOG.debug('What is owed to store %(store)s waits: %(error)s',
-                          {'store': self._site.name, 'error': exc})
+            self._look(place)
+        # One that cannot be asked now is asked again: it may know of work.
+        spares = self._spares
+        left = [place for place in spares if not self._look(place)]
+        if self._spares is spares:
+            self._spares = left
         self._periodic.interval = _SOON if self._silent else _INTERVAL
+
+    def _look(self, place):
+        """Do what can be done; return whether nothing more is to be done."""
+        if time.monotonic() < self._next.get(place, 0):
+            return False
+        try:
+            return self._work(place)
+        except (errors.ClusterError, omap.Error) as exc:
+            LOG.debug('What is owed to store %(store)s waits: %(error)s',
+                      {'store': self._site.name, 'error': exc})
+            return False
 
     def _work(self, place):
         own = place.site is self._site
         if next(place.records(), None) is None:
             if own:
                 self._bury(())
-            return
+            return True
         with place.site.open_pool() as ioctx:
             lock = _Lock(ioctx, place.name, self._holder)
             if not lock.hold():
-                return
+                return False
             writers = _Writers(self._site, self._silent)
             try:
                 left = self._do_all(place, lock, writers)
@@ -158,7 +172,8 @@ class Worker:
                 lock.release()
             if own:
                 self._bury(writers.seen)
-        self._next[place.name] = time.monotonic() + left / _RATE
+        self._next[place] = time.monotonic() + left / _RATE
+        return False
 
     def _bury(self, seen):
         """Forget the dead writers that have left nothing more to see to."""

@@ -39,6 +39,7 @@ another task has it      left alone, but for the task's message
 import logging
 import os
 
+from glance_dcn.sites import dead
 from glance_dcn.sites import owed
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
@@ -293,7 +294,7 @@ class _Recovery:
         if site is None or not site.available:
             return False
         try:
-            site.answer_for(self._entry.image)
+            dead.answer_for(site, self._entry.image)
         except Exception as exc:
             LOG.info('Store %(store)s has to take image %(image)s anew: '
                      '%(error)s', {'store': store, 'error': exc,
@@ -308,7 +309,7 @@ class _Recovery:
         for store, instances in self._entry.begun.items():
             site = owed.ledger.sites.get(store)
             if site and store in stores and store not in there:
-                site.bury(self._entry.image, instances, published)
+                dead.bury(site, self._entry.image, instances, published)
 
     def _may_go_on(self):
         # What proves a signature needs the token of the user.

@@ -20,8 +20,6 @@ to do.
 """
 
 import contextlib
-import errno
-import functools
 import logging
 
 from glance_store import capabilities
@@ -32,29 +30,23 @@ from oslo_utils import units
 import rbd
 
 from glance_dcn import catalog
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import records
-from glance_dcn.engine.backends import null
-from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import reader
-from glance_dcn.engine import stream
-from glance_dcn.engine import transfer
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
-from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
-from glance_dcn.staging import running
 from glance_dcn.staging import watch as staging_watch
+from glance_dcn.store import adding
 from glance_dcn.store import backends
+from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
@@ -66,43 +58,8 @@ LOG = logging.getLogger(__name__)
 # glance_store looks for a class of this name in the driver's module.
 StoreLocation = location.StoreLocation
 
-# Seconds to wait for the hashes another store's add() is computing, before
-# computing them a second time.
-_PATIENCE = 600
 # Seconds a site has to answer before a deletion is recorded instead.
 _ANSWER = 5
-# Glance answers 503 to this one; older releases of glance_store lack it.
-_TimeoutError = getattr(exceptions, 'TimeoutError',
-                        exceptions.BackendException)
-
-
-class _Evicted(exceptions.BackendException):
-    """The cluster has cut this client off (blocklisted it)."""
-
-    errno = errno.ESHUTDOWN
-
-
-class _Away(exceptions.RemoteServiceUnavailable,
-            exceptions.BadStoreConfiguration):
-    """The site does not answer.
-
-    Glance answers a download 503 on the former, if no location is left. The
-    latter is what stock rbd raises.
-    """
-
-
-def _survives_eviction(method):
-    """Do it once more, on a new connection, if the cluster cut off this one.
-
-    Stock, which connects anew for each operation, does not notice either.
-    """
-    @functools.wraps(method)
-    def survivor(self, *args, **kwargs):
-        try:
-            return method(self, *args, **kwargs)
-        except _Evicted:
-            return method(self, *args, **kwargs)
-    return survivor
 
 
 class Store(driver.Store):
@@ -227,36 +184,37 @@ class Store(driver.Store):
 
         Should the site that is read go away, reading goes on at another.
         """
-        loc = self._checked(location)
-        relay, size = self._plan(loc)
-        available = max(0, size - offset)
-        length = available if chunk_size is None else min(chunk_size,
-                                                          available)
-        return self._read(loc, relay, offset, length), length
+        return self._begin_reading(self._checked(location), offset,
+                                   chunk_size)
 
-    def _read(self, loc, relay, offset, length):
-        with relay:
-            with self._explained_reading(loc):
-                source = relay.open()
-            burden = relay.source.site.limits
-            with limits.turn([burden]), reader.Reader(
-                    source, offset, length, chunk=self.READ_CHUNKSIZE,
-                    timeout=self._stall_timeout, rate=burden.receiving,
-                    another=relay.another) as data:
-                yield from data
+    @failures.survives_eviction
+    def _begin_reading(self, loc, offset, wanted):
+        data = self._read(loc, offset, wanted)
+        return data, next(data)
 
-    @_survives_eviction
-    def _plan(self, loc):
-        """Look where an image is to be read.
+    def _read(self, loc, offset, wanted):
+        """Give the number of bytes there will be, then chunks of them.
 
-        :returns: tuple of a :class:`glance_dcn.sites.reading.Relay` and the
-            image's size in bytes
+        From the first on the image is open, until the generator is closed or
+        dropped.
         """
         found = replicas.Replicas(self, loc)
-        with self._reading(loc) as endpoint, self._explained(loc.image):
-            return found.relay(endpoint), endpoint.size
+        with found.relay() as relay:
+            with failures.explained_opening(self.site, loc):
+                source = relay.open()
+            with failures.explained(self.site, loc.image):
+                relay.record = found.record(source)
+            available = max(0, source.size - offset)
+            length = available if wanted is None else min(wanted, available)
+            yield length
+            burden = self.site.limits
+            with limits.turn([burden]), reader.Reader(
+                    source, offset, length, chunk=self.READ_CHUNKSIZE,
+                    timeout=adding.stall_timeout(self.site),
+                    rate=burden.receiving, another=relay.another) as data:
+                yield from data
 
-    @_survives_eviction
+    @failures.survives_eviction
     def get_size(self, location, context=None):
         """Return an image's size in bytes.
 
@@ -304,199 +262,16 @@ class Store(driver.Store):
                          staged.report_waiting(image_file)):
             # It may have been taken away meanwhile.
             self._check_open()
-            return self._add(image_id, image_file, image_size, hashing_algo,
-                             verifier)
-
-    def _add(self, image_id, image_file, image_size, hashing_algo, verifier):
-        name = str(image_id)
-        staged.skip_holes(image_file)
-        wanted = (hashes.CHECKSUM, hashing_algo)
-        leads = hashes.shared.claim(name)
-        record = None
-        try:
-            held, ioctx, begun = self._begin(name, image_size)
-            with held:
-                take = (self._adopt if isinstance(begun, leftovers.Found)
-                        else self._store)
-                record = take(ioctx, begun, name, wanted, leads,
-                              functools.partial(
-                                  self._write, image_file, image_size,
-                                  wanted if leads else (),
-                                  self._tap(name, image_size, verifier)))
-        finally:
-            if leads and record is not None:
-                hashes.shared.share(name, record)
-            elif leads:
-                hashes.shared.give_up(name)
+            record = adding.Addition(
+                self.site, str(image_id), image_file, image_size,
+                hashing_algo, self.WRITE_CHUNKSIZE, verifier).run()
         metadata = {'store': self.backend_group} if self.backend_group else {}
-        return (self.site.uri(name), record.size,
+        return (self.site.uri(str(image_id)), record.size,
                 record.hashes[hashes.CHECKSUM], record.hashes[hashing_algo],
                 metadata)
 
-    @_survives_eviction
-    def _begin(self, name, size):
-        """Open the pool and begin an image in it.
-
-        :returns: tuple of a context manager that closes the pool, its
-            rados.Ioctx, and the open image, an engine endpoint, or what there
-            is instead, a complete :class:`glance_dcn.sites.leftovers.Found`
-        """
-        with contextlib.ExitStack() as stack:
-            ioctx = stack.enter_context(self._open_pool())
-            try:
-                with self._explained(name):
-                    begun = self.site.begin(ioctx, name, size)
-            except leftovers.Complete as exc:
-                begun = exc.found
-                if size and size != begun.size:
-                    raise self._duplicate(leftovers.Different(
-                        begun, 'its size is %d bytes, not %d'
-                        % (begun.size, size)))
-            except leftovers.Refused as exc:
-                raise self._duplicate(exc)
-            except BaseException as exc:
-                self.site.failed(exc)
-                if not isinstance(exc.__cause__, claims.NotClaimed):
-                    self.site.discard_or_owe(ioctx, name)
-                raise
-            return stack.pop_all(), ioctx, begun
-
-    def _duplicate(self, exc):
-        return exceptions.Duplicate(message='Store %s: %s' % (self.name, exc))
-
-    def _tap(self, name, size, verifier):
-        """Return what all data is shown to: verifier and progress."""
-        listeners = [listener for listener in (
-            verifier and verifier.update,
-            running.meter(name, self.name, size)) if listener]
-        if len(listeners) < 2:
-            return listeners[0] if listeners else None
-
-        def tap(data):
-            for listener in listeners:
-                listener(data)
-        return tap
-
-    def _write(self, image_file, image_size, wanted, tap, target,
-               rate=None):
-        """Write a stream to an endpoint.
-
-        :param wanted: hashlib names of the hashes to compute on the way
-        :param tap: called with all data, or None
-        :param rate: :class:`glance_dcn.engine.rates.Rate`, or None
-        :returns: :class:`glance_dcn.engine.transfer.Result`
-        """
-        with stream.Sink(
-                target, image_size or None, hashes=wanted,
-                tap=tap, timeout=self._stall_timeout, rate=rate) as sink:
-            sink.write_from(image_file, self.WRITE_CHUNKSIZE)
-            return sink.finish()
-
-    def _store(self, ioctx, target, name, wanted, leads, write):
-        """Write a stream to a new image and publish it.
-
-        :param target: engine endpoint of the image
-        :param wanted: hashlib names of the hashes Glance wants
-        :param leads: whether they are computed on the way
-        :param write: function that writes the stream to an endpoint
-        :returns: :class:`glance_dcn.ceph.records.Record`
-        """
-        with self._removed_on_failure(ioctx, name, target.image.id()), target:
-            result = write(target, self.site.limits.sending)
-            computed = result.hashes if leads else self._hashes_of(
-                ioctx, name, result, wanted)
-            record = records.Record(result.size, result.content, computed)
-            self.site.publish(ioctx, name, target.image, record)
-            return record
-
-    def _adopt(self, ioctx, found, name, wanted, leads, write):
-        """Take over a complete image, if it is what the stream brings.
-
-        :param found: :class:`glance_dcn.sites.leftovers.Found`
-
-        The others are those of :meth:`_store`.
-        """
-        with self._explained(name):
-            result = write(null.Null(name))
-            try:
-                leftovers.adopt(self.site, ioctx, found, result.size,
-                                result.content)
-            except leftovers.Refused as exc:
-                raise self._duplicate(exc)
-            computed = result.hashes if leads else self._hashes_of(
-                ioctx, name, result, wanted, images.SNAPSHOT)
-        return records.Record(result.size, result.content, computed)
-
-    def _hashes_of(self, ioctx, name, result, wanted, snapshot=None):
-        """Take over the hashes of equal content, or compute them."""
-        known = hashes.shared.wait(name, _PATIENCE)
-        if (known and set(wanted) <= set(known.hashes)
-                and (known.size, known.content) == (result.size,
-                                                    result.content)):
-            return {algorithm: known.hashes[algorithm]
-                    for algorithm in wanted}
-        LOG.info('Image %(image)s in store %(store)s is not what this process '
-                 'knows the hashes of: reading it once more to compute them',
-                 {'image': name, 'store': self.name})
-        with self.site.reading(ioctx, name, snapshot) as source:
-            return transfer.Transfer(
-                source, content=False, hashes=wanted,
-                timeout=self._stall_timeout,
-                limits={source: self.site.limits.receiving}).run().hashes
-
-    @contextlib.contextmanager
-    def _removed_on_failure(self, ioctx, name, identity):
-        """Remove the new image again if the block fails.
-
-        Also when the process is told to end: SystemExit is no Exception.
-        """
-        try:
-            yield
-        except BaseException as exc:
-            LOG.error('Failed to store image %(image)s in store %(store)s: '
-                      '%(error)s', {'image': name, 'store': self.name,
-                                    'error': exc or type(exc).__name__})
-            # Or removing it would wait for a site that is away once more.
-            self.site.failed(exc)
-            self.site.discard_or_owe(ioctx, name, identity)
-            with self._explained(name):
-                raise
-
-    @contextlib.contextmanager
-    def _explained(self, name):
-        """Say what Ceph and the engine raise in glance_store's terms.
-
-        Those that say something about the image itself are left alone.
-        """
-        try:
-            yield
-        except (rbd.ImageExists, rbd.ImageNotFound):
-            raise
-        except engine_errors.SizeMismatch as exc:
-            raise exceptions.Invalid(
-                'Size mismatch: expected %s bytes, got %s bytes'
-                % (exc.expected, exc.found))
-        except (engine_errors.RequestError, claims.ClaimError,
-                rbd.OSError) as exc:
-            raise self._failure(exc, name, exc.errno) from exc
-
-    def _failure(self, exc, name, code):
-        if code in (errno.ENOSPC, errno.EDQUOT):
-            return exceptions.StorageFull(
-                message='Store %s has no room for image %s: %s'
-                        % (self.name, name, exc))
-        if code in (errno.EPERM, errno.EACCES):
-            return exceptions.BadStoreConfiguration(
-                store_name=self.name, reason='pool %s refuses the user (%s); '
-                'see rbd_store_pool and rbd_store_user in [%s], and the osd '
-                'caps of that user' % (self.pool, exc, self.name))
-        if code == errno.ESHUTDOWN:
-            return _Evicted(str(exc))
-        return exceptions.BackendException(
-            'Store %s failed with image %s: %s' % (self.name, name, exc))
-
     @capabilities.check
-    @_survives_eviction
+    @failures.survives_eviction
     def delete(self, location, context=None):
         """Delete an image, or move it to the trash while snapshots remain.
 
@@ -512,12 +287,12 @@ class Store(driver.Store):
         :raises glance_store.exceptions.TimeoutError: if the site is away and
             the removal cannot be recorded either
         """
-        loc = self._checked(location)
+        loc = self._checked_for_deletion(location)
         try:
             with self.site.open_pool(loc.pool) as ioctx:
                 self._remove(ioctx, loc)
         except rbd.ImageNotFound:
-            raise self._not_found(loc)
+            raise failures.not_found(self.site, loc)
         except images.InUse as exc:
             LOG.warning('Store %s: %s', self.name, exc)
             raise exceptions.InUseByStore()
@@ -533,9 +308,9 @@ class Store(driver.Store):
                 self._owe(loc, exc)
                 return
             if isinstance(exc, omap.Error):
-                raise self._failure(exc, loc.image,
-                                    abs(exc.errno or 0)) from exc
-            with self._explained(loc.image):
+                raise failures.failure(self.site, exc, loc.image,
+                                       abs(exc.errno or 0)) from exc
+            with failures.explained(self.site, loc.image):
                 raise
 
     def _remove(self, ioctx, loc):
@@ -555,7 +330,8 @@ class Store(driver.Store):
         except owed.NotRecorded as exc:
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.
-            raise _TimeoutError('Image %s stays: %s' % (loc.image, exc))
+            raise failures.TimeoutError('Image %s stays: %s'
+                                        % (loc.image, exc))
 
     def _check_open(self):
         try:
@@ -573,55 +349,22 @@ class Store(driver.Store):
                         'fsid %s' % (loc.get_uri(), self.name, fsid))
         return loc
 
-    @property
-    def _stall_timeout(self):
-        """Seconds without any progress after which a transfer is given up."""
-        return self.site.io_timeout or float('inf')
-
-    @contextlib.contextmanager
-    def _open_pool(self, pool=None):
-        """Open a pool: context manager that gives a rados.Ioctx.
-
-        :raises glance_store.exceptions.BadStoreConfiguration: if the cluster
-            does not answer or the options do not fit it
-        """
-        with contextlib.ExitStack() as stack:
-            try:
-                ioctx = stack.enter_context(self.site.open_pool(pool))
-            except errors.ClusterError as exc:
-                raise self._unusable(exc) from exc
-            yield ioctx
+    def _checked_for_deletion(self, location):
+        try:
+            return self._checked(location)
+        except exceptions.BadStoreUri:
+            loc = location.store_location
+            if wiring.PROCESS.has_replaced(self.site, loc.fsid):
+                # The location is all there is to be dropped.
+                raise failures.not_found(self.site, loc)
+            raise
 
     @contextlib.contextmanager
     def _reading(self, loc):
         """Open an image for reading: context manager for its endpoint."""
-        with self._open_pool(loc.pool) as ioctx, contextlib.ExitStack() as stk:
-            with self._explained_reading(loc):
-                source = stk.enter_context(
+        with failures.open_pool(self.site, loc.pool) as ioctx, \
+                contextlib.ExitStack() as stack:
+            with failures.explained_opening(self.site, loc):
+                source = stack.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
             yield source
-
-    @contextlib.contextmanager
-    def _explained_reading(self, loc):
-        """Say in glance_store's terms why an image cannot be opened."""
-        try:
-            yield
-        except errors.ClusterError as exc:
-            raise self._unusable(exc) from exc
-        except engine_errors.RequestError as exc:
-            if exc.errno == errno.ENOENT:
-                raise self._not_found(loc) from exc
-            if exc.errno == errno.ETIMEDOUT:
-                raise _Away(message=str(exc)) from exc
-            raise self._failure(exc, loc.image, exc.errno) from exc
-
-    def _unusable(self, exc):
-        if isinstance(exc, errors.Unreachable):
-            return _Away(message=str(exc))
-        return exceptions.BadStoreConfiguration(store_name=self.name,
-                                                reason=str(exc))
-
-    def _not_found(self, loc):
-        return exceptions.NotFound(
-            message='RBD image %s does not exist in store %s'
-                    % (loc.get_uri(), self.name))

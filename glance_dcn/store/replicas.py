@@ -46,26 +46,38 @@ class Replicas:
         self._weights = {name: getattr(one, 'weight', 0)
                          for name, one in self._stores.items()}
 
-    def relay(self, endpoint):
+    def relay(self):
         """Return how the image is read, from one place after the other.
 
-        :param endpoint: engine endpoint, the image open at its location
+        Until it is given the record of the image, which can be had once the
+        image is open at its location, there is no other place.
+
         :returns: :class:`glance_dcn.sites.reading.Relay`
+        """
+        return reading.Relay(itertools.chain([self._own], self._others()))
+
+    def record(self, endpoint):
+        """Return the record that tells whether another image is the same.
+
+        :param endpoint: engine endpoint, the image open at its location
+        :returns: :class:`glance_dcn.ceph.records.Record`, or None if the image
+            is to be read at its location only
         :raises rbd.Error: if it cannot be told
         """
+        if all(store is self._store for store in self._stores.values()):
+            return None
+        record = records.load(endpoint.image)
+        if record is None or record.size != endpoint.size:
+            return None
+        return record
+
+    def _others(self):
+        # Not before they are needed: their order changes. Which of them will
+        # do is asked then, too.
         others = [sources.Source(store.site, None, self._own.image,
                                  images.SNAPSHOT)
                   for store in self._stores.values()
                   if store is not self._store]
-        record = records.load(endpoint.image) if others else None
-        if record is None or record.size != endpoint.size:
-            return reading.Relay([self._own])
-        # Which of the others will do is asked when one is needed.
-        return reading.Relay(itertools.chain(
-            [self._own], self._in_order(others)), record)
-
-    def _in_order(self, others):
-        # Not before it is needed: it changes.
         yield from sources.ordered(others, self._local, self._weights)
 
 

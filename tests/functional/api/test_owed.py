@@ -68,8 +68,11 @@ class OwedTest(base.ApiTestCase):
         super().discard(api, image_id)
         base.purge(self.edge, image_id)
 
-    def owed(self):
-        """Return what ``glance-dcn owed`` shows for edge, and its status."""
+    def owed(self, own=None):
+        """Return what ``glance-dcn owed`` shows for edge, and its status.
+
+        :param own: the :class:`base.OwnGlance` to ask; None: the class's
+        """
         done = subprocess.run(
             [sys.executable, '-c', 'import sys\n'
              'from glance_dcn.cmd import main\n'
@@ -77,14 +80,15 @@ class OwedTest(base.ApiTestCase):
              '--format', 'json'],
             cwd=_ROOT, capture_output=True, text=True, timeout=60,
             env=dict(os.environ, OS_GLANCE_CONFIG_DIR=str(
-                self.own.worker.etc)))
-        self.assertIn(done.returncode, (0, 1), done.stderr)
+                (own or self.own).worker.etc)))
+        # 3: the default site is away, and what it knows with it.
+        self.assertIn(done.returncode, (0, 1, 3), done.stderr)
         return json.loads(done.stdout)['owed'], done.returncode
 
-    def wait_until_settled(self):
+    def wait_until_settled(self, own=None):
         """Wait until nothing is owed, 60 s at most."""
         process.wait_for('work to be done',
-                         lambda: self.owed() == ([], 0), 60, interval=1)
+                         lambda: self.owed(own) == ([], 0), 60, interval=1)
 
     def delete(self, path):
         """Delete something, and return how many seconds it took."""
@@ -135,6 +139,29 @@ class OwedTest(base.ApiTestCase):
         process.wait_for('copy', copied, 60, interval=1)
 
     def test_default_site_is_away(self):
+        # As at an edge: the other site keeps what is owed.
+        stores = base.rbd_stores(sites=('central',))
+        stores[EDGE] = ('dcn', glance.rbd_store(self.edge,
+                                                rados_connect_timeout=2))
+        own = base.OwnGlance(stores, default=EDGE)
+        api = self.use_own(self.useFixture(own))
+        image_id = self.uploaded(api, base.random_data(), EDGE)
+        self.edge.kill()
+        answer = api.request('DELETE', '/v2/images/%s' % image_id)
+        self.assertEqual(204, answer.status_code, answer.text)
+        records, _status = self.owed(own)
+        self.assertEqual(
+            [('delete', image_id, EDGE, 'central')],
+            [tuple(record[name] for name in ('job', 'image', 'store',
+                                             'place')) for record in records])
+        # Nobody else does the work.
+        self.own.worker.stop()
+        self.addCleanup(self.own.start)
+        self.edge.start()
+        self.wait_until_settled(own)
+        self.assertNoTrace(image_id, EDGE)
+
+    def test_only_site_is_away(self):
         # Nothing can be recorded: Glance must keep the location.
         own = base.OwnGlance({
             EDGE: ('dcn', glance.rbd_store(self.edge,

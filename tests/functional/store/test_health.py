@@ -347,6 +347,20 @@ class WiringTest(HealthTestCase):
                          wiring.PROCESS.accept(site_of(EDGE)))
         self.add(b'data', name=name, store=EDGE)
         self.assertIn(after.fsid, self.kept(EDGE))
+        self.check_former(before, after, name)
+
+    def check_former(self, before, after, name):
+        """What was in the former cluster is gone, and nothing else."""
+        self.assertRaises(exceptions.NotFound, self.delete,
+                          self.uri(name, before), EDGE)
+        self.assertIn(name, after.images())
+        self.assertRaises(exceptions.BadStoreUri, self.delete,
+                          self.uri(name, self.here), EDGE)
+        # To go back and forth is not to lose what there is.
+        with self.here.pool(base.POOL, 'glance') as ioctx:
+            fsids.replace(ioctx, EDGE, before.fsid)
+            self.assertEqual({after.fsid}, fsids.former(ioctx, EDGE))
+            self.assertEqual(set(), fsids.former(ioctx, 'unknown'))
 
     def kept(self, store):
         """Return what the default site's cluster has of a store, as text."""

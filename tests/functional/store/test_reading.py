@@ -13,10 +13,13 @@
 """Which of several sites an image is read from."""
 
 import os
+import types
 
+import fixtures
 from glance_store import multi_backend
 
 from glance_dcn.ceph import records
+from glance_dcn.engine.backends import rbd as rbd_backend
 from tests.functional.store import base
 
 MiB = base.MiB
@@ -58,6 +61,25 @@ class DcnReadingTest(base.StoreTestCase):
         marked = self.mark(self.here)
         self.assertSame(self.data, self.read(uri, 'far'))
         self.assertSame(marked, self.read(self.uri(self.name), 'here'))
+
+    def test_opened_once(self):
+        uri = self.use_two()
+        opened = []
+
+        def open_image(*args, **kwargs):
+            opened.append(rbd_backend.RBD(*args, **kwargs))
+            return opened[-1]
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.site.rbd_backend',
+            types.SimpleNamespace(RBD=open_image)))
+        self.assertSame(self.data, self.read(uri, 'far'))
+        self.assertEqual([None], [one.image for one in opened])
+        # It is closed also if nobody reads it.
+        data, size = multi_backend.get(uri, 'far')
+        self.assertEqual(len(self.data), size)
+        self.assertIsNotNone(opened[1].image)
+        del data
+        self.assertEqual([None, None], [one.image for one in opened])
 
     def test_local_first_of_equal_weight(self):
         self.use_two()

@@ -351,49 +351,6 @@ class TestProbe(ConnectionCase):
                           rados.TimedOut('x', errno.ETIMEDOUT))
 
 
-class TestGivenUp(ConnectionCase):
-    """Clients that were given up are released when nobody uses them."""
-
-    class Client(Client):
-        released = False
-
-        def shutdown(self):
-            self.released = True
-
-    def setUp(self):
-        super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection._KEPT', -1))
-        self.state = connection._State()
-
-    def test_in_use(self):
-        client = self.Client()
-        self.state.adopt(client)
-        self.assertTrue(self.state.retire(client))
-        self.assertIsNone(self.state.client)
-        self.state.release()
-        self.assertFalse(client.released)
-
-    def test_not_in_use(self):
-        client = self.Client()
-        released = []
-        client.shutdown = lambda: released.append(1)
-        self.state.adopt(client)
-        self.state.retire(client)
-        del client
-        self.state.release()
-        self.assertEqual([1], released)
-
-    def test_one_that_is_not_the_one(self):
-        old, new = self.Client(), self.Client()
-        self.assertIs(new, self.state.adopt(new))
-        self.assertFalse(self.state.retire(old))
-        self.assertIs(new, self.state.client)
-        # It came too late.
-        self.assertIs(new, self.state.adopt(old))
-        self.assertTrue(old.released)
-
-
 class TestFork(ConnectionCase):
 
     def setUp(self):

@@ -33,8 +33,9 @@ class TestOwed(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.ledger = owed.Ledger()
-        self.ledger.add(types.SimpleNamespace(name='home'), default=True)
-        self.ledger.add(types.SimpleNamespace(name='edge'))
+        for name in ('home', 'edge'):
+            self.ledger.add(types.SimpleNamespace(name=name, round_trip=None),
+                            default=name == 'home')
         self.records = {}
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.owed.ledger', self.ledger))

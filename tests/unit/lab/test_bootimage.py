@@ -25,9 +25,16 @@ import time
 import unittest
 from unittest import mock
 
-from lab import bootimage
+from lab.bootimage import __main__ as command
+from lab.bootimage import builder
+from lab.bootimage import disk
+from lab.bootimage import errors
+from lab.bootimage import guest
+from lab.bootimage import kernel
+from lab.bootimage import programs
+from lab.bootimage import ramdisk
 
-MIB = bootimage.MIB
+MIB = disk.MIB
 
 
 def unpack_cpio(data):
@@ -76,13 +83,13 @@ class TempDirTestCase(unittest.TestCase):
 class TestCpio(unittest.TestCase):
 
     def test_members(self):
-        entries = [bootimage.CpioEntry('dev', 0o040755),
-                   bootimage.CpioEntry('dev/console', 0o020600, b'', (5, 1)),
-                   bootimage.CpioEntry('a', 0o100644, b'12345'),
-                   bootimage.CpioEntry('init', 0o100755, b'x' * 4096)]
-        data = bootimage.cpio(entries)
+        entries = [ramdisk.CpioEntry('dev', 0o040755),
+                   ramdisk.CpioEntry('dev/console', 0o020600, b'', (5, 1)),
+                   ramdisk.CpioEntry('a', 0o100644, b'12345'),
+                   ramdisk.CpioEntry('init', 0o100755, b'x' * 4096)]
+        data = ramdisk.cpio(entries)
         self.assertEqual(0, len(data) % 512)
-        self.assertEqual(data, bootimage.cpio(entries))
+        self.assertEqual(data, ramdisk.cpio(entries))
         found = unpack_cpio(data)
         self.assertEqual(['dev', 'dev/console', 'a', 'init'], list(found))
         for entry in entries:
@@ -94,15 +101,15 @@ class TestCpio(unittest.TestCase):
         self.assertEqual(4, len({fields[0] for fields, _ in found.values()}))
 
     def test_empty(self):
-        self.assertEqual({}, unpack_cpio(bootimage.cpio([])))
+        self.assertEqual({}, unpack_cpio(ramdisk.cpio([])))
 
     def test_bad_names(self):
         for name in ('', '/init'):
-            self.assertRaises(bootimage.BuildError, bootimage.cpio,
-                              [bootimage.CpioEntry(name, 0o100644)])
+            self.assertRaises(errors.BuildError, ramdisk.cpio,
+                              [ramdisk.CpioEntry(name, 0o100644)])
 
     def test_initrd(self):
-        packed = bootimage.initrd(
+        packed = ramdisk.initrd(
             b'busybox', {'first': {'b': b'2', 'a': b'1'},
                          'other': {'c': b'3'}}, 'it is $(id) "up"', 'stamp 1')
         found = unpack_cpio(gzip.decompress(packed))
@@ -113,8 +120,8 @@ class TestCpio(unittest.TestCase):
         self.assertEqual(b'2', found['lib/modules/b.ko'][1])
         init = found['init'][1].decode()
         self.assertTrue(init.startswith('#!/bin/busybox sh\n'))
-        self.assertIn('skip=%d ' % bootimage.STAMP_SECTOR, init)
-        self.assertIn(bootimage.FAILURE_MARKER, init)
+        self.assertIn('skip=%d ' % disk.STAMP_SECTOR, init)
+        self.assertIn(ramdisk.FAILURE_MARKER, init)
         self.assertNotIn('@', init.replace('$@', ''))
         self.assertTrue(stat.S_ISCHR(found['dev/console'][0][1]))
         # Every member's directory comes before it.
@@ -128,7 +135,7 @@ class TestCpio(unittest.TestCase):
 class TestMbr(unittest.TestCase):
 
     def test_layout(self):
-        record = bootimage.mbr(b'\xeb\xfe', MIB, 17 * MIB, 0x12345678)
+        record = disk.mbr(b'\xeb\xfe', MIB, 17 * MIB, 0x12345678)
         self.assertEqual(512, len(record))
         self.assertEqual(b'\xeb\xfe' + b'\0' * 438, record[:440])
         self.assertEqual(0x12345678, struct.unpack('<I', record[440:444])[0])
@@ -142,7 +149,7 @@ class TestMbr(unittest.TestCase):
     def test_bad(self):
         for arguments in ((b'x' * 441, MIB, MIB), (b'', 100, MIB),
                           (b'', MIB, 100), (b'', 0, MIB), (b'', MIB, 0)):
-            self.assertRaises(bootimage.BuildError, bootimage.mbr,
+            self.assertRaises(errors.BuildError, disk.mbr,
                               *arguments, 0)
 
 
@@ -150,12 +157,12 @@ class TestKernelPieces(TempDirTestCase):
 
     def test_module_dependencies(self):
         self.assertEqual(['virtio_ring', 'virtio'],
-                         bootimage.module_dependencies(
+                         kernel.module_dependencies(
                              module('virtio_ring', 'virtio')))
         self.assertEqual(['a_b'],
-                         bootimage.module_dependencies(module('a-b')))
-        self.assertEqual([], bootimage.module_dependencies(module()))
-        self.assertEqual([], bootimage.module_dependencies(b'nothing'))
+                         kernel.module_dependencies(module('a-b')))
+        self.assertEqual([], kernel.module_dependencies(module()))
+        self.assertEqual([], kernel.module_dependencies(b'nothing'))
 
     def test_collect_modules(self):
         for name, data in (
@@ -168,22 +175,22 @@ class TestKernelPieces(TempDirTestCase):
             path = self.dir / 'kernel' / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        found = bootimage.collect_modules(
+        found = kernel.collect_modules(
             self.dir, ('virtio_blk', 'virtio_rng', 'built_in'))
         self.assertEqual(['virtio', 'virtio_ring', 'virtio_blk',
                           'virtio_rng'], list(found))
         self.assertEqual(module('virtio'), found['virtio_ring'])
         # A circle does not keep it from ending.
         self.assertEqual(['b', 'a'],
-                         list(bootimage.collect_modules(self.dir, ('a',))))
+                         list(kernel.collect_modules(self.dir, ('a',))))
 
     def test_unreadable_module(self):
         (self.dir / 'sd_mod.ko.zst').write_bytes(b'')
-        self.assertRaises(bootimage.BuildError, bootimage.collect_modules,
+        self.assertRaises(errors.BuildError, kernel.collect_modules,
                           self.dir, ('sd_mod',))
 
     def test_find_kernel(self):
-        self.assertRaises(bootimage.BuildError, bootimage.find_kernel,
+        self.assertRaises(errors.BuildError, kernel.find_kernel,
                           self.dir)
         (self.dir / 'boot').mkdir()
         for release in ('6.1.0-9-cloud-amd64', '6.1.0-10-cloud-amd64',
@@ -191,24 +198,24 @@ class TestKernelPieces(TempDirTestCase):
             (self.dir / 'boot' / ('vmlinuz-' + release)).touch()
         for release in ('6.1.0-9-cloud-amd64', '6.1.0-10-cloud-amd64'):
             (self.dir / 'usr/lib/modules' / release).mkdir(parents=True)
-        release, kernel, modules = bootimage.find_kernel(self.dir)
+        release, vmlinuz, modules = kernel.find_kernel(self.dir)
         self.assertEqual('6.1.0-10-cloud-amd64', release)
-        self.assertEqual('vmlinuz-' + release, kernel.name)
+        self.assertEqual('vmlinuz-' + release, vmlinuz.name)
         self.assertTrue(modules.is_dir())
 
     def test_kernel_name(self):
-        with mock.patch.object(bootimage, '_run', return_value=(
+        with mock.patch.object(programs, 'run', return_value=(
                 'linux-image-cloud-amd64\n'
                 '  Depends: linux-image-6.1.0-56-cloud-amd64\n')):
             self.assertEqual('linux-image-6.1.0-56-cloud-amd64',
-                             bootimage._kernel_name('x'))
-        with mock.patch.object(bootimage, '_run', return_value=(
+                             kernel._kernel_name('x'))
+        with mock.patch.object(programs, 'run', return_value=(
                 'linux-image-6.1.0-56-cloud-amd64\n  Depends: kmod\n')):
-            self.assertEqual('x', bootimage._kernel_name('x'))
-        with mock.patch.object(bootimage, '_run',
-                               side_effect=bootimage.BuildError('no')):
-            self.assertRaisesRegex(bootimage.BuildError, 'apt-get update',
-                                   bootimage._kernel_name, 'x')
+            self.assertEqual('x', kernel._kernel_name('x'))
+        with mock.patch.object(programs, 'run',
+                               side_effect=errors.BuildError('no')):
+            self.assertRaisesRegex(errors.BuildError, 'apt-get update',
+                                   kernel._kernel_name, 'x')
 
     def test_download_is_kept_and_a_broken_one_is_not(self):
         calls = []
@@ -218,15 +225,15 @@ class TestKernelPieces(TempDirTestCase):
             if command[0] == 'apt-get':
                 (pathlib.Path(cwd) / 'k_1_amd64.deb').write_bytes(b'')
             if command[0] == 'dpkg-deb' and calls.count('dpkg-deb') == 2:
-                raise bootimage.BuildError('broken')
+                raise errors.BuildError('broken')
             return ''
 
-        with mock.patch.object(bootimage, '_run', run):
+        with mock.patch.object(programs, 'run', run):
             for _ in range(2):
                 try:
-                    bootimage._download_kernel('k', self.dir,
-                                               self.dir / 'tree')
-                except bootimage.BuildError:
+                    kernel.download('k', self.dir,
+                                    self.dir / 'tree')
+                except errors.BuildError:
                     self.assertEqual([], list(self.dir.iterdir()))
                 else:
                     self.assertEqual(['k_1_amd64.deb'],
@@ -241,24 +248,24 @@ class TestKernelPieces(TempDirTestCase):
                     b'\0' * 6 + b''.join(
                         struct.pack('<I52x', kind) for kind in types))
 
-        self.assertTrue(bootimage.is_static_elf(elf(1, 1)))
-        self.assertFalse(bootimage.is_static_elf(elf(6, 3, 1)))
-        self.assertFalse(bootimage.is_static_elf(b'#!/bin/sh\n'))
-        self.assertFalse(bootimage.is_static_elf(b''))
+        self.assertTrue(ramdisk.is_static_elf(elf(1, 1)))
+        self.assertFalse(ramdisk.is_static_elf(elf(6, 3, 1)))
+        self.assertFalse(ramdisk.is_static_elf(b'#!/bin/sh\n'))
+        self.assertFalse(ramdisk.is_static_elf(b''))
 
 
 class TestBuild(TempDirTestCase):
 
     def assert_refused(self, message, *args, **kwargs):
-        with mock.patch.object(bootimage, '_run',
+        with mock.patch.object(programs, 'run',
                                side_effect=AssertionError):
-            self.assertRaisesRegex(bootimage.BuildError, message,
-                                   bootimage.build, *args, **kwargs)
+            self.assertRaisesRegex(errors.BuildError, message,
+                                   builder.build, *args, **kwargs)
         self.assertEqual([], list(self.dir.iterdir()))
 
     def test_bad_markers(self):
         for marker in ('', ' x', 'x ', 'a\nb', 'caf\xe9', 'x' * 201, None, 3,
-                       'glance-dcn', bootimage.FAILURE_MARKER + '!'):
+                       'glance-dcn', ramdisk.FAILURE_MARKER + '!'):
             self.assert_refused('marker', self.dir / 'i', marker=marker)
 
     def test_bad_sizes(self):
@@ -274,36 +281,36 @@ class TestBuild(TempDirTestCase):
         file = self.dir / 'f'
         file.write_bytes(b'')
         self.assertRaisesRegex(
-            bootimage.BuildError, 'too small.*needs 17825792',
-            bootimage._write_disk, self.dir / 'raw', [file], 17 * MIB - 512,
+            errors.BuildError, 'too small.*needs 17825792',
+            disk.write, self.dir / 'raw', [file], 17 * MIB - 512,
             'stamp', 1)
 
     def test_failure_leaves_what_was_there(self):
         output = self.dir / 'i'
         output.write_text('before')
         self.assertRaisesRegex(
-            bootimage.BuildError, 'no kernel', bootimage.build, output,
+            errors.BuildError, 'no kernel', builder.build, output,
             work_dir=self.dir / 'w', kernel_tree=self.dir)
         self.assertEqual('before', output.read_text())
         self.assertEqual(['i', 'w'], sorted(os.listdir(self.dir)))
         self.assertEqual([], os.listdir(self.dir / 'w'))
 
     def test_programs(self):
-        self.assertRaisesRegex(bootimage.BuildError, 'mtools',
-                               bootimage._run, ['/nonexistent/mformat'])
+        self.assertRaisesRegex(errors.BuildError, 'mtools',
+                               programs.run, ['/nonexistent/mformat'])
         self.assertRaisesRegex(
-            bootimage.BuildError, 'status 3: why',
-            bootimage._run, [sys.executable, '-c',
-                             'import sys; print("why"); sys.exit(3)'])
+            errors.BuildError, 'status 3: why',
+            programs.run, [sys.executable, '-c',
+                           'import sys; print("why"); sys.exit(3)'])
 
     def test_packages(self):
-        self.assertIn('busybox-static', bootimage.PACKAGES)
-        self.assertEqual(sorted(set(bootimage.PACKAGES)),
-                         list(bootimage.PACKAGES))
+        self.assertIn('busybox-static', programs.PACKAGES)
+        self.assertEqual(sorted(set(programs.PACKAGES)),
+                         list(programs.PACKAGES))
 
     def test_command_line_reports_errors(self):
         with mock.patch('sys.stderr', new_callable=io.StringIO) as err:
-            self.assertEqual(1, bootimage.main(
+            self.assertEqual(1, command.main(
                 [str(self.dir / 'i'), '--size', '5']))
         self.assertIn('multiple of 512', err.getvalue())
 
@@ -319,18 +326,18 @@ class TestDrive(TempDirTestCase):
                 self.assertEqual(
                     {'driver': driver, 'node-name': 'disk0',
                      'file': {'driver': 'file', 'filename': str(path)}},
-                    json.loads(bootimage.block_device(drive)))
+                    json.loads(guest.block_device(drive)))
 
     def test_rbd(self):
         conf = self.dir / 'ceph.conf'
         conf.touch()
-        drive = bootimage.rbd_drive('vms', 'disk', conf, 'glance')
+        drive = guest.rbd_drive('vms', 'disk', conf, 'glance')
         self.assertEqual(
             {'driver': 'rbd', 'pool': 'vms', 'image': 'disk',
              'conf': str(conf), 'user': 'glance', 'node-name': 'disk0'},
-            json.loads(bootimage.block_device(drive)))
+            json.loads(guest.block_device(drive)))
         self.assertNotIn('node-name', drive)
-        drive = bootimage.rbd_drive('vms', 'disk', conf, snapshot='snap')
+        drive = guest.rbd_drive('vms', 'disk', conf, snapshot='snap')
         self.assertTrue(drive['read-only'])
         self.assertNotIn('user', drive)
 
@@ -340,27 +347,27 @@ class TestDrive(TempDirTestCase):
         text = 'driver=rbd,pool=vms,image=d,conf=%s' % str(conf).replace(
             ',', ',,')
         self.assertEqual(text + ',node-name=disk0',
-                         bootimage.block_device(text))
+                         guest.block_device(text))
 
     def test_bad(self):
         for drive in (self.dir, self.dir / 'none', '/none', {},
                       {'pool': 'vms'}, 'driver=', 'driver=rbd,pool=vms',
                       'driver=rbd,nonsense', 'driver=rbd,=x',
                       {'driver': 'raw', 'node-name': 'x'},
-                      bootimage.rbd_drive('vms', 'd', '/none/ceph.conf')):
-            self.assertRaises(bootimage.BootError, bootimage.block_device,
+                      guest.rbd_drive('vms', 'd', '/none/ceph.conf')):
+            self.assertRaises(errors.BootError, guest.block_device,
                               drive)
 
     def test_command(self):
         path = self.dir / 'i'
         path.touch()
-        arguments = bootimage.command(path, 256 * MIB, 'qemu')
+        arguments = guest.command(path, 256 * MIB, 'qemu')
         self.assertEqual('qemu', arguments[0])
         self.assertEqual('256M', arguments[arguments.index('-m') + 1])
         self.assertEqual('tcg', arguments[arguments.index('-accel') + 1])
         self.assertIn('-no-reboot', arguments)
         for memory in (0, 63 * MIB, 100 * MIB + 1):
-            self.assertRaises(bootimage.BootError, bootimage.command, path,
+            self.assertRaises(errors.BootError, guest.command, path,
                               memory)
 
 
@@ -388,8 +395,8 @@ class TestBoot(TempDirTestCase):
         self.qemu.chmod(0o755)
         kwargs.setdefault('timeout', 30)
         try:
-            return bootimage.boot(self.disk, 'it is up',
-                                  qemu=str(self.qemu), **kwargs)
+            return guest.boot(self.disk, 'it is up',
+                              qemu=str(self.qemu), **kwargs)
         finally:
             if self.pid.exists():
                 self.assertRaises(ProcessLookupError, os.kill,
@@ -422,7 +429,7 @@ class TestBoot(TempDirTestCase):
         self.assertEqual('it is up', self.boot('say("it is up")\n').console)
 
     def test_timeout(self):
-        with self.assertRaises(bootimage.BootTimeout) as caught:
+        with self.assertRaises(errors.BootTimeout) as caught:
             self.boot('say("GRUB\\nthe last line")\ntime.sleep(60)\n',
                       timeout=1)
         self.assertIn('within 1 seconds', str(caught.exception))
@@ -430,21 +437,21 @@ class TestBoot(TempDirTestCase):
         self.assertEqual('GRUB\nthe last line', caught.exception.console)
 
     def test_silence(self):
-        self.assertRaisesRegex(bootimage.BootTimeout, 'nothing was printed',
+        self.assertRaisesRegex(errors.BootTimeout, 'nothing was printed',
                                self.boot, 'time.sleep(60)\n', timeout=1)
 
     def test_early_end(self):
         self.assertRaisesRegex(
-            bootimage.BootError, 'status 7(?s:.*)error connecting',
+            errors.BootError, 'status 7(?s:.*)error connecting',
             self.boot, 'sys.stderr.write("error connecting\\n")\n'
                        'sys.stderr.flush()\nos._exit(7)\n')
 
     def test_guest_without_disk(self):
         started = time.monotonic()
         self.assertRaisesRegex(
-            bootimage.BootError, 'saw no boot disk(?s:.*)devices: sr0',
+            errors.BootError, 'saw no boot disk(?s:.*)devices: sr0',
             self.boot, 'say("%s; devices: sr0\\nit is up\\n")\n'
-                       'time.sleep(60)\n' % bootimage.FAILURE_MARKER)
+                       'time.sleep(60)\n' % ramdisk.FAILURE_MARKER)
         self.assertLess(time.monotonic() - started, 30)
 
     def test_callback_that_fails(self):
@@ -456,15 +463,15 @@ class TestBoot(TempDirTestCase):
                                on_line=fail)
 
     def test_bad_input(self):
-        self.assertRaisesRegex(bootimage.BootError, 'is missing',
-                               bootimage.boot, self.disk,
+        self.assertRaisesRegex(errors.BootError, 'is missing',
+                               guest.boot, self.disk,
                                qemu='/nonexistent/qemu')
-        self.assertRaises(bootimage.BootError, bootimage.boot, self.disk, '')
-        self.assertRaises(bootimage.BootError, bootimage.boot, self.disk,
+        self.assertRaises(errors.BootError, guest.boot, self.disk, '')
+        self.assertRaises(errors.BootError, guest.boot, self.disk,
                           timeout=0)
 
     def test_tail(self):
         text = '\n\n'.join('line %d' % number for number in range(50))
-        tail = bootimage.console_tail(text, 2)
+        tail = errors.console_tail(text, 2)
         self.assertTrue(tail.endswith('\n    line 48\n    line 49'))
         self.assertNotIn('line 47', tail)

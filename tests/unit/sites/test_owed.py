@@ -17,6 +17,7 @@ import dataclasses
 import json
 import time
 
+import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import errors
@@ -32,6 +33,9 @@ class AwaySite:
     fsid = 'f'
     pool = 'images'
     available = False
+
+    round_trip = None
+    retired = False
 
     def __init__(self, name):
         self.name = name
@@ -102,6 +106,85 @@ class TestLedger(base.BaseTestCase):
         self.assertEqual('edge', exc.store)
         # Where nobody could be told of it, it is only logged.
         self.ledger.try_record(self.edge, owed.DELETE, IMAGE)
+
+
+class KeepingSite(AwaySite):
+    """A site that keeps records.
+
+    :ivar kept: the names of the objects they were put into
+    """
+
+    available = True
+
+    def __init__(self, name, round_trip):
+        super().__init__(name)
+        self.round_trip = round_trip
+        self.kept = []
+
+    @contextlib.contextmanager
+    def open_pool(self, pool=None):
+        yield self.kept
+
+
+class TestDefaultSiteAway(base.BaseTestCase):
+    """What is owed to the default site is recorded at another."""
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.omap.put',
+            lambda kept, name, records: kept.append(name)))
+        self.ledger = owed.Ledger()
+        self.home = AwaySite('home')
+        self.ledger.add(self.home, default=True)
+
+    def kept(self, *others):
+        """Record a removal; return which sites keep it, by their names."""
+        for other in others:
+            self.ledger.add(other)
+        self.ledger.record(self.home, owed.DELETE, IMAGE)
+        return {other.name: other.kept for other in others
+                if getattr(other, 'kept', None)}
+
+    def test_at_the_nearest_where_others_look_for_it(self):
+        near = KeepingSite('near', .1)
+        self.assertEqual(
+            {'near': ['glance_dcn.owed.home']},
+            self.kept(KeepingSite('unknown', None), near,
+                      KeepingSite('far', .2)))
+        # There it is what the default site owes to another one.
+        there = owed.Ledger()
+        there.add(near, default=True)
+        self.assertEqual(owed.Place(near, near.kept[0]),
+                         there.places(self.home)[0])
+
+    def test_not_where_it_may_not_last(self):
+        going = KeepingSite('going', .1)
+        going.retired = True
+        self.assertEqual({'far': ['glance_dcn.owed.home']},
+                         self.kept(going, KeepingSite('far', .2)))
+
+    def test_those_known_to_be_away_are_not_asked(self):
+        asked = [AwaySite('edge_%d' % number) for number in range(20)]
+        self.assertEqual({'far': ['glance_dcn.owed.home']},
+                         self.kept(*asked, KeepingSite('far', .2)))
+
+    def test_not_many_are_waited_for(self):
+        # They went away unnoticed: each may take seconds.
+        asked = [AwaySite('edge_%d' % number) for number in range(20)]
+        for site in asked:
+            site.available = True
+        exc = self.assertRaises(owed.NotRecorded, self.kept, *asked)
+        self.assertEqual(3, str(exc).count('store edge_'))
+
+    def test_nobody_else_keeps_what_is_owed_to_an_edge(self):
+        # Nobody who works for it would look there.
+        edge, other = AwaySite('edge'), KeepingSite('other', .1)
+        self.ledger.add(edge)
+        self.ledger.add(other)
+        self.assertRaises(owed.NotRecorded, self.ledger.record, edge,
+                          owed.DELETE, IMAGE)
+        self.assertEqual([], other.kept)
 
 
 class TestPace(base.BaseTestCase):

@@ -66,8 +66,8 @@ class WiringCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger())
-        self.kept = {}
-        for name in ('load', 'add', 'replace'):
+        self.kept, self.gone = {}, set()
+        for name in ('load', 'add', 'replace', 'former'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.fsids.' + name, getattr(self, name)))
         self.home = Site('central', HOME)
@@ -81,7 +81,13 @@ class WiringCase(base.BaseTestCase):
         self.kept.setdefault(store, (fsid, time.time()))
 
     def replace(self, _pool, store, fsid):
+        before = self.kept.get(store, (None,))[0]
+        self.gone.add((store, before))
         self.kept[store] = fsid, time.time()
+        return before
+
+    def former(self, _pool, store):
+        return {fsid for name, fsid in self.gone if name == store}
 
     def process(self, *sites):
         """Return what a new process has, whose first site is the default."""
@@ -207,6 +213,19 @@ class TestMemory(WiringCase):
         process = wiring.Wiring()
         process.add(self.edge)
         self.assertRaises(errors.Misconfigured, process.accept, self.edge)
+        self.assertFalse(process.has_replaced(self.edge, TWO))
+
+    def test_replaced_only_what_was_accepted_to_be(self):
+        self.kept['edge'] = TWO, 1_700_000_000
+        self.refused(self.edge)
+        self.assertFalse(self.wiring.has_replaced(self.edge, TWO))
+        self.wiring.accept(self.edge)
+        self.assertTrue(self.wiring.has_replaced(self.edge, TWO))
+        self.assertFalse(self.wiring.has_replaced(self.edge, ONE))
+        self.assertFalse(self.wiring.has_replaced(self.home, TWO))
+        # Nobody can be asked.
+        self.home.health = health.Health(health.DOWN)
+        self.assertFalse(self.wiring.has_replaced(self.edge, TWO))
 
     def test_looks_only_while_there_is_something_to_look_for(self):
         self.wiring.synchronise()

@@ -58,8 +58,10 @@ class ReplicasTest(base.BaseTestCase):
         loc = types.SimpleNamespace(pool=pool, image='image',
                                     snapshot=snapshot)
         endpoint = types.SimpleNamespace(image=self.record, size=10)
-        with replicas.Replicas(stores[-1], loc).relay(endpoint) as relay:
+        found = replicas.Replicas(stores[-1], loc)
+        with found.relay() as relay:
             relay.open()
+            relay.record = found.record(endpoint)
             for _ in range(fails):
                 relay.another(OSError())
             return relay.names

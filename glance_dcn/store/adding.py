@@ -1,0 +1,214 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Adding an image to a site out of a stream of bytes."""
+
+import contextlib
+import logging
+
+from glance_dcn.ceph import claims
+from glance_dcn.ceph import images
+from glance_dcn.ceph import records
+from glance_dcn.engine.backends import null
+from glance_dcn.engine import stream
+from glance_dcn.engine import transfer
+from glance_dcn.sites import hashes
+from glance_dcn.sites import leftovers
+from glance_dcn.staging import running
+from glance_dcn.store import failures
+from glance_dcn.store import staged
+
+LOG = logging.getLogger(__name__)
+
+# Seconds to wait for the hashes another store's addition is computing, before
+# computing them a second time.
+_PATIENCE = 600
+
+
+class Addition:
+    """An image that is to be added to a site.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param name: name of the image
+    :param data: file-like object or iterable of its data
+    :param size: bytes; 0 if unknown
+    :param algorithm: hashlib name of the multihash
+    :param chunk: bytes to read at once
+    :param verifier: object whose ``update()`` is given all data, or None
+    """
+
+    def __init__(self, site, name, data, size, algorithm, chunk, verifier):
+        self._site = site
+        self._name = name
+        self._data = data
+        self._size = size
+        self._wanted = (hashes.CHECKSUM, algorithm)
+        self._chunk = chunk
+        self._verifier = verifier
+        # Whether the hashes are computed here, on the way.
+        self._leads = False
+
+    def run(self):
+        """Store the image, or adopt what is there.
+
+        Whatever goes wrong, nothing half-written is left.
+
+        :returns: :class:`glance_dcn.ceph.records.Record`
+        :raises: see :meth:`glance_dcn.store.driver.Store.add`
+        """
+        staged.skip_holes(self._data)
+        self._leads = hashes.shared.claim(self._name)
+        record = None
+        try:
+            held, ioctx, begun = self._begin()
+            with held:
+                take = (self._adopt if isinstance(begun, leftovers.Found)
+                        else self._store)
+                record = take(ioctx, begun)
+        finally:
+            if self._leads and record is not None:
+                hashes.shared.share(self._name, record)
+            elif self._leads:
+                hashes.shared.give_up(self._name)
+        return record
+
+    @failures.survives_eviction
+    def _begin(self):
+        """Open the pool and begin an image in it.
+
+        :returns: tuple of a context manager that closes the pool, its
+            rados.Ioctx, and the open image, an engine endpoint, or what there
+            is instead, a complete :class:`glance_dcn.sites.leftovers.Found`
+        """
+        with contextlib.ExitStack() as stack:
+            ioctx = stack.enter_context(failures.open_pool(self._site))
+            try:
+                with failures.explained(self._site, self._name):
+                    begun = self._site.begin(ioctx, self._name, self._size)
+            except leftovers.Complete as exc:
+                begun = exc.found
+                if self._size and self._size != begun.size:
+                    raise failures.duplicate(self._site, leftovers.Different(
+                        begun, 'its size is %d bytes, not %d'
+                        % (begun.size, self._size)))
+            except leftovers.Refused as exc:
+                raise failures.duplicate(self._site, exc)
+            except BaseException as exc:
+                self._site.failed(exc)
+                if not isinstance(exc.__cause__, claims.NotClaimed):
+                    self._site.discard_or_owe(ioctx, self._name)
+                raise
+            return stack.pop_all(), ioctx, begun
+
+    def _store(self, ioctx, target):
+        """Write the stream to a new image and publish it.
+
+        :param target: engine endpoint of the image
+        :returns: :class:`glance_dcn.ceph.records.Record`
+        """
+        with self._removed_on_failure(ioctx, target.image.id()), target:
+            result = self._write(target, self._site.limits.sending)
+            record = records.Record(result.size, result.content,
+                                    self._hashes_of(ioctx, result))
+            self._site.publish(ioctx, self._name, target.image, record)
+            return record
+
+    def _adopt(self, ioctx, found):
+        """Take over a complete image, if it is what the stream brings.
+
+        :param found: :class:`glance_dcn.sites.leftovers.Found`
+        :returns: :class:`glance_dcn.ceph.records.Record`
+        """
+        with failures.explained(self._site, self._name):
+            result = self._write(null.Null(self._name))
+            try:
+                leftovers.adopt(self._site, ioctx, found, result.size,
+                                result.content)
+            except leftovers.Refused as exc:
+                raise failures.duplicate(self._site, exc)
+            computed = self._hashes_of(ioctx, result, images.SNAPSHOT)
+        return records.Record(result.size, result.content, computed)
+
+    def _write(self, target, rate=None):
+        """Write the stream to an endpoint.
+
+        :param rate: :class:`glance_dcn.engine.rates.Rate`, or None
+        :returns: :class:`glance_dcn.engine.transfer.Result`
+        """
+        with stream.Sink(
+                target, self._size or None,
+                hashes=self._wanted if self._leads else (),
+                tap=self._tap(),
+                timeout=stall_timeout(self._site), rate=rate) as sink:
+            sink.write_from(self._data, self._chunk)
+            return sink.finish()
+
+    def _tap(self):
+        """Return what all data is shown to: verifier and progress."""
+        listeners = [listener for listener in (
+            self._verifier and self._verifier.update,
+            running.meter(self._name, self._site.name, self._size))
+            if listener]
+        if len(listeners) < 2:
+            return listeners[0] if listeners else None
+
+        def tap(data):
+            for listener in listeners:
+                listener(data)
+        return tap
+
+    def _hashes_of(self, ioctx, result, snapshot=None):
+        """Return the hashes Glance wants of what was written.
+
+        Those that were computed on the way, or those of equal content; or
+        they are computed now.
+        """
+        if self._leads:
+            return result.hashes
+        known = hashes.shared.wait(self._name, _PATIENCE)
+        if (known and set(self._wanted) <= set(known.hashes)
+                and (known.size, known.content) == (result.size,
+                                                    result.content)):
+            return {algorithm: known.hashes[algorithm]
+                    for algorithm in self._wanted}
+        LOG.info('Image %(image)s in store %(store)s is not what this process '
+                 'knows the hashes of: reading it once more to compute them',
+                 {'image': self._name, 'store': self._site.name})
+        with self._site.reading(ioctx, self._name, snapshot) as source:
+            return transfer.Transfer(
+                source, content=False, hashes=self._wanted,
+                timeout=stall_timeout(self._site),
+                limits={source: self._site.limits.receiving}).run().hashes
+
+    @contextlib.contextmanager
+    def _removed_on_failure(self, ioctx, identity):
+        """Remove the new image again if the block fails.
+
+        Also when the process is told to end: SystemExit is no Exception.
+        """
+        try:
+            yield
+        except BaseException as exc:
+            LOG.error('Failed to store image %(image)s in store %(store)s: '
+                      '%(error)s', {'image': self._name,
+                                    'store': self._site.name,
+                                    'error': exc or type(exc).__name__})
+            # Or removing it would wait for a site that is away once more.
+            self._site.failed(exc)
+            self._site.discard_or_owe(ioctx, self._name, identity)
+            with failures.explained(self._site, self._name):
+                raise
+
+
+def stall_timeout(site):
+    """Seconds without any progress after which a transfer is given up."""
+    return site.io_timeout or float('inf')

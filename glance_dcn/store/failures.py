@@ -1,0 +1,164 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What goes wrong at a site, said in glance_store's exceptions."""
+
+import contextlib
+import errno
+import functools
+
+from glance_store import exceptions
+import rbd
+
+from glance_dcn.ceph import claims
+from glance_dcn.ceph import errors
+from glance_dcn.engine import errors as engine_errors
+
+#: Glance answers 503 to this one; older releases of glance_store lack it.
+TimeoutError = getattr(exceptions, 'TimeoutError',
+                       exceptions.BackendException)
+
+
+class Evicted(exceptions.BackendException):
+    """The cluster has cut this client off (blocklisted it)."""
+
+    errno = errno.ESHUTDOWN
+
+
+class Away(exceptions.RemoteServiceUnavailable,
+           exceptions.BadStoreConfiguration):
+    """The site does not answer.
+
+    Glance answers a download 503 on the former, if no location is left. The
+    latter is what stock rbd raises.
+    """
+
+
+def survives_eviction(method):
+    """Do it once more, on a new connection, if the cluster cut off this one.
+
+    Stock, which connects anew for each operation, does not notice either.
+    """
+    @functools.wraps(method)
+    def survivor(self, *args, **kwargs):
+        try:
+            return method(self, *args, **kwargs)
+        except Evicted:
+            return method(self, *args, **kwargs)
+    return survivor
+
+
+@contextlib.contextmanager
+def open_pool(site, pool=None):
+    """Open a pool: context manager that gives a rados.Ioctx.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param pool: name of the pool; None: the site's
+    :raises glance_store.exceptions.BadStoreConfiguration: if the cluster
+        does not answer or the options do not fit it
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            ioctx = stack.enter_context(site.open_pool(pool))
+        except errors.ClusterError as exc:
+            raise unusable(site, exc) from exc
+        yield ioctx
+
+
+@contextlib.contextmanager
+def explained(site, name):
+    """Say what Ceph and the engine raise in glance_store's terms.
+
+    Those that say something about the image itself are left alone.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param name: name of the image
+    """
+    try:
+        yield
+    except (rbd.ImageExists, rbd.ImageNotFound):
+        raise
+    except engine_errors.SizeMismatch as exc:
+        raise exceptions.Invalid(
+            'Size mismatch: expected %s bytes, got %s bytes'
+            % (exc.expected, exc.found))
+    except (engine_errors.RequestError, claims.ClaimError,
+            rbd.OSError) as exc:
+        raise failure(site, exc, name, exc.errno) from exc
+
+
+@contextlib.contextmanager
+def explained_opening(site, loc):
+    """Say in glance_store's terms why an image cannot be opened.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param loc: :class:`glance_dcn.store.location.StoreLocation`
+    """
+    try:
+        yield
+    except errors.ClusterError as exc:
+        raise unusable(site, exc) from exc
+    except engine_errors.RequestError as exc:
+        if exc.errno == errno.ENOENT:
+            raise not_found(site, loc) from exc
+        if exc.errno == errno.ETIMEDOUT:
+            raise Away(message=str(exc)) from exc
+        raise failure(site, exc, loc.image, exc.errno) from exc
+
+
+def failure(site, exc, name, code):
+    """Return what to raise for what an image's cluster has answered.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param exc: the exception that it was answered with
+    :param name: name of the image
+    :param code: its errno
+    """
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return exceptions.StorageFull(
+            message='Store %s has no room for image %s: %s'
+                    % (site.name, name, exc))
+    if code in (errno.EPERM, errno.EACCES):
+        return exceptions.BadStoreConfiguration(
+            store_name=site.name, reason='pool %s refuses the user (%s); '
+            'see rbd_store_pool and rbd_store_user in [%s], and the osd '
+            'caps of that user' % (site.pool, exc, site.name))
+    if code == errno.ESHUTDOWN:
+        return Evicted(str(exc))
+    return exceptions.BackendException(
+        'Store %s failed with image %s: %s' % (site.name, name, exc))
+
+
+def unusable(site, exc):
+    """Return what to raise if a cluster cannot be used.
+
+    :param exc: :class:`glance_dcn.ceph.errors.ClusterError`
+    """
+    if isinstance(exc, errors.Unreachable):
+        return Away(message=str(exc))
+    return exceptions.BadStoreConfiguration(store_name=site.name,
+                                            reason=str(exc))
+
+
+def not_found(site, loc):
+    """Return what to raise if there is no image at a location."""
+    return exceptions.NotFound(
+        message='RBD image %s does not exist in store %s'
+                % (loc.get_uri(), site.name))
+
+
+def duplicate(site, exc):
+    """Return what to raise if another image is in the way.
+
+    :param exc: :class:`glance_dcn.sites.leftovers.Refused`
+    """
+    return exceptions.Duplicate(message='Store %s: %s' % (site.name, exc))
