@@ -180,16 +180,54 @@ def is_locked(ioctx, name, lock_name):
 
     :raises Error: if the cluster refuses
     """
-    text = lock_name.encode()
+    return holder(ioctx, name, lock_name) is not None
+
+
+def holder(ioctx, name, lock_name):
+    """Return who holds an exclusive lock, or None.
+
+    :returns: tuple of the holder's RADOS instance ID, and what
+        :func:`break_lock` wants to know
+    :raises Error: if the cluster refuses
+    """
     # cls_lock_get_info_op and cls_lock_get_info_reply of
     # src/cls/lock/cls_lock_ops.h: version, compat, length, then the name;
-    # version, compat, length, then the number of holders.
-    request = struct.pack('<BBII', 1, 1, 4 + len(text), len(text)) + text
+    # version, compat, length, then the number of holders, and of each: version,
+    # compat, length, type and number of the entity, the cookie, and more.
     try:
-        _code, reply = ioctx.execute(name, 'lock', 'get_info', request)
+        _code, reply = ioctx.execute(name, 'lock', 'get_info',
+                                     _encoded(_text(lock_name)))
     except rados.ObjectNotFound:
-        return False
-    return struct.unpack_from('<I', reply, 6)[0] > 0
+        return None
+    if not struct.unpack_from('<I', reply, 6)[0]:
+        return None
+    entity = 6 + 4 + 6
+    length = struct.unpack_from('<I', reply, entity + 9)[0]
+    return (struct.unpack_from('<q', reply, entity + 1)[0],
+            reply[entity:entity + 9 + 4 + length])
+
+
+def break_lock(ioctx, name, lock_name, held):
+    """Take a lock away from its holder; one that is not held is no error.
+
+    :param held: the second of what :func:`holder` returned
+    :raises Error: if the cluster refuses
+    """
+    try:
+        # cls_lock_break_op: the name, then the entity and the cookie.
+        ioctx.execute(name, 'lock', 'break_lock',
+                      _encoded(_text(lock_name) + held))
+    except rados.ObjectNotFound:
+        pass
+
+
+def _text(text):
+    data = text.encode()
+    return struct.pack('<I', len(data)) + data
+
+
+def _encoded(fields):
+    return struct.pack('<BBI', 1, 1, len(fields)) + fields
 
 
 def remove_object(ioctx, name):

@@ -162,9 +162,15 @@ class Site:
         return self._connection.client().get_instance_id()
 
     def cut_off(self, ioctx, image, instances):
-        """See :func:`glance_dcn.ceph.fencing.cut_off`."""
-        return fencing.cut_off(self._connection.client(), ioctx, image,
-                               instances)
+        """Take an image away from dead clients.
+
+        :param ioctx: of this site's pool
+        :param image: name of the RBD image
+        :param instances: RADOS instance IDs of the clients
+        :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
+        """
+        claims.break_claim(ioctx, image, instances)
+        fencing.cut_off(self._connection.client(), ioctx, image, instances)
 
     def require(self):
         """Return if the site is available, without any waiting.
