@@ -192,8 +192,9 @@ def holder(ioctx, name, lock_name):
     """
     # cls_lock_get_info_op and cls_lock_get_info_reply of
     # src/cls/lock/cls_lock_ops.h: version, compat, length, then the name;
-    # version, compat, length, then the number of holders, and of each: version,
-    # compat, length, type and number of the entity, the cookie, and more.
+    # version, compat, length, then the number of holders, and of each:
+    # version, compat, length, type and number of the entity, the cookie, and
+    # more.
     try:
         _code, reply = ioctx.execute(name, 'lock', 'get_info',
                                      _encoded(_text(lock_name)))
