@@ -40,19 +40,20 @@ def staging_is_used(conf):
 
 def prefer_ours():
     """Put glance_dcn's plugins last, so that they win."""
-    _entry_points().sort(key=_is_ours)
+    entry_points(NAMESPACE).sort(key=_is_ours)
 
 
 def ours_wins(name):
     """Return whether glance_dcn's plugin of a name is the one Glance uses."""
-    found = [point for point in _entry_points() if point.name == name]
+    found = [point for point in entry_points(NAMESPACE)
+             if point.name == name]
     return bool(found) and _is_ours(found[-1])
 
 
-def _entry_points():
+def entry_points(namespace):
     """Return the very list that stevedore keeps; nothing is imported."""
     return extension.ExtensionManager.make_test_instance(
-        [], namespace=NAMESPACE).list_entry_points()
+        [], namespace=namespace).list_entry_points()
 
 
 def _is_ours(point):

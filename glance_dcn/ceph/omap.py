@@ -70,6 +70,32 @@ def put_later(ioctx, name, records):
         ioctx.operate_aio_write_op(op, name)
 
 
+def swap(ioctx, name, key, before, after):
+    """Write a record, if it is still what it was.
+
+    :param before: its text until now; None: there is none
+    :param after: its text from now on
+    :returns: whether it was written
+    :raises Error: if the cluster refuses
+    """
+    if before is None:
+        # Nothing of an object that is not there can be compared.
+        with rados.WriteOpCtx() as op:
+            op.new()
+            ioctx.operate_write_op(op, name)
+    with rados.WriteOpCtx() as op:
+        # What is not there is as good as empty.
+        op.omap_cmp(key, before or '', _EQUAL)
+        ioctx.set_omap(op, (key,), (after.encode(),))
+        try:
+            ioctx.operate_write_op(op, name)
+        except rados.Error as exc:
+            if _is_mismatch(exc):
+                return False
+            raise
+    return True
+
+
 def remove(ioctx, name, key, text=None):
     """Remove a record.
 

@@ -52,6 +52,7 @@ from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import staged
 from glance_dcn.store import watch
+from glance_dcn.workers import presence
 
 LOG = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ class Store(driver.Store):
         if catalog.use(self.conf):
             worker.start(self.site)
             staging_watch.start(self.conf)
+            if self._is_default and worker.enabled:
+                presence.begin(self.conf, self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:

@@ -25,7 +25,7 @@ class PluginsTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.points = plugins._entry_points()
+        self.points = plugins.entry_points(plugins.NAMESPACE)
         order = list(self.points)
         self.addCleanup(self.points.__setitem__, slice(None), order)
 
