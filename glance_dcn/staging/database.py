@@ -167,6 +167,23 @@ def may_copy():
         'copy-image' in CONF.enabled_import_methods)
 
 
+def replace_lock(image_id, before, after):
+    """Give the lock on an image to another task.
+
+    :param before: ID of the task that has it, or None if none has
+    :param after: ID of the task that shall have it
+    :returns: whether it has; another may have taken it
+    """
+    api = db.get_api()
+    try:
+        if before is not None:
+            api.image_delete_property_atomic(image_id, LOCK, before)
+        api.image_set_property_atomic(image_id, LOCK, after)
+    except (exception.NotFound, exception.Duplicate):
+        return False
+    return True
+
+
 def own_url():
     """Return what other workers reach this one by, or None."""
     return CONF.worker_self_reference_url or CONF.public_endpoint

@@ -78,6 +78,7 @@ class Entry:
         the image, by the store they write to
     :ivar size: bytes of the download, or None
     :ivar attempts: how often it was begun again
+    :ivar taken: whether it was a peer's, which is gone: this worker undoes it
     :ivar by: host and process
     :ivar since: when it was begun, seconds since the epoch
     """
@@ -92,6 +93,7 @@ class Entry:
     begun: dict = dataclasses.field(default_factory=dict)
     size: typing.Optional[int] = None
     attempts: int = 0
+    taken: bool = False
     by: str = ''
     since: float = dataclasses.field(default_factory=time.time)
 

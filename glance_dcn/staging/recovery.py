@@ -38,6 +38,7 @@ another task has it      left alone, but for the task's message
 
 import logging
 import os
+import uuid
 
 from glance_dcn.sites import dead
 from glance_dcn.sites import owed
@@ -56,6 +57,8 @@ UNDONE = 'undone'
 FINISHED = 'finished'
 LEFT = 'left alone'
 
+# Namespace of the locks by which a peer's imports are undone.
+_FENCES = uuid.UUID('8f8c3f0e-6f0b-4b0b-9c39-5a8f3d6f2f11')
 _DOWNLOADS = ('web-download', 'glance-download')
 # Phases before the end of a download.
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
@@ -98,6 +101,46 @@ def recover(found, again=None):
     return outcomes
 
 
+def undo(held):
+    """Undo an entry, whatever it is; return what has become of it.
+
+    :param held: :class:`glance_dcn.staging.journal.Held`
+    """
+    return _Recovery(held, None).run()
+
+
+def fence(entry):
+    """Have the image of a peer's entry locked so that the peer loses it.
+
+    :param entry: :class:`glance_dcn.staging.journal.Entry` that was taken
+    :returns: whether it is; if not, it is another's by now, or nobody's
+    """
+    from glance_dcn.staging import database
+    image = database.image(entry.image)
+    if image is None:
+        return False
+    lock = image['properties'].get(database.LOCK)
+    if lock == _lock(entry):
+        return True
+    if lock is None:
+        task = database.task(entry.task)
+        # Nobody has it, and the task goes on: who fenced it last was broken
+        # off.
+        if task is None or task['status'] in database.ENDED:
+            return False
+    elif lock != entry.task:
+        return False
+    return database.replace_lock(entry.image, lock, _lock(entry))
+
+
+def _lock(entry):
+    """Return the task that the lock on the image of an entry names."""
+    if not entry.taken:
+        return entry.task
+    # The same for whoever undoes it.
+    return str(uuid.uuid5(_FENCES, entry.task))
+
+
 class _Recovery:
     """Of one entry."""
 
@@ -123,8 +166,15 @@ class _Recovery:
         self._image = self._database.image(entry.image)
         if self._image is None:
             return self._gone()
+        if entry.taken:
+            # The peer's process may be there still: with the same lock.
+            self._again = None
+            fence(entry)
+            self._image = self._database.image(entry.image)
+            if self._image is None:
+                return self._gone()
         lock = self._image['properties'].get(self._database.LOCK)
-        if lock != entry.task:
+        if lock != _lock(entry):
             return self._lost(lock)
         if task is not None and task['status'] == 'success':
             return self._finish()
@@ -250,6 +300,11 @@ class _Recovery:
             values.update(self._entry.formats, size=None, virtual_size=None)
         self._database.update(self._image['id'], self._image['status'],
                               properties, **values)
+        host = self._image['properties'].get(self._database.HOST)
+        if status == 'queued' and self._entry.taken and host:
+            # Nothing is there, and nobody: a deletion must not be sent there.
+            self._database.drop_property(self._image['id'],
+                                         self._database.HOST, host)
 
     def _update(self, remaining):
         """Set the lists of stores, and nothing else."""
@@ -334,7 +389,7 @@ class _Recovery:
 
     def _let_go(self):
         self._database.drop_property(self._image['id'], self._database.LOCK,
-                                     self._entry.task)
+                                     _lock(self._entry))
         self._held.close()
 
 

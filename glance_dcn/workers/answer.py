@@ -17,16 +17,14 @@ token, by whatever process gets the request. While the worker asks its own
 address, all its processes add a secret of the moment to that answer; nobody
 else knows it. At all other times they add nothing.
 
-The plugin is named in no configuration: it stands, in processes of Glance's
-that have a worker's folder, beside each of those that may be.
+No configuration names the plugin: in processes of Glance's that have a
+worker's folder, it stands around each of those that configurations name, and
+leaves to them what the answer is.
 """
-
-from importlib import metadata
 
 from glance_dcn import plugins
 
 _NAMESPACE = 'oslo.middleware.healthcheck'
-_VALUE = 'glance_dcn.workers.answer:Answer'
 _MARK = 'glance-dcn '
 
 _place = None
@@ -43,10 +41,8 @@ def begin(place):
     global _place
     _place = place
     points = plugins.entry_points(_NAMESPACE)
-    if any(point.value == _VALUE for point in points):
-        return
-    for name in {point.name for point in points}:
-        points.append(metadata.EntryPoint(name, _VALUE, _NAMESPACE))
+    points[:] = [point if isinstance(point, _Point) else _Point(point)
+                 for point in points]
 
 
 def loaded():
@@ -59,16 +55,39 @@ def mark(secret):
     return _MARK + secret
 
 
-class Answer:
-    """The plugin, as oslo.middleware loads it."""
+class _Point:
+    """An entry point whose plugin has ours around it."""
 
-    def __init__(self, *unused):
+    def __init__(self, point):
+        self._point = point
+
+    def __getattr__(self, name):
+        return getattr(self._point, name)
+
+    def load(self):
+        """Return what makes the plugin."""
+        kind = self._point.load()
+        return lambda *args: Answer(kind(*args))
+
+
+class Answer:
+    """The plugin, as oslo.middleware calls it.
+
+    :param plugin: the one that it stands around
+    """
+
+    def __init__(self, plugin):
         global _loaded
         _loaded = True
+        self._plugin = plugin
 
     def healthcheck(self, server_port):
-        """Return the result: well, and with the secret if there is one."""
-        from oslo_middleware.healthcheck import pluginbase
+        """Return the other plugin's result, with the secret if there is one.
+
+        :param server_port: TCP port of the server
+        """
+        result = self._plugin.healthcheck(server_port)
         secret = _place.challenged() if _place else None
-        return pluginbase.HealthcheckResult(
-            available=True, reason=mark(secret) if secret else '')
+        if secret:
+            result.reason = '%s %s' % (result.reason, mark(secret))
+        return result

@@ -68,7 +68,8 @@ class Peers:
     :param identity: name of this worker
     :param timeout: seconds of silence until a peer's work is taken over
     :param undo: called with a :class:`glance_dcn.workers.registry.Worker` and
-        what it was doing, a :class:`glance_dcn.staging.journal.Entry`
+        what it was doing, a :class:`glance_dcn.staging.journal.Entry`; None:
+        this process cannot
     """
 
     def __init__(self, records, identity, timeout, undo):
@@ -114,12 +115,12 @@ class Peers:
     def _bury(self, worker, text):
         """Do what is to be done for a silent worker."""
         tasks = self._registry.tasks(worker.identity)
-        if tasks:
+        if tasks and self._undo is not None:
             with acting(self._registry, worker.identity,
                         self._holder) as renew:
                 if renew and self._mark(worker, text):
                     self._take_over(worker, renew)
-        elif time.time() - worker.seen > _FORGOTTEN:
+        elif not tasks and time.time() - worker.seen > _FORGOTTEN:
             LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
                      'silent for long', {'worker': worker.identity,
                                          'host': worker.host})

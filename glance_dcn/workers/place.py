@@ -27,9 +27,7 @@ import tempfile
 import time
 import uuid
 
-#: Folder in the staging folder; it goes where that goes. Glance leaves alone
-#: there what is not named after an image.
-FOLDER = '.glance-dcn'
+from glance_dcn.staging import journal
 
 _IDENTITY = 'identity'
 _LEAD = 'lead'
@@ -48,7 +46,7 @@ class Place:
 
     def __init__(self, staging):
         self.staging = os.path.abspath(staging)
-        self.folder = os.path.join(self.staging, FOLDER)
+        self.folder = os.path.join(self.staging, journal.FOLDER)
         self._lead = None
 
     def identity(self):
@@ -57,11 +55,11 @@ class Place:
         :raises OSError: if it can be neither read nor written
         :raises ValueError: if the file holds something else
         """
+        known = self.known_identity()
+        if known is not None:
+            return known
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
         path = os.path.join(self.folder, _IDENTITY)
-        try:
-            return _read_identity(path)
-        except FileNotFoundError:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
         temporary = self._write(str(uuid.uuid4()) + '\n')
         try:
             # Of several processes that make one, one has made it.
@@ -71,6 +69,17 @@ class Place:
             os.unlink(temporary)
         _sync_folder(self.folder)
         return _read_identity(path)
+
+    def known_identity(self):
+        """Return the name of the worker, or None if it has none yet.
+
+        :raises OSError: if it cannot be read
+        :raises ValueError: if the file holds something else
+        """
+        try:
+            return _read_identity(os.path.join(self.folder, _IDENTITY))
+        except FileNotFoundError:
+            return None
 
     def lead(self):
         """Return whether this process is the one that speaks for the worker.

@@ -19,6 +19,7 @@ peers cannot hear of each other either then, and take nothing over.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import socket
@@ -29,6 +30,7 @@ from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.engine import native
+from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.workers import answer
 from glance_dcn.workers import options
@@ -36,7 +38,7 @@ from glance_dcn.workers import peers
 from glance_dcn.workers import place as places
 from glance_dcn.workers import reference
 from glance_dcn.workers import registry
-from glance_dcn.workers import undo
+from glance_dcn.workers import takeover
 
 LOG = logging.getLogger(__name__)
 
@@ -66,9 +68,9 @@ def begin(conf, site):
     if _presence is not None:
         _presence.stop()
         _presence = None
-    staging = _staging(conf)
+    staging = folder.path(conf)
     # The scrubber and others have stores, and are no workers.
-    if staging is None or conf.prog != 'glance-api':
+    if not staging or conf.prog != 'glance-api':
         return
     options.register(conf)
     place = places.Place(staging)
@@ -87,12 +89,6 @@ def announce(entry):
     """
     if _presence is not None:
         _presence.announce(entry)
-
-
-def _staging(conf):
-    """Return the path of the staging folder, or None."""
-    group = getattr(conf, 'os_glance_staging_store', None)
-    return getattr(group, 'filesystem_store_datadir', None)
 
 
 class Presence:
@@ -203,8 +199,12 @@ class Presence:
             if self.peers is None:
                 identity = self._place.identity()
                 self._reset()
-                self.peers = peers.Peers(
-                    self._registry, identity, self._timeout, undo.undo)
+                # The database is out of reach for threads of a process that
+                # eventlet has patched.
+                undo = None if native.patched() else functools.partial(
+                    takeover.undo, self._conf)
+                self.peers = peers.Peers(self._registry, identity,
+                                         self._timeout, undo)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '
