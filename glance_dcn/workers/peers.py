@@ -12,6 +12,9 @@
 
 """The other workers of the site, and what becomes of a silent one's work.
 
+Peers have the same default store. Others may have another store in the same
+pool, and are left alone.
+
 Silence is measured by this worker's own clock, from when it heard of the
 other one first, and only while it can hear: nothing that happens to clocks or
 to the default site makes a living worker seem dead.
@@ -102,7 +105,8 @@ class Peers:
         self._looked = now
         found = {worker.identity: (worker, text)
                  for worker, text in self._registry.workers()
-                 if worker.identity != self._identity}
+                 if worker.identity != self._identity
+                 and worker.site == self._registry.site.name}
         for identity in set(self._heard).difference(found):
             del self._heard[identity]
         for identity, (worker, text) in found.items():

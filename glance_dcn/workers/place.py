@@ -58,7 +58,7 @@ class Place:
         known = self.known_identity()
         if known is not None:
             return known
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self._make()
         path = os.path.join(self.folder, _IDENTITY)
         temporary = self._write(str(uuid.uuid4()) + '\n')
         try:
@@ -95,7 +95,7 @@ class Place:
             # Of the parent of a fork, which goes on holding it.
             os.close(fd)
             self._lead = None
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self._make()
         fd = os.open(os.path.join(self.folder, _LEAD),
                      os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -123,7 +123,7 @@ class Place:
         :raises OSError: if it cannot be written
         """
         secret = secrets.token_hex(16)
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self._make()
         path = os.path.join(self.folder, _CHALLENGE)
         os.replace(self._write(secret), path)
         try:
@@ -140,6 +140,11 @@ class Place:
                 return f.read(64) if age < _PATIENCE else None
         except (OSError, ValueError):
             return None
+
+    def _make(self):
+        # Not the staging folder itself: it may have to be mounted yet.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.folder, mode=0o700)
 
     def _write(self, text):
         """Write a temporary file in the folder and return its path."""

@@ -47,8 +47,9 @@ class PeersTest(base.BaseTestCase):
         self.undone.append((worker.identity, entry.task))
 
     def speak(self, identity='other', beat=1, **fields):
-        worker = registry.Worker(identity, 'central', incarnation='first',
-                                 beat=beat, **fields)
+        worker = registry.Worker(**dict(
+            {'identity': identity, 'site': 'central',
+             'incarnation': 'first', 'beat': beat}, **fields))
         self.registry.records[identity] = worker.text()
         return worker
 
@@ -98,6 +99,12 @@ class PeersTest(base.BaseTestCase):
     def test_one_does_not_look_at_itself(self):
         self.speak('me')
         self.registry.note('me', ENTRY)
+        self.look(20, times=20)
+        self.assertEqual([], self.undone)
+
+    def test_of_another_store(self):
+        self.registry.note('other', ENTRY)
+        self.speak(site='another')
         self.look(20, times=20)
         self.assertEqual([], self.undone)
 

@@ -44,6 +44,12 @@ class TestPlace(base.BaseTestCase):
         # Nothing else is left behind.
         self.assertEqual(['identity'], os.listdir(self.place.folder))
 
+    def test_staging_folder_is_not_made(self):
+        missing = place.Place(os.path.join(self.staging, 'missing'))
+        for work in (missing.identity, missing.lead):
+            self.assertRaises(FileNotFoundError, work)
+        self.assertEqual([], os.listdir(self.staging))
+
     def test_identity_is_of_the_first_of_several(self):
         link, first = os.link, []
 
