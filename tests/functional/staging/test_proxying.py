@@ -10,58 +10,106 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+"""Any worker takes the call, wherever the image is staged."""
 
-"""Stock passes imports and deletions on to the worker that has the data.
+from concurrent import futures
+import itertools
+import os
 
-That is to go on with the plugin, and with a peer that does not have it.
-"""
-
-import pathlib
-
-import fixtures
-
-from lab import process
 from tests.functional.api import base
-from tests.functional.api import databases
+from tests.functional.staging import workers
 
-_PLUGIN = {'image_import_opts': {
-    'image_import_plugins': '[dcn_distributed_staging]'}}
-_NONE = {'image_import_opts': {'image_import_plugins': '[]'}}
+_TIMES = 50
+# At a time: each waits for Glance's threads most of the time.
+_LANES = 4
+SIZE = 192 << 10
 
 
-class ProxyingTest(base.ApiTestCase):
-    """Two workers with one database; the second one has no plugin."""
+class Proxying:
+    """Three workers; each image meets them in another order."""
+
+    STOCK = ()
+    TIMES = _TIMES
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.workers = workers.Workers(stock=cls.STOCK)
+        cls.workers.setUp()
+        cls.addClassCleanup(cls.workers.cleanUp)
 
     def setUp(self):
         super().setUp()
-        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        url = self.useFixture(databases.Database(base.lab(), folder)).url
-        stores = {'central': base.rbd_stores()['central']}
-        self.workers = []
-        for number, overrides in enumerate((_PLUGIN, _NONE)):
-            own = base.OwnGlance(stores, overrides=overrides, database=url)
-            if not number:
-                first = own.make_worker(folder / 'sync', url)
-                first.sync_database()
-            self.workers.append(self.useFixture(own))
+        self.use_workers(self.workers)
 
-    def staged(self, own):
-        return [path.name for path in own.worker.staging.iterdir()
-                if path.is_file()]
+    def each(self, work):
+        """Do something many times, with another order of workers each."""
+        orders = itertools.islice(
+            itertools.cycle(itertools.permutations(range(3))), self.TIMES)
+        with futures.ThreadPoolExecutor(_LANES) as pool:
+            return sum(pool.map(lambda order: work(*order), orders))
 
-    def test_import_and_deletion_through_the_other(self):
-        for here, there in (self.workers, self.workers[::-1]):
-            data = base.random_data()
-            image_id = self.new_image(here.api)
-            here.api.stage(image_id, data)
-            self.assertEqual([image_id], self.staged(here))
-            there.api.images.image_import(image_id, 'glance-direct')
-            image = there.api.wait(image_id, 'central')
-            self.assertDescribes(image, data)
-            process.wait_for('staged file gone',
-                             lambda own=here: not self.staged(own), 10)
-            another = self.new_image(here.api)
-            here.api.stage(another, data)
-            answer = there.api.request('DELETE', '/v2/images/%s' % another)
-            self.assertEqual(204, answer.status_code)
-            self.assertEqual([], self.staged(here) + self.staged(there))
+    def stage(self, number):
+        """Make an image, staged at a worker; return its ID and data."""
+        data = os.urandom(SIZE)
+        image_id = self.new_image(self.workers.public)
+        self.workers.apis[number].stage(image_id, data)
+        return image_id, data
+
+    def delete(self, number, image_id):
+        answer = self.workers.apis[number].request(
+            'DELETE', '/v2/images/%s' % image_id)
+        self.assertEqual(204, answer.status_code, answer.text)
+
+    def import_and_delete(self, first, second, third):
+        image_id, data = self.stage(first)
+        self.workers.apis[second].images.image_import(
+            image_id, 'glance-direct', stores=[self.workers.site])
+        image = self.workers.public.wait(image_id, self.workers.site)
+        self.assertDescribes(image, data)
+        self.assertSame(data, self.workers.apis[third].download(image_id))
+        self.delete(third, image_id)
+        self.assertNoTrace(image_id, 'central')
+        return 1
+
+    def delete_staged(self, first, second, third):
+        image_id, _data = self.stage(first)
+        # Stock leaves it to the worker that staged it.
+        self.delete(third, image_id)
+        for number in range(3):
+            self.assertNotIn(image_id, self.workers.staged(number))
+        return 1
+
+    def assertNothingIsLeft(self):
+        for number in range(3):
+            self.assertEqual([], self.workers.staged(number))
+
+    def test_import_and_delete(self):
+        self.assertEqual(self.TIMES, self.each(self.import_and_delete))
+        self.assertNothingIsLeft()
+
+    def test_delete_staged(self):
+        self.assertEqual(self.TIMES, self.each(self.delete_staged))
+        self.assertNothingIsLeft()
+
+
+class TestProxying(Proxying, workers.WorkersTestCase):
+
+    def test_through_the_load_balancer(self):
+        api = self.workers.public
+        data = base.random_data()
+        image_id = self.uploaded(api, data, self.workers.site)
+        self.assertSame(data, api.download(image_id))
+        # It goes round the workers.
+        for _ in range(6):
+            self.assertEqual(200, api.request('GET', '/v2/images').status_code)
+        for number in range(3):
+            self.assertIn('GET /v2/images ', self.workers.workers[
+                number].service.daemon.tail(20000))
+
+
+class TestProxyingWithStock(Proxying, workers.WorkersTestCase):
+    """One of the workers has stock's store, and no plugin of ours."""
+
+    STOCK = (2,)
+    TIMES = 18
