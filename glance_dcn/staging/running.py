@@ -40,7 +40,17 @@ _WORDS = {
 
 _lock = native.lock()
 _imports = {}
+_listeners = []
 _pid = None
+
+
+def on_begin(function):
+    """Have a function called with the entry of each import that begins.
+
+    :param function: it must not wait, and must raise nothing
+    """
+    if function not in _listeners:
+        _listeners.append(function)
 
 
 class Import:
@@ -103,12 +113,15 @@ def begin(folder, entry):
     if known is not None:
         return known
     try:
-        return adopt(folder.begin(entry))
+        begun = adopt(folder.begin(entry))
     except (journal.Busy, OSError) as exc:
         LOG.error('The import of image %(image)s has no journal, and is lost '
                   'if this worker dies: %(error)s', {
                       'image': entry.image, 'error': exc})
         return None
+    for listener in _listeners:
+        listener(entry)
+    return begun
 
 
 def adopt(held):

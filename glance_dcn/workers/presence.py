@@ -32,6 +32,7 @@ from glance_dcn.ceph import omap
 from glance_dcn.engine import native
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
+from glance_dcn.staging import running
 from glance_dcn.workers import answer
 from glance_dcn.workers import options
 from glance_dcn.workers import peers
@@ -75,6 +76,7 @@ def begin(conf, site):
     options.register(conf)
     place = places.Place(staging)
     answer.begin(place)
+    running.on_begin(announce)
     _presence = Presence(conf, registry.Registry(site), place)
     _presence.start()
 
@@ -82,7 +84,7 @@ def begin(conf, site):
 def announce(entry):
     """Have the peers know at once what this worker begins.
 
-    Nothing is waited for. What does not get there, and how far it is, is
+    Nothing is waited for, nor raised. What does not get there, and how far it is, is
     written with one of the next beats.
 
     :param entry: :class:`glance_dcn.staging.journal.Entry`
@@ -153,7 +155,7 @@ class Presence:
             return
         try:
             self._registry.note_later(self._place.identity(), entry)
-        except (errors.ClusterError, omap.Error, OSError, ValueError) as exc:
+        except Exception as exc:
             LOG.debug('The peers of this worker do not hear of the import of '
                       'image %s: %s', entry.image, exc)
 
