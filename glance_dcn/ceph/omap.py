@@ -34,9 +34,11 @@ Error = rados.Error
 TIMEOUT = 10
 # Records asked for in one round trip.
 _PAGE = 512
-# librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW, LIBRADOS_CMPXATTR_OP_EQ.
+# librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW, LIBRADOS_CMPXATTR_OP_EQ,
+# LIBRADOS_CREATE_IDEMPOTENT.
 _MAY_RENEW = 1
 _EQUAL = 1
+_IDEMPOTENT = 0
 
 # Completions that were not called yet. python3-rados keeps them with their
 # Ioctx alone; should that be closed and forgotten first, librados would call
@@ -81,7 +83,7 @@ def swap(ioctx, name, key, before, after):
     if before is None:
         # Nothing of an object that is not there can be compared.
         with rados.WriteOpCtx() as op:
-            op.new()
+            op.new(_IDEMPOTENT)
             ioctx.operate_write_op(op, name)
     with rados.WriteOpCtx() as op:
         # What is not there is as good as empty.

@@ -66,8 +66,8 @@ def register(subparsers):
     :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
-        'worker', help='show the workers, or see to what this one was at when it '
-        'died')
+        'worker', help='show the workers, or see to what this one was at '
+        'when it died')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
     recover = commands.add_parser(

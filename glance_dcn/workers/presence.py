@@ -84,8 +84,8 @@ def begin(conf, site):
 def announce(entry):
     """Have the peers know at once what this worker begins.
 
-    Nothing is waited for, nor raised. What does not get there, and how far it is, is
-    written with one of the next beats.
+    Nothing is waited for, nor raised. What does not get there, and how far
+    it is, is written with one of the next beats.
 
     :param entry: :class:`glance_dcn.staging.journal.Entry`
     """
@@ -177,13 +177,10 @@ class Presence:
                 or time.monotonic() - self._began < _SETTLE):
             self._checking.interval = _SETTLE
             return
-        if native.patched():
-            verdict = reference.Verdict(registry.UNPROVED, [
-                '%s is not looked at under eventlet' % reference.OPTION])
-        else:
-            verdict = reference.judge(
-                self._conf.worker_self_reference_url,
-                self._conf.public_endpoint, self._place, self.peers.alive())
+        # What eventlet has patched is not for this thread to use.
+        verdict = reference.judge(
+            self._conf.worker_self_reference_url, self._conf.public_endpoint,
+            self._place, self.peers.alive(), ask=not native.patched())
         self._misses = self._misses + 1 if verdict.passing else 0
         if 0 < self._misses < _PATIENCE:
             return

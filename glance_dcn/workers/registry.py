@@ -82,7 +82,7 @@ class Worker:
     since: float = 0
     seen: float = dataclasses.field(default_factory=time.time)
     reference: str = UNCHECKED
-    faults: typing.List[str] = dataclasses.field(default_factory=list)
+    faults: list = dataclasses.field(default_factory=list)
     taken_by: typing.Optional[str] = None
 
     @property

@@ -52,7 +52,7 @@ class PresenceTest(base.BaseTestCase):
         self.verdicts = []
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.workers.reference.judge',
-            lambda *args: self.verdicts.pop(0)))
+            lambda *args, **kwargs: self.verdicts.pop(0)))
         self.presence = self.process()
 
     def process(self):

@@ -260,6 +260,12 @@ class AnsweredTest(ReferenceTestCase):
         self.assertEqual(registry.UNPROVED, verdict.state)
         self.assertIn('no backend', verdict.faults[0])
 
+    def test_nobody_asks(self):
+        server = self.serve(self.strange)
+        verdict = reference.judge(server.url, None, self.place, [], ask=False)
+        self.assertEqual(registry.UNPROVED, verdict.state)
+        self.assertEqual([], server.requests)
+
     def test_by_nobody(self):
         with socket.socket() as sock:
             sock.bind(('127.0.0.1', 0))
