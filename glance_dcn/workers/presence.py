@@ -269,7 +269,7 @@ class Presence:
     def _worker(self):
         """Return the record of this worker as it is to be now."""
         changes = {
-            'url': self._conf.worker_self_reference_url,
+            'url': self._conf.worker_self_reference_url or None,
             'reference': self._verdict.state,
             'faults': list(self._verdict.faults),
             'seen': time.time(),

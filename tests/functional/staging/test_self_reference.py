@@ -38,23 +38,24 @@ class SelfReferenceTest(workers.WorkersTestCase):
         super().setUp()
         self.use_workers(self.workers)
 
-    def wait_for(self, number, state):
+    def wait_for(self, number, state, *words):
         """Wait until a worker has found out; return what the list shows."""
-        return process.wait_for(
-            'worker %d to be %s' % (number, state),
-            lambda: self.found(number, state), 90, interval=1)
-
-    def found(self, number, state):
-        entry = self.workers.entry(number)
-        return entry and entry['reference'] == state and entry
+        def found():
+            entry = self.workers.entry(number)
+            text = '\n'.join(entry['faults']) if entry else ''
+            return (entry and entry['reference'] == state
+                    and all(word in text for word in words) and entry)
+        try:
+            return process.wait_for('worker %d to be %s' % (number, state),
+                                    found, 90, interval=1)
+        except process.LabError:
+            self.fail('%s, and not %s, %s' % (self.workers.entry(number),
+                                              state, words))
 
     def assertFound(self, url, *words, state='wrong'):
         """A worker with that URL says what is wrong, and serves."""
         self.workers.configure(2, DEFAULT={OPTION: url})
-        entry = self.wait_for(2, state)
-        text = '\n'.join(entry['faults'])
-        for word in (OPTION, *words):
-            self.assertIn(word, text)
+        entry = self.wait_for(2, state, OPTION, *words)
         # In the log, once.
         for fault in entry['faults']:
             self.assertEqual(1, self.workers.log(2).count(fault))
