@@ -45,12 +45,19 @@ _pid = None
 
 
 def on_begin(function):
-    """Have a function called with the entry of each import that begins.
+    """Have a function called with each entry that is begun, or written to.
+
+    That is what somebody else has to know who is to undo it.
 
     :param function: it must not wait, and must raise nothing
     """
     if function not in _listeners:
         _listeners.append(function)
+
+
+def _tell(entry):
+    for listener in _listeners:
+        listener(entry)
 
 
 class Import:
@@ -119,8 +126,7 @@ def begin(folder, entry):
                   'if this worker dies: %(error)s', {
                       'image': entry.image, 'error': exc})
         return None
-    for listener in _listeners:
-        listener(entry)
+    _tell(entry)
     return begun
 
 
@@ -189,6 +195,7 @@ def writes(image, store, instance):
                 'phase': journal.COPYING if entry.phase == journal.COPYING
                 else journal.STORING}
     going_on.held.change(change)
+    _tell(going_on.entry)
 
 
 def meter(image, store, size):

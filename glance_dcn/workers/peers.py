@@ -30,6 +30,7 @@ import logging
 import time
 import uuid
 
+from glance_dcn.staging import journal
 from glance_dcn.workers import registry as registries
 
 LOG = logging.getLogger(__name__)
@@ -154,6 +155,12 @@ class Peers:
                 return
             try:
                 self._undo(worker, entry)
+            except journal.Busy:
+                LOG.debug('Worker %(worker)s is silent, but lives: image '
+                          '%(image)s is left to it', {
+                              'worker': worker.identity,
+                              'image': entry.image})
+                continue
             except Exception:
                 LOG.exception(
                     'What worker %(worker)s did with image %(image)s could '
