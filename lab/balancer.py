@@ -42,7 +42,7 @@ backend workers
     option httpchk GET /healthcheck
 %(servers)s
 """
-_SERVER = ('    server %(name)s 127.0.0.1:%(port)d check inter 500ms fall 2 '
+_SERVER = ('    server %(name)s 127.0.0.1:%(port)d check inter 1s fall 2 '
            'rise 1')
 
 

@@ -60,8 +60,9 @@ class SelfReferenceTest(workers.WorkersTestCase):
         for fault in entry['faults']:
             self.assertEqual(1, self.workers.log(2).count(fault))
         self.assertEqual(('up', url or None), (entry['state'], entry['url']))
-        _entries, status = self.workers.listed()
-        self.assertEqual(1 if state == 'wrong' else 0, status)
+        if state == 'wrong':
+            # Other tests may have workers that are not well.
+            self.assertEqual(1, self.workers.listed()[1])
         api = self.workers.apis[2]
         data = base.random_data(1 << 16)
         self.assertSame(data, api.download(
@@ -77,7 +78,6 @@ class SelfReferenceTest(workers.WorkersTestCase):
                 (entry['state'], entry['faults'], entry['url'],
                  entry['host'], entry['taken_by']))
             self.assertIn('leads to this worker', self.workers.log(number))
-        self.assertEqual(0, self.workers.listed()[1])
 
     def test_missing(self):
         self.assertFound('', 'is not set')
