@@ -43,6 +43,7 @@ _PAUSE = 0.2
 _conf = None
 _since = 0
 _watch = None
+_gate = None
 _said = False
 
 
@@ -63,6 +64,15 @@ def start(conf):
         _watch.start()
 
 
+def ask_first(function):
+    """Have a function asked each time before what is left is seen to.
+
+    :param function: without arguments; returns whether to go on
+    """
+    global _gate
+    _gate = function
+
+
 def _look():
     if not catalog.present():
         # Glance before release 33 may be patched by eventlet: its database
@@ -77,7 +87,10 @@ def _look():
     used = plugins.staging_is_used(_conf)
     if used:
         accepted.listen(_conf)
-    recovery.recover(found, rerun.begin if chosen.resume_imports else None)
+    # A peer that took this worker for gone may be at it.
+    if _gate is None or _gate():
+        recovery.recover(found,
+                         rerun.begin if chosen.resume_imports else None)
     if used:
         _say_doubts()
         residue.look(found, chosen.staging_residue_age)

@@ -33,6 +33,7 @@ from glance_dcn.engine import native
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
+from glance_dcn.staging import watch
 from glance_dcn.workers import answer
 from glance_dcn.workers import options
 from glance_dcn.workers import peers
@@ -77,6 +78,7 @@ def begin(conf, site):
     place = places.Place(staging)
     answer.begin(place)
     running.on_begin(announce)
+    watch.ask_first(may_recover)
     _presence = Presence(conf, registry.Registry(site), place)
     _presence.start()
 
@@ -91,6 +93,11 @@ def announce(entry):
     """
     if _presence is not None:
         _presence.announce(entry)
+
+
+def may_recover():
+    """Return whether this worker may see to what it has left itself."""
+    return _presence is None or _presence.may_recover()
 
 
 class Presence:
@@ -158,6 +165,20 @@ class Presence:
         except Exception as exc:
             LOG.debug('The peers of this worker do not hear of the import of '
                       'image %s: %s', entry.image, exc)
+
+    def may_recover(self):
+        """Return whether no peer is at what this worker has left.
+
+        A peer that is cannot be known of while the default site is away; the
+        locks of the images tell then.
+        """
+        if not self._registry.site.available:
+            return True
+        try:
+            known, _text = self._registry.worker(self._place.identity())
+        except (errors.ClusterError, omap.Error, OSError, ValueError):
+            return True
+        return known is None or known.taken_by is None
 
     def look(self):
         """Look after the peers, if this process is the one to."""

@@ -160,13 +160,23 @@ class PresenceTest(base.BaseTestCase):
             self.presence.beat()
         self.assertEqual('peer', self.worker.taken_by)
         self.assertNotIn('has taken its locks', self.logged.output)
+        self.assertFalse(self.presence.may_recover())
         del self.registry.holders[before.identity]
         self.presence.beat()
+        self.assertTrue(self.presence.may_recover())
         self.assertIsNone(self.worker.taken_by)
         self.assertEqual([], self.registry.tasks(before.identity))
         self.assertEqual({}, self.registry.holders)
         self.assertEqual(1, self.logged.output.count(
             'worker peer has taken its locks off images'))
+
+    def test_may_recover(self):
+        # It is not known to anybody yet, or nobody can be asked.
+        self.assertTrue(self.presence.may_recover())
+        self.presence.beat()
+        self.assertTrue(self.presence.may_recover())
+        self.registry.reachable = False
+        self.assertTrue(self.presence.may_recover())
 
     def test_copy_of_the_staging_folder_elsewhere(self):
         self.presence.beat()
