@@ -13,7 +13,9 @@
 """All options of glance_dcn, for oslo-config-generator."""
 
 from glance_dcn.flows import options as process_options
+from glance_dcn.staging import options as staging_options
 from glance_dcn.store import options
+from glance_dcn.workers import options as worker_options
 
 
 def list_opts():
@@ -23,5 +25,6 @@ def list_opts():
     that store is called ``dcn0``.
     """
     return [(process_options.GROUP,
-             process_options.OPTS + options.PROCESS_OPTS),
+             process_options.OPTS + staging_options.OPTS
+             + worker_options.OPTS + options.PROCESS_OPTS),
             ('dcn0', options.STORE_OPTS)]

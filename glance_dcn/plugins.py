@@ -23,6 +23,19 @@ from stevedore import extension
 
 NAMESPACE = 'glance.image_import.internal_plugins'
 _OURS = 'glance_dcn.'
+#: The import plugin with which imports have a journal and a heartbeat.
+STAGING = 'dcn_distributed_staging'
+
+
+def staging_is_used(conf):
+    """Return whether imports have a journal and a heartbeat.
+
+    :param conf: oslo.config object of Glance
+    """
+    conf.import_opt('image_import_plugins',
+                    'glance.async_.flows.api_image_import',
+                    group='image_import_opts')
+    return STAGING in conf.image_import_opts.image_import_plugins
 
 
 def prefer_ours():

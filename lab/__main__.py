@@ -95,7 +95,8 @@ def _parser():
                     help='names of the sites instead, comma-separated; the '
                          'first must be central')
     up.add_argument('--workers', type=_count, default=1,
-                    help='Glance workers at each site (default: 1)')
+                    help='Glance workers at each site, behind haproxy if '
+                         'there are several (default: 1)')
     up.add_argument('--database', choices=database.KINDS, default='sqlite')
     up.add_argument('--store-type', choices=('dcn', 'rbd'), default='dcn',
                     help='rbd: run stock Glance without glance_dcn')

@@ -23,6 +23,9 @@ central's. Everything lives in one state folder::
     keystone/ database/
     sites/<site>/ceph/
     sites/<site>/glance-<n>/
+    sites/<site>/haproxy/
+
+Where a site has several workers, its public address is a load balancer's.
 """
 
 import concurrent.futures
@@ -33,6 +36,7 @@ import pathlib
 import shutil
 import time
 
+from lab import balancer
 from lab import ceph
 from lab import database
 from lab import glance
@@ -45,7 +49,8 @@ CENTRAL = 'central'
 
 # Stores of ours are used with what else is ours.
 _OURS = {'image_import_opts': {
-    'image_import_plugins': '[dcn_image_conversion]'}}
+    'image_import_plugins':
+    '[dcn_distributed_staging,dcn_image_conversion]'}}
 _STATE_MARK = 'lab.json'
 
 
@@ -126,6 +131,8 @@ class Deployment:
                 for job in jobs:
                     job.result()
                 list(pool.map(self._start_worker, self._workers()))
+            for site in self._balanced():
+                self.balancer(site).start()
             self._write_openrc()
             self._say('up')
 
@@ -135,6 +142,8 @@ class Deployment:
         :param delete: remove the state folder as well
         """
         with self._locked():
+            for site in self._balanced():
+                self.balancer(site).stop()
             for site, number in self._workers():
                 self.glance(site, number).stop()
             if not self.facts['services']:
@@ -175,6 +184,20 @@ class Deployment:
                                             **self.facts['store_options']))
              for store in names}, site,
             _OURS if kind == 'dcn' else None)
+
+    def balancer(self, site):
+        """Return the load balancer of a site, None where there is none."""
+        if site not in self._balanced():
+            return None
+        return balancer.Balancer(
+            '%s-haproxy' % site, self.state / 'sites' / site / 'haproxy',
+            self._port('haproxy', site),
+            [self._port('glance-%d' % number, site)
+             for number in range(self.facts['workers'])])
+
+    def public_url(self, site):
+        """Return the URL of a site's Glance that clients are told."""
+        return (self.balancer(site) or self.glance(site)).url
 
     @property
     def keystone(self):
@@ -218,7 +241,14 @@ class Deployment:
                 worker = self.glance(site, number)
                 rows.append(('%s glance-%d' % (site, number),
                              _state(worker.service), worker.url))
+            if self.balancer(site):
+                rows.append(('%s haproxy' % site,
+                             _state(self.balancer(site)),
+                             self.balancer(site).url))
         return rows
+
+    def _balanced(self):
+        return self.sites if self.facts['workers'] > 1 else []
 
     def _workers(self):
         return [(site, number) for site in self.sites
@@ -245,7 +275,7 @@ class Deployment:
             self.database.start()
             self.keystone.start()
             for site in self.sites:
-                self.keystone.register_endpoint(site, self.glance(site).url)
+                self.keystone.register_endpoint(site, self.public_url(site))
             self._say('Keystone is up')
         self.glance(CENTRAL).sync_database()
         self._say('the Glance database is ready')
@@ -263,6 +293,7 @@ class Deployment:
         facts = self.facts
         ports = facts['ports']
         keys = ['%s/glance-%d' % worker for worker in self._workers()]
+        keys += ['%s/haproxy' % site for site in self._balanced()]
         for key in ['%s/keystone' % CENTRAL, *keys]:
             running = key in ports and self._service(key).pid
             if not running and not process.is_free(ports.get(key)):
@@ -273,6 +304,10 @@ class Deployment:
         site, _, name = key.partition('/')
         if name == 'keystone':
             return self.keystone.service
+        if name == 'haproxy':
+            # Its port needs those of the workers, which come first.
+            return process.Daemon('%s-haproxy' % site, self.state / 'sites'
+                                  / site / 'haproxy')
         return self.glance(site, int(name.rpartition('-')[2])).service
 
     def _save(self, facts):

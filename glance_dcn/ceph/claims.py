@@ -31,6 +31,8 @@ import uuid
 
 import rados
 
+from glance_dcn.ceph import omap
+
 #: Name of the object that the locks are kept with.
 OBJECT = 'glance_dcn.claims'
 
@@ -74,7 +76,7 @@ def claim(ioctx, image, duration=_DURATION, patience=_PATIENCE,
     :raises ClaimError: at the end of the block, if it was lost meanwhile: what
         was done in the block may then have been done by another too
     """
-    lock = 'claim.%d' % (hashlib.sha256(image.encode()).digest()[0] % _LOCKS)
+    lock = _lock(image)
     cookie = str(uuid.uuid4())
     _acquire(ioctx, image, lock, cookie, duration, patience)
     try:
@@ -95,6 +97,23 @@ def claim(ioctx, image, duration=_DURATION, patience=_PATIENCE,
                 'begun it meanwhile; see that the cluster is well, and try '
                 'again') from exc
         raise _failed(ClaimError, image, exc) from exc
+
+
+def break_claim(ioctx, image, instances):
+    """Take a claim away from a client that is dead, which would last.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param image: name of the RBD image
+    :param instances: collection of the RADOS instance IDs of the dead
+    :raises rados.Error: if the cluster refuses
+    """
+    found = omap.holder(ioctx, OBJECT, _lock(image))
+    if found and found[0] in instances:
+        omap.break_lock(ioctx, OBJECT, _lock(image), found[1])
+
+
+def _lock(image):
+    return 'claim.%d' % (hashlib.sha256(image.encode()).digest()[0] % _LOCKS)
 
 
 def _acquire(ioctx, image, lock, cookie, duration, patience):

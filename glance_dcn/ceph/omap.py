@@ -34,9 +34,11 @@ Error = rados.Error
 TIMEOUT = 10
 # Records asked for in one round trip.
 _PAGE = 512
-# librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW, LIBRADOS_CMPXATTR_OP_EQ.
+# librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW, LIBRADOS_CMPXATTR_OP_EQ,
+# LIBRADOS_CREATE_IDEMPOTENT.
 _MAY_RENEW = 1
 _EQUAL = 1
+_IDEMPOTENT = 0
 
 # Completions that were not called yet. python3-rados keeps them with their
 # Ioctx alone; should that be closed and forgotten first, librados would call
@@ -68,6 +70,32 @@ def put_later(ioctx, name, records):
         ioctx.set_omap(op, tuple(records),
                        tuple(text.encode() for text in records.values()))
         ioctx.operate_aio_write_op(op, name)
+
+
+def swap(ioctx, name, key, before, after):
+    """Write a record, if it is still what it was.
+
+    :param before: its text until now; None: there is none
+    :param after: its text from now on
+    :returns: whether it was written
+    :raises Error: if the cluster refuses
+    """
+    if before is None:
+        # Nothing of an object that is not there can be compared.
+        with rados.WriteOpCtx() as op:
+            op.new(_IDEMPOTENT)
+            ioctx.operate_write_op(op, name)
+    with rados.WriteOpCtx() as op:
+        # What is not there is as good as empty.
+        op.omap_cmp(key, before or '', _EQUAL)
+        ioctx.set_omap(op, (key,), (after.encode(),))
+        try:
+            ioctx.operate_write_op(op, name)
+        except rados.Error as exc:
+            if _is_mismatch(exc):
+                return False
+            raise
+    return True
 
 
 def remove(ioctx, name, key, text=None):
@@ -180,16 +208,55 @@ def is_locked(ioctx, name, lock_name):
 
     :raises Error: if the cluster refuses
     """
-    text = lock_name.encode()
+    return holder(ioctx, name, lock_name) is not None
+
+
+def holder(ioctx, name, lock_name):
+    """Return who holds an exclusive lock, or None.
+
+    :returns: tuple of the holder's RADOS instance ID, and what
+        :func:`break_lock` wants to know
+    :raises Error: if the cluster refuses
+    """
     # cls_lock_get_info_op and cls_lock_get_info_reply of
     # src/cls/lock/cls_lock_ops.h: version, compat, length, then the name;
-    # version, compat, length, then the number of holders.
-    request = struct.pack('<BBII', 1, 1, 4 + len(text), len(text)) + text
+    # version, compat, length, then the number of holders, and of each:
+    # version, compat, length, type and number of the entity, the cookie, and
+    # more.
     try:
-        _code, reply = ioctx.execute(name, 'lock', 'get_info', request)
+        _code, reply = ioctx.execute(name, 'lock', 'get_info',
+                                     _encoded(_text(lock_name)))
     except rados.ObjectNotFound:
-        return False
-    return struct.unpack_from('<I', reply, 6)[0] > 0
+        return None
+    if not struct.unpack_from('<I', reply, 6)[0]:
+        return None
+    entity = 6 + 4 + 6
+    length = struct.unpack_from('<I', reply, entity + 9)[0]
+    return (struct.unpack_from('<q', reply, entity + 1)[0],
+            reply[entity:entity + 9 + 4 + length])
+
+
+def break_lock(ioctx, name, lock_name, held):
+    """Take a lock away from its holder; one that is not held is no error.
+
+    :param held: the second of what :func:`holder` returned
+    :raises Error: if the cluster refuses
+    """
+    try:
+        # cls_lock_break_op: the name, then the entity and the cookie.
+        ioctx.execute(name, 'lock', 'break_lock',
+                      _encoded(_text(lock_name) + held))
+    except rados.ObjectNotFound:
+        pass
+
+
+def _text(text):
+    data = text.encode()
+    return struct.pack('<I', len(data)) + data
+
+
+def _encoded(fields):
+    return struct.pack('<BBI', 1, 1, len(fields)) + fields
 
 
 def remove_object(ioctx, name):

@@ -18,6 +18,7 @@ file needs neither.
 """
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ from glance_dcn.cmd import owed
 from glance_dcn.cmd import site
 from glance_dcn.cmd import status
 from glance_dcn.cmd import validate
+from glance_dcn.cmd import worker as worker_command
 from glance_dcn.sites import worker
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
@@ -42,7 +44,8 @@ INTERRUPTED = 130
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
-_COMMANDS = (check, config, metrics, owed, site, status, validate)
+_COMMANDS = (check, config, metrics, owed, site, status, validate,
+             worker_command)
 
 
 def main(argv=None):
@@ -91,8 +94,9 @@ def _leave(status):
 def _parser():
     parser = argparse.ArgumentParser(
         prog='glance-dcn',
-        description='Shows how the sites of Glance are, and makes their '
-                    'configuration out of one sites file.')
+        description='Shows how the sites of Glance are, makes their '
+                    'configuration out of one sites file, and sees to what '
+                    'workers have left.')
     parser.add_argument(
         '--config-file', action='append', metavar='FILE', default=[],
         help='a configuration file of Glance; may be given several times. '
@@ -113,7 +117,10 @@ def _parser():
 def _set_up_stores(args):
     """Have glance_store configure the stores, as Glance does."""
     import glance_store
+    # It has options of the command line, which are known before that is read.
+    importlib.import_module('glance_dcn.staging.database')
     node.read(args)
-    glance_store.register_store_opts(cfg.CONF)
+    glance_store.register_store_opts(cfg.CONF,
+                                     reserved_stores=dict(node.RESERVED))
     if not glance_store.create_multi_stores(cfg.CONF):
         raise cfg.Error('no store of enabled_backends is usable')

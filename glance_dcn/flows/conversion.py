@@ -34,8 +34,11 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import qemu_img
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
+from glance_dcn.flows import staging
 from glance_dcn.flows import stores
 from glance_dcn.sites import hashes
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -89,6 +92,7 @@ class _ConvertImage(task.Task):
             heartbeat.Heartbeat(task_repo, task_id, action_wrapper))
         self._source = self._target = ''
         self._downloads = method in ('web-download', 'glance-download')
+        self._keeps = False
         self._formats = {}
         self._ahead = None
 
@@ -116,9 +120,15 @@ class _ConvertImage(task.Task):
         return 'file://%s' % self._target if converted else file_path
 
     def revert(self, result, **kwargs):
-        """Undo it: the image has its old format and has to be staged anew."""
+        """Undo it: the image has its old format and has to be staged anew.
+
+        What was refused for lack of room can be imported later.
+        """
         self._end_hashing()
         _discard(self._target)
+        if self._keeps and staging.put_back(self._action_wrapper,
+                                            self._targets):
+            return
         try:
             # This raises if another task has taken over: then the staged
             # file is not ours to remove.
@@ -146,6 +156,7 @@ class _ConvertImage(task.Task):
         if detected != declared:
             raise _refusal('it is declared to be %s and its content is %s'
                            % (declared, detected))
+        running.enter(self._action_wrapper.image_id, journal.INSPECTED)
         if detected == 'iso':
             return False
         driver = _DRIVERS.get(declared, declared)
@@ -159,6 +170,7 @@ class _ConvertImage(task.Task):
             return False
         qemu_img.check(self._source, driver, limits=_LOOK_LIMITS)
         limits = self._measure(driver, virtual_size, output)
+        running.enter(self._action_wrapper.image_id, journal.CONVERTING)
         self._phases.enter('Converting the image from %s to %s'
                            % (declared, output), 0)
         ahead = self._hash_ahead(output, virtual_size)
@@ -248,6 +260,7 @@ class _ConvertImage(task.Task):
         status = os.statvfs(os.path.dirname(self._source))
         free = status.f_bavail * status.f_frsize
         if need > free:
+            self._keeps = not self._downloads
             raise _refusal('it would take %d bytes of staging space, and %d '
                            'are free: %d bytes are missing'
                            % (need, free, need - free))
@@ -270,6 +283,7 @@ class _ConvertImage(task.Task):
                 container_format='bare', size=size)
         # Only now that the image says what it is does nobody need it.
         _discard(self._source)
+        running.enter(self._action_wrapper.image_id, journal.CONVERTED)
         LOG.info('Converted image %s: size=%d disk_format=%s',
                  self._action_wrapper.image_id, size, output)
 

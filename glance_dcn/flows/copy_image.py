@@ -32,6 +32,7 @@ from taskflow.types import failure
 
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
+from glance_dcn.flows import staging
 from glance_dcn.flows import stores
 from glance_dcn import plugins
 from glance_dcn.sites import copying
@@ -60,6 +61,7 @@ def get_flow(**kwargs):
     :param import_req: body of the request
     """
     flow = linear_flow.Flow(kwargs['task_type'])
+    staging.announce(kwargs)
     targets = _take_over(kwargs)
     if targets:
         flow.add(_CopyDirectly(

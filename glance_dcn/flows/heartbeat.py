@@ -16,14 +16,28 @@ A task that was not saved for an hour is taken for dead, and another request
 may steal its lock on the image; users see the message that is saved with it.
 """
 
+import logging
 import time
 
 from glance.common import exception
 from glance.common.scripts import utils as script_utils
 from glance.common import utils as glance_utils
 
+from glance_dcn import background
+from glance_dcn.engine import native
+from glance_dcn.staging import database
+from glance_dcn.staging import folder
+from glance_dcn.staging import running
+
+LOG = logging.getLogger(__name__)
+
 # Seconds between saves.
 EVERY = 10
+# Seconds without a save after which the watch saves a task: those who save
+# it themselves say more, and are not to be talked over.
+_SILENCE = 20
+# Seconds between looks of the watch.
+_LOOK = 3
 
 
 class Heartbeat:
@@ -64,3 +78,61 @@ class Heartbeat:
         found.message = message
         glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
         self._saved = time.monotonic()
+        running.saved(self._task_id)
+
+
+class Watch:
+    """Sees to the tasks of the imports this process is at.
+
+    It saves those that nobody else has saved for a while, and closes the
+    journal of those that have ended. It has a thread of its own; where
+    eventlet has patched the database's pool, which no native thread may
+    touch, imports are looked after when the next one begins.
+    """
+
+    def __init__(self):
+        self._periodic = background.Periodic('glance-dcn-heartbeat',
+                                             self.look, _LOOK)
+
+    def start(self):
+        """Begin to watch, unless this process does."""
+        if native.patched():
+            self.look()
+        else:
+            self._periodic.start()
+
+    def look(self):
+        """Look after each import once."""
+        for going_on in running.everything():
+            try:
+                self._look(going_on)
+            except Exception as exc:
+                LOG.warning('Task %(task)s cannot be saved now: %(error)s', {
+                    'task': going_on.entry.task, 'error': exc})
+
+    def _look(self, going_on):
+        entry = going_on.entry
+        task = database.task(entry.task)
+        if task is None and time.time() - entry.since < _SILENCE:
+            # It is just being written.
+            return
+        if task is None or task['status'] in database.ENDED:
+            self._ended(entry)
+            return
+        if (task['status'] != 'processing'
+                or time.monotonic() - going_on.saved < _SILENCE):
+            return
+        image = database.image(entry.image)
+        if image and image['properties'].get(database.LOCK) == entry.task:
+            database.say(entry.task, going_on.message())
+            running.saved(entry.task)
+
+    def _ended(self, entry):
+        if database.image(entry.image) is None:
+            # It was deleted on the way, where that staged file was not known.
+            folder.discard(entry.path, *folder.companions(entry.path))
+        running.end(entry.task)
+
+
+#: The watch of this process.
+watch = Watch()

@@ -23,6 +23,7 @@ from glance_dcn import catalog
 from glance_dcn.ceph import claims
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
@@ -34,6 +35,7 @@ from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
+from glance_dcn.staging import running
 
 LOG = logging.getLogger(__name__)
 
@@ -154,6 +156,22 @@ class Site:
         """
         return self._connection.failed(exc)
 
+    @property
+    def instance(self):
+        """RADOS instance ID of this process's client at the site."""
+        return self._connection.client().get_instance_id()
+
+    def cut_off(self, ioctx, image, instances):
+        """Take an image away from dead clients.
+
+        :param ioctx: of this site's pool
+        :param image: name of the RBD image
+        :param instances: RADOS instance IDs of the clients
+        :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
+        """
+        claims.break_claim(ioctx, image, instances)
+        fencing.cut_off(self._connection.client(), ioctx, image, instances)
+
     def require(self):
         """Return if the site is available, without any waiting.
 
@@ -215,6 +233,7 @@ class Site:
         :raises glance_dcn.ceph.errors.Retired: if it takes no new images
         """
         self.check_open()
+        running.writes(image, self.name, self.instance)
         begun = self._intend(ioctx, image)
         try:
             return self._begin(ioctx, image, size, begun)

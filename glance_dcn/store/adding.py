@@ -23,6 +23,7 @@ from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.sites import hashes
 from glance_dcn.sites import leftovers
+from glance_dcn.staging import running
 from glance_dcn.store import failures
 from glance_dcn.store import staged
 
@@ -146,10 +147,24 @@ class Addition:
         with stream.Sink(
                 target, self._size or None,
                 hashes=self._wanted if self._leads else (),
-                tap=self._verifier.update if self._verifier else None,
+                tap=self._tap(),
                 timeout=stall_timeout(self._site), rate=rate) as sink:
             sink.write_from(self._data, self._chunk)
             return sink.finish()
+
+    def _tap(self):
+        """Return what all data is shown to: verifier and progress."""
+        listeners = [listener for listener in (
+            self._verifier and self._verifier.update,
+            running.meter(self._name, self._site.name, self._size))
+            if listener]
+        if len(listeners) < 2:
+            return listeners[0] if listeners else None
+
+        def tap(data):
+            for listener in listeners:
+                listener(data)
+        return tap
 
     def _hashes_of(self, ioctx, result, snapshot=None):
         """Return the hashes Glance wants of what was written.

@@ -43,6 +43,7 @@ from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.sites import worker
+from glance_dcn.staging import watch as staging_watch
 from glance_dcn.store import adding
 from glance_dcn.store import backends
 from glance_dcn.store import failures
@@ -51,6 +52,7 @@ from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import staged
 from glance_dcn.store import watch
+from glance_dcn.workers import presence
 
 LOG = logging.getLogger(__name__)
 
@@ -111,6 +113,9 @@ class Store(driver.Store):
         owed.ledger.add(self.site, default=self._is_default)
         if catalog.use(self.conf):
             worker.start(self.site)
+            staging_watch.start(self.conf)
+            if self._is_default and worker.enabled:
+                presence.begin(self.conf, self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:

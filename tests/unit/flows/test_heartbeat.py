@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import pathlib
 import types
 from unittest import mock
 
@@ -18,6 +19,11 @@ from glance.common import exception
 from oslotest import base
 
 from glance_dcn.flows import heartbeat
+from glance_dcn.staging import database
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
+from tests.unit.staging import glance
+from tests.unit.staging import test_journal
 
 
 class HeartbeatTest(base.BaseTestCase):
@@ -60,3 +66,83 @@ class HeartbeatTest(base.BaseTestCase):
     def test_task_is_gone(self):
         self.repo.get.side_effect = exception.NotFound
         self.assertRaises(exception.NotFound, self.heartbeat.save, '')
+
+
+class WatchTest(base.BaseTestCase):
+    """With a real database."""
+
+    def setUp(self):
+        super().setUp()
+        self.glance = self.useFixture(glance.Database())
+        staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.path = staging / 'the-image'
+        self.path.write_bytes(b'data')
+        self.add('processing')
+        self.addCleanup(running.end, 'the-task')
+        self.going_on = running.begin(
+            journal.Journal(str(staging)),
+            test_journal.entry(path=str(self.path)))
+        self.watch = heartbeat.Watch()
+
+    def add(self, status, lock='the-task'):
+        self.glance.add_image('the-image', 'importing',
+                              properties={database.LOCK: lock})
+        self.glance.add_task('the-task', 'the-image', 'glance-direct', [],
+                             status)
+
+    def message(self):
+        return database.task('the-task')['message']
+
+    def be_silent(self):
+        self.going_on.saved -= heartbeat._SILENCE
+
+    def test_silent_task_is_saved(self):
+        before = database.task('the-task')['updated_at']
+        self.be_silent()
+        self.watch.look()
+        self.assertEqual('The image is staged', self.message())
+        self.assertEqual('processing', database.task('the-task')['status'])
+        self.assertGreater(database.task('the-task')['updated_at'], before)
+
+    def test_nobody_is_talked_over(self):
+        self.watch.look()
+        self.assertEqual('', self.message())
+        self.be_silent()
+        self.watch.look()
+        database.say('the-task', 'Converting: 3 %')
+        running.saved('the-task')
+        self.watch.look()
+        self.assertEqual('Converting: 3 %', self.message())
+
+    def test_it_is_well_within_30_seconds(self):
+        self.assertLess(heartbeat._SILENCE + 2 * heartbeat._LOOK, 30)
+
+    def test_task_that_has_lost_the_image_is_not_saved(self):
+        database.drop_property('the-image', database.LOCK, 'the-task')
+        self.be_silent()
+        self.watch.look()
+        self.assertEqual('', self.message())
+
+    def test_ended_task_is_closed(self):
+        database.fail('the-task', 'why')
+        self.be_silent()
+        self.watch.look()
+        self.assertIsNone(running.get('the-task'))
+        self.assertEqual('why', self.message())
+        self.assertTrue(self.path.exists())
+
+    def test_staged_file_of_a_deleted_image(self):
+        self.glance.delete_image('the-image')
+        self.watch.look()
+        self.assertTrue(self.path.exists())
+        database.fail('the-task', 'why')
+        self.watch.look()
+        self.assertFalse(self.path.exists())
+
+    def test_database_is_away(self):
+        self.be_silent()
+        with fixtures.MonkeyPatch('glance_dcn.staging.database.task',
+                                  mock.Mock(side_effect=OSError)):
+            self.watch.look()
+        self.watch.look()
+        self.assertEqual('The image is staged', self.message())

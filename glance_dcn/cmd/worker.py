@@ -1,0 +1,186 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""``glance-dcn worker``: the workers, and what this one was at."""
+
+import argparse
+from concurrent import futures
+import dataclasses
+import json
+import sys
+import time
+
+from oslo_config import cfg
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
+from glance_dcn.ceph import omap
+from glance_dcn.sites import owed
+from glance_dcn.staging import folder
+from glance_dcn.staging import recovery
+from glance_dcn.workers import registry
+
+CONF = cfg.CONF
+
+#: Exit status: all is seen to, some of it cannot be now.
+DONE, SOME_LEFT = 0, 1
+_FAILED = 2
+#: Exit status of the list: all are well, one is not, or it cannot be told
+#: because the records in the default site cannot be read.
+WELL, NOT_WELL, UNREADABLE = 0, 1, 3
+
+_EPILOG = """\
+exit status:
+  0  nothing was left, or all of it was seen to
+  1  some of it cannot be seen to now; the worker tries it again
+  2  wrong arguments, or a configuration that cannot be used
+"""
+
+_LIST_EPILOG = """\
+exit status:
+  0  all workers speak, and none has a self reference known to be wrong
+  1  a worker is silent, or its worker_self_reference_url is wrong
+  2  wrong arguments, or a configuration that cannot be used
+  3  the default site cannot be read, so that it cannot be told
+"""
+_COLUMNS = ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing',
+            'release', 'identity')
+# Seconds without a beat after which a worker is shown as silent: three beats,
+# and clocks of hosts differ by some.
+_SILENT = 60
+
+
+def register(subparsers):
+    """Add the subcommands to those of the command.
+
+    :param subparsers: what argparse's add_subparsers() returned
+    """
+    parser = subparsers.add_parser(
+        'worker', help='show the workers, or see to what this one was at '
+        'when it died')
+    commands = parser.add_subparsers(dest='subcommand', required=True,
+                                     metavar='COMMAND')
+    recover = commands.add_parser(
+        'recover', help='undo imports and copies that were broken off',
+        description='Undoes imports and copies that were broken off when a '
+                    'process of this worker died, so that they can be '
+                    'repeated at once; those that still go on are left '
+                    'alone. For before the worker starts: a running worker '
+                    'does it by itself, and goes on with what it can.',
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    recover.add_argument('--format', choices=('table', 'json'),
+                         default='table', help='form of the output')
+    recover.set_defaults(run=run)
+    listing = commands.add_parser(
+        'list', help='show all workers, and what is wrong with them',
+        description='Shows the Glance workers of all sites that can be '
+                    'reached, what is wrong with their '
+                    'worker_self_reference_url, and how many imports and '
+                    'copies each is at.',
+        epilog=_LIST_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    listing.add_argument('--format', choices=('table', 'json'),
+                         default='table', help='form of the output')
+    listing.set_defaults(run=run_list)
+
+
+def run(args):
+    """Undo what was broken off, and return the exit status."""
+    found = folder.of(CONF)
+    if found is None:
+        print('glance-dcn: no staging folder is configured',
+              file=sys.stderr)
+        return _FAILED
+    outcomes = recovery.recover(found)
+    if args.format == 'json':
+        print(json.dumps([
+            {'image': entry.image, 'task': entry.task,
+             'method': entry.method, 'phase': entry.phase,
+             'outcome': outcome} for entry, outcome in outcomes], indent=1))
+    else:
+        for entry, outcome in outcomes:
+            print('%s  %s (%s): %s' % (
+                entry.image, entry.method, entry.phase,
+                outcome or 'cannot be seen to now'))
+        if not outcomes:
+            print('Nothing was broken off.')
+    return SOME_LEFT if any(outcome is None for _entry, outcome
+                            in outcomes) else DONE
+
+
+def run_list(args):
+    """Show the workers and return the exit status."""
+    sites = [site for _name, site in sorted(owed.ledger.sites.items())]
+    found, unread = collect(sites)
+    if args.format == 'json':
+        print(json.dumps({'workers': found, 'unread': unread}, indent=1))
+    else:
+        _print_table(found, unread)
+    default = owed.ledger.default
+    if any(default and entry['site'] == default.name for entry in unread):
+        return UNREADABLE
+    return NOT_WELL if any(
+        entry['state'] != 'up' or entry['reference'] == registry.WRONG
+        for entry in found) else WELL
+
+
+def collect(sites):
+    """Return the workers of sites, and the sites that cannot be read.
+
+    :param sites: list of :class:`glance_dcn.sites.site.Site`
+    :returns: tuple of two lists of dicts
+    """
+    found, unread = [], []
+    with futures.ThreadPoolExecutor(16) as pool:
+        for workers, silent in pool.map(_collect, sites):
+            found += workers
+            unread += silent
+    return found, unread
+
+
+def _collect(site):
+    records = registry.Registry(site)
+    try:
+        return [_shown(worker, records.tasks(worker.identity))
+                for worker, _text in records.workers()], []
+    except (errors.ClusterError, omap.Error) as exc:
+        return [], [{'site': site.name, 'error': str(exc)}]
+
+
+def _shown(worker, entries):
+    state = 'up' if time.time() - worker.seen < _SILENT else 'silent'
+    return dict(
+        dataclasses.asdict(worker),
+        state='taken over' if worker.taken_by else state,
+        since=health.format_time(worker.since),
+        seen=health.format_time(worker.seen), doing=len(entries),
+        tasks=[dataclasses.asdict(entry) for entry in entries])
+
+
+def _print_table(found, unread):
+    rows = [[str('-' if entry[name] in (None, '') else entry[name])
+             for name in _COLUMNS] for entry in found]
+    if rows:
+        rows.insert(0, [name.upper() for name in _COLUMNS])
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        for row in rows:
+            print('  '.join(text.ljust(width)
+                            for text, width in zip(row, widths)).rstrip())
+    else:
+        print('No worker is known.')
+    for entry in found:
+        for fault in entry['faults']:
+            print('%s at host %s: %s' % (entry['identity'], entry['host'],
+                                         fault))
+    for entry in unread:
+        print('The workers of %(site)s cannot be read: %(error)s' % entry)

@@ -1,0 +1,141 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Whether the staging folder has room for an import, before it begins.
+
+A download is as long as its server says. What a conversion takes is measured
+by ``dcn_image_conversion`` before it writes any of it, when the image is
+there; until then it is taken to be what the image takes, which is about right
+for images that are not compressed.
+"""
+
+import logging
+import os
+import urllib.error
+import urllib.request
+
+from glance.common.scripts import utils as script_utils
+from glance.common import utils as glance_utils
+from oslo_config import cfg
+from oslo_utils import units
+
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+# Seconds a server has for telling the length of a download.
+_PATIENCE = 10
+_CONVERSIONS = ('dcn_image_conversion', 'image_conversion')
+# Formats that are not converted.
+_KEPT = ('iso', 'aki', 'ari', 'ami')
+
+
+class NoRoom(Exception):
+    """The import would not fit."""
+
+
+def check(entry):
+    """Return if there is room for an import.
+
+    :param entry: :class:`glance_dcn.staging.journal.Entry`
+    :raises NoRoom: if there is not
+    """
+    staging = os.path.dirname(entry.path)
+    try:
+        free = folder.free(staging)
+        if entry.phase == journal.DOWNLOADING:
+            download = image = entry.size or 0
+        else:
+            download, image = 0, os.stat(entry.path).st_blocks * 512
+    except OSError as exc:
+        LOG.info('Whether image %(image)s fits cannot be told: %(error)s', {
+            'image': entry.image, 'error': exc})
+        return
+    conversion = image if _converts(entry.formats.get('disk_format')) else 0
+    need = download + conversion
+    if need > free:
+        raise NoRoom(
+            'There is no room to import the image: %s of staging space are '
+            'needed (%s), and %s are free: %d bytes are missing. Try again '
+            'later, or ask the operator for more staging space.' % (
+                _mib(need), _parts(download, conversion), _mib(free),
+                need - free))
+
+
+def _parts(download, conversion):
+    return ', '.join(
+        '%s for its %s' % (_mib(size), what) for size, what in (
+            (download, 'download'), (conversion, 'conversion')) if size)
+
+
+def _mib(size):
+    return '%d MiB' % -(-size // units.Mi)
+
+
+def _converts(disk_format):
+    plugins = CONF.image_import_opts.image_import_plugins
+    group = getattr(CONF, 'image_conversion', None)
+    wanted = getattr(group, 'output_format', 'raw')
+    return (any(name in plugins for name in _CONVERSIONS)
+            and disk_format not in (wanted, *_KEPT))
+
+
+def download_size(method):
+    """Return the bytes of a download, if its server tells; or None.
+
+    It is asked under the rules that Glance downloads by, and not followed
+    elsewhere.
+
+    :param method: what the request says of the method
+    """
+    uri = method.get('uri') or ''
+    if (method['name'] != 'web-download'
+            or not uri.startswith(('http://', 'https://'))
+            or not _is_allowed(uri)):
+        return None
+    # Glance 33 connects to the address that it has checked, and no other.
+    handlers = [getattr(script_utils, name) for name in (
+        '_ValidatedExternalHTTPHandler', '_ValidatedExternalHTTPSHandler')
+        if hasattr(script_utils, name)]
+    opener = urllib.request.build_opener(_StayThere, *handlers)
+    request = urllib.request.Request(uri, method='HEAD')  # noqa: S310
+    try:
+        with opener.open(request, timeout=_PATIENCE) as answer:
+            return _length(answer.headers.get('Content-Length'))
+    except (OSError, ValueError, urllib.error.URLError) as exc:
+        LOG.info('The length of a download cannot be told: %s', exc)
+    except Exception as exc:
+        # Whatever is wrong with the server: the download is to say so.
+        LOG.info('The server of a download does not answer properly: %s',
+                 exc)
+    return None
+
+
+def _is_allowed(uri):
+    check = getattr(glance_utils, 'validate_uri', None) or getattr(
+        glance_utils, 'validate_import_uri', None)
+    return check is not None and check(uri)
+
+
+def _length(text):
+    size = int(text or 0)
+    return size if size > 0 else None
+
+
+class _StayThere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection."""
+
+    def redirect_request(self, *unused):
+        """Return no request: the answer counts as an error."""

@@ -1,0 +1,72 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What dead processes have left of an image at a site."""
+
+import logging
+
+import rbd
+
+from glance_dcn.sites import leftovers
+
+LOG = logging.getLogger(__name__)
+
+
+def bury(site, image, instances, published):
+    """Remove what dead clients have written of an image.
+
+    Nothing is done for a site that is away: the intent of the dead writer
+    stands in its pool, and is seen to when it is back. Nothing is raised.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param image: name of the RBD image, which no location names
+    :param instances: RADOS instance IDs of the clients, dead for certain
+    :param published: remove it although it is published
+    :returns: whether nothing of it is left, as far as is known
+    """
+    if not site.available:
+        return False
+    try:
+        with site.open_pool() as ioctx:
+            site.cut_off(ioctx, image, instances)
+            found = leftovers.look(ioctx, image)
+            if found.complete and not published:
+                return True
+            site.discard(ioctx, image, found.identity)
+    except rbd.ImageNotFound:
+        return True
+    except Exception as exc:
+        site.failed(exc)
+        LOG.warning('What a dead worker has left of image %(image)s in '
+                    'store %(store)s is removed later: %(error)s', {
+                        'image': image, 'store': site.name, 'error': exc})
+        return False
+    return True
+
+
+def answer_for(site, image):
+    """Answer for a published image that is about to lose its location.
+
+    Should nobody adopt it, it is removed as what a dead writer has published.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    :param image: name of the RBD image
+    :raises rbd.Error: if that cannot be recorded, or it is not published
+    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+    """
+    with site.open_pool() as ioctx:
+        found = leftovers.look(ioctx, image)
+        if not found.complete:
+            raise rbd.ImageNotFound('%s is not published' % image)
+        with site.adopting(ioctx, image, found.identity):
+            pass

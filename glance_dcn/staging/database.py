@@ -1,0 +1,205 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Images and tasks as Glance's database has them, for the work of the dead.
+
+It is asked as an administrator, and below Glance's domain model: that knows no
+way from an import that was broken off back to a staged image, and names no
+task's status as long as somebody might be at it.
+"""
+
+import datetime
+
+from glance.common import crypt
+from glance.common import exception
+from glance import context
+from glance import db
+from oslo_config import cfg
+
+CONF = cfg.CONF
+
+#: Property that holds the ID of the task that has the image, and only that.
+LOCK = 'os_glance_import_task'
+#: Property that tells whose staging folder the image is in.
+HOST = 'os_glance_stage_host'
+#: Properties that list stores.
+IMPORTING = 'os_glance_importing_to_stores'
+FAILED = 'os_glance_failed_import'
+#: Statuses of tasks that have ended.
+ENDED = ('success', 'failure')
+
+
+def image(image_id):
+    """Return an image as a dict, or None if it is deleted or unknown.
+
+    ``properties`` is a dict, and ``locations`` have their URLs in clear.
+    """
+    try:
+        found = db.get_api().image_get(_admin(), image_id)
+    except exception.NotFound:
+        return None
+    if found['deleted'] or found['status'] in ('deleted', 'pending_delete'):
+        return None
+    found['properties'] = {
+        item['name']: item['value'] for item in found['properties']
+        if not item['deleted']}
+    key = CONF.metadata_encryption_key
+    if key:
+        for location in found['locations']:
+            location['url'] = crypt.urlsafe_decrypt(key, location['url'])
+    return found
+
+
+def located(found):
+    """Return the stores that an image is in.
+
+    :param found: what :func:`image` returned
+    """
+    return {location['metadata'].get('store')
+            for location in found['locations']
+            if location['status'] == 'active'}
+
+
+def task(task_id):
+    """Return a task as a dict, or None if it is deleted or unknown."""
+    try:
+        found = db.get_api().task_get(_admin(), task_id)
+    except exception.NotFound:
+        return None
+    # An administrator is shown deleted ones too.
+    return None if found.get('deleted') else found
+
+
+def say(task_id, message):
+    """Save a task that goes on, with a message, and nothing else of it.
+
+    Its status stays as whoever works on it has just set it.
+    """
+    _update_task(task_id, {'message': message})
+
+
+def begin(task_id, message):
+    """Set a task to processing, with a message."""
+    _update_task(task_id, {'status': 'processing', 'message': message})
+
+
+def fail(task_id, message):
+    """Set a task to failure, unless it has ended."""
+    _end(task_id, {'status': 'failure', 'message': message})
+
+
+def succeed(task_id, image_id):
+    """Set a task to success, unless it has ended."""
+    _end(task_id, {'status': 'success', 'result': {'image_id': image_id}})
+
+
+def _end(task_id, values):
+    known = task(task_id)
+    if known is None or known['status'] in ENDED:
+        return
+    lives = datetime.timedelta(hours=CONF.task.task_time_to_live)
+    now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    _update_task(task_id, dict(values, expires_at=now + lives))
+
+
+def _update_task(task_id, values):
+    # It takes out of the dict what it has dealt with.
+    db.get_api().task_update(_admin(), task_id, dict(values))
+
+
+def update(image_id, from_status, properties=None, **values):
+    """Change an image that has a status.
+
+    :param from_status: what it must have now
+    :param properties: dict of properties to set
+    :param values: attributes to set
+    :raises glance.common.exception.Conflict: if it has another status
+    :raises glance.common.exception.NotFound: if it is gone
+    """
+    values = dict({'status': from_status}, **values)
+    if properties:
+        values['properties'] = properties
+    db.get_api().image_update(_admin(), image_id, values,
+                              from_state=from_status)
+
+
+def drop_location(image_id, location):
+    """Take a location off an image; its data is not touched."""
+    try:
+        db.get_api().image_location_delete(_admin(), image_id,
+                                           location['id'], 'deleted')
+    except exception.NotFound:
+        pass
+
+
+def drop_property(image_id, name, value):
+    """Take a property off an image, if it has that value."""
+    try:
+        db.get_api().image_delete_property_atomic(image_id, name, value)
+    except exception.NotFound:
+        pass
+
+
+def stores(found, prop, add=(), remove=()):
+    """Return a property that lists stores, with some more and some fewer.
+
+    :param found: what :func:`image` returned
+    :param prop: IMPORTING or FAILED
+    """
+    names = {name for name in found['properties'].get(prop, '').split(',')
+             if name}
+    return ','.join(sorted((names | set(filter(None, add))) - set(remove)))
+
+
+def may_copy():
+    """Return whether images may be copied between stores."""
+    return bool(CONF.enabled_backends) and (
+        'copy-image' in CONF.enabled_import_methods)
+
+
+def replace_lock(image_id, before, after):
+    """Give the lock on an image to another task.
+
+    :param before: ID of the task that has it, or None if none has
+    :param after: ID of the task that shall have it
+    :returns: whether it has; another may have taken it
+    """
+    api = db.get_api()
+    try:
+        if before is not None:
+            api.image_delete_property_atomic(image_id, LOCK, before)
+        api.image_set_property_atomic(image_id, LOCK, after)
+    except (exception.NotFound, exception.Duplicate):
+        return False
+    return True
+
+
+def own_url():
+    """Return what other workers reach this one by, or None."""
+    return CONF.worker_self_reference_url or CONF.public_endpoint
+
+
+def remove_data(image_id, location):
+    """Have a store remove the data of a location that was dropped.
+
+    :raises Exception: whatever the store raises if it stays
+    """
+    from glance.common import store_utils
+    store_utils.delete_image_location_from_backend(
+        _admin(), image_id, {'url': location['url'],
+                             'metadata': location['metadata'],
+                             'status': 'active'})
+
+
+def _admin():
+    return context.get_admin_context()

@@ -1,0 +1,211 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The staging folder of this worker, and the files in it."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import signal
+import socket
+
+from glance_dcn.staging import journal
+
+LOG = logging.getLogger(__name__)
+
+# File systems whose data is not on this host.
+_NETWORK = {'nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', 'ceph', 'fuse.ceph',
+            'glusterfs', 'fuse.glusterfs', 'lustre', 'gpfs', 'ocfs2', 'gfs2',
+            'beegfs', '9p', 'virtiofs', 'afs', 'fuse.sshfs', 'fuse.s3fs'}
+_WORKERS = 'workers'
+_PREFIX = 'file://'
+
+_identities = {}
+
+
+def path(conf):
+    """Return the path of the staging folder, or None if there is none.
+
+    :param conf: oslo.config object
+    """
+    if conf.enabled_backends:
+        group = getattr(conf, 'os_glance_staging_store', None)
+        return group and group.filesystem_store_datadir
+    uri = getattr(conf, 'node_staging_uri', None)
+    return uri[len(_PREFIX):] if (uri or '').startswith(_PREFIX) else None
+
+
+def of(conf):
+    """Return the :class:`glance_dcn.staging.journal.Journal`, or None."""
+    found = path(conf)
+    return journal.Journal(found) if found else None
+
+
+def staged(conf, image_id):
+    """Return the path of the staged file of an image.
+
+    :param conf: oslo.config object
+    """
+    return os.path.join(path(conf), image_id)
+
+
+def companions(staged):
+    """Return the paths of the files that conversions have made of another.
+
+    :param staged: path of a staged file
+    """
+    folder, name = os.path.split(staged)
+    with contextlib.suppress(FileNotFoundError):
+        return [os.path.join(folder, other) for other in os.listdir(folder)
+                if other.startswith(name + '.')]
+    return []
+
+
+def discard(*paths):
+    """Remove files, if they are there."""
+    for each in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(each)
+
+
+def size(path):
+    """Return the length of a file in bytes, or None if it is not there."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
+
+
+def free(path):
+    """Return the bytes of a folder's file system that may be used."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def end_orphans(staged):
+    """End the qemu-img that a dead process has left at a staged file."""
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open('/proc/%s/cmdline' % pid, 'rb') as file:
+                words = file.read().split(b'\0')
+            if (os.path.basename(words[0]) == b'qemu-img'
+                    and any(staged.encode() in word for word in words)
+                    and os.stat('/proc/%s' % pid).st_uid == os.geteuid()):
+                os.kill(int(pid), signal.SIGKILL)
+                LOG.warning('Ended qemu-img (process %s), whose worker is '
+                            'dead', pid)
+        except OSError:
+            continue
+
+
+def file_system(path, mounts='/proc/self/mountinfo'):
+    """Return the type of the file system that a path is on, or None."""
+    path = os.path.realpath(path)
+    best, kind = '', None
+    try:
+        with open(mounts) as file:
+            for line in file:
+                fields, _, rest = line.partition(' - ')
+                point = _unescaped(fields.split()[4])
+                if (len(point) >= len(best)
+                        and os.path.commonpath([point, path]) == point):
+                    best, kind = point, rest.split()[0]
+    except (OSError, IndexError, ValueError):
+        return None
+    return kind
+
+
+def _unescaped(text):
+    return re.sub(r'\\([0-7]{3})', lambda match: chr(int(match[1], 8)), text)
+
+
+def doubts(conf):
+    """Return what is to be said of the staging folder in the log.
+
+    From the first call on, this worker is known in the folder.
+
+    :param conf: oslo.config object
+    :returns: list of sentences
+    """
+    staging = path(conf)
+    if not staging or not os.path.isdir(staging):
+        return []
+    found = []
+    kind = file_system(staging)
+    if kind in _NETWORK:
+        found.append(
+            'Staging folder %s is on a network file system (%s): staging and '
+            'conversion are bound by the network, and imports end when it '
+            'fails. Use a local disk, or a volume of this worker alone.'
+            % (staging, kind))
+    try:
+        found += [
+            'Staging folder %s is used by another worker too (%s): each '
+            'worker needs a staging folder of its own.' % (staging, other)
+            for other in _others(staging, _identity(conf))]
+    except OSError as exc:
+        LOG.debug('The workers of %s cannot be told: %s', staging, exc)
+    return found
+
+
+def _identity(conf):
+    """Return what tells this worker, but not its processes, from others."""
+    return {'host': socket.gethostname(),
+            'url': getattr(conf, 'worker_self_reference_url', None),
+            'files': [str(name) for name in conf.config_file or ()],
+            'folders': [str(name) for name in conf.config_dir or ()]}
+
+
+def _others(staging, identity):
+    """Return the living workers that have announced themselves here."""
+    workers = os.path.join(staging, journal.FOLDER, _WORKERS)
+    os.makedirs(workers, mode=0o700, exist_ok=True)
+    text = json.dumps(identity, sort_keys=True)
+    own = hashlib.sha256(text.encode()).hexdigest()[:32]
+    _announce(os.path.join(workers, own), text)
+    found = []
+    for name in sorted(os.listdir(workers)):
+        if name != own:
+            found += _alive(os.path.join(workers, name))
+    return found
+
+
+def _announce(path, text):
+    """Hold a shared lock on this worker's file; all its processes do."""
+    if _identities.get('pid') == os.getpid() and path in _identities:
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, text.encode(), 0)
+    # Kept open until the process ends.
+    _identities.update({'pid': os.getpid(), path: fd})
+
+
+def _alive(path):
+    """Return a list of the worker of a file; none, if it has ended."""
+    with contextlib.suppress(FileNotFoundError), open(path, 'r+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                known = json.load(file)
+                return ['%s at %s' % (known['url'], known['host'])]
+            except (ValueError, KeyError, TypeError):
+                return [os.path.basename(path)]
+        os.remove(path)
+    return []

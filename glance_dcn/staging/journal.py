@@ -1,0 +1,310 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What a worker's imports are at, written down where its death does not reach.
+
+A small file for each task lies in the staging folder, beside the data that it
+tells of: it comes, goes and moves with it. Each change is written to another
+file, brought to the disk and put in its place, so that what is read after a
+crash is what was written last, or what was written before.
+
+Whether somebody is still at it is told by a lock on a second file (flock),
+which the system takes away from a process that ends, however it ends. Another
+process, of the same worker or of one that shares the folder, knows it at
+once.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import typing
+
+LOG = logging.getLogger(__name__)
+
+#: Phases of an import, in their order. What is kept is the last one begun.
+ACCEPTED = 'accepted'
+DOWNLOADING = 'downloading'
+STAGED = 'staged'
+INSPECTED = 'inspected'
+CONVERTING = 'converting'
+CONVERTED = 'converted'
+STORING = 'storing'
+#: The phase of a copy; it stages nothing.
+COPYING = 'copying'
+
+#: Folder of the journal, in the staging folder. Glance leaves alone there what
+#: is not named after an image.
+FOLDER = '.glance-dcn'
+_VERSION = 1
+_RECORD = '.json'
+_LOCK = '.lock'
+_ATTEMPTS = 20
+_PAUSE = 0.05
+
+
+class Busy(Exception):
+    """Another process is at work on the task."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What is known of an import or a copy.
+
+    :ivar task: ID of the task
+    :ivar image: ID of the image
+    :ivar method: import method
+    :ivar stores: identifiers of the target stores; None for the only one of a
+        Glance with a single store
+    :ivar path: path of the staged file
+    :ivar phase: what was begun last
+    :ivar formats: disk format and container format before any conversion
+    :ivar begun: RADOS instance IDs of the clients that have begun to write
+        the image, by the store they write to
+    :ivar size: bytes of the download, or None
+    :ivar attempts: how often it was begun again
+    :ivar taken: whether it was a peer's, which is gone: this worker undoes it
+    :ivar by: host and process
+    :ivar since: when it was begun, seconds since the epoch
+    """
+
+    task: str
+    image: str
+    method: str
+    stores: list
+    path: str
+    phase: str
+    formats: dict = dataclasses.field(default_factory=dict)
+    begun: dict = dataclasses.field(default_factory=dict)
+    size: typing.Optional[int] = None
+    attempts: int = 0
+    taken: bool = False
+    by: str = ''
+    since: float = dataclasses.field(default_factory=time.time)
+
+    def text(self):
+        """Return the entry as it is kept."""
+        return json.dumps(dict(dataclasses.asdict(self), version=_VERSION),
+                          sort_keys=True)
+
+
+def parse(text):
+    """Return the entry that a text stands for.
+
+    :raises ValueError: if it cannot be understood
+    """
+    fields = json.loads(text)
+    if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
+        raise ValueError('not an entry of version %d' % _VERSION)
+    try:
+        return Entry(**fields)
+    except TypeError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+class Journal:
+    """The journal in a staging folder.
+
+    :param staging: path of the staging folder
+    """
+
+    def __init__(self, staging):
+        self.folder = os.path.join(staging, FOLDER)
+
+    def begin(self, entry):
+        """Write a new entry; it is held by this process from now on.
+
+        :returns: :class:`Held`
+        :raises Busy: if another process holds it
+        :raises OSError: if it cannot be written
+        """
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        held = Held(self.folder, entry, self._lock_soon(entry.task))
+        try:
+            held.write(entry)
+            _sync(self.folder)
+        except BaseException:
+            held.close()
+            raise
+        return held
+
+    def take(self, task):
+        """Take over the entry of a task, if whoever held it has died.
+
+        :returns: :class:`Held`, or None if there is nothing to take over
+        :raises OSError: if it cannot be read
+        """
+        try:
+            lock = self._lock(task)
+        except Busy:
+            return None
+        held = Held(self.folder, None, lock, task)
+        try:
+            held.entry = self.read(task)
+        except BaseException:
+            held.release()
+            raise
+        if held.entry is None:
+            held.close()
+            return None
+        return held
+
+    def read(self, task):
+        """Return the entry of a task, or None.
+
+        One that cannot be understood is put aside and counts as none.
+        """
+        path = os.path.join(self.folder, task + _RECORD)
+        try:
+            with open(path) as file:
+                return parse(file.read())
+        except FileNotFoundError:
+            return None
+        except ValueError as exc:
+            LOG.error('%(path)s cannot be understood (%(error)s): it is left '
+                      'there as .bad, and its import is not looked after',
+                      {'path': path, 'error': exc})
+            os.replace(path, path + '.bad')
+            return None
+
+    def tasks(self):
+        """Return the IDs of the tasks that have entries."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        return sorted({os.path.splitext(name)[0] for name in names
+                       if name.endswith((_RECORD, _LOCK))})
+
+    def entries(self):
+        """Return all entries, held or not."""
+        found = [self.read(task) for task in self.tasks()]
+        return [entry for entry in found if entry is not None]
+
+    def _lock_soon(self, task):
+        """Do the same; one who only looks has it for a moment."""
+        for _attempt in range(_ATTEMPTS):
+            try:
+                return self._lock(task)
+            except Busy:
+                time.sleep(_PAUSE)
+        return self._lock(task)
+
+    def _lock(self, task):
+        """Return a descriptor of the locked file of a task.
+
+        :raises Busy: if another has it
+        """
+        path = os.path.join(self.folder, task + _LOCK)
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The one who had it may have removed it meanwhile.
+                if os.fstat(fd).st_ino == os.stat(path).st_ino:
+                    return fd
+            except OSError as exc:
+                os.close(fd)
+                if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise Busy(task) from exc
+                if exc.errno != errno.ENOENT:
+                    raise
+                continue
+            os.close(fd)
+
+
+class Held:
+    """An entry that this process holds.
+
+    :ivar entry: :class:`Entry`
+    """
+
+    def __init__(self, folder, entry, lock, task=None):
+        self.entry = entry
+        self._stem = os.path.join(folder, task or entry.task)
+        self._lock = lock
+        self._writing = threading.Lock()
+
+    def note(self, **changes):
+        """Change the entry; see :meth:`change`."""
+        self.change(lambda entry: changes)
+
+    def change(self, function):
+        """Change the entry, on the disk too.
+
+        A full disk must not end an import: that is logged, and what was
+        written before stays.
+
+        :param function: called with the entry; returns the changed fields
+        """
+        with self._writing:
+            if self._lock is None:
+                return
+            changed = dataclasses.replace(self.entry, **function(self.entry))
+            if changed == self.entry:
+                return
+            try:
+                self.write(changed)
+            except OSError as exc:
+                LOG.warning('The journal of task %(task)s cannot be written: '
+                            '%(error)s', {'task': changed.task, 'error': exc})
+
+    def write(self, entry):
+        """Write the entry.
+
+        :raises OSError: if it cannot be written; the former stays
+        """
+        path = self._stem + _RECORD
+        new = path + '.new'
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, 'w') as file:
+            file.write(entry.text())
+            file.flush()
+            os.fdatasync(fd)
+        # Should the host lose this after all, with its power, the former is
+        # there: from an earlier phase, more is done again.
+        os.replace(new, path)
+        self.entry = entry
+
+    def close(self):
+        """Remove the entry: there is nothing to be seen to any more."""
+        with self._writing:
+            if self._lock is None:
+                return
+            for suffix in (_RECORD, _RECORD + '.new', _LOCK):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(self._stem + suffix)
+            self._let_go()
+
+    def release(self):
+        """Leave the entry to whoever comes."""
+        with self._writing:
+            if self._lock is not None:
+                self._let_go()
+
+    def _let_go(self):
+        os.close(self._lock)
+        self._lock = None
+
+
+def _sync(folder):
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,398 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What a dead worker was at: gone on with, or undone.
+
+Each process of a worker looks at the journal when it starts and every few
+seconds (:mod:`glance_dcn.staging.watch`), and takes over the entries whose
+processes have died; of several one gets an entry. It brings the image back to
+where its import began, keeping what is worth to be kept, and then begins it
+again in its place, with the same task and the same lock, or, if that is not
+possible, ends the task and lets go of the image. All of it may be broken off
+and done again.
+
+======================== ===============================================
+what went on             what becomes of it
+======================== ===============================================
+glance-direct, any phase begun again with the staged data; else the image is
+                         ``uploading``, with the data in its place
+download, until staged   ``queued``: the same request can be repeated
+download, from there on  begun again with the staged data; else ``queued``
+copy                     begun again for the stores that lack the image
+active already           copied to the stores that lack it; else these have
+                         failed, and the others stay
+image deleted            what is left of it is removed
+another task has it      left alone, but for the task's message
+======================== ===============================================
+"""
+
+import logging
+import os
+import uuid
+
+from glance_dcn.sites import dead
+from glance_dcn.sites import owed
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
+
+LOG = logging.getLogger(__name__)
+
+# Times that an import is begun again: it may be what ends the worker.
+_ATTEMPTS = 2
+
+#: What has become of an entry.
+RESUMED = 'resumed'
+UNDONE = 'undone'
+FINISHED = 'finished'
+LEFT = 'left alone'
+
+# Namespace of the locks by which a peer's imports are undone.
+_FENCES = uuid.UUID('8f8c3f0e-6f0b-4b0b-9c39-5a8f3d6f2f11')
+_DOWNLOADS = ('web-download', 'glance-download')
+# Phases before the end of a download.
+_NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
+
+
+def recover(found, again=None):
+    """Take over what dead processes have left.
+
+    :param found: :class:`glance_dcn.staging.journal.Journal`
+    :param again: function that begins an import again, see
+        :func:`glance_dcn.staging.rerun.begin`; None: it is undone
+    :returns: list of (:class:`glance_dcn.staging.journal.Entry`, outcome);
+        None as the outcome of one that failed and is tried again
+    """
+    outcomes = []
+    for task in found.tasks():
+        if running.get(task):
+            continue
+        held = found.take(task)
+        if held is None:
+            continue
+        entry = held.entry
+        try:
+            outcome = _Recovery(held, again).run()
+            LOG.warning('Image %(image)s: its %(method)s was broken off when '
+                        '%(by)s ended (%(phase)s); it was %(outcome)s', {
+                            'image': entry.image, 'method': entry.method,
+                            'by': entry.by, 'phase': entry.phase,
+                            'outcome': outcome})
+        except Exception:
+            LOG.exception('Image %(image)s: what is left of task %(task)s '
+                          'cannot be seen to now; it is tried again', {
+                              'image': entry.image, 'task': task})
+            outcome = None
+        finally:
+            if running.get(task) is None:
+                # Gone already, if it is over.
+                held.release()
+        outcomes.append((entry, outcome))
+    return outcomes
+
+
+def undo(held):
+    """Undo an entry, whatever it is; return what has become of it.
+
+    :param held: :class:`glance_dcn.staging.journal.Held`
+    """
+    return _Recovery(held, None).run()
+
+
+def fence(entry):
+    """Have the image of a peer's entry locked so that the peer loses it.
+
+    :param entry: :class:`glance_dcn.staging.journal.Entry` that was taken
+    :returns: whether it is; if not, it is another's by now, or nobody's
+    """
+    from glance_dcn.staging import database
+    image = database.image(entry.image)
+    if image is None:
+        return False
+    lock = image['properties'].get(database.LOCK)
+    if lock == _lock(entry):
+        return True
+    if lock is None:
+        task = database.task(entry.task)
+        # Nobody has it, and the task goes on: who fenced it last was broken
+        # off.
+        if task is None or task['status'] in database.ENDED:
+            return False
+    elif lock != entry.task:
+        return False
+    return database.replace_lock(entry.image, lock, _lock(entry))
+
+
+def _lock(entry):
+    """Return the task that the lock on the image of an entry names."""
+    if not entry.taken:
+        return entry.task
+    # The same for whoever undoes it.
+    return str(uuid.uuid5(_FENCES, entry.task))
+
+
+class _Recovery:
+    """Of one entry."""
+
+    def __init__(self, held, again):
+        # Where there is no database there is nothing to recover.
+        from glance_dcn.staging import database
+        self._database = database
+        self._held = held
+        self._entry = held.entry
+        self._again = again
+        self._image = None
+
+    def run(self):
+        """See to it; return what has become of it."""
+        entry = self._entry
+        folder.end_orphans(entry.path)
+        task = self._database.task(entry.task)
+        if task is not None and task['status'] not in self._database.ENDED:
+            # From now on nobody takes the lock for a stale one. Whether
+            # somebody has is seen next.
+            self._database.say(entry.task, 'Its worker has ended: seeing to '
+                               'what it has left')
+        self._image = self._database.image(entry.image)
+        if self._image is None:
+            return self._gone()
+        if entry.taken:
+            # The peer's process may be there still: with the same lock.
+            self._again = None
+            fence(entry)
+            self._image = self._database.image(entry.image)
+            if self._image is None:
+                return self._gone()
+        lock = self._image['properties'].get(self._database.LOCK)
+        if lock != _lock(entry):
+            return self._lost(lock)
+        if task is not None and task['status'] == 'success':
+            return self._finish()
+        if task is None or task['status'] == 'failure':
+            self._again = None
+        if entry.method == 'copy-image':
+            return self._copy()
+        if self._image['status'] == 'active':
+            return self._active()
+        return self._import()
+
+    def _gone(self):
+        """The user has deleted the image."""
+        self._bury(self._entry.stores, published=True)
+        folder.discard(self._entry.path,
+                       *folder.companions(self._entry.path))
+        self._database.fail(self._entry.task, 'The image was deleted.')
+        self._held.close()
+        return UNDONE
+
+    def _lost(self, lock):
+        """The task has let go of the image, or lost it."""
+        self._database.fail(
+            self._entry.task, 'The worker ended; the image %s.' % (
+                'was taken over by task %s' % lock if lock
+                else 'had been given up'))
+        self._held.close()
+        return LEFT if lock else FINISHED
+
+    def _finish(self):
+        """Nothing but the end was missing."""
+        folder.discard(self._entry.path,
+                       *folder.companions(self._entry.path))
+        self._update(remaining=())
+        self._database.succeed(self._entry.task, self._entry.image)
+        self._let_go()
+        return FINISHED
+
+    def _copy(self):
+        remaining = self._remaining()
+        if not remaining:
+            return self._finish()
+        self._bury(remaining, published=False)
+        if folder.size(self._entry.path) != self._image['size']:
+            folder.discard(self._entry.path)
+        if self._may_go_on():
+            return self._go_on(remaining)
+        folder.discard(self._entry.path)
+        self._bury(remaining, published=True)
+        self._update(remaining)
+        return self._undone('copying to %s was broken off: repeat it'
+                            % _names(remaining))
+
+    def _active(self):
+        """Some stores were enough, or all are done.
+
+        What is missing is copied: from the stores that have the image, it
+        is what staging it was for.
+        """
+        remaining = self._remaining()
+        if not remaining:
+            return self._finish()
+        folder.discard(self._entry.path,
+                       *folder.companions(self._entry.path))
+        if self._may_go_on() and self._database.may_copy():
+            self._bury(remaining, published=False)
+            self._held.note(method='copy-image')
+            return self._go_on(remaining)
+        self._bury(remaining, published=True)
+        self._update(remaining)
+        return self._undone(
+            'the image is active; storing it in %s was broken off: copy it '
+            'there (copy-image)' % _names(remaining))
+
+    def _import(self):
+        usable = self._restage()
+        if usable and self._may_go_on():
+            self._bury(self._entry.stores, published=False)
+            self._drop_locations(keep=True)
+            self._put_back('uploading', ())
+            return self._go_on(self._entry.stores)
+        self._drop_locations(keep=False)
+        self._bury(self._entry.stores, published=True)
+        if usable and self._entry.method not in _DOWNLOADS:
+            self._put_back('uploading', self._entry.stores)
+            return self._undone('the staged data is kept: repeat the import')
+        folder.discard(self._entry.path,
+                       *folder.companions(self._entry.path))
+        self._put_back('queued', self._entry.stores)
+        return self._undone(
+            'repeat the import' if self._entry.method in _DOWNLOADS
+            else 'the staged data is not complete: stage the image again')
+
+    def _restage(self):
+        """Put the staged file where it was; return whether it is complete."""
+        entry, image = self._entry, self._image
+        for path in folder.companions(entry.path):
+            kind = path[len(entry.path) + 1:]
+            if (kind == image['disk_format']
+                    and kind != entry.formats.get('disk_format')
+                    and folder.size(path) == image['size']):
+                # The conversion was over: the image says what it is now.
+                os.replace(path, entry.path)
+            else:
+                folder.discard(path)
+        size = folder.size(entry.path)
+        staged = (entry.method not in _DOWNLOADS
+                  or entry.phase not in _NOT_STAGED)
+        return (size is not None and staged
+                and image['size'] in (None, size))
+
+    def _put_back(self, status, failed):
+        """Let the image be as it was before the import."""
+        values = {'status': status, 'checksum': None, 'os_hash_value': None,
+                  'os_hash_algo': None}
+        properties = self._lists(failed)
+        if status == 'uploading':
+            values['size'] = folder.size(self._entry.path)
+            url = self._database.own_url()
+            if url:
+                properties[self._database.HOST] = url
+        else:
+            values.update(self._entry.formats, size=None, virtual_size=None)
+        self._database.update(self._image['id'], self._image['status'],
+                              properties, **values)
+        host = self._image['properties'].get(self._database.HOST)
+        if status == 'queued' and self._entry.taken and host:
+            # Nothing is there, and nobody: a deletion must not be sent there.
+            self._database.drop_property(self._image['id'],
+                                         self._database.HOST, host)
+
+    def _update(self, remaining):
+        """Set the lists of stores, and nothing else."""
+        self._database.update(self._image['id'], self._image['status'],
+                              self._lists(remaining))
+
+    def _lists(self, failed):
+        database = self._database
+        return {
+            database.IMPORTING: database.stores(
+                self._image, database.IMPORTING, remove=self._entry.stores),
+            database.FAILED: database.stores(
+                self._image, database.FAILED, add=failed)}
+
+    def _remaining(self):
+        """Return the target stores that the image is not in."""
+        there = self._database.located(self._image)
+        return [store for store in self._entry.stores if store not in there]
+
+    def _drop_locations(self, keep):
+        """Take the locations off an image that is not active yet.
+
+        :param keep: let the data stay where our driver will find it equal
+        """
+        for location in self._image['locations']:
+            store = location['metadata'].get('store')
+            if store not in self._entry.stores:
+                continue
+            kept = location['status'] != 'active' or (
+                keep and self._answer_for(store))
+            self._database.drop_location(self._image['id'], location)
+            if not kept:
+                self._database.remove_data(self._image['id'], location)
+
+    def _answer_for(self, store):
+        """Let a store keep its data; return whether it does.
+
+        Should the import not come to take it over, it is removed as what a
+        dead writer has published.
+        """
+        site = owed.ledger.sites.get(store)
+        if site is None or not site.available:
+            return False
+        try:
+            dead.answer_for(site, self._entry.image)
+        except Exception as exc:
+            LOG.info('Store %(store)s has to take image %(image)s anew: '
+                     '%(error)s', {'store': store, 'error': exc,
+                                   'image': self._entry.image})
+            return False
+        return True
+
+    def _bury(self, stores, published):
+        """Remove what the dead process has begun to write."""
+        there = (self._database.located(self._image) if self._image
+                 else set())
+        for store, instances in self._entry.begun.items():
+            site = owed.ledger.sites.get(store)
+            if site and store in stores and store not in there:
+                dead.bury(site, self._entry.image, instances, published)
+
+    def _may_go_on(self):
+        # What proves a signature needs the token of the user.
+        return (self._again is not None
+                and self._entry.attempts < _ATTEMPTS
+                and 'img_signature' not in self._image['properties'])
+
+    def _go_on(self, stores):
+        """Begin the import again, under the lock that it has."""
+        copies = self._held.entry.method == 'copy-image'
+        self._held.note(phase=journal.COPYING if copies else journal.STAGED,
+                        attempts=self._entry.attempts + 1)
+        self._again(self._held, stores)
+        return RESUMED
+
+    def _undone(self, what):
+        self._database.fail(
+            self._entry.task, 'The worker ended while the import was at it '
+            '(%s); %s.' % (self._entry.phase, what))
+        self._let_go()
+        return UNDONE
+
+    def _let_go(self):
+        self._database.drop_property(self._image['id'], self._database.LOCK,
+                                     _lock(self._entry))
+        self._held.close()
+
+
+def _names(stores):
+    # A Glance with a single store has no name for it.
+    return ', '.join(store or 'the store' for store in stores)

@@ -1,0 +1,117 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Looking at the staging folder, in each process of a worker.
+
+It begins when the process does, beside its requests: nothing waits for it.
+"""
+
+import logging
+import sys
+import time
+
+from glance_dcn import background
+from glance_dcn import catalog
+from glance_dcn import plugins
+from glance_dcn.sites import worker
+from glance_dcn.staging import accepted
+from glance_dcn.staging import folder
+from glance_dcn.staging import options
+from glance_dcn.staging import recovery
+from glance_dcn.staging import residue
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between looks at the journal.
+_INTERVAL = 5
+# Seconds from the last store that was set up to the first look, and until
+# one is had even if Glance has not come up.
+_SETTLING = 1
+_PATIENCE = 20
+_PAUSE = 0.2
+
+_conf = None
+_since = 0
+_watch = None
+_gate = None
+_said = False
+
+
+def start(conf):
+    """Look after what dead processes leave, from now on.
+
+    Called as each store is set up.
+
+    :param conf: oslo.config object
+    """
+    global _conf, _since, _watch
+    if not worker.enabled:
+        return
+    options.register(conf)
+    _conf, _since = conf, time.monotonic()
+    if _watch is None:
+        _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
+        _watch.start()
+
+
+def ask_first(function):
+    """Have a function asked each time before what is left is seen to.
+
+    :param function: without arguments; returns whether to go on
+    """
+    global _gate
+    _gate = function
+
+
+def _look():
+    if not catalog.present():
+        # Glance before release 33 may be patched by eventlet: its database
+        # is out of reach for this thread. There is the command for it.
+        return
+    _wait_for_glance()
+    found = folder.of(_conf)
+    if found is None:
+        return
+    from glance_dcn.staging import rerun
+    chosen = _conf[options.GROUP]
+    used = plugins.staging_is_used(_conf)
+    if used:
+        accepted.listen(_conf)
+    # A peer that took this worker for gone may be at it.
+    if _gate is None or _gate():
+        recovery.recover(found,
+                         rerun.begin if chosen.resume_imports else None)
+    if used:
+        _say_doubts()
+        residue.look(found, chosen.staging_residue_age)
+
+
+def _wait_for_glance():
+    """Wait until Glance is there: what it is loading is not to be touched."""
+    while time.monotonic() - _since < _SETTLING or (
+            not _is_loaded() and time.monotonic() - _since < _PATIENCE):
+        time.sleep(_PAUSE)
+
+
+def _is_loaded():
+    module = sys.modules.get('glance.api.v2.router')
+    return module is not None and not getattr(
+        module.__spec__, '_initializing', False)
+
+
+def _say_doubts():
+    global _said
+    if not _said:
+        _said = True
+        for sentence in folder.doubts(_conf):
+            LOG.warning(sentence)

@@ -1,0 +1,93 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""By what a worker knows that it is itself that answers at an address.
+
+Glance's ``/healthcheck`` is answered by plugins of oslo.middleware, without a
+token, by whatever process gets the request. While the worker asks its own
+address, all its processes add a secret of the moment to that answer; nobody
+else knows it. At all other times they add nothing.
+
+No configuration names the plugin: in processes of Glance's that have a
+worker's folder, it stands around each of those that configurations name, and
+leaves to them what the answer is.
+"""
+
+from glance_dcn import plugins
+
+_NAMESPACE = 'oslo.middleware.healthcheck'
+_MARK = 'glance-dcn '
+
+_place = None
+_loaded = False
+
+
+def begin(place):
+    """Have healthchecks of this process answered from now on.
+
+    It must be called before Glance makes its application.
+
+    :param place: :class:`glance_dcn.workers.place.Place`
+    """
+    global _place
+    _place = place
+    points = plugins.entry_points(_NAMESPACE)
+    points[:] = [point if isinstance(point, _Point) else _Point(point)
+                 for point in points]
+
+
+def loaded():
+    """Return whether Glance has loaded the plugin in this process."""
+    return _loaded
+
+
+def mark(secret):
+    """Return what the answer has in it while a secret is the one."""
+    return _MARK + secret
+
+
+class _Point:
+    """An entry point whose plugin has ours around it."""
+
+    def __init__(self, point):
+        self._point = point
+
+    def __getattr__(self, name):
+        return getattr(self._point, name)
+
+    def load(self):
+        """Return what makes the plugin."""
+        kind = self._point.load()
+        return lambda *args: Answer(kind(*args))
+
+
+class Answer:
+    """The plugin, as oslo.middleware calls it.
+
+    :param plugin: the one that it stands around
+    """
+
+    def __init__(self, plugin):
+        global _loaded
+        _loaded = True
+        self._plugin = plugin
+
+    def healthcheck(self, server_port):
+        """Return the other plugin's result, with the secret if there is one.
+
+        :param server_port: TCP port of the server
+        """
+        result = self._plugin.healthcheck(server_port)
+        secret = _place.challenged() if _place else None
+        if secret:
+            result.reason = '%s %s' % (result.reason, mark(secret))
+        return result

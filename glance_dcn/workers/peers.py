@@ -1,0 +1,193 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The other workers of the site, and what becomes of a silent one's work.
+
+Peers have the same default store. Others may have another store in the same
+pool, and are left alone.
+
+Silence is measured by this worker's own clock, from when it heard of the
+other one first, and only while it can hear: nothing that happens to clocks or
+to the default site makes a living worker seem dead.
+
+A peer that takes over first gets the lock of those who act for that worker,
+then marks its record, which fails if it has spoken meanwhile, and only then
+undoes its work, task by task. Undoing twice does no harm.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import time
+import uuid
+
+from glance_dcn.staging import journal
+from glance_dcn.workers import registry as registries
+
+LOG = logging.getLogger(__name__)
+
+# Seconds the right to act for a worker lasts, if it is not renewed.
+_ACTING = 60
+# Seconds between two looks after which it is not known what was in between.
+_GAP = 60
+# Seconds after which nobody waits for a worker to come back that left
+# nothing to be done.
+_FORGOTTEN = 7 * 24 * 3600
+
+
+@contextlib.contextmanager
+def acting(records, identity, holder):
+    """Have the only right to act for a worker while the block runs.
+
+    :param records: :class:`glance_dcn.workers.registry.Registry`
+    :param identity: name of the worker
+    :param holder: text that tells this holder from all others
+    :returns: context manager that gives None if another has it, or a function
+        that has it for longer, and returns whether it still was had
+    """
+    def renew():
+        return records.hold(identity, holder, _ACTING)
+    if not renew():
+        yield None
+        return
+    try:
+        yield renew
+    finally:
+        records.release(identity, holder)
+
+
+class Peers:
+    """The peers of one worker.
+
+    :param records: :class:`glance_dcn.workers.registry.Registry`
+    :param identity: name of this worker
+    :param timeout: seconds of silence until a peer's work is taken over
+    :param undo: called with a :class:`glance_dcn.workers.registry.Worker` and
+        what it was doing, a :class:`glance_dcn.staging.journal.Entry`; None:
+        this process cannot
+    """
+
+    def __init__(self, records, identity, timeout, undo):
+        self._registry = records
+        self._identity = identity
+        self._timeout = timeout
+        self._undo = undo
+        self._holder = uuid.uuid4().hex
+        self._looked = None
+        self._heard = {}
+
+    def forget(self):
+        """Forget who was heard when: it is not known what was meanwhile."""
+        self._heard.clear()
+
+    def alive(self):
+        """Return the peers that were heard to speak, not too long ago."""
+        now = time.monotonic()
+        return [heard.worker for heard in list(self._heard.values())
+                if heard.spoke and now - heard.since < self._timeout]
+
+    def look(self):
+        """Look at all peers, and take over from those silent for too long.
+
+        :raises: as :class:`glance_dcn.workers.registry.Registry`
+        """
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked > _GAP:
+            self.forget()
+        self._looked = now
+        found = {worker.identity: (worker, text)
+                 for worker, text in self._registry.workers()
+                 if worker.identity != self._identity
+                 and worker.site == self._registry.site.name}
+        for identity in set(self._heard).difference(found):
+            del self._heard[identity]
+        for identity, (worker, text) in found.items():
+            known = self._heard.get(identity)
+            if known is None or known.count != _count(worker):
+                self._heard[identity] = _Heard(worker, now, known is not None)
+            elif now - known.since >= self._timeout:
+                self._bury(worker, text)
+
+    def _bury(self, worker, text):
+        """Do what is to be done for a silent worker."""
+        tasks = self._registry.tasks(worker.identity)
+        if tasks and self._undo is not None:
+            with acting(self._registry, worker.identity,
+                        self._holder) as renew:
+                if renew and self._mark(worker, text):
+                    self._take_over(worker, renew)
+        elif not tasks and time.time() - worker.seen > _FORGOTTEN:
+            LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
+                     'silent for long', {'worker': worker.identity,
+                                         'host': worker.host})
+            self._registry.remove(worker, text)
+
+    def _mark(self, worker, text):
+        """Write that a worker's work is taken over.
+
+        :returns: whether it is; it is not if the worker lives
+        """
+        if worker.taken_by is not None:
+            # Who had begun with it may be gone as well.
+            return self._registry.worker(worker.identity)[1] == text
+        marked = dataclasses.replace(worker, taken_by=self._identity)
+        if not self._registry.replace(text, marked):
+            return False
+        LOG.warning('Worker %(worker)s at host %(host)s is silent for more '
+                    'than %(timeout)d s: this worker undoes what it was doing',
+                    {'worker': worker.identity, 'host': worker.host,
+                     'timeout': self._timeout})
+        return True
+
+    def _take_over(self, worker, renew):
+        # Again: the worker may have begun one just before it was marked.
+        for entry in self._registry.tasks(worker.identity):
+            if not renew():
+                return
+            try:
+                self._undo(worker, entry)
+            except journal.Busy:
+                LOG.debug('Worker %(worker)s is silent, but lives: image '
+                          '%(image)s is left to it', {
+                              'worker': worker.identity,
+                              'image': entry.image})
+                continue
+            except Exception:
+                LOG.exception(
+                    'What worker %(worker)s did with image %(image)s could '
+                    'not be undone; it is tried again', {
+                        'worker': worker.identity, 'image': entry.image})
+                continue
+            self._registry.forget(worker.identity, entry.task)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Heard:
+    """When a worker was heard last.
+
+    :ivar worker: :class:`glance_dcn.workers.registry.Worker`
+    :ivar since: seconds of this worker's monotonic clock
+    :ivar spoke: whether it spoke while this worker listened
+    """
+
+    worker: registries.Worker
+    since: float
+    spoke: bool
+
+    @property
+    def count(self):
+        """What changes when the worker speaks."""
+        return _count(self.worker)
+
+
+def _count(worker):
+    return worker.incarnation, worker.beat

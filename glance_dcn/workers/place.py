@@ -1,0 +1,173 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a Glance worker keeps with what it has staged.
+
+A worker is all processes that share a staging folder: those of one uWSGI
+master, or of one glance-api. It is known by a name that it gives itself once,
+and that lasts as long as the volume of its staging folder does: when a worker
+comes back on another host, with that volume, it is still the same.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import tempfile
+import time
+import uuid
+
+from glance_dcn.staging import journal
+
+_IDENTITY = 'identity'
+_LEAD = 'lead'
+_CHALLENGE = 'challenge'
+# Seconds after which a challenge is nobody's any more.
+_PATIENCE = 120
+_UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+
+
+class Place:
+    """The folder of one worker.
+
+    :param staging: path of the staging folder
+    :ivar folder: path of the folder
+    """
+
+    def __init__(self, staging):
+        self.staging = os.path.abspath(staging)
+        self.folder = os.path.join(self.staging, journal.FOLDER)
+        self._lead = None
+
+    def identity(self):
+        """Return the name of the worker, a UUID; it is made if need be.
+
+        :raises OSError: if it can be neither read nor written
+        :raises ValueError: if the file holds something else
+        """
+        known = self.known_identity()
+        if known is not None:
+            return known
+        self._make()
+        path = os.path.join(self.folder, _IDENTITY)
+        temporary = self._write(str(uuid.uuid4()) + '\n')
+        try:
+            # Of several processes that make one, one has made it.
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        _sync_folder(self.folder)
+        return _read_identity(path)
+
+    def known_identity(self):
+        """Return the name of the worker, or None if it has none yet.
+
+        :raises OSError: if it cannot be read
+        :raises ValueError: if the file holds something else
+        """
+        try:
+            return _read_identity(os.path.join(self.folder, _IDENTITY))
+        except FileNotFoundError:
+            return None
+
+    def lead(self):
+        """Return whether this process is the one that speaks for the worker.
+
+        Until it ends, it stays so; then another one may be.
+
+        :raises OSError: if the folder cannot be used
+        """
+        if self._lead is not None:
+            pid, fd = self._lead
+            if pid == os.getpid():
+                return True
+            # Of the parent of a fork, which goes on holding it.
+            os.close(fd)
+            self._lead = None
+        self._make()
+        fd = os.open(os.path.join(self.folder, _LEAD),
+                     os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except BaseException:
+            os.close(fd)
+            raise
+        self._lead = os.getpid(), fd
+        return True
+
+    def resign(self):
+        """Let another process speak for the worker."""
+        if self._lead is not None:
+            os.close(self._lead[1])
+            self._lead = None
+
+    @contextlib.contextmanager
+    def challenge(self):
+        """Have all processes of the worker know a new secret meanwhile.
+
+        :returns: context manager that gives the secret, as text
+        :raises OSError: if it cannot be written
+        """
+        secret = secrets.token_hex(16)
+        self._make()
+        path = os.path.join(self.folder, _CHALLENGE)
+        os.replace(self._write(secret), path)
+        try:
+            yield secret
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def challenged(self):
+        """Return the secret of the moment, or None."""
+        try:
+            with open(os.path.join(self.folder, _CHALLENGE)) as f:
+                age = time.time() - os.fstat(f.fileno()).st_mtime
+                return f.read(64) if age < _PATIENCE else None
+        except (OSError, ValueError):
+            return None
+
+    def _make(self):
+        # Not the staging folder itself: it may have to be mounted yet.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.folder, mode=0o700)
+
+    def _write(self, text):
+        """Write a temporary file in the folder and return its path."""
+        fd, path = tempfile.mkstemp(dir=self.folder, prefix='.')
+        with open(fd, 'w') as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        return path
+
+
+def _read_identity(path):
+    with open(path) as f:
+        text = f.read(100).strip()
+    if not _UUID.fullmatch(text):
+        raise ValueError('%s does not hold the name of a worker; remove it, '
+                         'and it is made anew' % path)
+    return text
+
+
+def _sync_folder(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,332 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Says to the peers of this worker that it lives.
+
+One process of a worker does so for all: the first one that gets the lock on a
+file beside the staging folder, and another one when that ends. Everything is
+done beside requests. While the default site is away, nothing can be said; the
+peers cannot hear of each other either then, and take nothing over.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import logging
+import socket
+import time
+import uuid
+
+from glance_dcn import background
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import omap
+from glance_dcn.engine import native
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
+from glance_dcn.staging import watch
+from glance_dcn.workers import answer
+from glance_dcn.workers import options
+from glance_dcn.workers import peers
+from glance_dcn.workers import place as places
+from glance_dcn.workers import reference
+from glance_dcn.workers import registry
+from glance_dcn.workers import takeover
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between two beats, and two looks at peers, at most; beats in the time
+# after which a worker that is silent is taken for dead.
+_BEAT = 10
+_BEATS = 5
+# Seconds between two looks at the self reference while it is right, and while
+# it is not.
+_CHECK, _CHECK_AGAIN = 120, 20
+# Seconds after the start until the self reference is looked at: Glance has to
+# listen first.
+_SETTLE = 5
+# Looks in a row that find nobody at the address until that is said.
+_PATIENCE = 2
+
+_presence = None
+
+
+def begin(conf, site):
+    """Have this worker known to its peers from now on.
+
+    :param conf: oslo.config object of a Glance that serves
+    :param site: :class:`glance_dcn.sites.site.Site` of the default store
+    """
+    global _presence
+    if _presence is not None:
+        _presence.stop()
+        _presence = None
+    staging = folder.path(conf)
+    # The scrubber and others have stores, and are no workers.
+    if not staging or conf.prog != 'glance-api':
+        return
+    options.register(conf)
+    place = places.Place(staging)
+    answer.begin(place)
+    running.on_begin(announce)
+    watch.ask_first(may_recover)
+    _presence = Presence(conf, registry.Registry(site), place)
+    _presence.start()
+
+
+def announce(entry):
+    """Have the peers know at once what this worker begins.
+
+    Nothing is waited for, nor raised. What does not get there, and how far
+    it is, is written with one of the next beats.
+
+    :param entry: :class:`glance_dcn.staging.journal.Entry`
+    """
+    if _presence is not None:
+        _presence.announce(entry)
+
+
+def may_recover():
+    """Return whether this worker may see to what it has left itself."""
+    return _presence is None or _presence.may_recover()
+
+
+class Presence:
+    """The worker that this process belongs to, in the registry.
+
+    :param conf: oslo.config object
+    :param records: :class:`glance_dcn.workers.registry.Registry`
+    :param place: :class:`glance_dcn.workers.place.Place`
+    """
+
+    def __init__(self, conf, records, place):
+        self._conf = conf
+        self._registry = records
+        self._place = place
+        self._journal = journal.Journal(place.staging)
+        self._reset()
+        self._timeout = conf[options.GROUP].dcn_worker_timeout
+        often = min(_BEAT, self._timeout / _BEATS)
+        self._beating = background.Periodic('dcn-worker', self.beat, often)
+        self._looking = background.Periodic('dcn-peers', self.look, often)
+        self._checking = background.Periodic('dcn-self-reference', self.check,
+                                             _SETTLE)
+
+    def _reset(self):
+        # As it was written last: (Worker, its text).
+        self._written = None
+        self._incarnation = uuid.uuid4().hex
+        self._since = time.time()
+        self._began = time.monotonic()
+        self._verdict = reference.Verdict(registry.UNCHECKED, [])
+        self._misses = 0
+        self._complained = None
+        self.peers = None
+
+    def start(self):
+        """Speak, look and check beside requests."""
+        for periodic in (self._beating, self._looking, self._checking):
+            periodic.start()
+
+    def stop(self):
+        """Do so no more."""
+        for periodic in (self._beating, self._looking, self._checking):
+            periodic.stop()
+        self._place.resign()
+
+    def beat(self):
+        """Say that the worker lives, if this process is to say so."""
+        if not self._leads():
+            return
+        if not self._registry.site.available:
+            return
+        try:
+            self._speak()
+        except (errors.ClusterError, omap.Error) as exc:
+            LOG.debug('The peers of this worker do not hear of it: %s', exc)
+
+    def announce(self, entry):
+        """Write down what this worker begins, without waiting."""
+        site = self._registry.site
+        # Not where it would have to be connected to first.
+        if not site.connected_fsid or not site.available:
+            return
+        try:
+            self._registry.note_later(self._place.identity(), entry)
+        except Exception as exc:
+            LOG.debug('The peers of this worker do not hear of the import of '
+                      'image %s: %s', entry.image, exc)
+
+    def may_recover(self):
+        """Return whether no peer is at what this worker has left.
+
+        A peer that is cannot be known of while the default site is away; the
+        locks of the images tell then.
+        """
+        if not self._registry.site.available:
+            return True
+        try:
+            known, _text = self._registry.worker(self._place.identity())
+        except (errors.ClusterError, omap.Error, OSError, ValueError):
+            return True
+        return known is None or known.taken_by is None
+
+    def look(self):
+        """Look after the peers, if this process is the one to."""
+        if self.peers is None or not self._registry.site.available:
+            return
+        try:
+            self.peers.look()
+        except (errors.ClusterError, omap.Error) as exc:
+            # What is not heard now is not to be taken for silence.
+            self.peers.forget()
+            LOG.debug('The peers of this worker cannot be heard: %s', exc)
+
+    def check(self):
+        """Look at the self reference, if this process is the one to."""
+        self._checking.interval = _CHECK_AGAIN
+        if (self.peers is None
+                or time.monotonic() - self._began < _SETTLE):
+            self._checking.interval = _SETTLE
+            return
+        # What eventlet has patched is not for this thread to use.
+        verdict = reference.judge(
+            self._conf.worker_self_reference_url, self._conf.public_endpoint,
+            self._place, self.peers.alive(), ask=not native.patched())
+        self._misses = self._misses + 1 if verdict.passing else 0
+        if 0 < self._misses < _PATIENCE:
+            return
+        if verdict.state == registry.RIGHT:
+            self._checking.interval = _CHECK
+        self._take(verdict)
+
+    def _leads(self):
+        """Whether this process speaks for the worker."""
+        try:
+            if not self._place.lead():
+                # That of the parent of a fork.
+                self.peers = None
+                return False
+            if self.peers is None:
+                identity = self._place.identity()
+                self._reset()
+                # The database is out of reach for threads of a process that
+                # eventlet has patched.
+                undo = None if native.patched() else functools.partial(
+                    takeover.undo, self._conf)
+                self.peers = peers.Peers(self._registry, identity,
+                                         self._timeout, undo)
+        except (OSError, ValueError) as exc:
+            self._complain('Nothing can be kept beside the staging folder %s, '
+                           'so that other workers do not know of this one, '
+                           'and it does not check its %s: %s' % (
+                               self._place.staging, reference.OPTION, exc))
+            return False
+        return True
+
+    def _speak(self):
+        """Write the record of this worker."""
+        worker = self._worker()
+        before = self._written and self._written.text()
+        if self._written is None:
+            known, before = self._registry.worker(worker.identity)
+            if known and known.taken_by and not self._let_go(known):
+                return
+        if self._registry.replace(before, worker):
+            self._written = worker
+            self._copy_journal()
+            return
+        # It is not what it should be: see what it is, at the next beat.
+        self._written = None
+        known, _text = self._registry.worker(worker.identity)
+        if known and known.incarnation != self._incarnation:
+            self._complain(
+                'Another worker, at host %s, has the staging folder %s too, '
+                'or a copy of %s. Each worker needs a staging folder of its '
+                'own' % (known.host, self._place.staging, self._place.folder))
+
+    def _copy_journal(self):
+        """Have the registry know what the journal has."""
+        identity = self._written.identity
+        # First what is known, for what is announced is in the journal by
+        # then, unless it has ended.
+        known = {entry.task: entry
+                 for entry in self._registry.tasks(identity)}
+        going_on = {entry.task: entry for entry in self._journal.entries()}
+        for task, entry in going_on.items():
+            if known.get(task) != entry:
+                self._registry.note(identity, entry)
+        for task in set(known).difference(going_on):
+            self._registry.forget(identity, task)
+
+    def _let_go(self, known):
+        """Let go of what a peer has taken over while this one was silent.
+
+        :param known: this worker, as the peer has marked it
+        :returns: whether that is done; the peer may be at it still
+        """
+        with peers.acting(self._registry, known.identity,
+                          self._incarnation) as held:
+            if not held:
+                return False
+            for entry in self._registry.tasks(known.identity):
+                self._registry.forget(known.identity, entry.task)
+        LOG.warning('Store %(store)s did not hear of this worker for too '
+                    'long: worker %(peer)s has taken its locks off images '
+                    'and undone its imports', {
+                        'store': self._registry.site.name,
+                        'peer': known.taken_by})
+        return True
+
+    def _worker(self):
+        """Return the record of this worker as it is to be now."""
+        changes = {
+            'url': self._conf.worker_self_reference_url or None,
+            'reference': self._verdict.state,
+            'faults': list(self._verdict.faults),
+            'seen': time.time(),
+        }
+        if self._written is not None:
+            return dataclasses.replace(
+                self._written, beat=self._written.beat + 1, **changes)
+        return registry.Worker(
+            self._place.identity(), self._registry.site.name,
+            host=socket.gethostname(), staging=self._place.staging,
+            release=_release(), incarnation=self._incarnation,
+            since=self._since, **changes)
+
+    def _take(self, verdict):
+        """Take over a verdict, and say what has changed."""
+        before, self._verdict = self._verdict, verdict
+        if verdict == before:
+            return
+        for fault in verdict.faults:
+            if fault not in before.faults:
+                LOG.log(logging.WARNING if verdict.state == registry.UNPROVED
+                        else logging.ERROR, '%s', fault)
+        if verdict.state == registry.RIGHT:
+            LOG.info('%(option)s %(url)s leads to this worker', {
+                'option': reference.OPTION,
+                'url': self._conf.worker_self_reference_url})
+        self._beating.wake()
+
+    def _complain(self, text):
+        if text != self._complained:
+            self._complained = text
+            LOG.error('%s', text)
+
+
+def _release():
+    try:
+        return importlib.metadata.version('glance-dcn')
+    except importlib.metadata.PackageNotFoundError:
+        return ''

@@ -1,0 +1,265 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Whether a worker's self reference leads to this very worker.
+
+Peers send the import or deletion of what is staged here to the address in
+``worker_self_reference_url``, with the path of the request behind it. A wrong
+one is found out by a failing import, unless it is looked at before: its form,
+what others have, and who answers there.
+"""
+
+import contextlib
+import dataclasses
+import ipaddress
+import re
+import socket
+import urllib.parse
+
+from glance_dcn.workers import answer
+from glance_dcn.workers import registry
+
+OPTION = 'worker_self_reference_url'
+
+# Questions asked, each on a connection of its own: a load balancer gives
+# them to several workers.
+_QUESTIONS = 4
+# Seconds to wait for a connection, and for an answer of a busy worker.
+_TIMEOUT = (5, 15)
+# Bytes of an answer that are looked at.
+_LARGEST = 65536
+# Answers of Glance's /healthcheck: well, and disabled by file.
+_STATUSES = (200, 503)
+_CURE = ('Set it to an address of this worker alone, such as '
+         'http://%s:9292')
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is known of a self reference.
+
+    :ivar state: RIGHT, WRONG or UNPROVED of the registry
+    :ivar faults: texts of what is wrong or why nothing can be said
+    :ivar passing: whether it may be right in a moment, such as while the
+        worker starts
+    """
+
+    state: str
+    faults: list
+    passing: bool = False
+
+
+def judge(url, public, place, others, ask=True):
+    """Look at the self reference of this worker.
+
+    :param url: worker_self_reference_url, or None
+    :param public: public_endpoint, which Glance takes instead, or None
+    :param place: :class:`glance_dcn.workers.place.Place` of this worker
+    :param others: list of :class:`glance_dcn.workers.registry.Worker` that
+        live
+    :param ask: whether to ask who is there
+    :returns: :class:`Verdict`
+    """
+    cure = _CURE % (socket.getfqdn() or 'HOST')
+    if not url:
+        return _wrong(_missing(public, cure))
+    fault = _form(url, cure)
+    if fault:
+        return _wrong(fault)
+    faults = _compare(url, others, cure)
+    state, fault, passing = (
+        _ask(url, place, cure) if ask else
+        _unproved(url, 'Glance is patched by eventlet, so that nobody asks'))
+    if fault:
+        faults.append(fault)
+    if faults and state == registry.RIGHT:
+        state = registry.WRONG
+    # What is wrong with it now does not pass because nobody answers.
+    return Verdict(state, faults, passing and len(faults) == 1)
+
+
+def _wrong(fault):
+    return Verdict(registry.WRONG, [fault])
+
+
+def _missing(public, cure):
+    told = ('Glance tells others public_endpoint, %s, instead, which is no '
+            'address of one worker' % public if public else
+            'others cannot be told where an image is staged')
+    return ('%s is not set: %s. What is staged here cannot be imported or '
+            'deleted through other workers. %s' % (OPTION, told, cure))
+
+
+def _form(url, cure):
+    """Return what is wrong with the form of an address, or None."""
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(url)
+        # Raises if it is no number.
+        _ = parts.port
+        if url == url.strip() and not re.search(r'[\s\x00-\x1f]', url):
+            return _form_of_parts(parts, cure)
+    return '%s is no URL. %s' % (OPTION, cure)
+
+
+def _form_of_parts(parts, cure):
+    fault = None
+    if not parts.scheme or not parts.netloc:
+        fault = 'is not absolute: it lacks http:// or the host'
+    elif parts.scheme not in ('http', 'https'):
+        fault = 'begins with %s:// and not with http:// or https://' % (
+            parts.scheme)
+    elif not parts.hostname:
+        fault = 'names no host'
+    elif parts.username is not None or parts.password is not None:
+        # They would be kept with each image, where users can see them.
+        fault = 'has a user name or password in it, which are without effect'
+    elif parts.query or parts.fragment:
+        fault = 'has a query or a fragment in it'
+    elif parts.path.endswith('/'):
+        fault = ('ends with "/": Glance puts the path of a request, which '
+                 'begins with one, behind it')
+    elif re.search(r'/v[12](\.\d+)?$', parts.path):
+        fault = ('ends with the version of the API, which is part of the '
+                 'path that Glance puts behind it')
+    elif _is_unspecified(parts.hostname):
+        fault = ('names %s, at which a server listens, but nobody can be '
+                 'reached' % parts.hostname)
+    return fault and '%s %s. %s' % (OPTION, fault, cure)
+
+
+def _is_unspecified(host):
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _compare(url, others, cure):
+    """Return the faults that are seen by what other workers have."""
+    faults = []
+    twins = [other for other in others
+             if other.url and _normal(other.url) == _normal(url)]
+    if twins:
+        faults.append(
+            '%s %s is also that of worker %s at host %s: requests for what is '
+            'staged at one reach the other. %s'
+            % (OPTION, url, twins[0].identity, twins[0].host, cure))
+    here = socket.gethostname()
+    strangers = [other for other in others if other.host != here]
+    if strangers and _is_loopback(url):
+        faults.append(
+            '%s %s is an address of the host itself, by which worker %s at '
+            'host %s, and others, reach themselves. %s' % (
+                OPTION, url, strangers[0].identity, strangers[0].host, cure))
+    return faults
+
+
+def _normal(url):
+    """Return what is equal for two addresses of the same server."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port or {'http': 80, 'https': 443}.get(parts.scheme)
+        return parts.hostname, port, parts.path.rstrip('/')
+    except ValueError:
+        return url
+
+
+def _is_loopback(url):
+    host = urllib.parse.urlsplit(url).hostname
+    try:
+        found = {entry[4][0].partition('%')[0]
+                 for entry in socket.getaddrinfo(host, None)}
+        return all(ipaddress.ip_address(text).is_loopback for text in found)
+    except (OSError, ValueError):
+        return False
+
+
+def _ask(url, place, cure):
+    """Ask an address who is there, as requests of Glance's would reach it.
+
+    No token is sent, no redirection followed.
+
+    :returns: tuple of the state, what is wrong or None, and whether that may
+        pass
+    """
+    import requests
+    if not answer.loaded():
+        return _unproved(url, 'the healthcheck of this worker has no backend, '
+                         'or there is none')
+    ours = strange = 0
+    with place.challenge() as secret, requests.Session() as session:
+        for _ in range(_QUESTIONS):
+            try:
+                status, text = _question(session, url)
+            except (requests.RequestException, OSError, ValueError) as exc:
+                return (registry.WRONG, '%s %s %s. %s' % (
+                    OPTION, url, _explain(exc), cure), True)
+            if answer.mark(secret) in text:
+                ours += 1
+            elif status in _STATUSES:
+                strange += 1
+            else:
+                return _unproved(
+                    url, '%s/healthcheck is answered with status %d, which '
+                    'is not what Glance answers' % (url, status))
+    if strange == 0:
+        return registry.RIGHT, None, False
+    who = ('other workers as well as this one: it is the address of a load '
+           'balancer' if ours else
+           'another than this worker: it is the address of that one, or of a '
+           'load balancer')
+    return (registry.WRONG, '%s %s is answered by %s. %s'
+            % (OPTION, url, who, cure), False)
+
+
+def _question(session, url):
+    """Return the status and the text of an answer."""
+    with session.get(url + '/healthcheck', timeout=_TIMEOUT, stream=True,
+                     allow_redirects=False, headers={
+                         'Accept': 'text/plain',
+                         'Connection': 'close'}) as response:
+        data = response.raw.read(_LARGEST, decode_content=True)
+        return response.status_code, data.decode(errors='replace')
+
+
+def _unproved(url, reason):
+    return (registry.UNPROVED,
+            '%s %s could not be proved to lead to this worker: %s. See that '
+            'it does, and that the paste configuration of Glance has '
+            '/healthcheck, as that of a release has'
+            % (OPTION, url, reason), False)
+
+
+def _explain(exc):
+    """Return what went wrong with a question, in words."""
+    import requests
+    chain, found = [], exc
+    while found is not None and found not in chain:
+        chain.append(found)
+        found = (getattr(found, 'reason', None)
+                 if isinstance(getattr(found, 'reason', None), Exception)
+                 else found.__cause__ or found.__context__)
+    for cause in chain:
+        if isinstance(cause, requests.exceptions.SSLError):
+            return ('cannot be reached: its certificate is not accepted, or '
+                    'it does not speak TLS (%s)' % chain[-1])
+        if isinstance(cause, requests.exceptions.ConnectTimeout):
+            return 'cannot be reached: nobody answers within %d s' % (
+                _TIMEOUT[0])
+        if isinstance(cause, requests.exceptions.ReadTimeout):
+            return ('can be reached, but does not answer within %d s'
+                    % _TIMEOUT[1])
+        if isinstance(cause, socket.gaierror):
+            return 'cannot be reached: its host is not known (%s)' % cause
+        if isinstance(cause, ConnectionRefusedError):
+            return 'cannot be reached: nobody listens there'
+    return 'cannot be reached: %s' % chain[-1]

@@ -1,0 +1,222 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The Glance workers of a site, and what they are doing, for each other.
+
+Each worker has a record in the pool of its default store, where its peers,
+the other workers with the same default store, find it. It counts up in it
+every few seconds. Clocks of hosts differ, so that nobody compares times: a
+peer looks whether the count has changed since it looked last.
+
+A record is only ever written over the text that its writer knows. So a
+worker whose work was taken over by a peer, because it was silent for too
+long, finds that out when it writes again; and a peer cannot take over from
+one that has spoken meanwhile.
+
+Beside it stands a copy of the worker's journal (see
+:mod:`glance_dcn.staging.journal`), from which a peer knows what it was doing.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+import typing
+
+from glance_dcn.ceph import omap
+from glance_dcn.staging import journal
+
+LOG = logging.getLogger(__name__)
+
+#: Name of the object with the records.
+OBJECT = 'glance_dcn.workers'
+#: Name of the object whose lock those have who act for a worker that is
+#: silent, or that has just come back; the worker's name follows.
+ACTING = 'glance_dcn.worker.'
+
+#: States of a self reference.
+RIGHT, WRONG, UNPROVED, UNCHECKED = 'right', 'wrong', 'unproved', 'unchecked'
+
+_LOCK = 'acting'
+_VERSION = 1
+_WORKER, _TASK = 'worker/', 'task/'
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """A worker.
+
+    :ivar identity: its name, see :mod:`glance_dcn.workers.place`
+    :ivar site: its default store
+    :ivar url: its worker_self_reference_url, or None
+    :ivar host: name of the host
+    :ivar staging: path of its staging folder there
+    :ivar release: of glance_dcn
+    :ivar incarnation: differs after each start of who speaks for it
+    :ivar beat: a count that goes up
+    :ivar since: when that one began, seconds since the epoch by its clock
+    :ivar seen: when it spoke last, by its clock
+    :ivar reference: RIGHT, WRONG, UNPROVED or UNCHECKED
+    :ivar faults: what is wrong with its self reference, or why nothing can
+        be said: list of texts
+    :ivar taken_by: name of the worker that has taken over its work, or None
+    """
+
+    identity: str
+    site: str
+    url: typing.Optional[str] = None
+    host: str = ''
+    staging: str = ''
+    release: str = ''
+    incarnation: str = ''
+    beat: int = 0
+    since: float = 0
+    seen: float = dataclasses.field(default_factory=time.time)
+    reference: str = UNCHECKED
+    faults: list = dataclasses.field(default_factory=list)
+    taken_by: typing.Optional[str] = None
+
+    @property
+    def key(self):
+        """Key of the record."""
+        return _WORKER + self.identity
+
+    def text(self):
+        """Return the record as it is kept."""
+        return json.dumps(dict(dataclasses.asdict(self), version=_VERSION),
+                          sort_keys=True)
+
+
+def parse(text):
+    """Return the worker that a text stands for.
+
+    What a later release has added is left out.
+
+    :raises ValueError: if it cannot be understood
+    """
+    fields = json.loads(text)
+    if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
+        raise ValueError('not a record of version %d' % _VERSION)
+    names = {field.name for field in dataclasses.fields(Worker)}
+    try:
+        return Worker(**{name: value for name, value in fields.items()
+                         if name in names})
+    except TypeError as exc:
+        raise ValueError(str(exc))
+
+
+class Registry:
+    """The records in the pool of one site.
+
+    Everything raises :class:`glance_dcn.ceph.errors.ClusterError` if the site
+    is away, and :class:`glance_dcn.ceph.omap.Error` if the cluster refuses.
+
+    :param site: :class:`glance_dcn.sites.site.Site`
+    """
+
+    def __init__(self, site):
+        self.site = site
+
+    def workers(self):
+        """Return (worker, text as it is kept), in the order of names."""
+        return self._all(parse, _WORKER)
+
+    def worker(self, identity):
+        """Return tuple of a worker and its text, as it is kept, or Nones.
+
+        One that cannot be understood is None, with its text.
+        """
+        with self.site.open_pool() as ioctx:
+            text = omap.get(ioctx, OBJECT, _WORKER + identity)
+        try:
+            return text and parse(text), text
+        except ValueError:
+            return None, text
+
+    def replace(self, before, worker):
+        """Write a worker, if its record is still what it was.
+
+        :param before: text of the record until now; None: there is none
+        :param worker: :class:`Worker`
+        :returns: whether it was written
+        """
+        with self.site.open_pool() as ioctx:
+            return omap.swap(ioctx, OBJECT, worker.key, before, worker.text())
+
+    def remove(self, worker, text):
+        """Forget a worker, unless it has spoken meanwhile.
+
+        :param text: of its record, as it was seen
+        """
+        with self.site.open_pool() as ioctx:
+            if omap.remove(ioctx, OBJECT, worker.key, text):
+                omap.remove_object(ioctx, ACTING + worker.identity)
+
+    def tasks(self, identity):
+        """Return what a worker was doing.
+
+        :returns: list of :class:`glance_dcn.staging.journal.Entry`
+        """
+        return [entry for entry, _text in self._all(
+            journal.parse, _task_key(identity, ''))]
+
+    def note(self, identity, entry):
+        """Write down what a worker does, over what was known of the task."""
+        with self.site.open_pool() as ioctx:
+            omap.put(ioctx, OBJECT,
+                     {_task_key(identity, entry.task): entry.text()})
+
+    def note_later(self, identity, entry):
+        """The same without waiting; nobody hears of a failure."""
+        with self.site.open_pool() as ioctx:
+            omap.put_later(ioctx, OBJECT,
+                           {_task_key(identity, entry.task): entry.text()})
+
+    def forget(self, identity, task):
+        """Take the record of a task away.
+
+        :param task: ID of the task
+        """
+        with self.site.open_pool() as ioctx:
+            omap.remove(ioctx, OBJECT, _task_key(identity, task))
+
+    def hold(self, identity, holder, seconds):
+        """Take the right to act for a worker, or hold it for longer.
+
+        :param holder: text that tells this holder from all others
+        :param seconds: for how long from now
+        :returns: whether it is held now
+        """
+        with self.site.open_pool() as ioctx:
+            return omap.lock(ioctx, ACTING + identity, _LOCK, holder, seconds)
+
+    def release(self, identity, holder):
+        """Give the right to act for a worker back."""
+        with self.site.open_pool() as ioctx:
+            omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
+
+    def _all(self, understand, prefix):
+        found = []
+        with self.site.open_pool() as ioctx:
+            for key, text in omap.walk(ioctx, OBJECT, prefix):
+                try:
+                    found.append((understand(text), text))
+                except ValueError as exc:
+                    LOG.warning('Store %(store)s: record %(key)s of object '
+                                '%(object)s cannot be understood: %(error)s',
+                                {'store': self.site.name, 'key': key,
+                                 'object': OBJECT, 'error': exc})
+        return found
+
+
+def _task_key(identity, task):
+    return '%s%s/%s' % (_TASK, identity, task)

@@ -1,0 +1,129 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Undoing what a peer that is gone was doing.
+
+This worker puts the peer's entry into its own journal, as taken, changes the
+lock of the image into one of its own, moves the staged data into its own
+staging folder, if it can read the peer's, and undoes the import as it does
+with its own. Should it die over that, its successor goes on.
+
+The lock stands for all that the peer's process may still do: with another one
+Glance lets it change the image no more, and the clusters cut its clients off.
+It is for the same reason that nothing is begun again here: that would have
+the lock the peer believes in.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import shutil
+
+from glance_dcn.sites import owed
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+from glance_dcn.staging import recovery
+from glance_dcn.workers import place
+
+LOG = logging.getLogger(__name__)
+
+_UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}', re.ASCII)
+
+
+def undo(conf, worker, entry):
+    """Undo an import or a copy of a peer that is gone.
+
+    :param conf: oslo.config object
+    :param worker: :class:`glance_dcn.workers.registry.Worker`
+    :param entry: :class:`glance_dcn.staging.journal.Entry`
+    :returns: what has become of it, see :mod:`glance_dcn.staging.recovery`
+    :raises glance_dcn.staging.journal.Busy: if somebody is at it
+    :raises Exception: if it cannot be undone now
+    """
+    if not (_UUID.fullmatch(entry.task) and _UUID.fullmatch(entry.image)):
+        # They become names of files; others may write to the pool.
+        raise ValueError('task %r of image %r is none of Glance\'s'
+                         % (entry.task, entry.image))
+    with contextlib.ExitStack() as stack:
+        theirs = _theirs(worker, entry.task)
+        if theirs is not None:
+            stack.callback(theirs.release)
+        own = folder.of(conf).begin(dataclasses.replace(
+            entry, path=folder.staged(conf, entry.image), taken=True,
+            by=owed.whoami()))
+        stack.callback(own.release)
+        if recovery.fence(own.entry):
+            # Of an earlier time: this worker has not staged it for this
+            # import.
+            path = own.entry.path
+            folder.discard(path, *folder.companions(path))
+            if theirs is not None:
+                _move(os.path.join(worker.staging, entry.image), path)
+        outcome = recovery.undo(own)
+        if theirs is not None:
+            theirs.close()
+    LOG.warning('Image %(image)s: its %(method)s was broken off when worker '
+                '%(worker)s at host %(host)s fell silent (%(phase)s); it was '
+                '%(outcome)s', {
+                    'image': entry.image, 'method': entry.method,
+                    'worker': worker.identity, 'host': worker.host,
+                    'phase': entry.phase, 'outcome': outcome})
+    return outcome
+
+
+def _theirs(worker, task):
+    """Return the peer's own entry, if its staging folder can be read here.
+
+    :returns: :class:`glance_dcn.staging.journal.Held`, or None
+    :raises glance_dcn.staging.journal.Busy: if the process that holds it
+        lives
+    """
+    try:
+        # The folder of that path may be another's here.
+        if place.Place(worker.staging).known_identity() != worker.identity:
+            return None
+        found = journal.Journal(worker.staging)
+        held = found.take(task)
+        if held is None and found.read(task) is not None:
+            raise journal.Busy(task)
+        return held
+    except (OSError, ValueError):
+        return None
+
+
+def _move(source, target):
+    """Move staged files into the own staging folder, as far as possible.
+
+    :param source: path of the staged file; with it go those that a
+        conversion has made
+    """
+    for path in [*folder.companions(source), source]:
+        new = target + path[len(source):]
+        part = '%s.part' % target
+        try:
+            try:
+                os.rename(path, new)
+            except OSError:
+                # On another file system, or not to be changed.
+                shutil.copyfile(path, part)
+                os.rename(part, new)
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            LOG.warning('Staged file %(path)s cannot be taken over: '
+                        '%(error)s', {'path': path, 'error': exc})
+            folder.discard(part)
+            continue
+        with contextlib.suppress(OSError):
+            folder.discard(path)

@@ -1,0 +1,89 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Taking an image away from a client that was killed."""
+
+import subprocess
+import sys
+import time
+
+import rbd
+
+from glance_dcn.ceph import claims
+from glance_dcn.ceph import connection
+from glance_dcn.ceph import fencing
+from glance_dcn.ceph import omap
+from tests.functional import base
+
+# Has the image open for writing, and a claim on its name.
+_WRITER = '''
+import sys, time
+import rbd
+from glance_dcn.ceph import claims, connection
+site = connection.Connection('central', sys.argv[1], 'glance')
+with site.open_pool('images') as ioctx:
+    rbd.RBD().create(ioctx, sys.argv[2], 1 << 20)
+    with rbd.Image(ioctx, sys.argv[2]), claims.claim(ioctx, sys.argv[2]):
+        print(site.client().get_instance_id(), flush=True)
+        time.sleep(60)
+'''
+
+
+class FencingTest(base.CephTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.name = self.image_name()
+        conf = str(self.cluster('central').conf)
+        writer = subprocess.Popen(
+            [sys.executable, '-c', _WRITER, conf, self.name],
+            stdout=subprocess.PIPE, text=True)
+        self.addCleanup(writer.stdout.close)
+        self.addCleanup(writer.wait)
+        self.instance = int(writer.stdout.readline())
+        writer.kill()
+        writer.wait()
+        # As Glance's user: its rights are to suffice.
+        self.site = connection.Connection('central', conf, 'glance')
+        pool = self.site.open_pool('images')
+        self.ioctx = pool.__enter__()
+        self.addCleanup(pool.__exit__, None, None, None)
+
+    def test_it_takes_no_time(self):
+        started = time.monotonic()
+        self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
+                          self.name)
+        claims.break_claim(self.ioctx, self.name, [self.instance])
+        self.assertTrue(fencing.cut_off(self.site.client(), self.ioctx,
+                                        self.name, [self.instance]))
+        with claims.claim(self.ioctx, self.name, patience=0):
+            rbd.RBD().remove(self.ioctx, self.name)
+        self.assertLess(time.monotonic() - started, 15)
+
+    def test_others_are_left_alone(self):
+        claims.break_claim(self.ioctx, self.name, [self.instance + 1])
+        self.assertTrue(fencing.cut_off(self.site.client(), self.ioctx,
+                                        self.name, [self.instance + 1]))
+        self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
+                          self.name)
+        found = omap.holder(self.ioctx, claims.OBJECT,
+                            claims._lock(self.name))
+        self.assertEqual(self.instance, found[0])
+        claims.break_claim(self.ioctx, self.name, [self.instance])
+        fencing.cut_off(self.site.client(), self.ioctx, self.name,
+                        [self.instance])
+        rbd.RBD().remove(self.ioctx, self.name)
+        # Once more does no harm.
+        claims.break_claim(self.ioctx, self.name, [self.instance])
+        omap.break_lock(self.ioctx, claims.OBJECT, claims._lock(self.name),
+                        found[1])

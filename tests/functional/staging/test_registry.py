@@ -1,0 +1,124 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The registry of workers on a real cluster."""
+
+import dataclasses
+import uuid
+
+from glance_dcn.ceph import omap
+from glance_dcn.sites import site as sites
+from glance_dcn.staging import journal
+from glance_dcn.workers import registry
+from tests.functional import base
+
+
+class RegistryTest(base.CephTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.site = sites.Site(
+            'central-%s' % uuid.uuid4(), 'images', 22,
+            str(self.cluster('central').conf), 'glance', 5, 20)
+        self.registry = registry.Registry(self.site)
+        self.worker = registry.Worker(
+            str(uuid.uuid4()), self.site.name, url='http://wörker:9292',
+            host='host', faults=['a fault'])
+        self.identity = self.worker.identity
+        self.addCleanup(self.purge)
+
+    def purge(self):
+        with self.site.open_pool() as ioctx:
+            omap.remove(ioctx, registry.OBJECT, self.worker.key)
+            for entry in self.registry.tasks(self.identity):
+                self.registry.forget(self.identity, entry.task)
+            omap.remove_object(ioctx, registry.ACTING + self.identity)
+
+    def entry(self, **fields):
+        return journal.Entry(**dict(
+            {'task': str(uuid.uuid4()), 'image': self.image_name(),
+             'method': 'copy-image', 'stores': ['dcn0'], 'path': '/s/i',
+             'phase': journal.COPYING, 'begun': {'dcn0': [4242]}}, **fields))
+
+    def kept(self):
+        return [worker for worker, _text in self.registry.workers()
+                if worker.identity == self.identity]
+
+    def test_a_worker(self):
+        self.assertEqual((None, None), self.registry.worker(self.identity))
+        self.assertTrue(self.registry.replace(None, self.worker))
+        # Another who believes to be the first.
+        self.assertFalse(self.registry.replace(None, self.worker))
+        self.assertEqual((self.worker, self.worker.text()),
+                         self.registry.worker(self.identity))
+        self.assertEqual([self.worker], self.kept())
+
+    def test_only_over_what_is_known(self):
+        self.registry.replace(None, self.worker)
+        spoken = dataclasses.replace(self.worker, beat=1)
+        taken = dataclasses.replace(self.worker, taken_by='peer')
+        self.assertTrue(self.registry.replace(self.worker.text(), spoken))
+        self.assertFalse(self.registry.replace(self.worker.text(), taken))
+        self.registry.remove(self.worker, self.worker.text())
+        self.assertEqual([spoken], self.kept())
+        self.registry.remove(spoken, spoken.text())
+        self.assertEqual([], self.kept())
+        # Nor does it come back.
+        self.assertFalse(self.registry.replace(spoken.text(), taken))
+
+    def test_in_an_object_that_is_not_there_yet(self):
+        name = 'glance_dcn.test.%s' % uuid.uuid4()
+        with self.site.open_pool() as ioctx:
+            self.assertFalse(omap.swap(ioctx, name, 'key', 'text', 'other'))
+            self.assertTrue(omap.swap(ioctx, name, 'key', None, 'text'))
+            self.assertTrue(omap.swap(ioctx, name, 'key', 'text', 'other'))
+            self.assertEqual('other', omap.get(ioctx, name, 'key'))
+            omap.remove_object(ioctx, name)
+
+    def test_what_cannot_be_understood(self):
+        with self.site.open_pool() as ioctx:
+            omap.put(ioctx, registry.OBJECT, {self.worker.key: '{'})
+        self.assertEqual([], self.kept())
+        self.assertEqual((None, '{'), self.registry.worker(self.identity))
+        # Its owner writes it anew.
+        self.assertTrue(self.registry.replace('{', self.worker))
+
+    def test_of_a_later_release(self):
+        text = self.worker.text().replace('"beat"', '"more": 1, "beat"')
+        with self.site.open_pool() as ioctx:
+            omap.put(ioctx, registry.OBJECT, {self.worker.key: text})
+        self.assertEqual((self.worker, text),
+                         self.registry.worker(self.identity))
+
+    def test_tasks(self):
+        first, second = self.entry(), self.entry()
+        self.assertEqual([], self.registry.tasks(self.identity))
+        for entry in (first, second):
+            self.registry.note(self.identity, entry)
+        changed = dataclasses.replace(first, phase=journal.STORING)
+        self.registry.note_later(self.identity, changed)
+        self.registry.forget(self.identity, second.task)
+        self.registry.forget(self.identity, second.task)
+        self.assertEqual([changed], self.registry.tasks(self.identity))
+        self.assertEqual([], self.registry.tasks(str(uuid.uuid4())))
+
+    def test_right_to_act(self):
+        self.assertTrue(self.registry.hold(self.identity, 'one', 30))
+        other = registry.Registry(sites.Site(
+            'other-%s' % uuid.uuid4(), 'images', 22,
+            str(self.cluster('central').conf), 'glance', 5, 20))
+        self.assertFalse(other.hold(self.identity, 'two', 30))
+        self.assertTrue(self.registry.hold(self.identity, 'one', 30))
+        self.registry.release(self.identity, 'one')
+        self.registry.release(self.identity, 'one')
+        self.assertTrue(other.hold(self.identity, 'two', 30))
+        other.release(self.identity, 'two')

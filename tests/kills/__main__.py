@@ -1,0 +1,128 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Kills at random moments: ``python -m tests.kills``.
+
+A Glance with a real Keystone and real clusters imports and copies images, and
+is killed with SIGKILL while it does, its uWSGI master with it. It is started
+again, and then the image is active, or the import is repeated. In the end no
+staged file, no RBD image and no lock is left of any of them.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import random
+import signal
+import sys
+import tempfile
+
+from lab import database
+from lab import deployment
+from lab import process
+from tests.kills import run
+from tests.kills import scene as scenes
+
+
+def parser():
+    """Return the parser of the command line."""
+    result = argparse.ArgumentParser(
+        prog='python -m tests.kills', description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = result.add_argument
+    add('--seed', type=int, default=None,
+        help='the same seed, the same methods and moments (default: any)')
+    add('--kills', type=int, default=100, metavar='N',
+        help='how many (default: 100)')
+    add('--methods', default=','.join(run.METHODS), metavar='A,B,...',
+        help='import methods (default: %(default)s)')
+    add('--stock', action='store_true',
+        help='stock Glance with stores of type rbd, killed while it stores')
+    add('--limit', type=float, default=run.LIMIT, metavar='SECONDS',
+        help='until an image must be usable (default: %d)' % run.LIMIT)
+    add('--database', choices=database.KINDS, default='mariadb')
+    add('--lender', type=pathlib.Path, metavar='STATE',
+        help='use the lab in that folder (default: an own one)')
+    add('--state', type=pathlib.Path, default=None,
+        help='folder for the own lab; short, as it holds sockets')
+    return result
+
+
+@contextlib.contextmanager
+def _lab(args):
+    """Have a lab for as long as the block runs."""
+    if args.lender:
+        os.environ['GLANCE_DCN_LAB'] = str(args.lender)
+        yield
+        return
+    state = args.state or pathlib.Path(tempfile.mkdtemp(prefix='dcn-kills.'))
+    lab = deployment.Deployment(state / 'lab')
+    os.environ['GLANCE_DCN_LAB'] = str(lab.state)
+    try:
+        lab.create(scenes.STORES, database=args.database)
+        lab.up()
+        yield
+    finally:
+        lab.down(delete=True)
+        with contextlib.suppress(OSError):
+            state.rmdir()
+
+
+def go(args):
+    """Kill, and show each and the summary.
+
+    :returns: list of :class:`tests.kills.run.Kill`
+    """
+    chance = random.Random(args.seed)
+    methods = args.methods.split(',')
+    kills = []
+    with _lab(args), scenes.Scene('rbd' if args.stock else 'dcn') as scene:
+        spent = {} if args.stock else {
+            method: run.duration(scene, method) for method in methods}
+        print('without kills: %s' % (', '.join(
+            '%s %.1f s' % item for item in spent.items()) or 'not measured'),
+            flush=True)
+        for number in range(1, args.kills + 1):
+            method = chance.choice(methods)
+            moment = (run.begins_to_store if args.stock else run.after(
+                chance.uniform(0, spent[method])))
+            kill = run.one(scene, method, moment, limit=args.limit)
+            kills.append(kill)
+            print('%3d  %-13s %-11s  %-8s %5.1f s  %s' % (
+                number, kill.method, kill.phase, kill.outcome, kill.seconds,
+                '; '.join(kill.wrong)), flush=True)
+    print('\nseed %d\n%s' % (args.seed, run.summary(kills)))
+    return kills
+
+
+def _terminate(_number, _frame):
+    raise SystemExit(143)
+
+
+def main(argv=None):
+    """Run the command line and return the exit code: 1 if all is not well."""
+    args = parser().parse_args(argv)
+    if args.seed is None:
+        args.seed = random.randrange(1 << 32)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        kills = go(args)
+    except (process.LabError, OSError) as exc:
+        print('kills: %s' % exc, file=sys.stderr)
+        return 2
+    return 1 if any(kill.wrong for kill in kills) else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

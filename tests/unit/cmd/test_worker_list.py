@@ -1,0 +1,122 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``glance-dcn worker list``, to registries without clusters."""
+
+import argparse
+import contextlib
+import io
+import json
+import time
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.cmd import worker
+from glance_dcn.sites import owed
+from glance_dcn.staging import journal
+from glance_dcn.workers import registry
+from tests.unit.workers import fakes
+
+
+class Site:
+
+    def __init__(self, name):
+        self.name = name
+
+
+class WorkerListTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        ledger = owed.Ledger()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.owed.ledger', ledger))
+        self.registries = {}
+        for name in ('central', 'dcn0'):
+            ledger.add(Site(name), default=name == 'central')
+            self.registries[name] = fakes.Registry()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.registry.Registry',
+            lambda site: self.registries[site.name]))
+
+    def add(self, identity, site='central', **fields):
+        found = registry.Worker(identity, site, **dict(
+            {'reference': registry.RIGHT, 'host': 'host',
+             'url': 'http://%s:9292' % identity}, **fields))
+        self.registries[site].replace(None, found)
+
+    def list(self, *arguments):
+        """Return the exit status and what is printed."""
+        parser = argparse.ArgumentParser()
+        worker.register(parser.add_subparsers())
+        args = parser.parse_args(['worker', 'list', *arguments])
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            status = args.run(args)
+        return status, output.getvalue()
+
+    def test_nobody(self):
+        self.assertEqual((0, 'No worker is known.\n'), self.list())
+
+    def test_all_are_well(self):
+        self.add('one')
+        self.add('two', 'dcn0')
+        entry = journal.Entry('task', 'image', 'copy-image', ['dcn0'], '/s/i',
+                              journal.COPYING)
+        self.registries['dcn0'].note('two', entry)
+        status, text = self.list()
+        self.assertEqual(0, status)
+        self.assertEqual(3, len(text.splitlines()))
+        status, text = self.list('--format', 'json')
+        first, second = json.loads(text)['workers']
+        self.assertEqual(('one', 'up', 0), (
+            first['identity'], first['state'], first['doing']))
+        self.assertEqual(['image'], [task['image']
+                                     for task in second['tasks']])
+
+    def test_wrong_self_reference(self):
+        self.add('one', reference=registry.WRONG, faults=['it is wrong'])
+        status, text = self.list()
+        self.assertEqual(1, status)
+        self.assertIn('one at host host: it is wrong', text)
+
+    def test_unproved_is_no_mistake(self):
+        self.add('one', reference=registry.UNPROVED, faults=['not proved'])
+        status, text = self.list()
+        self.assertEqual(0, status)
+        self.assertIn('not proved', text)
+
+    def test_silent(self):
+        self.add('one', seen=time.time() - 100)
+        status, text = self.list()
+        self.assertEqual(1, status)
+        self.assertIn('silent', text)
+
+    def test_taken_over(self):
+        self.add('one', taken_by='two')
+        status, text = self.list()
+        self.assertEqual(1, status)
+        self.assertIn('taken over', text)
+
+    def test_site_that_cannot_be_read(self):
+        self.add('one')
+        self.registries['dcn0'].reachable = False
+        status, text = self.list()
+        self.assertEqual(0, status)
+        self.assertIn('The workers of dcn0 cannot be read', text)
+
+    def test_default_site_cannot_be_read(self):
+        self.registries['central'].reachable = False
+        status, text = self.list('--format', 'json')
+        self.assertEqual(3, status)
+        self.assertEqual(['central'], [
+            entry['site'] for entry in json.loads(text)['unread']])

@@ -1,0 +1,173 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The import plugin, with a real database and a real staging folder."""
+
+import pathlib
+import uuid
+
+import fixtures
+from glance.common import store_utils  # noqa: F401 (registers options)
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.flows import staging
+from glance_dcn import plugins
+from glance_dcn.staging import database
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
+from tests.unit.staging import glance
+
+CONF = cfg.CONF
+MiB = 1 << 20
+
+
+class Wrapper:
+    """What ImportActionWrapper is, over the database alone."""
+
+    def __init__(self, image_id, task_id):
+        self.image_id = image_id
+        self._task_id = task_id
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        pass
+
+    def add_failed_stores(self, stores):
+        image = database.image(self.image_id)
+        database.update(self.image_id, image['status'], {
+            database.FAILED: database.stores(image, database.FAILED, stores)})
+
+    def assert_task_lock(self):
+        """The lock is there."""
+
+    def drop_lock_for_task(self):
+        database.drop_property(self.image_id, database.LOCK, self._task_id)
+
+
+class StagingTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.glance = self.useFixture(glance.Database())
+        self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        plugins.staging_is_used(CONF)
+        for name, value, group in (
+                ('image_import_plugins', [plugins.STAGING],
+                 'image_import_opts'),
+                ('node_staging_uri', 'file://%s' % self.staging, None)):
+            CONF.set_override(name, value, group)
+            self.addCleanup(CONF.clear_override, name, group)
+        # Its thread is not started.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.heartbeat.watch.start', lambda: None))
+        self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self.addCleanup(running.end, self.task_id)
+
+    def begin(self, method='glance-direct', status='uploading', **values):
+        self.glance.add_image(self.image_id, status, properties={
+            database.LOCK: self.task_id}, **values)
+        self.glance.add_task(self.task_id, self.image_id, method, ['dcn0'])
+        self.kwargs = {
+            'task_id': self.task_id, 'task_type': 'api_image_import',
+            'backend': ['dcn0'],
+            'import_req': {'method': {'name': method}},
+            'action_wrapper': Wrapper(self.image_id, self.task_id)}
+        return staging.get_flow(**self.kwargs)
+
+    @property
+    def entry(self):
+        return running.of(self.image_id).entry
+
+    def test_the_journal_is_opened(self):
+        self.begin(size=5)
+        self.assertEqual(
+            (journal.STAGED, ['dcn0'], 5, 'qcow2',
+             str(self.staging / self.image_id)),
+            (self.entry.phase, self.entry.stores, self.entry.size,
+             self.entry.formats['disk_format'], self.entry.path))
+
+    def test_a_download_is_staged_when_its_task_runs(self):
+        flow = self.begin('web-download', 'queued')
+        self.assertEqual(journal.DOWNLOADING, self.entry.phase)
+        [(task, _meta)] = flow.iter_nodes()
+        task.execute()
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_what_was_accepted_goes_on(self):
+        running.begin(journal.Journal(str(self.staging)), journal.Entry(
+            self.task_id, self.image_id, 'glance-direct', ['dcn0'],
+            str(self.staging / self.image_id), journal.ACCEPTED))
+        self.begin()
+        self.assertEqual((journal.STAGED, 'qcow2'), (
+            self.entry.phase, self.entry.formats['disk_format']))
+
+    def test_asked_twice(self):
+        self.begin()
+        going_on = running.of(self.image_id)
+        staging.get_flow(**self.kwargs)
+        self.assertIs(going_on, running.of(self.image_id))
+
+    def test_plugin_is_not_used(self):
+        CONF.set_override('image_import_plugins', [], 'image_import_opts')
+        self.assertIsNone(staging.announce({}))
+
+    def test_no_room(self):
+        CONF.set_override('image_import_plugins', [
+            plugins.STAGING, 'image_conversion'], 'image_import_opts')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.folder.free', lambda path: MiB))
+        path = self.staging / self.image_id
+        path.write_bytes(b'x' * 3 * MiB)
+        self.begin()
+        task, image = database.task(self.task_id), database.image(
+            self.image_id)
+        self.assertEqual('failure', task['status'])
+        self.assertIn('2097152 bytes are missing', task['message'])
+        self.assertNotIn(database.LOCK, image['properties'])
+        self.assertEqual(('uploading', 'dcn0'), (
+            image['status'], image['properties'][database.FAILED]))
+        self.assertIsNone(running.of(self.image_id))
+        self.assertTrue(path.exists())
+
+    def test_put_back(self):
+        path = self.staging / self.image_id
+        path.write_bytes(b'data')
+        self.begin(status='importing', size=4)
+        self.assertTrue(staging.put_back(self.kwargs['action_wrapper'],
+                                         ['dcn0']))
+        image = database.image(self.image_id)
+        self.assertEqual(
+            ('uploading', 4, glance.URL, 'dcn0'),
+            (image['status'], image['size'],
+             image['properties'][database.HOST],
+             image['properties'][database.FAILED]))
+
+    def test_nothing_is_put_back_without_the_plugin(self):
+        self.assertFalse(staging.put_back(Wrapper('unknown', 'task'), []))
+
+    def test_failed_import_can_be_repeated(self):
+        (self.staging / self.image_id).write_bytes(b'data')
+        flow = self.begin(status='importing', size=4)
+        [(task, _meta)] = flow.iter_nodes()
+        task.revert(None)
+        self.assertEqual('uploading', database.image(self.image_id)['status'])
+
+    def test_failed_download_is_left_to_stock(self):
+        (self.staging / self.image_id).write_bytes(b'data')
+        flow = self.begin('web-download', status='importing', size=4)
+        [(task, _meta)] = flow.iter_nodes()
+        task.revert(None)
+        self.assertEqual('importing', database.image(self.image_id)['status'])

@@ -1,0 +1,326 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""What becomes of imports whose process has died.
+
+The database, the journal and the staging folder are real ones; the clusters
+are not there, see tests/functional/staging for these.
+"""
+
+import pathlib
+import uuid
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.staging import database
+from glance_dcn.staging import journal
+from glance_dcn.staging import recovery
+from glance_dcn.staging import running
+from tests.unit.staging import glance
+
+STORES = ('central', 'dcn0')
+
+
+class RecoveryTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.journal = journal.Journal(str(self.staging))
+        self.glance = self.useFixture(glance.Database())
+        self.image_id = str(uuid.uuid4())
+        self.task_id = str(uuid.uuid4())
+        self.path = self.staging / self.image_id
+        self.begun = []
+
+    def died(self, method='glance-direct', phase=journal.STORING,
+             status='importing', size=100, located=(), task='processing',
+             lock=None, staged=100, attempts=0, **values):
+        """Make what a worker that died has left."""
+        properties = {database.IMPORTING: ','.join(STORES),
+                      database.FAILED: '', 'own': 'property'}
+        if lock != '':
+            properties[database.LOCK] = lock or self.task_id
+        self.glance.add_image(self.image_id, status, located, properties,
+                              size=size, **values)
+        self.glance.add_task(self.task_id, self.image_id, method, STORES,
+                             task)
+        if staged is not None:
+            self.path.write_bytes(bytes(staged))
+        self.journal.begin(journal.Entry(
+            task=self.task_id, image=self.image_id, method=method,
+            stores=list(STORES), path=str(self.path), phase=phase,
+            formats={'disk_format': 'qcow2', 'container_format': 'bare'},
+            attempts=attempts)).release()
+
+    def begin_again(self, held, stores):
+        running.adopt(held)
+        self.addCleanup(running.end, held.entry.task)
+        self.begun.append((held.entry.attempts, stores))
+
+    def recover(self, again=True):
+        [(entry, outcome)] = recovery.recover(
+            self.journal, self.begin_again if again else None)
+        return outcome
+
+    @property
+    def image(self):
+        return database.image(self.image_id)
+
+    @property
+    def task(self):
+        return database.task(self.task_id)
+
+    def lists(self):
+        properties = self.image['properties']
+        return (properties[database.IMPORTING], properties[database.FAILED])
+
+    def files(self):
+        return sorted(path.name for path in self.staging.iterdir()
+                      if path.name != journal.FOLDER)
+
+    def assertLetGo(self):
+        self.assertNotIn(database.LOCK, self.image['properties'])
+        self.assertEqual([], self.journal.tasks())
+        self.assertEqual('property', self.image['properties']['own'])
+
+    def assertImportable(self):
+        self.assertLetGo()
+        self.assertEqual('uploading', self.image['status'])
+        self.assertEqual(glance.URL, self.image['properties'][database.HOST])
+        self.assertEqual([self.image_id], self.files())
+        self.assertEqual(self.path.stat().st_size, self.image['size'])
+        self.assertEqual(('', 'central,dcn0'), self.lists())
+
+    def assertQueued(self):
+        self.assertLetGo()
+        self.assertEqual(('queued', None, 'qcow2'), (
+            self.image['status'], self.image['size'],
+            self.image['disk_format']))
+        self.assertEqual([], self.files())
+        self.assertNotIn(database.HOST, self.image['properties'])
+
+    def assertBegunAgain(self, stores=STORES):
+        self.assertEqual([(1, list(stores))], self.begun)
+        self.assertEqual(self.task_id,
+                         self.image['properties'][database.LOCK])
+        self.assertEqual('processing', self.task['status'])
+        self.assertIsNotNone(running.of(self.image_id))
+
+    def test_nothing(self):
+        self.assertEqual([], recovery.recover(self.journal))
+
+    def test_staged_image_is_gone_on_with(self):
+        self.died()
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain()
+        self.assertEqual('uploading', self.image['status'])
+        # It is at it now, and not to be taken over.
+        self.assertEqual([], recovery.recover(self.journal, self.begin_again))
+
+    def test_staged_image_is_put_back(self):
+        self.died()
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertImportable()
+        self.assertEqual('failure', self.task['status'])
+        self.assertIn('repeat the import', self.task['message'])
+
+    def test_before_the_image_was_touched(self):
+        self.died(status='uploading', phase=journal.STAGED)
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertImportable()
+
+    def test_what_ends_every_worker_is_not_tried_for_ever(self):
+        self.died(attempts=recovery._ATTEMPTS)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertImportable()
+
+    def test_signed_image_is_put_back(self):
+        self.died()
+        database.update(self.image_id, 'importing', {'img_signature': 'x'})
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertImportable()
+
+    def test_data_that_is_not_complete(self):
+        self.died(staged=99)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+        self.assertIn('stage the image again', self.task['message'])
+
+    def test_data_that_is_gone(self):
+        self.died(staged=None)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+
+    def test_half_download(self):
+        self.died('web-download', journal.DOWNLOADING, size=None)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+
+    def test_download_that_is_staged(self):
+        self.died('web-download', journal.STORING, size=None)
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain()
+        self.assertEqual(100, self.image['size'])
+
+    def test_download_that_is_staged_is_put_back(self):
+        self.died('web-download', journal.STORING, size=None)
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertQueued()
+
+    def test_half_conversion(self):
+        self.died(phase=journal.CONVERTING)
+        pathlib.Path('%s.raw' % self.path).write_bytes(bytes(50))
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertEqual([self.image_id], self.files())
+        self.assertEqual(100, self.path.stat().st_size)
+
+    def test_conversion_that_was_over(self):
+        # The last thing that a conversion does is to remove its source.
+        for source in (100, None):
+            self.died(phase=journal.CONVERTING, disk_format='raw', size=500,
+                      staged=source)
+            pathlib.Path('%s.raw' % self.path).write_bytes(bytes(500))
+            self.assertEqual(recovery.UNDONE, self.recover(again=False))
+            self.assertImportable()
+            self.assertEqual((500, 'raw'), (self.path.stat().st_size,
+                                            self.image['disk_format']))
+            self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
+            self.path.unlink()
+            self.path = self.staging / self.image_id
+
+    def test_conversion_that_was_over_in_vain(self):
+        self.died('web-download', journal.CONVERTED, disk_format='raw',
+                  size=500, staged=500)
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertQueued()
+
+    def test_image_was_deleted(self):
+        self.died()
+        pathlib.Path('%s.raw' % self.path).write_bytes(bytes(50))
+        self.glance.delete_image(self.image_id)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual([], self.files())
+        self.assertEqual([], self.journal.tasks())
+        self.assertEqual('failure', self.task['status'])
+
+    def test_another_task_has_the_image(self):
+        self.died(lock='another')
+        self.assertEqual(recovery.LEFT, self.recover())
+        self.assertEqual('another', self.image['properties'][database.LOCK])
+        self.assertEqual([self.image_id], self.files())
+        self.assertEqual(('importing', 'failure'), (
+            self.image['status'], self.task['status']))
+        self.assertEqual([], self.journal.tasks())
+
+    def test_task_had_let_go(self):
+        self.died(lock='', status='queued', staged=None)
+        self.assertEqual(recovery.FINISHED, self.recover())
+        self.assertEqual('failure', self.task['status'])
+        self.assertLetGo()
+
+    def test_task_has_ended_and_the_lock_stays(self):
+        self.died(status='active', located=STORES, task='success')
+        self.assertEqual(recovery.FINISHED, self.recover())
+        self.assertLetGo()
+        self.assertEqual([], self.files())
+        self.assertEqual('active', self.image['status'])
+
+    def test_task_has_failed_and_the_lock_stays(self):
+        self.died(task='failure')
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertImportable()
+
+    def test_task_is_gone(self):
+        self.died()
+        self.glance.delete_task(self.task_id)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertImportable()
+
+    def test_image_is_active_and_only_the_end_was_missing(self):
+        self.died(status='active', located=STORES)
+        self.assertEqual(recovery.FINISHED, self.recover())
+        self.assertLetGo()
+        self.assertEqual(('', ''), self.lists())
+        self.assertEqual('success', self.task['status'])
+        self.assertEqual([], self.files())
+
+    def test_image_is_active_with_some_of_its_stores(self):
+        self.died(status='active', located=['central'])
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertLetGo()
+        self.assertEqual(('', 'dcn0'), self.lists())
+        self.assertEqual({'central'}, database.located(self.image))
+        self.assertIn('storing it in dcn0 was broken off',
+                      self.task['message'])
+
+    def test_image_that_is_active_is_copied_to_its_other_stores(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.may_copy', lambda: True))
+        self.died(status='active', located=['central'])
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain(['dcn0'])
+        self.assertEqual(('copy-image', journal.COPYING), (
+            running.of(self.image_id).entry.method,
+            running.of(self.image_id).entry.phase))
+        self.assertEqual([], self.files())
+
+    def test_copy_is_gone_on_with(self):
+        self.died('copy-image', journal.COPYING, 'active', staged=None,
+                  located=['central', 'other'])
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain(['dcn0'])
+        self.assertEqual('active', self.image['status'])
+
+    def test_copy_is_given_up(self):
+        self.died('copy-image', journal.COPYING, 'active', staged=None,
+                  located=['other'])
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertLetGo()
+        self.assertEqual(('', 'central,dcn0'), self.lists())
+        self.assertEqual({'other'}, database.located(self.image))
+        self.assertEqual('active', self.image['status'])
+
+    def test_copy_that_was_over(self):
+        self.died('copy-image', journal.COPYING, 'active', staged=None,
+                  located=['other', *STORES])
+        self.assertEqual(recovery.FINISHED, self.recover())
+        self.assertEqual('success', self.task['status'])
+
+    def test_half_a_file_of_a_stock_copy(self):
+        self.died('copy-image', journal.COPYING, 'active', staged=99,
+                  located=['other'])
+        self.recover()
+        self.assertEqual([], self.files())
+
+    def test_database_is_away(self):
+        self.died()
+        with fixtures.MonkeyPatch('glance_dcn.staging.database.image',
+                                  self._fail):
+            self.assertIsNone(self.recover())
+        self.assertEqual(recovery.RESUMED, self.recover())
+
+    def _fail(self, *unused):
+        raise OSError('no database')
+
+    def test_beginning_again_fails(self):
+        self.died()
+
+        def again(held, stores):
+            raise OSError('no thread')
+        [(_entry, outcome)] = recovery.recover(self.journal, again)
+        self.assertIsNone(outcome)
+        # Then it is undone, and not tried for ever.
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertEqual([(2, list(STORES))], self.begun)

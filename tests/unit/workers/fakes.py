@@ -1,0 +1,90 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A registry without a cluster."""
+
+from glance_dcn.ceph import errors
+from glance_dcn.workers import registry
+
+
+class Site:
+    """A site that may be away."""
+
+    name = 'central'
+    available = True
+    connected_fsid = 'f'
+
+
+class Registry:
+    """What :class:`glance_dcn.workers.registry.Registry` does, in memory.
+
+    Several workers share it.
+
+    :ivar records: texts by name of the worker
+    :ivar journals: dicts of entries by task, by name of the worker
+    :ivar holders: who has the right to act, by name of the worker
+    """
+
+    def __init__(self):
+        self.site = Site()
+        self.records = {}
+        self.journals = {}
+        self.holders = {}
+        self.reachable = True
+
+    def workers(self):
+        self._reach()
+        return [(registry.parse(text), text)
+                for _key, text in sorted(self.records.items())]
+
+    def worker(self, identity):
+        self._reach()
+        text = self.records.get(identity)
+        return text and registry.parse(text), text
+
+    def replace(self, before, worker):
+        self._reach()
+        if self.records.get(worker.identity) != before:
+            return False
+        self.records[worker.identity] = worker.text()
+        return True
+
+    def remove(self, worker, text):
+        self._reach()
+        if self.records.get(worker.identity) == text:
+            del self.records[worker.identity]
+
+    def tasks(self, identity):
+        self._reach()
+        return list(self.journals.get(identity, {}).values())
+
+    def note(self, identity, entry):
+        self._reach()
+        self.journals.setdefault(identity, {})[entry.task] = entry
+
+    note_later = note
+
+    def forget(self, identity, task):
+        self._reach()
+        self.journals.get(identity, {}).pop(task, None)
+
+    def hold(self, identity, holder, seconds):
+        self._reach()
+        return self.holders.setdefault(identity, holder) == holder
+
+    def release(self, identity, holder):
+        if self.holders.get(identity) == holder:
+            del self.holders[identity]
+
+    def _reach(self):
+        if not self.reachable:
+            raise errors.Unreachable('central', 'it is away', 'wait')

@@ -1,0 +1,160 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a worker keeps with what it has staged."""
+
+import multiprocessing
+import os
+import pathlib
+import time
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.workers import answer
+from glance_dcn.workers import place
+
+
+def _lead(staging, answers):
+    answers.put(place.Place(staging).lead())
+    time.sleep(60)
+
+
+class TestPlace(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.staging = self.useFixture(fixtures.TempDir()).path
+        self.place = place.Place(self.staging)
+
+    def test_identity_is_made_once(self):
+        identity = self.place.identity()
+        self.assertEqual(identity, place.Place(self.staging + '/').identity())
+        other = self.useFixture(fixtures.TempDir()).path
+        self.assertNotEqual(identity, place.Place(other).identity())
+        # Nothing else is left behind.
+        self.assertEqual(['identity'], os.listdir(self.place.folder))
+
+    def test_staging_folder_is_not_made(self):
+        missing = place.Place(os.path.join(self.staging, 'missing'))
+        for work in (missing.identity, missing.lead):
+            self.assertRaises(FileNotFoundError, work)
+        self.assertEqual([], os.listdir(self.staging))
+
+    def test_identity_is_of_the_first_of_several(self):
+        link, first = os.link, []
+
+        def late(*args):
+            if not first:
+                first.append(None)
+                first.append(place.Place(self.staging).identity())
+            link(*args)
+        self.useFixture(fixtures.MonkeyPatch('os.link', late))
+        self.assertEqual([None, self.place.identity()], first)
+
+    def test_identity_that_is_none(self):
+        os.makedirs(self.place.folder)
+        pathlib.Path(self.place.folder, 'identity').write_text('../../etc\n')
+        exc = self.assertRaises(ValueError, self.place.identity)
+        self.assertIn('remove it', str(exc))
+
+    def test_one_leads_until_it_ends(self):
+        self.assertTrue(self.place.lead())
+        self.assertTrue(self.place.lead())
+        context = multiprocessing.get_context('spawn')
+        answers = context.Queue()
+        others = [context.Process(target=_lead, args=(
+            self.staging, answers), daemon=True) for _ in range(2)]
+        others[0].start()
+        self.assertFalse(answers.get(timeout=20))
+        self.place.resign()
+        others[1].start()
+        self.addCleanup(others[0].kill)
+        self.addCleanup(others[1].kill)
+        self.assertTrue(answers.get(timeout=20))
+        self.assertFalse(self.place.lead())
+        others[1].kill()
+        others[1].join()
+        self.assertTrue(self.place.lead())
+
+    def test_child_of_a_fork_does_not_lead(self):
+        self.assertTrue(self.place.lead())
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(writing, b'yes' if self.place.lead() else b'no')
+            os._exit(0)
+        os.close(writing)
+        os.waitpid(pid, 0)
+        with open(reading, 'rb') as f:
+            self.assertEqual(b'no', f.read())
+        # The child's end does not take it away from the parent.
+        self.assertFalse(place.Place(self.staging).lead())
+
+    def test_challenge(self):
+        self.assertIsNone(self.place.challenged())
+        with self.place.challenge() as secret:
+            self.assertEqual(secret,
+                             place.Place(self.staging).challenged())
+            with self.place.challenge() as another:
+                self.assertNotEqual(secret, another)
+        self.assertIsNone(self.place.challenged())
+
+    def test_challenge_of_one_who_died(self):
+        with self.place.challenge():
+            path = os.path.join(self.place.folder, 'challenge')
+            os.utime(path, (1, 1))
+            self.assertIsNone(self.place.challenged())
+
+
+class TestAnswer(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.place = place.Place(self.useFixture(fixtures.TempDir()).path)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.answer._place', None))
+        self.disabling = os.path.join(self.place.staging, 'disabling')
+
+    def app(self):
+        """Return the healthcheck as Glance's paste configuration has it."""
+        from oslo_middleware import healthcheck
+        return healthcheck.Healthcheck.app_factory(
+            {}, backends='disable_by_file',
+            disable_by_file_path=self.disabling)
+
+    def get(self, app, status=200):
+        import webob
+        response = webob.Request.blank(
+            '/', headers={'Accept': 'text/plain'}).get_response(app)
+        self.assertEqual(status, response.status_int)
+        return response.text
+
+    def test_has_the_secret_of_the_moment(self):
+        before = self.get(self.app())
+        self.assertIn('OK', before)
+        answer.begin(self.place)
+        app = self.app()
+        self.assertTrue(answer.loaded())
+        self.assertEqual(before.split(), self.get(app).split())
+        with self.place.challenge() as secret:
+            self.assertIn(answer.mark(secret), self.get(app))
+        self.assertEqual(before.split(), self.get(app).split())
+
+    def test_leaves_the_answer_to_the_plugin(self):
+        answer.begin(self.place)
+        answer.begin(self.place)
+        pathlib.Path(self.disabling).touch()
+        with self.place.challenge() as secret:
+            text = self.get(self.app(), 503)
+        self.assertEqual(['DISABLED', 'BY', 'FILE', 'glance-dcn', secret],
+                         text.split())

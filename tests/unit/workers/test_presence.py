@@ -1,0 +1,228 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a worker says of itself, to a registry without a cluster."""
+
+import dataclasses
+
+import fixtures
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.staging import journal
+from glance_dcn.workers import options
+from glance_dcn.workers import place
+from glance_dcn.workers import presence
+from glance_dcn.workers import reference
+from glance_dcn.workers import registry
+from tests.unit.workers import fakes
+
+URL = 'http://worker-1:9292'
+RIGHT = reference.Verdict(registry.RIGHT, [])
+WRONG = reference.Verdict(registry.WRONG, ['it is wrong'])
+PASSING = reference.Verdict(registry.WRONG, ['nobody listens'], passing=True)
+
+
+class PresenceTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.conf = cfg.ConfigOpts()
+        self.conf.register_opts([
+            cfg.StrOpt('worker_self_reference_url', default=URL),
+            cfg.StrOpt('public_endpoint')])
+        options.register(self.conf)
+        self.conf([])
+        self.logged = self.useFixture(fixtures.FakeLogger(
+            'glance_dcn.workers'))
+        self.registry = fakes.Registry()
+        self.staging = self.useFixture(fixtures.TempDir()).path
+        self.now = 1000.0
+        self.useFixture(fixtures.MonkeyPatch('time.monotonic',
+                                             lambda: self.now))
+        self.verdicts = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.reference.judge',
+            lambda *args, **kwargs: self.verdicts.pop(0)))
+        self.presence = self.process()
+
+    def process(self):
+        """Return what another process of the worker has."""
+        found = presence.Presence(self.conf, self.registry,
+                                  place.Place(self.staging))
+        self.addCleanup(found.stop)
+        return found
+
+    @property
+    def worker(self):
+        [(worker, _text)] = self.registry.workers()
+        return worker
+
+    def entry(self, task='task'):
+        return journal.Entry(task, 'image', 'glance-direct', ['central'],
+                             '/s/image', journal.STORING)
+
+    def check(self, *verdicts):
+        self.verdicts[:] = verdicts
+        for _ in verdicts:
+            self.now += 60
+            self.presence.check()
+            self.presence.beat()
+        self.assertEqual([], self.verdicts)
+
+    def test_first_beat(self):
+        self.presence.beat()
+        worker = self.worker
+        self.assertEqual(
+            (place.Place(self.staging).identity(), 'central', URL,
+             self.staging, registry.UNCHECKED, None),
+            (worker.identity, worker.site, worker.url, worker.staging,
+             worker.reference, worker.taken_by))
+
+    def test_counts_up(self):
+        beats = []
+        for _ in range(3):
+            self.presence.beat()
+            beats.append(self.worker.beat)
+        self.assertEqual([0, 1, 2], beats)
+
+    def test_one_process_speaks(self):
+        second = self.process()
+        self.presence.beat()
+        second.beat()
+        second.look()
+        second.check()
+        first = self.worker.incarnation
+        self.assertEqual(0, self.worker.beat)
+        self.presence.stop()
+        second.beat()
+        self.assertNotEqual(first, self.worker.incarnation)
+        self.assertEqual('', self.logged.output)
+
+    def test_default_site_is_away(self):
+        self.registry.reachable = False
+        self.presence.beat()
+        self.presence.look()
+        self.registry.reachable = True
+        self.presence.beat()
+        self.assertEqual(0, self.worker.beat)
+        self.registry.site.available = False
+        self.presence.beat()
+        self.assertEqual(0, self.worker.beat)
+
+    def test_journal_is_copied(self):
+        found = journal.Journal(self.staging)
+        self.presence.beat()
+        identity = self.worker.identity
+        held = found.begin(self.entry())
+        self.addCleanup(held.close)
+        self.presence.beat()
+        self.assertEqual([self.entry().task], [
+            entry.task for entry in self.registry.tasks(identity)])
+        held.note(phase=journal.CONVERTED)
+        # Announced by another process, and ended since.
+        self.registry.note(identity, self.entry('ended'))
+        self.presence.beat()
+        self.assertEqual([held.entry], self.registry.tasks(identity))
+        held.close()
+        self.presence.beat()
+        self.assertEqual([], self.registry.tasks(identity))
+
+    def test_announces_at_once(self):
+        # Also by a process that does not speak for the worker.
+        self.presence.beat()
+        self.process().announce(self.entry())
+        self.assertEqual([self.entry().task], [
+            entry.task for entry in self.registry.tasks(
+                self.worker.identity)])
+        self.registry.reachable = False
+        self.presence.announce(self.entry('unheard'))
+
+    def test_comes_back(self):
+        self.presence.beat()
+        before = self.worker
+        self.registry.note(before.identity, self.entry())
+        text = before.text()
+        self.assertTrue(self.registry.replace(text, dataclasses.replace(
+            before, taken_by='peer')))
+        self.registry.holders[before.identity] = 'peer'
+        # The peer is at it.
+        for _ in range(3):
+            self.presence.beat()
+        self.assertEqual('peer', self.worker.taken_by)
+        self.assertNotIn('has taken its locks', self.logged.output)
+        self.assertFalse(self.presence.may_recover())
+        del self.registry.holders[before.identity]
+        self.presence.beat()
+        self.assertTrue(self.presence.may_recover())
+        self.assertIsNone(self.worker.taken_by)
+        self.assertEqual([], self.registry.tasks(before.identity))
+        self.assertEqual({}, self.registry.holders)
+        self.assertEqual(1, self.logged.output.count(
+            'worker peer has taken its locks off images'))
+
+    def test_may_recover(self):
+        # It is not known to anybody yet, or nobody can be asked.
+        self.assertTrue(self.presence.may_recover())
+        self.presence.beat()
+        self.assertTrue(self.presence.may_recover())
+        self.registry.reachable = False
+        self.assertTrue(self.presence.may_recover())
+
+    def test_copy_of_the_staging_folder_elsewhere(self):
+        self.presence.beat()
+        text = self.worker.text()
+        other = dataclasses.replace(self.worker, host='elsewhere',
+                                    incarnation='other')
+        for _ in range(3):
+            self.presence.beat()
+            self.registry.records[other.identity] = other.text()
+        self.presence.beat()
+        self.assertNotEqual(text, self.worker.text())
+        self.assertEqual(1, self.logged.output.count(
+            'Another worker, at host elsewhere, has the staging folder'))
+
+    def test_staging_folder_that_cannot_be_written(self):
+        self.presence = presence.Presence(
+            self.conf, self.registry, place.Place('/proc/staging'))
+        for _ in range(3):
+            self.presence.beat()
+            self.presence.look()
+            self.presence.check()
+        self.assertEqual({}, self.registry.records)
+        self.assertEqual(1, self.logged.output.count('Nothing can be kept'))
+
+    def test_self_reference_is_right(self):
+        self.presence.beat()
+        self.check(RIGHT, RIGHT)
+        self.assertEqual(registry.RIGHT, self.worker.reference)
+        self.assertEqual(1, self.logged.output.count(
+            URL + ' leads to this worker'))
+
+    def test_self_reference_is_wrong_for_a_while(self):
+        self.presence.beat()
+        self.check(WRONG, WRONG)
+        self.assertEqual((registry.WRONG, ['it is wrong']),
+                         (self.worker.reference, self.worker.faults))
+        self.assertEqual(1, self.logged.output.count('it is wrong'))
+        self.check(RIGHT, WRONG)
+        self.assertEqual(2, self.logged.output.count('it is wrong'))
+
+    def test_nobody_listens_yet(self):
+        self.presence.beat()
+        self.check(PASSING, RIGHT, PASSING, RIGHT)
+        self.assertNotIn('nobody', self.logged.output)
+        self.check(PASSING)
+        self.assertEqual(registry.RIGHT, self.worker.reference)
+        self.check(PASSING, PASSING)
+        self.assertEqual(registry.WRONG, self.worker.reference)
+        self.assertEqual(1, self.logged.output.count('nobody'))

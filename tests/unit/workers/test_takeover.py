@@ -1,0 +1,225 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Undoing what a peer was doing, with a real database and real folders."""
+
+import dataclasses
+import os
+import pathlib
+import uuid
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.staging import database
+from glance_dcn.staging import journal
+from glance_dcn.staging import recovery
+from glance_dcn.workers import place
+from glance_dcn.workers import registry
+from glance_dcn.workers import takeover
+from tests.unit.staging import glance
+
+STORES = ('central', 'dcn0')
+THEIR_URL = 'http://worker-2.example:9292'
+
+
+class TakeoverTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.own, self.theirs = (
+            pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+            for _ in range(2))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.folder.path', lambda conf: str(self.own)))
+        self.glance = self.useFixture(glance.Database())
+        self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self.worker = registry.Worker(
+            place.Place(str(self.theirs)).identity(), 'central',
+            url=THEIR_URL, staging=str(self.theirs))
+
+    def broken_off(self, method='glance-direct', status='importing',
+                   phase=journal.STORING, located=(), lock=None,
+                   task='processing'):
+        """Make what a worker that is gone has left in the database."""
+        properties = {database.IMPORTING: ','.join(STORES),
+                      database.FAILED: '', database.HOST: THEIR_URL}
+        if lock != '':
+            properties[database.LOCK] = lock or self.task_id
+        self.glance.add_image(self.image_id, status, located, properties,
+                              size=100)
+        self.glance.add_task(self.task_id, self.image_id, method, STORES,
+                             task)
+        return journal.Entry(
+            task=self.task_id, image=self.image_id, method=method,
+            stores=list(STORES), path=str(self.theirs / self.image_id),
+            phase=phase, formats={'disk_format': 'qcow2',
+                                  'container_format': 'bare'})
+
+    def undo(self, entry):
+        return takeover.undo(None, self.worker, entry)
+
+    @property
+    def image(self):
+        return database.image(self.image_id)
+
+    def lock(self):
+        return self.image['properties'].get(database.LOCK)
+
+    def host(self):
+        return self.image['properties'].get(database.HOST)
+
+    def files(self, folder):
+        return sorted(path.name for path in folder.iterdir()
+                      if path.name != journal.FOLDER)
+
+    def assertFailed(self):
+        self.assertEqual('failure', database.task(self.task_id)['status'])
+        self.assertIsNone(self.lock())
+        self.assertEqual([], journal.Journal(str(self.own)).entries())
+
+    def assertLeftAlone(self, status, lock):
+        self.assertEqual((status, lock), (self.image['status'], self.lock()))
+        self.assertEqual([], journal.Journal(str(self.own)).entries())
+
+    def test_staged_data_is_out_of_reach(self):
+        entry = self.broken_off()
+        self.worker = registry.Worker(self.worker.identity, 'central',
+                                      staging='/not/here')
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertFailed()
+        self.assertEqual('queued', self.image['status'])
+        # Or its deletion would be sent to nobody.
+        self.assertIsNone(self.host())
+
+    def test_path_is_that_of_another_folder_here(self):
+        entry = self.broken_off()
+        (self.theirs / self.image_id).write_bytes(bytes(100))
+        self.worker = registry.Worker(str(uuid.uuid4()), 'central',
+                                      staging=str(self.theirs))
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual('queued', self.image['status'])
+        self.assertEqual([self.image_id], self.files(self.theirs))
+
+    def test_staged_data_is_taken_over(self):
+        entry = self.broken_off()
+        data = os.urandom(100)
+        (self.theirs / self.image_id).write_bytes(data)
+        journal.Journal(str(self.theirs)).begin(entry).release()
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertFailed()
+        self.assertEqual('uploading', self.image['status'])
+        self.assertEqual(glance.URL, self.host())
+        self.assertEqual(data, (self.own / self.image_id).read_bytes())
+        self.assertEqual([], self.files(self.theirs))
+        self.assertEqual([], journal.Journal(str(self.theirs)).tasks())
+
+    def test_on_another_file_system(self):
+        def rename(source, target):
+            if not source.endswith('.part'):
+                raise OSError(18, 'Invalid cross-device link')
+            os.replace(source, target)
+        self.useFixture(fixtures.MonkeyPatch('os.rename', rename))
+        self.test_staged_data_is_taken_over()
+
+    def test_process_of_the_worker_lives(self):
+        entry = self.broken_off()
+        (self.theirs / self.image_id).write_bytes(bytes(100))
+        held = journal.Journal(str(self.theirs)).begin(entry)
+        self.addCleanup(held.close)
+        self.assertRaises(journal.Busy, self.undo, entry)
+        self.assertLeftAlone('importing', self.task_id)
+
+    def test_own_file_of_that_name(self):
+        # It is none of this import's.
+        (self.own / self.image_id).write_bytes(bytes(100))
+        self.assertEqual(recovery.UNDONE, self.undo(self.broken_off()))
+        self.assertEqual('queued', self.image['status'])
+        self.assertEqual([], self.files(self.own))
+
+    def test_copy(self):
+        entry = self.broken_off('copy-image', 'active', journal.COPYING,
+                                located=('central',))
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertFailed()
+        properties = self.image['properties']
+        self.assertEqual(('active', '', 'dcn0'), (
+            self.image['status'], properties[database.IMPORTING],
+            properties[database.FAILED]))
+
+    def test_another_import_goes_on(self):
+        other = str(uuid.uuid4())
+        (self.own / self.image_id).write_bytes(bytes(100))
+        self.assertEqual(recovery.LEFT,
+                         self.undo(self.broken_off(lock=other)))
+        self.assertLeftAlone('importing', other)
+        self.assertEqual([self.image_id], self.files(self.own))
+
+    def test_had_ended(self):
+        entry = self.broken_off(status='active', lock='', task='success',
+                                located=STORES)
+        self.assertEqual(recovery.FINISHED, self.undo(entry))
+        self.assertLeftAlone('active', None)
+        self.assertEqual('success', database.task(self.task_id)['status'])
+
+    def test_image_was_deleted(self):
+        entry = self.broken_off()
+        self.glance.delete_image(self.image_id)
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+
+    def test_the_one_who_comes_back_lets_go(self):
+        entry = self.broken_off()
+        journal.Journal(str(self.theirs)).begin(entry).release()
+        # A peer has just begun to undo it.
+        self.assertTrue(recovery.fence(dataclasses.replace(entry,
+                                                           taken=True)))
+        (self.theirs / self.image_id).write_bytes(bytes(100))
+        begun = []
+        self.assertEqual([(entry, recovery.LEFT)], recovery.recover(
+            journal.Journal(str(self.theirs)),
+            lambda *args: begun.append(args)))
+        self.assertEqual([], begun)
+        self.assertEqual('importing', self.image['status'])
+
+    def test_dies_over_it(self):
+        entry = self.broken_off()
+        for name in ('replace_lock', 'update'):
+            patch = fixtures.MonkeyPatch(
+                'glance_dcn.staging.database.' + name, self.dies)
+            with patch:
+                self.assertRaises(KeyboardInterrupt, self.undo, entry)
+            self.assertEqual('importing', self.image['status'])
+        [(_entry, outcome)] = recovery.recover(
+            journal.Journal(str(self.own)), self.dies)
+        self.assertEqual(recovery.UNDONE, outcome)
+        self.assertFailed()
+        self.assertEqual('queued', self.image['status'])
+
+    def test_dies_between_two_locks(self):
+        entry = self.broken_off()
+        patch = fixtures.MonkeyPatch(
+            'glance.db.sqlalchemy.api.image_set_property_atomic', self.dies)
+        with patch:
+            self.assertRaises(KeyboardInterrupt, self.undo, entry)
+        self.assertIsNone(self.lock())
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertFailed()
+        self.assertEqual('queued', self.image['status'])
+
+    def test_names_that_are_none(self):
+        for names in (('../x', self.image_id), (self.task_id, '../x')):
+            entry = journal.Entry(*names, 'glance-direct', [], '/x', 'storing')
+            self.assertRaises(ValueError, self.undo, entry)
+        self.assertEqual([], os.listdir(self.own))
+
+    def dies(self, *args, **kwargs):
+        raise KeyboardInterrupt
