@@ -23,6 +23,7 @@ from glance_dcn.checks import clusters  # noqa: F401
 from glance_dcn.checks import nodes  # noqa: F401
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
+from glance_dcn.checks import workers  # noqa: F401
 from glance_dcn.engine import native
 
 # Seconds that threads have for removing what they made, when all is over.

@@ -1,0 +1,62 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Checks of the Glance workers that a site's pool knows of."""
+
+import time
+
+from glance_dcn.checks import registry
+from glance_dcn.workers import registry as registries
+
+# Seconds after which a worker that has said nothing counts as one that is
+# gone; it is not judged by what it said last.
+_GONE = 600
+
+
+@registry.check(
+    'workers', registry.SITE, 'The Glance workers of the site are reached '
+    'where they say', needs=('pool',),
+    wrong=(registry.FAIL, 'the worker on host %(host)s has a wrong '
+           'worker_self_reference_url, %(url)s: %(faults)s', 'set it in '
+           '[DEFAULT] on %(host)s to the URL of that very worker: what is '
+           'staged there cannot be imported through the others'),
+    shared=(registry.FAIL, 'the workers on hosts %(hosts)s have the same '
+            'worker_self_reference_url, %(url)s', 'give each its own: '
+            'requests for what one has staged would go to the other'),
+    unproved=(registry.WARN, 'nobody has answered the worker on host '
+              '%(host)s at its worker_self_reference_url, %(url)s: '
+              '%(faults)s', 'see that it listens there'))
+def workers(site):
+    """Look at what each worker has found out about itself."""
+    now = time.time()
+    living = [worker for worker, _text
+              in registries.Registry(site).workers()
+              if now - worker.seen < _GONE and worker.taken_by is None]
+    by_url = {}
+    for worker in living:
+        by_url.setdefault(worker.url, []).append(worker.host)
+    _refuse(living, registries.WRONG, 'wrong')
+    for url, hosts in sorted(by_url.items(), key=str):
+        if url and len(hosts) > 1:
+            raise registry.Found('shared', url=url,
+                                 hosts=', '.join(sorted(hosts)))
+    _refuse(living, registries.UNPROVED, 'unproved')
+    return '%d, each where it says' % len(living) if living else (
+        'none has spoken of late')
+
+
+def _refuse(living, state, fault):
+    for worker in living:
+        if worker.reference == state:
+            raise registry.Found(
+                fault, host=worker.host, url=worker.url,
+                faults='; '.join(worker.faults) or 'no reason is known')

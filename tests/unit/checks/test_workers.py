@@ -1,0 +1,69 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What a site's workers have found out about themselves."""
+
+import time
+
+import fixtures
+from oslotest import base
+
+from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
+from glance_dcn.workers import registry as registries
+
+
+class TestWorkers(base.BaseTestCase):
+
+    def look(self, *workers):
+        """Return the finding about workers."""
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.registry.Registry.workers',
+            lambda self: [(worker, worker.text()) for worker in workers]))
+        return registry.CHECKS['workers'].run(
+            subjects.Site(subjects.Target('edge', 'images'), None))
+
+    def worker(self, host, reference=registries.RIGHT, **fields):
+        return registries.Worker(**dict({
+            'identity': host, 'site': 'edge', 'host': host,
+            'url': 'http://%s:9292' % host, 'reference': reference},
+            **fields))
+
+    def test_good(self):
+        self.assertEqual('ok', self.look().level)
+        finding = self.look(self.worker('a'), self.worker(
+            'b', registries.UNCHECKED))
+        self.assertEqual('ok', finding.level)
+        self.assertIn('2', finding.text)
+
+    def test_wrong(self):
+        finding = self.look(self.worker('a'), self.worker(
+            'b', registries.WRONG, faults=['another answers']))
+        self.assertEqual('fail', finding.level)
+        for words in ('host b', 'http://b:9292', 'another answers'):
+            self.assertIn(words, finding.text)
+
+    def test_shared(self):
+        finding = self.look(self.worker('a', url='http://vip:9292'),
+                            self.worker('b', url='http://vip:9292'))
+        self.assertEqual('fail', finding.level)
+        self.assertIn('hosts a, b', finding.text)
+
+    def test_unproved(self):
+        self.assertEqual('warn', self.look(self.worker(
+            'a', registries.UNPROVED)).level)
+
+    def test_those_that_are_gone_do_not_count(self):
+        finding = self.look(
+            self.worker('a', registries.WRONG, seen=time.time() - 3600),
+            self.worker('b', registries.WRONG, taken_by='c'))
+        self.assertEqual('ok', finding.level)
