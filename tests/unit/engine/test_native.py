@@ -78,9 +78,9 @@ _SCRIPT = """
 class TestGet(base.BaseTestCase):
 
     def test_does_not_wait_for_ever(self):
-        # The get() of Python 3.9 and 3.10 now and then does, when a timeout of 0 has
-        # run out while it finds the lock of an empty queue free, as that of a
-        # new one is. In a thread: it cannot be ended.
+        # The get() of Python 3.9 and 3.10 now and then does, when a timeout of
+        # 0 has run out while it finds the lock of an empty queue free, as that
+        # of a new one is. In a thread: it cannot be ended.
         asked = []
 
         def ask():
