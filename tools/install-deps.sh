@@ -48,8 +48,8 @@ if ! [ -x "$venv/bin/pip" ]; then
     "$python" -m venv "$venv"
 fi
 
-wanted=$(cat requirements.txt test-requirements.txt lab/requirements.txt \
-    lab/constraints.txt setup.cfg pyproject.toml \
+wanted=$(cat requirements.txt test-requirements.txt doc/requirements.txt \
+    lab/requirements.txt lab/constraints.txt setup.cfg pyproject.toml \
     2>/dev/null | sha256sum)
 
 pip() {
@@ -72,7 +72,8 @@ if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     # with, which may have been another one of the same version.
     pip install --no-cache-dir -c lab/constraints.txt uWSGI
     pip install -c lab/constraints.txt -r requirements.txt \
-        -r test-requirements.txt -r lab/requirements.txt
+        -r test-requirements.txt -r doc/requirements.txt \
+        -r lab/requirements.txt
     pip install --no-deps -e .
     printf '%s\n' "$wanted" > "$venv/installed"
 fi

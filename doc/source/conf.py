@@ -34,3 +34,8 @@ openstackdocs_auto_version = False
 _TOP = os.path.abspath(os.path.join(os.path.dirname(__file__), '../..'))
 config_generator_config_file = os.path.join(
     _TOP, 'etc/oslo-config-generator/glance-dcn.conf')
+
+man_pages = [
+    ('cli/index', 'glance-dcn', 'shows how the sites of Glance are',
+     'OpenStack', 1),
+]

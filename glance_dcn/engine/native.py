@@ -86,8 +86,16 @@ def get(queue, timeout):
     :param timeout: seconds to wait
     :raises Empty: when nothing came in time
     """
+    # First without a timeout: before Python 3.11, one that has run out while
+    # get() finds the lock of an empty queue free makes it wait for ever. From
+    # here on the lock is taken until something comes.
+    try:
+        return queue.get_nowait()
+    except Empty:
+        if timeout <= 0:
+            raise
     if not patched():
-        return queue.get(timeout=max(0, timeout))
+        return queue.get(timeout=timeout)
     deadline = time.monotonic() + timeout
     pause = _SHORTEST
     while True:

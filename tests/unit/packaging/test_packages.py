@@ -1,0 +1,106 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is said in several places about packages is the same in all."""
+
+import pathlib
+import re
+
+from oslotest import base
+from packaging import requirements
+from packaging import utils
+
+_ROOT = pathlib.Path(__file__).parents[3]
+_PYTHON = re.compile(r'python3dist\((.+)\)')
+
+
+def required():
+    """Return what the spec file requires: bounds by name, and '' for none."""
+    spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
+    found = {}
+    for line in re.findall(r'^Requires:\s+(.*)$', spec, re.MULTILINE):
+        name, _space, bound = line.partition(' ')
+        found[name] = bound
+    return found
+
+
+def needed():
+    """Return what requirements.txt names: bounds by normalised name."""
+    found = {}
+    for line in (_ROOT / 'requirements.txt').read_text().splitlines():
+        text = line.partition('#')[0].strip()
+        if text:
+            requirement = requirements.Requirement(text)
+            (bound,) = requirement.specifier
+            found[utils.canonicalize_name(requirement.name)] = (
+                '%s %s' % (bound.operator, bound.version))
+    return found
+
+
+def listed(platform, *profiles):
+    """Return the packages that bindep.txt names for a kind of platform."""
+    found = set()
+    for line in (_ROOT / 'bindep.txt').read_text().splitlines():
+        name, _space, selectors = line.partition('#')[0].strip().partition(' ')
+        words = selectors.strip('[]').split()
+        platforms = [word for word in words if word.startswith('platform:')]
+        wanted = [word for word in words if word not in platforms]
+        if (name and (not platforms or 'platform:' + platform in platforms)
+                and (not wanted or set(wanted) & set(profiles))):
+            found.add(name)
+    return found
+
+
+class TestSpec(base.BaseTestCase):
+
+    def test_requires_what_requirements_txt_names(self):
+        # 9.1.0 is later than 9.1 for RPM, and 9.1 is what is provided.
+        wanted = {name: re.sub(r'(\.0)+$', '', bound)
+                  for name, bound in needed().items()}
+        has = {_PYTHON.fullmatch(name).group(1): bound
+               for name, bound in required().items()
+               if _PYTHON.fullmatch(name)}
+        # Glance is there before glance_dcn is, which it loads.
+        self.assertEqual('>= 26', has.pop('glance'))
+        self.assertEqual(wanted, has)
+
+    def test_requires_what_bindep_names(self):
+        self.assertEqual(listed('rpm'),
+                         {name for name in required()
+                          if not _PYTHON.fullmatch(name)})
+
+    def test_has_the_summary_of_the_distribution(self):
+        setup = (_ROOT / 'setup.cfg').read_text()
+        spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
+        summary = re.search(r'^summary = (.*)$', setup, re.MULTILINE).group(1)
+        self.assertRegex(spec, r'(?m)^Summary: +%s$' % re.escape(summary))
+
+
+class TestBindep(base.BaseTestCase):
+
+    def test_names_what_the_tools_install(self):
+        installed = set()
+        for path in (_ROOT / 'tools').glob('*.sh'):
+            for line in re.findall(r'^\s*install_packages (.*)$',
+                                   path.read_text(), re.MULTILINE):
+                # $missing is what bindep itself says.
+                installed.update(word for word in line.split()
+                                 if not word.startswith('$'))
+        self.assertNotEqual(set(), installed)
+        self.assertEqual(set(), installed - listed('dpkg', 'test'))
+
+    def test_nothing_else_installs_packages(self):
+        # One function of one tool does, with what bindep.txt names.
+        self.assertEqual(['install-deps.sh'], [
+            path.name for path in (_ROOT / 'tools').iterdir()
+            if path.is_file() and re.search(
+                r'(apt-get|dnf|yum) .*install', path.read_text())])

@@ -1,0 +1,82 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The guide says what the code does."""
+
+import argparse
+import ast
+import pathlib
+import re
+
+from oslotest import base
+
+from glance_dcn.cmd import main
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_GUIDE = _ROOT / 'doc' / 'source'
+# What stands for something else in a message that is quoted, and in the code.
+_STANDS = re.compile(r"'?\b(?:client\.)?(?:[A-Z]|[A-Z-]{2,})\b'?|\.\.\.|\)$")
+_FORMAT = re.compile(r'%(?:\(\w+\))?[srdgo%]')
+
+
+def constants():
+    """Return all strings of the package as one text, one a line."""
+    found = []
+    for path in (_ROOT / 'glance_dcn').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(_FORMAT.sub('\0', node.value))
+    return '\n'.join(found)
+
+
+def messages(page):
+    """Return the messages that a page explains: terms of its lists."""
+    found = []
+    lines = page.splitlines()
+    for line, after in zip(lines, lines[1:]):
+        indented = len(after) - len(after.lstrip())
+        if (line.lstrip().startswith('``') and after.strip()
+                and indented > len(line) - len(line.lstrip())):
+            found += re.findall('``(.+?)``', line)
+    return found
+
+
+def commands(parser, before=('glance-dcn',)):
+    """Return the names of all commands of a parser that have none below."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return [name for word, below in action.choices.items()
+                    for name in commands(below, (*before, word))]
+    return [' '.join(before)]
+
+
+class TestTroubleshooting(base.BaseTestCase):
+
+    def test_explains_messages_that_there_are(self):
+        page = (_GUIDE / 'admin' / 'troubleshooting.rst').read_text()
+        explained = messages(page.partition('What the log says')[2])
+        self.assertGreater(len(explained), 40)
+        text = constants()
+        self.assertEqual([], [
+            message for message in explained
+            if not all(part.strip(' :;,(') in text
+                       for part in _STANDS.split(message))])
+
+
+class TestCommands(base.BaseTestCase):
+
+    def test_all_are_in_the_guide(self):
+        guide = '\n'.join(path.read_text() for path in _GUIDE.rglob('*.rst'))
+        found = commands(main._parser())
+        self.assertIn('glance-dcn site show', found)
+        for name in found:
+            self.assertIn(name, guide)
