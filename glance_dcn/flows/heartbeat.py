@@ -25,6 +25,9 @@ from glance.common import utils as glance_utils
 # Seconds between saves.
 EVERY = 10
 
+# Glance 33 and later do not give up at once when the database is locked.
+_patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
+
 
 class Heartbeat:
     """Saves one task again and again.
@@ -62,5 +65,5 @@ class Heartbeat:
         if found.status != 'processing':
             raise exception.TaskAbortedError()
         found.message = message
-        glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
+        _patiently(lambda: self._task_repo.save(found))
         self._saved = time.monotonic()
