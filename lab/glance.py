@@ -13,6 +13,7 @@
 """The lab's Glance: one uWSGI service a worker, configured as on a DCN node.
 """
 
+import importlib.util
 import pathlib
 
 from lab import process
@@ -38,6 +39,15 @@ def rbd_store(cluster, description=None, **options):
     }, **options)
 
 
+def _application():
+    """Return the WSGI application of the Glance that is installed."""
+    if importlib.util.find_spec('glance.wsgi'):
+        return 'glance.wsgi.api:application'
+    # Before release 30 there is but a program for WSGI servers,
+    # glance-wsgi-api, which calls this.
+    return 'glance.common.wsgi_app:init_app()'
+
+
 class Glance:
     """One Glance worker with its own staging folder and self reference.
 
@@ -58,15 +68,18 @@ class Glance:
         self.etc = self.directory / 'etc'
         self.staging = self.directory / 'staging'
         self.log = self.directory / 'glance-api.log'
-        self.service = wsgi.Service(
-            name, 'glance.wsgi.api:application', self.directory / 'run', port,
-            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)}, processes=processes)
+        self.service = self._make_service(name, port, processes)
         self.url = self.service.url
         self._keystone = keystone
         self._database_url = database_url
         self._stores = stores
         self._default = default
         self._overrides = overrides or {}
+
+    def _make_service(self, name, port, processes):
+        return wsgi.Service(
+            name, _application(), self.directory / 'run', port,
+            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)}, processes=processes)
 
     def configure(self):
         """Write glance-api.conf and make the folders it names."""
