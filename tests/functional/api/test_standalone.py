@@ -16,16 +16,15 @@ Green threads share one native thread: whoever waits there, all do.
 """
 
 import concurrent.futures
-from importlib import metadata
 import threading
 import time
-import unittest
 
 import requests
 
 from lab import process
 from lab import standalone
 from tests.functional.api import base
+from tests import releases
 
 MiB = base.MiB
 OVERRIDES = {
@@ -43,8 +42,7 @@ class StandaloneGlance(base.OwnGlance):
             self._processes)
 
 
-@unittest.skipIf(int(metadata.version('glance').partition('.')[0]) >= 33,
-                 'glance-api on eventlet is gone since Glance 33')
+@releases.before(33)
 class StandaloneTest(base.ApiTestCase):
 
     @classmethod
