@@ -16,7 +16,19 @@
 from importlib import metadata
 import unittest
 
+from glance_store import driver
+
 GLANCE = int(metadata.version('glance').partition('.')[0])
+
+
+#: Decorator of tests of what came with glance_store 4.6.
+with_weights = unittest.skipUnless(
+    any(opt.name == 'weight' for opt in driver.Store.MULTI_BACKEND_OPTIONS),
+    'this glance_store knows no weights')
+#: Decorator of tests of what came with glance_store 5.0.
+with_defaults = unittest.skipUnless(
+    hasattr(driver, 'SHARED_CONF_GROUP'),
+    'this glance_store has no defaults of all stores')
 
 
 def since(release):
