@@ -15,10 +15,12 @@
 
 import importlib.util
 import pathlib
+import shutil
 
 from lab import process
 from lab import wsgi
 
+_PASTE = 'glance-api-paste.ini'
 RESERVED = ('os_glance_staging_store', 'os_glance_tasks_store')
 
 
@@ -89,6 +91,8 @@ class Glance:
         for group, options in self._overrides.items():
             sections.setdefault(group, {}).update(options)
         wsgi.write_conf(self.etc / 'glance-api.conf', sections)
+        # Not all releases start without it there, whatever config_file says.
+        shutil.copy(wsgi.BIN.parent / 'etc/glance' / _PASTE, self.etc)
 
     def start(self):
         """Write the configuration and start the worker."""
@@ -106,7 +110,6 @@ class Glance:
                      'db_sync'])
 
     def _sections(self):
-        share = wsgi.BIN.parent
         sections = {
             'DEFAULT': {
                 'enabled_backends': ','.join(
@@ -140,7 +143,7 @@ class Glance:
             'oslo_concurrency': {'lock_path': self.directory / 'locks'},
             'paste_deploy': {
                 'flavor': 'keystone',
-                'config_file': share / 'etc/glance/glance-api-paste.ini'},
+                'config_file': self.etc / _PASTE},
             'task': {'work_dir': self.directory / 'work'},
             # Under uWSGI sys.executable is uWSGI, which cannot run the helper
             # that limits qemu-img.
