@@ -16,7 +16,7 @@
 #
 #   tools/run-releases.sh                all releases; takes an hour
 #   tools/run-releases.sh 26 29          some of them
-#   SELECTION=REGEX tools/run-releases.sh 26     other tests (stestr's filters)
+#   SELECTION=tests/unit/flows/test_*.py tools/run-releases.sh 26   other tests
 #
 # lab/releases has what is installed with each release.
 
@@ -29,7 +29,18 @@ tools/install-deps.sh
 if [ $# = 0 ]; then
     set -- 26 27 28 29 30 31 32 33
 fi
-selection=${SELECTION:-'tests\.unit\.(ceph|cmd|engine|flows|sites|store|test_)|tests\.functional\.api\.test_(conversion|direct_copy|mixed_stores|standalone|stock_fallback|workflow)'}
+# Not with stestr: with Glance 26 to 29, which load eventlet, it hangs.
+selection=${SELECTION:-}
+if [ -z "$selection" ]; then
+    selection='tests/unit/test_*.py'
+    for room in ceph cmd engine flows sites store; do
+        selection+=" tests/unit/$room/test_*.py"
+    done
+    for name in conversion direct_copy mixed_stores standalone \
+            stock_fallback workflow; do
+        selection+=" tests/functional/api/test_$name.py"
+    done
+fi
 for release in "$@"; do
     if [ "$release" != 33 ] && ! [ -f "lab/releases/$release.txt" ]; then
         echo "$release is none of the releases: 33 $(cd lab/releases &&
@@ -94,9 +105,9 @@ run() {
     export PATH=$venv/bin:$path
     python -m lab up --database mariadb >&2 || failed=1
     if [ "$failed" = 0 ]; then
-        stestr run --concurrency "${CONCURRENCY:-2}" "$selection" >&2 \
-            || failed=1
-        python tools/count-tests.py | tail -1
+        # shellcheck disable=SC2086
+        python -W ignore tools/run-modules.py $selection \
+            | tail -1 || failed=1
     else
         echo 'the lab does not come up'
     fi
