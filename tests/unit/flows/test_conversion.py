@@ -314,6 +314,7 @@ class TestHonest(ConversionTestCase):
     @sees_partition_tables
     def test_gpt_checks(self):
         self.gpt(status=0x55)
+        self.conf.config(group='image_format', gpt_safety_checks_nonfatal=[])
         self.refused('raw', 'disallowed configuration', 'mbr')
 
     def test_left_behind_by_a_dead_worker(self):

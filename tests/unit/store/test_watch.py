@@ -43,7 +43,7 @@ class TestSites(sites.SitesCase):
         watch.look()
         self.assertEnabled(dcn7='rbd')
         self.assertEqual(['dcn', 'rbd'], self.schemes())
-        self.assertEqual(5, multi_backend.get_store_weight('dcn7'))
+        self.assertEqual(5, int(self.store().weight))
         store = self.store()
         found = location.SCHEME_TO_CLS_BACKEND_MAP['rbd']
         self.assertEqual(['dcn7'], [
