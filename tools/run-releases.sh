@@ -29,7 +29,8 @@ tools/install-deps.sh
 if [ $# = 0 ]; then
     set -- 26 27 28 29 30 31 32 33
 fi
-# Not with stestr: with Glance 26 to 29, which load eventlet, it hangs.
+# Not with stestr: functional tests hang in it with Glance 26, which loads
+# eventlet.
 selection=${SELECTION:-}
 if [ -z "$selection" ]; then
     selection='tests/unit/test_*.py'
