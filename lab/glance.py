@@ -13,11 +13,14 @@
 """The lab's Glance: one uWSGI service a worker, configured as on a DCN node.
 """
 
+import importlib.util
 import pathlib
+import shutil
 
 from lab import process
 from lab import wsgi
 
+_PASTE = 'glance-api-paste.ini'
 RESERVED = ('os_glance_staging_store', 'os_glance_tasks_store')
 
 
@@ -36,6 +39,15 @@ def rbd_store(cluster, description=None, **options):
         'rbd_thin_provisioning': 'true',
         'rados_connect_timeout': 5,
     }, **options)
+
+
+def _application():
+    """Return the WSGI application of the Glance that is installed."""
+    if importlib.util.find_spec('glance.wsgi'):
+        return 'glance.wsgi.api:application'
+    # Before release 30 there is but a program for WSGI servers,
+    # glance-wsgi-api, which calls this.
+    return 'glance.common.wsgi_app:init_app()'
 
 
 class Glance:
@@ -58,15 +70,18 @@ class Glance:
         self.etc = self.directory / 'etc'
         self.staging = self.directory / 'staging'
         self.log = self.directory / 'glance-api.log'
-        self.service = wsgi.Service(
-            name, 'glance.wsgi.api:application', self.directory / 'run', port,
-            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)}, processes=processes)
+        self.service = self._make_service(name, port, processes)
         self.url = self.service.url
         self._keystone = keystone
         self._database_url = database_url
         self._stores = stores
         self._default = default
         self._overrides = overrides or {}
+
+    def _make_service(self, name, port, processes):
+        return wsgi.Service(
+            name, _application(), self.directory / 'run', port,
+            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)}, processes=processes)
 
     def configure(self):
         """Write glance-api.conf and make the folders it names."""
@@ -76,6 +91,8 @@ class Glance:
         for group, options in self._overrides.items():
             sections.setdefault(group, {}).update(options)
         wsgi.write_conf(self.etc / 'glance-api.conf', sections)
+        # Not all releases start without it there, whatever config_file says.
+        shutil.copy(wsgi.BIN.parent / 'etc/glance' / _PASTE, self.etc)
 
     def start(self):
         """Write the configuration and start the worker."""
@@ -93,7 +110,6 @@ class Glance:
                      'db_sync'])
 
     def _sections(self):
-        share = wsgi.BIN.parent
         sections = {
             'DEFAULT': {
                 'enabled_backends': ','.join(
@@ -127,7 +143,7 @@ class Glance:
             'oslo_concurrency': {'lock_path': self.directory / 'locks'},
             'paste_deploy': {
                 'flavor': 'keystone',
-                'config_file': share / 'etc/glance/glance-api-paste.ini'},
+                'config_file': self.etc / _PASTE},
             'task': {'work_dir': self.directory / 'work'},
             # Under uWSGI sys.executable is uWSGI, which cannot run the helper
             # that limits qemu-img.

@@ -13,6 +13,7 @@
 """The lab's Keystone: users, projects and the catalogue of all sites."""
 
 import contextlib
+import os
 import pathlib
 import secrets
 
@@ -23,6 +24,10 @@ from keystoneclient.v3 import client
 
 from lab import process
 from lab import wsgi
+
+# Where Keystone is, if not where the lab runs: one Keystone serves the tests
+# with all releases of Glance.
+_ELSEWHERE = os.environ.get('GLANCE_DCN_KEYSTONE')
 
 #: Project of the user that Glance checks tokens with.
 SERVICE_PROJECT = 'service'
@@ -41,12 +46,14 @@ class Keystone:
         self.directory = pathlib.Path(directory)
         self.region = region
         self._database = database
+        self._programs = pathlib.Path(_ELSEWHERE) if _ELSEWHERE else wsgi.BIN
         etc = self.directory / 'etc'
         self._conf = etc / 'keystone.conf'
         self.service = wsgi.Service(
             'keystone', 'keystone.wsgi.api:application',
             self.directory / 'run', port,
-            env={'OS_KEYSTONE_CONFIG_DIR': str(etc)}, threads=4)
+            env={'OS_KEYSTONE_CONFIG_DIR': str(etc)}, threads=4,
+            programs=self._programs)
         self.url = self.service.url + '/v3'
 
     @property
@@ -138,7 +145,7 @@ class Keystone:
         keystone.roles.grant(role, user=user, project=project)
 
     def _manage(self, *arguments, env=None):
-        process.run([wsgi.BIN / 'keystone-manage', '--config-dir',
+        process.run([self._programs / 'keystone-manage', '--config-dir',
                      self._conf.parent, *arguments], env=env)
 
     def _secret(self, name):

@@ -58,16 +58,18 @@ class Service:
     :param env: environment variables to add
     :param threads: requests served at the same time by each process
     :param processes: number of worker processes
+    :param programs: folder of another virtual environment's programs
     """
 
     def __init__(self, name, module, directory, port, env=None, threads=8,
-                 processes=1):
+                 processes=1, programs=None):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.port = port
         self.url = 'http://127.0.0.1:%d' % port
         self.daemon = process.Daemon(name, self.directory)
         self._env = dict(env or {})
+        self._programs = programs
         self._ini = _INI % {'address': '127.0.0.1', 'port': port,
                             'module': module, 'threads': threads,
                             'processes': processes}
@@ -92,14 +94,23 @@ class Service:
         self.directory.mkdir(parents=True, exist_ok=True)
         ini = self.directory / 'uwsgi.ini'
         ini.write_text(self._ini)
-        env = dict(self._env, VIRTUAL_ENV=str(BIN.parent),
-                   PATH='%s:%s' % (BIN, os.environ['PATH']))
-        self.daemon.start([BIN / 'uwsgi', '--ini', ini], env=env)
+        programs = self._programs or BIN
+        self.daemon.start([programs / 'uwsgi', '--ini', ini],
+                          env=dict(self._env, **environment(programs)))
         self.daemon.wait_until(lambda: answers(self.url + path), timeout)
 
     def stop(self):
         """End the service."""
         self.daemon.stop()
+
+
+def environment(programs):
+    """Return the environment variables of a virtual environment.
+
+    :param programs: its folder of programs
+    """
+    return {'VIRTUAL_ENV': str(programs.parent),
+            'PATH': '%s:%s' % (programs, os.environ['PATH'])}
 
 
 def answers(url):

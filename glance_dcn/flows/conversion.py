@@ -25,7 +25,6 @@ import os
 from glance.async_.flows.plugins import image_conversion as stock
 from glance.common import exception
 from oslo_config import cfg
-from oslo_utils.imageutils import format_inspector
 from oslo_utils import units
 from taskflow.patterns import linear_flow
 from taskflow import task
@@ -33,6 +32,7 @@ from taskflow import task
 from glance_dcn.engine import errors
 from glance_dcn.engine import qemu_img
 from glance_dcn.flows import heartbeat
+from glance_dcn.flows import inspection
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
@@ -56,9 +56,6 @@ _LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
 # Bytes up to which an image is hashed while it is converted. Stores that wait
 # for hashes do not save the task, which would be long for larger ones.
 _LARGEST_AHEAD = 128 * units.Gi
-
-# Bytes that an image is inspected by.
-_CHUNK = 64 * units.Ki
 
 
 def get_flow(**kwargs):
@@ -207,23 +204,14 @@ class _ConvertImage(task.Task):
         """
         self._phases.enter(phase)
         try:
-            inspector = _detect(path, self._phases.beat)
-            inspector.safety_check()
-        except format_inspector.SafetyCheckFailed as exc:
-            tolerated = set(CONF.image_format.gpt_safety_checks_nonfatal)
-            if inspector.NAME != 'gpt' or exc.failures.keys() - tolerated:
-                raise _refusal('it has a disallowed configuration: %s' % exc)
-            LOG.warning('Image %s: non-fatal %s',
-                        self._action_wrapper.image_id, exc)
-        except format_inspector.ImageFormatError as exc:
-            raise _refusal('its format is not clear: %s' % exc)
+            return inspection.inspect(path, self._phases.beat, _tolerated())
+        except inspection.Refused as exc:
+            raise _refusal(str(exc))
         except (exception.GlanceException, OSError):
             raise
         except Exception:
             LOG.exception('Unknown error inspecting image format')
             raise _refusal('its format cannot be inspected')
-        # A partition table says nothing of the format: the image is raw.
-        return 'raw' if str(inspector) == 'gpt' else str(inspector)
 
     def _measure(self, driver, virtual_size, output):
         """Return the limits to convert within; sizes are in bytes.
@@ -343,19 +331,10 @@ class _Phases:
         self._heartbeat.save(message)
 
 
-def _detect(path, beat):
-    """Do what detect_file_format() does, in larger chunks and not in silence.
-
-    :param beat: called after each chunk; some files are read to their ends
-    """
-    with open(path, 'rb') as file:
-        wrapper = format_inspector.InspectWrapper(file)
-        try:
-            while wrapper.format is None and wrapper.read(_CHUNK):
-                beat()
-        finally:
-            wrapper.close()
-        return wrapper.format
+def _tolerated():
+    """Return the checks of partition tables that the operator tolerates."""
+    # The option came with Glance 30.
+    return getattr(CONF.image_format, 'gpt_safety_checks_nonfatal', None) or ()
 
 
 def _check_vmdk(report):

@@ -39,6 +39,9 @@ _SILENCE = 20
 # Seconds between looks of the watch.
 _LOOK = 3
 
+# Glance 33 and later do not give up at once when the database is locked.
+_patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
+
 
 class Heartbeat:
     """Saves one task again and again.
@@ -76,7 +79,7 @@ class Heartbeat:
         if found.status != 'processing':
             raise exception.TaskAbortedError()
         found.message = message
-        glance_utils.retry_on_db_lock(lambda: self._task_repo.save(found))
+        _patiently(lambda: self._task_repo.save(found))
         self._saved = time.monotonic()
         running.saved(self._task_id)
 

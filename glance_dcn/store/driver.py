@@ -90,8 +90,7 @@ class Store(driver.Store):
             has no usable value
         """
         group = self.backend_group or 'glance_store'
-        conf = driver.BackendGroupConfiguration(
-            self.OPTIONS, group, conf=self.conf)
+        conf = self._options(group)
         try:
             self.name = group
             self.pool = conf.rbd_store_pool
@@ -121,10 +120,20 @@ class Store(driver.Store):
         if self.backend_group and self.conf.enabled_backends:
             watch.begin(self.conf, type(self))
 
+    def _options(self, group):
+        """Return the store's options, as attributes.
+
+        Releases 5.0 and later of glance_store have a group of defaults for
+        all stores, ``[backend_defaults]``.
+        """
+        shared = getattr(driver, 'BackendGroupConfiguration', None)
+        if shared is None:
+            return getattr(self.conf, group)
+        return shared(self.OPTIONS, group, conf=self.conf)
+
     def take_limits(self):
         """Take over the options that hold for running transfers too."""
-        conf = driver.BackendGroupConfiguration(
-            self.OPTIONS, self.name, conf=self.conf)
+        conf = self._options(self.name)
         self.site.limits.set(conf.dcn_max_transfers, conf.dcn_bandwidth_limit)
 
     @property

@@ -46,11 +46,14 @@ def skip_holes(data):
         if inner is None:
             return False
         if isinstance(inner, io.BufferedReader):
-            # Glance's CooperativeReader has its read as an attribute of the
-            # object: it is one that may be set.
-            if 'read' not in vars(reader):
-                return False
-            reader.read = SparseReader(inner).read
+            sparse = SparseReader(inner)
+            # Glance's CooperativeReader (33) has its read as an attribute of
+            # the object: it is one that may be set. Others, before, have but
+            # the file.
+            if 'read' in vars(reader):
+                reader.read = sparse.read
+            else:
+                _put_inside(reader, sparse)
             return True
         reader = inner
     return False
@@ -82,6 +85,12 @@ def _inner(reader):
         if hasattr(inner, 'read') or hasattr(inner, '__next__'):
             return inner
     return None
+
+
+def _put_inside(reader, inner):
+    """Let a reader read from something else than it was made with."""
+    name = next(name for name in _INNER if hasattr(reader, name))
+    setattr(reader, name, inner)
 
 
 class SparseReader:
@@ -116,6 +125,19 @@ class SparseReader:
                         self._position)
         self._position += len(data)
         return data
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        data = self.read(extents.REQUEST)
+        if not data:
+            raise StopIteration
+        return data
+
+    def close(self):
+        """Close the file."""
+        self._file.close()
 
     def _look(self):
         """Find the next data, and where it ends."""

@@ -258,7 +258,9 @@ def _value(conf, group, opt):
     """Return an option of a store, from its section or the shared one."""
     opt = copy.copy(opt)
     default, opt.default = opt.default, None
-    for section in (group, driver.SHARED_CONF_GROUP):
+    # glance_store before 5.0 has no shared section.
+    shared = getattr(driver, 'SHARED_CONF_GROUP', None)
+    for section in filter(None, (group, shared)):
         conf.register_opt(opt, group=section)
         value = conf[section][opt.name]
         if value is not None:

@@ -51,8 +51,11 @@ class TestCatalog(base.BaseTestCase):
         cfg.CONF.set_override('connection', 'sqlite:///%s/glance.db' % folder,
                               group='database')
         from glance.db.sqlalchemy import api
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance.db.sqlalchemy.api._main_context_manager', None))
+        # The latter in Glance 26.
+        for name in ('_main_context_manager', '_FACADE'):
+            if hasattr(api, name):
+                self.useFixture(fixtures.MonkeyPatch(
+                    'glance.db.sqlalchemy.api.' + name, None))
         self.api = db.get_api()
         models.register_models(api.get_engine())
         self.context = context.get_admin_context()

@@ -17,6 +17,8 @@ import uuid
 
 import fixtures
 import sqlalchemy
+from sqlalchemy import engine as engines
+from sqlalchemy import pool
 
 from lab import database
 
@@ -42,8 +44,8 @@ class Database(fixtures.Fixture):
         if isinstance(self._lab.database, database.Sqlite):
             self.url = database.Sqlite(self._folder).url('glance')
             return
-        url = sqlalchemy.make_url(self._lab.database.url('glance'))
-        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        url = engines.make_url(self._lab.database.url('glance'))
+        engine = sqlalchemy.create_engine(url, poolclass=pool.NullPool)
         name = 'test_%s' % uuid.uuid4().hex
         self._execute(engine, 'CREATE DATABASE %s' % name)
         self.addCleanup(self._execute, engine, 'DROP DATABASE %s' % name)

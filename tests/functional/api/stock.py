@@ -32,12 +32,14 @@ import sys
 # uWSGI adds the folder it was started in: it may be the source tree.
 sys.path[:] = [path for path in sys.path if path not in ('', '.')]
 
-from glance.wsgi import api
+from glance.common import wsgi_app
+
+api = wsgi_app.init_app()
 
 
 def application(environ, start_response):
     if environ['PATH_INFO'] != '/what-is-installed':
-        return api.application(environ, start_response)
+        return api(environ, start_response)
     import glance_store
     answer = json.dumps({
         'drivers': sorted(

@@ -22,6 +22,8 @@ from unittest import mock
 from glance.api.v2 import discovery
 from oslotest import base
 
+from tests import releases
+
 
 class StoresDetailTest(base.BaseTestCase):
     """``GET /v2/info/stores/detail`` knows a fixed set of types."""
@@ -39,6 +41,7 @@ class StoresDetailTest(base.BaseTestCase):
                 policy_enforcer=mock.Mock())
             return controller.get_stores_detail(mock.Mock())
 
+    @releases.since(30)
     def test_type_rbd(self):
         store, = self.detail('rbd')['stores']
         self.assertEqual(('rbd', 'fsid'),

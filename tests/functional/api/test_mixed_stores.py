@@ -16,6 +16,7 @@ import pathlib
 import tempfile
 
 from tests.functional.api import base
+from tests import releases
 
 
 class MixedStoresTest(base.ApiTestCase):
@@ -59,6 +60,7 @@ class MixedStoresTest(base.ApiTestCase):
              'web': {'id': 'web', 'read-only': 'true'}},
             self.api.stores())
 
+    @releases.since(30)
     def test_listed_in_detail(self):
         details = self.api.stores(detail=True)
         self.assertEqual(

@@ -36,8 +36,17 @@ from taskflow import task
 
 from glance_dcn.engine import qemu_img
 from glance_dcn.flows import conversion
+from glance_dcn.flows import inspection
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
+# The inspectors of Glance 28 and before know less than those of oslo.utils;
+# stock sees no more there.
+sees_isos = unittest.skipIf(
+    inspection.legacy and 'iso' not in inspection.legacy.ALL_FORMATS,
+    'this Glance does not know ISO images')
+sees_partition_tables = unittest.skipUnless(
+    inspection.modern and 'gpt_safety_checks_nonfatal' in
+    cfg.CONF.image_format, 'this Glance does not look at partition tables')
 CLUSTER = 64 * KiB
 TASK, IMAGE = 'the-task', 'the-image'
 
@@ -261,6 +270,7 @@ class TestHonest(ConversionTestCase):
         self.qemu('create', '-q', '-f', 'qcow2', str(self.source), '0')
         self.assertEqual(b'', self.run_flow().read_bytes())
 
+    @sees_isos
     def test_iso_stays(self):
         self.iso()
         self.assertEqual(self.source, self.run_flow('iso'))
@@ -270,6 +280,7 @@ class TestHonest(ConversionTestCase):
         self.source.write_bytes(
             bytes(32 * KiB) + b'\x01CD001\x01' + bytes(2 * MiB))
 
+    @sees_isos
     def test_iso_as_something_else(self):
         self.iso()
         self.refused('raw', 'declared to be raw and its content is iso')
@@ -293,14 +304,17 @@ class TestHonest(ConversionTestCase):
         self.assertEqual((self.workshop / 'gpt').read_bytes(),
                          self.run_flow().read_bytes())
 
+    @sees_partition_tables
     def test_gpt_checks_can_be_tolerated(self):
         self.gpt(status=0x55)
         self.conf.config(group='image_format',
                          gpt_safety_checks_nonfatal=['mbr'])
         self.assertEqual(self.source, self.run_flow('raw'))
 
+    @sees_partition_tables
     def test_gpt_checks(self):
         self.gpt(status=0x55)
+        self.conf.config(group='image_format', gpt_safety_checks_nonfatal=[])
         self.refused('raw', 'disallowed configuration', 'mbr')
 
     def test_left_behind_by_a_dead_worker(self):
@@ -364,6 +378,7 @@ class TestHostile(ConversionTestCase):
                   str(self.source))
         self.refused('qcow2', 'after conversion to raw its content is vmdk')
 
+    @sees_isos
     def test_two_formats_at_once(self):
         self.make('qcow2', b'x' * MiB)
         self.patch_source(32 * KiB, b'\x01CD001\x01')

@@ -175,7 +175,7 @@ class TestErrors(StoreCase):
         self.assertLess(time.monotonic() - began, 3)
         for text in [str(exc), *self.refusals(
                 store, exceptions.BadStoreConfiguration,
-                delete=exceptions.TimeoutError)]:
+                delete=driver._TimeoutError)]:
             for word in ('edge_7', '127.0.0.1:9', 'mon_host',
                          str(self.ceph_conf)):
                 self.assertIn(word, text)
@@ -183,7 +183,7 @@ class TestErrors(StoreCase):
     def test_missing_conf_file(self):
         for text in self.refusals(self.store(),
                                   exceptions.BadStoreConfiguration,
-                                  delete=exceptions.TimeoutError):
+                                  delete=driver._TimeoutError):
             for word in ('rbd_store_ceph_conf in [edge_7]',
                          str(self.ceph_conf)):
                 self.assertIn(word, text)

@@ -138,7 +138,7 @@ class TestRecord(sites.SitesCase):
     def test_file_that_became_unusable_while_glance_was_down(self):
         self.put()
         self.exchange(self.host())
-        self.put(weight='heavy')
+        self.put(rbd_store_chunk_size='heavy')
         watch = self.host()
         self.exchange(watch)
         # It is there, so it is not for us to say that it is gone.
@@ -237,12 +237,13 @@ class TestRecord(sites.SitesCase):
             'central': definitions.Definition({}),
             'glance_store': definitions.Definition({}),
             '../x': definitions.Definition({}),
-            'bad': definitions.Definition({'weight': 'heavy'})})
+            'bad': definitions.Definition({
+                'rbd_store_chunk_size': 'heavy'})})
         watch = self.host()
         self.exchange(watch, 2)
         self.assertEnabled()
         for words in ('evil', 'in none of the folders', 'glance_store',
-                      'weight'):
+                      'rbd_store_chunk_size'):
             self.assertIn(words, self.log.output)
         self.assertEqual(
             1, self.log.output.count('in none of the folders'))

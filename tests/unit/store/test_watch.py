@@ -21,6 +21,7 @@ from glance_store import multi_backend
 from glance_dcn.sites import limits
 from glance_dcn.sites import owed
 from glance_dcn.store import backends
+from tests import releases
 from tests.unit.store import sites
 
 
@@ -34,6 +35,7 @@ class TestSites(sites.SitesCase):
         self.assertEqual('an edge', self.conf.dcn7.store_description)
         multi_backend.verify_store()
 
+    @releases.with_weights
     def test_comes(self):
         watch = self.start()
         self.assertRaises(exceptions.UnknownScheme, self.store)
@@ -41,7 +43,7 @@ class TestSites(sites.SitesCase):
         watch.look()
         self.assertEnabled(dcn7='rbd')
         self.assertEqual(['dcn', 'rbd'], self.schemes())
-        self.assertEqual(5, multi_backend.get_store_weight('dcn7'))
+        self.assertEqual(5, int(self.store().weight))
         store = self.store()
         found = location.SCHEME_TO_CLS_BACKEND_MAP['rbd']
         self.assertEqual(['dcn7'], [
@@ -62,6 +64,7 @@ class TestSites(sites.SitesCase):
         self.store()
         self.assertEqual(count, len(enabled))
 
+    @releases.with_weights
     def test_changes(self):
         watch = self.start()
         self.put(weight=5, store_description='old', dcn_max_transfers=3)
@@ -79,6 +82,7 @@ class TestSites(sites.SitesCase):
                       'rbd_store_pool, store_description, weight',
                       self.log.output)
 
+    @releases.with_weights
     def test_is_built_anew_only_where_it_must(self):
         watch = self.start()
         self.put(weight=5)
@@ -182,10 +186,10 @@ class TestSites(sites.SitesCase):
         self.assertEqual(['central'], list(owed.ledger.sites))
         self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
         self.assertRaises(exceptions.UnknownScheme, self.store)
-        self.put(weight=9)
+        self.put(dcn_max_transfers=9)
         watch.look()
         self.assertEnabled(dcn7='rbd')
-        self.assertEqual(9, self.store().weight)
+        self.assertEqual(9, self.store().site.limits.max_transfers)
 
     def test_clashes(self):
         self.put('central')
@@ -199,12 +203,12 @@ class TestSites(sites.SitesCase):
 
     def test_values(self):
         watch = self.start()
-        self.put(weight='heavy')
+        self.put(rbd_store_chunk_size='heavy')
         self.put('dcn8', dcn_max_transfers=-1)
         self.put('dcn9', dcn_surprise=1)
         watch.look()
         self.assertEnabled(dcn9='rbd')
-        for words in ('weight: ', 'dcn_max_transfers: ', "'dcn_surprise'"):
+        for words in ('rbd_store_chunk_size: ', 'dcn_max_transfers: ', "'dcn_surprise'"):
             self.assertIn(words, self.log.output)
 
     def test_one_that_cannot_be_set_up_is_told_of_once(self):
@@ -274,6 +278,7 @@ class TestLimits(sites.SitesCase):
         watch.look()
         self.assertLimits(0, 0)
 
+    @releases.with_weights
     def test_nothing_else_is_taken_over(self):
         watch = self.start(weight=1)
         self.change(weight=2, dcn_bandwidth_limit=5, rbd_store_pool='other')
@@ -293,6 +298,7 @@ class TestLimits(sites.SitesCase):
         watch.look()
         self.assertLimits(0, 4)
 
+    @releases.with_defaults
     def test_shared_section(self):
         watch = self.start()
         self.change(weight='1\n[backend_defaults]\ndcn_max_transfers = 3')

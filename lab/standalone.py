@@ -1,0 +1,76 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The program glance-api of releases before 33: Glance on eventlet."""
+
+import pathlib
+
+from lab import glance
+from lab import process
+from lab import wsgi
+
+
+class Glance(glance.Glance):
+    """A Glance that is a server of its own, with green threads.
+
+    For the parameters see :class:`lab.glance.Glance`.
+    """
+
+    def _make_service(self, name, port, processes):
+        return Service(name, self.etc, self.directory / 'run', port,
+                       processes)
+
+    def _sections(self):
+        sections = super()._sections()
+        sections['DEFAULT'].update(
+            bind_host='127.0.0.1', bind_port=self.service.port,
+            workers=self.service.processes)
+        return sections
+
+
+class Service:
+    """The program, with as much of :class:`lab.wsgi.Service` as is needed.
+
+    :param name: what it is called in messages
+    :param etc: folder of its configuration
+    :param directory: where its pid file and log are kept
+    :param port: TCP port on 127.0.0.1
+    :param processes: number of worker processes
+    """
+
+    def __init__(self, name, etc, directory, port, processes):
+        self.name = name
+        self.port = port
+        self.processes = processes
+        self.url = 'http://127.0.0.1:%d' % port
+        self.daemon = process.Daemon(name, pathlib.Path(directory))
+        self._etc = etc
+
+    @property
+    def pid(self):
+        """Process id of the parent of all workers, or None."""
+        return self.daemon.pid
+
+    def start(self, path, timeout=60):
+        """Start the service and wait until it answers.
+
+        :param path: path of a URL that answers without a token
+        :param timeout: seconds
+        """
+        self.daemon.start(
+            [wsgi.BIN / 'glance-api', '--config-dir', self._etc],
+            env=wsgi.environment(wsgi.BIN))
+        self.daemon.wait_until(lambda: wsgi.answers(self.url + path), timeout)
+
+    def stop(self):
+        """End the service."""
+        self.daemon.stop()
