@@ -33,11 +33,11 @@ with_defaults = unittest.skipUnless(
 
 def since(release):
     """Return a decorator of tests of what came with a release of Glance."""
-    return unittest.skipIf(GLANCE < release,
+    return unittest.skipIf(release > GLANCE,
                            'this is there from Glance %d on' % release)
 
 
 def before(release):
     """Return a decorator of tests of what went with a release of Glance."""
-    return unittest.skipIf(GLANCE >= release,
+    return unittest.skipIf(release <= GLANCE,
                            'this is gone since Glance %d' % release)

@@ -208,7 +208,8 @@ class TestSites(sites.SitesCase):
         self.put('dcn9', dcn_surprise=1)
         watch.look()
         self.assertEnabled(dcn9='rbd')
-        for words in ('rbd_store_chunk_size: ', 'dcn_max_transfers: ', "'dcn_surprise'"):
+        for words in ('rbd_store_chunk_size: ', 'dcn_max_transfers: ',
+                      "'dcn_surprise'"):
             self.assertIn(words, self.log.output)
 
     def test_one_that_cannot_be_set_up_is_told_of_once(self):
