@@ -12,20 +12,16 @@
 
 """Copies to clusters that go away or fill up on the way; real clusters."""
 
-from concurrent import futures
 import json
 import os
-import pathlib
 import threading
 
-import fixtures
 import rados
 import rbd
 
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
-from lab import ceph
 from lab import process
 from tests.functional import base
 
@@ -39,17 +35,7 @@ class TargetTestCase(base.CephTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = fixtures.TempDir()
-        folder.setUp()
-        cls.addClassCleanup(folder.cleanUp)
-        root = pathlib.Path(folder.path)
-        cls.clusters = {name: ceph.Cluster(name, root / name, root / 'etc',
-                                           size=4 << 30)
-                        for name in ('source', 'good', 'bad')}
-        for cluster in cls.clusters.values():
-            cls.addClassCleanup(cluster.stop)
-        with futures.ThreadPoolExecutor() as pool:
-            list(pool.map(ceph.Cluster.start, cls.clusters.values()))
+        cls.clusters = cls.start_clusters('source', 'good', 'bad')
 
     def setUp(self):
         super().setUp()
