@@ -15,10 +15,12 @@
 import json
 import os
 import threading
+import time
 
 import rados
 import rbd
 
+from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
@@ -95,6 +97,21 @@ class FaultyTargetTest(TargetTestCase):
         self.assertIn(self.sites['bad'].name, error)
         bad.thaw()
         self.assertUnpublished()
+
+    def test_writer_of_a_target_that_hangs_is_closed(self):
+        # Nobody is waited for who could hold the other targets up.
+        bad = self.clusters['bad']
+        self.addCleanup(bad.thaw)
+        with self.sites['bad'].open_pool() as ioctx:
+            rbd.RBD().create(ioctx, self.image, SIZE)
+            writer = rbd_backend.RBD(ioctx, self.image, writable=True)
+            # From now on it has a lock, which it gives back in the end.
+            writer.image.write(b'data', 0)
+            bad.freeze()
+            began = time.monotonic()
+            writer.close()
+            self.assertLess(time.monotonic() - began, 7)
+            bad.thaw()
 
     def test_target_is_killed(self):
         bad = self.clusters['bad']
