@@ -109,7 +109,9 @@ class FaultsTestCase(base.OwnGlanceTestCase):
         found, _seconds = self.checker.settle()
         self.assertEqual([], list(map(str, found)))
         self.assertEqual([], list(map(str, self.checker.contents())))
-        self.assertEqual([], list(map(str, self.checker.empty())))
+        # What that leaves behind is found after the next test.
+        for image in list(self.api.images.list()):
+            self.delete(image['id'])
 
     def wait_until_used(self, *sites):
         """Wait until Glance uses sites again."""
