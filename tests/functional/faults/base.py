@@ -36,7 +36,7 @@ SITES = ('central', 'other', 'far')
 #: Bytes of an image that takes seconds to be sent to ``far``, or read there.
 LARGE = 24 * MiB
 # MiB per second that Glance sends to ``far``, and reads from it, at most.
-_LIMIT = 4
+_LIMIT = 2
 # Seconds a site has to answer.
 _CONNECT, _IO = 2, 5
 # A link on which each step of creating, publishing or removing an image takes

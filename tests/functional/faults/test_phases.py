@@ -78,13 +78,13 @@ class PhasesTest(base.FaultsTestCase):
     def check_data(self, kind):
         """An import, a copy and a download, all in the midst of it."""
         data = base.random_data(LARGE)
-        there = self.image_of(data[:LARGE // 2], 'other', 'far')
+        there = self.image_of(data[:LARGE // 4], 'other', 'far')
         here, new = self.image_of(data, 'central'), self.staged(data)
         with self.until('data', here), self.until('data', new):
             self.copy(here, 'far', 'other')
             self.bring(new, ('other', 'far'), every=False)
         # What has come to the client is less than what is read ahead.
-        self.assertEqual(base.digest(data[:LARGE // 2]), self.download(
+        self.assertEqual(base.digest(data[:LARGE // 4]), self.download(
             there, meanwhile=lambda: faults.cause(self.far, kind)))
         self.assertIn('Reading of image %s goes on from store other' % there,
                       self.own.log)
@@ -113,8 +113,10 @@ class PhasesTest(base.FaultsTestCase):
         return result
 
     def test_import_once_the_target_is_created(self):
+        # Not stopped: what is on its way then would be carried out when the
+        # image has been removed, and leave an object of it.
         image_id = self.staged(self.data)
-        self.interrupt('freeze', 'created', image_id, self.bring, image_id,
+        self.interrupt('kill', 'created', image_id, self.bring, image_id,
                        ('far', 'other'), every=False)
         self.api.wait(image_id, 'other', failed=['far'])
 
