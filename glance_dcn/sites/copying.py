@@ -282,8 +282,8 @@ class _Target:
     def _begin(self):
         try:
             self._begun = True
-            self.endpoint = self._stack.enter_context(
-                self.site.begin(self._pool, self._image, self._size))
+            self.endpoint = self.site.begin(self._pool, self._image,
+                                            self._size)
             self.identity = self.endpoint.image.id()
         except leftovers.Complete as exc:
             self._begun = False
@@ -328,7 +328,11 @@ class _Target:
         :param failed: whether the whole copy has failed
         """
         with self._stack:
-            if self.endpoint:
+            if self._keeping and not self._keeping.done():
+                # At a site that hangs. librbd has the image in use until then.
+                self._keeping.add_done_callback(
+                    lambda _done: self.endpoint.close())
+            elif self.endpoint:
                 self.endpoint.close()
             if self._begun and (self.error or failed):
                 self.site.discard_or_owe(self._pool, self._image,
@@ -347,8 +351,8 @@ def _keep(record, targets, stack):
     It counts only once they are published, and costs round trips that would
     otherwise have to be waited for.
     """
-    executor = stack.enter_context(
-        futures.ThreadPoolExecutor(max(1, len(targets))))
+    executor = futures.ThreadPoolExecutor(max(1, len(targets)))
+    stack.callback(executor.shutdown, wait=False)
     for target in targets:
         target.keep(record, executor)
 

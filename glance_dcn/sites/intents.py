@@ -77,6 +77,9 @@ class Writers:
         # Records by token, and those whose removal is left to others.
         self._open = {}
         self._abandoned = []
+        # (record, until when it may still come to be there, by the monotonic
+        # clock) of those whose writing was not answered.
+        self._unanswered = []
         # The process is known at the site until then.
         self._until = 0
 
@@ -106,6 +109,9 @@ class Writers:
                           record.writer, EXPIRY)
             omap.put(ioctx, self._place.name, {record.key: record.text()})
         except omap.Error:
+            # It may be carried out when the cluster goes on, and would then
+            # stand for somebody who lives and has nothing to do with it.
+            self._unanswered.append((record, time.monotonic() + LINGER))
             self._forget(record)
             raise
         return record
@@ -172,6 +178,7 @@ class Writers:
             self._forget_old()
             name = self._name
             idle = (not self._open and not self._abandoned
+                    and not self._unanswered
                     and time.monotonic() > self._until)
             if idle:
                 self._name = uuid.uuid4().hex
@@ -192,11 +199,20 @@ class Writers:
     def _let_go(self, ioctx):
         """Say of records that they have no writer any more."""
         while self._abandoned:
-            record = self._abandoned[0]
-            if omap.get(ioctx, self._place.name, record.key) is not None:
-                left = dataclasses.replace(record, writer=None)
-                omap.put(ioctx, self._place.name, {left.key: left.text()})
+            self._free(ioctx, self._abandoned[0])
             del self._abandoned[0]
+        for entry in self._unanswered[:]:
+            record, until = entry
+            if self._free(ioctx, record) or time.monotonic() > until:
+                self._unanswered.remove(entry)
+
+    def _free(self, ioctx, record):
+        """Say that a record has no writer; return whether it is there."""
+        if omap.get(ioctx, self._place.name, record.key) is None:
+            return False
+        left = dataclasses.replace(record, writer=None)
+        omap.put(ioctx, self._place.name, {left.key: left.text()})
+        return True
 
     def _forget_old(self):
         """Forget what was published so long ago that it is known or lost."""

@@ -34,6 +34,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
+from glance_dcn.engine import native
 from glance_dcn.engine import reader
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
@@ -59,8 +60,9 @@ LOG = logging.getLogger(__name__)
 # glance_store looks for a class of this name in the driver's module.
 StoreLocation = location.StoreLocation
 
-# Seconds a site has to answer before a deletion is recorded instead.
-_ANSWER = 5
+# Seconds a site has to answer before a deletion is recorded instead, and
+# between two looks whether it is still there.
+_ANSWER, _LOOK = 5, 1
 
 
 class Store(driver.Store):
@@ -301,8 +303,7 @@ class Store(driver.Store):
         """
         loc = self._checked_for_deletion(location)
         try:
-            with self.site.open_pool(loc.pool) as ioctx:
-                self._remove(ioctx, loc)
+            self._remove_while_up(loc)
         except rbd.ImageNotFound:
             raise failures.not_found(self.site, loc)
         except images.InUse as exc:
@@ -325,6 +326,35 @@ class Store(driver.Store):
             with failures.explained(self.site, loc.image):
                 raise
 
+    def _remove_while_up(self, loc):
+        """Remove an image, unless its site is found to be away meanwhile.
+
+        Each of librbd's many requests may take as long as any: what has begun
+        is left to itself then, for it may be done twice.
+        """
+        outcome = native.Queue()
+        native.start('dcn-delete-%s' % self.name, self._try_to_remove, loc,
+                     outcome)
+        while True:
+            try:
+                error = native.get(outcome, _LOOK)
+            except native.Empty:
+                if self.site.health.state == health.DOWN:
+                    self.site.require()
+                continue
+            if error is not None:
+                raise error
+            return
+
+    def _try_to_remove(self, loc, outcome):
+        error = None
+        try:
+            with self.site.open_pool(loc.pool) as ioctx:
+                self._remove(ioctx, loc)
+        except BaseException as exc:
+            error = exc
+        outcome.put(error)
+
     def _remove(self, ioctx, loc):
         # A site that has just gone away, or hangs, is not to be waited for as
         # long as other requests are.
@@ -344,6 +374,8 @@ class Store(driver.Store):
             # does after NotFound and StoreDeleteNotSupported.
             raise failures.TimeoutError('Image %s stays: %s'
                                         % (loc.image, exc))
+        # Or this process would still answer for one it has just written.
+        self.site.writers.abandon(loc.image)
 
     def _check_open(self):
         try:

@@ -57,7 +57,7 @@ def pending(stage):
     """
     if not is_shown():
         return None
-    folders = [stage.lab.glance(site).etc for site in stage.lab.sites]
+    folders = {stage.lab.glance(site).etc for site in stage.lab.sites}
     with futures.ThreadPoolExecutor() as pool:
         return sorted({entry for found in pool.map(_ask, folders)
                        for entry in found}, key=dataclasses.astuple)

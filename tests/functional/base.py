@@ -12,10 +12,12 @@
 
 """What functional tests share: the lab's real clusters."""
 
+from concurrent import futures
 import os
 import pathlib
 import uuid
 
+import fixtures
 from oslotest import base
 
 from lab import ceph
@@ -44,6 +46,38 @@ class CephTestCase(base.BaseTestCase):
         state = lab_state()
         return ceph.Cluster(site, state / 'sites' / site / 'ceph',
                             state / 'etc' / 'ceph')
+
+    @classmethod
+    def use_for_class(cls, fixture):
+        """Set a fixture up until the class is through, and return it."""
+        fixture.setUp()
+        cls.addClassCleanup(fixture.cleanUp)
+        return fixture
+
+    @classmethod
+    def make_folder(cls):
+        """Make a folder that lasts until the class is through."""
+        return pathlib.Path(cls.use_for_class(fixtures.TempDir()).path)
+
+    @classmethod
+    def start_clusters(cls, *names, etc=None, links=None):
+        """Start clusters of the class's own, to be ill-treated.
+
+        :param etc: folder for the conf files and keyrings of their clients
+        :param links: dict of the :class:`lab.wan.Link` that clusters are
+            behind, by name
+        :returns: dict of :class:`lab.ceph.Cluster` by name
+        """
+        root = cls.make_folder()
+        clusters = {name: ceph.Cluster(name, root / name, etc or root / 'etc',
+                                       size=4 << 30,
+                                       link=(links or {}).get(name))
+                    for name in names}
+        for cluster in clusters.values():
+            cls.addClassCleanup(cluster.stop)
+        with futures.ThreadPoolExecutor() as pool:
+            list(pool.map(ceph.Cluster.start, clusters.values()))
+        return clusters
 
     @staticmethod
     def image_name():

@@ -19,6 +19,7 @@ there" need be known beforehand, and with a valid object map that question
 costs no request at all.
 """
 
+import contextlib
 import errno
 
 import rbd
@@ -33,6 +34,10 @@ from glance_dcn.engine import native
 _LOT = 256
 # With the object map it is a look into memory.
 _MAPPED_LOT = 16 << 10
+# Seconds for which the closing of an image that was written is waited for: a
+# dozen round trips, or, where nobody answers, several times what one request
+# may take.
+_CLOSING = 5
 
 
 class RBD(base.Endpoint):
@@ -51,6 +56,7 @@ class RBD(base.Endpoint):
                  name=None):
         super().__init__(name or image)
         self._image = None
+        self._writable = writable
         try:
             self._image = rbd.Image(ioctx, image, read_only=not writable)
             if snapshot is not None:
@@ -184,20 +190,27 @@ class RBD(base.Endpoint):
         image, self._image = self._image, None
         if image is None:
             return
-        if self.in_flight:
-            # librbd waits for the answers, which may never come.
-            native.start('rbd-close', _close, image)
-        else:
+        if not self.in_flight and not self._writable:
             _close(image)
+            return
+        # librbd waits for answers, to requests that are in flight and to what
+        # it asks the cluster for now; they may never come.
+        closed = native.Queue()
+        native.start('rbd-close', _close, image, closed)
+        if not self.in_flight:
+            with contextlib.suppress(native.Empty):
+                native.get(closed, _CLOSING)
 
     def _translated(self, error, operation, offset=None, length=None):
         number = getattr(error, 'errno', None) or errno.EIO
         return self._error(operation, abs(number), offset, length)
 
 
-def _close(image):
+def _close(image, closed=None):
     try:
         image.close()
     except rbd.Error:
         # Nothing is lost: whoever wrote has flushed before.
         pass
+    if closed is not None:
+        closed.put(True)

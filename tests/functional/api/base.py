@@ -259,6 +259,25 @@ class ApiTestCase(base.CephTestCase):
                          (len(actual), digest(actual)))
 
 
+class OwnGlanceTestCase(ApiTestCase):
+    """A test through a Glance of the class's own.
+
+    :cvar own: the :class:`OwnGlance`, which :meth:`start_own` or the class
+        itself starts
+    """
+
+    own = None
+
+    @classmethod
+    def start_own(cls, stores, **kwargs):
+        """Start the Glance; for the parameters see :class:`OwnGlance`."""
+        cls.own = cls.use_for_class(OwnGlance(stores, **kwargs))
+
+    def setUp(self):
+        super().setUp()
+        self.api = self.use_own(self.own)
+
+
 def purge(cluster, name):
     """Remove an image of pool images with its snapshots, if it is there."""
     with cluster.pool('images') as ioctx:

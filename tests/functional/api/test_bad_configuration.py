@@ -12,8 +12,6 @@
 
 """Stores that are not as they should be, beside one that is."""
 
-import pathlib
-import tempfile
 import time
 
 from lab import glance
@@ -65,15 +63,13 @@ def _bad_stores(folder):
     return stores, words
 
 
-class BadConfigurationTest(base.ApiTestCase):
+class BadConfigurationTest(base.OwnGlanceTestCase):
     """One good store, one whose site is away, and all kinds of bad ones."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        temporary = tempfile.TemporaryDirectory(prefix='glance-bad-')
-        cls.addClassCleanup(temporary.cleanup)
-        folder = pathlib.Path(temporary.name)
+        folder = cls.make_folder()
         bad, cls.words = _bad_stores(folder)
         away = folder / 'away.conf'
         # Packets to this address (RFC 5737) are answered by nobody.
@@ -86,15 +82,12 @@ class BadConfigurationTest(base.ApiTestCase):
             rados_connect_timeout=_CONNECT_TIMEOUT)))
         # The good one comes last: nobody in front of it may take what is its.
         stores.update(base.rbd_stores(sites=['central']))
-        cls.own = base.OwnGlance(stores)
         started = time.monotonic()
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
+        cls.start_own(stores)
         cls.seconds = time.monotonic() - started
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         self.data = base.random_data()
 
     def test_starts_without_waiting(self):

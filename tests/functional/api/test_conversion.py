@@ -29,18 +29,15 @@ PLUGIN = {
                    'conversion_max_output_size': 2}}
 
 
-class ConversionTestCase(base.ApiTestCase):
+class ConversionTestCase(base.OwnGlanceTestCase):
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.own = base.OwnGlance(base.rbd_stores(), overrides=PLUGIN)
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
+        cls.start_own(base.rbd_stores(), overrides=PLUGIN)
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         self.workshop = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
 
     def qemu(self, *arguments):

@@ -12,15 +12,10 @@
 
 """Sites that die while Glance reads from them or writes to them."""
 
-from concurrent import futures
 import hashlib
 import os
-import pathlib
-import shutil
-import tempfile
 import time
 
-from lab import ceph
 from lab import glance
 from lab import process
 from tests.functional.api import base
@@ -33,7 +28,7 @@ _TIMEOUT = 4
 _AT_ONCE = 2
 
 
-class FailoverTest(base.ApiTestCase):
+class FailoverTest(base.OwnGlanceTestCase):
     """A Glance with two stores: ``near``, to be killed, and ``far``.
 
     The clusters are of its own; ``near`` is the local one.
@@ -42,25 +37,14 @@ class FailoverTest(base.ApiTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        root = pathlib.Path(tempfile.mkdtemp(prefix='failover-'))
-        cls.addClassCleanup(shutil.rmtree, root)
-        cls.clusters = {name: ceph.Cluster(name, root / name, root / 'etc',
-                                           size=4 << 30)
-                        for name in ('near', 'far')}
-        for cluster in cls.clusters.values():
-            cls.addClassCleanup(cluster.stop)
-        with futures.ThreadPoolExecutor() as pool:
-            list(pool.map(ceph.Cluster.start, cls.clusters.values()))
-        cls.own = base.OwnGlance(
+        cls.clusters = cls.start_clusters('near', 'far')
+        cls.start_own(
             {name: ('dcn', glance.rbd_store(
                 cluster, dcn_io_timeout=_TIMEOUT, rados_connect_timeout=2))
              for name, cluster in cls.clusters.items()}, default='near')
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         self.near = self.clusters['near']
 
     def discard(self, api, image_id):

@@ -15,10 +15,8 @@
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import socket
-import tempfile
 
 import rbd
 
@@ -29,29 +27,24 @@ from tests.functional.api import base
 MiB = base.MiB
 
 
-class InterruptedTest(base.ApiTestCase):
+class InterruptedTest(base.OwnGlanceTestCase):
     """A Glance whose one store takes a second for each MiB."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = tempfile.TemporaryDirectory(prefix='glance-slow-')
-        cls.addClassCleanup(folder.cleanup)
-        conf = pathlib.Path(folder.name) / 'central.conf'
+        conf = cls.make_folder() / 'central.conf'
         cluster = base.lab().cluster('central')
         # librbd itself keeps to it.
         conf.write_text('%s\n[client]\nrbd_qos_write_bps_limit = %d\n'
                         % (cluster.conf.read_text(), MiB))
         store = glance.rbd_store(cluster, rbd_store_ceph_conf=conf,
                                  rbd_store_chunk_size=1)
-        cls.own = base.OwnGlance({'central': ('dcn', store)})
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
+        cls.start_own({'central': ('dcn', store)})
 
     def setUp(self):
         super().setUp()
         self.own.start()
-        self.api = self.use_own(self.own)
         self.image_id = self.new_image(self.api)
         self.addCleanup(self.cut_off_the_dead)
 

@@ -12,34 +12,27 @@
 
 """Stores of several types in one Glance: dcn beside stock ones."""
 
-import pathlib
-import tempfile
 
 from tests.functional.api import base
 from tests import releases
 
 
-class MixedStoresTest(base.ApiTestCase):
+class MixedStoresTest(base.OwnGlanceTestCase):
     """``enabled_backends = central:dcn,dcn0:dcn,nfs:file,web:http``."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = tempfile.TemporaryDirectory(prefix='glance-nfs-')
-        cls.addClassCleanup(folder.cleanup)
-        cls.nfs = pathlib.Path(folder.name)
-        cls.own = base.OwnGlance(dict(
+        cls.nfs = cls.make_folder()
+        cls.start_own(dict(
             base.rbd_stores(sites=('central', 'dcn0')),
             nfs=('file', {'filesystem_store_datadir': cls.nfs,
                           'store_description': 'a shared folder',
                           'weight': 7}),
             web=('http', {})))
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         self.data = base.random_data()
 
     def assertInFile(self, image_id):

@@ -21,9 +21,7 @@ import sys
 import time
 import uuid
 
-import fixtures
 
-from lab import ceph
 from lab import glance
 from lab import process
 from tests.functional.api import base
@@ -34,30 +32,21 @@ _ROOT = pathlib.Path(__file__).parents[3]
 EDGE = 'edge-%s' % uuid.uuid4().hex[:8]
 
 
-class OwedTest(base.ApiTestCase):
+class OwedTest(base.OwnGlanceTestCase):
     """A Glance with the lab's central site and an edge to be ill-treated."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = fixtures.TempDir()
-        folder.setUp()
-        cls.addClassCleanup(folder.cleanUp)
-        root = pathlib.Path(folder.path)
-        cls.edge = ceph.Cluster('edge', root / 'edge', root / 'etc',
-                                size=4 << 30)
-        cls.addClassCleanup(cls.edge.stop)
-        cls.edge.start()
-        stores = base.rbd_stores(sites=('central',))
-        stores[EDGE] = ('dcn', glance.rbd_store(cls.edge,
-                                                rados_connect_timeout=2))
-        cls.own = base.OwnGlance(stores)
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
+        cls.edge = cls.start_clusters('edge')['edge']
+        cls.stores = dict(
+            base.rbd_stores(sites=('central',)),
+            **{EDGE: ('dcn', glance.rbd_store(cls.edge,
+                                              rados_connect_timeout=2))})
+        cls.start_own(cls.stores)
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         # After all else: what a test leaves must not be taken for the next's.
         self.addCleanup(self.edge.start)
 
@@ -140,10 +129,7 @@ class OwedTest(base.ApiTestCase):
 
     def test_default_site_is_away(self):
         # As at an edge: the other site keeps what is owed.
-        stores = base.rbd_stores(sites=('central',))
-        stores[EDGE] = ('dcn', glance.rbd_store(self.edge,
-                                                rados_connect_timeout=2))
-        own = base.OwnGlance(stores, default=EDGE)
+        own = base.OwnGlance(self.stores, default=EDGE)
         api = self.use_own(self.useFixture(own))
         image_id = self.uploaded(api, base.random_data(), EDGE)
         self.edge.kill()
@@ -163,10 +149,7 @@ class OwedTest(base.ApiTestCase):
 
     def test_only_site_is_away(self):
         # Nothing can be recorded: Glance must keep the location.
-        own = base.OwnGlance({
-            EDGE: ('dcn', glance.rbd_store(self.edge,
-                                           rados_connect_timeout=2))},
-            default=EDGE)
+        own = base.OwnGlance({EDGE: self.stores[EDGE]}, default=EDGE)
         api = self.use_own(self.useFixture(own))
         image_id = self.uploaded(api, base.random_data(), EDGE)
         self.edge.kill()

@@ -15,7 +15,6 @@
 import base64
 import datetime
 import pathlib
-import tempfile
 import uuid
 
 from cryptography.hazmat.primitives.asymmetric import padding
@@ -47,32 +46,28 @@ def _certificate(key):
     return certificate.public_bytes(serialization.Encoding.DER)
 
 
-class SignatureTest(base.ApiTestCase):
+class SignatureTest(base.OwnGlanceTestCase):
     """A Glance with a key manager that knows one certificate."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = tempfile.TemporaryDirectory(prefix='glance-certificates-')
-        cls.addClassCleanup(folder.cleanup)
+        folder = cls.make_folder()
         cls.key = rsa.generate_private_key(65537, 2048)
         cls.certificate = str(uuid.uuid4())
-        (pathlib.Path(folder.name) / cls.certificate).write_bytes(
+        (folder / cls.certificate).write_bytes(
             _certificate(cls.key))
-        cls.own = base.OwnGlance(base.rbd_stores(), overrides={
-            'key_manager': {'backend': '%s.FolderKeyManager'
-                            % keymanager.__name__}})
-        environment = {keymanager.FOLDER: folder.name,
+        environment = {keymanager.FOLDER: str(folder),
                        'PYTHONPATH': str(_ROOT)}
         with fixtures.Fixture() as patches:
             for item in environment.items():
                 patches.useFixture(fixtures.EnvironmentVariable(*item))
-            cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
+            cls.start_own(base.rbd_stores(), overrides={
+                'key_manager': {'backend': '%s.FolderKeyManager'
+                                % keymanager.__name__}})
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         self.data = base.random_data()
 
     def signed(self, data, **changes):

@@ -13,11 +13,8 @@
 """A fourth site comes to a running Glance of two processes, and goes again."""
 
 import os
-import pathlib
-import tempfile
 import time
 
-from lab import ceph
 from lab import glance
 from lab import process
 from tests.functional.api import base
@@ -25,33 +22,24 @@ from tests.functional.api import base
 NAME = 'dcn7'
 
 
-class SitesDirTest(base.ApiTestCase):
+class SitesDirTest(base.OwnGlanceTestCase):
     """Site files of a Glance with two processes, at a cluster of their own."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        temporary = tempfile.TemporaryDirectory(prefix='sd-')
-        cls.addClassCleanup(temporary.cleanup)
-        folder = pathlib.Path(temporary.name)
-        cls.folder = folder / 'sites'
+        cls.folder = cls.make_folder() / 'sites'
         cls.folder.mkdir(mode=0o755)
         # The conf file and keyrings are where those of the others are.
-        cls.edge = ceph.Cluster(NAME, folder / 'c',
-                                base.lab().cluster('central').etc,
-                                size=4 << 30)
-        cls.addClassCleanup(cls.edge.stop)
-        cls.edge.start()
-        cls.own = base.OwnGlance(
+        cls.edge = cls.start_clusters(
+            NAME, etc=base.lab().cluster('central').etc)[NAME]
+        cls.start_own(
             base.rbd_stores(sites=['central', 'dcn0']), overrides={
                 'glance_dcn': {'sites_dir': cls.folder},
                 'dcn0': {'dcn_bandwidth_limit': 1}}, processes=2)
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
 
     def setUp(self):
         super().setUp()
-        self.api = self.use_own(self.own)
         self.data = base.random_data()
 
     def cluster(self, site):

@@ -22,20 +22,18 @@ from tests.functional.api import base
 from tests.functional.api import stock
 
 
-class StockFallbackTest(base.ApiTestCase):
+class StockFallbackTest(base.OwnGlanceTestCase):
     """A stock Glance beside the lab's own, on the same database and pools."""
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.own = stock.StockGlance(
-            stock.stores(), database=base.lab().database.url('glance'))
-        cls.own.setUp()
-        cls.addClassCleanup(cls.own.cleanUp)
+        cls.own = cls.use_for_class(stock.StockGlance(
+            stock.stores(), database=base.lab().database.url('glance')))
 
     def setUp(self):
         super().setUp()
-        self.stock = self.use_own(self.own)
+        self.stock = self.api
         self.data = base.random_data()
 
     def edge_snapshot(self):

@@ -12,20 +12,18 @@
 
 """Copies to clusters that go away or fill up on the way; real clusters."""
 
-from concurrent import futures
 import json
 import os
-import pathlib
 import threading
+import time
 
-import fixtures
 import rados
 import rbd
 
+from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
-from lab import ceph
 from lab import process
 from tests.functional import base
 
@@ -39,17 +37,7 @@ class TargetTestCase(base.CephTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = fixtures.TempDir()
-        folder.setUp()
-        cls.addClassCleanup(folder.cleanUp)
-        root = pathlib.Path(folder.path)
-        cls.clusters = {name: ceph.Cluster(name, root / name, root / 'etc',
-                                           size=4 << 30)
-                        for name in ('source', 'good', 'bad')}
-        for cluster in cls.clusters.values():
-            cls.addClassCleanup(cluster.stop)
-        with futures.ThreadPoolExecutor() as pool:
-            list(pool.map(ceph.Cluster.start, cls.clusters.values()))
+        cls.clusters = cls.start_clusters('source', 'good', 'bad')
 
     def setUp(self):
         super().setUp()
@@ -109,6 +97,21 @@ class FaultyTargetTest(TargetTestCase):
         self.assertIn(self.sites['bad'].name, error)
         bad.thaw()
         self.assertUnpublished()
+
+    def test_writer_of_a_target_that_hangs_is_closed(self):
+        # Nobody is waited for who could hold the other targets up.
+        bad = self.clusters['bad']
+        self.addCleanup(bad.thaw)
+        with self.sites['bad'].open_pool() as ioctx:
+            rbd.RBD().create(ioctx, self.image, SIZE)
+            writer = rbd_backend.RBD(ioctx, self.image, writable=True)
+            # From now on it has a lock, which it gives back in the end.
+            writer.image.write(b'data', 0)
+            bad.freeze()
+            began = time.monotonic()
+            writer.close()
+            self.assertLess(time.monotonic() - began, 7)
+            bad.thaw()
 
     def test_target_is_killed(self):
         bad = self.clusters['bad']

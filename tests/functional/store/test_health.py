@@ -14,10 +14,8 @@
 
 import concurrent.futures
 import io
-import pathlib
 import shutil
 import signal
-import tempfile
 import threading
 import time
 
@@ -28,7 +26,6 @@ from glance_dcn.ceph import connection
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.sites import wiring
-from lab import ceph
 from tests.functional.store import base
 
 # Seconds: how long a call may take that is refused, and a site may be back
@@ -84,12 +81,7 @@ class FaultTest(HealthTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.folder = pathlib.Path(tempfile.mkdtemp(prefix='away-'))
-        cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.edge = ceph.Cluster('edge', cls.folder / 'ceph',
-                                cls.folder / 'etc', size=4 << 30)
-        cls.addClassCleanup(cls.edge.stop)
-        cls.edge.start()
+        cls.edge = cls.start_clusters('edge')['edge']
 
     def setUp(self):
         super().setUp()
