@@ -99,6 +99,11 @@ class Glance:
         self.configure()
         self.service.start('/healthcheck')
 
+    def staged(self):
+        """Return the paths of the staged files, without the journal."""
+        return sorted(path for path in self.staging.iterdir()
+                      if not path.name.startswith('.'))
+
     def stop(self):
         """End the worker."""
         self.service.stop()

@@ -247,8 +247,7 @@ def leftovers(site, fsid, pool, ioctx, located):
 def staged(stage):
     """Return the paths of the files that are left in staging folders."""
     return [path for site, number in stage.workers
-            for path in stage.lab.glance(site, number).staging.iterdir()
-            if path.is_file()]
+            for path in stage.lab.glance(site, number).staged()]
 
 
 def _parse(url):

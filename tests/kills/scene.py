@@ -110,8 +110,7 @@ class Scene(fixtures.Fixture):
 
     def staged(self):
         """Return the names of the staged files."""
-        return sorted(path.name for path in self.staging.iterdir()
-                      if path.name != journal.FOLDER)
+        return [path.name for path in self.own.worker.staged()]
 
     def kill(self, whole=True):
         """Kill the worker.

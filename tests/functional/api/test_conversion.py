@@ -55,7 +55,7 @@ class ConversionTestCase(base.OwnGlanceTestCase):
                                      stores=list(STORES))
 
     def assertNothingStaged(self):
-        self.assertEqual([], os.listdir(self.own.worker.staging))
+        self.assertEqual([], self.own.worker.staged())
 
 
 class HonestTest(ConversionTestCase):

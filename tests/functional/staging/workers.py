@@ -159,9 +159,7 @@ class Workers(fixtures.Fixture):
 
     def staged(self, number):
         """Return the names of the files in a worker's staging folder."""
-        return sorted(path.name for path
-                      in self.workers[number].staging.iterdir()
-                      if not path.name.startswith('.'))
+        return [path.name for path in self.workers[number].staged()]
 
     def log(self, number):
         """Return what a worker has logged."""

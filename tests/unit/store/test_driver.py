@@ -28,6 +28,7 @@ from glance_dcn.ceph import connection
 from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 from glance_dcn.store import driver
+from glance_dcn.store import failures
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -175,7 +176,7 @@ class TestErrors(StoreCase):
         self.assertLess(time.monotonic() - began, 3)
         for text in [str(exc), *self.refusals(
                 store, exceptions.BadStoreConfiguration,
-                delete=driver._TimeoutError)]:
+                delete=failures.TimeoutError)]:
             for word in ('edge_7', '127.0.0.1:9', 'mon_host',
                          str(self.ceph_conf)):
                 self.assertIn(word, text)
@@ -183,7 +184,7 @@ class TestErrors(StoreCase):
     def test_missing_conf_file(self):
         for text in self.refusals(self.store(),
                                   exceptions.BadStoreConfiguration,
-                                  delete=driver._TimeoutError):
+                                  delete=failures.TimeoutError):
             for word in ('rbd_store_ceph_conf in [edge_7]',
                          str(self.ceph_conf)):
                 self.assertIn(word, text)
