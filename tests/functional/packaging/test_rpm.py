@@ -69,7 +69,7 @@ class RpmTest(base.BaseTestCase):
         return run(sys.executable, 'tools/check-rpm.py', '--root', str(root),
                    '--work', str(root.parent), str(self.package()))
 
-    def library(self, root):
+    def packages_of(self, root):
         """Return the folder of the package below a root."""
         (folder,) = root.glob('usr/lib/python3*/site-packages/glance_dcn')
         return folder
@@ -96,7 +96,7 @@ class RpmTest(base.BaseTestCase):
     def test_the_check_finds_what_is_wrong(self):
         root = self.install()
         self.assertEqual(0, self.check(root).returncode)
-        library = self.library(root)
+        library = self.packages_of(root)
         (library / 'catalog.py').unlink()
         (library / 'sites' / 'passwords.txt').write_text('secret')
         (library / 'opts.py').chmod(0o666)
