@@ -23,6 +23,7 @@ every byte as before.
 import errno
 import io
 import os
+import stat
 
 from glance_dcn.engine import extents
 
@@ -45,7 +46,7 @@ def skip_holes(data):
         inner = _inner(reader)
         if inner is None:
             return False
-        if isinstance(inner, io.BufferedReader):
+        if _is_file(inner):
             sparse = SparseReader(inner)
             # Glance's CooperativeReader (33) has its read as an attribute of
             # the object: it is one that may be set. Others, before, have but
@@ -77,6 +78,16 @@ def report_waiting(data):
         if reader is None:
             break
     return None
+
+
+def _is_file(reader):
+    """Return whether it reads a file: uploads may come from a socket."""
+    if not isinstance(reader, io.BufferedReader):
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(reader.fileno()).st_mode)
+    except OSError:
+        return False
 
 
 def _inner(reader):

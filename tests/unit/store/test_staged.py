@@ -15,6 +15,7 @@
 import io
 import os
 import random
+import socket
 
 from glance.common.scripts import utils as script_utils
 from glance.common import utils as glance_utils
@@ -126,6 +127,13 @@ class StagedTest(base.BaseTestCase):
         for data in (io.BytesIO(b'data'), iter([b'data']), None,
                      inspected(io.BytesIO(b'data'))):
             self.assertFalse(staged.skip_holes(data))
+
+    def test_what_comes_from_a_socket_is_left_alone(self):
+        near, far = socket.socketpair()
+        self.addCleanup(near.close)
+        with far, near.makefile('rb') as stream:
+            for wrapped in (stream, io.BufferedReader(io.BytesIO(b'data'))):
+                self.assertFalse(staged.skip_holes(inspected(wrapped)))
 
     def test_file_without_its_wrappers_is_left_alone(self):
         with open(self.sparse_file(1, MIB), 'rb') as f:
