@@ -45,7 +45,8 @@ _LAYOUT = re.compile('split|single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}', re.ASCII)
-_HOST = re.compile(r'[A-Za-z0-9.:-]+', re.ASCII)
+# Hosts become names of folders: none may be . or ..
+_HOST = re.compile(r'[A-Za-z0-9:][A-Za-z0-9.:-]*', re.ASCII)
 _QUANTITY = re.compile(r'[1-9][0-9]*(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?',
                        re.ASCII)
 _LABEL = re.compile(r'[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?', re.ASCII)

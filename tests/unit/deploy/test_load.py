@@ -269,6 +269,8 @@ class TestMistakes(base.SitesFileTestCase):
                 ({'workers': '["http://u:p@a"]'}, 'cannot stand there'),
                 ({'workers': '["http://[a"]'}, 'is no URL'),
                 ({'workers': '["http://a:x"]'}, 'is no URL'),
+                ({'workers': '["http://..:1"]'}, 'cannot stand there'),
+                ({'workers': '["http://.:1"]'}, 'cannot stand there'),
                 ({'limits': '3'}, 'limits must be a mapping'),
                 ({'limits': '{max_transfers: many}'}, 'whole number'),
                 ({'limits': '{max_transfers: -1}'}, '0 or more'),
