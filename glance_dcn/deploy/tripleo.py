@@ -79,7 +79,7 @@ def _glance(deployment, site, values):
         'GlanceNodeStagingUri': 'file://%s' % site.staging,
         'GlanceBackend': 'rbd',
         'GlanceBackendID': default.store,
-        'GlanceStoreDescription': _hiera(default.description),
+        'GlanceStoreDescription': _hiera(conf.escape(default.description)),
         'GlanceRbdPoolName': default.pool,
         'CephClusterName': default.cluster.name,
     }
@@ -91,7 +91,7 @@ def _glance(deployment, site, values):
         found['GlanceImageCacheMaxSize'] = site.cache_size
     found['GlanceMultistoreConfig'] = {other.store: {
         'GlanceBackend': 'rbd',
-        'GlanceStoreDescription': _hiera(other.description),
+        'GlanceStoreDescription': _hiera(conf.escape(other.description)),
         'GlanceRbdPoolName': other.pool,
         'CephClientUserName': other.cluster.user,
         'CephClusterName': other.cluster.name,

@@ -253,6 +253,7 @@ class TestText(base.SitesFileTestCase):
     @hypothesis.example('"quoted"')
     @hypothesis.example("'")
     @hypothesis.example('$HOME ${x} $$ %(y)s')
+    @hypothesis.example(r'a\$b \\$c \$$ \\')
     @hypothesis.example(' # no comment')
     @hypothesis.example('[section]')
     @hypothesis.example('a = b')

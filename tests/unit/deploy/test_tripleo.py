@@ -166,6 +166,16 @@ class TestType(TripleoTestCase):
         self.assertEqual("a %{literal('%')}{b} c",
                          found['glance.yaml']['GlanceStoreDescription'])
 
+    def test_oslo_config_takes_nothing_for_its_own(self):
+        text = base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  description: worth $9')
+        self.assertEqual(
+            'worth $$9', self.rendered('dcn0', text)['glance.yaml'][
+                'GlanceStoreDescription'])
+        self.assertEqual(
+            'worth $$9', self.rendered('central', text)['glance.yaml'][
+                'GlanceMultistoreConfig']['dcn0']['GlanceStoreDescription'])
+
 
 class TestMistakes(TripleoTestCase):
 
