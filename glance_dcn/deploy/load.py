@@ -121,9 +121,21 @@ class _Loader:
     def _read_paths(self):
         fields = sitesfile.Fields(self._path, self._node(self._top, 'paths'),
                                   'paths', _PATHS)
-        return model.Paths(**{
+        paths = model.Paths(**{
             field.name: self._folder_of(fields, field.name, field.default)
             for field in dataclasses.fields(model.Paths)})
+        # In each of them there are files NAME.conf.
+        seen = {}
+        for key in ('glance', 'ceph', 'sites'):
+            path = getattr(paths, key)
+            if path in seen:
+                raise fields.mistake(
+                    key if key in fields else seen[path],
+                    '%s and %s cannot be one folder: files of one would '
+                    'take the place of those of the other' % (seen[path],
+                                                              key))
+            seen[path] = key
+        return paths
 
     def _folder_of(self, fields, key, default):
         text = fields.text(key, default)

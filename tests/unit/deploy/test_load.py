@@ -291,6 +291,10 @@ class TestMistakes(base.SitesFileTestCase):
                 ({'glance': '{a: {"b = c": d}}'}, 'is no option'),
                 ({'glance': '{DEFAULT: {enabled_backends: x}}'},
                  'follows from the key sites'),
+                ({'glance': '{Glance_Store: {default_backend: x}}'},
+                 'follows from the key sites'),
+                ({'glance': '{a: {rbd_store_pool: x}}'},
+                 'follows from the key pool'),
                 ({'glance': '{keystone_authtoken: {password: x}}'},
                  'is a secret'),
                 ({'glance': '{database: {connection: "mysql://a:b/@c/d"}}'},
@@ -329,6 +333,14 @@ class TestMistakes(base.SitesFileTestCase):
         (self.folder / 'a.conf').write_text('hello\n')
         self.assertRefused(4, 'a.conf:1: this is no line of a Ceph conf file',
                            'sites:\n- name: a\n  cluster:\n    conf: a.conf\n')
+
+    def test_folders_that_are_one(self):
+        for paths, line in (('  ceph: /a/b\n  sites: /a//b/\n', 3),
+                            ('  sites: /etc/ceph\n', 2),
+                            ('  ceph: /etc/glance\n', 2),
+                            ('  glance: /etc/ceph\n', 2)):
+            self.assertRefused(line, 'cannot be one folder',
+                               'paths:\n' + paths + one())
 
     def test_plugins(self):
         for plugins, reason in (
