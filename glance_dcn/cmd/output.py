@@ -32,12 +32,21 @@ def table(heads, rows):
     :param rows: lists of what is in them; None and '' are shown as ``-``
     """
     lines = [[name.upper() for name in heads]]
-    lines += [['-' if cell is None or cell == '' else str(cell)
+    lines += [['-' if cell is None or cell == '' else _printable(str(cell))
                for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('  '.join(
         text.ljust(width) for text, width in zip(line, widths)).rstrip()
         for line in lines)
+
+
+def _printable(text):
+    """Return text that does nothing to a terminal: users name images."""
+    if text.isprintable():
+        return text
+    return ''.join(letter if letter.isprintable() else
+                   letter.encode('unicode_escape').decode()
+                   for letter in text)
 
 
 def text(thing, compact=False):
