@@ -328,7 +328,7 @@ class TestFiles(base.SitesFileTestCase):
         self.useFixture(_Umask(0o000))
         self.write(files.File('secret', 'text', files.SECRET),
                    files.File('conf', 'text', files.INNER))
-        self.assertEqual([0o600, 0o640], [
+        self.assertEqual([0o600, 0o600], [
             (self.output / name).stat().st_mode & 0o777
             for name in ('secret', 'conf')])
 
