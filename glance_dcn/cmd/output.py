@@ -12,17 +12,33 @@
 
 """Tables and JSON, as the commands print them."""
 
+import argparse
 import dataclasses
 import json
 
 #: How much is what, for people.
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
+# Seconds; more is a slip of the finger.
+_LONGEST = 86400
 
 
 def add_format(parser):
     """Add ``--format`` to a subcommand."""
     parser.add_argument('--format', choices=('table', 'json'),
                         default='table', help='form of the output (table)')
+
+
+def seconds(text):
+    """Return a number of seconds that an argument says.
+
+    :raises argparse.ArgumentTypeError: if it is not above 0, or beyond reason
+    """
+    number = float(text)
+    # Neither can NaN be compared.
+    if not 0 < number <= _LONGEST:
+        raise argparse.ArgumentTypeError('must be above 0, and at most %d '
+                                         'seconds' % _LONGEST)
+    return number
 
 
 def table(heads, rows):

@@ -76,7 +76,7 @@ def register(subparsers):
                              'be given several times (all stores)')
     parser.add_argument('--size', type=_size, default=16, metavar='MIB',
                         help='of the image (16)')
-    parser.add_argument('--timeout', type=float, default=300,
+    parser.add_argument('--timeout', type=output.seconds, default=300,
                         metavar='SECONDS',
                         help='for each import or copy (300)')
     parser.add_argument('--compute-user', metavar='USER',
