@@ -40,7 +40,8 @@ _OF_STORES = {
     'rbd_store_pool': 'pool',
 }
 # Options that hold a password or a key.
-_SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$')
+_SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$'
+                     r'|(^|_)(root|admin|auth)_token(_id)?$')
 # A password may have any character; better to hide too much.
 _USER_INFO = re.compile(r'://\S*:\S*@')
 

@@ -297,6 +297,7 @@ class TestMistakes(base.SitesFileTestCase):
                  'follows from the key pool'),
                 ({'glance': '{keystone_authtoken: {password: x}}'},
                  'is a secret'),
+                ({'glance': '{vault: {root_token_id: x}}'}, 'is a secret'),
                 ({'glance': '{database: {connection: "mysql://a:b/@c/d"}}'},
                  'is a secret')):
             self.assertRefused(8, reason, one(**more))
