@@ -41,7 +41,8 @@ _OF_STORES = {
 }
 # Options that hold a password or a key.
 _SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$'
-                     r'|(^|_)(root|admin|auth)_token(_id)?$')
+                     r'|(^|_)(root|admin|auth)_token(_id)?$'
+                     '|^(approle_role_id|hmac_keys|token)$')
 # A password may have any character; better to hide too much.
 _USER_INFO = re.compile(r'://\S*:\S*@')
 

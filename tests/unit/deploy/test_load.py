@@ -13,12 +13,15 @@
 
 import os
 
+import castellan.options
 import fixtures
+import glance.opts
 import hypothesis
 from hypothesis import strategies
 
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
+from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from tests.unit.deploy import base
 
@@ -175,6 +178,20 @@ class TestKeys(base.SitesFileTestCase):
         cluster = self.load(text).central.cluster
         self.assertEqual(base.KEY, cluster.key.read_key('external'))
         self.assertNotIn(base.KEY, repr(cluster))
+
+
+class TestSecretOptions(base.SitesFileTestCase):
+
+    def test_those_of_glance_are_known_by_their_names(self):
+        found = [option for _group, listed in (
+            *glance.opts.list_api_opts(), *castellan.options.list_opts())
+            for option in listed]
+        self.assertEqual([], [
+            option.dest for option in found
+            if option.secret and not options.is_secret(option.dest)])
+        self.assertNotIn('use_user_token', [
+            option.dest for option in found
+            if options.is_secret(option.dest)])
 
 
 class TestMistakes(base.SitesFileTestCase):
