@@ -89,8 +89,9 @@ if [ -z "$(rpm --eval '%{?python3_sitelib}')" ]; then
     options+=(--nodeps --define "__python3 $python")
 fi
 quietly rpmbuild -ba "${options[@]}" packaging/python-glance-dcn.spec
-rm -rf "$output"
+# Of an earlier build; whatever else is there is somebody's.
 mkdir -p "$output"
+rm -f "$output"/python*-glance-dcn-*.rpm
 cp "$work"/rpmbuild/SRPMS/*.rpm "$work"/rpmbuild/RPMS/noarch/*.rpm "$output"
 
 say '[3/4] Installing them into an empty root'
@@ -101,12 +102,12 @@ as_root=()
 [ "$(id -u)" = 0 ] || as_root=(unshare --user --map-root-user)
 # What they require cannot be there; check-rpm.py looks at that.
 quietly "${as_root[@]}" rpm --root "$root" --dbpath /var/lib/rpm \
-    --install --nodeps "$output"/*.noarch.rpm
+    --install --nodeps "$output"/python*-glance-dcn-*.noarch.rpm
 
 say '[4/4] Checking what is there'
 "$python" tools/check-rpm.py --root "$root" --work "$work" \
     "$output"/python3-glance-dcn-*.noarch.rpm
 say "The packages are in $output:"
-for package in "$output"/*.rpm; do
+for package in "$output"/python*-glance-dcn-*.rpm; do
     say "  $(basename "$package")"
 done

@@ -12,6 +12,7 @@
 
 """Checks of the configuration of the Glance on this node, and of Glances."""
 
+import ipaddress
 import os
 import socket
 import sys
@@ -286,8 +287,8 @@ def self_reference(node):
                                     type=socket.SOCK_STREAM)
     except OSError as exc:
         raise Found('unknown', url=url, error=exc.strerror or exc)
-    for family, kind, _protocol, _name, address in places:
-        if not _is_here(family, kind, address):
+    for family, _kind, _protocol, _name, address in places:
+        if not _is_here(family, address):
             raise Found('foreign', url=url, address=address[0])
     error = why_silent(url)
     if error:
@@ -295,14 +296,19 @@ def self_reference(node):
     return url
 
 
-def _is_here(family, kind, address):
+def _is_here(family, address):
     """Return whether an address is one of this node's."""
-    with socket.socket(family, kind) as probe:
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.bind((address[0], 0, *address[2:]))
+            # Nothing is sent. To bind proves nothing: where a load balancer
+            # may run, net.ipv4.ip_nonlocal_bind lets any address be bound.
+            probe.connect((address[0], 9, *address[2:]))
         except OSError:
             return False
-    return True
+        # What goes to oneself comes from the same address.
+        own = probe.getsockname()[0]
+    return own == address[0] or ipaddress.ip_address(
+        address[0].partition('%')[0]).is_loopback
 
 
 def why_silent(url):

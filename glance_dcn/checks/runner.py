@@ -38,7 +38,9 @@ def run(things, timeout, only=()):
     :param things: list of subjects, see :mod:`glance_dcn.checks.subjects`
     :param timeout: seconds until what has not ended is said to be late
     :param only: names of checks whose outcome is wanted; none: all
-    :returns: list of :class:`glance_dcn.checks.registry.Finding`
+    :returns: list of :class:`glance_dcn.checks.registry.Finding`; with those
+        of others that failed, without which a wanted one could not be
+        carried out
     """
     run = _Run(things, only)
     try:
@@ -150,7 +152,8 @@ class _Run:
                  for number, thing in reversed(list(enumerate(self._things)))}
         result.sort(key=lambda finding: order[finding.site])
         return [finding for finding in result
-                if not self._only or finding.check in self._only]
+                if not self._only or finding.check in self._only
+                or finding.level == registry.FAIL]
 
     def _compare(self):
         """Carry out the checks of all clusters together."""

@@ -21,6 +21,7 @@ import time
 import sqlalchemy
 
 from glance_dcn.cmd import node
+from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import snapshot
 
@@ -63,10 +64,10 @@ def register(subparsers):
                        help='serve them over HTTP until ended; there is no '
                             'password: choose an address that only '
                             'Prometheus reaches')
-    parser.add_argument('--interval', type=float, default=60,
+    parser.add_argument('--interval', type=output.seconds, default=60,
                         metavar='SECONDS', help='with --listen: time from '
                         'one look at everything to the next (60)')
-    parser.add_argument('--timeout', type=float, default=8,
+    parser.add_argument('--timeout', type=output.seconds, default=8,
                         metavar='SECONDS', help='time for sites to answer (8)')
     parser.set_defaults(run=run, set_up=_set_up)
 

@@ -12,17 +12,33 @@
 
 """Tables and JSON, as the commands print them."""
 
+import argparse
 import dataclasses
 import json
 
 #: How much is what, for people.
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
+# Seconds; more is a slip of the finger.
+_LONGEST = 86400
 
 
 def add_format(parser):
     """Add ``--format`` to a subcommand."""
     parser.add_argument('--format', choices=('table', 'json'),
                         default='table', help='form of the output (table)')
+
+
+def seconds(text):
+    """Return a number of seconds that an argument says.
+
+    :raises argparse.ArgumentTypeError: if it is not above 0, or beyond reason
+    """
+    number = float(text)
+    # Neither can NaN be compared.
+    if not 0 < number <= _LONGEST:
+        raise argparse.ArgumentTypeError('must be above 0, and at most %d '
+                                         'seconds' % _LONGEST)
+    return number
 
 
 def table(heads, rows):
@@ -32,12 +48,21 @@ def table(heads, rows):
     :param rows: lists of what is in them; None and '' are shown as ``-``
     """
     lines = [[name.upper() for name in heads]]
-    lines += [['-' if cell is None or cell == '' else str(cell)
+    lines += [['-' if cell is None or cell == '' else _printable(str(cell))
                for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines)]
     return '\n'.join('  '.join(
         text.ljust(width) for text, width in zip(line, widths)).rstrip()
         for line in lines)
+
+
+def _printable(text):
+    """Return text that does nothing to a terminal: users name images."""
+    if text.isprintable():
+        return text
+    return ''.join(letter if letter.isprintable() else
+                   letter.encode('unicode_escape').decode()
+                   for letter in text)
 
 
 def text(thing, compact=False):

@@ -85,9 +85,9 @@ def register(subparsers):
     filters.add_argument('--all', action='store_true', help='all of them')
     filters.add_argument('--limit', type=int, default=_LIMIT, metavar='N',
                          help='list N images at most (%d)' % _LIMIT)
-    parser.add_argument('--timeout', type=float, default=8,
+    parser.add_argument('--timeout', type=output.seconds, default=8,
                         metavar='SECONDS', help='time for sites to answer (8)')
-    parser.add_argument('--watch', nargs='?', type=float, const=5,
+    parser.add_argument('--watch', nargs='?', type=output.seconds, const=5,
                         metavar='SECONDS',
                         help='show it again and again, every 5 seconds')
     parser.set_defaults(run=run, set_up=_set_up)

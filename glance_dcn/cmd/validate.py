@@ -13,6 +13,7 @@
 """``glance-dcn validate``: the proof that a deployment does its work."""
 
 import argparse
+import logging
 import signal
 import sys
 import time
@@ -21,6 +22,8 @@ from glance_dcn.checks import api
 from glance_dcn.checks import journey
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+
+LOG = logging.getLogger(__name__)
 
 #: Exit status: it works, it does not, wrong arguments, something was left.
 GOOD, BAD, WRONG, LEFT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -73,7 +76,7 @@ def register(subparsers):
                              'be given several times (all stores)')
     parser.add_argument('--size', type=_size, default=16, metavar='MIB',
                         help='of the image (16)')
-    parser.add_argument('--timeout', type=float, default=300,
+    parser.add_argument('--timeout', type=output.seconds, default=300,
                         metavar='SECONDS',
                         help='for each import or copy (300)')
     parser.add_argument('--compute-user', metavar='USER',
@@ -179,11 +182,18 @@ def _step(steps, what, function, shown):
     try:
         function()
     except journey.FAILURES as exc:
-        error = ' '.join(str(exc).split())
+        error = str(exc)
     except KeyboardInterrupt:
         if shown:
             print('interrupted')
         raise
+    except Exception as exc:
+        # Glance, Keystone or what stands before them went away, say: what
+        # was made is removed all the same, and it is told what stays.
+        LOG.debug('To %s failed', what, exc_info=True)
+        error = '%s: %s' % (type(exc).__name__, exc)
+    if error is not None:
+        error = ' '.join(error.split())
     seconds = time.monotonic() - began
     steps.append({'step': what, 'seconds': round(seconds, 3),
                   'error': error})

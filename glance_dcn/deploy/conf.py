@@ -13,6 +13,8 @@
 
 """Text of files that oslo.config reads."""
 
+import re
+
 #: First line of every file that is written.
 MARK = '# Written by glance-dcn out of the sites file: change it there.'
 
@@ -32,7 +34,9 @@ def text(sections):
 
 def escape(value):
     """Return a value so that oslo.config reads it as it is."""
-    return quote(value.replace('$', '$$'))
+    # It takes \$ for $$, and so the backslash away.
+    return quote(re.sub(
+        r'(\\?)\$', lambda found: '\\\\$' if found.group(1) else '$$', value))
 
 
 def quote(value):

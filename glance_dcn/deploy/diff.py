@@ -163,6 +163,7 @@ def _difference(name, old, new, secrets):
         if old is None or new is None:
             return '%s %s = %s' % ('+' if old is None else '-', what, _MASK)
         return '! %s differs (secret)' % what
+    old, new = (value and value.replace('\n', ' ') for value in (old, new))
     if old is None:
         return '+ %s = %s' % (what, new)
     if new is None:
@@ -194,13 +195,16 @@ class _Parser(iniparser.BaseParser):
 
 
 def _sections(text):
-    parser = _Parser()
-    try:
-        # A keyring indents its options, which is no continuation there.
-        parser.parse(line.strip() for line in text.split('\n'))
-    except iniparser.ParseError:
-        return None
-    return parser.found
+    lines = text.split('\n')
+    # A keyring indents its options, which is no continuation there.
+    for each in (lines, [line.strip() for line in lines]):
+        parser = _Parser()
+        try:
+            parser.parse(each)
+        except iniparser.ParseError:
+            continue
+        return parser.found
+    return None
 
 
 def _lines(old, new, secrets):

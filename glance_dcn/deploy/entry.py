@@ -55,12 +55,14 @@ def prepare(path, entries):
 
 
 def write(path, text, mode):
-    """Replace a sites file.
+    """Replace a sites file; the group it belongs to stays.
 
     :raises glance_dcn.deploy.files.Error: if it cannot be written
     """
+    target = os.path.realpath(path)
     try:
-        files.replace(os.path.realpath(path), text.encode(), mode)
+        group = os.stat(target).st_gid if os.path.exists(target) else None
+        files.replace(target, text.encode(), mode, group)
     except OSError as exc:
         raise files.Error('%s cannot be written: %s' % (path, exc.strerror))
 

@@ -99,9 +99,10 @@ def write(folder, files, group: typing.Optional[int] = None):
 
 def mode_of(file, group):
     """Return the permission bits a file gets."""
-    if file.mode == SECRET and group is not None:
-        return INNER
-    return file.mode
+    if file.mode == OPEN:
+        return OPEN
+    # Without a group to name, it would be whichever the writer has.
+    return SECRET if group is None else INNER
 
 
 def _write(path, file, group):

@@ -45,7 +45,8 @@ _LAYOUT = re.compile('split|single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}', re.ASCII)
-_HOST = re.compile(r'[A-Za-z0-9.:-]+', re.ASCII)
+# Hosts become names of folders: none may be . or ..
+_HOST = re.compile(r'[A-Za-z0-9:][A-Za-z0-9.:-]*', re.ASCII)
 _QUANTITY = re.compile(r'[1-9][0-9]*(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?',
                        re.ASCII)
 _LABEL = re.compile(r'[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?', re.ASCII)
@@ -120,9 +121,21 @@ class _Loader:
     def _read_paths(self):
         fields = sitesfile.Fields(self._path, self._node(self._top, 'paths'),
                                   'paths', _PATHS)
-        return model.Paths(**{
+        paths = model.Paths(**{
             field.name: self._folder_of(fields, field.name, field.default)
             for field in dataclasses.fields(model.Paths)})
+        # In each of them there are files NAME.conf.
+        seen = {}
+        for key in ('glance', 'ceph', 'sites'):
+            path = getattr(paths, key)
+            if path in seen:
+                raise fields.mistake(
+                    key if key in fields else seen[path],
+                    '%s and %s cannot be one folder: files of one would '
+                    'take the place of those of the other' % (seen[path],
+                                                              key))
+            seen[path] = key
+        return paths
 
     def _folder_of(self, fields, key, default):
         text = fields.text(key, default)

@@ -32,8 +32,17 @@ _OURS = {
     ('os_glance_staging_store', 'filesystem_store_datadir'): 'staging',
     ('glance_dcn', 'sites_dir'): 'paths',
 }
+# The same, of whatever store: what is compared with the other sites must be
+# what Glance is told.
+_OF_STORES = {
+    'rbd_store_ceph_conf': 'cluster',
+    'rbd_store_user': 'cluster',
+    'rbd_store_pool': 'pool',
+}
 # Options that hold a password or a key.
-_SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$')
+_SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$'
+                     r'|(^|_)(root|admin|auth)_token(_id)?$'
+                     '|^(approle_role_id|hmac_keys|token)$')
 # A password may have any character; better to hide too much.
 _USER_INFO = re.compile(r'://\S*:\S*@')
 
@@ -85,7 +94,9 @@ def _mapping(path, node, what):
 def _check(path, line, group, option):
     if not _OPTION.fullmatch(option):
         raise sitesfile.Mistake(path, line, '%r is no option' % option[:60])
-    source = _OURS.get((group, option))
+    # Groups are told apart without regard to case, but DEFAULT.
+    known = group if group == 'DEFAULT' else group.lower()
+    source = _OURS.get((known, option)) or _OF_STORES.get(option)
     if source:
         raise sitesfile.Mistake(
             path, line, '[%s] %s follows from the key %s of the sites file'

@@ -72,13 +72,17 @@ def _files(deployment, site, url):
     sections, secret = _sections(
         deployment, site, url,
         [other for other in known if other not in in_folder])
+    # Packages bring one of their own, which may be read last.
+    imports = {name: sections[name] for name in ('image_import_opts',
+                                                 'image_conversion')}
+    hidden = any(value in secret for options in imports.values()
+                 for value in options.values())
     found = [
         files.File('%s/glance-api.conf' % paths.glance.lstrip('/'),
                    conf.text(sections), files.INNER, secret),
-        # Packages bring one of their own, which may be read last.
         files.File('%s/glance-image-import.conf' % paths.glance.lstrip('/'),
-                   conf.text({name: sections[name] for name in (
-                       'image_import_opts', 'image_conversion')}))]
+                   conf.text(imports),
+                   files.INNER if hidden else files.OPEN, secret)]
     found += [
         files.File('%s/%s.conf' % (paths.sites.lstrip('/'), other.store),
                    _site_file(other, paths.ceph),

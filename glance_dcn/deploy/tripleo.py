@@ -31,6 +31,16 @@ from glance_dcn.deploy import yamltext
 # TripleO's own limit for CephClusterName.
 _CLUSTER = re.compile('[A-Za-z0-9]+', re.ASCII)
 _FOLDER = '/etc/ceph'
+# Options that its Puppet module writes into glance-image-import.conf itself:
+# to declare one of them once more ends the deployment.
+_PARAMETERS = {
+    ('image_conversion', 'output_format'):
+        'GlanceImageConversionOutputFormat',
+    ('inject_metadata_properties', 'inject'):
+        'GlanceInjectMetadataProperties',
+    ('inject_metadata_properties', 'ignore_user_roles'):
+        'GlanceIgnoreUserRoles',
+}
 
 
 def render(deployment, site):
@@ -79,7 +89,7 @@ def _glance(deployment, site, values):
         'GlanceNodeStagingUri': 'file://%s' % site.staging,
         'GlanceBackend': 'rbd',
         'GlanceBackendID': default.store,
-        'GlanceStoreDescription': _hiera(default.description),
+        'GlanceStoreDescription': _hiera(conf.escape(default.description)),
         'GlanceRbdPoolName': default.pool,
         'CephClusterName': default.cluster.name,
     }
@@ -91,14 +101,16 @@ def _glance(deployment, site, values):
         found['GlanceImageCacheMaxSize'] = site.cache_size
     found['GlanceMultistoreConfig'] = {other.store: {
         'GlanceBackend': 'rbd',
-        'GlanceStoreDescription': _hiera(other.description),
+        'GlanceStoreDescription': _hiera(conf.escape(other.description)),
         'GlanceRbdPoolName': other.pool,
         'CephClientUserName': other.cluster.user,
         'CephClusterName': other.cluster.name,
     } for other in others}
+    found.update((_PARAMETERS[name], _hiera(conf.escape(value)))
+                 for name, value in values.items() if name in _PARAMETERS)
     found['ExtraConfig'] = {'glance::config::image_import_config': {
         '%s/%s' % name: {'value': _hiera(conf.escape(value))}
-        for name, value in values.items()}}
+        for name, value in values.items() if name not in _PARAMETERS}}
     return found
 
 

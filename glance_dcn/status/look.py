@@ -97,11 +97,13 @@ class Looks:
         state.state = health.UP
         records += [(site.name, record) for record in _records(
             site, owed.OBJECT)]
-        if site.target.default:
-            for other in self._targets:
-                if other.name != site.name:
-                    records += [(other.name, record) for record in _records(
-                        site, '%s.%s' % (owed.OBJECT, other.name))]
+        # Work owed to others is recorded at the default site, and what is owed
+        # to that at any other.
+        for other in self._targets:
+            if other.name != site.name and (site.target.default
+                                            or other.default):
+                records += [(other.name, record) for record in _records(
+                    site, '%s.%s' % (owed.OBJECT, other.name))]
 
     def wait(self, timeout):
         """Return the list of :class:`State`, in the order of the targets.

@@ -16,6 +16,7 @@ import http.server
 import json
 import os
 import pathlib
+import socket
 import threading
 import types
 
@@ -233,6 +234,19 @@ class TestSelfReference(NodeTestCase):
                            ('http://127.0.0.1:1', 'silent')):
             self.conf.worker_self_reference_url = url
             self.assertEqual(('fail', fault), self.look('self-reference'))
+
+
+    def test_an_address_that_only_can_be_bound_is_not_here(self):
+        # As with net.ipv4.ip_nonlocal_bind, where a load balancer may run.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.checks.nodes.socket.socket.bind',
+            lambda self, address: None))
+        self.conf.worker_self_reference_url = 'http://192.0.2.7:9292'
+        self.assertEqual(('fail', 'foreign'), self.look('self-reference'))
+
+    def test_addresses_of_this_node(self):
+        for address in ('127.0.0.1', '127.0.0.9'):
+            self.assertTrue(nodes._is_here(socket.AF_INET, (address, 9292)))
 
 
 class TestAccess(base.BaseTestCase):

@@ -68,6 +68,12 @@ class TestRun(base.BaseTestCase):
         self.assertEqual([('g0', 'two', 'ok')], self.run_all(only=['two']))
         self.assertEqual([1], tried)
 
+    def test_only_some_of_which_what_they_need_fails(self):
+        self.add('one', self.bad)
+        self.add('two', lambda subject: self.fail('tried'), needs=('one',))
+        self.assertEqual([('g0', 'one', 'fail'), ('g0', 'two', 'skip')],
+                         self.run_all(only=['two']))
+
     def test_who_hangs_is_late_and_holds_up_nobody(self):
         self.add('one', lambda subject: 'fine')
         self.add('two', lambda subject: subject.name != 'g1' and 'fine'

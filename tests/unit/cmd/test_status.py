@@ -129,6 +129,15 @@ class TestStatus(CommandTestCase):
         self.assertEqual([(inventory.Filter(missing='edge', name='fed'), 7)],
                          self.asked)
 
+    def test_times_that_are_none(self):
+        for argv in (('status', '--watch', '-1'), ('status', '--watch', '0'),
+                     ('status', '--timeout', 'nan'),
+                     ('metrics', '--interval', 'inf'),
+                     ('metrics', '--timeout', '-1'),
+                     ('validate', '--timeout', '0')):
+            exc = self.assertRaises(SystemExit, self.run_command, *argv)
+            self.assertEqual(status.WRONG, exc.code)
+
     def test_unknown_site(self):
         code, _out, err = self.run_command('status', '--missing', 'dcn9')
         self.assertEqual(status.WRONG, code)

@@ -69,6 +69,13 @@ class TestRunning(DiffTestCase):
             '+ [image_conversion] output_format = raw',
             '- [paste_deploy] config_file = x'))], self.changes())
 
+    def test_value_of_several_lines(self):
+        self.edit(_API, 'enabled_backends = dcn0:dcn,central:dcn',
+                  'enabled_backends = dcn0:dcn,\n  central:rbd')
+        self.assertEqual([diff.Change(_API, diff.CHANGED, (
+            '! [DEFAULT] enabled_backends = dcn0:dcn,central:dcn, '
+            'was dcn0:dcn, central:rbd',))], self.changes())
+
     def test_wrong_cluster(self):
         self.edit('etc/ceph/central.conf', base.FSIDS[1], base.FSIDS[2])
         self.assertEqual([diff.Change('etc/ceph/central.conf', diff.CHANGED, (

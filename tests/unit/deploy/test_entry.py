@@ -11,6 +11,8 @@
 # under the License.
 
 
+import fixtures
+
 from glance_dcn.deploy import entry
 from glance_dcn.deploy import export
 from glance_dcn.deploy import sitesfile
@@ -100,6 +102,16 @@ class TestEntry(base.SitesFileTestCase):
         self.assertTrue(self.path.is_symlink())
         self.assertEqual(0o604, target.stat().st_mode & 0o777)
         self.assertIn('dcn7', target.read_text())
+
+
+    def test_group_stays(self):
+        self.path.write_text(base.SITES)
+        given = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.deploy.files.os.fchown',
+            lambda _fd, user, group: given.append((user, group))))
+        entry.write(self.path, *entry.prepare(self.path, [_NEW]))
+        self.assertEqual([(-1, self.path.stat().st_gid)], given)
 
 
 class TestExport(base.SitesFileTestCase):

@@ -13,12 +13,15 @@
 
 import os
 
+import castellan.options
 import fixtures
+import glance.opts
 import hypothesis
 from hypothesis import strategies
 
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
+from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from tests.unit.deploy import base
 
@@ -177,6 +180,20 @@ class TestKeys(base.SitesFileTestCase):
         self.assertNotIn(base.KEY, repr(cluster))
 
 
+class TestSecretOptions(base.SitesFileTestCase):
+
+    def test_those_of_glance_are_known_by_their_names(self):
+        found = [option for _group, listed in (
+            *glance.opts.list_api_opts(), *castellan.options.list_opts())
+            for option in listed]
+        self.assertEqual([], [
+            option.dest for option in found
+            if option.secret and not options.is_secret(option.dest)])
+        self.assertNotIn('use_user_token', [
+            option.dest for option in found
+            if options.is_secret(option.dest)])
+
+
 class TestMistakes(base.SitesFileTestCase):
 
     def test_unknown_key(self):
@@ -269,6 +286,8 @@ class TestMistakes(base.SitesFileTestCase):
                 ({'workers': '["http://u:p@a"]'}, 'cannot stand there'),
                 ({'workers': '["http://[a"]'}, 'is no URL'),
                 ({'workers': '["http://a:x"]'}, 'is no URL'),
+                ({'workers': '["http://..:1"]'}, 'cannot stand there'),
+                ({'workers': '["http://.:1"]'}, 'cannot stand there'),
                 ({'limits': '3'}, 'limits must be a mapping'),
                 ({'limits': '{max_transfers: many}'}, 'whole number'),
                 ({'limits': '{max_transfers: -1}'}, '0 or more'),
@@ -289,8 +308,13 @@ class TestMistakes(base.SitesFileTestCase):
                 ({'glance': '{a: {"b = c": d}}'}, 'is no option'),
                 ({'glance': '{DEFAULT: {enabled_backends: x}}'},
                  'follows from the key sites'),
+                ({'glance': '{Glance_Store: {default_backend: x}}'},
+                 'follows from the key sites'),
+                ({'glance': '{a: {rbd_store_pool: x}}'},
+                 'follows from the key pool'),
                 ({'glance': '{keystone_authtoken: {password: x}}'},
                  'is a secret'),
+                ({'glance': '{vault: {root_token_id: x}}'}, 'is a secret'),
                 ({'glance': '{database: {connection: "mysql://a:b/@c/d"}}'},
                  'is a secret')):
             self.assertRefused(8, reason, one(**more))
@@ -327,6 +351,14 @@ class TestMistakes(base.SitesFileTestCase):
         (self.folder / 'a.conf').write_text('hello\n')
         self.assertRefused(4, 'a.conf:1: this is no line of a Ceph conf file',
                            'sites:\n- name: a\n  cluster:\n    conf: a.conf\n')
+
+    def test_folders_that_are_one(self):
+        for paths, line in (('  ceph: /a/b\n  sites: /a//b/\n', 3),
+                            ('  sites: /etc/ceph\n', 2),
+                            ('  ceph: /etc/glance\n', 2),
+                            ('  glance: /etc/ceph\n', 2)):
+            self.assertRefused(line, 'cannot be one folder',
+                               'paths:\n' + paths + one())
 
     def test_plugins(self):
         for plugins, reason in (

@@ -121,6 +121,14 @@ class TestCentral(PlainTestCase):
             'etc/ceph/dcn1.conf': 0o644,
             'etc/ceph/dcn1.client.external.keyring': 0o600}, modes)
 
+    def test_secret_of_an_import_is_not_for_everybody(self):
+        found = self.load(base.SITES.replace(
+            'glance:\n', 'glance:\n  image_conversion:\n'
+            '    a_password: {file: database}\n', 1))
+        self.assertEqual([0o640, 0o640], [
+            file.mode for file in plain.render(found, found.central)[0].files
+            if file.path in (_API, _IMPORT)])
+
     def test_site_without_a_key(self):
         found = self.load(base.SITES.replace(
             '    key: {file: dcn0.keyring}\n', ''))
@@ -253,6 +261,7 @@ class TestText(base.SitesFileTestCase):
     @hypothesis.example('"quoted"')
     @hypothesis.example("'")
     @hypothesis.example('$HOME ${x} $$ %(y)s')
+    @hypothesis.example(r'a\$b \\$c \$$ \\')
     @hypothesis.example(' # no comment')
     @hypothesis.example('[section]')
     @hypothesis.example('a = b')
@@ -319,7 +328,7 @@ class TestFiles(base.SitesFileTestCase):
         self.useFixture(_Umask(0o000))
         self.write(files.File('secret', 'text', files.SECRET),
                    files.File('conf', 'text', files.INNER))
-        self.assertEqual([0o600, 0o640], [
+        self.assertEqual([0o600, 0o600], [
             (self.output / name).stat().st_mode & 0o777
             for name in ('secret', 'conf')])
 

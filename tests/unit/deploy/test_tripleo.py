@@ -166,6 +166,31 @@ class TestType(TripleoTestCase):
         self.assertEqual("a %{literal('%')}{b} c",
                          found['glance.yaml']['GlanceStoreDescription'])
 
+    def test_what_puppet_declares_itself_is_not_declared_again(self):
+        glance = self.rendered('dcn0', base.SITES.replace(
+            'glance:\n', 'glance:\n'
+            '  image_conversion: {output_format: qcow2}\n'
+            '  inject_metadata_properties:\n'
+            '    inject: "a:b,c:d"\n'
+            '    ignore_user_roles: admin\n', 1))['glance.yaml']
+        self.assertEqual(('qcow2', 'a:b,c:d', 'admin'), (
+            glance['GlanceImageConversionOutputFormat'],
+            glance['GlanceInjectMetadataProperties'],
+            glance['GlanceIgnoreUserRoles']))
+        self.assertEqual([], [name for name in glance['ExtraConfig'][
+            'glance::config::image_import_config'] if name.startswith(
+                ('image_conversion/', 'inject_metadata_properties/'))])
+
+    def test_oslo_config_takes_nothing_for_its_own(self):
+        text = base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  description: worth $9')
+        self.assertEqual(
+            'worth $$9', self.rendered('dcn0', text)['glance.yaml'][
+                'GlanceStoreDescription'])
+        self.assertEqual(
+            'worth $$9', self.rendered('central', text)['glance.yaml'][
+                'GlanceMultistoreConfig']['dcn0']['GlanceStoreDescription'])
+
 
 class TestMistakes(TripleoTestCase):
 

@@ -85,6 +85,16 @@ class TestSpec(base.BaseTestCase):
         self.assertRegex(spec, r'(?m)^Summary: +%s$' % re.escape(summary))
 
 
+class TestTool(base.BaseTestCase):
+
+    def test_leaves_what_is_not_its_own(self):
+        # The folder is one that whoever calls it has named.
+        text = (_ROOT / 'tools/build-rpm.sh').read_text()
+        self.assertEqual(
+            ['rm -rf "$work"', 'rm -f "$output"/python*-glance-dcn-*.rpm'],
+            re.findall(r'''\brm -[^'\n]*''', text))
+
+
 class TestBindep(base.BaseTestCase):
 
     def test_names_what_the_tools_install(self):
