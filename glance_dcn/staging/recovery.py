@@ -36,6 +36,7 @@ another task has it      left alone, but for the task's message
 ======================== ===============================================
 """
 
+import dataclasses
 import logging
 import os
 import uuid
@@ -77,10 +78,19 @@ def recover(found, again=None):
     for task in found.tasks():
         if running.get(task):
             continue
-        held = found.take(task)
+        try:
+            held = found.take(task)
+        except OSError as exc:
+            # The others are none the worse for it.
+            LOG.error('What is left of task %(task)s cannot be looked at: '
+                      '%(error)s', {'task': task, 'error': exc})
+            continue
         if held is None:
             continue
-        entry = held.entry
+        # The folder may have been at another place.
+        entry = held.entry = dataclasses.replace(
+            held.entry, path=os.path.join(os.path.dirname(found.folder),
+                                          held.entry.image))
         try:
             outcome = _Recovery(held, again).run()
             LOG.warning('Image %(image)s: its %(method)s was broken off when '
@@ -156,7 +166,6 @@ class _Recovery:
     def run(self):
         """See to it; return what has become of it."""
         entry = self._entry
-        folder.end_orphans(entry.path)
         task = self._database.task(entry.task)
         if task is not None and task['status'] not in self._database.ENDED:
             # From now on nobody takes the lock for a stale one. Whether
@@ -176,6 +185,8 @@ class _Recovery:
         lock = self._image['properties'].get(self._database.LOCK)
         if lock != _lock(entry):
             return self._lost(lock)
+        # Not of an image that is imported anew by now.
+        folder.end_orphans(entry.path)
         if task is not None and task['status'] == 'success':
             return self._finish()
         if task is None or task['status'] == 'failure':
@@ -188,6 +199,7 @@ class _Recovery:
 
     def _gone(self):
         """The user has deleted the image."""
+        folder.end_orphans(self._entry.path)
         self._bury(self._entry.stores, published=True)
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))

@@ -121,6 +121,35 @@ class RecoveryTest(base.BaseTestCase):
     def test_nothing(self):
         self.assertEqual([], recovery.recover(self.journal))
 
+    def test_folder_was_at_another_place(self):
+        # Or somebody has written into it what is to be removed.
+        elsewhere = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        other = elsewhere / self.image_id
+        other.write_bytes(b'not ours')
+        self.died(method='web-download', phase=journal.DOWNLOADING)
+        [record] = self.staging.glob('.glance-dcn/*.json')
+        record.write_text(record.read_text().replace(
+            str(self.path), str(other)))
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+        self.assertEqual(b'not ours', other.read_bytes())
+
+    def test_one_that_cannot_be_looked_at_keeps_no_other_waiting(self):
+        self.died()
+        (self.staging / '.glance-dcn/0-first.json').touch()
+        (self.staging / '.glance-dcn/0-first.lock').mkdir()
+        self.assertEqual(recovery.RESUMED, self.recover())
+
+    def test_image_that_is_imported_anew_is_left_alone(self):
+        # By another process of this worker, say.
+        ended = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.folder.end_orphans', ended.append))
+        self.died(lock=str(uuid.uuid4()))
+        self.assertEqual(recovery.LEFT, self.recover())
+        self.assertEqual([], ended)
+        self.assertEqual([self.image_id], self.files())
+
     def test_staged_image_is_gone_on_with(self):
         self.died()
         self.assertEqual(recovery.RESUMED, self.recover())
