@@ -61,6 +61,8 @@ LEFT = 'left alone'
 # Namespace of the locks by which a peer's imports are undone.
 _FENCES = uuid.UUID('8f8c3f0e-6f0b-4b0b-9c39-5a8f3d6f2f11')
 _DOWNLOADS = ('web-download', 'glance-download')
+# Statuses of images whose data is in a store, and stays there.
+_USABLE = ('active', 'deactivated')
 # Phases before the end of a download.
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
@@ -193,14 +195,16 @@ class _Recovery:
             self._again = None
         if entry.method == 'copy-image':
             return self._copy()
-        if self._image['status'] == 'active':
+        if self._image['status'] in _USABLE:
             return self._active()
         return self._import()
 
     def _gone(self):
         """The user has deleted the image."""
         folder.end_orphans(self._entry.path)
-        self._bury(self._entry.stores, published=True)
+        # While its deletion is delayed, its data is Glance's to remove.
+        self._bury(self._entry.stores, published=not (
+            self._database.is_pending_delete(self._entry.image)))
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
         self._database.fail(self._entry.task, 'The image was deleted.')
@@ -251,15 +255,17 @@ class _Recovery:
             return self._finish()
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
-        if self._may_go_on() and self._database.may_copy():
+        # Glance copies no image that was deactivated meanwhile.
+        if (self._image['status'] == 'active' and self._may_go_on()
+                and self._database.may_copy()):
             self._bury(remaining, published=False)
             self._held.note(method='copy-image')
             return self._go_on(remaining)
         self._bury(remaining, published=True)
         self._update(remaining)
         return self._undone(
-            'the image is active; storing it in %s was broken off: copy it '
-            'there (copy-image)' % _names(remaining))
+            'the image is %s; storing it in %s was broken off: copy it there '
+            '(copy-image)' % (self._image['status'], _names(remaining)))
 
     def _import(self):
         usable = self._restage()
@@ -373,8 +379,10 @@ class _Recovery:
         """Remove what the dead process has begun to write."""
         there = (self._database.located(self._image) if self._image
                  else set())
-        for store, instances in self._entry.begun.items():
-            site = owed.ledger.sites.get(store)
+        for name, instances in self._entry.begun.items():
+            site = owed.ledger.sites.get(name)
+            # A Glance with a single store has no name for it.
+            store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:
                 dead.bury(site, self._entry.image, instances, published)
 

@@ -18,6 +18,7 @@ are not there, see tests/functional/staging for these.
 """
 
 import pathlib
+from unittest import mock
 import uuid
 
 import fixtures
@@ -293,6 +294,57 @@ class RecoveryTest(base.BaseTestCase):
         self.assertEqual({'central'}, database.located(self.image))
         self.assertIn('storing it in dcn0 was broken off',
                       self.task['message'])
+
+    def test_image_that_was_deactivated_keeps_its_data(self):
+        removed = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.remove_data',
+            lambda *args: removed.append(args)))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.may_copy', lambda: True))
+        self.died(status='deactivated', located=['central'])
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertLetGo()
+        self.assertEqual('deactivated', self.image['status'])
+        self.assertEqual({'central'}, database.located(self.image))
+        self.assertEqual([], removed)
+
+    def buried(self):
+        """Return what is asked to be removed at sites from now on."""
+        found = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.dead.bury',
+            lambda site, image, instances, published: found.append(
+                (site, instances, published))))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.owed.ledger', mock.Mock(sites={
+                name: name for name in (*STORES, 'glance_store')})))
+        return found
+
+    def wrote(self, **changes):
+        """Add to the journal what the dead worker has begun to write."""
+        held = self.journal.take(self.task_id)
+        held.note(**changes)
+        held.release()
+
+    def test_data_of_an_image_that_was_deleted(self):
+        for status, published in (('deleted', True),
+                                  ('pending_delete', False)):
+            found = self.buried()
+            self.died()
+            self.wrote(begun={'dcn0': [7]})
+            database.update(self.image_id, 'importing', status=status)
+            self.assertEqual(recovery.UNDONE, self.recover())
+            self.assertEqual([('dcn0', [7], published)], found)
+            self.image_id, self.task_id = (str(uuid.uuid4())
+                                           for _ in range(2))
+
+    def test_data_in_the_only_store_of_a_glance(self):
+        found = self.buried()
+        self.died()
+        self.wrote(begun={'glance_store': [7]}, stores=[None])
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual([('glance_store', [7], True)], found)
 
     def test_image_that_is_active_is_copied_to_its_other_stores(self):
         self.useFixture(fixtures.MonkeyPatch(
