@@ -78,9 +78,11 @@ def read_all(args):
     for name in RESERVED:
         if name not in enabled and conf.enabled_backends:
             conf.enabled_backends.pop(name, None)
+    ours = [name for name, kind in enabled.items() if kind == 'dcn']
     for group, options in opts.list_opts():
-        if group == _GROUP:
-            conf.register_opts(options, group=group)
+        # Those that are not of the process are those of each of our stores.
+        for name in [group] if group == _GROUP else ours:
+            conf.register_opts(options, group=name)
     return conf
 
 

@@ -17,6 +17,7 @@ may steal its lock on the image; users see the message that is saved with it.
 """
 
 import logging
+import sys
 import time
 
 from glance.common import exception
@@ -38,6 +39,8 @@ EVERY = 10
 _SILENCE = 20
 # Seconds between looks of the watch.
 _LOOK = 3
+# Looks in a row that see nobody work on an import until it is given up.
+_MISSES = 3
 
 # Glance 33 and later do not give up at once when the database is locked.
 _patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
@@ -122,19 +125,57 @@ class Watch:
         if task is None or task['status'] in database.ENDED:
             self._ended(entry)
             return
-        if (task['status'] != 'processing'
-                or time.monotonic() - going_on.saved < _SILENCE):
+        if task['status'] != 'processing' or self._is_forsaken(going_on):
+            return
+        if time.monotonic() - going_on.saved < _SILENCE:
             return
         image = database.image(entry.image)
         if image and image['properties'].get(database.LOCK) == entry.task:
             database.say(entry.task, going_on.message())
             running.saved(entry.task)
 
+    def _is_forsaken(self, going_on):
+        """Return whether nobody works on an import, and give it up then.
+
+        Glance's thread has ended without being able to say so: the database
+        was away, say. Saved on and on, the task would lock the image for ever.
+        """
+        if not going_on.flowing or works_on(going_on.entry.task):
+            going_on.missed = 0
+            return False
+        going_on.missed += 1
+        if going_on.missed < _MISSES:
+            return False
+        LOG.error('Nobody works on task %(task)s of image %(image)s any more, '
+                  'and it has not ended: it is taken for broken off', {
+                      'task': going_on.entry.task,
+                      'image': going_on.entry.image})
+        running.give_up(going_on.entry.task)
+        return True
+
     def _ended(self, entry):
         if database.image(entry.image) is None:
             # It was deleted on the way, where that staged file was not known.
             folder.discard(entry.path, *folder.companions(entry.path))
         running.end(entry.task)
+
+
+def works_on(task):
+    """Return whether a thread of this process is seen to execute a task.
+
+    Green threads are not seen, and nothing is of an executor that is none of
+    Glance's.
+    """
+    module = sys.modules.get('glance.async_.taskflow_executor')
+    if module is None or native.patched():
+        return False
+    code = module.TaskExecutor._run.__code__
+    for frame in sys._current_frames().values():
+        while frame is not None:
+            if frame.f_code is code and frame.f_locals.get('task_id') == task:
+                return True
+            frame = frame.f_back
+    return False
 
 
 #: The watch of this process.

@@ -103,6 +103,8 @@ def download_size(method):
     uri = method.get('uri') or ''
     if (method['name'] != 'web-download'
             or not uri.startswith(('http://', 'https://'))
+            # What goes wrong with an address is logged: no password in it.
+            or '@' in uri.split('/')[2]
             or not _is_allowed(uri)):
         return None
     # Glance 33 connects to the address that it has checked, and no other.
@@ -117,9 +119,10 @@ def download_size(method):
     except (OSError, ValueError, urllib.error.URLError) as exc:
         LOG.info('The length of a download cannot be told: %s', exc)
     except Exception as exc:
-        # Whatever is wrong with the server: the download is to say so.
+        # Whatever is wrong with the server: the download is to say so. What
+        # http.client says may have the password of an address in it.
         LOG.info('The server of a download does not answer properly: %s',
-                 exc)
+                 type(exc).__name__)
     return None
 
 

@@ -82,7 +82,11 @@ def announce(kwargs):
     heartbeat.watch.start()
     known = running.get(kwargs['task_id'])
     if known is None:
-        return running.begin(found, _entry(kwargs))
+        known = running.begin(found, _entry(kwargs))
+        if known is not None:
+            known.flowing = heartbeat.works_on(kwargs['task_id'])
+        return known
+    known.flowing = heartbeat.works_on(kwargs['task_id'])
     if known.entry.phase == journal.ACCEPTED:
         entry = _entry(kwargs)
         known.enter(entry.phase, formats=entry.formats, size=entry.size)

@@ -63,6 +63,7 @@ def carry_out(site, record, patient=False, creating=None):
     :param patient: whether a writer that is not heard of was silent for long
         enough to be taken for dead
     :param creating: record of whoever wants to create the image and waits
+    :returns: whether there was anything to be done
     :raises Later: if it cannot be done yet
     :raises glance_dcn.ceph.errors.ClusterError: if the site is away
     :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
@@ -72,12 +73,15 @@ def carry_out(site, record, patient=False, creating=None):
                     'store %(store)s has another one: dropped', {
                         'title': owed.title(record), 'fsid': record.fsid,
                         'store': site.name})
-        return
+        return False
     with site.open_pool(record.pool) as ioctx, \
             _claimed(ioctx, record, creating):
         work = _Work(site, ioctx, record, patient, creating)
+        if record.job == owed.HALF_WRITTEN and work.is_wanted():
+            return False
         {owed.DELETE: work.delete, owed.HALF_WRITTEN: work.half_written,
          owed.REAP: work.reap}[record.job]()
+    return True
 
 
 @contextlib.contextmanager
@@ -153,12 +157,14 @@ class _Work:
             return
         self._remove()
 
+    def is_wanted(self):
+        """Return whether what was written has its location by now."""
+        if self._record.writer and not self._patient:
+            raise Later('its writer was heard of lately', usual=True)
+        return self._ask() == catalog.NAMED
+
     def half_written(self):
         record = self._record
-        if record.writer and not self._patient:
-            raise Later('its writer was heard of lately', usual=True)
-        if self._ask() == catalog.NAMED:
-            return
         state = images.look(self._ioctx, record.image)
         if state is None:
             # What is left of one whose maker died while creating it.

@@ -205,10 +205,12 @@ class Worker:
     def _do(self, place, record, patient):
         """Do a job; return whether it is still owed."""
         try:
-            jobs.carry_out(self._site, record, patient)
+            done = jobs.carry_out(self._site, record, patient)
             place.drop(record)
-            LOG.info('Store %(store)s: done: %(title)s', {
-                'store': self._site.name, 'title': owed.title(record)})
+            LOG.log(logging.INFO if done else logging.DEBUG,
+                    'Store %(store)s: %(done)s: %(title)s', {
+                        'store': self._site.name, 'title': owed.title(record),
+                        'done': 'done' if done else 'nothing to be done'})
             return False
         except errors.ClusterError as exc:
             LOG.debug('Store %s: %s', self._site.name, exc)

@@ -60,6 +60,16 @@ def image(image_id):
     return found
 
 
+def is_pending_delete(image_id):
+    """Return whether an image is deleted, but may still be given back."""
+    try:
+        found = db.get_api().image_get(_admin(), image_id,
+                                       force_show_deleted=True)
+    except exception.NotFound:
+        return False
+    return found['status'] == 'pending_delete'
+
+
 def located(found):
     """Return the stores that an image is in.
 

@@ -31,6 +31,8 @@ import fcntl
 import json
 import logging
 import os
+import re
+import stat
 import threading
 import time
 import typing
@@ -56,6 +58,13 @@ _RECORD = '.json'
 _LOCK = '.lock'
 _ATTEMPTS = 20
 _PAUSE = 0.05
+# Bytes that an entry may have, and what its names may be: some of them become
+# names of files.
+_LARGEST = 1 << 20
+_NAME = re.compile(r'[\w-]{1,100}', re.ASCII)
+_FORMATS = ('disk_format', 'container_format')
+
+_refused = set()
 
 
 class Busy(Exception):
@@ -106,15 +115,54 @@ class Entry:
 def parse(text):
     """Return the entry that a text stands for.
 
+    Others may be able to write to where it is kept.
+
     :raises ValueError: if it cannot be understood
     """
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError('not an entry') from exc
     if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
         raise ValueError('not an entry of version %d' % _VERSION)
     try:
-        return Entry(**fields)
+        entry = Entry(**fields)
     except TypeError as exc:
         raise ValueError(str(exc)) from exc
+    for name in _wrong(entry):
+        raise ValueError('its %s is not what it may be' % name)
+    return entry
+
+
+def _wrong(entry):
+    """Give the names of the fields that hold what they may not."""
+    for name in ('task', 'image'):
+        if not (_is(getattr(entry, name), str)
+                and _NAME.fullmatch(getattr(entry, name))):
+            yield name
+    for name, kinds in (('method', str), ('path', str), ('phase', str),
+                        ('size', (int, type(None))), ('attempts', int),
+                        ('taken', bool), ('by', str),
+                        ('since', (int, float))):
+        if not _is(getattr(entry, name), kinds):
+            yield name
+    if not _are(entry.stores, (str, type(None))):
+        yield 'stores'
+    if not (_is(entry.formats, dict) and set(entry.formats) <= set(_FORMATS)
+            and _are(list(entry.formats.values()), (str, type(None)))):
+        yield 'formats'
+    if not (_is(entry.begun, dict)
+            and all(_are(ids, int) for ids in entry.begun.values())):
+        yield 'begun'
+
+
+def _is(value, kinds):
+    return isinstance(value, kinds)
+
+
+def _are(values, kinds):
+    return isinstance(values, list) and all(
+        isinstance(value, kinds) for value in values)
 
 
 class Journal:
@@ -126,6 +174,19 @@ class Journal:
     def __init__(self, staging):
         self.folder = os.path.join(staging, FOLDER)
 
+    def check(self):
+        """Return if nobody else can have written what is in the folder.
+
+        :raises OSError: if somebody can, or there is no folder
+        """
+        state = os.lstat(self.folder)
+        owners = (os.geteuid(), os.stat(os.path.dirname(self.folder)).st_uid)
+        if (not stat.S_ISDIR(state.st_mode) or state.st_mode & stat.S_IWOTH
+                or state.st_uid not in owners):
+            raise PermissionError(
+                errno.EPERM, 'others may have written what is in it; remove '
+                'it', self.folder)
+
     def begin(self, entry):
         """Write a new entry; it is held by this process from now on.
 
@@ -134,6 +195,7 @@ class Journal:
         :raises OSError: if it cannot be written
         """
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        self.check()
         held = Held(self.folder, entry, self._lock_soon(entry.task))
         try:
             held.write(entry)
@@ -171,22 +233,33 @@ class Journal:
         """
         path = os.path.join(self.folder, task + _RECORD)
         try:
-            with open(path) as file:
-                return parse(file.read())
+            entry = parse(_contents(path))
+            if entry.task != task:
+                raise ValueError('it is of another task')
+            return entry
         except FileNotFoundError:
             return None
         except ValueError as exc:
             LOG.error('%(path)s cannot be understood (%(error)s): it is left '
                       'there as .bad, and its import is not looked after',
                       {'path': path, 'error': exc})
-            os.replace(path, path + '.bad')
+            # Another process may have done so.
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, path + '.bad')
             return None
 
     def tasks(self):
         """Return the IDs of the tasks that have entries."""
         try:
+            self.check()
             names = os.listdir(self.folder)
         except FileNotFoundError:
+            return []
+        except PermissionError as exc:
+            if self.folder not in _refused:
+                _refused.add(self.folder)
+                LOG.error('What dead workers were at is not looked after: %s',
+                          exc)
             return []
         return sorted({os.path.splitext(name)[0] for name in names
                        if name.endswith((_RECORD, _LOCK))})
@@ -300,6 +373,21 @@ class Held:
     def _let_go(self):
         os.close(self._lock)
         self._lock = None
+
+
+def _contents(path):
+    """Return the text of a small file, and of nothing else.
+
+    :raises ValueError: if it is none
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ValueError('it is no file')
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd) as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError('it is too large')
+    return text
 
 
 def _sync(folder):

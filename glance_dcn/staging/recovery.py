@@ -36,6 +36,7 @@ another task has it      left alone, but for the task's message
 ======================== ===============================================
 """
 
+import dataclasses
 import logging
 import os
 import uuid
@@ -60,6 +61,8 @@ LEFT = 'left alone'
 # Namespace of the locks by which a peer's imports are undone.
 _FENCES = uuid.UUID('8f8c3f0e-6f0b-4b0b-9c39-5a8f3d6f2f11')
 _DOWNLOADS = ('web-download', 'glance-download')
+# Statuses of images whose data is in a store, and stays there.
+_USABLE = ('active', 'deactivated')
 # Phases before the end of a download.
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
@@ -77,10 +80,19 @@ def recover(found, again=None):
     for task in found.tasks():
         if running.get(task):
             continue
-        held = found.take(task)
+        try:
+            held = found.take(task)
+        except OSError as exc:
+            # The others are none the worse for it.
+            LOG.error('What is left of task %(task)s cannot be looked at: '
+                      '%(error)s', {'task': task, 'error': exc})
+            continue
         if held is None:
             continue
-        entry = held.entry
+        # The folder may have been at another place.
+        entry = held.entry = dataclasses.replace(
+            held.entry, path=os.path.join(os.path.dirname(found.folder),
+                                          held.entry.image))
         try:
             outcome = _Recovery(held, again).run()
             LOG.warning('Image %(image)s: its %(method)s was broken off when '
@@ -156,7 +168,6 @@ class _Recovery:
     def run(self):
         """See to it; return what has become of it."""
         entry = self._entry
-        folder.end_orphans(entry.path)
         task = self._database.task(entry.task)
         if task is not None and task['status'] not in self._database.ENDED:
             # From now on nobody takes the lock for a stale one. Whether
@@ -176,19 +187,24 @@ class _Recovery:
         lock = self._image['properties'].get(self._database.LOCK)
         if lock != _lock(entry):
             return self._lost(lock)
+        # Not of an image that is imported anew by now.
+        folder.end_orphans(entry.path)
         if task is not None and task['status'] == 'success':
             return self._finish()
         if task is None or task['status'] == 'failure':
             self._again = None
         if entry.method == 'copy-image':
             return self._copy()
-        if self._image['status'] == 'active':
+        if self._image['status'] in _USABLE:
             return self._active()
         return self._import()
 
     def _gone(self):
         """The user has deleted the image."""
-        self._bury(self._entry.stores, published=True)
+        folder.end_orphans(self._entry.path)
+        # While its deletion is delayed, its data is Glance's to remove.
+        self._bury(self._entry.stores, published=not (
+            self._database.is_pending_delete(self._entry.image)))
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
         self._database.fail(self._entry.task, 'The image was deleted.')
@@ -239,15 +255,17 @@ class _Recovery:
             return self._finish()
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
-        if self._may_go_on() and self._database.may_copy():
+        # Glance copies no image that was deactivated meanwhile.
+        if (self._image['status'] == 'active' and self._may_go_on()
+                and self._database.may_copy()):
             self._bury(remaining, published=False)
             self._held.note(method='copy-image')
             return self._go_on(remaining)
         self._bury(remaining, published=True)
         self._update(remaining)
         return self._undone(
-            'the image is active; storing it in %s was broken off: copy it '
-            'there (copy-image)' % _names(remaining))
+            'the image is %s; storing it in %s was broken off: copy it there '
+            '(copy-image)' % (self._image['status'], _names(remaining)))
 
     def _import(self):
         usable = self._restage()
@@ -361,8 +379,10 @@ class _Recovery:
         """Remove what the dead process has begun to write."""
         there = (self._database.located(self._image) if self._image
                  else set())
-        for store, instances in self._entry.begun.items():
-            site = owed.ledger.sites.get(store)
+        for name, instances in self._entry.begun.items():
+            site = owed.ledger.sites.get(name)
+            # A Glance with a single store has no name for it.
+            store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:
                 dead.bury(site, self._entry.image, instances, published)
 

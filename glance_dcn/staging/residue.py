@@ -32,7 +32,9 @@ LOG = logging.getLogger(__name__)
 # Seconds between looks.
 _INTERVAL = 600
 _NAME = re.compile(
-    r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=$|\.)', re.ASCII)
+    r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=$|\.)',
+    # Users may give images IDs in capitals.
+    re.ASCII | re.IGNORECASE)
 
 _looked = None
 
@@ -67,7 +69,13 @@ def remove(journal, age):
                 or not _is_nobodys(match[0], name, staging)):
             continue
         LOG.warning('Staged file %s is nobody\'s: it is removed', path)
-        folder.discard(path)
+        try:
+            folder.discard(path)
+        except OSError as exc:
+            # The others are none the worse for it.
+            LOG.warning('Staged file %(path)s cannot be removed: %(error)s',
+                        {'path': path, 'error': exc})
+            continue
         removed.append(path)
     return removed
 

@@ -64,6 +64,8 @@ class Import:
     """An import or a copy that is going on.
 
     :ivar saved: when its task was saved last, by the monotonic clock
+    :ivar flowing: whether a thread was seen to work on it
+    :ivar missed: how often in a row nobody was seen to work on it
 
     :param held: :class:`glance_dcn.staging.journal.Held`
     """
@@ -71,6 +73,8 @@ class Import:
     def __init__(self, held):
         self.held = held
         self.saved = time.monotonic()
+        self.flowing = False
+        self.missed = 0
         # Parts of the image that are in, 0 to 1, by store.
         self._parts = {}
 
@@ -149,6 +153,16 @@ def end(task):
         going_on = _imports.pop(task, None)
     if going_on is not None:
         going_on.held.close()
+
+
+def give_up(task):
+    """Leave an import that nobody works on to the recovery."""
+    with _lock:
+        going_on = _imports.pop(task, None)
+    if going_on is not None:
+        # The clients are alive: they do other work, and clean up themselves.
+        going_on.held.note(begun={})
+        going_on.held.release()
 
 
 def get(task):

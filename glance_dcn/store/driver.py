@@ -78,8 +78,21 @@ class Store(driver.Store):
     _CAPABILITIES = (capabilities.BitMasks.RW_ACCESS |
                      capabilities.BitMasks.READ_RANDOM |
                      capabilities.BitMasks.DRIVER_REUSABLE)
-    OPTIONS = options.STORE_OPTS
+    # What glance_store registers by itself, in one group with the options of
+    # all other drivers where a Glance has a single store: those of stock's
+    # names would clash with stock's there, and keep Glance from starting.
+    OPTIONS = options.DCN_STORE_OPTS
     EXAMPLE_URL = 'rbd://<FSID>/<POOL>/<IMAGE>/<SNAP>'
+
+    def __init__(self, conf, backend=None):
+        """Register all options; see :class:`glance_store.driver.Store`."""
+        for opt in options.STORE_OPTS:
+            for group in (backend or 'glance_store',
+                          driver.SHARED_CONF_GROUP):
+                # Stock's, of the same name, serves as well.
+                with contextlib.suppress(cfg.DuplicateOptError):
+                    conf.register_opt(opt, group=group)
+        super().__init__(conf, backend)
 
     def get_schemes(self):
         """Return the store's type and the scheme of its locations."""
@@ -131,7 +144,7 @@ class Store(driver.Store):
         shared = getattr(driver, 'BackendGroupConfiguration', None)
         if shared is None:
             return getattr(self.conf, group)
-        return shared(self.OPTIONS, group, conf=self.conf)
+        return shared(options.STORE_OPTS, group, conf=self.conf)
 
     def take_limits(self):
         """Take over the options that hold for running transfers too."""

@@ -138,6 +138,9 @@ Related options:
 """),
 ]
 
+#: Those that stock ``rbd`` does not have.
+DCN_STORE_OPTS = [opt for opt in STORE_OPTS if opt.name.startswith('dcn_')]
+
 GROUP = 'glance_dcn'
 
 #: Options of the whole process.

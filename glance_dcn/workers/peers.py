@@ -30,6 +30,7 @@ import logging
 import time
 import uuid
 
+from glance_dcn.engine import native
 from glance_dcn.staging import journal
 from glance_dcn.workers import registry as registries
 
@@ -37,6 +38,9 @@ LOG = logging.getLogger(__name__)
 
 # Seconds the right to act for a worker lasts, if it is not renewed.
 _ACTING = 60
+# Seconds between renewals, and for which the last one is waited for.
+_RENEWAL = 15
+_MOMENT = 10
 # Seconds between two looks after which it is not known what was in between.
 _GAP = 60
 # Seconds after which nobody waits for a worker to come back that left
@@ -59,10 +63,32 @@ def acting(records, identity, holder):
     if not renew():
         yield None
         return
+    over = native.Queue()
+    # What is done may take longer: staged data is copied, say.
+    keeping = native.start('dcn-acting', _keep, renew, over)
     try:
         yield renew
     finally:
+        over.put(True)
+        # Or it might take it once more after this.
+        keeping.join(_MOMENT)
         records.release(identity, holder)
+
+
+def _keep(renew, over):
+    """Renew the right to act until it is over, or lost."""
+    while True:
+        try:
+            native.get(over, _RENEWAL)
+            return
+        except native.Empty:
+            pass
+        try:
+            if not renew():
+                return
+        except Exception as exc:
+            LOG.debug('The right to act for a worker was not renewed: %s',
+                      exc)
 
 
 class Peers:

@@ -29,6 +29,7 @@ Beside it stands a copy of the worker's journal (see
 import dataclasses
 import json
 import logging
+import re
 import time
 import typing
 
@@ -49,6 +50,13 @@ RIGHT, WRONG, UNPROVED, UNCHECKED = 'right', 'wrong', 'unproved', 'unchecked'
 _LOCK = 'acting'
 _VERSION = 1
 _WORKER, _TASK = 'worker/', 'task/'
+_NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
+_NOTHING = type(None)
+# What the fields of a record may be.
+_KINDS = {'identity': str, 'site': str, 'url': (str, _NOTHING), 'host': str,
+          'staging': str, 'release': str, 'incarnation': str, 'beat': int,
+          'since': (int, float), 'seen': (int, float), 'reference': str,
+          'faults': list, 'taken_by': (str, _NOTHING)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,19 +107,31 @@ class Worker:
 def parse(text):
     """Return the worker that a text stands for.
 
-    What a later release has added is left out.
+    What a later release has added is left out. Whoever may write to the pool
+    may have written it.
 
     :raises ValueError: if it cannot be understood
     """
-    fields = json.loads(text)
+    try:
+        fields = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError('not a record') from exc
     if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
         raise ValueError('not a record of version %d' % _VERSION)
     names = {field.name for field in dataclasses.fields(Worker)}
     try:
-        return Worker(**{name: value for name, value in fields.items()
-                         if name in names})
+        worker = Worker(**{name: value for name, value in fields.items()
+                           if name in names})
     except TypeError as exc:
         raise ValueError(str(exc))
+    for name, kinds in _KINDS.items():
+        if not isinstance(getattr(worker, name), kinds):
+            raise ValueError('its %s is not what it may be' % name)
+    if not all(isinstance(fault, str) for fault in worker.faults):
+        raise ValueError('its faults are not what they may be')
+    if not _NAME.fullmatch(worker.identity):
+        raise ValueError('its identity is none')
+    return worker
 
 
 class Registry:

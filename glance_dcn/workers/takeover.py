@@ -25,10 +25,12 @@ the lock the peer believes in.
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import re
 import shutil
+import stat
 
 from glance_dcn.sites import owed
 from glance_dcn.staging import folder
@@ -38,7 +40,9 @@ from glance_dcn.workers import place
 
 LOG = logging.getLogger(__name__)
 
-_UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}', re.ASCII)
+# Users may give images IDs in capitals.
+_UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
+                   re.ASCII | re.IGNORECASE)
 
 
 def undo(conf, worker, entry):
@@ -59,15 +63,19 @@ def undo(conf, worker, entry):
         theirs = _theirs(worker, entry.task)
         if theirs is not None:
             stack.callback(theirs.release)
-        own = folder.of(conf).begin(dataclasses.replace(
+        ours = folder.of(conf)
+        known = ours.read(entry.task)
+        own = ours.begin(dataclasses.replace(
             entry, path=folder.staged(conf, entry.image), taken=True,
             by=owed.whoami()))
         stack.callback(own.release)
         if recovery.fence(own.entry):
-            # Of an earlier time: this worker has not staged it for this
-            # import.
             path = own.entry.path
-            folder.discard(path, *folder.companions(path))
+            if known is None or not known.taken:
+                # Of an earlier time: this worker has not staged it for this
+                # import. But what is there if this is done once more may
+                # have been taken over from the peer, and be all there is.
+                folder.discard(path, *folder.companions(path))
             if theirs is not None:
                 _move(os.path.join(worker.staging, entry.image), path)
         outcome = recovery.undo(own)
@@ -90,10 +98,12 @@ def _theirs(worker, task):
         lives
     """
     try:
+        found = journal.Journal(worker.staging)
+        # Others may have written the path, and what is there.
+        found.check()
         # The folder of that path may be another's here.
         if place.Place(worker.staging).known_identity() != worker.identity:
             return None
-        found = journal.Journal(worker.staging)
         held = found.take(task)
         if held is None and found.read(task) is not None:
             raise journal.Busy(task)
@@ -112,12 +122,16 @@ def _move(source, target):
         new = target + path[len(source):]
         part = '%s.part' % target
         try:
+            _check_file(path)
             try:
                 os.rename(path, new)
             except OSError:
                 # On another file system, or not to be changed.
-                shutil.copyfile(path, part)
+                shutil.copyfile(path, part, follow_symlinks=False)
                 os.rename(part, new)
+            if os.path.islink(new):
+                # It was changed meanwhile.
+                folder.discard(new)
         except FileNotFoundError:
             continue
         except OSError as exc:
@@ -127,3 +141,12 @@ def _move(source, target):
             continue
         with contextlib.suppress(OSError):
             folder.discard(path)
+
+
+def _check_file(path):
+    """Return if a path is a file: a link may lead to what is secret.
+
+    :raises OSError: if it is not
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, 'it is no file', path)

@@ -11,14 +11,17 @@
 # under the License.
 
 import pathlib
+import threading
 import types
 from unittest import mock
 
 import fixtures
+from glance.async_ import taskflow_executor
 from glance.common import exception
 from oslotest import base
 
 from glance_dcn.flows import heartbeat
+from glance_dcn.flows import staging
 from glance_dcn.staging import database
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
@@ -138,6 +141,62 @@ class WatchTest(base.BaseTestCase):
         database.fail('the-task', 'why')
         self.watch.look()
         self.assertFalse(self.path.exists())
+
+    def test_task_that_nobody_works_on_is_left_to_the_recovery(self):
+        # Its thread could not say that it has ended.
+        self.going_on.held.note(begun={'central': [7]})
+        self.going_on.flowing = True
+        found = journal.Journal(str(self.path.parent))
+        for _ in range(heartbeat._MISSES):
+            self.assertIsNone(found.take('the-task'))
+            self.be_silent()
+            self.watch.look()
+        self.assertIsNone(running.get('the-task'))
+        taken = found.take('the-task')
+        self.addCleanup(taken.close)
+        # Nor are the clients of this process cut off.
+        self.assertEqual({}, taken.entry.begun)
+
+    def test_task_that_somebody_works_on_is_kept(self):
+        begun, over = threading.Event(), threading.Event()
+        executor = taskflow_executor.TaskExecutor(None, None, None, None)
+
+        def get_task(repo, task_id):
+            begun.set()
+            over.wait(30)
+
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance.common.scripts.utils.get_task', get_task))
+        thread = threading.Thread(target=executor._run,
+                                  args=('the-task', 'api_image_import'))
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(over.set)
+        begun.wait(30)
+        self.assertTrue(heartbeat.works_on('the-task'))
+        self.assertFalse(heartbeat.works_on('another'))
+        self.going_on.flowing = True
+        for _ in range(2 * heartbeat._MISSES):
+            self.watch.look()
+        self.assertIs(self.going_on, running.get('the-task'))
+
+    def test_task_whose_work_is_not_seen_is_kept(self):
+        # Of an executor that is none of Glance's, say, or in a green thread.
+        for name, answer in (('plugins.staging_is_used', True),
+                             ('staging.folder.of', mock.sentinel.journal),
+                             ('flows.heartbeat.watch.start', None)):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.' + name, mock.Mock(return_value=answer)))
+        going_on = staging.announce({'task_id': 'the-task'})
+        self.assertIs(self.going_on, going_on)
+        for _ in range(2 * heartbeat._MISSES):
+            self.watch.look()
+        self.assertIs(self.going_on, running.get('the-task'))
+
+    def test_task_that_waits_for_its_turn_is_kept(self):
+        for _ in range(2 * heartbeat._MISSES):
+            self.watch.look()
+        self.assertIs(self.going_on, running.get('the-task'))
 
     def test_database_is_away(self):
         self.be_silent()

@@ -118,6 +118,14 @@ class DownloadSizeTest(base.BaseTestCase):
         self.assertIsNone(preflight.download_size({
             'name': 'web-download', 'uri': 'http://127.0.0.1:1/'}))
 
+    def test_password_in_the_address_is_not_logged(self):
+        log = self.useFixture(fixtures.FakeLogger())
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.preflight._is_allowed', lambda uri: True))
+        self.assertIsNone(preflight.download_size({
+            'name': 'web-download', 'uri': 'http://me:s3cret@127.0.0.1/x'}))
+        self.assertNotIn('s3cret', log.output)
+
     def test_other_scheme(self):
         self.assertIsNone(preflight.download_size({
             'name': 'web-download', 'uri': 'file:///etc/passwd'}))

@@ -11,14 +11,18 @@
 # under the License.
 
 import contextlib
+import logging
+from unittest import mock
 
 import fixtures
 from oslotest import base
 
+from glance_dcn import catalog
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.sites import jobs
 from glance_dcn.sites import owed
+from glance_dcn.sites import worker
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 OTHER = IMAGE.replace('0a', '0b')
@@ -111,3 +115,25 @@ class ForgiveTest(base.BaseTestCase):
             self.assertIn(str(refusal), self.log.output)
             self.home.refusal = None
             self.assertEqual(1, len(list(self.at_home.records())))
+
+
+class WorkerTest(base.BaseTestCase):
+
+    def test_nothing_is_said_to_be_done_of_an_image_that_is_wanted(self):
+        for answer, said in ((catalog.NAMED, False), (catalog.DELETED, True)):
+            log = self.useFixture(fixtures.FakeLogger(level=logging.INFO))
+            for name, result in (
+                    ('catalog.ask', answer), ('ceph.images.look', None),
+                    ('ceph.claims.claim', contextlib.nullcontext()),
+                    ('sites.jobs._Work._remove', None)):
+                self.useFixture(fixtures.MonkeyPatch(
+                    'glance_dcn.' + name, mock.Mock(return_value=result)))
+            site = FakeSite('edge')
+            site.uri = lambda image, pool: 'rbd://%s' % image
+            site.when_back = lambda function: None
+            place = mock.Mock()
+            left = worker.Worker(site)._do(
+                place, owed.Record(owed.HALF_WRITTEN, IMAGE, 'images'), False)
+            self.assertFalse(left)
+            place.drop.assert_called_once()
+            self.assertEqual(said, 'done: half-written' in log.output)

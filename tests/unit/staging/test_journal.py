@@ -14,6 +14,7 @@
 """The journal: real files, real locks, and a process that is killed."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -107,6 +108,49 @@ class JournalTest(base.BaseTestCase):
             (self.folder / 'the-task.json').write_text(text)
             self.assertIsNone(self.journal.take('the-task'))
             self.assertEqual(['the-task.json.bad'], self.names())
+
+    def test_one_that_holds_what_it_may_not(self):
+        fields = json.loads(entry().text())
+        for changes in (
+                {'image': '../../etc/shadow'}, {'image': ''}, {'task': 'a/b'},
+                {'stores': 'central'}, {'stores': [1]}, {'begun': ['x']},
+                {'begun': {'central': ['x']}}, {'formats': {'owner': 'me'}},
+                {'formats': {'disk_format': 1}}, {'size': 'large'},
+                {'attempts': None}, {'taken': 'yes'}, {'phase': []}):
+            text = json.dumps(dict(fields, **changes))
+            self.assertRaises(ValueError, journal.parse, text)
+        self.assertRaises(ValueError, journal.parse, '[' * 100000)
+
+    def test_one_that_is_no_small_file(self):
+        self.folder.mkdir()
+        path = self.folder / 'the-task.json'
+        elsewhere = pathlib.Path(self.staging) / 'elsewhere'
+        elsewhere.write_text(entry().text())
+        for make in (lambda: os.mkfifo(path), path.mkdir,
+                     lambda: path.symlink_to(elsewhere),
+                     lambda: path.write_text(
+                         entry().text() + ' ' * (1 << 20)),
+                     lambda: path.write_text(entry(task='other').text())):
+            make()
+            self.assertEqual([], self.journal.entries())
+            self.assertEqual(['the-task.json.bad'], self.names())
+            bad = self.folder / 'the-task.json.bad'
+            bad.rmdir() if bad.is_dir() and not bad.is_symlink() else (
+                bad.unlink())
+
+    def test_folder_that_others_may_write_to(self):
+        self.journal.begin(entry()).release()
+        self.folder.chmod(0o777)
+        self.assertEqual([], self.journal.tasks())
+        self.assertRaises(OSError, self.journal.begin, entry())
+        self.folder.chmod(0o770)
+        self.assertEqual(['the-task'], self.journal.tasks())
+
+    def test_folder_that_leads_elsewhere(self):
+        elsewhere = self.useFixture(fixtures.TempDir()).path
+        self.folder.symlink_to(elsewhere)
+        self.assertRaises(OSError, self.journal.begin, entry())
+        self.assertEqual([], os.listdir(elsewhere))
 
     def test_full_disk_does_not_end_an_import(self):
         held = self.journal.begin(entry())

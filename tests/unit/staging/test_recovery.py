@@ -18,6 +18,7 @@ are not there, see tests/functional/staging for these.
 """
 
 import pathlib
+from unittest import mock
 import uuid
 
 import fixtures
@@ -120,6 +121,35 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_nothing(self):
         self.assertEqual([], recovery.recover(self.journal))
+
+    def test_folder_was_at_another_place(self):
+        # Or somebody has written into it what is to be removed.
+        elsewhere = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        other = elsewhere / self.image_id
+        other.write_bytes(b'not ours')
+        self.died(method='web-download', phase=journal.DOWNLOADING)
+        [record] = self.staging.glob('.glance-dcn/*.json')
+        record.write_text(record.read_text().replace(
+            str(self.path), str(other)))
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+        self.assertEqual(b'not ours', other.read_bytes())
+
+    def test_one_that_cannot_be_looked_at_keeps_no_other_waiting(self):
+        self.died()
+        (self.staging / '.glance-dcn/0-first.json').touch()
+        (self.staging / '.glance-dcn/0-first.lock').mkdir()
+        self.assertEqual(recovery.RESUMED, self.recover())
+
+    def test_image_that_is_imported_anew_is_left_alone(self):
+        # By another process of this worker, say.
+        ended = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.folder.end_orphans', ended.append))
+        self.died(lock=str(uuid.uuid4()))
+        self.assertEqual(recovery.LEFT, self.recover())
+        self.assertEqual([], ended)
+        self.assertEqual([self.image_id], self.files())
 
     def test_staged_image_is_gone_on_with(self):
         self.died()
@@ -264,6 +294,57 @@ class RecoveryTest(base.BaseTestCase):
         self.assertEqual({'central'}, database.located(self.image))
         self.assertIn('storing it in dcn0 was broken off',
                       self.task['message'])
+
+    def test_image_that_was_deactivated_keeps_its_data(self):
+        removed = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.remove_data',
+            lambda *args: removed.append(args)))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.may_copy', lambda: True))
+        self.died(status='deactivated', located=['central'])
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertLetGo()
+        self.assertEqual('deactivated', self.image['status'])
+        self.assertEqual({'central'}, database.located(self.image))
+        self.assertEqual([], removed)
+
+    def buried(self):
+        """Return what is asked to be removed at sites from now on."""
+        found = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.dead.bury',
+            lambda site, image, instances, published: found.append(
+                (site, instances, published))))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.owed.ledger', mock.Mock(sites={
+                name: name for name in (*STORES, 'glance_store')})))
+        return found
+
+    def wrote(self, **changes):
+        """Add to the journal what the dead worker has begun to write."""
+        held = self.journal.take(self.task_id)
+        held.note(**changes)
+        held.release()
+
+    def test_data_of_an_image_that_was_deleted(self):
+        for status, published in (('deleted', True),
+                                  ('pending_delete', False)):
+            found = self.buried()
+            self.died()
+            self.wrote(begun={'dcn0': [7]})
+            database.update(self.image_id, 'importing', status=status)
+            self.assertEqual(recovery.UNDONE, self.recover())
+            self.assertEqual([('dcn0', [7], published)], found)
+            self.image_id, self.task_id = (str(uuid.uuid4())
+                                           for _ in range(2))
+
+    def test_data_in_the_only_store_of_a_glance(self):
+        found = self.buried()
+        self.died()
+        self.wrote(begun={'glance_store': [7]}, stores=[None])
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual([('glance_store', [7], True)], found)
 
     def test_image_that_is_active_is_copied_to_its_other_stores(self):
         self.useFixture(fixtures.MonkeyPatch(

@@ -91,8 +91,19 @@ class ResidueTest(base.BaseTestCase):
             'task', name, 'copy-image', [], 'path', 'copying')).release()
         self.assertEqual([], self.removed())
 
+    def test_image_with_an_id_in_capitals(self):
+        name = str(uuid.uuid4()).upper()
+        (self.staging / name).touch()
+        self.assertEqual([name], self.removed())
+
+    def test_one_that_cannot_be_removed(self):
+        (self.staging / ('0' + str(uuid.uuid4())[1:])).mkdir()
+        name = 'f' + self.staged()[1:]
+        (self.staging / name).touch()
+        self.assertIn(name, self.removed())
+
     def test_other_names(self):
         for name in ('notes.txt', 'x' + str(uuid.uuid4()),
-                     str(uuid.uuid4()) + 'x', str(uuid.uuid4()).upper()):
+                     str(uuid.uuid4()) + 'x'):
             (self.staging / name).touch()
         self.assertEqual([], self.removed())

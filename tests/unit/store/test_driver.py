@@ -18,6 +18,8 @@ import time
 from unittest import mock
 
 import fixtures
+from glance_store._drivers import rbd
+from glance_store import backend
 from glance_store import capabilities
 from glance_store import exceptions
 from glance_store import location as glance_location
@@ -126,6 +128,26 @@ class TestConfigure(StoreCase):
         self.assertEqual(
             {'edge_7': 'rbd', 'edge_8': 'dcn', 'nfs': 'file'},
             self.conf.enabled_backends)
+
+
+class TestSingleStore(base.BaseTestCase):
+    """A Glance without enabled_backends registers all drivers' options."""
+
+    def setUp(self):
+        super().setUp()
+        self.conf = cfg.ConfigOpts()
+        backend.register_opts(self.conf)
+        self.conf([], project='glance')
+
+    def test_starts_with_ours_installed(self):
+        for opt in rbd.Store.OPTIONS:
+            self.assertEqual(opt.default,
+                             self.conf.glance_store[opt.name], opt.name)
+
+    def test_ours_has_its_options(self):
+        store = driver.Store(self.conf)
+        self.assertEqual(60, store.conf.glance_store.dcn_io_timeout)
+        self.assertEqual(8, store.conf.glance_store.rbd_store_chunk_size)
 
 
 class TestUrlPrefix(StoreCase):

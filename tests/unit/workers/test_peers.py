@@ -13,7 +13,9 @@
 """Who is taken for dead, and what becomes of its work."""
 
 import dataclasses
+import threading
 import time
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -60,6 +62,20 @@ class PeersTest(base.BaseTestCase):
 
     def taken_by(self, identity='other'):
         return self.registry.worker(identity)[0].taken_by
+
+    def test_right_to_act_lasts_as_long_as_the_work(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.peers._RENEWAL', 0.01))
+        renewed = threading.Event()
+        with peers.acting(self.registry, 'other', 'me') as renew:
+            self.assertTrue(renew())
+            with mock.patch.object(
+                    self.registry, 'hold',
+                    side_effect=lambda *args: renewed.set() or True):
+                self.assertTrue(renewed.wait(10))
+        self.assertEqual({}, self.registry.holders)
+        self.assertNotIn('dcn-acting', [
+            thread.name for thread in threading.enumerate()])
 
     def test_speaks(self):
         self.registry.note('other', ENTRY)

@@ -123,6 +123,44 @@ class TakeoverTest(base.BaseTestCase):
         self.assertEqual([], self.files(self.theirs))
         self.assertEqual([], journal.Journal(str(self.theirs)).tasks())
 
+    def test_link_to_something_else_is_not_taken_over(self):
+        entry = self.broken_off()
+        secret = pathlib.Path(self.useFixture(fixtures.TempDir()).path) / 'k'
+        secret.write_bytes(bytes(100))
+        journal.Journal(str(self.theirs)).begin(entry).release()
+        (self.theirs / self.image_id).symlink_to(secret)
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual('queued', self.image['status'])
+        self.assertEqual([], self.files(self.own))
+        self.assertEqual(bytes(100), secret.read_bytes())
+
+    def test_folder_that_others_may_write_to(self):
+        entry = self.broken_off()
+        (self.theirs / self.image_id).write_bytes(bytes(100))
+        journal.Journal(str(self.theirs)).begin(entry).release()
+        (self.theirs / journal.FOLDER).chmod(0o777)
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual('queued', self.image['status'])
+        self.assertEqual([self.image_id], self.files(self.theirs))
+
+    def test_data_that_was_taken_over_is_there_when_it_is_done_again(self):
+        entry = self.broken_off()
+        data = os.urandom(100)
+        (self.theirs / self.image_id).write_bytes(data)
+        journal.Journal(str(self.theirs)).begin(entry).release()
+        with fixtures.MonkeyPatch('glance_dcn.staging.recovery.undo',
+                                  self.dies):
+            self.assertRaises(KeyboardInterrupt, self.undo, entry)
+        self.assertEqual([], self.files(self.theirs))
+        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual('uploading', self.image['status'])
+        self.assertEqual(data, (self.own / self.image_id).read_bytes())
+
+    def test_image_with_an_id_in_capitals(self):
+        self.image_id = self.image_id.upper()
+        self.assertEqual(recovery.UNDONE, self.undo(self.broken_off()))
+        self.assertEqual('queued', self.image['status'])
+
     def test_on_another_file_system(self):
         def rename(source, target):
             if not source.endswith('.part'):
