@@ -22,6 +22,7 @@ import requests
 
 from glance_dcn.checks import registry
 from glance_dcn import plugins
+from glance_dcn.staging import folder
 from glance_dcn.status import inventory
 
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
@@ -33,12 +34,6 @@ _CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
 _STAGING_PLUGIN = 'dcn_distributed_staging'
 _DECOMPRESSION = 'image_decompression'
 # Of file systems that are on another host, as the kernel names them.
-_REMOTE = frozenset((
-    '9p', 'afs', 'beegfs', 'ceph', 'cifs', 'fuse.ceph', 'fuse.glusterfs',
-    'fuse.s3fs', 'fuse.sshfs', 'gfs2', 'glusterfs', 'gpfs', 'lustre', 'ncpfs',
-    'nfs', 'nfs4', 'ocfs2', 'smb3', 'smbfs'))
-_MOUNTS = '/proc/self/mountinfo'
-# Below it nothing at all can be staged.
 _LEAST = units.Gi
 # Seconds that a Glance has to answer.
 _PATIENCE = 4
@@ -121,8 +116,9 @@ def import_plugins(node):
     for name in found:
         if name not in known and name != 'no_op':
             raise Found('unknown', name=name)
-    if _CONVERSION not in found:
-        raise Found('missing', name=_CONVERSION, wanted=_in_order(found))
+    for name in (_STAGING_PLUGIN, _CONVERSION):
+        if name not in found:
+            raise Found('missing', name=name, wanted=_in_order(found))
     if _STOCK_CONVERSION in found:
         raise Found('both', stock=_STOCK_CONVERSION, ours=_CONVERSION)
     wanted = _ordered(found)
@@ -140,9 +136,9 @@ def _installed(namespace):
 
 def _in_order(found):
     """Return what image_import_plugins ought to be, as text."""
-    return ', '.join(_ordered(
-        [name for name in found if name not in (_STOCK_CONVERSION, 'no_op')]
-        + [_CONVERSION]))
+    others = [name for name in found if name not in (
+        _STOCK_CONVERSION, _CONVERSION, _STAGING_PLUGIN, 'no_op')]
+    return ', '.join(_ordered([*others, _STAGING_PLUGIN, _CONVERSION]))
 
 
 def _ordered(found):
@@ -222,8 +218,8 @@ def staging(node):
     error = node.access.why_unwritable(path)
     if error:
         raise Found('unwritable', path=path, user=user, error=error)
-    kind = _file_system(path)
-    if kind in _REMOTE:
+    kind = folder.file_system(path)
+    if kind in folder.NETWORK:
         raise Found('remote', path=path, kind=kind)
     info = os.statvfs(path)
     free = info.f_bavail * info.f_frsize
@@ -234,25 +230,6 @@ def staging(node):
     if free < node.room:
         raise Found('small', wanted=node.room / units.Gi, **figures)
     return '%(path)s, %(free).1f GiB free' % figures
-
-
-def _file_system(path, mounts=_MOUNTS):
-    """Return the type of the file system that a folder is on, or None."""
-    path = os.path.realpath(path)
-    best, kind = '', None
-    try:
-        with open(mounts) as lines:
-            for line in lines:
-                fields, _, rest = line.partition(' - ')
-                point = fields.split()[4].replace('\\040', ' ')
-                inside = path == point or path.startswith(
-                    point.rstrip('/') + '/')
-                # The last one mounted there is the one that is seen.
-                if inside and len(point) >= len(best):
-                    best, kind = point, rest.split()[0]
-    except OSError:
-        return None
-    return kind
 
 
 @registry.check(

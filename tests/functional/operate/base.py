@@ -69,7 +69,8 @@ class CommandTestCase(base.ApiTestCase):
             'nobody', folder, int(worker.url.rpartition(':')[2]),
             self.lab.keystone, self.lab.database.url('glance'), stores,
             default, dict({'image_import_opts': {
-                'image_import_plugins': '[dcn_image_conversion]'}},
+                'image_import_plugins': '[dcn_distributed_staging,'
+                                        'dcn_image_conversion]'}},
                 **(overrides or {})))
         other.configure()
         return other.etc

@@ -45,7 +45,8 @@ class NodeTestCase(base.BaseTestCase):
             glance_store=space(default_backend='central'),
             glance_dcn=space(direct_copy=True),
             image_import_opts=space(
-                image_import_plugins=['dcn_image_conversion']),
+                image_import_plugins=['dcn_distributed_staging',
+                                      'dcn_image_conversion']),
             image_conversion=space(output_format='raw'),
             os_glance_staging_store=space(
                 filesystem_store_datadir=str(self.folder)))
@@ -82,15 +83,23 @@ class TestPlugins(NodeTestCase):
                 'inject_image_metadata'}))
 
     def test_good(self):
-        self.assertEqual('ok', self.plugins('dcn_image_conversion')[0])
+        self.assertEqual('ok', self.plugins(
+            'dcn_distributed_staging', 'dcn_image_conversion')[0])
         self.assertEqual('ok', self.plugins(
             'dcn_distributed_staging', 'image_decompression',
             'inject_image_metadata', 'dcn_image_conversion')[0])
 
     def test_missing(self):
         self.assertEqual(('fail', 'missing'), self.plugins())
-        self.assertEqual(('fail', 'missing'),
-                         self.plugins('image_conversion'))
+        for name in ('image_conversion', 'dcn_image_conversion',
+                     'dcn_distributed_staging'):
+            self.assertEqual(('fail', 'missing'), self.plugins(name))
+
+    def test_the_remedy_names_what_is_missing(self):
+        self.assertEqual(
+            'dcn_distributed_staging, inject_image_metadata, '
+            'dcn_image_conversion', nodes._in_order(
+                ['inject_image_metadata', 'image_conversion']))
 
     def test_unknown(self):
         self.assertEqual(('fail', 'unknown'),
@@ -98,11 +107,13 @@ class TestPlugins(NodeTestCase):
 
     def test_both(self):
         self.assertEqual(('fail', 'both'), self.plugins(
-            'dcn_image_conversion', 'image_conversion'))
+            'dcn_distributed_staging', 'dcn_image_conversion',
+            'image_conversion'))
 
     def test_order(self):
         for wrong in (('dcn_image_conversion', 'dcn_distributed_staging'),
-                      ('dcn_image_conversion', 'image_decompression'),
+                      ('dcn_distributed_staging', 'dcn_image_conversion',
+                       'image_decompression'),
                       ('inject_image_metadata', 'dcn_distributed_staging',
                        'dcn_image_conversion')):
             self.assertEqual(('fail', 'order'), self.plugins(*wrong))
@@ -168,14 +179,8 @@ class TestStaging(NodeTestCase):
         self.assertEqual(('fail', 'full'), self.look('staging', room=GIB))
 
     def test_remote(self):
-        mounts = self.folder / 'mountinfo'
-        mounts.write_text(
-            '22 1 0:21 / / rw shared:1 - ext4 /dev/vda rw\n'
-            '36 22 0:33 / %s rw - nfs4 server:/staging rw\n' % self.folder)
-        self.assertEqual('nfs4', nodes._file_system(str(self.folder), mounts))
-        self.assertEqual('ext4', nodes._file_system('/nonsense', mounts))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.nodes._file_system', lambda path: 'nfs4'))
+            'glance_dcn.staging.folder.file_system', lambda path: 'nfs4'))
         self.assertEqual(('fail', 'remote'), self.look('staging'))
 
     def test_unwritable(self):

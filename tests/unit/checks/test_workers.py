@@ -19,6 +19,7 @@ from oslotest import base
 
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
+from glance_dcn.checks import workers  # noqa: F401
 from glance_dcn.workers import registry as registries
 
 
@@ -61,6 +62,10 @@ class TestWorkers(base.BaseTestCase):
     def test_unproved(self):
         self.assertEqual('warn', self.look(self.worker(
             'a', registries.UNPROVED)).level)
+
+    def test_those_of_another_store_do_not_count(self):
+        self.assertEqual('ok', self.look(self.worker(
+            'a', registries.WRONG, site='other')).level)
 
     def test_those_that_are_gone_do_not_count(self):
         finding = self.look(
