@@ -22,6 +22,7 @@ import requests
 
 from glance_dcn.checks import registry
 from glance_dcn import plugins
+from glance_dcn.sites import folder as site_files
 from glance_dcn.staging import folder
 from glance_dcn.status import inventory
 
@@ -41,6 +42,12 @@ _PATIENCE = 4
 
 @registry.check(
     'stores', NODE, 'Every store is known, and one of them is the default',
+    folder=(FAIL, 'the folder of site files %(path)s cannot be used',
+            'see that it is there, owned by root, and written by nobody '
+            'else, or correct sites_dir in [glance_dcn]'),
+    files=(FAIL, 'site files in %(path)s are not taken: %(names)s',
+           'render them anew with "glance-dcn config render"; the log of '
+           'Glance, and this command as an error, tell the reason'),
     none=(FAIL, 'no store of enabled_backends is of type dcn',
           'set enabled_backends = central:dcn, dcn0:dcn, ... in [DEFAULT]'),
     default=(FAIL, 'default_backend is %(default)r, which is no store of '
@@ -49,7 +56,7 @@ _PATIENCE = 4
     driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
             'into the Python that Glance runs in (%(python)s)'))
 def stores(node):
-    """Look at enabled_backends."""
+    """Look at enabled_backends, and at the sites of sites_dir."""
     backends = node.conf.enabled_backends or {}
     if 'dcn' not in backends.values():
         raise Found('none')
@@ -59,7 +66,23 @@ def stores(node):
                     stores=', '.join(sorted(backends)))
     if 'dcn' not in _installed('glance_store.drivers'):
         raise Found('driver', python=sys.executable)
-    return '%d stores, %s is the default' % (len(backends), default)
+    count = len(set(backends) | _sites_of_files(node.conf))
+    return '%d store%s, %s is the default' % (count, 's' * (count != 1),
+                                              default)
+
+
+def _sites_of_files(conf):
+    """Return the names of the sites of sites_dir."""
+    path = conf.glance_dcn.sites_dir
+    if not path:
+        return set()
+    found = site_files.Folder(path).read(settled=False)
+    if found is None:
+        raise Found('folder', path=path)
+    wrong = found.present.difference(found.sites)
+    if wrong:
+        raise Found('files', path=path, names=', '.join(sorted(wrong)))
+    return set(found.sites)
 
 
 @registry.check(
@@ -72,7 +95,7 @@ def database(node):
         count = inventory.count()
     except Exception as exc:
         raise Found('silent', error=str(exc).splitlines()[0])
-    return 'it has %d images' % count
+    return 'it has %d image%s' % (count, 's' * (count != 1))
 
 
 @registry.check(

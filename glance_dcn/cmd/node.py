@@ -143,8 +143,9 @@ def add_sites(parser):
     """Add ``--sites-file`` to a subcommand."""
     parser.add_argument(
         '--sites-file', '--sites', dest='sites', metavar='FILE',
-        help='take the sites from this sites file, and not from the configuration of this node\'s Glance; their '
-        'conf files and keyrings must be on this node')
+        help='take the sites from this sites file, and not from the '
+             'configuration of this node\'s Glance; their conf files and '
+             'keyrings must be on this node')
 
 
 def _site_files(path):

@@ -15,8 +15,11 @@
 
 import argparse
 from concurrent import futures
+import contextlib
 import dataclasses
 import json
+import os
+import pwd
 import sys
 import time
 
@@ -44,7 +47,8 @@ _RECOVER = """\
 Undoes imports and copies that were broken off when a process of this worker
 died, so that they can be repeated at once; those that still go on are left
 alone. For before the worker starts, in an init container or ExecStartPre: a
-running worker does it by itself, and goes on with what it can.
+running worker does it by itself, and goes on with what it can. Run it as the
+user that Glance runs as.
 """
 _EPILOG = """\
 exit status:
@@ -56,7 +60,8 @@ _LIST = """\
 Shows the Glance workers of all sites that can be reached, what is wrong with
 their worker_self_reference_url, and how many imports and copies each is at.
 Workers say that they live every few seconds, in the pool of their default
-store; one that has said nothing for a minute is shown as silent.
+store, which is what is shown as their site; one that has said nothing for a
+minute is silent.
 """
 _LIST_EPILOG = """\
 exit status:
@@ -99,9 +104,10 @@ def register(subparsers):
 def run(args):
     """Undo what was broken off, and return the exit status."""
     found = folder.of(CONF)
-    if found is None:
-        print('glance-dcn: no staging folder is configured',
-              file=sys.stderr)
+    wrong = ('no staging folder is configured' if found is None
+             else _why_not_me(folder.path(CONF)))
+    if wrong:
+        print('glance-dcn: %s' % wrong, file=sys.stderr)
         return _FAILED
     outcomes = recovery.recover(found)
     if args.format == 'json':
@@ -118,6 +124,21 @@ def run(args):
             print('Nothing was broken off.')
     return SOME_LEFT if any(outcome is None for _entry, outcome
                             in outcomes) else DONE
+
+
+def _why_not_me(staging):
+    """Return why root must not see to a staging folder, or None."""
+    try:
+        owner = os.stat(staging).st_uid
+    except FileNotFoundError:
+        return None
+    if os.geteuid() or not owner:
+        return None
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(owner).pw_name
+    return ('the staging folder %s is that of user %s, who could not read '
+            'what root writes there: run this as that user' % (staging,
+                                                               owner))
 
 
 def run_list(args):

@@ -246,7 +246,6 @@ class RenderedTest(base.ApiTestCase):
                 'config', 'diff', '--site', site, self.root(site)))
 
     def test_5_all_is_in_order(self):
-        self.assertAllGreen('central', 'node', 'central', 'dcn0')
         self.assertAllGreen('dcn0', 'node', 'dcn0', 'central')
         self.assertAllGreen('far', 'node', 'central')
         self.assertAllGreen('central', 'node', 'central', 'dcn0', 'far',
@@ -261,18 +260,16 @@ class RenderedTest(base.ApiTestCase):
         self.assertEqual(set(subjects),
                          {finding['site'] for finding in found})
 
-    def test_6_it_does_its_work(self):
-        self.assertProved('import an image to central and dcn0')
-
-    def assertProved(self, step):
-        """The proof from end to end succeeds, and has a step."""
+    def assertProved(self, *steps):
+        """The proof from end to end succeeds, and has some steps."""
         found = self.ask('central', 'validate', '--size', 2, '--endpoint',
                          self.services['central'].url)
         self.assertEqual({None}, {each['error'] for each in found['steps']})
-        self.assertIn(step, [each['step'] for each in found['steps']])
+        self.assertLessEqual(set(steps),
+                             {each['step'] for each in found['steps']})
         self.assertEqual([], found['left'])
 
-    def test_7_a_fourth_site(self):
+    def test_6_a_fourth_site(self):
         before = self.folder / 'sites.yaml.old'
         before.write_text(self.path.read_text())
         self._add_to_sites_file()
@@ -298,9 +295,9 @@ class RenderedTest(base.ApiTestCase):
     def _see_the_fourth_site(self, image):
         """The command knows the new site, its worker, and an image there."""
         self.assertAllGreen('dcn1', 'node', 'dcn1', 'central')
-        self.assertAllGreen('central', 'node', 'central', 'dcn0', 'dcn1',
-                            'far', argv=('--sites-file', self.path))
-        self.assertProved('copy it to dcn1')
+        self.assertAllGreen('central', 'node', 'central', 'dcn0', 'dcn1')
+        self.assertProved('import an image to central and dcn0',
+                          'copy it to dcn1')
         # Others' work may be owed, and others' workers gone.
         shown = self.ask('central', 'status', '--image', image, status=None)
         self.assertEqual(

@@ -43,7 +43,7 @@ class NodeTestCase(base.BaseTestCase):
             show_multiple_locations=True, show_image_direct_url=True,
             worker_self_reference_url=None,
             glance_store=space(default_backend='central'),
-            glance_dcn=space(direct_copy=True),
+            glance_dcn=space(direct_copy=True, sites_dir=None),
             image_import_opts=space(
                 image_import_plugins=['dcn_distributed_staging',
                                       'dcn_image_conversion']),
@@ -135,6 +135,17 @@ class TestOptions(NodeTestCase):
         self.assertEqual(('fail', 'default'), self.look('stores'))
         self.conf.enabled_backends = {'a': 'rbd'}
         self.assertEqual(('fail', 'none'), self.look('stores'))
+
+    def test_site_files(self):
+        self.conf.glance_dcn.sites_dir = str(self.folder)
+        file = self.folder / 'dcn7.conf'
+        file.write_text('[dcn7]\nrbd_store_ceph_conf = /etc/ceph/dcn7.conf\n')
+        self.assertEqual(('ok', '3 stores, central is the default'),
+                         self.look('stores'))
+        file.write_text('nonsense')
+        self.assertEqual(('fail', 'files'), self.look('stores'))
+        self.conf.glance_dcn.sites_dir = '/nonsense'
+        self.assertEqual(('fail', 'folder'), self.look('stores'))
 
     def test_copies(self):
         self.assertEqual('ok', self.look('copies')[0])
