@@ -131,7 +131,11 @@ def copies(node):
           'take %(stock)s off it: the image would be converted twice'),
     order=(FAIL, 'in image_import_plugins, %(first)s must come before '
            '%(second)s', 'set image_import_plugins = [%(wanted)s] in '
-           '[image_import_opts]'))
+           '[image_import_opts]'),
+    unguarded=(WARN, '%(name)s is not in image_import_plugins: what a worker '
+               'imports when it dies stays locked for an hour, and is left '
+               'lying', 'set image_import_plugins = [%(wanted)s] in '
+               '[image_import_opts]'))
 def import_plugins(node):
     """Look at image_import_plugins."""
     found = list(node.conf.image_import_opts.image_import_plugins)
@@ -139,9 +143,8 @@ def import_plugins(node):
     for name in found:
         if name not in known and name != 'no_op':
             raise Found('unknown', name=name)
-    for name in (_STAGING_PLUGIN, _CONVERSION):
-        if name not in found:
-            raise Found('missing', name=name, wanted=_in_order(found))
+    if _CONVERSION not in found:
+        raise Found('missing', name=_CONVERSION, wanted=_in_order(found))
     if _STOCK_CONVERSION in found:
         raise Found('both', stock=_STOCK_CONVERSION, ours=_CONVERSION)
     wanted = _ordered(found)
@@ -149,6 +152,9 @@ def import_plugins(node):
         if have != want:
             raise Found('order', first=want, second=have,
                         wanted=', '.join(wanted))
+    if _STAGING_PLUGIN not in found:
+        raise Found('unguarded', name=_STAGING_PLUGIN,
+                    wanted=_in_order(found))
     return ', '.join(found)
 
 

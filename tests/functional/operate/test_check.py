@@ -286,6 +286,10 @@ class BrokenNodeTest(CheckTestCase):
         self.assertFound(
             self.node(image_import_opts={
                 'image_import_plugins': '[inject_image_metadata]'}),
+            ('node', 'plugins', 'dcn_image_conversion is not in'))
+        self.assertFound(
+            self.node(expect=0, image_import_opts={
+                'image_import_plugins': '[dcn_image_conversion]'}),
             ('node', 'plugins', 'dcn_distributed_staging is not in'))
         self.assertFound(
             self.node(image_import_opts={

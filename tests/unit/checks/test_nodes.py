@@ -91,9 +91,10 @@ class TestPlugins(NodeTestCase):
 
     def test_missing(self):
         self.assertEqual(('fail', 'missing'), self.plugins())
-        for name in ('image_conversion', 'dcn_image_conversion',
-                     'dcn_distributed_staging'):
+        for name in ('image_conversion', 'dcn_distributed_staging'):
             self.assertEqual(('fail', 'missing'), self.plugins(name))
+        self.assertEqual(('warn', 'unguarded'),
+                         self.plugins('dcn_image_conversion'))
 
     def test_the_remedy_names_what_is_missing(self):
         self.assertEqual(
