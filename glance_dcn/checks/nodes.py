@@ -23,6 +23,8 @@ import requests
 
 from glance_dcn.checks import registry
 from glance_dcn import plugins
+from glance_dcn.sites import folder as site_files
+from glance_dcn.staging import folder
 from glance_dcn.status import inventory
 
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
@@ -34,12 +36,6 @@ _CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
 _STAGING_PLUGIN = 'dcn_distributed_staging'
 _DECOMPRESSION = 'image_decompression'
 # Of file systems that are on another host, as the kernel names them.
-_REMOTE = frozenset((
-    '9p', 'afs', 'beegfs', 'ceph', 'cifs', 'fuse.ceph', 'fuse.glusterfs',
-    'fuse.s3fs', 'fuse.sshfs', 'gfs2', 'glusterfs', 'gpfs', 'lustre', 'ncpfs',
-    'nfs', 'nfs4', 'ocfs2', 'smb3', 'smbfs'))
-_MOUNTS = '/proc/self/mountinfo'
-# Below it nothing at all can be staged.
 _LEAST = units.Gi
 # Seconds that a Glance has to answer.
 _PATIENCE = 4
@@ -47,6 +43,12 @@ _PATIENCE = 4
 
 @registry.check(
     'stores', NODE, 'Every store is known, and one of them is the default',
+    folder=(FAIL, 'the folder of site files %(path)s cannot be used',
+            'see that it is there, owned by root, and written by nobody '
+            'else, or correct sites_dir in [glance_dcn]'),
+    files=(FAIL, 'site files in %(path)s are not taken: %(names)s',
+           'render them anew with "glance-dcn config render"; the log of '
+           'Glance, and this command as an error, tell the reason'),
     none=(FAIL, 'no store of enabled_backends is of type dcn',
           'set enabled_backends = central:dcn, dcn0:dcn, ... in [DEFAULT]'),
     default=(FAIL, 'default_backend is %(default)r, which is no store of '
@@ -55,7 +57,7 @@ _PATIENCE = 4
     driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
             'into the Python that Glance runs in (%(python)s)'))
 def stores(node):
-    """Look at enabled_backends."""
+    """Look at enabled_backends, and at the sites of sites_dir."""
     backends = node.conf.enabled_backends or {}
     if 'dcn' not in backends.values():
         raise Found('none')
@@ -65,7 +67,23 @@ def stores(node):
                     stores=', '.join(sorted(backends)))
     if 'dcn' not in _installed('glance_store.drivers'):
         raise Found('driver', python=sys.executable)
-    return '%d stores, %s is the default' % (len(backends), default)
+    count = len(set(backends) | _sites_of_files(node.conf))
+    return '%d store%s, %s is the default' % (count, 's' * (count != 1),
+                                              default)
+
+
+def _sites_of_files(conf):
+    """Return the names of the sites of sites_dir."""
+    path = conf.glance_dcn.sites_dir
+    if not path:
+        return set()
+    found = site_files.Folder(path).read(settled=False)
+    if found is None:
+        raise Found('folder', path=path)
+    wrong = found.present.difference(found.sites)
+    if wrong:
+        raise Found('files', path=path, names=', '.join(sorted(wrong)))
+    return set(found.sites)
 
 
 @registry.check(
@@ -78,7 +96,7 @@ def database(node):
         count = inventory.count()
     except Exception as exc:
         raise Found('silent', error=str(exc).splitlines()[0])
-    return 'it has %d images' % count
+    return 'it has %d image%s' % (count, 's' * (count != 1))
 
 
 @registry.check(
@@ -114,7 +132,11 @@ def copies(node):
           'take %(stock)s off it: the image would be converted twice'),
     order=(FAIL, 'in image_import_plugins, %(first)s must come before '
            '%(second)s', 'set image_import_plugins = [%(wanted)s] in '
-           '[image_import_opts]'))
+           '[image_import_opts]'),
+    unguarded=(WARN, '%(name)s is not in image_import_plugins: what a worker '
+               'imports when it dies stays locked for an hour, and is left '
+               'lying', 'set image_import_plugins = [%(wanted)s] in '
+               '[image_import_opts]'))
 def import_plugins(node):
     """Look at image_import_plugins."""
     found = list(node.conf.image_import_opts.image_import_plugins)
@@ -131,6 +153,9 @@ def import_plugins(node):
         if have != want:
             raise Found('order', first=want, second=have,
                         wanted=', '.join(wanted))
+    if _STAGING_PLUGIN not in found:
+        raise Found('unguarded', name=_STAGING_PLUGIN,
+                    wanted=_in_order(found))
     return ', '.join(found)
 
 
@@ -141,9 +166,9 @@ def _installed(namespace):
 
 def _in_order(found):
     """Return what image_import_plugins ought to be, as text."""
-    return ', '.join(_ordered(
-        [name for name in found if name not in (_STOCK_CONVERSION, 'no_op')]
-        + [_CONVERSION]))
+    others = [name for name in found if name not in (
+        _STOCK_CONVERSION, _CONVERSION, _STAGING_PLUGIN, 'no_op')]
+    return ', '.join(_ordered([*others, _STAGING_PLUGIN, _CONVERSION]))
 
 
 def _ordered(found):
@@ -223,8 +248,8 @@ def staging(node):
     error = node.access.why_unwritable(path)
     if error:
         raise Found('unwritable', path=path, user=user, error=error)
-    kind = _file_system(path)
-    if kind in _REMOTE:
+    kind = folder.file_system(path)
+    if kind in folder.NETWORK:
         raise Found('remote', path=path, kind=kind)
     info = os.statvfs(path)
     free = info.f_bavail * info.f_frsize
@@ -235,25 +260,6 @@ def staging(node):
     if free < node.room:
         raise Found('small', wanted=node.room / units.Gi, **figures)
     return '%(path)s, %(free).1f GiB free' % figures
-
-
-def _file_system(path, mounts=_MOUNTS):
-    """Return the type of the file system that a folder is on, or None."""
-    path = os.path.realpath(path)
-    best, kind = '', None
-    try:
-        with open(mounts) as lines:
-            for line in lines:
-                fields, _, rest = line.partition(' - ')
-                point = fields.split()[4].replace('\\040', ' ')
-                inside = path == point or path.startswith(
-                    point.rstrip('/') + '/')
-                # The last one mounted there is the one that is seen.
-                if inside and len(point) >= len(best):
-                    best, kind = point, rest.split()[0]
-    except OSError:
-        return None
-    return kind
 
 
 @registry.check(

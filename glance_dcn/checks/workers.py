@@ -19,7 +19,8 @@ from glance_dcn.workers import registry as registries
 
 # Seconds after which a worker that has said nothing counts as one that is
 # gone; it is not judged by what it said last.
-_GONE = 600
+# Seconds after which a worker is silent; they speak every ten.
+_SILENT = 60
 
 
 @registry.check(
@@ -40,7 +41,9 @@ def workers(site):
     now = time.time()
     living = [worker for worker, _text
               in registries.Registry(site).workers()
-              if now - worker.seen < _GONE and worker.taken_by is None]
+              # A pool may once have been that of a store of another name.
+              if worker.site == site.name and worker.taken_by is None
+              and now - worker.seen < _SILENT]
     by_url = {}
     for worker in living:
         by_url.setdefault(worker.url, []).append(worker.host)

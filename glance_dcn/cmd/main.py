@@ -38,6 +38,22 @@ from glance_dcn.cmd import worker as worker_command
 from glance_dcn.sites import worker
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
+_DESCRIPTION = """\
+Shows how the sites of Glance are, makes their configuration out of one sites
+file, and sees to what workers have left.
+"""
+_EPILOG = """\
+examples:
+  glance-dcn check                   is this node, and each site, in order?
+  glance-dcn status                  which images are where, who is away?
+  glance-dcn config render --help    from a sites file to glance-api.conf
+
+"glance-dcn COMMAND --help" has examples, and tells the exit statuses. Most
+commands read Glance's own configuration: run them where Glance runs, as root
+or as the user that it runs as. config, site import and site key need a sites
+file in place of that.
+"""
+
 FAILED = 2
 #: Exit status after Ctrl-C.
 INTERRUPTED = 130
@@ -94,9 +110,8 @@ def _leave(status):
 def _parser():
     parser = argparse.ArgumentParser(
         prog='glance-dcn',
-        description='Shows how the sites of Glance are, makes their '
-                    'configuration out of one sites file, and sees to what '
-                    'workers have left.')
+        description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--config-file', action='append', metavar='FILE', default=[],
         help='a configuration file of Glance; may be given several times. '

@@ -53,7 +53,7 @@ def register(subparsers):
     :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
-        'metrics', help='give the same figures to Prometheus',
+        'metrics', help='give the figures of status to Prometheus',
         description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     node.add_sites(parser)

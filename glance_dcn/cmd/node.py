@@ -112,7 +112,7 @@ def targets(conf):
 
 
 def deployment(args):
-    """Return the deployment of ``--sites``, or None without it.
+    """Return the deployment of ``--sites-file``, or None without it.
 
     :raises glance_dcn.deploy.sitesfile.Mistake: if the file is wrong
     """
@@ -120,7 +120,7 @@ def deployment(args):
 
 
 def targets_of(args):
-    """Return where the sites are: those of ``--sites``, or this node's.
+    """Return where the sites are: those of ``--sites-file``, or this node's.
 
     :param args: arguments of the command, with ``conf``
     :returns: list of :class:`glance_dcn.checks.subjects.Target`, the central
@@ -142,11 +142,12 @@ def _said_target(said, site):
 
 
 def add_sites(parser):
-    """Add ``--sites`` to a subcommand."""
+    """Add ``--sites-file`` to a subcommand."""
     parser.add_argument(
-        '--sites', metavar='FILE', help='take the sites from this sites '
-        'file, and not from the configuration of this node\'s Glance; their '
-        'conf files and keyrings must be on this node')
+        '--sites-file', '--sites', dest='sites', metavar='FILE',
+        help='take the sites from this sites file, and not from the '
+             'configuration of this node\'s Glance; their conf files and '
+             'keyrings must be on this node')
 
 
 def _site_files(path):

@@ -27,6 +27,12 @@ from glance_dcn.sites import owed
 #: the records in the default site cannot be read.
 NOTHING, SOME, UNREADABLE = 0, 1, 3
 
+_DESCRIPTION = """\
+Shows the work that is owed to sites: removals that were accepted while the
+site was away, half-written images of dead writers, and images in the trash
+that still have clones. Glance does it by itself once it can: only work that
+stays for long, with an error beside it, needs somebody to look.
+"""
 _EPILOG = """\
 exit status:
   0  nothing is owed
@@ -44,11 +50,8 @@ def register(subparsers):
     """
     parser = subparsers.add_parser(
         'owed', help='show the work that is owed to sites',
-        description='Shows the work that is owed to sites: removals that '
-                    'were accepted while the site was away, half-written '
-                    'images of dead writers, and images in the trash that '
-                    'still have clones.',
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     output.add_format(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
                         help='only of this store; may be given several times')

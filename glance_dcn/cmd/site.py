@@ -15,12 +15,37 @@
 Those that work on a sites file are in :mod:`glance_dcn.cmd.cluster`.
 """
 
+import argparse
+
 import glance_store
 
 from glance_dcn.ceph import errors
 from glance_dcn.cmd import cluster
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import wiring
+
+_SHOW = """\
+Connects to the cluster of a store of this node's Glance, as that does, and
+says whether it is up, with its fsid and pool, or why it is not.
+"""
+_SHOW_END = """\
+exit status:
+  0  it is up
+  1  it is not, or there is no such store
+  2  wrong arguments, or a configuration that cannot be used
+"""
+_ACCEPT = """\
+Takes the cluster that a store has now for the right one. A store whose
+cluster has another fsid than before is refused, as its conf file may name the
+wrong one: accept it only where the site was rebuilt, and what it held is
+lost.
+"""
+_ACCEPT_END = """\
+exit status:
+  0  it is accepted
+  1  it cannot be reached, or there is no such store
+  2  wrong arguments, or a configuration that cannot be used
+"""
 
 
 def register(subparsers):
@@ -36,16 +61,21 @@ def register(subparsers):
         'prepare one for the sites file')
     commands = parser.add_subparsers(dest='site_command', required=True,
                                      metavar='COMMAND')
-    show = commands.add_parser(
-        'show', help='connect to the cluster of a store and say how it is')
-    show.add_argument('store', help='identifier of the store')
-    show.set_defaults(run=_show)
-    accept = commands.add_parser(
-        'accept', help='take the cluster that a store has now for the right '
-        'one, after its site was rebuilt')
-    accept.add_argument('store', help='identifier of the store')
-    accept.set_defaults(run=_accept)
+    _add(commands, 'show', _show, _SHOW, _SHOW_END,
+         'connect to the cluster of a store and say how it is')
+    _add(commands, 'accept', _accept, _ACCEPT, _ACCEPT_END,
+         'take the cluster that a store has now for the right one, after its '
+         'site was rebuilt')
     cluster.register(commands)
+
+
+def _add(commands, name, run, description, epilog, summary):
+    parser = commands.add_parser(
+        name, help=summary, description=description, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('store', metavar='STORE',
+                        help='name of the store in enabled_backends')
+    parser.set_defaults(run=run)
 
 
 def _show(args):

@@ -66,7 +66,7 @@ def register(subparsers):
     :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
-        'status', help='show images by sites, sites, and what goes on',
+        'status', help='show which images are where, and how sites are',
         description=_DESCRIPTION, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     output.add_format(parser)

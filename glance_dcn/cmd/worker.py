@@ -15,8 +15,11 @@
 
 import argparse
 from concurrent import futures
+import contextlib
 import dataclasses
 import json
+import os
+import pwd
 import sys
 import time
 
@@ -25,6 +28,7 @@ from oslo_config import cfg
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
+from glance_dcn.cmd import output
 from glance_dcn.sites import owed
 from glance_dcn.staging import folder
 from glance_dcn.staging import recovery
@@ -39,13 +43,26 @@ _FAILED = 2
 #: because the records in the default site cannot be read.
 WELL, NOT_WELL, UNREADABLE = 0, 1, 3
 
+_RECOVER = """\
+Undoes imports and copies that were broken off when a process of this worker
+died, so that they can be repeated at once; those that still go on are left
+alone. For before the worker starts, in an init container or ExecStartPre: a
+running worker does it by itself, and goes on with what it can. Run it as the
+user that Glance runs as.
+"""
 _EPILOG = """\
 exit status:
   0  nothing was left, or all of it was seen to
   1  some of it cannot be seen to now; the worker tries it again
   2  wrong arguments, or a configuration that cannot be used
 """
-
+_LIST = """\
+Shows the Glance workers of all sites that can be reached, what is wrong with
+their worker_self_reference_url, and how many imports and copies each is at.
+Workers say that they live every few seconds, in the pool of their default
+store, which is what is shown as their site; one that has said nothing for a
+minute is silent.
+"""
 _LIST_EPILOG = """\
 exit status:
   0  all workers speak, and none has a self reference known to be wrong
@@ -66,40 +83,31 @@ def register(subparsers):
     :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
-        'worker', help='show the workers, or see to what this one was at '
-        'when it died')
+        'worker', help='show the Glance workers of all sites, or undo what '
+        'the one of this node was at when it died')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
     recover = commands.add_parser(
         'recover', help='undo imports and copies that were broken off',
-        description='Undoes imports and copies that were broken off when a '
-                    'process of this worker died, so that they can be '
-                    'repeated at once; those that still go on are left '
-                    'alone. For before the worker starts: a running worker '
-                    'does it by itself, and goes on with what it can.',
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    recover.add_argument('--format', choices=('table', 'json'),
-                         default='table', help='form of the output')
+        description=_RECOVER, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    output.add_format(recover)
     recover.set_defaults(run=run)
     listing = commands.add_parser(
         'list', help='show all workers, and what is wrong with them',
-        description='Shows the Glance workers of all sites that can be '
-                    'reached, what is wrong with their '
-                    'worker_self_reference_url, and how many imports and '
-                    'copies each is at.',
-        epilog=_LIST_EPILOG,
+        description=_LIST, epilog=_LIST_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    listing.add_argument('--format', choices=('table', 'json'),
-                         default='table', help='form of the output')
+    output.add_format(listing)
     listing.set_defaults(run=run_list)
 
 
 def run(args):
     """Undo what was broken off, and return the exit status."""
     found = folder.of(CONF)
-    if found is None:
-        print('glance-dcn: no staging folder is configured',
-              file=sys.stderr)
+    wrong = ('no staging folder is configured' if found is None
+             else _why_not_me(folder.path(CONF)))
+    if wrong:
+        print('glance-dcn: %s' % wrong, file=sys.stderr)
         return _FAILED
     outcomes = recovery.recover(found)
     if args.format == 'json':
@@ -116,6 +124,21 @@ def run(args):
             print('Nothing was broken off.')
     return SOME_LEFT if any(outcome is None for _entry, outcome
                             in outcomes) else DONE
+
+
+def _why_not_me(staging):
+    """Return why root must not see to a staging folder, or None."""
+    try:
+        owner = os.stat(staging).st_uid
+    except FileNotFoundError:
+        return None
+    if os.geteuid() or not owner:
+        return None
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(owner).pw_name
+    return ('the staging folder %s is that of user %s, who could not read '
+            'what root writes there: run this as that user' % (staging,
+                                                               owner))
 
 
 def run_list(args):
@@ -168,14 +191,9 @@ def _shown(worker, entries):
 
 
 def _print_table(found, unread):
-    rows = [[str('-' if entry[name] in (None, '') else entry[name])
-             for name in _COLUMNS] for entry in found]
-    if rows:
-        rows.insert(0, [name.upper() for name in _COLUMNS])
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        for row in rows:
-            print('  '.join(text.ljust(width)
-                            for text, width in zip(row, widths)).rstrip())
+    if found:
+        print(output.table(_COLUMNS, [[entry[name] for name in _COLUMNS]
+                                      for entry in found]))
     else:
         print('No worker is known.')
     for entry in found:

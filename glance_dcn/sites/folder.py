@@ -103,7 +103,8 @@ class Folder:
             del self._files[name]
         for name in sorted(names):
             self._look(name, settled)
-        return Contents({name: self._files[name].options for name in names
+        return Contents({name: self._files[name].options
+                         for name in sorted(names)
                          if self._files[name].options is not None},
                         frozenset(names))
 

@@ -28,9 +28,11 @@ from glance_dcn.staging import journal
 LOG = logging.getLogger(__name__)
 
 # File systems whose data is not on this host.
-_NETWORK = {'nfs', 'nfs4', 'cifs', 'smb3', 'smbfs', 'ceph', 'fuse.ceph',
-            'glusterfs', 'fuse.glusterfs', 'lustre', 'gpfs', 'ocfs2', 'gfs2',
-            'beegfs', '9p', 'virtiofs', 'afs', 'fuse.sshfs', 'fuse.s3fs'}
+#: Types of file systems that are no local disk.
+NETWORK = frozenset((
+    '9p', 'afs', 'beegfs', 'ceph', 'cifs', 'fuse.ceph', 'fuse.glusterfs',
+    'fuse.s3fs', 'fuse.sshfs', 'gfs2', 'glusterfs', 'gpfs', 'lustre', 'ncpfs',
+    'nfs', 'nfs4', 'ocfs2', 'smb3', 'smbfs', 'virtiofs'))
 _WORKERS = 'workers'
 _PREFIX = 'file://'
 
@@ -146,7 +148,7 @@ def doubts(conf):
         return []
     found = []
     kind = file_system(staging)
-    if kind in _NETWORK:
+    if kind in NETWORK:
         found.append(
             'Staging folder %s is on a network file system (%s): staging and '
             'conversion are bound by the network, and imports end when it '

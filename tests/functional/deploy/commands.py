@@ -19,13 +19,14 @@ import subprocess
 from lab import wsgi
 
 
-def glance_dcn(sites_file, *argv):
+def glance_dcn(sites_file, *argv, env=None):
     """Run glance-dcn and return (exit status, output, errors).
 
     :param sites_file: path of the sites file
+    :param env: dict of what else is in its environment
     """
     done = subprocess.run(
         [wsgi.BIN / 'glance-dcn', *argv], capture_output=True, text=True,
         timeout=120, check=False,
-        env=dict(os.environ, GLANCE_DCN_SITES=str(sites_file)))
+        env=dict(os.environ, GLANCE_DCN_SITES=str(sites_file), **(env or {})))
     return done.returncode, done.stdout, done.stderr

@@ -14,9 +14,11 @@
 """Glances that are started with what glance-dcn renders, and nothing else.
 
 Central, an edge with a cluster and one without; then a fourth site comes to
-them by the sites file and the commands of the guide alone.
+them by the sites file and the commands of the guide alone. Each time, the
+command finds all of it in order.
 """
 
+import json
 import pathlib
 import tempfile
 import uuid
@@ -135,9 +137,10 @@ class RenderedTest(base.ApiTestCase):
         return _SITES % values
 
     @classmethod
-    def run_command(cls, *argv, status=0):
-        found, out, err = commands.glance_dcn(cls.path, *map(str, argv))
-        if found != status:
+    def run_command(cls, *argv, status=0, env=None):
+        found, out, err = commands.glance_dcn(cls.path, *map(str, argv),
+                                              env=env)
+        if found != status and status is not None:
             raise AssertionError('%s: status %d\n%s%s' % (argv, found, out,
                                                           err))
         return out
@@ -157,6 +160,14 @@ class RenderedTest(base.ApiTestCase):
     def etc(cls, site):
         """Return the folder of a site's glance-api.conf."""
         return cls.root(site) / str(cls.folder / 'etc/glance').lstrip('/')
+
+    @classmethod
+    def ask(cls, site, *argv, status=0):
+        """Run the command on a node of a site; return what it tells."""
+        return json.loads(cls.run_command(
+            *argv, '--format', 'json', status=status, env=dict(
+                base.lab().environment(),
+                OS_GLANCE_CONFIG_DIR=str(cls.etc(site)))))
 
     @classmethod
     def start(cls, site):
@@ -234,7 +245,31 @@ class RenderedTest(base.ApiTestCase):
             self.assertEqual('Nothing differs.\n', self.run_command(
                 'config', 'diff', '--site', site, self.root(site)))
 
-    def test_5_a_fourth_site(self):
+    def test_5_all_is_in_order(self):
+        self.assertAllGreen('dcn0', 'node', 'dcn0', 'central')
+        self.assertAllGreen('far', 'node', 'central')
+        self.assertAllGreen('central', 'node', 'central', 'dcn0', 'far',
+                            argv=('--sites-file', self.path))
+
+    def assertAllGreen(self, site, *subjects, argv=()):
+        """A check at a site looks at some things, and all is well."""
+        found = self.ask(site, 'check', '--staging-room', 1, '--timeout', 60,
+                         *argv)['checks']
+        self.assertEqual([], [finding for finding in found
+                              if finding['level'] != 'ok'])
+        self.assertEqual(set(subjects),
+                         {finding['site'] for finding in found})
+
+    def assertProved(self, *steps):
+        """The proof from end to end succeeds, and has some steps."""
+        found = self.ask('central', 'validate', '--size', 2, '--endpoint',
+                         self.services['central'].url)
+        self.assertEqual({None}, {each['error'] for each in found['steps']})
+        self.assertLessEqual(set(steps),
+                             {each['step'] for each in found['steps']})
+        self.assertEqual([], found['left'])
+
+    def test_6_a_fourth_site(self):
         before = self.folder / 'sites.yaml.old'
         before.write_text(self.path.read_text())
         self._add_to_sites_file()
@@ -255,6 +290,38 @@ class RenderedTest(base.ApiTestCase):
         for site in ('central', 'dcn0', 'far', 'dcn1'):
             self.run_command('config', 'diff', '--site', site,
                              self.root(site))
+        self._see_the_fourth_site(image)
+
+    def _see_the_fourth_site(self, image):
+        """The command knows the new site, its worker, and an image there."""
+        self.assertAllGreen('dcn1', 'node', 'dcn1', 'central')
+        self.assertAllGreen('central', 'node', 'central', 'dcn0', 'dcn1')
+        self.assertProved('import an image to central and dcn0',
+                          'copy it to dcn1')
+        # Others' work may be owed, and others' workers gone.
+        shown = self.ask('central', 'status', '--image', image, status=None)
+        self.assertEqual(
+            {'central': 'up', 'dcn0': 'up', 'dcn1': 'up'},
+            {site['name']: site['state'] for site in shown['sites']})
+        self.assertEqual(
+            [{'central': 'present', 'dcn0': 'missing', 'dcn1': 'present'}],
+            [entry['sites'] for entry in shown['images']])
+        # That of a site without a cluster is known where its store is.
+        stores = {'central': 'central', 'dcn0': 'dcn0', 'far': 'central',
+                  'dcn1': 'dcn1'}
+        wanted = {self.services[site].url: (store, 'up', 'right', [])
+                  for site, store in stores.items()}
+        process.wait_for('all workers to be known', lambda: (
+            wanted == self._workers()), 60, interval=1)
+
+    def _workers(self):
+        """Return what is told of each worker of this test, by its URL."""
+        urls = [service.url for service in self.services.values()]
+        return {worker['url']: (worker['site'], worker['state'],
+                                worker['reference'], worker['faults'])
+                for worker in self.ask('central', 'worker', 'list',
+                                       status=None)['workers']
+                if worker['url'] in urls}
 
     def _add_to_sites_file(self):
         cluster = base.lab().cluster('dcn1')

@@ -25,6 +25,7 @@ from lab import glance
 from tests.functional.api import base
 
 ROOT = pathlib.Path(__file__).parents[3]
+_PLUGINS = '[dcn_distributed_staging,dcn_image_conversion]'
 _COMMAND = ('import sys\n'
             'from glance_dcn.cmd import main\n'
             'main.main()')
@@ -69,8 +70,7 @@ class CommandTestCase(base.ApiTestCase):
             'nobody', folder, int(worker.url.rpartition(':')[2]),
             self.lab.keystone, self.lab.database.url('glance'), stores,
             default, dict({'image_import_opts': {
-                'image_import_plugins': '[dcn_image_conversion]'}},
-                **(overrides or {})))
+                'image_import_plugins': _PLUGINS}}, **(overrides or {})))
         other.configure()
         return other.etc
 

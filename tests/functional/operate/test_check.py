@@ -288,9 +288,14 @@ class BrokenNodeTest(CheckTestCase):
                 'image_import_plugins': '[inject_image_metadata]'}),
             ('node', 'plugins', 'dcn_image_conversion is not in'))
         self.assertFound(
+            self.node(expect=0, image_import_opts={
+                'image_import_plugins': '[dcn_image_conversion]'}),
+            ('node', 'plugins', 'dcn_distributed_staging is not in'))
+        self.assertFound(
             self.node(image_import_opts={
                 'image_import_plugins':
-                    '[dcn_image_conversion, image_decompression]'}),
+                    '[dcn_distributed_staging, dcn_image_conversion, '
+                    'image_decompression]'}),
             ('node', 'plugins', 'image_decompression must come before'))
 
     def test_what_nova_needs(self):

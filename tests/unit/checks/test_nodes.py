@@ -44,9 +44,10 @@ class NodeTestCase(base.BaseTestCase):
             show_multiple_locations=True, show_image_direct_url=True,
             worker_self_reference_url=None,
             glance_store=space(default_backend='central'),
-            glance_dcn=space(direct_copy=True),
+            glance_dcn=space(direct_copy=True, sites_dir=None),
             image_import_opts=space(
-                image_import_plugins=['dcn_image_conversion']),
+                image_import_plugins=['dcn_distributed_staging',
+                                      'dcn_image_conversion']),
             image_conversion=space(output_format='raw'),
             os_glance_staging_store=space(
                 filesystem_store_datadir=str(self.folder)))
@@ -83,15 +84,24 @@ class TestPlugins(NodeTestCase):
                 'inject_image_metadata'}))
 
     def test_good(self):
-        self.assertEqual('ok', self.plugins('dcn_image_conversion')[0])
+        self.assertEqual('ok', self.plugins(
+            'dcn_distributed_staging', 'dcn_image_conversion')[0])
         self.assertEqual('ok', self.plugins(
             'dcn_distributed_staging', 'image_decompression',
             'inject_image_metadata', 'dcn_image_conversion')[0])
 
     def test_missing(self):
         self.assertEqual(('fail', 'missing'), self.plugins())
-        self.assertEqual(('fail', 'missing'),
-                         self.plugins('image_conversion'))
+        for name in ('image_conversion', 'dcn_distributed_staging'):
+            self.assertEqual(('fail', 'missing'), self.plugins(name))
+        self.assertEqual(('warn', 'unguarded'),
+                         self.plugins('dcn_image_conversion'))
+
+    def test_the_remedy_names_what_is_missing(self):
+        self.assertEqual(
+            'dcn_distributed_staging, inject_image_metadata, '
+            'dcn_image_conversion', nodes._in_order(
+                ['inject_image_metadata', 'image_conversion']))
 
     def test_unknown(self):
         self.assertEqual(('fail', 'unknown'),
@@ -99,11 +109,13 @@ class TestPlugins(NodeTestCase):
 
     def test_both(self):
         self.assertEqual(('fail', 'both'), self.plugins(
-            'dcn_image_conversion', 'image_conversion'))
+            'dcn_distributed_staging', 'dcn_image_conversion',
+            'image_conversion'))
 
     def test_order(self):
         for wrong in (('dcn_image_conversion', 'dcn_distributed_staging'),
-                      ('dcn_image_conversion', 'image_decompression'),
+                      ('dcn_distributed_staging', 'dcn_image_conversion',
+                       'image_decompression'),
                       ('inject_image_metadata', 'dcn_distributed_staging',
                        'dcn_image_conversion')):
             self.assertEqual(('fail', 'order'), self.plugins(*wrong))
@@ -125,6 +137,17 @@ class TestOptions(NodeTestCase):
         self.assertEqual(('fail', 'default'), self.look('stores'))
         self.conf.enabled_backends = {'a': 'rbd'}
         self.assertEqual(('fail', 'none'), self.look('stores'))
+
+    def test_site_files(self):
+        self.conf.glance_dcn.sites_dir = str(self.folder)
+        file = self.folder / 'dcn7.conf'
+        file.write_text('[dcn7]\nrbd_store_ceph_conf = /etc/ceph/dcn7.conf\n')
+        self.assertEqual(('ok', '3 stores, central is the default'),
+                         self.look('stores'))
+        file.write_text('nonsense')
+        self.assertEqual(('fail', 'files'), self.look('stores'))
+        self.conf.glance_dcn.sites_dir = '/nonsense'
+        self.assertEqual(('fail', 'folder'), self.look('stores'))
 
     def test_copies(self):
         self.assertEqual('ok', self.look('copies')[0])
@@ -169,14 +192,8 @@ class TestStaging(NodeTestCase):
         self.assertEqual(('fail', 'full'), self.look('staging', room=GIB))
 
     def test_remote(self):
-        mounts = self.folder / 'mountinfo'
-        mounts.write_text(
-            '22 1 0:21 / / rw shared:1 - ext4 /dev/vda rw\n'
-            '36 22 0:33 / %s rw - nfs4 server:/staging rw\n' % self.folder)
-        self.assertEqual('nfs4', nodes._file_system(str(self.folder), mounts))
-        self.assertEqual('ext4', nodes._file_system('/nonsense', mounts))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.nodes._file_system', lambda path: 'nfs4'))
+            'glance_dcn.staging.folder.file_system', lambda path: 'nfs4'))
         self.assertEqual(('fail', 'remote'), self.look('staging'))
 
     def test_unwritable(self):

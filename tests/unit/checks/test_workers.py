@@ -18,6 +18,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import runner  # noqa: F401, it has all checks known
 from glance_dcn.checks import subjects
 from glance_dcn.workers import registry as registries
 
@@ -61,6 +62,10 @@ class TestWorkers(base.BaseTestCase):
     def test_unproved(self):
         self.assertEqual('warn', self.look(self.worker(
             'a', registries.UNPROVED)).level)
+
+    def test_those_of_another_store_do_not_count(self):
+        self.assertEqual('ok', self.look(self.worker(
+            'a', registries.WRONG, site='other')).level)
 
     def test_those_that_are_gone_do_not_count(self):
         finding = self.look(

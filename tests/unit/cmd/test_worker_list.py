@@ -16,7 +16,9 @@ import argparse
 import contextlib
 import io
 import json
+import pathlib
 import time
+import types
 
 import fixtures
 from oslotest import base
@@ -63,6 +65,17 @@ class WorkerListTest(base.BaseTestCase):
         with contextlib.redirect_stdout(io.StringIO()) as output:
             status = args.run(args)
         return status, output.getvalue()
+
+    def test_root_is_not_glance(self):
+        staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self.assertIsNone(worker._why_not_me(staging))
+        self.assertIsNone(worker._why_not_me(staging / 'nonsense'))
+        self.useFixture(fixtures.MonkeyPatch(
+            'os.stat', lambda path: types.SimpleNamespace(st_uid=54321)))
+        self.useFixture(fixtures.MonkeyPatch('os.geteuid', lambda: 54321))
+        self.assertIsNone(worker._why_not_me(staging))
+        self.useFixture(fixtures.MonkeyPatch('os.geteuid', lambda: 0))
+        self.assertIn('that of user 54321', worker._why_not_me(staging))
 
     def test_nobody(self):
         self.assertEqual((0, 'No worker is known.\n'), self.list())

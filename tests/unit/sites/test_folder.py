@@ -57,6 +57,12 @@ class FolderCase(base.BaseTestCase):
 
 class TestFolder(FolderCase):
 
+    def test_order_is_that_of_names(self):
+        for name in ('dcn2', 'dcn0', 'far', 'dcn1'):
+            self.put(TEXT.replace('dcn7', name), name)
+        self.assertEqual(['dcn0', 'dcn1', 'dcn2', 'far'],
+                         list(self.folder.read().sites))
+
     def test_empty(self):
         contents = self.folder.read()
         self.assertEqual(({}, frozenset()), (contents.sites,

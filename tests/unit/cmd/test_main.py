@@ -1,0 +1,63 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import argparse
+import pathlib
+import re
+
+from oslotest import base
+
+from glance_dcn.cmd import main
+
+_PAGE = pathlib.Path(__file__).parents[3] / 'doc/source/cli/index.rst'
+
+
+def commands(parser, name='glance-dcn'):
+    """Give (name, parser) of each command that can be run."""
+    below = [action for action in parser._actions
+             if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield name, parser
+    for action in below:
+        for word, other in action.choices.items():
+            yield from commands(other, '%s %s' % (name, word))
+
+
+def options(parser):
+    """Return the long option names, one for each option."""
+    return {action.option_strings[0] for action in parser._actions
+            if action.option_strings and action.dest != 'help'}
+
+
+class TestHelp(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.commands = dict(commands(main._parser()))
+
+    def test_each_tells_what_it_does_and_its_exit_statuses(self):
+        for name, parser in self.commands.items():
+            text = parser.format_help()
+            self.assertTrue(parser.description, name)
+            self.assertIn('exit status:\n  0  ', text, name)
+            self.assertEqual([], [line for line in text.splitlines()
+                                  if len(line) > 80], name)
+
+    def test_manual_page_has_each_command_with_its_options(self):
+        parts = re.split(r'\n(glance-dcn [a-z ]+)\n~+\n',
+                         _PAGE.read_text().partition('EXIT STATUS')[0])
+        said = dict(zip(parts[1::2], parts[2::2]))
+        self.assertEqual(sorted(self.commands), sorted(said))
+        for name, parser in self.commands.items():
+            synopsis = said[name].strip().partition('\n\n')[0]
+            self.assertEqual(options(parser), set(
+                re.findall('``(--[a-z-]+)``', synopsis)), name)
