@@ -86,9 +86,11 @@ class Store(driver.Store):
 
     def __init__(self, conf, backend=None):
         """Register all options; see :class:`glance_store.driver.Store`."""
+        # Releases before 5.0 have no group of defaults for all stores.
+        shared = getattr(driver, 'SHARED_CONF_GROUP', None)
+        groups = [backend or 'glance_store', *filter(None, [shared])]
         for opt in options.STORE_OPTS:
-            for group in (backend or 'glance_store',
-                          driver.SHARED_CONF_GROUP):
+            for group in groups:
                 # Stock's, of the same name, serves as well.
                 with contextlib.suppress(cfg.DuplicateOptError):
                     conf.register_opt(opt, group=group)
