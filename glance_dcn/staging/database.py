@@ -60,14 +60,16 @@ def image(image_id):
     return found
 
 
-def is_pending_delete(image_id):
-    """Return whether an image is deleted, but may still be given back."""
+def last_status(image_id):
+    """Return the status of an image that may be deleted, None if unknown.
+
+    It is ``pending_delete`` while the image may still be given back.
+    """
     try:
-        found = db.get_api().image_get(_admin(), image_id,
-                                       force_show_deleted=True)
+        return db.get_api().image_get(_admin(), image_id,
+                                      force_show_deleted=True)['status']
     except exception.NotFound:
-        return False
-    return found['status'] == 'pending_delete'
+        return None
 
 
 def located(found):

@@ -202,9 +202,13 @@ class _Recovery:
     def _gone(self):
         """The user has deleted the image."""
         folder.end_orphans(self._entry.path)
-        # While its deletion is delayed, its data is Glance's to remove.
-        self._bury(self._entry.stores, published=not (
-            self._database.is_pending_delete(self._entry.image)))
+        status = self._database.last_status(self._entry.image)
+        # One that was never known is that of another Glance, which has a
+        # database of its own and the same pool.
+        if status is not None:
+            # While its deletion is delayed, its data is Glance's to remove.
+            self._bury(self._entry.stores,
+                       published=status != 'pending_delete')
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
         self._database.fail(self._entry.task, 'The image was deleted.')
@@ -274,16 +278,18 @@ class _Recovery:
             self._drop_locations(keep=True)
             self._put_back('uploading', ())
             return self._go_on(self._entry.stores)
+        keeps = usable and self._entry.method not in _DOWNLOADS
+        if not keeps:
+            folder.discard(self._entry.path,
+                           *folder.companions(self._entry.path))
+        # First of all: a peer that lives may be about to make it active.
+        self._put_back('uploading' if keeps else 'queued',
+                       self._entry.stores)
         self._drop_locations(keep=False)
         self._bury(self._entry.stores, published=True)
-        if usable and self._entry.method not in _DOWNLOADS:
-            self._put_back('uploading', self._entry.stores)
-            return self._undone('the staged data is kept: repeat the import')
-        folder.discard(self._entry.path,
-                       *folder.companions(self._entry.path))
-        self._put_back('queued', self._entry.stores)
         return self._undone(
-            'repeat the import' if self._entry.method in _DOWNLOADS
+            'the staged data is kept: repeat the import' if keeps
+            else 'repeat the import' if self._entry.method in _DOWNLOADS
             else 'the staged data is not complete: stage the image again')
 
     def _restage(self):

@@ -339,6 +339,34 @@ class RecoveryTest(base.BaseTestCase):
             self.image_id, self.task_id = (str(uuid.uuid4())
                                            for _ in range(2))
 
+    def test_data_of_an_image_of_another_glance(self):
+        found = self.buried()
+        self.died()
+        self.wrote(begun={'dcn0': [7]}, image=str(uuid.uuid4()))
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual([], found)
+
+    def test_image_becomes_active_meanwhile(self):
+        # Its worker was taken for dead, and lives.
+        found = self.buried()
+        self.died(located=['central'])
+        self.wrote(begun={'central': [7], 'dcn0': [8]})
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.remove_data',
+            lambda *args: found.append(args)))
+        put_back = recovery._Recovery._put_back
+
+        def becomes_active(recovering, *args):
+            database.update(self.image_id, 'importing', status='active')
+            put_back(recovering, *args)
+
+        with fixtures.MonkeyPatch(
+                'glance_dcn.staging.recovery._Recovery._put_back',
+                becomes_active):
+            self.assertIsNone(self.recover(again=False))
+        self.assertEqual([], found)
+        self.assertEqual({'central'}, database.located(self.image))
+
     def test_data_in_the_only_store_of_a_glance(self):
         found = self.buried()
         self.died()
