@@ -251,6 +251,10 @@ class TestSelfReference(NodeTestCase):
             self.conf.worker_self_reference_url = url
             self.assertEqual(('fail', fault), self.look('self-reference'))
 
+    def test_the_reason_is_what_the_system_said(self):
+        self.assertEqual('Connection refused',
+                         nodes.why_silent('http://127.0.0.1:1'))
+
 
 class TestAccess(base.BaseTestCase):
 
