@@ -340,10 +340,12 @@ def _reason(exc):
     if isinstance(exc, requests.Timeout):
         return 'no answer within %d s' % _PATIENCE
     cause = exc
-    while getattr(cause, 'args', None) and isinstance(
-            getattr(cause.args[0], 'reason', cause.args[0]), BaseException):
-        cause = getattr(cause.args[0], 'reason', cause.args[0])
-    return getattr(cause, 'strerror', None) or type(exc).__name__
+    while cause is not None:
+        # What the system said is at the bottom of what libraries made of it.
+        if getattr(cause, 'strerror', None):
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(exc).__name__
 
 
 @registry.check(

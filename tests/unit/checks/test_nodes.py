@@ -252,6 +252,10 @@ class TestSelfReference(NodeTestCase):
             self.conf.worker_self_reference_url = url
             self.assertEqual(('fail', fault), self.look('self-reference'))
 
+    def test_the_reason_is_what_the_system_said(self):
+        self.assertEqual('Connection refused',
+                         nodes.why_silent('http://127.0.0.1:1'))
+
 
     def test_an_address_that_only_can_be_bound_is_not_here(self):
         # As with net.ipv4.ip_nonlocal_bind, where a load balancer may run.
