@@ -18,6 +18,8 @@ import glance_store
 from glance_store import driver
 from oslo_config import cfg
 
+from glance_dcn.store import options
+
 RESERVED = {'os_glance_staging_store': 'file',
             'os_glance_tasks_store': 'file'}
 
@@ -28,14 +30,16 @@ def conf_of(*paths):
     :param paths: of the files, the last one counts
     """
     conf = cfg.ConfigOpts()
-    for group, options in (*glance.opts.list_api_opts(),
-                           *glance.opts.list_image_import_opts()):
-        conf.register_opts(options, group=group)
+    for group, known in (*glance.opts.list_api_opts(),
+                         *glance.opts.list_image_import_opts()):
+        conf.register_opts(known, group=group)
     conf([], project='glance', prog='glance-api',
          default_config_files=[str(path) for path in paths])
     # It adds the reserved stores to what it is given.
     glance_store.register_store_opts(conf, reserved_stores=dict(RESERVED))
-    for store in conf.enabled_backends:
+    for store, kind in conf.enabled_backends.items():
         # As a driver does when it is made.
         conf.register_opts(driver._MULTI_BACKEND_OPTS, group=store)
+        if kind == 'dcn':
+            conf.register_opts(options.STORE_OPTS, group=store)
     return conf
