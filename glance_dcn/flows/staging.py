@@ -87,9 +87,11 @@ def announce(kwargs):
             known.flowing = heartbeat.works_on(kwargs['task_id'])
         return known
     known.flowing = heartbeat.works_on(kwargs['task_id'])
-    if known.entry.phase == journal.ACCEPTED:
+    # One that was broken off before this is begun again as staged.
+    if known.entry.phase == journal.ACCEPTED or not known.entry.formats:
         entry = _entry(kwargs)
-        known.enter(entry.phase, formats=entry.formats, size=entry.size)
+        known.enter(known.entry.phase if known.entry.attempts
+                    else entry.phase, formats=entry.formats, size=entry.size)
     return known
 
 

@@ -42,6 +42,7 @@ def begin(held, stores):
 
     :param held: :class:`glance_dcn.staging.journal.Held`
     :param stores: identifiers of the stores to bring it to
+    :raises Exception: if it cannot be begun; it is not held any more then
     """
     entry = held.entry
     # It may have waited for its turn when its worker ended.
@@ -49,7 +50,11 @@ def begin(held, stores):
     task = database.task(entry.task)
     executor = _executor(task, entry.method, stores)
     running.adopt(held)
-    common.get_thread_pool('tasks_pool').spawn(_run, executor, entry.task)
+    try:
+        common.get_thread_pool('tasks_pool').spawn(_run, executor, entry.task)
+    except BaseException:
+        running.give_up(entry.task)
+        raise
 
 
 def _run(executor, task_id):

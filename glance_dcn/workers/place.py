@@ -135,7 +135,8 @@ class Place:
     def challenged(self):
         """Return the secret of the moment, or None."""
         try:
-            with open(os.path.join(self.folder, _CHALLENGE)) as f:
+            with open(os.path.join(self.folder, _CHALLENGE),
+                      opener=_open_at_once) as f:
                 age = time.time() - os.fstat(f.fileno()).st_mtime
                 return f.read(64) if age < _PATIENCE else None
         except (OSError, ValueError):
@@ -156,8 +157,13 @@ class Place:
         return path
 
 
+def _open_at_once(path, flags):
+    """Open what may be no file: a pipe would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
 def _read_identity(path):
-    with open(path) as f:
+    with open(path, opener=_open_at_once) as f:
         text = f.read(100).strip()
     if not _UUID.fullmatch(text):
         raise ValueError('%s does not hold the name of a worker; remove it, '

@@ -114,6 +114,17 @@ class StagingTest(base.BaseTestCase):
         self.assertEqual((journal.STAGED, 'qcow2'), (
             self.entry.phase, self.entry.formats['disk_format']))
 
+    def test_what_was_broken_off_as_soon_as_it_was_accepted(self):
+        running.begin(journal.Journal(str(self.staging)), journal.Entry(
+            self.task_id, self.image_id, 'glance-direct', ['dcn0'],
+            str(self.staging / self.image_id), journal.STAGED, attempts=1))
+        self.begin()
+        # Or its formats were lost, should it be converted and given up.
+        self.assertEqual(
+            {'disk_format': 'qcow2', 'container_format': 'bare'},
+            self.entry.formats)
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
     def test_asked_twice(self):
         self.begin()
         going_on = running.of(self.image_id)

@@ -18,6 +18,7 @@ import inspect
 import os
 import pathlib
 import time
+from unittest import mock
 import uuid
 
 import fixtures
@@ -28,6 +29,7 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.flows import heartbeat
+from glance_dcn.flows import staging
 from glance_dcn import plugins
 from glance_dcn.staging import database
 from glance_dcn.staging import journal
@@ -91,6 +93,37 @@ class RerunTest(base.BaseTestCase):
             self.task_id, self.image_id, method, ['here'], str(self.path),
             journal.STORING, {'disk_format': 'raw'})).release()
         return found
+
+    def test_cannot_be_begun(self):
+        found = self.died('glance-direct')
+        with fixtures.MonkeyPatch('glance.api.common.get_thread_pool',
+                                  mock.Mock(side_effect=RuntimeError)):
+            [(_entry, outcome)] = recovery.recover(found, rerun.begin)
+        self.assertIsNone(outcome)
+        self.assertIsNone(running.get(self.task_id))
+        [(_entry, outcome)] = recovery.recover(found)
+        self.assertEqual(recovery.UNDONE, outcome)
+
+    def test_thread_is_seen_to_work_on_it(self):
+        seen, enter = [], running.enter
+
+        def watched(image, *args, **changes):
+            seen.append(running.of(image).flowing)
+            seen.append(heartbeat.works_on(self.task_id))
+            enter(image, *args, **changes)
+
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.running.enter', watched))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance.async_.flows.plugins.get_import_plugins',
+            lambda **kwargs: [staging.get_flow(**kwargs)]))
+        recovery.recover(self.died('glance-direct'), rerun.begin)
+        self.assertEqual('success', self.wait()['status'])
+        self.assertEqual([True, True], seen)
+        deadline = time.monotonic() + 30
+        while heartbeat.works_on(self.task_id):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
 
     def wait(self):
         """Wait for the end of the task, and return it."""

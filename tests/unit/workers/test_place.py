@@ -15,6 +15,8 @@
 import multiprocessing
 import os
 import pathlib
+import queue
+import threading
 import time
 
 import fixtures
@@ -43,6 +45,17 @@ class TestPlace(base.BaseTestCase):
         self.assertNotEqual(identity, place.Place(other).identity())
         # Nothing else is left behind.
         self.assertEqual(['identity'], os.listdir(self.place.folder))
+
+    def test_pipe_is_not_waited_for(self):
+        os.mkdir(self.place.folder)
+        for name in ('challenge', 'identity'):
+            os.mkfifo(os.path.join(self.place.folder, name))
+        answers = queue.Queue()
+        threading.Thread(target=lambda: answers.put(self.place.challenged()),
+                         daemon=True).start()
+        # Or a healthcheck would hang.
+        self.assertFalse(answers.get(timeout=5))
+        self.assertRaises(ValueError, self.place.identity)
 
     def test_staging_folder_is_not_made(self):
         missing = place.Place(os.path.join(self.staging, 'missing'))
