@@ -223,5 +223,14 @@ def knock(ioctx, name, timeout):
     :param timeout: seconds
     :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
     """
+    is_there(ioctx, name, timeout)
+
+
+def is_there(ioctx, name, timeout):
+    """Return whether there is an image of a name, at a round trip's cost.
+
+    :param timeout: seconds
+    :raises glance_dcn.ceph.omap.Error: if it is not answered in time
+    """
     # The object that tells the ID of the image of a name.
-    omap.exists(ioctx, 'rbd_id.%s' % name, timeout)
+    return omap.exists(ioctx, 'rbd_id.%s' % name, timeout)

@@ -236,6 +236,8 @@ class Store(driver.Store):
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
+            if _is_gone(relay):
+                raise failures.not_found(self.site, loc)
             burden = self.site.limits
             with limits.turn([burden]), reader.Reader(
                     source, offset, length, chunk=self.READ_CHUNKSIZE,
@@ -427,3 +429,15 @@ class Store(driver.Store):
                 source = stack.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
             yield source
+
+
+def _is_gone(relay):
+    """Return whether an image was removed since it was opened.
+
+    It would be read as zeros.
+    """
+    try:
+        return not images.is_there(relay.ioctx, relay.source.image, _ANSWER)
+    except omap.Error:
+        # Who reads finds out, and goes on elsewhere.
+        return False

@@ -32,6 +32,7 @@ from oslotest import base as oslotest_base
 import rados
 import rbd
 
+from glance_dcn.sites import owed
 from lab import ceph
 from lab import process
 from tests.functional.store import base
@@ -77,10 +78,11 @@ class DcnConfigurationTest(base.StoreTestCase):
     driver = 'dcn'
     store = 'edge_7'
 
-    def check(self, option, *words, located=None, **options):
+    def check(self, option, *words, located=None, away=False, **options):
         """Every use of the bad store names store, option and the words.
 
         :param located: cluster that the locations are in
+        :param away: whether the site counts as one that is away
         """
         began = time.monotonic()
         self.use_stores({self.store: 'dcn', 'good': 'dcn'},
@@ -89,24 +91,37 @@ class DcnConfigurationTest(base.StoreTestCase):
                            'good': self.site(self.cluster('dcn0'))})
         self.assertLess(time.monotonic() - began, 2)
         name = self.new_image(self.here, self.cluster('dcn0'))
-        self.check_refusals(name, self.store, option, *words,
+        self.check_refusals(name, self.store, option, *words, away=away,
                             cluster=located)
         uri = self.add(b'good', name=name, store='good')[0]
         self.assertEqual(b'good', self.read(uri, 'good'))
         self.delete(uri, 'good')
 
-    def check_refusals(self, name, *words, **kwargs):
-        """Every operation on an image is refused with all the words."""
+    def check_refusals(self, name, *words, away=False, **kwargs):
+        """Every operation on an image is refused with all the words.
+
+        But for its deletion where the site is away: the other store keeps
+        the record of that.
+        """
         uri = self.uri(name, **kwargs)
-        for operation in (lambda: self.add(b'x', name=name),
-                          lambda: self.read(uri), lambda: self.size(uri),
-                          lambda: self.delete(uri)):
-            # The latter where the store is the default one, too, so that the
-            # deletion cannot be written down to be done later.
+        operations = [lambda: self.add(b'x', name=name),
+                      lambda: self.read(uri), lambda: self.size(uri)]
+        if away:
+            self.delete(uri)
+            self.assertEqual([name], self.owed())
+        else:
+            operations.append(lambda: self.delete(uri))
+        for operation in operations:
             error = self.assertRaises((exceptions.BadStoreConfiguration,
                                        exceptions.TimeoutError), operation)
             for word in words:
                 self.assertIn(str(word), str(error))
+
+    def owed(self):
+        """Return the names of images whose removal is owed to the store."""
+        return [record.image for place in owed.ledger.spare_places(
+                    owed.ledger.sites[self.store])
+                for record in place.records()]
 
     def test_wrong_pool(self):
         self.check_pool('imagez', 'rbd_store_pool')
@@ -126,7 +141,8 @@ class DcnConfigurationTest(base.StoreTestCase):
 
     def test_wrong_user(self):
         # Has no keyring at all.
-        self.check('rbd_store_user', 'glanze', rbd_store_user='glanze')
+        self.check('rbd_store_user', 'glanze', away=True,
+                   rbd_store_user='glanze')
 
     def test_user_unknown_to_the_cluster(self):
         # Has a keyring, but the cluster does not know it.
@@ -144,7 +160,7 @@ class DcnConfigurationTest(base.StoreTestCase):
 
     def test_missing_keyring(self):
         keyring = self.directory / 'gone.keyring'
-        self.check('rbd_store_ceph_conf', keyring,
+        self.check('rbd_store_ceph_conf', keyring, away=True,
                    rbd_store_ceph_conf=self.conf_file(
                        '[client.glance]\nkeyring = %s\n' % keyring))
 
@@ -183,7 +199,8 @@ class DcnConfigurationTest(base.StoreTestCase):
 
     def test_missing_conf_file(self):
         path = self.directory / 'gone.conf'
-        self.check('rbd_store_ceph_conf', path, rbd_store_ceph_conf=path)
+        self.check('rbd_store_ceph_conf', path, away=True,
+                   rbd_store_ceph_conf=path)
 
     def test_garbage_for_a_conf_file(self):
         path = self.directory / 'garbage.conf'
@@ -203,7 +220,7 @@ class DcnConfigurationTest(base.StoreTestCase):
         path.write_text('[global]\nfsid = %s\nmon_host = v2:127.0.0.1:9\n'
                         '[client.glance]\nkeyring = %s\n'
                         % (self.here.fsid, self.here.keyring('glance')))
-        self.check('mon_host', path, rbd_store_ceph_conf=path)
+        self.check('mon_host', path, away=True, rbd_store_ceph_conf=path)
 
     def test_conf_file_that_comes_later(self):
         # Nobody has to restart Glance for it.
