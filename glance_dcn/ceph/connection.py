@@ -30,6 +30,7 @@ import rados
 from glance_dcn import background
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
@@ -227,6 +228,19 @@ class Connection:
             state.watch.lost(error)
         return True
 
+    def forsake(self):
+        """See that what was given up at the cluster is not written later.
+
+        Of a client that was given up requests may be in flight. Before
+        another takes its place, it is cut off.
+        """
+        state = self._state()
+        state.forsake()
+        client = state.client
+        if client:
+            # It came before it was known.
+            fencing.forbid(client, state.take_forsaken())
+
     def check(self):
         """Return if the cluster may be tried; costs nothing.
 
@@ -301,6 +315,7 @@ class Connection:
 
     def _connect(self):
         client = self._maker.connect(self._io_timeout)
+        fencing.forbid(client, self._state().take_forsaken())
         self.round_trip = clients.round_trip(client)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,

@@ -35,6 +35,25 @@ _PATIENCE = 10
 _PAUSE = 0.1
 
 
+def forbid(client, addresses):
+    """Cut off clients of this process that were given up.
+
+    What they have in flight is carried out before anything that the client
+    asks for from now on, or not at all.
+
+    :param client: rados.Rados
+    :param addresses: collection of their addresses
+    """
+    for address in addresses:
+        try:
+            client.blocklist_add(address, _DURATION)
+        except rados.Error as exc:
+            LOG.warning('Client %(address)s, which was given up, cannot be '
+                        'cut off (%(error)s): what it has in flight may '
+                        'still be written', {'address': address,
+                                             'error': exc})
+
+
 def cut_off(client, ioctx, image, instances):
     """Cut off dead clients that have an image open.
 

@@ -12,9 +12,12 @@
 
 """What one process has of a connection to a cluster."""
 
+import contextlib
 import sys
 import threading
 import time
+
+import rados
 
 from glance_dcn.engine import native
 
@@ -43,6 +46,8 @@ class State:
         self.watch = None
         # (client, when it was given up)
         self._retired = []
+        # Addresses of those whose requests must not be carried out any more.
+        self._forsaken = set()
 
     def adopt(self, client):
         """Take a new client, if there is none; return the one there is."""
@@ -66,6 +71,22 @@ class State:
             self.client = self.fsid = None
             self._retired.append((client, time.monotonic()))
             return True
+
+    def forsake(self):
+        """Have nothing done any more of what retired clients have in flight.
+
+        librados sends it once more when the cluster is back.
+        """
+        with self.lock:
+            for client, _since in self._retired:
+                with contextlib.suppress(rados.Error):
+                    self._forsaken.add(client.get_addrs())
+
+    def take_forsaken(self):
+        """Return the addresses of forsaken clients, and forget them."""
+        with self.lock:
+            taken, self._forsaken = self._forsaken, set()
+        return taken
 
     def release(self):
         """Release clients that were given up and that nobody uses any more.

@@ -330,6 +330,7 @@ class Site:
                     '%(store)s now (%(reason)s): it is removed later', {
                         'image': image, 'store': self.name,
                         'reason': reason or 'the site is away'})
+        self._connection.forsake()
         known = self.writers.abandon(image)
         owed.ledger.try_record(self, owed.HALF_WRITTEN, image,
                                image_id=identity or known)

@@ -13,10 +13,12 @@
 
 """Taking an image away from a client that was killed."""
 
+import errno
 import subprocess
 import sys
 import time
 
+import rados
 import rbd
 
 from glance_dcn.ceph import claims
@@ -87,3 +89,47 @@ class FencingTest(base.CephTestCase):
         claims.break_claim(self.ioctx, self.name, [self.instance])
         omap.break_lock(self.ioctx, claims.OBJECT, claims._lock(self.name),
                         found[1])
+
+
+class ForsakenTest(base.CephTestCase):
+    """What was in flight when a site went away is not written later."""
+
+    def setUp(self):
+        super().setUp()
+        conf = str(self.cluster('central').conf)
+        self.site = connection.Connection('central', conf, 'glance')
+        self.name = self.image_name()
+
+    def retire(self):
+        """Open the pool with a client that is given up then."""
+        pool = self.site.open_pool('images')
+        ioctx = pool.__enter__()
+        self.addCleanup(pool.__exit__, None, None, None)
+        self.site._state().retire(self.site.client())
+        return ioctx
+
+    def assertCutOff(self, ioctx):
+        with self.site.open_pool('images') as new:
+            new.write_full(self.name, b'new')
+            error = self.assertRaises(rados.Error, ioctx.write_full,
+                                      self.name, b'old')
+            self.assertEqual(errno.ESHUTDOWN, error.errno)
+            self.assertEqual(b'new', new.read(self.name))
+            new.remove_object(self.name)
+
+    def test_with_the_next_client(self):
+        old = self.retire()
+        self.site.forsake()
+        self.assertCutOff(old)
+
+    def test_where_there_is_a_new_one_already(self):
+        old = self.retire()
+        self.site.client()
+        self.site.forsake()
+        self.assertCutOff(old)
+
+    def test_others_are_not(self):
+        old = self.retire()
+        with self.site.open_pool('images') as new:
+            old.write_full(self.name, b'old')
+            new.remove_object(self.name)
