@@ -159,7 +159,7 @@ class BrokenSitesTest(CheckTestCase):
         unused = 'v2:127.0.0.1:%d' % process.free_port()
         stores = {
             'central': self.store(central),
-            'good': self.store(dcn0),
+            'sound': self.store(dcn0),
             'noconf': self.store(dcn0, '/nonsense/dcn0.conf'),
             'badconf': self.store(dcn0, self.folder / 'badconf.conf'),
             'nokeyring': self.store(dcn0, self.conf(
@@ -185,7 +185,7 @@ class BrokenSitesTest(CheckTestCase):
         (self.folder / 'badconf.conf').write_text('[global\nnonsense')
         self.keep_fsid(central, 'moved', base.SOME_FSID)
         found = self.check(stores, expect=1)
-        other = 'is that of site good too'
+        other = 'is that of site sound too'
         self.assertFound(
             found,
             ('noconf', 'conf', '/nonsense/dcn0.conf is not there'),

@@ -27,6 +27,9 @@ MIB = 1 << 20
 
 class TestExtents(unittest.TestCase):
 
+    @hypothesis.settings(
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow])
     @hypothesis.given(blocks=strategies.integers(1, 5000),
                       share=strategies.floats(0.0001, 1),
                       fragment=strategies.integers(1, 300),
