@@ -30,7 +30,6 @@ import rados
 from glance_dcn import background
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
@@ -239,7 +238,7 @@ class Connection:
         client = state.client
         if client:
             # It came before it was known.
-            fencing.forbid(client, state.take_forsaken())
+            state.cut_off_forsaken(client)
 
     def check(self):
         """Return if the cluster may be tried; costs nothing.
@@ -315,7 +314,7 @@ class Connection:
 
     def _connect(self):
         client = self._maker.connect(self._io_timeout)
-        fencing.forbid(client, self._state().take_forsaken())
+        self._state().cut_off_forsaken(client)
         self.round_trip = clients.round_trip(client)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,

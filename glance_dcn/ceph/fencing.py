@@ -10,8 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+"""Cutting off clients whose work is not to go on.
 
-"""Cutting off a client that is dead, so that nobody has to wait for it.
+For one that is dead, so that nobody has to wait for it:
 
 A cluster takes half a minute to find out that a client which had an image
 open has died; until then nobody can remove the image. Who knows better, for
@@ -43,7 +44,9 @@ def forbid(client, addresses):
 
     :param client: rados.Rados
     :param addresses: collection of their addresses
+    :returns: set of those that could not be cut off
     """
+    left = set()
     for address in addresses:
         try:
             client.blocklist_add(address, _DURATION)
@@ -52,6 +55,8 @@ def forbid(client, addresses):
                         'cut off (%(error)s): what it has in flight may '
                         'still be written', {'address': address,
                                              'error': exc})
+            left.add(address)
+    return left
 
 
 def cut_off(client, ioctx, image, instances):

@@ -89,13 +89,7 @@ def swap(ioctx, name, key, before, after):
         # What is not there is as good as empty.
         op.omap_cmp(key, before or '', _EQUAL)
         ioctx.set_omap(op, (key,), (after.encode(),))
-        try:
-            ioctx.operate_write_op(op, name)
-        except rados.Error as exc:
-            if _is_mismatch(exc):
-                return False
-            raise
-    return True
+        return _if_matching(ioctx, op, name)
 
 
 def remove(ioctx, name, key, text=None):
@@ -109,13 +103,7 @@ def remove(ioctx, name, key, text=None):
         if text is not None:
             op.omap_cmp(key, text, _EQUAL)
         ioctx.remove_omap_keys(op, (key,))
-        try:
-            ioctx.operate_write_op(op, name)
-        except rados.Error as exc:
-            if _is_mismatch(exc):
-                return False
-            raise
-    return True
+        return _if_matching(ioctx, op, name)
 
 
 def remove_later(ioctx, name, key, failed):
@@ -327,6 +315,17 @@ def _check(answers, timeout, what):
     if code < 0:
         raise rados.OSError('%s: %s' % (what, os.strerror(-code)),
                             errno=-code)
+
+
+def _if_matching(ioctx, op, name):
+    """Carry an operation out; return whether what it compares was equal."""
+    try:
+        ioctx.operate_write_op(op, name)
+    except rados.Error as exc:
+        if _is_mismatch(exc):
+            return False
+        raise
+    return True
 
 
 def _is_mismatch(exc):

@@ -19,6 +19,7 @@ import time
 
 import rados
 
+from glance_dcn.ceph import fencing
 from glance_dcn.engine import native
 
 # Seconds for which a client that was given up is kept at least: requests of
@@ -82,11 +83,16 @@ class State:
                 with contextlib.suppress(rados.Error):
                     self._forsaken.add(client.get_addrs())
 
-    def take_forsaken(self):
-        """Return the addresses of forsaken clients, and forget them."""
+    def cut_off_forsaken(self, client):
+        """Cut off those clients; what cannot be, is tried the next time.
+
+        :param client: connected rados.Rados
+        """
         with self.lock:
             taken, self._forsaken = self._forsaken, set()
-        return taken
+        left = fencing.forbid(client, taken)
+        with self.lock:
+            self._forsaken |= left
 
     def release(self):
         """Release clients that were given up and that nobody uses any more.

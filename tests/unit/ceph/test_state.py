@@ -12,8 +12,11 @@
 
 """Clients that are in use and such that were given up."""
 
+from unittest import mock
+
 import fixtures
 from oslotest import base
+import rados
 
 from glance_dcn.ceph import state
 
@@ -65,3 +68,21 @@ class TestGivenUp(base.BaseTestCase):
         # It came too late.
         self.assertIs(new, self.state.adopt(old))
         self.assertTrue(old.released)
+
+
+class TestForsaken(base.BaseTestCase):
+    """What was given up is cut off, if need be the next time."""
+
+    def test_refused_at_first(self):
+        old, new = mock.Mock(), mock.Mock()
+        old.get_addrs.return_value = '127.0.0.1:0/1'
+        new.blocklist_add.side_effect = [rados.Error('no quorum'), None]
+        known = state.State()
+        known.adopt(old)
+        known.retire(old)
+        known.forsake()
+        for calls in (1, 2, 2):
+            known.cut_off_forsaken(new)
+            self.assertEqual(calls, new.blocklist_add.call_count)
+        self.assertEqual('127.0.0.1:0/1',
+                         new.blocklist_add.call_args.args[0])
