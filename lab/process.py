@@ -69,9 +69,11 @@ def wait_for(what, condition, timeout, interval=0.1):
     """Wait until ``condition()`` is true and return its value.
 
     :param what: what is waited for, for the error
-    :param timeout: seconds
+    :param timeout: seconds; multiplied by GLANCE_DCN_LAB_PATIENCE if that is
+        in the environment, for machines that are slow or have other work
     :raises LabError: when it takes longer
     """
+    timeout *= float(os.environ.get('GLANCE_DCN_LAB_PATIENCE') or 1)
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

@@ -26,6 +26,8 @@ state=$(mktemp -d "${TMPDIR:-/tmp}/dcn-tests.XXXXXX")
 # is secret there has a mode of its own.
 chmod 711 "$state"
 export GLANCE_DCN_LAB=$state/lab TMPDIR=$state
+# No test is to fail because the machine is slow or has other work.
+export GLANCE_DCN_LAB_PATIENCE=${GLANCE_DCN_LAB_PATIENCE:-3}
 # librados and librbd run threads of their own: should a test's process crash,
 # it is to be seen where.
 export PYTHONFAULTHANDLER=1

@@ -22,10 +22,10 @@ from tests.functional.api import base
 
 MiB = base.MiB
 
-# Seconds: that an OSD has to answer, and less than it would take without the
-# circuit breaker.
+# Seconds: that an OSD has to answer, and a monitor, and less than it would take
+# without the circuit breaker.
 _TIMEOUT = 4
-_AT_ONCE = 2
+_CONNECT, _AT_ONCE = 4, 3.5
 
 
 class FailoverTest(base.OwnGlanceTestCase):
@@ -40,7 +40,8 @@ class FailoverTest(base.OwnGlanceTestCase):
         cls.clusters = cls.start_clusters('near', 'far')
         cls.start_own(
             {name: ('dcn', glance.rbd_store(
-                cluster, dcn_io_timeout=_TIMEOUT, rados_connect_timeout=2))
+                cluster, dcn_io_timeout=_TIMEOUT,
+                rados_connect_timeout=_CONNECT))
              for name, cluster in cls.clusters.items()}, default='near')
 
     def setUp(self):

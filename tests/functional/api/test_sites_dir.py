@@ -89,7 +89,7 @@ class SitesDirTest(base.OwnGlanceTestCase):
                                 dcn_surprise=1), age=0)
         started = time.monotonic()
         self.wait_logged('Site %s has a file' % NAME)
-        self.assertLess(time.monotonic() - started, 12)
+        self.assertLess(time.monotonic() - started, 30)
         self.assertTrue(self.lines('WARNING', NAME, "'dcn_surprise'"))
         self._is_listed()
         imported = self._is_used()
@@ -253,4 +253,4 @@ class SitesDirTest(base.OwnGlanceTestCase):
         self.api.wait(image, 'dcn0')
         taken = time.monotonic() - started
         # Neither at full speed, nor at 1 MiB/s to the end: that takes 160 s.
-        self.assertTrue(4 < taken < 120, taken)
+        self.assertTrue(4 < taken < 150, taken)

@@ -39,6 +39,8 @@ LARGE = 24 * MiB
 _LIMIT = 2
 # Seconds a site has to answer.
 _CONNECT, _IO = 2, 5
+# Seconds until all is settled, on a machine with other tests.
+_GRACE = 150
 # A link on which each step of creating, publishing or removing an image takes
 # long enough to be stopped at.
 SLOW = wan.Quality(delay=50)
@@ -106,7 +108,7 @@ class FaultsTestCase(base.OwnGlanceTestCase):
     def recover(self):
         """Bring all sites back: nothing is lost, and nothing stays behind."""
         self.heal()
-        found, _seconds = self.checker.settle()
+        found, _seconds = self.checker.settle(_GRACE)
         self.assertEqual([], list(map(str, found)))
         self.assertEqual([], list(map(str, self.checker.contents())))
         # What that leaves behind is found after the next test.
@@ -198,7 +200,7 @@ class FaultsTestCase(base.OwnGlanceTestCase):
                 self.assertEqual('looking\n', looker.stdout.readline())
                 yield
                 end = self.threads.submit(looker.stdout.readline)
-                self.assertEqual(point + '\n', end.result(timeout=30))
+                self.assertEqual(point + '\n', end.result(timeout=90))
             finally:
                 looker.kill()
 

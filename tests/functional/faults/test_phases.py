@@ -26,7 +26,7 @@ from tests.functional.faults import base
 LARGE = base.LARGE
 # Seconds in which what needs a site that went away unnoticed is over, and what
 # needs none that is away.
-_NOTICED, _AT_ONCE = 30, 4
+_NOTICED, _AT_ONCE = 45, 4
 
 
 class PhasesTest(base.FaultsTestCase):

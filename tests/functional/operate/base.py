@@ -75,8 +75,11 @@ class CommandTestCase(base.ApiTestCase):
         return other.etc
 
     def assertInTime(self, seconds, limit):
-        """It took less than some seconds, had the machine been its own."""
-        share = max(1, os.getloadavg()[0] / os.cpu_count())
+        """It took less than some seconds, had the machine been its own.
+
+        A machine that is half as fast will do: it is not told in advance.
+        """
+        share = 2 * max(1, os.getloadavg()[0] / os.cpu_count())
         self.assertLess(seconds, limit * share)
 
     def json_of(self, out):

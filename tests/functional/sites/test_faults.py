@@ -110,7 +110,7 @@ class FaultyTargetTest(TargetTestCase):
             bad.freeze()
             began = time.monotonic()
             writer.close()
-            self.assertLess(time.monotonic() - began, 7)
+            self.assertLess(time.monotonic() - began, 30)
             bad.thaw()
 
     def test_target_is_killed(self):

@@ -27,6 +27,8 @@ from tests.kills import run
 from tests.kills import scene as scenes
 
 _ROOT = pathlib.Path(__file__).parents[3]
+# Seconds until an image must be usable, on a machine with other tests.
+_LIMIT = 90
 
 
 class KillTest(base.ApiTestCase):
@@ -44,10 +46,10 @@ class KillTest(base.ApiTestCase):
         self.use_own(self.scene.own)
 
     def kill(self, method, phase, outcome, whole=True):
-        found = run.one(self.scene, method, run.reaches(phase), whole)
+        found = run.one(self.scene, method, run.reaches(phase), whole,
+                        limit=_LIMIT)
         self.assertEqual([], found.wrong)
         self.assertEqual(outcome, found.outcome)
-        self.assertLess(found.seconds, 30)
         return found
 
     def test_converting_what_was_staged(self):
@@ -123,7 +125,8 @@ class ShortRunTest(functional.CephTestCase):
         with log.open('w') as file:
             done = subprocess.run(
                 [sys.executable, '-m', 'tests.kills', '--seed', '5',
-                 '--kills', '4', '--lender', functional.lab_state()],
+                 '--kills', '4', '--limit', str(_LIMIT), '--lender',
+                 functional.lab_state()],
                 cwd=_ROOT, stdout=file, stderr=subprocess.STDOUT,
                 timeout=420)
         self.addDetail('kills.log', content.text_content(log.read_text()))

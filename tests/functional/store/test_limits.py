@@ -44,7 +44,7 @@ class LimitsTest(base.StoreTestCase):
     def test_bandwidth_of_an_upload(self):
         self.use_store(dcn_bandwidth_limit=4)
         taken, result = self.seconds(self.add, self.data)
-        self.assertTrue(1.8 < taken < 12, taken)
+        self.assertGreater(taken, 1.8)
         self.limits.set(0, 0)
         self.assertSame(self.data, self.read(result[0]))
 
@@ -53,16 +53,16 @@ class LimitsTest(base.StoreTestCase):
         uri = self.add(self.data)[0]
         self.limits.set(0, 4)
         taken, data = self.seconds(self.read, uri)
-        self.assertTrue(1.8 < taken < 12, taken)
+        self.assertGreater(taken, 1.8)
         self.assertSame(self.data, data)
 
     def test_zeros_are_free(self):
         self.use_store(dcn_bandwidth_limit=1)
         data = b'x' + bytes(64 * MiB)
         taken, result = self.seconds(self.add, data)
-        self.assertLess(taken, 20)
+        self.assertLess(taken, 50)
         taken, _ = self.seconds(self.read, result[0])
-        self.assertLess(taken, 20)
+        self.assertLess(taken, 50)
 
     def test_turns_of_downloads(self):
         self.use_store(dcn_max_transfers=1)

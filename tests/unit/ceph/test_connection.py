@@ -60,9 +60,9 @@ class ConnectionCase(base.BaseTestCase):
             '%s = %s\n' % item for item in options.items()
             if item[1] is not None))
 
-    def connection(self):
+    def connection(self, connect_timeout=1):
         link = connection.Connection('edge_7', str(self.conf), 'glance',
-                                     connect_timeout=1)
+                                     connect_timeout=connect_timeout)
         self.addCleanup(lambda: link._state().watch.stop())
         return link
 
@@ -124,9 +124,9 @@ class TestFsid(ConnectionCase):
     def test_from_the_conf_file_alone(self):
         self.write_conf()
         began = time.monotonic()
-        self.assertEqual(FSID, self.connection().fsid)
+        self.assertEqual(FSID, self.connection(30).fsid)
         # It did not wait for the monitors.
-        self.assertLess(time.monotonic() - began, 0.9)
+        self.assertLess(time.monotonic() - began, 15)
 
     def test_conf_file_without_fsid(self):
         # The cluster must be asked, and does not answer.
@@ -164,8 +164,8 @@ class TestMonitors(ConnectionCase):
         began = time.monotonic()
         self.refused(errors.Unreachable, 'v2:127.0.0.1:9', 'mon_host',
                      self.conf)
-        # It waited as long as it was told to.
-        self.assertLess(time.monotonic() - began, 3)
+        # It waited as long as it was told to, which is not librados' own.
+        self.assertLess(time.monotonic() - began, 20)
 
     def test_not_named(self):
         self.write_conf(mon_host=None)
@@ -258,13 +258,13 @@ class TestTogether(ConnectionCase):
         # Whatever hangs, a name server say.
         link = self.connection()
         found, took = self.outcomes(link, delay=30)
-        self.assertLess(took, 3)
+        self.assertLess(took, 20)
         for exc in found:
             self.assertIsInstance(exc, errors.Unreachable)
         self.assertEqual([1], self.begun[:1])
         began = time.monotonic()
         self.assertRaises(errors.Unreachable, link.client)
-        self.assertLess(time.monotonic() - began, .05)
+        self.assertLess(time.monotonic() - began, .5)
 
 
 class TestHealth(ConnectionCase):
@@ -272,7 +272,7 @@ class TestHealth(ConnectionCase):
     def quickly(self, kind, link):
         began = time.monotonic()
         exc = self.assertRaises(kind, link.client)
-        self.assertLess(time.monotonic() - began, .05)
+        self.assertLess(time.monotonic() - began, .5)
         return exc
 
     def test_away(self):
@@ -313,10 +313,10 @@ class TestHealth(ConnectionCase):
 
     def test_fsid_that_is_not_known_is_not_waited_for(self):
         self.write_conf(fsid=None)
-        link = self.connection()
+        link = self.connection(30)
         began = time.monotonic()
         self.assertIsNone(link.known_fsid)
-        self.assertLess(time.monotonic() - began, .1)
+        self.assertLess(time.monotonic() - began, 15)
 
     def test_a_missing_file_is_said_once(self):
         link = self.connection()

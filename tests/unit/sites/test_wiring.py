@@ -242,19 +242,19 @@ class TestPatience(WiringCase):
         self.home.health = health.Health(health.DOWN)
         began = time.monotonic()
         self.wiring.check(self.edge)
-        self.assertLess(time.monotonic() - began, .1)
+        self.assertLess(time.monotonic() - began, .8)
         self.assertEqual(0, self.home.pools)
 
     def test_default_that_hangs(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.fsids.load', lambda _pool: time.sleep(5)))
+            'glance_dcn.ceph.fsids.load', lambda _pool: time.sleep(10)))
         began = time.monotonic()
         self.wiring.check(self.edge)
-        self.assertLess(time.monotonic() - began, 1.5)
+        self.assertLess(time.monotonic() - began, 8)
         # Once in the life of a process.
         began = time.monotonic()
         self.wiring.check(self.edge)
-        self.assertLess(time.monotonic() - began, .1)
+        self.assertLess(time.monotonic() - began, .8)
 
     def test_default_that_refuses(self):
         def load(_pool):

@@ -154,10 +154,10 @@ class TestUrlPrefix(StoreCase):
 
     def test_from_the_conf_file_without_connecting(self):
         self.write_ceph_conf()
-        store = self.store()
+        store = self.store(rados_connect_timeout=30)
         began = time.monotonic()
         self.assertEqual('rbd://%s/images/' % FSID, store.url_prefix)
-        self.assertLess(time.monotonic() - began, 0.9)
+        self.assertLess(time.monotonic() - began, 15)
 
     def test_quotes_the_pool(self):
         self.write_ceph_conf()
@@ -195,7 +195,7 @@ class TestErrors(StoreCase):
         exc = self.assertRaises(
             exceptions.BadStoreConfiguration, store.add, IMAGE,
             io.BytesIO(b'data'), 4, 'sha512')
-        self.assertLess(time.monotonic() - began, 3)
+        self.assertLess(time.monotonic() - began, 20)
         for text in [str(exc), *self.refusals(
                 store, exceptions.BadStoreConfiguration,
                 delete=failures.TimeoutError)]:
@@ -214,14 +214,14 @@ class TestErrors(StoreCase):
     def test_location_of_another_cluster(self):
         self.write_ceph_conf()
         foreign = FSID.replace('5f9a3c1e', '00000000')
-        store = self.store()
+        store = self.store(rados_connect_timeout=30)
         began = time.monotonic()
         for text in self.refusals(store, exceptions.BadStoreUri,
                                   fsid=foreign):
             for word in ('edge_7', FSID, foreign):
                 self.assertIn(word, text)
         # The cluster was not asked.
-        self.assertLess(time.monotonic() - began, 0.9)
+        self.assertLess(time.monotonic() - began, 15)
 
 
 class TestSizeOfPublished(StoreCase):
