@@ -29,12 +29,29 @@ LARGE = base.LARGE
 _NOTICED, _AT_ONCE = 45, 4
 
 
-class PhasesTest(base.FaultsTestCase):
+class PhasesTestCase(base.FaultsTestCase):
     """The site ``far`` goes away, or another one is full or rebuilt."""
 
     def setUp(self):
         super().setUp()
         self.data = base.random_data()
+
+    def interrupt(self, kind, point, image_id, begin, *args, **kwargs):
+        """Begin something, and cause a fault when an image is at a point.
+
+        Each step takes long meanwhile.
+
+        :returns: what ``begin`` returns
+        """
+        self.far.link.set(base.SLOW)
+        with self.until(point, image_id):
+            result = begin(*args, **kwargs)
+        faults.cause(self.far, kind)
+        return result
+
+
+class AwayTest(PhasesTestCase):
+    """All kinds of operations at a site that goes away."""
 
     def check_before(self, kind):
         """All four kinds of operations at a site that is away.
@@ -99,20 +116,10 @@ class PhasesTest(base.FaultsTestCase):
     def test_stopped_amid_data(self):
         self.check_data('freeze')
 
-    def interrupt(self, kind, point, image_id, begin, *args, **kwargs):
-        """Begin something, and cause a fault when an image is at a point.
 
-        Each step takes long meanwhile.
+class ImportTest(PhasesTestCase):
 
-        :returns: what ``begin`` returns
-        """
-        self.far.link.set(base.SLOW)
-        with self.until(point, image_id):
-            result = begin(*args, **kwargs)
-        faults.cause(self.far, kind)
-        return result
-
-    def test_import_once_the_target_is_created(self):
+    def test_once_the_target_is_created(self):
         # Not stopped: what is on its way then would be carried out when the
         # image has been removed, and leave an object of it.
         image_id = self.staged(self.data)
@@ -120,7 +127,7 @@ class PhasesTest(base.FaultsTestCase):
                        ('far', 'other'), every=False)
         self.api.wait(image_id, 'other', failed=['far'])
 
-    def test_import_before_the_snapshot(self):
+    def test_before_the_snapshot(self):
         image_id = self.staged(self.data)
         self.interrupt('cut', 'written', image_id, self.bring, image_id,
                        ('other', 'far'))
@@ -128,7 +135,7 @@ class PhasesTest(base.FaultsTestCase):
         self.assertNotImported(image_id)
         self.assertNoTrace(image_id, 'other')
 
-    def test_import_after_the_first_store_is_done_and_lost(self):
+    def test_after_the_first_store_is_done_and_lost(self):
         image_id = self.staged(self.data)
         self.far.link.set(base.SLOW)
         with self.until('snapshot', image_id):
@@ -141,14 +148,17 @@ class PhasesTest(base.FaultsTestCase):
         faults.cause(self.far, 'kill')
         self.assertNotImported(image_id, 'other')
 
-    def test_copy_before_the_snapshot(self):
+
+class CopyTest(PhasesTestCase):
+
+    def test_before_the_snapshot(self):
         image_id = self.image_of(self.data, 'central')
         self.interrupt('freeze', 'written', image_id, self.copy, image_id,
                        'far', 'other', every=False)
         self.api.wait(image_id, 'central', 'other', failed=['far'])
         self.assertFailedAt(image_id, 'far')
 
-    def test_copy_after_the_snapshot(self):
+    def test_after_the_snapshot(self):
         # There, that is; the other one is done by then.
         image_id = self.image_of(self.data, 'central')
         self.interrupt('kill', 'snapshot', image_id, self.copy, image_id,
@@ -156,6 +166,9 @@ class PhasesTest(base.FaultsTestCase):
         self.api.wait(image_id, 'central', failed=['far'])
         self.assertFailedAt(image_id, 'far')
         self.assertNoTrace(image_id, 'other')
+
+
+class ReadAndDeleteTest(PhasesTestCase):
 
     def test_read_while_it_is_opened(self):
         image_id = self.image_of(self.data, 'far', 'other')
@@ -180,6 +193,10 @@ class PhasesTest(base.FaultsTestCase):
             deletion = self.threads.submit(self.delete, image_id)
         faults.cause(self.far, 'cut')
         deletion.result(timeout=_NOTICED)
+
+
+class OtherFaultsTest(PhasesTestCase):
+    """A site that is full, or comes back empty."""
 
     def test_full(self):
         here, strict = (self.image_of(self.data, 'central') for _ in range(2))

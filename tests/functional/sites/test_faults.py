@@ -12,8 +12,10 @@
 
 """Copies to clusters that go away or fill up on the way; real clusters."""
 
+import errno
 import json
 import os
+import signal
 import threading
 import time
 
@@ -112,6 +114,35 @@ class FaultyTargetTest(TargetTestCase):
             writer.close()
             self.assertLess(time.monotonic() - began, 30)
             bad.thaw()
+
+    def test_write_that_was_late(self):
+        # librbd gives the update of its object map up, and goes on.
+        bad, far = self.clusters['bad'], self.sites['bad']
+        self.addCleanup(bad.thaw)
+        answers, answered = [], threading.Event()
+
+        def done(answer):
+            answers.append(answer)
+            answered.set()
+        with far.open_pool() as ioctx:
+            writer = far.begin(ioctx, self.image, SIZE)
+            identity = writer.image.id()
+            # From now on it has a lock.
+            writer.image.write(b'data', 0)
+            bad.osd.signal(signal.SIGSTOP)
+            writer.write(64 * MIB, b'x' * MIB, done)
+            self.assertFalse(answered.wait(far.io_timeout + 2))
+            bad.thaw()
+            self.assertTrue(answered.wait(60))
+            self.assertEqual(errno.ETIMEDOUT, answers[0].errno)
+            # It was written nevertheless.
+            name = 'rbd_data.%s.%016x' % (identity, 16)
+            self.assertEqual(b'x' * MIB, ioctx.read(name, MIB))
+            writer.close()
+            far.discard_or_owe(ioctx, self.image, identity)
+            self.assertEqual([], [
+                item.key for item in ioctx.list_objects()
+                if identity in item.key])
 
     def test_target_is_killed(self):
         bad = self.clusters['bad']
