@@ -47,6 +47,6 @@ printf 'Bringing up the lab\n'
 # its threads write at once, and an import never begins.
 python -m lab up --database mariadb
 failed=0
-stestr run --concurrency "${CONCURRENCY:-2}" "$@" || failed=$?
+stestr run --concurrency "${CONCURRENCY:-4}" "$@" || failed=$?
 python tools/count-tests.py
 exit "$failed"

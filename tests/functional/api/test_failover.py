@@ -22,8 +22,8 @@ from tests.functional.api import base
 
 MiB = base.MiB
 
-# Seconds: that an OSD has to answer, and a monitor, and less than it would take
-# without the circuit breaker.
+# Seconds: that an OSD has to answer, and a monitor, and less than it would
+# take without the circuit breaker.
 _TIMEOUT = 4
 _CONNECT, _AT_ONCE = 4, 3.5
 

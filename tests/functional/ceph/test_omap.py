@@ -48,6 +48,8 @@ with site.open_pool('images') as ioctx:
     print(omap.exists(ioctx, sys.argv[2], 5))
     omap.remove_object(ioctx, sys.argv[2])
 os.kill(int(sys.argv[3]), signal.SIGSTOP)
+# Its threads stop one by one.
+time.sleep(0.5)
 try:
     with site.open_pool('images') as ioctx:
         for _ in range(20):

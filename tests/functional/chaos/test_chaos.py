@@ -35,8 +35,8 @@ class ShortRunTest(base.CephTestCase):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         done = subprocess.run(
             [sys.executable, '-m', 'tests.chaos', '--seed', '1',
-             '--operations', '40', '--longest', '3', '--grace', '150', '--state',
-             folder, '--lender', base.lab_state()],
+             '--operations', '40', '--longest', '3', '--grace', '150',
+             '--state', folder, '--lender', base.lab_state()],
             cwd=_ROOT, capture_output=True, text=True, timeout=420)
         log = folder / 'chaos.log'
         if log.exists():

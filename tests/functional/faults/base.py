@@ -33,8 +33,8 @@ from tests.functional.api import base
 _ROOT = pathlib.Path(__file__).parents[3]
 MiB = base.MiB
 SITES = ('central', 'other', 'far')
-#: Bytes of an image that takes seconds to be sent to ``far``, or read there.
-LARGE = 24 * MiB
+#: Bytes of an image that takes half a minute to be sent to ``far``.
+LARGE = 64 * MiB
 # MiB per second that Glance sends to ``far``, and reads from it, at most.
 _LIMIT = 2
 # Seconds a site has to answer.

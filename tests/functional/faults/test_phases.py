@@ -23,7 +23,6 @@ from lab import faults
 from lab import process
 from tests.functional.faults import base
 
-LARGE = base.LARGE
 # Seconds in which what needs a site that went away unnoticed is over, and what
 # needs none that is away.
 _NOTICED, _AT_ONCE = 45, 4
@@ -94,14 +93,15 @@ class AwayTest(PhasesTestCase):
 
     def check_data(self, kind):
         """An import, a copy and a download, all in the midst of it."""
-        data = base.random_data(LARGE)
-        there = self.image_of(data[:LARGE // 4], 'other', 'far')
+        data = base.random_data(base.LARGE)
+        some = data[:6 * base.MiB]
+        there = self.image_of(some, 'other', 'far')
         here, new = self.image_of(data, 'central'), self.staged(data)
         with self.until('data', here), self.until('data', new):
             self.copy(here, 'far', 'other')
             self.bring(new, ('other', 'far'), every=False)
         # What has come to the client is less than what is read ahead.
-        self.assertEqual(base.digest(data[:LARGE // 4]), self.download(
+        self.assertEqual(base.digest(some), self.download(
             there, meanwhile=lambda: faults.cause(self.far, kind)))
         self.assertIn('Reading of image %s goes on from store other' % there,
                       self.own.log)
