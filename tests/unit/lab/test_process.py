@@ -89,6 +89,11 @@ class RunTest(ProcessTestCase):
 
 class WaitForTest(ProcessTestCase):
 
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.EnvironmentVariable(
+            'GLANCE_DCN_LAB_PATIENCE'))
+
     def test_gives_the_value(self):
         values = iter([None, 0, 'found'])
         self.assertEqual('found', process.wait_for(
@@ -104,6 +109,15 @@ class WaitForTest(ProcessTestCase):
             interval=0.01)
         self.assertIn('godot: not within 0.2 s', str(error))
         self.assertGreaterEqual(time.monotonic() - started, 0.2)
+
+    def test_with_more_patience(self):
+        self.useFixture(fixtures.EnvironmentVariable(
+            'GLANCE_DCN_LAB_PATIENCE', '5'))
+        times = []
+        self.assertRaises(process.LabError, process.wait_for, 'godot',
+                          lambda: times.append(time.monotonic()), 0.1,
+                          interval=0.01)
+        self.assertGreaterEqual(times[-1] - times[0], 0.4)
 
     def test_errors_of_the_condition_come_through(self):
         self.assertRaises(ZeroDivisionError, process.wait_for, 'it',
