@@ -177,8 +177,7 @@ def facts(args):
         'kernel': platform.release(),
         'python': platform.python_version(),
         'ceph': process.run(['ceph', '--version']).split()[2],
-        'conversion': ('dcn_image_conversion' if stages.has_conversion()
-                       else 'image_conversion'),
+        'plugins': deployment.IMPORT_PLUGINS,
         'versions': {name: importlib.metadata.version(name) for name in
                      ('glance', 'glance_store', 'glance_dcn')},
     }

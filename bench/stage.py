@@ -19,7 +19,6 @@ database of its own.
 
 import concurrent.futures
 import contextlib
-import importlib.metadata
 import json
 import pathlib
 import shutil
@@ -39,7 +38,6 @@ from lab import wan
 WAN = 'wan'
 _MARK = 'bench.json'
 _STORE_TYPES = {'stock': 'rbd', 'ours': 'dcn'}
-_PLUGINS = 'glance.image_import.plugins'
 _CONVERSION = 'dcn_image_conversion'
 
 
@@ -158,8 +156,8 @@ class Stage:
 
     def _make_worker(self, side, port):
         options = {'max_parallel_stores': self._parallel[side]}
-        if side == 'ours' and has_conversion():
-            options['image_import_plugins'] = '[%s]' % _CONVERSION
+        if side == 'ours':
+            options['image_import_plugins'] = deployment.IMPORT_PLUGINS
         return glance.Glance(
             side, self.state / side, port, self.keystone,
             self.database.url('glance-%s' % side),
@@ -192,12 +190,6 @@ class Stage:
             headers={'Content-Type': 'application/octet-stream'})
         if answer.status_code != 204:
             raise api.JobFailed('warm-up: %d' % answer.status_code)
-
-
-def has_conversion():
-    """Return whether glance_dcn's conversion plugin is installed."""
-    return any(point.name == _CONVERSION for point
-               in importlib.metadata.entry_points(group=_PLUGINS))
 
 
 def clean_up(state):

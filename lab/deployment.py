@@ -47,10 +47,9 @@ from lab import wsgi
 
 CENTRAL = 'central'
 
-# Stores of ours are used with what else is ours.
-_OURS = {'image_import_opts': {
-    'image_import_plugins':
-    '[dcn_distributed_staging,dcn_image_conversion]'}}
+#: Import plugins that go with stores of type ``dcn``.
+IMPORT_PLUGINS = '[dcn_distributed_staging,dcn_image_conversion]'
+_OURS = {'image_import_opts': {'image_import_plugins': IMPORT_PLUGINS}}
 _STATE_MARK = 'lab.json'
 
 

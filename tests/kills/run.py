@@ -41,8 +41,9 @@ class Kill:
 
     :ivar method: import method
     :ivar phase: what the journal said when the worker was killed
-    :ivar outcome: ``resumed``, ``put back``, or ``locked`` if it was neither
-        within the time
+    :ivar outcome: ``resumed``, ``put back``, ``partial`` if some stores were
+        left to the user, or ``locked`` if it was none of these within the
+        time
     :ivar seconds: from the start of the worker until the image was usable
     :ivar wrong: list of what was not as it should be
     """
@@ -77,24 +78,25 @@ def one(scene, method, moment, whole=True, limit=LIMIT):
     if phase is None:
         phase = AFTER if state == 'active' else BEFORE
     wrong = []
-    if state == 'importable':
-        wrong += _repeat(job)
-    if state in ('active', 'importable'):
-        wrong += job.wrong()
-    elif state is None:
+    if state is None:
         wrong.append('locked: %s' % _describe(job))
+    else:
+        if state != 'active':
+            wrong += _go_on(job, job.begin if state == 'importable'
+                            else job.complete)
+        wrong += job.wrong()
     wrong += job.remove()
     outcome = {'active': 'resumed', 'importable': 'put back',
                'partial': 'partial', None: 'locked'}[state]
     return Kill(method, phase, outcome, seconds, wrong)
 
 
-def _repeat(job):
-    """Begin an import anew, as a user would who was told to."""
-    job.begin()
+def _go_on(job, begin):
+    """Begin an import anew, or a copy, as a user would who was told to."""
+    begin()
     state = job.usable(_REPEAT)
     return [] if state == 'active' else [
-        'repeated in vain: %s' % _describe(job)]
+        'gone on with in vain: %s' % _describe(job)]
 
 
 def _describe(job):

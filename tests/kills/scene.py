@@ -177,12 +177,22 @@ class Job:
         elif method == 'glance-direct':
             self.api.stage(self.image_id, scene.qcow2)
 
-    def begin(self, method=None):
+    def begin(self):
         """Begin it, or begin it anew."""
-        method = method or self.method
+        self._import(self.method, self.targets)
+
+    def complete(self):
+        """Copy what is active to the stores that it did not come to."""
+        self._import('copy-image', set(self.targets) - self.stores())
+
+    def _import(self, method, stores):
         self.api.images.image_import(
-            self.image_id, method, stores=list(self.targets),
+            self.image_id, method, stores=list(stores),
             uri=self.scene.url if method == 'web-download' else None)
+
+    def stores(self):
+        """Return the set of the stores that have the image."""
+        return set((self.image().get('stores') or '').split(','))
 
     def image(self):
         """Return the image as Glance shows it."""
@@ -192,7 +202,7 @@ class Job:
         """Return what a user can do now.
 
         ``active``: nothing is left to do; ``importable``: begin it anew;
-        None: neither.
+        ``partial``: copy it to the stores that miss it; None: none of these.
         """
         try:
             image = self.image()
