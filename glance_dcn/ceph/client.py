@@ -102,6 +102,12 @@ class Maker:
         client.conf_set('rbd_disable_zero_copy_writes', 'false')
         if io_timeout > 0:
             client.conf_set('rados_osd_op_timeout', str(io_timeout))
+            # By default librbd goes on where the update of an object map is
+            # not answered in time, and marks the map as invalid. If that is
+            # not answered either, the map lacks what is then written: it
+            # would stay when the image is removed, and clones would read
+            # zeros. So the write fails.
+            client.conf_set('rbd_invalidate_object_map_on_timeout', 'false')
         try:
             client.connect()
         except (rados.Error, OSError) as exc:

@@ -71,8 +71,7 @@ def publish(image, record):
     image.protect_snap(SNAPSHOT)
 
 
-def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False,
-           half_written=False):
+def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False):
     """Remove an image, or move it to the trash while snapshots remain.
 
     :param ioctx: rados.Ioctx of the pool
@@ -82,22 +81,17 @@ def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False,
         moved to the trash
     :param in_use_too: move it to the trash too if it has clones that keep
         its snapshot from being removed
-    :param half_written: its writer has failed: it may have objects that its
-        object map does not know of
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
     """
     try:
         try:
-            if snapshot is not None or half_written:
+            if snapshot is not None:
                 # One whose maker died while creating it is listed, but cannot
                 # be opened; it can be removed.
                 with contextlib.suppress(rbd.ImageNotFound), \
                         rbd.Image(ioctx, name) as image:
-                    if snapshot is not None:
-                        _remove_snapshot(image, snapshot)
-                    if half_written:
-                        _drop_object_map(image)
+                    _remove_snapshot(image, snapshot)
             rbd.RBD().remove(ioctx, name)
         except rbd.ImageHasSnapshots:
             # Others made snapshots of it, or clones that need no protection
@@ -129,23 +123,6 @@ def is_empty(ioctx):
     """
     return (not rbd.RBD().list(ioctx)
             and not any(True for _ in rbd.RBD().trash_list(ioctx)))
-
-
-def _drop_object_map(image):
-    """Have the removal of an image look for each of its objects.
-
-    When librbd cannot update the object map, it marks it as invalid and
-    writes the object all the same. Where the cluster does not answer in time,
-    neither of the first two may have come through, and the third one may.
-    """
-    mapped = image.features() & (rbd.RBD_FEATURE_OBJECT_MAP
-                                 | rbd.RBD_FEATURE_FAST_DIFF)
-    if not mapped:
-        return
-    if len(list(image.watchers_list())) > 1:
-        # This one's own is one.
-        raise rbd.ImageBusy('it is open elsewhere')
-    image.update_features(mapped, False)
 
 
 def _remove_snapshot(image, snapshot):

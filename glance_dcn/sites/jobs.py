@@ -249,8 +249,7 @@ class _Work:
             images.remove(
                 self._ioctx, record.image, record.snapshot or images.SNAPSHOT,
                 trashing=owed.trashing(self._site, record.image, record.pool),
-                in_use_too=record.job == owed.DELETE,
-                half_written=record.job == owed.HALF_WRITTEN)
+                in_use_too=record.job == owed.DELETE)
         except rbd.ImageNotFound:
             pass
         except images.InUse as exc:

@@ -182,14 +182,13 @@ def remove(ioctx, image, identity, trashing=None):
         return
     if identity is None and found.being_written:
         raise images.InUse(str(BeingWritten(found)))
-    images.remove(ioctx, image, images.SNAPSHOT, trashing,
-                  half_written=True)
+    images.remove(ioctx, image, images.SNAPSHOT, trashing)
 
 
 def _remove(ioctx, found):
     try:
         with contextlib.suppress(rbd.ImageNotFound):
-            images.remove(ioctx, found.image, half_written=True)
+            images.remove(ioctx, found.image)
     except images.InUse as exc:
         raise BeingWritten(found) from exc
 

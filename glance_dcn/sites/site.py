@@ -249,8 +249,7 @@ class Site:
                 with claims.claim(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
-                        ioctx, image, writable=True, name=self._title(image),
-                        patience=self.io_timeout))
+                        ioctx, image, writable=True, name=self._title(image)))
                 self.writers.bind(ioctx, image, endpoint.image.id())
                 stack.pop_all()
                 return endpoint

@@ -21,7 +21,6 @@ costs no request at all.
 
 import contextlib
 import errno
-import time
 
 import rbd
 
@@ -50,15 +49,12 @@ class RBD(base.Endpoint):
     :param snapshot: name of a snapshot, or None
     :param writable: open for writing too
     :param name: what errors call it; by default the image's name
-    :param patience: seconds after which the client gives a request up
-        (``rados_osd_op_timeout``); None: never
     :raises RequestError: when it cannot be opened
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None, patience=None):
+                 name=None):
         super().__init__(name or image)
-        self._patience = patience or float('inf')
         self._image = None
         self._writable = writable
         try:
@@ -154,15 +150,12 @@ class RBD(base.Endpoint):
             done(self._error('write', errno.EINVAL, offset, length))
             return
         token = self._begin()
-        began = time.monotonic()
 
         # Keeping the data is the callback's work too: librbd may use it
         # until then (rbd_disable_zero_copy_writes = false).
         def complete(completion, data=data):
             self._flying.discard(token)
             code = completion.get_return_value()
-            if code >= 0 and self._is_late(began):
-                code = -errno.ETIMEDOUT
             done(self._error('write', -code, offset, length)
                  if code < 0 else None)
 
@@ -187,13 +180,10 @@ class RBD(base.Endpoint):
             done(self._translated(error, 'flush'))
 
     def resize(self, size):
-        began = time.monotonic()
         try:
             self._image.resize(size)
         except rbd.Error as error:
             raise self._translated(error, 'resize', length=size)
-        if self._is_late(began):
-            raise self._error('resize', errno.ETIMEDOUT, length=size)
         self.size = size
 
     def close(self):
@@ -210,15 +200,6 @@ class RBD(base.Endpoint):
         if not self.in_flight:
             with contextlib.suppress(native.Empty):
                 native.get(closed, _CLOSING)
-
-    def _is_late(self, began):
-        """Return whether a part of what succeeded may have been given up.
-
-        Where the update of an object map is, librbd goes on. If it cannot mark
-        the map as invalid either, what is written would be read as zeros, by
-        each clone too.
-        """
-        return time.monotonic() - began >= self._patience
 
     def _translated(self, error, operation, offset=None, length=None):
         number = getattr(error, 'errno', None) or errno.EIO

@@ -199,16 +199,6 @@ class ReplacedTest(LeftOverTestCase):
         self.half_write('dcn0')
         self.check_replaced()
 
-    def test_objects_that_the_object_map_does_not_know_of(self):
-        self.half_write('dcn0')
-        identity = self.identity('dcn0')
-        with self.cluster('dcn0').pool() as ioctx:
-            ioctx.write_full('rbd_data.%s.%016x' % (identity, 1), b'late')
-            self.check_replaced()
-            self.assertEqual([], [
-                item.key for item in ioctx.list_objects()
-                if identity in item.key])
-
     def test_record_but_no_snapshot(self):
         self.half_write('dcn0')
         with self.opened('dcn0') as image:

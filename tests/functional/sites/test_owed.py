@@ -349,21 +349,6 @@ class HalfWrittenTest(OwedTestCase):
         self.assertLess(self.settle(), 50)
         self.assertGone()
 
-    def test_objects_that_the_object_map_does_not_know_of(self):
-        self.say(catalog.NOT_NAMED)
-        self.dying_writer(
-            'image = site.begin(ioctx, sys.argv[3], 64 << 20).image',
-            'image.write(b"x" * 4096, 0)',
-            'name = "rbd_data.%s.%016x" % (image.id(), 1)',
-            'ioctx.write_full(name, b"late")')
-        with self.cluster('dcn0').pool() as ioctx, \
-                rbd.Image(ioctx, self.image, read_only=True) as image:
-            identity = image.id()
-        self.settle()
-        with self.cluster('dcn0').pool() as ioctx:
-            self.assertEqual([], [item.key for item in ioctx.list_objects()
-                                  if identity in item.key])
-
     def test_killed_before_creating(self):
         self.dying_writer('site.writers.begin(ioctx, sys.argv[3])')
         self.assertEqual(1, len(self.owed()))
