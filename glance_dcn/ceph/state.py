@@ -25,7 +25,7 @@ from glance_dcn.engine import native
 # Seconds for which a client that was given up is kept at least: requests of
 # its users may be in flight.
 _KEPT = 150
-# sys.getrefcount() of what only one list of tuples refers to.
+# sys.getrefcount() of what only one list of lists refers to.
 _UNUSED = 2
 
 
@@ -45,7 +45,7 @@ class State:
         self.fsid = None
         self.attempt = None
         self.watch = None
-        # (client, when it was given up)
+        # [client, when it was given up, whether it was forsaken]
         self._retired = []
         # Addresses of those whose requests must not be carried out any more.
         self._forsaken = set()
@@ -70,7 +70,7 @@ class State:
             if self.client is not client:
                 return False
             self.client = self.fsid = None
-            self._retired.append((client, time.monotonic()))
+            self._retired.append([client, time.monotonic(), False])
             return True
 
     def forsake(self):
@@ -79,9 +79,12 @@ class State:
         librados sends it once more when the cluster is back.
         """
         with self.lock:
-            for client, _since in self._retired:
-                with contextlib.suppress(rados.Error):
-                    self._forsaken.add(client.get_addrs())
+            for entry in self._retired:
+                client, _since, done = entry
+                if not done:
+                    entry[2] = True
+                    with contextlib.suppress(rados.Error):
+                        self._forsaken.add(client.get_addrs())
 
     def cut_off_forsaken(self, client):
         """Cut off those clients; what cannot be, is tried the next time.
@@ -105,7 +108,7 @@ class State:
                     and sys.getrefcount(entry[0]) <= _UNUSED]
             for entry in ripe:
                 self._retired.remove(entry)
-        for client, _since in ripe:
+        for client, _since, _done in ripe:
             client.shutdown()
 
 

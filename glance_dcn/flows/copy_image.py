@@ -156,16 +156,10 @@ class _CopyDirectly(task.Task):
         _taken.pop(self._task_id, None)
         try:
             outcome = self._copy()
-            self._failed = set(outcome.failed)
-            if outcome.failed and self._all_must_succeed:
-                self._discard(outcome.written)
-                raise exception.UploadException('; '.join(
-                    'Copying to store %s failed: %s' % item
-                    for item in outcome.failed.items()))
-            self._note(outcome)
         except copying.CopyFailed as exc:
             self._failed = set(self._targets)
             raise exception.UploadException(str(exc))
+        self._heartbeat.save(self._message.final(outcome))
 
     def revert(self, result, **kwargs):
         """Undo what was noted, as stock does for each of its stores."""
@@ -189,35 +183,29 @@ class _CopyDirectly(task.Task):
             hashes={name: value for name, value in hashes.items()
                     if name and value},
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
-            progress=self._progress, waiting=self._waiting).run()
+            progress=self._progress, waiting=self._waiting,
+            finished=self._note).run()
 
     def _note(self, outcome):
-        """Give the image its new locations, all in one save."""
-        try:
-            with self._action_wrapper as action:
-                for store in outcome.copied:
-                    # The wrapper has no action for it; stock's own flow for
-                    # adding locations does the same.
-                    action._image.locations.append({
-                        'url': stores.site(store).uri(action.image_id),
-                        'metadata': {'store': store}, 'status': 'active'})
-                action.add_failed_stores(sorted(outcome.failed))
-                action.remove_importing_stores(self._targets)
-        except Exception:
-            self._discard(outcome.written)
-            raise
-        self._heartbeat.save(self._message.final(outcome))
+        """Give the image its new locations, all in one save.
 
-    def _discard(self, copies):
-        """Remove copies that nobody will know of.
-
-        Only those that were written: what was there before stays.
-
-        :param copies: internal IDs of the RBD images by store
+        :raises glance.common.exception.UploadException: if it was not copied
+            as asked for
         """
-        for store, identity in copies.items():
-            stores.site(store).remove_or_owe(self._action_wrapper.image_id,
-                                             identity)
+        self._failed = set(outcome.failed)
+        if outcome.failed and self._all_must_succeed:
+            raise exception.UploadException('; '.join(
+                'Copying to store %s failed: %s' % item
+                for item in outcome.failed.items()))
+        with self._action_wrapper as action:
+            for store in outcome.copied:
+                # The wrapper has no action for it; stock's own flow for
+                # adding locations does the same.
+                action._image.locations.append({
+                    'url': stores.site(store).uri(action.image_id),
+                    'metadata': {'store': store}, 'status': 'active'})
+            action.add_failed_stores(sorted(outcome.failed))
+            action.remove_importing_stores(self._targets)
 
     def _progress(self, progress):
         message = self._message.update(progress)

@@ -33,6 +33,8 @@ import rbd
 
 from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
@@ -73,8 +75,6 @@ class Outcome:
     :ivar failed: exceptions by the name of the site that has not
     :ivar adopted: names of those sites that had it already, complete and
         equal
-    :ivar written: internal IDs of the RBD images that were written, by the
-        name of the site
     """
 
     source: str
@@ -83,7 +83,6 @@ class Outcome:
     copied: list[str]
     failed: dict[str, Exception]
     adopted: list[str] = dataclasses.field(default_factory=list)
-    written: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Copy:
@@ -103,11 +102,14 @@ class Copy:
     :param waiting: called now and then, while its turn at the sites has not
         come, with the names of those it waits for; an exception of its ends
         the copy
+    :param finished: called with the :class:`Outcome` before what has failed
+        is removed, which may take long; after an exception of its, nothing
+        that was written stays
     """
 
     def __init__(self, image, sources, targets, hashes=None,
                  memory=transfer.MEMORY, progress=None, interval=1,
-                 waiting=None):
+                 waiting=None, finished=None):
         self._image = image
         self._sources = sources
         self._targets = targets
@@ -116,6 +118,7 @@ class Copy:
         self._progress = progress
         self._interval = interval
         self._waiting = waiting
+        self._finished = finished or (lambda outcome: None)
 
     def run(self):
         """Copy, verify and publish.
@@ -167,17 +170,18 @@ class Copy:
                 if relay.source.snapshot:
                     _remember(relay, record)
             _each(lambda target: target.publish(record), targets)
+            _each(_Target.release, targets)
             done = [target for target in targets if not target.error]
-            return Outcome(
+            outcome = Outcome(
                 ', then '.join(relay.names), endpoint.size,
                 result.data if result else 0,
                 copied=[target.site.name for target in done],
                 failed={target.site.name: target.error for target in targets
                         if target.error},
                 adopted=[target.site.name for target in done
-                         if target.adopted],
-                written={target.site.name: target.identity
-                         for target in done if not target.adopted})
+                         if target.adopted])
+            self._finished(outcome)
+            return outcome
 
     def _known(self, source, endpoint):
         """Return the source's record, if it fits what Glance knows."""
@@ -290,6 +294,7 @@ class _Target:
             leftovers.adopt(self.site, self._pool, exc.found, self._size,
                             self._content, self._hashes, self._memory)
             self.adopted = True
+            self.identity = exc.found.identity
             self.site.published(self._image, self._size)
         except (leftovers.Refused, claims.NotClaimed):
             self._begun = False
@@ -312,6 +317,22 @@ class _Target:
                               None if self._keeping else record)
             self.site.published(self._image, self._size)
         except rbd.Error as exc:
+            self.fail(exc)
+
+    def release(self):
+        """Close the published image, and see that it is still there.
+
+        Who took this process for dead meanwhile has removed it: nobody may
+        be told of it.
+        """
+        if self.error:
+            return
+        if self.endpoint:
+            self.endpoint.close()
+        try:
+            if images.look_up(self._pool, self._image) != self.identity:
+                self.fail(leftovers.Gone(leftovers.Found(self._image)))
+        except omap.Error as exc:
             self.fail(exc)
 
     def fail(self, error):

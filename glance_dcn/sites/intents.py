@@ -82,6 +82,8 @@ class Writers:
         self._unanswered = []
         # The process is known at the site until then.
         self._until = 0
+        # When it last said so.
+        self._said = float('-inf')
 
     def begin(self, ioctx, image):
         """Write down that an image is going to be written.
@@ -96,7 +98,8 @@ class Writers:
             self._lock = native.lock()
             self._reset()
         with self._lock:
-            known = time.monotonic() < self._until
+            # Whoever was cut off for a while may be taken for dead.
+            known = time.monotonic() < self._said + 2 * _RENEWAL
             # For as long as anything may take until it is known to be open.
             self._until = time.monotonic() + LINGER
             self._presence.start()
@@ -105,8 +108,7 @@ class Writers:
             self._open[record.token] = record
         try:
             if not known:
-                omap.lock(ioctx, PRESENCE + record.writer, LOCK,
-                          record.writer, EXPIRY)
+                self._say(ioctx, record.writer)
             omap.put(ioctx, self._place.name, {record.key: record.text()})
         except omap.Error:
             # It may be carried out when the cluster goes on, and would then
@@ -182,6 +184,7 @@ class Writers:
                     and time.monotonic() > self._until)
             if idle:
                 self._name = uuid.uuid4().hex
+                self._said = float('-inf')
                 self._presence.stop()
         if not self._site.available:
             return
@@ -190,11 +193,17 @@ class Writers:
                 if idle:
                     omap.remove_object(ioctx, PRESENCE + name)
                 else:
-                    omap.lock(ioctx, PRESENCE + name, LOCK, name, EXPIRY)
+                    self._say(ioctx, name)
                     self._let_go(ioctx)
         except (errors.ClusterError, omap.Error) as exc:
             LOG.debug('Store %(store)s does not hear of its writer: '
                       '%(error)s', {'store': self._site.name, 'error': exc})
+
+    def _say(self, ioctx, name):
+        now = time.monotonic()
+        omap.lock(ioctx, PRESENCE + name, LOCK, name, EXPIRY)
+        if name == self._name:
+            self._said = now
 
     def _let_go(self, ioctx):
         """Say of records that they have no writer any more."""
@@ -217,8 +226,7 @@ class Writers:
     def _forget_old(self):
         """Forget what was published so long ago that it is known or lost."""
         for record in list(self._open.values()):
-            if record.published and (
-                    time.time() - record.published > LINGER):
+            if is_late(record):
                 del self._open[record.token]
 
 
@@ -230,6 +238,12 @@ def is_alive(ioctx, writer):
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
     return omap.is_locked(ioctx, PRESENCE + writer, LOCK)
+
+
+def is_late(record):
+    """Whether an image was published so long ago that it is known or lost."""
+    return (record.published is not None
+            and time.time() - record.published > LINGER)
 
 
 def bury(ioctx, writer):

@@ -39,6 +39,9 @@ LOG = logging.getLogger(__name__)
 # the removal of its image; and in which a worker that has noted that it moves
 # an image to the trash does so.
 _SOON = 60
+# Seconds within which Glance has dropped the location of an image that it
+# removes from all its stores, of which some may take long.
+_LONG = 24 * 3600
 # What Glance's database says of an image that may be removed.
 _NOT_WANTED = (catalog.NOT_NAMED, catalog.DELETED)
 
@@ -161,7 +164,12 @@ class _Work:
         """Return whether what was written has its location by now."""
         if self._record.writer and not self._patient:
             raise Later('its writer was heard of lately', usual=True)
-        return self._ask() == catalog.NAMED
+        answer = self._ask()
+        if answer not in (catalog.NAMED, catalog.DELETED) and (
+                self._record.writer and not intents.is_late(self._record)
+                and intents.is_alive(self._ioctx, self._record.writer)):
+            raise Later('its writer is heard of again', usual=True)
+        return answer == catalog.NAMED
 
     def half_written(self):
         record = self._record
@@ -218,13 +226,16 @@ class _Work:
         answer = self._ask()
         if answer in _NOT_WANTED:
             return False
-        if answer == catalog.NAMED:
-            if time.time() - self._record.since < _SOON:
-                raise Later('Glance still has its location', usual=True)
-            return True
         recorded = datetime.datetime.fromtimestamp(
             self._record.since, datetime.timezone.utc)
-        return state.created > recorded.replace(tzinfo=None)
+        anew = state.created > recorded.replace(tzinfo=None)
+        if answer != catalog.NAMED:
+            return anew
+        # Glance removes an image from one store after the other, and drops
+        # the locations in the end.
+        if time.time() - self._record.since < (_SOON if anew else _LONG):
+            raise Later('Glance still has its location', usual=True)
+        return True
 
     def _ask(self):
         record = self._record

@@ -335,28 +335,6 @@ class Site:
         owed.ledger.try_record(self, owed.HALF_WRITTEN, image,
                                image_id=identity or known)
 
-    def remove_or_owe(self, image, identity):
-        """Remove a published image that nobody will know of, now or later.
-
-        Nothing is raised.
-
-        :param identity: its internal ID
-        """
-        try:
-            with self.open_pool() as ioctx:
-                self.discard(ioctx, image, identity)
-        except rbd.ImageNotFound:
-            pass
-        except Exception as exc:
-            LOG.warning('Image %(image)s cannot be removed from store '
-                        '%(store)s now (%(reason)s): it is removed later', {
-                            'image': image, 'store': self.name,
-                            'reason': exc})
-            self.writers.abandon(image)
-            owed.ledger.try_record(
-                self, owed.DELETE, image, snapshot=images.SNAPSHOT,
-                image_id=identity, error=str(exc))
-
     def discard(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed.
 

@@ -278,6 +278,10 @@ class _Writers:
             return False
         self.seen.add(record.writer)
         answer = _ask(self._site, record)
+        if answer is None:
+            # Whoever does not hear of Glance may not hear of others either.
+            self._silent.pop(record.writer, None)
+            return None
         if answer in (catalog.NAMED, catalog.DELETED):
             # Whatever its writer may do, it has been decided upon.
             return True
@@ -287,9 +291,7 @@ class _Writers:
                                                               record.writer)
         if self._alive[record.writer]:
             self._silent.pop(record.writer, None)
-            late = (record.published is not None
-                    and time.time() - record.published > intents.LINGER)
-            return True if late else None
+            return True if intents.is_late(record) else None
         now = time.monotonic()
         if now - self._silent.setdefault(record.writer, now) < _GRACE:
             return None

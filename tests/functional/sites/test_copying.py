@@ -15,10 +15,13 @@
 import hashlib
 import random
 
+import fixtures
 import rbd
 
+from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.sites import copying
+from glance_dcn.sites import leftovers
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from tests.functional import base
@@ -118,6 +121,52 @@ class CopyTest(CopyingTestCase):
         self.assertLess(outcome.data, SIZE)
         for name in ('dcn0', 'dcn1'):
             self.assertEqual(self.data, self.read(name))
+
+    def publishing(self, name, instead):
+        """Have something done instead of the publishing at a site."""
+        publish = site.Site.publish
+
+        def at(there, ioctx, image, opened, record):
+            (instead if there is self.sites[name] else publish)(
+                there, ioctx, image, opened, record)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.site.Site.publish', at))
+        return publish
+
+    def test_nothing_stays_of_what_cannot_be_noted(self):
+        def finished(outcome):
+            self.assertEqual(['dcn0'], outcome.copied)
+            self.assertEqual(self.data, self.read('dcn0'))
+            raise ZeroDivisionError
+        self.assertRaises(ZeroDivisionError, self.copy, 'dcn0',
+                          finished=finished)
+        self.assertAbsent('dcn0')
+
+    def test_is_noted_before_the_failed_is_removed(self):
+        def fail(*_args):
+            raise rbd.ReadOnlyImage('it cannot be published')
+        self.publishing('dcn1', fail)
+
+        def finished(outcome):
+            self.assertEqual((['dcn0'], ['dcn1']),
+                             (outcome.copied, list(outcome.failed)))
+            self.assertIn(self.image, self.cluster('dcn1').images())
+        self.copy('dcn0', 'dcn1', finished=finished)
+        self.assertEqual(self.data, self.read('dcn0'))
+        self.assertAbsent('dcn1')
+
+    def test_gone_before_anybody_was_told(self):
+        name = self.image_name()
+
+        def lose(there, ioctx, image, opened, record):
+            publish(there, ioctx, image, opened, record)
+            rbd.RBD().rename(ioctx, image, name)
+        publish = self.publishing('dcn0', lose)
+        outcome = self.copy('dcn0', 'dcn1')
+        self.assertEqual(['dcn1'], outcome.copied)
+        self.assertIsInstance(outcome.failed['dcn0'], leftovers.Gone)
+        with self.cluster('dcn0').pool() as ioctx:
+            images.remove(ioctx, name, images.SNAPSHOT)
 
     def test_digest_is_recorded_everywhere_and_used_for_the_next(self):
         self.assertIsNone(self.record('central'))

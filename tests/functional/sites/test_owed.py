@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import fixtures
 import rbd
@@ -27,6 +28,7 @@ from glance_dcn import catalog
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.sites import intents
 from glance_dcn.sites import jobs
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import owed
@@ -155,6 +157,17 @@ class DeleteTest(OwedTestCase):
         job, = (record for record in self.owed()
                 if record.job == owed.DELETE)
         self.assertIn('location', job.error)
+
+    def test_glance_takes_long_to_remove_it_from_other_stores(self):
+        self.write(self.edge)
+        self.say(catalog.NAMED)
+        self.ledger.record(self.edge, owed.DELETE, self.image,
+                           since=time.time() + 5)
+        with mock.patch('time.time', return_value=time.time() + 4000):
+            self.work()
+        self.assertThere()
+        self.assertEqual(1, len([record for record in self.owed()
+                                 if record.job == owed.DELETE]))
 
     def test_made_anew(self):
         # Glance has a location of it again.
@@ -416,6 +429,45 @@ class HalfWrittenTest(OwedTestCase):
             self.assertEqual(1, len(self.owed()))
             with self.edge.open_pool() as ioctx:
                 self.edge.discard(ioctx, self.image, made)
+
+    def test_writer_that_is_heard_of_again_is_left_alone(self):
+        self.say(catalog.NOT_NAMED)
+        made = self.write(self.edge)
+        [record] = self.owed()
+        # Whoever took it for dead comes too late.
+        self.assertRaises(jobs.Later, jobs.carry_out, self.edge, record,
+                          patient=True)
+        self.assertThere(made)
+
+    def test_writer_that_was_cut_off_says_that_it_lives(self):
+        self.say(catalog.NOT_NAMED)
+        self.write(self.edge)
+        [record] = self.owed()
+        name = intents.PRESENCE + record.writer
+        with self.edge.open_pool() as ioctx:
+            omap.unlock(ioctx, name, intents.LOCK, record.writer)
+            later = time.monotonic() + intents.EXPIRY
+            with mock.patch('time.monotonic', return_value=later):
+                self.edge.writers.begin(ioctx, self.image_name())
+            self.assertTrue(intents.is_alive(ioctx, record.writer))
+
+    def test_nobody_is_dead_while_glance_does_not_answer(self):
+        self.say(catalog.NOT_NAMED)
+        self.write(self.edge)
+        [record] = self.owed()
+        silent = {record.writer: time.monotonic() - 3600}
+        with self.edge.open_pool() as ioctx:
+            omap.unlock(ioctx, intents.PRESENCE + record.writer,
+                        intents.LOCK, record.writer)
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.catalog.ask',
+                mock.Mock(side_effect=OSError('no database'))))
+            self.assertIsNone(
+                worker._Writers(self.edge, silent).is_dead(record))
+            # It is listened for anew from then on.
+            self.say(catalog.NOT_NAMED)
+            self.assertIsNone(
+                worker._Writers(self.edge, silent).is_dead(record))
 
     def test_nobody_is_asked_where_there_is_no_glance(self):
         self.write(self.edge)

@@ -84,5 +84,7 @@ class TestForsaken(base.BaseTestCase):
         for calls in (1, 2, 2):
             known.cut_off_forsaken(new)
             self.assertEqual(calls, new.blocklist_add.call_count)
+            # It is not asked for again.
+            known.forsake()
         self.assertEqual('127.0.0.1:0/1',
                          new.blocklist_add.call_args.args[0])
