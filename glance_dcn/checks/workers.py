@@ -14,18 +14,18 @@
 
 import time
 
+from glance_dcn.ceph import health
 from glance_dcn.checks import registry
 from glance_dcn.workers import registry as registries
 
-# Seconds after which a worker that has said nothing counts as one that is
-# gone; it is not judged by what it said last.
-# Seconds after which a worker is silent; they speak every ten.
+# Seconds after which a worker is silent; they speak every ten. It is not
+# judged by what it said last.
 _SILENT = 60
 
 
 @registry.check(
-    'workers', registry.SITE, 'The Glance workers of the site are reached '
-    'where they say', needs=('pool',),
+    'workers', registry.SITE, 'The Glance workers of the site are heard, '
+    'and reached where they say', needs=('pool',),
     wrong=(registry.FAIL, 'the worker on host %(host)s has a wrong '
            'worker_self_reference_url, %(url)s: %(faults)s', 'set it in '
            '[DEFAULT] on %(host)s to the URL of that very worker: what is '
@@ -35,15 +35,23 @@ _SILENT = 60
             'requests for what one has staged would go to the other'),
     unproved=(registry.WARN, 'nobody has answered the worker on host '
               '%(host)s at its worker_self_reference_url, %(url)s: '
-              '%(faults)s', 'see that it listens there'))
+              '%(faults)s', 'see that it listens there'),
+    silent=(registry.WARN, 'nothing has been heard for more than a minute of '
+            'the workers on hosts %(hosts)s', 'see that Glance runs there, '
+            'reaches this site and has the right time; one that will not '
+            'come back is forgotten after a week, or with "rados -p %(pool)s '
+            'rmomapkey ' + registries.OBJECT + ' worker/IDENTITY": '
+            'first see in "glance-dcn worker list", which tells its '
+            'identity, that it has left nothing to be done'))
 def workers(site):
     """Look at what each worker has found out about itself."""
     now = time.time()
-    living = [worker for worker, _text
-              in registries.Registry(site).workers()
-              # A pool may once have been that of a store of another name.
-              if worker.site == site.name and worker.taken_by is None
-              and now - worker.seen < _SILENT]
+    living, silent = [], []
+    for worker, _text in registries.Registry(site).workers():
+        # A pool may once have been that of a store of another name.
+        if worker.site == site.name and worker.taken_by is None:
+            (living if now - worker.seen < _SILENT
+             else silent).append(worker)
     by_url = {}
     for worker in living:
         by_url.setdefault(worker.url, []).append(worker.host)
@@ -53,6 +61,12 @@ def workers(site):
             raise registry.Found('shared', url=url,
                                  hosts=', '.join(sorted(hosts)))
     _refuse(living, registries.UNPROVED, 'unproved')
+    if silent:
+        raise registry.Found(
+            'silent', pool=site.target.pool, hosts=', '.join(sorted(
+                '%s (since %s)' % (worker.host,
+                                   health.format_time(worker.seen))
+                for worker in silent)))
     return '%d, each where it says' % len(living) if living else (
         'none has spoken of late')
 

@@ -20,12 +20,15 @@ import logging
 import os
 import pathlib
 import subprocess
+import time
+import types
 
 import fixtures
 import rbd
 import requests
 from testtools import content
 
+from glance_dcn.workers import registry
 from lab import deployment
 from lab import glance
 from lab import process
@@ -38,6 +41,8 @@ MiB = 1 << 20
 SITES = ('central', 'dcn0', 'dcn1')
 # A fsid that no cluster has.
 SOME_FSID = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001'
+# Seconds in which a worker that lives has spoken.
+_BEATS = 30
 
 
 @functools.cache
@@ -136,6 +141,19 @@ class ApiTestCase(base.CephTestCase):
                 self.addDetail(name, content.text_content(text))
         self.addOnException(attach)
         return fixture.api
+
+    def forget_workers(self):
+        """Have nobody know of the workers of tests that have ended."""
+        for name in SITES:
+            with self.cluster(name).pool() as ioctx:
+                known = registry.Registry(types.SimpleNamespace(
+                    name=name,
+                    open_pool=lambda: contextlib.nullcontext(ioctx)))
+                for worker, text in known.workers():
+                    # Those of other tests may be waiting to be taken over.
+                    if (worker.site == name
+                            and time.time() - worker.seen > _BEATS):
+                        known.remove(worker, text)
 
     def new_image(self, api, **properties):
         """Make an image record that the end of the test deletes.

@@ -59,6 +59,7 @@ class CheckTestCase(operate.CommandTestCase):
         :param expect: the exit status
         """
         etc = self.configured(stores, overrides, default)
+        self.forget_workers()
         status, out, self.seconds = self.run_command(
             etc, 'check', '--format', 'json', '--staging-room', '1', *argv)
         self.assertEqual(expect, status)

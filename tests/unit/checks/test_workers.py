@@ -67,8 +67,35 @@ class TestWorkers(base.BaseTestCase):
         self.assertEqual('ok', self.look(self.worker(
             'a', registries.WRONG, site='other')).level)
 
-    def test_those_that_are_gone_do_not_count(self):
+    def test_silent(self):
         finding = self.look(
-            self.worker('a', registries.WRONG, seen=time.time() - 3600),
-            self.worker('b', registries.WRONG, taken_by='c'))
-        self.assertEqual('ok', finding.level)
+            self.worker('b', seen=time.time() - 61),
+            self.worker('a', registries.WRONG, seen=0), self.worker('c'))
+        self.assertEqual('warn', finding.level)
+        self.assertIn('hosts a (since 1970-01-01 00:00:00 UTC), b (since ',
+                      finding.text)
+        self.assertNotIn('c (', finding.text)
+        self.assertIn('rados -p images rmomapkey glance_dcn.workers worker/',
+                      finding.remedy)
+
+    def test_all_are_silent(self):
+        self.assertEqual('warn', self.look(self.worker(
+            'a', seen=time.time() - 3600)).level)
+
+    def test_what_is_wrong_with_the_living_comes_first(self):
+        silent = self.worker('z', url='http://a:9292', seen=0)
+        for words, workers in (
+                ('wrong', [self.worker('a', registries.WRONG)]),
+                ('same', [self.worker('a', url='http://vip:9292'),
+                          self.worker('b', url='http://vip:9292')]),
+                ('nobody has answered', [self.worker(
+                    'a', registries.UNPROVED)])):
+            self.assertIn(words, self.look(silent, *workers).text)
+
+    def test_silent_ones_that_do_not_count(self):
+        # What they were at is undone, or they belong to another site.
+        finding = self.look(
+            self.worker('a', registries.WRONG, taken_by='c', seen=0),
+            self.worker('b', site='other', seen=0))
+        self.assertEqual(('ok', 'none has spoken of late'),
+                         (finding.level, finding.text))
