@@ -31,7 +31,10 @@ IMPORTING = 'os_glance_importing_to_stores'
 FAILED = 'os_glance_failed_import'
 
 _STORE = 'store'
-_PERCENT = re.compile(r'(\d{1,3}) %')
+# As in "Copying: 42 %, 9 MiB/s; dcn0: 128 MiB", for all stores at once, and in
+# "Storing the image: central: 100 %, dcn0: 12 %", for each.
+_OVERALL = re.compile(r'[^:]*: (\d{1,3}) %')
+_OF_STORE = re.compile(r'[:,] ([^:,;]+): (\d{1,3}) %')
 _ACTIVE = 'active'
 # Images whose locations are asked for in one go.
 _BATCH = 500
@@ -62,9 +65,11 @@ class Transfer:
 
     :ivar image: ID of the image
     :ivar message: how far it is, as its task says
-    :ivar percent: the same as a number, or None
+    :ivar percent: the same as a number, or None; where stores are told one by
+        one, of the one that is furthest behind
     :ivar begun: when, as text
     :ivar heard: when its task was saved last, as text
+    :ivar percents: the same by store, of those that are told one by one
     """
 
     task: str
@@ -73,6 +78,15 @@ class Transfer:
     percent: typing.Optional[int]
     begun: str
     heard: str
+    percents: dict = dataclasses.field(default_factory=dict)
+
+    def percent_of(self, store):
+        """Return how far it is at a store, as a number, or None.
+
+        Of stores that are told one by one, those that are not are yet to be
+        begun with.
+        """
+        return self.percents.get(store) if self.percents else self.percent
 
 
 @dataclasses.dataclass
@@ -293,10 +307,14 @@ def transfers():
 
 
 def _transfer(task, image, message, begun, heard):
-    percent = _PERCENT.search(message or '')
-    return Transfer(task, image, message or '',
-                    int(percent.group(1)) if percent else None,
-                    _time(begun), _time(heard))
+    message = message or ''
+    percents = {store: int(percent)
+                for store, percent in _OF_STORE.findall(message)}
+    overall = _OVERALL.match(message)
+    percent = int(overall.group(1)) if overall else min(
+        percents.values(), default=None)
+    return Transfer(task, image, message, percent, _time(begun), _time(heard),
+                    percents)
 
 
 def _time(moment):

@@ -59,7 +59,8 @@ class Snapshot:
         :param site: :class:`glance_dcn.status.look.State`
         """
         if site.name in image.importing:
-            return COPYING, self._percents.get(image.id)
+            transfer = self._transfers.get(image.id)
+            return COPYING, transfer and transfer.percent_of(site.name)
         if site.name in image.present:
             return PRESENT, None
         if image.id in site.images:
@@ -69,8 +70,8 @@ class Snapshot:
         return MISSING, None
 
     def __post_init__(self):
-        self._percents = {transfer.image: transfer.percent
-                          for transfer in self.transfers}
+        self._transfers = {transfer.image: transfer
+                           for transfer in self.transfers}
 
 
 def take(targets, timeout, wanted=None, limit=0):

@@ -102,6 +102,16 @@ class TestStatus(CommandTestCase):
         self.assertIn('present  copying 42 %',
                       self.run_command('status', '--all')[1])
 
+    def test_percent_of_each_site(self):
+        image = self.image(importing={'central', 'edge'})
+        image.id = 'i1'
+        self.snapshot = test_metrics.some_snapshot(
+            images=[image], transfers=[inventory.Transfer(
+                't', 'i1', 'Storing the image: central: 100 %, edge: 12 %',
+                12, 'now', 'now', {'central': 100, 'edge': 12})])
+        self.assertIn('copying 100 %  copying 12 %',
+                      self.run_command('status', '--all')[1])
+
     def test_states(self):
         sites = [look.State(name, health.UP) for name in
                  ('a', 'b', 'c', 'd', 'e')]

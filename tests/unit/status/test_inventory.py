@@ -14,6 +14,7 @@
 
 import datetime
 import json
+import types
 import uuid
 
 import fixtures
@@ -21,6 +22,10 @@ from glance.db.sqlalchemy import models
 from oslotest import base
 import sqlalchemy
 
+from glance_dcn.engine import transfer
+from glance_dcn.flows import copy_image
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
 from glance_dcn.status import inventory
 
 _SOME_TIME = datetime.datetime(2026, 11, 21, 14, 0)
@@ -152,6 +157,41 @@ class TestInventory(base.BaseTestCase):
              ('t3', image, None, '2026-11-21 14:00:00 UTC')],
             [(found.task, found.image, found.percent, found.begun)
              for found in inventory.transfers()])
+
+    def transfer(self, message):
+        return inventory._transfer('t', 'i', message, None, None)
+
+    def test_percent_of_each_store(self):
+        found = self.transfer('Storing the image: central: 100 %, '
+                              'dcn1: 12 %, dcn10: 7 %')
+        self.assertEqual(
+            [100, 12, 7, None, None],
+            [found.percent_of(store) for store in
+             ('central', 'dcn1', 'dcn10', 'dcn', 'dcn2')])
+        self.assertEqual(7, found.percent)
+
+    def test_percent_of_all_stores_at_once(self):
+        for message, percent in (
+                ('Copying: 42 %, 9 MiB/s; dcn0: 12 MiB, dcn1: 3 MiB', 42),
+                ('Staging the image: 25 %', 25),
+                ('Staging the image: 25 MiB', None),
+                ('Storing the image', None), (None, None)):
+            found = self.transfer(message)
+            self.assertEqual((percent, percent, {}), (
+                found.percent, found.percent_of('dcn0'), found.percents))
+
+    def test_messages_are_told_as_they_are_understood(self):
+        # What the two who say how far stores are really say.
+        going_on = running.Import(types.SimpleNamespace(
+            entry=types.SimpleNamespace(phase=journal.STORING)))
+        going_on.progress('dcn1', 1)
+        going_on.progress('dcn10', .5)
+        self.assertEqual({'dcn1': 100, 'dcn10': 50},
+                         self.transfer(going_on.message()).percents)
+        found = self.transfer(copy_image._Message(['dcn0']).update(
+            transfer.Progress(covered=1, planned=4, listed=True, position=0,
+                              size=0, data=0, written={'dcn0: images/x': 0})))
+        self.assertEqual((25, {}), (found.percent_of('dcn0'), found.percents))
 
     def test_glance_keeps_stores_as_it_is_thought(self):
         # The filters look for this text.
