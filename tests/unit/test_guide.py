@@ -20,6 +20,9 @@ import re
 from oslotest import base
 
 from glance_dcn.cmd import main
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+from glance_dcn.workers import place
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _GUIDE = _ROOT / 'doc' / 'source'
@@ -36,6 +39,19 @@ def constants():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(_FORMAT.sub('\0', node.value))
     return '\n'.join(found)
+
+
+def named(pattern):
+    """Return the strings of a form that are constants of modules."""
+    found = set()
+    for path in (_ROOT / 'glance_dcn').rglob('*.py'):
+        for node in ast.parse(path.read_text()).body:
+            value = node.value if isinstance(node, ast.Assign) else None
+            if (isinstance(value, ast.Constant)
+                    and isinstance(value.value, str)
+                    and re.fullmatch(pattern, value.value)):
+                found.add(value.value)
+    return found
 
 
 def messages(page):
@@ -70,6 +86,30 @@ class TestTroubleshooting(base.BaseTestCase):
             message for message in explained
             if not all(part.strip(' :;,(') in text
                        for part in _STANDS.split(message))])
+
+
+class TestHowItWorks(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        page = (_GUIDE / 'admin' / 'how-it-works.rst').read_text()
+        self.terms = set(re.findall(
+            '``(.+?)``', page.partition('What it keeps, and where')[2]))
+
+    def test_names_all_that_is_kept_in_pools(self):
+        kept = {name + '*' if name.endswith('.') else name
+                for name in named(r'glance_dcn\.[a-z]+\.?')}
+        self.assertIn('glance_dcn.record', kept)
+        self.assertEqual(set(), kept - self.terms)
+        self.assertEqual({'glance_dcn.owed.STORE'}, {
+            term for term in self.terms
+            if term.startswith('glance_dcn.')} - kept)
+
+    def test_names_all_that_is_kept_on_disk(self):
+        self.assertLessEqual(
+            {journal.FOLDER, 'TASK' + journal._RECORD, 'TASK' + journal._LOCK,
+             place._IDENTITY, place._LEAD, place._CHALLENGE,
+             folder._WORKERS + '/*'}, self.terms)
 
 
 class TestCommands(base.BaseTestCase):
