@@ -97,6 +97,7 @@ def register(commands):
                              'sites file)')
     parser.add_argument('--add', action='store_true',
                         help='add it to the sites file')
+    output.add_format(parser)
     parser = _add(commands, 'key', _key, _KEY, _KEY_END,
                   'make a cephx key for Glance at a site')
     parser.add_argument('name', metavar='SITE', help='name of the site')
@@ -137,12 +138,25 @@ def _import(args):
                               'cluster, or --export')
     entries, keys = (_of_export(args) if args.export
                      else ([_of_cluster(args)], []))
-    if not args.add:
+    if args.add:
+        _write(args, entries, keys)
+    if args.format == 'json':
+        print(output.text({
+            'sites_file': args.sites_file, 'added': args.add,
+            'sites': entries, 'keyrings': [path for path, _file in keys]}))
+    elif args.add:
+        for found in entries:
+            print('%s: site %s is added' % (args.sites_file, found['name']))
+    else:
         for found in entries:
             print(entry.text(found), end='')
         for path, _file in keys:
             print('# The key is to be in %s; --add writes it.' % path)
-        return sitesfile.DONE
+    return sitesfile.DONE
+
+
+def _write(args, entries, keys):
+    """Add entries to the sites file, and write the keys they refer to."""
     prepared = entry.prepare(args.sites_file, entries)
     for path, file in keys:
         if os.path.lexists(path) and not _same_key(path, file):
@@ -152,9 +166,6 @@ def _import(args):
     for path, file in keys:
         files.write(os.path.dirname(path), [file])
     entry.write(args.sites_file, *prepared)
-    for found in entries:
-        print('%s: site %s is added' % (args.sites_file, found['name']))
-    return sitesfile.DONE
 
 
 def _same_key(path, file):

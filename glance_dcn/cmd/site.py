@@ -20,7 +20,9 @@ import argparse
 import glance_store
 
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 from glance_dcn.cmd import cluster
+from glance_dcn.cmd import output
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import wiring
 
@@ -75,44 +77,58 @@ def _add(commands, name, run, description, epilog, summary):
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('store', metavar='STORE',
                         help='name of the store in enabled_backends')
+    output.add_format(parser)
     parser.set_defaults(run=run)
 
 
 def _show(args):
     site = _find(args.store)
     if site is None:
-        return 1
+        return _none(args, state=None, fsid=None, pool=None)
+    error = None
     try:
         with site.open_pool():
-            print('%s: up, fsid %s, pool %s' % (site.name, site.fsid,
-                                                site.pool))
-        return 0
+            state, text = health.UP, 'up, fsid %s, pool %s' % (site.fsid,
+                                                               site.pool)
     except errors.ClusterError as exc:
-        print('%s: %s: %s' % (site.name, site.health.state, exc))
-        return 1
+        state, error = site.health.state, str(exc)
+        text = '%s: %s' % (state, error)
+    _print(args, '%s: %s' % (site.name, text), error, state=state,
+           fsid=site.fsid, pool=site.pool)
+    return 0 if error is None else 1
 
 
 def _accept(args):
     site = _find(args.store)
     if site is None:
-        return 1
+        return _none(args, fsid=None, before=None)
     try:
         before, now = wiring.PROCESS.accept(site)
     except errors.ClusterError as exc:
-        print(exc)
+        _print(args, str(exc), str(exc), fsid=None, before=None)
         return 1
-    print('%s: fsid %s is accepted; it was %s' % (site.name, now,
-                                                  before or 'not known'))
+    _print(args, '%s: fsid %s is accepted; it was %s' % (
+        site.name, now, before or 'not known'), fsid=now, before=before)
     return 0
 
 
+def _print(args, text, error=None, **fields):
+    """Print what came of it: the text, or the rest as JSON."""
+    print(text if args.format == 'table' else output.text(
+        dict({'store': args.store}, **fields, error=error)))
+
+
+def _none(args, **fields):
+    """Say that there is no such store, and return the exit status."""
+    text = '%s is no store of type dcn' % args.store
+    _print(args, text, text, **fields)
+    return 1
+
+
 def _find(store):
-    """Return the site of a store, or None with a message."""
+    """Return the site of a store, or None."""
     try:
         found = glance_store.get_store_from_store_identifier(store).site
     except (glance_store.UnknownScheme, AttributeError):
-        found = None
-    if not isinstance(found, sites.Site):
-        print('%s is no store of type dcn' % store)
         return None
-    return found
+    return found if isinstance(found, sites.Site) else None

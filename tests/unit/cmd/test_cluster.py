@@ -53,6 +53,23 @@ class TestImport(test_config.CommandTestCase):
             self.keys / 'dcn5.client.openstack.keyring').stat().st_mode
             & 0o777)
 
+    def test_as_json(self):
+        keyring = str(self.keys / 'dcn5.client.openstack.keyring')
+        for argv, added in (((), False), (('--add',), True)):
+            self.assertEqual(0, self.site_import(
+                'dcn5', '--export', self.export, '--format', 'json', *argv))
+            found = json.loads(self.out)
+            self.assertEqual(
+                (str(self.path), added, [keyring]),
+                (found['sites_file'], found['added'], found['keyrings']))
+            [site] = found['sites']
+            self.assertEqual(
+                ('dcn5', base.FSIDS[5], 'openstack', {'file': keyring}),
+                (site['name'], *(site['cluster'][name] for name in
+                                 ('fsid', 'user', 'key'))))
+            self.assertEqual(added, self.keys.exists())
+        self.assertIsNotNone(self.load(self.path.read_text()).site('dcn5'))
+
     def test_refused_writes_nothing(self):
         self.export.write_text(test_entry._EXPORT.replace(
             base.FSIDS[5], base.FSIDS[2]))

@@ -13,6 +13,7 @@
 import argparse
 import contextlib
 import io
+import json
 from unittest import mock
 
 import fixtures
@@ -77,6 +78,46 @@ class TestSite(base.BaseTestCase):
         status, output = self.run_command('accept', 'edge')
         self.assertEqual(1, status)
         self.assertIn('no answer', output)
+
+    def run_for_json(self, *argv):
+        """Return the exit status and what is printed as JSON."""
+        status, output = self.run_command(*argv, '--format', 'json')
+        return status, json.loads(output)
+
+    def test_show_as_json(self):
+        self.assertEqual(
+            (0, {'store': 'edge', 'state': 'up', 'fsid': 'fsid-one',
+                 'pool': 'images', 'error': None}),
+            self.run_for_json('show', 'edge'))
+        self.site.open_pool.side_effect = errors.Unreachable(
+            'edge', 'no answer', 'look')
+        self.site.health = health.Health(health.DOWN)
+        self.assertEqual(
+            (1, {'store': 'edge', 'state': 'down', 'fsid': 'fsid-one',
+                 'pool': 'images', 'error': 'store edge: no answer; look'}),
+            self.run_for_json('show', 'edge'))
+
+    def test_accept_as_json(self):
+        self.wiring.accept.return_value = None, 'new'
+        self.assertEqual(
+            (0, {'store': 'edge', 'fsid': 'new', 'before': None,
+                 'error': None}), self.run_for_json('accept', 'edge'))
+        self.wiring.accept.side_effect = errors.Unreachable(
+            'edge', 'no answer', 'look')
+        self.assertEqual(
+            (1, {'store': 'edge', 'fsid': None, 'before': None,
+                 'error': 'store edge: no answer; look'}),
+            self.run_for_json('accept', 'edge'))
+
+    def test_no_such_store_as_json(self):
+        # With the same fields as if there were one.
+        for command in ('show', 'accept'):
+            self.wiring.accept.return_value = None, 'new'
+            known = self.run_for_json(command, 'edge')[1]
+            status, found = self.run_for_json(command, 'nfs')
+            self.assertEqual(1, status)
+            self.assertEqual(known.keys(), found.keys())
+            self.assertIn('nfs is no store', found['error'])
 
     def test_no_such_store(self):
         for command in ('show', 'accept'):
