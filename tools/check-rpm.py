@@ -38,7 +38,7 @@ _ELSEWHERE = re.compile(
     r'|usr/share/(doc|licenses)/python3?-glance-dcn[^/]*/.+'
     r'|var/lib/rpm/.+')
 # What other packages have to provide besides those of requirements.txt.
-_OF_DISTRIBUTION = {'python3-rados', 'python3-rbd', 'qemu-img',
+_OF_DISTRIBUTION = {'python3-rados', 'python3-rbd', 'qemu-img', 'util-linux',
                     'python3dist(glance)'}
 # Run by an interpreter that has all libraries, but glance_dcn from the root.
 _LOAD = """

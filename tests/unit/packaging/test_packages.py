@@ -12,12 +12,15 @@
 
 """What is said in several places about packages is the same in all."""
 
+import ast
 import pathlib
 import re
 
 from oslotest import base
 from packaging import requirements
 from packaging import utils
+
+from glance_dcn.engine import qemu_img
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _PYTHON = re.compile(r'python3dist\((.+)\)')
@@ -87,6 +90,15 @@ class TestSpec(base.BaseTestCase):
 
 class TestTool(base.BaseTestCase):
 
+    def test_wants_what_the_spec_requires_of_the_distribution(self):
+        text = (_ROOT / 'tools/check-rpm.py').read_text()
+        [names] = re.findall(r'^_OF_DISTRIBUTION = (\{.*?\})', text,
+                             re.MULTILINE | re.DOTALL)
+        self.assertEqual(
+            ast.literal_eval(names),
+            {name for name in required() if not _PYTHON.fullmatch(name)}
+            | {'python3dist(glance)'})
+
     def test_leaves_what_is_not_its_own(self):
         # The folder is one that whoever calls it has named.
         text = (_ROOT / 'tools/build-rpm.sh').read_text()
@@ -96,6 +108,17 @@ class TestTool(base.BaseTestCase):
 
 
 class TestBindep(base.BaseTestCase):
+
+    def test_names_what_runs_qemu_img(self):
+        # Without a profile: it is needed where Glance runs.
+        command = qemu_img._command([], qemu_img.Limits(1, 1, 1))
+        packages = {'prlimit': ('util-linux', 'util-linux'),
+                    'qemu-img': ('qemu-utils', 'qemu-img')}
+        programs = [word for word in command if not word.startswith('-')]
+        self.assertEqual(sorted(packages), sorted(programs))
+        for of_dpkg, of_rpm in packages.values():
+            self.assertIn(of_dpkg, listed('dpkg'))
+            self.assertIn(of_rpm, listed('rpm'))
 
     def test_names_what_the_tools_install(self):
         installed = set()
