@@ -48,13 +48,21 @@ def main(count):
         (folder / 'key').write_text(_KEY)
         (folder / 'key').chmod(0o600)
         path = folder / 'sites.yaml'
-        path.write_text('sites:\n' + ''.join(_SITE % {
-            'name': 'site%d' % number, 'number': number + 1,
-            'central': str(not number).lower(),
-            'net': '%d.%d' % divmod(number, 256)}
-            for number in range(count)))
+        path.write_text(sites_file(count))
         for kind in render.KINDS:
             measure(path, kind, folder / kind)
+
+
+def sites_file(count):
+    """Return a sites file of many sites, site0, site1, ..., as text.
+
+    The file ``key`` beside it must have the key of all clusters.
+    """
+    return 'sites:\n' + ''.join(_SITE % {
+        'name': 'site%d' % number, 'number': number + 1,
+        'central': str(not number).lower(),
+        'net': '%d.%d' % divmod(number, 256)}
+        for number in range(count))
 
 
 def measure(path, kind, folder):
