@@ -51,6 +51,20 @@ def run(things, timeout, only=()):
     return run.findings(timeout)
 
 
+def idle(things, names):
+    """Return those of some checks that have nothing to look at.
+
+    :param things: list of subjects, see :mod:`glance_dcn.checks.subjects`
+    :param names: of checks
+    :returns: list of :class:`glance_dcn.checks.registry.Check`
+    """
+    scopes = {_SCOPES[type(thing)] for thing in things}
+    if registry.SITE in scopes:
+        scopes.add(registry.ALL)
+    return [registry.CHECKS[name] for name in names
+            if registry.CHECKS[name].scope not in scopes]
+
+
 class _Run:
     """One run over all subjects."""
 

@@ -52,6 +52,12 @@ exit status:
   2  wrong arguments, or a configuration that cannot be used
 """
 _ROOM = 20
+# Why there is nothing to look at for a check, by its scope.
+_NO_SITE = 'there is no site with a cluster'
+_IDLE = {registry.SITE: _NO_SITE, registry.ALL: _NO_SITE,
+         registry.NODE: '--site leaves this node out',
+         registry.GLANCE: 'name a Glance with --glance, or as a worker of a '
+                          'site in a sites file'}
 
 
 def register(subparsers):
@@ -152,9 +158,24 @@ def _subjects(args):
         paths.append(args.conf[nodes.STAGING].filesystem_store_datadir)
         things.insert(0, this)
     things += [subjects.Glance(name, url) for name, url in _glances(args)]
+    _refuse_idle(things, args.only)
     # In one go, before there are threads.
     allowed.ask(paths + [path for site in sites for path in _keyrings(site)])
     return things
+
+
+def _refuse_idle(things, names):
+    """Refuse checks that would not be carried out, and not be missed.
+
+    :raises ValueError: if there are any
+    """
+    idle = {}
+    for check in runner.idle(things, names):
+        idle.setdefault(_IDLE[check.scope], []).append(check.name)
+    if idle:
+        raise ValueError('nothing to look at for ' + '; nor for '.join(
+            '%s: %s' % (', '.join(dict.fromkeys(found)), why)
+            for why, found in idle.items()))
 
 
 def _glances(args):
