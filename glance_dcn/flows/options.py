@@ -36,10 +36,10 @@ Related options:
 """),
     cfg.IntOpt('transfer_memory', default=128, min=8,
                help="""
-MiB of image data that one transfer holds in memory at most.
+MiB of image data that one direct copy holds in memory at most.
 
-A slow target holds back the others of the same transfer by no more than
-this.
+A slow target holds back the others of the same copy by no more than this. An
+upload, or an import into a store, holds 128 MiB at most.
 
 Possible values:
     * MiB, 8 or more
