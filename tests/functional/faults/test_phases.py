@@ -113,6 +113,9 @@ class AwayTest(PhasesTestCase):
     def test_killed_amid_data(self):
         self.check_data('kill')
 
+    def test_cut_off_amid_data(self):
+        self.check_data('cut')
+
     def test_stopped_amid_data(self):
         self.check_data('freeze')
 
