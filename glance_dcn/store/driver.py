@@ -20,6 +20,7 @@ to do.
 """
 
 import contextlib
+import errno
 import logging
 
 from glance_store import capabilities
@@ -333,8 +334,10 @@ class Store(driver.Store):
                                                    reason=str(exc))
         except (rbd.Error, omap.Error) as exc:
             # What a cluster answers, a refusal say, is none the less an
-            # answer: only what is not answered is owed.
-            if self.site.health.state == health.DOWN:
+            # answer: only what is not answered is owed, also where the site
+            # has come back meanwhile.
+            if (self.site.health.state == health.DOWN
+                    or abs(exc.errno or 0) == errno.ETIMEDOUT):
                 self._owe(loc, exc)
                 return
             if isinstance(exc, omap.Error):

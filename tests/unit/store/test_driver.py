@@ -12,6 +12,7 @@
 
 """The store as far as it needs no cluster."""
 
+import errno
 import io
 import pathlib
 import time
@@ -25,6 +26,8 @@ from glance_store import exceptions
 from glance_store import location as glance_location
 from oslo_config import cfg
 from oslotest import base
+import rados
+import rbd as librbd
 
 from glance_dcn.ceph import connection
 from glance_dcn.sites import owed
@@ -222,6 +225,27 @@ class TestErrors(StoreCase):
                 self.assertIn(word, text)
         # The cluster was not asked.
         self.assertLess(time.monotonic() - began, 15)
+
+
+class TestUnansweredDeletion(StoreCase):
+
+    def test_is_owed_though_the_site_is_up_again(self):
+        self.write_ceph_conf()
+        store = self.store()
+        record = self.useFixture(fixtures.MockPatchObject(
+            owed.ledger, 'record')).mock
+        for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
+                    librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
+            self.useFixture(fixtures.MockPatchObject(
+                store, '_remove_while_up', side_effect=exc))
+            store.delete(self.location(store))
+        self.assertEqual(2, record.call_count)
+        self.useFixture(fixtures.MockPatchObject(
+            store, '_remove_while_up',
+            side_effect=librbd.PermissionError('no right', errno=errno.EPERM)))
+        self.assertRaises(exceptions.BadStoreConfiguration, store.delete,
+                          self.location(store))
+        self.assertEqual(2, record.call_count)
 
 
 class TestSizeOfPublished(StoreCase):
