@@ -35,7 +35,7 @@ class ShortRunTest(base.CephTestCase):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         done = subprocess.run(
             [sys.executable, '-m', 'tests.chaos', '--seed', '1',
-             '--operations', '40', '--longest', '3', '--grace', '150',
+             '--operations', '24', '--longest', '3', '--grace', '150',
              '--state', folder, '--lender', base.lab_state()],
             cwd=_ROOT, capture_output=True, text=True, timeout=420)
         log = folder / 'chaos.log'

@@ -125,7 +125,7 @@ class ShortRunTest(functional.CephTestCase):
         with log.open('w') as file:
             done = subprocess.run(
                 [sys.executable, '-m', 'tests.kills', '--seed', '5',
-                 '--kills', '4', '--limit', str(_LIMIT), '--lender',
+                 '--kills', '2', '--limit', str(_LIMIT), '--lender',
                  functional.lab_state()],
                 cwd=_ROOT, stdout=file, stderr=subprocess.STDOUT,
                 timeout=420)
