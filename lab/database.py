@@ -64,6 +64,8 @@ class MariaDB:
         self._server.start([
             'mariadbd', '--no-defaults', '--user=root',
             '--datadir=%s' % data, '--socket=%s' % self._socket,
+            # A server that starts removes what it takes for its own there.
+            '--tmpdir=%s' % (self.directory / 'run'),
             '--pid-file=%s' % (self.directory / 'run' / 'server.pid'),
             '--skip-networking', '--innodb-flush-log-at-trx-commit=2',
             '--max-connections=500'])

@@ -47,7 +47,6 @@ printf 'Bringing up the lab\n'
 # its threads write at once, and an import never begins.
 python -m lab up --database mariadb
 failed=0
-# Most of them wait most of the time.
-stestr run --concurrency "${CONCURRENCY:-6}" "$@" || failed=$?
+stestr run --concurrency "${CONCURRENCY:-4}" "$@" || failed=$?
 python tools/count-tests.py
 exit "$failed"

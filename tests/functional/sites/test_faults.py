@@ -129,6 +129,8 @@ class FaultyTargetTest(TargetTestCase):
             # From now on it has a lock.
             writer.image.write(b'data', 0)
             bad.osd.signal(signal.SIGSTOP)
+            # Its threads stop one by one.
+            time.sleep(.5)
             writer.write(64 * MIB, b'x' * MIB, done)
             # Until the map's update, which comes first, was given up.
             time.sleep(far.io_timeout + 2)
