@@ -162,7 +162,8 @@ class Absence:
             stack.callback(worker.stop)
             if not self._start(worker, side, situation, later):
                 return
-            client = api.Client(self._session, worker.url, self._patience)
+            client = api.Client(self._session, worker.url, self._patience,
+                                self._stage.path_of_database(side))
             calls = Calls(client, self._uri,
                           'dcn0' if count - away > 1 else None)
             if later:

@@ -100,11 +100,15 @@ class Stage:
         """Return whether a site is behind the WAN link."""
         return bool(self.link) and site == WAN
 
+    def path_of_database(self, side):
+        """Return the path of the database of a side's Glance."""
+        return self.database.directory / ('glance-%s.sqlite' % side)
+
     def client(self, side):
         """Return the :class:`bench.api.Client` of a side."""
         return api.Client(
             self._session, self._workers[side].url, self.timeout,
-            self.database.directory / ('glance-%s.sqlite' % side))
+            self.path_of_database(side))
 
     def meter(self, side):
         """Return the :class:`bench.meters.Worker` of a side."""
