@@ -25,7 +25,7 @@ from glance_dcn.engine import native
 # Seconds for which a client that was given up is kept at least: requests of
 # its users may be in flight.
 _KEPT = 150
-# sys.getrefcount() of what only one list of lists refers to.
+# sys.getrefcount() of a client that only its entry in that list refers to.
 _UNUSED = 2
 
 
