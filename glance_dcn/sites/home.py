@@ -1,0 +1,84 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The cluster in which this process keeps its records: that of its own site.
+
+Records (tasks, intents, leases, definitions of sites, cluster identities,
+workers) lie in the pool of the default store, in a RADOS namespace of this
+software. Users of other sites have no right to that namespace, and no process
+reads what another site keeps in its own: a record that another site could
+have written is never acted upon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import typing
+
+from glance_dcn.ceph import omap
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from glance_dcn.sites import site as sites
+
+#: RADOS namespace of the records, in the pool of the default store.
+NAMESPACE = 'glance-dcn'
+
+# The object with the key of the deployment, and its key in the omap.
+_DEPLOYMENT = 'deployment'
+_KEY = 'key'
+_KEY_BYTES = 32
+
+
+class Home:
+    """Where this process keeps its records.
+
+    :ivar site: site of the default store, or of the first ``dcn`` store where
+        the default store is of another type; None before one is configured
+    """
+
+    def __init__(self, site: sites.Site | None = None) -> None:
+        self.site = site
+        self._key: bytes | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[typing.Any]:
+        """Open the namespace of the records.
+
+        :returns: context manager that gives a rados.Ioctx
+        :raises glance_dcn.ceph.errors.ClusterError: if the site cannot be
+            used
+        """
+        if self.site is None:
+            raise RuntimeError('no dcn store is configured yet')
+        with self.site.open_pool() as ioctx:
+            ioctx.set_namespace(NAMESPACE)
+            yield ioctx
+
+    def key(self) -> bytes:
+        """Return the secret key of the deployment, 32 bytes.
+
+        Only processes of this home can read it: what is authenticated by it
+        cannot have been written by another site. The first process makes it.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+        :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        if self._key is None:
+            with self.open() as ioctx:
+                omap.swap(ioctx, _DEPLOYMENT, _KEY, None,
+                          secrets.token_hex(_KEY_BYTES))
+                self._key = bytes.fromhex(
+                    omap.get(ioctx, _DEPLOYMENT, _KEY) or '')
+        return self._key
