@@ -30,6 +30,7 @@ import rados
 from glance_dcn import background
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
@@ -106,6 +107,8 @@ class Connection:
                                      connect_timeout or CONNECT_TIMEOUT)
         # What to call when the cluster is up.
         self._told = []
+        # The client of each open pool, by the identity of its Ioctx.
+        self._users = {}
         # By process ID. Those of other processes are kept and not touched:
         # only the parent has the librados threads that would be joined, and
         # its locks may be held for ever here.
@@ -193,6 +196,7 @@ class Connection:
         # On a full cluster requests fail at once instead of waiting for
         # somebody to make room.
         ioctx.set_osdmap_full_try()
+        self._users[id(ioctx)] = client
         try:
             yield ioctx
         except Exception as exc:
@@ -205,6 +209,7 @@ class Connection:
                 self._failed(exc, client)
             raise
         finally:
+            del self._users[id(ioctx)]
             ioctx.close()
 
     def failed(self, exc):
@@ -227,18 +232,46 @@ class Connection:
             state.watch.lost(error)
         return True
 
-    def forsake(self):
+    def blocklist_retired_clients(self):
         """See that what was given up at the cluster is not written later.
 
-        Of a client that was given up requests may be in flight. Before
-        another takes its place, it is cut off.
+        Of a client that was retired requests may be in flight. Before
+        another takes its place, it is blocklisted.
         """
         state = self._state()
-        state.forsake()
+        state.mark_retired()
         client = state.client
         if client:
             # It came before it was known.
-            state.cut_off_forsaken(client)
+            state.blocklist_marked(client)
+
+    def blocklist(self, addresses):
+        """Blocklist clients of the cluster, this process's own among them.
+
+        :param addresses: as :meth:`address_of` returns them
+        :returns: those that could not be blocklisted
+        :raises ClusterError: if the cluster cannot be used
+        """
+        state = self._state()
+        client = state.client
+        if client and client.get_addrs() in addresses:
+            # Its users get an error, and the next call a new client.
+            state.retire(client)
+        return fencing.blocklist(self.client(), addresses)
+
+    @property
+    def address(self):
+        """Address of this process's client, or None if it has none."""
+        client = self._state().client
+        return client and client.get_addrs()
+
+    def client_of(self, ioctx):
+        """Return the rados.Rados that a pool was opened by."""
+        return self._users[id(ioctx)]
+
+    def address_of(self, ioctx):
+        """Return the address of the client that a pool was opened by."""
+        return self.client_of(ioctx).get_addrs()
 
     def check(self):
         """Return if the cluster may be tried; costs nothing.
@@ -314,7 +347,7 @@ class Connection:
 
     def _connect(self):
         client = self._maker.connect(self._io_timeout)
-        self._state().cut_off_forsaken(client)
+        self._state().blocklist_marked(client)
         self.round_trip = clients.round_trip(client)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,

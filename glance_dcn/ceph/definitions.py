@@ -14,22 +14,23 @@
 
 A site that was taken away keeps serving what it holds, also after a restart
 of Glance, so what described it must outlive its file. It is an omap in the
-pool of the default store: ``site/<name>`` has the options of the site's store
-as JSON, ``holder/<name>/<host>`` the time at which a host last said that it
-has the file of the site. There are no secrets in it.
+home of the records: ``site/<name>`` has the options of the site's store,
+``holder/<name>/<host>`` the count by which a host says that it has the file
+of the site. There are no secrets in it.
 """
 
 import contextlib
 import dataclasses
-import json
 import logging
+import typing
 
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 
 LOG = logging.getLogger(__name__)
 
 #: Name of the RADOS object.
-OBJECT = 'glance_dcn.sites'
+OBJECT = 'sites'
 
 _SITE = 'site/'
 _HOLDER = 'holder/'
@@ -48,6 +49,20 @@ class RecordError(Exception):
         self.store = store
 
 
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """The options of a site, as they are kept."""
+
+    options: typing.Dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Holder:
+    """When a host said that it has the file of a site."""
+
+    seconds: float
+
+
 @dataclasses.dataclass
 class Definition:
     """A site that is recorded.
@@ -64,12 +79,14 @@ class Definitions:
     """The record in one pool.
 
     :param store: identifier of the store whose pool it is
-    :param ioctx: rados.Ioctx of the pool
+    :param ioctx: rados.Ioctx of the home's namespace
+    :param deployment: identity of the deployment
     """
 
-    def __init__(self, store, ioctx):
+    def __init__(self, store, ioctx, deployment=''):
         self._store = store
         self._ioctx = ioctx
+        self._deployment = deployment
 
     def load(self):
         """Return a dict of :class:`Definition` by name of the site.
@@ -83,14 +100,15 @@ class Definitions:
         for key, value in entries:
             try:
                 if key.startswith(_SITE):
-                    options = json.loads(value)
-                    found[key[len(_SITE):]] = Definition({
-                        str(name): str(text)
-                        for name, text in options.items()})
+                    found[key[len(_SITE):]] = Definition(
+                        self._parse(_Options, value).options)
                 elif key.startswith(_HOLDER):
                     name, host = key[len(_HOLDER):].split('/', 1)
-                    holders.append((name, host, float(value)))
-            except (ValueError, AttributeError):
+                    holders.append((name, host, self._parse(
+                        _Holder, value).seconds))
+            except record_format.ForeignRecord:
+                continue
+            except ValueError:
                 LOG.warning('Entry %r of the record of sites cannot be '
                             'understood and is left aside', key)
         for name, host, seconds in holders:
@@ -104,7 +122,7 @@ class Definitions:
         :param options: dict of text by name
         :raises RecordError: if it cannot be written
         """
-        self._set(_SITE + name, json.dumps(options, sort_keys=True))
+        self._set(_SITE + name, _Options(dict(options)))
 
     def hold(self, name, host, seconds):
         """Note that a host has the file of a site.
@@ -112,7 +130,7 @@ class Definitions:
         :param seconds: since the epoch
         :raises RecordError: if it cannot be written
         """
-        self._set('%s%s/%s' % (_HOLDER, name, host), '%d' % seconds)
+        self._set('%s%s/%s' % (_HOLDER, name, host), _Holder(float(seconds)))
 
     def release(self, name, host):
         """Note that a host has it no more."""
@@ -126,9 +144,13 @@ class Definitions:
         self._remove(_SITE + name, *('%s%s/%s' % (_HOLDER, name, host)
                                      for host in hosts))
 
-    def _set(self, key, value):
+    def _parse(self, kind, text):
+        return record_format.load(kind, text, self._deployment)
+
+    def _set(self, key, record):
         with self._explained():
-            omap.put(self._ioctx, OBJECT, {key: value})
+            omap.put(self._ioctx, OBJECT, {key: record_format.dump(
+                record, self._deployment)})
 
     def _remove(self, *keys):
         with self._explained():

@@ -10,41 +10,48 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Cutting off clients whose work is not to go on.
+"""Cutting off clients whose work is not to go on, by RADOS's blocklist.
 
-For one that is dead, so that nobody has to wait for it:
-
-A cluster takes half a minute to find out that a client which had an image
-open has died; until then nobody can remove the image. Who knows better, for
-the process was on this host, has the client blocklisted: whatever of it is
-still under way fails, and its watches end at once. ``profile rbd`` of the
-monitors' capabilities allows it.
+For one that is dead, so that its image can be removed at once: a cluster
+takes half a minute to find out that a client which had an image open has
+died. For one that was given up, or that has not renewed its lease, so that
+what it has in flight is not written after the image was removed. Whatever a
+blocklisted client sends fails, and its watches end at once. ``profile rbd``
+of the monitors' capabilities allows it.
 """
+
+from __future__ import annotations
 
 import logging
 import time
+import typing
 
 import rados
 import rbd
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+    from collections.abc import Iterable
+
 LOG = logging.getLogger(__name__)
 
-# Seconds for which a client stays cut off: no request of it lives longer.
+# Seconds for which a client stays blocklisted: no request of it lives longer.
 _DURATION = 3600
 # Seconds that the cluster has for letting its watches end.
 _PATIENCE = 10
 _PAUSE = 0.1
 
 
-def forbid(client, addresses):
-    """Cut off clients of this process that were given up.
+def blocklist(client: rados.Rados, addresses: Iterable[str]) -> set[str]:
+    """Blocklist clients by their addresses.
 
-    What they have in flight is carried out before anything that the client
-    asks for from now on, or not at all.
+    What they have in flight is carried out before anything that this client
+    asks for from now on, or not at all: librados waits for the map of OSDs
+    that has the blocklist, and each OSD takes that map from the next request.
 
-    :param client: rados.Rados
-    :param addresses: collection of their addresses
-    :returns: set of those that could not be cut off
+    :param client: connected client of the cluster
+    :param addresses: as rados.Rados.get_addrs() returns them
+    :returns: those that could not be blocklisted
     """
     left = set()
     for address in addresses:
@@ -52,47 +59,45 @@ def forbid(client, addresses):
             client.blocklist_add(address, _DURATION)
         except rados.Error as exc:
             LOG.warning('Client %(address)s, which was given up, cannot be '
-                        'cut off (%(error)s): what it has in flight may '
+                        'blocklisted (%(error)s): what it has in flight may '
                         'still be written', {'address': address,
                                              'error': exc})
             left.add(address)
     return left
 
 
-def cut_off(client, ioctx, image, instances):
-    """Cut off dead clients that have an image open.
+def blocklist_watchers(client: rados.Rados, ioctx: rados.Ioctx, image: str,
+                       instances: Collection[int]) -> bool:
+    """Blocklist dead clients that have an image open.
 
-    :param client: rados.Rados
-    :param ioctx: rados.Ioctx of the image's pool
+    :param client: connected client of the cluster
+    :param ioctx: of the image's pool
     :param image: name of the RBD image
-    :param instances: collection of the RADOS instance IDs of the dead
+    :param instances: RADOS instance IDs of the dead
     :returns: whether none of them has it open any more
-    :raises rbd.Error: if the image cannot be looked at
+    :raises rbd.Error: if the image cannot be opened
     """
-    done = set()
+    done: set[str] = set()
     deadline = time.monotonic() + _PATIENCE
     while True:
         watching = _watching(ioctx, image, instances)
         if not watching:
             return True
-        try:
-            for address in watching - done:
-                client.blocklist_add(address, _DURATION)
-                LOG.info('Client %(address)s, which was writing RBD image '
-                         '%(image)s, is dead: it was cut off', {
-                             'address': address, 'image': image})
-                done.add(address)
-        except rados.Error as exc:
-            LOG.warning('Dead client %(address)s cannot be cut off '
-                        '(%(error)s): the cluster forgets it within half a '
-                        'minute', {'address': address, 'error': exc})
+        left = blocklist(client, watching - done)
+        if left:
             return False
+        for address in watching - done:
+            LOG.info('Client %(address)s, which was writing RBD image '
+                     '%(image)s, is dead: it is blocklisted', {
+                         'address': address, 'image': image})
+        done |= watching
         if time.monotonic() > deadline:
             return False
         time.sleep(_PAUSE)
 
 
-def _watching(ioctx, image, instances):
+def _watching(ioctx: rados.Ioctx, image: str,
+              instances: Collection[int]) -> set[str]:
     """Return the addresses of those that have the image open."""
     try:
         with rbd.Image(ioctx, image, read_only=True) as opened:

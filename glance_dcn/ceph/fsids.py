@@ -10,130 +10,98 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Which cluster each site has: kept in the pool of one of them.
+"""Which cluster each store has: kept at home, an omap with a key for each."""
 
-An object's omap, with a key for each store and the fsid and the time as JSON.
-Users of the pool need no other rights than for images.
-"""
+from __future__ import annotations
 
-import errno
-import json
+import dataclasses
 import logging
 import time
+import typing
 
-import rados
+from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 
 LOG = logging.getLogger(__name__)
 
 #: What every function of this module raises when the cluster refuses.
-Error = rados.Error
+Error = omap.Error
 #: Name of the RADOS object.
-OBJECT = 'glance_dcn.fsids'
-
-# Entries asked for in one round trip.
-_PAGE = 500
-# librados.h: LIBRADOS_CMPXATTR_OP_EQ, LIBRADOS_CREATE_IDEMPOTENT.
-_EQUAL = 1
-_IDEMPOTENT = 0
+OBJECT = 'fsids'
 
 
-def load(ioctx):
-    """Return a dict of (fsid, seconds since the epoch) by store.
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What is kept of a store.
 
-    :param ioctx: rados.Ioctx of the pool
-    :raises Error: if they cannot be read
+    :ivar fsid: fsid of its cluster
+    :ivar since: when that was noted, seconds since the epoch; for people to
+        read
+    :ivar former: fsids of the clusters that it had before
+    """
+
+    fsid: str
+    since: float
+    former: typing.Tuple[str, ...] = ()
+
+
+def load(ioctx: typing.Any, deployment: str) -> dict[str, Entry]:
+    """Return what is kept, by store; what cannot be read is left out.
+
+    :param ioctx: rados.Ioctx of the home's namespace
+    :param deployment: identity of the deployment
+    :raises Error: if the cluster refuses
     """
     found = {}
-    last = ''
-    while True:
-        page = _page(ioctx, last)
-        for store, text in page:
-            entry = _parse(store, text)
-            if entry:
-                found[store] = entry
-        if len(page) < _PAGE:
-            return found
-        last = page[-1][0]
+    for store, text in omap.walk(ioctx, OBJECT):
+        entry = _parse(store, text, deployment)
+        if entry:
+            found[store] = entry
+    return found
 
 
-def add(ioctx, store, fsid):
+def add(ioctx: typing.Any, deployment: str, store: str, fsid: str) -> bool:
     """Note the cluster of a store, unless there is a note already.
 
     :returns: whether it was noted
-    :raises Error: if it could not be
+    :raises Error: if the cluster refuses
     """
-    with rados.WriteOpCtx() as op:
-        op.new(_IDEMPOTENT)
-        ioctx.operate_write_op(op, OBJECT)
-    with rados.WriteOpCtx() as op:
-        # What is not there equals an empty value.
-        op.omap_cmp(store, '', _EQUAL)
-        try:
-            _set(ioctx, op, store, fsid)
-        except rados.Error as exc:
-            if abs(exc.errno or 0) == errno.ECANCELED:
-                return False
-            raise
-    return True
+    return omap.swap(ioctx, OBJECT, store, None, record_format.dump(
+        Entry(fsid, time.time()), deployment))
 
 
-def replace(ioctx, store, fsid):
+def replace(ioctx: typing.Any, deployment: str, store: str,
+            fsid: str) -> str | None:
     """Note the cluster of a store in place of what was noted.
 
     :returns: the fsid that was noted, or None
-    :raises Error: if it could not be
+    :raises Error: if the cluster refuses
     """
-    before = load(ioctx).get(store, (None, None))[0]
-    gone = {*former(ioctx, store), before} - {fsid, None}
-    with rados.WriteOpCtx() as op:
-        _set(ioctx, op, store, fsid, sorted(gone))
-    return before
+    text = omap.get(ioctx, OBJECT, store)
+    before = text and _parse(store, text, deployment)
+    gone = {*before.former, before.fsid} - {fsid} if before else set()
+    omap.put(ioctx, OBJECT, {store: record_format.dump(
+        Entry(fsid, time.time(), tuple(sorted(gone))), deployment)})
+    return before.fsid if before else None
 
 
-def former(ioctx, store):
-    """Return the fsids of the clusters that a store had before, as a set.
+def former(ioctx: typing.Any, deployment: str, store: str) -> set[str]:
+    """Return the fsids of the clusters that a store had before.
 
-    :raises Error: if they cannot be read
+    :raises Error: if the cluster refuses
     """
-    with rados.ReadOpCtx() as op:
-        entries, _code = ioctx.get_omap_vals_by_keys(op, (store,))
-        try:
-            ioctx.operate_read_op(op, OBJECT)
-        except rados.ObjectNotFound:
-            return set()
-        for _store, text in entries:
-            try:
-                return set(json.loads(text).get('former', ()))
-            except (ValueError, AttributeError, TypeError) as exc:
-                LOG.warning('What is noted of the former clusters of store '
-                            '%s cannot be understood and is left aside: %s',
-                            store, exc)
-    return set()
+    text = omap.get(ioctx, OBJECT, store)
+    entry = text and _parse(store, text, deployment)
+    return set(entry.former) if entry else set()
 
 
-def _set(ioctx, op, store, fsid, gone=()):
-    fields = {'fsid': fsid, 'since': time.time()}
-    if gone:
-        fields['former'] = gone
-    ioctx.set_omap(op, (store,), (json.dumps(fields).encode(),))
-    ioctx.operate_write_op(op, OBJECT)
-
-
-def _page(ioctx, after):
-    with rados.ReadOpCtx() as op:
-        entries, _code = ioctx.get_omap_vals(op, after, '', _PAGE)
-        try:
-            ioctx.operate_read_op(op, OBJECT)
-        except rados.ObjectNotFound:
-            return []
-        return list(entries)
-
-
-def _parse(store, text):
+def _parse(store: str, text: str, deployment: str) -> Entry | None:
     try:
-        fields = json.loads(text)
-        return str(fields['fsid']), float(fields['since'])
-    except (ValueError, KeyError, TypeError) as exc:
-        LOG.warning('What is noted of the cluster of store %s cannot be '
-                    'understood and is left aside: %s', store, exc)
+        return record_format.load(Entry, text, deployment)
+    except record_format.ForeignRecord:
+        return None
+    except record_format.RecordError as exc:
+        LOG.warning('What is noted of the cluster of store %(store)s cannot '
+                    'be understood and is left alone: %(error)s',
+                    {'store': store, 'error': exc})
         return None

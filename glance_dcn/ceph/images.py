@@ -20,7 +20,6 @@ still being written, or whose writer died.
 import contextlib
 import dataclasses
 import logging
-import typing
 
 import rados
 import rbd
@@ -74,11 +73,16 @@ def publish(image, record):
     image.protect_snap(SNAPSHOT)
 
 
-def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False):
+def remove(ioctx, name, image_id, snapshot=None, trashing=None,
+           in_use_too=False):
     """Remove an image, or move it to the trash while snapshots remain.
+
+    For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`):
+    librbd removes by name. An image that is in use is left as it was.
 
     :param ioctx: rados.Ioctx of the pool
     :param name: name of the image
+    :param image_id: its internal ID; another image of the name is not removed
     :param snapshot: name of the snapshot that publishes it, removed first
     :param trashing: function called with the image's internal ID before it is
         moved to the trash
@@ -87,6 +91,9 @@ def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False):
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
     """
+    if image_id is None or look_up(ioctx, name) != image_id:
+        raise rbd.ImageNotFound('RBD image %s with ID %s' % (name, image_id))
+    removed = False
     try:
         try:
             if snapshot is not None:
@@ -94,27 +101,55 @@ def remove(ioctx, name, snapshot=None, trashing=None, in_use_too=False):
                 # be opened; it can be removed.
                 with contextlib.suppress(rbd.ImageNotFound), \
                         rbd.Image(ioctx, name) as image:
-                    _remove_snapshot(image, snapshot)
+                    _check_not_open(image)
+                    removed = _remove_snapshot(image, snapshot)
             rbd.RBD().remove(ioctx, name)
         except rbd.ImageHasSnapshots:
             # Others made snapshots of it, or clones that need no protection
             # (clone format 2): the data goes when the last of them is gone.
             LOG.warning('RBD image %s has snapshots left: moving it to the '
                         'trash', name)
-            _trash(ioctx, name, trashing)
+            _trash(ioctx, name, image_id, trashing)
         except rbd.ImageBusy:
             if not in_use_too:
                 raise
             LOG.warning('RBD image %s has clones: moving it to the trash',
                         name)
-            _trash(ioctx, name, trashing)
+            _trash(ioctx, name, image_id, trashing)
     except rbd.ImageBusy as exc:
+        if removed:
+            _restore_snapshot(ioctx, name, snapshot)
         raise InUse('RBD image %s is in use: %s' % (name, exc)) from exc
 
 
-def _trash(ioctx, name, trashing):
+def _check_not_open(image):
+    """See that no other client has an image open for writing.
+
+    To remove the snapshot of one that then cannot be removed would leave an
+    image that nobody can read.
+
+    :raises rbd.ImageBusy: if one has
+    """
+    # One of the watchers is this client.
+    if len(list(image.watchers_list())) > 1:
+        raise rbd.ImageBusy('another client has it open')
+
+
+def _restore_snapshot(ioctx, name, snapshot):
+    """Publish an image again whose removal was refused."""
+    try:
+        with rbd.Image(ioctx, name) as image:
+            image.create_snap(snapshot)
+            image.protect_snap(snapshot)
+    except rbd.Error as exc:
+        LOG.error('RBD image %(image)s cannot be removed, and its snapshot '
+                  '%(snapshot)s cannot be made again: %(error)s', {
+                      'image': name, 'snapshot': snapshot, 'error': exc})
+
+
+def _trash(ioctx, name, image_id, trashing):
     if trashing:
-        trashing(identify(ioctx, name))
+        trashing(image_id)
     rbd.RBD().trash_move(ioctx, name)
 
 
@@ -129,28 +164,34 @@ def is_empty(ioctx):
 
 
 def _remove_snapshot(image, snapshot):
+    """Remove a snapshot; return whether it was there."""
     try:
         image.unprotect_snap(snapshot)
     except rbd.InvalidArgument:
         LOG.debug('Snapshot %s was unprotected already', snapshot)
     except rbd.ImageNotFound:
         LOG.debug('There is no snapshot %s', snapshot)
-        return
+        return False
     try:
         image.remove_snap(snapshot)
     except rbd.ImageNotFound:
         LOG.debug('Snapshot %s is gone already', snapshot)
+        return False
+    return True
 
 
-def reap(ioctx, image_id, snapshot=None):
+def purge(ioctx, name, image_id, snapshot=None):
     """Remove an image from the trash.
 
+    :param name: the name it had; another image is not removed
     :param image_id: its internal ID
     :param snapshot: name of the snapshot that published it
     :raises rbd.ImageNotFound: if it is not in the trash
     :raises InUse: if it still has clones or snapshots, or is open
     """
-    rbd.RBD().trash_get(ioctx, image_id)
+    if rbd.RBD().trash_get(ioctx, image_id)['name'] != name:
+        raise rbd.ImageNotFound('RBD image %s with ID %s in the trash'
+                                % (name, image_id))
     try:
         if snapshot is not None:
             with contextlib.suppress(rbd.ImageNotFound), \
@@ -163,38 +204,35 @@ def reap(ioctx, image_id, snapshot=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class State:
-    """What an image is.
+class ImageInfo:
+    """What there is under a name.
 
     :ivar image_id: its internal ID
     :ivar published: whether it has the snapshot :data:`SNAPSHOT`
     :ivar blank: whether it has neither data, snapshots nor a parent
-    :ivar created: when it was created, by the cluster's clock, as a naive
-        datetime in UTC
     """
 
     image_id: str
-    published: bool
-    blank: bool
-    created: typing.Any
+    published: bool = False
+    blank: bool = True
 
 
-def look(ioctx, name):
-    """Return the :class:`State` of an image, or None if there is none.
+def inspect(ioctx, name):
+    """Return the :class:`ImageInfo` of an image, or None if there is none.
 
     One whose maker died while creating it cannot be opened and counts as
-    none.
+    blank.
 
-    :raises rbd.Error: if it cannot be looked at
+    :raises rbd.Error, glance_dcn.ceph.omap.Error: if it cannot be inspected
     """
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
             snapshots = [snap['name'] for snap in image.list_snaps()]
-            return State(image.id(), SNAPSHOT in snapshots,
-                         not snapshots and _is_blank(image),
-                         image.create_timestamp())
+            return ImageInfo(image.id(), SNAPSHOT in snapshots,
+                             not snapshots and _is_blank(image))
     except rbd.ImageNotFound:
-        return None
+        image_id = look_up(ioctx, name)
+        return image_id and ImageInfo(image_id)
 
 
 def _is_blank(image):
@@ -209,19 +247,10 @@ def _is_blank(image):
     return False
 
 
-def identify(ioctx, name):
-    """Return the internal ID of an image, or None if there is none."""
-    try:
-        with rbd.Image(ioctx, name, read_only=True) as image:
-            return image.id()
-    except rbd.ImageNotFound:
-        return None
-
-
 def look_up(ioctx, name):
-    """Return what :func:`identify` does, at a round trip's cost.
+    """Return the internal ID of an image, or None; one round trip.
 
-    Also of an image that is half created.
+    Also of one that is half created.
 
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """

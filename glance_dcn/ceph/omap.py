@@ -18,10 +18,15 @@ Plain RADOS objects in the pool of the images need no rights beyond those
 that images need.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import errno
 import functools
 import os
+import socket
 import struct
+import typing
 
 import rados
 
@@ -34,9 +39,9 @@ Error = rados.Error
 TIMEOUT = 10
 # Records asked for in one round trip.
 _PAGE = 512
-# librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW, LIBRADOS_CMPXATTR_OP_EQ,
-# LIBRADOS_CREATE_IDEMPOTENT.
-_MAY_RENEW = 1
+#: librados.h: LIBRADOS_LOCK_FLAG_MAY_RENEW.
+MAY_RENEW = 1
+# librados.h: LIBRADOS_CMPXATTR_OP_EQ, LIBRADOS_CREATE_IDEMPOTENT.
 _EQUAL = 1
 _IDEMPOTENT = 0
 
@@ -92,6 +97,27 @@ def swap(ioctx, name, key, before, after):
         return _if_matching(ioctx, op, name)
 
 
+def swap_later(ioctx: rados.Ioctx, name: str, key: str, before: str,
+               after: str,
+               failed: typing.Callable[[], None] = lambda: None) -> None:
+    """Write a record if it is still what it was, without waiting.
+
+    Operations of one client on one object are carried out in order: what is
+    sent afterwards sees the outcome.
+
+    :param failed: called if it was not written, in a thread of librados: it
+        must only take note
+    """
+    def answered(code: int) -> None:
+        if code < 0:
+            failed()
+    with rados.WriteOpCtx() as op:
+        op.omap_cmp(key, before, _EQUAL)
+        ioctx.set_omap(op, (key,), (after.encode(),))
+        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
+               answered)
+
+
 def remove(ioctx, name, key, text=None):
     """Remove a record.
 
@@ -106,9 +132,10 @@ def remove(ioctx, name, key, text=None):
         return _if_matching(ioctx, op, name)
 
 
-def remove_later(ioctx, name, key, failed):
+def remove_later(ioctx, name, key, failed, text=None):
     """Remove a record without waiting.
 
+    :param text: remove it only if this is its value
     :param failed: function called if it could not be removed, in a thread of
         librados: it must only take note
     """
@@ -116,6 +143,8 @@ def remove_later(ioctx, name, key, failed):
         if code < 0:
             failed()
     with rados.WriteOpCtx() as op:
+        if text is not None:
+            op.omap_cmp(key, text, _EQUAL)
         ioctx.remove_omap_keys(op, (key,))
         _start(functools.partial(ioctx.operate_aio_write_op, op, name),
                answered)
@@ -177,7 +206,7 @@ def lock(ioctx, name, lock_name, holder, seconds):
         # The holder is the cookie; the client, which is another after each
         # connecting, counts too.
         ioctx.lock_exclusive(name, lock_name, holder, '', int(seconds),
-                             _MAY_RENEW)
+                             MAY_RENEW)
     except (rados.ObjectBusy, rados.ObjectExists):
         return False
     return True
@@ -199,18 +228,34 @@ def is_locked(ioctx, name, lock_name):
     return holder(ioctx, name, lock_name) is not None
 
 
-def holder(ioctx, name, lock_name):
-    """Return who holds an exclusive lock, or None.
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds an exclusive lock.
 
-    :returns: tuple of the holder's RADOS instance ID, and what
-        :func:`break_lock` wants to know
+    :ivar instance: RADOS instance ID of the client
+    :ivar address: of the client, as the blocklist takes it; '' if it cannot
+        be told
+    :ivar description: what the holder has written into the lock
+    :ivar locker: entity and cookie as cls_lock encodes them
+    """
+
+    instance: int
+    address: str
+    description: str
+    locker: bytes
+
+
+def holder(ioctx: rados.Ioctx, name: str,
+           lock_name: str) -> typing.Optional[Holder]:
+    """Return the holder of an exclusive lock, or None.
+
     :raises Error: if the cluster refuses
     """
-    # cls_lock_get_info_op and cls_lock_get_info_reply of
-    # src/cls/lock/cls_lock_ops.h: version, compat, length, then the name;
-    # version, compat, length, then the number of holders, and of each:
-    # version, compat, length, type and number of the entity, the cookie, and
-    # more.
+    # cls_lock_get_info_reply of src/cls/lock/cls_lock_ops.h: a header, the
+    # number of holders, and of each a locker_id_t (a header, type and number
+    # of the entity, the cookie) and a locker_info_t (a header, the expiration
+    # of 8 bytes, an entity_addr_t, the description). A header is version,
+    # compat, and the length of what follows.
     try:
         _code, reply = ioctx.execute(name, 'lock', 'get_info',
                                      _encoded(_text(lock_name)))
@@ -220,20 +265,58 @@ def holder(ioctx, name, lock_name):
         return None
     entity = 6 + 4 + 6
     length = struct.unpack_from('<I', reply, entity + 9)[0]
-    return (struct.unpack_from('<q', reply, entity + 1)[0],
-            reply[entity:entity + 9 + 4 + length])
+    info = entity + 9 + 4 + length
+    address, end = _address(reply, info + 6 + 8)
+    length = struct.unpack_from('<I', reply, end)[0]
+    return Holder(
+        struct.unpack_from('<q', reply, entity + 1)[0], address,
+        reply[end + 4:end + 4 + length].decode(errors='replace'),
+        reply[entity:info])
 
 
-def break_lock(ioctx, name, lock_name, held):
+def _address(data: bytes, at: int) -> tuple[str, int]:
+    """Decode an entity_addr_t; return it as text, and where it ends.
+
+    See src/msg/msg_types.h: with a first byte of 1 a header follows, then
+    type, nonce, and a socket address with its length; with 0 the address is
+    in the form of before Ceph 10, which OSDs send to clients without msgr2.
+    """
+    if data[at] == 1:
+        end = at + 7 + struct.unpack_from('<I', data, at + 3)[0]
+        _kind, nonce, length = struct.unpack_from('<III', data, at + 7)
+        socket_address = data[at + 19:at + 19 + length]
+    else:
+        end = at + 4 + 4 + 128
+        nonce = struct.unpack_from('<I', data, at + 4)[0]
+        socket_address = data[at + 8:end]
+    return _format_address(socket_address, nonce), end
+
+
+def _format_address(data: bytes, nonce: int) -> str:
+    if len(data) < 8:
+        return ''
+    family = struct.unpack_from('<H', data)[0]
+    port = struct.unpack_from('>H', data, 2)[0]
+    if family == socket.AF_INET:
+        host = socket.inet_ntop(socket.AF_INET, data[4:8])
+    elif family == socket.AF_INET6 and len(data) >= 24:
+        host = '[%s]' % socket.inet_ntop(socket.AF_INET6, data[8:24])
+    else:
+        return ''
+    return '%s:%d/%d' % (host, port, nonce)
+
+
+def break_lock(ioctx: rados.Ioctx, name: str, lock_name: str,
+               held: Holder) -> None:
     """Take a lock away from its holder; one that is not held is no error.
 
-    :param held: the second of what :func:`holder` returned
+    :param held: what :func:`holder` returned
     :raises Error: if the cluster refuses
     """
     try:
         # cls_lock_break_op: the name, then the entity and the cookie.
         ioctx.execute(name, 'lock', 'break_lock',
-                      _encoded(_text(lock_name) + held))
+                      _encoded(_text(lock_name) + held.locker))
     except rados.ObjectNotFound:
         pass
 

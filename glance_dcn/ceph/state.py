@@ -45,10 +45,10 @@ class State:
         self.fsid = None
         self.attempt = None
         self.watch = None
-        # [client, when it was given up, whether it was forsaken]
+        # [client, when it was retired, whether it is to be blocklisted]
         self._retired = []
         # Addresses of those whose requests must not be carried out any more.
-        self._forsaken = set()
+        self._to_blocklist = set()
 
     def adopt(self, client):
         """Take a new client, if there is none; return the one there is."""
@@ -73,8 +73,8 @@ class State:
             self._retired.append([client, time.monotonic(), False])
             return True
 
-    def forsake(self):
-        """Have nothing done any more of what retired clients have in flight.
+    def mark_retired(self):
+        """Have nothing carried out any more of what retired clients sent.
 
         librados sends it once more when the cluster is back.
         """
@@ -84,18 +84,18 @@ class State:
                 if not done:
                     entry[2] = True
                     with contextlib.suppress(rados.Error):
-                        self._forsaken.add(client.get_addrs())
+                        self._to_blocklist.add(client.get_addrs())
 
-    def cut_off_forsaken(self, client):
-        """Cut off those clients; what cannot be, is tried the next time.
+    def blocklist_marked(self, client):
+        """Blocklist those clients; what cannot be, is tried the next time.
 
         :param client: connected rados.Rados
         """
         with self.lock:
-            taken, self._forsaken = self._forsaken, set()
-        left = fencing.forbid(client, taken)
+            taken, self._to_blocklist = self._to_blocklist, set()
+        left = fencing.blocklist(client, taken)
         with self.lock:
-            self._forsaken |= left
+            self._to_blocklist |= left
 
     def release(self):
         """Release clients that were given up and that nobody uses any more.

@@ -121,7 +121,7 @@ def _read(ioctx, name):
 def _try_clone(ioctx, name, do):
     clone = name + '-clone'
     do('clone', rbd.RBD().clone, ioctx, name, images.SNAPSHOT, ioctx, clone)
-    identity = images.identify(ioctx, clone)
+    identity = images.look_up(ioctx, clone)
     do('trash', rbd.RBD().trash_move, ioctx, clone)
     do('trash', rbd.RBD().trash_remove, ioctx, identity)
     with rbd.Image(ioctx, name) as image:
@@ -150,7 +150,8 @@ def remove(ioctx, name):
                 rbd.RBD().trash_remove(ioctx, entry['id'], force=True)
     for each in (name + '-clone', name):
         try:
-            images.remove(ioctx, each, images.SNAPSHOT)
+            images.remove(ioctx, each, images.look_up(ioctx, each),
+                          images.SNAPSHOT)
         except rbd.ImageNotFound:
             pass
         except (images.InUse, *Error) as exc:

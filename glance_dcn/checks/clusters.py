@@ -21,6 +21,7 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
+from glance_dcn.sites import home as homes
 
 FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
 Found = registry.Found
@@ -205,7 +206,8 @@ def pool(site):
         raise Found('silent', error=exc, **names)
     if site.target.default:
         try:
-            site.kept = fsids.load(site.ioctx)
+            with homes.Home(site).open() as ioctx:
+                site.kept = fsids.load(ioctx, site.deployment)
         except fsids.Error:
             site.kept = None
     return site.target.pool
@@ -302,9 +304,9 @@ def own_pool(subject):
         if other.fsid == site.fsid and other.target.pool == site.target.pool:
             raise Found('twin', pool=site.target.pool, fsid=site.fsid,
                         other=other.name)
-    if subject.kept and subject.kept[0] != site.fsid:
-        raise Found('changed', fsid=site.fsid, kept=subject.kept[0],
-                    since=health.format_time(subject.kept[1]))
+    if subject.kept and subject.kept.fsid != site.fsid:
+        raise Found('changed', fsid=site.fsid, kept=subject.kept.fsid,
+                    since=health.format_time(subject.kept.since))
     for other in subject.others:
         if other.fsid == site.fsid:
             raise Found('same', fsid=site.fsid, other=other.name)

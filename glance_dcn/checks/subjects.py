@@ -78,18 +78,21 @@ class Site(Subject):
 
     :ivar target: :class:`Target`
     :ivar access: :class:`Access`, of what Glance's user may do to files
+    :ivar deployment: identity of the deployment, whose records count
     :ivar maker: :class:`glance_dcn.ceph.client.Maker`
     :ivar client: connected rados.Rados, or None
     :ivar ioctx: rados.Ioctx of the pool, or None
     :ivar fsid: of the cluster that answered, or None
-    :ivar kept: dict of (fsid, since) by store, as kept in this pool, or None
+    :ivar kept: dict of :class:`glance_dcn.ceph.fsids.Entry` by store, as kept
+        at this home, or None
     :ivar error: :class:`glance_dcn.ceph.errors.ClusterError` why there is no
         client, or None
     """
 
-    def __init__(self, target, access):
+    def __init__(self, target, access, deployment=''):
         super().__init__(target.name)
         self.target = target
+        self.deployment = deployment
         self.access = access
         self.maker = clients.Maker(target.name, target.conf_file, target.user,
                                    target.connect_timeout)
@@ -135,7 +138,7 @@ class Sites(Subject):
 
     :ivar site: :class:`Site` that it is about
     :ivar others: the :class:`Site` of those that come before it
-    :ivar kept: fsid and time that are kept of it, or None
+    :ivar kept: :class:`glance_dcn.ceph.fsids.Entry` of it, or None
     """
 
     def __init__(self, site, others, kept):

@@ -16,6 +16,7 @@ import time
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import registry
+from glance_dcn.sites import home as homes
 from glance_dcn.workers import registry as registries
 
 # Seconds after which a worker is silent; they speak every ten. It is not
@@ -40,14 +41,18 @@ _SILENT = 60
             'the workers on hosts %(hosts)s', 'see that Glance runs there, '
             'reaches this site and has the right time; one that will not '
             'come back is forgotten after a week, or with "rados -p %(pool)s '
-            'rmomapkey ' + registries.OBJECT + ' worker/IDENTITY": '
+            '-N ' + homes.NAMESPACE + ' rmomapkey ' + registries.OBJECT
+            + ' worker/IDENTITY": '
             'first see in "glance-dcn worker list", which tells its '
             'identity, that it has left nothing to be done'))
 def workers(site):
-    """Look at what each worker has found out about itself."""
+    """Read what each worker has found out about itself."""
+    if not site.target.default:
+        return 'they are known at their own site alone'
     now = time.time()
     living, silent = [], []
-    for worker, _text in registries.Registry(site).workers():
+    for worker, _text in registries.Registry(
+            homes.Home(site), site.deployment).workers():
         # A pool may once have been that of a store of another name.
         if worker.site == site.name and worker.taken_by is None:
             (living if now - worker.seen < _SILENT

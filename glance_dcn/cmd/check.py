@@ -25,6 +25,7 @@ from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
+from glance_dcn.tasks import setup as task_setup
 
 #: Exit status: all is well, or something is not.
 GOOD, BAD, WRONG = 0, 1, 2
@@ -149,7 +150,9 @@ def _subjects(args):
     """Return what is to be looked at."""
     targets = node.choose(node.targets_of(args), args.site)
     allowed = access.Access(args.user)
-    sites = [subjects.Site(target, allowed) for target in targets]
+    deployment = task_setup.deployment_id(args.conf)
+    sites = [subjects.Site(target, allowed, deployment)
+             for target in targets]
     paths = [target.conf_file for target in targets if target.conf_file]
     things = list(sites)
     if not args.site:

@@ -30,12 +30,12 @@ from glance_dcn.cmd import check
 from glance_dcn.cmd import config
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import node
-from glance_dcn.cmd import owed
 from glance_dcn.cmd import site
 from glance_dcn.cmd import status
+from glance_dcn.cmd import task
 from glance_dcn.cmd import validate
 from glance_dcn.cmd import worker as worker_command
-from glance_dcn.sites import worker
+from glance_dcn.tasks import queue
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 _DESCRIPTION = """\
@@ -60,7 +60,7 @@ INTERRUPTED = 130
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
-_COMMANDS = (check, config, metrics, owed, site, status, validate,
+_COMMANDS = (check, config, metrics, site, status, task, validate,
              worker_command)
 
 
@@ -79,7 +79,7 @@ def main(argv=None):
         # About what Glance's libraries use.
         warnings.simplefilter('ignore')
     # It looks at the sites; their work is done by Glance.
-    worker.enabled = False
+    queue.PROCESS.enabled = False
     try:
         getattr(args, 'set_up', _set_up_stores)(args)
     except Exception as exc:

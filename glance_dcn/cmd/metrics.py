@@ -24,6 +24,7 @@ from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import snapshot
+from glance_dcn.tasks import setup as task_setup
 
 #: Exit status.
 GOOD, WRONG, UNWRITTEN = 0, 2, 3
@@ -124,7 +125,9 @@ def run(args):
 
 
 def _take(args):
-    return snapshot.take(node.targets_of(args), args.timeout)
+    return snapshot.take(
+        node.targets_of(args), args.timeout,
+        deployment=task_setup.deployment_id(args.conf))
 
 
 def _serve(args, metrics):

@@ -22,16 +22,17 @@ import sqlalchemy
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
-from glance_dcn.sites import owed
 from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
+from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import task as tasks
 
-#: Exit status: every site is up and nothing is owed, or not.
+#: Exit status: every site is up and there are no deferred tasks, or not.
 GOOD, BAD, WRONG = 0, 1, 2
 
 _DESCRIPTION = """\
-Shows where images are, how sites are, what they are owed, and the imports
-and copies that go on. It reads Glance's database and asks every site at the
+Shows where images are, how sites are, the deferred tasks for them, and the
+imports and copies that go on. It reads Glance's database and asks every site at the
 same time; nothing is changed.
 
 Images are listed where there are few of them, or where you say which.
@@ -40,7 +41,7 @@ _EPILOG = """\
 how an image is at a site:
   present   it is there
   copying   it is being written there, with the percent where that is known
-  owed      it was deleted while the site was away, and will be removed
+  deleting  it was deleted while the site was away, and will be removed
   failed    the last attempt to write it there failed
   missing   it is not there
 
@@ -50,8 +51,8 @@ examples:
   glance-dcn status --name fedora --watch
 
 exit status:
-  0  every site is up, and nothing is owed
-  1  some site is not up, or is owed work
+  0  every site is up, and there are no deferred tasks
+  1  some site is not up, or there are deferred tasks
   2  wrong arguments, or configuration or database cannot be used
 """
 _LIMIT = 50
@@ -114,7 +115,8 @@ def run(args):
     found = None
     try:
         while True:
-            found = snapshot.take(targets, args.timeout, wanted, args.limit)
+            found = snapshot.take(targets, args.timeout, wanted, args.limit,
+                                  task_setup.deployment_id(args.conf))
             if args.watch and args.format == 'table':
                 print(_CLEAR, end='')
             print(_json(found) if args.format == 'json' else _text(found))
@@ -170,17 +172,17 @@ def _sites(found):
              found.totals.present.get(site.name, 0),
              found.totals.importing.get(site.name, 0),
              found.totals.failed.get(site.name, 0),
-             found.totals.missing(site.name), _owed(site), site.reason)
+             found.totals.missing(site.name), _tasks(site), site.reason)
             for site in found.sites]
     return output.table(('site', 'state', 'round trip', 'free', 'present',
-                         'copying', 'failed', 'missing', 'owed', 'reason'),
+                         'copying', 'failed', 'missing', 'tasks', 'reason'),
                         rows)
 
 
-def _owed(site):
-    return ', '.join('%d %s' % (site.owed[job], job)
-                     for job in (owed.DELETE, owed.HALF_WRITTEN, owed.REAP)
-                     if site.owed.get(job)) or '0'
+def _tasks(site):
+    return ', '.join('%d %s' % (site.tasks[action.value], action.value)
+                     for action in tasks.Action
+                     if site.tasks.get(action.value)) or '0'
 
 
 def _images(found):

@@ -14,7 +14,6 @@
 """``glance-dcn worker``: the workers, and what this one was at."""
 
 import argparse
-from concurrent import futures
 import contextlib
 import dataclasses
 import json
@@ -29,9 +28,9 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
 from glance_dcn.cmd import output
-from glance_dcn.sites import owed
 from glance_dcn.staging import folder
 from glance_dcn.staging import recovery
+from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
 
 CONF = cfg.CONF
@@ -57,11 +56,11 @@ exit status:
   2  wrong arguments, or a configuration that cannot be used
 """
 _LIST = """\
-Shows the Glance workers of all sites that can be reached, what is wrong with
-their worker_self_reference_url, and how many imports and copies each is at.
-Workers say that they live every few seconds, in the pool of their default
-store, which is what is shown as their site; one that has said nothing for a
-minute is silent.
+Shows the Glance workers of this node's site, what is wrong with their
+worker_self_reference_url, and how many imports and copies each is at. Workers
+send a heartbeat every few seconds, to the cluster of their default store; one
+that has sent none for a minute is silent. Those of other sites are shown
+there.
 """
 _LIST_EPILOG = """\
 exit status:
@@ -83,7 +82,7 @@ def register(subparsers):
     :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
-        'worker', help='show the Glance workers of all sites, or undo what '
+        'worker', help='show the Glance workers of this site, or undo what '
         'the one of this node was at when it died')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
@@ -143,41 +142,30 @@ def _why_not_me(staging):
 
 def run_list(args):
     """Show the workers and return the exit status."""
-    sites = [site for _name, site in sorted(owed.ledger.sites.items())]
-    found, unread = collect(sites)
+    found, unread = collect(registry.Registry(
+        queue.PROCESS.home, queue.PROCESS.store.deployment))
     if args.format == 'json':
         print(json.dumps({'workers': found, 'unread': unread}, indent=1))
     else:
         _print_table(found, unread)
-    default = owed.ledger.default
-    if any(default and entry['site'] == default.name for entry in unread):
+    if unread:
         return UNREADABLE
     return NOT_WELL if any(
         entry['state'] != 'up' or entry['reference'] == registry.WRONG
         for entry in found) else WELL
 
 
-def collect(sites):
-    """Return the workers of sites, and the sites that cannot be read.
+def collect(records):
+    """Return the workers of a registry, and what cannot be read.
 
-    :param sites: list of :class:`glance_dcn.sites.site.Site`
+    :param records: :class:`glance_dcn.workers.registry.Registry`
     :returns: tuple of two lists of dicts
     """
-    found, unread = [], []
-    with futures.ThreadPoolExecutor(16) as pool:
-        for workers, silent in pool.map(_collect, sites):
-            found += workers
-            unread += silent
-    return found, unread
-
-
-def _collect(site):
-    records = registry.Registry(site)
     try:
         return [_shown(worker, records.tasks(worker.identity))
                 for worker, _text in records.workers()], []
     except (errors.ClusterError, omap.Error) as exc:
-        return [], [{'site': site.name, 'error': str(exc)}]
+        return [], [{'site': records.home.name, 'error': str(exc)}]
 
 
 def _shown(worker, entries):

@@ -186,9 +186,10 @@ class _CopyDirectly(task.Task):
             progress=self._progress, waiting=self._waiting,
             finished=self._note).run()
 
-    def _note(self, outcome):
+    def _note(self, outcome, told):
         """Give the image its new locations, all in one save.
 
+        :param told: to be called right before the save
         :raises glance.common.exception.UploadException: if it was not copied
             as asked for
         """
@@ -206,6 +207,9 @@ class _CopyDirectly(task.Task):
                     'metadata': {'store': store}, 'status': 'active'})
             action.add_failed_stores(sorted(outcome.failed))
             action.remove_importing_stores(self._targets)
+            # The save comes next. If its answer is lost, Glance may have the
+            # locations all the same.
+            told()
 
     def _progress(self, progress):
         message = self._message.update(progress)

@@ -30,11 +30,11 @@ from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import preflight
 from glance_dcn import plugins
-from glance_dcn.sites import owed
 from glance_dcn.staging import database
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
+from glance_dcn.tasks import task as tasks
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _entry(kwargs):
         task=kwargs['task_id'], image=image_id, method=method,
         stores=list(kwargs['backend']),
         path=folder.staged(CONF, image_id), phase=phase, formats=formats,
-        size=image.get('size'), by=owed.whoami())
+        size=image.get('size'), by=tasks.host_and_process())
 
 
 def _refuse(kwargs, reason):

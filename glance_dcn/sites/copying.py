@@ -31,9 +31,9 @@ import logging
 
 import rbd
 
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
@@ -102,9 +102,11 @@ class Copy:
     :param waiting: called now and then, while its turn at the sites has not
         come, with the names of those it waits for; an exception of its ends
         the copy
-    :param finished: called with the :class:`Outcome` before what has failed
-        is removed, which may take long; after an exception of its, nothing
-        that was written stays
+    :param finished: called with the :class:`Outcome`, and with a function to
+        be called right before Glance is told, before what has failed is
+        removed, which may take long. After an exception from before Glance
+        was told, nothing that was written stays; after one from then on, all
+        of it does, for Glance may have it
     """
 
     def __init__(self, image, sources, targets, hashes=None,
@@ -118,7 +120,7 @@ class Copy:
         self._progress = progress
         self._interval = interval
         self._waiting = waiting
-        self._finished = finished or (lambda outcome: None)
+        self._finished = finished or (lambda outcome, told: told())
 
     def run(self):
         """Copy, verify and publish.
@@ -180,7 +182,7 @@ class Copy:
                         if target.error},
                 adopted=[target.site.name for target in done
                          if target.adopted])
-            self._finished(outcome)
+            self._finished(outcome, lambda: _each(_Target.tell, done))
             return outcome
 
     def _known(self, source, endpoint):
@@ -267,6 +269,7 @@ class _Target:
         self._hashes = hashes
         self._memory = memory
         self._begun = False
+        self._told = False
         self._keeping = None
         self._pool = None
         self._stack = contextlib.ExitStack()
@@ -279,7 +282,7 @@ class _Target:
         except leftovers.Refused as exc:
             self.fail(errors.Misconfigured(
                 self.site.name, 'it cannot take the image', str(exc)))
-        except (errors.ClusterError, claims.ClaimError,
+        except (errors.ClusterError, name_lock.NameLockError,
                 engine_errors.EngineError, rbd.Error) as exc:
             self.fail(exc)
 
@@ -296,7 +299,7 @@ class _Target:
             self.adopted = True
             self.identity = exc.found.identity
             self.site.published(self._image, self._size)
-        except (leftovers.Refused, claims.NotClaimed):
+        except (leftovers.Refused, name_lock.NotLocked):
             self._begun = False
             raise
 
@@ -320,23 +323,28 @@ class _Target:
             self.fail(exc)
 
     def release(self):
-        """Close the published image, and see that it is still there.
+        """Close the published image, and take the right to tell Glance of it.
 
-        Who took this process for dead meanwhile has removed it: nobody may
-        be told of it.
+        If this process was taken for dead meanwhile, the image is removed,
+        and Glance must not have its location.
         """
         if self.error:
             return
         if self.endpoint:
             self.endpoint.close()
         try:
+            self.site.commit(self._image, self.identity)
             if images.look_up(self._pool, self._image) != self.identity:
-                self.fail(leftovers.Gone(leftovers.Found(self._image)))
-        except omap.Error as exc:
+                raise leftovers.Gone(leftovers.Found(self._image))
+        except (leftovers.Gone, omap.Error) as exc:
             self.fail(exc)
 
+    def tell(self):
+        """Take note that Glance is told of it from here on."""
+        self._told = True
+
     def fail(self, error):
-        """Give it up."""
+        """Record the error and stop writing to this target."""
         LOG.error('Image %(image)s was not copied to store %(store)s: '
                   '%(error)s', {'image': self._image,
                                 'store': self.site.name, 'error': error})
@@ -355,8 +363,8 @@ class _Target:
                     lambda _done: self.endpoint.close())
             elif self.endpoint:
                 self.endpoint.close()
-            if self._begun and (self.error or failed):
-                self.site.discard_or_owe(self._pool, self._image,
+            if self._begun and not self._told and (self.error or failed):
+                self.site.discard_or_defer(self._pool, self._image,
                                          self.identity)
 
 

@@ -38,7 +38,7 @@ def bury(site, image, instances, published):
         return False
     try:
         with site.open_pool() as ioctx:
-            site.cut_off(ioctx, image, instances)
+            site.fence_dead(ioctx, image, instances)
             found = leftovers.look(ioctx, image)
             if found.complete and not published:
                 return True
@@ -70,3 +70,4 @@ def answer_for(site, image):
             raise rbd.ImageNotFound('%s is not published' % image)
         with site.adopting(ioctx, image, found.identity):
             pass
+        site.commit(image, found.identity)

@@ -52,6 +52,11 @@ class Home:
         self.site = site
         self._key: bytes | None = None
 
+    @property
+    def name(self) -> str:
+        """Identifier of the store whose pool has the records."""
+        return self.site.name if self.site is not None else 'none'
+
     @contextlib.contextmanager
     def open(self) -> Iterator[typing.Any]:
         """Open the namespace of the records.
@@ -64,7 +69,11 @@ class Home:
             raise RuntimeError('no dcn store is configured yet')
         with self.site.open_pool() as ioctx:
             ioctx.set_namespace(NAMESPACE)
-            yield ioctx
+            try:
+                yield ioctx
+            finally:
+                # The site may go on to use the same one.
+                ioctx.set_namespace('')
 
     def key(self) -> bytes:
         """Return the secret key of the deployment, 32 bytes.

@@ -27,7 +27,6 @@ import typing
 
 import rbd
 
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import transfer
@@ -110,9 +109,9 @@ class Different(Refused):
 class Gone(Refused):
     """A complete image was there, and is no more."""
 
-    def __init__(self, found):
-        super().__init__(found, 'it was removed meanwhile, or another one '
-                         'took its place: try again')
+    def __init__(self, found, reason='it was removed meanwhile, or another '
+                 'one took its place: try again'):
+        super().__init__(found, reason)
 
 
 def look(ioctx, image):
@@ -139,11 +138,13 @@ def look(ioctx, image):
         return Found(image)
 
 
-def clear(ioctx, image):
-    """Remove a half-written image that nobody writes any more.
+def clear(ioctx, image, fence=lambda image, image_id: None):
+    """Remove an incomplete image that no client writes any more.
 
-    For whoever has a claim on it (see :mod:`glance_dcn.ceph.claims`).
+    For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
 
+    :param fence: called before it is removed, with its name and its internal
+        ID: it is to cut off clients that may write to it when they go on
     :raises Complete: if it is complete
     :raises BeingWritten: if it is being written
     :raises Different: if it is something else, by its snapshots
@@ -157,15 +158,16 @@ def clear(ioctx, image):
     if found.snapshots:
         raise Different(found, 'it has snapshots (%s), but not the one that '
                         'publishes images' % ', '.join(found.snapshots))
-    LOG.warning('RBD image %s was left half-written by somebody who is gone: '
+    LOG.warning('RBD image %s was left incomplete by a client that is gone: '
                 'removing it', image)
+    fence(image, found.identity)
     _remove(ioctx, found)
 
 
 def remove(ioctx, image, identity, trashing=None):
     """Remove an image whose writer has failed; not another of its name.
 
-    For whoever has a claim on it (see :mod:`glance_dcn.ceph.claims`).
+    For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
 
     :param identity: internal ID of the image that is meant; None: it is not
         known, and a complete image or one being written is not meant
@@ -182,13 +184,16 @@ def remove(ioctx, image, identity, trashing=None):
         return
     if identity is None and found.being_written:
         raise images.InUse(str(BeingWritten(found)))
-    images.remove(ioctx, image, images.SNAPSHOT, trashing)
+    images.remove(ioctx, image,
+                  found.identity or images.look_up(ioctx, image),
+                  images.SNAPSHOT, trashing)
 
 
 def _remove(ioctx, found):
     try:
         with contextlib.suppress(rbd.ImageNotFound):
-            images.remove(ioctx, found.image)
+            images.remove(ioctx, found.image,
+                          found.identity or images.look_up(ioctx, found.image))
     except images.InUse as exc:
         raise BeingWritten(found) from exc
 
@@ -234,15 +239,15 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
     :param memory: bytes of data held at most
     :raises Different: if it is not, or nothing is known to tell it by
     :raises Gone: if it is there no longer
-    :raises glance_dcn.ceph.claims.ClaimError: if others are at it for too
-        long
+    :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are at
+        it for too long
     :raises glance_dcn.engine.errors.EngineError: if it cannot be read
     :raises rbd.Error: likewise, or if it cannot be protected
 
     The others are those of :func:`compare`.
     """
     with site.adopting(ioctx, found.image, found.identity):
-        _check_it_stayed(ioctx, found)
+        _check_it_stayed(site, ioctx, found)
         equal = compare(found, size, content, hashes)
         if equal is None:
             if content is None and not hashes:
@@ -260,9 +265,9 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
              {'image': found.image, 'store': site.name})
 
 
-def _check_it_stayed(ioctx, found):
-    """Look once more, now that nobody removes it any more."""
-    with claims.claim(ioctx, found.image, must_last=False):
+def _check_it_stayed(site, ioctx, found):
+    """See that it is there, now that it is recorded as wanted."""
+    with site.name_lock(ioctx, found.image):
         now = look(ioctx, found.image)
     if (now.identity, now.complete) != (found.identity, True):
         raise Gone(found)

@@ -19,21 +19,16 @@ import urllib.parse
 
 import rbd
 
-from glance_dcn import catalog
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
-from glance_dcn.ceph import omap
+from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
-from glance_dcn.sites import intents
-from glance_dcn.sites import jobs
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
-from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 from glance_dcn.staging import running
 
@@ -60,14 +55,15 @@ class Site:
         :mod:`glance_dcn.ceph.connection`
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
-    :ivar writers: :class:`glance_dcn.sites.intents.Writers` of this process
+    :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
+        and deferred work are recorded; None: nothing is recorded
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
         more
     """
 
     def __init__(self, name, pool, order, conf_file, user,
-                 connect_timeout=-1, io_timeout=0):
+                 connect_timeout=-1, io_timeout=0, tasks=None):
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
@@ -80,7 +76,9 @@ class Site:
         self.retired = False
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout, pool)
-        self.writers = intents.Writers(self)
+        self.tasks = tasks
+        # What is being written: (image, write).
+        self._writes = []
 
     @property
     def fsid(self):
@@ -161,7 +159,35 @@ class Site:
         """RADOS instance ID of this process's client at the site."""
         return self._connection.client().get_instance_id()
 
-    def cut_off(self, ioctx, image, instances):
+    @property
+    def address(self):
+        """Address of this process's client at the site, or None."""
+        return self._connection.address
+
+    def address_of(self, ioctx):
+        """Return the address of the client that opened a pool here."""
+        return self._connection.address_of(ioctx)
+
+    def blocklist(self, addresses):
+        """Blocklist clients of the site's cluster.
+
+        :param addresses: collection of addresses
+        :returns: set of those that could not be blocklisted
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+        """
+        return self._connection.blocklist(addresses)
+
+    def name_lock(self, ioctx, image):
+        """Hold the exclusive right to create or remove an image.
+
+        :param ioctx: of one of this site's pools, opened by
+            :meth:`open_pool`; it is its client that is blocklisted if this
+            process stops
+        :returns: context manager, see :func:`glance_dcn.ceph.name_lock.hold`
+        """
+        return name_lock.hold(self._connection.client_of(ioctx), ioctx, image)
+
+    def fence_dead(self, ioctx, image, instances):
         """Take an image away from dead clients.
 
         :param ioctx: of this site's pool
@@ -169,8 +195,9 @@ class Site:
         :param instances: RADOS instance IDs of the clients
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
-        claims.break_claim(ioctx, image, instances)
-        fencing.cut_off(self._connection.client(), ioctx, image, instances)
+        name_lock.break_lock(ioctx, image, instances)
+        fencing.blocklist_watchers(self._connection.client(), ioctx, image,
+                                   instances)
 
     def require(self):
         """Return if the site is available, without any waiting.
@@ -212,10 +239,10 @@ class Site:
     def begin(self, ioctx, image, size):
         """Create an RBD image and open it for the engine to write to.
 
-        A half-written one that nobody writes any more is replaced. Of several
-        who begin the same image at once, one does. What a dead writer leaves
-        of it from now on is found and removed, see
-        :mod:`glance_dcn.sites.intents`.
+        An incomplete one that no client writes any more is replaced. Of
+        several who begin the same image at once, one does. What a dead writer
+        leaves of it from now on is found and removed, see
+        :mod:`glance_dcn.tasks.intents`.
 
         :param ioctx: of this site's pool
         :param image: its name
@@ -225,8 +252,9 @@ class Site:
             one of that name
         :raises glance_dcn.sites.leftovers.Refused: if there is one that is
             in the way
-        :raises glance_dcn.ceph.claims.ClaimError: if others are at it for
-            too long
+        :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
+            at it for too long
+        :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         :raises rbd.Error: if it cannot be created. After this or the two
             before, a half-written image may be there: see :meth:`discard`
@@ -234,60 +262,92 @@ class Site:
         """
         self.check_open()
         running.writes(image, self.name, self.instance)
-        begun = self._intend(ioctx, image)
+        write = self._begin_write(ioctx, image)
         try:
-            return self._begin(ioctx, image, size, begun)
-        except (leftovers.Refused, claims.NotClaimed):
-            self.writers.end(ioctx, image, begun)
+            return self._begin(ioctx, image, size, write)
+        except (leftovers.Refused, name_lock.NotLocked):
+            self._end_write(image, write)
             raise
 
-    def _begin(self, ioctx, image, size, begun):
+    def _begin(self, ioctx, image, size, write):
         features = self._connection.client().conf_get('rbd_default_features')
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
-                with claims.claim(ioctx, image):
+                with self.name_lock(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
                         ioctx, image, writable=True, name=self._title(image)))
-                self.writers.bind(ioctx, image, endpoint.image.id())
+                if write:
+                    write.bind(endpoint.image.id())
                 stack.pop_all()
                 return endpoint
-            # It may take long: a claim of its own.
-            with claims.claim(ioctx, image, must_last=False):
-                if not jobs.settle(self, image, begun):
-                    leftovers.clear(ioctx, image)
+            with self.name_lock(ioctx, image):
+                if not (write and self.tasks.run_pending_for_image(
+                        self, image, write)):
+                    leftovers.clear(ioctx, image, self._fence_writers)
         raise leftovers.BeingWritten(leftovers.look(ioctx, image))
+
+    def _fence_writers(self, image, image_id):
+        """Blocklist those who have recorded that they write an image.
+
+        None of them has it open any more, but one that was stopped would
+        write to its objects when it goes on.
+        """
+        if self.tasks is None:
+            return
+        addresses = self.tasks.writers_of(self, image, image_id)
+        self.blocklist(addresses - {self.address})
 
     @contextlib.contextmanager
     def adopting(self, ioctx, image, identity):
         """Answer for a complete image, as for one that is written.
 
         It may be one whose writer died before Glance had its location, which
-        is removed by those who do what is owed.
+        the task runner removes.
 
         :param ioctx: of this site's pool
         :param image: its name
         :param identity: its internal ID
         :raises rbd.Error: if that cannot be recorded
         """
-        begun = self._intend(ioctx, image)
+        write = self._begin_write(ioctx, image)
         try:
-            self.writers.bind(ioctx, image, identity)
+            if write:
+                write.bind(identity, wait=True)
             yield
         except BaseException:
-            self.writers.end(ioctx, image, begun)
+            self._end_write(image, write)
             raise
-        jobs.forgive(self, image)
-        self._wait_for_location(ioctx, image)
+        if write:
+            self.tasks.cancel_deletes(self, image)
 
-    def _intend(self, ioctx, image):
-        try:
-            return self.writers.begin(ioctx, image)
-        except omap.Error as exc:
-            raise rbd.OSError('cannot record that image %s is going to be '
-                              'written: %s' % (image, exc),
-                              errno=exc.errno) from exc
+    def _begin_write(self, ioctx, image):
+        if self.tasks is None:
+            return None
+        write = self.tasks.begin_write(self, image,
+                                       self._connection.address_of(ioctx))
+        self._writes.append((image, write))
+        return write
+
+    def _take_write(self, image, identity):
+        """Return the latest write of an image, and forget it; or None.
+
+        :param identity: internal ID of the image, or None if it is not known
+        """
+        for entry in reversed(self._writes):
+            if entry[0] == image and identity in (None,
+                                                  entry[1].intent.image_id):
+                self._writes.remove(entry)
+                return entry[1]
+        return None
+
+    def _end_write(self, image, write):
+        """Drop the record of a write: nothing of the image is left."""
+        if write:
+            with contextlib.suppress(ValueError):
+                self._writes.remove((image, write))
+            write.end()
 
     def publish(self, ioctx, image, opened, record):
         """Let an image that was written be read.
@@ -300,16 +360,21 @@ class Site:
         :raises rbd.Error: if it fails
         """
         images.publish(opened, record)
-        self._wait_for_location(ioctx, image)
 
-    def _wait_for_location(self, ioctx, image):
-        """Leave a published image to those who see whether it is located."""
-        if catalog.present():
-            self.writers.published(ioctx, image)
-        else:
-            self.writers.end(ioctx, image)
+    def commit(self, image, identity):
+        """Take the right to tell Glance of a published or adopted image.
 
-    def discard_or_owe(self, ioctx, image, identity=None):
+        From here on it must not be discarded: Glance may have its location.
+
+        :param identity: internal ID of the image
+        :raises glance_dcn.sites.leftovers.Gone: if it was given to another
+            process to be removed, because this one was stopped for too long
+        """
+        write = self._take_write(image, identity)
+        if write:
+            write.commit()
+
+    def discard_or_defer(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed, now or later.
 
         Nothing is raised: what failed first is what counts.
@@ -330,10 +395,12 @@ class Site:
                     '%(store)s now (%(reason)s): it is removed later', {
                         'image': image, 'store': self.name,
                         'reason': reason or 'the site is away'})
-        self._connection.forsake()
-        known = self.writers.abandon(image)
-        owed.ledger.try_record(self, owed.HALF_WRITTEN, image,
-                               image_id=identity or known)
+        self._connection.blocklist_retired_clients()
+        write = self._take_write(image, identity)
+        if write:
+            # The client of a site that went away was retired. One that is
+            # in use has other work, and nothing of this is in flight.
+            write.abandon(fence=write.intent.address != self.address)
 
     def discard(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed.
@@ -341,10 +408,10 @@ class Site:
         Another that has its name by now is left as it is.
 
         :param identity: internal ID of the image that is meant; None: it is
-            not known, and only a half-written one is meant
+            not known, and only an incomplete one is meant
         :raises rbd.ImageNotFound: if there is no such image
-        :raises glance_dcn.ceph.claims.ClaimError: if others are at it for
-            too long
+        :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
+            at it for too long
         :raises glance_dcn.ceph.images.InUse: if it is still open elsewhere
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
@@ -353,18 +420,39 @@ class Site:
             # What was opened before the site went away would be waited for.
             self.require()
             try:
-                with claims.claim(ioctx, image, must_last=False):
+                with self.name_lock(ioctx, image):
                     leftovers.remove(ioctx, image, identity,
-                                     owed.trashing(self, image))
-                self.writers.end(ioctx, image)
+                                     self._note_purge(image))
+                self._end_write(image, self._take_write(image, identity))
                 return
             except rbd.ImageNotFound:
-                self.writers.end(ioctx, image)
+                self._end_write(image, self._take_write(image, identity))
                 raise
             except images.InUse:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+
+    def _note_purge(self, image, pool=None):
+        return (None if self.tasks is None
+                else self.tasks.note_purge(self, image, pool))
+
+    def delete(self, ioctx, image, image_id, snapshot, pool=None):
+        """Remove a published image.
+
+        For the holder of its name lock.
+
+        :param ioctx: of the pool
+        :param image: its name
+        :param image_id: its internal ID
+        :param snapshot: name of the snapshot that publishes it, or None
+        :param pool: name of the pool; None: this site's
+        :raises rbd.ImageNotFound: if there is no such image
+        :raises glance_dcn.ceph.images.InUse: if it has clones or is open
+            elsewhere
+        """
+        images.remove(ioctx, image, image_id, snapshot,
+                      trashing=self._note_purge(image, pool))
 
     def uri(self, image, pool=None):
         """Return the location of a published image."""

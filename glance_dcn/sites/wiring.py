@@ -17,7 +17,7 @@ to another cluster, by a mistake in its conf file or because the site was
 rebuilt, would find none of its images there and take it for a loss. Such a
 store is refused, and the others go on.
 
-The fsid of each site's cluster is kept in the pool of the default store (see
+The fsid of each site's cluster is kept at home (see
 :mod:`glance_dcn.ceph.fsids`), and in memory. What is kept is read and written
 in the background: nobody waits for the default site when it is away.
 """
@@ -29,6 +29,7 @@ from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
+from glance_dcn.sites import home as homes
 
 LOG = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ class Wiring:
     """The stores of one process, and what is known of their clusters."""
 
     def __init__(self):
+        #: Identity of the deployment, whose records count.
+        self.deployment = ''
         # By name, in the order in which they were configured.
         self._sites = {}
         self._default = None
@@ -63,6 +66,10 @@ class Wiring:
         self._sites[site.name] = site
         if default:
             self._default = site
+
+    @property
+    def _home(self):
+        return homes.Home(self._default)
 
     def remove(self, name):
         """Forget a store."""
@@ -117,8 +124,9 @@ class Wiring:
                 site.name, 'the default store is no dcn store: nothing is '
                 'kept of the clusters of others', 'restart Glance instead')
         try:
-            with default.open_pool() as ioctx:
-                before = fsids.replace(ioctx, site.name, fsid)
+            with self._home.open() as ioctx:
+                before = fsids.replace(ioctx, self.deployment, site.name,
+                                       fsid)
         except fsids.Error as exc:
             raise errors.Unreachable(
                 default.name, 'what is kept of the clusters could not be '
@@ -136,8 +144,9 @@ class Wiring:
         if self._default is None or self.fault(site):
             return False
         try:
-            with self._default.open_pool() as ioctx:
-                return fsid in fsids.former(ioctx, site.name)
+            with self._home.open() as ioctx:
+                return fsid in fsids.former(ioctx, self.deployment,
+                                            site.name)
         except (errors.ClusterError, fsids.Error) as exc:
             LOG.warning('Which clusters store %(store)s had before cannot be '
                         'told: %(error)s', {'store': site.name, 'error': exc})
@@ -154,7 +163,7 @@ class Wiring:
         if default is None or not default.available:
             return
         try:
-            with default.open_pool() as ioctx:
+            with self._home.open() as ioctx:
                 kept = self._exchange(ioctx)
         except (errors.ClusterError, fsids.Error) as exc:
             LOG.warning('What is kept of the clusters of all stores in the '
@@ -167,13 +176,18 @@ class Wiring:
 
     def _exchange(self, ioctx):
         """Add what is not kept yet, and return all that is."""
-        kept = fsids.load(ioctx)
+        kept = self._load(ioctx)
         for name, site in list(self._sites.items()):
             fsid = site.connected_fsid
             if fsid and name not in kept and site is not self._default:
-                fsids.add(ioctx, name, self._seen.get(name, (fsid,))[0])
-                kept = fsids.load(ioctx)
+                fsids.add(ioctx, self.deployment, name,
+                          self._seen.get(name, (fsid,))[0])
+                kept = self._load(ioctx)
         return kept
+
+    def _load(self, ioctx):
+        return {name: (entry.fsid, entry.since) for name, entry
+                in fsids.load(ioctx, self.deployment).items()}
 
     def _minds(self, site):
         return self._sites.get(site.name) is site

@@ -21,10 +21,10 @@ database writes it down: SQLAlchemy tells the process that does.
 
 import logging
 
-from glance_dcn.sites import owed
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
+from glance_dcn.tasks import task as tasks
 
 LOG = logging.getLogger(__name__)
 
@@ -63,4 +63,4 @@ def _accept(task, asked):
         method=request['method']['name'],
         stores=list(asked['backend']),
         path=folder.staged(_conf, asked['image_id']),
-        phase=journal.ACCEPTED, by=owed.whoami()))
+        phase=journal.ACCEPTED, by=tasks.host_and_process()))

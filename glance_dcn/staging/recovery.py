@@ -42,10 +42,10 @@ import os
 import uuid
 
 from glance_dcn.sites import dead
-from glance_dcn.sites import owed
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
+from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
 
@@ -369,7 +369,7 @@ class _Recovery:
         Should the import not come to take it over, it is removed as what a
         dead writer has published.
         """
-        site = owed.ledger.sites.get(store)
+        site = queue.PROCESS.sites.get(store)
         if site is None or not site.available:
             return False
         try:
@@ -386,7 +386,7 @@ class _Recovery:
         there = (self._database.located(self._image) if self._image
                  else set())
         for name, instances in self._entry.begun.items():
-            site = owed.ledger.sites.get(name)
+            site = queue.PROCESS.sites.get(name)
             # A Glance with a single store has no name for it.
             store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:

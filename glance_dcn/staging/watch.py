@@ -21,14 +21,14 @@ import sys
 import time
 
 from glance_dcn import background
-from glance_dcn import catalog
+from glance_dcn import glance_db
 from glance_dcn import plugins
-from glance_dcn.sites import worker
 from glance_dcn.staging import accepted
 from glance_dcn.staging import folder
 from glance_dcn.staging import options
 from glance_dcn.staging import recovery
 from glance_dcn.staging import residue
+from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def start(conf):
     :param conf: oslo.config object
     """
     global _conf, _since, _watch
-    if not worker.enabled:
+    if not queue.PROCESS.enabled:
         return
     options.register(conf)
     _conf, _since = conf, time.monotonic()
@@ -74,7 +74,7 @@ def ask_first(function):
 
 
 def _look():
-    if not catalog.present():
+    if not glance_db.GlanceDatabase(_conf).available:
         # Glance before release 33 may be patched by eventlet: its database
         # is out of reach for this thread. There is the command for it.
         return

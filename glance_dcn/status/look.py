@@ -23,8 +23,9 @@ from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import subjects
 from glance_dcn.engine import native
-from glance_dcn.sites import intents
-from glance_dcn.sites import owed
+from glance_dcn.sites import home as homes
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
 
 
 @dataclasses.dataclass
@@ -38,8 +39,8 @@ class State:
     :ivar round_trip: seconds to one of its OSDs, or None
     :ivar total: bytes that the cluster has, or None
     :ivar free: bytes that are free, or None
-    :ivar owed: dict of numbers by job that is owed to it
-    :ivar images: names of RBD images that work is owed for
+    :ivar tasks: numbers of deferred tasks for it, by their actions
+    :ivar images: names of RBD images that are to be deleted there
     """
 
     name: str
@@ -49,7 +50,7 @@ class State:
     round_trip: typing.Optional[float] = None
     total: typing.Optional[int] = None
     free: typing.Optional[int] = None
-    owed: dict = dataclasses.field(default_factory=dict)
+    tasks: dict = dataclasses.field(default_factory=dict)
     images: set = dataclasses.field(default_factory=set)
 
 
@@ -57,14 +58,15 @@ class Looks:
     """Looks at all sites at once, each in a thread of its own.
 
     :param targets: list of :class:`glance_dcn.checks.subjects.Target`
+    :param deployment: identity of the deployment, whose tasks are counted
     """
 
-    def __init__(self, targets):
-        self._targets = targets
+    def __init__(self, targets, deployment=''):
+        self._deployment = deployment
         self._queue = native.Queue()
         self._states = {target.name: State(target.name)
                         for target in targets}
-        # Records found in a pool, by the store that they are owed to.
+        # Deferred tasks by the store that they are for.
         self._records = collections.defaultdict(list)
         for target in targets:
             native.start('dcn-look-%s' % target.name, self._look, target)
@@ -95,15 +97,11 @@ class Looks:
         except trial.Error:
             pass
         state.state = health.UP
-        records += [(site.name, record) for record in _records(
-            site, owed.OBJECT)]
-        # Work owed to others is recorded at the default site, and what is owed
-        # to that at any other.
-        for other in self._targets:
-            if other.name != site.name and (site.target.default
-                                            or other.default):
-                records += [(other.name, record) for record in _records(
-                    site, '%s.%s' % (owed.OBJECT, other.name))]
+        if site.target.default:
+            # Other sites keep their own, and show them there.
+            store = stores.TaskStore(homes.Home(site), self._deployment)
+            records += [record for record in store.scan().records
+                        if isinstance(record, tasks.Task)]
 
     def wait(self, timeout):
         """Return the list of :class:`State`, in the order of the targets.
@@ -120,24 +118,18 @@ class Looks:
                 break
             self._states[state.name] = state
             left.discard(state.name)
-            for name, record in records:
-                self._records[name].append(record)
+            for record in records:
+                if record.site in self._states:
+                    self._records[record.site].append(record)
         for name in left:
             self._states[name] = State(name, health.DOWN,
                                        'no answer within %d s' % timeout)
         for name, records in self._records.items():
             state = self._states[name]
-            state.owed = dict(collections.Counter(
-                record.job for record in records))
+            state.tasks = dict(collections.Counter(
+                record.action.value for record in records))
             state.images = {record.image for record in records}
         return list(self._states.values())
-
-
-def _records(site, name):
-    """Return the records of a place, without what living writers do."""
-    return [record for record in owed.Place(site, name).records()
-            if record.writer is None
-            or not intents.is_alive(site.ioctx, record.writer)]
 
 
 def _state(exc):

@@ -16,9 +16,9 @@ import prometheus_client
 from prometheus_client import core
 
 from glance_dcn.ceph import health
-from glance_dcn.sites import owed
+from glance_dcn.tasks import task as tasks
 
-_JOBS = (owed.DELETE, owed.HALF_WRITTEN, owed.REAP)
+_ACTIONS = [action.value for action in tasks.Action]
 
 #: Help and labels of each metric, by its name.
 METRICS = {
@@ -32,8 +32,8 @@ METRICS = {
         ('Bytes that the cluster of the site has', ('site',)),
     'glance_dcn_site_free_bytes':
         ('Bytes that are free in the cluster of the site', ('site',)),
-    'glance_dcn_site_owed_records':
-        ('Pieces of work that are owed to the site', ('site', 'job')),
+    'glance_dcn_site_tasks':
+        ('Deferred tasks for the site', ('site', 'action')),
     'glance_dcn_site_images':
         ('Active images by how they are at the site', ('site', 'state')),
     'glance_dcn_site_images_bytes':
@@ -84,8 +84,8 @@ class Collector:
         self._set('site_round_trip_seconds', site.round_trip, name)
         self._set('site_size_bytes', site.total, name)
         self._set('site_free_bytes', site.free, name)
-        for job in _JOBS:
-            self._set('site_owed_records', site.owed.get(job, 0), name, job)
+        for action in _ACTIONS:
+            self._set('site_tasks', site.tasks.get(action, 0), name, action)
         for state, number in (
                 ('present', totals.present.get(name, 0)),
                 ('copying', totals.importing.get(name, 0)),

@@ -20,8 +20,8 @@ from glance_dcn.ceph import health
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
-PRESENT, COPYING, OWED, LEFT, MISSING = (
-    'present', 'copying', 'owed', 'failed', 'missing')
+PRESENT, COPYING, DELETING, LEFT, MISSING = (
+    'present', 'copying', 'deleting', 'failed', 'missing')
 
 
 @dataclasses.dataclass
@@ -48,8 +48,8 @@ class Snapshot:
 
     @property
     def healthy(self):
-        """Whether every site is up, and nothing is owed."""
-        return all(site.state == health.UP and not site.owed
+        """Whether every site is up, and there are no deferred tasks."""
+        return all(site.state == health.UP and not site.tasks
                    for site in self.sites)
 
     def state(self, image, site):
@@ -64,7 +64,7 @@ class Snapshot:
         if site.name in image.present:
             return PRESENT, None
         if image.id in site.images:
-            return OWED, None
+            return DELETING, None
         if site.name in image.failed:
             return LEFT, None
         return MISSING, None
@@ -74,7 +74,7 @@ class Snapshot:
                            for transfer in self.transfers}
 
 
-def take(targets, timeout, wanted=None, limit=0):
+def take(targets, timeout, wanted=None, limit=0, deployment=''):
     """Return a :class:`Snapshot`.
 
     :param targets: list of :class:`glance_dcn.checks.subjects.Target`
@@ -82,11 +82,12 @@ def take(targets, timeout, wanted=None, limit=0):
     :param wanted: :class:`glance_dcn.status.inventory.Filter`; None: all
         images, if there are no more than the limit
     :param limit: images to list at most
+    :param deployment: identity of the deployment
     :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
     """
     began = time.monotonic()
     # Sites are asked while the database is.
-    looks = look.Looks(targets)
+    looks = look.Looks(targets, deployment)
     totals = inventory.totals()
     number = sum(totals.images.values())
     images = None

@@ -15,8 +15,8 @@
 import contextlib
 import logging
 
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import null
 from glance_dcn.engine import stream
@@ -104,8 +104,8 @@ class Addition:
                 raise failures.duplicate(self._site, exc)
             except BaseException as exc:
                 self._site.failed(exc)
-                if not isinstance(exc.__cause__, claims.NotClaimed):
-                    self._site.discard_or_owe(ioctx, self._name)
+                if not isinstance(exc.__cause__, name_lock.NotLocked):
+                    self._site.discard_or_defer(ioctx, self._name)
                 raise
             return stack.pop_all(), ioctx, begun
 
@@ -120,7 +120,17 @@ class Addition:
             record = records.Record(result.size, result.content,
                                     self._hashes_of(ioctx, result))
             self._site.publish(ioctx, self._name, target.image, record)
+            with self._lost_is_duplicate():
+                self._site.commit(self._name, target.image.id())
             return record
+
+    @contextlib.contextmanager
+    def _lost_is_duplicate(self):
+        """Say in glance_store's terms that the image was taken away."""
+        try:
+            yield
+        except leftovers.Gone as exc:
+            raise failures.duplicate(self._site, exc)
 
     def _adopt(self, ioctx, found):
         """Take over a complete image, if it is what the stream brings.
@@ -136,6 +146,8 @@ class Addition:
             except leftovers.Refused as exc:
                 raise failures.duplicate(self._site, exc)
             computed = self._hashes_of(ioctx, result, images.SNAPSHOT)
+        with self._lost_is_duplicate():
+            self._site.commit(self._name, found.identity)
         return records.Record(result.size, result.content, computed)
 
     def _write(self, target, rate=None):
@@ -204,7 +216,7 @@ class Addition:
                                     'error': exc or type(exc).__name__})
             # Or removing it would wait for a site that is away once more.
             self._site.failed(exc)
-            self._site.discard_or_owe(ioctx, self._name, identity)
+            self._site.discard_or_defer(ioctx, self._name, identity)
             with failures.explained(self._site, self._name):
                 raise
 

@@ -30,21 +30,20 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
-from glance_dcn import catalog
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.engine import native
 from glance_dcn.engine import reader
+from glance_dcn import glance_db
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
 from glance_dcn.sites import limits
-from glance_dcn.sites import owed
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
-from glance_dcn.sites import worker
 from glance_dcn.staging import watch as staging_watch
 from glance_dcn.store import adding
 from glance_dcn.store import backends
@@ -54,6 +53,8 @@ from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import staged
 from glance_dcn.store import watch
+from glance_dcn.tasks import queue
+from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import presence
 
 LOG = logging.getLogger(__name__)
@@ -121,17 +122,19 @@ class Store(driver.Store):
                 order=self.chunk_size.bit_length() - 1,
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
-                io_timeout=conf.dcn_io_timeout)
+                io_timeout=conf.dcn_io_timeout, tasks=queue.PROCESS)
             self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
         wiring.PROCESS.add(self.site, default=self._is_default)
-        owed.ledger.add(self.site, default=self._is_default)
-        if catalog.use(self.conf):
-            worker.start(self.site)
+        queue.PROCESS.add(self.site, default=self._is_default)
+        database = glance_db.of(self.conf)
+        task_setup.configure(queue.PROCESS, self.conf, database)
+        if database and queue.PROCESS.enabled:
+            queue.PROCESS.start()
             staging_watch.start(self.conf)
-            if self._is_default and worker.enabled:
+            if self._is_default:
                 presence.begin(self.conf, self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
@@ -320,25 +323,29 @@ class Store(driver.Store):
             the removal cannot be recorded either
         """
         loc = self._checked_for_deletion(location)
+        deletion = _Deletion(self.site, loc)
         try:
-            self._remove_while_up(loc)
+            self._remove_while_up(deletion)
         except rbd.ImageNotFound:
             raise failures.not_found(self.site, loc)
         except images.InUse as exc:
             LOG.warning('Store %s: %s', self.name, exc)
             raise exceptions.InUseByStore()
         except (errors.Unreachable, errors.NotDeployed) as exc:
-            self._owe(loc, exc)
+            self._defer(deletion, exc)
         except errors.ClusterError as exc:
             raise exceptions.BadStoreConfiguration(store_name=self.name,
                                                    reason=str(exc))
+        except name_lock.NameLockError as exc:
+            with failures.explained(self.site, loc.image):
+                raise exc
         except (rbd.Error, omap.Error) as exc:
             # What a cluster answers, a refusal say, is none the less an
-            # answer: only what is not answered is owed, also where the site
-            # has come back meanwhile.
+            # answer: only what is not answered is deferred, also where the
+            # site has come back meanwhile.
             if (self.site.health.state == health.DOWN
                     or abs(exc.errno or 0) == errno.ETIMEDOUT):
-                self._owe(loc, exc)
+                self._defer(deletion, exc)
                 return
             if isinstance(exc, omap.Error):
                 raise failures.failure(self.site, exc, loc.image,
@@ -346,15 +353,14 @@ class Store(driver.Store):
             with failures.explained(self.site, loc.image):
                 raise
 
-    def _remove_while_up(self, loc):
+    def _remove_while_up(self, deletion):
         """Remove an image, unless its site is found to be away meanwhile.
 
         Each of librbd's many requests may take as long as any: what has begun
-        is left to itself then, for it may be done twice.
+        is left to itself then, and cut off before the image is removed again.
         """
         outcome = native.Queue()
-        native.start('dcn-delete-%s' % self.name, self._try_to_remove, loc,
-                     outcome)
+        native.start('dcn-delete-%s' % self.name, deletion.run, outcome)
         while True:
             try:
                 error = native.get(outcome, _LOOK)
@@ -366,36 +372,25 @@ class Store(driver.Store):
                 raise error
             return
 
-    def _try_to_remove(self, loc, outcome):
-        error = None
-        try:
-            with self.site.open_pool(loc.pool) as ioctx:
-                self._remove(ioctx, loc)
-        except BaseException as exc:
-            error = exc
-        outcome.put(error)
-
-    def _remove(self, ioctx, loc):
-        # A site that has just gone away, or hangs, is not to be waited for as
-        # long as other requests are.
-        images.knock(ioctx, loc.image, _ANSWER)
-        images.remove(ioctx, loc.image, loc.snapshot,
-                      trashing=owed.trashing(self.site, loc.image, loc.pool))
-        self.site.writers.end(ioctx, loc.image)
-
-    def _owe(self, loc, reason):
+    def _defer(self, deletion, reason):
         """Record that an image is to be removed when its site is back."""
+        deletion.abandoned = True
+        loc = deletion.loc
+        # The client of a site that went away was retired. One that is in use
+        # has other work to do, and its answers tell what it has done.
+        fence = deletion.address not in (None, self.site.address)
         try:
-            owed.ledger.record(
-                self.site, owed.DELETE, loc.image, loc.pool, fsid=loc.fsid,
-                snapshot=loc.snapshot, error=str(reason))
-        except owed.NotRecorded as exc:
+            queue.PROCESS.defer(
+                queue.Action.DELETE, self.site, loc.image, loc.pool,
+                fsid=loc.fsid, image_id=deletion.image_id,
+                snapshot=loc.snapshot,
+                addresses=(deletion.address,) if fence else (),
+                message=_one_line(reason))
+        except queue.NotRecorded as exc:
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.
             raise failures.TimeoutError('Image %s stays: %s'
                                         % (loc.image, exc))
-        # Or this process would still answer for one it has just written.
-        self.site.writers.abandon(loc.image)
 
     def _check_open(self):
         try:
@@ -432,6 +427,54 @@ class Store(driver.Store):
                 source = stack.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
             yield source
+
+
+class _Deletion:
+    """The removal of the image of a location, in a thread of its own.
+
+    :ivar loc: :class:`glance_dcn.store.location.StoreLocation`
+    :ivar image_id: internal ID of the RBD image, once it is known
+    :ivar address: address of the client that removes it, once it is known
+    :ivar abandoned: whether nobody waits for it: it must not begin any more
+    """
+
+    def __init__(self, site, loc):
+        self.loc = loc
+        self.image_id = None
+        self.address = None
+        self.abandoned = False
+        self._site = site
+
+    def run(self, outcome):
+        """Remove the image.
+
+        :param outcome: queue for the exception, or None
+        """
+        error = None
+        try:
+            with self._site.open_pool(self.loc.pool) as ioctx:
+                self._remove(ioctx)
+        except BaseException as exc:
+            error = exc
+        outcome.put(error)
+
+    def _remove(self, ioctx):
+        image = self.loc.image
+        self.address = self._site.address_of(ioctx)
+        # A site that has just gone away, or hangs, is not to be waited for as
+        # long as other requests are.
+        images.knock(ioctx, image, _ANSWER)
+        self.image_id = images.look_up(ioctx, image)
+        with self._site.name_lock(ioctx, image):
+            # Whether another has it by now is seen by its internal ID; what
+            # was abandoned is done by the task runner.
+            if not self.abandoned:
+                self._site.delete(ioctx, image, self.image_id,
+                                  self.loc.snapshot, self.loc.pool)
+
+
+def _one_line(reason):
+    return ' '.join(str(reason).split())[:500]
 
 
 def _is_gone(relay):

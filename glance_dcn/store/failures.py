@@ -19,9 +19,10 @@ import functools
 from glance_store import exceptions
 import rbd
 
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import name_lock
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.tasks import store as task_store
 
 #: Glance answers 503 to this one; older releases of glance_store lack it.
 TimeoutError = getattr(exceptions, 'TimeoutError',
@@ -87,11 +88,13 @@ def explained(site, name):
         yield
     except (rbd.ImageExists, rbd.ImageNotFound):
         raise
+    except task_store.NotRecorded as exc:
+        raise TimeoutError(str(exc))
     except engine_errors.SizeMismatch as exc:
         raise exceptions.Invalid(
             'Size mismatch: expected %s bytes, got %s bytes'
             % (exc.expected, exc.found))
-    except (engine_errors.RequestError, claims.ClaimError,
+    except (engine_errors.RequestError, name_lock.NameLockError,
             rbd.OSError) as exc:
         raise failure(site, exc, name, exc.errno) from exc
 

@@ -30,7 +30,8 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.sites import folder
-from glance_dcn.sites import owed
+from glance_dcn.sites import home as homes
+from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
 
@@ -83,8 +84,9 @@ class Record:
                 self._drop_if_empty(name)
             return
         try:
-            with default.open_pool() as ioctx:
-                self._exchange(definitions.Definitions(default.name, ioctx))
+            with homes.Home(default).open() as ioctx:
+                self._exchange(definitions.Definitions(
+                    default.name, ioctx, queue.PROCESS.store.deployment))
         except (errors.ClusterError, definitions.RecordError) as exc:
             self._tell(None, 'The record of sites cannot be kept for now: %s'
                        % exc)
@@ -169,7 +171,7 @@ class Record:
         site = self._roster.entries[name].store.site
         try:
             with site.open_pool() as ioctx:
-                empty = images.is_empty(ioctx) and not _is_owed(site)
+                empty = images.is_empty(ioctx) and not _has_tasks(site)
         except (errors.ClusterError, rbd.Error, omap.Error) as exc:
             LOG.debug('Whether site %s is empty cannot be told: %s', name,
                       exc)
@@ -193,7 +195,7 @@ class Record:
         self._told[about] = text
 
 
-def _is_owed(site):
+def _has_tasks(site):
     """Return whether there is work to be done at a site yet."""
-    return any(next(place.records(), None) is not None
-               for place in owed.ledger.places(site))
+    return any(record.site == site.name
+               for record in queue.PROCESS.store.scan().records)

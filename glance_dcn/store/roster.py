@@ -33,11 +33,10 @@ from glance_store import location
 from glance_dcn.ceph import connection
 from glance_dcn.engine import native
 from glance_dcn.sites import folder
-from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
-from glance_dcn.sites import worker
 from glance_dcn.store import backends
 from glance_dcn.store import options as store_options
+from glance_dcn.tasks import queue
 
 _SCHEMES = ('dcn', 'rbd')
 _READ_ONLY = 'http'
@@ -172,8 +171,7 @@ class Roster:
 
 def _forget(name):
     """Have nobody look after a site any more."""
-    worker.stop(name)
-    owed.ledger.remove(name)
+    queue.PROCESS.remove(name)
     wiring.PROCESS.remove(name)
     connection.forget(name)
 

@@ -30,11 +30,11 @@ from oslo_config import cfg
 
 from glance_dcn import background
 from glance_dcn.sites import folder
-from glance_dcn.sites import worker
 from glance_dcn.store import backends
 from glance_dcn.store import options
 from glance_dcn.store import record
 from glance_dcn.store import roster
+from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Watch:
         except Exception:
             # The stores of enabled_backends are none the worse for it.
             LOG.exception('The site files could not be followed')
-        if not worker.enabled:
+        if not queue.PROCESS.enabled:
             return
         self._looking.start()
         if self._exchange:

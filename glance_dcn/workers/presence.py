@@ -34,6 +34,7 @@ from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
 from glance_dcn.staging import watch
+from glance_dcn.tasks import queue
 from glance_dcn.workers import answer
 from glance_dcn.workers import options
 from glance_dcn.workers import peers
@@ -79,7 +80,8 @@ def begin(conf, site):
     answer.begin(place)
     running.on_begin(announce)
     watch.ask_first(may_recover)
-    _presence = Presence(conf, registry.Registry(site), place)
+    _presence = Presence(conf, registry.Registry(
+        queue.PROCESS.home, queue.PROCESS.store.deployment), place)
     _presence.start()
 
 
@@ -236,7 +238,8 @@ class Presence:
     def _speak(self):
         """Write the record of this worker."""
         worker = self._worker()
-        before = self._written and self._written.text()
+        before = self._written and self._written.text(
+            self._registry.deployment)
         if self._written is None:
             known, before = self._registry.worker(worker.identity)
             if known and known.taken_by and not self._let_go(known):
@@ -292,7 +295,7 @@ class Presence:
         changes = {
             'url': self._conf.worker_self_reference_url or None,
             'reference': self._verdict.state,
-            'faults': list(self._verdict.faults),
+            'faults': tuple(self._verdict.faults),
             'seen': time.time(),
         }
         if self._written is not None:

@@ -12,8 +12,8 @@
 
 """The Glance workers of a site, and what they are doing, for each other.
 
-Each worker has a record in the pool of its default store, where its peers,
-the other workers with the same default store, find it. It counts up in it
+Each worker has a record at its home, in the cluster of its default store,
+where its peers, the other workers with the same default store, find it. It counts up in it
 every few seconds. Clocks of hosts differ, so that nobody compares times: a
 peer looks whether the count has changed since it looked last.
 
@@ -27,7 +27,6 @@ Beside it stands a copy of the worker's journal (see
 """
 
 import dataclasses
-import json
 import logging
 import re
 import time
@@ -35,28 +34,22 @@ import typing
 
 from glance_dcn.ceph import omap
 from glance_dcn.staging import journal
+from glance_dcn.ceph import record_format
 
 LOG = logging.getLogger(__name__)
 
 #: Name of the object with the records.
-OBJECT = 'glance_dcn.workers'
+OBJECT = 'workers'
 #: Name of the object whose lock those have who act for a worker that is
 #: silent, or that has just come back; the worker's name follows.
-ACTING = 'glance_dcn.worker.'
+ACTING = 'worker.'
 
 #: States of a self reference.
 RIGHT, WRONG, UNPROVED, UNCHECKED = 'right', 'wrong', 'unproved', 'unchecked'
 
 _LOCK = 'acting'
-_VERSION = 1
 _WORKER, _TASK = 'worker/', 'task/'
 _NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
-_NOTHING = type(None)
-# What the fields of a record may be.
-_KINDS = {'identity': str, 'site': str, 'url': (str, _NOTHING), 'host': str,
-          'staging': str, 'release': str, 'incarnation': str, 'beat': int,
-          'since': (int, float), 'seen': (int, float), 'reference': str,
-          'faults': list, 'taken_by': (str, _NOTHING)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +68,7 @@ class Worker:
     :ivar seen: when it spoke last, by its clock
     :ivar reference: RIGHT, WRONG, UNPROVED or UNCHECKED
     :ivar faults: what is wrong with its self reference, or why nothing can
-        be said: list of texts
+        be said: tuple of texts
     :ivar taken_by: name of the worker that has taken over its work, or None
     """
 
@@ -90,7 +83,7 @@ class Worker:
     since: float = 0
     seen: float = dataclasses.field(default_factory=time.time)
     reference: str = UNCHECKED
-    faults: list = dataclasses.field(default_factory=list)
+    faults: typing.Tuple[str, ...] = ()
     taken_by: typing.Optional[str] = None
 
     @property
@@ -98,67 +91,59 @@ class Worker:
         """Key of the record."""
         return _WORKER + self.identity
 
-    def text(self):
-        """Return the record as it is kept."""
-        return json.dumps(dict(dataclasses.asdict(self), version=_VERSION),
-                          sort_keys=True)
+    def text(self, deployment=''):
+        """Return the record as it is kept.
+
+        :param deployment: identity of the deployment
+        """
+        return record_format.dump(self, deployment)
 
 
-def parse(text):
+def parse(text, deployment=''):
     """Return the worker that a text stands for.
 
-    What a later release has added is left out. Whoever may write to the pool
-    may have written it.
-
-    :raises ValueError: if it cannot be understood
+    :param deployment: identity of this deployment
+    :raises ValueError: if it cannot be understood, or is of another
     """
-    try:
-        fields = json.loads(text)
-    except RecursionError as exc:
-        raise ValueError('not a record') from exc
-    if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
-        raise ValueError('not a record of version %d' % _VERSION)
-    names = {field.name for field in dataclasses.fields(Worker)}
-    try:
-        worker = Worker(**{name: value for name, value in fields.items()
-                           if name in names})
-    except TypeError as exc:
-        raise ValueError(str(exc))
-    for name, kinds in _KINDS.items():
-        if not isinstance(getattr(worker, name), kinds):
-            raise ValueError('its %s is not what it may be' % name)
-    if not all(isinstance(fault, str) for fault in worker.faults):
-        raise ValueError('its faults are not what they may be')
+    worker = record_format.load(Worker, text, deployment)
     if not _NAME.fullmatch(worker.identity):
-        raise ValueError('its identity is none')
+        raise record_format.RecordError('its identity is not a name')
     return worker
 
 
 class Registry:
-    """The records in the pool of one site.
+    """The records of one home.
 
     Everything raises :class:`glance_dcn.ceph.errors.ClusterError` if the site
     is away, and :class:`glance_dcn.ceph.omap.Error` if the cluster refuses.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
+    :param home: :class:`glance_dcn.sites.home.Home`
+    :param deployment: identity of the deployment; records of others are left
+        out
     """
 
-    def __init__(self, site):
-        self.site = site
+    def __init__(self, home, deployment=''):
+        self.home = home
+        self.deployment = deployment
+
+    @property
+    def site(self):
+        """The :class:`glance_dcn.sites.site.Site` that has the records."""
+        return self.home.site
 
     def workers(self):
         """Return (worker, text as it is kept), in the order of names."""
-        return self._all(parse, _WORKER)
+        return self._all(self._parse, _WORKER)
 
     def worker(self, identity):
         """Return tuple of a worker and its text, as it is kept, or Nones.
 
         One that cannot be understood is None, with its text.
         """
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             text = omap.get(ioctx, OBJECT, _WORKER + identity)
         try:
-            return text and parse(text), text
+            return text and self._parse(text), text
         except ValueError:
             return None, text
 
@@ -169,15 +154,16 @@ class Registry:
         :param worker: :class:`Worker`
         :returns: whether it was written
         """
-        with self.site.open_pool() as ioctx:
-            return omap.swap(ioctx, OBJECT, worker.key, before, worker.text())
+        with self.home.open() as ioctx:
+            return omap.swap(ioctx, OBJECT, worker.key, before,
+                             worker.text(self.deployment))
 
     def remove(self, worker, text):
         """Forget a worker, unless it has spoken meanwhile.
 
         :param text: of its record, as it was seen
         """
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             if omap.remove(ioctx, OBJECT, worker.key, text):
                 omap.remove_object(ioctx, ACTING + worker.identity)
 
@@ -191,13 +177,13 @@ class Registry:
 
     def note(self, identity, entry):
         """Write down what a worker does, over what was known of the task."""
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             omap.put(ioctx, OBJECT,
                      {_task_key(identity, entry.task): entry.text()})
 
     def note_later(self, identity, entry):
         """The same without waiting; nobody hears of a failure."""
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             omap.put_later(ioctx, OBJECT,
                            {_task_key(identity, entry.task): entry.text()})
 
@@ -206,7 +192,7 @@ class Registry:
 
         :param task: ID of the task
         """
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             omap.remove(ioctx, OBJECT, _task_key(identity, task))
 
     def hold(self, identity, holder, seconds):
@@ -216,20 +202,25 @@ class Registry:
         :param seconds: for how long from now
         :returns: whether it is held now
         """
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             return omap.lock(ioctx, ACTING + identity, _LOCK, holder, seconds)
 
     def release(self, identity, holder):
         """Give the right to act for a worker back."""
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
+
+    def _parse(self, text):
+        return parse(text, self.deployment)
 
     def _all(self, understand, prefix):
         found = []
-        with self.site.open_pool() as ioctx:
+        with self.home.open() as ioctx:
             for key, text in omap.walk(ioctx, OBJECT, prefix):
                 try:
                     found.append((understand(text), text))
+                except record_format.ForeignRecord:
+                    continue
                 except ValueError as exc:
                     LOG.warning('Store %(store)s: record %(key)s of object '
                                 '%(object)s cannot be understood: %(error)s',

@@ -32,10 +32,10 @@ import re
 import shutil
 import stat
 
-from glance_dcn.sites import owed
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import recovery
+from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import place
 
 LOG = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def undo(conf, worker, entry):
         known = ours.read(entry.task)
         own = ours.begin(dataclasses.replace(
             entry, path=folder.staged(conf, entry.image), taken=True,
-            by=owed.whoami()))
+            by=tasks.host_and_process()))
         stack.callback(own.release)
         if recovery.fence(own.entry):
             path = own.entry.path

@@ -1,0 +1,281 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The exclusive right to create or to remove the image of a name in a pool.
+
+Between creating an RBD image and opening it for writing there is a moment in
+which it looks like one whose writer died: it has no snapshot, and no client
+watches it. And librbd removes images by name: a client that was stopped at
+that call would remove whatever has the name when it goes on. Each creation
+and each removal is therefore made under a lock in RADOS::
+
+    holder                            waiter
+    ------                            ------
+    lock "name.17" for <image>
+    create or remove
+    (every 8 s: write a new beat)     lock: busy, held by H, beat B
+    ...                               30 s later: held by H, still beat B
+    stopped                           blocklist the address of H
+                                      break its lock, take it
+    goes on: EBLOCKLISTED             create or remove
+
+The lock does not expire. A holder that has not renewed it for half a minute
+of the waiter's own monotonic clock is blocklisted before the lock is taken
+from it: whatever that client had in flight fails, in whatever process, on
+whatever host, and whichever features the image has. A mere expiry would let
+both go on.
+
+A lock that has been used stays known to its object, as an attribute. So there
+is a fixed number of them, all on one object, and names that share a lock wait
+for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import time
+import typing
+import uuid
+
+import rados
+
+from glance_dcn.ceph import fencing
+from glance_dcn.ceph import omap
+from glance_dcn.engine import native
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+    from collections.abc import Iterator
+
+LOG = logging.getLogger(__name__)
+
+#: Name of the object that the locks are kept with.
+OBJECT = 'glance_dcn.names'
+
+_LOCKS = 256
+#: Seconds without a renewal after which the holder of a lock is blocklisted.
+EXPIRY = 30
+# Seconds between renewals.
+_RENEWAL = 8
+# Seconds to wait for a holder that renews its lock.
+_PATIENCE = 40
+# Seconds between two attempts.
+_PAUSE = 0.05
+
+
+class NameLockError(Exception):
+    """A name lock could not be taken, or was lost.
+
+    :ivar image: name of the RBD image
+    :ivar errno: positive number of the cluster's error, if it was one
+    """
+
+    def __init__(self, image: str, reason: str,
+                 code: int | None = None) -> None:
+        super().__init__('RBD image %s: %s' % (image, reason))
+        self.image = image
+        self.errno = code
+
+
+class NotLocked(NameLockError):
+    """The lock could not be taken: nothing was created or removed."""
+
+
+@contextlib.contextmanager
+def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
+         patience: float = _PATIENCE,
+         expiry: float = EXPIRY) -> Iterator[None]:
+    """Hold the exclusive right to an image's name while the block runs.
+
+    :param client: connected client of the pool's cluster, by which a dead
+        holder is blocklisted
+    :param ioctx: of the pool, opened by the client that the block works with:
+        it is this one that is blocklisted if it stops renewing
+    :param image: name of the RBD image
+    :param patience: seconds to wait for a holder that renews its lock
+    :param expiry: seconds without a renewal after which a holder is taken for
+        dead
+    :raises NotLocked: if the lock cannot be taken
+    :raises NameLockError: at the end of the block, if the lock was taken by
+        another client meanwhile
+    """
+    held = _Held(ioctx, image)
+    _Waiter(client, held, patience, expiry).wait()
+    over = native.Queue()
+    renewing = native.start('dcn-name-lock', held.keep, over)
+    try:
+        yield
+    except BaseException:
+        _stop(over, renewing)
+        # What the block failed with is what counts.
+        with contextlib.suppress(rados.Error):
+            held.unlock()
+        raise
+    _stop(over, renewing)
+    held.release()
+
+
+def break_lock(ioctx: rados.Ioctx, image: str,
+               instances: Collection[int]) -> None:
+    """Take the lock of a name from a client that is known to be dead.
+
+    :param instances: RADOS instance IDs of clients whose process has ended
+    :raises rados.Error: if the cluster refuses
+    """
+    found = omap.holder(ioctx, OBJECT, _lock(image))
+    if found and found.instance in instances:
+        omap.break_lock(ioctx, OBJECT, _lock(image), found)
+
+
+def _stop(over: native.Queue, renewing: typing.Any) -> None:
+    over.put(True)
+    # Or a renewal under way would lock it again after the unlocking.
+    renewing.join()
+
+
+def _lock(image: str) -> str:
+    return 'name.%d' % (hashlib.sha256(image.encode()).digest()[0] % _LOCKS)
+
+
+class _Held:
+    """One client's hold of a lock."""
+
+    def __init__(self, ioctx: rados.Ioctx, image: str) -> None:
+        self.ioctx = ioctx
+        self.image = image
+        self.lock = _lock(image)
+        self._cookie = str(uuid.uuid4())
+        self._beat = 0
+
+    def take(self) -> None:
+        """Take the lock, or renew it.
+
+        :raises rados.ObjectBusy: if another client holds it
+        :raises rados.Error: if the cluster refuses
+        """
+        self._beat += 1
+        # The description is what changes with each renewal.
+        self.ioctx.lock_exclusive(
+            OBJECT, self.lock, self._cookie,
+            'beat %d for %s' % (self._beat, self.image), None,
+            omap.MAY_RENEW)
+
+    def keep(self, over: native.Queue) -> None:
+        """Renew the lock until ``over`` says so."""
+        while True:
+            try:
+                native.get(over, _RENEWAL)
+                return
+            except native.Empty:
+                pass
+            try:
+                self.take()
+            except rados.Error as exc:
+                LOG.debug('The name lock of image %(image)s was not renewed: '
+                          '%(error)s', {'image': self.image, 'error': exc})
+                if isinstance(exc, rados.ObjectBusy):
+                    return
+
+    def unlock(self) -> None:
+        """Give the lock back.
+
+        :raises rados.ObjectNotFound: if it is not held
+        """
+        self.ioctx.unlock(OBJECT, self.lock, self._cookie)
+
+    def release(self) -> None:
+        """Give the lock back at the end of a block.
+
+        :raises NameLockError: if it was lost meanwhile
+        """
+        try:
+            self.unlock()
+        except rados.ObjectNotFound as exc:
+            raise NameLockError(
+                self.image, 'its name lock was taken by another client: this '
+                'one did not renew it in time; see that the cluster is '
+                'healthy, and try again', errno.ESHUTDOWN) from exc
+        except rados.Error as exc:
+            raise _failed(NameLockError, self.image, exc) from exc
+
+
+class _Waiter:
+    """Waits for a lock, and takes it from a holder that is dead."""
+
+    def __init__(self, client: rados.Rados, held: _Held, patience: float,
+                 expiry: float) -> None:
+        self._client = client
+        self._held = held
+        self._expiry = expiry
+        self._patience = patience
+        self._seen: omap.Holder | None = None
+        self._since = 0.0
+
+    def wait(self) -> None:
+        """Return when the lock is held.
+
+        :raises NotLocked: if it cannot be taken
+        """
+        # A dead holder is to be found dead before patience ends.
+        deadline = time.monotonic() + max(self._patience, self._expiry + 10)
+        while True:
+            try:
+                self._held.take()
+                return
+            except rados.ObjectBusy as exc:
+                if time.monotonic() > deadline:
+                    raise NotLocked(
+                        self._held.image, 'for %d s other clients have been '
+                        'creating or removing it, or an image that shares '
+                        'its lock; see that the cluster is healthy, and try '
+                        'again' % self._patience) from exc
+            except rados.Error as exc:
+                raise _failed(NotLocked, self._held.image, exc) from exc
+            self._look()
+            time.sleep(_PAUSE)
+
+    def _look(self) -> None:
+        """Blocklist the holder if it has not renewed for too long."""
+        try:
+            found = omap.holder(self._held.ioctx, OBJECT, self._held.lock)
+        except rados.Error as exc:
+            raise _failed(NotLocked, self._held.image, exc) from exc
+        now = time.monotonic()
+        if found is None or found != self._seen:
+            self._seen, self._since = found, now
+            return
+        if now - self._since < self._expiry:
+            return
+        if not found.address or fencing.blocklist(self._client,
+                                                  [found.address]):
+            raise NotLocked(
+                self._held.image, 'its name lock is held by client %s, which '
+                'has not renewed it for %d s and cannot be blocklisted; the '
+                'user needs the monitor capability "profile rbd"'
+                % (found.address or 'of no known address', self._expiry),
+                errno.EBUSY)
+        LOG.warning('Client %(address)s, which was creating or removing RBD '
+                    'image %(image)s, has not answered for %(seconds)d s: it '
+                    'is blocklisted', {
+                        'address': found.address, 'image': self._held.image,
+                        'seconds': self._expiry})
+        omap.break_lock(self._held.ioctx, OBJECT, self._held.lock, found)
+        self._seen = None
+
+
+def _failed(kind: type[NameLockError], image: str,
+            exc: Exception) -> NameLockError:
+    return kind(image, 'its name lock failed: %s' % exc,
+                abs(getattr(exc, 'errno', None) or 0) or None)

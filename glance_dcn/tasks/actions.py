@@ -1,0 +1,318 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is to be done about a task, and doing it.
+
+A record is a hint. Whether anything is removed is decided by what is there
+now, its internal ID, and what Glance's database says: :func:`plan` decides,
+without any effect, :class:`Executor` acts. What was decided is decided once
+more when the name lock is held, right before the removal.
+
+==================  ========================================================
+never removed       what Glance's database does not know; an image in another
+                    pool than the site's that the database never had a
+                    location for; another image than the one that was meant;
+                    an image that is being written
+not yet removed     an image with a location, or to which a request or an
+                    import may be about to add one
+==================  ========================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import logging
+import typing
+
+import rbd
+
+from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
+from glance_dcn import glance_db
+from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.sites import site as sites
+    from glance_dcn.tasks import store as stores
+
+LOG = logging.getLogger(__name__)
+
+# Seconds within which Glance has dropped the location of an image that it
+# deletes from all its stores, of which some may take long.
+_LONGEST_DELETION = 24 * 3600
+
+
+class RetryLater(Exception):
+    """A task cannot be done now.
+
+    :ivar expected: whether that is no fault, such as that an image still has
+        clones
+    """
+
+    def __init__(self, reason: str, expected: bool = False) -> None:
+        super().__init__(reason)
+        self.expected = expected
+
+
+class Verdict(enum.Enum):
+    """What is to be done about a task.
+
+    REMOVE: remove the image. PURGE: remove it from the trash. DROP: nothing;
+    the record is void. WAIT: nothing yet. REFUSE: nothing, ever; an operator
+    has to look at the record.
+    """
+
+    REMOVE = 'remove'
+    PURGE = 'purge'
+    DROP = 'drop'
+    WAIT = 'wait'
+    REFUSE = 'refuse'
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is to be done about a task, and why.
+
+    :ivar verdict: :class:`Verdict`
+    :ivar reason: as text
+    :ivar image_id: internal ID of the image to be removed, or None
+    """
+
+    verdict: Verdict
+    reason: str
+    image_id: typing.Optional[str] = None
+
+
+def plan(task: tasks.Task, site_pool: str,
+         info: typing.Optional[images.ImageInfo], answer: glance_db.Answer,
+         creating: bool = False, waited: float = 0) -> Decision:
+    """Decide what is to be done about a task; without any effect.
+
+    :param task: :class:`glance_dcn.tasks.task.Task`
+    :param site_pool: name of the pool of the task's site
+    :param info: what there is under the image's name; of a PURGE, None
+    :param answer: what Glance's database says of the image there
+    :param creating: whether the one who asks holds the image in Glance, and
+        is about to write it: it is not settled because of that
+    :param waited: seconds for which the task has waited, by a monotonic clock
+    """
+    if task.pool != site_pool and not answer.was_named:
+        return Decision(
+            Verdict.REFUSE, 'pool %s is not that of the site, and Glance '
+            'never had a location of the image there' % task.pool)
+    if task.action is tasks.Action.PURGE:
+        return _plan_purge(task, answer)
+    if info is None:
+        return Decision(Verdict.DROP, 'there is no such image')
+    if task.image_id is not None and info.image_id != task.image_id:
+        return Decision(Verdict.DROP, 'another image has its name')
+    if task.action is tasks.Action.REMOVE_INCOMPLETE:
+        unwanted = _plan_incomplete(task, info, answer)
+        if unwanted is not None:
+            return unwanted
+    if (answer.location is glance_db.Location.NAMED
+            and waited > _LONGEST_DELETION):
+        return Decision(Verdict.DROP, 'Glance has kept its location')
+    return _plan_removal(info, answer, creating)
+
+
+def _plan_purge(task: tasks.Task, answer: glance_db.Answer) -> Decision:
+    if answer.location is glance_db.Location.UNKNOWN:
+        return _unknown()
+    # The image of that ID was removed from its name when Glance had dropped
+    # its location; what has the name now is another.
+    return Decision(Verdict.PURGE, 'it was moved to the trash', task.image_id)
+
+
+def _plan_incomplete(task: tasks.Task, info: images.ImageInfo,
+                     answer: glance_db.Answer
+                     ) -> typing.Optional[Decision]:
+    """Decide about an image whose writer failed; None: as about others."""
+    if task.image_id is None and not info.blank:
+        return Decision(Verdict.DROP, 'it may not be the image whose writing '
+                        'was begun')
+    if answer.location is glance_db.Location.NAMED:
+        return Decision(Verdict.DROP, 'Glance has its location')
+    if not info.published and (
+            answer.location is not glance_db.Location.UNKNOWN):
+        return Decision(Verdict.REMOVE, 'it is incomplete', info.image_id)
+    return None
+
+
+def _plan_removal(info: images.ImageInfo, answer: glance_db.Answer,
+                  creating: bool) -> Decision:
+    if answer.location is glance_db.Location.UNKNOWN:
+        return _unknown()
+    if answer.location is glance_db.Location.NAMED:
+        return Decision(Verdict.WAIT, 'Glance still has its location')
+    if not answer.permits_removal and not creating:
+        return Decision(Verdict.WAIT, 'the image is in use by an import, a '
+                        'copy or an upload, which may add its location')
+    return Decision(Verdict.REMOVE, 'Glance has no location of it',
+                    info.image_id)
+
+
+def _unknown() -> Decision:
+    return Decision(
+        Verdict.REFUSE, 'the database of Glance does not know the image: it '
+        'may be that of another Glance; remove it with rbd, if it is not')
+
+
+class Executor:
+    """Does the tasks of one site.
+
+    :param store: :class:`glance_dcn.tasks.store.TaskStore`
+    :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
+    :param check_lease: returns if this process still may act, and raises
+        otherwise; it is called before each irreversible step
+    """
+
+    def __init__(self, store: stores.TaskStore,
+                 database: glance_db.GlanceDatabase,
+                 check_lease: typing.Callable[[], None] = lambda: None
+                 ) -> None:
+        self._store = store
+        self._database = database
+        self._check_lease = check_lease
+
+    def decide(self, site: sites.Site, ioctx: typing.Any, task: tasks.Task,
+               creating: bool = False, waited: float = 0) -> Decision:
+        """Return what is to be done about a task now; without any effect.
+
+        :raises RetryLater: if Glance's database does not answer
+        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        info = (None if task.action is tasks.Action.PURGE
+                else images.inspect(ioctx, task.image))
+        return plan(task, site.pool, info, self.ask(site, task), creating,
+                    waited)
+
+    def ask(self, site: sites.Site,
+            record: tasks.Record) -> glance_db.Answer:
+        """Return what Glance's database says of the image of a record.
+
+        :raises RetryLater: if it does not answer
+        """
+        try:
+            return self._database.ask(record.image,
+                                      site.uri(record.image, record.pool))
+        except Exception as exc:
+            raise RetryLater('the database of Glance does not answer: %s'
+                             % exc) from exc
+
+    def execute(self, site: sites.Site, task: tasks.Task,
+                creating: typing.Optional[str] = None,
+                waited: float = 0) -> Decision:
+        """Do a task.
+
+        :param creating: uid of the intent of the one who asks, who holds the
+            name lock and is about to write the image; or None
+        :param waited: seconds for which the task has waited
+        :returns: what was done
+        :raises RetryLater: if it cannot be done now
+        :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        if task.fsid and site.fsid and task.fsid != site.fsid:
+            return Decision(
+                Verdict.DROP, 'it was for cluster %s, in whose place the '
+                'store has another one' % task.fsid)
+        if task.addresses:
+            left = site.blocklist(task.addresses)
+            if left:
+                raise RetryLater('clients %s cannot be blocklisted'
+                                 % ', '.join(sorted(left)))
+        with site.open_pool(task.pool) as ioctx:
+            decision = self.decide(site, ioctx, task, bool(creating),
+                                   waited)
+            if decision.verdict is Verdict.PURGE:
+                return self._purge(ioctx, task, decision)
+            if decision.verdict is Verdict.REMOVE:
+                with self._name_lock(site, ioctx, task, creating):
+                    return self._remove(site, ioctx, task, decision,
+                                        creating)
+        if decision.verdict in (Verdict.WAIT, Verdict.REFUSE):
+            raise RetryLater(decision.reason,
+                             expected=decision.verdict is Verdict.WAIT)
+        return decision
+
+    @contextlib.contextmanager
+    def _name_lock(self, site: sites.Site, ioctx: typing.Any,
+                   task: tasks.Task, creating: typing.Optional[str]
+                   ) -> typing.Iterator[None]:
+        if creating:
+            yield
+            return
+        try:
+            with site.name_lock(ioctx, task.image):
+                yield
+        except name_lock.NotLocked as exc:
+            raise RetryLater(str(exc), expected=True) from exc
+
+    def _remove(self, site: sites.Site, ioctx: typing.Any, task: tasks.Task,
+                before: Decision, creating: typing.Optional[str]
+                ) -> Decision:
+        decision = self.decide(site, ioctx, task, bool(creating))
+        if decision != before:
+            raise RetryLater('it has changed meanwhile', expected=True)
+        self._check_not_written(task, decision, creating)
+        self._check_lease()
+        try:
+            images.remove(
+                ioctx, task.image, decision.image_id,
+                task.snapshot or images.SNAPSHOT,
+                trashing=lambda image_id: self._store.put(
+                    purge(site, task.image, task.pool, image_id)),
+                in_use_too=task.action is tasks.Action.DELETE)
+        except rbd.ImageNotFound:
+            pass
+        except images.InUse as exc:
+            raise RetryLater(str(exc), expected=True) from exc
+        return decision
+
+    def _check_not_written(self, task: tasks.Task, decision: Decision,
+                           creating: typing.Optional[str]) -> None:
+        """See that no process of this home writes or adopts the image.
+
+        :raises RetryLater: if one does
+        """
+        for other in self._store.records(task.site, task.image):
+            if (isinstance(other, tasks.Intent)
+                    and other.uid not in (task.uid, creating)
+                    and other.image_id == decision.image_id
+                    and other.state is tasks.State.WRITING):
+                # One that is committed waits for its location: the image is
+                # not settled in Glance until then.
+                raise RetryLater('it is being written', expected=True)
+
+    def _purge(self, ioctx: typing.Any, task: tasks.Task,
+               decision: Decision) -> Decision:
+        self._check_lease()
+        try:
+            images.purge(ioctx, task.image, task.image_id, task.snapshot)
+        except rbd.ImageNotFound:
+            if images.look_up(ioctx, task.image) == task.image_id:
+                raise RetryLater('it is not in the trash yet', expected=True)
+        except images.InUse as exc:
+            raise RetryLater(str(exc), expected=True) from exc
+        return decision
+
+
+def purge(site: sites.Site, image: str, pool: typing.Optional[str],
+          image_id: str) -> tasks.Task:
+    """Return the task that removes an image from the trash in the end."""
+    return tasks.Task(tasks.Action.PURGE, site.name, image,
+                      pool or site.pool, fsid=site.fsid, image_id=image_id,
+                      snapshot=images.SNAPSHOT)

@@ -1,0 +1,288 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The images that this process writes, recorded before they are written.
+
+Before an image is created at any site, an intent is written at home, with the
+lease of this process in the same operation: one small write near by. It is
+there until the image is removed again or Glance's database has its location.
+What a dead process leaves is found and removed by the task runner of its
+home (:mod:`glance_dcn.tasks.runner`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+import typing
+import uuid
+
+from glance_dcn import background
+from glance_dcn.ceph import omap
+from glance_dcn.engine import native
+from glance_dcn.sites import leftovers
+from glance_dcn.tasks import leases
+from glance_dcn.ceph import record_format
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.sites import site as sites
+
+LOG = logging.getLogger(__name__)
+
+# Seconds for which the lease is kept after the last write has ended: another
+# is likely to come.
+_LINGER = 60
+
+
+class WriteLost(leftovers.Gone):
+    """The image was given to another process to be removed.
+
+    This process did not renew its lease in time: Glance must not be told of
+    the image.
+    """
+
+    def __init__(self, intent: tasks.Intent) -> None:
+        super().__init__(
+            leftovers.Found(intent.image, intent.image_id),
+            'it was taken for that of a dead process, because this one was '
+            'stopped for too long; try again')
+
+
+class Write:
+    """One image that is being written.
+
+    :ivar intent: :class:`glance_dcn.tasks.task.Intent`
+    """
+
+    def __init__(self, log: WriteLog, intent: tasks.Intent) -> None:
+        self.intent = intent
+        self._log = log
+
+    def bind(self, image_id: str, wait: bool = False) -> None:
+        """Add the internal ID of the image.
+
+        :param wait: return when it is written; for an image that may be
+            another process's to remove, and not for one that was created by
+            this write
+        """
+        bound = dataclasses.replace(self.intent, image_id=image_id)
+        self._log.change(self.intent, bound, wait)
+        self.intent = bound
+
+    def commit(self) -> None:
+        """Take the right to tell Glance of the image.
+
+        From here on it is not removed but by what Glance's database says.
+
+        :raises WriteLost: if the image was given to another process
+        """
+        committed = dataclasses.replace(self.intent,
+                                        state=tasks.State.COMMITTED)
+        self._log.commit(self.intent, committed)
+        self.intent = committed
+
+    def end(self) -> None:
+        """Drop the intent: nothing of the image is left."""
+        self._log.end(self.intent)
+
+    def abandon(self, fence: bool = True) -> None:
+        """Leave the image to the task runner, which removes it.
+
+        :param fence: whether the client that wrote it is blocklisted first
+        """
+        self._log.abandon(self.intent, fence)
+
+
+class WriteLog:
+    """The intents of this process.
+
+    :param store: :class:`glance_dcn.tasks.store.TaskStore`
+    """
+
+    def __init__(self, store: stores.TaskStore) -> None:
+        self._store = store
+        self._periodic = background.Periodic('dcn-lease', self.renew,
+                                             leases.RENEWAL)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin as a new process does."""
+        self._pid = os.getpid()
+        self._guard = native.lock()
+        self._lease = uuid.uuid4().hex
+        self._beat = 0
+        # Intents that are not committed, by uid.
+        self._open: dict[str, tasks.Intent] = {}
+        # Changes that home was away for: (old, new), or (old, None).
+        self._late: list[tuple[tasks.Intent,
+                               typing.Optional[tasks.Record]]] = []
+        self._until = 0.0
+
+    def begin(self, site: sites.Site, image: str, address: str) -> Write:
+        """Record that an image is going to be written.
+
+        :param site: where it is written to
+        :param image: name of the RBD image
+        :param address: of the client that writes
+        :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
+        """
+        if self._pid != os.getpid():
+            # In a child of a fork: what is open is the parent's.
+            self._reset()
+        with self._guard:
+            self._until = time.monotonic() + _LINGER
+            intent = tasks.Intent(site.name, image, site.pool, site.fsid,
+                                  self._lease, address)
+            self._open[intent.uid] = intent
+            self._beat += 1
+            lease = {stores.LEASES + self._lease: self._lease_text()}
+        try:
+            self._store.put(intent, lease)
+        except BaseException:
+            with self._guard:
+                self._open.pop(intent.uid, None)
+                # It may be written when the cluster goes on.
+                self._late.append((intent, None))
+            self._periodic.start()
+            raise
+        self._periodic.start()
+        return Write(self, intent)
+
+    def change(self, old: tasks.Intent, new: tasks.Intent,
+               wait: bool) -> None:
+        """Write a changed intent."""
+        with self._guard:
+            self._open[new.uid] = new
+        try:
+            if wait:
+                self._replace(old, new)
+            else:
+                self._store.replace_later(old, new)
+        except stores.AWAY:
+            self._put_off(old, new)
+
+    def commit(self, old: tasks.Intent, new: tasks.Intent) -> None:
+        """Write a committed intent.
+
+        :raises WriteLost: if it was changed by another process
+        """
+        with self._guard:
+            late = any(one.uid == old.uid for one, _new in self._late)
+        try:
+            if late:
+                self._catch_up()
+            self._replace(old, new)
+        except stores.AWAY as exc:
+            # Nobody can take it either while home is away. What is published
+            # is removed only where Glance's database is settled without it.
+            LOG.warning('Store %(store)s, which keeps the records, does not '
+                        'answer (%(error)s): that image %(image)s is complete '
+                        'in store %(site)s is recorded later', {
+                            'store': self._store.home.name, 'error': exc,
+                            'image': old.image, 'site': old.site})
+            self._put_off(old, new)
+        with self._guard:
+            self._open.pop(old.uid, None)
+            self._until = time.monotonic() + _LINGER
+
+    def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
+        if self._store.replace(old, new):
+            return
+        # That the internal ID was added may not have been written.
+        for known in self._store.records(old.site, old.image):
+            if (known.key == old.key
+                    and isinstance(known, tasks.Intent)
+                    and known.state is tasks.State.WRITING
+                    and self._store.replace(known, new)):
+                return
+        raise WriteLost(old)
+
+    def end(self, intent: tasks.Intent) -> None:
+        """Drop an intent."""
+        with self._guard:
+            self._open.pop(intent.uid, None)
+        try:
+            self._store.remove_later(intent)
+        except stores.AWAY:
+            self._put_off(intent, None)
+
+    def abandon(self, intent: tasks.Intent, fence: bool) -> None:
+        """Turn an intent into a task that removes the image."""
+        task = tasks.Task(
+            tasks.Action.REMOVE_INCOMPLETE, intent.site, intent.image,
+            intent.pool, fsid=intent.fsid, image_id=intent.image_id,
+            addresses=(intent.address,) if fence else ())
+        try:
+            self._store.put(task)
+        except stores.NotRecorded as exc:
+            LOG.error('%s', exc)
+            self._put_off(intent, task)
+            return
+        self.end(intent)
+
+    def renew(self) -> None:
+        """Renew the lease, as long as it matters, and catch up."""
+        if self._pid != os.getpid():
+            return
+        with self._guard:
+            idle = (not self._open and not self._late
+                    and time.monotonic() > self._until)
+            self._beat += 1
+            key, text = stores.LEASES + self._lease, self._lease_text()
+            if idle:
+                self._lease = uuid.uuid4().hex
+                self._periodic.stop()
+        site = self._store.home.site
+        if site is None or not site.available:
+            return
+        try:
+            with self._store.home.open() as ioctx:
+                if idle:
+                    omap.remove(ioctx, stores.OBJECT, key)
+                else:
+                    omap.put(ioctx, stores.OBJECT, {key: text})
+            self._catch_up()
+            self._store.drain()
+        except stores.AWAY as exc:
+            LOG.debug('The lease of this process was not renewed: %s', exc)
+
+    def _lease_text(self) -> str:
+        return record_format.dump(
+            leases.Lease(self._lease, self._beat, tasks.host_and_process()),
+            self._store.deployment)
+
+    def _put_off(self, old: tasks.Intent,
+                 new: typing.Optional[tasks.Record]) -> None:
+        with self._guard:
+            self._late.append((old, new))
+        self._periodic.start()
+
+    def _catch_up(self) -> None:
+        """Write what home was away for, in order.
+
+        :raises: as :class:`glance_dcn.tasks.store.TaskStore`
+        """
+        while self._late:
+            old, new = self._late[0]
+            if isinstance(new, tasks.Task):
+                self._store.put(new)
+                self._store.remove(old)
+            elif new is None:
+                self._store.remove(old)
+            else:
+                self._store.replace(old, new)
+            with self._guard:
+                del self._late[0]

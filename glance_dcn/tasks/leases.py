@@ -1,0 +1,187 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Leases: how a process is known to be alive, without comparing clocks.
+
+A holder writes a count that goes up every few seconds. An observer looks, by
+its own monotonic clock, how long it has seen the same count, and only while
+it can look: nothing that happens to clocks, or to the cluster that keeps the
+leases, makes a living holder seem dead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import typing
+import uuid
+
+from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
+
+#: Seconds without a change after which the holder of a lease is taken for
+#: dead. As long as a cluster takes to forget which client had an image open.
+EXPIRY = 30
+#: Seconds between renewals.
+RENEWAL = 8
+# Seconds between two observations after which it is not known what was in
+# between.
+_GAP = 25
+# What the key of the task runner's lease begins with; the identity of the
+# deployment follows.
+_RUNNER = 'runner/'
+
+
+@dataclasses.dataclass(frozen=True)
+class Lease:
+    """What a holder writes.
+
+    :ivar holder: tells it from any other
+    :ivar beat: goes up with each renewal
+    :ivar created_by: host and process
+    """
+
+    holder: str
+    beat: int
+    created_by: str
+
+
+class Observer:
+    """Knows how long each lease has been unchanged.
+
+    :param clock: returns seconds of a monotonic clock
+    """
+
+    def __init__(self, clock: typing.Callable[[], float] = time.monotonic
+                 ) -> None:
+        self._clock = clock
+        self._looked: float | None = None
+        # (text, since when it was seen unchanged) by ID.
+        self._seen: dict[str, tuple[str | None, float]] = {}
+
+    def update(self, leases: dict[str, str],
+               wanted: typing.Iterable[str] = ()) -> None:
+        """Take note of the leases as they are now.
+
+        :param leases: texts by ID
+        :param wanted: IDs that are asked about; one that has no lease is
+            observed as missing
+        """
+        now = self._clock()
+        if self._looked is not None and now - self._looked > _GAP:
+            self._seen.clear()
+        self._looked = now
+        seen = {}
+        for name in {*leases, *wanted}:
+            text = leases.get(name)
+            known = self._seen.get(name)
+            seen[name] = (known if known and known[0] == text
+                          else (text, now))
+        self._seen = seen
+
+    def is_expired(self, name: str, expiry: float = EXPIRY) -> bool:
+        """Return whether a lease was not renewed for too long.
+
+        :param expiry: seconds
+        """
+        known = self._seen.get(name)
+        return known is not None and self._clock() - known[1] >= expiry
+
+    @property
+    def suspects(self) -> bool:
+        """Whether a lease has missed a renewal, and is not expired yet."""
+        now = self._clock()
+        return any(1.5 * RENEWAL < now - since < EXPIRY
+                   for _text, since in self._seen.values())
+
+
+class LeaseLost(Exception):
+    """The right to act was lost: nothing irreversible may be done."""
+
+
+class RunnerLease:
+    """The right of one process to run the tasks of a home.
+
+    :param store: :class:`glance_dcn.tasks.store.TaskStore`
+    :param clock: returns seconds of a monotonic clock
+    """
+
+    #: Seconds without a renewal after which another process takes it over.
+    EXPIRY = 20
+    # Seconds for which a renewal is trusted: well before another takes over.
+    _TRUSTED = 10
+    _RENEWAL = 3
+
+    def __init__(self, store: stores.TaskStore,
+                 clock: typing.Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._holder = uuid.uuid4().hex
+        self._observer = Observer(clock)
+        self._key = _RUNNER + store.deployment
+        self._text: str | None = None
+        self._beat = 0
+        self._renewed = float('-inf')
+
+    def acquire(self) -> bool:
+        """Take the lease, or renew it; return whether it is held.
+
+        :raises: as :class:`glance_dcn.tasks.store.TaskStore`
+        """
+        now = self._clock()
+        if self._text is not None and now - self._renewed < self._RENEWAL:
+            return True
+        with self._store.home.open() as ioctx:
+            before = self._text
+            if before is None:
+                before = omap.get(ioctx, stores.OBJECT, self._key)
+                self._observer.update({} if before is None
+                                      else {self._key: before})
+                if before is not None and not self._observer.is_expired(
+                        self._key, self.EXPIRY):
+                    return False
+            after = record_format.dump(
+                Lease(self._holder, self._beat + 1,
+                      tasks.host_and_process()), self._store.deployment)
+            if not omap.swap(ioctx, stores.OBJECT, self._key, before,
+                             after):
+                self._text = None
+                return False
+        self._text, self._beat, self._renewed = after, self._beat + 1, now
+        return True
+
+    def check(self) -> None:
+        """Return if the lease is held; for before each irreversible step.
+
+        :raises LeaseLost: if it is not, or that is not known
+        """
+        try:
+            held = (self._clock() - self._renewed < self._TRUSTED
+                    or (self._text is not None and self.acquire()))
+        except stores.AWAY as exc:
+            raise LeaseLost(str(exc)) from exc
+        if not held or self._clock() - self._renewed >= self._TRUSTED:
+            raise LeaseLost('another process runs the tasks now')
+
+    def release(self) -> None:
+        """Let another process run the tasks at once."""
+        text, self._text = self._text, None
+        self._renewed = float('-inf')
+        if text is not None:
+            try:
+                with self._store.home.open() as ioctx:
+                    omap.remove(ioctx, stores.OBJECT, self._key, text)
+            except stores.AWAY:
+                # It expires.
+                pass

@@ -1,0 +1,216 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The tasks and intents of this process, as the other rooms use them."""
+
+from __future__ import annotations
+
+import logging
+import typing
+
+import rbd
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import omap
+from glance_dcn.sites import home as homes
+from glance_dcn.sites import wiring
+from glance_dcn.tasks import actions
+from glance_dcn.tasks import intents
+from glance_dcn.tasks import runner as runners
+from glance_dcn.tasks import spool as spools
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from glance_dcn import glance_db
+    from glance_dcn.sites import site as sites
+
+LOG = logging.getLogger(__name__)
+
+Action = tasks.Action
+NotRecorded = stores.NotRecorded
+
+
+class TaskQueue:
+    """What a process records, and what it does of it.
+
+    :param deployment: identity of the deployment
+    :ivar home: :class:`glance_dcn.sites.home.Home`
+    :ivar sites: dict of :class:`glance_dcn.sites.site.Site` by name
+    :ivar store: :class:`glance_dcn.tasks.store.TaskStore`
+    :ivar runner: :class:`glance_dcn.tasks.runner.TaskRunner`, or None in a
+        process that runs no tasks
+    :ivar enabled: whether this process does background work at all; the
+        command, which only shows, does none
+    """
+
+    def __init__(self, deployment: str = '') -> None:
+        self.home = homes.Home()
+        self.sites: dict[str, sites.Site] = {}
+        self.store = stores.TaskStore(self.home, deployment)
+        self.runner: runners.TaskRunner | None = None
+        self._database: glance_db.GlanceDatabase | None = None
+        self._log = intents.WriteLog(self.store)
+        self._has_default = False
+        self.enabled = True
+
+    def add(self, site: sites.Site, default: bool = False) -> None:
+        """Add a site.
+
+        :param default: whether it is that of the default store, which keeps
+            the records; where that is of another type, the first site does
+        """
+        self.sites[site.name] = site
+        if default or self.home.site is None or (
+                not self._has_default
+                and self.home.site.name == site.name):
+            self.home.site = site
+            self._has_default = self._has_default or default
+
+    def remove(self, name: str) -> None:
+        """Forget a site that is gone."""
+        self.sites.pop(name, None)
+
+    def configure(self, deployment: str, folder: str | None,
+                  database: glance_db.GlanceDatabase | None) -> None:
+        """Take over what a configuration says.
+
+        :param folder: path of the folder where records go while home is away,
+            or None
+        :param database: that of the Glance that this process belongs to, or
+            None
+        """
+        self.store.deployment = deployment
+        wiring.PROCESS.deployment = deployment
+        if folder and (self.store.spool is None):
+            self.store.spool = spools.Spool(folder)
+        self._database = database
+
+    def start(self) -> None:
+        """Run tasks beside the requests of this process, from now on."""
+        if self.runner is None and self._database is not None:
+            self.runner = runners.TaskRunner(self.store, self.sites.get,
+                                             self._database)
+            self.runner.start()
+
+    def begin_write(self, site: sites.Site, image: str,
+                    address: str) -> intents.Write:
+        """Record that an image is going to be written.
+
+        :param address: of the client that writes
+        :raises NotRecorded: if it cannot be recorded
+        """
+        return self._log.begin(site, image, address)
+
+    def defer(self, action: Action, site: sites.Site, image: str,
+              pool: str | None = None, **fields: typing.Any) -> None:
+        """Record a task, to be done as soon as possible.
+
+        :param pool: name of the pool; None: the site's
+        :param fields: further fields of
+            :class:`glance_dcn.tasks.task.Task`
+        :raises NotRecorded: if it cannot be recorded
+        """
+        task = tasks.Task(action, site.name, image, pool or site.pool,
+                          fsid=fields.pop('fsid', None) or site.fsid,
+                          **fields)
+        self.store.put(task)
+        LOG.info('Store %(store)s: %(action)s of image %(image)s is deferred',
+                 {'store': site.name, 'action': action.value,
+                  'image': image})
+        if self.runner is not None:
+            self.runner.wake()
+
+    def try_defer(self, action: Action, site: sites.Site, image: str,
+                  pool: str | None = None, **fields: typing.Any) -> None:
+        """Do the same; where that fails, log it."""
+        try:
+            self.defer(action, site, image, pool, **fields)
+        except NotRecorded as exc:
+            LOG.error('RBD image %(image)s may stay behind: %(error)s',
+                      {'image': image, 'error': exc})
+
+    def note_purge(self, site: sites.Site, image: str,
+                   pool: str | None = None) -> typing.Callable[[str], None]:
+        """Return what is to be called before an image is moved to the trash.
+
+        See :func:`glance_dcn.ceph.images.remove`.
+        """
+        def note(image_id: str) -> None:
+            try:
+                self.store.put(actions.purge(site, image, pool, image_id))
+            except NotRecorded as exc:
+                LOG.error('RBD image %(image)s may stay in the trash: '
+                          '%(error)s', {'image': image, 'error': exc})
+        return note
+
+    def run_pending_for_image(self, site: sites.Site, image: str,
+                              write: intents.Write) -> bool:
+        """Do what waits to be done for an image that is about to be written.
+
+        For the holder of its name lock, who has found one of that name.
+
+        :returns: whether anything was done, so that it is worth another try
+        """
+        done = False
+        if self._database is None or not self._database.available:
+            return done
+        executor = actions.Executor(self.store, self._database)
+        try:
+            for task in self._pending(site, image):
+                decision = executor.execute(site, task,
+                                            creating=write.intent.uid)
+                self.store.remove(task)
+                done |= decision.verdict is actions.Verdict.REMOVE
+        except (actions.RetryLater, errors.ClusterError, rbd.Error,
+                omap.Error) as exc:
+            LOG.info('Store %(store)s: tasks for image %(image)s cannot be '
+                     'done now: %(error)s', {
+                         'store': site.name, 'image': image, 'error': exc})
+        return done
+
+    def writers_of(self, site: sites.Site, image: str,
+                   image_id: str | None) -> set[str]:
+        """Return the addresses of clients that have begun to write an image.
+
+        :param image_id: internal ID of the RBD image
+        :raises glance_dcn.ceph.errors.ClusterError: if home is away
+        :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        return {record.address
+                for record in self.store.records(site.name, image)
+                if isinstance(record, tasks.Intent) and record.address
+                and record.image_id == image_id}
+
+    def cancel_deletes(self, site: sites.Site, image: str) -> None:
+        """Drop deletions of an image that was adopted.
+
+        What cannot be dropped now is found void later.
+        """
+        try:
+            for task in self._pending(site, image):
+                if task.action is Action.DELETE:
+                    self.store.remove(task)
+        except stores.AWAY as exc:
+            LOG.info('Store %(store)s: tasks for image %(image)s stay for '
+                     'now: %(error)s', {
+                         'store': site.name, 'image': image, 'error': exc})
+
+    def _pending(self, site: sites.Site, image: str) -> list[tasks.Task]:
+        return [record for record in self.store.records(site.name, image)
+                if isinstance(record, tasks.Task)
+                and record.action is not Action.PURGE]
+
+
+#: Of this process: glance_store makes drivers, and Glance its plugins,
+#: without a way to pass anything to them.
+PROCESS = TaskQueue()

@@ -1,0 +1,344 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Does what is recorded at home, beside the requests of a process.
+
+One process of a home runs the tasks, under a lease; another takes over when
+it stops renewing. What the former one may still be at fails: each removal is
+made under the image's name lock, whose holder is blocklisted before the lock
+is taken from it (:mod:`glance_dcn.ceph.name_lock`).
+
+Of another site the runner knows nothing while there is nothing to do there.
+"""
+
+from __future__ import annotations
+
+from concurrent import futures
+import dataclasses
+import logging
+import re
+import time
+import typing
+
+import rbd
+
+from glance_dcn import background
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import omap
+from glance_dcn import glance_db
+from glance_dcn.tasks import actions
+from glance_dcn.tasks import leases
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.sites import site as sites
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between two scans, and while a writer seems dead.
+_INTERVAL = 10
+_SOON = 3
+# Seconds for which Glance's database must have been settled without the
+# location of a published image until that is removed: requests that were
+# accepted a moment ago may be about to lock it.
+_SETTLED = 60
+# Tasks at a time: each waits for round trips most of the time.
+_WORKERS = 8
+# Seconds until the next attempt: the first and the longest after a failure,
+# and the same for what is to be waited for, which may last for months.
+_FAILED = (2, 20)
+_EXPECTED = (10, 600)
+# What is waited for is tried again after this part of the time that it has
+# waited.
+_PATIENCE = 20
+_LONGEST_MESSAGE = 500
+_CONTROL = re.compile(r'[\x00-\x1f\x7f]+')
+
+
+@dataclasses.dataclass
+class _Attempts:
+    """The attempts at one record.
+
+    :ivar since: when it was seen first, by the monotonic clock
+    :ivar due: when it is to be tried next
+    :ivar failed: how often it has failed in a row
+    """
+
+    since: float
+    due: float = 0
+    failed: int = 0
+
+
+class TaskRunner:
+    """Runs the tasks of a home.
+
+    :param store: :class:`glance_dcn.tasks.store.TaskStore`
+    :param sites: returns the site of a store by its identifier, or None
+    :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
+    :param clock: returns seconds of a monotonic clock
+    """
+
+    def __init__(self, store: stores.TaskStore,
+                 sites: typing.Callable[[str], typing.Optional[sites.Site]],
+                 database: glance_db.GlanceDatabase,
+                 clock: typing.Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._sites = sites
+        self._clock = clock
+        self._lease = leases.RunnerLease(store, clock)
+        self._observer = leases.Observer(clock)
+        self._database = database
+        self._executor = actions.Executor(store, database, self._lease.check)
+        self._attempts: dict[str, _Attempts] = {}
+        # Since when Glance is settled without the location of a committed
+        # image, by uid of the intent.
+        self._settled: dict[str, float] = {}
+        self._awaited: set[str] = set()
+        self._reported: set[str] = set()
+        self._periodic = background.Periodic('dcn-tasks', self.run,
+                                             _INTERVAL)
+
+    def start(self) -> None:
+        """Run tasks beside requests, from now on."""
+        self._periodic.start()
+
+    def stop(self) -> None:
+        """Run no more tasks."""
+        self._periodic.stop()
+
+    def wake(self) -> None:
+        """Scan now: there is a new task."""
+        self._periodic.wake()
+
+    def run(self) -> None:
+        """Scan once, and do what can be done now."""
+        home = self._store.home.site
+        if home is None or not home.available or (
+                not self._database.available):
+            return
+        try:
+            if not self._lease.acquire():
+                return
+            self._run(self._store.scan())
+        except stores.AWAY as exc:
+            LOG.debug('Tasks wait: %s', exc)
+        self._periodic.interval = (_SOON if self._observer.suspects
+                                   else _INTERVAL)
+
+    def _run(self, scan: stores.Scan) -> None:
+        self._report(scan.unreadable)
+        self._observer.update(scan.leases, {
+            record.writer for record in scan.records
+            if isinstance(record, tasks.Intent)})
+        self._forget(scan.records)
+        with futures.ThreadPoolExecutor(_WORKERS, 'dcn-tasks') as pool:
+            running: set[futures.Future] = set()
+            for record in scan.records:
+                site = self._site_of(record)
+                if site is None or not self._is_due(record):
+                    continue
+                if not self._lease.acquire():
+                    break
+                running.add(pool.submit(self._do, site, record))
+                if len(running) >= 2 * _WORKERS:
+                    running = self._gather(running)
+            while running:
+                running = self._gather(running)
+
+    def _gather(self, running: set[futures.Future]) -> set[futures.Future]:
+        """Wait for some tasks; return those that still run."""
+        _done, left = futures.wait(running, timeout=3,
+                                   return_when=futures.FIRST_COMPLETED)
+        # The tasks themselves check it before they act.
+        self._lease.acquire()
+        return left
+
+    def _site_of(self, record: tasks.Record) -> typing.Optional[sites.Site]:
+        site = self._sites(record.site)
+        if site is not None and not site.available:
+            self._await(site)
+            return None
+        return site
+
+    def _await(self, site: sites.Site) -> None:
+        """Have the tasks of a site tried at once when it is back."""
+        if site.name not in self._awaited:
+            self._awaited.add(site.name)
+            site.when_back(lambda: self._on_return(site.name))
+
+    def _on_return(self, name: str) -> None:
+        for key, attempts in list(self._attempts.items()):
+            if key.startswith(tasks.prefix(name)):
+                attempts.due = 0
+        self.wake()
+
+    def _is_due(self, record: tasks.Record) -> bool:
+        now = self._clock()
+        return self._attempts.setdefault(
+            record.key, _Attempts(now)).due <= now
+
+    def _forget(self, found: list[tasks.Record]) -> None:
+        keys = {record.key for record in found}
+        self._attempts = {key: known for key, known in self._attempts.items()
+                          if key in keys}
+
+    def _do(self, site: sites.Site, record: tasks.Record) -> None:
+        attempts = self._attempts[record.key]
+        waited = self._clock() - attempts.since
+        try:
+            if isinstance(record, tasks.Intent):
+                decision = self._do_intent(site, record)
+            else:
+                decision = self._executor.execute(site, record,
+                                                  waited=waited)
+                self._store.remove(record)
+            LOG.log(logging.DEBUG
+                    if decision.verdict is actions.Verdict.DROP
+                    else logging.INFO,
+                    'Store %(store)s: %(what)s of image %(image)s, recorded '
+                    'by %(by)s: %(verdict)s, because %(reason)s', {
+                        'store': site.name, 'what': _title(record),
+                        'image': record.image, 'by': record.created_by,
+                        'verdict': decision.verdict.value,
+                        'reason': decision.reason})
+        except (actions.RetryLater, rbd.Error, omap.Error,
+                errors.ClusterError) as exc:
+            self._retry(site, record, attempts, exc)
+        except leases.LeaseLost as exc:
+            LOG.info('Task runner: %s', exc)
+        except Exception as exc:
+            LOG.exception('Store %(store)s: %(what)s of image %(image)s '
+                          'failed', {'store': site.name, 'image':
+                                     record.image, 'what': _title(record)})
+            self._retry(site, record, attempts, exc)
+
+    def _do_intent(self, site: sites.Site,
+                   intent: tasks.Intent) -> actions.Decision:
+        """Find out about an image that was begun, and remove what is dead.
+
+        :raises glance_dcn.tasks.actions.RetryLater: while it is in order
+        """
+        if intent.state is not tasks.State.REMOVING:
+            expired = self._observer.is_expired(intent.writer)
+            committed = intent.state is tasks.State.COMMITTED
+            if not (expired or committed):
+                raise actions.RetryLater('it is being written',
+                                         expected=True)
+            answer = self._executor.ask(site, intent)
+            if answer.location is glance_db.Location.NAMED:
+                self._store.remove(intent)
+                return actions.Decision(actions.Verdict.DROP,
+                                        'Glance has its location')
+            if committed:
+                self._check_settled(intent, answer)
+            intent = self._take(intent, committed)
+        decision = self._executor.execute(site, tasks.Task(
+            tasks.Action.REMOVE_INCOMPLETE, intent.site, intent.image,
+            intent.pool, fsid=intent.fsid, image_id=intent.image_id,
+            addresses=(intent.address,) if intent.address else (),
+            uid=intent.uid))
+        self._store.remove(intent)
+        return decision
+
+    def _check_settled(self, intent: tasks.Intent,
+                       answer: glance_db.Answer) -> None:
+        """See that no location can come any more for a committed image.
+
+        :raises glance_dcn.tasks.actions.RetryLater: while one can
+        """
+        now = self._clock()
+        if not answer.permits_removal:
+            self._settled.pop(intent.uid, None)
+        elif now - self._settled.setdefault(intent.uid, now) >= _SETTLED:
+            return
+        raise actions.RetryLater('Glance may be about to note its location',
+                                 expected=True)
+
+    def _take(self, intent: tasks.Intent, committed: bool) -> tasks.Intent:
+        """Take an intent from its writer, which cannot commit from then on.
+
+        :raises glance_dcn.tasks.actions.RetryLater: if it was changed
+        """
+        # Nothing is in flight of what was committed: its writer, which may
+        # be alive, is not blocklisted.
+        taken = dataclasses.replace(
+            intent, state=tasks.State.REMOVING,
+            address='' if committed else intent.address)
+        if not self._store.replace(intent, taken):
+            raise actions.RetryLater('its writer has just changed it',
+                                     expected=True)
+        LOG.warning('Image %(image)s in store %(store)s: %(why)s; what is '
+                    'left of it is removed', {
+                        'image': intent.image, 'store': intent.site,
+                        'why': 'Glance has not noted its location'
+                        if committed else 'its writer, %s, is dead'
+                        % intent.created_by})
+        return taken
+
+    def _retry(self, site: sites.Site, record: tasks.Record,
+               attempts: _Attempts, exc: Exception) -> None:
+        """Have a record tried again later."""
+        expected = getattr(exc, 'expected', False)
+        now = self._clock()
+        if isinstance(exc, errors.ClusterError):
+            self._await(site)
+        if expected:
+            attempts.failed = 0
+            shortest, longest = _EXPECTED
+            pause = (now - attempts.since) / _PATIENCE
+        else:
+            attempts.failed += 1
+            shortest, longest = _FAILED
+            pause = shortest * 2 ** min(attempts.failed, 10)
+        if isinstance(record, tasks.Intent):
+            # Its writer is to be found dead in time.
+            longest = shortest = _SOON
+        attempts.due = now + max(shortest, min(pause, longest))
+        LOG.log(logging.DEBUG if expected or attempts.failed > 1
+                else logging.WARNING,
+                'Store %(store)s: %(what)s of image %(image)s is tried again: '
+                '%(error)s', {'store': site.name, 'what': _title(record),
+                              'image': record.image, 'error': exc})
+        if isinstance(record, tasks.Task):
+            self._note(record, exc, expected)
+
+    def _note(self, task: tasks.Task, exc: Exception,
+              expected: bool) -> None:
+        """Write down what a task waits for, for people to read."""
+        message = _CONTROL.sub(' ', str(exc))[:_LONGEST_MESSAGE]
+        changed = dataclasses.replace(
+            task, message=message,
+            retry_attempts=0 if expected else task.retry_attempts + 1)
+        if changed == task:
+            return
+        try:
+            self._store.replace(task, changed)
+        except stores.AWAY as error:
+            LOG.debug('Tasks cannot be written: %s', error)
+
+    def _report(self, unreadable: list[stores.Unreadable]) -> None:
+        for entry in unreadable:
+            if entry.key not in self._reported and not entry.foreign:
+                self._reported.add(entry.key)
+                LOG.error('Store %(store)s: record %(key)s in object '
+                          '%(object)s cannot be understood and is left alone: '
+                          '%(reason)s', {
+                              'store': self._store.home.name,
+                              'key': entry.key, 'object': stores.OBJECT,
+                              'reason': entry.reason})
+
+
+def _title(record: tasks.Record) -> str:
+    if isinstance(record, tasks.Intent):
+        return 'intent (%s)' % record.state.value
+    return record.action.value

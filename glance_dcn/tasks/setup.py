@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Setting a process's task queue up from its configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import typing
+import urllib.parse
+
+from oslo_config import cfg
+
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+from glance_dcn.tasks import spool
+
+if typing.TYPE_CHECKING:
+    from glance_dcn import glance_db
+    from glance_dcn.tasks import queue as queues
+
+GROUP = 'glance_dcn'
+
+OPTS = [
+    cfg.StrOpt('deployment_id',
+               help="""
+Identity of the deployment, by which its records are told from others'.
+
+Two Glances with databases of their own may have a store in the same pool of
+the same cluster, with the same name. Each acts upon its own records alone.
+All Glances that share a default store and a database need the same value.
+
+Possible values:
+    * Text
+    * Not set: made of host, port and name of the database in ``[database]
+      connection``; set it before these are changed
+
+"""),
+]
+
+
+def configure(queue: queues.TaskQueue, conf: typing.Any,
+              database: glance_db.GlanceDatabase | None) -> None:
+    """Have a task queue follow a configuration.
+
+    :param conf: oslo.config object that glance_store was set up with
+    :param database: that of the Glance that this process belongs to, or None
+    """
+    conf.register_opts(OPTS, group=GROUP)
+    staging = folder.path(conf) if database else None
+    queue.configure(
+        deployment_id(conf),
+        staging and os.path.join(staging, journal.FOLDER, spool.FOLDER),
+        database)
+
+
+def deployment_id(conf: typing.Any) -> str:
+    """Return the identity of the deployment; '' where there is no database.
+
+    :param conf: oslo.config object, with the option registered
+    """
+    chosen = conf[GROUP].deployment_id
+    if chosen:
+        return chosen
+    group = getattr(conf, 'database', None)
+    connection = getattr(group, 'connection', None)
+    if not connection:
+        return ''
+    # Without user and password, which are rotated.
+    place = connection.rpartition('@')[2].partition('?')[0]
+    if '@' not in connection:
+        place = urllib.parse.urlsplit(connection).path
+    return hashlib.sha256(place.encode()).hexdigest()[:16]

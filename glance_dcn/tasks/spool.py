@@ -1,0 +1,190 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Records of this process on its local disk, while its home is away.
+
+A deletion that was accepted, or a write that was begun, has to be recorded
+before it is answered or done. Where the cluster that keeps the records does
+not answer, they are kept beside the staged data until it does: one file for
+each process, under a lock (flock) that the system takes away from a process
+that ends. The next process of the host moves what a dead one has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import typing
+import uuid
+
+from glance_dcn.engine import native
+from glance_dcn.ceph import record_format
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterator
+
+LOG = logging.getLogger(__name__)
+
+#: Name of the folder, in the folder of the journal.
+FOLDER = 'records'
+_SUFFIX = '.json'
+_LOCK = '.lock'
+# Bytes that a file may have.
+_LARGEST = 64 << 20
+
+
+class Spool:
+    """The records that this process could not write to its home.
+
+    :param folder: path of the folder; it is made if need be
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._guard = native.lock()
+        self._uid = uuid.uuid4().hex
+        self._lock: int | None = None
+        self._records: dict[str, str] = {}
+
+    def _current(self) -> None:
+        """Forget what is the parent's, in a child of a fork."""
+        if self._pid != os.getpid():
+            self._reset()
+
+    def put(self, key: str, text: str) -> None:
+        """Keep a record, over an earlier one of its key.
+
+        :raises OSError: if it cannot be written
+        """
+        self._current()
+        with self._guard:
+            self._write({**self._records, key: text})
+
+    def discard(self, key: str) -> bool:
+        """Drop a record; return whether it was kept here.
+
+        :raises OSError: if that cannot be written
+        """
+        self._current()
+        with self._guard:
+            if key not in self._records:
+                return False
+            self._write({name: text for name, text in self._records.items()
+                         if name != key})
+            return True
+
+    def get(self, key: str) -> str | None:
+        """Return the text of a record that is kept here, or None."""
+        self._current()
+        return self._records.get(key)
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return the records that this process keeps here."""
+        self._current()
+        return list(self._records.items())
+
+    def abandoned(self) -> Iterator[tuple[dict[str, str],
+                                          Callable[[], None]]]:
+        """Yield the records of each process that has ended.
+
+        :returns: iterator of (texts by key, function that removes them)
+        """
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self._folder)):
+                stem, suffix = os.path.splitext(name)
+                if suffix == _SUFFIX and stem != self._uid:
+                    yield from self._abandoned(
+                        os.path.join(self._folder, stem))
+
+    def _abandoned(self, stem: str) -> Iterator[
+            tuple[dict[str, str], Callable[[], None]]]:
+        try:
+            lock = os.open(stem + _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as exc:
+            LOG.warning('%(path)s cannot be locked: %(error)s',
+                        {'path': stem + _LOCK, 'error': exc})
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield _read(stem + _SUFFIX), lambda: _remove(stem)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError) as exc:
+            LOG.error('Records in %(path)s cannot be read: %(error)s', {
+                'path': stem + _SUFFIX, 'error': exc})
+        finally:
+            os.close(lock)
+
+    def _write(self, kept: dict[str, str]) -> None:
+        stem = os.path.join(self._folder, self._uid)
+        if self._lock is None:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            self._lock = os.open(stem + _LOCK, os.O_RDWR | os.O_CREAT
+                                 | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        if kept:
+            fd = os.open(stem + '.new', os.O_WRONLY | os.O_CREAT
+                         | os.O_TRUNC, 0o600)
+            with open(fd, 'w') as file:
+                json.dump(kept, file)
+                file.flush()
+                os.fsync(fd)
+            os.replace(stem + '.new', stem + _SUFFIX)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(stem + _SUFFIX)
+        _sync(self._folder)
+        self._records = kept
+
+
+def _read(path: str) -> dict[str, str]:
+    """Return the texts by key that a file holds.
+
+    :raises OSError: if it cannot be read
+    :raises ValueError: if it holds something else
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd) as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError('it is too large')
+    try:
+        found = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError('it is no JSON') from exc
+    if not isinstance(found, dict) or not all(
+            isinstance(value, str) and len(value) <= record_format.LARGEST
+            for value in found.values()):
+        raise ValueError('it does not hold records')
+    return found
+
+
+def _remove(stem: str) -> None:
+    for suffix in (_SUFFIX, _LOCK):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(stem + suffix)
+
+
+def _sync(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,246 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Where tasks and intents are kept: at home, one omap for all sites.
+
+Home is the cluster of the process's own default store, in a namespace that
+users of other sites have no right to (:mod:`glance_dcn.sites.home`). While it
+is away, records go to the local disk (:mod:`glance_dcn.tasks.spool`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import typing
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
+from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from glance_dcn.sites import home as homes
+    from glance_dcn.tasks import spool as spools
+
+LOG = logging.getLogger(__name__)
+
+#: Name of the object.
+OBJECT = 'tasks'
+#: What the keys of leases begin with.
+LEASES = 'lease/'
+
+AWAY = (errors.ClusterError, omap.Error)
+
+
+class NotRecorded(errors.ClusterError):
+    """A task or an intent could not be recorded anywhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """A record that cannot be understood, and is left alone.
+
+    :ivar key: its key
+    :ivar reason: why
+    :ivar foreign: whether it is of another deployment
+    """
+
+    key: str
+    reason: str
+    foreign: bool
+
+
+@dataclasses.dataclass
+class Scan:
+    """All that was in the object at about one moment.
+
+    :ivar records: tasks and intents, in the order of sites and images
+    :ivar leases: texts of leases, by ID
+    :ivar unreadable: list of :class:`Unreadable`
+    """
+
+    records: list[tasks.Record] = dataclasses.field(default_factory=list)
+    leases: dict[str, str] = dataclasses.field(default_factory=dict)
+    unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
+
+
+class TaskStore:
+    """The records of this process's home.
+
+    :param home: :class:`glance_dcn.sites.home.Home`
+    :param deployment: identity of the deployment
+    :param spool: where records go while home is away; None: nowhere
+    """
+
+    def __init__(self, home: homes.Home, deployment: str = '',
+                 spool: spools.Spool | None = None) -> None:
+        self.home = home
+        self.deployment = deployment
+        self.spool = spool
+
+    def text(self, record: tasks.Record) -> str:
+        """Return a record as it is kept."""
+        return record_format.dump(record, self.deployment)
+
+    def put(self, record: tasks.Record,
+            others: dict[str, str] | None = None) -> bool:
+        """Write a record, over an earlier one of its key.
+
+        :param others: further keys and texts, written in the same operation
+        :returns: whether it is at home; if not, it is on the local disk
+        :raises NotRecorded: if it can be written to neither
+        """
+        text = self.text(record)
+        try:
+            with self.home.open() as ioctx:
+                omap.put(ioctx, OBJECT, {record.key: text, **(others or {})})
+            return True
+        except AWAY as exc:
+            self._put_to_spool(record, text, exc)
+            return False
+
+    def replace(self, old: tasks.Record, new: tasks.Record) -> bool:
+        """Write a record if it is still what it was.
+
+        :returns: whether it was written
+        :raises glance_dcn.ceph.errors.ClusterError: if home is away
+        :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        if self._is_spooled(old):
+            self._put_to_spool(new, self.text(new))
+            return True
+        with self.home.open() as ioctx:
+            return omap.swap(ioctx, OBJECT, old.key, self.text(old),
+                             self.text(new))
+
+    def replace_later(self, old: tasks.Record, new: tasks.Record) -> None:
+        """Write a record if it is still what it was, without waiting.
+
+        A :meth:`replace` of the new one sees whether it was written.
+
+        :raises: as :meth:`replace`
+        """
+        if self._is_spooled(old):
+            self._put_to_spool(new, self.text(new))
+            return
+        with self.home.open() as ioctx:
+            omap.swap_later(ioctx, OBJECT, old.key, self.text(old),
+                            self.text(new))
+
+    def remove(self, record: tasks.Record) -> bool:
+        """Remove a record, unless it was changed.
+
+        :returns: whether it was removed
+        :raises: as :meth:`replace`
+        """
+        if self.spool is not None and self.spool.discard(record.key):
+            return True
+        with self.home.open() as ioctx:
+            return omap.remove(ioctx, OBJECT, record.key, self.text(record))
+
+    def remove_later(self, record: tasks.Record) -> None:
+        """Remove a record, unless it was changed, without waiting.
+
+        One that stays is removed by the task runner.
+
+        :raises: as :meth:`replace`
+        """
+        if self.spool is not None and self.spool.discard(record.key):
+            return
+        with self.home.open() as ioctx:
+            omap.remove_later(ioctx, OBJECT, record.key, lambda: None,
+                              self.text(record))
+
+    def records(self, site: str, image: str) -> list[tasks.Record]:
+        """Return the readable records of an image at a site.
+
+        :raises: as :meth:`replace`
+        """
+        return self._scan(tasks.prefix(site, image)).records
+
+    def scan(self) -> Scan:
+        """Return all that is recorded.
+
+        :raises: as :meth:`replace`
+        """
+        return self._scan('')
+
+    def drain(self) -> None:
+        """Move what is on the local disk to home.
+
+        :raises: as :meth:`replace`
+        """
+        if self.spool is None:
+            return
+        for key, text in self.spool.items():
+            with self.home.open() as ioctx:
+                omap.put(ioctx, OBJECT, {key: text})
+            # Unless it was changed meanwhile.
+            if self.spool.get(key) == text:
+                self.spool.discard(key)
+        for found, remove in self.spool.abandoned():
+            with self.home.open() as ioctx:
+                for key, text in found.items():
+                    omap.put(ioctx, OBJECT, {key: text})
+            remove()
+
+    def _scan(self, prefix: str) -> Scan:
+        found = Scan()
+        for key, text in self._walk(prefix):
+            if key.startswith(LEASES):
+                found.leases[key[len(LEASES):]] = text
+            elif key.startswith(tasks.SITES):
+                self._read(key, text, found)
+        return found
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, str]]:
+        seen = dict(self.spool.items()) if self.spool is not None else {}
+        for key, text in sorted(seen.items()):
+            if key.startswith(prefix):
+                yield key, text
+        with self.home.open() as ioctx:
+            for key, text in omap.walk(ioctx, OBJECT, prefix):
+                if key not in seen:
+                    yield key, text
+
+    def _read(self, key: str, text: str, found: Scan) -> None:
+        kind = tasks.kind_of(key)
+        try:
+            if kind is None:
+                raise record_format.RecordError('its key is not that of a task')
+            record = record_format.load(kind, text, self.deployment)
+            if record.key != key:
+                raise record_format.RecordError('its key is that of another record')
+            found.records.append(record)
+        except record_format.RecordError as exc:
+            found.unreadable.append(Unreadable(
+                key, str(exc), isinstance(exc, record_format.ForeignRecord)))
+
+    def _is_spooled(self, record: tasks.Record) -> bool:
+        return (self.spool is not None
+                and self.spool.get(record.key) is not None)
+
+    def _put_to_spool(self, record: tasks.Record, text: str,
+                      reason: Exception | None = None) -> None:
+        try:
+            if self.spool is None:
+                raise OSError('there is no staging folder')
+            self.spool.put(record.key, text)
+        except OSError as exc:
+            raise NotRecorded(
+                record.site, 'work for image %s cannot be recorded: neither '
+                'in store %s, which keeps the records (%s), nor on the local '
+                'disk (%s)' % (record.image, self.home.name, reason, exc),
+                'try again when store %s can be used' % self.home.name)
