@@ -48,10 +48,6 @@ LOG = logging.getLogger(__name__)
 # Seconds between two scans, and while a writer seems dead.
 _INTERVAL = 10
 _SOON = 3
-# Seconds for which Glance's database must have been settled without the
-# location of a published image until that is removed: requests that were
-# accepted a moment ago may be about to lock it.
-_SETTLED = 60
 # Tasks at a time: each waits for round trips most of the time.
 _WORKERS = 8
 # Seconds until the next attempt: the first and the longest after a failure,
@@ -86,12 +82,19 @@ class TaskRunner:
     :param sites: returns the site of a store by its identifier, or None
     :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
     :param clock: returns seconds of a monotonic clock
+    :param expiry: seconds without a renewal after which a writer is dead
+    :param settled: seconds for which Glance's database must have been settled
+        without the location of a published image until that is removed:
+        requests that were accepted a moment ago may be about to lock it
     """
 
     def __init__(self, store: stores.TaskStore,
                  sites: typing.Callable[[str], typing.Optional[sites.Site]],
                  database: glance_db.GlanceDatabase,
-                 clock: typing.Callable[[], float] = time.monotonic) -> None:
+                 clock: typing.Callable[[], float] = time.monotonic,
+                 expiry: float = leases.EXPIRY, settled: float = 60) -> None:
+        self._expiry = expiry
+        self._settling = settled
         self._store = store
         self._sites = sites
         self._clock = clock
@@ -229,7 +232,8 @@ class TaskRunner:
         :raises glance_dcn.tasks.actions.RetryLater: while it is in order
         """
         if intent.state is not tasks.State.REMOVING:
-            expired = self._observer.is_expired(intent.writer)
+            expired = self._observer.is_expired(intent.writer,
+                                                self._expiry)
             committed = intent.state is tasks.State.COMMITTED
             if not (expired or committed):
                 raise actions.RetryLater('it is being written',
@@ -259,7 +263,8 @@ class TaskRunner:
         now = self._clock()
         if not answer.permits_removal:
             self._settled.pop(intent.uid, None)
-        elif now - self._settled.setdefault(intent.uid, now) >= _SETTLED:
+        elif now - self._settled.setdefault(intent.uid, now) >= (
+                self._settling):
             return
         raise actions.RetryLater('Glance may be about to note its location',
                                  expected=True)
