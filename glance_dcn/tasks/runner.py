@@ -48,6 +48,8 @@ LOG = logging.getLogger(__name__)
 # Seconds between two scans, and while a writer seems dead.
 _INTERVAL = 10
 _SOON = 3
+# Seconds after which the lease of a dead process is dropped.
+_FORGOTTEN = 600
 # Tasks at a time: each waits for round trips most of the time.
 _WORKERS = 8
 # Seconds until the next attempt: the first and the longest after a failure,
@@ -144,6 +146,7 @@ class TaskRunner:
             record.writer for record in scan.records
             if isinstance(record, tasks.Intent)})
         self._forget(scan.records)
+        self._drop_leases(scan)
         with futures.ThreadPoolExecutor(_WORKERS, 'dcn-tasks') as pool:
             running: set[futures.Future] = set()
             for record in scan.records:
@@ -157,6 +160,18 @@ class TaskRunner:
                     running = self._gather(running)
             while running:
                 running = self._gather(running)
+
+    def _drop_leases(self, scan: stores.Scan) -> None:
+        """Drop the leases of dead processes that have left no intents."""
+        wanted = {record.writer for record in scan.records
+                  if isinstance(record, tasks.Intent)}
+        dead = [name for name in set(scan.leases) - wanted
+                if self._observer.is_expired(name, _FORGOTTEN)]
+        if dead:
+            with self._store.home.open() as ioctx:
+                for name in dead:
+                    omap.remove(ioctx, stores.OBJECT, stores.LEASES + name,
+                                scan.leases[name])
 
     def _gather(self, running: set[futures.Future]) -> set[futures.Future]:
         """Wait for some tasks; return those that still run."""

@@ -19,8 +19,12 @@ there" need be known beforehand, and with a valid object map that question
 costs no request at all.
 """
 
+import atexit
 import contextlib
 import errno
+import os
+import time
+import weakref
 
 import rbd
 
@@ -38,6 +42,28 @@ _MAPPED_LOT = 16 << 10
 # dozen round trips, or, where nobody answers, several times what one request
 # may take.
 _CLOSING = 5
+# Seconds that requests in flight have at the end of the process.
+_LANDING = 10
+_PAUSE = 0.05
+
+# The interpreter ends its threads when it ends, those of librbd as well that
+# come with an answer; C++ then aborts the process. So no answer may be
+# outstanding by then, and no way but this one leads to all of them.
+_open = weakref.WeakSet()
+_ended = native.Queue()
+
+
+def _land():
+    """Begin no more requests, and wait for those that are in flight."""
+    _ended.put(True)
+    deadline = time.monotonic() + _LANDING
+    while time.monotonic() < deadline and any(
+            endpoint.in_flight for endpoint in list(_open)
+            if endpoint.pid == os.getpid()):
+        time.sleep(_PAUSE)
+
+
+atexit.register(_land)
 
 
 class RBD(base.Endpoint):
@@ -57,6 +83,9 @@ class RBD(base.Endpoint):
         super().__init__(name or image)
         self._image = None
         self._writable = writable
+        #: Process that opened it: in a child of a fork no answer comes.
+        self.pid = os.getpid()
+        _open.add(self)
         try:
             self._image = rbd.Image(ioctx, image, read_only=not writable)
             if snapshot is not None:
@@ -122,6 +151,9 @@ class RBD(base.Endpoint):
         return bool(fast and count == 1), self.object_size * count
 
     def read(self, offset, length, done):
+        if not _ended.empty():
+            done(self._error('read', errno.ECANCELED, offset, length))
+            return
         token = self._begin()
 
         def complete(completion, data):
@@ -149,6 +181,9 @@ class RBD(base.Endpoint):
             # librbd would cut it without a word.
             done(self._error('write', errno.EINVAL, offset, length))
             return
+        if not _ended.empty():
+            done(self._error('write', errno.ECANCELED, offset, length))
+            return
         token = self._begin()
 
         # Keeping the data is the callback's work too: librbd may use it
@@ -166,6 +201,9 @@ class RBD(base.Endpoint):
             done(self._translated(error, 'write', offset, length))
 
     def flush(self, done):
+        if not _ended.empty():
+            done(self._error('flush', errno.ECANCELED))
+            return
         token = self._begin()
 
         def complete(completion):
