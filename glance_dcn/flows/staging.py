@@ -180,10 +180,15 @@ class _Staged(task.Task):
         going_on = running.of(image_id)
         if going_on is None:
             return
+        entry = going_on.entry
         image = database.image(image_id) or {}
-        self._check_length(going_on.entry, image)
-        running.vouch(image_id, journal.STAGED, going_on.entry.path,
-                      image.get('disk_format'))
+        self._check_length(entry, image)
+        # What is resumed may have been converted before.
+        kind, origin = image.get('disk_format'), entry.formats.get(
+            'disk_format')
+        running.vouch(image_id, journal.STAGED, entry.path,
+                      kind if origin not in (None, kind)
+                      else journal.AS_STAGED)
 
     def _check_length(self, entry, image):
         found = folder.size(entry.path)

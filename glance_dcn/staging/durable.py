@@ -137,6 +137,11 @@ class Vouching:
         self._closed = False
         self._job: typing.Optional[transfer.Transfer] = None
 
+    @property
+    def over(self) -> bool:
+        """Whether it is done, or has failed, or was ended."""
+        return self._then is None
+
     def start(self) -> None:
         """Begin, in a thread of its own."""
         native.start('dcn-vouching', self._run)

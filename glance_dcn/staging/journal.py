@@ -58,6 +58,9 @@ COPYING = 'copying'
 _PHASES = (ACCEPTED, DOWNLOADING, STAGED, INSPECTED, CONVERTING, CONVERTED,
            STORING, COPYING)
 
+#: Kind of the staged data that no conversion has made.
+AS_STAGED = ''
+
 #: Folder of the journal, in the staging folder. Glance leaves alone there what
 #: is not named after an image.
 FOLDER = '.glance-dcn'
@@ -120,8 +123,8 @@ class Entry:
     :ivar by: host and process
     :ivar since: when it was begun, seconds since the epoch
     :ivar boot: boot ID of the host that has staged the data, empty if unknown
-    :ivar proofs: :class:`Proof` of the staged data, by disk format: what was
-        staged, and what it was converted to
+    :ivar proofs: :class:`Proof` of the staged data, by the disk format that
+        it was converted to; :data:`AS_STAGED` for what was staged
     """
 
     task: str

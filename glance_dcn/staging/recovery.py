@@ -328,32 +328,35 @@ class _Recovery:
         if entry.method in _DOWNLOADS and entry.phase in _NOT_STAGED:
             return False
         kind, origin = image['disk_format'], entry.formats.get('disk_format')
-        # Of these, the first one that is trusted: path, format, length.
-        candidates = [(entry.path, kind, image['size'])]
+        proofs, staged = entry.proofs, entry.proofs.get(journal.AS_STAGED)
+        # Of these, the first one that is trusted: path, proof, length.
+        candidates = [(
+            entry.path, proofs.get(kind) or (
+                staged if origin in (None, kind) else None), image['size'])]
         if kind != origin:
             # The conversion was over: the image says what it is now.
-            candidates.insert(0, ('%s.%s' % (entry.path, kind), kind,
-                                  image['size']))
-            proof = entry.proofs.get(origin)
-            if proof:
-                candidates += [(path, origin, proof.size) for path in (
-                    folder.aside(entry.path), entry.path)]
-        for path, its_kind, size in candidates:
-            if self._is_trusted(path, its_kind, size):
-                break
-        else:
+            candidates.insert(0, ('%s.%s' % (entry.path, kind),
+                                  proofs.get(kind), image['size']))
+        sources = []
+        if origin not in (None, kind) and staged:
+            sources = [(path, staged, staged.size) for path in (
+                folder.aside(entry.path), entry.path)]
+        found = next((candidate for candidate in candidates + sources
+                      if self._is_trusted(*candidate)), None)
+        if found is None:
             return False
-        self._unconverted = its_kind != kind
+        self._unconverted = found in sources
+        path = found[0]
         if path != entry.path:
             os.replace(path, entry.path)
             durable.sync_folder(os.path.dirname(path))
         folder.discard(*folder.companions(entry.path))
         return True
 
-    def _is_trusted(self, path, kind, size):
+    def _is_trusted(self, path, proof, size):
         """Return whether a staged file is what it was; log why not.
 
-        :param kind: disk format that it would have
+        :param proof: :class:`glance_dcn.staging.journal.Proof`, or None
         :param size: bytes that it would have, or None
         """
         found = folder.size(path)
@@ -363,8 +366,7 @@ class _Recovery:
             'it has %d bytes instead of %d' % (found, size)
             if size not in (None, found)
             else None if durable.is_current(self._entry.boot)
-            else self._disproof(path, self._entry.proofs.get(kind or ''),
-                                found))
+            else self._disproof(path, proof, found))
         if reason:
             self._mistrust = self._mistrust or reason
             LOG.warning('Image %(image)s: staged file %(path)s is not '

@@ -79,7 +79,7 @@ class Import:
         self.missed = 0
         # Parts of the image that are in, 0 to 1, by store.
         self._parts = {}
-        self._vouchings = []
+        self._vouchings = {}
 
     @property
     def entry(self):
@@ -90,15 +90,11 @@ class Import:
         """Begin a phase."""
         self.held.note(phase=phase, **changes)
 
-    def vouch(self, phase, path, disk_format, then):
+    def vouch(self, phase, path, kind, then):
         """Begin a phase that has staged data; see :func:`vouch`."""
-        kind = disk_format or ''
         size = folder.size(path)
-        known = self.entry.proofs.get(kind)
-        if size is None or (phase == journal.STAGED and known
-                            and known.digest and known.size == size
-                            and durable.is_current(self.entry.boot)):
-            # Gone already, or proved before the import was resumed.
+        if size is None or (phase != journal.CONVERTED
+                            and self._is_vouched_for(kind, size)):
             self.enter(phase)
             then()
             return
@@ -106,8 +102,22 @@ class Import:
         vouching = durable.Vouching(
             path, lambda size, digest: self._prove(
                 kind, journal.Proof(size, digest)), then)
-        self._vouchings.append(vouching)
+        self._vouchings[kind] = vouching
         vouching.start()
+
+    def _is_vouched_for(self, kind, size):
+        """Return whether it is done already, or being done.
+
+        It was before the import was resumed, or is since it was accepted.
+        """
+        known = self.entry.proofs.get(kind)
+        if known is None or known.size != size:
+            return False
+        vouching = self._vouchings.get(kind)
+        if vouching is not None and not vouching.over:
+            return True
+        return (known.digest is not None
+                and durable.is_current(self.entry.boot))
 
     def _prove(self, kind, proof, **changes):
         self.held.change(lambda entry: dict(
@@ -118,7 +128,7 @@ class Import:
 
         :param keep: without what was to be done then
         """
-        for vouching in self._vouchings:
+        for vouching in list(self._vouchings.values()):
             vouching.close(keep)
 
     def progress(self, store, part):
@@ -227,7 +237,7 @@ def enter(image, phase, **changes):
         going_on.enter(phase, **changes)
 
 
-def vouch(image, phase, path, disk_format, then=lambda: None):
+def vouch(image, phase, path, kind, then=lambda: None):
     """Say that the import of an image begins a phase that has staged data.
 
     Its length is in the journal at once. Beside the import it is brought to
@@ -236,7 +246,8 @@ def vouch(image, phase, path, disk_format, then=lambda: None):
     :param image: ID of the image
     :param phase: phase of the journal
     :param path: path of the staged file
-    :param disk_format: its format
+    :param kind: the disk format it was converted to, or
+        :data:`glance_dcn.staging.journal.AS_STAGED`
     :param then: called when that is done or has failed, or the import is
         over; it may raise OSError
     """
@@ -244,7 +255,7 @@ def vouch(image, phase, path, disk_format, then=lambda: None):
     if going_on is None:
         then()
     else:
-        going_on.vouch(phase, path, disk_format, then)
+        going_on.vouch(phase, path, kind, then)
 
 
 def writes(image, store, instance):

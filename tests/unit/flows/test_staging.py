@@ -180,7 +180,7 @@ class StagingTest(base.BaseTestCase):
     def test_staged_data_is_vouched_for(self):
         task = self.staged(5, status='importing', size=5)
         task.execute()
-        self.assertEqual(5, self.entry.proofs['qcow2'].size)
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
 
     def test_truncated_upload(self):
         task = self.staged(4, status='importing', size=5)
@@ -225,7 +225,7 @@ class StagingTest(base.BaseTestCase):
             'image_decompression', plugins.STAGING], 'image_import_opts')
         task = self.staged(4, status='importing', size=2)
         task.execute()
-        self.assertEqual(4, self.entry.proofs['qcow2'].size)
+        self.assertEqual(4, self.entry.proofs[journal.AS_STAGED].size)
 
     def test_failed_import_can_be_repeated(self):
         (self.staging / self.image_id).write_bytes(b'data')

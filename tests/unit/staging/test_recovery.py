@@ -89,7 +89,7 @@ class RecoveryTest(base.BaseTestCase):
         if not digest:
             proof = journal.Proof(len(data))
         kwargs.setdefault('size', len(data))
-        kwargs.setdefault('proofs', {'qcow2': proof})
+        kwargs.setdefault('proofs', {journal.AS_STAGED: proof})
         self.died(*args, boot=BEFORE, **kwargs)
         self.path.write_bytes(data)
         if lost:
@@ -490,7 +490,7 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_data_was_lost_before_its_digest_was_known(self):
         # Of the length, it is, and nothing else is known of it.
-        for proofs in ({}, {'qcow2': journal.Proof(100000)}):
+        for proofs in ({}, {journal.AS_STAGED: journal.Proof(100000)}):
             self.restarted(proofs=proofs)
             self.assertEqual(recovery.UNDONE, self.recover())
             self.assertQueued()
@@ -541,6 +541,15 @@ class RecoveryTest(base.BaseTestCase):
         self.assertEqual(recovery.RESUMED, self.recover())
         self.assertIn('verifying the staged data: 100 %', said[-1])
 
+    def test_import_that_waits_and_the_host_was_restarted(self):
+        # Its formats are noted when it begins.
+        self.restarted(phase=journal.ACCEPTED, status='uploading')
+        held = self.journal.take(self.task_id)
+        held.note(formats={})
+        held.release()
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain()
+
     def another_image(self):
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.path = self.staging / self.image_id
@@ -560,7 +569,8 @@ class RecoveryTest(base.BaseTestCase):
         self.died(phase=journal.CONVERTED, disk_format='raw',
                   virtual_size=len(made), size=len(made), staged=None,
                   boot=BEFORE,
-                  proofs={'qcow2': self.proof(source), 'raw': proof}, **kwargs)
+                  proofs={journal.AS_STAGED: self.proof(source),
+                          'raw': proof}, **kwargs)
         path = pathlib.Path('%s.raw' % self.path)
         path.write_bytes(made)
         pathlib.Path('%s%s' % (self.path, '.source' if aside else '')

@@ -135,6 +135,14 @@ class RunningTest(base.BaseTestCase):
         self.assertTrue(self.vouch().is_set())
         self.assertEqual({'qcow2': proof}, self.written().proofs)
 
+    def test_what_is_being_proved_is_not_proved_once_more(self):
+        self.begin(phase=journal.ACCEPTED)
+        self.stuck()
+        first = self.vouch(phase=journal.ACCEPTED)
+        self.assertTrue(self.vouch().is_set())
+        self.assertFalse(first.is_set())
+        self.assertEqual(journal.STAGED, self.written().phase)
+
     def test_what_is_made_anew_is_proved_anew(self):
         self.begin(attempts=1,
                    proofs={'qcow2': journal.Proof(4, test_journal.DIGEST)})

@@ -134,7 +134,7 @@ class TakeoverTest(base.BaseTestCase):
             (self.theirs / self.image_id).write_bytes(
                 bytes(100) if lost else data)
             journal.Journal(str(self.theirs)).begin(dataclasses.replace(
-                entry, proofs={'qcow2': journal.Proof(
+                entry, proofs={journal.AS_STAGED: journal.Proof(
                     100, test_durable.content_digest(data))})).release()
             self.assertEqual(recovery.UNDONE, self.undo(entry))
             self.assertFailed()
