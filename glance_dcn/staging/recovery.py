@@ -294,11 +294,9 @@ class _Recovery:
             self._drop_locations(keep=True)
             self._put_back('uploading', ())
             return self._go_on(self._entry.stores)
-        keeps = usable and self._entry.method not in _DOWNLOADS
-        if keeps:
-            # From here on nothing vouches for it.
-            durable.sync(self._entry.path)
-        else:
+        keeps = (usable and self._entry.method not in _DOWNLOADS
+                 and self._is_synced())
+        if not keeps:
             folder.discard(self._entry.path,
                            *folder.companions(self._entry.path))
         # First of all: a peer that lives may be about to make it active.
@@ -307,6 +305,22 @@ class _Recovery:
         self._drop_locations(keep=False)
         self._bury(self._entry.stores, published=True)
         return self._undone(self._remedy(keeps))
+
+    def _is_synced(self):
+        """Bring the staged file to the disk: nothing vouches for it any more.
+
+        :returns: whether it is there; what failed once may be lost
+        """
+        try:
+            durable.sync(self._entry.path)
+        except OSError as exc:
+            LOG.error('Image %(image)s: staged file %(path)s cannot be '
+                      'brought to the disk, and is not trusted: %(error)s', {
+                          'image': self._entry.image,
+                          'path': self._entry.path, 'error': exc})
+            self._mistrust = 'it could not be brought to the disk'
+            return False
+        return True
 
     def _remedy(self, keeps):
         """Return what the user of an import that was undone has to do."""

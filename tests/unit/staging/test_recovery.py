@@ -532,6 +532,21 @@ class RecoveryTest(base.BaseTestCase):
         self.assertEqual(recovery.UNDONE, self.recover())
         self.assertIn('cannot be read', self.task['message'])
 
+    def test_data_cannot_be_brought_to_the_disk(self):
+        self.died()
+        fdatasync = os.fdatasync
+
+        def fails(fd):
+            if os.readlink('/proc/self/fd/%d' % fd) == str(self.path):
+                raise OSError(5, 'Input/output error')
+            fdatasync(fd)
+        self.useFixture(fixtures.MonkeyPatch('os.fdatasync', fails))
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertQueued()
+        for word in ('could not be brought to the disk',
+                     'stage the image again'):
+            self.assertIn(word, self.task['message'])
+
     def test_task_is_saved_while_data_is_verified(self):
         said = []
         self.restarted()
