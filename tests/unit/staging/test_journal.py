@@ -273,6 +273,13 @@ _ENTRIES = strategies.builds(
             | strategies.just(DIGEST)), max_size=8))
 
 
+def _settings(**changes):
+    """Return settings with which nothing hangs on the speed of the machine."""
+    return hypothesis.settings(
+        deadline=None, suppress_health_check=[
+            hypothesis.HealthCheck.too_slow], **changes)
+
+
 class ParseTest(base.BaseTestCase):
     """Whatever is in an entry: it is read as it was written, or refused."""
 
@@ -283,22 +290,22 @@ class ParseTest(base.BaseTestCase):
             return
         self.assertEqual(found, journal.parse(found.text()))
 
-    @hypothesis.settings(deadline=None)
+    @_settings()
     @hypothesis.given(_ENTRIES)
     def test_entries_are_read_as_they_were_written(self, entry):
         self.assertEqual(entry, journal.parse(entry.text()))
 
-    @hypothesis.settings(deadline=None)
+    @_settings()
     @hypothesis.given(strategies.text(max_size=2000))
     def test_text(self, text):
         self.assertReadOrRefused(text)
 
-    @hypothesis.settings(deadline=None)
+    @_settings()
     @hypothesis.given(_JSON)
     def test_json(self, value):
         self.assertReadOrRefused(json.dumps(value))
 
-    @hypothesis.settings(deadline=None, max_examples=500)
+    @_settings(max_examples=500)
     @hypothesis.given(_ENTRIES, strategies.data())
     def test_entry_with_a_field_of_anything(self, entry, data):
         fields = json.loads(entry.text())
@@ -306,7 +313,7 @@ class ParseTest(base.BaseTestCase):
         fields[name] = data.draw(_JSON)
         self.assertReadOrRefused(json.dumps(fields))
 
-    @hypothesis.settings(deadline=None, max_examples=500)
+    @_settings(max_examples=500)
     @hypothesis.given(_ENTRIES, strategies.data())
     def test_entry_that_was_damaged(self, entry, data):
         text = entry.text()
