@@ -37,6 +37,7 @@ from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
 from glance_dcn.sites import hashes
+from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
 
@@ -109,6 +110,7 @@ class _ConvertImage(task.Task):
                 # A worker that died may have left one behind. The lock of
                 # the image is ours, so nobody else is writing it.
                 _discard(self._target)
+                _discard(folder.aside(self._source))
                 converted = self._convert(output)
             except BaseException:
                 self._end_hashing()
@@ -144,6 +146,7 @@ class _ConvertImage(task.Task):
             LOG.info('Image %s was deleted while it was imported',
                      self._action_wrapper.image_id)
         _discard(self._source)
+        _discard(folder.aside(self._source))
 
     def _convert(self, output):
         """Make the target of the source; return whether there was need to."""
@@ -269,9 +272,12 @@ class _ConvertImage(task.Task):
             action.set_image_attribute(
                 virtual_size=virtual_size, disk_format=output,
                 container_format='bare', size=size)
-        # Only now that the image says what it is does nobody need it.
-        _discard(self._source)
-        running.enter(self._action_wrapper.image_id, journal.CONVERTED)
+        # Now that the image says what it is, a power cut alone makes the
+        # source worth something, until the target is on the disk.
+        aside = folder.aside(self._source)
+        os.replace(self._source, aside)
+        running.vouch(self._action_wrapper.image_id, journal.CONVERTED,
+                      self._target, output, lambda: _discard(aside))
         LOG.info('Converted image %s: size=%d disk_format=%s',
                  self._action_wrapper.image_id, size, output)
 

@@ -129,7 +129,7 @@ def _refuse(kwargs, reason):
         LOG.debug('Task %s had lost its lock', kwargs['task_id'])
 
 
-def put_back(wrapper, stores):
+def put_back(wrapper, stores, keep=True):
     """Let an image be as it was when it had been staged.
 
     For an import that is given up before anything was changed. Glance's
@@ -137,6 +137,8 @@ def put_back(wrapper, stores):
 
     :param wrapper: ImportActionWrapper of the import
     :param stores: its target stores
+    :param keep: whether the staged data is good; otherwise it is discarded,
+        and the image is as it was before it was staged
     :returns: whether it was done; False where the plugin is not used
     """
     going_on = running.of(wrapper.image_id)
@@ -148,11 +150,14 @@ def put_back(wrapper, stores):
         database.IMPORTING: database.stores(image, database.IMPORTING,
                                             remove=stores),
         database.FAILED: database.stores(image, database.FAILED, add=stores)}
-    if database.own_url():
+    if keep and database.own_url():
         properties[database.HOST] = database.own_url()
+    path = going_on.entry.path
+    if not keep:
+        folder.discard(path, *folder.companions(path))
     database.update(wrapper.image_id, image['status'], properties,
-                    status='uploading',
-                    size=folder.size(going_on.entry.path))
+                    status='uploading' if keep else 'queued',
+                    size=folder.size(path))
     return True
 
 
@@ -163,10 +168,51 @@ class _Staged(task.Task):
         super().__init__(name='%s-Staged-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._stores = list(stores)
+        self._truncated = False
 
     def execute(self):
-        """Note it in the journal."""
-        running.enter(self._action_wrapper.image_id, journal.STAGED)
+        """Note it in the journal, and have it brought to the disk.
+
+        :raises glance.common.exception.ImportTaskError: if the staged data
+            has not the length that it should have
+        """
+        image_id = self._action_wrapper.image_id
+        going_on = running.of(image_id)
+        if going_on is None:
+            return
+        entry = going_on.entry
+        image = database.image(image_id) or {}
+        self._check_length(entry, image)
+        # What is resumed may have been converted before.
+        kind, origin = image.get('disk_format'), entry.formats.get(
+            'disk_format')
+        running.vouch(image_id, journal.STAGED, entry.path,
+                      kind if origin not in (None, kind)
+                      else journal.AS_STAGED)
+
+    def _check_length(self, entry, image):
+        found = folder.size(entry.path)
+        downloads = entry.method in ('web-download', 'glance-download')
+        # What is resumed was counted before, and may be converted since.
+        expected = (image.get('size') if not downloads or entry.attempts
+                    else entry.size)
+        # Another plugin may have changed it before.
+        if (found is None or not expected or found == expected
+                or CONF.image_import_opts.image_import_plugins[:1]
+                != [plugins.STAGING]):
+            return
+        LOG.error('Image %(image)s: staged file %(path)s has %(found)d bytes '
+                  'instead of %(expected)d; the import ends', {
+                      'image': entry.image, 'path': entry.path,
+                      'found': found, 'expected': expected})
+        self._truncated = True
+        raise exception.ImportTaskError(
+            'The import cannot go on: %d bytes were staged, and %d were %s. '
+            '%s.' % (found, expected,
+                     'announced by the server of the download'
+                     if downloads else 'uploaded',
+                     'Repeat the import' if downloads
+                     else 'Stage the image again'))
 
     def revert(self, result, **kwargs):
         """Let an image that was uploaded be imported again.
@@ -181,7 +227,8 @@ class _Staged(task.Task):
                 or folder.size(going_on.entry.path) is None):
             return
         try:
-            put_back(self._action_wrapper, self._stores)
+            put_back(self._action_wrapper, self._stores,
+                     keep=not self._truncated)
         except (exception.NotFound, exception.Conflict,
                 exception.TaskAbortedError) as exc:
             LOG.info('Image %(image)s stays as it is: %(error)s', {

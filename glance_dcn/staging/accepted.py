@@ -58,9 +58,14 @@ def _accept(task, asked):
     if not request or not found:
         # Another type of task, say.
         return
-    running.begin(found, journal.Entry(
+    entry = journal.Entry(
         task=task, image=asked['image_id'],
         method=request['method']['name'],
         stores=list(asked['backend']),
         path=folder.staged(_conf, asked['image_id']),
-        phase=journal.ACCEPTED, by=tasks.host_and_process()))
+        phase=journal.ACCEPTED, by=tasks.host_and_process())
+    running.begin(found, entry)
+    if entry.method == 'glance-direct':
+        # It is all there, and the import may wait for long.
+        running.vouch(entry.image, journal.ACCEPTED, entry.path,
+                      journal.AS_STAGED)

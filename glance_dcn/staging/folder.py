@@ -35,6 +35,8 @@ NETWORK = frozenset((
     'nfs', 'nfs4', 'ocfs2', 'smb3', 'smbfs', 'virtiofs'))
 _WORKERS = 'workers'
 _PREFIX = 'file://'
+# No disk format is called so.
+_ASIDE = '.source'
 
 _identities = {}
 
@@ -75,6 +77,16 @@ def companions(staged):
         return [os.path.join(folder, other) for other in os.listdir(folder)
                 if other.startswith(name + '.')]
     return []
+
+
+def aside(staged):
+    """Return the path of the source of a conversion that is over.
+
+    It is kept until the journal vouches for what was made of it.
+
+    :param staged: path of a staged file
+    """
+    return staged + _ASIDE
 
 
 def discard(*paths):

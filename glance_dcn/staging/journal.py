@@ -22,6 +22,9 @@ Whether somebody is still at it is told by a lock on a second file (flock),
 which the system takes away from a process that ends, however it ends. Another
 process, of the same worker or of one that shares the folder, knows it at
 once.
+
+An entry vouches for the staged data with its length and its content digest,
+which is noted once the data is on the disk (:mod:`.durable`).
 """
 
 import contextlib
@@ -30,12 +33,15 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import stat
-import threading
 import time
 import typing
+
+from glance_dcn.engine import native
+from glance_dcn.staging import durable
 
 LOG = logging.getLogger(__name__)
 
@@ -49,26 +55,52 @@ CONVERTED = 'converted'
 STORING = 'storing'
 #: The phase of a copy; it stages nothing.
 COPYING = 'copying'
+_PHASES = (ACCEPTED, DOWNLOADING, STAGED, INSPECTED, CONVERTING, CONVERTED,
+           STORING, COPYING)
+
+#: Kind of the staged data that no conversion has made.
+AS_STAGED = ''
 
 #: Folder of the journal, in the staging folder. Glance leaves alone there what
 #: is not named after an image.
 FOLDER = '.glance-dcn'
-_VERSION = 1
+_VERSION = 2
 _RECORD = '.json'
 _LOCK = '.lock'
 _ATTEMPTS = 20
 _PAUSE = 0.05
-# Bytes that an entry may have, and what its names may be: some of them become
-# names of files.
+# Characters that an entry may have, and what its names may be: some of them
+# become names of files.
 _LARGEST = 1 << 20
 _NAME = re.compile(r'[\w-]{1,100}', re.ASCII)
+_BOOT = re.compile(r'[0-9a-f-]{0,36}')
+_DIGEST = re.compile(r'dcn1:sha256:65536:[0-9a-f]{64}')
 _FORMATS = ('disk_format', 'container_format')
+# Bounds of its other fields: characters, numbers, and members of lists.
+_LONGEST_PATH = 4096
+_LONGEST_TEXT = 1024
+_LARGEST_NUMBER = (1 << 64) - 1
+_MOST_DIGITS = 20
+_MOST = 10000
+_MOST_PROOFS = 8
 
 _refused = set()
 
 
 class Busy(Exception):
     """Another process is at work on the task."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What the journal knows of staged data.
+
+    :ivar size: its length in bytes
+    :ivar digest: its content digest, once it is on the disk; None before
+    """
+
+    size: int
+    digest: typing.Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +122,9 @@ class Entry:
     :ivar taken: whether it was a peer's, which is gone: this worker undoes it
     :ivar by: host and process
     :ivar since: when it was begun, seconds since the epoch
+    :ivar boot: boot ID of the host that has staged the data, empty if unknown
+    :ivar proofs: :class:`Proof` of the staged data, by the disk format that
+        it was converted to; :data:`AS_STAGED` for what was staged
     """
 
     task: str
@@ -105,6 +140,8 @@ class Entry:
     taken: bool = False
     by: str = ''
     since: float = dataclasses.field(default_factory=time.time)
+    boot: str = dataclasses.field(default_factory=durable.boot_id)
+    proofs: dict = dataclasses.field(default_factory=dict)
 
     def text(self):
         """Return the entry as it is kept."""
@@ -120,49 +157,121 @@ def parse(text):
     :raises ValueError: if it cannot be understood
     """
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_int=_integer,
+                            parse_constant=_no_number)
     except RecursionError as exc:
         raise ValueError('not an entry') from exc
     if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
         raise ValueError('not an entry of version %d' % _VERSION)
-    try:
-        entry = Entry(**fields)
-    except TypeError as exc:
-        raise ValueError(str(exc)) from exc
+    names = {field.name for field in dataclasses.fields(Entry)}
+    if set(fields) != names:
+        # What is missing must not get a default of this process.
+        raise ValueError('it has not the fields of an entry')
+    entry = Entry(**dict(fields, proofs=_proofs(fields['proofs'])))
     for name in _wrong(entry):
         raise ValueError('its %s is not what it may be' % name)
     return entry
 
 
+def _integer(text):
+    """Return an integer; the time it takes grows with the square of digits."""
+    if len(text) > _MOST_DIGITS:
+        raise ValueError('a number is too large')
+    return int(text)
+
+
+def _no_number(text):
+    raise ValueError('%s is no number' % text)
+
+
+def _proofs(values):
+    """Return the proofs that a value of an entry stands for.
+
+    :raises ValueError: if it cannot be understood
+    """
+    try:
+        return {kind: Proof(**value) for kind, value in values.items()}
+    except (AttributeError, TypeError) as exc:
+        raise ValueError('its proofs are not what they may be') from exc
+
+
 def _wrong(entry):
     """Give the names of the fields that hold what they may not."""
-    for name in ('task', 'image'):
-        if not (_is(getattr(entry, name), str)
-                and _NAME.fullmatch(getattr(entry, name))):
+    for name, fits in _FITS.items():
+        if not fits(getattr(entry, name)):
             yield name
-    for name, kinds in (('method', str), ('path', str), ('phase', str),
-                        ('size', (int, type(None))), ('attempts', int),
-                        ('taken', bool), ('by', str),
-                        ('since', (int, float))):
-        if not _is(getattr(entry, name), kinds):
-            yield name
-    if not _are(entry.stores, (str, type(None))):
-        yield 'stores'
-    if not (_is(entry.formats, dict) and set(entry.formats) <= set(_FORMATS)
-            and _are(list(entry.formats.values()), (str, type(None)))):
-        yield 'formats'
-    if not (_is(entry.begun, dict)
-            and all(_are(ids, int) for ids in entry.begun.values())):
-        yield 'begun'
 
 
-def _is(value, kinds):
-    return isinstance(value, kinds)
+def _is_name(value):
+    return isinstance(value, str) and bool(_NAME.fullmatch(value))
 
 
-def _are(values, kinds):
-    return isinstance(values, list) and all(
-        isinstance(value, kinds) for value in values)
+def _is_text(value, longest=_LONGEST_TEXT):
+    return (isinstance(value, str) and len(value) <= longest
+            and '\0' not in value)
+
+
+def _is_path(value):
+    return _is_text(value, _LONGEST_PATH)
+
+
+def _is_number(value):
+    # For Python, truth values are integers.
+    return (isinstance(value, int) and not isinstance(value, bool)
+            and 0 <= value <= _LARGEST_NUMBER)
+
+
+def _is_time(value):
+    return _is_number(value) or (
+        isinstance(value, float) and math.isfinite(value)
+        and 0 <= value <= _LARGEST_NUMBER)
+
+
+def _is_list(values, fits):
+    return (isinstance(values, list) and len(values) <= _MOST
+            and all(fits(value) for value in values))
+
+
+def _is_format(value):
+    return value is None or _is_text(value)
+
+
+def _are_formats(value):
+    return (isinstance(value, dict) and set(value) <= set(_FORMATS)
+            and all(map(_is_format, value.values())))
+
+
+def _are_writers(value):
+    return (isinstance(value, dict) and len(value) <= _MOST
+            and all(map(_is_text, value))
+            and all(_is_list(ids, _is_number) for ids in value.values()))
+
+
+def _are_proofs(value):
+    return len(value) <= _MOST_PROOFS and all(
+        _is_text(kind) and _is_number(proof.size)
+        and (proof.digest is None or (
+            isinstance(proof.digest, str)
+            and bool(_DIGEST.fullmatch(proof.digest))))
+        for kind, proof in value.items())
+
+
+# What the fields of an entry may hold.
+_FITS = {
+    'task': _is_name, 'image': _is_name, 'method': _is_name,
+    'stores': lambda value: _is_list(
+        value, lambda store: store is None or _is_text(store)),
+    'path': _is_path,
+    'phase': lambda value: isinstance(value, str) and value in _PHASES,
+    'formats': _are_formats, 'begun': _are_writers,
+    'size': lambda value: value is None or _is_number(value),
+    'attempts': _is_number,
+    'taken': lambda value: isinstance(value, bool),
+    'by': _is_text, 'since': _is_time,
+    'boot': lambda value: (isinstance(value, str)
+                           and bool(_BOOT.fullmatch(value))),
+    'proofs': _are_proofs,
+}
 
 
 class Journal:
@@ -199,7 +308,7 @@ class Journal:
         held = Held(self.folder, entry, self._lock_soon(entry.task))
         try:
             held.write(entry)
-            _sync(self.folder)
+            durable.sync_folder(self.folder)
         except BaseException:
             held.close()
             raise
@@ -311,11 +420,12 @@ class Held:
         self.entry = entry
         self._stem = os.path.join(folder, task or entry.task)
         self._lock = lock
-        self._writing = threading.Lock()
+        # Threads that eventlet does not know of take it too.
+        self._writing = native.lock()
 
     def note(self, **changes):
         """Change the entry; see :meth:`change`."""
-        self.change(lambda entry: changes)
+        return self.change(lambda entry: changes)
 
     def change(self, function):
         """Change the entry, on the disk too.
@@ -324,18 +434,21 @@ class Held:
         written before stays.
 
         :param function: called with the entry; returns the changed fields
+        :returns: whether the disk has it
         """
         with self._writing:
             if self._lock is None:
-                return
+                return False
             changed = dataclasses.replace(self.entry, **function(self.entry))
             if changed == self.entry:
-                return
+                return True
             try:
                 self.write(changed)
+                return True
             except OSError as exc:
                 LOG.warning('The journal of task %(task)s cannot be written: '
                             '%(error)s', {'task': changed.task, 'error': exc})
+                return False
 
     def write(self, entry):
         """Write the entry.
@@ -352,7 +465,10 @@ class Held:
         # Should the host lose this after all, with its power, the former is
         # there: from an earlier phase, more is done again.
         os.replace(new, path)
-        self.entry = entry
+        before, self.entry = self.entry, entry
+        if entry.proofs != before.proofs:
+            # What it vouches for now may be all there is from here on.
+            durable.sync_folder(os.path.dirname(path))
 
     def close(self):
         """Remove the entry: there is nothing to be seen to any more."""
@@ -388,11 +504,3 @@ def _contents(path):
     if len(text) > _LARGEST:
         raise ValueError('it is too large')
     return text
-
-
-def _sync(folder):
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

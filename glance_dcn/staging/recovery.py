@@ -31,9 +31,14 @@ download, from there on  begun again with the staged data; else ``queued``
 copy                     begun again for the stores that lack the image
 active already           copied to the stores that lack it; else these have
                          failed, and the others stay
+staged data is not to be glance-direct, download: ``queued``; copy: staged
+trusted                  again
 image deleted            what is left of it is removed
 another task has it      left alone, but for the task's message
 ======================== ===============================================
+
+Staged data is trusted by its length as long as the host has not been
+restarted, and after that by its digest (:mod:`.durable`).
 """
 
 import dataclasses
@@ -41,7 +46,9 @@ import logging
 import os
 import uuid
 
+from glance_dcn.engine import errors
 from glance_dcn.sites import dead
+from glance_dcn.staging import durable
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
@@ -164,12 +171,19 @@ class _Recovery:
         self._entry = held.entry
         self._again = again
         self._image = None
+        self._saves = False
+        # Whether the staged data is what a conversion was made of, and the
+        # first reason not to trust staged data.
+        self._unconverted = False
+        self._mistrust = ''
 
     def run(self):
         """See to it; return what has become of it."""
         entry = self._entry
         task = self._database.task(entry.task)
-        if task is not None and task['status'] not in self._database.ENDED:
+        self._saves = (task is not None
+                       and task['status'] not in self._database.ENDED)
+        if self._saves:
             # From now on nobody takes the lock for a stale one. Whether
             # somebody has is seen next.
             self._database.say(entry.task, 'Its worker has ended: seeing to '
@@ -238,7 +252,9 @@ class _Recovery:
         if not remaining:
             return self._finish()
         self._bury(remaining, published=False)
-        if folder.size(self._entry.path) != self._image['size']:
+        # Stock goes by the length alone, and nothing vouches for it.
+        if (folder.size(self._entry.path) != self._image['size']
+                or not durable.is_current(self._entry.boot)):
             folder.discard(self._entry.path)
         if self._may_go_on():
             return self._go_on(remaining)
@@ -278,7 +294,8 @@ class _Recovery:
             self._drop_locations(keep=True)
             self._put_back('uploading', ())
             return self._go_on(self._entry.stores)
-        keeps = usable and self._entry.method not in _DOWNLOADS
+        keeps = (usable and self._entry.method not in _DOWNLOADS
+                 and self._is_synced())
         if not keeps:
             folder.discard(self._entry.path,
                            *folder.companions(self._entry.path))
@@ -287,28 +304,117 @@ class _Recovery:
                        self._entry.stores)
         self._drop_locations(keep=False)
         self._bury(self._entry.stores, published=True)
-        return self._undone(
-            'the staged data is kept: repeat the import' if keeps
-            else 'repeat the import' if self._entry.method in _DOWNLOADS
-            else 'the staged data is not complete: stage the image again')
+        return self._undone(self._remedy(keeps))
+
+    def _is_synced(self):
+        """Bring the staged file to the disk: nothing vouches for it any more.
+
+        :returns: whether it is there; what failed once may be lost
+        """
+        try:
+            durable.sync(self._entry.path)
+        except OSError as exc:
+            LOG.error('Image %(image)s: staged file %(path)s cannot be '
+                      'brought to the disk, and is not trusted: %(error)s', {
+                          'image': self._entry.image,
+                          'path': self._entry.path, 'error': exc})
+            self._mistrust = 'it could not be brought to the disk'
+            return False
+        return True
+
+    def _remedy(self, keeps):
+        """Return what the user of an import that was undone has to do."""
+        if keeps:
+            return 'the staged data is kept: repeat the import'
+        found = ('the staged data is not trusted (%s): ' % self._mistrust
+                 if self._mistrust else '')
+        if self._entry.method in _DOWNLOADS:
+            return found + 'repeat the import'
+        return (found or 'the staged data is not complete: '
+                ) + 'stage the image again'
 
     def _restage(self):
-        """Put the staged file where it was; return whether it is complete."""
+        """Put staged data that is trusted where the staged file was.
+
+        :returns: whether there is any
+        """
         entry, image = self._entry, self._image
-        for path in folder.companions(entry.path):
-            kind = path[len(entry.path) + 1:]
-            if (kind == image['disk_format']
-                    and kind != entry.formats.get('disk_format')
-                    and folder.size(path) == image['size']):
-                # The conversion was over: the image says what it is now.
-                os.replace(path, entry.path)
-            else:
-                folder.discard(path)
-        size = folder.size(entry.path)
-        staged = (entry.method not in _DOWNLOADS
-                  or entry.phase not in _NOT_STAGED)
-        return (size is not None and staged
-                and image['size'] in (None, size))
+        if entry.method in _DOWNLOADS and entry.phase in _NOT_STAGED:
+            return False
+        kind, origin = image['disk_format'], entry.formats.get('disk_format')
+        proofs, staged = entry.proofs, entry.proofs.get(journal.AS_STAGED)
+        # Of these, the first one that is trusted: path, proof, length.
+        candidates = [(
+            entry.path, proofs.get(kind) or (
+                staged if origin in (None, kind) else None), image['size'])]
+        if kind != origin:
+            # The conversion was over: the image says what it is now.
+            candidates.insert(0, ('%s.%s' % (entry.path, kind),
+                                  proofs.get(kind), image['size']))
+        sources = []
+        if origin not in (None, kind) and staged:
+            sources = [(path, staged, staged.size) for path in (
+                folder.aside(entry.path), entry.path)]
+        found = next((candidate for candidate in candidates + sources
+                      if self._is_trusted(*candidate)), None)
+        if found is None:
+            return False
+        self._unconverted = found in sources
+        path = found[0]
+        if path != entry.path:
+            os.replace(path, entry.path)
+            durable.sync_folder(os.path.dirname(path))
+        folder.discard(*folder.companions(entry.path))
+        return True
+
+    def _is_trusted(self, path, proof, size):
+        """Return whether a staged file is what it was; log why not.
+
+        :param proof: :class:`glance_dcn.staging.journal.Proof`, or None
+        :param size: bytes that it would have, or None
+        """
+        found = folder.size(path)
+        if found is None:
+            return False
+        reason = (
+            'it has %d bytes instead of %d' % (found, size)
+            if size not in (None, found)
+            else None if durable.is_current(self._entry.boot)
+            else self._disproof(path, proof, found))
+        if reason:
+            self._mistrust = self._mistrust or reason
+            LOG.warning('Image %(image)s: staged file %(path)s is not '
+                        'trusted: %(reason)s', {
+                            'image': self._entry.image, 'path': path,
+                            'reason': reason})
+        return reason is None
+
+    def _disproof(self, path, proof, size):
+        """Return why a file is not what the journal vouches for, or None.
+
+        The host has been restarted: what the file was is on the disk, or
+        gone.
+        """
+        if proof is None or proof.digest is None:
+            return ('the host was restarted before it was known to be on the '
+                    'disk')
+        if size != proof.size:
+            return 'it has %d bytes instead of %d' % (size, proof.size)
+        try:
+            digest = durable.digest(path, self._verifies)
+        except errors.EngineError as exc:
+            LOG.warning('Staged file %(path)s cannot be read: %(error)s',
+                        {'path': path, 'error': exc})
+            return 'it cannot be read'
+        return None if digest == proof.digest else (
+            'its content changed when the host was restarted')
+
+    def _verifies(self, part):
+        """Save the task: this may take long, and the lock is to stay."""
+        if self._saves:
+            self._database.say(
+                self._entry.task, 'Its worker has ended: verifying the '
+                'staged data: %d %%' % (100 * part))
 
     def _put_back(self, status, failed):
         """Let the image be as it was before the import."""
@@ -317,6 +423,8 @@ class _Recovery:
         properties = self._lists(failed)
         if status == 'uploading':
             values['size'] = folder.size(self._entry.path)
+            if self._unconverted:
+                values.update(self._entry.formats, virtual_size=None)
             url = self._database.own_url()
             if url:
                 properties[self._database.HOST] = url
@@ -402,7 +510,8 @@ class _Recovery:
         """Begin the import again, under the lock that it has."""
         copies = self._held.entry.method == 'copy-image'
         self._held.note(phase=journal.COPYING if copies else journal.STAGED,
-                        attempts=self._entry.attempts + 1)
+                        attempts=self._entry.attempts + 1,
+                        boot=durable.boot_id())
         self._again(self._held, stores)
         return RESUMED
 

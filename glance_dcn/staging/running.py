@@ -23,6 +23,8 @@ import os
 import time
 
 from glance_dcn.engine import native
+from glance_dcn.staging import durable
+from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 
 LOG = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Import:
         self.missed = 0
         # Parts of the image that are in, 0 to 1, by store.
         self._parts = {}
+        self._vouchings = {}
 
     @property
     def entry(self):
@@ -86,6 +89,47 @@ class Import:
     def enter(self, phase, **changes):
         """Begin a phase."""
         self.held.note(phase=phase, **changes)
+
+    def vouch(self, phase, path, kind, then):
+        """Begin a phase that has staged data; see :func:`vouch`."""
+        size = folder.size(path)
+        if size is None or (phase != journal.CONVERTED
+                            and self._is_vouched_for(kind, size)):
+            self.enter(phase)
+            then()
+            return
+        self._prove(kind, journal.Proof(size), phase=phase)
+        vouching = durable.Vouching(
+            path, lambda size, digest: self._prove(
+                kind, journal.Proof(size, digest)), then)
+        self._vouchings[kind] = vouching
+        vouching.start()
+
+    def _is_vouched_for(self, kind, size):
+        """Return whether it is done already, or being done.
+
+        It was before the import was resumed, or is since it was accepted.
+        """
+        known = self.entry.proofs.get(kind)
+        if known is None or known.size != size:
+            return False
+        vouching = self._vouchings.get(kind)
+        if vouching is not None and not vouching.over:
+            return True
+        return (known.digest is not None
+                and durable.is_current(self.entry.boot))
+
+    def _prove(self, kind, proof, **changes):
+        self.held.change(lambda entry: dict(
+            changes, proofs=dict(entry.proofs, **{kind: proof})))
+
+    def stop_vouching(self, keep=False):
+        """End what is done to vouch for staged data.
+
+        :param keep: without what was to be done then
+        """
+        for vouching in list(self._vouchings.values()):
+            vouching.close(keep)
 
     def progress(self, store, part):
         """Take note of the part of the image that a store has, 0 to 1."""
@@ -152,6 +196,7 @@ def end(task):
     with _lock:
         going_on = _imports.pop(task, None)
     if going_on is not None:
+        going_on.stop_vouching()
         going_on.held.close()
 
 
@@ -160,6 +205,7 @@ def give_up(task):
     with _lock:
         going_on = _imports.pop(task, None)
     if going_on is not None:
+        going_on.stop_vouching(keep=True)
         # The clients are alive: they do other work, and clean up themselves.
         going_on.held.note(begun={})
         going_on.held.release()
@@ -189,6 +235,27 @@ def enter(image, phase, **changes):
     going_on = of(image)
     if going_on is not None:
         going_on.enter(phase, **changes)
+
+
+def vouch(image, phase, path, kind, then=lambda: None):
+    """Say that the import of an image begins a phase that has staged data.
+
+    Its length is in the journal at once. Beside the import it is brought to
+    the disk, and its digest then is in the journal too.
+
+    :param image: ID of the image
+    :param phase: phase of the journal
+    :param path: path of the staged file
+    :param kind: the disk format it was converted to, or
+        :data:`glance_dcn.staging.journal.AS_STAGED`
+    :param then: called when that is done or has failed, or the import is
+        over; it may raise OSError
+    """
+    going_on = of(image)
+    if going_on is None:
+        then()
+    else:
+        going_on.vouch(phase, path, kind, then)
 
 
 def writes(image, store, instance):

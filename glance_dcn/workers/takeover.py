@@ -32,6 +32,7 @@ import re
 import shutil
 import stat
 
+from glance_dcn.staging import durable
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import recovery
@@ -63,6 +64,9 @@ def undo(conf, worker, entry):
         theirs = _theirs(worker, entry.task)
         if theirs is not None:
             stack.callback(theirs.release)
+            # The registry has it a little later.
+            entry = dataclasses.replace(entry, boot=theirs.entry.boot,
+                                        proofs=theirs.entry.proofs)
         ours = folder.of(conf)
         known = ours.read(entry.task)
         own = ours.begin(dataclasses.replace(
@@ -128,7 +132,9 @@ def _move(source, target):
             except OSError:
                 # On another file system, or not to be changed.
                 shutil.copyfile(path, part, follow_symlinks=False)
+                durable.sync(part)
                 os.rename(part, new)
+            durable.sync_folder(os.path.dirname(new))
             if os.path.islink(new):
                 # It was changed meanwhile.
                 folder.discard(new)

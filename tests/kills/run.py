@@ -55,7 +55,7 @@ class Kill:
     wrong: list
 
 
-def one(scene, method, moment, whole=True, limit=LIMIT):
+def one(scene, method, moment, whole=True, limit=LIMIT, meanwhile=None):
     """Kill the worker once.
 
     :param scene: :class:`tests.kills.scene.Scene`
@@ -64,6 +64,7 @@ def one(scene, method, moment, whole=True, limit=LIMIT):
         begun; returns when it is time to kill
     :param whole: see :meth:`tests.kills.scene.Scene.kill`
     :param limit: seconds for the image to become usable
+    :param meanwhile: called with the job while the worker is dead
     :returns: :class:`Kill`
     """
     job = scenes.Job(scene, method)
@@ -71,6 +72,10 @@ def one(scene, method, moment, whole=True, limit=LIMIT):
     moment(job)
     scene.kill(whole)
     phase = scene.phase(job.image_id)
+    if meanwhile:
+        process.wait_for('the end of its processes', lambda: process.is_free(
+            scene.own.worker.service.port), 20)
+        meanwhile(job)
     started = time.monotonic()
     scene.restart() if whole else None
     state = job.usable(limit)

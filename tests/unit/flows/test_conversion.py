@@ -18,6 +18,8 @@ import pathlib
 import shutil
 import struct
 import subprocess
+import threading
+import time
 import types
 import unittest
 from unittest import mock
@@ -37,6 +39,10 @@ from taskflow import task
 from glance_dcn.engine import qemu_img
 from glance_dcn.flows import conversion
 from glance_dcn.flows import inspection
+from glance_dcn.staging import durable
+from glance_dcn.staging import folder
+from glance_dcn.staging import journal
+from glance_dcn.staging import running
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 # The inspectors of Glance 28 and before know less than those of oslo.utils;
@@ -327,6 +333,65 @@ class TestHonest(ConversionTestCase):
         self.assertRaises(exception.UploadException, self.run_flow, 'qcow2',
                           FailLater())
         self.assertReverted('qcow2')
+
+    def journal(self, slow=False):
+        """Keep a journal of the import; return its entry as it is kept.
+
+        :param slow: the disk takes until the end of the test
+        """
+        going = threading.Event()
+        going.set() if not slow else self.addCleanup(going.set)
+        fdatasync = os.fdatasync
+
+        def sync(fd):
+            if os.readlink('/proc/self/fd/%d' % fd) == str(self.target):
+                going.wait(60)
+            fdatasync(fd)
+        self.useFixture(fixtures.MonkeyPatch('os.fdatasync', sync))
+        kept = journal.Journal(str(self.staging))
+        self.addCleanup(running.end, TASK)
+        running.begin(kept, journal.Entry(
+            TASK, IMAGE, 'glance-direct', ['central', 'dcn0'],
+            str(self.source), journal.STAGED,
+            {'disk_format': 'qcow2', 'container_format': 'ovf'}))
+        return lambda: kept.read(TASK)
+
+    def files(self):
+        return sorted(name for name in os.listdir(self.staging)
+                      if name != journal.FOLDER)
+
+    def test_source_is_kept_until_the_target_is_on_the_disk(self):
+        entry = self.journal(slow=True)
+        self.make(data=b'x' * MiB)
+        staged = self.source.read_bytes()
+        self.assertEqual(self.target, self.run_flow())
+        aside = pathlib.Path(folder.aside(str(self.source)))
+        self.assertEqual([self.target.name, aside.name], self.files())
+        self.assertEqual(staged, aside.read_bytes())
+        self.assertEqual((journal.CONVERTED, journal.Proof(10 * MiB)),
+                         (entry().phase, entry().proofs['raw']))
+        running.end(TASK)
+        self.assertEqual([self.target.name], self.files())
+
+    def test_source_goes_when_the_target_is_on_the_disk(self):
+        entry = self.journal()
+        raw = self.make(data=b'x' * MiB)
+        self.run_flow()
+        deadline = time.monotonic() + 60
+        while self.files() != [self.target.name]:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(.01)
+        self.assertEqual(
+            journal.Proof(10 * MiB, durable.digest(str(raw))),
+            entry().proofs['raw'])
+
+    def test_import_fails_before_the_target_is_on_the_disk(self):
+        self.journal(slow=True)
+        self.make(data=b'x' * MiB)
+        self.assertRaises(exception.UploadException, self.run_flow, 'qcow2',
+                          FailLater())
+        self.assertEqual([], self.files())
+        self.assertEqual('queued', self.images.entity.status)
 
     def test_after_a_download(self):
         # Stock's download reverts after us, and sets the image to queued.

@@ -17,6 +17,7 @@ import pathlib
 import uuid
 
 import fixtures
+from glance.common import exception
 from glance.common import store_utils  # noqa: F401 (registers options)
 from oslo_config import cfg
 from oslotest import base
@@ -168,6 +169,63 @@ class StagingTest(base.BaseTestCase):
 
     def test_nothing_is_put_back_without_the_plugin(self):
         self.assertFalse(staging.put_back(Wrapper('unknown', 'task'), []))
+
+    def staged(self, length, *args, **values):
+        """Begin an import of so many bytes, and return its task."""
+        (self.staging / self.image_id).write_bytes(b'x' * length)
+        flow = self.begin(*args, **values)
+        [(task, _meta)] = flow.iter_nodes()
+        return task
+
+    def test_staged_data_is_vouched_for(self):
+        task = self.staged(5, status='importing', size=5)
+        task.execute()
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
+
+    def test_truncated_upload(self):
+        task = self.staged(4, status='importing', size=5)
+        error = self.assertRaises(exception.ImportTaskError, task.execute)
+        self.assertIn('4 bytes were staged, and 5 were uploaded. Stage',
+                      str(error))
+        task.revert(None)
+        image = database.image(self.image_id)
+        self.assertEqual(('queued', None, 'dcn0'), (
+            image['status'], image['size'],
+            image['properties'][database.FAILED]))
+        self.assertNotIn(database.HOST, image['properties'])
+        self.assertFalse((self.staging / self.image_id).exists())
+
+    def test_truncated_download(self):
+        for method in ('web-download', 'glance-download'):
+            task = self.staged(4, method, status='importing')
+            running.of(self.image_id).held.note(size=5)
+            error = self.assertRaises(exception.ImportTaskError, task.execute)
+            self.assertIn('4 bytes were staged, and 5 were announced',
+                          str(error))
+            self.assertEqual(journal.DOWNLOADING, self.entry.phase)
+            self.assertEqual({}, self.entry.proofs)
+            running.end(self.task_id)
+            self.image_id = str(uuid.uuid4())
+            self.task_id = str(uuid.uuid4())
+
+    def test_download_whose_length_was_announced(self):
+        task = self.staged(4, 'web-download', status='importing')
+        running.of(self.image_id).held.note(size=4)
+        task.execute()
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_download_that_was_converted_and_resumed(self):
+        task = self.staged(4, 'web-download', status='importing', size=4)
+        running.of(self.image_id).held.note(size=2, attempts=1)
+        task.execute()
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_another_plugin_may_have_changed_what_was_staged(self):
+        CONF.set_override('image_import_plugins', [
+            'image_decompression', plugins.STAGING], 'image_import_opts')
+        task = self.staged(4, status='importing', size=2)
+        task.execute()
+        self.assertEqual(4, self.entry.proofs[journal.AS_STAGED].size)
 
     def test_failed_import_can_be_repeated(self):
         (self.staging / self.image_id).write_bytes(b'data')

@@ -43,8 +43,8 @@ class AcceptedTest(base.BaseTestCase):
             os_glance_staging_store=types.SimpleNamespace(
                 filesystem_store_datadir=str(self.staging))))
 
-    def add(self):
-        self.glance.add_task(self.task_id, self.image_id, 'web-download',
+    def add(self, method='web-download'):
+        self.glance.add_task(self.task_id, self.image_id, method,
                              ['central'], 'pending')
 
     def test_import_has_a_journal(self):
@@ -57,6 +57,15 @@ class AcceptedTest(base.BaseTestCase):
             (entry.task, entry.method, entry.stores, entry.phase, entry.path))
         self.assertEqual([entry], journal.Journal(
             str(self.staging)).entries())
+
+    def test_staged_data_is_vouched_for(self):
+        # The import may wait for long.
+        (self.staging / self.image_id).write_bytes(b'data')
+        self.listen()
+        self.add('glance-direct')
+        entry = running.of(self.image_id).entry
+        self.assertEqual(journal.ACCEPTED, entry.phase)
+        self.assertEqual(4, entry.proofs[journal.AS_STAGED].size)
 
     def test_twice_is_once(self):
         self.listen()

@@ -20,11 +20,15 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import fixtures
+import hypothesis
+from hypothesis import strategies
 from oslotest import base
 
 from glance_dcn.staging import journal
+from tests.unit.staging import test_durable
 
 _HOLDER = """
 import sys, time
@@ -35,6 +39,9 @@ held.note(phase=journal.STORING)
 print('held', flush=True)
 time.sleep(60)
 """
+
+
+DIGEST = 'dcn1:sha256:65536:' + 64 * 'a'
 
 
 def entry(**changes):
@@ -63,6 +70,34 @@ class JournalTest(base.BaseTestCase):
             [dataclasses.replace(held.entry, phase=journal.STORING,
                                  begun={'dcn0': [4711]})],
             self.journal.entries())
+
+    def test_what_it_vouches_for_is_read(self):
+        held = self.journal.begin(entry())
+        self.addCleanup(held.close)
+        proofs = {'qcow2': journal.Proof(4711, DIGEST),
+                  'raw': journal.Proof(10000)}
+        self.assertTrue(held.note(proofs=proofs))
+        self.assertEqual([dataclasses.replace(held.entry, proofs=proofs)],
+                         self.journal.entries())
+
+    def test_what_it_vouches_for_is_on_the_disk(self):
+        syncs = self.useFixture(test_durable.Syncs())
+        record = str(self.folder / 'the-task.json')
+        held = self.journal.begin(entry())
+        self.addCleanup(held.close)
+        self.assertEqual([record + '.new', str(self.folder)], syncs.paths)
+        held.note(phase=journal.CONVERTING)
+        self.assertEqual([record + '.new'], syncs.paths[2:])
+        held.note(proofs={'qcow2': journal.Proof(4711, DIGEST)})
+        self.assertEqual([record + '.new', str(self.folder)],
+                         syncs.paths[3:])
+
+    def test_boot_id_is_kept(self):
+        held = self.journal.begin(entry())
+        self.addCleanup(held.close)
+        self.assertEqual(
+            [pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()
+             .strip()], [one.boot for one in self.journal.entries()])
 
     def test_closing_leaves_nothing(self):
         self.journal.begin(entry()).close()
@@ -104,7 +139,10 @@ class JournalTest(base.BaseTestCase):
 
     def test_one_that_cannot_be_understood(self):
         self.folder.mkdir()
-        for text in ('', '{}', '[]', '{"version": 1, "task": "x"}'):
+        # The first release wrote entries of version 1.
+        for text in ('', '{}', '[]', '{"version": 1, "task": "x"}',
+                     '{"version": 2, "task": "x"}', json.dumps(dict(
+                         json.loads(entry().text()), version=1))):
             (self.folder / 'the-task.json').write_text(text)
             self.assertIsNone(self.journal.take('the-task'))
             self.assertEqual(['the-task.json.bad'], self.names())
@@ -116,10 +154,31 @@ class JournalTest(base.BaseTestCase):
                 {'stores': 'central'}, {'stores': [1]}, {'begun': ['x']},
                 {'begun': {'central': ['x']}}, {'formats': {'owner': 'me'}},
                 {'formats': {'disk_format': 1}}, {'size': 'large'},
-                {'attempts': None}, {'taken': 'yes'}, {'phase': []}):
+                {'attempts': None}, {'taken': 'yes'}, {'phase': []},
+                {'phase': 'asleep'}, {'size': -1}, {'size': True},
+                {'size': 1 << 64}, {'size': 10 ** 19 * 100},
+                {'attempts': 1.5}, {'since': float('nan')},
+                {'since': float('inf')}, {'since': 10 ** 400},
+                {'since': -1}, {'path': '/x\0y'}, {'path': 'x' * 5000},
+                {'stores': ['x'] * 20000}, {'begun': {'central': [-1]}},
+                {'boot': 1}, {'boot': '../x'}, {'boot': 'a' * 40},
+                {'proofs': None}, {'proofs': []}, {'proofs': {'raw': 1}},
+                {'proofs': {'raw': {}}}, {'proofs': {'raw': {'size': -1}}},
+                {'proofs': {'raw': {'size': '1', 'digest': None}}},
+                {'proofs': {'raw': {'size': 1, 'digest': 'x'}}},
+                {'proofs': {'raw': {'size': 1, 'digest': DIGEST + '\n'}}},
+                {'proofs': {'raw': {'size': 1, 'more': 1}}},
+                {'proofs': {str(n): {'size': 1, 'digest': None}
+                            for n in range(100)}}, {'more': 1}):
             text = json.dumps(dict(fields, **changes))
             self.assertRaises(ValueError, journal.parse, text)
-        self.assertRaises(ValueError, journal.parse, '[' * 100000)
+        for name in fields:
+            self.assertRaises(ValueError, journal.parse, json.dumps(
+                {other: value for other, value in fields.items()
+                 if other != name}))
+        for text in ('[' * 100000, '{"a":' * 100000, '9' * 1000000,
+                     '{"version": %s}' % ('9' * 1000000)):
+            self.assertRaises(ValueError, journal.parse, text)
 
     def test_one_that_is_no_small_file(self):
         self.folder.mkdir()
@@ -157,7 +216,7 @@ class JournalTest(base.BaseTestCase):
         self.addCleanup(held.close)
         self.useFixture(fixtures.MonkeyPatch(
             'os.fdatasync', self._raise(OSError(28, 'No space left'))))
-        held.note(phase=journal.STORING)
+        self.assertFalse(held.note(phase=journal.STORING))
         self.assertEqual([journal.STAGED],
                          [one.phase for one in self.journal.entries()])
 
@@ -180,3 +239,100 @@ class JournalTest(base.BaseTestCase):
         taken = self.journal.take('the-task')
         self.addCleanup(taken.close)
         self.assertEqual(journal.STORING, taken.entry.phase)
+
+
+_JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.text(max_size=20)
+    | strategies.integers() | strategies.floats()
+    | strategies.sampled_from((DIGEST, 'raw', 'size', 'staged', 1 << 64)),
+    lambda inner: strategies.lists(inner, max_size=5)
+    | strategies.dictionaries(strategies.text(max_size=10), inner,
+                              max_size=5), max_leaves=20)
+_TEXT = strategies.text(max_size=50).map(lambda text: text.replace('\0', ''))
+_NUMBER = strategies.integers(0, (1 << 64) - 1)
+_ENTRIES = strategies.builds(
+    journal.Entry,
+    task=strategies.from_regex(r'[A-Za-z0-9_-]{1,100}', fullmatch=True),
+    image=strategies.from_regex(r'[A-Za-z0-9_-]{1,100}', fullmatch=True),
+    method=strategies.from_regex(r'[a-z-]{1,100}', fullmatch=True),
+    stores=strategies.lists(strategies.none() | _TEXT, max_size=5),
+    path=_TEXT, phase=strategies.sampled_from(journal._PHASES),
+    formats=strategies.dictionaries(
+        strategies.sampled_from(journal._FORMATS),
+        strategies.none() | _TEXT),
+    begun=strategies.dictionaries(
+        _TEXT, strategies.lists(_NUMBER, max_size=5), max_size=5),
+    size=strategies.none() | _NUMBER, attempts=_NUMBER,
+    taken=strategies.booleans(), by=_TEXT,
+    since=strategies.floats(0, 1e10) | _NUMBER,
+    boot=strategies.uuids().map(str) | strategies.just(''),
+    proofs=strategies.dictionaries(
+        _TEXT, strategies.builds(
+            journal.Proof, _NUMBER, strategies.none()
+            | strategies.just(DIGEST)), max_size=8))
+
+
+def _settings(**changes):
+    """Return settings with which nothing hangs on the speed of the machine."""
+    return hypothesis.settings(
+        deadline=None, suppress_health_check=[
+            hypothesis.HealthCheck.too_slow], **changes)
+
+
+class ParseTest(base.BaseTestCase):
+    """Whatever is in an entry: it is read as it was written, or refused."""
+
+    def assertReadOrRefused(self, text):
+        try:
+            found = journal.parse(text)
+        except ValueError:
+            return
+        self.assertEqual(found, journal.parse(found.text()))
+
+    @_settings()
+    @hypothesis.given(_ENTRIES)
+    def test_entries_are_read_as_they_were_written(self, entry):
+        self.assertEqual(entry, journal.parse(entry.text()))
+
+    @_settings()
+    @hypothesis.given(strategies.text(max_size=2000))
+    def test_text(self, text):
+        self.assertReadOrRefused(text)
+
+    @_settings()
+    @hypothesis.given(_JSON)
+    def test_json(self, value):
+        self.assertReadOrRefused(json.dumps(value))
+
+    @_settings(max_examples=200)
+    @hypothesis.given(_ENTRIES, strategies.data())
+    def test_entry_with_a_field_of_anything(self, entry, data):
+        fields = json.loads(entry.text())
+        name = data.draw(strategies.sampled_from(sorted(fields)))
+        fields[name] = data.draw(_JSON)
+        self.assertReadOrRefused(json.dumps(fields))
+
+    @_settings(max_examples=200)
+    @hypothesis.given(_ENTRIES, strategies.data())
+    def test_entry_that_was_damaged(self, entry, data):
+        text = entry.text()
+        at = data.draw(strategies.integers(0, len(text)))
+        length = data.draw(strategies.integers(0, 20))
+        self.assertReadOrRefused(
+            text[:at] + data.draw(strategies.text(max_size=20))
+            + text[at + length:])
+
+    def test_the_largest_text_takes_no_time(self):
+        # Such as would be quadratic in its length, or recurse.
+        largest = 1 << 20
+        for start, unit, end in (
+                ('', '[', ''), ('', '{"a":', ''), ('', '9', ''),
+                ('-', '9', ''), ('0.', '9', ''), ('1e', '9', ''),
+                ('"', '\\u0000', '"'), ('', ' ', ''), ('[', '1e9,', '1]'),
+                ('{"version": 2, "stores": [', 'null,', 'null]}'),
+                ('{"version": 2, "since": ', '9', '}'),
+                ('{', '"version": 2, ', '"task": 1}')):
+            text = start + unit * (largest // len(unit) - 10) + end
+            started = time.process_time()
+            self.assertRaises(ValueError, journal.parse, text)
+            self.assertLess(time.process_time() - started, 5, unit)

@@ -17,6 +17,7 @@ The database, the journal and the staging folder are real ones; the clusters
 are not there, see tests/functional/staging for these.
 """
 
+import os
 import pathlib
 from unittest import mock
 import uuid
@@ -25,12 +26,16 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.staging import database
+from glance_dcn.staging import durable
 from glance_dcn.staging import journal
 from glance_dcn.staging import recovery
 from glance_dcn.staging import running
 from tests.unit.staging import glance
+from tests.unit.staging import test_durable
 
 STORES = ('central', 'dcn0')
+# Boot ID before the host was restarted.
+BEFORE = '1b4e28ba-2fa1-11d2-883f-0016d3cca427'
 
 
 class RecoveryTest(base.BaseTestCase):
@@ -47,8 +52,12 @@ class RecoveryTest(base.BaseTestCase):
 
     def died(self, method='glance-direct', phase=journal.STORING,
              status='importing', size=100, located=(), task='processing',
-             lock=None, staged=100, attempts=0, **values):
-        """Make what a worker that died has left."""
+             lock=None, staged=100, attempts=0, boot=None, proofs=None,
+             **values):
+        """Make what a worker that died has left.
+
+        :param boot: boot ID of the host at that time; None: that of now
+        """
         properties = {database.IMPORTING: ','.join(STORES),
                       database.FAILED: '', 'own': 'property'}
         if lock != '':
@@ -63,7 +72,35 @@ class RecoveryTest(base.BaseTestCase):
             task=self.task_id, image=self.image_id, method=method,
             stores=list(STORES), path=str(self.path), phase=phase,
             formats={'disk_format': 'qcow2', 'container_format': 'bare'},
-            attempts=attempts)).release()
+            attempts=attempts, proofs=proofs or {},
+            boot=durable.boot_id() if boot is None else boot)).release()
+
+    def proof(self, data):
+        return journal.Proof(len(data), test_durable.content_digest(data))
+
+    def restarted(self, *args, digest=True, lost=False, **kwargs):
+        """Make what a worker has left whose host was restarted.
+
+        :param digest: whether the data was known to be on the disk
+        :param lost: whether the length alone had come to the disk
+        """
+        data = os.urandom(100000)
+        proof = self.proof(data)
+        if not digest:
+            proof = journal.Proof(len(data))
+        kwargs.setdefault('size', len(data))
+        kwargs.setdefault('proofs', {journal.AS_STAGED: proof})
+        self.died(*args, boot=BEFORE, **kwargs)
+        self.path.write_bytes(data)
+        if lost:
+            self.lose(self.path)
+        return data
+
+    def lose(self, path):
+        """Let a file be as a power cut leaves it: its length and no data."""
+        size = path.stat().st_size
+        os.truncate(path, 0)
+        os.truncate(path, size)
 
     def begin_again(self, held, stores):
         running.adopt(held)
@@ -412,6 +449,206 @@ class RecoveryTest(base.BaseTestCase):
                   located=['other'])
         self.recover()
         self.assertEqual([], self.files())
+
+    def test_file_of_a_stock_copy(self):
+        self.died('copy-image', journal.COPYING, 'active', staged=100,
+                  located=['other'])
+        self.recover()
+        self.assertEqual([self.image_id], self.files())
+
+    def test_file_of_a_stock_copy_after_a_restart(self):
+        # Stock takes it for complete by its length.
+        self.died('copy-image', journal.COPYING, 'active', staged=100,
+                  located=['other'], boot=BEFORE)
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertEqual([], self.files())
+
+    def test_host_was_restarted(self):
+        data = self.restarted()
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain()
+        self.assertEqual(data, self.path.read_bytes())
+        # From now on it is in the page cache of this one.
+        self.assertEqual(durable.boot_id(),
+                         running.of(self.image_id).entry.boot)
+
+    def test_host_was_restarted_and_it_is_put_back(self):
+        self.restarted()
+        syncs = self.useFixture(test_durable.Syncs())
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertImportable()
+        self.assertIn(str(self.path), syncs.paths)
+
+    def test_data_was_lost_when_the_host_was_restarted(self):
+        for again in (True, False):
+            self.restarted(lost=True)
+            self.assertEqual(recovery.UNDONE, self.recover(again))
+            self.assertQueued()
+            for word in ('its content changed', 'stage the image again'):
+                self.assertIn(word, self.task['message'])
+            self.another_image()
+
+    def test_data_was_lost_before_its_digest_was_known(self):
+        # Of the length, it is, and nothing else is known of it.
+        for proofs in ({}, {journal.AS_STAGED: journal.Proof(100000)}):
+            self.restarted(proofs=proofs)
+            self.assertEqual(recovery.UNDONE, self.recover())
+            self.assertQueued()
+            for word in ('known to be on the disk', 'stage the image again'):
+                self.assertIn(word, self.task['message'])
+            self.another_image()
+
+    def test_length_was_lost_when_the_host_was_restarted(self):
+        self.restarted('web-download', size=None)
+        os.truncate(self.path, 99999)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+        self.assertIn('99999 bytes instead of 100000', self.task['message'])
+
+    def test_boot_id_is_not_known(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.durable._BOOT_ID', '/not/here'))
+        self.died(boot='')
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+
+    def test_download_and_the_host_was_restarted(self):
+        self.restarted('web-download', size=None)
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertEqual(100000, self.image['size'])
+
+    def test_download_was_lost_when_the_host_was_restarted(self):
+        self.restarted('web-download', size=None, lost=True)
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+        self.assertIn(': repeat the import', self.task['message'])
+
+    def test_data_cannot_be_read_when_the_host_was_restarted(self):
+        self.restarted()
+
+        def pread(fd, length, offset):
+            raise OSError(5, 'Input/output error')
+        self.useFixture(fixtures.MonkeyPatch('os.pread', pread))
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertIn('cannot be read', self.task['message'])
+
+    def test_data_cannot_be_brought_to_the_disk(self):
+        self.died()
+        fdatasync = os.fdatasync
+
+        def fails(fd):
+            if os.readlink('/proc/self/fd/%d' % fd) == str(self.path):
+                raise OSError(5, 'Input/output error')
+            fdatasync(fd)
+        self.useFixture(fixtures.MonkeyPatch('os.fdatasync', fails))
+        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertQueued()
+        for word in ('could not be brought to the disk',
+                     'stage the image again'):
+            self.assertIn(word, self.task['message'])
+
+    def test_task_is_saved_while_data_is_verified(self):
+        said = []
+        self.restarted()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.database.say',
+            lambda task, message: said.append(message)))
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertIn('verifying the staged data: 100 %', said[-1])
+
+    def test_import_that_waits_and_the_host_was_restarted(self):
+        # Its formats are noted when it begins.
+        self.restarted(phase=journal.ACCEPTED, status='uploading')
+        held = self.journal.take(self.task_id)
+        held.note(formats={})
+        held.release()
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain()
+
+    def another_image(self):
+        self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self.path = self.staging / self.image_id
+
+    def converted(self, aside=True, digest=True, **kwargs):
+        """Make what a worker has left that had just converted an image.
+
+        :param aside: whether the source had been put aside
+        :param digest: whether the result was known to be on the disk
+        :returns: content of the source, of the result, and its path
+        """
+        made = os.urandom(300000)
+        proof = self.proof(made)
+        if not digest:
+            proof = journal.Proof(len(made))
+        source = os.urandom(100000)
+        self.died(phase=journal.CONVERTED, disk_format='raw',
+                  virtual_size=len(made), size=len(made), staged=None,
+                  boot=BEFORE,
+                  proofs={journal.AS_STAGED: self.proof(source),
+                          'raw': proof}, **kwargs)
+        path = pathlib.Path('%s.raw' % self.path)
+        path.write_bytes(made)
+        pathlib.Path('%s%s' % (self.path, '.source' if aside else '')
+                     ).write_bytes(source)
+        return source, made, path
+
+    def test_conversion_and_the_host_was_restarted(self):
+        for aside in (True, False):
+            _source, made, _path = self.converted(aside)
+            self.assertEqual(recovery.UNDONE, self.recover(again=False))
+            self.assertImportable()
+            self.assertEqual('raw', self.image['disk_format'])
+            self.assertEqual(made, self.path.read_bytes())
+            self.path.unlink()
+            self.another_image()
+
+    def test_conversion_was_lost_when_the_host_was_restarted(self):
+        for aside in (True, False):
+            for digest in (True, False):
+                source, _made, path = self.converted(aside, digest)
+                self.lose(path)
+                self.assertEqual(recovery.UNDONE, self.recover(again=False))
+                # The source is worth something.
+                self.assertImportable()
+                self.assertEqual(('qcow2', 'bare', None), (
+                    self.image['disk_format'], self.image['container_format'],
+                    self.image['virtual_size']))
+                self.assertEqual(source, self.path.read_bytes())
+                self.path.unlink()
+                self.another_image()
+
+    def test_source_of_a_conversion_is_gone_on_with(self):
+        source, _made, path = self.converted()
+        self.lose(path)
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertBegunAgain()
+        self.assertEqual(('qcow2', len(source)), (
+            self.image['disk_format'], self.image['size']))
+        self.assertEqual([self.image_id], self.files())
+
+    def test_conversion_was_lost_and_so_was_its_source(self):
+        _source, _made, path = self.converted()
+        self.lose(path)
+        self.lose(pathlib.Path('%s.source' % self.path))
+        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertQueued()
+
+    def test_dies_over_putting_the_source_back(self):
+        source, _made, path = self.converted()
+        self.lose(path)
+        with fixtures.MonkeyPatch('glance_dcn.staging.database.update',
+                                  self._fail):
+            self.assertIsNone(self.recover())
+        self.assertEqual([self.image_id], self.files())
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertEqual(source, self.path.read_bytes())
+        self.assertEqual('qcow2', self.image['disk_format'])
+
+    def test_restaged_data_is_synced(self):
+        self.converted()
+        syncs = self.useFixture(test_durable.Syncs())
+        self.assertEqual(recovery.RESUMED, self.recover())
+        self.assertIn(str(self.staging), syncs.paths)
 
     def test_database_is_away(self):
         self.died()

@@ -105,15 +105,15 @@ class RerunTest(base.BaseTestCase):
         self.assertEqual(recovery.UNDONE, outcome)
 
     def test_thread_is_seen_to_work_on_it(self):
-        seen, enter = [], running.enter
+        seen, vouch = [], running.vouch
 
         def watched(image, *args, **changes):
             seen.append(running.of(image).flowing)
             seen.append(heartbeat.works_on(self.task_id))
-            enter(image, *args, **changes)
+            vouch(image, *args, **changes)
 
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.staging.running.enter', watched))
+            'glance_dcn.staging.running.vouch', watched))
         self.useFixture(fixtures.MonkeyPatch(
             'glance.async_.flows.plugins.get_import_plugins',
             lambda **kwargs: [staging.get_flow(**kwargs)]))

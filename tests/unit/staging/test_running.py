@@ -15,12 +15,14 @@
 
 import os
 import pathlib
+import threading
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
+from tests.unit.staging import test_durable
 from tests.unit.staging import test_journal
 
 
@@ -74,6 +76,82 @@ class RunningTest(base.BaseTestCase):
         running.writes('the-image', 'dcn0', 1)
         self.assertEqual((journal.COPYING, {'dcn0': [1]}),
                          (self.written().phase, self.written().begun))
+
+    def vouch(self, data=b'data', phase=journal.STAGED):
+        """Vouch for staged data; return an event that it is over."""
+        over = threading.Event()
+        (self.staging / 'the-image').write_bytes(data)
+        running.vouch('the-image', phase, str(self.staging / 'the-image'),
+                      'qcow2', over.set)
+        return over
+
+    def stuck(self):
+        """Let the disk be slow until the end of the test."""
+        going = threading.Event()
+        self.addCleanup(going.set)
+        fdatasync = os.fdatasync
+
+        def slow(fd):
+            if 'the-image' in os.readlink('/proc/self/fd/%d' % fd):
+                going.wait(60)
+            fdatasync(fd)
+        self.useFixture(fixtures.MonkeyPatch('os.fdatasync', slow))
+
+    def test_staged_data_is_vouched_for(self):
+        self.begin(phase=journal.DOWNLOADING)
+        self.assertTrue(self.vouch().wait(60))
+        self.assertEqual(
+            (journal.STAGED, {'qcow2': journal.Proof(
+                4, test_durable.content_digest(b'data'))}),
+            (self.written().phase, self.written().proofs))
+
+    def test_length_of_staged_data_is_known_at_once(self):
+        self.begin(phase=journal.DOWNLOADING)
+        self.stuck()
+        over = self.vouch()
+        self.assertEqual((journal.STAGED, {'qcow2': journal.Proof(4)}),
+                         (self.written().phase, self.written().proofs))
+        self.assertFalse(over.is_set())
+
+    def test_import_ends_before_the_disk_has_it(self):
+        self.begin()
+        self.stuck()
+        over = self.vouch()
+        running.end('the-task')
+        self.assertTrue(over.is_set())
+        self.assertEqual([], self.journal.entries())
+
+    def test_import_is_given_up_before_the_disk_has_it(self):
+        self.begin()
+        self.stuck()
+        over = self.vouch()
+        running.give_up('the-task')
+        self.assertFalse(over.is_set())
+        self.assertEqual({'qcow2': journal.Proof(4)}, self.written().proofs)
+
+    def test_what_was_proved_is_not_proved_once_more(self):
+        proof = journal.Proof(4, test_journal.DIGEST)
+        self.begin(proofs={'qcow2': proof}, attempts=1)
+        self.assertTrue(self.vouch().is_set())
+        self.assertEqual({'qcow2': proof}, self.written().proofs)
+
+    def test_what_is_being_proved_is_not_proved_once_more(self):
+        self.begin(phase=journal.ACCEPTED)
+        self.stuck()
+        first = self.vouch(phase=journal.ACCEPTED)
+        self.assertTrue(self.vouch().is_set())
+        self.assertFalse(first.is_set())
+        self.assertEqual(journal.STAGED, self.written().phase)
+
+    def test_what_is_made_anew_is_proved_anew(self):
+        self.begin(attempts=1,
+                   proofs={'qcow2': journal.Proof(4, test_journal.DIGEST)})
+        self.assertTrue(self.vouch(phase=journal.CONVERTED).wait(60))
+        self.assertEqual(test_durable.content_digest(b'data'),
+                         self.written().proofs['qcow2'].digest)
+
+    def test_nothing_vouches_for_what_has_no_journal(self):
+        self.assertTrue(self.vouch().is_set())
 
     def test_message_of_a_download(self):
         going_on = self.begin(phase=journal.DOWNLOADING, size=400)

@@ -27,6 +27,7 @@ from glance_dcn.workers import place
 from glance_dcn.workers import registry
 from glance_dcn.workers import takeover
 from tests.unit.staging import glance
+from tests.unit.staging import test_durable
 
 STORES = ('central', 'dcn0')
 THEIR_URL = 'http://worker-2.example:9292'
@@ -122,6 +123,35 @@ class TakeoverTest(base.BaseTestCase):
         self.assertEqual(data, (self.own / self.image_id).read_bytes())
         self.assertEqual([], self.files(self.theirs))
         self.assertEqual([], journal.Journal(str(self.theirs)).tasks())
+
+    def test_peer_was_at_another_host(self):
+        # What that has lost, nobody knows but by the digest, which the
+        # registry has not heard of yet.
+        data = os.urandom(100)
+        for lost in (False, True):
+            entry = dataclasses.replace(self.broken_off(), boot=str(
+                uuid.uuid4()))
+            (self.theirs / self.image_id).write_bytes(
+                bytes(100) if lost else data)
+            journal.Journal(str(self.theirs)).begin(dataclasses.replace(
+                entry, proofs={journal.AS_STAGED: journal.Proof(
+                    100, test_durable.content_digest(data))})).release()
+            self.assertEqual(recovery.UNDONE, self.undo(entry))
+            self.assertFailed()
+            self.assertEqual('queued' if lost else 'uploading',
+                             self.image['status'])
+            self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
+
+    def test_what_is_taken_over_is_on_the_disk(self):
+        syncs = self.useFixture(test_durable.Syncs())
+        self.test_staged_data_is_taken_over()
+        for path in (self.own, self.own / self.image_id):
+            self.assertIn(str(path), syncs.paths)
+
+    def test_what_is_copied_from_another_file_system_is_on_the_disk(self):
+        syncs = self.useFixture(test_durable.Syncs())
+        self.test_on_another_file_system()
+        self.assertIn(str(self.own / self.image_id) + '.part', syncs.paths)
 
     def test_link_to_something_else_is_not_taken_over(self):
         entry = self.broken_off()

@@ -1,0 +1,192 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What is on the disk, and what a power cut would take.
+
+A file that was written is in the page cache first. That outlives the process
+that wrote it, and nothing else: after a power cut the file may have its
+length and zeros, or holes, in place of its data. So there are two grounds on
+which staged data is believed:
+
+- the host has not been restarted since it was staged, which the kernel's boot
+  ID tells (containers have that of their host): all of it is there;
+- it was synced before its content digest was noted, and has that digest.
+
+To sync a file takes as long as the disk does, and to digest it half a second
+for each GiB of data. Both are done beside the import, by a thread of low
+priority, and cost it next to nothing. Until they are done, a power cut makes
+the import begin from where the user can repeat it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import typing
+
+from glance_dcn.engine.backends import file
+from glance_dcn.engine import errors
+from glance_dcn.engine import native
+from glance_dcn.engine import transfer
+
+LOG = logging.getLogger(__name__)
+
+_BOOT_ID = '/proc/sys/kernel/random/boot_id'
+# Bytes of buffers while a file is digested.
+_MEMORY = 16 << 20
+# Seconds between reports of how far that is.
+_INTERVAL = 20
+# What it yields to is the import itself.
+_NICENESS = 10
+
+
+def boot_id() -> str:
+    """Return the ID that the kernel took when it started.
+
+    :returns: the ID; empty if there is none, which equals no other
+    """
+    try:
+        with open(_BOOT_ID) as source:
+            return source.read().strip()
+    except OSError:
+        return ''
+
+
+def is_current(boot: str) -> bool:
+    """Return whether this host has run without a restart since a boot ID.
+
+    :param boot: what :func:`boot_id` returned then
+    """
+    return bool(boot) and boot == boot_id()
+
+
+def sync(path: str) -> None:
+    """Bring a file and its name to the disk.
+
+    :param path: path of the file
+    :raises OSError: if that fails; the data may be lost then
+    """
+    _sync(path, os.O_RDONLY | os.O_NOFOLLOW, os.fdatasync)
+    sync_folder(os.path.dirname(path))
+
+
+def sync_folder(path: str) -> None:
+    """Bring the names in a folder to the disk.
+
+    :param path: path of the folder
+    :raises OSError: if that fails
+    """
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY, os.fsync)
+
+
+def _sync(path: str, flags: int,
+          function: typing.Callable[[int], None]) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        function(fd)
+    finally:
+        os.close(fd)
+
+
+def digest(path: str, progress: typing.Optional[
+        typing.Callable[[float], None]] = None) -> str:
+    """Return the content digest of a file; holes cost nothing.
+
+    :param path: path of the file
+    :param progress: called now and then with the part that is done, 0 to 1
+    :raises glance_dcn.engine.errors.EngineError: if it cannot be read
+    """
+    with file.File(path) as source:
+        return _digesting(source, progress).run().content
+
+
+def _digesting(source: file.File, progress: typing.Optional[
+        typing.Callable[[float], None]] = None) -> transfer.Transfer:
+    """Return a reading of a file that computes its content digest."""
+    return transfer.Transfer(
+        source, memory=_MEMORY, interval=_INTERVAL,
+        progress=progress and (lambda state: progress(state.fraction)))
+
+
+class Vouching:
+    """Brings a staged file to the disk beside its import, and tells of it.
+
+    :param path: path of the file; it is not changed meanwhile, or is to be
+        told of as it is not
+    :param note: called, by the thread of this object, with the length in
+        bytes and the content digest of what is on the disk
+    :param then: called once all is over, whether it came to that or not; it
+        must not wait, and may raise OSError
+    """
+
+    def __init__(self, path: str, note: typing.Callable[[int, str], None],
+                 then: typing.Callable[[], None]) -> None:
+        self._path = path
+        self._note = note
+        self._then: typing.Optional[typing.Callable[[], None]] = then
+        self._lock = native.lock()
+        self._closed = False
+        self._job: typing.Optional[transfer.Transfer] = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it is done, or has failed, or was ended."""
+        return self._then is None
+
+    def start(self) -> None:
+        """Begin, in a thread of its own."""
+        native.start('dcn-vouching', self._run)
+
+    def close(self, keep: bool = False) -> None:
+        """End it: the import is over. More than once does no harm.
+
+        :param keep: without what was to be done then
+        """
+        self._closed = True
+        job = self._job
+        if job is not None:
+            job.cancel()
+        self._end(keep)
+
+    def _run(self) -> None:
+        try:
+            # Of this thread and of those that it starts, not of the process.
+            os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+            sync(self._path)
+            with file.File(self._path) as source:
+                self._job = _digesting(source)
+                if self._closed:
+                    self._job.cancel()
+                result = self._job.run()
+            self._note(result.size, result.content)
+        except errors.Cancelled:
+            LOG.debug('The import of %s was over before it was digested',
+                      self._path)
+        except Exception as exc:
+            if os.path.exists(self._path):
+                LOG.warning('Staged file %(path)s is not known to be on the '
+                            'disk, and is not trusted after a power cut: '
+                            '%(error)s', {'path': self._path, 'error': exc})
+        finally:
+            self._end(False)
+
+    def _end(self, keep: bool) -> None:
+        with self._lock:
+            then, self._then = self._then, None
+        if then is None or keep:
+            return
+        try:
+            then()
+        except OSError as exc:
+            LOG.warning('What staged file %(path)s was made of cannot be '
+                        'removed: %(error)s', {'path': self._path,
+                                               'error': exc})
