@@ -30,10 +30,10 @@ import uuid
 
 from glance_dcn import background
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn.sites import leftovers
 from glance_dcn.tasks import leases
-from glance_dcn.ceph import record_format
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
@@ -128,7 +128,7 @@ class WriteLog:
         self._open: dict[str, tasks.Intent] = {}
         # Changes that home was away for: (old, new), or (old, None).
         self._late: list[tuple[tasks.Intent,
-                               typing.Optional[tasks.Record]]] = []
+                               tasks.Record | None]] = []
         self._until = 0.0
 
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
@@ -265,7 +265,7 @@ class WriteLog:
             self._store.deployment)
 
     def _put_off(self, old: tasks.Intent,
-                 new: typing.Optional[tasks.Record]) -> None:
+                 new: tasks.Record | None) -> None:
         with self._guard:
             self._late.append((old, new))
         self._periodic.start()

@@ -89,7 +89,7 @@ class TaskRunner:
     """
 
     def __init__(self, store: stores.TaskStore,
-                 sites: typing.Callable[[str], typing.Optional[sites.Site]],
+                 sites: typing.Callable[[str], sites.Site | None],
                  database: glance_db.GlanceDatabase,
                  clock: typing.Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -163,7 +163,7 @@ class TaskRunner:
         self._lease.acquire()
         return left
 
-    def _site_of(self, record: tasks.Record) -> typing.Optional[sites.Site]:
+    def _site_of(self, record: tasks.Record) -> sites.Site | None:
         site = self._sites(record.site)
         if site is not None and not site.available:
             self._await(site)
