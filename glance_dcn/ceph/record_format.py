@@ -73,8 +73,10 @@ def load(kind: type[T], text: str, deployment: str) -> T:
     if fields.pop('version', None) != _VERSION:
         raise RecordError('it is not of version %d' % _VERSION)
     theirs = fields.pop('deployment', None)
+    if type(theirs) is not str:
+        raise RecordError('it does not say of which deployment it is')
     if theirs != deployment:
-        raise ForeignRecord('it is of deployment %.80r' % (theirs,))
+        raise ForeignRecord('it is of deployment %.80r' % theirs)
     hints = typing.get_type_hints(kind)
     if set(fields) != set(hints):
         raise RecordError('its fields are not those of a %s' % kind.__name__)
@@ -139,6 +141,8 @@ def _checked(value: typing.Any, hint: typing.Any) -> typing.Any:
         return {_text(key): _checked(item, arguments[1])
                 for key, item in value.items()}
     if issubclass(origin, enum.Enum):
+        # What is nested deeply could not even be put into an error.
+        _require(type(value) is str)
         return origin(value)
     if origin is str:
         return _text(value)
@@ -157,6 +161,9 @@ def _checked(value: typing.Any, hint: typing.Any) -> typing.Any:
 def _text(value: typing.Any) -> str:
     _require(type(value) is str and len(value) <= _LONGEST_TEXT
              and not _CONTROL.search(value))
+    # Half a surrogate pair, which JSON can spell, fits into no key and no
+    # log: UnicodeEncodeError is a ValueError.
+    value.encode()
     return value
 
 
