@@ -229,6 +229,8 @@ class WriteLog:
             self._store.put(task)
         except stores.NotRecorded as exc:
             LOG.error('%s', exc)
+            with self._guard:
+                self._open.pop(intent.uid, None)
             self._put_off(intent, task)
             return
         self.end(intent)
@@ -275,8 +277,12 @@ class WriteLog:
 
         :raises: as :class:`glance_dcn.tasks.store.TaskStore`
         """
-        while self._late:
-            old, new = self._late[0]
+        while True:
+            with self._guard:
+                if not self._late:
+                    return
+                entry = self._late[0]
+            old, new = entry
             if isinstance(new, tasks.Task):
                 self._store.put(new)
                 self._store.remove(old)
@@ -285,4 +291,6 @@ class WriteLog:
             else:
                 self._store.replace(old, new)
             with self._guard:
-                del self._late[0]
+                # Another thread may have done the same.
+                if self._late and self._late[0] is entry:
+                    del self._late[0]
