@@ -103,6 +103,7 @@ class TaskRunner:
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
         self._settled: dict[str, float] = {}
+        self._scanned = float('-inf')
         self._awaited: set[str] = set()
         self._reported: set[str] = set()
         self._periodic = background.Periodic('dcn-tasks', self.run,
@@ -188,9 +189,18 @@ class TaskRunner:
             record.key, _Attempts(now)).due <= now
 
     def _forget(self, found: list[tasks.Record]) -> None:
+        """Forget the attempts at records that are gone."""
         keys = {record.key for record in found}
         self._attempts = {key: known for key, known in self._attempts.items()
                           if key in keys}
+        now = self._clock()
+        if now - self._scanned > leases.GAP:
+            # An import may have begun and ended meanwhile.
+            self._settled.clear()
+        self._scanned = now
+        uids = {record.uid for record in found}
+        self._settled = {uid: since for uid, since in self._settled.items()
+                         if uid in uids}
 
     def _do(self, site: sites.Site, record: tasks.Record) -> None:
         attempts = self._attempts[record.key]
