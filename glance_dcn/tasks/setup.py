@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import os
 import typing
-import urllib.parse
 
 from oslo_config import cfg
 
@@ -76,8 +75,10 @@ def deployment_id(conf: typing.Any) -> str:
     connection = getattr(group, 'connection', None)
     if not connection:
         return ''
-    # Without user and password, which are rotated.
-    place = connection.rpartition('@')[2].partition('?')[0]
-    if '@' not in connection:
-        place = urllib.parse.urlsplit(connection).path
+    # Without user and password, which are rotated. A password may have any
+    # character but '@'.
+    before, _at, place = connection.rpartition('@')
+    if not before:
+        place = connection.partition('://')[2]
+    place = place.partition('?')[0]
     return hashlib.sha256(place.encode()).hexdigest()[:16]
