@@ -12,6 +12,8 @@
 
 """The tasks of a process, as sites and the driver use them."""
 
+import pathlib
+
 import fixtures
 from oslo_config import cfg
 from oslotest import base
@@ -214,9 +216,12 @@ class TestSetup(base.BaseTestCase):
     def conf(self, connection=None, chosen=None):
         conf = cfg.ConfigOpts()
         conf.register_opts(setup.OPTS, group=setup.GROUP)
-        conf.register_opts([cfg.StrOpt('connection')], group='database')
-        conf([])
-        conf.set_override('connection', connection, group='database')
+        path = pathlib.Path(self.useFixture(fixtures.TempDir()).path) / 'conf'
+        path.write_text('[database]\n' + (
+            'connection = %s\n' % connection if connection else ''))
+        # As Glance's is while it configures its stores: nothing has had the
+        # options of the database known yet.
+        conf(['--config-file', str(path)])
         conf.set_override('deployment_id', chosen, group=setup.GROUP)
         return conf
 
@@ -250,6 +255,14 @@ class TestSetup(base.BaseTestCase):
     def test_chosen(self):
         self.assertEqual('mine', self.deployment('mysql://u@db/g', 'mine'))
         self.assertEqual('mine', self.deployment(None, 'mine'))
+
+    def test_options_of_the_database_that_are_known_already(self):
+        conf = self.conf('mysql+pymysql://glance:secret@db/glance')
+        before = setup.deployment_id(conf)
+        self.assertEqual(before, setup.deployment_id(conf))
+        conf = self.conf('mysql+pymysql://glance:secret@db/glance')
+        conf.register_opts([cfg.StrOpt('connection')], group='database')
+        self.assertEqual(before, setup.deployment_id(conf))
 
     def test_none(self):
         self.assertEqual('', self.deployment())
