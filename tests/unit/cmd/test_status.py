@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+import types
 
 import fixtures
 from oslotest import base
@@ -42,7 +43,9 @@ class CommandTestCase(base.BaseTestCase):
         self.asked = []
         self.snapshot = test_metrics.some_snapshot()
         for target, value in (
-                ('glance_dcn.cmd.node.read_all', lambda args: None),
+                ('glance_dcn.cmd.node.read_all', lambda args: {
+                    'glance_dcn': types.SimpleNamespace(
+                        deployment_id='ours')}),
                 ('glance_dcn.cmd.node.targets', lambda conf: [
                     subjects.Target(name, 'images')
                     for name in ('central', 'edge')]),
@@ -50,7 +53,8 @@ class CommandTestCase(base.BaseTestCase):
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(target, value))
 
-    def _take(self, targets, timeout, wanted=None, limit=0):
+    def _take(self, targets, timeout, wanted=None, limit=0, deployment=''):
+        self.assertEqual('ours', deployment)
         self.asked.append((wanted, limit))
         if isinstance(self.snapshot, Exception):
             raise self.snapshot

@@ -211,7 +211,7 @@ class PresenceTest(base.BaseTestCase):
     def test_self_reference_is_wrong_for_a_while(self):
         self.presence.beat()
         self.check(WRONG, WRONG)
-        self.assertEqual((registry.WRONG, ['it is wrong']),
+        self.assertEqual((registry.WRONG, ('it is wrong',)),
                          (self.worker.reference, self.worker.faults))
         self.assertEqual(1, self.logged.output.count('it is wrong'))
         self.check(RIGHT, WRONG)
