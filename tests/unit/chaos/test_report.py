@@ -17,8 +17,8 @@ from oslotest import base
 from tests.chaos import check
 from tests.chaos import plan
 from tests.chaos import report
-from tests.chaos import tasks
 from tests.chaos import run
+from tests.chaos import tasks
 
 
 def done(kind, outcome, seconds=1.0):

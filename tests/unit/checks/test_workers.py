@@ -81,8 +81,8 @@ class TestWorkers(base.BaseTestCase):
         self.assertIn('hosts a (since 1970-01-01 00:00:00 UTC), b (since ',
                       finding.text)
         self.assertNotIn('c (', finding.text)
-        self.assertIn('rados -p images -N glance-dcn rmomapkey workers worker/',
-                      finding.remedy)
+        self.assertIn('rados -p images -N glance-dcn rmomapkey workers '
+                      'worker/', finding.remedy)
 
     def test_all_are_silent(self):
         self.assertEqual('warn', self.look(self.worker(

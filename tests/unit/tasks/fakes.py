@@ -131,8 +131,7 @@ class Site:
         return 'rbd://%s/%s/%s/snap' % (self.fsid, pool or self.pool, image)
 
     def add(self, image_id, image=IMAGE, pool=None, **fields):
-        """Put an image into a pool; a published one, if nothing else is said.
-        """
+        """Put an image into a pool, a published one unless said otherwise."""
         fields = dict({'published': True, 'blank': False}, **fields)
         self.images[pool or self.pool, image] = images.ImageInfo(
             image_id, **fields)
@@ -159,8 +158,7 @@ class Database:
 
 
 class MemoryCluster(fixtures.Fixture):
-    """Has the functions of ``ceph.omap`` and ``ceph.images`` work on
-    :class:`Ioctx`.
+    """Has the functions of omap and images work on :class:`Ioctx`.
 
     :ivar on_swap: called before each comparison, with the key
     """
