@@ -43,6 +43,19 @@ class ForeignRecord(RecordError):
     """It is a record of another deployment."""
 
 
+def printable(reason: object, longest: int = 500) -> str:
+    """Return a message as a field of a record may have it: one line.
+
+    What comes from elsewhere, such as an error, may have characters that
+    :func:`load` refuses.
+
+    :param reason: text, or exception
+    :param longest: characters that are kept
+    """
+    text = ' '.join(_CONTROL.sub(' ', str(reason)).split())
+    return text.encode(errors='replace').decode()[:longest]
+
+
 def dump(record: typing.Any, deployment: str) -> str:
     """Return a record as it is kept.
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 from concurrent import futures
 import dataclasses
 import logging
-import re
 import time
 import typing
 
@@ -34,6 +33,7 @@ import rbd
 from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn import glance_db
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import leases
@@ -61,8 +61,6 @@ _EXPECTED = (10, 600)
 # What is waited for is tried again after this part of the time that it has
 # waited.
 _PATIENCE = 20
-_LONGEST_MESSAGE = 500
-_CONTROL = re.compile(r'[\x00-\x1f\x7f]+')
 
 
 @dataclasses.dataclass
@@ -325,7 +323,7 @@ class TaskRunner:
     def _note(self, task: tasks.Task, exc: Exception,
               expected: bool) -> None:
         """Write down what a task waits for, for people to read."""
-        message = _CONTROL.sub(' ', str(exc))[:_LONGEST_MESSAGE]
+        message = record_format.printable(exc)
         changed = dataclasses.replace(
             task, message=message,
             retry_attempts=0 if expected else task.retry_attempts + 1)

@@ -221,6 +221,15 @@ class RecordFormatTest(base.BaseTestCase):
                     dataclasses.replace(a_task(), **changes), _OURS),
                     words=next(iter(changes)))
 
+    @_patiently
+    @hypothesis.given(st.text() | _PIECES)
+    def test_any_message_can_be_made_fit(self, text):
+        message = record_format.printable(ValueError(text * 100))
+        task = a_task(message=message)
+        self.assertEqual(task, record_format.load(
+            tasks.Task, record_format.dump(task, _OURS), _OURS))
+        self.assertLessEqual(len(message), 500)
+
 
 class DefinitionsTest(base.BaseTestCase):
 
