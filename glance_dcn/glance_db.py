@@ -132,7 +132,7 @@ class GlanceDatabase:
                 else location['url'] for location in locations}
 
 
-def of(conf: typing.Any) -> typing.Optional[GlanceDatabase]:
+def of(conf: typing.Any) -> GlanceDatabase | None:
     """Return the database behind a configuration, or None.
 
     :param conf: oslo.config object; None is returned where it is not that of

@@ -22,7 +22,6 @@ of the site. There are no secrets in it.
 import contextlib
 import dataclasses
 import logging
-import typing
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
@@ -53,7 +52,7 @@ class RecordError(Exception):
 class _Options:
     """The options of a site, as they are kept."""
 
-    options: typing.Dict[str, str]
+    options: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)

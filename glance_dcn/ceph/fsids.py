@@ -42,7 +42,7 @@ class Entry:
 
     fsid: str
     since: float
-    former: typing.Tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
 
 
 def load(ioctx: typing.Any, deployment: str) -> dict[str, Entry]:

@@ -258,8 +258,10 @@ def look_up(ioctx, name):
         text = ioctx.read(_ID % name, 1024)
     except rados.ObjectNotFound:
         return None
-    # Its length comes first, as with every string of Ceph's.
-    return text[4:4 + int.from_bytes(text[:4], 'little')].decode()
+    # Its length comes first, as with every string of Ceph's. What is damaged
+    # is the ID of no image.
+    return text[4:4 + int.from_bytes(text[:4], 'little')].decode(
+        errors='replace')
 
 
 def knock(ioctx, name, timeout):

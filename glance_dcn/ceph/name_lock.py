@@ -271,7 +271,10 @@ class _Waiter:
                     'is blocklisted', {
                         'address': found.address, 'image': self._held.image,
                         'seconds': self._expiry})
-        omap.break_lock(self._held.ioctx, OBJECT, self._held.lock, found)
+        try:
+            omap.break_lock(self._held.ioctx, OBJECT, self._held.lock, found)
+        except rados.Error as exc:
+            raise _failed(NotLocked, self._held.image, exc) from exc
         self._seen = None
 
 

@@ -228,9 +228,13 @@ def is_locked(ioctx, name, lock_name):
     return holder(ioctx, name, lock_name) is not None
 
 
+class Undecodable(rados.Error):
+    """An answer of the cluster is in a form that this module does not know."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds an exclusive lock.
+    """The holder of an exclusive lock.
 
     :ivar instance: RADOS instance ID of the client
     :ivar address: of the client, as the blocklist takes it; '' if it cannot
@@ -246,21 +250,36 @@ class Holder:
 
 
 def holder(ioctx: rados.Ioctx, name: str,
-           lock_name: str) -> typing.Optional[Holder]:
+           lock_name: str) -> Holder | None:
     """Return the holder of an exclusive lock, or None.
 
+    :raises Undecodable: if the answer is not understood
     :raises Error: if the cluster refuses
+    """
+    try:
+        _code, reply = ioctx.execute(name, 'lock', 'get_info',
+                                     _encoded(_text(lock_name)))
+    except rados.ObjectNotFound:
+        return None
+    try:
+        return _decode_holder(reply)
+    except (struct.error, IndexError) as exc:
+        raise Undecodable('the holder of lock %s of object %s cannot be told: '
+                          'the answer of the cluster is not in a form that is '
+                          'known (%s)' % (lock_name, name, exc),
+                          errno=errno.EPROTO) from exc
+
+
+def _decode_holder(reply: bytes) -> Holder | None:
+    """Decode the answer of cls_lock about an exclusive lock.
+
+    :raises struct.error, IndexError: if it ends too early
     """
     # cls_lock_get_info_reply of src/cls/lock/cls_lock_ops.h: a header, the
     # number of holders, and of each a locker_id_t (a header, type and number
     # of the entity, the cookie) and a locker_info_t (a header, the expiration
     # of 8 bytes, an entity_addr_t, the description). A header is version,
     # compat, and the length of what follows.
-    try:
-        _code, reply = ioctx.execute(name, 'lock', 'get_info',
-                                     _encoded(_text(lock_name)))
-    except rados.ObjectNotFound:
-        return None
     if not struct.unpack_from('<I', reply, 6)[0]:
         return None
     entity = 6 + 4 + 6
@@ -268,10 +287,10 @@ def holder(ioctx: rados.Ioctx, name: str,
     info = entity + 9 + 4 + length
     address, end = _address(reply, info + 6 + 8)
     length = struct.unpack_from('<I', reply, end)[0]
+    description, = struct.unpack_from('%ds' % length, reply, end + 4)
     return Holder(
         struct.unpack_from('<q', reply, entity + 1)[0], address,
-        reply[end + 4:end + 4 + length].decode(errors='replace'),
-        reply[entity:info])
+        description.decode(errors='replace'), reply[entity:info])
 
 
 def _address(data: bytes, at: int) -> tuple[str, int]:

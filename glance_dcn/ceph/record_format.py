@@ -43,6 +43,19 @@ class ForeignRecord(RecordError):
     """It is a record of another deployment."""
 
 
+def printable(reason: object, longest: int = 500) -> str:
+    """Return a message as a field of a record may have it: one line.
+
+    What comes from elsewhere, such as an error, may have characters that
+    :func:`load` refuses.
+
+    :param reason: text, or exception
+    :param longest: characters that are kept
+    """
+    text = ' '.join(_CONTROL.sub(' ', str(reason)).split())
+    return text.encode(errors='replace').decode()[:longest]
+
+
 def dump(record: typing.Any, deployment: str) -> str:
     """Return a record as it is kept.
 
@@ -73,8 +86,10 @@ def load(kind: type[T], text: str, deployment: str) -> T:
     if fields.pop('version', None) != _VERSION:
         raise RecordError('it is not of version %d' % _VERSION)
     theirs = fields.pop('deployment', None)
+    if type(theirs) is not str:
+        raise RecordError('it does not say of which deployment it is')
     if theirs != deployment:
-        raise ForeignRecord('it is of deployment %.80r' % (theirs,))
+        raise ForeignRecord('it is of deployment %.80r' % theirs)
     hints = typing.get_type_hints(kind)
     if set(fields) != set(hints):
         raise RecordError('its fields are not those of a %s' % kind.__name__)
@@ -139,6 +154,8 @@ def _checked(value: typing.Any, hint: typing.Any) -> typing.Any:
         return {_text(key): _checked(item, arguments[1])
                 for key, item in value.items()}
     if issubclass(origin, enum.Enum):
+        # What is nested deeply could not even be put into an error.
+        _require(type(value) is str)
         return origin(value)
     if origin is str:
         return _text(value)
@@ -157,6 +174,9 @@ def _checked(value: typing.Any, hint: typing.Any) -> typing.Any:
 def _text(value: typing.Any) -> str:
     _require(type(value) is str and len(value) <= _LONGEST_TEXT
              and not _CONTROL.search(value))
+    # Half a surrogate pair, which JSON can spell, fits into no key and no
+    # log: UnicodeEncodeError is a ValueError.
+    value.encode()
     return value
 
 

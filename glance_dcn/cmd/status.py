@@ -32,8 +32,8 @@ GOOD, BAD, WRONG = 0, 1, 2
 
 _DESCRIPTION = """\
 Shows where images are, how sites are, the deferred tasks for them, and the
-imports and copies that go on. It reads Glance's database and asks every site at the
-same time; nothing is changed.
+imports and copies that go on. It reads Glance's database and asks every site
+at the same time; nothing is changed.
 
 Images are listed where there are few of them, or where you say which.
 """

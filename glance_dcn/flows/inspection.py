@@ -97,7 +97,9 @@ def _inspect(path, beat, tolerated):
 
 
 def _detect(path, beat):
-    """Do what detect_file_format() does, in larger chunks and not in silence.
+    """Detect a format as detect_file_format() does, with larger chunks.
+
+    :param beat: called after each chunk
     """
     with open(path, 'rb') as file:
         wrapper = modern.InspectWrapper(file)

@@ -365,7 +365,7 @@ class _Target:
                 self.endpoint.close()
             if self._begun and not self._told and (self.error or failed):
                 self.site.discard_or_defer(self._pool, self._image,
-                                         self.identity)
+                                           self.identity)
 
 
 def _each(work, targets):

@@ -35,6 +35,7 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn.engine import reader
 from glance_dcn import glance_db
@@ -385,7 +386,7 @@ class Store(driver.Store):
                 fsid=loc.fsid, image_id=deletion.image_id,
                 snapshot=loc.snapshot,
                 addresses=(deletion.address,) if fence else (),
-                message=_one_line(reason))
+                message=record_format.printable(reason))
         except queue.NotRecorded as exc:
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.
@@ -471,10 +472,6 @@ class _Deletion:
             if not self.abandoned:
                 self._site.delete(ioctx, image, self.image_id,
                                   self.loc.snapshot, self.loc.pool)
-
-
-def _one_line(reason):
-    return ' '.join(str(reason).split())[:500]
 
 
 def _is_gone(relay):

@@ -91,11 +91,11 @@ class Decision:
 
     verdict: Verdict
     reason: str
-    image_id: typing.Optional[str] = None
+    image_id: str | None = None
 
 
 def plan(task: tasks.Task, site_pool: str,
-         info: typing.Optional[images.ImageInfo], answer: glance_db.Answer,
+         info: images.ImageInfo | None, answer: glance_db.Answer,
          creating: bool = False, waited: float = 0) -> Decision:
     """Decide what is to be done about a task; without any effect.
 
@@ -128,6 +128,8 @@ def plan(task: tasks.Task, site_pool: str,
 
 
 def _plan_purge(task: tasks.Task, answer: glance_db.Answer) -> Decision:
+    if task.image_id is None:
+        return Decision(Verdict.DROP, 'it does not tell which image it means')
     if answer.location is glance_db.Location.UNKNOWN:
         return _unknown()
     # The image of that ID was removed from its name when Glance had dropped
@@ -137,7 +139,7 @@ def _plan_purge(task: tasks.Task, answer: glance_db.Answer) -> Decision:
 
 def _plan_incomplete(task: tasks.Task, info: images.ImageInfo,
                      answer: glance_db.Answer
-                     ) -> typing.Optional[Decision]:
+                     ) -> Decision | None:
     """Decide about an image whose writer failed; None: as about others."""
     if task.image_id is None and not info.blank:
         return Decision(Verdict.DROP, 'it may not be the image whose writing '
@@ -212,7 +214,7 @@ class Executor:
                              % exc) from exc
 
     def execute(self, site: sites.Site, task: tasks.Task,
-                creating: typing.Optional[str] = None,
+                creating: str | None = None,
                 waited: float = 0) -> Decision:
         """Do a task.
 
@@ -250,7 +252,7 @@ class Executor:
 
     @contextlib.contextmanager
     def _name_lock(self, site: sites.Site, ioctx: typing.Any,
-                   task: tasks.Task, creating: typing.Optional[str]
+                   task: tasks.Task, creating: str | None
                    ) -> typing.Iterator[None]:
         if creating:
             yield
@@ -262,7 +264,7 @@ class Executor:
             raise RetryLater(str(exc), expected=True) from exc
 
     def _remove(self, site: sites.Site, ioctx: typing.Any, task: tasks.Task,
-                before: Decision, creating: typing.Optional[str]
+                before: Decision, creating: str | None
                 ) -> Decision:
         decision = self.decide(site, ioctx, task, bool(creating))
         if decision != before:
@@ -283,7 +285,7 @@ class Executor:
         return decision
 
     def _check_not_written(self, task: tasks.Task, decision: Decision,
-                           creating: typing.Optional[str]) -> None:
+                           creating: str | None) -> None:
         """See that no process of this home writes or adopts the image.
 
         :raises RetryLater: if one does
@@ -310,7 +312,7 @@ class Executor:
         return decision
 
 
-def purge(site: sites.Site, image: str, pool: typing.Optional[str],
+def purge(site: sites.Site, image: str, pool: str | None,
           image_id: str) -> tasks.Task:
     """Return the task that removes an image from the trash in the end."""
     return tasks.Task(tasks.Action.PURGE, site.name, image,

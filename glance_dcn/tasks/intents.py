@@ -30,10 +30,10 @@ import uuid
 
 from glance_dcn import background
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn.sites import leftovers
 from glance_dcn.tasks import leases
-from glance_dcn.ceph import record_format
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
@@ -128,7 +128,7 @@ class WriteLog:
         self._open: dict[str, tasks.Intent] = {}
         # Changes that home was away for: (old, new), or (old, None).
         self._late: list[tuple[tasks.Intent,
-                               typing.Optional[tasks.Record]]] = []
+                               tasks.Record | None]] = []
         self._until = 0.0
 
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
@@ -229,6 +229,8 @@ class WriteLog:
             self._store.put(task)
         except stores.NotRecorded as exc:
             LOG.error('%s', exc)
+            with self._guard:
+                self._open.pop(intent.uid, None)
             self._put_off(intent, task)
             return
         self.end(intent)
@@ -265,7 +267,7 @@ class WriteLog:
             self._store.deployment)
 
     def _put_off(self, old: tasks.Intent,
-                 new: typing.Optional[tasks.Record]) -> None:
+                 new: tasks.Record | None) -> None:
         with self._guard:
             self._late.append((old, new))
         self._periodic.start()
@@ -275,8 +277,12 @@ class WriteLog:
 
         :raises: as :class:`glance_dcn.tasks.store.TaskStore`
         """
-        while self._late:
-            old, new = self._late[0]
+        while True:
+            with self._guard:
+                if not self._late:
+                    return
+                entry = self._late[0]
+            old, new = entry
             if isinstance(new, tasks.Task):
                 self._store.put(new)
                 self._store.remove(old)
@@ -285,4 +291,6 @@ class WriteLog:
             else:
                 self._store.replace(old, new)
             with self._guard:
-                del self._late[0]
+                # Another thread may have done the same.
+                if self._late and self._late[0] is entry:
+                    del self._late[0]

@@ -35,9 +35,9 @@ from glance_dcn.tasks import task as tasks
 EXPIRY = 30
 #: Seconds between renewals.
 RENEWAL = 8
-# Seconds between two observations after which it is not known what was in
-# between.
-_GAP = 25
+#: Seconds between two observations after which it is not known what was in
+#: between.
+GAP = 25
 # What the key of the task runner's lease begins with; the identity of the
 # deployment follows.
 _RUNNER = 'runner/'
@@ -79,7 +79,7 @@ class Observer:
             observed as missing
         """
         now = self._clock()
-        if self._looked is not None and now - self._looked > _GAP:
+        if self._looked is not None and now - self._looked > GAP:
             self._seen.clear()
         self._looked = now
         seen = {}

@@ -25,7 +25,6 @@ from __future__ import annotations
 from concurrent import futures
 import dataclasses
 import logging
-import re
 import time
 import typing
 
@@ -34,6 +33,7 @@ import rbd
 from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn import glance_db
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import leases
@@ -59,8 +59,6 @@ _EXPECTED = (10, 600)
 # What is waited for is tried again after this part of the time that it has
 # waited.
 _PATIENCE = 20
-_LONGEST_MESSAGE = 500
-_CONTROL = re.compile(r'[\x00-\x1f\x7f]+')
 
 
 @dataclasses.dataclass
@@ -91,7 +89,7 @@ class TaskRunner:
     """
 
     def __init__(self, store: stores.TaskStore,
-                 sites: typing.Callable[[str], typing.Optional[sites.Site]],
+                 sites: typing.Callable[[str], sites.Site | None],
                  database: glance_db.GlanceDatabase,
                  clock: typing.Callable[[], float] = time.monotonic,
                  expiry: float = leases.EXPIRY, settled: float = 60) -> None:
@@ -108,6 +106,7 @@ class TaskRunner:
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
         self._settled: dict[str, float] = {}
+        self._scanned = float('-inf')
         self._awaited: set[str] = set()
         self._reported: set[str] = set()
         self._periodic = background.Periodic('dcn-tasks', self.run,
@@ -181,7 +180,7 @@ class TaskRunner:
         self._lease.acquire()
         return left
 
-    def _site_of(self, record: tasks.Record) -> typing.Optional[sites.Site]:
+    def _site_of(self, record: tasks.Record) -> sites.Site | None:
         site = self._sites(record.site)
         if site is not None and not site.available:
             self._await(site)
@@ -206,9 +205,18 @@ class TaskRunner:
             record.key, _Attempts(now)).due <= now
 
     def _forget(self, found: list[tasks.Record]) -> None:
+        """Forget the attempts at records that are gone."""
         keys = {record.key for record in found}
         self._attempts = {key: known for key, known in self._attempts.items()
                           if key in keys}
+        now = self._clock()
+        if now - self._scanned > leases.GAP:
+            # An import may have begun and ended meanwhile.
+            self._settled.clear()
+        self._scanned = now
+        uids = {record.uid for record in found}
+        self._settled = {uid: since for uid, since in self._settled.items()
+                         if uid in uids}
 
     def _do(self, site: sites.Site, record: tasks.Record) -> None:
         attempts = self._attempts[record.key]
@@ -335,7 +343,7 @@ class TaskRunner:
     def _note(self, task: tasks.Task, exc: Exception,
               expected: bool) -> None:
         """Write down what a task waits for, for people to read."""
-        message = _CONTROL.sub(' ', str(exc))[:_LONGEST_MESSAGE]
+        message = record_format.printable(exc)
         changed = dataclasses.replace(
             task, message=message,
             retry_attempts=0 if expected else task.retry_attempts + 1)

@@ -14,10 +14,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import typing
-import urllib.parse
 
 from oslo_config import cfg
 
@@ -72,12 +72,29 @@ def deployment_id(conf: typing.Any) -> str:
     chosen = conf[GROUP].deployment_id
     if chosen:
         return chosen
-    group = getattr(conf, 'database', None)
-    connection = getattr(group, 'connection', None)
+    connection = _connection(conf)
     if not connection:
         return ''
-    # Without user and password, which are rotated.
-    place = connection.rpartition('@')[2].partition('?')[0]
-    if '@' not in connection:
-        place = urllib.parse.urlsplit(connection).path
+    # Without user and password, which are rotated. A password may have any
+    # character but '@'.
+    before, _at, place = connection.rpartition('@')
+    if not before:
+        place = connection.partition('://')[2]
+    place = place.partition('?')[0]
     return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def _connection(conf: typing.Any) -> str | None:
+    """Return the connection of Glance's database, or None.
+
+    Glance has its options known when it first opens the database, which is
+    after its stores were configured.
+    """
+    try:
+        from oslo_db import options
+    except ImportError:
+        # A program other than Glance.
+        return None
+    with contextlib.suppress(cfg.DuplicateOptError):
+        conf.register_opts(options.database_opts, group='database')
+    return conf.database.connection

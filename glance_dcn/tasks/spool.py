@@ -29,8 +29,8 @@ import os
 import typing
 import uuid
 
-from glance_dcn.engine import native
 from glance_dcn.ceph import record_format
+from glance_dcn.engine import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

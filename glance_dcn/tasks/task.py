@@ -107,7 +107,7 @@ class Task:
     fsid: typing.Optional[str] = None
     image_id: typing.Optional[str] = None
     snapshot: typing.Optional[str] = None
-    addresses: typing.Tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
     uid: str = dataclasses.field(default_factory=_uid)
     created_at: float = dataclasses.field(default_factory=time.time)
     created_by: str = dataclasses.field(default_factory=host_and_process)

@@ -29,6 +29,7 @@ import uuid
 from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
@@ -295,7 +296,8 @@ class Presence:
         changes = {
             'url': self._conf.worker_self_reference_url or None,
             'reference': self._verdict.state,
-            'faults': tuple(self._verdict.faults),
+            'faults': tuple(record_format.printable(fault)
+                            for fault in self._verdict.faults),
             'seen': time.time(),
         }
         if self._written is not None:

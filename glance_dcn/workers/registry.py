@@ -13,9 +13,9 @@
 """The Glance workers of a site, and what they are doing, for each other.
 
 Each worker has a record at its home, in the cluster of its default store,
-where its peers, the other workers with the same default store, find it. It counts up in it
-every few seconds. Clocks of hosts differ, so that nobody compares times: a
-peer looks whether the count has changed since it looked last.
+where its peers, the other workers with the same default store, find it. It
+counts up in it every few seconds. Clocks of hosts differ, so that no times are
+compared: a peer reads whether the count has changed since it read it last.
 
 A record is only ever written over the text that its writer knows. So a
 worker whose work was taken over by a peer, because it was silent for too
@@ -33,8 +33,8 @@ import time
 import typing
 
 from glance_dcn.ceph import omap
-from glance_dcn.staging import journal
 from glance_dcn.ceph import record_format
+from glance_dcn.staging import journal
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Worker:
     since: float = 0
     seen: float = dataclasses.field(default_factory=time.time)
     reference: str = UNCHECKED
-    faults: typing.Tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     taken_by: typing.Optional[str] = None
 
     @property

@@ -31,11 +31,11 @@ from lab import database
 from lab import deployment
 from lab import process
 from tests.chaos import check
-from tests.chaos import owed
 from tests.chaos import plan as plans
 from tests.chaos import report
 from tests.chaos import run as runs
 from tests.chaos import stage as stages
+from tests.chaos import tasks
 
 
 class Log:
@@ -218,9 +218,9 @@ def _summary(stage, run, args, found, seconds, log):
     log.show(report.operations(run.operations))
     log.show(report.faults(run.faults) if run.faults else 'no faults')
     log.show('settled %.1f s after the return of all sites; staged files '
-             'left: %d; owed work %s' % (
+             'left: %d; deferred tasks %s' % (
                  seconds, len(check.staged(stage)),
-                 'is looked at' if owed.is_shown()
+                 'are looked at' if tasks.is_shown()
                  else 'cannot be looked at: there is no command for it'))
     log.show(report.violations(found))
 

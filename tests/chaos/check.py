@@ -25,7 +25,7 @@ import requests
 
 from lab import ceph
 from tests.chaos import operations
-from tests.chaos import owed
+from tests.chaos import tasks
 
 #: Seconds after the return of all sites in which everything must be settled.
 GRACE = 60
@@ -86,7 +86,7 @@ class Checker:
             spent = time.monotonic() - started
             if not found or spent > grace:
                 # Last, for it takes seconds.
-                found += self._owed()
+                found += self._tasks()
             if not found or spent > grace:
                 return sorted(set(found)), spent
             time.sleep(1)
@@ -114,16 +114,17 @@ class Checker:
             if not operations.busy(image):
                 continue
             lock = image.get('os_glance_import_task')
-            tasks = self._stage.api('central').tasks(image['id'])
-            state = tasks[lock]['status'] if lock in tasks else 'no such task'
+            known = self._stage.api('central').tasks(image['id'])
+            state = known[lock]['status'] if lock in known else 'no such task'
             yield Violation('stuck lock', image['id'], '', (
                 'image is %s, task: %s, importing to: %s' % (
                     image['status'], state if lock else 'none',
                     image.get('os_glance_importing_to_stores') or 'none')))
 
-    def _owed(self):
-        for entry in owed.pending(self._stage) or ():
-            yield Violation('owed work', entry.image, entry.site, entry.job)
+    def _tasks(self):
+        for entry in tasks.pending(self._stage) or ():
+            yield Violation('deferred task', entry.image, entry.site,
+                            entry.action)
 
     def _leftovers(self, images):
         located = {tuple(_parse(location['url'])[:3])

@@ -19,10 +19,16 @@ import re
 
 from oslotest import base
 
+from glance_dcn.ceph import definitions
+from glance_dcn.ceph import fsids
 from glance_dcn.cmd import main
+from glance_dcn.sites import home
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
+from glance_dcn.tasks import spool
+from glance_dcn.tasks import store
 from glance_dcn.workers import place
+from glance_dcn.workers import registry
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _GUIDE = _ROOT / 'doc' / 'source'
@@ -100,16 +106,19 @@ class TestHowItWorks(base.BaseTestCase):
         kept = {name + '*' if name.endswith('.') else name
                 for name in named(r'glance_dcn\.[a-z]+\.?')}
         self.assertIn('glance_dcn.record', kept)
-        self.assertEqual(set(), kept - self.terms)
-        self.assertEqual({'glance_dcn.owed.STORE'}, {
-            term for term in self.terms
-            if term.startswith('glance_dcn.')} - kept)
+        self.assertEqual(kept, {term for term in self.terms
+                                if term.startswith('glance_dcn.')})
+
+    def test_names_all_that_is_kept_in_the_namespace(self):
+        objects = {store.OBJECT, fsids.OBJECT, definitions.OBJECT,
+                   registry.OBJECT, registry.ACTING + '*', home._DEPLOYMENT}
+        self.assertLessEqual({*objects, home.NAMESPACE}, self.terms)
 
     def test_names_all_that_is_kept_on_disk(self):
         self.assertLessEqual(
             {journal.FOLDER, 'TASK' + journal._RECORD, 'TASK' + journal._LOCK,
              place._IDENTITY, place._LEAD, place._CHALLENGE,
-             folder._WORKERS + '/*'}, self.terms)
+             folder._WORKERS + '/*', spool.FOLDER + '/*'}, self.terms)
 
 
 class TestCommands(base.BaseTestCase):

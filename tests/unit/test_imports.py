@@ -25,7 +25,14 @@ _UNDER = ('engine', 'ceph')
 _FORBIDDEN_UNDER = (
     'glance', 'glance_store', 'oslo_config', 'taskflow',
     'glance_dcn.cmd', 'glance_dcn.flows', 'glance_dcn.opts',
-    'glance_dcn.sites', 'glance_dcn.store')
+    'glance_dcn.sites', 'glance_dcn.store', 'glance_dcn.tasks')
+# Rooms and modules that tasks may use.
+_UNDER_TASKS = ('background', 'ceph', 'engine', 'glance_db', 'sites', 'tasks')
+# (module, what it may import besides)
+_MORE_FOR_TASKS = {
+    ('glance_dcn.tasks.setup', 'glance_dcn.staging.folder'),
+    ('glance_dcn.tasks.setup', 'glance_dcn.staging.journal'),
+    ('glance_dcn.tasks.setup', 'oslo_config.cfg')}
 # Rooms that only Glance enters, through entry points.
 _ENDS = ('store', 'flows')
 # (module, what it may import all the same)
@@ -109,6 +116,23 @@ class TestImports(base.BaseTestCase):
                 'glance', 'glance_store', 'glance_dcn.ceph',
                 'glance_dcn.cmd', 'glance_dcn.engine')
             if is_within(name, foreign)])
+
+    def test_what_tasks_may_use(self):
+        self.assertIn('glance_dcn.tasks.runner', self.modules)
+        self.assertEqual([], [
+            (module, name) for module, found in self.room('tasks').items()
+            for name in found
+            if (is_within(name, 'glance_dcn') or any(
+                is_within(name, foreign) for foreign in (
+                    'glance', 'glance_store', 'oslo_config', 'taskflow')))
+            and not any(is_within(name, 'glance_dcn.' + room)
+                        for room in _UNDER_TASKS)
+            and (module, name) not in _MORE_FOR_TASKS])
+
+    def test_sites_know_nothing_of_tasks(self):
+        self.assertEqual([], [
+            (module, name) for module, found in self.room('sites').items()
+            for name in found if is_within(name, 'glance_dcn.tasks')])
 
     def test_nobody_imports_store_or_flows(self):
         self.assertEqual([], [

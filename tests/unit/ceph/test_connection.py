@@ -226,13 +226,15 @@ class TestTogether(ConnectionCase):
     def outcomes(self, link, delay=0.2):
         """Return what each of eight threads gets, and how long it took."""
         def get():
+            together.wait()
             try:
                 return link.client()
             except errors.ClusterError as exc:
                 return exc
         timer = threading.Timer(delay, self.go_on.set)
-        timer.start()
         self.addCleanup(timer.cancel)
+        # On a slow machine the last thread comes late.
+        together = threading.Barrier(8, timer.start)
         began = time.monotonic()
         with futures.ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda _i: get(), range(8)))

@@ -70,8 +70,8 @@ class TestGivenUp(base.BaseTestCase):
         self.assertTrue(old.released)
 
 
-class TestForsaken(base.BaseTestCase):
-    """What was given up is cut off, if need be the next time."""
+class TestBlocklisting(base.BaseTestCase):
+    """Retired clients are blocklisted, if need be the next time."""
 
     def test_refused_at_first(self):
         old, new = mock.Mock(), mock.Mock()
@@ -80,11 +80,11 @@ class TestForsaken(base.BaseTestCase):
         known = state.State()
         known.adopt(old)
         known.retire(old)
-        known.forsake()
+        known.mark_retired()
         for calls in (1, 2, 2):
-            known.cut_off_forsaken(new)
+            known.blocklist_marked(new)
             self.assertEqual(calls, new.blocklist_add.call_count)
             # It is not asked for again.
-            known.forsake()
+            known.mark_retired()
         self.assertEqual('127.0.0.1:0/1',
                          new.blocklist_add.call_args.args[0])

@@ -15,10 +15,10 @@
 from oslotest import base
 
 from tests.chaos import check
-from tests.chaos import owed
 from tests.chaos import plan
 from tests.chaos import report
 from tests.chaos import run
+from tests.chaos import tasks
 
 
 def done(kind, outcome, seconds=1.0):
@@ -59,13 +59,14 @@ class ReportTest(base.BaseTestCase):
             self.assertIn(outcome, shown.splitlines()[0])
 
 
-class OwedTest(base.BaseTestCase):
+class TasksTest(base.BaseTestCase):
 
     def test_parse(self):
-        self.assertEqual([], owed.parse('{"owed": [], "unread": []}'))
+        self.assertEqual([], tasks.parse('{"tasks": [], "unreadable": []}'))
         self.assertEqual(
-            [owed.Entry('dcn0', 'delete', 'abc'),
-             owed.Entry('dcn1', 'cannot be read', 'away')],
-            owed.parse('{"owed": [{"store": "dcn0", "job": "delete", "image":'
-                       ' "abc", "more": 1}], "unread": [{"store": "dcn1",'
-                       ' "place": "dcn1", "error": "away"}]}'))
+            [tasks.Entry('dcn0', 'delete', 'abc'),
+             tasks.Entry('site/x', 'cannot be understood', 'no JSON')],
+            tasks.parse('{"tasks": [{"store": "dcn0", "action": "delete",'
+                        ' "image": "abc", "more": 1}], "unreadable": [{"key":'
+                        ' "site/x", "reason": "no JSON", "foreign": false}]}'
+                        ))

@@ -19,6 +19,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import fsids
 from glance_dcn.ceph import trial
 from glance_dcn.checks import access
 from glance_dcn.checks import registry
@@ -184,7 +185,7 @@ class TestComparison(ClusterTestCase):
 
     def test_good(self):
         self.assertEqual('ok', self.others(('a', OTHER, 'images'),
-                                           kept=(FSID, 0))[0])
+                                           kept=fsids.Entry(FSID, 0))[0])
 
     def test_twin(self):
         level, text = self.others(('a', OTHER, 'images'),
@@ -196,7 +197,7 @@ class TestComparison(ClusterTestCase):
         self.assertEqual('warn', self.others(('a', FSID, 'others'))[0])
 
     def test_rebuilt(self):
-        finding_level, text = self.others(kept=(OTHER, 0))
+        finding_level, text = self.others(kept=fsids.Entry(OTHER, 0))
         self.assertEqual('fail', finding_level)
         self.assertIn('1970-01-01', text)
 

@@ -256,7 +256,6 @@ class TestSelfReference(NodeTestCase):
         self.assertEqual('Connection refused',
                          nodes.why_silent('http://127.0.0.1:1'))
 
-
     def test_an_address_that_only_can_be_bound_is_not_here(self):
         # As with net.ipv4.ip_nonlocal_bind, where a load balancer may run.
         self.useFixture(fixtures.MonkeyPatch(

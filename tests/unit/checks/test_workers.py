@@ -25,13 +25,14 @@ from glance_dcn.workers import registry as registries
 
 class TestWorkers(base.BaseTestCase):
 
-    def look(self, *workers):
-        """Return the finding about workers."""
+    def look(self, *workers, default=True):
+        """Return the finding about workers of a default site."""
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.workers.registry.Registry.workers',
             lambda self: [(worker, worker.text()) for worker in workers]))
         return registry.CHECKS['workers'].run(
-            subjects.Site(subjects.Target('edge', 'images'), None))
+            subjects.Site(subjects.Target('edge', 'images', default=default),
+                          None))
 
     def worker(self, host, reference=registries.RIGHT, **fields):
         return registries.Worker(**dict({
@@ -59,6 +60,11 @@ class TestWorkers(base.BaseTestCase):
         self.assertEqual('fail', finding.level)
         self.assertIn('hosts a, b', finding.text)
 
+    def test_those_of_another_home_are_not_asked_about(self):
+        finding = self.look(self.worker('a', registries.WRONG), default=False)
+        self.assertEqual('ok', finding.level)
+        self.assertIn('their own site', finding.text)
+
     def test_unproved(self):
         self.assertEqual('warn', self.look(self.worker(
             'a', registries.UNPROVED)).level)
@@ -75,8 +81,8 @@ class TestWorkers(base.BaseTestCase):
         self.assertIn('hosts a (since 1970-01-01 00:00:00 UTC), b (since ',
                       finding.text)
         self.assertNotIn('c (', finding.text)
-        self.assertIn('rados -p images rmomapkey glance_dcn.workers worker/',
-                      finding.remedy)
+        self.assertIn('rados -p images -N glance-dcn rmomapkey workers '
+                      'worker/', finding.remedy)
 
     def test_all_are_silent(self):
         self.assertEqual('warn', self.look(self.worker(

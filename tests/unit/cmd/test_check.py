@@ -23,6 +23,7 @@ from oslotest import base
 from glance_dcn.checks import subjects
 from glance_dcn.cmd import check
 from glance_dcn.cmd import main
+from glance_dcn.tasks import queue
 
 
 class TestOnly(base.BaseTestCase):
@@ -32,13 +33,13 @@ class TestOnly(base.BaseTestCase):
         self.sites = ['central', 'edge']
         self.ran = []
         conf = collections.defaultdict(lambda: types.SimpleNamespace(
-            filesystem_store_datadir='/nonsense'))
+            filesystem_store_datadir='/nonsense', deployment_id='ours'))
         for target, value in (
                 ('glance_dcn.cmd.node.read_all', lambda args: conf),
                 ('glance_dcn.cmd.node.targets', lambda conf: [
                     subjects.Target(name, 'images') for name in self.sites]),
                 ('glance_dcn.checks.runner.run', self._run),
-                ('glance_dcn.sites.worker.enabled', True)):
+                ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(target, value))
 
     def _run(self, things, timeout, only):

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pathlib
+import types
 
 import fixtures
 from oslotest import base
@@ -29,6 +30,7 @@ from glance_dcn.cmd import metrics
 from glance_dcn.cmd import status
 from glance_dcn.status import inventory
 from glance_dcn.status import look
+from glance_dcn.tasks import queue
 from tests.unit.status import test_metrics
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -41,15 +43,18 @@ class CommandTestCase(base.BaseTestCase):
         self.asked = []
         self.snapshot = test_metrics.some_snapshot()
         for target, value in (
-                ('glance_dcn.cmd.node.read_all', lambda args: None),
+                ('glance_dcn.cmd.node.read_all', lambda args: {
+                    'glance_dcn': types.SimpleNamespace(
+                        deployment_id='ours')}),
                 ('glance_dcn.cmd.node.targets', lambda conf: [
                     subjects.Target(name, 'images')
                     for name in ('central', 'edge')]),
                 ('glance_dcn.status.snapshot.take', self._take),
-                ('glance_dcn.sites.worker.enabled', True)):
+                ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(target, value))
 
-    def _take(self, targets, timeout, wanted=None, limit=0):
+    def _take(self, targets, timeout, wanted=None, limit=0, deployment=''):
+        self.assertEqual('ours', deployment)
         self.asked.append((wanted, limit))
         if isinstance(self.snapshot, Exception):
             raise self.snapshot
@@ -119,7 +124,7 @@ class TestStatus(CommandTestCase):
         found = test_metrics.some_snapshot(sites=sites)
         image = self.image('a', importing={'b'}, failed={'d'})
         self.assertEqual(
-            ['present', 'copying', 'owed', 'failed', 'missing'],
+            ['present', 'copying', 'deleting', 'failed', 'missing'],
             [found.state(image, site)[0] for site in sites])
 
     def test_many_sites(self):

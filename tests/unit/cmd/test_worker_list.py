@@ -24,38 +24,33 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.cmd import worker
-from glance_dcn.sites import owed
 from glance_dcn.staging import journal
+from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
+from tests.unit.tasks import fakes as task_fakes
 from tests.unit.workers import fakes
-
-
-class Site:
-
-    def __init__(self, name):
-        self.name = name
 
 
 class WorkerListTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        ledger = owed.Ledger()
+        process = queue.TaskQueue('ours')
+        process.add(task_fakes.Site('central'), default=True)
+        process.add(task_fakes.Site('dcn0'))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.owed.ledger', ledger))
-        self.registries = {}
-        for name in ('central', 'dcn0'):
-            ledger.add(Site(name), default=name == 'central')
-            self.registries[name] = fakes.Registry()
+            'glance_dcn.tasks.queue.PROCESS', process))
+        self.registry = fakes.Registry()
+        self.asked = []
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.workers.registry.Registry',
-            lambda site: self.registries[site.name]))
+            lambda *args: self.asked.append(args) or self.registry))
 
-    def add(self, identity, site='central', **fields):
-        found = registry.Worker(identity, site, **dict(
+    def add(self, identity, **fields):
+        found = registry.Worker(identity, 'central', **dict(
             {'reference': registry.RIGHT, 'host': 'host',
              'url': 'http://%s:9292' % identity}, **fields))
-        self.registries[site].replace(None, found)
+        self.registry.replace(None, found)
 
     def list(self, *arguments):
         """Return the exit status and what is printed."""
@@ -82,10 +77,10 @@ class WorkerListTest(base.BaseTestCase):
 
     def test_all_are_well(self):
         self.add('one')
-        self.add('two', 'dcn0')
+        self.add('two')
         entry = journal.Entry('task', 'image', 'copy-image', ['dcn0'], '/s/i',
                               journal.COPYING)
-        self.registries['dcn0'].note('two', entry)
+        self.registry.note('two', entry)
         status, text = self.list()
         self.assertEqual(0, status)
         self.assertEqual(3, len(text.splitlines()))
@@ -120,16 +115,17 @@ class WorkerListTest(base.BaseTestCase):
         self.assertEqual(1, status)
         self.assertIn('taken over', text)
 
-    def test_site_that_cannot_be_read(self):
-        self.add('one')
-        self.registries['dcn0'].reachable = False
-        status, text = self.list()
-        self.assertEqual(0, status)
-        self.assertIn('The workers of dcn0 cannot be read', text)
+    def test_those_of_the_home(self):
+        # Other sites show their own.
+        self.list()
+        self.assertEqual([(queue.PROCESS.home, 'ours')], self.asked)
+        self.assertEqual('central', queue.PROCESS.home.name)
 
     def test_default_site_cannot_be_read(self):
-        self.registries['central'].reachable = False
+        self.registry.reachable = False
         status, text = self.list('--format', 'json')
         self.assertEqual(3, status)
         self.assertEqual(['central'], [
             entry['site'] for entry in json.loads(text)['unread']])
+        self.assertIn('The workers of central cannot be read',
+                      self.list()[1])

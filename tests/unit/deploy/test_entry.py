@@ -103,7 +103,6 @@ class TestEntry(base.SitesFileTestCase):
         self.assertEqual(0o604, target.stat().st_mode & 0o777)
         self.assertIn('dcn7', target.read_text())
 
-
     def test_group_stays(self):
         self.path.write_text(base.SITES)
         given = []

@@ -30,7 +30,6 @@ QCOW2 = (struct.pack('>4sIQIIQ', b'QFI\xfb', 3, 0, 0, 16, 1 << 20)
          ).ljust(64 * KiB, b'\0')
 
 
-
 def changed(data, where, new):
     """Return data with other bytes at a place."""
     return data[:where] + new + data[where + len(new):]
@@ -116,7 +115,7 @@ class NoneTest(InspectionTestCase):
                 'oslo_utils.imageutils': types.ModuleType('imageutils'),
                 'glance.common.format_inspector': own}), \
                 mock.patch('glance.common.format_inspector', own,
-                                    create=True):
+                           create=True):
             importlib.reload(inspection)
 
     def assertNamed(self):

@@ -37,6 +37,10 @@ class Site:
         self.asked = 0
         self.mistake = False
 
+    def set_namespace(self, namespace):
+        """Do as the pool's Ioctx does."""
+        self.namespace = namespace
+
     @property
     def connected_fsid(self):
         return self.known_fsid if self.connected else None
@@ -54,7 +58,7 @@ class Site:
         return self.known_fsid
 
     @contextlib.contextmanager
-    def open_pool(self):
+    def open_pool(self, pool=None):
         self.pools += 1
         if not self.available:
             raise errors.Unreachable(self.name, 'no answer', 'look')
@@ -74,24 +78,30 @@ class WiringCase(base.BaseTestCase):
         self.edge = Site('edge', ONE)
         self.wiring = self.process(self.home, self.edge)
 
-    def load(self, _pool):
-        return dict(self.kept)
+    def load(self, pool, deployment):
+        self.assertEqual(('glance-dcn', 'ours'), (pool.namespace, deployment))
+        return {store: fsids.Entry(*entry)
+                for store, entry in self.kept.items()}
 
-    def add(self, _pool, store, fsid):
+    def add(self, pool, deployment, store, fsid):
+        self.assertEqual(('glance-dcn', 'ours'), (pool.namespace, deployment))
         self.kept.setdefault(store, (fsid, time.time()))
 
-    def replace(self, _pool, store, fsid):
+    def replace(self, pool, deployment, store, fsid):
+        self.assertEqual(('glance-dcn', 'ours'), (pool.namespace, deployment))
         before = self.kept.get(store, (None,))[0]
         self.gone.add((store, before))
         self.kept[store] = fsid, time.time()
         return before
 
-    def former(self, _pool, store):
+    def former(self, pool, deployment, store):
+        self.assertEqual(('glance-dcn', 'ours'), (pool.namespace, deployment))
         return {fsid for name, fsid in self.gone if name == store}
 
     def process(self, *sites):
         """Return what a new process has, whose first site is the default."""
         made = wiring.Wiring()
+        made.deployment = 'ours'
         self.addCleanup(made.stop)
         for site in sites:
             made.add(site, default=site is sites[0])
@@ -129,7 +139,7 @@ class TestTwins(WiringCase):
         self.assertEqual(1, self.edge.asked)
 
     def test_first_one_with_a_mistake_in_its_conf_file(self):
-        # It claims the cluster of another, which must not suffer for it.
+        # It claims the cluster of another, whose store must not suffer for it.
         right = Site('right', ONE)
         self.wiring.add(right)
         self.edge.connected = False
@@ -247,7 +257,7 @@ class TestPatience(WiringCase):
 
     def test_default_that_hangs(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.fsids.load', lambda _pool: time.sleep(10)))
+            'glance_dcn.ceph.fsids.load', lambda *args: time.sleep(10)))
         began = time.monotonic()
         self.wiring.check(self.edge)
         self.assertLess(time.monotonic() - began, 8)
@@ -257,7 +267,7 @@ class TestPatience(WiringCase):
         self.assertLess(time.monotonic() - began, .8)
 
     def test_default_that_refuses(self):
-        def load(_pool):
+        def load(*args):
             raise fsids.Error('no caps')
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.fsids.load', load))

@@ -354,7 +354,7 @@ class RecoveryTest(base.BaseTestCase):
             lambda site, image, instances, published: found.append(
                 (site, instances, published))))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.owed.ledger', mock.Mock(sites={
+            'glance_dcn.tasks.queue.PROCESS', mock.Mock(sites={
                 name: name for name in (*STORES, 'glance_store')})))
         return found
 

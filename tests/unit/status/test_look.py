@@ -10,58 +10,85 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-import types
+import contextlib
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import subjects
-from glance_dcn.sites import owed
+from glance_dcn.sites import home
 from glance_dcn.status import look
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
+from tests.unit.tasks import fakes
+
+DELETE, PURGE = tasks.Action.DELETE, tasks.Action.PURGE
 
 
 class TestLooks(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        # Of each site, what is recorded there: jobs by name of the object.
-        self.recorded = {}
+        self.useFixture(fakes.MemoryCluster())
+        self.sites = {name: fakes.Site(name)
+                      for name in ('central', 'dcn0', 'dcn1')}
         for target, value in (
                 ('subjects.Site.connect', lambda site: None),
                 ('subjects.Site.open', lambda site: None),
+                ('subjects.Site.open_pool', self._open_pool),
                 ('probe.ask', lambda ioctx: None),
                 ('trial.round_trip', lambda ioctx: .01),
-                ('trial.room', lambda client: (2, 1)),
-                ('owed.Place', self._place)):
+                ('trial.room', lambda client: (2, 1))):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.status.look.' + target, value))
 
-    def _place(self, site, name):
-        return types.SimpleNamespace(records=lambda: [
-            types.SimpleNamespace(job=owed.DELETE, image=image, writer=None)
-            for image in self.recorded.get((site.name, name), [])])
+    @contextlib.contextmanager
+    def _open_pool(self, site):
+        with self.sites[site.name].open_pool() as ioctx:
+            yield ioctx
+
+    def record(self, home_of, site, image, action=DELETE, deployment='ours'):
+        """Record a task at home."""
+        store = stores.TaskStore(home.Home(self.sites[home_of]), deployment)
+        store.put(tasks.Task(action, site, image, 'images', image_id='1'))
 
     def look(self):
         """Return the states of three sites by name."""
         return {state.name: state for state in look.Looks([
             subjects.Target(name, 'images', default=name == 'central')
-            for name in ('central', 'dcn0', 'dcn1')]).wait(5)}
+            for name in self.sites], 'ours').wait(60)}
 
-    def test_nothing_is_owed(self):
+    def test_no_tasks(self):
         self.assertEqual({(health.UP, ())}, {
-            (state.state, tuple(state.owed))
+            (state.state, tuple(state.tasks))
             for state in self.look().values()})
 
-    def test_wherever_owed_work_is_recorded(self):
-        self.recorded = {
-            ('dcn0', owed.OBJECT): ['a'],
-            ('central', owed.OBJECT + '.dcn0'): ['b'],
-            # Central itself was away.
-            ('dcn1', owed.OBJECT + '.central'): ['c', 'd']}
+    def test_tasks_of_this_deployment_by_their_sites(self):
+        for site, image, action in (
+                ('dcn0', 'a', DELETE), ('dcn0', 'b', DELETE),
+                ('dcn0', 'a', PURGE), ('central', 'c', DELETE),
+                ('gone', 'd', DELETE)):
+            self.record('central', site, image, action)
+        self.record('central', 'dcn1', 'e', deployment='theirs')
+        # What another site keeps is shown there.
+        self.record('dcn1', 'dcn1', 'f')
         self.assertEqual(
-            {'central': ({owed.DELETE: 2}, {'c', 'd'}),
-             'dcn0': ({owed.DELETE: 2}, {'a', 'b'}),
+            {'central': ({'delete': 1}, {'c'}),
+             'dcn0': ({'delete': 2, 'purge': 1}, {'a', 'b'}),
              'dcn1': ({}, set())},
-            {name: (state.owed, state.images)
+            {name: (state.tasks, state.images)
              for name, state in self.look().items()})
+
+    def test_images_that_are_being_written_are_no_tasks(self):
+        stores.TaskStore(home.Home(self.sites['central']), 'ours').put(
+            tasks.Intent('dcn0', 'a', 'images', 'f', 'writer', 'address'))
+        self.assertEqual({}, self.look()['dcn0'].tasks)
+
+    def test_default_site_that_is_away(self):
+        self.record('central', 'dcn0', 'a')
+        self.sites['central'].away()
+        found = self.look()
+        self.assertEqual((health.DOWN, 'it is away'), (
+            found['central'].state, found['central'].reason))
+        self.assertEqual({}, found['dcn0'].tasks)

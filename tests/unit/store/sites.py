@@ -24,11 +24,11 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.sites import limits
-from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 from glance_dcn.store import backends
 from glance_dcn.store import driver
 from glance_dcn.store import watch
+from glance_dcn.tasks import queue
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 
@@ -58,10 +58,10 @@ class SitesCase(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(name, value))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.background.Periodic', mock.Mock()))
-        for name, value in (('wiring.PROCESS', wiring.Wiring()),
-                            ('owed.ledger', owed.Ledger())):
+        for name, value in (('sites.wiring.PROCESS', wiring.Wiring()),
+                            ('tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.sites.%s' % name, value))
+                'glance_dcn.%s' % name, value))
         self.ceph_conf('central')
 
     def ceph_conf(self, name, fsid=FSID):

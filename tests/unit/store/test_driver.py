@@ -30,10 +30,10 @@ import rados
 import rbd as librbd
 
 from glance_dcn.ceph import connection
-from glance_dcn.sites import owed
 from glance_dcn.sites import wiring
 from glance_dcn.store import driver
 from glance_dcn.store import failures
+from glance_dcn.tasks import queue
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -50,7 +50,7 @@ class StoreCase(base.BaseTestCase):
             'glance_dcn.ceph.connection._registry', {}))
         # Nothing can be recorded: there is no other site.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.owed.ledger', owed.Ledger()))
+            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
         for name in ('edge_7', 'edge_8'):
             self.addCleanup(connection.forget, name)
         process = wiring.Wiring()
@@ -229,11 +229,11 @@ class TestErrors(StoreCase):
 
 class TestUnansweredDeletion(StoreCase):
 
-    def test_is_owed_though_the_site_is_up_again(self):
+    def test_is_deferred_though_the_site_is_up_again(self):
         self.write_ceph_conf()
         store = self.store()
         record = self.useFixture(fixtures.MockPatchObject(
-            owed.ledger, 'record')).mock
+            queue.PROCESS, 'defer')).mock
         for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
                     librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
             self.useFixture(fixtures.MockPatchObject(

@@ -11,12 +11,16 @@
 # under the License.
 
 import contextlib
+import dataclasses
 from unittest import mock
 
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
 from glance_dcn.store import record
+from glance_dcn.tasks import queue
+from glance_dcn.tasks import task as tasks
 from tests.unit.store import sites
+from tests.unit.tasks import fakes
 
 
 class FakeDefinitions:
@@ -24,7 +28,7 @@ class FakeDefinitions:
 
     known = {}
 
-    def __init__(self, store, ioctx):
+    def __init__(self, store, ioctx, deployment):
         pass
 
     def load(self):
@@ -50,16 +54,15 @@ class TestRecord(sites.SitesCase):
 
     def setUp(self):
         super().setUp()
+        self.useFixture(fakes.MemoryCluster())
+        self.cluster = fakes.Site('central')
         self.known = FakeDefinitions.known = {}
         self.empty = False
-        self.owed = []
         self.down = set()
         self.now = 1000000
         for name, value in (
                 ('glance_dcn.ceph.definitions.Definitions', FakeDefinitions),
                 ('glance_dcn.ceph.images.is_empty', lambda ioctx: self.empty),
-                ('glance_dcn.sites.owed.Place.records',
-                 lambda place: iter(self.owed)),
                 ('glance_dcn.sites.site.Site.open_pool', self.open_pool)):
             patch = mock.patch(name, value)
             patch.start()
@@ -69,7 +72,8 @@ class TestRecord(sites.SitesCase):
     def open_pool(self, pool=None):
         if self.down:
             raise errors.Unreachable('central', 'it is down', 'see there')
-        yield None
+        with self.cluster.open_pool() as ioctx:
+            yield ioctx
 
     def host(self, name='host'):
         """Start the Glance of a host; return what keeps its record."""
@@ -162,15 +166,18 @@ class TestRecord(sites.SitesCase):
         self.exchange(watch, 3)
         self.assertEnabled()
 
-    def test_not_dropped_while_work_is_owed(self):
+    def test_not_dropped_while_there_are_tasks(self):
         self.put()
         watch = self.host()
         self.take_away(watch)
         self.empty = True
-        self.owed = ['a removal']
+        task = tasks.Task(tasks.Action.PURGE, 'dcn7', 'image', 'images',
+                          image_id='1')
+        queue.PROCESS.store.put(task)
         self.exchange(watch, 4)
         self.assertEnabled(dcn7='http')
-        self.owed = []
+        queue.PROCESS.store.remove(task)
+        queue.PROCESS.store.put(dataclasses.replace(task, site='dcn8'))
         self.exchange(watch, 2)
         self.assertEnabled()
 

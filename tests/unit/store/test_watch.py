@@ -19,8 +19,8 @@ from glance_store import location
 from glance_store import multi_backend
 
 from glance_dcn.sites import limits
-from glance_dcn.sites import owed
 from glance_dcn.store import backends
+from glance_dcn.tasks import queue
 from tests import releases
 from tests.unit.store import sites
 
@@ -183,7 +183,7 @@ class TestSites(sites.SitesCase):
         watch.roster.drop('dcn7')
         self.assertEnabled()
         self.assertEqual([], self.schemes())
-        self.assertEqual(['central'], list(owed.ledger.sites))
+        self.assertEqual(['central'], list(queue.PROCESS.sites))
         self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
         self.assertRaises(exceptions.UnknownScheme, self.store)
         self.put(dcn_max_transfers=9)

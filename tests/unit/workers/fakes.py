@@ -13,6 +13,7 @@
 """A registry without a cluster."""
 
 from glance_dcn.ceph import errors
+from glance_dcn.sites import home
 from glance_dcn.workers import registry
 
 
@@ -35,27 +36,32 @@ class Registry:
     """
 
     def __init__(self):
-        self.site = Site()
+        self.home = home.Home(Site())
+        self.deployment = 'ours'
         self.records = {}
         self.journals = {}
         self.holders = {}
         self.reachable = True
 
+    @property
+    def site(self):
+        return self.home.site
+
     def workers(self):
         self._reach()
-        return [(registry.parse(text), text)
+        return [(registry.parse(text, 'ours'), text)
                 for _key, text in sorted(self.records.items())]
 
     def worker(self, identity):
         self._reach()
         text = self.records.get(identity)
-        return text and registry.parse(text), text
+        return text and registry.parse(text, 'ours'), text
 
     def replace(self, before, worker):
         self._reach()
         if self.records.get(worker.identity) != before:
             return False
-        self.records[worker.identity] = worker.text()
+        self.records[worker.identity] = worker.text('ours')
         return True
 
     def remove(self, worker, text):

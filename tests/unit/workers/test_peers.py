@@ -52,7 +52,7 @@ class PeersTest(base.BaseTestCase):
         worker = registry.Worker(**dict(
             {'identity': identity, 'site': 'central',
              'incarnation': 'first', 'beat': beat}, **fields))
-        self.registry.records[identity] = worker.text()
+        self.registry.records[identity] = worker.text('ours')
         return worker
 
     def look(self, passed=0, watcher=None, times=1):

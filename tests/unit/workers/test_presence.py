@@ -151,7 +151,7 @@ class PresenceTest(base.BaseTestCase):
         self.presence.beat()
         before = self.worker
         self.registry.note(before.identity, self.entry())
-        text = before.text()
+        text = before.text('ours')
         self.assertTrue(self.registry.replace(text, dataclasses.replace(
             before, taken_by='peer')))
         self.registry.holders[before.identity] = 'peer'
@@ -180,14 +180,14 @@ class PresenceTest(base.BaseTestCase):
 
     def test_copy_of_the_staging_folder_elsewhere(self):
         self.presence.beat()
-        text = self.worker.text()
+        text = self.worker.text('ours')
         other = dataclasses.replace(self.worker, host='elsewhere',
                                     incarnation='other')
         for _ in range(3):
             self.presence.beat()
-            self.registry.records[other.identity] = other.text()
+            self.registry.records[other.identity] = other.text('ours')
         self.presence.beat()
-        self.assertNotEqual(text, self.worker.text())
+        self.assertNotEqual(text, self.worker.text('ours'))
         self.assertEqual(1, self.logged.output.count(
             'Another worker, at host elsewhere, has the staging folder'))
 
@@ -211,7 +211,7 @@ class PresenceTest(base.BaseTestCase):
     def test_self_reference_is_wrong_for_a_while(self):
         self.presence.beat()
         self.check(WRONG, WRONG)
-        self.assertEqual((registry.WRONG, ['it is wrong']),
+        self.assertEqual((registry.WRONG, ('it is wrong',)),
                          (self.worker.reference, self.worker.faults))
         self.assertEqual(1, self.logged.output.count('it is wrong'))
         self.check(RIGHT, WRONG)

@@ -28,12 +28,16 @@ class ParseTest(base.BaseTestCase):
     def test_what_a_worker_writes(self):
         worker = registry.Worker(
             'the-worker', 'central', url='http://w:9292', beat=7,
-            faults=['a fault'], taken_by='another')
+            faults=('a fault',), taken_by='another')
         self.assertEqual(worker, registry.parse(worker.text()))
 
     def test_what_a_later_release_adds(self):
-        self.assertEqual('the-worker',
-                         registry.parse(self.text(colour='red')).identity)
+        # It would be half understood: that worker looks after itself.
+        self.assertRaises(ValueError, registry.parse,
+                          self.text(colour='red'))
+
+    def test_of_another_deployment(self):
+        self.assertRaises(ValueError, registry.parse, self.text(), 'theirs')
 
     def test_what_may_not_be(self):
         for changes in ({'seen': 'now'}, {'beat': None}, {'staging': 7},

@@ -10,9 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What the deployment says it still owes to its sites.
+"""The deferred tasks that the deployment shows.
 
-The only place of the randomised run that knows how glance_dcn shows it.
+The only module of the randomised run that knows how glance_dcn shows them.
 """
 
 from concurrent import futures
@@ -25,31 +25,30 @@ import sys
 from lab import process
 
 _MODULE = 'glance_dcn.cmd.main'
-# Also where the package is not installed, but found by PYTHONPATH.
 _PROGRAM = 'import sys; from %s import main; sys.exit(main())' % _MODULE
-# Nothing is owed, something is. What it exits with else is a failure.
+# There are no tasks, there are some. Any other exit status is a failure.
 _ANSWERS = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Work that is owed.
+    """A deferred task.
 
-    :ivar site: whom it is owed to
-    :ivar job: what is to be done
+    :ivar site: store that it is for
+    :ivar action: what is to be done
     :ivar image: name of the RBD image
     """
 
     site: str
-    job: str
+    action: str
     image: str
 
 
 def pending(stage):
-    """Return what is owed, a list of :class:`Entry`.
+    """Return the deferred tasks of all sites, a list of :class:`Entry`.
 
-    Each Glance writes it down in the pool of its own default store: every
-    site is asked.
+    Each Glance keeps its own in the pool of its default store: every site is
+    asked.
 
     :param stage: :class:`tests.chaos.stage.Stage`
     :returns: None where this glance_dcn has no such command
@@ -64,7 +63,7 @@ def pending(stage):
 
 
 def is_shown():
-    """Return whether this glance_dcn has the command ``owed``."""
+    """Return whether this glance_dcn has the command ``task list``."""
     try:
         return importlib.util.find_spec(_MODULE) is not None
     except ModuleNotFoundError:
@@ -72,22 +71,23 @@ def is_shown():
 
 
 def parse(text):
-    """Read the output of ``glance-dcn owed --format json``.
+    """Read the output of ``glance-dcn task list --format json``.
 
-    A place that cannot be read counts as work that is owed.
+    A record that cannot be understood counts as a task.
     """
     shown = json.loads(text)
-    return [*(Entry(row['store'], row['job'], row['image'])
-              for row in shown['owed']),
-            *(Entry(row['store'], 'cannot be read', row['error'])
-              for row in shown['unread'])]
+    return [*(Entry(row['store'], row['action'], row['image'])
+              for row in shown['tasks']),
+            *(Entry(row['key'], 'cannot be understood', row['reason'])
+              for row in shown['unreadable'])]
 
 
 def _ask(folder):
     done = subprocess.run(
-        [sys.executable, '-c', _PROGRAM, '--config-dir', folder, 'owed',
-         '--format', 'json'], capture_output=True, text=True, timeout=120)
+        [sys.executable, '-c', _PROGRAM, '--config-dir', folder, 'task',
+         'list', '--format', 'json'], capture_output=True, text=True,
+        timeout=120)
     if done.returncode not in _ANSWERS:
-        raise process.LabError('glance-dcn owed ended with %d: %s' % (
+        raise process.LabError('glance-dcn task list ended with %d: %s' % (
             done.returncode, (done.stderr or done.stdout)[-2000:]))
     return parse(done.stdout)

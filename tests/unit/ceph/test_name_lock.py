@@ -1,0 +1,143 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Taking a name lock from a dead holder, as far as it needs no cluster."""
+
+from unittest import mock
+
+from oslotest import base
+import rados
+
+from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
+from glance_dcn.ceph import omap
+
+IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+ADDRESS = '10.0.0.9:0/1'
+
+
+class Cluster:
+    """An object with one lock, which knows whom it blocklisted.
+
+    It is the client, and the open pool.
+
+    :ivar held: :class:`glance_dcn.ceph.omap.Holder`, or None
+    :ivar events: what happened, in order
+    """
+
+    def __init__(self, held=None):
+        self.held = held
+        self.events = []
+        self.refuses_breaking = self.refuses_blocklisting = False
+
+    def lock_exclusive(self, name, lock, cookie, description, _lasts, _flags):
+        if self.held is not None and self.held.locker != cookie:
+            raise rados.ObjectBusy('busy')
+        self.held = omap.Holder(1, '10.0.0.1:0/1', description, cookie)
+
+    def unlock(self, name, lock, cookie):
+        if self.held is None or self.held.locker != cookie:
+            raise rados.ObjectNotFound('not held')
+        self.held = None
+
+    def blocklist_add(self, address, seconds):
+        if self.refuses_blocklisting:
+            raise rados.PermissionError('no caps')
+        self.events.append(('blocklisted', address))
+
+    def break_lock(self, ioctx, name, lock, held):
+        if self.refuses_breaking:
+            raise rados.PermissionError('no caps')
+        self.events.append(('broken', held.address))
+        self.held = None
+
+
+class NameLockTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.cluster = Cluster()
+        for name, value in (
+                ('holder', lambda ioctx, name, lock: self.cluster.held),
+                ('break_lock', self.cluster.break_lock)):
+            patch = mock.patch('glance_dcn.ceph.omap.' + name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def hold(self):
+        return name_lock.hold(self.cluster, self.cluster, IMAGE, expiry=0)
+
+    def dead(self, address=ADDRESS):
+        self.cluster.held = omap.Holder(9, address, 'beat 7', b'dead')
+
+    def assertNotLocked(self, *words):
+        with mock.patch('time.sleep'):
+            exc = self.assertRaises(name_lock.NotLocked,
+                                    self.hold().__enter__)
+        for word in (IMAGE, *words):
+            self.assertIn(word, str(exc))
+
+    def test_held_while_the_block_runs(self):
+        with self.hold():
+            self.assertIn('for ' + IMAGE, self.cluster.held.description)
+        self.assertIsNone(self.cluster.held)
+        with self.assertRaisesRegex(ZeroDivisionError, 'division'):
+            with self.hold():
+                raise ZeroDivisionError('division')
+        self.assertIsNone(self.cluster.held)
+
+    def test_dead_holder_is_blocklisted_before_its_lock_is_broken(self):
+        self.dead()
+        with self.hold():
+            pass
+        self.assertEqual([('blocklisted', ADDRESS), ('broken', ADDRESS)],
+                         self.cluster.events)
+
+    def test_dead_holder_that_cannot_be_blocklisted(self):
+        self.dead()
+        self.cluster.refuses_blocklisting = True
+        self.assertNotLocked(ADDRESS, 'profile rbd')
+        self.dead('')
+        self.cluster.refuses_blocklisting = False
+        self.assertNotLocked('no known address')
+        self.assertEqual([], self.cluster.events)
+
+    def test_lock_that_cannot_be_broken(self):
+        self.dead()
+        self.cluster.refuses_breaking = True
+        self.assertNotLocked('no caps')
+
+    def test_lost_in_the_block(self):
+        with self.assertRaises(name_lock.NameLockError) as raised:
+            with self.hold():
+                self.dead()
+        self.assertNotIsInstance(raised.exception, name_lock.NotLocked)
+
+    def test_only_that_of_the_dead_is_broken(self):
+        self.dead()
+        name_lock.break_lock(self.cluster, IMAGE, {8})
+        self.assertEqual([], self.cluster.events)
+        name_lock.break_lock(self.cluster, IMAGE, {9})
+        self.assertEqual([('broken', ADDRESS)], self.cluster.events)
+
+
+class LookUpTest(base.BaseTestCase):
+
+    def test_damaged_id(self):
+        ioctx = mock.Mock()
+        for data, expected in ((b'\x04\0\0\0abcd', 'abcd'), (b'', ''),
+                               (b'\x09\0\0\0ab', 'ab'),
+                               (b'\x02\0\0\0\xff\xfe', '\ufffd\ufffd')):
+            ioctx.read.return_value = data
+            self.assertEqual(expected, images.look_up(ioctx, IMAGE))
+        ioctx.read.side_effect = rados.ObjectNotFound('none')
+        self.assertIsNone(images.look_up(ioctx, IMAGE))

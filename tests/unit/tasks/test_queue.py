@@ -1,0 +1,272 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The tasks of a process, as sites and the driver use them."""
+
+import pathlib
+
+import fixtures
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.ceph import omap
+from glance_dcn.tasks import queue
+from glance_dcn.tasks import setup
+from glance_dcn.tasks import task as tasks
+from tests.unit.tasks import fakes
+
+IMAGE, OTHER = fakes.IMAGE, fakes.OTHER
+ADDRESS = '10.0.0.7:0/7'
+Action = tasks.Action
+
+
+class QueueCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.log = self.useFixture(fixtures.FakeLogger())
+        self.useFixture(fakes.MemoryCluster())
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.background.Periodic.start', lambda periodic: None))
+        self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
+        self.database = fakes.Database()
+        self.queue = queue.TaskQueue('ours')
+        self.queue.add(self.home, default=True)
+        self.queue.add(self.edge)
+        self.queue._database = self.database
+
+    @property
+    def left(self):
+        return self.queue.store.scan().records
+
+
+class TestHome(base.BaseTestCase):
+
+    def home(self, *names, default=None):
+        made = queue.TaskQueue()
+        for name in names:
+            made.add(fakes.Site(name), default=name == default)
+        return made.home.name
+
+    def test_is_that_of_the_default_store(self):
+        self.assertEqual('none', self.home())
+        self.assertEqual('b', self.home('a', 'b', 'c', default='b'))
+        self.assertEqual('a', self.home('a', 'b', default='a'))
+
+    def test_default_store_of_another_type(self):
+        self.assertEqual('a', self.home('a', 'b'))
+
+    def test_stores_that_are_configured_again(self):
+        for default in (True, False):
+            made = queue.TaskQueue()
+            again = fakes.Site('a')
+            for site in (fakes.Site('a'), fakes.Site('b'), again):
+                made.add(site, default=default and site.name == 'a')
+            self.assertIs(again, made.home.site)
+
+    def test_site_that_is_gone(self):
+        made = queue.TaskQueue()
+        made.add(fakes.Site('a'))
+        made.remove('a')
+        made.remove('a')
+        self.assertEqual({}, made.sites)
+
+
+class TestDefer(QueueCase):
+
+    def test_recorded(self):
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1',
+                         snapshot='snap')
+        task, = self.left
+        self.assertEqual(
+            (Action.DELETE, 'edge', IMAGE, 'images', 'f', '1', 'snap'),
+            (task.action, task.site, task.image, task.pool, task.fsid,
+             task.image_id, task.snapshot))
+        self.queue.defer(Action.DELETE, self.edge, OTHER, 'vms', fsid='g')
+        task = self.left[-1]
+        self.assertEqual(('vms', 'g'), (task.pool, task.fsid))
+
+    def test_nowhere_to_record(self):
+        self.home.away()
+        exc = self.assertRaises(queue.NotRecorded, self.queue.defer,
+                                Action.DELETE, self.edge, IMAGE)
+        self.assertEqual('edge', exc.store)
+        # Where no caller could be told of it, it is only logged.
+        self.queue.try_defer(Action.DELETE, self.edge, IMAGE)
+        self.queue.note_purge(self.edge, IMAGE)('1')
+        self.assertEqual(2, self.log.output.count('may stay'))
+
+    def test_purge_is_noted(self):
+        self.queue.note_purge(self.edge, IMAGE, 'vms')('1')
+        task, = self.left
+        self.assertEqual((Action.PURGE, IMAGE, 'vms', '1'), (
+            task.action, task.image, task.pool, task.image_id))
+
+
+class TestAboutToBeWritten(QueueCase):
+
+    def setUp(self):
+        super().setUp()
+        self.database.says = fakes.IN_USE
+        self.edge.add('1')
+        # As the writer does, who holds the lock.
+        self.edge.locked = {IMAGE}
+
+    def run_pending(self):
+        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        done = self.queue.run_pending_for_image(self.edge, IMAGE, write)
+        write.end()
+        return done
+
+    def test_what_waits_is_done_first(self):
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.assertTrue(self.run_pending())
+        self.assertEqual({}, self.edge.images)
+        self.assertEqual([], self.left)
+
+    def test_nothing_waits(self):
+        for action, image in ((Action.DELETE, OTHER), (Action.PURGE, IMAGE)):
+            self.queue.defer(action, self.edge, image, image_id='1')
+        self.assertFalse(self.run_pending())
+        self.assertEqual(1, len(self.edge.images))
+        self.assertEqual(2, len(self.left))
+
+    def test_void(self):
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='2')
+        self.assertFalse(self.run_pending())
+        self.assertEqual(1, len(self.edge.images))
+        self.assertEqual([], self.left)
+
+    def test_cannot_be_done(self):
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        for answer in (fakes.NAMED, fakes.UNKNOWN):
+            self.database.says = answer
+            self.assertFalse(self.run_pending())
+        self.database.available = False
+        self.assertFalse(self.run_pending())
+        self.queue._database = None
+        self.assertFalse(self.run_pending())
+        self.assertEqual(1, len(self.edge.images))
+        self.assertEqual(1, len(self.left))
+
+    def test_records_that_cannot_be_read(self):
+        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        self.home.away()
+        self.assertFalse(self.queue.run_pending_for_image(
+            self.edge, IMAGE, write))
+        self.assertIn('it is away', self.log.output)
+
+
+class TestWriters(QueueCase):
+
+    def test_of_the_image_of_an_id(self):
+        for image_id, address in (('1', 'a'), ('2', 'b'), (None, 'c')):
+            write = self.queue.begin_write(self.edge, IMAGE, address)
+            if image_id:
+                write.bind(image_id)
+        self.queue.begin_write(self.edge, OTHER, 'd').bind('1')
+        self.queue.begin_write(self.home, IMAGE, 'e').bind('1')
+        self.assertEqual({'a'}, self.queue.writers_of(self.edge, IMAGE, '1'))
+        self.assertEqual({'c'}, self.queue.writers_of(self.edge, IMAGE, None))
+
+    def test_home_is_away(self):
+        self.home.away()
+        self.assertRaises(fakes.errors.Unreachable, self.queue.writers_of,
+                          self.edge, IMAGE, '1')
+
+
+class TestCancelDeletes(QueueCase):
+
+    def test_deletions_of_the_image_and_nothing_else(self):
+        kept = [tasks.Task(Action.REMOVE_INCOMPLETE, 'edge', IMAGE, 'images'),
+                tasks.Task(Action.PURGE, 'edge', IMAGE, 'images',
+                           image_id='1'),
+                tasks.Task(Action.DELETE, 'edge', OTHER, 'images'),
+                tasks.Task(Action.DELETE, 'home', IMAGE, 'images')]
+        for task in kept:
+            self.queue.store.put(task)
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        self.queue.cancel_deletes(self.edge, IMAGE)
+        self.assertEqual({task.uid for task in kept},
+                         {task.uid for task in self.left})
+
+    def test_home_that_cannot_be_asked(self):
+        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        for refusal in (fakes.errors.Unreachable('home', 'away', 'wait'),
+                        omap.Error('it refuses')):
+            self.home.refusal = refusal
+            self.queue.cancel_deletes(self.edge, IMAGE)
+            self.assertIn(str(refusal), self.log.output)
+        self.home.refusal = None
+        self.assertEqual(1, len(self.left))
+
+
+class TestSetup(base.BaseTestCase):
+
+    def conf(self, connection=None, chosen=None):
+        conf = cfg.ConfigOpts()
+        conf.register_opts(setup.OPTS, group=setup.GROUP)
+        path = pathlib.Path(self.useFixture(fixtures.TempDir()).path) / 'conf'
+        path.write_text('[database]\n' + (
+            'connection = %s\n' % connection if connection else ''))
+        # As Glance's is while it configures its stores: nothing has had the
+        # options of the database known yet.
+        conf(['--config-file', str(path)])
+        conf.set_override('deployment_id', chosen, group=setup.GROUP)
+        return conf
+
+    def deployment(self, *args, **kwargs):
+        return setup.deployment_id(self.conf(*args, **kwargs))
+
+    def test_of_the_database(self):
+        ours = self.deployment('mysql+pymysql://glance:secret@db/glance')
+        self.assertRegex(ours, '^[0-9a-f]{16}$')
+        # Users and passwords are rotated, and other options are changed.
+        for same in ('mysql+pymysql://glance:other@db/glance',
+                     'mysql+pymysql://g2:p%40ss@db/glance?charset=utf8',
+                     'mysql+pymysql://g2:p?/#:ss@db/glance'):
+            self.assertEqual(ours, self.deployment(same))
+        for other in ('mysql+pymysql://glance:secret@db/glance2',
+                      'mysql+pymysql://glance:secret@db2/glance'):
+            self.assertNotEqual(ours, self.deployment(other))
+
+    def test_of_a_file(self):
+        self.assertEqual(self.deployment('sqlite:////a.db'),
+                         self.deployment('sqlite:////a.db'))
+        self.assertNotEqual(self.deployment('sqlite:////a.db'),
+                            self.deployment('sqlite:////b.db'))
+
+    def test_of_a_database_without_a_user(self):
+        self.assertNotEqual(self.deployment('mysql+pymysql://one/glance'),
+                            self.deployment('mysql+pymysql://two/glance'))
+        self.assertEqual(self.deployment('mysql+pymysql://one/glance'),
+                         self.deployment('mysql+pymysql://u:p@one/glance'))
+
+    def test_chosen(self):
+        self.assertEqual('mine', self.deployment('mysql://u@db/g', 'mine'))
+        self.assertEqual('mine', self.deployment(None, 'mine'))
+
+    def test_options_of_the_database_that_are_known_already(self):
+        conf = self.conf('mysql+pymysql://glance:secret@db/glance')
+        before = setup.deployment_id(conf)
+        self.assertEqual(before, setup.deployment_id(conf))
+        conf = self.conf('mysql+pymysql://glance:secret@db/glance')
+        conf.register_opts([cfg.StrOpt('connection')], group='database')
+        self.assertEqual(before, setup.deployment_id(conf))
+
+    def test_none(self):
+        self.assertEqual('', self.deployment())
+        conf = cfg.ConfigOpts()
+        conf.register_opts(setup.OPTS, group=setup.GROUP)
+        conf([])
+        self.assertEqual('', setup.deployment_id(conf))
