@@ -29,6 +29,7 @@ from glance_store import multi_backend
 from oslo_config import cfg
 import rbd
 
+from glance_dcn.sites import home
 from glance_dcn.sites import wiring
 from tests.functional import base
 
@@ -79,6 +80,8 @@ class Stores(fixtures.Fixture):
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.wiring.PROCESS', process))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.store.driver.HOME', home.Home()))
         self.conf(['--config-file', str(self._file)], project='glance')
         multi_backend.register_store_opts(self.conf)
         self.count = multi_backend.create_multi_stores(self.conf)
