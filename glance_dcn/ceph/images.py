@@ -20,6 +20,7 @@ still being written, or whose writer died.
 import contextlib
 import dataclasses
 import logging
+import typing
 
 import rados
 import rbd
@@ -282,3 +283,60 @@ def is_there(ioctx, name, timeout):
     :raises glance_dcn.ceph.omap.Error: if it is not answered in time
     """
     return omap.exists(ioctx, _ID % name, timeout)
+
+
+class Reference(typing.NamedTuple):
+    """The image and snapshot that a name meant when it was opened.
+
+    :ivar name: name of the image
+    :ivar image_id: its internal ID
+    :ivar snapshot: name of the snapshot; None: the image itself
+    :ivar snapshot_id: its ID, which no later snapshot gets; None likewise
+    """
+
+    name: str
+    image_id: str
+    snapshot: typing.Optional[str]
+    snapshot_id: typing.Optional[int]
+
+
+def refer(image, name, snapshot):
+    """Return what an open image is, without a round trip.
+
+    :param image: rbd.Image, just opened
+    :param name: name that it was opened by
+    :param snapshot: name of the snapshot that is read; None: the image itself
+    :returns: :class:`Reference`
+    :raises rbd.Error: if that cannot be told
+    """
+    found = {snap['name']: snap['id'] for snap in image.list_snaps()}
+    return Reference(name, image.id(), snapshot,
+                     None if snapshot is None else found[snapshot])
+
+
+def is_unchanged(ioctx, reference):
+    """Return whether what was opened is still there, at one round trip.
+
+    Objects of a removed image read as zeros, and its extents are listed as
+    holes, without an error. Before it touches either, librbd moves the
+    snapshot to the trash namespace, which gives it another name. A snapshot
+    that has its ID and its name proves that all that was read before saw the
+    data. That it is listed does not: its ID is released to the OSDs before.
+
+    Of an image without a snapshot it is the name that goes first, for librbd
+    removes images by way of the trash.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param reference: :class:`Reference`
+    :raises glance_dcn.ceph.omap.Error: if the cluster does not answer
+    """
+    if reference.snapshot is None:
+        return look_up(ioctx, reference.name) == reference.image_id
+    try:
+        _code, reply = ioctx.execute(
+            'rbd_header.%s' % reference.image_id, 'rbd', 'get_snapshot_name',
+            reference.snapshot_id.to_bytes(8, 'little'))
+    except rados.ObjectNotFound:
+        return False
+    name = reference.snapshot.encode()
+    return reply == len(name).to_bytes(4, 'little') + name

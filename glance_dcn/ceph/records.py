@@ -17,17 +17,42 @@ content of an RBD image has. It lies in the image's own metadata, so that it
 goes when the image goes. Clones inherit their parent's metadata, and a disk's
 snapshot inherits the disk's: a record therefore names, by its internal ID, the
 RBD image it was made for, and counts for that one alone.
+
+A client that can write to the pool can rewrite an image and its record alike.
+A record therefore carries message authentication codes (HMAC-SHA256), one for
+each deployment that has computed or verified the content itself: made with a
+key that no other site can read, and named by a fingerprint of that key. What
+a deployment has no code of its own for is a hint, never a proof.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import hashlib
+import hmac
 import json
 import logging
+import re
+import typing
 
 LOG = logging.getLogger(__name__)
 
 #: Key in the metadata of the RBD image.
 KEY = 'glance_dcn.record'
 _VERSION = 1
+
+# What a record may have: characters of its text, hashes, and codes. One of
+# ours has less than 1 KiB, and a code is 90 bytes.
+_LONGEST = 16384
+_MOST_HASHES = 16
+_MOST_CODES = 16
+_LARGEST = 1 << 63
+
+_DIGEST = re.compile(r'[0-9a-z:]{1,256}')
+_HASH_NAME = re.compile(r'[0-9A-Za-z_/-]{1,32}')
+_HASH = re.compile(r'[0-9a-f]{1,512}')
+_KEY_ID = re.compile(r'[0-9a-f]{16}')
+_CODE = re.compile(r'[0-9a-f]{64}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,41 +63,136 @@ class Record:
     :ivar content: content digest, see :mod:`glance_dcn.engine.digests`
     :ivar hashes: hex digests over all bytes by hashlib name, such as
         ``md5`` (Glance's checksum) and ``sha512``; those that are known
+    :ivar macs: message authentication codes, hex, by the fingerprint of the
+        key they were made with; they are no part of what is compared
     """
 
     size: int
     content: str
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
+    macs: dict[str, str] = dataclasses.field(default_factory=dict,
+                                             compare=False)
 
 
-def save(image, record):
+def sign(record: Record, name: str, key: bytes) -> Record:
+    """Return a record with a code of this key, beside those that it has.
+
+    Only for content that this process has computed or verified.
+
+    :param name: name of the image that has the content: its UUID
+    :param key: secret of the deployment
+    """
+    others = {one: mac for one, mac in record.macs.items()
+              if one != key_id(key)}
+    kept = sorted(others.items())[:_MOST_CODES - 1]
+    return dataclasses.replace(record, macs=dict(
+        kept, **{key_id(key): _mac(record, name, key)}))
+
+
+def is_authentic(record: Record, name: str, key: bytes) -> bool:
+    """Return whether a record has a code of this key, and it is right.
+
+    :param name: name of the image that is to have the content: its UUID
+    :param key: secret of the deployment
+    """
+    found = record.macs.get(key_id(key))
+    return found is not None and hmac.compare_digest(
+        found, _mac(record, name, key))
+
+
+def key_id(key: bytes) -> str:
+    """Return the fingerprint by which a record names a key."""
+    return hmac.new(key, b'glance_dcn key', hashlib.sha256).hexdigest()[:16]
+
+
+def _mac(record: Record, name: str, key: bytes) -> str:
+    # As JSON it is clear where each field ends.
+    text = json.dumps(['glance_dcn record', _VERSION, name, record.size,
+                       record.content, sorted(record.hashes.items())])
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def save(image: typing.Any, record: Record) -> None:
     """Keep a record with an image.
 
     :param image: rbd.Image, open for writing
-    :param record: :class:`Record`
     :raises rbd.Error: if it cannot be written
     """
-    image.metadata_set(KEY, json.dumps(dict(
-        dataclasses.asdict(record), version=_VERSION, image=image.id()),
-        sort_keys=True))
+    image.metadata_set(KEY, compose(record, image.id()))
 
 
-def load(image):
+def load(image: typing.Any) -> Record | None:
     """Return the record of an image, or None.
 
-    :param image: rbd.Image, open at whatever snapshot
+    :param image: rbd.Image, open at any snapshot
     :raises rbd.Error: if it cannot be read
     """
     try:
-        fields = json.loads(image.metadata_get(KEY))
-        if fields['version'] != _VERSION or fields['image'] != image.id():
-            return None
-        return Record(int(fields['size']), str(fields['content']),
-                      dict(fields['hashes']))
+        text = image.metadata_get(KEY)
     except KeyError:
-        # Also what metadata_get raises where there is none.
         return None
-    except (ValueError, TypeError) as exc:
-        LOG.warning('The record of RBD image %s cannot be understood and is '
-                    'left aside: %s', image.get_name(), exc)
+    except ValueError:
+        # It is not UTF-8.
+        text = ''
+    try:
+        return parse(text, image.id())
+    except ValueError as exc:
+        LOG.warning('RBD image %(image)s: its record (metadata %(key)s) is '
+                    'not valid and is ignored: %(error)s', {
+                        'image': image.get_name(), 'key': KEY, 'error': exc})
         return None
+
+
+def compose(record: Record, image_id: str) -> str:
+    """Return a record as text.
+
+    :param image_id: internal ID of the RBD image that it is made for
+    """
+    return json.dumps(dict(dataclasses.asdict(record), version=_VERSION,
+                           image=image_id), sort_keys=True)
+
+
+def parse(text: str, image_id: str) -> Record | None:
+    """Return the record that a text is, or None if it is made for another.
+
+    :param image_id: internal ID of the RBD image that has the text
+    :raises ValueError: if it is no record; anybody may have written it
+    """
+    if len(text) > _LONGEST:
+        raise ValueError('it has more than %d characters' % _LONGEST)
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise ValueError('it is nested too deep')
+    if not isinstance(fields, dict):
+        raise ValueError('it is no object')
+    if fields.get('version') != _VERSION or fields.get('image') != image_id:
+        return None
+    return Record(
+        _size(fields.get('size')),
+        _checked(fields.get('content'), _DIGEST, 'content digest'),
+        _table(fields.get('hashes'), _HASH_NAME, _HASH, _MOST_HASHES,
+               'hashes'),
+        _table(fields.get('macs', {}), _KEY_ID, _CODE, _MOST_CODES, 'macs'))
+
+
+def _size(value: object) -> int:
+    # True is an int, too.
+    if type(value) is not int or not 0 <= value < _LARGEST:
+        raise ValueError('its size is no number of bytes')
+    return value
+
+
+def _checked(value: object, pattern: re.Pattern[str], what: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError('its %s is not valid' % what)
+    return value
+
+
+def _table(value: object, names: re.Pattern[str], values: re.Pattern[str],
+           most: int, what: str) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > most:
+        raise ValueError('its %s are not a table of at most %d' % (what, most))
+    return {_checked(one, names, 'name in ' + what):
+            _checked(text, values, 'value in ' + what)
+            for one, text in value.items()}

@@ -74,6 +74,30 @@ def start(name, function, *args):
     return thread
 
 
+def call(function, *args):
+    """Call a function that waits, without stopping other green threads.
+
+    It is waited for to its end, so that what it uses may be closed after.
+
+    :returns: what it returns
+    :raises Exception: what it raises
+    """
+    if not patched():
+        return function(*args)
+    outcome = Queue()
+
+    def run():
+        try:
+            outcome.put((function(*args), None))
+        except Exception as error:
+            outcome.put((None, error))
+    start('call', run)
+    result, error = get(outcome, float('inf'))
+    if error is not None:
+        raise error
+    return result
+
+
 def lock():
     """Return a native lock, to be held for moments only."""
     return _original(threading).Lock()

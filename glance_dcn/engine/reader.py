@@ -15,7 +15,6 @@
 
 import collections
 
-from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import intake
 from glance_dcn.engine import loop as loops
@@ -41,14 +40,12 @@ class Reader:
     :param timeout: seconds without any progress after which the source is
         given up
     :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
-    :param another: called with the error when the source fails; returns
-        another endpoint of the same content to go on with, or None
     :param loop: for tests
     """
 
     def __init__(self, source, offset=0, length=None, chunk=extents.REQUEST,
                  ahead=AHEAD, timeout=transfer.TIMEOUT, rate=None,
-                 another=None, loop=None):
+                 loop=None):
         self._source = source
         self._chunk = chunk
         self._position = min(offset, source.size)
@@ -57,7 +54,6 @@ class Reader:
             self._end = min(self._end, offset + length)
         # A chunk that straddles requests needs them all at once.
         self._ahead = max(ahead, chunk + 2 * extents.REQUEST)
-        self._another = another
         self._loop = loop or loops.Loop()
         self._held = 0
         self._next = 0
@@ -105,6 +101,13 @@ class Reader:
         self._intake.submit(self._room)
         return data
 
+    @property
+    def arrived(self):
+        """Offset in bytes below which all is read, or known to be a hole."""
+        if self._intake.finished:
+            return self._end
+        return min(self._intake.below, self._end)
+
     def cancel(self):
         """Make the next or current call raise. Any thread may call it."""
         self._loop.cancel()
@@ -121,13 +124,7 @@ class Reader:
         self._intake.submit(self._room)
         delay = self._intake.rate.delay()
         self._loop.turn(min(timeout, delay) if delay else timeout)
-        try:
-            self._intake.check()
-        except errors.EngineError as error:
-            source = self._another(error) if self._another else None
-            if source is None:
-                raise
-            self._intake.replace(source)
+        self._intake.check()
 
     def _room(self, length):
         # One read must always be possible, whatever waits for its turn.

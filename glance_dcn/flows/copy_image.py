@@ -43,6 +43,9 @@ LOG = logging.getLogger(__name__)
 
 options.register(CONF)
 
+# The algorithm of Glance's ``checksum``.
+_CHECKSUM = 'md5'
+
 # Targets taken over, by task ID, until the task runs: Glance may ask for the
 # flow of a task again, with the list already shortened.
 _taken = {}
@@ -173,15 +176,14 @@ class _CopyDirectly(task.Task):
 
     def _copy(self):
         with self._action_wrapper as action:
-            image = action._image
-            hashes = {'md5': image.checksum,
-                      image.os_hash_algo: image.os_hash_value}
+            hashes = _hashes(action._image)
+            size = action._image.size
             sources = _sources(action.image_locations)
         return copying.Copy(
             self._action_wrapper.image_id, sources,
             [stores.site(store) for store in self._targets],
-            hashes={name: value for name, value in hashes.items()
-                    if name and value},
+            hashes={name: value for name, value in hashes.items() if value},
+            size=size, wanted=list(hashes),
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
             progress=self._progress, waiting=self._waiting,
             finished=self._note).run()
@@ -198,7 +200,9 @@ class _CopyDirectly(task.Task):
             raise exception.UploadException('; '.join(
                 'Copying to store %s failed: %s' % item
                 for item in outcome.failed.items()))
+        # The end of the block saves the image, and is the last step.
         with self._action_wrapper as action:
+            _describe(action._image, outcome)
             for store in outcome.copied:
                 # The wrapper has no action for it; stock's own flow for
                 # adding locations does the same.
@@ -219,6 +223,38 @@ class _CopyDirectly(task.Task):
     def _waiting(self, stores):
         self._heartbeat.save('Waiting for its turn at %s'
                              % (', '.join(stores) or 'its stores'))
+
+
+def _hashes(image):
+    """Return the hashes that Glance has of an image, or should have.
+
+    :returns: dict of hex digests by hashlib name; None for one it has not
+    """
+    found = {_CHECKSUM: image.checksum}
+    # It may be the same.
+    algorithm = image.os_hash_algo or CONF.hashing_algorithm
+    found[algorithm] = image.os_hash_value or found.get(algorithm)
+    return found
+
+
+def _describe(image, outcome):
+    """Set what is not known of an image yet, as stock's set_data() does.
+
+    :param outcome: :class:`glance_dcn.sites.copying.Outcome`
+    """
+    if image.size is None:
+        image.size = outcome.size
+    if not image.checksum:
+        image.checksum = outcome.hashes.get(_CHECKSUM)
+    algorithm = image.os_hash_algo or CONF.hashing_algorithm
+    if not image.os_hash_value and algorithm in outcome.hashes:
+        image.os_hash_algo = algorithm
+        image.os_hash_value = outcome.hashes[algorithm]
+    # Stock looks into images of other formats, and finds what these are
+    # taken for: just bytes.
+    if image.virtual_size is None and (
+            image.disk_format, image.container_format) == ('raw', 'bare'):
+        image.virtual_size = outcome.size
 
 
 class _Message:

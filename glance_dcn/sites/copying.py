@@ -13,13 +13,19 @@
 """Copying an image from one site to others, straight and verified.
 
 The source is read once for all targets. What is copied is proven against the
-content digest that was recorded when the image was stored; an image that has
-none yet, because stock Glance or Nova wrote it, is proven against the hash
-that Glance knows, if it knows one, and gets its digest recorded, so that the
-next copy costs its data alone.
+hash that Glance knows, over all bytes. An image that this deployment has
+stored or verified before has a record of its content digest and hashes, under
+a code that no other site can make (:mod:`glance_dcn.sites.proofs`); if the
+hashes are those that Glance knows, the content digest is enough, so that the
+copy costs its data alone. Any other image is given such a record once it is
+proven.
+
+Where Glance knows no hash, as of Nova's snapshots, nothing can prove the bytes
+but that the image was still there after all of them had been read. The hashes
+are computed then, for Glance to be told.
 
 When the source fails on the way, the copy goes on from another one where it
-stopped, if the same digest is recorded there; otherwise it begins anew with
+stopped, if the same digest is recorded there; otherwise it starts again with
 another one.
 """
 
@@ -40,6 +46,7 @@ from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
+from glance_dcn.sites import proofs
 from glance_dcn.sites import reading
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +82,9 @@ class Outcome:
     :ivar failed: exceptions by the name of the site that has not
     :ivar adopted: names of those sites that had it already, complete and
         equal
+    :ivar hashes: hex digests over all bytes by hashlib name: those that
+        Glance knew, and those that were wanted beside them. These are missing
+        if no target needed any data
     """
 
     source: str
@@ -83,6 +93,7 @@ class Outcome:
     copied: list[str]
     failed: dict[str, Exception]
     adopted: list[str] = dataclasses.field(default_factory=list)
+    hashes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Copy:
@@ -94,6 +105,8 @@ class Copy:
     :param targets: list of :class:`glance_dcn.sites.site.Site`
     :param hashes: what Glance knows: hex digests over all bytes by hashlib
         name
+    :param size: bytes of the image, if Glance knows that
+    :param wanted: hashlib names of the hashes that Glance should know
     :param memory: bytes of data held at most
     :param progress: called with
         :class:`glance_dcn.engine.transfer.Progress` now and then; an
@@ -109,13 +122,15 @@ class Copy:
         of it does, for Glance may have it
     """
 
-    def __init__(self, image, sources, targets, hashes=None,
-                 memory=transfer.MEMORY, progress=None, interval=1,
+    def __init__(self, image, sources, targets, hashes=None, size=None,
+                 wanted=(), memory=transfer.MEMORY, progress=None, interval=1,
                  waiting=None, finished=None):
         self._image = image
         self._sources = sources
         self._targets = targets
         self._hashes = dict(hashes or {})
+        self._size = size
+        self._missing = [name for name in wanted if name not in self._hashes]
         self._memory = memory
         self._progress = progress
         self._interval = interval
@@ -136,7 +151,7 @@ class Copy:
             if source.site.name in reasons:
                 # It failed already when it was to go on with a copy.
                 continue
-            relay = reading.Relay(self._sources[number:])
+            relay = reading.Relay(self._image, self._sources[number:])
             try:
                 return self._copy_from(relay, source.site)
             except _SourceFailed as exc:
@@ -157,20 +172,23 @@ class Copy:
             with _blaming_source():
                 stack.enter_context(relay)
                 endpoint = relay.open()
-                record = relay.record = self._known(relay.source, endpoint)
+                self._check_size(endpoint)
+                found = records.load(endpoint.image)
+                record = relay.record = self._proved(relay, endpoint, found)
+            hashes = dict(record.hashes if record else {}, **self._hashes)
             targets = [_Target(site, self._image, endpoint.size, record,
-                               self._hashes, self._memory)
+                               dict(hashes), self._memory)
                        for site in self._targets]
             stack.push(functools.partial(_close, targets))
             _each(_Target.open, targets)
             if record:
                 _keep(record, targets, stack)
             result = self._transfer(relay, endpoint, targets, record)
-            if record is None and result is not None:
-                record = records.Record(result.size, result.content,
-                                        self._hashes)
-                if relay.source.snapshot:
-                    _remember(relay, record)
+            # Without a digest, if all targets have failed before the end.
+            if record is None and result is not None and result.content:
+                hashes.update(result.hashes)
+                record = self._record(relay, result, hashes, found)
+                _remember(relay, record, found)
             _each(lambda target: target.publish(record), targets)
             _each(_Target.release, targets)
             done = [target for target in targets if not target.error]
@@ -181,23 +199,32 @@ class Copy:
                 failed={target.site.name: target.error for target in targets
                         if target.error},
                 adopted=[target.site.name for target in done
-                         if target.adopted])
+                         if target.adopted],
+                hashes=hashes)
             self._finished(outcome, lambda: _each(_Target.tell, done))
             return outcome
 
-    def _known(self, source, endpoint):
-        """Return the source's record, if it fits what Glance knows."""
-        record = records.load(endpoint.image)
-        if record is None or record.size != endpoint.size:
-            return None
-        if any(record.hashes.get(name, value) != value
-               for name, value in self._hashes.items()):
-            LOG.warning('The record of image %(image)s in store %(store)s '
-                        'does not fit the hash Glance has: it is verified '
-                        'anew', {'image': self._image,
-                                 'store': source.site.name})
-            return None
-        return record
+    def _check_size(self, endpoint):
+        if self._size not in (None, endpoint.size):
+            raise engine_errors.SizeMismatch(endpoint.name, self._size,
+                                             endpoint.size)
+
+    def _proved(self, relay, endpoint, record):
+        """Return the source's record, if it may stand for Glance's hashes."""
+        return record if proofs.proves(
+            relay.source.site, self._image, record, endpoint.size,
+            self._hashes, self._missing) else None
+
+    def _record(self, relay, result, hashes, found):
+        """Return the record of what was read, verified and hashed.
+
+        :param found: the source's; codes of other deployments stay, if it
+            says the same
+        """
+        record = records.Record(result.size, result.content, hashes)
+        if record == found:
+            record = found
+        return proofs.sign(relay.source.site, self._image, record)
 
     def _transfer(self, relay, endpoint, targets, record):
         """Move the data, and prove it.
@@ -209,12 +236,13 @@ class Copy:
                    if target.endpoint and not target.error}
         if not written:
             return None
-        wanted = {} if record else self._strongest_hash()
+        known = {} if record else self._strongest_hash()
         sites = [relay.source.site,
                  *(target.site for target in written.values())]
         with _blaming_source():
             job = transfer.Transfer(
-                endpoint, list(written), hashes=wanted,
+                endpoint, list(written),
+                hashes=() if record else [*known, *self._missing],
                 expected=record.content if record else None,
                 memory=self._memory, limits={
                     endpoint: relay.source.site.limits.receiving,
@@ -224,12 +252,7 @@ class Copy:
                 timeout=min(site.io_timeout or float('inf')
                             for site in sites),
                 another=relay.another)
-            result = job.run()
-            for name, value in wanted.items():
-                if result.hashes and result.hashes[name] != value:
-                    raise engine_errors.DigestMismatch(
-                        endpoint.name, '%s:%s' % (name, value),
-                        '%s:%s' % (name, result.hashes[name]))
+            result = _proven(relay, endpoint, job, known, record)
         for outcome in result.outcomes:
             if outcome.error is not None:
                 written[outcome.target].fail(outcome.error)
@@ -238,9 +261,8 @@ class Copy:
     def _strongest_hash(self):
         """Return one of the known hashes."""
         if not self._hashes:
-            LOG.warning('Image %s has neither a recorded digest nor a hash: '
-                        'its copies can be proven against each other only',
-                        self._image)
+            LOG.info('Image %s has no hash in Glance yet: its copies can be '
+                     'compared with what is read only', self._image)
             return {}
         name = leftovers.strongest(self._hashes)
         return {name: self._hashes[name]}
@@ -368,6 +390,32 @@ class _Target:
                                            self.identity)
 
 
+def _proven(relay, endpoint, job, known, record):
+    """Run a transfer, and prove that what it has read is the image.
+
+    A hash that Glance knows, or a proved content digest, proves it whatever
+    has become of the source by then.
+
+    :param known: hex digests that Glance knows, by hashlib name
+    :param record: proved record, or None
+    :returns: :class:`glance_dcn.engine.transfer.Result`
+    """
+    try:
+        result = job.run()
+        for name, value in known.items():
+            if result.hashes and result.hashes[name] != value:
+                raise engine_errors.DigestMismatch(
+                    endpoint.name, '%s:%s' % (name, value),
+                    '%s:%s' % (name, result.hashes[name]))
+    except engine_errors.DigestMismatch:
+        # This tells more, if it is the cause.
+        relay.check()
+        raise
+    if not known and record is None:
+        relay.check()
+    return result
+
+
 def _each(work, targets):
     """Do some work for all targets at once: each waits for its own cluster."""
     with futures.ThreadPoolExecutor(max(1, len(targets))) as pool:
@@ -391,11 +439,18 @@ def _close(targets, kind, error, trace):
     _each(lambda target: target.close(failed=error is not None), targets)
 
 
-def _remember(relay, record):
-    """Record the digest of an image that had none."""
+def _remember(relay, record, found):
+    """Keep the record of a source that has none of this deployment's.
+
+    :param found: the one it has
+    """
     source = relay.source
+    if not source.snapshot or found and (
+            (found, found.macs) == (record, record.macs)):
+        return
     try:
-        source.site.remember(relay.ioctx, source.image, record)
+        source.site.remember(relay.ioctx, source.image, relay.identity,
+                             record)
     except rbd.Error as exc:
         # Reading needs no right to write: the next copy verifies once more.
         LOG.warning('The digest of image %(image)s could not be recorded in '

@@ -25,6 +25,7 @@ import contextlib
 import secrets
 import typing
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 
 if typing.TYPE_CHECKING:
@@ -81,13 +82,24 @@ class Home:
         Only processes of this home can read it: what is authenticated by it
         cannot have been written by another site. The first process makes it.
 
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
+            the key is damaged
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
         if self._key is None:
             with self.open() as ioctx:
                 omap.swap(ioctx, _DEPLOYMENT, _KEY, None,
                           secrets.token_hex(_KEY_BYTES))
-                self._key = bytes.fromhex(
-                    omap.get(ioctx, _DEPLOYMENT, _KEY) or '')
+                found = omap.get(ioctx, _DEPLOYMENT, _KEY) or ''
+            try:
+                key = bytes.fromhex(found)
+            except ValueError:
+                key = b''
+            if len(key) != _KEY_BYTES:
+                raise errors.Misconfigured(
+                    self.name, 'the key of the deployment, in object %s of '
+                    'namespace %s, is damaged' % (_DEPLOYMENT, NAMESPACE),
+                    'remove the object: a new key is made, and images are '
+                    'hashed once more when they are copied next')
+            self._key = key
         return self._key

@@ -30,6 +30,7 @@ import rbd
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import transfer
+from glance_dcn.sites import proofs
 
 LOG = logging.getLogger(__name__)
 
@@ -206,19 +207,21 @@ def strongest(hashes):
     return max(hashes, key=lambda name: len(hashes[name]))
 
 
-def compare(found, size, content=None, hashes=None):
+def compare(found, size, content=None, hashes=None, authentic=False):
     """Compare a complete image with what is wanted, without reading it.
 
     :param found: :class:`Found`
     :param size: bytes
     :param content: content digest, or None if it is not known
     :param hashes: hex digests over all bytes by hashlib name
+    :param authentic: whether this deployment has made its record, see
+        :mod:`glance_dcn.sites.proofs`; another tells nothing
     :returns: whether it is equal; None if that cannot be told
     """
     if found.size != size:
         return False
     record = found.record
-    if record is None or record.size != size:
+    if not authentic or record is None or record.size != size:
         return None
     if content is not None:
         return record.content == content
@@ -231,8 +234,8 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
           memory=transfer.MEMORY):
     """Take over a complete image, if it is what is wanted.
 
-    One that has no record, because stock Glance or Nova wrote it, is read and
-    given one.
+    One that has no record of this deployment's, because stock Glance, Nova or
+    another site's Glance wrote it, is read and given one.
 
     :param site: :class:`glance_dcn.sites.site.Site` that it is in
     :param ioctx: rados.Ioctx of its pool
@@ -248,7 +251,8 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
     """
     with site.adopting(ioctx, found.image, found.identity):
         _check_it_stayed(site, ioctx, found)
-        equal = compare(found, size, content, hashes)
+        equal = compare(found, size, content, hashes, proofs.is_authentic(
+            site, found.image, found.record))
         if equal is None:
             if content is None and not hashes:
                 raise Different(found, 'neither a digest nor a hash is known '
@@ -284,6 +288,7 @@ def _read_and_compare(site, ioctx, found, content, hashes, memory):
     else:
         equal = result.content == content
     if equal:
-        site.remember(ioctx, found.image, records.Record(
-            result.size, result.content, dict(hashes or {})))
+        site.remember(ioctx, found.image, found.identity, proofs.sign(
+            site, found.image, records.Record(
+                result.size, result.content, dict(hashes or {}))))
     return equal

@@ -10,16 +10,46 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Reading an image from one site after the other, as they fail."""
+"""Reading an image from one site after the other, as they fail.
+
+An image may be removed while it is read. What a client still reads of it then
+is zeros, without an error (see :func:`glance_dcn.ceph.images.is_unchanged`).
+So bytes are the image's if something proves them afterwards, a hash of all of
+them; or else if its snapshot was still there after they had been read.
+
+A download has no proof at its end, and what was given out cannot be taken
+back. Each chunk is therefore given out only when the snapshot was seen after
+all of it had been read: one plain RADOS round trip for what has arrived by
+then, beside the reads that are in flight. So at any time all that was given
+out is the image's, and another source can go on from there, whether the first
+one was removed or does not answer. What was read ahead of the first one is
+dropped and read again: nothing proves it.
+"""
+
+from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import typing
 
 import rbd
 
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.engine import native
+from glance_dcn.engine import reader
+from glance_dcn.sites import proofs
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Iterator
+
+    from glance_dcn.engine.backends import base
+    from glance_dcn.sites import sources as sources_
 
 LOG = logging.getLogger(__name__)
 
@@ -27,39 +57,60 @@ LOG = logging.getLogger(__name__)
 FAILURES = (errors.ClusterError, engine_errors.EngineError, rbd.Error)
 
 
+class Removed(engine_errors.RequestError):
+    """The image that is read was removed since it was opened."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(
+            endpoint, 'read', errno.ENOENT,
+            hint='The image or its snapshot was removed while it was read: '
+            'look whether it was deleted, and use the copy of another site.')
+
+
 class Relay:
     """The sources of one image, of which one at a time is open.
 
     The first one that was opened is taken on trust; another takes its place
-    only if both have the same recorded size and content digest. Use it as a
-    context manager: it closes what is open.
+    only if both have the same recorded size and content digest, and its
+    record is one that this deployment has made
+    (:mod:`glance_dcn.sites.proofs`). Use it as a context manager: it closes
+    what is open.
 
+    :param image: UUID of the image in Glance
     :param sources: iterable of :class:`glance_dcn.sites.sources.Source`,
         preferred first; it is asked for the next one when that is needed
     :ivar record: :class:`glance_dcn.ceph.records.Record` that others must
         have; None: there will be no other
     :ivar source: the one that is open
+    :ivar identity: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
     """
 
-    def __init__(self, sources, record=None):
+    def __init__(self, image: str, sources: Iterable[sources_.Source],
+                 record: records.Record | None = None) -> None:
         self.record = record
-        self.source = None
-        self.names = []
-        self.failed = {}
-        self.ioctx = None
+        self.source: typing.Any = None
+        self.names: list[str] = []
+        self.failed: dict[str, Exception] = {}
+        self.ioctx: typing.Any = None
+        self._image = image
+        self._reference: typing.Any = None
         self._sources = iter(sources)
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self):
+    def __enter__(self) -> Relay:
         return self
 
-    def __exit__(self, *exc_info):
+    def __exit__(self, *exc_info: typing.Any) -> bool | None:
         # What a source failed with is to pass through its pool.
         return self._stack.__exit__(*exc_info)
 
-    def open(self):
+    @property
+    def identity(self) -> str:
+        return self._reference.image_id
+
+    def open(self) -> base.Endpoint:
         """Open the first source that can be opened.
 
         :returns: engine endpoint
@@ -74,7 +125,7 @@ class Relay:
                 raise
             return endpoint
 
-    def another(self, error):
+    def another(self, error: Exception) -> base.Endpoint | None:
         """Give up the source that is open and open the next that will do.
 
         :param error: what it failed with
@@ -100,7 +151,27 @@ class Relay:
                 return endpoint
         return None
 
-    def _give_up(self, error):
+    def check(self) -> None:
+        """Prove that what was read of the open source until now was there.
+
+        At one round trip.
+
+        :raises Removed: if the image was removed since it was opened
+        :raises glance_dcn.engine.errors.RequestError: if the site does not
+            tell
+        """
+        name = '%s: %s' % (self.source.site.name, self._reference.name)
+        try:
+            unchanged = native.call(images.is_unchanged, self.ioctx,
+                                    self._reference)
+        except omap.Error as exc:
+            raise engine_errors.RequestError(
+                name, 'look whether the image is still there',
+                abs(exc.errno or errno.EIO)) from exc
+        if not unchanged:
+            raise Removed(name)
+
+    def _give_up(self, error: Exception) -> None:
         source = self.source
         self.failed[source.site.name] = error
         source.site.failed(error)
@@ -108,26 +179,69 @@ class Relay:
                     '%(error)s', {'image': source.image,
                                   'store': source.site.name, 'error': error})
 
-    def _open(self, check):
+    def _open(self, check: bool) -> base.Endpoint | None:
         """Open the present source; return None if it is not the same image."""
         with contextlib.ExitStack() as stack:
-            self.ioctx, endpoint = stack.enter_context(_opened(self.source))
-            if check and not _is_same(endpoint, self.record):
+            ioctx, endpoint = stack.enter_context(_opened(self.source))
+            if check and not self._is_same(endpoint):
                 return None
+            reference = images.refer(endpoint.image, self.source.image,
+                                     self.source.snapshot)
             # The one before it stays open until its requests have landed.
             self._stack.push(stack.pop_all())
+        self.ioctx, self._reference = ioctx, reference
         self.names.append(self.source.site.name)
         return endpoint
 
+    def _is_same(self, endpoint: base.Endpoint) -> bool:
+        found, wanted = records.load(endpoint.image), self.record
+        return (found is not None and endpoint.size == wanted.size
+                and (found.size, found.content) == (wanted.size,
+                                                    wanted.content)
+                and proofs.is_authentic(self.source.site, self._image, found))
+
+
+def chunks(relay: Relay, endpoint: base.Endpoint, offset: int, length: int,
+           **options: typing.Any) -> Iterator[bytes]:
+    """Give an image's bytes in order, from one source after the other.
+
+    :param relay: :class:`Relay`, open
+    :param endpoint: engine endpoint of its source
+    :param offset: where to begin, in bytes
+    :param length: bytes; the image has as many from there
+    :param options: for :class:`glance_dcn.engine.reader.Reader`
+    :returns: generator of byte strings; none is given out that may have been
+        read of a removed image
+    :raises: what the last source failed with, one of :data:`FAILURES`
+    """
+    end = offset + length
+    proved = offset
+    data = reader.Reader(endpoint, offset, length, **options)
+    try:
+        while offset < end:
+            try:
+                chunk = next(data)
+                if offset + len(chunk) > proved:
+                    arrived = data.arrived
+                    relay.check()
+                    proved = arrived
+            except FAILURES as exc:
+                data.close()
+                other = relay.another(exc)
+                if other is None:
+                    raise
+                data = reader.Reader(other, offset, end - offset, **options)
+                proved = offset
+                continue
+            offset += len(chunk)
+            yield chunk
+    finally:
+        data.close()
+
 
 @contextlib.contextmanager
-def _opened(source):
+def _opened(source: sources_.Source) -> Iterator[tuple[typing.Any,
+                                                       base.Endpoint]]:
     with source.site.open_pool(source.pool) as ioctx, source.site.reading(
             ioctx, source.image, source.snapshot) as endpoint:
         yield ioctx, endpoint
-
-
-def _is_same(endpoint, record):
-    found = records.load(endpoint.image)
-    return (found is not None and endpoint.size == record.size
-            and (found.size, found.content) == (record.size, record.content))

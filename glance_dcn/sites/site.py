@@ -55,6 +55,7 @@ class Site:
         :mod:`glance_dcn.ceph.connection`
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
+    :param home: :class:`glance_dcn.sites.home.Home` of this process, or None
     :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
         and deferred work are recorded; None: nothing is recorded
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
@@ -63,13 +64,14 @@ class Site:
     """
 
     def __init__(self, name, pool, order, conf_file, user,
-                 connect_timeout=-1, io_timeout=0, tasks=None):
+                 connect_timeout=-1, io_timeout=0, home=None, tasks=None):
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
         self.pool = pool
         self.order = order
         self.io_timeout = io_timeout
+        self.home = home or (tasks and tasks.home)
         self._published = {}
         self.conf_file = conf_file
         self.limits = limits.get(name)
@@ -472,13 +474,18 @@ class Site:
                              name=self._title(image)) as endpoint:
             yield endpoint
 
-    def remember(self, ioctx, image, record):
+    def remember(self, ioctx, image, identity, record):
         """Keep a record with an image that is published already.
 
+        :param identity: internal ID of the image whose content it describes:
+            another may have taken the name
         :param record: :class:`glance_dcn.ceph.records.Record`
         :raises rbd.Error: if it fails
         """
         with rbd.Image(ioctx, image) as opened:
+            if opened.id() != identity:
+                raise rbd.ImageNotFound('RBD image %s was removed, and '
+                                        'another has its name' % image)
             records.save(opened, record)
 
     def published(self, image, size):

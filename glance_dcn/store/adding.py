@@ -23,6 +23,7 @@ from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.sites import hashes
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import proofs
 from glance_dcn.staging import running
 from glance_dcn.store import failures
 from glance_dcn.store import staged
@@ -117,8 +118,8 @@ class Addition:
         """
         with self._removed_on_failure(ioctx, target.image.id()), target:
             result = self._write(target, self._site.limits.sending)
-            record = records.Record(result.size, result.content,
-                                    self._hashes_of(ioctx, result))
+            record = proofs.sign(self._site, self._name, records.Record(
+                result.size, result.content, self._hashes_of(ioctx, result)))
             self._site.publish(ioctx, self._name, target.image, record)
             with self._lost_is_duplicate():
                 self._site.commit(self._name, target.image.id())
@@ -141,8 +142,9 @@ class Addition:
         with failures.explained(self._site, self._name):
             result = self._write(null.Null(self._name))
             try:
+                # Those of the stream, if there are any yet.
                 leftovers.adopt(self._site, ioctx, found, result.size,
-                                result.content)
+                                result.content, result.hashes)
             except leftovers.Refused as exc:
                 raise failures.duplicate(self._site, exc)
             computed = self._hashes_of(ioctx, result, images.SNAPSHOT)
@@ -196,10 +198,11 @@ class Addition:
                  'knows the hashes of: reading it once more to compute them',
                  {'image': self._name, 'store': self._site.name})
         with self._site.reading(ioctx, self._name, snapshot) as source:
-            return transfer.Transfer(
-                source, content=False, hashes=self._wanted,
-                timeout=stall_timeout(self._site),
-                limits={source: self._site.limits.receiving}).run().hashes
+            read = transfer.Transfer(
+                source, hashes=self._wanted,
+                expected=result.content, timeout=stall_timeout(self._site),
+                limits={source: self._site.limits.receiving}).run()
+        return read.hashes
 
     @contextlib.contextmanager
     def _removed_on_failure(self, ioctx, identity):

@@ -37,11 +37,11 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
-from glance_dcn.engine import reader
 from glance_dcn import glance_db
 from glance_dcn import plugins
 from glance_dcn.sites import hashes
 from glance_dcn.sites import limits
+from glance_dcn.sites import reading
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
@@ -123,7 +123,8 @@ class Store(driver.Store):
                 order=self.chunk_size.bit_length() - 1,
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
-                io_timeout=conf.dcn_io_timeout, tasks=queue.PROCESS)
+                io_timeout=conf.dcn_io_timeout, home=queue.PROCESS.home,
+                tasks=queue.PROCESS)
             self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
@@ -241,14 +242,19 @@ class Store(driver.Store):
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
-            if _is_gone(relay):
-                raise failures.not_found(self.site, loc)
             burden = self.site.limits
-            with limits.turn([burden]), reader.Reader(
-                    source, offset, length, chunk=self.READ_CHUNKSIZE,
+            with limits.turn([burden]):
+                yield from self._chunks(loc, reading.chunks(
+                    relay, source, offset, length, chunk=self.READ_CHUNKSIZE,
                     timeout=adding.stall_timeout(self.site),
-                    rate=burden.receiving, another=relay.another) as data:
-                yield from data
+                    rate=burden.receiving))
+
+    def _chunks(self, loc, chunks):
+        """Say in glance_store's terms that the image is gone, if it is."""
+        try:
+            yield from chunks
+        except reading.Removed as exc:
+            raise failures.not_found(self.site, loc) from exc
 
     @failures.survives_eviction
     def get_size(self, location, context=None):
@@ -472,15 +478,3 @@ class _Deletion:
             if not self.abandoned:
                 self._site.delete(ioctx, image, self.image_id,
                                   self.loc.snapshot, self.loc.pool)
-
-
-def _is_gone(relay):
-    """Return whether an image was removed since it was opened.
-
-    It would be read as zeros.
-    """
-    try:
-        return not images.is_there(relay.ioctx, relay.source.image, _ANSWER)
-    except omap.Error:
-        # Who reads finds out, and goes on elsewhere.
-        return False

@@ -54,7 +54,8 @@ class Replicas:
 
         :returns: :class:`glance_dcn.sites.reading.Relay`
         """
-        return reading.Relay(itertools.chain([self._own], self._others()))
+        return reading.Relay(self._own.image, itertools.chain(
+            [self._own], self._others()))
 
     def record(self, endpoint):
         """Return the record that tells whether another image is the same.

@@ -15,8 +15,11 @@
 import os
 
 import rbd
+import requests
 
+from glance_dcn.ceph import images
 from glance_dcn.ceph import records
+from glance_dcn.engine import digests
 from tests.functional.api import base
 
 MiB = base.MiB
@@ -133,9 +136,62 @@ class DirectCopyTest(base.ApiTestCase):
         self.make_published(image_id, self.data, 'dcn0')
         self.dcn0.add_location(image_id, self.location('dcn0', image_id),
                                store='dcn0').raise_for_status()
+        before = self.central.images.get(image_id)
+        self.assertEqual([None] * 4, [before[name] for name in (
+            'checksum', 'os_hash_algo', 'os_hash_value', 'virtual_size')])
         self.copy(image_id, 'central', 'dcn1').raise_for_status()
-        self.central.wait(image_id, *base.SITES)
+        image = self.central.wait(image_id, *base.SITES)
         self.assertStored(image_id, self.data, *base.SITES)
+        # As after stock's copy.
+        self.assertDescribes(image, self.data)
+        self.assertEqual(len(self.data), image['virtual_size'])
+
+    def test_tampered_snapshot_of_another_site(self):
+        # Its site can rewrite the data and the record, but not the code that
+        # central's Glance has made of it.
+        image_id = self.uploaded(self.central, self.data, 'central')
+        self.copy(image_id, 'dcn0').raise_for_status()
+        self.central.wait(image_id, 'central', 'dcn0')
+        self.central.request(
+            'DELETE', '/v2/stores/central/%s' % image_id).raise_for_status()
+        tampered = os.urandom(MiB) + self.data[MiB:]
+        with self.cluster('dcn0').connect('glance') as client, \
+                client.open_ioctx('images') as ioctx, \
+                rbd.Image(ioctx, image_id) as image:
+            image.unprotect_snap('snap')
+            image.remove_snap('snap')
+            image.write(tampered[:MiB], 0)
+            image.create_snap('snap')
+            image.protect_snap('snap')
+            record = records.load(image)
+            content = digests.ContentDigest()
+            content.update(0, tampered)
+            records.save(image, records.Record(
+                record.size, content.finish(len(tampered)), record.hashes,
+                record.macs))
+        self.copy(image_id, 'central').raise_for_status()
+        self.central.wait(image_id, 'dcn0', failed=['central'])
+        self.assertNoTrace(image_id, 'central')
+        self.assertIn(base.digest(self.data, 'sha512'),
+                      self.central.messages(image_id)[-1])
+
+    def test_removed_while_it_is_downloaded(self):
+        data = os.urandom(160 * MiB)
+        image_id = self.uploaded(self.central, data, 'central')
+        came = []
+        with self.central.request('GET', '/v2/images/%s/file' % image_id,
+                                  stream=True) as answer:
+            try:
+                for number, chunk in enumerate(answer.iter_content(MiB)):
+                    came.append(chunk)
+                    if number == 4:
+                        with self.cluster('central').pool() as ioctx:
+                            images.remove(ioctx, image_id, 'snap')
+            except requests.exceptions.RequestException:
+                pass
+        came = b''.join(came)
+        self.assertLess(len(came), len(data))
+        self.assertSame(data[:len(came)], came)
 
     def test_copy_is_cloned_copy_on_write(self):
         image_id = self.uploaded(self.central, self.data, 'central')

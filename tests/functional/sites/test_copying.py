@@ -21,6 +21,7 @@ import rbd
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.sites import copying
+from glance_dcn.sites import home
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
@@ -36,15 +37,18 @@ class CopyingTestCase(base.CephTestCase):
     def setUp(self):
         super().setUp()
         self.image = self.image_name()
+        self.home = home.Home()
         self.sites = {name: self.make_site(name)
                       for name in ('central', 'dcn0', 'dcn1')}
+        self.home.site = self.sites['central']
         self.data = scattered(self.image, SIZE)
         self.write('central', self.data)
         self.addCleanup(self.clean)
 
     def make_site(self, name, cluster=None, **options):
         cluster = self.cluster(cluster or name)
-        options = dict({'pool': 'images', 'user': 'glance'}, **options)
+        options = dict({'pool': 'images', 'user': 'glance',
+                        'home': self.home}, **options)
         return site.Site(name, order=22, conf_file=str(cluster.conf),
                          connect_timeout=10, io_timeout=30, **options)
 

@@ -24,6 +24,7 @@ import rbd
 
 from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import copying
+from glance_dcn.sites import home
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from lab import process
@@ -51,10 +52,12 @@ class TargetTestCase(base.CephTestCase):
                 image.write(self.data, 0)
                 image.create_snap('snap')
                 image.protect_snap('snap')
+        own = home.Home()
         self.sites = {
             name: site.Site('%s-%s' % (name, self.image), 'images', 22,
-                            str(cluster.conf), 'glance', 5, 8)
+                            str(cluster.conf), 'glance', 5, 8, home=own)
             for name, cluster in self.clusters.items()}
+        own.site = self.sites['good']
 
     def copy(self, ill_treat):
         """Copy to both targets, and ill-treat one when a part is written."""

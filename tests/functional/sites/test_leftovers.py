@@ -137,10 +137,23 @@ class RefusedTest(LeftOverTestCase):
         self.copy('dcn0')
         with self.opened('dcn0') as image:
             record = records.load(image)
-            records.save(image, records.Record(
-                record.size, record.content[:-1] + '!', record.hashes))
+            records.save(image, records.sign(records.Record(
+                record.size, record.content[::-1], record.hashes),
+                self.image, self.home.key()))
         self.assertIn('content', self.refused('dcn0'))
         self.assertEqual(self.data, self.read('dcn0'))
+
+    def test_other_content_with_a_record_of_anybody(self):
+        # It tells nothing; the image is read, and given one of ours.
+        self.copy('dcn0')
+        with self.opened('dcn0') as image:
+            record = records.load(image)
+            records.save(image, records.Record(
+                record.size, record.content[::-1], record.hashes))
+        self.assertEqual(['dcn0'], self.copy('dcn0').adopted)
+        self.assertEqual(record, self.record('dcn0'))
+        self.assertTrue(records.is_authentic(
+            self.record('dcn0'), self.image, self.home.key()))
 
     def test_other_content_without_a_record(self):
         other = bytearray(self.data)

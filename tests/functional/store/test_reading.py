@@ -16,8 +16,10 @@ import os
 import types
 
 import fixtures
+from glance_store import exceptions
 from glance_store import multi_backend
 
+from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
 from tests.functional.store import base
@@ -25,11 +27,8 @@ from tests.functional.store import base
 MiB = base.MiB
 
 
-class DcnReadingTest(base.StoreTestCase):
-    """An image at two sites, of which ``here`` is the local one.
-
-    What is read from tells a byte that was changed behind RBD's back.
-    """
+class ReadingTestCase(base.StoreTestCase):
+    """An image at two sites, of which ``here`` is the local one."""
 
     driver = 'dcn'
 
@@ -45,6 +44,10 @@ class DcnReadingTest(base.StoreTestCase):
                         far=self.site(self.far, **far or {}))
         self.add(self.data, name=self.name, store='here')
         return self.add(self.data, name=self.name, store='far')[0]
+
+
+class DcnReadingTest(ReadingTestCase):
+    """What is read from tells a byte that was changed behind RBD's back."""
 
     def mark(self, cluster):
         """Change the image's first byte at a site; return what it is then."""
@@ -122,3 +125,87 @@ class DcnReadingTest(base.StoreTestCase):
                                        rados_connect_timeout=1),
                         far=self.site(self.far))
         self.assertSame(self.data, self.read(uri, 'far'))
+
+
+class RemovedTest(ReadingTestCase):
+    """An image is removed while it is read, and reads as zeros since."""
+
+    def setUp(self):
+        super().setUp()
+        self.data = os.urandom(80 * MiB + 5)
+
+    def remove(self, cluster):
+        with cluster.pool(base.POOL) as ioctx:
+            images.remove(ioctx, self.name, images.SNAPSHOT)
+
+    def read_while(self, meanwhile, store, after=8, **kwargs):
+        """Read the image, doing something once some chunks have come.
+
+        :returns: what came, and the error that it ended with, or None
+        """
+        chunks, _size = multi_backend.get(
+            self.uri(self.name, {'here': self.here, 'far': self.far}[store]),
+            store, **kwargs)
+        came = []
+        try:
+            for chunk in chunks:
+                came.append(chunk)
+                if len(came) == after:
+                    meanwhile()
+        except exceptions.NotFound as exc:
+            return b''.join(came), exc
+        return b''.join(came), None
+
+    def test_nothing_is_given_out_that_is_not_the_image(self):
+        self.use_store()
+        self.add(self.data, name=self.name)
+        for offset in (0, 3 * MiB + 1):
+            came, error = self.read_while(
+                lambda: self.remove(self.here), 'here', offset=offset)
+            self.assertIsInstance(error, exceptions.NotFound)
+            self.assertLess(len(came), len(self.data) - offset)
+            self.assertSame(self.data[offset:offset + len(came)], came)
+            self.add(self.data, name=self.name)
+
+    def test_between_opening_and_reading(self):
+        self.use_store()
+        uri = self.add(self.data, name=self.name)[0]
+        chunks, _size = multi_backend.get(uri, 'here')
+        self.remove(self.here)
+        self.assertRaises(exceptions.NotFound, next, iter(chunks))
+
+    def test_another_takes_its_place(self):
+        self.use_store()
+        self.add(self.data, name=self.name)
+
+        def replace():
+            self.remove(self.here)
+            self.add(self.data, name=self.name)
+        _came, error = self.read_while(replace, 'here')
+        self.assertIsInstance(error, exceptions.NotFound)
+
+    def test_goes_on_at_another_site(self):
+        self.use_two()
+        came, error = self.read_while(lambda: self.remove(self.far), 'far')
+        self.assertIsNone(error)
+        self.assertSame(self.data, came)
+
+    def test_not_where_its_record_is_not_ours(self):
+        self.use_two()
+        with self.image(self.name, self.here) as image:
+            record = records.load(image)
+            records.save(image, records.Record(record.size, record.content,
+                                               record.hashes))
+        came, error = self.read_while(lambda: self.remove(self.far), 'far')
+        self.assertIsInstance(error, exceptions.NotFound)
+        self.assertSame(self.data[:len(came)], came)
+        self.assertLess(len(came), len(self.data))
+
+    def test_holes_too(self):
+        # Nothing is read of them, and what is not listed is a hole.
+        self.data = os.urandom(MiB) + bytes(78 * MiB) + os.urandom(MiB)
+        self.use_store()
+        self.add(self.data, name=self.name)
+        came, error = self.read_while(lambda: self.remove(self.here), 'here')
+        self.assertIsInstance(error, exceptions.NotFound)
+        self.assertSame(self.data[:len(came)], came)

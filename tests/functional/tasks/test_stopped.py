@@ -370,7 +370,7 @@ class CommitTest(base.TasksTestCase):
     def test_what_glance_may_name_is_not_discarded(self):
         from glance_dcn.sites import copying
         from glance_dcn.sites import sources
-        self.write(self.home)
+        made = self.write(self.home)
         self.create(located=[self.home])
 
         def lost(outcome, told):
@@ -383,7 +383,7 @@ class CommitTest(base.TasksTestCase):
                                         'snap')], [self.edge],
             finished=lost)
         with self.home.open_pool() as ioctx:
-            self.home.remember(ioctx, self.image,
+            self.home.remember(ioctx, self.image, made,
                                self.record_of(ioctx))
         self.assertRaises(ConnectionError, copy.run)
         self.assertThere()
@@ -399,14 +399,14 @@ class CommitTest(base.TasksTestCase):
     def test_what_it_was_not_told_is(self):
         from glance_dcn.sites import copying
         from glance_dcn.sites import sources
-        self.write(self.home)
+        made = self.write(self.home)
         self.create(located=[self.home])
 
         def refuse(outcome, told):
             raise PermissionError('a quota is exceeded')
 
         with self.home.open_pool() as ioctx:
-            self.home.remember(ioctx, self.image,
+            self.home.remember(ioctx, self.image, made,
                                self.record_of(ioctx))
         self.assertRaises(PermissionError, copying.Copy(
             self.image, [sources.Source(self.home, None, self.image,

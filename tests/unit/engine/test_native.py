@@ -70,6 +70,16 @@ _SCRIPT = """
             assert again.hashes['md5'] == result.hashes['md5']
             assert len(beats) - count > 20, len(beats) - count
             assert b''.join(reader.Reader(two)) == data
+    count = len(beats)
+    sleep = patcher.original('time').sleep
+    assert native.call(lambda: (sleep(0.2), 'slept')[1]) == 'slept'
+    assert len(beats) - count > 5, len(beats) - count
+    try:
+        native.call(int, 'x')
+    except ValueError:
+        pass
+    else:
+        raise AssertionError('no error')
     assert seen and seen[0] != main
     print('fine')
 """

@@ -203,24 +203,6 @@ class TestReader(base.BaseTestCase):
         self.assertRaises(errors.Stalled, next,
                           reader.Reader(source, loop=loop))
 
-    @hypothesis.given(strategies.images(), chunks, st.data(),
-                      st.integers(0, 20))
-    def test_another_source_goes_on(self, data, chunk, draw, at):
-        offset = draw.draw(st.integers(0, len(data) + 1))
-        length = draw.draw(st.none() | st.integers(0, len(data) + 1))
-        end = len(data) if length is None else offset + length
-        first = fakes.Faulty('first', data=data, fail_at={'read': at})
-        second = fakes.Shuffled('second', data=data)
-        parts = list(reader.Reader(first, offset, length, chunk,
-                                   another=lambda unused: second))
-        self.assertEqual(data[offset:end], b''.join(parts))
-
-    def test_there_is_no_other_source(self):
-        source = fakes.Faulty('bad', data=b'x' * MB, fail_at={'read': 0})
-        error = self.assertRaises(errors.RequestError, next, reader.Reader(
-            source, another=lambda unused: None))
-        self.assertEqual('bad', error.endpoint)
-
     def test_a_slow_caller_is_no_stall(self):
         loop = fakes.Loop()
         source = fakes.Faulty(data=b'x' * 64 * MB, loop=loop, delay=0.1)

@@ -152,6 +152,67 @@ class FakeAction:
         pass
 
 
+class DescribeTest(base.BaseTestCase):
+    """What Glance does not know of an image is set as stock sets it."""
+
+    FOUND = {'md5': 'a', 'sha512': 'b', 'sha256': 'c'}
+
+    def setUp(self):
+        super().setUp()
+        # The value of another test's Glance would count, too.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.copy_image.CONF',
+            types.SimpleNamespace(hashing_algorithm='sha512')))
+
+    def image(self, **fields):
+        return types.SimpleNamespace(**dict({
+            'size': None, 'checksum': None, 'os_hash_algo': None,
+            'os_hash_value': None, 'virtual_size': None,
+            'disk_format': 'raw', 'container_format': 'bare'}, **fields))
+
+    def described(self, **fields):
+        image = self.image(**fields)
+        copy_image._describe(image, copying.Outcome(
+            'central', 10, 10, ['dcn0'], {}, hashes=self.FOUND))
+        return image
+
+    def test_nothing_is_known(self):
+        self.assertEqual({'md5': None, 'sha512': None},
+                         copy_image._hashes(self.image()))
+        self.assertEqual(
+            self.image(size=10, checksum='a', os_hash_algo='sha512',
+                       os_hash_value='b', virtual_size=10),
+            self.described())
+
+    def test_what_is_known_stays(self):
+        known = dict(size=10, checksum='x', os_hash_algo='sha256',
+                     os_hash_value='y', virtual_size=11)
+        self.assertEqual({'md5': 'x', 'sha256': 'y'},
+                         copy_image._hashes(self.image(**known)))
+        self.assertEqual(self.image(**known), self.described(**known))
+
+    def test_algorithm_alone_is_known(self):
+        known = {'os_hash_algo': 'sha256'}
+        self.assertEqual({'md5': None, 'sha256': None},
+                         copy_image._hashes(self.image(**known)))
+        self.assertEqual('c', self.described(**known).os_hash_value)
+
+    def test_multihash_that_is_md5(self):
+        known = {'checksum': 'x', 'os_hash_algo': 'md5'}
+        self.assertEqual({'md5': 'x'},
+                         copy_image._hashes(self.image(**known)))
+
+    def test_virtual_size_of_other_formats(self):
+        for fields in ({'disk_format': 'qcow2'}, {'container_format': 'ova'}):
+            self.assertIsNone(self.described(**fields).virtual_size)
+
+    def test_nothing_was_read(self):
+        image = self.image()
+        copy_image._describe(image, copying.Outcome(
+            'central', 10, 0, ['dcn0'], {}))
+        self.assertEqual(self.image(size=10, virtual_size=10), image)
+
+
 class MessageTest(base.BaseTestCase):
 
     def setUp(self):

@@ -63,7 +63,7 @@ class FoundTest(base.BaseTestCase):
 class CompareTest(base.BaseTestCase):
 
     def compare(self, one, content=None, hashes=None, size=10):
-        return leftovers.compare(one, size, content, hashes)
+        return leftovers.compare(one, size, content, hashes, authentic=True)
 
     def test_by_size(self):
         self.assertIs(False, self.compare(found(), 'one', size=11))
@@ -87,6 +87,11 @@ class CompareTest(base.BaseTestCase):
     def test_unknown(self):
         self.assertIsNone(self.compare(found(record=False), 'one', HASHES))
         self.assertIsNone(self.compare(found()))
+
+    def test_record_of_anybody(self):
+        for content in ('one', 'two'):
+            self.assertIsNone(leftovers.compare(found(), 10, content, HASHES))
+        self.assertIs(False, leftovers.compare(found(), 11, 'one', HASHES))
 
     def test_record_of_another_size(self):
         # Such as of the image's head, which has grown since.

@@ -13,16 +13,67 @@
 """The order of sources, and the change from one to the next."""
 
 import contextlib
+import random
 import types
 
 import fixtures
+import hypothesis
+from hypothesis import strategies
 from oslotest import base
+import rados
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
+from glance_dcn.engine.backends import memory
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.sites import reading
 from glance_dcn.sites import sources
+from tests.unit.engine import fakes
+
+
+KEY = bytes(range(32))
+
+# Not one that depends on how busy the machine is.
+_SETTINGS = hypothesis.settings(
+    deadline=None, database=None, max_examples=25,
+    suppress_health_check=list(hypothesis.HealthCheck))
+
+
+class FakeImage:
+    """An RBD image that has been opened.
+
+    :param record: its record, which records.load() is made to return
+    """
+
+    def __init__(self, record):
+        self.record = record
+
+    def id(self):
+        return 'id'
+
+    def list_snaps(self):
+        return [{'name': 'snap', 'id': 7}, {'name': 'other', 'id': 8}]
+
+
+class FakePool:
+    """A pool whose cluster says what a snapshot is called."""
+
+    def __init__(self):
+        self.reply = b'\x04\0\0\0snap'
+
+    def execute(self, *args):
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return 0, self.reply
+
+
+class FakeHome:
+    """Where the key of the deployment is."""
+
+    site = types.SimpleNamespace(name='home')
+
+    def key(self):
+        return KEY
 
 
 class FakeSite:
@@ -31,6 +82,8 @@ class FakeSite:
     :param record: of the image
     :param error: what opening the pool fails with
     """
+
+    home = FakeHome()
 
     def __init__(self, name, record=None, error=None, available=True,
                  round_trip=None, size=10):
@@ -42,6 +95,7 @@ class FakeSite:
         self.size = size
         self.told = []
         self.open = 0
+        self.pool = FakePool()
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -49,17 +103,22 @@ class FakeSite:
             raise self.error
         self.open += 1
         try:
-            yield 'pool'
+            yield self.pool
         finally:
             self.open -= 1
 
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot):
-        yield types.SimpleNamespace(image=self.record, size=self.size,
-                                    name=self.name)
+        yield types.SimpleNamespace(image=FakeImage(self.record),
+                                    size=self.size, name=self.name)
 
     def failed(self, error):
         self.told.append(error)
+
+
+def signed(content, size=10):
+    """Return a record of this deployment's."""
+    return records.sign(records.Record(size, content), 'image', KEY)
 
 
 def source(site):
@@ -107,12 +166,12 @@ class RelayTest(base.BaseTestCase):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.records.load', lambda image: image))
-        self.record = records.Record(10, 'digest')
+            'glance_dcn.ceph.records.load', lambda image: image.record))
+        self.record = signed('digest')
         self.error = engine_errors.RequestError('one', 'read', 110)
 
     def relay(self, *sites, record=True):
-        return reading.Relay(map(source, sites),
+        return reading.Relay('image', map(source, sites),
                              self.record if record else None)
 
     def test_next_one(self):
@@ -130,15 +189,20 @@ class RelayTest(base.BaseTestCase):
 
     def test_only_the_same_image(self):
         wrong = [FakeSite('nothing known'),
-                 FakeSite('other digest', records.Record(10, 'other')),
-                 FakeSite('other size', records.Record(11, 'digest')),
+                 FakeSite('other digest', signed('other')),
+                 FakeSite('other size', signed('digest', 11)),
+                 FakeSite('of anybody', records.Record(10, 'digest')),
+                 FakeSite('of another image', records.sign(
+                     records.Record(10, 'digest'), 'other', KEY)),
+                 FakeSite('of another deployment', records.sign(
+                     records.Record(10, 'digest'), 'image', KEY[::-1])),
                  FakeSite('grown', self.record, size=11)]
         right = FakeSite('right', self.record)
         with self.relay(FakeSite('one', self.record), *wrong,
                         right) as relay:
             relay.open()
             self.assertEqual('right', relay.another(self.error).name)
-            self.assertEqual([0] * 4, [site.open for site in wrong])
+            self.assertEqual([0] * 7, [site.open for site in wrong])
             self.assertEqual(['one', 'right'], relay.names)
 
     def test_none_without_a_record(self):
@@ -170,3 +234,152 @@ class RelayTest(base.BaseTestCase):
             self.assertIs(first, self.assertRaises(errors.Unreachable,
                                                    relay.open))
         self.assertEqual(['one', 'two'], list(relay.failed))
+
+    def test_check(self):
+        site = FakeSite('one', self.record)
+        with self.relay(site) as relay:
+            relay.open()
+            self.assertEqual('id', relay.identity)
+            relay.check()
+            for reply in (rados.ObjectNotFound('gone', errno=2),
+                          b'\x05\0\0\0trash', b''):
+                site.pool.reply = reply
+                self.assertRaises(reading.Removed, relay.check)
+            site.pool.reply = rados.TimedOut('late', errno=110)
+            error = self.assertRaises(engine_errors.RequestError, relay.check)
+            self.assertEqual(110, error.errno)
+            self.assertIn('one', str(error))
+
+
+class Vanishing(memory.Memory):
+    """An image that is removed, and reads as zeros and holes since.
+
+    :param after: reads and listings until then
+    """
+
+    # Bytes of a read at most: there are many.
+    limit = 1 << 20
+
+    def __init__(self, data, after):
+        super().__init__(data=data)
+        self._after = after
+
+    @property
+    def removed(self):
+        return self._after < 0
+
+    def extents(self, offset=0, length=None):
+        self._after -= 1
+        return (iter(()) if self.removed
+                else super().extents(offset, length))
+
+    def read(self, offset, length, done):
+        self._after -= 1
+        if self.removed:
+            done(bytes(length))
+        else:
+            super().read(offset, length, done)
+
+
+class FakeRelay:
+    """Endpoints of one image, of which the next is taken when one fails."""
+
+    def __init__(self, *endpoints):
+        self._endpoints = list(endpoints)
+        self.open = self._endpoints.pop(0)
+        self.checked = 0
+
+    def check(self):
+        self.checked += 1
+        if getattr(self.open, 'removed', False):
+            raise reading.Removed('gone')
+
+    def another(self, error):
+        if not self._endpoints:
+            return None
+        self.open = self._endpoints.pop(0)
+        return self.open
+
+
+class ChunksTest(base.BaseTestCase):
+    """Nothing is given out that was read of a removed image."""
+
+    # More than is read ahead.
+    CHUNK = 1 << 20
+
+    def setUp(self):
+        super().setUp()
+        source = random.Random(1)
+        self.data = b''.join(
+            source.choice((bytes, source.randbytes))(self.CHUNK)
+            for _ in range(14)) + b'end'
+
+    def read(self, relay, offset=0, length=None):
+        """Return what is given out, and the error at its end, if any."""
+        came = []
+        try:
+            for chunk in reading.chunks(
+                    relay, relay.open, offset,
+                    len(self.data) - offset if length is None else length,
+                    chunk=self.CHUNK, ahead=self.CHUNK):
+                came.append(chunk)
+        except reading.Removed as exc:
+            return b''.join(came), exc
+        return b''.join(came), None
+
+    def test_ranges(self):
+        for offset, length in ((0, None), (5, 1), (7, 3 << 20), (0, 0),
+                               (len(self.data) - 1, 1)):
+            relay = FakeRelay(Vanishing(self.data, 1000))
+            came, error = self.read(relay, offset, length)
+            self.assertIsNone(error)
+            end = None if length is None else offset + length
+            self.assertEqual(self.data[offset:end], came)
+            # At least once, and no more than once a chunk.
+            self.assertLessEqual(bool(came), relay.checked)
+            self.assertLessEqual(relay.checked,
+                                 -(-len(came) // self.CHUNK))
+
+    @_SETTINGS
+    @hypothesis.given(after=strategies.integers(0, 40),
+                      offset=strategies.integers(0, 3 << 20),
+                      others=strategies.lists(strategies.integers(0, 40),
+                                              max_size=2))
+    def test_removed_at_any_time(self, after, offset, others):
+        endpoints = [Vanishing(self.data, one) for one in (after, *others)]
+        came, error = self.read(FakeRelay(*endpoints), offset)
+        self.assertEqual(self.data[offset:offset + len(came)], came)
+        if error is None:
+            self.assertEqual(self.data[offset:], came)
+        else:
+            self.assertTrue(all(one.removed for one in endpoints))
+
+    def faulty(self, name, at):
+        """Return an image of which the read of a number fails."""
+        endpoint = fakes.Faulty(name, data=self.data, fail_at={'read': at})
+        endpoint.limit = Vanishing.limit
+        return endpoint
+
+    @_SETTINGS
+    @hypothesis.given(strategies.integers(0, 24), strategies.integers(0, 9),
+                      strategies.integers(1, 24 << 20))
+    def test_source_fails(self, at, offset, length):
+        relay = FakeRelay(self.faulty('one', at),
+                          memory.Memory(data=self.data))
+        length = min(length, len(self.data) - offset)
+        came, error = self.read(relay, offset, length)
+        self.assertIsNone(error)
+        self.assertEqual(self.data[offset:offset + length], came)
+
+    def test_last_source_fails(self):
+        relay = FakeRelay(self.faulty('one', 3), self.faulty('two', 3))
+        error = self.assertRaises(
+            engine_errors.RequestError, lambda: len(self.read(relay)[0]))
+        self.assertEqual('two', error.endpoint)
+
+    def test_another_has_all_of_it(self):
+        for after in range(30):
+            came, error = self.read(FakeRelay(
+                Vanishing(self.data, after), Vanishing(self.data, 1000)))
+            self.assertIsNone(error)
+            self.assertEqual(self.data, came)

@@ -41,8 +41,8 @@ class ReplicasTest(base.BaseTestCase):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.records.load', lambda image: image))
-        self.record = records.Record(10, 'digest')
+            'glance_dcn.ceph.records.load', lambda image: image.record))
+        self.record = test_reading.signed('digest')
 
     def read(self, *stores, pool='images', snapshot='snap', fails=1):
         """Return the sites that an image of the last store is read from.
@@ -57,7 +57,8 @@ class ReplicasTest(base.BaseTestCase):
                     store.site.name: {'store': store} for store in stores}})))
         loc = types.SimpleNamespace(pool=pool, image='image',
                                     snapshot=snapshot)
-        endpoint = types.SimpleNamespace(image=self.record, size=10)
+        endpoint = types.SimpleNamespace(
+            image=test_reading.FakeImage(self.record), size=10)
         found = replicas.Replicas(stores[-1], loc)
         with found.relay() as relay:
             relay.open()
@@ -82,7 +83,12 @@ class ReplicasTest(base.BaseTestCase):
 
     def test_another_image(self):
         self.assertEqual(['far'], self.read(
-            FakeStore('local', record=records.Record(10, 'other')),
+            FakeStore('local', record=test_reading.signed('other')),
+            FakeStore('far')))
+
+    def test_record_of_anybody(self):
+        self.assertEqual(['far'], self.read(
+            FakeStore('local', record=records.Record(10, 'digest')),
             FakeStore('far')))
 
     def test_location_that_is_not_ours(self):
