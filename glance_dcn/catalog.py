@@ -78,6 +78,25 @@ def ask(image_id, uri):
     return NAMED if uri in _uris(image['locations']) else NOT_NAMED
 
 
+def locations(image_id):
+    """Return the URIs of an image's locations; none without a database.
+
+    For threads of requests.
+
+    :param image_id: ID of the image
+    """
+    if _conf is None:
+        return []
+    from glance.common import exception
+    from glance import context
+    from glance import db
+    try:
+        image = db.get_api().image_get(context.get_admin_context(), image_id)
+    except exception.NotFound:
+        return []
+    return _uris(image['locations'])
+
+
 def _uris(locations):
     """Return the URIs of locations, which Glance may keep encrypted."""
     from glance.common import crypt

@@ -296,7 +296,7 @@ class _Target:
             self.adopted = True
             self.identity = exc.found.identity
             self.site.published(self._image, self._size)
-        except (leftovers.Refused, claims.NotClaimed):
+        except (leftovers.Refused, claims.NotClaimed, errors.ReadOnly):
             self._begun = False
             raise
 

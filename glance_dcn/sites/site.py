@@ -29,6 +29,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.sites import access
 from glance_dcn.sites import intents
 from glance_dcn.sites import jobs
 from glance_dcn.sites import leftovers
@@ -61,6 +62,7 @@ class Site:
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
     :ivar writers: :class:`glance_dcn.sites.intents.Writers` of this process
+    :ivar access: :class:`glance_dcn.sites.access.Access` of this process
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
         more
@@ -81,6 +83,7 @@ class Site:
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout, pool)
         self.writers = intents.Writers(self)
+        self.access = access.Access(self, user)
 
     @property
     def fsid(self):
@@ -231,8 +234,11 @@ class Site:
         :raises rbd.Error: if it cannot be created. After this or the two
             before, a half-written image may be there: see :meth:`discard`
         :raises glance_dcn.ceph.errors.Retired: if it takes no new images
+        :raises glance_dcn.ceph.errors.ReadOnly: if this process may only read
+            there
         """
         self.check_open()
+        self.access.require_write(ioctx)
         running.writes(image, self.name, self.instance)
         begun = self._intend(ioctx, image)
         try:

@@ -48,6 +48,7 @@ from glance_dcn.sites import worker
 from glance_dcn.staging import watch as staging_watch
 from glance_dcn.store import adding
 from glance_dcn.store import backends
+from glance_dcn.store import deletion
 from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
@@ -318,8 +319,11 @@ class Store(driver.Store):
             in this store's cluster
         :raises glance_store.exceptions.TimeoutError: if the site is away and
             the removal cannot be recorded either
+        :raises glance_dcn.store.failures.DeleteDenied: if this Glance may
+            only read there, or in another store of the image
         """
         loc = self._checked_for_deletion(location)
+        deletion.check_other_stores(self, loc)
         try:
             self._remove_while_up(loc)
         except rbd.ImageNotFound:
@@ -340,6 +344,7 @@ class Store(driver.Store):
                     or abs(exc.errno or 0) == errno.ETIMEDOUT):
                 self._owe(loc, exc)
                 return
+            deletion.explain(self, loc, exc)
             if isinstance(exc, omap.Error):
                 raise failures.failure(self.site, exc, loc.image,
                                        abs(exc.errno or 0)) from exc
