@@ -124,6 +124,21 @@ class GlanceDatabase:
             location = Location.NOT_NAMED
         return Answer(location, _is_settled(image), was_named)
 
+    def locations(self, image_id: str) -> set[str]:
+        """Return the URIs of an image's locations; for threads of requests.
+
+        :param image_id: ID of the image; none if there is no such image
+        """
+        from glance.common import exception
+        from glance import context
+        from glance import db
+        try:
+            image = db.get_api().image_get(context.get_admin_context(),
+                                           image_id)
+        except exception.NotFound:
+            return set()
+        return self._uris(image['locations'])
+
     def _uris(self, locations: typing.Iterable[dict]) -> set[str]:
         """Return the URIs of locations, which Glance may keep encrypted."""
         from glance.common import crypt

@@ -28,7 +28,8 @@ _DEFAULT_STATE = '~/.cache/glance-dcn-lab'
 def _up(lab, args):
     names = (args.names.split(',') if args.names
              else deployment.site_names(args.sites))
-    lab.create(names, args.workers, args.database, args.store_type, args.wan)
+    lab.create(names, args.workers, args.database, args.store_type, args.wan,
+               edge_access=args.edge_access)
     lab.up()
     _show(lab, args)
     print('\nTo use it:  . %s' % (lab.state / 'openrc'))
@@ -100,6 +101,10 @@ def _parser():
     up.add_argument('--database', choices=database.KINDS, default='sqlite')
     up.add_argument('--store-type', choices=('dcn', 'rbd'), default='dcn',
                     help='rbd: run stock Glance without glance_dcn')
+    up.add_argument('--edge-access', choices=('read-only', 'read-write'),
+                    default='read-only',
+                    help='what the Glance of an edge may do at the central '
+                         'cluster (default: read-only)')
     up.add_argument('--wan', action='store_true',
                     help='put each cluster behind a link that can be cut; '
                          'needs the rights of root')

@@ -27,11 +27,13 @@ import uuid
 import rados
 import rbd
 
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import model
 from lab import process
 
 POOLS = ('images', 'vms', 'volumes')
 USERS = {
-    # What Glance needs, and no more.
+    # What the site's own Glance needs, and no more.
     'glance': {'mon': 'profile rbd', 'osd': 'profile rbd pool=images'},
     # What Nova and Cinder have: they clone from images.
     'openstack': {'mon': 'profile rbd',
@@ -105,15 +107,18 @@ class Cluster:
     :param size: bytes of the OSD's (sparse) block file
     :param link: :class:`lab.wan.Link` that the daemons are behind; clients
                  reach them over it
+    :param guests: what users of other sites' Glances may do: ``read-only`` or
+                   ``read-write``, by name of the user; None: as it was made
     """
 
     def __init__(self, name, directory, etc, address='127.0.0.1',
-                 size=64 << 30, link=None):
+                 size=64 << 30, link=None, guests=None):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.etc = pathlib.Path(etc)
         self.size = size
         self.link = link
+        self._guests = guests
         self._address = address
         self.mon = process.Daemon('ceph-mon', self.directory / 'run')
         self.osd = process.Daemon('ceph-osd', self.directory / 'run')
@@ -135,6 +140,13 @@ class Cluster:
         """The cluster's fsid."""
         return json.loads(self._facts.read_text())['fsid']
 
+    @property
+    def guests(self):
+        """What users of other sites' Glances may do, by name of the user."""
+        if self._guests is None and self._facts.exists():
+            return json.loads(self._facts.read_text())['guests']
+        return dict(self._guests or {})
+
     def keyring(self, user):
         """Return the path of a client's keyring."""
         return self.etc / ('%s.client.%s.keyring' % (self.name, user))
@@ -149,12 +161,13 @@ class Cluster:
         if (self.directory / 'created').exists():
             return
         self.stop()
+        guests = self.guests
         shutil.rmtree(self.directory, ignore_errors=True)
         for folder in ('mon', 'osd', 'run', 'log'):
             (self.directory / folder).mkdir(parents=True)
         self.etc.mkdir(parents=True, exist_ok=True)
         facts = {'fsid': str(uuid.uuid4()), 'osd_uuid': str(uuid.uuid4()),
-                 'address': self.address,
+                 'address': self.address, 'guests': guests,
                  'port': port or self._choose_port()}
         self._facts.write_text(json.dumps(facts))
         self._conf.write_text(_CONF % dict(
@@ -301,7 +314,10 @@ class Cluster:
     def _make_clients(self, facts):
         conf = _CLIENT_CONF % facts
         with self.connect() as client:
-            for user, caps in USERS.items():
+            users = dict(USERS, **{
+                user: cephconf.caps(['images'], model.Access(access))
+                for user, access in self.guests.items()})
+            for user, caps in users.items():
                 flat = [part for item in caps.items() for part in item]
                 reply = command(client, {
                     'prefix': 'auth get-or-create', 'format': 'json',

@@ -15,7 +15,10 @@
 The topology is the one of a DCN deployment: Keystone and the database at the
 central site, whose Glance has every site's store and its own as default; at
 each edge a Glance whose default is its own store and whose second store is
-central's. Everything lives in one state folder::
+central's. The key that an edge has at central is good for reading alone,
+unless the lab is made with another ``edge_access``; the one that central has
+at an edge cannot reach the records of the edge. Everything lives in one state
+folder::
 
     lab.json              what the deployment consists of
     openrc                environment for openstack and glance
@@ -58,6 +61,11 @@ def site_names(count):
     return [CENTRAL] + ['dcn%d' % n for n in range(count - 1)]
 
 
+def user_of(site):
+    """Return the user that a site's Glance has at clusters of others."""
+    return 'glance-%s' % site
+
+
 class Deployment:
     """The deployment of one state folder.
 
@@ -84,7 +92,8 @@ class Deployment:
         return self.facts['sites']
 
     def create(self, sites, workers=1, database='sqlite', store_type='dcn',
-               wan=False, store_options=None, services=None):
+               wan=False, store_options=None, services=None,
+               edge_access='read-only'):
         """Write down what the deployment shall consist of.
 
         :param sites: list of names, the central site first
@@ -96,12 +105,14 @@ class Deployment:
         :param services: None, or what another lab lends: ``lab``, the path of
             its folder, whose Keystone is used, and ``database``, the URL of
             an empty database for Glance
+        :param edge_access: what an edge's Glance may do at central:
+            ``read-only`` or ``read-write``
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
                  'database': database, 'store_type': store_type, 'wan': wan,
                  'store_options': store_options or {}, 'services': services,
-                 'ports': {}}
+                 'edge_access': edge_access, 'ports': {}}
         if (self.state / _STATE_MARK).exists():
             facts['ports'] = self.facts['ports']
             if facts != self.facts:
@@ -158,8 +169,28 @@ class Deployment:
 
     def cluster(self, site):
         """Return the :class:`lab.ceph.Cluster` of a site."""
+        guests = {user_of(CENTRAL): 'read-write'}
+        if site == CENTRAL:
+            guests = {user_of(edge): self.facts['edge_access']
+                      for edge in self.sites if edge != CENTRAL}
         return ceph.Cluster(site, self.state / 'sites' / site / 'ceph',
-                            self.state / 'etc' / 'ceph', link=self.link(site))
+                            self.state / 'etc' / 'ceph', link=self.link(site),
+                            guests=guests)
+
+    def store(self, name, at, **options):
+        """Return the options of a site's store at the Glance of a site.
+
+        :param name: of the site whose store it is
+        :param at: name of the site of the Glance; one that has no key there
+            gets that of the owner
+        :param options: options to add or change
+        """
+        cluster = self.cluster(name)
+        if name != at and user_of(at) in cluster.guests:
+            options.setdefault('rbd_store_user', user_of(at))
+            if cluster.guests[user_of(at)] == 'read-only':
+                options.setdefault('dcn_access', 'read-only')
+        return glance.rbd_store(cluster, **options)
 
     def link(self, site):
         """Return the :class:`lab.wan.Link` of a site, None without one."""
@@ -179,8 +210,8 @@ class Deployment:
             '%s-%s' % (site, name), self.state / 'sites' / site / name,
             self._port(name, site), self.keystone,
             self._glance_database(),
-            {store: (kind, glance.rbd_store(self.cluster(store),
-                                            **self.facts['store_options']))
+            {store: (kind, self.store(store, site,
+                                      **self.facts['store_options']))
              for store in names}, site,
             _OURS if kind == 'dcn' else None)
 

@@ -33,10 +33,14 @@ _SITE = """\
     fsid: %(number)08x-e5ff-42a0-9f53-860403b29a33
     mons: [10.%(net)s.1, 10.%(net)s.2, 10.%(net)s.3]
     key: {file: key}
-  workers:
+%(guests)s  workers:
   - http://11.%(net)s.1:9292
   - http://11.%(net)s.2:9292
   - http://11.%(net)s.3:9292
+"""
+_GUESTS = """\
+  at_central: {key: {file: key}}
+  from_central: {key: {file: key}}
 """
 # Of Ceph's documentation: it opens nothing.
 _KEY = 'AQD29WteAAAAABAAphgOjFD7nyjdYe8Lz0mQ5Q=='
@@ -61,6 +65,7 @@ def sites_file(count):
     return 'sites:\n' + ''.join(_SITE % {
         'name': 'site%d' % number, 'number': number + 1,
         'central': str(not number).lower(),
+        'guests': _GUESTS if number else '',
         'net': '%d.%d' % divmod(number, 256)}
         for number in range(count))
 

@@ -65,6 +65,20 @@ class Unreachable(ClusterError):
         self.since = since
 
 
+class ReadOnly(ClusterError):
+    """The user of this process may read the images of the store, no more."""
+
+    def __init__(self, store, user=None):
+        """Name the store.
+
+        :param user: cephx user without ``client.``, or None
+        """
+        super().__init__(
+            store, 'the key of this Glance (client.%s) may only read there'
+            % (user or 'admin'), 'ask the Glance of site %s for it, whose own '
+            'key may write there' % store)
+
+
 class Retired(ClusterError):
     """The store takes no new images: its site is being taken away."""
 

@@ -381,6 +381,32 @@ def exists(ioctx, name, timeout):
     return True
 
 
+def may_write(ioctx, name, timeout=TIMEOUT):
+    """Return whether the user may write an object, without writing it.
+
+    :param name: of an object that is not there
+    :param timeout: seconds to wait
+    :raises Error: if there is no answer
+    """
+    answers = native.Queue()
+    with rados.WriteOpCtx() as op:
+        # Rights are checked before anything else of an operation; this one
+        # fails then, as there is nothing to be compared.
+        op.omap_cmp('glance_dcn', 'glance_dcn', _EQUAL)
+        ioctx.remove_omap_keys(op, ('glance_dcn',))
+        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
+               answers.put)
+        try:
+            _check(answers, timeout, 'asking whether %s may be written'
+                   % name)
+        except rados.Error as exc:
+            if abs(exc.errno or 0) in (errno.EPERM, errno.EACCES):
+                return False
+            if not _is_mismatch(exc):
+                raise
+    return True
+
+
 def _start(submit, answered):
     """Start an operation, and see that its completion outlives it.
 

@@ -95,6 +95,30 @@ def rights(ioctx, going_on=lambda: True):
     return done
 
 
+def reading(ioctx):
+    """Read images as a Glance does that may do nothing else.
+
+    :param ioctx: rados.Ioctx of the pool
+    :returns: list of what was done, as verbs
+    :raises Refused: at the first that the cluster refuses
+    """
+    try:
+        names = rbd.RBD().list(ioctx)
+    except Error as exc:
+        raise Refused('list', exc) from exc
+    for name in names:
+        try:
+            with rbd.Image(ioctx, name, read_only=True) as image:
+                image.read(0, min(image.size(), len(_BLOCK)))
+            return ['list', 'read']
+        except rbd.ImageNotFound:
+            # It was removed since, or its maker died while creating it.
+            continue
+        except Error as exc:
+            raise Refused('read', exc) from exc
+    return ['list']
+
+
 def _try_image(ioctx, name, do):
     do('create', images.create, ioctx, name, _SIZE, 22,
        rbd.RBD_FEATURE_LAYERING)

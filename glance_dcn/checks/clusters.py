@@ -18,9 +18,11 @@ import stat
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
+from glance_dcn.ceph import permission
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
+from glance_dcn.deploy import model
 from glance_dcn.sites import home as homes
 
 FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
@@ -32,8 +34,8 @@ _SLOW = 1 << 20
 _TIGHT = .1
 # Seconds for each monitor.
 _KNOCK = 2
-_CAPS = ('on the cluster, run "ceph auth caps %(user)s mon \'profile rbd\' '
-         'osd \'profile rbd pool=%(pool)s\'", with what else the user needs')
+_CAPS = ('on the cluster, run "ceph auth caps %(user)s %(caps)s", with what '
+         'else the user needs')
 
 
 @registry.check(
@@ -191,7 +193,7 @@ def fsid(site):
             'ports of its OSDs can be reached from this node'))
 def pool(site):
     """Open the pool, and ask its OSDs."""
-    names = {'pool': site.target.pool, 'user': site.user}
+    names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps}
     try:
         site.open()
     except errors.Unreachable as exc:
@@ -223,15 +225,52 @@ def pool(site):
             'healthy and has room'))
 def rights(site):
     """Do to a scratch image whatever Glance does."""
-    trial.sweep(site.ioctx)
     try:
-        done = trial.rights(site.ioctx, site.going_on)
+        if site.target.access is model.Access.READ_ONLY:
+            done = trial.reading(site.ioctx)
+        else:
+            trial.sweep(site.ioctx)
+            done = trial.rights(site.ioctx, site.going_on)
     except trial.Refused as exc:
-        code = abs(exc.error.errno or 0)
-        raise Found('missing' if code in (1, 13) else 'failed',
-                    user=site.user, pool=site.target.pool, right=exc.right,
-                    error=exc.error)
+        raise Found('missing' if permission.is_denied(exc.error)
+                    else 'failed', user=site.user, pool=site.target.pool,
+                    right=exc.right, error=exc.error, caps=site.caps)
     return ', '.join(done)
+
+
+@registry.check(
+    'excess', SITE, 'The user may do no more than it should',
+    needs=('pool',),
+    writes=(FAIL, 'the key of this Glance (%(user)s) may write there; '
+            'expected read-only', _CAPS + '; or, if this Glance is to write '
+            'there, set edge_access: read-write in the sites file, or leave '
+            'dcn_access out of [%(site)s]'),
+    blocklists=(FAIL, '%(user)s may blocklist clients of the cluster; '
+                'expected read-only', _CAPS),
+    records=(FAIL, '%(user)s can reach the records of that site, which are '
+             'in namespace %(namespace)s of pool %(pool)s', _CAPS),
+    no_records=(FAIL, '%(user)s cannot reach the records of this site, which '
+                'are in namespace %(namespace)s of pool %(pool)s', _CAPS))
+def excess(site):
+    """Ask for what the user should not be allowed, changing nothing."""
+    names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps,
+             'namespace': homes.NAMESPACE}
+    with site.open_namespace(homes.NAMESPACE) as ioctx:
+        reads = permission.may_read(ioctx)
+        writes = permission.may_write(ioctx)
+    if site.target.access is model.Access.OWNER:
+        if not reads or not writes:
+            raise Found('no_records', **names)
+        return 'it is the user of the site itself'
+    if reads or writes:
+        raise Found('records', **names)
+    if site.target.access is model.Access.READ_WRITE:
+        return 'it can reach no records'
+    if permission.may_write(site.ioctx):
+        raise Found('writes', **names)
+    if permission.may_blocklist(site.client):
+        raise Found('blocklists', **names)
+    return 'it may only read'
 
 
 @registry.check(
@@ -255,6 +294,8 @@ def round_trip(site):
           'bandwidth of the way to the site, and who else uses it'))
 def throughput(site):
     """Measure writing and reading of a scratch object."""
+    if site.target.access is model.Access.READ_ONLY:
+        return 'not measured, as nothing may be written there'
     write, read = trial.throughput(site.ioctx)
     site.measured('throughput', write=write, read=read)
     rates = {'write': write / (1 << 20), 'read': read / (1 << 20)}

@@ -18,6 +18,8 @@ import typing
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import model
 
 #: Name under which findings about this node's configuration are shown.
 THIS_NODE = 'node'
@@ -38,6 +40,8 @@ class Target:
     :ivar default: whether it is the default store of this node
     :ivar fsid: what the cluster's fsid must be, or None where only the conf
         file tells
+    :ivar access: what the user should be able to do there, a
+        :class:`glance_dcn.deploy.model.Access`
     """
 
     name: str
@@ -47,6 +51,7 @@ class Target:
     connect_timeout: int = connection.CONNECT_TIMEOUT
     default: bool = False
     fsid: typing.Optional[str] = None
+    access: model.Access = model.Access.OWNER
 
 
 class Subject:
@@ -123,9 +128,26 @@ class Site(Subject):
         self.client = self.ioctx = None
 
     @contextlib.contextmanager
+    def open_namespace(self, namespace):
+        """Open a namespace of the pool: context manager for its rados.Ioctx.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if there is no such pool
+        """
+        with self.maker.open_pool(self.client, self.target.pool) as ioctx:
+            ioctx.set_osdmap_full_try()
+            ioctx.set_namespace(namespace)
+            yield ioctx
+
+    @contextlib.contextmanager
     def open_pool(self):
         """Give the pool, for what asks a site for it."""
         yield self.ioctx
+
+    @property
+    def caps(self):
+        """The capabilities its user should have, for ``ceph auth caps``."""
+        return cephconf.as_arguments(cephconf.caps([self.target.pool],
+                                                   self.target.access))
 
     @property
     def user(self):

@@ -23,6 +23,7 @@ from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import entry
 from glance_dcn.deploy import export
 from glance_dcn.deploy import files
+from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
 
 _IMPORT = """\
@@ -46,8 +47,14 @@ exit status:
      would not be right any more: it is left as it is
 """
 _KEY = """\
-Makes a cephx user with the capabilities that Glance needs at a site, and
-writes its keyring, for its owner alone, to where the sites file refers to.
+Makes a cephx user with the capabilities that a Glance needs at the cluster of
+a site, and no others, and writes its keyring, for its owner alone, to where
+the sites file refers to. It is the Glance of that site, which may do anything
+in the pool, or with --for that of another one: the central Glance may read,
+write and remove images of an edge; an edge may read those of central, and
+write there only if the sites file says "edge_access: read-write". Neither can
+reach the records that a site keeps in its pool.
+
 The user, its pools and the fsid are those of the sites file. A user that is
 there keeps its key; if it has other capabilities, others may need them, and
 it is left as it is. The key is never printed.
@@ -59,6 +66,11 @@ _KEY_END = """\
 examples:
   glance-dcn site key dcn3 --ceph-conf /etc/ceph/ceph.conf \\
       --keyring /etc/ceph/ceph.client.admin.keyring
+      For the Glance of dcn3 at its own cluster.
+  glance-dcn site key dcn3 --for central --ceph-conf dcn3.conf
+      For the central Glance at the cluster of dcn3.
+  glance-dcn site key central --for dcn3 --ceph-conf central.conf
+      For the Glance of dcn3 at the cluster of central.
   glance-dcn site key dcn3 --ceph-conf ceph.conf --user glance \\
       --pool images --output dcn3.client.glance.keyring
       For a site that is in no sites file yet.
@@ -100,7 +112,14 @@ def register(commands):
     output.add_format(parser)
     parser = _add(commands, 'key', _key, _KEY, _KEY_END,
                   'make a cephx key for Glance at a site')
-    parser.add_argument('name', metavar='SITE', help='name of the site')
+    parser.add_argument('name', metavar='SITE',
+                        help='name of the site whose cluster it is')
+    parser.add_argument('--for', dest='guest', metavar='SITE',
+                        help='site whose Glance the user is for (the site of '
+                             'the cluster)')
+    parser.add_argument('--access', choices=[
+        access.value for access in model.Access], help='what the user may '
+        'do, where there is no sites file (owner)')
     parser.add_argument('--ceph-conf', required=True, metavar='FILE',
                         help='conf file of the cluster')
     parser.add_argument('--keyring', metavar='FILE',
@@ -229,41 +248,59 @@ def _entry(args, name, fsid, mons, user, keyring):
 
 
 def _key(args):
-    user, pools, path, fsid = _wanted(args)
+    user, pools, access, path, fsid = _wanted(args)
+    caps = cephconf.caps(pools, access)
     key, before = users.make_key(
         args.name, args.ceph_conf, args.admin, args.keyring, fsid, user,
-        cephconf.caps(pools), args.replace_caps)
+        caps, args.replace_caps)
     if not secrets.is_key(key):
         raise sitesfile.Wrong('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [(_file, state)] = files.write(folder, [files.File(
         name, cephconf.keyring(user, key), files.SECRET, (key,))])
-    what = ('made' if before is None else 'there' if before ==
-            cephconf.caps(pools) else 'given other capabilities')
+    what = ('made' if before is None else 'there' if before == caps
+            else 'given other capabilities')
     if args.format == 'json':
         print(output.text({'site': args.name, 'user': user, 'pools': pools,
-                           'what': what, 'keyring': path, 'state': state}))
+                           'access': access.value, 'what': what,
+                           'keyring': path, 'state': state}))
     else:
-        print('%s: client.%s is %s, for pools %s; keyring %s is %s' % (
-            args.name, user, what, ', '.join(pools), path, state))
+        print('%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
+            args.name, user, what, ', '.join(pools), access.value, path,
+            state))
     return sitesfile.DONE
 
 
 def _wanted(args):
-    """Return (user, pools, path of the keyring, fsid or None)."""
-    if args.user or args.pool:
-        if not (args.user and args.pool and args.output):
+    """Return (user, pools, Access, path of the keyring, fsid or None)."""
+    if args.user or args.pool or args.access:
+        if args.guest or not (args.user and args.pool and args.output):
             raise sitesfile.Wrong('without a sites file, --user, --pool and '
-                                  '--output are all needed')
-        return args.user, args.pool, args.output, None
+                                  '--output are all needed, and --for is not '
+                                  'taken')
+        access = model.Access(args.access or model.Access.OWNER.value)
+        return args.user, args.pool, access, args.output, None
     deployment = sitesfile.read(args)
     [site] = sitesfile.sites(deployment, [args.name])
-    cluster = site.cluster
-    if cluster is None:
+    if site.cluster is None:
         raise sitesfile.Wrong('site %s has no cluster' % site.name)
+    if args.guest not in (None, site.name):
+        [guest] = sitesfile.sites(deployment, [args.guest])
+        site = _seen_by(deployment, site, guest)
+    cluster = site.cluster
     path = args.output or (cluster.key and cluster.key.file)
     if not path:
         raise sitesfile.Wrong('the sites file refers to no file with the key '
-                              'of %s; name one with --output' % site.name)
-    return (cluster.user, [*cluster.extra_pools, site.pool], path,
-            cluster.fsid)
+                              'of client.%s at %s; name one with --output'
+                              % (cluster.user, site.name))
+    return (cluster.user, [*cluster.extra_pools, site.pool], cluster.access,
+            path, cluster.fsid)
+
+
+def _seen_by(deployment, site, guest):
+    """Return a site as the Glance of another one sees it."""
+    for other, seen in deployment.guests_of(site):
+        if other.name == guest.name:
+            return seen
+    raise sitesfile.Wrong('the Glance of site %s has no store of %s, and '
+                          'needs no key there' % (guest.name, site.name))

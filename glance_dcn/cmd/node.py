@@ -20,6 +20,7 @@ from oslo_config import cfg
 from glance_dcn.ceph import connection
 from glance_dcn.checks import subjects
 from glance_dcn.deploy import load
+from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import folder
@@ -97,7 +98,8 @@ def targets(conf):
     found = [
         _target(name, default, conf[name].rbd_store_pool,
                 conf[name].rbd_store_ceph_conf, conf[name].rbd_store_user,
-                conf[name].rados_connect_timeout)
+                conf[name].rados_connect_timeout,
+                getattr(conf[name], 'dcn_access', None))
         for name, kind in (conf.enabled_backends or {}).items()
         if kind in _TYPES]
     if conf.glance_dcn.sites_dir:
@@ -105,7 +107,8 @@ def targets(conf):
             _target(name, default, said.get('rbd_store_pool', _POOL),
                     said.get('rbd_store_ceph_conf', ''),
                     said.get('rbd_store_user'),
-                    int(said.get('rados_connect_timeout', -1)))
+                    int(said.get('rados_connect_timeout', -1)),
+                    said.get('dcn_access'))
             for name, said in _site_files(conf.glance_dcn.sites_dir).items()
             if name not in (conf.enabled_backends or {})]
     return sorted(found, key=lambda target: not target.default)
@@ -129,15 +132,17 @@ def targets_of(args):
     said = deployment(args)
     if said is None:
         return targets(args.conf)
-    return sorted((_said_target(said, site) for site in said.sites
-                   if site.cluster), key=lambda target: not target.default)
+    # As the central Glance reaches them.
+    return [_said_target(said, site)
+            for site in said.stores_of(said.central)]
 
 
 def _said_target(said, site):
     """Return what a sites file says of a site."""
     target = _target(site.store, said.central.store, site.pool,
                      stores.conf_path(said.paths.ceph, site.cluster),
-                     site.cluster.user, site.limits.connect_timeout or -1)
+                     site.cluster.user, site.limits.connect_timeout or -1,
+                     site.cluster.access.value)
     return dataclasses.replace(target, fsid=site.cluster.fsid)
 
 
@@ -155,12 +160,14 @@ def _site_files(path):
     return contents.sites if contents else {}
 
 
-def _target(name, default, pool, conf_file, user, timeout):
+def _target(name, default, pool, conf_file, user, timeout, access):
     # Whoever asks does not wait for longer than that, whatever Glance does.
     longest = connection.CONNECT_TIMEOUT
     return subjects.Target(
         name, pool, conf_file or '', user,
-        min(timeout, longest) if timeout > 0 else longest, name == default)
+        min(timeout, longest) if timeout > 0 else longest, name == default,
+        access=model.Access(access) if access else
+        model.Access.OWNER if name == default else model.Access.READ_WRITE)
 
 
 def choose(found, names):

@@ -15,6 +15,7 @@
 
 import re
 
+from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
 _SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*(?:[#;].*)?')
@@ -107,13 +108,38 @@ def keyring(user, key):
     return '[client.%s]\n\tkey = %s\n' % (user, key)
 
 
-def caps(pools):
+# Of an image pool, the images alone: a capability without a namespace is for
+# all of them, that of the records included.
+_IMAGES = "pool=%s namespace=''"
+
+
+def caps(pools, access=model.Access.OWNER):
     """Return the capabilities that Glance needs, by kind of daemon.
 
     ``profile rbd`` is for images, and for plain objects and locks in the
-    same pool as well.
+    same pool as well. ``profile rbd-read-only`` is not used, as it lets a
+    user blocklist other clients (mon), and add and remove the entries by
+    which an image knows its clones (osd).
 
     :param pools: names of the pools
+    :param access: :class:`glance_dcn.deploy.model.Access`
     """
+    if access is model.Access.READ_ONLY:
+        return {'mon': 'profile simple-rados-client',
+                'osd': _joined('allow r class-read ' + _IMAGES, pools)}
+    if access is model.Access.READ_WRITE:
+        return {'mon': 'profile rbd',
+                'osd': _joined('profile rbd ' + _IMAGES, pools)}
     return {'mgr': 'profile rbd', 'mon': 'profile rbd',
-            'osd': ', '.join('profile rbd pool=%s' % pool for pool in pools)}
+            'osd': _joined('profile rbd pool=%s', pools)}
+
+
+def as_arguments(found):
+    """Return capabilities as ``ceph auth caps`` takes them in a shell."""
+    return ' '.join("%s %s" % (daemon, '"%s"' % cap if "'" in cap
+                               else "'%s'" % cap)
+                    for daemon, cap in sorted(found.items()))
+
+
+def _joined(form, pools):
+    return ', '.join(form % pool for pool in pools)

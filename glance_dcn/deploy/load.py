@@ -28,10 +28,12 @@ from glance_dcn.deploy import together
 from glance_dcn.sites import folder
 
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
-        'glance', 'allow_inline_secrets')
+        'glance', 'allow_inline_secrets', 'edge_access')
 _SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
          'chunk_size', 'weight', 'workers', 'staging', 'limits',
-         'cache_size', 'operator', 'glance')
+         'cache_size', 'operator', 'glance', 'edge_access', 'at_central',
+         'from_central')
+_LOGIN = ('user', 'key')
 _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
              'limits', 'cache_size', 'operator', 'glance')
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
@@ -40,6 +42,8 @@ _LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
 _OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request',
              'networks', 'internal_address', 'address_pool')
 # Ceph, oslo.config and hiera each take some other characters for their own.
+_EDGE_ACCESS = re.compile('|'.join(
+    access.value for access in model.EDGE_ACCESS))
 _PATH = re.compile(r'/[A-Za-z0-9_.@+/-]+', re.ASCII)
 _LAYOUT = re.compile('split|single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
@@ -194,6 +198,12 @@ class _Loader:
         if cluster:
             self._check_store(fields, 'store' if 'store' in fields
                               else 'name', store)
+        if central and 'edge_access' in fields:
+            raise fields.mistake('edge_access', 'site %s is the central one, '
+                                 'and no edge' % name)
+        if 'from_central' in fields and not cluster:
+            raise fields.mistake('from_central', 'site %s has no cluster for '
+                                 'the central Glance to use' % name)
         chunks = self._holder(fields, 'chunk_size')
         return model.Site(
             name, node.line, fields.text('description', '%s RBD store' % name
@@ -208,7 +218,33 @@ class _Loader:
                 os.path.join(self._paths.state, _STAGING)),
             cache_size=self._cache_size(fields, cluster),
             limits=self._limits(fields), operator=self._operator(fields),
-            options=self._options(fields), path=self._path)
+            options=self._options(fields),
+            edge_access=self._edge_access(fields),
+            at_central=self._login(
+                fields, 'at_central', 'glance-%s' % name, not central),
+            from_central=self._login(
+                fields, 'from_central', 'glance-central',
+                cluster and not central), path=self._path)
+
+    def _edge_access(self, fields):
+        holder = fields if 'edge_access' in fields else self._top
+        return model.Access(self._like(
+            holder, 'edge_access', _EDGE_ACCESS,
+            model.Access.READ_ONLY.value))
+
+    def _login(self, fields, key, user, needed):
+        """Return the user of a Glance at the cluster of another site.
+
+        :param user: name of the user where none is given
+        :param needed: whether there is one where nothing is said
+        :returns: :class:`glance_dcn.deploy.model.Login` or None
+        """
+        if key not in fields and not needed:
+            return None
+        given = sitesfile.Fields(self._path, self._node(fields, key), key,
+                                 _LOGIN)
+        return model.Login(self._word(given, 'user', user),
+                           self._secret(given, 'key'), given.line)
 
     def _name(self, fields, key):
         name = fields.text(key)

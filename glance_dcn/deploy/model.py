@@ -19,6 +19,7 @@ been read yet; see :class:`glance_dcn.deploy.secrets.Secret`.
 """
 
 import dataclasses
+import enum
 import typing
 
 from glance_dcn.deploy import secrets
@@ -26,6 +27,21 @@ from glance_dcn.deploy import secrets
 #: Order matters: what stages comes before what reads the staged data.
 IMPORT_PLUGINS = ('dcn_distributed_staging', 'dcn_image_conversion')
 IMPORT_METHODS = ('glance-direct', 'web-download', 'copy-image')
+
+
+class Access(enum.Enum):
+    """What a cephx user of a Glance may do in the pool of a store."""
+
+    #: All of it, with the records of the site: the site's own Glance.
+    OWNER = 'owner'
+    #: Read, write and remove images; the records are out of reach.
+    READ_WRITE = 'read-write'
+    #: Read images; nothing can be changed.
+    READ_ONLY = 'read-only'
+
+
+#: What an edge may have at central.
+EDGE_ACCESS = (Access.READ_ONLY, Access.READ_WRITE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +71,7 @@ class Cluster:
     :ivar key: :class:`glance_dcn.deploy.secrets.Secret` or None
     :ivar settings: further options of [global], (name, value)
     :ivar extra_pools: pools that the user's key is good for as well
+    :ivar access: what the user may do, an :class:`Access`
     """
 
     name: str
@@ -64,6 +81,21 @@ class Cluster:
     key: typing.Optional[secrets.Secret] = None
     settings: tuple = ()
     extra_pools: tuple = ()
+    access: Access = Access.OWNER
+    line: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """The cephx user of a Glance at the cluster of another site.
+
+    :ivar user: without ``client.``
+    :ivar key: :class:`glance_dcn.deploy.secrets.Secret` or None
+    :ivar line: of the sites file
+    """
+
+    user: str
+    key: typing.Optional[secrets.Secret] = None
     line: int = 0
 
 
@@ -113,6 +145,12 @@ class Site:
     :ivar staging: path of the staging folder
     :ivar cache_size: bytes of stock's image cache, or None without one
     :ivar options: values by (group, option), text or Secret
+    :ivar edge_access: what the Glance of the site may do at central, one of
+        EDGE_ACCESS
+    :ivar at_central: :class:`Login` of the Glance of the site at the cluster
+        of central; None for central
+    :ivar from_central: :class:`Login` of the central Glance at the cluster of
+        the site; None for central, and without a cluster
     """
 
     name: str
@@ -130,6 +168,9 @@ class Site:
     limits: Limits = Limits()
     operator: Operator = Operator()
     options: dict = dataclasses.field(default_factory=dict, compare=False)
+    edge_access: Access = Access.READ_ONLY
+    at_central: typing.Optional[Login] = None
+    from_central: typing.Optional[Login] = None
     path: str = ''
 
 
@@ -160,10 +201,32 @@ class Deployment:
         """Return the sites whose stores a site's Glance has, default first.
 
         That of the central site has all; any other its own and central's.
+        The cluster of another site has the user, the key and the access that
+        the Glance of this one has there.
         """
         if site.central:
-            others = [other for other in self.sites
-                      if other.store and not other.central]
-            return [site, *others]
-        own = [site] if site.store else []
-        return [*own, self.central]
+            return [site, *(_seen(other, other.from_central,
+                                  Access.READ_WRITE) for other in self.sites
+                            if other.store and not other.central)]
+        if site.store:
+            return [site, _seen(self.central, site.at_central,
+                                site.edge_access)]
+        # The store of central is its default one, with its records.
+        return [_seen(self.central, site.at_central,
+                      Access.READ_ONLY if site.edge_access is Access.READ_ONLY
+                      else Access.OWNER)]
+
+    def guests_of(self, site):
+        """Return how other Glances see a site: pairs of (their site, site).
+
+        :param site: :class:`Site` with a cluster
+        """
+        return [(other, seen) for other in self.sites if other is not site
+                for seen in self.stores_of(other) if seen.name == site.name]
+
+
+def _seen(site, login, access):
+    """Return a site with the user that another site's Glance has there."""
+    return dataclasses.replace(site, cluster=dataclasses.replace(
+        site.cluster, user=login.user, key=login.key, extra_pools=(),
+        access=access, line=login.line))

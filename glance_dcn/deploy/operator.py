@@ -60,6 +60,7 @@ def render(deployment, sites):
                   for (group, option), value in sorted(
                       site.options.items(), key=lambda item: item[0])
                   if isinstance(value, secrets.Secret)]
+        notes += stores.notes(site)
         found += _ceph_files(deployment, site)
     template['extraMounts'] = [_mount(site) for site in sites]
     name = sites[0].name if len(sites) == 1 else ''

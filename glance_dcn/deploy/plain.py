@@ -60,9 +60,11 @@ def node_names(workers):
 
 
 def _notes(deployment, site):
-    return tuple('site %s has no key: its keyring is not written' % other.name
-                 for other in deployment.stores_of(site)
-                 if other.cluster.key is None)
+    return (*('site %s has no key of client.%s: its keyring is not written'
+              % (other.name, other.cluster.user)
+              for other in deployment.stores_of(site)
+              if other.cluster.key is None),
+            *stores.notes(site))
 
 
 def _files(deployment, site, url):

@@ -15,6 +15,7 @@
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
+from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
 TYPE = 'dcn'
@@ -68,6 +69,9 @@ def tuning(site):
         'dcn_io_timeout': limits.io_timeout,
         'dcn_max_transfers': limits.max_transfers,
         'dcn_bandwidth_limit': limits.bandwidth_limit,
+        # Others are what is expected of a store anyway.
+        'dcn_access': model.Access.READ_ONLY.value if site.cluster
+        and site.cluster.access is model.Access.READ_ONLY else None,
     }
     return {name: '%g' % value if isinstance(value, float) else str(value)
             for name, value in found.items() if value is not None}
@@ -94,6 +98,20 @@ def common(deployment, site):
     }
 
 
+def notes(site):
+    """Return what an operator should know of the rights of a site's Glance.
+
+    :returns: tuple of texts
+    """
+    if site.central or site.edge_access is model.Access.READ_ONLY:
+        return ()
+    reach = 'change and remove every image there'
+    if not site.store:
+        reach += ', and the records of central, as it has none of its own'
+    return ('site %s may write at central (edge_access: read-write): with '
+            'its key, an attacker can %s' % (site.name, reach),)
+
+
 def key(site):
     """Return the key of the user of a site's cluster.
 
@@ -102,9 +120,17 @@ def key(site):
     cluster = site.cluster
     if cluster.key is None:
         raise sitesfile.Mistake(
-            site.path, cluster.line, 'the cluster of site %s needs a key: '
-            'key: {file: PATH}; "glance-dcn site key" makes one' % site.name)
+            site.path, cluster.line, 'client.%s needs a key for the cluster '
+            'of site %s, in %s: key: {file: PATH}; "glance-dcn site key" '
+            'makes one' % (cluster.user, site.name, _where(site)))
     return cluster.key.read_key(cluster.user)
+
+
+def _where(site):
+    """Return the key of a sites file under which a user's key stands."""
+    if site.cluster.access is model.Access.OWNER:
+        return 'cluster'
+    return 'at_central' if site.central else 'from_central'
 
 
 def ceph_files(site, folder, where=None):

@@ -13,6 +13,7 @@
 
 """Whether the sites of a deployment go together."""
 
+from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
 
@@ -36,6 +37,35 @@ def check(path, sites, line):
         raise sitesfile.Mistake(path, site.line, 'site %s has %s, and so has '
                                 'site %s (line %d)' % (
                                     site.name, what, other.name, other.line))
+    _check_logins(path, sites, central[0])
+
+
+def _check_logins(path, sites, central):
+    """Raise Mistake if one cephx user would need two kinds of rights."""
+    at_central = {central.cluster.user: ('that of central itself',
+                                         model.Access.OWNER)}
+    login = central.at_central or central.from_central
+    if login:
+        raise sitesfile.Mistake(path, login.line, 'site %s is the central '
+                                'one: at_central and from_central are for '
+                                'the others' % central.name)
+    for site in sites:
+        login = site.from_central
+        if login and login.user == site.cluster.user:
+            raise sitesfile.Mistake(
+                path, login.line, 'client.%s is the user of site %s itself: '
+                'the central Glance needs another one there, which cannot '
+                'reach the records of the site' % (login.user, site.name))
+        login = site.at_central
+        if login:
+            whose, access = at_central.setdefault(
+                login.user, ('that of site %s' % site.name,
+                             site.edge_access))
+            if access is not site.edge_access:
+                raise sitesfile.Mistake(
+                    path, login.line, 'site %s cannot have client.%s at '
+                    'central: it is %s, which has other rights'
+                    % (site.name, login.user, whose))
 
 
 def _clashes(sites):

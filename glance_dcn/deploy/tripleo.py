@@ -58,7 +58,7 @@ def render(deployment, site):
                 site.path, other.cluster.line, 'TripleO takes letters and '
                 'digits only in the name of a cluster, not %s; give the '
                 'cluster a name' % other.cluster.name)
-    foreign = [other for other in known if other is not site]
+    foreign = [other for other in known if other.name != site.name]
     values, notes = _values(deployment, site)
     found = [_file('glance.yaml', _glance(deployment, site, values),
                    parameter_merge_strategies={'ExtraConfig': 'merge'}),
@@ -66,9 +66,20 @@ def render(deployment, site):
                  _external(other) for other in foreign]},
                  [stores.key(other) for other in foreign])]
     if site.cluster:
-        found.append(_file('ceph_keys.yaml', {'CephExtraKeys': [_key(site)]},
-                           [stores.key(site)]))
-    return [files.Rendering(site.name, '', found, notes)]
+        guests = _guests(deployment, site)
+        found.append(_file('ceph_keys.yaml', {'CephExtraKeys': [
+            _key(guest) for guest in guests]},
+            [stores.key(guest) for guest in guests]))
+    return [files.Rendering(site.name, '', found,
+                            (*notes, *stores.notes(site)))]
+
+
+def _guests(deployment, site):
+    """Return a site once for each user that other Glances have there."""
+    found = {}
+    for _other, seen in deployment.guests_of(site):
+        found.setdefault(seen.cluster.user, seen)
+    return list(found.values())
 
 
 def _file(path, parameters, keys=(), **more):
@@ -147,7 +158,8 @@ def _key(site):
     """Return the item of CephExtraKeys, or of keys, for a site's user."""
     return {
         'name': 'client.%s' % site.cluster.user,
-        'caps': cephconf.caps([*site.cluster.extra_pools, site.pool]),
+        'caps': cephconf.caps([*site.cluster.extra_pools, site.pool],
+                              site.cluster.access),
         'key': stores.key(site),
         'mode': '0600',
     }

@@ -11,7 +11,9 @@
 # under the License.
 
 
-"""Whether the staging folder has room for an import, before it begins.
+"""Whether an import can succeed, before it begins.
+
+Whether each store can be written to, and the staging folder has room.
 
 A download is as long as its server says. What a conversion takes is measured
 by ``dcn_image_conversion`` before it writes any of it, when the image is
@@ -19,6 +21,7 @@ there; until then it is taken to be what the image takes, which is about right
 for images that are not compressed.
 """
 
+from concurrent import futures
 import logging
 import os
 import urllib.error
@@ -29,6 +32,7 @@ from glance.common import utils as glance_utils
 from oslo_config import cfg
 from oslo_utils import units
 
+from glance_dcn.flows import stores
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 
@@ -42,8 +46,32 @@ _CONVERSIONS = ('dcn_image_conversion', 'image_conversion')
 _KEPT = ('iso', 'aki', 'ari', 'ami')
 
 
-class NoRoom(Exception):
+class Refused(Exception):
+    """The import cannot succeed."""
+
+
+class NoRoom(Refused):
     """The import would not fit."""
+
+
+class NoAccess(Refused):
+    """A store cannot be written to by this Glance."""
+
+
+def check_access(names, all_must_succeed):
+    """Return if this Glance may write in enough of the stores of an import.
+
+    :param names: of the stores; whether one of another type than ``dcn`` can
+        be written to is not looked at
+    :param all_must_succeed: whether all of them are needed, or one
+    :raises NoAccess: if it may only read in too many
+    """
+    sites = [site for site in map(stores.site, names) if site]
+    with futures.ThreadPoolExecutor(max(1, len(sites))) as pool:
+        denied = list(filter(None, pool.map(
+            lambda site: site.access.refusal(), sites)))
+    if denied and (all_must_succeed or len(denied) == len(names)):
+        raise NoAccess('; '.join(map(str, denied)))
 
 
 def check(entry):

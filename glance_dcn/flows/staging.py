@@ -60,7 +60,9 @@ def get_flow(**kwargs):
     try:
         if going_on is not None:
             preflight.check(going_on.entry)
-    except preflight.NoRoom as exc:
+            preflight.check_access(kwargs['backend'], kwargs[
+                'import_req'].get('all_stores_must_succeed', True))
+    except preflight.Refused as exc:
         _refuse(kwargs, str(exc))
     return linear_flow.Flow(kwargs['task_type']).add(
         _Staged(kwargs['task_id'], kwargs['task_type'],

@@ -321,7 +321,7 @@ class _Target:
             self.adopted = True
             self.identity = exc.found.identity
             self.site.published(self._image, self._size)
-        except (leftovers.Refused, name_lock.NotLocked):
+        except (leftovers.Refused, name_lock.NotLocked, errors.ReadOnly):
             self._begun = False
             raise
 

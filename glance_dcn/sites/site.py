@@ -27,6 +27,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.sites import access
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import wiring
@@ -58,6 +59,7 @@ class Site:
     :param home: :class:`glance_dcn.sites.home.Home` of this process, or None
     :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
         and deferred work are recorded; None: nothing is recorded
+    :ivar access: :class:`glance_dcn.sites.access.Access` of this process
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
         more
@@ -81,6 +83,7 @@ class Site:
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes = []
+        self.access = access.Access(self, user)
 
     @property
     def fsid(self):
@@ -261,8 +264,11 @@ class Site:
         :raises rbd.Error: if it cannot be created. After this or the two
             before, a half-written image may be there: see :meth:`discard`
         :raises glance_dcn.ceph.errors.Retired: if it takes no new images
+        :raises glance_dcn.ceph.errors.ReadOnly: if this process may only read
+            there
         """
         self.check_open()
+        self.access.require_write(ioctx)
         running.writes(image, self.name, self.instance)
         write = self._begin_write(ioctx, image)
         try:

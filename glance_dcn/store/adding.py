@@ -15,6 +15,7 @@
 import contextlib
 import logging
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
@@ -103,6 +104,10 @@ class Addition:
                         % (begun.size, self._size)))
             except leftovers.Refused as exc:
                 raise failures.duplicate(self._site, exc)
+            except errors.ReadOnly as exc:
+                LOG.error('Image %(image)s cannot be stored: %(error)s',
+                          {'image': self._name, 'error': exc})
+                raise failures.WriteDenied(str(exc))
             except BaseException as exc:
                 self._site.failed(exc)
                 if not isinstance(exc.__cause__, name_lock.NotLocked):

@@ -48,6 +48,7 @@ from glance_dcn.sites import wiring
 from glance_dcn.staging import watch as staging_watch
 from glance_dcn.store import adding
 from glance_dcn.store import backends
+from glance_dcn.store import deletion as deletions
 from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
@@ -63,9 +64,8 @@ LOG = logging.getLogger(__name__)
 # glance_store looks for a class of this name in the driver's module.
 StoreLocation = location.StoreLocation
 
-# Seconds a site has to answer before a deletion is recorded instead, and
-# between two looks whether it is still there.
-_ANSWER, _LOOK = 5, 1
+# Seconds between two looks whether a site is still there.
+_LOOK = 1
 
 
 class Store(driver.Store):
@@ -328,9 +328,12 @@ class Store(driver.Store):
             in this store's cluster
         :raises glance_store.exceptions.TimeoutError: if the site is away and
             the removal cannot be recorded either
+        :raises glance_dcn.store.failures.DeleteDenied: if this Glance may
+            only read there, or in another store of the image
         """
         loc = self._checked_for_deletion(location)
-        deletion = _Deletion(self.site, loc)
+        deletions.check_other_stores(self, loc)
+        deletion = deletions.Deletion(self.site, loc)
         try:
             self._remove_while_up(deletion)
         except rbd.ImageNotFound:
@@ -354,6 +357,7 @@ class Store(driver.Store):
                     or abs(exc.errno or 0) == errno.ETIMEDOUT):
                 self._defer(deletion, exc)
                 return
+            deletions.explain(self, loc, exc)
             if isinstance(exc, omap.Error):
                 raise failures.failure(self.site, exc, loc.image,
                                        abs(exc.errno or 0)) from exc
@@ -434,47 +438,3 @@ class Store(driver.Store):
                 source = stack.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
             yield source
-
-
-class _Deletion:
-    """The removal of the image of a location, in a thread of its own.
-
-    :ivar loc: :class:`glance_dcn.store.location.StoreLocation`
-    :ivar image_id: internal ID of the RBD image, once it is known
-    :ivar address: address of the client that removes it, once it is known
-    :ivar abandoned: whether nobody waits for it: it must not begin any more
-    """
-
-    def __init__(self, site, loc):
-        self.loc = loc
-        self.image_id = None
-        self.address = None
-        self.abandoned = False
-        self._site = site
-
-    def run(self, outcome):
-        """Remove the image.
-
-        :param outcome: queue for the exception, or None
-        """
-        error = None
-        try:
-            with self._site.open_pool(self.loc.pool) as ioctx:
-                self._remove(ioctx)
-        except BaseException as exc:
-            error = exc
-        outcome.put(error)
-
-    def _remove(self, ioctx):
-        image = self.loc.image
-        self.address = self._site.address_of(ioctx)
-        # A site that has just gone away, or hangs, is not to be waited for as
-        # long as other requests are.
-        images.knock(ioctx, image, _ANSWER)
-        self.image_id = images.look_up(ioctx, image)
-        with self._site.name_lock(ioctx, image):
-            # Whether another has it by now is seen by its internal ID; what
-            # was abandoned is done by the task runner.
-            if not self.abandoned:
-                self._site.delete(ioctx, image, self.image_id,
-                                  self.loc.snapshot, self.loc.pool)

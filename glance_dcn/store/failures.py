@@ -44,6 +44,21 @@ class Away(exceptions.RemoteServiceUnavailable,
     """
 
 
+class WriteDenied(exceptions.StorageWriteDenied):
+    """The key of this Glance may only read at the site.
+
+    Glance answers an upload 503, with the message.
+    """
+
+
+class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
+    """The image lies where the key of this Glance may only read.
+
+    Glance answers the deletion of an image 403 on the former, and the
+    removal from one store 409 on the latter, with the message.
+    """
+
+
 def survives_eviction(method):
     """Do it once more, on a new connection, if the cluster cut off this one.
 
@@ -131,6 +146,9 @@ def failure(site, exc, name, code):
             message='Store %s has no room for image %s: %s'
                     % (site.name, name, exc))
     if code in (errno.EPERM, errno.EACCES):
+        denied = site.access.refusal()
+        if denied:
+            return WriteDenied(str(denied))
         return exceptions.BadStoreConfiguration(
             store_name=site.name, reason='pool %s refuses the user (%s); '
             'see rbd_store_pool and rbd_store_user in [%s], and the osd '

@@ -42,12 +42,29 @@ Cephx user to connect as, without ``client.``.
 
 Possible values:
     * Name of a user whose keyring is named in section ``[client.<user>]`` of
-      the conf file; it needs ``mon 'profile rbd'`` and ``osd 'profile rbd
-      pool=<rbd_store_pool>'``
+      the conf file; for its capabilities see the page "Trust and rights" of
+      the guide
     * Not set: librados decides
 
 Related options:
     * rbd_store_ceph_conf
+
+"""),
+    cfg.StrOpt('dcn_access', choices=('owner', 'read-write', 'read-only'),
+               help="""
+What the user of this Glance should be able to do at the site.
+
+It changes nothing of what it can do, which the capabilities of the user
+decide; ``glance-dcn check`` compares the two.
+
+Possible values:
+    * owner: everything in the pool, with the records of the site
+    * read-write: read, write and remove images, and not reach the records
+    * read-only: read images, and change nothing
+    * Not set: owner for the default store, read-write for others
+
+Related options:
+    * rbd_store_user
 
 """),
     cfg.StrOpt('rbd_store_ceph_conf', default='',

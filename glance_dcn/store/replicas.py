@@ -42,7 +42,7 @@ class Replicas:
         self._stores = {}
         # An image that somebody else named is looked for nowhere else.
         if (loc.pool, loc.snapshot) == (store.pool, images.SNAPSHOT):
-            self._stores = _stores(type(store))
+            self._stores = stores_of(type(store))
         self._weights = {name: getattr(one, 'weight', 0)
                          for name, one in self._stores.items()}
 
@@ -82,7 +82,7 @@ class Replicas:
         yield from sources.ordered(others, self._local, self._weights)
 
 
-def _stores(kind):
+def stores_of(kind):
     """Return the stores of a kind that glance_store has, by identifier."""
     known = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
     return {name: entry['store'] for name, entry in known.items()

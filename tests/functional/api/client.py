@@ -91,16 +91,19 @@ class Api:
 
         def ended():
             nonlocal image
+            # First, so that what a task that has ended did to the image is
+            # seen.
+            tasks = self.tasks(image_id)
             image = self.images.get(image_id)
             if (image['status'] in ('importing', 'saving')
                     or image.get('os_glance_importing_to_stores')):
                 return False
-            tasks = self.tasks(image_id)
             # A task that failed leaves its lock on the image.
             lock = image.get('os_glance_import_task')
             return ({task['status'] for task in tasks.values()}
                     <= {'success', 'failure'}
-                    and (not lock or tasks[lock]['status'] == 'failure'))
+                    and (not lock or lock in tasks
+                         and tasks[lock]['status'] == 'failure'))
         try:
             process.wait_for('import', ended, TIMEOUT)
         except process.LabError as exc:

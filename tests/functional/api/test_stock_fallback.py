@@ -91,9 +91,9 @@ class StockFallbackTest(base.OwnGlanceTestCase):
 
     def test_copied_by_dcn_read_and_deleted_by_stock(self):
         image_id = self.edge_snapshot()
-        self.dcn0.images.image_import(image_id, 'copy-image',
-                                      stores=['central'])
-        self.dcn0.wait(image_id, 'dcn0', 'central')
+        self.central.images.image_import(image_id, 'copy-image',
+                                         stores=['central'])
+        self.central.wait(image_id, 'dcn0', 'central')
         self.central.images.image_import(image_id, 'copy-image',
                                          stores=['dcn1'])
         self.central.wait(image_id, *base.SITES)

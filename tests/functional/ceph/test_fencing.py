@@ -21,21 +21,22 @@ import time
 import rados
 import rbd
 
-from glance_dcn.ceph import claims
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import fencing
+from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from tests.functional import base
 
-# Has the image open for writing, and a claim on its name.
+# Has the image open for writing, and the lock of its name.
 _WRITER = '''
 import sys, time
 import rbd
-from glance_dcn.ceph import claims, connection
+from glance_dcn.ceph import connection, name_lock
 site = connection.Connection('central', sys.argv[1], 'glance')
 with site.open_pool('images') as ioctx:
     rbd.RBD().create(ioctx, sys.argv[2], 1 << 20)
-    with rbd.Image(ioctx, sys.argv[2]), claims.claim(ioctx, sys.argv[2]):
+    with rbd.Image(ioctx, sys.argv[2]), name_lock.hold(
+            site.client(), ioctx, sys.argv[2]):
         print(site.client().get_instance_id(), flush=True)
         time.sleep(60)
 '''
@@ -65,33 +66,33 @@ class FencingTest(base.CephTestCase):
         started = time.monotonic()
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
                           self.name)
-        claims.break_claim(self.ioctx, self.name, [self.instance])
-        self.assertTrue(fencing.cut_off(self.site.client(), self.ioctx,
+        name_lock.break_lock(self.ioctx, self.name, [self.instance])
+        self.assertTrue(fencing.blocklist_watchers(self.site.client(), self.ioctx,
                                         self.name, [self.instance]))
-        with claims.claim(self.ioctx, self.name, patience=0):
+        with name_lock.hold(self.site.client(), self.ioctx, self.name):
             rbd.RBD().remove(self.ioctx, self.name)
         self.assertLess(time.monotonic() - started, 25)
 
     def test_others_are_left_alone(self):
-        claims.break_claim(self.ioctx, self.name, [self.instance + 1])
-        self.assertTrue(fencing.cut_off(self.site.client(), self.ioctx,
+        name_lock.break_lock(self.ioctx, self.name, [self.instance + 1])
+        self.assertTrue(fencing.blocklist_watchers(self.site.client(), self.ioctx,
                                         self.name, [self.instance + 1]))
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
                           self.name)
-        found = omap.holder(self.ioctx, claims.OBJECT,
-                            claims._lock(self.name))
-        self.assertEqual(self.instance, found[0])
-        claims.break_claim(self.ioctx, self.name, [self.instance])
-        fencing.cut_off(self.site.client(), self.ioctx, self.name,
+        found = omap.holder(self.ioctx, name_lock.OBJECT,
+                            name_lock._lock(self.name))
+        self.assertEqual(self.instance, found.instance)
+        name_lock.break_lock(self.ioctx, self.name, [self.instance])
+        fencing.blocklist_watchers(self.site.client(), self.ioctx, self.name,
                         [self.instance])
         rbd.RBD().remove(self.ioctx, self.name)
         # Once more does no harm.
-        claims.break_claim(self.ioctx, self.name, [self.instance])
-        omap.break_lock(self.ioctx, claims.OBJECT, claims._lock(self.name),
-                        found[1])
+        name_lock.break_lock(self.ioctx, self.name, [self.instance])
+        omap.break_lock(self.ioctx, name_lock.OBJECT, name_lock._lock(self.name),
+                        found)
 
 
-class ForsakenTest(base.CephTestCase):
+class RetiredTest(base.CephTestCase):
     """What was in flight when a site went away is not written later."""
 
     def setUp(self):
@@ -108,7 +109,7 @@ class ForsakenTest(base.CephTestCase):
         self.site._state().retire(self.site.client())
         return ioctx
 
-    def assertCutOff(self, ioctx):
+    def assertBlocklisted(self, ioctx):
         with self.site.open_pool('images') as new:
             new.write_full(self.name, b'new')
             error = self.assertRaises(rados.Error, ioctx.write_full,
@@ -119,14 +120,14 @@ class ForsakenTest(base.CephTestCase):
 
     def test_with_the_next_client(self):
         old = self.retire()
-        self.site.forsake()
-        self.assertCutOff(old)
+        self.site.blocklist_retired_clients()
+        self.assertBlocklisted(old)
 
     def test_where_there_is_a_new_one_already(self):
         old = self.retire()
         self.site.client()
-        self.site.forsake()
-        self.assertCutOff(old)
+        self.site.blocklist_retired_clients()
+        self.assertBlocklisted(old)
 
     def test_others_are_not(self):
         old = self.retire()

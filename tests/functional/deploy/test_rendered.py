@@ -79,10 +79,13 @@ sites:
   cluster:
     conf: %(dcn0)s
     key: {file: %(dcn0_key)s}
+  at_central: {user: %(prefix)s-dcn0, key: {file: keys/central.dcn0}}
+  from_central: {user: %(prefix)s-central, key: {file: keys/dcn0.central}}
   staging: %(folder)s/staging/dcn0
   workers: ['%(dcn0_url)s']
   limits: {max_transfers: 3}
 - name: far
+  at_central: {user: %(prefix)s-far, key: {file: keys/central.far}}
   staging: %(folder)s/staging/far
   workers: ['%(far_url)s']
   cache_size: 1073741824
@@ -111,12 +114,14 @@ class RenderedTest(base.ApiTestCase):
         for site in ('central', 'dcn0', 'far', 'dcn1'):
             cls.ports[site] = process.free_port(taken=cls.ports.values())
         cls.path.write_text(cls._sites())
+        for cluster, guest in (('dcn0', 'central'), ('central', 'dcn0'),
+                               ('central', 'far')):
+            cls.make_key(cluster, guest)
         for name in ('log', 'locks', 'work', 'state', 'staging/central',
                      'staging/dcn0', 'staging/far', 'staging/dcn1'):
             (cls.folder / name).mkdir(parents=True)
-        cls.render('central', '/')
-        for site in ('dcn0', 'far'):
-            cls.render(site, cls.folder / 'nodes' / site)
+        for site in ('central', 'dcn0', 'far'):
+            cls.render(site)
         process.run([wsgi.BIN / 'glance-manage', '--config-dir',
                      cls.etc('central'), 'db_sync'])
         cls.services = {site: cls.start(site)
@@ -125,7 +130,8 @@ class RenderedTest(base.ApiTestCase):
     @classmethod
     def _sites(cls):
         keystone = base.lab().keystone
-        values = {'folder': cls.folder, 'keystone': keystone.url,
+        values = {'folder': cls.folder, 'prefix': _USER,
+                  'keystone': keystone.url,
                   'share': wsgi.BIN.parent, 'python': wsgi.BIN / 'python'}
         for site in ('central', 'dcn0', 'far'):
             values['%s_url' % site] = ('http://127.0.0.1:%d'
@@ -137,29 +143,54 @@ class RenderedTest(base.ApiTestCase):
         return _SITES % values
 
     @classmethod
-    def run_command(cls, *argv, status=0, env=None):
-        found, out, err = commands.glance_dcn(cls.path, *map(str, argv),
-                                              env=env)
+    def run_command(cls, *argv, status=0, env=None, node='central'):
+        """Run the command with the sites file of a node."""
+        found, out, err = commands.glance_dcn(
+            cls.sites_file(node), *map(str, argv), env=env)
         if found != status and status is not None:
             raise AssertionError('%s: status %d\n%s%s' % (argv, found, out,
                                                           err))
         return out
 
     @classmethod
-    def render(cls, site, output):
-        return cls.run_command('config', 'render', '--as', 'plain', '--site',
-                               site, '--output', output)
+    def make_key(cls, site, guest):
+        """Make the key of one site's Glance at the cluster of another."""
+        cluster = base.lab().cluster(site)
+        user = '%s-%s' % (_USER, guest)
+        cls.addClassCleanup(cls._remove_user, cluster, user)
+        cls.run_command(
+            'site', 'key', site, '--for', guest, '--ceph-conf', cluster.conf,
+            '--keyring', cluster.directory / 'ceph.client.admin.keyring')
 
     @classmethod
-    def root(cls, site):
-        """Return what a site's files were rendered into."""
-        return (pathlib.Path('/') if site == 'central'
-                else cls.folder / 'nodes' / site)
+    def sites_file(cls, site):
+        """Return the path of the sites file of a site's node.
+
+        All say the same, but where files are: each node has its own
+        /etc/ceph, and here they are on one machine.
+        """
+        if site == 'central':
+            return cls.path
+        path = cls.folder / ('sites-%s.yaml' % site)
+        path.write_text(cls.path.read_text().replace(
+            '%s/etc/' % cls.folder, '%s/etc/' % cls.node(site)))
+        return path
+
+    @classmethod
+    def render(cls, site):
+        return cls.run_command('config', 'render', '--as', 'plain', '--site',
+                               site, '--output', '/', node=site)
+
+    @classmethod
+    def node(cls, site):
+        """Return the folder with etc/ of a site's node."""
+        return cls.folder if site == 'central' else (
+            cls.folder / 'nodes' / site)
 
     @classmethod
     def etc(cls, site):
         """Return the folder of a site's glance-api.conf."""
-        return cls.root(site) / str(cls.folder / 'etc/glance').lstrip('/')
+        return cls.node(site) / 'etc/glance'
 
     @classmethod
     def ask(cls, site, *argv, status=0):
@@ -229,7 +260,12 @@ class RenderedTest(base.ApiTestCase):
         snapshot = self.uploaded(self.api['dcn0'], self.data, 'dcn0')
         self.api['dcn0'].images.image_import(snapshot, 'copy-image',
                                              stores=['central'])
-        self.api['dcn0'].wait(snapshot, 'dcn0', 'central')
+        self.api['dcn0'].wait(snapshot, 'dcn0', failed=['central'])
+        self.assertIn('client.%s-dcn0) may only read there' % _USER,
+                      self.api['dcn0'].messages(snapshot)[-1])
+        self.api['central'].images.image_import(snapshot, 'copy-image',
+                                                stores=['central'])
+        self.api['central'].wait(snapshot, 'dcn0', 'central')
         self.assertStored(snapshot, self.data, 'dcn0', 'central')
 
     def test_3_site_without_a_cluster_caches(self):
@@ -243,7 +279,7 @@ class RenderedTest(base.ApiTestCase):
     def test_4_running_nodes_are_as_rendered(self):
         for site in ('central', 'dcn0', 'far'):
             self.assertEqual('Nothing differs.\n', self.run_command(
-                'config', 'diff', '--site', site, self.root(site)))
+                'config', 'diff', '--site', site, '/', node=site))
 
     def test_5_all_is_in_order(self):
         self.assertAllGreen('dcn0', 'node', 'dcn0', 'central')
@@ -275,8 +311,8 @@ class RenderedTest(base.ApiTestCase):
         before.write_text(self.path.read_text())
         self._add_to_sites_file()
         self._look_at_what_changes(before)
-        self.render('central', '/')
-        self.render('dcn1', self.folder / 'nodes/dcn1')
+        self.render('central')
+        self.render('dcn1')
         self.services['dcn1'] = self.start('dcn1')
         process.wait_for('the new store at central, which runs', lambda:
                          'dcn1' in self.api['central'].stores(), 20)
@@ -289,8 +325,8 @@ class RenderedTest(base.ApiTestCase):
         self.assertEqual({'dcn1', 'central'}, set(api.stores()))
         self.assertSame(self.data, api.download(image))
         for site in ('central', 'dcn0', 'far', 'dcn1'):
-            self.run_command('config', 'diff', '--site', site,
-                             self.root(site))
+            self.run_command('config', 'diff', '--site', site, '/',
+                             node=site)
         self._see_the_fourth_site(image)
 
     def _see_the_fourth_site(self, image):
@@ -307,9 +343,8 @@ class RenderedTest(base.ApiTestCase):
         self.assertEqual(
             [{'central': 'present', 'dcn0': 'missing', 'dcn1': 'present'}],
             [entry['sites'] for entry in shown['images']])
-        # That of a site without a cluster is known where its store is.
-        stores = {'central': 'central', 'dcn0': 'dcn0', 'far': 'central',
-                  'dcn1': 'dcn1'}
+        # The one of a site without a cluster has no right to be recorded.
+        stores = {'central': 'central', 'dcn0': 'dcn0', 'dcn1': 'dcn1'}
         wanted = {self.services[site].url: (store, 'up', 'right', [])
                   for site, store in stores.items()}
         process.wait_for('all workers to be known', lambda: (
@@ -328,7 +363,7 @@ class RenderedTest(base.ApiTestCase):
         cluster = base.lab().cluster('dcn1')
         admin = cluster.directory / 'ceph.client.admin.keyring'
         keyring = self.folder / 'keys' / 'dcn1.keyring'
-        self.addCleanup(self._remove_user, cluster)
+        self.addCleanup(self._remove_user, cluster, _USER)
         self.run_command(
             'site', 'key', 'dcn1', '--ceph-conf', cluster.conf, '--keyring',
             admin, '--user', _USER, '--pool', 'images', '--output', keyring)
@@ -336,22 +371,31 @@ class RenderedTest(base.ApiTestCase):
             'site', 'import', 'dcn1', '--ceph-conf', cluster.conf, '--user',
             _USER, '--keyring', keyring, '--worker',
             'http://127.0.0.1:%d' % self.ports['dcn1'], '--add')
+        self.path.write_text(self.path.read_text() + (
+            '  at_central: {user: %(user)s-dcn1, key: {file: '
+            'keys/central.dcn1}}\n'
+            '  from_central: {user: %(user)s-central, key: {file: '
+            'keys/dcn1.central}}\n' % {'user': _USER}))
+        self.make_key('dcn1', 'central')
+        self.make_key('central', 'dcn1')
 
-    def _remove_user(self, cluster):
+    @staticmethod
+    def _remove_user(cluster, user):
         with cluster.connect() as rados:
             ceph.command(rados, {'prefix': 'auth del',
-                                 'entity': 'client.' + _USER})
+                                 'entity': 'client.' + user})
 
     def _look_at_what_changes(self, before):
         text = self.run_command('config', 'diff', '--from', before, status=1)
         folder = str(self.folder).lstrip('/')
         new = ['dcn1  added  %s/etc/%s' % (folder, name) for name in (
-            'ceph/central.client.glance.keyring', 'ceph/central.conf',
+            'ceph/central.client.%s-dcn1.keyring' % _USER,
+            'ceph/central.conf',
             'ceph/dcn1.client.%s.keyring' % _USER, 'ceph/dcn1.conf',
             'glance/glance-api.conf', 'glance/glance-image-import.conf')]
         at_central = ['central  added  %s/etc/%s' % (folder, name)
-                      for name in ('ceph/dcn1.client.%s.keyring' % _USER,
-                                   'ceph/dcn1.conf',
+                      for name in ('ceph/dcn1.client.%s-central.keyring'
+                                   % _USER, 'ceph/dcn1.conf',
                                    'glance/sites.d/dcn1.conf')]
         # Where nothing is changed, nothing need be restarted.
         self.assertEqual(at_central + new, text.splitlines())

@@ -78,9 +78,12 @@ class CheckTestCase(operate.CommandTestCase):
             self.assertTrue(finding['remedy'])
 
     def store(self, cluster, conf=None, **options):
-        """Return a store, as :class:`lab.glance.Glance` takes it."""
+        """Return a store, as :class:`lab.glance.Glance` takes it.
+
+        With the key of the cluster's own Glance unless others are named.
+        """
         options = dict({'rbd_store_ceph_conf': conf} if conf else {},
-                       **options)
+                       **{'dcn_access': 'owner', **options})
         return 'dcn', glance.rbd_store(cluster, **options)
 
     def conf(self, name, cluster, **changes):
@@ -113,6 +116,10 @@ class HealthyTest(CheckTestCase):
         self.assertFound(found)
         self.assertEqual({'ok'}, {finding['level']
                                   for finding in found.values()})
+        self.assertEqual('it is the user of the site itself',
+                         found['central', 'excess']['text'])
+        self.assertEqual('it can reach no records',
+                         found['dcn0', 'excess']['text'])
         for site in base.SITES:
             self.assertEqual(
                 'create, write, read, snapshot, protect, clone, trash, '
@@ -200,6 +207,7 @@ class BrokenSitesTest(CheckTestCase):
             ('away', 'monitors', unused),
             ('nopool', 'pool', 'no pool imagse'),
             ('nocap', 'rights', 'client.reader may not create'),
+            ('nocap', 'excess', 'cannot reach the records'),
             ('nocap', 'own-pool', other),
             ('twin', 'own-pool', 'that of site central already'),
             ('moved', 'own-pool', 'had fsid %s' % base.SOME_FSID))
@@ -274,6 +282,80 @@ class BrokenSitesTest(CheckTestCase):
             {('dcn%d' % number, 'monitors') for number in range(1, 20, 2)},
             {key for key, finding in found.items()
              if finding['level'] == 'fail' and key[1] != 'own-pool'})
+
+
+class ExcessTest(CheckTestCase):
+    """A node knows what its keys should be good for, and finds out."""
+
+    def user(self, cluster, mon, osd):
+        """Make a user, and return options of a store with its key."""
+        name = 'test-%s' % uuid.uuid4().hex[:8]
+        with cluster.connect() as client:
+            reply = ceph.command(client, {
+                'prefix': 'auth get-or-create', 'format': 'json',
+                'entity': 'client.' + name,
+                'caps': ['mon', mon, 'osd', osd]})
+        self.addCleanup(self.remove_user, cluster, name)
+        return {'rbd_store_user': name, 'conf': self.conf(
+            name, cluster, user=name, keyring=self.keyring(
+                name, self.json_of(reply)[0]['key'], name))}
+
+    def remove_user(self, cluster, name):
+        with cluster.connect() as client:
+            ceph.command(client, {'prefix': 'auth del',
+                                  'entity': 'client.' + name})
+
+    def look(self, at='dcn0', expect=1, **options):
+        """Check the store of the other site from a node."""
+        other = 'central' if at == 'dcn0' else 'dcn0'
+        stores = base.rbd_stores(sites=('central', 'dcn0'), default=at)
+        if options:
+            stores[other] = self.store(self.cluster(other), **options)
+        found = self.check(stores, '--only', 'rights,excess,throughput',
+                           default=at, expect=expect)
+        return found, other
+
+    def test_an_edge_that_may_only_read(self):
+        found, _other = self.look(expect=0)
+        self.assertFound(found)
+        self.assertEqual('it may only read',
+                         found['central', 'excess']['text'])
+        self.assertIn('list', found['central', 'rights']['text'])
+        self.assertIn('not measured', found['central', 'throughput']['text'])
+
+    def test_keys_that_can_do_more(self):
+        central = self.cluster('central')
+        for mon, osd, words in (
+                ('profile rbd', 'profile rbd pool=images', 'can reach the '
+                 'records of that site, which are in namespace glance-dcn'),
+                ('profile rbd', "profile rbd pool=images namespace=''",
+                 'may write there; expected read-only'),
+                ('profile rbd-read-only',
+                 'allow r class-read pool=images namespace=""',
+                 'may blocklist clients of the cluster')):
+            found, other = self.look(dcn_access='read-only', **self.user(
+                central, mon, osd))
+            self.assertFound(found, (other, 'excess', words))
+            self.assertIn('ceph auth caps client.test-',
+                          found[other, 'excess']['remedy'])
+            self.assertIn("mon 'profile simple-rados-client' osd \"allow r "
+                          "class-read pool=images namespace=''\"",
+                          found[other, 'excess']['remedy'])
+        # Nothing was done to find out.
+        self.assertEqual([], self.scratch(central))
+
+    def test_key_of_central_that_reaches_the_records(self):
+        found, other = self.look(at='central', dcn_access='read-write')
+        self.assertFound(found, (other, 'excess', 'client.glance can reach'))
+
+    def test_own_key_that_does_not(self):
+        stores = {'dcn0': self.store(self.cluster('dcn0'), **self.user(
+            self.cluster('dcn0'), 'profile rbd',
+            "profile rbd pool=images namespace=''"))}
+        found = self.check(stores, '--only', 'rights,excess',
+                           default='dcn0', expect=1)
+        self.assertFound(found, ('dcn0', 'excess',
+                                 'cannot reach the records of this site'))
 
 
 class BrokenNodeTest(CheckTestCase):

@@ -289,11 +289,11 @@ class RemovalTest(base.TasksTestCase):
         self.check(
             'from types import SimpleNamespace',
             'from glance_dcn.engine import native',
-            'from glance_dcn.store import driver',
+            'from glance_dcn.store import deletion as deletions',
             'loc = SimpleNamespace(image=image, pool="images",'
             ' snapshot="snap", fsid=None)',
             'outcome = native.Queue()',
-            'driver._Deletion(site, loc).run(outcome)',
+            'deletions.Deletion(site, loc).run(outcome)',
             'error = native.get(outcome, 60)',
             'say(type(error).__name__ if error else "removed")',
             'os._exit(0)')
@@ -302,11 +302,11 @@ class RemovalTest(base.TasksTestCase):
         from types import SimpleNamespace
 
         from glance_dcn.engine import native
-        from glance_dcn.store import driver
+        from glance_dcn.store import deletion as deletions
         made = self.write()
         loc = SimpleNamespace(image=self.image, pool='images',
                               snapshot='snap', fsid=None)
-        deletion = driver._Deletion(self.edge, loc)
+        deletion = deletions.Deletion(self.edge, loc)
         deletion.abandoned = True
         outcome = native.Queue()
         deletion.run(outcome)

@@ -163,6 +163,31 @@ class TestKey(test_config.CommandTestCase):
         self.assertEqual(('made', 'new'), tuple(
             json.loads(self.out)[name] for name in ('what', 'state')))
 
+    def test_for_another_site(self):
+        for cluster, guest, user, mon in (
+                ('dcn0', 'central', 'glance-central', 'profile rbd'),
+                ('central', 'dcn0', 'glance-dcn0',
+                 'profile simple-rados-client')):
+            self.make_key.reset_mock()
+            self.assertEqual(0, self.key(cluster, '--for', guest), self.err)
+            arguments = self.make_key.call_args.args
+            self.assertEqual((cluster, user, mon), (
+                arguments[0], arguments[5], arguments[6]['mon']))
+            self.assertIn("namespace=''", arguments[6]['osd'])
+            self.assertNotIn('mgr', arguments[6])
+            self.assertEqual(
+                '[client.%s]\n\tkey = %s\n' % (user, base.KEY),
+                (self.folder / 'guests.keyring').read_text())
+
+    def test_of_one_access(self):
+        target = self.folder / 'x.keyring'
+        self.assertEqual(0, self.key(
+            'dcn9', '--user', 'x', '--pool', 'a', '--access', 'read-only',
+            '--output', target), self.err)
+        self.assertIn('for pools a, read-only;', self.out)
+        self.assertEqual("allow r class-read pool=a namespace=''",
+                         self.make_key.call_args.args[6]['osd'])
+
     def test_without_one(self):
         self.path.unlink()
         target = self.folder / 'x.keyring'
@@ -190,6 +215,10 @@ class TestKey(test_config.CommandTestCase):
         for argv, reason in (
                 (['dcn9'], "no site 'dcn9'"), (['far'], 'has no cluster'),
                 (['dcn1'], 'name one with --output'),
+                (['dcn0', '--for', 'dcn1'], 'the Glance of site dcn1 has no '
+                 'store of dcn0'),
+                (['dcn0', '--for', 'dcn9'], "no site 'dcn9'"),
+                (['dcn0', '--access', 'owner'], 'are all needed'),
                 (['dcn0', '--user', 'x'], 'are all needed')):
             self.assertEqual(2, self.key(*argv))
             self.assertIn(reason, self.err)

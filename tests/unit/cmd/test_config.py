@@ -57,7 +57,7 @@ class TestRender(CommandTestCase):
     def test_one_site(self):
         self.assertEqual(0, self.render('--site', 'dcn0'))
         self.assertEqual([
-            'etc/ceph/central.client.external.keyring',
+            'etc/ceph/central.client.glance-dcn0.keyring',
             'etc/ceph/central.conf',
             'etc/ceph/dcn0.client.external.keyring', 'etc/ceph/dcn0.conf',
             'etc/glance/glance-api.conf',
@@ -111,9 +111,9 @@ class TestRender(CommandTestCase):
 
     def test_bad_sites_file_writes_nothing(self):
         for text, reason in (
-                (base.SITES.replace('dcn1', 'dcn0'), ':21: site dcn0 has'),
+                (base.SITES.replace('dcn1', 'dcn0'), ':23: site dcn0 has'),
                 (base.SITES.replace('limits:', 'limit:'),
-                 ":20: a site has no key 'limit'"),
+                 ":22: a site has no key 'limit'"),
                 ('#' * (10 << 20), ':1: the file is larger'),
                 ('[' * 100000, ':1: it is nested deeper')):
             self.path.write_text(text)
@@ -123,10 +123,13 @@ class TestRender(CommandTestCase):
             self.assertFalse(self.output.exists())
 
     def test_key_that_cannot_be_had_writes_nothing(self):
-        (self.folder / 'dcn1.keyring').unlink()
+        before, found, after = base.SITES.rpartition(
+            'from_central: {key: {file: guests')
+        self.path.write_text(before + found.replace('guests', 'absent')
+                             + after)
         for kind in ('plain', 'tripleo', 'operator'):
             self.assertEqual(2, self.render('--all', kind=kind))
-            self.assertIn('sites.yaml:25: ', self.err)
+            self.assertIn('sites.yaml:29: ', self.err)
             self.assertFalse(self.output.exists())
         self.assertEqual(0, self.render('--site', 'dcn0'))
 
@@ -168,16 +171,18 @@ class TestDiff(CommandTestCase):
         for change in json.loads(self.out)['changes']:
             changed.setdefault((change['site'], change['node']), []).append(
                 (change['what'], os.path.basename(change['file'])))
-        new = [('added', name) for name in (
-            'central.client.external.keyring', 'central.conf',
-            'dcn1.client.external.keyring', 'dcn1.conf', 'glance-api.conf',
-            'glance-image-import.conf')]
-        at_central = [('added', 'dcn1.client.external.keyring'),
+        def new(site):
+            return [('added', name) for name in (
+                'central.client.glance-%s.keyring' % site, 'central.conf',
+                'dcn1.client.external.keyring', 'dcn1.conf',
+                'glance-api.conf', 'glance-image-import.conf')]
+        at_central = [('added', 'dcn1.client.glance-central.keyring'),
                       ('added', 'dcn1.conf'), ('changed', 'glance-api.conf')]
         self.assertEqual({
             ('central', '10.0.0.11'): at_central,
-            ('central', '10.0.0.12'): at_central, ('dcn1', ''): new,
-            ('far', ''): [entry for entry in new if 'dcn1' not in entry[1]],
+            ('central', '10.0.0.12'): at_central, ('dcn1', ''): new('dcn1'),
+            ('far', ''): [entry for entry in new('far')
+                          if not entry[1].startswith('dcn1')],
         }, changed)
         for kind in ('tripleo', 'operator'):
             self.assertEqual(1, self.diff('--from', old, '--as', kind,

@@ -45,6 +45,8 @@ sites:
     fsid: %s
     mons: [172.16.11.61]
     key: {file: dcn0.keyring}
+  at_central: {key: {file: guests.keyring}}
+  from_central: {key: {file: guests.keyring}}
   workers: ['http://10.1.0.11:9292']
   limits: {max_transfers: 4, bandwidth_limit: 50}
 - name: dcn1
@@ -52,8 +54,11 @@ sites:
     fsid: %s
     mons: [172.16.11.182]
     key: {file: dcn1.keyring}
+  at_central: {key: {file: guests.keyring}}
+  from_central: {key: {file: guests.keyring}}
   workers: ['http://10.2.0.11:9292']
 - name: far
+  at_central: {key: {file: guests.keyring}}
   workers: ['http://10.3.0.11:9292']
 """ % tuple(FSIDS[1:4])
 
@@ -68,6 +73,10 @@ class SitesFileTestCase(base.BaseTestCase):
         for site in ('central', 'dcn0', 'dcn1', 'dcn2'):
             self.write_secret('%s.keyring' % site,
                               '[client.external]\n\tkey = %s\n' % KEY)
+        # The users that Glances have at clusters of other sites.
+        self.write_secret('guests.keyring', ''.join(
+            '[client.glance-%s]\n\tkey = %s\n' % (site, KEY)
+            for site in ('central', 'dcn0', 'dcn1', 'dcn-1', 'dcn2', 'far')))
         self.write_secret('database',
                           'mysql+pymysql://glance:pa$$s@10.0.0.5/glance\n')
 

@@ -54,9 +54,10 @@ class TestRunning(DiffTestCase):
 
     def test_comments_and_order_do_not_count(self):
         path = self.node / 'etc/ceph/central.conf'
-        path.write_text('# by hand\n[client.external]\nkeyring=%s\n[global]\n'
+        path.write_text('# by hand\n[client.glance-dcn0]\nkeyring=%s\n'
+                        '[global]\n'
                         'mon_host=172.16.11.84,172.16.11.87\nfsid = %s\n' % (
-                            '/etc/ceph/central.client.external.keyring',
+                            '/etc/ceph/central.client.glance-dcn0.keyring',
                             base.FSIDS[1]))
         self.assertEqual([], self.changes())
 
@@ -148,6 +149,8 @@ class TestSitesFiles(DiffTestCase):
     fsid: %s
     mons: [172.16.11.200]
     key: {file: dcn2.keyring}
+  at_central: {key: {file: guests.keyring}}
+  from_central: {key: {file: guests.keyring}}
 """ % base.FSIDS[5]
 
     def changes(self, site, before, after, module=plain):
@@ -160,7 +163,7 @@ class TestSitesFiles(DiffTestCase):
     def test_another_site_changes_central(self):
         found = self.changes('central', base.SITES, self.more)
         self.assertEqual([
-            ('etc/ceph/dcn2.client.external.keyring', diff.ADDED),
+            ('etc/ceph/dcn2.client.glance-central.keyring', diff.ADDED),
             ('etc/ceph/dcn2.conf', diff.ADDED), (_API, diff.CHANGED)],
             [(change.path, change.what) for change in found])
         self.assertIn('+ [dcn2] rbd_store_ceph_conf = /etc/ceph/dcn2.conf',
@@ -173,7 +176,7 @@ class TestSitesFiles(DiffTestCase):
     def test_another_site_with_sites_dir(self):
         top = 'paths: {sites: /etc/glance/sites.d}\n'
         self.assertEqual([
-            ('etc/ceph/dcn2.client.external.keyring', diff.ADDED),
+            ('etc/ceph/dcn2.client.glance-central.keyring', diff.ADDED),
             ('etc/ceph/dcn2.conf', diff.ADDED),
             ('etc/glance/sites.d/dcn2.conf', diff.ADDED)],
             [(change.path, change.what) for change in self.changes(
@@ -187,13 +190,16 @@ class TestSitesFiles(DiffTestCase):
 
     def test_environment_files(self):
         found = self.changes('central', base.SITES, self.more, tripleo)
-        self.assertEqual(['ceph_external.yaml', 'glance.yaml'],
+        self.assertEqual(['ceph_external.yaml', 'ceph_keys.yaml',
+                          'glance.yaml'],
                          [change.path for change in found])
         self.assertIn('+      key: (secret)', found[0].details)
 
     def test_another_key(self):
         before = self.rendered('dcn0', module=tripleo)
-        self.write_secret('dcn0.keyring', _OTHER_KEY)
+        self.write_secret('guests.keyring', ''.join(
+            '[client.%s]\n\tkey = %s\n' % user for user in (
+                ('glance-central', _OTHER_KEY), ('glance-dcn0', base.KEY))))
         after = self.rendered('dcn0', module=tripleo)
         self.assertEqual([diff.Change('ceph_keys.yaml', diff.CHANGED,
                                       ('! a secret differs',))],

@@ -208,22 +208,22 @@ class TestMistakes(base.SitesFileTestCase):
             one(limits='{max_transfer: 3}'))
 
     def test_names_given_twice(self):
-        self.assertRefused(21, 'the name dcn0', base.SITES.replace(
+        self.assertRefused(23, 'the name dcn0', base.SITES.replace(
             'name: dcn1', 'name: dcn0'))
         # oslo.config does not tell these groups apart.
-        self.assertRefused(21, 'the name DCN0', base.SITES.replace(
+        self.assertRefused(23, 'the name DCN0', base.SITES.replace(
             'name: dcn1', 'name: DCN0'))
-        self.assertRefused(21, 'the store dcn0', base.SITES.replace(
+        self.assertRefused(23, 'the store dcn0', base.SITES.replace(
             'name: dcn1', 'name: dcn1\n  store: dcn0').replace(
                 '- name: dcn0\n', '- name: dcn0\n'))
-        self.assertRefused(21, 'a cluster of the name dcn0',
+        self.assertRefused(23, 'a cluster of the name dcn0',
                            base.SITES.replace(
                                'fsid: %s' % base.FSIDS[3],
                                'name: dcn0\n    fsid: %s' % base.FSIDS[3]))
 
     def test_two_sites_on_one_pool(self):
         self.assertRefused(
-            21, 'pool images of the cluster with fsid %s, and so has site '
+            23, 'pool images of the cluster with fsid %s, and so has site '
             'dcn0 (line 14)' % base.FSIDS[2],
             base.SITES.replace(base.FSIDS[3], base.FSIDS[2].upper()))
 
@@ -234,7 +234,7 @@ class TestMistakes(base.SitesFileTestCase):
         self.assertEqual('images1', found.site('dcn1').pool)
 
     def test_one_worker_of_two_sites(self):
-        self.assertRefused(21, 'the worker http://10.1.0.11:9292',
+        self.assertRefused(23, 'the worker http://10.1.0.11:9292',
                            base.SITES.replace('10.2.0.11', '10.1.0.11'))
 
     def test_central(self):

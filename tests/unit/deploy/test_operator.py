@@ -138,8 +138,9 @@ class TestSecrets(OperatorTestCase):
             stores = self.load().stores_of(self.load().site(site))
             self.assertEqual(sorted(
                 name for store in stores for name in (
-                    '%s.conf' % store.name,
-                    '%s.client.external.keyring' % store.name)),
+                    '%s.conf' % store.name, '%s.client.%s.keyring' % (
+                        store.name, 'external' if store.name == site
+                        else 'glance-%s' % site))),
                 sorted(pathlib.Path(path).name for path in files))
             self.assertEqual(
                 [{'name': 'ceph', 'mountPath': '/etc/ceph',
@@ -175,7 +176,7 @@ class TestMistakes(OperatorTestCase):
 
     def test_names(self):
         for name in ('dcn_1', 'Dcn1', 'd' * 39, 'dcn1-'):
-            self.assertMistake(21, 'lower-case letters', base.SITES.replace(
+            self.assertMistake(23, 'lower-case letters', base.SITES.replace(
                 'name: dcn1', 'name: ' + name))
 
     def test_staging_outside_the_volume(self):
@@ -190,5 +191,14 @@ class TestMistakes(OperatorTestCase):
             '- name: dcn0\n  description: "{{ .ServicePassword }}"'))
 
     def test_no_key(self):
-        self.assertMistake(16, 'needs a key', base.SITES.replace(
-            '    key: {file: dcn0.keyring}\n', ''))
+        for line, which, text in (
+                (16, 'client.external needs a key for the cluster of site '
+                 'dcn0, in cluster', '    key: {file: dcn0.keyring}\n'),
+                (19, 'client.glance-dcn0 needs a key for the cluster of site '
+                 'central, in at_central', ' {key: {file: guests.keyring}}')):
+            before, found, after = base.SITES.partition(text)
+            exc = self.assertRaises(
+                sitesfile.Mistake, self.rendered, 'dcn0', text=before + (
+                    '' if line == 16 else ' {}') + after)
+            self.assertIn(which, exc.reason)
+            self.assertEqual(line, exc.line)

@@ -57,7 +57,8 @@ class TestCentral(PlainTestCase):
         self.assertEqual('central', conf.glance_store.default_backend)
         for store in ('central', 'dcn0', 'dcn1'):
             self.assertEqual(
-                ('/etc/ceph/%s.conf' % store, 'external', 'images',
+                ('/etc/ceph/%s.conf' % store, 'external' if store == 'central'
+                 else 'glance-central', 'images',
                  '%s RBD store' % store, 5),
                 (conf[store].rbd_store_ceph_conf, conf[store].rbd_store_user,
                  conf[store].rbd_store_pool, conf[store].store_description,
@@ -117,9 +118,9 @@ class TestCentral(PlainTestCase):
             'etc/ceph/central.conf': 0o644,
             'etc/ceph/central.client.external.keyring': 0o600,
             'etc/ceph/dcn0.conf': 0o644,
-            'etc/ceph/dcn0.client.external.keyring': 0o600,
+            'etc/ceph/dcn0.client.glance-central.keyring': 0o600,
             'etc/ceph/dcn1.conf': 0o644,
-            'etc/ceph/dcn1.client.external.keyring': 0o600}, modes)
+            'etc/ceph/dcn1.client.glance-central.keyring': 0o600}, modes)
 
     def test_secret_of_an_import_is_not_for_everybody(self):
         found = self.load(base.SITES.replace(
@@ -132,11 +133,11 @@ class TestCentral(PlainTestCase):
     def test_site_without_a_key(self):
         found = self.load(base.SITES.replace(
             '    key: {file: dcn0.keyring}\n', ''))
-        rendering = plain.render(found, found.central)[0]
+        rendering = plain.render(found, found.site('dcn0'))[0]
         self.assertNotIn('etc/ceph/dcn0.client.external.keyring',
                          [file.path for file in rendering.files])
-        self.assertEqual(('site dcn0 has no key: its keyring is not written',
-                          ), rendering.notes)
+        self.assertEqual(('site dcn0 has no key of client.external: its '
+                          'keyring is not written',), rendering.notes)
 
 
 def _raw(conf, group, option):
@@ -214,7 +215,7 @@ class TestSitesDir(PlainTestCase):
             '/etc/ceph/dcn0.conf',
             _ini(texts['etc/glance/sites.d/dcn0.conf'])['dcn0'][
                 'rbd_store_ceph_conf'])
-        self.assertIn('etc/ceph/dcn0.client.external.keyring', texts)
+        self.assertIn('etc/ceph/dcn0.client.glance-central.keyring', texts)
 
     def test_edges_have_none(self):
         texts = self.rendered('dcn0', self.text)

@@ -57,9 +57,11 @@ class TestManySites(base.SitesFileTestCase):
     def ceph(self, number):
         """Return the names of conf files and keyrings that a site needs."""
         # Those of its own cluster and of central's; central has all.
+        guest = 'glance-site%d' % number if number else 'glance-central'
         return ['site%d%s' % (other, suffix)
                 for other in (range(_SITES) if not number else (0, number))
-                for suffix in ('.conf', '.client.glance.keyring')]
+                for suffix in ('.conf', '.client.%s.keyring' % (
+                    'glance' if other == number else guest))]
 
     def test_plain(self):
         self.assertEqual({

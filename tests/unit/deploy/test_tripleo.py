@@ -51,7 +51,7 @@ class TestCentral(TripleoTestCase):
             'GlanceBackend': 'rbd',
             'GlanceStoreDescription': '%s RBD store' % store,
             'GlanceRbdPoolName': 'images',
-            'CephClientUserName': 'external',
+            'CephClientUserName': 'glance-central',
             'CephClusterName': store} for store in ('dcn0', 'dcn1')},
             found['GlanceMultistoreConfig'])
 
@@ -66,25 +66,59 @@ class TestCentral(TripleoTestCase):
         self.assertEqual({
             'cluster': 'dcn0', 'fsid': base.FSIDS[2],
             'external_cluster_mon_ips': '172.16.11.61',
-            'keys': [{'name': 'client.external',
-                      'caps': {'mgr': 'profile rbd', 'mon': 'profile rbd',
-                               'osd': 'profile rbd pool=images'},
+            'keys': [{'name': 'client.glance-central',
+                      'caps': {'mon': 'profile rbd', 'osd':
+                               "profile rbd pool=images namespace=''"},
                       'key': base.KEY, 'mode': '0600'}],
             'dashboard_enabled': False,
             'ceph_conf_overrides': {'client': {
-                'keyring': '/etc/ceph/dcn0.client.external.keyring'}},
+                'keyring': '/etc/ceph/dcn0.client.glance-central.keyring'}},
         }, found[0])
 
-    def test_own_key(self):
-        found = self.rendered('central', base.SITES.replace(
-            'user: external',
-            'user: external\n  extra_pools: [vms, volumes]'))
-        self.assertEqual([{
-            'name': 'client.external', 'key': base.KEY, 'mode': '0600',
-            'caps': {'mgr': 'profile rbd', 'mon': 'profile rbd',
-                     'osd': 'profile rbd pool=vms, profile rbd pool=volumes, '
-                            'profile rbd pool=images'},
-        }], found['ceph_keys.yaml']['CephExtraKeys'])
+    def keys(self, site, text=base.SITES):
+        """Return names and capabilities of the users a stack makes."""
+        found = self.rendered(site, text)['ceph_keys.yaml']['CephExtraKeys']
+        self.assertEqual({(base.KEY, '0600')}, {
+            (item['key'], item['mode']) for item in found})
+        return {item['name']: item['caps'] for item in found}
+
+    def test_keys_for_edges(self):
+        self.assertEqual({'client.glance-%s' % site: {
+            'mon': 'profile simple-rados-client',
+            'osd': "allow r class-read pool=images namespace=''"}
+            for site in ('dcn0', 'dcn1', 'far')}, self.keys('central'))
+
+    def test_keys_for_central(self):
+        self.assertEqual({'client.glance-central': {
+            'mon': 'profile rbd',
+            'osd': "profile rbd pool=images namespace=''"}},
+            self.keys('dcn0'))
+
+    def test_edges_that_may_write(self):
+        text = 'edge_access: read-write\n' + base.SITES.replace(
+            '- name: dcn1\n', '- name: dcn1\n  edge_access: read-only\n')
+        found = self.keys('central', text)
+        wide = {'mon': 'profile rbd',
+                'osd': "profile rbd pool=images namespace=''"}
+        self.assertEqual(wide, found['client.glance-dcn0'])
+        self.assertEqual('profile simple-rados-client',
+                         found['client.glance-dcn1']['mon'])
+        # What has its records at central has all of the pool.
+        self.assertEqual('profile rbd pool=images',
+                         found['client.glance-far']['osd'])
+
+    def test_edges_with_one_user(self):
+        text = 'edge_access: read-write\n' + base.SITES.replace(
+            'at_central: {key: {file: guests.keyring}}',
+            'at_central: {user: shared, key: {file: shared}}').replace(
+                '- name: far\n', '- name: far\n  edge_access: read-only\n'
+            ).replace('user: shared, key: {file: shared}}\n'
+                      "  workers: ['http://10.3",
+                      'key: {file: guests.keyring}}\n'
+                      "  workers: ['http://10.3")
+        self.write_secret('shared', base.KEY)
+        self.assertEqual({'client.shared', 'client.glance-far'},
+                         set(self.keys('central', text)))
 
     def test_modes(self):
         self.rendered('central')
@@ -117,7 +151,7 @@ class TestEdge(TripleoTestCase):
         self.assertNotIn('ceph_keys.yaml', found)
         glance = found['glance.yaml']
         self.assertEqual(
-            ('central', 'central', 'external', True, 10 << 30, {}),
+            ('central', 'central', 'glance-far', True, 10 << 30, {}),
             (glance['GlanceBackendID'], glance['CephClusterName'],
              glance['CephClientUserName'], glance['GlanceCacheEnabled'],
              glance['GlanceImageCacheMaxSize'],
@@ -201,8 +235,8 @@ class TestMistakes(TripleoTestCase):
 
     def test_name_of_a_cluster(self):
         text = base.SITES.replace('name: dcn1', 'name: dcn-1')
-        self.assertMistake('central', 23, 'letters and digits only', text)
-        self.assertMistake('dcn-1', 23, 'letters and digits only', text)
+        self.assertMistake('central', 29, 'letters and digits only', text)
+        self.assertMistake('dcn-1', 25, 'letters and digits only', text)
         self.rendered('dcn0', text)
         self.rendered('central', text.replace(
             '  cluster:\n    fsid: %s' % base.FSIDS[3],
@@ -210,5 +244,7 @@ class TestMistakes(TripleoTestCase):
 
     def test_no_key(self):
         self.assertMistake(
-            'central', 16, '"glance-dcn site key" makes one',
-            base.SITES.replace('    key: {file: dcn0.keyring}\n', ''))
+            'central', 20, 'client.glance-central needs a key for the '
+            'cluster of site dcn0, in from_central',
+            base.SITES.replace('from_central: {key: {file: guests.keyring}}',
+                               'from_central: {}', 1))

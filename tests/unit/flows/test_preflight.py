@@ -16,17 +16,44 @@
 import http.server
 import pathlib
 import threading
+import types
 
 import fixtures
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.ceph import errors
 from glance_dcn.flows import preflight
+from glance_dcn.flows import stores
 from glance_dcn import plugins
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 
 MiB = 1 << 20
+
+
+class TestAccess(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        refusals = {'dcn0': None, 'central': errors.ReadOnly('central', 'x')}
+        self.useFixture(fixtures.MockPatchObject(
+            stores, 'site', lambda name: name in refusals and
+            types.SimpleNamespace(access=types.SimpleNamespace(
+                refusal=lambda: refusals[name])) or None))
+
+    def test_all_must_succeed(self):
+        preflight.check_access(['dcn0', 'files'], True)
+        exc = self.assertRaises(
+            preflight.NoAccess, preflight.check_access,
+            ['dcn0', 'central', 'files'], True)
+        self.assertIn('store central: the key of this Glance', str(exc))
+
+    def test_one_is_enough(self):
+        preflight.check_access(['dcn0', 'central'], False)
+        preflight.check_access(['files', 'central'], False)
+        self.assertRaises(preflight.NoAccess, preflight.check_access,
+                          ['central'], False)
 
 
 class Server(fixtures.Fixture):
