@@ -30,12 +30,12 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 
 from glance_dcn.engine import errors
-from glance_dcn.engine import qemu_img
 from glance_dcn.flows import heartbeat
-from glance_dcn.flows import inspection
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
+from glance_dcn.images import formats
+from glance_dcn.images import qemu_img
 from glance_dcn.sites import hashes
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
@@ -204,8 +204,8 @@ class _ConvertImage(task.Task):
         """
         self._phases.enter(phase)
         try:
-            return inspection.inspect(path, self._phases.beat, _tolerated())
-        except inspection.Refused as exc:
+            return formats.inspect(path, self._phases.beat, _tolerated())
+        except formats.Refused as exc:
             raise _refusal(str(exc))
         except (exception.GlanceException, OSError):
             raise

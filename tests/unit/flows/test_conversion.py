@@ -34,18 +34,18 @@ from taskflow import engines
 from taskflow.patterns import linear_flow
 from taskflow import task
 
-from glance_dcn.engine import qemu_img
 from glance_dcn.flows import conversion
-from glance_dcn.flows import inspection
+from glance_dcn.images import formats
+from glance_dcn.images import qemu_img
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 # The inspectors of Glance 28 and before know less than those of oslo.utils;
 # stock sees no more there.
 sees_isos = unittest.skipIf(
-    inspection.legacy and 'iso' not in inspection.legacy.ALL_FORMATS,
+    formats.legacy and 'iso' not in formats.legacy.ALL_FORMATS,
     'this Glance does not know ISO images')
 sees_partition_tables = unittest.skipUnless(
-    inspection.modern and 'gpt_safety_checks_nonfatal' in
+    formats.modern and 'gpt_safety_checks_nonfatal' in
     cfg.CONF.image_format, 'this Glance does not look at partition tables')
 CLUSTER = 64 * KiB
 TASK, IMAGE = 'the-task', 'the-image'
@@ -555,7 +555,7 @@ class TestLimits(ConversionTestCase):
             limits.append(limit)
             convert(source, driver, target, output, limit, **kwargs)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.engine.qemu_img.convert', note))
+            'glance_dcn.images.qemu_img.convert', note))
         needs = []
         space = conversion._ConvertImage._space
 
@@ -656,7 +656,7 @@ class TestTask(ConversionTestCase):
             change()
             return convert(*args, **kwargs)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.engine.qemu_img.convert', begin))
+            'glance_dcn.images.qemu_img.convert', begin))
 
     def test_ended_by_somebody(self):
         self.interrupted(lambda: setattr(self.tasks.entity, 'status',

@@ -20,7 +20,7 @@ from oslotest import base
 from packaging import requirements
 from packaging import utils
 
-from glance_dcn.engine import qemu_img
+from glance_dcn.images import qemu_img
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _PYTHON = re.compile(r'python3dist\((.+)\)')

@@ -28,8 +28,8 @@ import time
 import typing
 
 from glance_dcn.engine import errors
-from glance_dcn.engine import hazards
 from glance_dcn.engine import native
+from glance_dcn.images import hazards
 
 GIB = 1 << 30
 

@@ -22,7 +22,7 @@ from unittest import mock
 import fixtures
 from oslotest import base
 
-from glance_dcn.flows import inspection
+from glance_dcn.images import formats
 
 KiB = 1 << 10
 QCOW2 = (struct.pack('>4sIQIIQ', b'QFI\xfb', 3, 0, 0, 16, 1 << 20)
@@ -41,7 +41,7 @@ class InspectionTestCase(base.BaseTestCase):
     def inspect(self, data):
         path, = self.create_tempfiles([('image', data)], encoding=None)
         self.beats = 0
-        return inspection.inspect(path, self.beat)
+        return formats.inspect(path, self.beat)
 
     def create_tempfiles(self, files, **kwargs):
         folder = self.useFixture(fixtures.TempDir())
@@ -54,7 +54,7 @@ class InspectionTestCase(base.BaseTestCase):
         self.beats += 1
 
     def refused(self, data, *reasons):
-        error = self.assertRaises(inspection.Refused, self.inspect, data)
+        error = self.assertRaises(formats.Refused, self.inspect, data)
         for reason in reasons:
             self.assertIn(reason, str(error))
 
@@ -85,7 +85,7 @@ class SameForAllTest(InspectionTestCase):
         self.assertGreaterEqual(self.beats, 3)
 
 
-@unittest.skipUnless(inspection._glances_own(),
+@unittest.skipUnless(formats._glances_own(),
                      'this Glance has no inspectors of its own')
 class GlancesOwnTest(SameForAllTest):
     """The same with Glance's own, where oslo.utils has some as well."""
@@ -93,9 +93,9 @@ class GlancesOwnTest(SameForAllTest):
     def setUp(self):
         super().setUp()
         for name, value in (('modern', None),
-                            ('legacy', inspection._glances_own())):
+                            ('legacy', formats._glances_own())):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.flows.inspection.' + name, value))
+                'glance_dcn.images.formats.' + name, value))
 
 
 class NoneTest(InspectionTestCase):
@@ -107,7 +107,7 @@ class NoneTest(InspectionTestCase):
         # As in Glance 26.0.0, 27.0.0, 28.0.0 and 28.0.1.
         self.unfixed = types.ModuleType('glance.common.format_inspector')
         self.unfixed.FileInspector = type('FileInspector', (), {})
-        self.addCleanup(importlib.reload, inspection)
+        self.addCleanup(importlib.reload, formats)
         self.reload(self.unfixed)
 
     def reload(self, own):
@@ -117,7 +117,7 @@ class NoneTest(InspectionTestCase):
                 'glance.common.format_inspector': own}), \
                 mock.patch('glance.common.format_inspector', own,
                                     create=True):
-            importlib.reload(inspection)
+            importlib.reload(formats)
 
     def assertNamed(self):
         for release in ('26.1.0', '27.1.0', '28.1.0'):

@@ -24,7 +24,7 @@ import unittest
 from oslotest import base
 
 from glance_dcn.engine import errors
-from glance_dcn.engine import qemu_img
+from glance_dcn.images import qemu_img
 
 MB = 1 << 20
 CLUSTER = 64 << 10
