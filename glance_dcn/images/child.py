@@ -32,6 +32,7 @@ import collections.abc
 import json
 import resource
 import sys
+import traceback
 import typing
 
 # Characters of a reason that are handed on.
@@ -63,6 +64,10 @@ def examine(file: typing.BinaryIO,
         return {'errno': exc.errno or 0}
     except MemoryError:
         return {'memory': True}
+    except Exception:
+        # Inspectors are not made for all that can be in a file.
+        traceback.print_exc()
+        return {'refused': 'its format cannot be inspected'}
     return {'format': _printable(name),
             'hazards': [_printable(reason) for reason in unsafe],
             'missing': [_printable(reason) for reason in missing]}

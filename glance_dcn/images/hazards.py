@@ -49,6 +49,9 @@ _QCOW2_ZERO = 1
 # The most that qemu-img takes: bytes, and exponents of two.
 _QCOW2_LARGEST_L1 = 32 << 20
 _QCOW2_CLUSTER_BITS = range(9, 22)
+# What is kept of each is a bit, of all 64 MiB. The largest disk of clusters of
+# 512 bytes has half as many.
+_QCOW2_MOST_CLUSTERS = 1 << 29
 _VMDK_MAGIC = b'KDMV'
 _VMDK_SAFE = ('monolithicSparse', 'streamOptimized')
 # At the beginning of a line: not \s, which also goes on to the next lines, so
@@ -204,6 +207,8 @@ def _qcow2_missing(file: typing.BinaryIO) -> list[str]:
         return ['its L1 table is larger than 32 MiB']
     if first + 8 * entries > size:
         return ['it is truncated']
+    if size >> bits > _QCOW2_MOST_CLUSTERS:
+        return ['its clusters are too small for its length']
     # A table may be named many times, and is read once. As tables begin where
     # clusters do, they cannot overlap: all of them are no longer than the
     # file.

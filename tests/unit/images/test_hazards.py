@@ -77,7 +77,7 @@ class TestVmdk(HazardsTestCase):
         for more, reason in (
                 (b' \t RW 1 FLAT "/etc/passwd" 0\n', 'extents are SPARSE, FL'),
                 (b'\n\n\r\nRDONLY\n1\nFLAT "x"\n', 'extents are SPARSE, FLAT'),
-                (b'\f\vcreateType = "custom"\n', 'type is monolithicSparse, c')):
+                (b'\f\vcreateType = "xx"\n', 'type is monolithicSparse, xx')):
             self.assertIn(reason, self.find(made.vmdk(text + more),
                                             'vmdk')[0])
             self.assertIn(reason.partition(' are ')[0].partition(' is ')[0],
@@ -154,6 +154,12 @@ class TestQcow2(HazardsTestCase):
             data = bytearray(made.qcow2())
             struct.pack_into('>I', data, 20, bits)
             self.assertIn('clusters', self.find(bytes(data), 'qcow2')[0])
+
+    def test_more_clusters_than_can_be_counted(self):
+        file = self.opened(made.qcow2(bits=9, l1=[1 << 30]))
+        os.truncate(file.name, 1 << 42)
+        self.assertEqual(['its clusters are too small for its length'],
+                         hazards.find_missing(file, 'qcow2'))
 
     def test_header_is_short(self):
         data = made.qcow2()

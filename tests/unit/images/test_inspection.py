@@ -232,11 +232,24 @@ class TestHostile(InspectionTestCase):
                 str(path)).reasons[0])
 
     def test_over_its_limit_of_memory(self):
-        # Clusters of 512 bytes make as many bits as the file has of them.
+        # A bit is kept for each cluster: 32 MiB, beside 40 of the program.
         path = self.made(made.qcow2(bits=9, l1=[1 << 30]))
-        os.truncate(path, 1 << 42)
-        self.assertIn('more than 512 MiB of memory', self.failed(
-            path).reasons[0])
+        os.truncate(path, 1 << 37)
+        self.assertEqual('qcow2', inspection.inspect(path).format)
+        with mock.patch.object(
+                inspection, 'limits_of', return_value=limited.Limits(
+                    memory=64 * MiB, cpu=100, seconds=300, size=0)):
+            self.assertIn('more than 64 MiB of memory', self.failed(
+                path).reasons[0])
+
+    def test_inspector_that_fails(self):
+        # This one takes it for a descriptor, which is not ASCII after all.
+        if not formats.modern:
+            self.skipTest('these inspectors do not look into text')
+        error = self.assertRaises(
+            formats.Refused, self.inspect, b'text ' * 200 + b'\xff' * KiB)
+        self.assertEqual('its format cannot be inspected', str(error))
+        self.assertIn('AttributeError', self.log.output)
 
     def test_ended_by_the_import(self):
         path = made.endless(self.folder / 'image')
