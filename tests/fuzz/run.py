@@ -70,12 +70,13 @@ class Run:
 
     :param folder: folder to work in
     :param seed: the same seed, the same changes
+    :param files: the sound files, if they are made already
     """
 
-    def __init__(self, folder, seed):
+    def __init__(self, folder, seed, files=None):
         self.folder = pathlib.Path(folder)
         self.seed = seed
-        self.files = seeds.make(self.folder)
+        self.files = files or seeds.make(self.folder)
         self._seeds = self.folder / 'seeds'
         self._seeds.write_bytes(pickle.dumps(self.files))
         self.result = Result()
