@@ -22,7 +22,7 @@ import random
 import struct
 import subprocess
 
-from tests.unit.images import made
+from tests.fuzz import made
 
 KiB, MiB = made.KiB, made.MiB
 

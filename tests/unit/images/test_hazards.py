@@ -24,7 +24,7 @@ from oslotest import base
 
 from glance_dcn.images import hazards
 
-from tests.unit.images import made
+from tests.fuzz import made
 
 KiB, MiB = made.KiB, made.MiB
 

@@ -33,7 +33,7 @@ from glance_dcn.images import formats
 from glance_dcn.images import inspection
 from glance_dcn.images import limited
 
-from tests.unit.images import made
+from tests.fuzz import made
 
 KiB, MiB, GiB = made.KiB, made.MiB, made.GiB
 _ROOT = pathlib.Path(__file__).parents[3]
