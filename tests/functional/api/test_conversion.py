@@ -34,10 +34,12 @@ PLUGIN = {
 
 class ConversionTestCase(base.OwnGlanceTestCase):
 
+    overrides = PLUGIN
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.start_own(base.rbd_stores(), overrides=PLUGIN)
+        cls.start_own(base.rbd_stores(), overrides=cls.overrides)
 
     def setUp(self):
         super().setUp()
@@ -100,6 +102,19 @@ class HonestTest(ConversionTestCase):
             self.assertDescribes(self.api.wait(image_id, *STORES), data)
             self.assertStored(image_id, data, *STORES)
             self.assertNothingStaged()
+
+
+class BuiltInPythonTest(ConversionTestCase):
+    """Nothing says which interpreter belongs to uWSGI."""
+
+    overrides = dict(PLUGIN, wsgi={'python_interpreter': ''})
+
+    def test_finds_it(self):
+        image_id = self.new_image(self.api, disk_format='qcow2')
+        self.glance_direct(image_id, self.converted(
+            base.random_data(MiB), 'qcow2'))
+        image = self.api.wait(image_id, *STORES)
+        self.assertEqual('raw', image['disk_format'])
 
 
 class HostileTest(ConversionTestCase):
