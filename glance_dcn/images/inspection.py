@@ -165,7 +165,7 @@ def find_interpreter(path: str, configured: typing.Optional[str] = None
     """Return the path of a Python interpreter like that of this process.
 
     A program that has Python built in, such as uWSGI, is the executable of
-    its process: it is none, and what it would do is unknown.
+    its process: what it would do as an interpreter is unknown.
 
     :param path: path of the image file that it is for
     :param configured: ``[wsgi] python_interpreter``
