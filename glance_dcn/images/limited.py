@@ -108,9 +108,10 @@ def run(command: collections.abc.Sequence[str], limits: Limits,
     process = subprocess.Popen(
         [*prefix(limits), *command], stdin=stdin, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=dict(os.environ, **_ENVIRONMENT))
-    watch = _Watch(process)
     deadline = time.monotonic() + limits.seconds
+    watch = None
     try:
+        watch = _Watch(process)
         while True:
             if tick:
                 tick(watch.output.last())
@@ -121,7 +122,8 @@ def run(command: collections.abc.Sequence[str], limits: Limits,
     except BaseException:
         process.kill()
         # Not for ever: one that waits for a disk that is away may stay.
-        watch.has_ended(_PATIENCE)
+        if watch:
+            watch.has_ended(_PATIENCE)
         raise
     return Outcome(watch.status, watch.output.last(), watch.messages.last())
 

@@ -636,7 +636,8 @@ class TestTask(ConversionTestCase):
             self.target.touch()
         clock = iter(range(0, 10000, 6))
         with mock.patch.object(qemu_img, 'convert', convert), \
-                mock.patch('time.monotonic', lambda: next(clock)):
+                mock.patch('glance_dcn.flows.heartbeat.time',
+                           mock.Mock(monotonic=lambda: next(clock))):
             self.run_flow()
         percents = [message.partition(': ')[2] for message in self.messages()
                     if message.startswith('Converting')]
