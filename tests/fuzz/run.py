@@ -171,9 +171,13 @@ class Run:
             if os.path.exists(target):
                 self._is_wrong(number, 'it left a target')
             return 'qemu-img: %s' % exc.reason
-        inspection.inspect(target)
-        os.unlink(target)
-        return 'converted'
+        try:
+            # What is inside may be an image, too, and a hostile one.
+            return 'converted to %s' % inspection.inspect(target).format
+        except formats.Refused:
+            return 'converted, and refused'
+        finally:
+            os.unlink(target)
 
     def _compare(self, number, expected, found):
         # Formats that are found at once are named in any order.
