@@ -34,7 +34,7 @@ fi
 selection=${SELECTION:-}
 if [ -z "$selection" ]; then
     selection='tests/unit/test_*.py'
-    for room in ceph cmd engine flows sites store; do
+    for room in ceph cmd engine flows images sites store; do
         selection+=" tests/unit/$room/test_*.py"
     done
     for name in conversion direct_copy mixed_stores standalone \

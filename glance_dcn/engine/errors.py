@@ -141,38 +141,3 @@ class DigestMismatch(EngineError):
             % (endpoint, found, expected),
             'The data of this source is damaged: use the copy of another '
             'site and repair this one.')
-
-
-class UnsafeImage(EngineError):
-    """An image file that refers to other files, or is not what it claims.
-
-    :param path: path of the file
-    :param reasons: what is wrong with it, a list of strings
-    """
-
-    def __init__(self, path, reasons):
-        self.path = path
-        self.reasons = reasons
-        super().__init__('%s is refused: %s.' % (path, '; '.join(reasons)),
-                         'Make the image self-contained and of the format '
-                         'it is declared to be.')
-
-
-class QemuImgError(EngineError):
-    """qemu-img failed, or was ended because it passed a limit.
-
-    :param operation: 'info', 'measure' or 'convert'
-    :param path: path of the image file
-    :param reason: what happened
-    :param output: last lines of what it said
-    :param hint: what to do next
-    """
-
-    def __init__(self, operation, path, reason, output='', hint=''):
-        self.operation = operation
-        self.path = path
-        self.reason = reason
-        self.output = output
-        message = 'qemu-img %s of %s: %s' % (operation, path, reason)
-        super().__init__('%s: %s' % (message, output) if output
-                         else message + '.', hint)

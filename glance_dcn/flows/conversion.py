@@ -30,12 +30,13 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 
 from glance_dcn.engine import errors
-from glance_dcn.engine import qemu_img
 from glance_dcn.flows import heartbeat
-from glance_dcn.flows import inspection
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
+from glance_dcn.images import formats
+from glance_dcn.images import inspection
+from glance_dcn.images import qemu_img
 from glance_dcn.sites import hashes
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
@@ -48,10 +49,7 @@ options.register(CONF)
 # The output format is stock's own option.
 CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
 
-# What qemu-img calls a disk format, where it is not what Glance calls it.
-_DRIVERS = {'vhd': 'vpc'}
-
-# Looking at an image must end before the next save is overdue.
+# What describes an image answers at once, or is at a loss.
 _LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
 
 # Bytes up to which an image is hashed while it is converted. Stores that wait
@@ -152,29 +150,28 @@ class _ConvertImage(task.Task):
         """Make the target of the source; return whether there was need to."""
         with self._action_wrapper as action:
             declared = action.image_disk_format
-        detected = self._inspect(self._source, 'Inspecting the image')
-        if detected != declared:
+        image = self._inspect(self._source, 'Inspecting the image')
+        if image.format != declared:
             raise _refusal('it is declared to be %s and its content is %s'
-                           % (declared, detected))
+                           % (declared, image.format))
         running.enter(self._action_wrapper.image_id, journal.INSPECTED)
-        if detected == 'iso':
+        if image.format == 'iso':
             return False
-        driver = _DRIVERS.get(declared, declared)
-        report = qemu_img.info(self._source, driver, limits=_LOOK_LIMITS)
+        report = qemu_img.info(image, _LOOK_LIMITS, self._phases.beat)
         virtual_size = report.get('virtual-size', 0)
-        if driver == 'vmdk':
+        if image.driver == 'vmdk':
             _check_vmdk(report)
         if declared == output:
             with self._action_wrapper as action:
                 action.set_image_attribute(virtual_size=virtual_size)
             return False
-        qemu_img.check(self._source, driver, limits=_LOOK_LIMITS)
-        limits = self._measure(driver, virtual_size, output)
+        qemu_img.check(image, _LOOK_LIMITS, self._phases.beat)
+        limits = self._measure(image, virtual_size, output)
         running.enter(self._action_wrapper.image_id, journal.CONVERTING)
         self._phases.enter('Converting the image from %s to %s'
                            % (declared, output), 0)
         ahead = self._hash_ahead(output, virtual_size)
-        qemu_img.convert(self._source, driver, self._target, output, limits,
+        qemu_img.convert(image, self._target, output, limits,
                          progress=self._phases.progress,
                          cancelled=self._phases.beat, in_order=ahead)
         if ahead:
@@ -201,22 +198,23 @@ class _ConvertImage(task.Task):
             self._ahead.cancel()
 
     def _inspect(self, path, phase):
-        """Return the format of a file by its content.
+        """Return what a file is by its content, an inspection.Image.
 
         :raises glance.common.exception.UploadException: if it is not safe
         """
         self._phases.enter(phase)
         try:
-            return inspection.inspect(path, self._phases.beat, _tolerated())
-        except inspection.Refused as exc:
+            return inspection.inspect(path, self._phases.beat, _tolerated(),
+                                      CONF.wsgi.python_interpreter)
+        except formats.Refused as exc:
             raise _refusal(str(exc))
-        except (exception.GlanceException, OSError):
+        except (exception.GlanceException, errors.EngineError, OSError):
             raise
         except Exception:
             LOG.exception('Unknown error inspecting image format')
             raise _refusal('its format cannot be inspected')
 
-    def _measure(self, driver, virtual_size, output):
+    def _measure(self, image, virtual_size, output):
         """Return the limits to convert within; sizes are in bytes.
 
         :raises glance.common.exception.UploadException: if it is too large
@@ -230,8 +228,8 @@ class _ConvertImage(task.Task):
         # For raw, qemu-img would measure the length. What a sparse file takes
         # is what a qcow2 file takes without its tables; those of a vmdk
         # file, which qemu-img cannot measure, are no larger.
-        measured = qemu_img.measure(self._source, driver, 'qcow2',
-                                    limits=_LOOK_LIMITS)
+        measured = qemu_img.measure(image, 'qcow2', _LOOK_LIMITS,
+                                    self._phases.beat)
         need, size = measured['required'], measured['fully-allocated']
         if output == 'raw':
             need, size = max(0, need - (size - virtual_size)), virtual_size
@@ -260,7 +258,7 @@ class _ConvertImage(task.Task):
     def _finish(self, output, virtual_size):
         """Let the target take the source's place."""
         detected = self._inspect(self._target,
-                                 'Inspecting the converted image')
+                                 'Inspecting the converted image').format
         if detected != output:
             # One format was hidden inside another.
             raise _refusal('after conversion to %s its content is %s'

@@ -14,6 +14,7 @@
 
 import ast
 import pathlib
+import re
 
 from oslotest import base
 
@@ -101,6 +102,28 @@ class TestImports(base.BaseTestCase):
         self.assertEqual([], [
             (module, name) for module, found in self.room('engine').items()
             for name in found if is_within(name, 'glance_dcn.ceph')])
+
+    def test_images_knows_nothing_of_glance_but_its_inspectors(self):
+        # Nor anything that would make its program slow to start.
+        allowed = ('glance_dcn.engine.errors', 'glance_dcn.engine.native',
+                   'glance_dcn.images')
+        foreign = ('glance', 'glance_dcn', 'glance_store', 'oslo_config',
+                   'oslo_utils', 'taskflow')
+        self.assertEqual(
+            [('glance_dcn.images.formats', 'glance.common.format_inspector'),
+             ('glance_dcn.images.formats',
+              'oslo_utils.imageutils.format_inspector')],
+            sorted((module, name)
+                   for module, found in self.room('images').items()
+                   for name in found
+                   if any(is_within(name, package) for package in foreign)
+                   and not any(is_within(name, room) for room in allowed)))
+
+    def test_only_images_runs_qemu_img(self):
+        self.assertEqual([], [
+            str(path) for path in _PACKAGE.rglob('*.py')
+            if path.parent.name != 'images'
+            and re.search(r"\[\s*'(qemu-img|prlimit)'", path.read_text())])
 
     def test_only_ceph_imports_rados(self):
         ceph = self.room('ceph')

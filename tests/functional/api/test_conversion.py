@@ -12,14 +12,17 @@
 
 """Imports that are converted, through a real Glance into real clusters."""
 
+import contextlib
 import os
 import pathlib
 import struct
 import subprocess
+import threading
 
 import fixtures
 
 from tests.functional.api import base
+from tests.fuzz import made
 
 MiB, GiB = base.MiB, base.MiB << 10
 STORES = ('central', 'dcn0')
@@ -31,10 +34,12 @@ PLUGIN = {
 
 class ConversionTestCase(base.OwnGlanceTestCase):
 
+    overrides = PLUGIN
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.start_own(base.rbd_stores(), overrides=PLUGIN)
+        cls.start_own(base.rbd_stores(), overrides=cls.overrides)
 
     def setUp(self):
         super().setUp()
@@ -97,6 +102,19 @@ class HonestTest(ConversionTestCase):
             self.assertDescribes(self.api.wait(image_id, *STORES), data)
             self.assertStored(image_id, data, *STORES)
             self.assertNothingStaged()
+
+
+class BuiltInPythonTest(ConversionTestCase):
+    """Nothing says which interpreter belongs to uWSGI."""
+
+    overrides = dict(PLUGIN, wsgi={'python_interpreter': ''})
+
+    def test_finds_it(self):
+        image_id = self.new_image(self.api, disk_format='qcow2')
+        self.glance_direct(image_id, self.converted(
+            base.random_data(MiB), 'qcow2'))
+        image = self.api.wait(image_id, *STORES)
+        self.assertEqual('raw', image['disk_format'])
 
 
 class HostileTest(ConversionTestCase):
@@ -167,3 +185,41 @@ class HostileTest(ConversionTestCase):
         for disk_format in ('qcow2', 'vmdk'):
             data = self.converted(os.urandom(3 * MiB), disk_format)
             self.refused(disk_format, data[:MiB], '')
+
+    @contextlib.contextmanager
+    def answering(self):
+        """Ask for images again and again; each answer is to come at once."""
+        ended, answers = threading.Event(), []
+
+        def ask():
+            while not ended.is_set():
+                answers.append(self.api.request(
+                    'GET', '/v2/images?limit=1').status_code)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield answers
+        finally:
+            ended.set()
+            thread.join()
+        self.assertEqual({200}, set(answers))
+
+    def test_files_that_once_stalled_the_process(self):
+        # Of these headers the first took minutes, of 1 MiB hours, in which
+        # nothing was answered; the second took hours, too.
+        for disk_format, data, reason in (
+                ('vmdk', made.vmdk(made.DESCRIPTOR + b'RW 1 FLAT "x"\n'
+                                   + b'\n' * (98 << 10)), 'SPARSE, FLAT'),
+                ('vmdk', made.vmdk(made.DESCRIPTOR + b'RW 1 FLAT "x"\n'
+                                   + b'\n' * (1020 << 10)), 'SPARSE, FLAT'),
+                ('qcow2', made.qcow2_of_overlapping_tables(), '')):
+            with self.answering() as answers:
+                self.refused(disk_format, data, reason)
+            self.assertGreater(len(answers), 5)
+
+    def test_file_that_takes_long_to_inspect(self):
+        # Seconds of CPU time, with the end that any of it has.
+        path = made.endless(self.workshop / 'image', length=64 * MiB)
+        with self.answering() as answers:
+            self.refused('vmdk', path.read_bytes(), '')
+        self.assertGreater(len(answers), 5)

@@ -67,16 +67,18 @@ class FencingTest(base.CephTestCase):
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
                           self.name)
         name_lock.break_lock(self.ioctx, self.name, [self.instance])
-        self.assertTrue(fencing.blocklist_watchers(self.site.client(), self.ioctx,
-                                        self.name, [self.instance]))
+        self.assertTrue(fencing.blocklist_watchers(
+            self.site.client(), self.ioctx,
+            self.name, [self.instance]))
         with name_lock.hold(self.site.client(), self.ioctx, self.name):
             rbd.RBD().remove(self.ioctx, self.name)
         self.assertLess(time.monotonic() - started, 25)
 
     def test_others_are_left_alone(self):
         name_lock.break_lock(self.ioctx, self.name, [self.instance + 1])
-        self.assertTrue(fencing.blocklist_watchers(self.site.client(), self.ioctx,
-                                        self.name, [self.instance + 1]))
+        self.assertTrue(fencing.blocklist_watchers(
+            self.site.client(), self.ioctx,
+            self.name, [self.instance + 1]))
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
                           self.name)
         found = omap.holder(self.ioctx, name_lock.OBJECT,

@@ -15,12 +15,16 @@
 import ast
 import pathlib
 import re
+from unittest import mock
 
 from oslotest import base
 from packaging import requirements
 from packaging import utils
 
-from glance_dcn.engine import qemu_img
+from glance_dcn.images import errors
+from glance_dcn.images import inspection
+from glance_dcn.images import limited
+from glance_dcn.images import qemu_img
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _PYTHON = re.compile(r'python3dist\((.+)\)')
@@ -111,10 +115,16 @@ class TestBindep(base.BaseTestCase):
 
     def test_names_what_runs_qemu_img(self):
         # Without a profile: it is needed where Glance runs.
-        command = qemu_img._command([], qemu_img.Limits(1, 1, 1))
+        programs = [limited.prefix(limited.Limits())[0]]
+
+        def note(command, *args, **kwargs):
+            programs.append(command[0])
+            raise limited.TookTooLong()
+        image = inspection.inspect(__file__)
+        with mock.patch.object(limited, 'run', note):
+            self.assertRaises(errors.QemuImgError, qemu_img.info, image)
         packages = {'prlimit': ('util-linux', 'util-linux'),
                     'qemu-img': ('qemu-utils', 'qemu-img')}
-        programs = [word for word in command if not word.startswith('-')]
         self.assertEqual(sorted(packages), sorted(programs))
         for of_dpkg, of_rpm in packages.values():
             self.assertIn(of_dpkg, listed('dpkg'))

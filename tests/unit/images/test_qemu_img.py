@@ -10,9 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """qemu-img on honest and on hostile files."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -23,11 +23,14 @@ import unittest
 
 from oslotest import base
 
-from glance_dcn.engine import errors
-from glance_dcn.engine import qemu_img
+from glance_dcn.images import errors
+from glance_dcn.images import hazards
+from glance_dcn.images import inspection
+from glance_dcn.images import qemu_img
 
 MB = 1 << 20
 CLUSTER = 64 << 10
+UNUSABLE = (errors.UnsafeImage, errors.QemuImgError)
 
 
 @unittest.skipUnless(shutil.which('qemu-img'), 'qemu-img is not installed')
@@ -55,6 +58,20 @@ class QemuImgTestCase(base.BaseTestCase):
                   str(raw), str(path))
         return str(path)
 
+    def inspected(self, path, driver):
+        """Return an image as inspecting it does, which must be of a format.
+
+        Hazards that inspectors of formats refuse first are found here.
+        """
+        with open(path, 'rb') as file:
+            unsafe = hazards.find(file, driver)
+            missing = [] if unsafe else hazards.find_missing(file, driver)
+            status = os.fstat(file.fileno())
+        return inspection.Image(
+            str(path), 'vhd' if driver == 'vpc' else driver, tuple(unsafe),
+            tuple(missing), (status.st_dev, status.st_ino, status.st_size,
+                             status.st_mtime_ns))
+
     def patch(self, path, offset, data):
         with open(path, 'r+b') as file:
             file.seek(offset)
@@ -66,13 +83,13 @@ class QemuImgTestCase(base.BaseTestCase):
             return struct.unpack('>Q', file.read(8))[0]
 
     def refused(self, path, driver, reason):
-        error = self.assertRaises(errors.UnsafeImage, qemu_img.info,
-                                  str(path), driver)
+        image = self.inspected(path, driver)
+        error = self.assertRaises(errors.UnsafeImage, qemu_img.info, image)
         self.assertIn(reason, str(error))
-        self.assertRaises(errors.UnsafeImage, qemu_img.measure,
-                          str(path), driver)
-        self.assertRaises(errors.UnsafeImage, qemu_img.convert,
-                          str(path), driver, self.target)
+        self.assertRaises(errors.UnsafeImage, qemu_img.measure, image)
+        self.assertRaises(errors.UnsafeImage, qemu_img.check, image)
+        self.assertRaises(errors.UnsafeImage, qemu_img.convert, image,
+                          self.target)
         self.assertFalse(os.path.exists(self.target))
 
 
@@ -83,7 +100,7 @@ class TestHonest(QemuImgTestCase):
         for driver in ('raw', 'qcow2', 'vmdk', 'vdi', 'vpc', 'vhdx'):
             path = self.image(driver, data, name='image.' + driver)
             parts = []
-            qemu_img.convert(path, driver, self.target,
+            qemu_img.convert(self.inspected(path, driver), self.target,
                              progress=parts.append)
             content = pathlib.Path(self.target).read_bytes()
             self.assertEqual(data.ljust(10 * MB, b'\0'), content[:10 * MB])
@@ -94,55 +111,60 @@ class TestHonest(QemuImgTestCase):
     def test_stream_optimized_vmdk(self):
         path = self.image('vmdk', b'x' * MB, options=(
             '-o', 'subformat=streamOptimized'))
-        qemu_img.convert(path, 'vmdk', self.target)
+        qemu_img.convert(self.inspected(path, 'vmdk'), self.target)
 
     def test_info_and_measure(self):
         path = self.image(data=b'x' * MB)
-        self.assertEqual(10 * MB, qemu_img.info(path, 'qcow2')[
-            'virtual-size'])
-        self.assertEqual(10 * MB, qemu_img.measure(path, 'qcow2')[
-            'required'])
-        self.assertLess(qemu_img.measure(path, 'qcow2', 'qcow2')[
-            'required'], 3 * MB)
+        image = self.inspected(path, 'qcow2')
+        self.assertEqual(10 * MB, qemu_img.info(image)['virtual-size'])
+        self.assertEqual(10 * MB, qemu_img.measure(image)['required'])
+        self.assertLess(qemu_img.measure(image, 'qcow2')['required'], 3 * MB)
 
     def test_odd_names(self):
         for name in ('a,b', 'a,,file.driver=nbd', 'json:{}', 'nbd:x:1',
                      '-f', 'a b', 'a"b', 'é'):
             path = self.image(data=b'x' * MB, name=name)
-            qemu_img.convert(path, 'qcow2', self.target)
+            qemu_img.convert(self.inspected(path, 'qcow2'), self.target)
             self.assertEqual(b'x' * MB, pathlib.Path(
                 self.target).read_bytes()[:MB])
             os.rename(self.target, self.folder / ('-o' + name))
 
     def test_relative_names(self):
         for name in ('image', '-f', 'json:{}', 'nbd:localhost:10809', ''):
-            self.assertRaises(ValueError, qemu_img.info, name, 'raw')
-            self.assertRaises(ValueError, qemu_img.convert,
-                              self.image(), 'qcow2', name)
+            image = self.inspected(self.image(), 'qcow2')
+            self.assertRaises(ValueError, qemu_img.info, dataclasses.replace(
+                image, path=name))
+            self.assertRaises(ValueError, qemu_img.convert, image, name)
 
     def test_target_exists(self):
         path = self.image()
-        self.assertRaises(FileExistsError, qemu_img.convert, path, 'qcow2',
-                          path)
+        self.assertRaises(FileExistsError, qemu_img.convert,
+                          self.inspected(path, 'qcow2'), path)
         self.assertTrue(os.path.exists(path))
 
     def test_cancel(self):
         path = self.image(data=b'x' * 10 * MB)
-        self.assertRaises(errors.Cancelled, qemu_img.convert, path, 'qcow2',
+        image = self.inspected(path, 'qcow2')
+        self.assertRaises(errors.Cancelled, qemu_img.convert, image,
                           self.target, cancelled=lambda: True)
         self.assertFalse(os.path.exists(self.target))
+        for call in (qemu_img.info, qemu_img.measure):
+            self.assertRaises(errors.Cancelled, call, image,
+                              cancelled=lambda: True)
 
     def test_time_out(self):
         error = self.assertRaises(
-            errors.QemuImgError, qemu_img.convert, self.image(), 'qcow2',
-            self.target, limits=qemu_img.Limits(seconds=-1))
+            errors.QemuImgError, qemu_img.convert,
+            self.inspected(self.image(), 'qcow2'), self.target,
+            limits=qemu_img.Limits(seconds=-1))
         self.assertIn('seconds', str(error))
         self.assertFalse(os.path.exists(self.target))
 
     def test_memory(self):
         self.assertRaises(
-            errors.QemuImgError, qemu_img.convert, self.image(), 'qcow2',
-            self.target, limits=qemu_img.Limits(memory=50 * MB))
+            errors.QemuImgError, qemu_img.convert,
+            self.inspected(self.image(), 'qcow2'), self.target,
+            limits=qemu_img.Limits(memory=50 * MB))
 
 
 class TestHostile(QemuImgTestCase):
@@ -164,10 +186,22 @@ class TestHostile(QemuImgTestCase):
     def test_other_format(self):
         path = self.image('raw', b'x')
         for driver in ('qcow2', 'vmdk', 'qed', 'nbd', 'luks', ''):
-            self.assertRaises(errors.EngineError, qemu_img.info, path,
-                              driver)
+            self.assertRaises(UNUSABLE, qemu_img.info,
+                              self.inspected(path, driver))
         # Declared raw it is raw, whatever is in it.
-        self.assertEqual('raw', qemu_img.info(self.image(), 'raw')['format'])
+        self.assertEqual('raw', qemu_img.info(
+            self.inspected(self.image(), 'raw'))['format'])
+
+    def test_changed_since_it_was_inspected(self):
+        image = self.inspected(self.image(data=b'x' * MB), 'qcow2')
+        self.patch(image.path, 8, struct.pack('>QI', 512, 11))
+        self.patch(image.path, 512, b'/etc/passwd')
+        for call in (qemu_img.info, qemu_img.measure, qemu_img.check):
+            error = self.assertRaises(errors.UnsafeImage, call, image)
+            self.assertIn('changed', str(error))
+        self.assertRaises(errors.UnsafeImage, qemu_img.convert, image,
+                          self.target)
+        self.assertFalse(os.path.exists(self.target))
 
     def test_vmdk_with_extents(self):
         for kind in ('monolithicFlat', 'twoGbMaxExtentSparse',
@@ -193,8 +227,8 @@ class TestHostile(QemuImgTestCase):
         # Each a part of the one before.
         for size in (3 * CLUSTER, CLUSTER, 100, 71, 3, 0):
             os.truncate(path, size)
-            self.assertRaises(errors.EngineError, qemu_img.convert, path,
-                              'qcow2', self.target)
+            self.assertRaises(UNUSABLE, qemu_img.convert,
+                              self.inspected(path, 'qcow2'), self.target)
             self.assertFalse(os.path.exists(self.target))
 
     def unfolding(self):
@@ -216,11 +250,13 @@ class TestHostile(QemuImgTestCase):
     def test_unfolds(self):
         path = self.unfolding()
         self.assertLess(os.stat(path).st_size, MB)
-        need = qemu_img.measure(path, 'qcow2', 'qcow2')['required']
+        need = qemu_img.measure(self.inspected(path, 'qcow2'),
+                                'qcow2')['required']
         self.assertGreater(need, 64 << 30)
         error = self.assertRaises(
-            errors.QemuImgError, qemu_img.convert, path, 'qcow2',
-            self.target, limits=qemu_img.Limits(space=20 * MB))
+            errors.QemuImgError, qemu_img.convert,
+            self.inspected(path, 'qcow2'), self.target,
+            limits=qemu_img.Limits(space=20 * MB))
         self.assertIn('20971520 bytes', str(error))
         self.assertFalse(os.path.exists(self.target))
 
@@ -229,15 +265,17 @@ class TestHostile(QemuImgTestCase):
         self.patch(path, 24, struct.pack('>Q', 1 << 50))
         # It may be refused at once (tables too small), or by the limit.
         self.assertRaises(
-            errors.EngineError, qemu_img.convert, path, 'qcow2',
-            self.target, limits=qemu_img.Limits(size=100 * MB))
+            UNUSABLE, qemu_img.convert,
+            self.inspected(path, 'qcow2'), self.target,
+            limits=qemu_img.Limits(size=100 * MB))
         self.assertFalse(os.path.exists(self.target))
 
     def test_output_longer_than_allowed(self):
         path = self.image(size=200 * MB)
         error = self.assertRaises(
-            errors.QemuImgError, qemu_img.convert, path, 'qcow2',
-            self.target, limits=qemu_img.Limits(size=100 * MB))
+            errors.QemuImgError, qemu_img.convert,
+            self.inspected(path, 'qcow2'), self.target,
+            limits=qemu_img.Limits(size=100 * MB))
         self.assertTrue(error.hint)
         self.assertFalse(os.path.exists(self.target))
 
@@ -246,7 +284,7 @@ class TestHostile(QemuImgTestCase):
         first = self.number(path, 40)
         self.patch(path, first, struct.pack('>Q', first | 1 << 63))
         try:
-            qemu_img.convert(path, 'qcow2', self.target,
+            qemu_img.convert(self.inspected(path, 'qcow2'), self.target,
                              limits=qemu_img.Limits(seconds=20))
-        except errors.EngineError:
+        except UNUSABLE:
             self.assertFalse(os.path.exists(self.target))

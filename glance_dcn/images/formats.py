@@ -17,11 +17,17 @@ from release 30 on. Where there are none, those that Glance itself has up to
 release 29 are used, in the way of release 29, the strictest: all of them look
 at the file, and it must be of one format. Releases without the fix of
 CVE-2024-32498 have neither, and nothing is taken for safe there.
+
+They read a file once, but a hostile one may make them spend milliseconds on
+each piece of it. They belong into a limited process, see :mod:`.inspection`.
 """
 
-import logging
+from __future__ import annotations
 
-from oslo_utils import units
+import collections.abc
+import logging
+import types
+import typing
 
 try:
     from oslo_utils.imageutils import format_inspector as modern
@@ -31,7 +37,7 @@ except ImportError:
 LOG = logging.getLogger(__name__)
 
 # Bytes that a file is read by.
-_CHUNK = 64 * units.Ki
+_CHUNK = 64 << 10
 # Bytes that Glance's own inspectors are given at a time. A region that is
 # found by what an earlier one says is looked for from the next piece on.
 _PIECE = 512
@@ -46,7 +52,7 @@ class Refused(Exception):
     """The file must not be used; the message says why, to users."""
 
 
-def _glances_own():
+def _glances_own() -> typing.Optional[types.ModuleType]:
     """Return the inspectors of Glance 26 to 29, None without the fix."""
     try:
         from glance.common import format_inspector
@@ -58,62 +64,78 @@ def _glances_own():
 
 
 legacy = None if modern else _glances_own()
-if not (modern or legacy):
+
+
+#: Whose inspectors are used; empty if there are none.
+INSPECTORS = 'oslo.utils' if modern else 'Glance' if legacy else ''
+if not INSPECTORS:
+    # Operators learn of it before the first import.
     LOG.error(_MISSING)
 
 
-def inspect(path, beat, tolerated=()):
+def check_available() -> None:
+    """Check that there are inspectors.
+
+    :raises Refused: there are none
+    """
+    if not (modern or legacy):
+        LOG.error(_MISSING)
+        raise Refused('this Glance cannot inspect images safely; its '
+                      'operator must upgrade it')
+
+
+def detect(file: typing.BinaryIO,
+           tolerated: collections.abc.Iterable[str] = ()) -> str:
     """Return the format of a file by its content.
 
-    :param path: path of the file
-    :param beat: called after each chunk; some files are read to their ends
+    :param file: the file, at its beginning; some are read to their ends
     :param tolerated: names of checks of partition tables that may fail
     :returns: what Glance calls the format; a disk with a partition table is
         ``raw``
-    :raises Refused: if the format is not clear, or the file is not safe
-    :raises OSError: if the file cannot be read
+    :raises Refused: the format is not clear, or the file is not safe
+    :raises OSError: the file cannot be read
     """
+    check_available()
     if modern:
-        return _inspect(path, beat, set(tolerated))
-    if legacy:
-        return _inspect_legacy(path, beat)
-    LOG.error(_MISSING)
-    raise Refused('this Glance cannot inspect images safely; its operator '
-                  'must upgrade it')
+        return _detect(file, set(tolerated))
+    return _detect_legacy(file)
 
 
-def _inspect(path, beat, tolerated):
+def _detect(file: typing.BinaryIO, tolerated: set[str]) -> str:
     try:
-        inspector = _detect(path, beat)
+        inspector = _match(file)
         inspector.safety_check()
     except modern.SafetyCheckFailed as exc:
         if inspector.NAME != 'gpt' or exc.failures.keys() - tolerated:
             raise _unsafe(exc)
-        LOG.warning('%s: non-fatal %s', path, exc)
+        LOG.warning('Tolerated, as gpt_safety_checks_nonfatal says: %s', exc)
     except modern.ImageFormatError as exc:
         raise _unclear(exc)
     # A partition table says nothing of the format: the image is raw.
     return 'raw' if str(inspector) == 'gpt' else str(inspector)
 
 
-def _detect(path, beat):
-    """Detect a format as detect_file_format() does, with larger chunks.
+class _Source:
+    """A file as inspectors need it: they close what can be closed."""
 
-    :param beat: called after each chunk
-    """
-    with open(path, 'rb') as file:
-        wrapper = modern.InspectWrapper(file)
-        try:
-            while wrapper.format is None and wrapper.read(_CHUNK):
-                beat()
-        finally:
-            wrapper.close()
-        return wrapper.format
+    def __init__(self, file: typing.BinaryIO) -> None:
+        self.read = file.read
 
 
-def _inspect_legacy(path, beat):
+def _match(file: typing.BinaryIO) -> modern.FileInspector:
+    """Do what detect_file_format() does, in larger chunks."""
+    wrapper = modern.InspectWrapper(_Source(file))
     try:
-        name, inspector = _detect_legacy(path, beat)
+        while wrapper.format is None and wrapper.read(_CHUNK):
+            pass
+    finally:
+        wrapper.close()
+    return wrapper.format
+
+
+def _detect_legacy(file: typing.BinaryIO) -> str:
+    try:
+        name, inspector = _match_legacy(file)
         if not inspector.safety_check():
             raise _unsafe(_why(name, inspector))
     except legacy.ImageFormatError as exc:
@@ -121,7 +143,7 @@ def _inspect_legacy(path, beat):
     return name
 
 
-def _why(name, inspector):
+def _why(name: str, inspector: legacy.FileInspector) -> str:
     """Return what an inspector that only says no is likely to dislike."""
     failed = [check for check in ('backing_file', 'data_file',
                                   'unknown_features')
@@ -131,25 +153,26 @@ def _why(name, inspector):
     return ', '.join(failed) or 'format %s' % name
 
 
-def _detect_legacy(path, beat):
-    """Do what detect_file_format() of Glance 29 does, not in silence.
+def _match_legacy(file: typing.BinaryIO
+                  ) -> tuple[str, legacy.FileInspector]:
+    """Do what detect_file_format() of Glance 29 does.
 
     :returns: tuple of the name of the format and its inspector
     """
     inspectors = {name: kind() for name, kind in legacy.ALL_FORMATS.items()}
     raw, found = inspectors.pop('raw'), []
-    with open(path, 'rb') as file:
-        for piece in _pieces(file, beat):
-            found += _feed(inspectors, piece)
-            if all(inspector.complete for inspector in inspectors.values()):
-                break
+    for piece in _pieces(file):
+        found += _feed(inspectors, piece)
+        if all(inspector.complete for inspector in inspectors.values()):
+            break
     if len(found) > 1:
         raise legacy.ImageFormatError('multiple formats detected: %s'
                                       % ', '.join(name for name, _ in found))
     return found[0] if found else ('raw', raw)
 
 
-def _feed(inspectors, piece):
+def _feed(inspectors: dict[str, legacy.FileInspector], piece: bytes
+          ) -> list[tuple[str, legacy.FileInspector]]:
     """Give a piece to inspectors, and return those that recognise the format.
 
     :param inspectors: dict of them by name; those that are sure are removed
@@ -167,19 +190,18 @@ def _feed(inspectors, piece):
     return found
 
 
-def _pieces(file, beat):
+def _pieces(file: typing.BinaryIO) -> collections.abc.Iterator[bytes]:
     while True:
         chunk = file.read(_CHUNK)
         if not chunk:
             return
         for start in range(0, len(chunk), _PIECE):
             yield chunk[start:start + _PIECE]
-        beat()
 
 
-def _unsafe(what):
+def _unsafe(what: object) -> Refused:
     return Refused('it has a disallowed configuration: %s' % what)
 
 
-def _unclear(exc):
+def _unclear(exc: Exception) -> Refused:
     return Refused('its format is not clear: %s' % exc)
