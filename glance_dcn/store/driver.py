@@ -38,6 +38,7 @@ from glance_dcn.ceph import omap
 from glance_dcn.engine import native
 from glance_dcn.engine import reader
 from glance_dcn import plugins
+from glance_dcn.runtime import green
 from glance_dcn.sites import hashes
 from glance_dcn.sites import limits
 from glance_dcn.sites import owed
@@ -126,6 +127,8 @@ class Store(driver.Store):
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
+        # Work beside requests has to ask Glance's database.
+        green.start()
         wiring.PROCESS.add(self.site, default=self._is_default)
         owed.ledger.add(self.site, default=self._is_default)
         if catalog.use(self.conf):
