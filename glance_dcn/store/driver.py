@@ -37,6 +37,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.engine import native
 from glance_dcn.engine import reader
+from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.runtime import green
 from glance_dcn.sites import hashes
@@ -131,6 +132,8 @@ class Store(driver.Store):
         green.start()
         wiring.PROCESS.add(self.site, default=self._is_default)
         owed.ledger.add(self.site, default=self._is_default)
+        if worker.enabled:
+            glance_interfaces.start(self.conf)
         if catalog.use(self.conf):
             worker.start(self.site)
             staging_watch.start(self.conf)

@@ -102,15 +102,18 @@ class Peers:
         this process cannot
     :param may_act: returns whether this process is the leader of its worker
         at this moment; asked before each step of a takeover
+    :param may_undo: returns whether ``undo`` can do its work in this process;
+        asked before a takeover begins
     """
 
     def __init__(self, records, identity, timeout, undo,
-                 may_act=lambda: True):
+                 may_act=lambda: True, may_undo=lambda: True):
         self._registry = records
         self._identity = identity
         self._timeout = timeout
         self._undo = undo
         self._may_act = may_act
+        self._may_undo = may_undo
         self._holder = uuid.uuid4().hex
         self._looked = None
         self._heard = {}
@@ -153,6 +156,8 @@ class Peers:
         """Do what is to be done for a silent worker."""
         tasks = self._registry.tasks(worker.identity)
         if tasks and self._undo is not None:
+            if not self._may_undo():
+                return
             with acting(self._registry, worker.identity,
                         self._holder) as renew:
                 if renew and self._may_act() and self._mark(worker, text):

@@ -31,6 +31,7 @@ from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.engine import native
+from glance_dcn import glance_interfaces
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
@@ -77,7 +78,7 @@ def begin(conf, site):
         _presence = None
     staging = folder.path(conf)
     # The scrubber and others have stores, and are no workers.
-    if not staging or conf.prog != 'glance-api':
+    if not staging or not glance_interfaces.serves_api(conf):
         return
     options.register(conf)
     place = places.Place(staging)
@@ -236,7 +237,8 @@ class Presence:
                     takeover.undo, self._conf)
                 self.peers = peers.Peers(
                     self._registry, identity, self._timeout, undo,
-                    may_act=lambda: self._leadership.is_held)
+                    may_act=lambda: self._leadership.is_held,
+                    may_undo=_may_undo)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '
@@ -342,6 +344,12 @@ class Presence:
         if text != self._complained:
             self._complained = text
             LOG.error('%s', text)
+
+
+def _may_undo():
+    """Return whether a peer's imports can be rolled back safely."""
+    return (glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
 def _release():

@@ -13,7 +13,9 @@
 """What a worker says of itself, to a registry without a cluster."""
 
 import dataclasses
+import sys
 import threading
+from unittest import mock
 
 import fixtures
 from oslo_config import cfg
@@ -79,6 +81,30 @@ class PresenceTest(base.BaseTestCase):
             self.presence.check()
             self.presence.beat()
         self.assertEqual([], self.verdicts)
+
+    def begin(self, prog):
+        """Return whether a process that is called so has a presence."""
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.presence._presence', None))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.folder.path', lambda conf: self.staging))
+        for name in ('answer.begin', 'running.on_begin', 'watch.ask_first',
+                     'Presence.start'):
+            self.useFixture(fixtures.MockPatch(
+                'glance_dcn.workers.presence.%s' % name))
+        self.conf([], prog=prog)
+        presence.begin(self.conf, self.registry.site)
+        return presence._presence is not None
+
+    def test_process_that_serves_the_api(self):
+        with mock.patch.dict(sys.modules):
+            sys.modules.pop('glance.common.wsgi_app', None)
+            self.assertTrue(self.begin('glance-api'))
+            self.assertFalse(self.begin('glance-scrubber'))
+            # Before release 33 it is called after the WSGI server.
+            self.assertFalse(self.begin('uwsgi'))
+            sys.modules['glance.common.wsgi_app'] = mock.Mock()
+            self.assertTrue(self.begin('uwsgi'))
 
     def test_first_beat(self):
         self.presence.beat()
