@@ -360,6 +360,22 @@ def _prove_staged_readers(_conf: cfg.ConfigOpts) -> None:
         _has(reader, *names)
 
 
+def _prove_import_plugins(_conf: cfg.ConfigOpts) -> None:
+    from glance.async_.flows._internal_plugins import copy_image
+    from glance.async_.flows import api_image_import
+    from glance.async_.flows.plugins import image_conversion
+    from glance.common.scripts import utils
+    _takes(copy_image.get_flow, backend=[])
+    _has(image_conversion, 'conversion_plugin_opts')
+    _takes(utils.get_task, 'tasks', 'task')
+    found = {constant for constant in _constants(api_image_import)
+             if isinstance(constant, str)}
+    for name in ('task_id', 'task_type', 'task_repo', 'backend',
+                 'import_req', 'action_wrapper'):
+        if name not in found:
+            raise Missing('plugins are not told the %s' % name)
+
+
 def _prove_import_actions(_conf: cfg.ConfigOpts) -> None:
     from glance.async_.flows import api_image_import
     image = types.SimpleNamespace(image_id='image')
@@ -488,6 +504,12 @@ STAGED_READERS = Interface(
     'imports read the holes of staged images, and may lose the lock of an '
     'image that waits for its turn for an hour',
     _prove_staged_readers)
+IMPORT_PLUGINS = Interface(
+    'the plugins of imports',
+    'which those of glance_dcn build on',
+    'those of glance_dcn are not loaded or fail: images are stored as they '
+    'are, and copies are made by stock Glance',
+    _prove_import_plugins)
 IMPORT_ACTIONS = Interface(
     'the actions of an import',
     'by which the locations and stores of an image are changed',
@@ -535,9 +557,9 @@ SHARED_OPTIONS = Interface(
 
 #: All of them.
 INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
-              STAGED_READERS, IMPORT_ACTIONS, TASK_EXECUTOR, TASK_EVENTS,
-              RESERVED_STORES, STORE_MAP, ENTRY_POINTS, HEALTHCHECK,
-              SHARED_OPTIONS)
+              STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, TASK_EXECUTOR,
+              TASK_EVENTS, RESERVED_STORES, STORE_MAP, ENTRY_POINTS,
+              HEALTHCHECK, SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

@@ -36,6 +36,7 @@ import dataclasses
 import logging
 import os
 import posix
+import time
 import typing
 
 from glance_dcn.engine import native
@@ -50,6 +51,8 @@ TIMEOUT = 60.0
 
 # Bytes taken out of the pipe at a time; each is one function, or none.
 _WAKEUPS = 4096
+# Seconds between two looks whether a child of a fork is ready.
+_PAUSE = 0.01
 
 
 class Unavailable(Exception):
@@ -90,6 +93,7 @@ class Bridge:
         self._calls = native.Queue()
         self._pipe: tuple[int, int] | None = None
         self._hub_thread: int | None = None
+        self._pid = os.getpid()
 
     @property
     def started(self) -> bool:
@@ -104,6 +108,7 @@ class Bridge:
         if not native.patched() or self._pipe is not None:
             return
         import eventlet
+        self._pid = os.getpid()
         self._hub_thread = native.thread_id()
         self._pipe = _make_pipe()
         os.register_at_fork(after_in_child=self._after_fork)
@@ -131,13 +136,15 @@ class Bridge:
         if self._pipe is None:
             raise Unavailable('this process is patched by eventlet, and '
                               'nothing waits for questions in its hub')
+        deadline = time.monotonic() + timeout
+        self._wait_for_fork(deadline)
         call = _Call(function, args)
         self._calls.put(call)
         # Full of bytes that have not been seen is as good as one more.
         with contextlib.suppress(BlockingIOError):
             posix.write(self._pipe[1], b'.')
         try:
-            result, error = _wait(call.answers, timeout)
+            result, error = _wait(call.answers, deadline - time.monotonic())
         except native.Empty:
             call.abandoned = True
             raise NoAnswer('the hub of eventlet has not answered within '
@@ -146,6 +153,15 @@ class Bridge:
         if error is not None:
             raise error
         return result
+
+    def _wait_for_fork(self, deadline: float) -> None:
+        """Wait until a child has a pipe of its own.
+
+        Threads that others start in a child may be there before it has.
+        """
+        while self._pid != os.getpid() and time.monotonic() < deadline:
+            with contextlib.suppress(native.Empty):
+                _wait(native.Queue(), _PAUSE)
 
     def _listen(self, descriptor: int) -> None:
         """Start a green thread for each function; never return."""
@@ -177,6 +193,7 @@ class Bridge:
         os.close(reading)
         os.close(old_writing)
         self._pipe = old_reading, writing
+        self._pid = os.getpid()
 
 
 def _make_pipe() -> tuple[int, int]:
@@ -196,6 +213,8 @@ def _wait(queue: native.Queue, timeout: float) -> typing.Any:
     try:
         return queue.get_nowait()
     except native.Empty:
+        if timeout <= 0:
+            raise
         return queue.get(timeout=timeout)
 
 

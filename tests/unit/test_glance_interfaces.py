@@ -70,6 +70,13 @@ _CHANGES: dict[glance_interfaces.Interface,
         ('glance.common.scripts.utils', 'CallbackIterator',
          lambda file, callback: file),
         ('glance.common.utils', 'LimitingReader', lambda file, limit: file)],
+    glance_interfaces.IMPORT_PLUGINS: [
+        ('glance.async_.flows._internal_plugins.copy_image', 'get_flow',
+         _GONE),
+        ('glance.async_.flows.plugins.image_conversion',
+         'conversion_plugin_opts', _GONE),
+        ('glance.async_.flows.api_image_import', 'get_flow',
+         lambda **kwargs: None)],
     glance_interfaces.IMPORT_ACTIONS: [
         ('glance.async_.flows.api_image_import', '_ImportActions', _GONE),
         ('glance.async_.flows.api_image_import._ImportActions', '__init__',

@@ -236,6 +236,25 @@ class TestPatched(base.BaseTestCase):
             print('fine')
             """))
 
+    def test_thread_that_is_there_before_the_child_is_ready(self) -> None:
+        self.assertEqual('fine\n', self.run_patched("""
+            answers = native.Queue()
+
+            def begin():
+                # Before the hook of the bridge, which was registered later.
+                native.start('early', lambda: answers.put(
+                    green.call(os.getpid)))
+                really_sleep(0.3)
+            os.register_at_fork(after_in_child=begin)
+            green.start()
+            pid = os.fork()
+            if pid == 0:
+                assert native.get(answers, 60) == os.getpid()
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            print('fine')
+            """))
+
     def test_child_of_a_native_thread(self) -> None:
         # It has no hub: nothing is answered, and nothing hangs.
         self.assertEqual('fine\n', self.run_patched("""
