@@ -130,6 +130,7 @@ class Proofs:
         self._conf = conf
         self._faults: dict[Interface, str | None] = {}
         self._began = time.monotonic()
+        self._told = False
         self._periodic = background.Periodic('dcn-interfaces', self.prove,
                                              _AGAIN)
 
@@ -149,8 +150,12 @@ class Proofs:
             with contextlib.suppress(native.Empty):
                 pause.get(timeout=_PAUSE)
         # The scrubber and others have stores as well.
-        if loaded() or serves_api(self._conf):
-            self.faults()
+        if (not self._told and (loaded() or serves_api(self._conf))
+                and not self.faults()):
+            self._told = True
+            LOG.info('Glance %(release)s has all %(count)d private '
+                     'interfaces that glance_dcn builds on', {
+                         'release': release(), 'count': len(INTERFACES)})
 
     def faults(self) -> dict[Interface, str]:
         """Prove all interfaces, and return what is wrong with some."""

@@ -393,6 +393,7 @@ class TestStart(InterfacesTestCase):
                 time.sleep(0.05)
         self.assertIn('image_get', self.logged.output)
         self.assertIn(glance_interfaces.DATABASE.off, self.logged.output)
+        self.assertNotIn('has all', self.logged.output)
 
     def test_processes_that_are_not_glance(self) -> None:
         started = self.useFixture(fixtures.MockPatch(

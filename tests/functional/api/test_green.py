@@ -106,6 +106,7 @@ class QuestionsTest(base.BaseTestCase):
         wsgi.write_conf(etc / 'glance-api.conf', {
             'DEFAULT': {
                 'enabled_backends': 'central:dcn', 'bind_host': '127.0.0.1',
+                'log_file': self.folder / 'log',
                 'bind_port': self.url.rpartition(':')[2], 'workers': workers,
                 'worker_self_reference_url': self.url},
             'database': {'connection': 'sqlite:///%s' % database},
@@ -151,6 +152,12 @@ class QuestionsTest(base.BaseTestCase):
         self.addCleanup(os.killpg, glance.pid, signal.SIGKILL)
         process.wait_for('all processes have asked',
                          lambda: len(self.asked()) == processes, 120)
+        # What is proved at the start is proved in the hub as well.
+        process.wait_for('the interfaces of Glance', lambda: (
+            'private interfaces that glance_dcn builds on'
+            in (self.folder / 'log').read_text()), 120)
+        self.assertNotIn('glance_dcn cannot use',
+                         (self.folder / 'log').read_text())
         # The hub serves requests as ever.
         process.wait_for('an answer', lambda: wsgi.answers(
             self.url + '/healthcheck'), 120)
