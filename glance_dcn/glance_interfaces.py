@@ -14,8 +14,8 @@
 """The private interfaces of Glance that this package builds on.
 
 What glance_dcn does for imports, copies and the background goes through
-classes and attributes that Glance, glance_store, stevedore and oslo promise
-to nobody: a later release may rename any of them. Most are looked for with a
+classes and attributes that are private to Glance, glance_store, stevedore and
+oslo: a later release may rename any of them. Most are looked for with a
 fallback, for releases differ, so that such a change would switch something
 off in silence.
 

@@ -240,7 +240,8 @@ class Leadership:
             raise
         finally:
             os.unlink(temporary)
-        # One that was stopped before the link may have made an old one anew.
+        # A process that was stopped before the link may have made the file of
+        # an old generation again.
         if self._newest() != generation:
             lead.close()
             self._remove(generation)

@@ -210,7 +210,7 @@ class TestPatched(base.BaseTestCase):
             assert ask(os.getpid) == os.getpid()
             children = []
             for _ in range(3):
-                # One that nobody has answered yet.
+                # One that has no answer yet.
                 answers = native.Queue()
                 native.start('asking', lambda: answers.put(
                     green.call(os.getpid)))
