@@ -22,10 +22,11 @@ import dataclasses
 import enum
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn import glance_interfaces
+from glance_dcn.runtime import green
 
 # An option that Glance registers, and no other program.
-_GLANCES_OWN = 'worker_self_reference_url'
+_GLANCES_OWN = glance_interfaces.OPTION
 # Property that holds the ID of the task that has the image.
 _LOCK = 'os_glance_import_task'
 # Statuses of images that a request is about to give data, and of images whose
@@ -82,25 +83,25 @@ class GlanceDatabase:
 
     @property
     def available(self) -> bool:
-        """Whether threads beside requests may ask it.
-
-        They must not touch what eventlet has patched, such as the pool of
-        database connections.
-        """
-        return not native.patched()
+        """Whether it can be asked, and is as this package knows it."""
+        return glance_interfaces.usable(glance_interfaces.DATABASE)
 
     def ask(self, image_id: str, uri: str) -> Answer:
         """Return what the database says of an image at a location.
 
         :param image_id: ID of the image
         :param uri: URI of the location
-        :raises RuntimeError: if it cannot be asked by this process's threads
+        :raises RuntimeError: if it is not as this package knows it
+        :raises glance_dcn.runtime.green.Unavailable: if the hub of a process
+            that eventlet has patched does not answer
         :raises Exception: what Glance raises if its database does not answer
         """
         if not self.available:
-            raise RuntimeError('the database of Glance is out of reach for '
-                               'threads of a process that eventlet has '
-                               'patched')
+            raise RuntimeError('it is not one that this release of glance-dcn '
+                               'knows')
+        return green.call(self._ask, image_id, uri)
+
+    def _ask(self, image_id: str, uri: str) -> Answer:
         from glance.common import exception
         from glance import context
         from glance import db

@@ -22,6 +22,8 @@ though, that can be put in order before it is first used.
 from stevedore import extension
 
 NAMESPACE = 'glance.image_import.internal_plugins'
+#: Namespace of the plugins of oslo.middleware's healthcheck.
+HEALTHCHECK = 'oslo.middleware.healthcheck'
 _OURS = 'glance_dcn.'
 #: The import plugin with which imports have a journal and a heartbeat.
 STAGING = 'dcn_distributed_staging'
@@ -43,8 +45,21 @@ def prefer_ours():
     entry_points(NAMESPACE).sort(key=_is_ours)
 
 
+def order_is_kept():
+    """Return whether the order of entry points holds for the whole process.
+
+    It does if stevedore gives the same list again.
+    """
+    return entry_points(NAMESPACE) is entry_points(NAMESPACE)
+
+
 def ours_wins(name):
-    """Return whether glance_dcn's plugin of a name is the one Glance uses."""
+    """Return whether glance_dcn's plugin of a name is the one Glance uses.
+
+    It is not known, and taken not to be, if the order is not kept.
+    """
+    if not order_is_kept():
+        return False
     found = [point for point in entry_points(NAMESPACE)
              if point.name == name]
     return bool(found) and _is_ours(found[-1])

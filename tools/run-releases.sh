@@ -34,10 +34,10 @@ fi
 selection=${SELECTION:-}
 if [ -z "$selection" ]; then
     selection='tests/unit/test_*.py'
-    for room in ceph cmd engine flows images sites store; do
+    for room in ceph cmd engine flows images runtime sites store workers; do
         selection+=" tests/unit/$room/test_*.py"
     done
-    for name in conversion direct_copy mixed_stores standalone \
+    for name in conversion direct_copy green mixed_stores standalone \
             stock_fallback workflow; do
         selection+=" tests/functional/api/test_$name.py"
     done

@@ -22,6 +22,7 @@ from oslo_utils import units
 import requests
 
 from glance_dcn.checks import registry
+from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import folder as site_files
 from glance_dcn.staging import folder
@@ -97,6 +98,24 @@ def database(node):
     except Exception as exc:
         raise Found('silent', error=str(exc).splitlines()[0])
     return 'it has %d image%s' % (count, 's' * (count != 1))
+
+
+@registry.check(
+    'interfaces', NODE, 'This Glance has all that glance_dcn builds on',
+    missing=(FAIL, 'glance_dcn cannot use all of Glance %(release)s: '
+             '%(faults)s', 'install a release of glance-dcn that supports '
+             'this Glance; until then %(off)s'))
+def interfaces(node):
+    """Prove the private interfaces of the Glance that is installed."""
+    found = glance_interfaces.Proofs(node.conf).faults()
+    if found:
+        raise Found(
+            'missing', release=glance_interfaces.release(),
+            faults='; '.join('%s (%s)' % (interface.name, text)
+                             for interface, text in found.items()),
+            off='; '.join(interface.off for interface in found))
+    return 'Glance %s, %d interfaces proved' % (
+        glance_interfaces.release(), len(glance_interfaces.INTERFACES))
 
 
 @registry.check(

@@ -98,6 +98,14 @@ def call(function, *args):
     return result
 
 
+def thread_id():
+    """Return the ID of the native thread that runs; green threads share one.
+
+    In a child of a fork it is that of the thread that forked.
+    """
+    return _original(threading).get_ident()
+
+
 def lock():
     """Return a native lock, to be held for moments only."""
     return _original(threading).Lock()

@@ -34,6 +34,7 @@ from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
+from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import copying
 from glance_dcn.sites import sources
@@ -83,7 +84,8 @@ def _take_over(kwargs):
         wanted[:] = [store for store in wanted
                      if store not in _taken[task_id]]
         return _taken[task_id]
-    if not CONF.glance_dcn.direct_copy:
+    if not (CONF.glance_dcn.direct_copy
+            and glance_interfaces.usable(glance_interfaces.IMPORT_ACTIONS)):
         return []
     if not plugins.ours_wins('copy_image'):
         _say_once('order', 'Images are copied by stock Glance: its copy_image '

@@ -26,6 +26,7 @@ from glance.common import utils as glance_utils
 
 from glance_dcn import background
 from glance_dcn.engine import native
+from glance_dcn import glance_interfaces
 from glance_dcn.staging import database
 from glance_dcn.staging import folder
 from glance_dcn.staging import running
@@ -167,7 +168,8 @@ def works_on(task):
     Glance's.
     """
     module = sys.modules.get('glance.async_.taskflow_executor')
-    if module is None or native.patched():
+    if (module is None or native.patched()
+            or not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR)):
         return False
     code = module.TaskExecutor._run.__code__
     for frame in sys._current_frames().values():

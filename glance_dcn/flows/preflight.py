@@ -27,12 +27,12 @@ import os
 import urllib.error
 import urllib.request
 
-from glance.common.scripts import utils as script_utils
 from glance.common import utils as glance_utils
 from oslo_config import cfg
 from oslo_utils import units
 
 from glance_dcn.flows import stores
+from glance_dcn import glance_interfaces
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 
@@ -133,13 +133,13 @@ def download_size(method):
             or not uri.startswith(('http://', 'https://'))
             # What goes wrong with an address is logged: no password in it.
             or '@' in uri.split('/')[2]
+            # Not asked at all is better than asked less safely than Glance
+            # itself does it.
+            or not glance_interfaces.usable(glance_interfaces.DOWNLOADS)
             or not _is_allowed(uri)):
         return None
-    # Glance 33 connects to the address that it has checked, and no other.
-    handlers = [getattr(script_utils, name) for name in (
-        '_ValidatedExternalHTTPHandler', '_ValidatedExternalHTTPSHandler')
-        if hasattr(script_utils, name)]
-    opener = urllib.request.build_opener(_StayThere, *handlers)
+    opener = urllib.request.build_opener(
+        _StayThere, *glance_interfaces.download_handlers())
     request = urllib.request.Request(uri, method='HEAD')  # noqa: S310
     try:
         with opener.open(request, timeout=_PATIENCE) as answer:

@@ -29,6 +29,7 @@ from taskflow import task
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import preflight
+from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.staging import database
 from glance_dcn.staging import folder
@@ -76,7 +77,9 @@ def announce(kwargs):
     :returns: :class:`glance_dcn.staging.running.Import`; None if the plugin
         is not used, or no journal can be kept
     """
-    if not plugins.staging_is_used(CONF):
+    if not (plugins.staging_is_used(CONF)
+            and glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
         return None
     found = folder.of(CONF)
     if found is None:

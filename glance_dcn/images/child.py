@@ -87,7 +87,7 @@ def _answer(request: dict[str, typing.Any]) -> dict[str, typing.Any]:
     sys.path.extend(path for path in request['path'] if path not in sys.path)
     from glance_dcn.images import formats
     from glance_dcn.images import hazards  # noqa: F401
-    if formats.INSPECTORS != request['inspectors']:
+    if request['inspectors'] != formats.INSPECTORS:
         return {'error': 'it has no inspectors of %s in %s'
                 % (request['inspectors'], sys.path)}
     # From here on the image has a say: no file is opened any more.

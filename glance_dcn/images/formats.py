@@ -52,7 +52,7 @@ class Refused(Exception):
     """The file must not be used; the message says why, to users."""
 
 
-def _glances_own() -> typing.Optional[types.ModuleType]:
+def _glances_own() -> types.ModuleType | None:
     """Return the inspectors of Glance 26 to 29, None without the fix."""
     try:
         from glance.common import format_inspector

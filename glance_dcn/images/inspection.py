@@ -103,9 +103,9 @@ class Image:
 
 
 def inspect(path: str,
-            beat: typing.Optional[collections.abc.Callable[[], object]] = None,
+            beat: collections.abc.Callable[[], object] | None = None,
             tolerated: collections.abc.Iterable[str] = (),
-            interpreter: typing.Optional[str] = None) -> Image:
+            interpreter: str | None = None) -> Image:
     """Find out what an image file is.
 
     :param path: path of the file
@@ -160,7 +160,7 @@ def limits_of(status: os.stat_result) -> limited.Limits:
         seconds=_SECONDS + _SECONDS_PER_GIB * share, size=0)
 
 
-def find_interpreter(path: str, configured: typing.Optional[str] = None
+def find_interpreter(path: str, configured: str | None = None
                      ) -> str:
     """Return the path of a Python interpreter like that of this process.
 
@@ -245,8 +245,7 @@ def _parse(path: str, outcome: limited.Outcome, limits: limited.Limits
 
 
 def _is_valid(answer: object) -> bool:
-    """Return whether an answer has one of the forms that :mod:`.child` names.
-    """
+    """Return whether an answer has a form that :mod:`.child` names."""
     if not isinstance(answer, dict):
         return False
     keys = answer.keys()

@@ -57,8 +57,8 @@ class Limits:
     memory: int = 2 << 30
     cpu: int = 3600
     seconds: float = 6 * 3600
-    size: typing.Optional[int] = None
-    space: typing.Optional[int] = None
+    size: int | None = None
+    space: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,8 @@ class TookTooLong(Exception):
 
 
 def run(command: collections.abc.Sequence[str], limits: Limits,
-        stdin: typing.Union[int, typing.BinaryIO] = subprocess.DEVNULL,
-        tick: typing.Optional[collections.abc.Callable[[bytes],
-                                                       object]] = None
+        stdin: int | typing.BinaryIO = subprocess.DEVNULL,
+        tick: collections.abc.Callable[[bytes], object] | None = None
         ) -> Outcome:
     """Run a program within limits, and wait for its end.
 

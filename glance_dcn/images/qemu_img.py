@@ -40,6 +40,7 @@ _LAST = 64
 #: What a run of qemu-img may use.
 Limits = limited.Limits
 INFO_LIMITS = Limits(memory=GIB, cpu=30, seconds=60)
+_CONVERT_LIMITS = Limits()
 
 _Cancelled = typing.Optional[collections.abc.Callable[[], bool]]
 
@@ -102,9 +103,8 @@ def check(image: inspection.Image, limits: limited.Limits = INFO_LIMITS,
 
 
 def convert(image: inspection.Image, target: str, output: str = 'raw',
-            limits: limited.Limits = Limits(),
-            progress: typing.Optional[
-                collections.abc.Callable[[float], object]] = None,
+            limits: limited.Limits = _CONVERT_LIMITS,
+            progress: collections.abc.Callable[[float], object] | None = None,
             cancelled: _Cancelled = None, in_order: bool = False) -> None:
     """Convert an image file into a new, sparse file.
 
@@ -164,9 +164,8 @@ def _report(operation: str, image: inspection.Image, arguments: list[str],
 
 
 def _run(operation: str, image: inspection.Image, arguments: list[str],
-         limits: limited.Limits, target: typing.Optional[str] = None,
-         progress: typing.Optional[
-             collections.abc.Callable[[float], object]] = None,
+         limits: limited.Limits, target: str | None = None,
+         progress: collections.abc.Callable[[float], object] | None = None,
          cancelled: _Cancelled = None) -> bytes:
 
     def tick(output: bytes) -> None:
@@ -197,7 +196,7 @@ def _tell(output: bytes,
         progress(float(found[-1]) / 100)
 
 
-def _check_space(operation: str, path: str, target: typing.Optional[str],
+def _check_space(operation: str, path: str, target: str | None,
                  limits: limited.Limits) -> None:
     if target is None or limits.space is None:
         return

@@ -97,8 +97,7 @@ def _sync(path: str, flags: int,
         os.close(fd)
 
 
-def digest(path: str, progress: typing.Optional[
-        typing.Callable[[float], None]] = None) -> str:
+def digest(path: str, progress: typing.Callable[[float], None] | None = None) -> str:
     """Return the content digest of a file; holes cost nothing.
 
     :param path: path of the file
@@ -109,8 +108,7 @@ def digest(path: str, progress: typing.Optional[
         return _digesting(source, progress).run().content
 
 
-def _digesting(source: file.File, progress: typing.Optional[
-        typing.Callable[[float], None]] = None) -> transfer.Transfer:
+def _digesting(source: file.File, progress: typing.Callable[[float], None] | None = None) -> transfer.Transfer:
     """Return a reading of a file that computes its content digest."""
     return transfer.Transfer(
         source, memory=_MEMORY, interval=_INTERVAL,
@@ -132,10 +130,10 @@ class Vouching:
                  then: typing.Callable[[], None]) -> None:
         self._path = path
         self._note = note
-        self._then: typing.Optional[typing.Callable[[], None]] = then
+        self._then: typing.Callable[[], None] | None = then
         self._lock = native.lock()
         self._closed = False
-        self._job: typing.Optional[transfer.Transfer] = None
+        self._job: transfer.Transfer | None = None
 
     @property
     def over(self) -> bool:

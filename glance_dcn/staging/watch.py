@@ -17,11 +17,11 @@ It begins when the process does, beside its requests: nothing waits for it.
 """
 
 import logging
-import sys
 import time
 
 from glance_dcn import background
-from glance_dcn import glance_db
+from glance_dcn.engine import native
+from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.staging import accepted
 from glance_dcn.staging import folder
@@ -74,39 +74,43 @@ def ask_first(function):
 
 
 def _look():
-    if not glance_db.GlanceDatabase(_conf).available:
+    if native.patched():
         # Glance before release 33 may be patched by eventlet: its database
         # is out of reach for this thread. There is the command for it.
         return
     _wait_for_glance()
     found = folder.of(_conf)
-    if found is None:
+    if found is None or not (
+            glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
         return
-    from glance_dcn.staging import rerun
     chosen = _conf[options.GROUP]
     used = plugins.staging_is_used(_conf)
-    if used:
+    if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
         accepted.listen(_conf)
     # A peer that took this worker for gone may be at it.
     if _gate is None or _gate():
         recovery.recover(found,
-                         rerun.begin if chosen.resume_imports else None)
+                         _rerun() if chosen.resume_imports else None)
     if used:
         _say_doubts()
         residue.look(found, chosen.staging_residue_age)
 
 
+def _rerun():
+    """Return the function that starts an import again, or None."""
+    if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
+        return None
+    from glance_dcn.staging import rerun
+    return rerun.begin
+
+
 def _wait_for_glance():
     """Wait until Glance is there: what it is loading is not to be touched."""
     while time.monotonic() - _since < _SETTLING or (
-            not _is_loaded() and time.monotonic() - _since < _PATIENCE):
+            not glance_interfaces.loaded()
+            and time.monotonic() - _since < _PATIENCE):
         time.sleep(_PAUSE)
-
-
-def _is_loaded():
-    module = sys.modules.get('glance.api.v2.router')
-    return module is not None and not getattr(
-        module.__spec__, '_initializing', False)
 
 
 def _say_doubts():

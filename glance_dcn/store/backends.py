@@ -22,6 +22,7 @@ import os
 from glance_store import multi_backend
 
 from glance_dcn.engine import native
+from glance_dcn import glance_interfaces
 
 _lock = native.lock()
 # Whose option was changed, and all that was changed of it: each change sets
@@ -33,10 +34,15 @@ _types = {}
 def change(conf, types):
     """Set the types of some stores.
 
+    Nothing is changed if the reserved stores, which nothing works without,
+    cannot be kept.
+
     :param conf: oslo.config object
     :param types: type by identifier of the store; None: not enabled any more
     """
     global _conf
+    if not glance_interfaces.usable(glance_interfaces.RESERVED_STORES):
+        return
     with _lock:
         if conf is not _conf:
             _conf = conf

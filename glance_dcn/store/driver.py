@@ -38,7 +38,9 @@ from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn import glance_db
+from glance_dcn import glance_interfaces
 from glance_dcn import plugins
+from glance_dcn.runtime import green
 from glance_dcn.sites import hashes
 from glance_dcn.sites import limits
 from glance_dcn.sites import reading
@@ -129,10 +131,14 @@ class Store(driver.Store):
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
+        # Work beside requests has to ask Glance's database.
+        green.start()
         wiring.PROCESS.add(self.site, default=self._is_default)
         queue.PROCESS.add(self.site, default=self._is_default)
         database = glance_db.of(self.conf)
         task_setup.configure(queue.PROCESS, self.conf, database)
+        if queue.PROCESS.enabled:
+            glance_interfaces.start(self.conf)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
             staging_watch.start(self.conf)

@@ -15,12 +15,14 @@
 from __future__ import annotations
 
 import logging
+import time
 import typing
 
 import rbd
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
+from glance_dcn import glance_interfaces
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import actions
@@ -35,6 +37,9 @@ if typing.TYPE_CHECKING:
     from glance_dcn.sites import site as sites
 
 LOG = logging.getLogger(__name__)
+
+# Seconds in which Glance has been loaded by a process that loads it.
+_LOADING = 20
 
 Action = tasks.Action
 NotRecorded = stores.NotRecorded
@@ -98,8 +103,12 @@ class TaskQueue:
     def start(self) -> None:
         """Run tasks beside the requests of this process, from now on."""
         if self.runner is None and self._database is not None:
-            self.runner = runners.TaskRunner(self.store, self.sites.get,
-                                             self._database)
+            began = time.monotonic()
+            self.runner = runners.TaskRunner(
+                self.store, self.sites.get, self._database,
+                # Modules of Glance must not be imported while it is loaded.
+                lambda: (glance_interfaces.loaded()
+                         or time.monotonic() - began > _LOADING))
             self.runner.start()
 
     def begin_write(self, site: sites.Site, image: str,

@@ -34,6 +34,7 @@ from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.engine import native
 from glance_dcn import glance_db
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import leases
@@ -81,6 +82,8 @@ class TaskRunner:
     :param store: :class:`glance_dcn.tasks.store.TaskStore`
     :param sites: returns the site of a store by its identifier, or None
     :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
+    :param ready: returns whether Glance is loaded, so that its database may
+        be asked
     :param clock: returns seconds of a monotonic clock
     :param expiry: seconds without a renewal after which a writer is dead
     :param settled: seconds for which Glance's database must have been settled
@@ -91,12 +94,14 @@ class TaskRunner:
     def __init__(self, store: stores.TaskStore,
                  sites: typing.Callable[[str], sites.Site | None],
                  database: glance_db.GlanceDatabase,
+                 ready: typing.Callable[[], bool] = lambda: True,
                  clock: typing.Callable[[], float] = time.monotonic,
                  expiry: float = leases.EXPIRY, settled: float = 60) -> None:
         self._expiry = expiry
         self._settling = settled
         self._store = store
         self._sites = sites
+        self._ready = ready
         self._clock = clock
         self._lease = leases.RunnerLease(store, clock)
         self._observer = leases.Observer(clock)
@@ -127,8 +132,12 @@ class TaskRunner:
     def run(self) -> None:
         """Scan once, and do what can be done now."""
         home = self._store.home.site
-        if home is None or not home.available or (
-                not self._database.available):
+        if home is None or not home.available:
+            return
+        if not self._ready():
+            self._periodic.interval = _SOON
+            return
+        if not self._database.available:
             return
         try:
             if not self._lease.acquire():
@@ -146,12 +155,22 @@ class TaskRunner:
             if isinstance(record, tasks.Intent)})
         self._forget(scan.records)
         self._drop_leases(scan)
+        due = [(site, record) for record, site in (
+            (record, self._site_of(record)) for record in scan.records)
+            if site is not None and self._is_due(record)]
+        if native.patched():
+            # Executors would be of green threads, which all wait for one.
+            for site, record in due:
+                if not self._lease.acquire():
+                    break
+                self._do(site, record)
+        elif due:
+            self._do_all(due)
+
+    def _do_all(self, due: list[tuple[sites.Site, tasks.Record]]) -> None:
         with futures.ThreadPoolExecutor(_WORKERS, 'dcn-tasks') as pool:
             running: set[futures.Future] = set()
-            for record in scan.records:
-                site = self._site_of(record)
-                if site is None or not self._is_due(record):
-                    continue
+            for site, record in due:
                 if not self._lease.acquire():
                     break
                 running.add(pool.submit(self._do, site, record))

@@ -24,7 +24,6 @@ leaves to them what the answer is.
 
 from glance_dcn import plugins
 
-_NAMESPACE = 'oslo.middleware.healthcheck'
 _MARK = 'glance-dcn '
 
 _place = None
@@ -40,7 +39,7 @@ def begin(place):
     """
     global _place
     _place = place
-    points = plugins.entry_points(_NAMESPACE)
+    points = plugins.entry_points(plugins.HEALTHCHECK)
     points[:] = [point if isinstance(point, _Point) else _Point(point)
                  for point in points]
 

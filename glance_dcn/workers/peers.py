@@ -100,13 +100,20 @@ class Peers:
     :param undo: called with a :class:`glance_dcn.workers.registry.Worker` and
         what it was doing, a :class:`glance_dcn.staging.journal.Entry`; None:
         this process cannot
+    :param may_act: returns whether this process is the leader of its worker
+        at this moment; asked before each step of a takeover
+    :param may_undo: returns whether ``undo`` can do its work in this process;
+        asked before a takeover begins
     """
 
-    def __init__(self, records, identity, timeout, undo):
+    def __init__(self, records, identity, timeout, undo,
+                 may_act=lambda: True, may_undo=lambda: True):
         self._registry = records
         self._identity = identity
         self._timeout = timeout
         self._undo = undo
+        self._may_act = may_act
+        self._may_undo = may_undo
         self._holder = uuid.uuid4().hex
         self._looked = None
         self._heard = {}
@@ -137,6 +144,8 @@ class Peers:
         for identity in set(self._heard).difference(found):
             del self._heard[identity]
         for identity, (worker, text) in found.items():
+            if not self._may_act():
+                return
             known = self._heard.get(identity)
             if known is None or known.count != _count(worker):
                 self._heard[identity] = _Heard(worker, now, known is not None)
@@ -147,9 +156,11 @@ class Peers:
         """Do what is to be done for a silent worker."""
         tasks = self._registry.tasks(worker.identity)
         if tasks and self._undo is not None:
+            if not self._may_undo():
+                return
             with acting(self._registry, worker.identity,
                         self._holder) as renew:
-                if renew and self._mark(worker, text):
+                if renew and self._may_act() and self._mark(worker, text):
                     self._take_over(worker, renew)
         elif not tasks and time.time() - worker.seen > _FORGOTTEN:
             LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
@@ -177,7 +188,7 @@ class Peers:
     def _take_over(self, worker, renew):
         # Again: the worker may have begun one just before it was marked.
         for entry in self._registry.tasks(worker.identity):
-            if not renew():
+            if not renew() or not self._may_act():
                 return
             try:
                 self._undo(worker, entry)

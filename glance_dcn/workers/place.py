@@ -19,7 +19,6 @@ comes back on another host, with that volume, it is still the same.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -30,7 +29,6 @@ import uuid
 from glance_dcn.staging import journal
 
 _IDENTITY = 'identity'
-_LEAD = 'lead'
 _CHALLENGE = 'challenge'
 # Seconds after which a challenge is nobody's any more.
 _PATIENCE = 120
@@ -47,7 +45,6 @@ class Place:
     def __init__(self, staging):
         self.staging = os.path.abspath(staging)
         self.folder = os.path.join(self.staging, journal.FOLDER)
-        self._lead = None
 
     def identity(self):
         """Return the name of the worker, a UUID; it is made if need be.
@@ -80,40 +77,6 @@ class Place:
             return _read_identity(os.path.join(self.folder, _IDENTITY))
         except FileNotFoundError:
             return None
-
-    def lead(self):
-        """Return whether this process is the one that speaks for the worker.
-
-        Until it ends, it stays so; then another one may be.
-
-        :raises OSError: if the folder cannot be used
-        """
-        if self._lead is not None:
-            pid, fd = self._lead
-            if pid == os.getpid():
-                return True
-            # Of the parent of a fork, which goes on holding it.
-            os.close(fd)
-            self._lead = None
-        self._make()
-        fd = os.open(os.path.join(self.folder, _LEAD),
-                     os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except BaseException:
-            os.close(fd)
-            raise
-        self._lead = os.getpid(), fd
-        return True
-
-    def resign(self):
-        """Let another process speak for the worker."""
-        if self._lead is not None:
-            os.close(self._lead[1])
-            self._lead = None
 
     @contextlib.contextmanager
     def challenge(self):

@@ -12,10 +12,11 @@
 
 """Says to the peers of this worker that it lives.
 
-One process of a worker does so for all: the first one that gets the lock on a
-file beside the staging folder, and another one when that ends. Everything is
-done beside requests. While the default site is away, nothing can be said; the
-peers cannot hear of each other either then, and take nothing over.
+One process of a worker does so for all, its leader (see
+:mod:`glance_dcn.workers.leader`), and another one when that ends or stops
+beating. Everything is done beside requests. While the default site is away,
+nothing can be said; the peers cannot hear of each other either then, and take
+nothing over.
 """
 
 import dataclasses
@@ -31,12 +32,14 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
+from glance_dcn import glance_interfaces
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
 from glance_dcn.staging import watch
 from glance_dcn.tasks import queue
 from glance_dcn.workers import answer
+from glance_dcn.workers import leader
 from glance_dcn.workers import options
 from glance_dcn.workers import peers
 from glance_dcn.workers import place as places
@@ -49,7 +52,10 @@ LOG = logging.getLogger(__name__)
 # Seconds between two beats, and two looks at peers, at most; beats in the time
 # after which a worker that is silent is taken for dead.
 _BEAT = 10
-_BEATS = 5
+_BEATS = 8
+# Beats that a leader may leave out until a sibling takes the lead: that one
+# has to be heard before the time above is over.
+_MISSING = 3
 # Seconds between two looks at the self reference while it is right, and while
 # it is not.
 _CHECK, _CHECK_AGAIN = 120, 20
@@ -74,7 +80,7 @@ def begin(conf, site):
         _presence = None
     staging = folder.path(conf)
     # The scrubber and others have stores, and are no workers.
-    if not staging or conf.prog != 'glance-api':
+    if not staging or not glance_interfaces.serves_api(conf):
         return
     options.register(conf)
     place = places.Place(staging)
@@ -119,6 +125,8 @@ class Presence:
         self._reset()
         self._timeout = conf[options.GROUP].dcn_worker_timeout
         often = min(_BEAT, self._timeout / _BEATS)
+        self._leadership = leader.Leadership(
+            place.folder, _MISSING * often, clock=time.monotonic)
         self._beating = background.Periodic('dcn-worker', self.beat, often)
         self._looking = background.Periodic('dcn-peers', self.look, often)
         self._checking = background.Periodic('dcn-self-reference', self.check,
@@ -144,7 +152,7 @@ class Presence:
         """Do so no more."""
         for periodic in (self._beating, self._looking, self._checking):
             periodic.stop()
-        self._place.resign()
+        self._leadership.resign()
 
     def beat(self):
         """Say that the worker lives, if this process is to say so."""
@@ -185,26 +193,29 @@ class Presence:
 
     def look(self):
         """Look after the peers, if this process is the one to."""
-        if self.peers is None or not self._registry.site.available:
+        found = self.peers
+        if (found is None or not self._leadership.is_held
+                or not self._registry.site.available):
             return
         try:
-            self.peers.look()
+            found.look()
         except (errors.ClusterError, omap.Error) as exc:
             # What is not heard now is not to be taken for silence.
-            self.peers.forget()
+            found.forget()
             LOG.debug('The peers of this worker cannot be heard: %s', exc)
 
     def check(self):
         """Look at the self reference, if this process is the one to."""
         self._checking.interval = _CHECK_AGAIN
-        if (self.peers is None
+        found = self.peers
+        if (found is None or not self._leadership.is_held
                 or time.monotonic() - self._began < _SETTLE):
             self._checking.interval = _SETTLE
             return
         # What eventlet has patched is not for this thread to use.
         verdict = reference.judge(
             self._conf.worker_self_reference_url, self._conf.public_endpoint,
-            self._place, self.peers.alive(), ask=not native.patched())
+            self._place, found.alive(), ask=not native.patched())
         self._misses = self._misses + 1 if verdict.passing else 0
         if 0 < self._misses < _PATIENCE:
             return
@@ -214,10 +225,11 @@ class Presence:
 
     def _leads(self):
         """Whether this process speaks for the worker."""
+        if not self._leadership.beat():
+            # A sibling has the lead, or it was that of the parent of a fork.
+            self.peers = None
         try:
-            if not self._place.lead():
-                # That of the parent of a fork.
-                self.peers = None
+            if not self._leadership.acquire():
                 return False
             if self.peers is None:
                 identity = self._place.identity()
@@ -226,8 +238,10 @@ class Presence:
                 # eventlet has patched.
                 undo = None if native.patched() else functools.partial(
                     takeover.undo, self._conf)
-                self.peers = peers.Peers(self._registry, identity,
-                                         self._timeout, undo)
+                self.peers = peers.Peers(
+                    self._registry, identity, self._timeout, undo,
+                    may_act=lambda: self._leadership.is_held,
+                    may_undo=_may_undo)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '
@@ -245,6 +259,9 @@ class Presence:
             known, before = self._registry.worker(worker.identity)
             if known and known.taken_by and not self._let_go(known):
                 return
+        # This process may have been stopped since it looked.
+        if not self._leadership.is_held:
+            return
         if self._registry.replace(before, worker):
             self._written = worker
             self._copy_journal()
@@ -252,7 +269,8 @@ class Presence:
         # It is not what it should be: see what it is, at the next beat.
         self._written = None
         known, _text = self._registry.worker(worker.identity)
-        if known and known.incarnation != self._incarnation:
+        if (known and known.incarnation != self._incarnation
+                and self._leadership.is_held):
             self._complain(
                 'Another worker, at host %s, has the staging folder %s too, '
                 'or a copy of %s. Each worker needs a staging folder of its '
@@ -266,6 +284,9 @@ class Presence:
         known = {entry.task: entry
                  for entry in self._registry.tasks(identity)}
         going_on = {entry.task: entry for entry in self._journal.entries()}
+        # What its successor has written since is not to be undone.
+        if not self._leadership.is_held:
+            return
         for task, entry in going_on.items():
             if known.get(task) != entry:
                 self._registry.note(identity, entry)
@@ -328,6 +349,12 @@ class Presence:
         if text != self._complained:
             self._complained = text
             LOG.error('%s', text)
+
+
+def _may_undo():
+    """Return whether a peer's imports can be rolled back safely."""
+    return (glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
 def _release():

@@ -37,7 +37,7 @@ def main():
     files = pickle.loads(pathlib.Path(seeds).read_bytes())
     path = os.path.join(folder, 'image-%d' % os.getpid())
     # What inspectors say of each is not what this is about.
-    sys.stderr = open(os.devnull, 'w')
+    sys.stderr = open(os.devnull, 'w')  # noqa: SIM115
     try:
         for number in range(int(first), int(last)):
             print(number, end=' ', flush=True)

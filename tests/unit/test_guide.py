@@ -117,7 +117,7 @@ class TestHowItWorks(base.BaseTestCase):
     def test_names_all_that_is_kept_on_disk(self):
         self.assertLessEqual(
             {journal.FOLDER, 'TASK' + journal._RECORD, 'TASK' + journal._LOCK,
-             place._IDENTITY, place._LEAD, place._CHALLENGE,
+             place._IDENTITY, 'lead.N', place._CHALLENGE,
              folder._WORKERS + '/*', spool.FOLDER + '/*'}, self.terms)
 
 

@@ -125,6 +125,12 @@ class TestImports(base.BaseTestCase):
             if path.parent.name != 'images'
             and re.search(r"\[\s*'(qemu-img|prlimit)'", path.read_text())])
 
+    def test_runtime_knows_nothing_but_native_threads(self):
+        self.assertEqual({'glance_dcn.engine.native'}, {
+            name for found in self.room('runtime').values()
+            for name in found if is_within(name, 'glance_dcn')
+            or is_within(name, 'glance')})
+
     def test_only_ceph_imports_rados(self):
         ceph = self.room('ceph')
         self.assertEqual([], [

@@ -86,11 +86,12 @@ class FencingTest(base.CephTestCase):
         self.assertEqual(self.instance, found.instance)
         name_lock.break_lock(self.ioctx, self.name, [self.instance])
         fencing.blocklist_watchers(self.site.client(), self.ioctx, self.name,
-                        [self.instance])
+                                   [self.instance])
         rbd.RBD().remove(self.ioctx, self.name)
         # Once more does no harm.
         name_lock.break_lock(self.ioctx, self.name, [self.instance])
-        omap.break_lock(self.ioctx, name_lock.OBJECT, name_lock._lock(self.name),
+        omap.break_lock(self.ioctx, name_lock.OBJECT,
+                        name_lock._lock(self.name),
                         found)
 
 

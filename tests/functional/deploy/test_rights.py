@@ -126,8 +126,9 @@ class RightsTest(base.CephTestCase):
 
     def assertDenied(self, function, *args):
         """The cluster denies something for lack of rights."""
-        exc = self.assertRaises((rados.Error, rbd.Error, name_lock.NameLockError),
-                                function, *args)
+        exc = self.assertRaises(
+            (rados.Error, rbd.Error, name_lock.NameLockError), function,
+            *args)
         self.assertEqual(_DENIED, abs(exc.errno), exc)
 
     def assertReads(self, ioctx):

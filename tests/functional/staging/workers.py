@@ -53,14 +53,17 @@ class Workers(fixtures.Fixture):
     :param overrides: dict of dicts: options of all workers, by group
     :param stock: numbers of the workers that have stock's store and plugins
     :param confs: paths of other conf files of clusters, by name
+    :param processes: number of processes of each worker, besides its master
     """
 
-    def __init__(self, count=3, overrides=None, stock=(), confs=None):
+    def __init__(self, count=3, overrides=None, stock=(), confs=None,
+                 processes=1):
         super().__init__()
         self._count = count
         self._overrides = overrides or {}
         self._stock = stock
         self._confs = confs or {}
+        self._processes = processes
         self.site = site_name()
 
     def _setUp(self):
@@ -99,7 +102,7 @@ class Workers(fixtures.Fixture):
         return glance.Glance(
             'worker-%d' % number, self.folder / ('worker-%d' % number),
             self._ports[number], base.lab().keystone, self._database, stores,
-            self.site, overrides)
+            self.site, overrides, processes=self._processes)
 
     def store(self, name):
         """Return the options of a store in a cluster."""

@@ -18,7 +18,6 @@ The real thing each time: SIGSTOP, SIGKILL, and a clock that libfaketime sets.
 import contextlib
 import errno
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -122,15 +121,23 @@ class WriterTest(base.TasksTestCase):
             self.create(status=status)
             started = self.start(*WRITE, *PUBLISH, 'stop()', *COMMIT)
             self.await_line(started, 'stopped')
-            runner = self.runner()
-            process.wait_for('the writer to be found dead', lambda: (
-                runner._attempts.clear() or runner.run()
-                or all(getattr(record, 'state', None)
-                       is not tasks.State.WRITING
-                       for record in self.recorded())), 60, interval=1)
+            self.await_death()
             # Exactly one of both: it is told, or it is removed.
             self.assertEqual(['lost'], self.go_on(started))
-            runner._lease.release()
+
+    def await_death(self):
+        """Run tasks until the writer of the image is found dead."""
+        runner = self.runner()
+
+        def found():
+            runner._attempts.clear()
+            runner.run()
+            return all(getattr(record, 'state', None)
+                       is not tasks.State.WRITING
+                       for record in self.recorded())
+        process.wait_for('the writer to be found dead', found, 60,
+                         interval=1)
+        runner._lease.release()
 
     def test_stopped_after_it_has_committed(self):
         self.create(status='saving')
@@ -413,5 +420,3 @@ class CommitTest(base.TasksTestCase):
                                         'snap')], [self.edge],
             finished=refuse).run)
         self.assertGone()
-
-

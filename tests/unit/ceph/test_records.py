@@ -83,7 +83,7 @@ class FakeImage:
 
 
 class ParserTest(base.BaseTestCase):
-    """A record is read as it was written, and nothing else is taken for one."""
+    """A record is read as it was written; nothing else is taken for one."""
 
     def setUp(self):
         super().setUp()

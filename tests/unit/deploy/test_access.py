@@ -18,6 +18,7 @@ from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import plain
+from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import tripleo
 from tests.unit.deploy import base
 from tests.unit.deploy import loading
@@ -120,7 +121,7 @@ class TestRights(base.SitesFileTestCase):
             'at_central: {key: {file: guests.keyring}}',
             'at_central: {user: shared}')
         self.load(text)
-        exc = self.assertRaises(Exception, self.load, text.replace(
+        exc = self.assertRaises(sitesfile.Mistake, self.load, text.replace(
             '- name: dcn1\n', '- name: dcn1\n  edge_access: read-write\n'))
         self.assertIn('site dcn1 cannot have client.shared at central: it is '
                       'that of site dcn0, which has other rights', str(exc))

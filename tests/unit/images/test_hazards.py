@@ -45,7 +45,7 @@ class CountingFile(io.FileIO):
 class HazardsTestCase(base.BaseTestCase):
 
     def opened(self, data):
-        file = tempfile.NamedTemporaryFile()
+        file = tempfile.NamedTemporaryFile()  # noqa: SIM115
         self.addCleanup(file.close)
         file.write(data)
         file.flush()

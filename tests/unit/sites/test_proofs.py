@@ -39,6 +39,9 @@ class FakeHome:
         return self._key
 
 
+HOME = FakeHome()
+
+
 def at(home):
     return types.SimpleNamespace(name='dcn0', home=home)
 
@@ -52,7 +55,7 @@ class ProvesTest(base.BaseTestCase):
                                    'image', KEY)
 
     def proves(self, record=None, hashes=HASHES, wanted=(), size=10,
-               image='image', home=FakeHome()):
+               image='image', home=HOME):
         return proofs.proves(at(home), image, record or self.record, size,
                              hashes, wanted)
 

@@ -12,23 +12,16 @@
 
 """What a worker keeps with what it has staged."""
 
-import multiprocessing
 import os
 import pathlib
 import queue
 import threading
-import time
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.workers import answer
 from glance_dcn.workers import place
-
-
-def _lead(staging, answers):
-    answers.put(place.Place(staging).lead())
-    time.sleep(60)
 
 
 class TestPlace(base.BaseTestCase):
@@ -59,8 +52,7 @@ class TestPlace(base.BaseTestCase):
 
     def test_staging_folder_is_not_made(self):
         missing = place.Place(os.path.join(self.staging, 'missing'))
-        for work in (missing.identity, missing.lead):
-            self.assertRaises(FileNotFoundError, work)
+        self.assertRaises(FileNotFoundError, missing.identity)
         self.assertEqual([], os.listdir(self.staging))
 
     def test_identity_is_of_the_first_of_several(self):
@@ -79,39 +71,6 @@ class TestPlace(base.BaseTestCase):
         pathlib.Path(self.place.folder, 'identity').write_text('../../etc\n')
         exc = self.assertRaises(ValueError, self.place.identity)
         self.assertIn('remove it', str(exc))
-
-    def test_one_leads_until_it_ends(self):
-        self.assertTrue(self.place.lead())
-        self.assertTrue(self.place.lead())
-        context = multiprocessing.get_context('spawn')
-        answers = context.Queue()
-        others = [context.Process(target=_lead, args=(
-            self.staging, answers), daemon=True) for _ in range(2)]
-        others[0].start()
-        self.assertFalse(answers.get(timeout=20))
-        self.place.resign()
-        others[1].start()
-        self.addCleanup(others[0].kill)
-        self.addCleanup(others[1].kill)
-        self.assertTrue(answers.get(timeout=20))
-        self.assertFalse(self.place.lead())
-        others[1].kill()
-        others[1].join()
-        self.assertTrue(self.place.lead())
-
-    def test_child_of_a_fork_does_not_lead(self):
-        self.assertTrue(self.place.lead())
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.write(writing, b'yes' if self.place.lead() else b'no')
-            os._exit(0)
-        os.close(writing)
-        os.waitpid(pid, 0)
-        with open(reading, 'rb') as f:
-            self.assertEqual(b'no', f.read())
-        # The child's end does not take it away from the parent.
-        self.assertFalse(place.Place(self.staging).lead())
 
     def test_challenge(self):
         self.assertIsNone(self.place.challenged())

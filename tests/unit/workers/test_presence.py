@@ -13,6 +13,9 @@
 """What a worker says of itself, to a registry without a cluster."""
 
 import dataclasses
+import sys
+import threading
+from unittest import mock
 
 import fixtures
 from oslo_config import cfg
@@ -79,6 +82,30 @@ class PresenceTest(base.BaseTestCase):
             self.presence.beat()
         self.assertEqual([], self.verdicts)
 
+    def begin(self, prog):
+        """Return whether a process that is called so has a presence."""
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.presence._presence', None))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.folder.path', lambda conf: self.staging))
+        for name in ('answer.begin', 'running.on_begin', 'watch.ask_first',
+                     'Presence.start'):
+            self.useFixture(fixtures.MockPatch(
+                'glance_dcn.workers.presence.%s' % name))
+        self.conf([], prog=prog)
+        presence.begin(self.conf, self.registry.site)
+        return presence._presence is not None
+
+    def test_process_that_serves_the_api(self):
+        with mock.patch.dict(sys.modules):
+            sys.modules.pop('glance.common.wsgi_app', None)
+            self.assertTrue(self.begin('glance-api'))
+            self.assertFalse(self.begin('glance-scrubber'))
+            # Before release 33 it is called after the WSGI server.
+            self.assertFalse(self.begin('uwsgi'))
+            sys.modules['glance.common.wsgi_app'] = mock.Mock()
+            self.assertTrue(self.begin('uwsgi'))
+
     def test_first_beat(self):
         self.presence.beat()
         worker = self.worker
@@ -107,6 +134,93 @@ class PresenceTest(base.BaseTestCase):
         second.beat()
         self.assertNotEqual(first, self.worker.incarnation)
         self.assertEqual('', self.logged.output)
+
+    def beat_in_vain(self, passed=120):
+        """Have a sibling beat for some seconds, and return it."""
+        sibling = self.process()
+        for _ in range(passed // 10):
+            self.now += 10
+            sibling.beat()
+        return sibling
+
+    def test_leader_whose_thread_hangs_loses_the_lead(self):
+        self.presence.beat()
+        first = self.worker.incarnation
+        entered, go_on = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+        replace = self.registry.replace
+
+        def hang(*args):
+            self.registry.replace = replace
+            entered.set()
+            go_on.wait(60)
+            return replace(*args)
+        self.registry.replace = hang
+        thread = threading.Thread(target=self.presence.beat, daemon=True)
+        thread.start()
+        self.assertTrue(entered.wait(60))
+        sibling = self.beat_in_vain()
+        taken = self.worker
+        self.assertNotEqual(first, taken.incarnation)
+        self.assertIn('takes over the lead', self.logged.output)
+        # It wakes in the midst of its write: that comes too late.
+        go_on.set()
+        thread.join(60)
+        self.assertEqual(taken, self.worker)
+        for _ in range(3):
+            self.presence.beat()
+            self.presence.look()
+        self.assertEqual(taken, self.worker)
+        self.assertIsNone(self.presence.peers)
+        self.assertNotIn('has the staging folder', self.logged.output)
+        sibling.beat()
+        self.assertEqual((taken.incarnation, taken.beat + 1),
+                         (self.worker.incarnation, self.worker.beat))
+
+    def test_leader_that_beats_keeps_the_lead(self):
+        sibling = self.process()
+        for _ in range(20):
+            self.now += 10
+            self.presence.beat()
+            sibling.beat()
+        self.assertEqual(19, self.worker.beat)
+        self.assertIsNone(sibling.peers)
+        self.assertEqual('', self.logged.output)
+
+    def test_leader_beats_while_the_default_site_is_away(self):
+        self.presence.beat()
+        self.registry.site.available = False
+        sibling = self.process()
+        for _ in range(20):
+            self.now += 10
+            self.presence.beat()
+            sibling.beat()
+        self.assertIsNone(sibling.peers)
+
+    def test_takeover_of_the_peer_ends_with_the_lead(self):
+        self.presence.beat()
+        self.registry.records['gone'] = registry.Worker(
+            'gone', 'central', incarnation='first').text()
+        for task in ('first', 'second'):
+            self.registry.note('gone', self.entry(task))
+        undone = []
+
+        def undo(_conf, _worker, entry):
+            undone.append(entry.task)
+            self.beat_in_vain()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.takeover.undo', undo))
+        self.presence.stop()
+        self.presence.beat()
+        self.presence.look()
+        for _ in range(61):
+            self.now += 10
+            self.presence.beat()
+            self.presence.look()
+        # What was undone while it lost the lead is done; the rest is for the
+        # process that leads now.
+        self.assertEqual(['first'], undone)
+        self.assertEqual({}, self.registry.holders)
 
     def test_default_site_is_away(self):
         self.registry.reachable = False

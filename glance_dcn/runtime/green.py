@@ -1,0 +1,224 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Questions of native threads to what belongs to eventlet's hub.
+
+Before release 33 ``glance-api`` may be a process that eventlet has patched:
+its locks, sockets and pools of database connections are those of green
+threads, which all run in one native thread, that of the hub. Work beside
+requests has native threads of its own, which must touch none of them. So a
+native thread hands a function over: it is put into a queue, and a byte into a
+pipe. A green thread that waits at the other end of the pipe starts another
+one for each function, and the result comes back through a queue. Both queues
+are ``_queue.SimpleQueue``, which eventlet leaves alone.
+
+``glance-api`` forks its workers after it has set up its stores. Green threads
+survive that, and so does the one at the pipe: the child puts a pipe of its
+own in the place of the inherited one, under the same descriptor.
+
+In a process that is not patched a function is run by the thread that calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import posix
+import time
+import typing
+
+from glance_dcn.engine import native
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOG = logging.getLogger(__name__)
+
+#: Seconds until a function that was handed over must have returned.
+TIMEOUT = 60.0
+
+# Bytes taken out of the pipe at a time; each is one function, or none.
+_WAKEUPS = 4096
+# Seconds between two looks whether a child of a fork is ready.
+_PAUSE = 0.01
+
+
+class Unavailable(Exception):
+    """The hub cannot be asked: the bridge was not started, say."""
+
+
+class NoAnswer(Unavailable):
+    """A function has not returned in time. It may run, or run later."""
+
+
+@dataclasses.dataclass
+class _Call:
+    """A function on its way.
+
+    :ivar answers: queue for the tuple of its result and its exception
+    :ivar abandoned: whether the caller waits no more
+    """
+
+    function: Callable[..., typing.Any]
+    args: tuple[typing.Any, ...]
+    answers: native.Queue = dataclasses.field(default_factory=native.Queue)
+    abandoned: bool = False
+
+    def run(self) -> None:
+        """Run the function in a green thread, and answer."""
+        if self.abandoned:
+            return
+        try:
+            self.answers.put((self.function(*self.args), None))
+        except BaseException as exc:
+            self.answers.put((None, exc))
+
+
+class Bridge:
+    """The way from the native threads of a process to its hub."""
+
+    def __init__(self) -> None:
+        self._calls = native.Queue()
+        self._pipe: tuple[int, int] | None = None
+        self._hub_thread: int | None = None
+        self._pid = os.getpid()
+
+    @property
+    def started(self) -> bool:
+        """Whether functions can be handed over to the hub."""
+        return self._pipe is not None
+
+    def start(self) -> None:
+        """Wait for functions in a green thread, if the process is patched.
+
+        Called in the native thread of the hub; once more does no harm.
+        """
+        if not native.patched() or self._pipe is not None:
+            return
+        import eventlet
+        self._pid = os.getpid()
+        self._hub_thread = native.thread_id()
+        self._pipe = _make_pipe()
+        os.register_at_fork(after_in_child=self._after_fork)
+        eventlet.spawn_n(self._listen, self._pipe[0])
+
+    def call(self, function: Callable[..., typing.Any], *args: typing.Any,
+             timeout: float = TIMEOUT) -> typing.Any:
+        """Run a function where Glance's own objects may be used.
+
+        In a patched process that is a green thread, which the function must
+        not keep from others: what it waits for is patched as well. Elsewhere,
+        and in green threads, it is the calling thread itself, and nothing
+        bounds the time.
+
+        :param function: what to run
+        :param args: its arguments
+        :param timeout: seconds for which a native thread waits
+        :returns: what the function returns
+        :raises Unavailable: if there is no way to the hub
+        :raises NoAnswer: if the function has not returned in time
+        :raises Exception: what the function raises
+        """
+        if not native.patched() or self._hub_thread == native.thread_id():
+            return function(*args)
+        if self._pipe is None:
+            raise Unavailable('this process is patched by eventlet, and '
+                              'nothing waits for questions in its hub')
+        deadline = time.monotonic() + timeout
+        self._wait_for_fork(deadline)
+        call = _Call(function, args)
+        self._calls.put(call)
+        # Full of bytes that have not been seen is as good as one more.
+        with contextlib.suppress(BlockingIOError):
+            posix.write(self._pipe[1], b'.')
+        try:
+            result, error = _wait(call.answers, deadline - time.monotonic())
+        except native.Empty:
+            call.abandoned = True
+            raise NoAnswer('the hub of eventlet has not answered within '
+                           '%.0f s: it is busy, or what was asked takes '
+                           'longer' % timeout) from None
+        if error is not None:
+            raise error
+        return result
+
+    def _wait_for_fork(self, deadline: float) -> None:
+        """Wait until a child has a pipe of its own.
+
+        Threads that others start in a child may be there before it has.
+        """
+        while self._pid != os.getpid() and time.monotonic() < deadline:
+            with contextlib.suppress(native.Empty):
+                _wait(native.Queue(), _PAUSE)
+
+    def _listen(self, descriptor: int) -> None:
+        """Start a green thread for each function; never return."""
+        import eventlet
+        from eventlet import hubs
+        while True:
+            try:
+                hubs.trampoline(descriptor, read=True)
+                with contextlib.suppress(BlockingIOError):
+                    posix.read(descriptor, _WAKEUPS)
+                while True:
+                    eventlet.spawn_n(self._calls.get_nowait().run)
+            except native.Empty:
+                continue
+            except Exception:
+                LOG.exception('Questions to the hub of eventlet were not '
+                              'taken up; they are taken up again in 1 s')
+                eventlet.sleep(1)
+
+    def _after_fork(self) -> None:
+        """Part from the parent of this process."""
+        if self._pipe is None:
+            return
+        # What the parent's threads have asked is for the parent.
+        self._calls = native.Queue()
+        reading, writing = _make_pipe()
+        old_reading, old_writing = self._pipe
+        os.dup2(reading, old_reading, inheritable=False)
+        os.close(reading)
+        os.close(old_writing)
+        self._pipe = old_reading, writing
+        self._pid = os.getpid()
+
+
+def _make_pipe() -> tuple[int, int]:
+    """Return the two ends of a pipe at which nothing blocks."""
+    pipe = os.pipe()
+    for descriptor in pipe:
+        os.set_blocking(descriptor, False)
+    return pipe
+
+
+def _wait(queue: native.Queue, timeout: float) -> typing.Any:
+    """Take an item in a native thread.
+
+    :raises glance_dcn.engine.native.Empty: when nothing came in time
+    """
+    # First without a timeout; see native.get(), which is for green threads.
+    try:
+        return queue.get_nowait()
+    except native.Empty:
+        if timeout <= 0:
+            raise
+        return queue.get(timeout=timeout)
+
+
+#: The bridge of this process.
+PROCESS = Bridge()
+start = PROCESS.start
+call = PROCESS.call
