@@ -40,6 +40,8 @@ from glance_dcn.engine import transfer
 
 LOG = logging.getLogger(__name__)
 
+_Progress = typing.Optional[typing.Callable[[float], None]]
+
 _BOOT_ID = '/proc/sys/kernel/random/boot_id'
 # Bytes of buffers while a file is digested.
 _MEMORY = 16 << 20
@@ -97,7 +99,7 @@ def _sync(path: str, flags: int,
         os.close(fd)
 
 
-def digest(path: str, progress: typing.Callable[[float], None] | None = None) -> str:
+def digest(path: str, progress: _Progress = None) -> str:
     """Return the content digest of a file; holes cost nothing.
 
     :param path: path of the file
@@ -108,7 +110,8 @@ def digest(path: str, progress: typing.Callable[[float], None] | None = None) ->
         return _digesting(source, progress).run().content
 
 
-def _digesting(source: file.File, progress: typing.Callable[[float], None] | None = None) -> transfer.Transfer:
+def _digesting(source: file.File,
+               progress: _Progress = None) -> transfer.Transfer:
     """Return a reading of a file that computes its content digest."""
     return transfer.Transfer(
         source, memory=_MEMORY, interval=_INTERVAL,

@@ -334,7 +334,7 @@ class TestClosed(InterfacesTestCase):
         options.register(cfg.CONF)
         for name, value in (
                 ('watch._conf', cfg.CONF), ('watch._since', 0),
-                ('watch._gate', None), ('watch.catalog.present', lambda: True),
+                ('watch._gate', None),
                 ('watch.folder.of', lambda conf: 'a journal'),
                 ('watch.plugins.staging_is_used', lambda conf: False),
                 ('watch._wait_for_glance', lambda: None)):
@@ -354,6 +354,15 @@ class TestClosed(InterfacesTestCase):
             self.break_(interface)
             self.assertFalse(self.watch().called)
             self.assertFalse(presence._may_undo())
+
+    def test_nothing_is_removed(self) -> None:
+        from glance_dcn import glance_db
+        database = glance_db.GlanceDatabase(cfg.CONF)
+        self.assertTrue(database.available)
+        self.useFixture(Fresh())
+        self.break_(glance_interfaces.DATABASE)
+        self.assertFalse(database.available)
+        self.assertRaises(RuntimeError, database.ask, 'image', 'uri')
 
     def test_imports_are_not_started_again(self) -> None:
         from glance_dcn.flows import heartbeat

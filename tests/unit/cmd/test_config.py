@@ -171,6 +171,7 @@ class TestDiff(CommandTestCase):
         for change in json.loads(self.out)['changes']:
             changed.setdefault((change['site'], change['node']), []).append(
                 (change['what'], os.path.basename(change['file'])))
+
         def new(site):
             return [('added', name) for name in (
                 'central.client.glance-%s.keyring' % site, 'central.conf',

@@ -18,8 +18,8 @@ import fixtures
 from glance import location as glance_location
 from oslotest import base
 
-from glance_dcn import catalog
 from glance_dcn.ceph import errors
+from glance_dcn import glance_db
 from glance_dcn.store import deletion
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
@@ -42,10 +42,12 @@ class TestOtherStores(base.BaseTestCase):
             replicas, 'stores_of', return_value=stores))
         self.located = ['dcn0', 'central']
         self.useFixture(fixtures.MockPatchObject(
-            catalog, 'locations', lambda image: [
-                'rbd://%s/images/%s/snap' % (name, image)
-                for name in self.located]))
+            glance_db, 'of', lambda conf: types.SimpleNamespace(
+                locations=lambda image: {
+                    'rbd://%s/images/%s/snap' % (name, image)
+                    for name in self.located})))
         self.store = stores['dcn0']
+        self.store.conf = None
         self.loc = types.SimpleNamespace(image=IMAGE)
 
     def check(self, *unused, **also_unused):
