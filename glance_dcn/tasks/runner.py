@@ -123,11 +123,12 @@ class TaskRunner:
     def run(self) -> None:
         """Scan once, and do what can be done now."""
         home = self._store.home.site
-        if home is None or not home.available or (
-                not self._database.available):
+        if home is None or not home.available:
             return
         try:
-            if not self._lease.acquire():
+            # Of this process, whether it runs the tasks or not.
+            self._store.drain()
+            if not self._database.available or not self._lease.acquire():
                 return
             self._run(self._store.scan())
         except stores.AWAY as exc:
