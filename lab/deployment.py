@@ -38,6 +38,7 @@ import time
 
 from lab import balancer
 from lab import ceph
+from lab import clock
 from lab import database
 from lab import glance
 from lab import keystone
@@ -84,7 +85,7 @@ class Deployment:
         return self.facts['sites']
 
     def create(self, sites, workers=1, database='sqlite', store_type='dcn',
-               wan=False, store_options=None, services=None):
+               wan=False, store_options=None, services=None, clocks=False):
         """Write down what the deployment shall consist of.
 
         :param sites: list of names, the central site first
@@ -96,12 +97,13 @@ class Deployment:
         :param services: None, or what another lab lends: ``lab``, the path of
             its folder, whose Keystone is used, and ``database``, the URL of
             an empty database for Glance
+        :param clocks: whether each worker has a clock that can be stepped
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
                  'database': database, 'store_type': store_type, 'wan': wan,
                  'store_options': store_options or {}, 'services': services,
-                 'ports': {}}
+                 'clocks': clocks, 'ports': {}}
         if (self.state / _STATE_MARK).exists():
             facts['ports'] = self.facts['ports']
             if facts != self.facts:
@@ -175,14 +177,17 @@ class Deployment:
         name = 'glance-%d' % number
         kind = store_type or self.facts['store_type']
         names = self.sites if site == CENTRAL else [site, CENTRAL]
+        directory = self.state / 'sites' / site / name
         return glance.Glance(
-            '%s-%s' % (site, name), self.state / 'sites' / site / name,
+            '%s-%s' % (site, name), directory,
             self._port(name, site), self.keystone,
             self._glance_database(),
             {store: (kind, glance.rbd_store(self.cluster(store),
                                             **self.facts['store_options']))
              for store in names}, site,
-            _OURS if kind == 'dcn' else None)
+            _OURS if kind == 'dcn' else None,
+            clock=clock.Clock(directory / 'clock')
+            if self.facts.get('clocks') else None)
 
     def balancer(self, site):
         """Return the load balancer of a site, None where there is none."""

@@ -10,84 +10,75 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What the deployment says it still owes to its sites.
+"""What is recorded at the homes: deferred tasks, and images being written.
 
-The only place of the randomised run that knows how glance_dcn shows it.
+The only place of the randomised run that knows how glance_dcn keeps it.
 """
 
-from concurrent import futures
+import contextlib
 import dataclasses
-import importlib.util
-import json
-import subprocess
-import sys
+import types
 
-from lab import process
-
-_MODULE = 'glance_dcn.cmd.main'
-# Also where the package is not installed, but found by PYTHONPATH.
-_PROGRAM = 'import sys; from %s import main; sys.exit(main())' % _MODULE
-# Nothing is owed, something is. What it exits with else is a failure.
-_ANSWERS = (0, 1)
+from glance_dcn.sites import home as homes
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
+from tests.functional.api import base
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Entry:
-    """Work that is owed.
+    """A record.
 
-    :ivar site: whom it is owed to
-    :ivar job: what is to be done
-    :ivar image: name of the RBD image
+    :ivar site: whose image it is about
+    :ivar what: what is to be done, or how far it is
+    :ivar image: name of the RBD image, or key of a record that cannot be
+        understood
     """
 
     site: str
-    job: str
+    what: str
     image: str
 
 
-def pending(stage):
-    """Return what is owed, a list of :class:`Entry`.
+def pending(stage, forged=()):
+    """Return what is recorded, a sorted list of :class:`Entry`.
 
-    Each Glance writes it down in the pool of its own default store: every
-    site is asked.
+    Each Glance keeps it in the cluster of its own default store: every site
+    is asked.
 
     :param stage: :class:`tests.chaos.stage.Stage`
-    :returns: None where this glance_dcn has no such command
-    :raises lab.process.LabError: if the command fails
+    :param forged: keys of records that are left out
     """
-    if not is_shown():
-        return None
-    folders = {stage.lab.glance(site).etc for site in stage.lab.sites}
-    with futures.ThreadPoolExecutor() as pool:
-        return sorted({entry for found in pool.map(_ask, folders)
-                       for entry in found}, key=dataclasses.astuple)
+    found = set()
+    for site in stage.lab.sites:
+        with home(stage, site) as store:
+            found |= _entries(site, store.scan(), forged)
+    return sorted(found)
 
 
-def is_shown():
-    """Return whether this glance_dcn has the command ``owed``."""
-    try:
-        return importlib.util.find_spec(_MODULE) is not None
-    except ModuleNotFoundError:
-        return False
+def _entries(site, scan, forged):
+    """Return what is to be told of a home, a set of :class:`Entry`."""
+    found = {Entry(record.site, _describe(record), record.image)
+             for record in scan.records if record.key not in forged}
+    return found | {Entry(site, 'cannot be understood', entry.key)
+                    for entry in scan.unreadable if entry.key not in forged}
 
 
-def parse(text):
-    """Read the output of ``glance-dcn owed --format json``.
+def _describe(record):
+    if isinstance(record, tasks.Intent):
+        return 'write (%s)' % record.state.value
+    return '%s, %d attempts: %s' % (record.action.value,
+                                    record.retry_attempts, record.message)
 
-    A place that cannot be read counts as work that is owed.
+
+@contextlib.contextmanager
+def home(stage, site):
+    """Give the :class:`glance_dcn.tasks.store.TaskStore` of a site's Glance.
+
+    :param stage: :class:`tests.chaos.stage.Stage`
     """
-    shown = json.loads(text)
-    return [*(Entry(row['store'], row['job'], row['image'])
-              for row in shown['owed']),
-            *(Entry(row['store'], 'cannot be read', row['error'])
-              for row in shown['unread'])]
-
-
-def _ask(folder):
-    done = subprocess.run(
-        [sys.executable, '-c', _PROGRAM, '--config-dir', folder, 'owed',
-         '--format', 'json'], capture_output=True, text=True, timeout=120)
-    if done.returncode not in _ANSWERS:
-        raise process.LabError('glance-dcn owed ended with %d: %s' % (
-            done.returncode, (done.stderr or done.stdout)[-2000:]))
-    return parse(done.stdout)
+    with stage.lab.cluster(site).pool('images', 'glance') as ioctx:
+        yield stores.TaskStore(
+            homes.Home(types.SimpleNamespace(
+                name=site, open_pool=lambda: contextlib.nullcontext(ioctx))),
+            base.deployment_id(stage.database_url))

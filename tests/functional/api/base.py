@@ -24,10 +24,13 @@ import time
 import types
 
 import fixtures
+from oslo_config import cfg
 import rbd
 import requests
 from testtools import content
 
+from glance_dcn.sites import home as homes
+from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import registry
 from lab import deployment
 from lab import glance
@@ -55,6 +58,19 @@ def lab():
 def session():
     """Return a keystoneauth session; its token serves all Glances."""
     return lab().keystone.session()
+
+
+def deployment_id(database):
+    """Return the identity of the deployment with a database.
+
+    :param database: SQLAlchemy URL
+    """
+    conf = cfg.ConfigOpts()
+    conf.register_opts([cfg.StrOpt('connection')], group='database')
+    conf.register_opts(task_setup.OPTS, group=task_setup.GROUP)
+    conf([])
+    conf.set_override('connection', database, 'database')
+    return task_setup.deployment_id(conf)
 
 
 def rbd_stores(kind='dcn', sites=SITES):
@@ -144,11 +160,13 @@ class ApiTestCase(base.CephTestCase):
 
     def forget_workers(self):
         """Have nobody know of the workers of tests that have ended."""
+        deployment = deployment_id(self.lab.database.url('glance'))
         for name in SITES:
             with self.cluster(name).pool() as ioctx:
-                known = registry.Registry(types.SimpleNamespace(
+                known = registry.Registry(homes.Home(types.SimpleNamespace(
                     name=name,
-                    open_pool=lambda: contextlib.nullcontext(ioctx)))
+                    open_pool=lambda: contextlib.nullcontext(ioctx))),
+                    deployment)
                 for worker, text in known.workers():
                     # Those of other tests may be waiting to be taken over.
                     if (worker.site == name

@@ -30,6 +30,7 @@ from oslo_config import cfg
 import rbd
 
 from glance_dcn.sites import wiring
+from glance_dcn.tasks import queue
 from tests.functional import base
 
 MiB = 1 << 20
@@ -79,6 +80,8 @@ class Stores(fixtures.Fixture):
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.wiring.PROCESS', process))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
         self.conf(['--config-file', str(self._file)], project='glance')
         multi_backend.register_store_opts(self.conf)
         self.count = multi_backend.create_multi_stores(self.conf)

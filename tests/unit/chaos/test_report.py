@@ -15,7 +15,6 @@
 from oslotest import base
 
 from tests.chaos import check
-from tests.chaos import owed
 from tests.chaos import plan
 from tests.chaos import report
 from tests.chaos import run
@@ -57,15 +56,3 @@ class ReportTest(base.BaseTestCase):
         self.assertIn(str(len(report.OUTCOMES)), shown.splitlines()[1])
         for outcome in report.OUTCOMES:
             self.assertIn(outcome, shown.splitlines()[0])
-
-
-class OwedTest(base.BaseTestCase):
-
-    def test_parse(self):
-        self.assertEqual([], owed.parse('{"owed": [], "unread": []}'))
-        self.assertEqual(
-            [owed.Entry('dcn0', 'delete', 'abc'),
-             owed.Entry('dcn1', 'cannot be read', 'away')],
-            owed.parse('{"owed": [{"store": "dcn0", "job": "delete", "image":'
-                       ' "abc", "more": 1}], "unread": [{"store": "dcn1",'
-                       ' "place": "dcn1", "error": "away"}]}'))
