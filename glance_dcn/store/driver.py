@@ -128,7 +128,8 @@ class Store(driver.Store):
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
         wiring.PROCESS.add(self.site, default=self._is_default)
-        queue.PROCESS.add(self.site, default=self._is_default)
+        queue.PROCESS.add(self.site, default=self._is_default,
+                          stands_in=not self._is_default_dcn)
         database = glance_db.of(self.conf)
         task_setup.configure(queue.PROCESS, self.conf, database)
         if database and queue.PROCESS.enabled:
@@ -163,6 +164,12 @@ class Store(driver.Store):
         if not self.backend_group:
             return True
         return self.backend_group == self.conf.glance_store.default_backend
+
+    @property
+    def _is_default_dcn(self):
+        """Whether the default store is of this type."""
+        return self._is_default or self.conf.enabled_backends.get(
+            self.conf.glance_store.default_backend) == 'dcn'
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import typing
@@ -72,8 +73,7 @@ def deployment_id(conf: typing.Any) -> str:
     chosen = conf[GROUP].deployment_id
     if chosen:
         return chosen
-    group = getattr(conf, 'database', None)
-    connection = getattr(group, 'connection', None)
+    connection = _database_connection(conf)
     if not connection:
         return ''
     # Without user and password, which are rotated.
@@ -81,3 +81,18 @@ def deployment_id(conf: typing.Any) -> str:
     if '@' not in connection:
         place = urllib.parse.urlsplit(connection).path
     return hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+def _database_connection(conf: typing.Any) -> typing.Optional[str]:
+    """Return the URL of the database, or None.
+
+    Glance registers the option when it asks its database for the first time,
+    which is after its stores were configured.
+    """
+    try:
+        from oslo_db import options
+    except ImportError:
+        return None
+    with contextlib.suppress(cfg.DuplicateOptError):
+        conf.register_opts(options.database_opts, group='database')
+    return conf.database.connection

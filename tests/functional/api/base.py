@@ -25,6 +25,7 @@ import types
 
 import fixtures
 from oslo_config import cfg
+from oslo_db import options
 import rbd
 import requests
 from testtools import content
@@ -66,7 +67,7 @@ def deployment_id(database):
     :param database: SQLAlchemy URL
     """
     conf = cfg.ConfigOpts()
-    conf.register_opts([cfg.StrOpt('connection')], group='database')
+    conf.register_opts(options.database_opts, group='database')
     conf.register_opts(task_setup.OPTS, group=task_setup.GROUP)
     conf([])
     conf.set_override('connection', database, 'database')
