@@ -127,11 +127,12 @@ class Store(driver.Store):
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
+        database = glance_db.of(self.conf)
+        # First: what is kept of the sites bears the name of the deployment.
+        task_setup.configure(queue.PROCESS, self.conf, database)
         wiring.PROCESS.add(self.site, default=self._is_default)
         queue.PROCESS.add(self.site, default=self._is_default,
                           stands_in=not self._is_default_dcn)
-        database = glance_db.of(self.conf)
-        task_setup.configure(queue.PROCESS, self.conf, database)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
             staging_watch.start(self.conf)
