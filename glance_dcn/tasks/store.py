@@ -240,10 +240,12 @@ class TaskStore:
         kind = tasks.kind_of(key)
         try:
             if kind is None:
-                raise record_format.RecordError('its key is not that of a task')
+                raise record_format.RecordError(
+                    'its key is not that of a task')
             record = record_format.load(kind, text, self.deployment)
             if record.key != key:
-                raise record_format.RecordError('its key is that of another record')
+                raise record_format.RecordError(
+                    'its key is that of another record')
             found.records.append(record)
         except record_format.RecordError as exc:
             found.unreadable.append(Unreadable(

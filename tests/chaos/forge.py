@@ -42,6 +42,9 @@ _POOL = 'images'
 #: A pool that no store has.
 _OTHER_POOL = 'volumes'
 _MIB = 1 << 20
+# Seconds in which a record has its effect: a writer without a lease is taken
+# for dead after 30, and one that is committed has a minute.
+_EFFECT = 100
 # Objects of earlier releases, in the default namespace.
 _OLD = ('glance_dcn.owed', 'glance_dcn.owed.%s', 'glance_dcn.sites',
         'glance_dcn.workers', 'glance_dcn.fsids')
@@ -84,6 +87,8 @@ class Forger:
         # What is at homes beside tasks: (site, object, key).
         self._beside = set()
         self._found = []
+        # When records were forged at a home last, by the monotonic clock.
+        self._forged = 0
 
     def cause(self, fault):
         """Forge the records of one fault.
@@ -114,8 +119,14 @@ class Forger:
                    == (site, what) for victim in self._victims)
 
     def check(self):
-        """Return the list of :class:`tests.chaos.check.Violation`."""
+        """Return the list of :class:`tests.chaos.check.Violation`.
+
+        Waits until every forged record has had the time for an effect.
+        """
         found = list(self._found)
+        if self.keys:
+            self._stage.wait(self._forged + _EFFECT - time.monotonic())
+            found += self._untried()
         for victim in self._victims:
             with self._pool(victim.site, victim.pool) as ioctx:
                 if not _is_there(ioctx, victim):
@@ -129,6 +140,20 @@ class Forger:
                         'forged record was taken up', '%s: %s' % (name, key),
                         site))
         return found
+
+    def _untried(self):
+        """Find forged tasks that no task runner has looked at.
+
+        They would prove nothing.
+        """
+        for site in self._stage.lab.sites:
+            with records.home(self._stage, site) as store:
+                for record in store.scan().records:
+                    if (isinstance(record, tasks.Task)
+                            and record.key in self.keys
+                            and not record.message):
+                        yield check.Violation(
+                            'forged task was not tried', record.key, site)
 
     def remove(self):
         """Remove the records and the images of this one's own."""
@@ -198,6 +223,7 @@ class Forger:
                     self._write_malformed(where, store, fault.site, known.id)
         finally:
             living.join()
+            self._forged = time.monotonic()
 
     def _make_victims(self, site):
         """Make images that Glance does not know."""

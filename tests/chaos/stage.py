@@ -139,8 +139,8 @@ class Stage:
             client.shutdown()
 
     def wait(self, seconds):
-        """Wait for a moment within a fault."""
-        time.sleep(seconds)
+        """Wait for some seconds; not at all if they are negative."""
+        time.sleep(max(0, seconds))
 
     def remove_clones(self):
         """Remove the clones that are left; the sites must be up."""
