@@ -87,6 +87,7 @@ class OwnGlance(fixtures.Fixture):
 
     :ivar worker: the :class:`lab.glance.Glance`
     :ivar api: its :class:`client.Api`
+    :ivar database_url: SQLAlchemy URL of its database
 
     :param stores: see :class:`lab.glance.Glance`
     :param default: name of the default store
@@ -108,6 +109,7 @@ class OwnGlance(fixtures.Fixture):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         database = self._database or self.useFixture(
             databases.Database(lab(), folder)).url
+        self.database_url = database
         self.worker = self.make_worker(folder, database)
         if not self._database:
             self.worker.sync_database()
