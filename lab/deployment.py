@@ -41,6 +41,7 @@ import time
 
 from lab import balancer
 from lab import ceph
+from lab import clock
 from lab import database
 from lab import glance
 from lab import keystone
@@ -93,7 +94,7 @@ class Deployment:
 
     def create(self, sites, workers=1, database='sqlite', store_type='dcn',
                wan=False, store_options=None, services=None,
-               edge_access='read-only'):
+               edge_access='read-only', clocks=False):
         """Write down what the deployment shall consist of.
 
         :param sites: list of names, the central site first
@@ -107,12 +108,13 @@ class Deployment:
             an empty database for Glance
         :param edge_access: what an edge's Glance may do at central:
             ``read-only`` or ``read-write``
+        :param clocks: whether each worker has a clock that can be stepped
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
                  'database': database, 'store_type': store_type, 'wan': wan,
                  'store_options': store_options or {}, 'services': services,
-                 'edge_access': edge_access, 'ports': {}}
+                 'edge_access': edge_access, 'clocks': clocks, 'ports': {}}
         if (self.state / _STATE_MARK).exists():
             facts['ports'] = self.facts['ports']
             if facts != self.facts:
@@ -206,14 +208,17 @@ class Deployment:
         name = 'glance-%d' % number
         kind = store_type or self.facts['store_type']
         names = self.sites if site == CENTRAL else [site, CENTRAL]
+        directory = self.state / 'sites' / site / name
         return glance.Glance(
-            '%s-%s' % (site, name), self.state / 'sites' / site / name,
+            '%s-%s' % (site, name), directory,
             self._port(name, site), self.keystone,
             self._glance_database(),
             {store: (kind, self.store(store, site,
                                       **self.facts['store_options']))
              for store in names}, site,
-            _OURS if kind == 'dcn' else None)
+            _OURS if kind == 'dcn' else None,
+            clock=clock.Clock(directory / 'clock')
+            if self.facts.get('clocks') else None)
 
     def balancer(self, site):
         """Return the load balancer of a site, None where there is none."""

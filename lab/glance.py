@@ -62,14 +62,17 @@ class Glance:
     :param default: name of the default store
     :param overrides: dict of dicts: options to add or change, by group
     :param processes: number of uWSGI processes
+    :param clock: :class:`lab.clock.Clock` of its processes; None: the
+        machine's
     """
 
     def __init__(self, name, directory, port, keystone, database_url, stores,
-                 default, overrides=None, processes=1):
+                 default, overrides=None, processes=1, clock=None):
         self.directory = pathlib.Path(directory)
         self.etc = self.directory / 'etc'
         self.staging = self.directory / 'staging'
         self.log = self.directory / 'glance-api.log'
+        self.clock = clock
         self.service = self._make_service(name, port, processes)
         self.url = self.service.url
         self._keystone = keystone
@@ -81,12 +84,16 @@ class Glance:
     def _make_service(self, name, port, processes):
         return wsgi.Service(
             name, _application(), self.directory / 'run', port,
-            env={'OS_GLANCE_CONFIG_DIR': str(self.etc)}, processes=processes)
+            env=dict(self.clock.environment if self.clock else {},
+                     OS_GLANCE_CONFIG_DIR=str(self.etc)),
+            processes=processes)
 
     def configure(self):
         """Write glance-api.conf and make the folders it names."""
         for folder in ('staging', 'tasks', 'work', 'locks'):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        if self.clock:
+            self.clock.make()
         sections = self._sections()
         for group, options in self._overrides.items():
             sections.setdefault(group, {}).update(options)

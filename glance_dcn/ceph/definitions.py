@@ -21,6 +21,7 @@ of the site. There are no secrets in it.
 
 import contextlib
 import dataclasses
+import json
 import logging
 
 from glance_dcn.ceph import omap
@@ -50,9 +51,32 @@ class RecordError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """The options of a site, as they are kept."""
+    """The options of a site, as they are kept.
+
+    :ivar options: each value as a JSON string, for it may have several lines
+    """
 
     options: dict[str, str]
+
+    @classmethod
+    def of(cls, options):
+        """Return the record of some options.
+
+        :param options: dict of text by name
+        """
+        return cls({name: json.dumps(str(value))
+                    for name, value in options.items()})
+
+    def read(self):
+        """Return the options, a dict of text by name.
+
+        :raises ValueError: if a value is no JSON string
+        """
+        found = {name: json.loads(text)
+                 for name, text in self.options.items()}
+        if not all(isinstance(value, str) for value in found.values()):
+            raise ValueError('an option is no text')
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +124,7 @@ class Definitions:
             try:
                 if key.startswith(_SITE):
                     found[key[len(_SITE):]] = Definition(
-                        self._parse(_Options, value).options)
+                        self._parse(_Options, value).read())
                 elif key.startswith(_HOLDER):
                     name, host = key[len(_HOLDER):].split('/', 1)
                     holders.append((name, host, self._parse(
@@ -121,7 +145,7 @@ class Definitions:
         :param options: dict of text by name
         :raises RecordError: if it cannot be written
         """
-        self._set(_SITE + name, _Options(dict(options)))
+        self._set(_SITE + name, _Options.of(options))
 
     def hold(self, name, host, seconds):
         """Note that a host has the file of a site.

@@ -67,7 +67,10 @@ class Home:
             used
         """
         if self.site is None:
-            raise RuntimeError('no dcn store is configured yet')
+            raise errors.Misconfigured(
+                self.name, 'the default store, whose cluster keeps the '
+                'records, is not configured', 'see default_backend in '
+                '[glance_store], and what is logged of that store')
         with self.site.open_pool() as ioctx:
             ioctx.set_namespace(NAMESPACE)
             try:

@@ -133,12 +133,14 @@ class Store(driver.Store):
                                                    reason=str(exc))
         # Work beside requests has to ask Glance's database.
         green.start()
-        wiring.PROCESS.add(self.site, default=self._is_default)
-        queue.PROCESS.add(self.site, default=self._is_default)
         database = glance_db.of(self.conf)
+        # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(queue.PROCESS, self.conf, database)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
+        wiring.PROCESS.add(self.site, default=self._is_default)
+        queue.PROCESS.add(self.site, default=self._is_default,
+                          stands_in=not self._is_default_dcn)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
             staging_watch.start(self.conf)
@@ -171,6 +173,12 @@ class Store(driver.Store):
         if not self.backend_group:
             return True
         return self.backend_group == self.conf.glance_store.default_backend
+
+    @property
+    def _is_default_dcn(self):
+        """Whether the default store is of this type."""
+        return self._is_default or self.conf.enabled_backends.get(
+            self.conf.glance_store.default_backend) == 'dcn'
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.

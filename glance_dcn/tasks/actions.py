@@ -231,17 +231,13 @@ class Executor:
             return Decision(
                 Verdict.DROP, 'it was for cluster %s, in whose place the '
                 'store has another one' % task.fsid)
-        if task.addresses:
-            left = site.blocklist(task.addresses)
-            if left:
-                raise RetryLater('clients %s cannot be blocklisted'
-                                 % ', '.join(sorted(left)))
         with site.open_pool(task.pool) as ioctx:
             decision = self.decide(site, ioctx, task, bool(creating),
                                    waited)
             if decision.verdict is Verdict.PURGE:
                 return self._purge(ioctx, task, decision)
             if decision.verdict is Verdict.REMOVE:
+                self._fence(site, task)
                 with self._name_lock(site, ioctx, task, creating):
                     return self._remove(site, ioctx, task, decision,
                                         creating)
@@ -249,6 +245,17 @@ class Executor:
             raise RetryLater(decision.reason,
                              expected=decision.verdict is Verdict.WAIT)
         return decision
+
+    @staticmethod
+    def _fence(site: sites.Site, task: tasks.Task) -> None:
+        """Blocklist the clients that may be at work on the image.
+
+        :raises RetryLater: if one cannot be blocklisted
+        """
+        left = site.blocklist(task.addresses) if task.addresses else ()
+        if left:
+            raise RetryLater('clients %s cannot be blocklisted'
+                             % ', '.join(sorted(left)))
 
     @contextlib.contextmanager
     def _name_lock(self, site: sites.Site, ioctx: typing.Any,

@@ -68,16 +68,20 @@ class TaskQueue:
         self._has_default = False
         self.enabled = True
 
-    def add(self, site: sites.Site, default: bool = False) -> None:
+    def add(self, site: sites.Site, default: bool = False,
+            stands_in: bool = True) -> None:
         """Add a site.
 
         :param default: whether it is that of the default store, which keeps
-            the records; where that is of another type, the first site does
+            the records
+        :param stands_in: whether the first site keeps them until there is
+            one; not where the default store is a dcn store that is configured
+            after others, for what is moved home meanwhile would be lost
         """
         self.sites[site.name] = site
-        if default or self.home.site is None or (
+        if default or stands_in and (self.home.site is None or (
                 not self._has_default
-                and self.home.site.name == site.name):
+                and self.home.site.name == site.name)):
             self.home.site = site
             self._has_default = self._has_default or default
 
@@ -107,8 +111,8 @@ class TaskQueue:
             self.runner = runners.TaskRunner(
                 self.store, self.sites.get, self._database,
                 # Modules of Glance must not be imported while it is loaded.
-                lambda: (glance_interfaces.loaded()
-                         or time.monotonic() - began > _LOADING))
+                ready=lambda: (glance_interfaces.loaded()
+                               or time.monotonic() - began > _LOADING))
             self.runner.start()
 
     def begin_write(self, site: sites.Site, image: str,

@@ -82,21 +82,21 @@ class TaskRunner:
     :param store: :class:`glance_dcn.tasks.store.TaskStore`
     :param sites: returns the site of a store by its identifier, or None
     :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
-    :param ready: returns whether Glance is loaded, so that its database may
-        be asked
     :param clock: returns seconds of a monotonic clock
     :param expiry: seconds without a renewal after which a writer is dead
     :param settled: seconds for which Glance's database must have been settled
         without the location of a published image until that is removed:
         requests that were accepted a moment ago may be about to lock it
+    :param ready: returns whether Glance is loaded, so that its database may
+        be asked
     """
 
     def __init__(self, store: stores.TaskStore,
                  sites: typing.Callable[[str], sites.Site | None],
                  database: glance_db.GlanceDatabase,
-                 ready: typing.Callable[[], bool] = lambda: True,
                  clock: typing.Callable[[], float] = time.monotonic,
-                 expiry: float = leases.EXPIRY, settled: float = 60) -> None:
+                 expiry: float = leases.EXPIRY, settled: float = 60,
+                 ready: typing.Callable[[], bool] = lambda: True) -> None:
         self._expiry = expiry
         self._settling = settled
         self._store = store
@@ -137,10 +137,10 @@ class TaskRunner:
         if not self._ready():
             self._periodic.interval = _SOON
             return
-        if not self._database.available:
-            return
         try:
-            if not self._lease.acquire():
+            # Of this process, whether it runs the tasks or not.
+            self._store.drain()
+            if not self._database.available or not self._lease.acquire():
                 return
             self._run(self._store.scan())
         except stores.AWAY as exc:

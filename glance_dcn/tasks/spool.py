@@ -126,6 +126,9 @@ class Spool:
             yield _read(stem + _SUFFIX), lambda: _remove(stem)
         except BlockingIOError:
             return
+        except FileNotFoundError:
+            # Another process has moved them home meanwhile.
+            _remove(stem)
         except (OSError, ValueError) as exc:
             LOG.error('Records in %(path)s cannot be read: %(error)s', {
                 'path': stem + _SUFFIX, 'error': exc})

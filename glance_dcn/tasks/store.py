@@ -20,18 +20,20 @@ is away, records go to the local disk (:mod:`glance_dcn.tasks.spool`).
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.sites import home as homes
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterator
 
-    from glance_dcn.sites import home as homes
     from glance_dcn.tasks import spool as spools
 
 LOG = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ LOG = logging.getLogger(__name__)
 OBJECT = 'tasks'
 #: What the keys of leases begin with.
 LEASES = 'lease/'
+
+_T = typing.TypeVar('_T')
 
 AWAY = (errors.ClusterError, omap.Error)
 
@@ -104,8 +108,8 @@ class TaskStore:
         """
         text = self.text(record)
         try:
-            with self.home.open() as ioctx:
-                omap.put(ioctx, OBJECT, {record.key: text, **(others or {})})
+            self._at_home(lambda ioctx: omap.put(
+                ioctx, OBJECT, {record.key: text, **(others or {})}))
             return True
         except AWAY as exc:
             self._put_to_spool(record, text, exc)
@@ -121,9 +125,8 @@ class TaskStore:
         if self._is_spooled(old):
             self._put_to_spool(new, self.text(new))
             return True
-        with self.home.open() as ioctx:
-            return omap.swap(ioctx, OBJECT, old.key, self.text(old),
-                             self.text(new))
+        return self._at_home(lambda ioctx: omap.swap(
+            ioctx, OBJECT, old.key, self.text(old), self.text(new)))
 
     def replace_later(self, old: tasks.Record, new: tasks.Record) -> None:
         """Write a record if it is still what it was, without waiting.
@@ -147,8 +150,8 @@ class TaskStore:
         """
         if self.spool is not None and self.spool.discard(record.key):
             return True
-        with self.home.open() as ioctx:
-            return omap.remove(ioctx, OBJECT, record.key, self.text(record))
+        return self._at_home(lambda ioctx: omap.remove(
+            ioctx, OBJECT, record.key, self.text(record)))
 
     def remove_later(self, record: tasks.Record) -> None:
         """Remove a record, unless it was changed, without waiting.
@@ -210,10 +213,28 @@ class TaskStore:
         for key, text in sorted(seen.items()):
             if key.startswith(prefix):
                 yield key, text
+        found = self._at_home(
+            lambda ioctx: list(omap.walk(ioctx, OBJECT, prefix)))
+        for key, text in found:
+            if key not in seen:
+                yield key, text
+
+    def _at_home(self, work: Callable[[typing.Any], _T]) -> _T:
+        """Return what a function of the home's Ioctx returns.
+
+        It is called once more if the cluster had cut off this client: there
+        is a new connection then.
+
+        :raises: as :meth:`replace`
+        """
+        try:
+            with self.home.open() as ioctx:
+                return work(ioctx)
+        except omap.Error as exc:
+            if abs(exc.errno or 0) != errno.ESHUTDOWN:
+                raise
         with self.home.open() as ioctx:
-            for key, text in omap.walk(ioctx, OBJECT, prefix):
-                if key not in seen:
-                    yield key, text
+            return work(ioctx)
 
     def _read(self, key: str, text: str, found: Scan) -> None:
         kind = tasks.kind_of(key)
@@ -243,6 +264,9 @@ class TaskStore:
         except OSError as exc:
             raise NotRecorded(
                 record.site, 'work for image %s cannot be recorded: neither '
-                'in store %s, which keeps the records (%s), nor on the local '
-                'disk (%s)' % (record.image, self.home.name, reason, exc),
-                'try again when store %s can be used' % self.home.name)
+                'in store %s, which keeps the records in namespace %s (%s), '
+                'nor on the local disk (%s)' % (
+                    record.image, self.home.name, homes.NAMESPACE, reason,
+                    exc),
+                'see that store %s can be used, and that its user may write '
+                'to that namespace' % self.home.name)

@@ -13,8 +13,10 @@
 """The randomised run: ``python -m tests.chaos``.
 
 A deployment of its own, with real Ceph, Keystone and Glance, does what users
-ask for while its sites are killed, hung, cut off and restarted. At the end all
-sites are brought back, and what Glance says is compared with what is there.
+ask for while its sites are killed, hung, cut off and restarted, its own
+processes are stopped and their clocks stepped, sources of copies are removed,
+and records are forged. At the end all sites are brought back, and what Glance
+says is compared with what is there.
 """
 
 import argparse
@@ -35,7 +37,6 @@ from tests.chaos import plan as plans
 from tests.chaos import report
 from tests.chaos import run as runs
 from tests.chaos import stage as stages
-from tests.chaos import tasks
 
 
 class Log:
@@ -118,6 +119,8 @@ def parser():
              'the image has ended (default: 0.25)')
     add('--longest', type=float, default=20, metavar='SECONDS',
         help='no fault lasts longer (default: 20)')
+    add('--longest-stop', type=float, default=60, metavar='SECONDS',
+        help='no process of Glance is stopped for longer (default: 60)')
     add('--grace', type=float, default=check.GRACE, metavar='SECONDS',
         help='until everything must be settled when all sites are back '
              '(default: %d)' % check.GRACE)
@@ -149,7 +152,7 @@ def make_plan(args):
     return plans.Plan(
         args.seed, args.operations, deployment.site_names(args.sites),
         args.workers, args.fault_every, kinds, args.longest,
-        hasty=args.hasty)
+        hasty=args.hasty, longest_stop=args.longest_stop)
 
 
 def show_plan(plan):
@@ -173,11 +176,10 @@ def go(args, log):
     found = None
     try:
         stage.up(deployment.site_names(args.sites), args.workers,
-                 args.database, args.store_type, can_cut(), args.lender)
+                 args.database, args.store_type, can_cut(), args.lender,
+                 clocks='step-clock' in {fault.kind for fault in plan.faults})
         run = runs.Run(stage, plan, args.seed, args.clients, log)
-        images = {number: known.image
-                  for number, known in run.known.items()}
-        with stage.serving(images, args.seed):
+        with stage.serving(run.known, args.seed):
             run.go()
             found = _after(stage, run, args, log)
     finally:
@@ -194,12 +196,14 @@ def _after(stage, run, args, log):
     stage.remove_clones()
     log('all sites are back')
     run.repeat_deletions()
-    checker = check.Checker(stage, run.known, log)
+    checker = check.Checker(stage, run.known, log, run.forger)
     found, seconds = checker.settle(args.grace)
     log('%s after %.1f s' % ('not settled' if found else 'settled', seconds))
     found += checker.contents()
     found += [check.Violation('wrong answer', text) for text in run.wrong]
     log('contents were compared')
+    found += run.forger.check()
+    run.forger.remove()
     stuck = set(found)
     # What was amiss before is told once; it need not go away.
     later = checker.empty(5 if found else args.grace)
@@ -218,10 +222,7 @@ def _summary(stage, run, args, found, seconds, log):
     log.show(report.operations(run.operations))
     log.show(report.faults(run.faults) if run.faults else 'no faults')
     log.show('settled %.1f s after the return of all sites; staged files '
-             'left: %d; deferred tasks %s' % (
-                 seconds, len(check.staged(stage)),
-                 'are looked at' if tasks.is_shown()
-                 else 'cannot be looked at: there is no command for it'))
+             'left: %d' % (seconds, len(check.staged(stage))))
     log.show(report.violations(found))
 
 

@@ -77,16 +77,21 @@ class Operations:
 
     :param stage: :class:`tests.chaos.stage.Stage`
     :param operations: list of :class:`tests.chaos.plan.Operation`
+    :param faults: list of :class:`tests.chaos.plan.Fault`
     :param seed: of the run
     :param over: :class:`threading.Event`: nothing is waited for any more
     """
 
-    def __init__(self, stage, operations, seed, over):
+    def __init__(self, stage, operations, faults, seed, over):
         self._stage = stage
         self._seed = seed
         self._over = over
-        self.known = {operation.image.number: Known(operation.image)
-                      for operation in operations if operation.image}
+        self.known = {what.image.number: Known(what.image)
+                      for what in [*operations, *faults] if what.image}
+
+    def add(self, image):
+        """Return the :class:`Known` of an image that is not in the plan."""
+        return self.known.setdefault(image.number, Known(image))
 
     def run(self, operation):
         """Carry one out.

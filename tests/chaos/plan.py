@@ -29,10 +29,27 @@ OPERATIONS = {'import': 26, 'copy': 18, 'download': 18, 'delete': 12,
 #: How often each kind of fault is drawn.
 FAULTS = {'kill': 3, 'kill-mon': 2, 'kill-osd': 3, 'freeze': 3,
           'freeze-osd': 2, 'restart': 2, 'cut': 3, 'fill': 1,
-          'kill-glance': 3}
+          'kill-glance': 3, 'stop-glance': 3, 'step-clock': 2,
+          'delete-source': 2, 'forge': 3}
+#: Kinds that end Glance processes, or run them in another way.
+OF_WORKERS = ('kill-glance', 'stop-glance', 'step-clock')
+#: Keys that forged records are written with: that of an edge, that of an edge
+#: in a layout that lets it into all namespaces, and that of the home itself.
+KEYS = ('edge', 'wide', 'home')
 # Seconds a fault lasts, from and to, and how often: within every time limit,
 # around the limits on connecting, beyond those on I/O.
 _DURATIONS = (((0.3, 3), 6), ((3, 8), 3), ((12, 20), 1))
+# Seconds for which a process is stopped; of which some are longer than it
+# takes until it is taken for dead.
+_STOPPED = (5, 60)
+# Seconds by which a clock is stepped.
+_STEPS = (200, 900)
+# Images that faults make for themselves are numbered from here on.
+_OWN = 100000
+#: Added to the number of such an image for a second one.
+WRITTEN = 100000
+# MiB: a source that is removed is to be read for a while.
+_SOURCE = 48
 # More live images than these, and one is deleted.
 _MANY = 25
 
@@ -97,7 +114,9 @@ class Fault:
     :ivar after: number of the operation it follows
     :ivar delay: seconds from the start of that operation
     :ivar duration: seconds until it is taken back
-    :ivar worker: number of the Glance worker, for ``kill-glance``
+    :ivar worker: number of the Glance worker, for those of workers
+    :ivar image: :class:`Image` that it makes for itself, or None
+    :ivar options: what else was drawn, by name
     """
 
     number: int
@@ -107,11 +126,24 @@ class Fault:
     delay: float
     duration: float
     worker: int
+    image: Image = None
+    options: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def lane(self):
+        """What it waits for: faults of one lane never overlap."""
+        if self.kind in ('stop-glance', 'step-clock'):
+            return '%s %s-%d' % (self.kind, self.site, self.worker)
+        return self.kind if self.image else self.site
 
     def __str__(self):
         text = 'fault %d %s %s' % (self.number, self.kind, self.site)
-        if self.kind == 'kill-glance':
-            return text + '-%d' % self.worker
+        if self.kind in OF_WORKERS:
+            text += '-%d' % self.worker
+        for item in sorted(self.options.items()):
+            text += ' %s=%s' % item
+        if self.options or self.kind == 'kill-glance':
+            return text
         return text + ' for %.1f s' % self.duration
 
 
@@ -128,18 +160,20 @@ class Plan:
     :param every: mean number of operations between two faults; 0: no faults
     :param kinds: kinds of faults
     :param longest: seconds no fault lasts longer than
+    :param longest_stop: seconds no process is stopped for longer than
     :param size: largest image, MiB
     :param hasty: share of the deletions that do not wait for the image's
         import to end
     """
 
     def __init__(self, seed, count, sites, workers, every, kinds,
-                 longest=20, size=12, hasty=.25):
+                 longest=20, size=12, hasty=.25, longest_stop=60):
         self._random = random.Random(seed)
         self._sites = list(sites)
         self._workers = workers
         self._size = size
         self._hasty = hasty
+        self._longest_stop = longest_stop
         self._images = []
         self._live = []
         self.operations = [self._operation(number) for number in range(count)]
@@ -247,6 +281,9 @@ class Plan:
 
     def _draw_faults(self, every, kinds, longest):
         weights = {kind: FAULTS[kind] for kind in FAULTS if kind in kinds}
+        if len(self._sites) < 3:
+            # It needs two sources and a target.
+            weights.pop('delete-source', None)
         after = 0
         while True:
             after += self._random.randint(1, 2 * every - 1)
@@ -261,6 +298,35 @@ class Plan:
                 round(self._random.uniform(0, 1.5), 2),
                 round(min(longest, self._random.uniform(first, last)), 2),
                 self._random.randrange(self._workers)))
+            more = getattr(
+                self, '_draw_' + self.faults[-1].kind.replace('-', '_'), None)
+            if more:
+                more(self.faults[-1])
+
+    def _draw_stop_glance(self, fault):
+        fault.duration = round(min(self._longest_stop,
+                                   self._random.uniform(*_STOPPED)), 2)
+
+    def _draw_step_clock(self, fault):
+        fault.options['offset'] = (self._random.choice((-1, 1))
+                                   * self._random.randint(*_STEPS))
+
+    def _draw_delete_source(self, fault):
+        holders = self._random.sample(self._sites, 2)
+        # The local source is read first.
+        fault.site = CENTRAL if CENTRAL in holders else holders[0]
+        fault.options = {
+            'holders': ','.join(holders),
+            'target': self._random.choice(
+                [site for site in self._sites if site not in holders]),
+            'pause': round(self._random.uniform(0, 1.5), 2)}
+        size = _SOURCE * MIB
+        fault.image = Image(_OWN + fault.number, CENTRAL, size, size)
+
+    def _draw_forge(self, fault):
+        fault.options['key'] = self._random.choice(KEYS)
+        size = self._random.randint(1, self._size) * MIB
+        fault.image = Image(_OWN + fault.number, CENTRAL, size, size // 2)
 
 
 def content(image, seed):

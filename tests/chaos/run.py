@@ -13,6 +13,7 @@
 """A randomised run: operations by some clients, and faults meanwhile."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import queue
@@ -22,6 +23,8 @@ import time
 
 from lab import faults
 from lab import process
+from tests.chaos import deleted_source
+from tests.chaos import forge
 from tests.chaos import operations
 
 
@@ -49,6 +52,7 @@ class Run:
     :ivar faults: list of :class:`Done`
     :ivar wrong: list of what downloads gave that they should not
     :ivar known: see :class:`tests.chaos.operations.Operations`
+    :ivar forger: :class:`tests.chaos.forge.Forger`
 
     :param stage: :class:`tests.chaos.stage.Stage`
     :param plan: :class:`tests.chaos.plan.Plan`
@@ -63,15 +67,18 @@ class Run:
         self._clients = clients
         self._log = log
         self._over = threading.Event()
-        self._operations = operations.Operations(stage, plan.operations, seed,
-                                                 self._over)
+        self._operations = operations.Operations(
+            stage, plan.operations, plan.faults, seed, self._over)
         self._next = iter(plan.operations)
         self._due = collections.defaultdict(list)
         for fault in plan.faults:
             self._due[fault.after].append(fault)
         self._lock = threading.Lock()
-        self._queues = {site: queue.Queue() for site in stage.lab.sites}
+        self._queues = {fault.lane: queue.Queue() for fault in plan.faults}
         self.known = self._operations.known
+        self.forger = forge.Forger(stage, self._operations)
+        self._sources = deleted_source.DeletedSources(stage,
+                                                      self._operations)
         self.operations = []
         self.faults = []
         self.wrong = []
@@ -80,8 +87,8 @@ class Run:
         """Carry the plan out, and bring every site back at the end."""
         clients = [threading.Thread(target=self._client)
                    for _ in range(self._clients)]
-        troublers = [threading.Thread(target=self._trouble, args=(site,))
-                     for site in self._queues]
+        troublers = [threading.Thread(target=self._trouble, args=(lane,))
+                     for lane in self._queues]
         for thread in troublers + clients:
             thread.start()
         for thread in clients:
@@ -99,6 +106,7 @@ class Run:
         broken off it answers an error and keeps all locations, those of what
         is removed already too, until its user has repeated it.
         """
+        self._sources.repair()
         api = self._stage.api(self._stage.lab.sites[0], 0)
         for known in self.known.values():
             if known.doomed and known.id and not known.deleted:
@@ -114,7 +122,7 @@ class Run:
                 if operation is None:
                     return
                 for fault in self._due[operation.number]:
-                    self._queues[fault.site].put(fault)
+                    self._queues[fault.lane].put(fault)
             self._carry_out(operation)
 
     def _carry_out(self, operation):
@@ -140,10 +148,10 @@ class Run:
             what, outcome, seconds, ' (%s)' % name if name else '',
             '; ' + detail if detail else ''))
 
-    def _trouble(self, site):
-        """Cause the faults of one site, one after the other."""
+    def _trouble(self, lane):
+        """Cause the faults of one lane, one after the other."""
         while True:
-            fault = self._queues[site].get()
+            fault = self._queues[lane].get()
             if fault is None:
                 return
             started = time.monotonic()
@@ -152,27 +160,53 @@ class Run:
                 continue
             self._log('begin %s' % fault)
             try:
-                self._cause(fault)
-                outcome, detail = 'caused', ''
+                outcome, detail = 'caused', self._cause(fault) or ''
             except Exception as exc:
                 outcome, detail = 'impossible', str(exc)
             self._note(self.faults, fault, outcome, detail, started)
 
     def _cause(self, fault):
-        if fault.kind == 'kill-glance':
-            self._kill_glance(fault)
-            return
+        """Cause a fault, and return what came of it in words, or None."""
+        own = {'kill-glance': self._kill_glance,
+               'stop-glance': self._stop_glance,
+               'step-clock': self._step_clock,
+               'delete-source': self._sources.cause,
+               'forge': self.forger.cause}.get(fault.kind)
+        if own:
+            return own(fault)
         cluster = self._stage.lab.cluster(fault.site)
         try:
             faults.cause(cluster, fault.kind)
             self._over.wait(fault.duration)
         finally:
             heal(cluster)
+        return None
+
+    def _pids(self, fault):
+        service = self._stage.lab.glance(fault.site, fault.worker).service
+        return service.worker_pids()
 
     def _kill_glance(self, fault):
-        service = self._stage.lab.glance(fault.site, fault.worker).service
-        for pid in service.worker_pids():
+        for pid in self._pids(fault):
             os.kill(pid, signal.SIGKILL)
+
+    def _stop_glance(self, fault):
+        """Stop a worker as a host does that hangs, and let it go on."""
+        pids = self._pids(fault)
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            self._over.wait(fault.duration)
+        finally:
+            for pid in pids:
+                # It may have been killed meanwhile.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def _step_clock(self, fault):
+        """Step the time of day of a worker, which keeps it."""
+        worker = self._stage.lab.glance(fault.site, fault.worker)
+        worker.clock.step(fault.options['offset'])
 
 
 def heal(cluster):

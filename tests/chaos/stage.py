@@ -15,8 +15,13 @@
 import contextlib
 import functools
 import http.server
+import json
 import threading
+import time
 
+import rados
+
+from lab import ceph
 from lab import deployment
 from lab import process
 from lab import wsgi
@@ -24,6 +29,10 @@ from tests.chaos import plan as plans
 from tests.functional.api import client
 from tests.functional.api import databases
 
+#: OSD capabilities of keys that an attacker at an edge has: to what is not
+#: kept in a namespace, and to the whole pool.
+CAPS = {'edge': "profile rbd pool=images namespace=''",
+        'wide': 'profile rbd pool=images'}
 # Shorter than the defaults, so that a fault of seconds is one.
 _TIMEOUTS = {'rados_connect_timeout': 3, 'dcn_io_timeout': 10}
 
@@ -45,7 +54,8 @@ class Stage:
         self._apis = {}
         self._stack = contextlib.ExitStack()
 
-    def up(self, sites, workers, database, store_type, wan, lender=None):
+    def up(self, sites, workers, database, store_type, wan, lender=None,
+           clocks=False):
         """Bring the deployment up; for the parameters see there.
 
         :param lender: folder of a lab whose Keystone and database server are
@@ -59,7 +69,7 @@ class Stage:
             self._stack.callback(lent.cleanUp)
             services = {'lab': str(lender), 'database': lent.url}
         self.lab.create(sites, workers, database, store_type, wan, _TIMEOUTS,
-                        services)
+                        services, clocks)
         self.lab.up()
         session = self.lab.keystone.session()
         # Every request needs it: got once, before there are many threads.
@@ -83,6 +93,12 @@ class Stage:
         """The (site, number) of all workers."""
         return list(self._apis)
 
+    @property
+    def database_url(self):
+        """SQLAlchemy URL of the database of all Glances."""
+        return (self.lab.facts['services'] or {}).get(
+            'database') or self.lab.database.url('glance')
+
     def api(self, site, number=0):
         """Return the :class:`tests.functional.api.client.Api` of a worker."""
         return self._apis[site, number]
@@ -97,6 +113,34 @@ class Stage:
         """
         return process.run(['rbd', '--conf', self.lab.cluster(site).conf,
                             '--id', 'openstack', *arguments], timeout=20)
+
+    @contextlib.contextmanager
+    def connect(self, site, key):
+        """Connect to a site's cluster with a key that forgers have.
+
+        :param key: one of :data:`CAPS`
+        :returns: context manager that gives a connected rados.Rados
+        """
+        cluster = self.lab.cluster(site)
+        with cluster.connect() as admin:
+            found, = json.loads(ceph.command(admin, {
+                'prefix': 'auth get-or-create', 'format': 'json',
+                'entity': 'client.%s' % key,
+                'caps': ['mon', 'profile rbd', 'osd', CAPS[key]]}))
+        client = rados.Rados(
+            conffile=str(cluster.conf), rados_id=key,
+            conf={'key': found['key'], 'keyring': '',
+                  'client_mount_timeout': '10', 'rados_mon_op_timeout': '10',
+                  'rados_osd_op_timeout': '10'})
+        client.connect(timeout=10)
+        try:
+            yield client
+        finally:
+            client.shutdown()
+
+    def wait(self, seconds):
+        """Wait for some seconds; not at all if they are negative."""
+        time.sleep(max(0, seconds))
 
     def remove_clones(self):
         """Remove the clones that are left; the sites must be up."""
@@ -120,14 +164,14 @@ class Stage:
         return 'http://127.0.0.1:%d/%d' % (self._port, image.number)
 
     @contextlib.contextmanager
-    def serving(self, images, seed):
+    def serving(self, known, seed):
         """Serve the data of the images of a plan.
 
-        :param images: dict of :class:`tests.chaos.plan.Image` by number
+        :param known: dict of :class:`tests.chaos.operations.Known` by number
         :param seed: of the run
         """
         server = http.server.ThreadingHTTPServer(
-            ('127.0.0.1', 0), functools.partial(_Handler, images, seed))
+            ('127.0.0.1', 0), functools.partial(_Handler, known, seed))
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         self._port = server.server_port
@@ -141,14 +185,15 @@ class Stage:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
 
-    def __init__(self, images, seed, *args):
-        self._images = images
+    def __init__(self, known, seed, *args):
+        self._known = known
         self._seed = seed
         super().__init__(*args)
 
     def do_GET(self):  # noqa: N802 (the name is http.server's)
         """Answer with the data of the image whose number is the path."""
-        data = plans.content(self._images[int(self.path[1:])], self._seed)
+        data = plans.content(self._known[int(self.path[1:])].image,
+                             self._seed)
         self.send_response(200)
         self.send_header('Content-Length', str(len(data)))
         self.end_headers()

@@ -24,10 +24,14 @@ import time
 import types
 
 import fixtures
+from oslo_config import cfg
+from oslo_db import options
 import rbd
 import requests
 from testtools import content
 
+from glance_dcn.sites import home as homes
+from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import registry
 from lab import deployment
 from lab import glance
@@ -57,6 +61,19 @@ def session():
     return lab().keystone.session()
 
 
+def deployment_id(database):
+    """Return the identity of the deployment with a database.
+
+    :param database: SQLAlchemy URL
+    """
+    conf = cfg.ConfigOpts()
+    conf.register_opts(options.database_opts, group='database')
+    conf.register_opts(task_setup.OPTS, group=task_setup.GROUP)
+    conf([])
+    conf.set_override('connection', database, 'database')
+    return task_setup.deployment_id(conf)
+
+
 def rbd_stores(kind='dcn', sites=SITES, default='central'):
     """Return the stores of sites as :class:`lab.glance.Glance` takes them.
 
@@ -72,6 +89,7 @@ class OwnGlance(fixtures.Fixture):
 
     :ivar worker: the :class:`lab.glance.Glance`
     :ivar api: its :class:`client.Api`
+    :ivar database_url: SQLAlchemy URL of its database
 
     :param stores: see :class:`lab.glance.Glance`
     :param default: name of the default store
@@ -93,6 +111,7 @@ class OwnGlance(fixtures.Fixture):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         database = self._database or self.useFixture(
             databases.Database(lab(), folder)).url
+        self.database_url = database
         self.worker = self.make_worker(folder, database)
         if not self._database:
             self.worker.sync_database()
@@ -146,11 +165,13 @@ class ApiTestCase(base.CephTestCase):
 
     def forget_workers(self):
         """Have nobody know of the workers of tests that have ended."""
+        deployment = deployment_id(self.lab.database.url('glance'))
         for name in SITES:
             with self.cluster(name).pool() as ioctx:
-                known = registry.Registry(types.SimpleNamespace(
+                known = registry.Registry(homes.Home(types.SimpleNamespace(
                     name=name,
-                    open_pool=lambda: contextlib.nullcontext(ioctx)))
+                    open_pool=lambda: contextlib.nullcontext(ioctx))),
+                    deployment)
                 for worker, text in known.workers():
                     # Those of other tests may be waiting to be taken over.
                     if (worker.site == name

@@ -46,9 +46,9 @@ class InterruptedTest(base.OwnGlanceTestCase):
         super().setUp()
         self.own.start()
         self.image_id = self.new_image(self.api)
-        self.addCleanup(self.cut_off_the_dead)
+        self.addCleanup(self.blocklist_the_dead)
 
-    def cut_off_the_dead(self):
+    def blocklist_the_dead(self):
         """Let the cluster forget who had the image open, at once.
 
         It would wait for half a minute before anybody could remove it.

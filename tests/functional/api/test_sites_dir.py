@@ -15,6 +15,8 @@
 import os
 import time
 
+from glance_dcn.ceph import definitions
+from glance_dcn.sites import home
 from lab import glance
 from lab import process
 from tests.functional.api import base
@@ -188,8 +190,9 @@ class SitesDirTest(base.OwnGlanceTestCase):
         self.assertNoTrace(imported, 'central', NAME)
         self.wait_gone()
         with self.cluster('central').pool() as ioctx:
+            ioctx.set_namespace(home.NAMESPACE)
             names = {item.key for item in ioctx.list_objects()}
-        self.assertIn('glance_dcn.sites', names)
+        self.assertIn(definitions.OBJECT, names)
         upload = self.new_image(self.api)
         self.api.stage(upload, self.data)
         answer = self.api.request(

@@ -335,7 +335,7 @@ class RenderedTest(base.ApiTestCase):
         self.assertAllGreen('central', 'node', 'central', 'dcn0', 'dcn1')
         self.assertProved('import an image to central and dcn0',
                           'copy it to dcn1')
-        # Others' work may be owed, and others' workers gone.
+        # There may be tasks and dead workers of other tests.
         shown = self.ask('central', 'status', '--image', image, status=None)
         self.assertEqual(
             {'central': 'up', 'dcn0': 'up', 'dcn1': 'up'},

@@ -96,7 +96,8 @@ class FaultsTestCase(base.OwnGlanceTestCase):
             sites=SITES, cluster=self.cluster,
             glance=lambda site: self.own.worker)
         return check.Checker(
-            types.SimpleNamespace(lab=lab, api=lambda site: self.api), {},
+            types.SimpleNamespace(lab=lab, api=lambda site: self.api,
+                                  database_url=self.own.database_url), {},
             lambda line: None)
 
     def heal(self):

@@ -12,6 +12,7 @@
 
 """``glance-dcn check`` on a healthy lab, and on many broken set-ups."""
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -21,6 +22,7 @@ import fixtures
 
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
+from glance_dcn.sites import home
 from lab import ceph
 from lab import glance
 from lab import process
@@ -237,14 +239,22 @@ class BrokenSitesTest(CheckTestCase):
 
     def keep_fsid(self, cluster, store, fsid):
         """Have it that a store had another cluster once."""
-        with cluster.pool() as ioctx:
-            fsids.add(ioctx, store, fsid)
-            fsids.replace(ioctx, store, fsid)
+        deployment = base.deployment_id(self.lab.database.url('glance'))
+        with self.home(cluster) as ioctx:
+            fsids.add(ioctx, deployment, store, fsid)
+            fsids.replace(ioctx, deployment, store, fsid)
         self.addCleanup(self.forget_fsid, cluster, store)
 
     def forget_fsid(self, cluster, store):
-        with cluster.pool() as ioctx:
+        with self.home(cluster) as ioctx:
             omap.remove(ioctx, fsids.OBJECT, store)
+
+    @contextlib.contextmanager
+    def home(self, cluster):
+        """Open the namespace of the records in a cluster."""
+        with cluster.pool() as ioctx:
+            ioctx.set_namespace(home.NAMESPACE)
+            yield ioctx
 
     def test_glance_user_cannot_read(self):
         if os.geteuid():

@@ -51,7 +51,7 @@ class StatusTest(StatusTestCase):
         image = self.uploaded(self.central, base.random_data(), 'central',
                               'dcn0', name=self.name)
         code, found = self.status('--name', self.name)
-        # Others' work may be owed while this runs.
+        # There may be tasks of other tests while this runs.
         self.assertIn(code, (0, 1))
         self.assertEqual(list(base.SITES),
                          [site['name'] for site in found['sites']])

@@ -138,7 +138,7 @@ class CopyTest(CopyingTestCase):
         return publish
 
     def test_nothing_stays_of_what_cannot_be_noted(self):
-        def finished(outcome):
+        def finished(outcome, told):
             self.assertEqual(['dcn0'], outcome.copied)
             self.assertEqual(self.data, self.read('dcn0'))
             raise ZeroDivisionError
@@ -151,10 +151,11 @@ class CopyTest(CopyingTestCase):
             raise rbd.ReadOnlyImage('it cannot be published')
         self.publishing('dcn1', fail)
 
-        def finished(outcome):
+        def finished(outcome, told):
             self.assertEqual((['dcn0'], ['dcn1']),
                              (outcome.copied, list(outcome.failed)))
             self.assertIn(self.image, self.cluster('dcn1').images())
+            told()
         self.copy('dcn0', 'dcn1', finished=finished)
         self.assertEqual(self.data, self.read('dcn0'))
         self.assertAbsent('dcn1')
@@ -170,7 +171,8 @@ class CopyTest(CopyingTestCase):
         self.assertEqual(['dcn1'], outcome.copied)
         self.assertIsInstance(outcome.failed['dcn0'], leftovers.Gone)
         with self.cluster('dcn0').pool() as ioctx:
-            images.remove(ioctx, name, images.SNAPSHOT)
+            images.remove(ioctx, name, images.look_up(ioctx, name),
+                          images.SNAPSHOT)
 
     def test_digest_is_recorded_everywhere_and_used_for_the_next(self):
         self.assertIsNone(self.record('central'))

@@ -143,7 +143,7 @@ class FaultyTargetTest(TargetTestCase):
             self.assertRaises(rados.ObjectNotFound, ioctx.stat,
                               'rbd_data.%s.%016x' % (identity, 16))
             writer.close()
-            far.discard_or_owe(ioctx, self.image, identity)
+            far.discard_or_defer(ioctx, self.image, identity)
 
     def test_target_is_killed(self):
         bad = self.clusters['bad']

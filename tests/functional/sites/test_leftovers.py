@@ -18,9 +18,10 @@ import hashlib
 import time
 
 import fixtures
+import rados
 import rbd
 
-from glance_dcn.ceph import claims
+from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.sites import copying
 from glance_dcn.sites import leftovers
@@ -292,47 +293,59 @@ class RaceTest(LeftOverTestCase):
         self.assertEqual(self.data, self.read('dcn0'))
 
 
-class ClaimTest(LeftOverTestCase):
+class NameLockTest(LeftOverTestCase):
     """The lock by which one of several begins an image."""
 
     def setUp(self):
         super().setUp()
-        self.pool = self.useFixture(Pool(self.sites['dcn0'])).ioctx
+        self.pool = self.useFixture(Pool(self.cluster('dcn0')))
+
+    def hold(self, pool=None, **options):
+        pool = pool or self.pool
+        return name_lock.hold(pool.client, pool.ioctx, self.image, **options)
+
+    def take(self, **options):
+        with self.hold(**options):
+            pass
 
     def test_excludes_others(self):
-        with claims.claim(self.pool, self.image):
-            error = self.assertRaises(claims.NotClaimed, self.take,
+        # For longer than a holder that is dead would be let alone.
+        with self.hold():
+            error = self.assertRaises(name_lock.NotLocked, self.take,
                                       patience=.1)
             self.assertIn(self.image, str(error))
         self.take(patience=.1)
 
-    def take(self, **options):
-        with claims.claim(self.pool, self.image, **options):
-            pass
-
     def test_others_wait(self):
         with futures.ThreadPoolExecutor() as executor:
-            with claims.claim(self.pool, self.image):
+            with self.hold():
                 other = executor.submit(self.take)
                 time.sleep(.2)
                 self.assertFalse(other.done())
             other.result(5)
 
-    def test_of_the_dead_ends(self):
-        claim = claims.claim(self.pool, self.image, duration=1)
-        claim.__enter__()
-        self.take(patience=5)
-        # And it notices, if it is alive after all.
-        self.assertRaises(claims.ClaimError, claim.__exit__, None, None, None)
+    def test_of_the_dead_is_taken(self):
+        dead = self.useFixture(Pool(self.cluster('dcn0')))
+        # It never renews it.
+        held = name_lock._Held(dead.ioctx, self.image)
+        held.take()
+        self.take(expiry=1)
+        # Whatever it sends when it goes on fails.
+        self.assertRaises(rados.Error, dead.ioctx.write_full, self.image,
+                          b'x')
+        self.assertRaises(name_lock.NameLockError, held.release)
 
-    def test_lost_where_that_does_not_matter(self):
-        with claims.claim(self.pool, self.image, duration=1,
-                          must_last=False):
-            self.take(patience=5)
+    def test_of_another_name_stays_with_its_holder(self):
+        other = self.useFixture(Pool(self.cluster('dcn0')))
+        with name_lock.hold(other.client, other.ioctx, self.image):
+            name_lock.break_lock(self.pool.ioctx, self.image, [4242])
+            self.assertRaises(
+                rados.ObjectBusy,
+                name_lock._Held(self.pool.ioctx, self.image).take)
 
     def test_ends_when_the_block_fails(self):
         def fail():
-            with claims.claim(self.pool, self.image):
+            with self.hold():
                 raise ZeroDivisionError
 
         self.assertRaises(ZeroDivisionError, fail)
@@ -340,26 +353,28 @@ class ClaimTest(LeftOverTestCase):
 
     def test_leaves_no_trace_of_names(self):
         # Attributes stay: there must not be one for each image.
-        name = 'lock.claim.%d' % hashlib.sha256(
+        name = 'lock.name.%d' % hashlib.sha256(
             self.image.encode()).digest()[0]
         self.take()
         with self.cluster('dcn0').pool() as ioctx:
-            found = dict(ioctx.get_xattrs(claims.OBJECT))
+            found = dict(ioctx.get_xattrs(name_lock.OBJECT))
         self.assertIn(name, found)
         self.assertLessEqual(len(found), 256)
 
 
 class Pool(fixtures.Fixture):
-    """The pool of a site, open until the test ends.
+    """A pool opened by a client of its own, until the test ends.
 
+    :ivar client: rados.Rados
     :ivar ioctx: rados.Ioctx
     """
 
-    def __init__(self, site):
+    def __init__(self, cluster):
         super().__init__()
-        self._site = site
+        self._cluster = cluster
 
     def _setUp(self):
         stack = contextlib.ExitStack()
         self.addCleanup(stack.close)
-        self.ioctx = stack.enter_context(self._site.open_pool())
+        self.client = stack.enter_context(self._cluster.connect('glance'))
+        self.ioctx = stack.enter_context(self.client.open_ioctx('images'))

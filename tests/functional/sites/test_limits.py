@@ -21,6 +21,7 @@ import rados
 
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import record_format
 from glance_dcn.sites import limits
 from tests.functional import base
 from tests.functional.sites import test_copying
@@ -136,24 +137,29 @@ class DefinitionsTest(base.CephTestCase):
         for host in ('a', 'b.example'):
             self.record.hold('dcn7', host, 1234.5)
         self.assertEqual(
-            {'dcn7': definitions.Definition(options, {'a': 1234,
-                                                      'b.example': 1234}),
+            {'dcn7': definitions.Definition(options, {'a': 1234.5,
+                                                      'b.example': 1234.5}),
              'dcn8': definitions.Definition({})}, self.record.load())
         self.record.release('dcn7', 'a')
         self.record.release('dcn7', 'never')
-        self.assertEqual({'b.example': 1234},
+        self.assertEqual({'b.example': 1234.5},
                          self.record.load()['dcn7'].holders)
         self.record.forget('dcn7', ['b.example'])
         self.assertEqual(['dcn8'], list(self.record.load()))
         self.record.forget('dcn8')
         self.assertEqual({}, self.record.load())
 
+    def kept(self, options):
+        """Return options as they are kept, bytes."""
+        return record_format.dump(definitions._Options.of(options),
+                                  '').encode()
+
     def test_many(self):
         names = {'site-%04d' % n for n in range(1200)}
         with rados.WriteOpCtx() as operation:
             self.ioctx.set_omap(
                 operation, tuple('site/' + name for name in sorted(names)),
-                (b'{}',) * len(names))
+                (self.kept({}),) * len(names))
             self.ioctx.operate_write_op(operation, definitions.OBJECT)
         self.assertEqual(names, set(self.record.load()))
 
@@ -161,9 +167,13 @@ class DefinitionsTest(base.CephTestCase):
         with rados.WriteOpCtx() as operation:
             self.ioctx.set_omap(
                 operation,
-                ('site/a', 'site/b', 'site/c', 'holder/good', 'holder/c/h',
-                 'else'),
-                (b'\xff{', b'[]', b'{"weight": 3}', b'1', b'soon', b''))
+                ('site/a', 'site/b', 'site/c', 'site/d', 'site/e',
+                 'holder/good', 'holder/c/h', 'else'),
+                (b'\xff{', b'[]', self.kept({'weight': '3'}),
+                 # That of an earlier release, and one with other values.
+                 b'{"weight": "3"}',
+                 self.kept({'weight': '3'}).replace(b'"\\"3\\""', b'"3"'),
+                 b'1', b'soon', b''))
             self.ioctx.operate_write_op(operation, definitions.OBJECT)
         self.assertEqual({'c': definitions.Definition({'weight': '3'})},
                          self.record.load())

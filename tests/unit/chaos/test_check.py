@@ -101,16 +101,16 @@ class CheckerTest(base.BaseTestCase):
                 (shown(os_glance_import_task='t'), ['stuck lock'])):
             self.api.images.list.return_value = [image]
             with mock.patch.object(check, 'leftovers', return_value=[]), \
-                    mock.patch.object(check.tasks, 'pending',
-                                      return_value=None):
+                    mock.patch.object(check.records, 'pending',
+                                      return_value=[]):
                 found, _seconds = self.checker.settle(grace=0)
             self.assertEqual(kinds, [entry.kind for entry in found])
 
-    def test_deferred_tasks(self):
+    def test_records(self):
         self.api.images.list.return_value = []
         with mock.patch.object(check, 'leftovers', return_value=[]), \
-                mock.patch.object(check.tasks, 'pending', return_value=[
-                    check.tasks.Entry('dcn0', 'delete', 'i')]):
+                mock.patch.object(check.records, 'pending', return_value=[
+                    check.records.Entry('dcn0', 'delete', 'i')]):
             found, _seconds = self.checker.settle(grace=0)
-        self.assertEqual([check.Violation('deferred task', 'i', 'dcn0',
+        self.assertEqual([check.Violation('record left', 'i', 'dcn0',
                                           'delete')], found)

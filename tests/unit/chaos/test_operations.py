@@ -49,7 +49,7 @@ class OperationsTest(base.BaseTestCase):
         """Have one operation, on an image that was made."""
         self.operation = plan.Operation(1, kind, ('central', 0), self.image,
                                         stores, options)
-        made = operations.Operations(self.stage, [self.operation], 1,
+        made = operations.Operations(self.stage, [self.operation], [], 1,
                                      threading.Event())
         self.known = made.known[0]
         self.known.id = 'i'

@@ -58,7 +58,47 @@ class PlanTest(base.BaseTestCase):
         self.assertEqual({'cut'}, {fault.kind
                                    for fault in make(kinds=('cut',)).faults})
         self.assertGreaterEqual(2, max(
-            fault.duration for fault in make(longest=2).faults))
+            fault.duration for fault in make(longest=2).faults
+            if fault.kind != 'stop-glance'))
+        self.assertEqual({9}, {
+            fault.duration for fault in make(longest_stop=9).faults
+            if fault.kind == 'stop-glance' and fault.duration > 8})
+
+    def test_faults_of_workers(self):
+        stopped, stepped = (
+            [fault for fault in make().faults if fault.kind == kind]
+            for kind in ('stop-glance', 'step-clock'))
+        for fault in stopped:
+            self.assertTrue(5 <= fault.duration <= 60, fault)
+        for fault in stepped:
+            self.assertTrue(200 <= abs(fault.options['offset']) <= 900, fault)
+        self.assertEqual({True, False}, {fault.options['offset'] > 0
+                                         for fault in stepped})
+
+    def test_faults_with_images_of_their_own(self):
+        made = make()
+        others = {entry.image.number for entry in made.operations
+                  if entry.image}
+        own = [fault for fault in made.faults if fault.image]
+        self.assertEqual({'delete-source', 'forge'},
+                         {fault.kind for fault in own})
+        numbers = [fault.image.number for fault in own]
+        numbers += [number + plan.WRITTEN for number in numbers]
+        self.assertEqual(len(numbers), len(others.union(numbers))
+                         - len(others))
+        self.assertEqual(set(plan.KEYS), {
+            fault.options['key'] for fault in own if fault.kind == 'forge'})
+
+    def test_deleted_sources(self):
+        for fault in make().faults:
+            if fault.kind == 'delete-source':
+                holders = fault.options['holders'].split(',')
+                self.assertIn(fault.site, holders)
+                self.assertEqual(set(SITES), {*holders,
+                                              fault.options['target']})
+        # There would be no target.
+        self.assertNotIn('delete-source', {
+            fault.kind for fault in make(sites=SITES[:2]).faults})
 
     def test_operations_fit_what_was_before(self):
         stores = {}

@@ -18,7 +18,6 @@ from tests.chaos import check
 from tests.chaos import plan
 from tests.chaos import report
 from tests.chaos import run
-from tests.chaos import tasks
 
 
 def done(kind, outcome, seconds=1.0):
@@ -57,16 +56,3 @@ class ReportTest(base.BaseTestCase):
         self.assertIn(str(len(report.OUTCOMES)), shown.splitlines()[1])
         for outcome in report.OUTCOMES:
             self.assertIn(outcome, shown.splitlines()[0])
-
-
-class TasksTest(base.BaseTestCase):
-
-    def test_parse(self):
-        self.assertEqual([], tasks.parse('{"tasks": [], "unreadable": []}'))
-        self.assertEqual(
-            [tasks.Entry('dcn0', 'delete', 'abc'),
-             tasks.Entry('site/x', 'cannot be understood', 'no JSON')],
-            tasks.parse('{"tasks": [{"store": "dcn0", "action": "delete",'
-                        ' "image": "abc", "more": 1}], "unreadable": [{"key":'
-                        ' "site/x", "reason": "no JSON", "foreign": false}]}'
-                        ))

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Images deleted while the site they lie at is away; a site of its own."""
+"""Images deleted while a site is away, or the one that has the records."""
 
 import contextlib
 import json
@@ -21,6 +21,8 @@ import sys
 import time
 import uuid
 
+from glance_dcn.staging import journal
+from glance_dcn.tasks import spool
 from lab import glance
 from lab import process
 from tests.functional.api import base
@@ -33,7 +35,7 @@ _CONNECT, _AT_ONCE = 5, 4
 EDGE = 'edge-%s' % uuid.uuid4().hex[:8]
 
 
-class OwedTest(base.OwnGlanceTestCase):
+class TasksTest(base.OwnGlanceTestCase):
     """A Glance with the lab's central site and an edge to be ill-treated."""
 
     @classmethod
@@ -58,27 +60,31 @@ class OwedTest(base.OwnGlanceTestCase):
         super().discard(api, image_id)
         base.purge(self.edge, image_id)
 
-    def owed(self, own=None):
-        """Return what ``glance-dcn owed`` shows for edge, and its status.
+    def tasks(self, own=None):
+        """Return what ``glance-dcn task list`` shows for edge, and its status.
 
         :param own: the :class:`base.OwnGlance` to ask; None: the class's
         """
         done = subprocess.run(
             [sys.executable, '-c', 'import sys\n'
              'from glance_dcn.cmd import main\n'
-             'sys.exit(main.main())', 'owed', '--site', EDGE,
+             'sys.exit(main.main())', 'task', 'list', '--site', EDGE,
              '--format', 'json'],
             cwd=_ROOT, capture_output=True, text=True, timeout=60,
             env=dict(os.environ, OS_GLANCE_CONFIG_DIR=str(
                 (own or self.own).worker.etc)))
-        # 3: the default site is away, and what it knows with it.
+        # 3: the default site is away, and with it the records.
         self.assertIn(done.returncode, (0, 1, 3), done.stderr)
-        return json.loads(done.stdout)['owed'], done.returncode
+        if done.returncode == 3:
+            return [], 3
+        found = json.loads(done.stdout)
+        self.assertEqual([], found['unreadable'])
+        return found['tasks'], done.returncode
 
     def wait_until_settled(self, own=None):
-        """Wait until nothing is owed, 60 s at most."""
-        process.wait_for('work to be done',
-                         lambda: self.owed(own) == ([], 0), 60, interval=1)
+        """Wait until there are no tasks, 60 s at most."""
+        process.wait_for('tasks to be done',
+                         lambda: self.tasks(own) == ([], 0), 60, interval=1)
 
     def delete(self, path):
         """Delete something, and return how many seconds it took."""
@@ -101,19 +107,18 @@ class OwedTest(base.OwnGlanceTestCase):
         for name in (first, second):
             self.assertNoTrace(name, 'central')
         self.assertLocated(self.api.images.get(copied), 'central')
-        records, status = self.owed()
+        found, status = self.tasks()
         self.assertEqual(1, status)
         self.assertEqual(
             sorted(('delete', name) for name in (first, second, copied)),
-            sorted((record['job'], record['image']) for record in records))
-        self.assertEqual({(EDGE, 'central', 'images', self.edge.fsid)}, {
-            tuple(record[name] for name in ('store', 'place', 'pool', 'fsid'))
-            for record in records})
+            sorted((task['action'], task['image']) for task in found))
+        self.assertEqual({(EDGE, 'images')}, {
+            (task['store'], task['pool']) for task in found})
         self.own.worker.stop()
         self.own.start()
         self.edge.start()
         # What is copied there again is kept, whichever comes first, this or
-        # the removal that is owed.
+        # the deferred removal.
         self.copy(copied)
         self.wait_until_settled()
         for name in (first, second):
@@ -129,32 +134,58 @@ class OwedTest(base.OwnGlanceTestCase):
                 return self.api.wait(image_id, 'central', EDGE)
         process.wait_for('copy', copied, 60, interval=1)
 
-    def test_default_site_is_away(self):
-        # As at an edge: the other site keeps what is owed.
+    def test_home_is_away(self):
+        # As at an edge. The records go to the local disk until it is back.
         own = base.OwnGlance(self.stores, default=EDGE)
         api = self.use_own(self.useFixture(own))
-        image_id = self.uploaded(api, base.random_data(), EDGE)
+        image_id, other = (
+            self.uploaded(api, base.random_data(), EDGE, 'central')
+            for _ in range(2))
         self.edge.kill()
+        self.assertDeleted(api, image_id)
+        # What can be done at once is.
+        self.assertNoTrace(image_id, 'central')
+        self.assertEqual(([], 3), self.tasks(own))
+        self.assertIn(image_id, self.spooled(own))
+        # Nothing is kept elsewhere.
+        self.assertEqual(([], 0), self.tasks())
+        # Another process than the one that took the request does it.
+        own.worker.stop()
+        own.start()
+        self.assertDeleted(api, other)
+        self.assertIn(other, self.spooled(own))
+        self.edge.start()
+        self.wait_until_done(image_id, other)
+        self.wait_until_settled(own)
+        self.assertEqual('', self.spooled(own))
+
+    def assertDeleted(self, api, image_id):
         answer = api.request('DELETE', '/v2/images/%s' % image_id)
         self.assertEqual(204, answer.status_code, answer.text)
-        records, _status = self.owed(own)
-        self.assertEqual(
-            [('delete', image_id, EDGE, 'central')],
-            [tuple(record[name] for name in ('job', 'image', 'store',
-                                             'place')) for record in records])
-        # Nobody else does the work.
-        self.own.worker.stop()
-        self.addCleanup(self.own.start)
-        self.edge.start()
-        self.wait_until_settled(own)
-        self.assertNoTrace(image_id, EDGE)
 
-    def test_only_site_is_away(self):
-        # Nothing can be recorded: Glance must keep the location.
+    def spooled(self, own):
+        """Return what is on the local disk, as text."""
+        return ''.join(path.read_text() for path in
+                       self.records(own).glob('*.json'))
+
+    def records(self, own):
+        """Return the folder of the records on the local disk."""
+        return own.worker.staging / journal.FOLDER / spool.FOLDER
+
+    def wait_until_done(self, *images):
+        """Wait until edge has nothing of some images, 60 s at most."""
+        process.wait_for(
+            'tasks to be done', lambda: not set(images).intersection(
+                [*self.edge.images(), *self.edge.trash()]), 60, interval=1)
+
+    def test_nothing_can_be_recorded(self):
+        # Neither at home nor on the local disk: Glance keeps the location.
         own = base.OwnGlance({EDGE: self.stores[EDGE]}, default=EDGE)
         api = self.use_own(self.useFixture(own))
         image_id = self.uploaded(api, base.random_data(), EDGE)
         self.edge.kill()
+        self.records(own).parent.mkdir(exist_ok=True)
+        self.records(own).write_text('no folder')
         answer = api.request('DELETE', '/v2/images/%s' % image_id)
         self.assertEqual(503, answer.status_code, answer.text)
         self.assertIn(EDGE, answer.text)
