@@ -176,7 +176,8 @@ class TestHomeAway(StoreCase):
         exc = self.assertRaises(stores.NotRecorded,
                                 self.process(spooling=False).put, a_task())
         for word in ('edge', IMAGE, 'store home', 'it is away',
-                     'no staging folder', 'try again'):
+                     'no staging folder',
+                     'see that store home can be used'):
             self.assertIn(word, str(exc))
         self.assertEqual('edge', exc.store)
 

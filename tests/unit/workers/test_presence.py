@@ -200,7 +200,7 @@ class PresenceTest(base.BaseTestCase):
     def test_takeover_of_the_peer_ends_with_the_lead(self):
         self.presence.beat()
         self.registry.records['gone'] = registry.Worker(
-            'gone', 'central', incarnation='first').text()
+            'gone', 'central', incarnation='first').text('ours')
         for task in ('first', 'second'):
             self.registry.note('gone', self.entry(task))
         undone = []
