@@ -22,10 +22,12 @@ from glance_dcn.ceph import definitions
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
 from glance_dcn.sites import home as homes
+from glance_dcn.staging import journal
 from glance_dcn.store import driver  # noqa: F401, options of stores
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from glance_dcn.workers import registry
 from lab import process
 from tests.functional.tasks import base
 
@@ -257,6 +259,28 @@ class OtherSiteTest(base.TasksTestCase):
             self.assertNotIn(self.edge.name,
                              fsids.load(ioctx, self.deployment))
 
+    def test_forged_worker(self):
+        worker = registry.Worker('gone', self.home.name, staging='/')
+        entry = journal.Entry(
+            task=self.image_name(), image=self.image, method='glance-direct',
+            stores=['dcn0'], path='/', phase=journal.STAGED)
+        for cluster in ('central', 'dcn0'):
+            with self.cluster(cluster).pool(user='glance') as ioctx:
+                for name in ('glance_dcn.workers', registry.OBJECT):
+                    omap.put(ioctx, name, {
+                        worker.key: worker.text(self.deployment),
+                        'task/gone/%s' % entry.task: entry.text()})
+        self.addCleanup(self.remove_workers)
+        known = registry.Registry(self.queue.home, self.deployment)
+        self.assertEqual([], known.workers())
+        self.assertEqual([], known.tasks('gone'))
+
+    def remove_workers(self):
+        for cluster in ('central', 'dcn0'):
+            with self.cluster(cluster).pool(user='admin') as ioctx:
+                for name in ('glance_dcn.workers', registry.OBJECT):
+                    omap.remove_object(ioctx, name)
+
     def remove_forged(self):
         with self.cluster('central').pool(user='admin') as ioctx:
             for name in ('glance_dcn.sites', 'glance_dcn.fsids'):
@@ -266,9 +290,13 @@ class OtherSiteTest(base.TasksTestCase):
 class SpoolTest(base.TasksTestCase):
     """Home is away: records go to the local disk."""
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.clusters = cls.start_clusters('home')
+
     def setUp(self):
         super().setUp()
-        self.clusters = self.start_clusters('home')
         conf = str(self.clusters['home'].conf)
         self.folder = pathlib.Path(self.useFixture(
             fixtures.TempDir()).path) / 'records'
@@ -321,7 +349,6 @@ class SpoolTest(base.TasksTestCase):
         self.image = written
 
     def settle_intents(self):
-        self.create_and_destroy = None
         for record in self.recorded():
             self.queue.store.remove(record)
 

@@ -12,16 +12,17 @@
 
 """Processes that are stopped, killed, or have a wrong clock.
 
-The real thing each time: SIGSTOP, SIGKILL, and a clock that libfaketime sets.
+The real thing each time: SIGSTOP, SIGKILL, and a clock that is stepped.
 """
 
 import contextlib
 import errno
-import shutil
+import os
 import subprocess
 import sys
 import time
 
+import fixtures
 import rados
 import rbd
 
@@ -30,6 +31,7 @@ from glance_dcn.ceph import records
 from glance_dcn.sites import leftovers
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import task as tasks
+from lab import clock
 from lab import process
 from tests.functional.tasks import base
 
@@ -170,7 +172,8 @@ class WriterTest(base.TasksTestCase):
         runner._lease.release()
 
     def test_host_whose_clock_is_ahead(self):
-        self.assertIsNotNone(shutil.which('faketime'))
+        stepped = clock.Clock(self.useFixture(fixtures.TempDir()).path)
+        stepped.make()
         self.create(status='saving')
         made = self.write(publish=True, commit=False)
         code = base.PREAMBLE + '\n'.join((
@@ -186,14 +189,15 @@ class WriterTest(base.TasksTestCase):
             'for _ in range(20):',
             '    runner._attempts.clear(); runner.run(); time.sleep(1)',
             'runner._lease.release()'))
-        for offset in ('+660s', '-660s'):
+        for offset in (660, -660):
+            stepped.step(offset)
             done = subprocess.run(
-                ['faketime', '-f', offset, sys.executable, '-c', code,
-                 self.image, self.deployment,
+                [sys.executable, '-c', code, self.image, self.deployment,
                  str(self.cluster('central').conf),
                  str(self.cluster('dcn0').conf), self.edge.name,
                  str(time.time())], cwd=base.ROOT, text=True, timeout=120,
-                capture_output=True)
+                capture_output=True,
+                env=dict(os.environ, **stepped.environment))
             self.assertEqual(0, done.returncode, done.stderr)
             self.assertLess(600, abs(int(done.stdout)))
             self.assertThere(made)
