@@ -125,7 +125,9 @@ class Guest:
     def remove_image(self, image):
         """Remove an image that Glance does not know of, if it is there."""
         with contextlib.suppress(rbd.ImageNotFound):
-            images.remove(self._images, image, images.SNAPSHOT)
+            images.remove(self._images, image,
+                          images.look_up(self._images, image),
+                          images.SNAPSHOT)
 
     def has(self, image):
         """Return whether there is an image, or one in the trash."""

@@ -206,7 +206,7 @@ def pool(site):
         if abs(exc.errno or 0) in (1, 13):
             raise Found('refused', error=exc, **names)
         raise Found('silent', error=exc, **names)
-    if site.target.default:
+    if site.keeps_records:
         try:
             with homes.Home(site).open() as ioctx:
                 site.kept = fsids.load(ioctx, site.deployment)

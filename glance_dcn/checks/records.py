@@ -34,7 +34,7 @@ from glance_dcn.tasks import store as stores
                 + ' KEY" otherwise'))
 def records(site):
     """Read the tasks and intents of this home."""
-    if not site.target.default:
+    if not site.keeps_records:
         return 'those of the site are kept for its own Glance alone'
     store = stores.TaskStore(homes.Home(site), site.deployment)
     try:

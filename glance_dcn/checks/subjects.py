@@ -150,6 +150,16 @@ class Site(Subject):
                                                    self.target.access))
 
     @property
+    def keeps_records(self):
+        """Whether this node's Glance keeps its records here.
+
+        A site without a cluster, whose key of central may only read, keeps
+        none.
+        """
+        return (self.target.default
+                and self.target.access is model.Access.OWNER)
+
+    @property
     def user(self):
         """The user in full, as Ceph writes it."""
         return 'client.%s' % (self.target.user or 'admin')

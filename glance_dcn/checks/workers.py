@@ -47,7 +47,7 @@ _SILENT = 60
             'identity, that it has left nothing to be done'))
 def workers(site):
     """Read what each worker has found out about itself."""
-    if not site.target.default:
+    if not site.keeps_records:
         return 'they are known at their own site alone'
     now = time.time()
     living, silent = [], []

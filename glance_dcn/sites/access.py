@@ -60,7 +60,10 @@ class Access:
         if client == self._writer:
             return
         try:
-            allowed = permission.may_write(ioctx, _TIMEOUT)
+            # One that may not even read is misconfigured, which is told by
+            # what the cluster answers to the write.
+            allowed = (permission.may_write(ioctx, _TIMEOUT)
+                       or not permission.may_read(ioctx))
         except permission.Error as exc:
             self._site.failed(exc)
             return

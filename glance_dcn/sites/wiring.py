@@ -49,6 +49,7 @@ class Wiring:
         # By name, in the order in which they were configured.
         self._sites = {}
         self._default = None
+        self._complaint = None
         # (fsid, since) by store, as it is kept; None: not read yet.
         self._kept = None
         # The same, as this process saw it first.
@@ -166,10 +167,15 @@ class Wiring:
             with self._home.open() as ioctx:
                 kept = self._exchange(ioctx)
         except (errors.ClusterError, fsids.Error) as exc:
-            LOG.warning('What is kept of the clusters of all stores in the '
-                        'pool of store %(store)s cannot be read or written: '
-                        '%(error)s', {'store': default.name, 'error': exc})
+            # A site without a cluster may have a key that only reads: once.
+            LOG.log(logging.DEBUG if str(exc) == self._complaint
+                    else logging.WARNING,
+                    'What is kept of the clusters of all stores in the pool '
+                    'of store %(store)s cannot be read or written: %(error)s',
+                    {'store': default.name, 'error': exc})
+            self._complaint = str(exc)
             return
+        self._complaint = None
         # Somebody may have accepted another cluster.
         self._seen.update(kept)
         self._kept = kept

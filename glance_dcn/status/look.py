@@ -97,7 +97,7 @@ class Looks:
         except trial.Error:
             pass
         state.state = health.UP
-        if site.target.default:
+        if site.keeps_records:
             # Other sites keep their own, and show them there.
             store = stores.TaskStore(homes.Home(site), self._deployment)
             records += [record for record in store.scan().records

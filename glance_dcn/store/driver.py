@@ -360,10 +360,7 @@ class Store(driver.Store):
         except errors.ClusterError as exc:
             raise exceptions.BadStoreConfiguration(store_name=self.name,
                                                    reason=str(exc))
-        except name_lock.NameLockError as exc:
-            with failures.explained(self.site, loc.image):
-                raise exc
-        except (rbd.Error, omap.Error) as exc:
+        except (rbd.Error, omap.Error, name_lock.NameLockError) as exc:
             # What a cluster answers, a refusal say, is none the less an
             # answer: only what is not answered is deferred, also where the
             # site has come back meanwhile.

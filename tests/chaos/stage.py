@@ -69,7 +69,7 @@ class Stage:
             self._stack.callback(lent.cleanUp)
             services = {'lab': str(lender), 'database': lent.url}
         self.lab.create(sites, workers, database, store_type, wan, _TIMEOUTS,
-                        services, clocks)
+                        services, clocks=clocks)
         self.lab.up()
         session = self.lab.keystone.session()
         # Every request needs it: got once, before there are many threads.

@@ -351,11 +351,12 @@ class RenderedTest(base.ApiTestCase):
             wanted == self._workers()), 60, interval=1)
 
     def _workers(self):
-        """Return what is told of each worker of this test, by its URL."""
+        """Return what each site tells of its workers here, by their URLs."""
         urls = [service.url for service in self.services.values()]
         return {worker['url']: (worker['site'], worker['state'],
                                 worker['reference'], worker['faults'])
-                for worker in self.ask('central', 'worker', 'list',
+                for site in ('central', 'dcn0', 'dcn1')
+                for worker in self.ask(site, 'worker', 'list',
                                        status=None)['workers']
                 if worker['url'] in urls}
 

@@ -45,7 +45,9 @@ class RemovedTest(test_copying.CopyingTestCase):
 
     def remove(self, name='central'):
         with self.cluster(name).pool() as ioctx:
-            images.remove(ioctx, self.image, images.SNAPSHOT)
+            images.remove(ioctx, self.image,
+                          images.look_up(ioctx, self.image),
+                          images.SNAPSHOT)
 
     def copy_of_removed(self, when=lambda progress: progress.covered,
                         instead=None, **options):
@@ -160,7 +162,9 @@ class ReferenceTest(test_copying.CopyingTestCase):
             image.protect_snap('snap')
 
     def test_removed(self):
-        images.remove(self.ioctx, self.image, images.SNAPSHOT)
+        images.remove(self.ioctx, self.image,
+                      images.look_up(self.ioctx, self.image),
+                      images.SNAPSHOT)
         self.check((False, False))
         self.write('central', self.data)
         self.check((False, False))
@@ -253,7 +257,9 @@ class ForgedTest(test_copying.CopyingTestCase):
             self.assertEqual(self.data, self.read('dcn1'))
             self.assertIsNotNone(self.record('dcn0'))
             with self.cluster('dcn1').pool() as ioctx:
-                images.remove(ioctx, self.image, images.SNAPSHOT)
+                images.remove(ioctx, self.image,
+                              images.look_up(ioctx, self.image),
+                              images.SNAPSHOT)
 
 
 class ProvedTest(test_copying.CopyingTestCase):

@@ -22,6 +22,7 @@ import os
 import pathlib
 import signal
 
+from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
 from glance_dcn.workers import place
 from glance_dcn.workers import registry
@@ -52,7 +53,8 @@ class LeaderTest(workers.WorkersTestCase):
         site = sites.Site(
             self.workers.site, 'images', 22,
             str(base.lab().cluster('central').conf), 'glance', 5, 20)
-        self.registry = registry.Registry(site)
+        self.registry = registry.Registry(
+            homes.Home(site), base.deployment_id(self.workers.database_url))
 
     def leader(self) -> int | None:
         """Return the process ID of the leader, or None."""

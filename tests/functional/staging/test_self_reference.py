@@ -109,7 +109,7 @@ class SelfReferenceTest(workers.WorkersTestCase):
         # Any process of the worker answers for it.
         own = base.OwnGlance({self.workers.site: (
             'dcn', self.workers.store('central'))}, default=self.workers.site,
-            processes=3)
+            processes=3, database=self.workers.database_url)
         self.use_own(self.useFixture(own))
         process.wait_for('verdict', lambda: 'leads to this worker' in own.log,
                          60)

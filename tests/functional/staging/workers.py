@@ -68,7 +68,7 @@ class Workers(fixtures.Fixture):
 
     def _setUp(self):
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        self._database = self.useFixture(
+        self.database_url = self.useFixture(
             databases.Database(base.lab(), self.folder)).url
         self._ports = []
         for _ in range(self._count + 1):
@@ -101,7 +101,8 @@ class Workers(fixtures.Fixture):
             overrides.setdefault(group, {}).update(options)
         return glance.Glance(
             'worker-%d' % number, self.folder / ('worker-%d' % number),
-            self._ports[number], base.lab().keystone, self._database, stores,
+            self._ports[number], base.lab().keystone, self.database_url,
+            stores,
             self.site, overrides, processes=self._processes)
 
     def store(self, name):

@@ -136,7 +136,9 @@ class RemovedTest(ReadingTestCase):
 
     def remove(self, cluster):
         with cluster.pool(base.POOL) as ioctx:
-            images.remove(ioctx, self.name, images.SNAPSHOT)
+            images.remove(ioctx, self.name,
+                          images.look_up(ioctx, self.name),
+                          images.SNAPSHOT)
 
     def read_while(self, meanwhile, store, after=8, **kwargs):
         """Read the image, doing something once some chunks have come.

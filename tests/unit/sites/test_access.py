@@ -53,6 +53,12 @@ class TestAccess(base.BaseTestCase):
         self.access = access.Access(self.site, 'glance-dcn0')
         self.asked = self.useFixture(fixtures.MockPatchObject(
             permission, 'may_write', return_value=True)).mock
+        self.readable = self.useFixture(fixtures.MockPatchObject(
+            permission, 'may_read', return_value=True)).mock
+
+    def test_one_that_may_not_even_read_is_told_by_the_write(self):
+        self.asked.return_value = self.readable.return_value = False
+        self.access.require_write('ioctx')
 
     def test_the_cluster_is_asked_once_for_each_client(self):
         for _ in range(3):
