@@ -194,9 +194,11 @@ class WriteLog:
                             'store': self._store.home.name, 'error': exc,
                             'image': old.image, 'site': old.site})
             self._put_off(old, new)
-        with self._guard:
-            self._open.pop(old.uid, None)
-            self._until = time.monotonic() + _LINGER
+        finally:
+            # Also if it is lost: nothing of it needs the lease any more.
+            with self._guard:
+                self._open.pop(old.uid, None)
+                self._until = time.monotonic() + _LINGER
 
     def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
         if self._store.replace(old, new):
