@@ -382,6 +382,18 @@ class Site:
         if write:
             write.commit()
 
+    def release_adopted(self, image, identity):
+        """Stop answering for an adopted image of which Glance is not told.
+
+        It stays, and may be adopted again. If it is not, it is removed once
+        Glance is settled without its location.
+
+        :param identity: internal ID of the image
+        """
+        # One that was lost is removed already.
+        with contextlib.suppress(leftovers.Gone):
+            self.commit(image, identity)
+
     def discard_or_defer(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed, now or later.
 
