@@ -292,7 +292,7 @@ class Site:
                 return endpoint
             with self.name_lock(ioctx, image):
                 if not (write and self.tasks.run_pending_for_image(
-                        self, image, write)):
+                        self, ioctx, image, write)):
                     leftovers.clear(ioctx, image, self._fence_writers)
         raise leftovers.BeingWritten(leftovers.look(ioctx, image))
 

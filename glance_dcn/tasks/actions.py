@@ -215,12 +215,15 @@ class Executor:
 
     def execute(self, site: sites.Site, task: tasks.Task,
                 creating: str | None = None,
-                waited: float = 0) -> Decision:
+                waited: float = 0, ioctx: typing.Any = None) -> Decision:
         """Do a task.
 
         :param creating: uid of the intent of the one who asks, who holds the
             name lock and is about to write the image; or None
         :param waited: seconds for which the task has waited
+        :param ioctx: rados.Ioctx of the task's pool by which the name lock is
+            held, where there is a ``creating``; another client would not be
+            blocklisted with its holder
         :returns: what was done
         :raises RetryLater: if it cannot be done now
         :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
@@ -231,7 +234,8 @@ class Executor:
             return Decision(
                 Verdict.DROP, 'it was for cluster %s, in whose place the '
                 'store has another one' % task.fsid)
-        with site.open_pool(task.pool) as ioctx:
+        with (contextlib.nullcontext(ioctx) if creating
+              else site.open_pool(task.pool)) as ioctx:
             decision = self.decide(site, ioctx, task, bool(creating),
                                    waited)
             if decision.verdict is Verdict.PURGE:
@@ -295,15 +299,19 @@ class Executor:
                            creating: str | None) -> None:
         """See that no process of this home writes or adopts the image.
 
+        One that is committed waits for its location: the image is not settled
+        in Glance until then, but that is not asked for a writer.
+
         :raises RetryLater: if one does
         """
+        states = {tasks.State.WRITING}
+        if creating:
+            states.add(tasks.State.COMMITTED)
         for other in self._store.records(task.site, task.image):
             if (isinstance(other, tasks.Intent)
                     and other.uid not in (task.uid, creating)
                     and other.image_id == decision.image_id
-                    and other.state is tasks.State.WRITING):
-                # One that is committed waits for its location: the image is
-                # not settled in Glance until then.
+                    and other.state in states):
                 raise RetryLater('it is being written', expected=True)
 
     def _purge(self, ioctx: typing.Any, task: tasks.Task,

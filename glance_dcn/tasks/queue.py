@@ -166,12 +166,14 @@ class TaskQueue:
                           '%(error)s', {'image': image, 'error': exc})
         return note
 
-    def run_pending_for_image(self, site: sites.Site, image: str,
-                              write: intents.Write) -> bool:
+    def run_pending_for_image(self, site: sites.Site, ioctx: typing.Any,
+                              image: str, write: intents.Write) -> bool:
         """Do what waits to be done for an image that is about to be written.
 
         For the holder of its name lock, who has found one of that name.
 
+        :param ioctx: rados.Ioctx of the site's pool, by which the name lock
+            is held
         :returns: whether anything was done, so that it is worth another try
         """
         done = False
@@ -180,8 +182,11 @@ class TaskQueue:
         executor = actions.Executor(self.store, self._database)
         try:
             for task in self._pending(site, image):
-                decision = executor.execute(site, task,
-                                            creating=write.intent.uid)
+                if task.pool != site.pool:
+                    # That is another name, and another lock.
+                    continue
+                decision = executor.execute(
+                    site, task, creating=write.intent.uid, ioctx=ioctx)
                 self.store.remove(task)
                 done |= decision.verdict is actions.Verdict.REMOVE
         except (actions.RetryLater, errors.ClusterError, rbd.Error,

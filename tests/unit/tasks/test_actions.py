@@ -311,7 +311,9 @@ class ExecutorTest(base.BaseTestCase):
         self.store.put(intent)
         # It has the lock.
         self.edge.locked = {IMAGE}
-        self.assertEqual('remove', self.execute(creating=intent.uid))
+        with self.edge.open_pool() as ioctx:
+            self.assertEqual('remove', self.execute(creating=intent.uid,
+                                                    ioctx=ioctx))
         self.assertEqual({IMAGE}, self.edge.locked)
 
     def test_image_with_clones(self):
