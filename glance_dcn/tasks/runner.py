@@ -271,7 +271,8 @@ class TaskRunner:
                          if uid in uids}
 
     def _do(self, site: sites.Site, record: tasks.Record) -> None:
-        attempts = self._attempts[record.key]
+        attempts = self._attempts.setdefault(record.key,
+                                             _Attempts(self._clock()))
         waited = self._clock() - attempts.since
         try:
             if isinstance(record, tasks.Intent):
