@@ -25,8 +25,9 @@ LOG = logging.getLogger(__name__)
 def bury(site, image, instances, published):
     """Remove what dead clients have written of an image.
 
-    Nothing is done for a site that is away: the intent of the dead writer
-    stands in its pool, and is seen to when it is back. Nothing is raised.
+    Nothing is done for a site that is away: the intent of the dead writer is
+    at home, and the task runner acts on it when the site is back. Nothing is
+    raised.
 
     :param site: :class:`glance_dcn.sites.site.Site`
     :param image: name of the RBD image, which no location names
