@@ -397,10 +397,15 @@ class Site:
     def discard_or_defer(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed, now or later.
 
-        Nothing is raised: what failed first is what counts.
+        Nothing is raised: what failed first is what counts. Nothing is done
+        where the writing was refused before it was recorded: what has the
+        name then is another writer's.
 
         :param identity: see :meth:`discard`
         """
+        if (identity is None and self.tasks is not None
+                and all(entry[0] != image for entry in self._writes)):
+            return
         reason = None
         if self.available:
             try:

@@ -27,7 +27,7 @@ IMAGE = fakes.IMAGE
 State = tasks.State
 
 
-class AdoptingTest(base.BaseTestCase):
+class SiteCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
@@ -43,12 +43,18 @@ class AdoptingTest(base.BaseTestCase):
                               tasks=self.queue)
         self.site._connection = types.SimpleNamespace(
             address_of=lambda ioctx: '10.0.0.1:0/1', fsid='f')
-        with self.site.adopting(None, IMAGE, '17'):
-            pass
 
     @property
     def states(self):
         return [record.state for record in self.queue.store.scan().records]
+
+
+class AdoptingTest(SiteCase):
+
+    def setUp(self):
+        super().setUp()
+        with self.site.adopting(None, IMAGE, '17'):
+            pass
 
     @property
     def leases(self):
@@ -74,3 +80,31 @@ class AdoptingTest(base.BaseTestCase):
             self.queue.store.remove(record)
         self.site.release_adopted(IMAGE, '17')
         self.assertEqual([], self.states)
+
+
+class DiscardTest(SiteCase):
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.FakeLogger())
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.site.Site.available', True))
+        self.discarded = []
+        self.site.discard = lambda *args: self.discarded.append(args)
+
+    def test_never_recorded(self):
+        # What has the name may be another writer's, which is stopped.
+        self.site.discard_or_defer('ioctx', IMAGE)
+        self.assertEqual([], self.discarded)
+
+    def test_recorded(self):
+        self.site._begin_write(None, IMAGE)
+        self.site.discard_or_defer('ioctx', fakes.OTHER)
+        self.assertEqual([], self.discarded)
+        self.site.discard_or_defer('ioctx', IMAGE)
+        self.assertEqual([('ioctx', IMAGE, None)], self.discarded)
+
+    def test_of_a_known_id(self):
+        # Its record is gone once it is committed.
+        self.site.discard_or_defer('ioctx', IMAGE, '17')
+        self.assertEqual([('ioctx', IMAGE, '17')], self.discarded)
