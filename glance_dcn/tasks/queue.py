@@ -143,15 +143,6 @@ class TaskQueue:
         if self.runner is not None:
             self.runner.wake()
 
-    def try_defer(self, action: Action, site: sites.Site, image: str,
-                  pool: str | None = None, **fields: typing.Any) -> None:
-        """Do the same; where that fails, log it."""
-        try:
-            self.defer(action, site, image, pool, **fields)
-        except NotRecorded as exc:
-            LOG.error('RBD image %(image)s may stay behind: %(error)s',
-                      {'image': image, 'error': exc})
-
     def note_purge(self, site: sites.Site, image: str,
                    pool: str | None = None) -> typing.Callable[[str], None]:
         """Return what is to be called before an image is moved to the trash.
