@@ -22,7 +22,7 @@ from glance_dcn.sites import leftovers
 LOG = logging.getLogger(__name__)
 
 
-def bury(site, image, instances, published):
+def bury(site, image, instances, published, committed=True):
     """Remove what dead clients have written of an image.
 
     Nothing is done for a site that is away: the intent of the dead writer is
@@ -33,6 +33,9 @@ def bury(site, image, instances, published):
     :param image: name of the RBD image, which no location names
     :param instances: RADOS instance IDs of the clients, dead for certain
     :param published: remove it although it is published
+    :param committed: and although its writer was about to tell Glance of it,
+        which may come to know of it still; else the task runner removes it,
+        if Glance does not
     :returns: whether nothing of it is left, as far as is known
     """
     if not site.available:
@@ -41,7 +44,9 @@ def bury(site, image, instances, published):
         with site.open_pool() as ioctx:
             site.fence_dead(ioctx, image, instances)
             found = leftovers.look(ioctx, image)
-            if found.complete and not published:
+            if found.complete and not (published and (
+                    committed or not site.is_committed(image,
+                                                       found.identity))):
                 return True
             site.discard(ioctx, image, found.identity)
     except rbd.ImageNotFound:

@@ -382,6 +382,17 @@ class Site:
         if write:
             write.commit()
 
+    def is_committed(self, image, identity):
+        """Return whether a writer may be telling Glance of an image.
+
+        True as well if that is not known: it is removed later then, if Glance
+        does not have its location.
+
+        :param identity: internal ID of the image
+        """
+        return self.tasks is not None and self.tasks.is_committed(
+            self, image, identity)
+
     def release_adopted(self, image, identity):
         """Stop answering for an adopted image of which Glance is not told.
 

@@ -200,6 +200,25 @@ class TaskQueue:
                 if isinstance(record, tasks.Intent) and record.address
                 and record.image_id == image_id}
 
+    def is_committed(self, site: sites.Site, image: str,
+                     image_id: str | None) -> bool:
+        """Return whether the writer of an image has committed it.
+
+        True as well if home does not tell.
+
+        :param image_id: internal ID of the RBD image
+        """
+        try:
+            return any(isinstance(record, tasks.Intent)
+                       and record.image_id == image_id
+                       and record.state is tasks.State.COMMITTED
+                       for record in self.store.records(site.name, image))
+        except stores.AWAY as exc:
+            LOG.info('Store %(store)s: whether image %(image)s is committed '
+                     'cannot be told now: %(error)s', {
+                         'store': site.name, 'image': image, 'error': exc})
+            return True
+
     def cancel_deletes(self, site: sites.Site, image: str) -> None:
         """Drop deletions of an image that was adopted.
 

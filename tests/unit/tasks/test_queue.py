@@ -211,6 +211,24 @@ class TestWriters(QueueCase):
                           self.edge, IMAGE, '1')
 
 
+class TestCommitted(QueueCase):
+
+    def is_committed(self, image_id='1'):
+        return self.queue.is_committed(self.edge, IMAGE, image_id)
+
+    def test_of_the_image_of_an_id(self):
+        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write.bind('1')
+        self.assertFalse(self.is_committed())
+        write.commit()
+        self.assertTrue(self.is_committed())
+        self.assertFalse(self.is_committed('2'))
+
+    def test_home_is_away(self):
+        self.home.away()
+        self.assertTrue(self.is_committed())
+
+
 class TestCancelDeletes(QueueCase):
 
     def test_deletions_of_the_image_and_nothing_else(self):
