@@ -362,7 +362,7 @@ class _Target:
             self.fail(exc)
 
     def tell(self):
-        """Take note that Glance is told of it from here on."""
+        """Record that Glance is told of the image from here on."""
         self._told = True
 
     def fail(self, error):

@@ -186,8 +186,9 @@ class WriteLog:
                 self._catch_up()
             self._replace(old, new)
         except stores.AWAY as exc:
-            # Nobody can take it either while home is away. What is published
-            # is removed only where Glance's database is settled without it.
+            # If home is away from this process alone, another may take it
+            # all the same; but what is published is removed only where
+            # Glance's database is settled without it.
             LOG.warning('Store %(store)s, which keeps the records, does not '
                         'answer (%(error)s): that image %(image)s is complete '
                         'in store %(site)s is recorded later', {

@@ -74,7 +74,7 @@ class Observer:
 
     def update(self, leases: dict[str, str],
                wanted: typing.Iterable[str] = ()) -> None:
-        """Take note of the leases as they are now.
+        """Record the leases as they are now.
 
         :param leases: texts by ID
         :param wanted: IDs that are asked about; one that has no lease is
