@@ -336,6 +336,9 @@ class TaskRunner:
 
         :raises glance_dcn.tasks.actions.RetryLater: while one can
         """
+        if answer.location is glance_db.Location.DELETED:
+            # It gets no location any more: a save of it fails.
+            return
         now = self._clock()
         if not answer.permits_removal:
             self._settled.pop(intent.uid, None)

@@ -459,6 +459,13 @@ class TestIntents(RunnerCase):
         # Its writer is alive, and has other work.
         self.assertEqual(set(), self.edge.blocklisted)
 
+    def test_committed_of_an_image_that_was_deleted(self):
+        self.intent(State.COMMITTED)
+        self.database.says = fakes.DELETED
+        self.runner.run()
+        self.assertEqual([], self.images)
+        self.assertEqual([], self.left)
+
     def test_settled_for_60_s_at_a_stretch(self):
         self.edge.add('1')
         intent = self.intent(State.COMMITTED)
