@@ -112,7 +112,14 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
         another client meanwhile
     """
     held = _Held(ioctx, image)
-    _Waiter(client, held, patience, expiry).wait()
+    try:
+        _Waiter(client, held, patience, expiry).wait()
+    except BaseException:
+        # The cluster may have locked it, and only the answer was lost: the
+        # next one to wait for it would blocklist this client.
+        with contextlib.suppress(rados.Error):
+            held.unlock()
+        raise
     over = native.Queue()
     renewing = native.start('dcn-name-lock', held.keep, over)
     try:

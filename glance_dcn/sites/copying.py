@@ -362,7 +362,7 @@ class _Target:
             self.fail(exc)
 
     def tell(self):
-        """Take note that Glance is told of it from here on."""
+        """Record that Glance is told of the image from here on."""
         self._told = True
 
     def fail(self, error):
@@ -385,9 +385,13 @@ class _Target:
                     lambda _done: self.endpoint.close())
             elif self.endpoint:
                 self.endpoint.close()
-            if self._begun and not self._told and (self.error or failed):
+            if self._told or not (self.error or failed):
+                return
+            if self._begun:
                 self.site.discard_or_defer(self._pool, self._image,
                                            self.identity)
+            elif self.adopted:
+                self.site.release_adopted(self._image, self.identity)
 
 
 def _proven(relay, endpoint, job, known, record):

@@ -22,16 +22,20 @@ from glance_dcn.sites import leftovers
 LOG = logging.getLogger(__name__)
 
 
-def bury(site, image, instances, published):
+def bury(site, image, instances, published, committed=True):
     """Remove what dead clients have written of an image.
 
-    Nothing is done for a site that is away: the intent of the dead writer
-    stands in its pool, and is seen to when it is back. Nothing is raised.
+    Nothing is done for a site that is away: the intent of the dead writer is
+    at home, and the task runner acts on it when the site is back. Nothing is
+    raised.
 
     :param site: :class:`glance_dcn.sites.site.Site`
     :param image: name of the RBD image, which no location names
     :param instances: RADOS instance IDs of the clients, dead for certain
     :param published: remove it although it is published
+    :param committed: and although its writer was about to tell Glance of it,
+        which may come to know of it still; else the task runner removes it,
+        if Glance does not
     :returns: whether nothing of it is left, as far as is known
     """
     if not site.available:
@@ -40,7 +44,9 @@ def bury(site, image, instances, published):
         with site.open_pool() as ioctx:
             site.fence_dead(ioctx, image, instances)
             found = leftovers.look(ioctx, image)
-            if found.complete and not published:
+            if found.complete and not (published and (
+                    committed or not site.is_committed(image,
+                                                       found.identity))):
                 return True
             site.discard(ioctx, image, found.identity)
     except rbd.ImageNotFound:

@@ -292,7 +292,7 @@ class Site:
                 return endpoint
             with self.name_lock(ioctx, image):
                 if not (write and self.tasks.run_pending_for_image(
-                        self, image, write)):
+                        self, ioctx, image, write)):
                     leftovers.clear(ioctx, image, self._fence_writers)
         raise leftovers.BeingWritten(leftovers.look(ioctx, image))
 
@@ -382,13 +382,41 @@ class Site:
         if write:
             write.commit()
 
+    def is_committed(self, image, identity):
+        """Return whether a writer may be telling Glance of an image.
+
+        True as well if that is not known: it is removed later then, if Glance
+        does not have its location.
+
+        :param identity: internal ID of the image
+        """
+        return self.tasks is not None and self.tasks.is_committed(
+            self, image, identity)
+
+    def release_adopted(self, image, identity):
+        """Stop answering for an adopted image of which Glance is not told.
+
+        It stays, and may be adopted again. If it is not, it is removed once
+        Glance is settled without its location.
+
+        :param identity: internal ID of the image
+        """
+        # One that was lost is removed already.
+        with contextlib.suppress(leftovers.Gone):
+            self.commit(image, identity)
+
     def discard_or_defer(self, ioctx, image, identity=None):
         """Remove an image whose writer has failed, now or later.
 
-        Nothing is raised: what failed first is what counts.
+        Nothing is raised: what failed first is what counts. Nothing is done
+        where the writing was refused before it was recorded: what has the
+        name then is another writer's.
 
         :param identity: see :meth:`discard`
         """
+        if (identity is None and self.tasks is not None
+                and all(entry[0] != image for entry in self._writes)):
+            return
         reason = None
         if self.available:
             try:

@@ -259,7 +259,7 @@ class _Recovery:
         if self._may_go_on():
             return self._go_on(remaining)
         folder.discard(self._entry.path)
-        self._bury(remaining, published=True)
+        self._bury(remaining, published=True, committed=False)
         self._update(remaining)
         return self._undone('copying to %s was broken off: repeat it'
                             % _names(remaining))
@@ -281,7 +281,7 @@ class _Recovery:
             self._bury(remaining, published=False)
             self._held.note(method='copy-image')
             return self._go_on(remaining)
-        self._bury(remaining, published=True)
+        self._bury(remaining, published=True, committed=False)
         self._update(remaining)
         return self._undone(
             'the image is %s; storing it in %s was broken off: copy it there '
@@ -489,8 +489,14 @@ class _Recovery:
             return False
         return True
 
-    def _bury(self, stores, published):
-        """Remove what the dead process has begun to write."""
+    def _bury(self, stores, published, committed=True):
+        """Remove what the dead process has begun to write.
+
+        :param committed: also what Glance may be told of at this moment. Not
+            where the status of the image stays: nothing else would keep a save
+            from succeeding that the process had sent before it died, or sends
+            when it was only stopped
+        """
         there = (self._database.located(self._image) if self._image
                  else set())
         for name, instances in self._entry.begun.items():
@@ -498,7 +504,8 @@ class _Recovery:
             # A Glance with a single store has no name for it.
             store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:
-                dead.bury(site, self._entry.image, instances, published)
+                dead.bury(site, self._entry.image, instances, published,
+                          committed)
 
     def _may_go_on(self):
         # What proves a signature needs the token of the user.

@@ -152,7 +152,11 @@ class Addition:
                                 result.content, result.hashes)
             except leftovers.Refused as exc:
                 raise failures.duplicate(self._site, exc)
-            computed = self._hashes_of(ioctx, result, images.SNAPSHOT)
+            try:
+                computed = self._hashes_of(ioctx, result, images.SNAPSHOT)
+            except BaseException:
+                self._site.release_adopted(self._name, found.identity)
+                raise
         with self._lost_is_duplicate():
             self._site.commit(self._name, found.identity)
         return records.Record(result.size, result.content, computed)

@@ -49,7 +49,8 @@ class Deletion:
     :ivar loc: :class:`glance_dcn.store.location.StoreLocation`
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar address: address of the client that removes it, once it is known
-    :ivar abandoned: whether nobody waits for it: it must not begin any more
+    :ivar abandoned: whether its caller has stopped waiting: it must not begin
+        any more
     """
 
     def __init__(self, site: sites.Site, loc: location.StoreLocation) -> None:

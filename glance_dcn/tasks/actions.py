@@ -101,7 +101,7 @@ def plan(task: tasks.Task, site_pool: str,
 
     :param task: :class:`glance_dcn.tasks.task.Task`
     :param site_pool: name of the pool of the task's site
-    :param info: what there is under the image's name; of a PURGE, None
+    :param info: what there is under the image's name, or None
     :param answer: what Glance's database says of the image there
     :param creating: whether the one who asks holds the image in Glance, and
         is about to write it: it is not settled because of that
@@ -112,7 +112,7 @@ def plan(task: tasks.Task, site_pool: str,
             Verdict.REFUSE, 'pool %s is not that of the site, and Glance '
             'never had a location of the image there' % task.pool)
     if task.action is tasks.Action.PURGE:
-        return _plan_purge(task, answer)
+        return _plan_purge(task, info, answer)
     if info is None:
         return Decision(Verdict.DROP, 'there is no such image')
     if task.image_id is not None and info.image_id != task.image_id:
@@ -127,11 +127,17 @@ def plan(task: tasks.Task, site_pool: str,
     return _plan_removal(info, answer, creating)
 
 
-def _plan_purge(task: tasks.Task, answer: glance_db.Answer) -> Decision:
+def _plan_purge(task: tasks.Task, info: images.ImageInfo | None,
+                answer: glance_db.Answer) -> Decision:
     if task.image_id is None:
         return Decision(Verdict.DROP, 'it does not tell which image it means')
     if answer.location is glance_db.Location.UNKNOWN:
         return _unknown()
+    if answer.location is glance_db.Location.NAMED and (
+            info is None or info.image_id == task.image_id):
+        # Glance was about to drop its location, or kept it in the end, or an
+        # operator has moved the image, who may restore it.
+        return Decision(Verdict.WAIT, 'Glance still has its location')
     # The image of that ID was removed from its name when Glance had dropped
     # its location; what has the name now is another.
     return Decision(Verdict.PURGE, 'it was moved to the trash', task.image_id)
@@ -195,10 +201,8 @@ class Executor:
         :raises RetryLater: if Glance's database does not answer
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
         """
-        info = (None if task.action is tasks.Action.PURGE
-                else images.inspect(ioctx, task.image))
-        return plan(task, site.pool, info, self.ask(site, task), creating,
-                    waited)
+        return plan(task, site.pool, images.inspect(ioctx, task.image),
+                    self.ask(site, task), creating, waited)
 
     def ask(self, site: sites.Site,
             record: tasks.Record) -> glance_db.Answer:
@@ -215,12 +219,15 @@ class Executor:
 
     def execute(self, site: sites.Site, task: tasks.Task,
                 creating: str | None = None,
-                waited: float = 0) -> Decision:
+                waited: float = 0, ioctx: typing.Any = None) -> Decision:
         """Do a task.
 
         :param creating: uid of the intent of the one who asks, who holds the
             name lock and is about to write the image; or None
         :param waited: seconds for which the task has waited
+        :param ioctx: rados.Ioctx of the task's pool by which the name lock is
+            held, where there is a ``creating``; another client would not be
+            blocklisted with its holder
         :returns: what was done
         :raises RetryLater: if it cannot be done now
         :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
@@ -231,7 +238,8 @@ class Executor:
             return Decision(
                 Verdict.DROP, 'it was for cluster %s, in whose place the '
                 'store has another one' % task.fsid)
-        with site.open_pool(task.pool) as ioctx:
+        with (contextlib.nullcontext(ioctx) if creating
+              else site.open_pool(task.pool)) as ioctx:
             decision = self.decide(site, ioctx, task, bool(creating),
                                    waited)
             if decision.verdict is Verdict.PURGE:
@@ -295,15 +303,19 @@ class Executor:
                            creating: str | None) -> None:
         """See that no process of this home writes or adopts the image.
 
+        One that is committed waits for its location: the image is not settled
+        in Glance until then, but that is not asked for a writer.
+
         :raises RetryLater: if one does
         """
+        states = {tasks.State.WRITING}
+        if creating:
+            states.add(tasks.State.COMMITTED)
         for other in self._store.records(task.site, task.image):
             if (isinstance(other, tasks.Intent)
                     and other.uid not in (task.uid, creating)
                     and other.image_id == decision.image_id
-                    and other.state is tasks.State.WRITING):
-                # One that is committed waits for its location: the image is
-                # not settled in Glance until then.
+                    and other.state in states):
                 raise RetryLater('it is being written', expected=True)
 
     def _purge(self, ioctx: typing.Any, task: tasks.Task,

@@ -186,17 +186,20 @@ class WriteLog:
                 self._catch_up()
             self._replace(old, new)
         except stores.AWAY as exc:
-            # Nobody can take it either while home is away. What is published
-            # is removed only where Glance's database is settled without it.
+            # If home is away from this process alone, another may take it
+            # all the same; but what is published is removed only where
+            # Glance's database is settled without it.
             LOG.warning('Store %(store)s, which keeps the records, does not '
                         'answer (%(error)s): that image %(image)s is complete '
                         'in store %(site)s is recorded later', {
                             'store': self._store.home.name, 'error': exc,
                             'image': old.image, 'site': old.site})
             self._put_off(old, new)
-        with self._guard:
-            self._open.pop(old.uid, None)
-            self._until = time.monotonic() + _LINGER
+        finally:
+            # Also if it is lost: nothing of it needs the lease any more.
+            with self._guard:
+                self._open.pop(old.uid, None)
+                self._until = time.monotonic() + _LINGER
 
     def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
         if self._store.replace(old, new):

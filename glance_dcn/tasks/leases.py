@@ -21,12 +21,14 @@ leases, makes a living holder seem dead.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 import typing
 import uuid
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.engine import native
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
@@ -72,7 +74,7 @@ class Observer:
 
     def update(self, leases: dict[str, str],
                wanted: typing.Iterable[str] = ()) -> None:
-        """Take note of the leases as they are now.
+        """Record the leases as they are now.
 
         :param leases: texts by ID
         :param wanted: IDs that are asked about; one that has no lease is
@@ -127,9 +129,16 @@ class RunnerLease:
                  clock: typing.Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._holder = uuid.uuid4().hex
-        self._observer = Observer(clock)
         self._key = _RUNNER + store.deployment
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin as a new process does."""
+        self._pid = os.getpid()
+        # Of two threads that renew it at once, one would take it for lost.
+        self._guard = native.lock()
+        self._holder = uuid.uuid4().hex
+        self._observer = Observer(self._clock)
         self._text: str | None = None
         self._beat = 0
         self._renewed = float('-inf')
@@ -139,6 +148,13 @@ class RunnerLease:
 
         :raises: as :class:`glance_dcn.tasks.store.TaskStore`
         """
+        if self._pid != os.getpid():
+            # In a child of a fork: the lease is the parent's.
+            self._reset()
+        with self._guard:
+            return self._acquire()
+
+    def _acquire(self) -> bool:
         now = self._clock()
         if self._text is not None and now - self._renewed < self._RENEWAL:
             return True

@@ -143,15 +143,6 @@ class TaskQueue:
         if self.runner is not None:
             self.runner.wake()
 
-    def try_defer(self, action: Action, site: sites.Site, image: str,
-                  pool: str | None = None, **fields: typing.Any) -> None:
-        """Do the same; where that fails, log it."""
-        try:
-            self.defer(action, site, image, pool, **fields)
-        except NotRecorded as exc:
-            LOG.error('RBD image %(image)s may stay behind: %(error)s',
-                      {'image': image, 'error': exc})
-
     def note_purge(self, site: sites.Site, image: str,
                    pool: str | None = None) -> typing.Callable[[str], None]:
         """Return what is to be called before an image is moved to the trash.
@@ -166,12 +157,14 @@ class TaskQueue:
                           '%(error)s', {'image': image, 'error': exc})
         return note
 
-    def run_pending_for_image(self, site: sites.Site, image: str,
-                              write: intents.Write) -> bool:
+    def run_pending_for_image(self, site: sites.Site, ioctx: typing.Any,
+                              image: str, write: intents.Write) -> bool:
         """Do what waits to be done for an image that is about to be written.
 
         For the holder of its name lock, who has found one of that name.
 
+        :param ioctx: rados.Ioctx of the site's pool, by which the name lock
+            is held
         :returns: whether anything was done, so that it is worth another try
         """
         done = False
@@ -180,8 +173,11 @@ class TaskQueue:
         executor = actions.Executor(self.store, self._database)
         try:
             for task in self._pending(site, image):
-                decision = executor.execute(site, task,
-                                            creating=write.intent.uid)
+                if task.pool != site.pool:
+                    # That is another name, and another lock.
+                    continue
+                decision = executor.execute(
+                    site, task, creating=write.intent.uid, ioctx=ioctx)
                 self.store.remove(task)
                 done |= decision.verdict is actions.Verdict.REMOVE
         except (actions.RetryLater, errors.ClusterError, rbd.Error,
@@ -203,6 +199,25 @@ class TaskQueue:
                 for record in self.store.records(site.name, image)
                 if isinstance(record, tasks.Intent) and record.address
                 and record.image_id == image_id}
+
+    def is_committed(self, site: sites.Site, image: str,
+                     image_id: str | None) -> bool:
+        """Return whether the writer of an image has committed it.
+
+        True as well if home does not tell.
+
+        :param image_id: internal ID of the RBD image
+        """
+        try:
+            return any(isinstance(record, tasks.Intent)
+                       and record.image_id == image_id
+                       and record.state is tasks.State.COMMITTED
+                       for record in self.store.records(site.name, image))
+        except stores.AWAY as exc:
+            LOG.info('Store %(store)s: whether image %(image)s is committed '
+                     'cannot be told now: %(error)s', {
+                         'store': site.name, 'image': image, 'error': exc})
+            return True
 
     def cancel_deletes(self, site: sites.Site, image: str) -> None:
         """Drop deletions of an image that was adopted.

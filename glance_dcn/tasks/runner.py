@@ -25,6 +25,7 @@ from __future__ import annotations
 from concurrent import futures
 import dataclasses
 import logging
+import os
 import time
 import typing
 
@@ -53,6 +54,11 @@ _SOON = 3
 _FORGOTTEN = 600
 # Tasks at a time: each waits for round trips most of the time.
 _WORKERS = 8
+# Seconds until the next scan, although some tasks still run: writers are found
+# dead by scans, and a site that hangs must not keep those of others waiting.
+_ROUND = 10
+# Seconds to wait for a task to end before the lease is looked after.
+_WAIT = 3
 # Seconds until the next attempt: the first and the longest after a failure,
 # and the same for what is to be waited for, which may last for months.
 _FAILED = (2, 20)
@@ -108,6 +114,9 @@ class TaskRunner:
         self._database = database
         self._executor = actions.Executor(store, database, self._lease.check)
         self._attempts: dict[str, _Attempts] = {}
+        # Those that are being tried, by key.
+        self._running: dict[str, futures.Future] = {}
+        self._pid = os.getpid()
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
         self._settled: dict[str, float] = {}
@@ -130,7 +139,10 @@ class TaskRunner:
         self._periodic.wake()
 
     def run(self) -> None:
-        """Scan once, and do what can be done now."""
+        """Scan once, and do what can be done now.
+
+        What takes long goes on, and is left alone by the next runs.
+        """
         home = self._store.home.site
         if home is None or not home.available:
             return
@@ -142,6 +154,8 @@ class TaskRunner:
             self._store.drain()
             if not self._database.available or not self._lease.acquire():
                 return
+            # First: the scan may have what was done meanwhile.
+            self._forget_ended()
             self._run(self._store.scan())
         except stores.AWAY as exc:
             LOG.debug('Tasks wait: %s', exc)
@@ -156,7 +170,8 @@ class TaskRunner:
         self._forget(scan.records)
         self._drop_leases(scan)
         due = [(site, record) for record, site in (
-            (record, self._site_of(record)) for record in scan.records)
+            (record, self._site_of(record)) for record in scan.records
+            if record.key not in self._running)
             if site is not None and self._is_due(record)]
         if native.patched():
             # Executors would be of green threads, which all wait for one.
@@ -168,16 +183,27 @@ class TaskRunner:
             self._do_all(due)
 
     def _do_all(self, due: list[tuple[sites.Site, tasks.Record]]) -> None:
-        with futures.ThreadPoolExecutor(_WORKERS, 'dcn-tasks') as pool:
-            running: set[futures.Future] = set()
+        """Do what is due; what hangs is left running after a while."""
+        until = self._clock() + _ROUND
+        pool = futures.ThreadPoolExecutor(_WORKERS, 'dcn-tasks')
+        try:
             for site, record in due:
+                while len(self._running) >= 2 * _WORKERS:
+                    if self._clock() >= until:
+                        return
+                    self._gather()
+                if self._clock() >= until:
+                    # The rest is done in the next round.
+                    self.wake()
+                    return
                 if not self._lease.acquire():
                     break
-                running.add(pool.submit(self._do, site, record))
-                if len(running) >= 2 * _WORKERS:
-                    running = self._gather(running)
-            while running:
-                running = self._gather(running)
+                self._running[record.key] = pool.submit(self._do, site,
+                                                        record)
+            while self._running and self._clock() < until:
+                self._gather()
+        finally:
+            pool.shutdown(wait=False)
 
     def _drop_leases(self, scan: stores.Scan) -> None:
         """Drop the leases of dead processes that have left no intents."""
@@ -191,13 +217,20 @@ class TaskRunner:
                     omap.remove(ioctx, stores.OBJECT, stores.LEASES + name,
                                 scan.leases[name])
 
-    def _gather(self, running: set[futures.Future]) -> set[futures.Future]:
-        """Wait for some tasks; return those that still run."""
-        _done, left = futures.wait(running, timeout=3,
-                                   return_when=futures.FIRST_COMPLETED)
+    def _gather(self) -> None:
+        """Wait for some tasks."""
+        futures.wait(self._running.values(), timeout=_WAIT,
+                     return_when=futures.FIRST_COMPLETED)
+        self._forget_ended()
         # The tasks themselves check it before they act.
         self._lease.acquire()
-        return left
+
+    def _forget_ended(self) -> None:
+        if self._pid != os.getpid():
+            # In a child of a fork: what runs are the parent's.
+            self._pid, self._running = os.getpid(), {}
+        self._running = {key: future for key, future in self._running.items()
+                         if not future.done()}
 
     def _site_of(self, record: tasks.Record) -> sites.Site | None:
         site = self._sites(record.site)
@@ -238,7 +271,8 @@ class TaskRunner:
                          if uid in uids}
 
     def _do(self, site: sites.Site, record: tasks.Record) -> None:
-        attempts = self._attempts[record.key]
+        attempts = self._attempts.setdefault(record.key,
+                                             _Attempts(self._clock()))
         waited = self._clock() - attempts.since
         try:
             if isinstance(record, tasks.Intent):
@@ -302,6 +336,9 @@ class TaskRunner:
 
         :raises glance_dcn.tasks.actions.RetryLater: while one can
         """
+        if answer.location is glance_db.Location.DELETED:
+            # It gets no location any more: a save of it fails.
+            return
         now = self._clock()
         if not answer.permits_removal:
             self._settled.pop(intent.uid, None)

@@ -59,6 +59,7 @@ class Spool:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._guard = native.lock()
+        self._moving = native.lock()
         self._uid = uuid.uuid4().hex
         self._lock: int | None = None
         self._records: dict[str, str] = {}
@@ -77,23 +78,49 @@ class Spool:
         with self._guard:
             self._write({**self._records, key: text})
 
-    def discard(self, key: str) -> bool:
-        """Drop a record; return whether it was kept here.
+    def swap(self, key: str, before: str, after: str) -> bool:
+        """Change a record if it is kept here, and still what it was.
 
+        :returns: whether it was changed
         :raises OSError: if that cannot be written
         """
         self._current()
         with self._guard:
-            if key not in self._records:
+            if self._records.get(key) != before:
+                return False
+            self._write({**self._records, key: after})
+            return True
+
+    def move(self, write: Callable[[str, str], None]) -> None:
+        """Have each record written elsewhere, and drop it here.
+
+        One that is changed meanwhile stays. One thread does this at a time:
+        another would write once more what may have been changed elsewhere by
+        then.
+
+        :param write: called with key and text
+        :raises OSError: if it cannot be dropped
+        """
+        self._current()
+        with self._moving:
+            for key, text in self.items():
+                write(key, text)
+                self.discard(key, text)
+
+    def discard(self, key: str, text: str | None = None) -> bool:
+        """Drop a record; return whether it was kept here.
+
+        :param text: drop it only if this is its text
+        :raises OSError: if that cannot be written
+        """
+        self._current()
+        with self._guard:
+            if (key not in self._records
+                    or text not in (None, self._records[key])):
                 return False
             self._write({name: text for name, text in self._records.items()
                          if name != key})
             return True
-
-    def get(self, key: str) -> str | None:
-        """Return the text of a record that is kept here, or None."""
-        self._current()
-        return self._records.get(key)
 
     def items(self) -> list[tuple[str, str]]:
         """Return the records that this process keeps here."""

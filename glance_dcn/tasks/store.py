@@ -122,8 +122,7 @@ class TaskStore:
         :raises glance_dcn.ceph.errors.ClusterError: if home is away
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
-        if self._is_spooled(old):
-            self._put_to_spool(new, self.text(new))
+        if self._swap_in_spool(old, new):
             return True
         return self._at_home(lambda ioctx: omap.swap(
             ioctx, OBJECT, old.key, self.text(old), self.text(new)))
@@ -135,8 +134,7 @@ class TaskStore:
 
         :raises: as :meth:`replace`
         """
-        if self._is_spooled(old):
-            self._put_to_spool(new, self.text(new))
+        if self._swap_in_spool(old, new):
             return
         with self.home.open() as ioctx:
             omap.swap_later(ioctx, OBJECT, old.key, self.text(old),
@@ -148,7 +146,7 @@ class TaskStore:
         :returns: whether it was removed
         :raises: as :meth:`replace`
         """
-        if self.spool is not None and self.spool.discard(record.key):
+        if self._discard_in_spool(record):
             return True
         return self._at_home(lambda ioctx: omap.remove(
             ioctx, OBJECT, record.key, self.text(record)))
@@ -160,7 +158,7 @@ class TaskStore:
 
         :raises: as :meth:`replace`
         """
-        if self.spool is not None and self.spool.discard(record.key):
+        if self._discard_in_spool(record):
             return
         with self.home.open() as ioctx:
             omap.remove_later(ioctx, OBJECT, record.key, lambda: None,
@@ -187,17 +185,15 @@ class TaskStore:
         """
         if self.spool is None:
             return
-        for key, text in self.spool.items():
-            with self.home.open() as ioctx:
-                omap.put(ioctx, OBJECT, {key: text})
-            # Unless it was changed meanwhile.
-            if self.spool.get(key) == text:
-                self.spool.discard(key)
+        self.spool.move(self._put_home)
         for found, remove in self.spool.abandoned():
-            with self.home.open() as ioctx:
-                for key, text in found.items():
-                    omap.put(ioctx, OBJECT, {key: text})
+            for key, text in found.items():
+                self._put_home(key, text)
             remove()
+
+    def _put_home(self, key: str, text: str) -> None:
+        with self.home.open() as ioctx:
+            omap.put(ioctx, OBJECT, {key: text})
 
     def _scan(self, prefix: str) -> Scan:
         found = Scan()
@@ -251,22 +247,39 @@ class TaskStore:
             found.unreadable.append(Unreadable(
                 key, str(exc), isinstance(exc, record_format.ForeignRecord)))
 
-    def _is_spooled(self, record: tasks.Record) -> bool:
-        return (self.spool is not None
-                and self.spool.get(record.key) is not None)
+    def _swap_in_spool(self, old: tasks.Record, new: tasks.Record) -> bool:
+        """Change a record that is on the local disk; return whether it is."""
+        return self._in_spool(new, lambda spool: spool.swap(
+            old.key, self.text(old), self.text(new)))
+
+    def _discard_in_spool(self, record: tasks.Record) -> bool:
+        return self._in_spool(record,
+                              lambda spool: spool.discard(record.key))
+
+    def _in_spool(self, record: tasks.Record,
+                  change: Callable[[spools.Spool], bool]) -> bool:
+        if self.spool is None:
+            return False
+        try:
+            return change(self.spool)
+        except OSError as exc:
+            raise self._not_recorded(record, 'not asked', exc) from exc
 
     def _put_to_spool(self, record: tasks.Record, text: str,
-                      reason: Exception | None = None) -> None:
+                      reason: Exception) -> None:
         try:
             if self.spool is None:
                 raise OSError('there is no staging folder')
             self.spool.put(record.key, text)
         except OSError as exc:
-            raise NotRecorded(
-                record.site, 'work for image %s cannot be recorded: neither '
-                'in store %s, which keeps the records in namespace %s (%s), '
-                'nor on the local disk (%s)' % (
-                    record.image, self.home.name, homes.NAMESPACE, reason,
-                    exc),
-                'see that store %s can be used, and that its user may write '
-                'to that namespace' % self.home.name)
+            raise self._not_recorded(record, reason, exc) from exc
+
+    def _not_recorded(self, record: tasks.Record, reason: object,
+                      exc: OSError) -> NotRecorded:
+        return NotRecorded(
+            record.site, 'work for image %s cannot be recorded: neither '
+            'in store %s, which keeps the records in namespace %s (%s), '
+            'nor on the local disk (%s)' % (
+                record.image, self.home.name, homes.NAMESPACE, reason, exc),
+            'see that store %s can be used, and that its user may write '
+            'to that namespace' % self.home.name)

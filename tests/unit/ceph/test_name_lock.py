@@ -116,6 +116,17 @@ class NameLockTest(base.BaseTestCase):
         self.cluster.refuses_breaking = True
         self.assertNotLocked('no caps')
 
+    def test_locked_without_an_answer(self):
+        # It must not be held by a client that knows nothing of it.
+        lock = self.cluster.lock_exclusive
+
+        def lock_unanswered(*args):
+            lock(*args)
+            raise rados.TimedOut('no answer')
+        self.cluster.lock_exclusive = lock_unanswered
+        self.assertNotLocked('no answer')
+        self.assertIsNone(self.cluster.held)
+
     def test_lost_in_the_block(self):
         with self.assertRaises(name_lock.NameLockError) as raised:
             with self.hold():

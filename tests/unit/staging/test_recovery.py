@@ -351,8 +351,9 @@ class RecoveryTest(base.BaseTestCase):
         found = []
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.dead.bury',
-            lambda site, image, instances, published: found.append(
-                (site, instances, published))))
+            lambda site, image, instances, published, committed:
+            found.append((site, instances, published, *[
+                'uncommitted'] * (not committed)))))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.tasks.queue.PROCESS', mock.Mock(sites={
                 name: name for name in (*STORES, 'glance_store')})))
@@ -410,6 +411,18 @@ class RecoveryTest(base.BaseTestCase):
         self.wrote(begun={'glance_store': [7]}, stores=[None])
         self.assertEqual(recovery.UNDONE, self.recover(again=False))
         self.assertEqual([('glance_store', [7], True)], found)
+
+    def test_what_glance_may_be_told_of_while_it_is_active(self):
+        # The save may have been sent before the worker died.
+        for method in ('copy-image', 'glance-direct'):
+            found = self.buried()
+            self.died(method, journal.COPYING, 'active', staged=None,
+                      located=['other'])
+            self.wrote(begun={'dcn0': [7]})
+            self.assertEqual(recovery.UNDONE, self.recover(again=False))
+            self.assertEqual(('dcn0', [7], True, 'uncommitted'), found[-1])
+            self.image_id, self.task_id = (str(uuid.uuid4())
+                                           for _ in range(2))
 
     def test_image_that_is_active_is_copied_to_its_other_stores(self):
         self.useFixture(fixtures.MonkeyPatch(

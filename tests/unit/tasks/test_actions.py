@@ -134,9 +134,14 @@ class PlanTest(base.BaseTestCase):
         self.assertPlan('purge', a_task(PURGE, pool='vms'), None, DROPPED)
 
     def test_trash(self):
-        # The ID is proof enough: whatever has the name now is another.
-        self.assertPlan('purge', a_task(PURGE), None, NAMED, DROPPED,
-                        NEVER_NAMED, IN_USE, DELETED)
+        for info in (COMPLETE, None):
+            self.assertPlan('purge', a_task(PURGE), info, DROPPED,
+                            NEVER_NAMED, IN_USE, DELETED)
+        # The ID is proof enough where another has the name now.
+        self.assertPlan('purge', a_task(PURGE), images.ImageInfo('2'), NAMED)
+        # It may have to be restored.
+        for info in (COMPLETE, None):
+            self.assertPlan('wait', a_task(PURGE), info, NAMED)
         self.assertPlan('refuse', a_task(PURGE), None, UNKNOWN)
         self.assertPlan('drop', a_task(PURGE, None), None, NAMED, DROPPED,
                         UNKNOWN)
@@ -311,7 +316,9 @@ class ExecutorTest(base.BaseTestCase):
         self.store.put(intent)
         # It has the lock.
         self.edge.locked = {IMAGE}
-        self.assertEqual('remove', self.execute(creating=intent.uid))
+        with self.edge.open_pool() as ioctx:
+            self.assertEqual('remove', self.execute(creating=intent.uid,
+                                                    ioctx=ioctx))
         self.assertEqual({IMAGE}, self.edge.locked)
 
     def test_image_with_clones(self):
@@ -328,9 +335,12 @@ class ExecutorTest(base.BaseTestCase):
             purge.snapshot))
         self.later(purge)
         self.edge.in_use = set()
+        # Of the database of Glance nobody knows how the deletion ended.
+        self.database.says = NAMED
+        self.later(purge, words='still has its location')
+        self.assertEqual({('images', IMAGE): '1'}, self.edge.trash)
         # Another has its name by now, and Glance has its location.
         self.edge.add('2')
-        self.database.says = NAMED
         self.assertEqual('purge', self.execute(purge))
         self.assertEqual({}, self.edge.trash)
         self.assertLeft('2')

@@ -112,6 +112,10 @@ class WriteLogTest(base.BaseTestCase):
         self.assertIsInstance(exc, leftovers.Gone)
         self.assertIn(IMAGE, str(exc))
         self.assertKept(State.REMOVING, image_id='1')
+        # Nothing more needs the lease.
+        self.clock.now += 61
+        self.writes.renew()
+        self.assertEqual({}, self.beats)
 
     def test_of_writer_and_remover_one_gets_on(self):
         # Whichever comes first, also in the very middle of the other.

@@ -12,6 +12,10 @@
 
 """Who is alive, and who may act; by a clock that tests move."""
 
+import os
+import threading
+
+import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import record_format
@@ -88,7 +92,7 @@ class RunnerLeaseTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fakes.MemoryCluster())
+        self.cluster = self.useFixture(fakes.MemoryCluster())
         self.clock = fakes.Clock()
         self.site = fakes.Site('home')
         self.first, self.second = self.process(), self.process()
@@ -109,6 +113,31 @@ class RunnerLeaseTest(base.BaseTestCase):
         self.assertFalse(self.second.acquire())
         self.first.check()
         self.assertRaises(leases.LeaseLost, self.second.check)
+
+    def test_renewed_by_several_threads_at_once(self):
+        self.assertTrue(self.first.acquire())
+        self.clock.now += 5
+        held = []
+        thread = threading.Thread(
+            target=lambda: held.append(self.first.acquire()))
+
+        def renew_too(_key):
+            if not thread.ident:
+                thread.start()
+                # It comes as far as it can.
+                thread.join(0.2)
+        self.cluster.on_swap = renew_too
+        self.assertTrue(self.first.acquire())
+        thread.join()
+        self.assertEqual([True], held)
+        self.assertTrue(self.first.acquire())
+
+    def test_child_of_a_fork(self):
+        self.assertTrue(self.first.acquire())
+        pid = os.getpid()
+        with fixtures.MonkeyPatch('os.getpid', lambda: pid + 1):
+            self.assertFalse(self.first.acquire())
+            self.assertRaises(leases.LeaseLost, self.first.check)
 
     def test_of_each_deployment(self):
         self.assertTrue(self.first.acquire())

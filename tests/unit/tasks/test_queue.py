@@ -101,9 +101,8 @@ class TestDefer(QueueCase):
                                 Action.DELETE, self.edge, IMAGE)
         self.assertEqual('edge', exc.store)
         # Where no caller could be told of it, it is only logged.
-        self.queue.try_defer(Action.DELETE, self.edge, IMAGE)
         self.queue.note_purge(self.edge, IMAGE)('1')
-        self.assertEqual(2, self.log.output.count('may stay'))
+        self.assertIn('may stay in the trash', self.log.output)
 
     def test_purge_is_noted(self):
         self.queue.note_purge(self.edge, IMAGE, 'vms')('1')
@@ -123,7 +122,9 @@ class TestAboutToBeWritten(QueueCase):
 
     def run_pending(self):
         write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
-        done = self.queue.run_pending_for_image(self.edge, IMAGE, write)
+        with self.edge.open_pool() as ioctx:
+            done = self.queue.run_pending_for_image(self.edge, ioctx, IMAGE,
+                                                    write)
         write.end()
         return done
 
@@ -132,6 +133,32 @@ class TestAboutToBeWritten(QueueCase):
         self.assertTrue(self.run_pending())
         self.assertEqual({}, self.edge.images)
         self.assertEqual([], self.left)
+
+    def test_by_the_client_that_holds_the_lock(self):
+        # Another is not blocklisted if this process is stopped.
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        with self.edge.open_pool() as ioctx:
+            self.edge.open_pool = lambda pool: self.fail('another client')
+            self.assertTrue(self.queue.run_pending_for_image(
+                self.edge, ioctx, IMAGE, write))
+        self.assertEqual({}, self.edge.images)
+
+    def test_another_pool_has_another_lock(self):
+        self.edge.add('2', pool='vms')
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, 'vms', image_id='2')
+        self.assertFalse(self.run_pending())
+        self.assertEqual(2, len(self.edge.images))
+        self.assertEqual(1, len(self.left))
+
+    def test_another_writer_is_about_to_tell_glance(self):
+        # It has held the image in Glance before this one did.
+        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        other = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        other.bind('1')
+        other.commit()
+        self.assertFalse(self.run_pending())
+        self.assertEqual(1, len(self.edge.images))
 
     def test_nothing_waits(self):
         for action, image in ((Action.DELETE, OTHER), (Action.PURGE, IMAGE)):
@@ -162,7 +189,7 @@ class TestAboutToBeWritten(QueueCase):
         write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
         self.home.away()
         self.assertFalse(self.queue.run_pending_for_image(
-            self.edge, IMAGE, write))
+            self.edge, None, IMAGE, write))
         self.assertIn('it is away', self.log.output)
 
 
@@ -182,6 +209,24 @@ class TestWriters(QueueCase):
         self.home.away()
         self.assertRaises(fakes.errors.Unreachable, self.queue.writers_of,
                           self.edge, IMAGE, '1')
+
+
+class TestCommitted(QueueCase):
+
+    def is_committed(self, image_id='1'):
+        return self.queue.is_committed(self.edge, IMAGE, image_id)
+
+    def test_of_the_image_of_an_id(self):
+        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write.bind('1')
+        self.assertFalse(self.is_committed())
+        write.commit()
+        self.assertTrue(self.is_committed())
+        self.assertFalse(self.is_committed('2'))
+
+    def test_home_is_away(self):
+        self.home.away()
+        self.assertTrue(self.is_committed())
 
 
 class TestCancelDeletes(QueueCase):

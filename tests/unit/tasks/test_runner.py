@@ -12,8 +12,10 @@
 
 """What the runner does, and when; by a clock that tests move."""
 
+from concurrent import futures
 import dataclasses
 import logging
+import threading
 
 import fixtures
 from oslotest import base
@@ -267,6 +269,57 @@ def fail_with(exc):
     return fail
 
 
+class TickingClock(fakes.Clock):
+    """A clock that goes on each time it is read."""
+
+    def __call__(self):
+        self.now += 0.2
+        return self.now
+
+
+class TestHanging(RunnerCase):
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.tasks.runner._WAIT', 0.01))
+        self.clock = TickingClock()
+        self.store, self.runner = self.process()
+        self.over = threading.Event()
+        self.addCleanup(self.end)
+        self.asked = []
+        hanging = fakes.Site('hanging')
+        hanging.add('9')
+        hanging.uri = self.hang
+        self.sites['hanging'] = hanging
+        self.task(site='hanging', image_id='9')
+
+    def end(self):
+        self.over.set()
+        futures.wait(self.runner._running.values())
+
+    def hang(self, image, pool=None):
+        self.asked.append(image)
+        self.assertTrue(self.over.wait(60))
+        return 'rbd://hanging'
+
+    def test_dead_writers_are_found_all_the_same(self):
+        self.edge.add('1', published=False)
+        self.intent()
+        for _round in range(8):
+            self.runner.run()
+        self.assertEqual([], self.images)
+        # It was not tried once more meanwhile.
+        self.assertEqual([IMAGE], self.asked)
+
+    def test_many_that_hang(self):
+        for number in range(40):
+            self.task(site='hanging', image_id=str(number))
+        for _round in range(3):
+            self.runner.run()
+        self.assertLessEqual(len(self.runner._running), 16)
+
+
 class TestLease(RunnerCase):
 
     def setUp(self):
@@ -303,6 +356,7 @@ class TestLease(RunnerCase):
             return ask(image_id, uri)
         self.database.ask = ask_slowly
         self.runner.run()
+        futures.wait(self.runner._running.values())
         self.assertEqual(['1'], self.images)
         self.assertEqual([task], self.left)
         self.assertIn('another process runs the tasks now', self.log.output)
@@ -404,6 +458,13 @@ class TestIntents(RunnerCase):
         self.assertEqual([], self.left)
         # Its writer is alive, and has other work.
         self.assertEqual(set(), self.edge.blocklisted)
+
+    def test_committed_of_an_image_that_was_deleted(self):
+        self.intent(State.COMMITTED)
+        self.database.says = fakes.DELETED
+        self.runner.run()
+        self.assertEqual([], self.images)
+        self.assertEqual([], self.left)
 
     def test_settled_for_60_s_at_a_stretch(self):
         self.edge.add('1')

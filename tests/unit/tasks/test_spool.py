@@ -53,11 +53,31 @@ class SpoolTest(base.BaseTestCase):
         self.spool.put('b', '2')
         self.spool.put('a', '3')
         self.assertEqual([('a', '3'), ('b', '2')], self.spool.items())
-        self.assertEqual('3', self.spool.get('a'))
-        self.assertIsNone(self.spool.get('c'))
         self.assertTrue(self.spool.discard('a'))
         self.assertFalse(self.spool.discard('a'))
         self.assertEqual([('b', '2')], self.spool.items())
+
+    def test_changed_if_it_is_what_it_was(self):
+        self.spool.put('a', '1')
+        for key, before in (('a', '2'), ('b', '1'), ('b', '')):
+            self.assertFalse(self.spool.swap(key, before, '3'))
+            self.assertFalse(self.spool.discard(key, before))
+        self.assertTrue(self.spool.swap('a', '1', '3'))
+        self.assertEqual([('a', '3')], self.spool.items())
+        self.assertTrue(self.spool.discard('a', '3'))
+
+    def test_moved(self):
+        written = []
+
+        def write(key, text):
+            written.append((key, text))
+            if key == 'b':
+                self.spool.put('b', '3')
+        self.spool.put('a', '1')
+        self.spool.put('b', '2')
+        self.spool.move(write)
+        self.assertEqual([('a', '1'), ('b', '2')], written)
+        self.assertEqual([('b', '3')], self.spool.items())
 
     def test_for_nobody_else(self):
         self.spool.put('a', '1')

@@ -13,6 +13,7 @@
 """Where records are kept, and what becomes of those nobody understands."""
 
 import dataclasses
+import threading
 
 import fixtures
 from oslotest import base
@@ -171,6 +172,60 @@ class TestHomeAway(StoreCase):
         self.store.drain()
         self.assertEqual({task.key: self.store.text(changed)}, self.kept)
 
+    def test_moved_by_two_threads_at_once(self):
+        task = a_task()
+        self.site.away()
+        self.store.put(task)
+        self.site.back()
+        put, removed = self.cluster.put, threading.Event()
+        writing = threading.Event()
+
+        def put_slowly(*args, **kwargs):
+            if threading.current_thread() is thread:
+                writing.set()
+                # It is away for a while.
+                removed.wait(0.5)
+            put(*args, **kwargs)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.omap.put', put_slowly))
+        thread = threading.Thread(target=self.store.drain)
+        thread.start()
+        self.assertTrue(writing.wait(60))
+        self.store.drain()
+        self.assertTrue(self.store.remove(task))
+        removed.set()
+        thread.join()
+        # It does not come back.
+        self.assertEqual({}, self.kept)
+
+    def test_changed_where_it_was_moved_to(self):
+        # Right after it was looked for on the local disk.
+        task = a_task()
+        taken = dataclasses.replace(task, message='taken')
+        self.site.away()
+        self.store.put(task)
+        self.site.back()
+        swap = self.store.spool.swap
+
+        def swap_late(*args):
+            self.store.drain()
+            self.assertTrue(self.process().replace(task, taken))
+            return swap(*args)
+        self.store.spool.swap = swap_late
+        self.assertFalse(self.store.replace(
+            task, dataclasses.replace(task, message='mine')))
+        self.assertEqual([taken], self.store.scan().records)
+
+    def test_disk_that_cannot_be_changed(self):
+        task = a_task()
+        self.site.away()
+        self.store.put(task)
+        self.useFixture(fixtures.MonkeyPatch('os.fsync', fail))
+        for change in (lambda: self.store.remove(task),
+                       lambda: self.store.remove_later(task),
+                       lambda: self.store.replace(task, task)):
+            self.assertRaises(stores.NotRecorded, change)
+
     def test_nowhere_to_record(self):
         self.site.away()
         exc = self.assertRaises(stores.NotRecorded,
@@ -186,3 +241,7 @@ class TestHomeAway(StoreCase):
         self.store.spool = spool.Spool('/proc/nonsense')
         exc = self.assertRaises(stores.NotRecorded, self.store.put, a_task())
         self.assertIn('local disk', str(exc))
+
+
+def fail(_fd):
+    raise OSError('no space left')
