@@ -30,6 +30,7 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 
 from glance_dcn.engine import errors
+from glance_dcn.engine import native
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
@@ -193,6 +194,15 @@ class _ConvertImage(task.Task):
             (hashes.CHECKSUM, CONF.hashing_algorithm))
         return self._ahead.start()
 
+    def _known_digest(self, seconds):
+        """Return length and content digest of the target, once hashed.
+
+        What was read while it was written: should the writer have gone back,
+        it is merely not trusted after a power cut.
+        """
+        record = hashes.shared.wait(self._action_wrapper.image_id, seconds)
+        return record and (record.size, record.content)
+
     def _end_hashing(self):
         if self._ahead:
             self._ahead.cancel()
@@ -275,7 +285,9 @@ class _ConvertImage(task.Task):
         aside = folder.aside(self._source)
         os.replace(self._source, aside)
         running.vouch(self._action_wrapper.image_id, journal.CONVERTED,
-                      self._target, output, lambda: _discard(aside))
+                      self._target, output, lambda: _discard(aside),
+                      self._known_digest if self._ahead and
+                      not native.patched() else None)
         LOG.info('Converted image %s: size=%d disk_format=%s',
                  self._action_wrapper.image_id, size, output)
 

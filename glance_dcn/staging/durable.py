@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import typing
 
 from glance_dcn.engine.backends import file
@@ -40,6 +41,9 @@ from glance_dcn.engine import transfer
 
 LOG = logging.getLogger(__name__)
 
+#: See :class:`Vouching`.
+Known = typing.Callable[[float], 'tuple[int, str] | None']
+
 _Progress = typing.Optional[typing.Callable[[float], None]]
 
 _BOOT_ID = '/proc/sys/kernel/random/boot_id'
@@ -47,6 +51,8 @@ _BOOT_ID = '/proc/sys/kernel/random/boot_id'
 _MEMORY = 16 << 20
 # Seconds between reports of how far that is.
 _INTERVAL = 20
+# Seconds to wait for a digest that another thread computes, at a time.
+_STEP = 2.0
 # What it yields to is the import itself.
 _NICENESS = 10
 
@@ -127,12 +133,18 @@ class Vouching:
         bytes and the content digest of what is on the disk
     :param then: called once all is over, whether it came to that or not; it
         must not wait, and may raise OSError
+    :param known: called with seconds to wait; returns the length and the
+        content digest of what was written to the file, if another thread
+        computes them anyway, or None: not known yet, or, if that came at
+        once, never
     """
 
     def __init__(self, path: str, note: typing.Callable[[int, str], None],
-                 then: typing.Callable[[], None]) -> None:
+                 then: typing.Callable[[], None],
+                 known: Known | None = None) -> None:
         self._path = path
         self._note = note
+        self._known = known
         self._then: typing.Callable[[], None] | None = then
         self._lock = native.lock()
         self._closed = False
@@ -163,12 +175,7 @@ class Vouching:
             # Of this thread and of those that it starts, not of the process.
             os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
             sync(self._path)
-            with file.File(self._path) as source:
-                self._job = _digesting(source)
-                if self._closed:
-                    self._job.cancel()
-                result = self._job.run()
-            self._note(result.size, result.content)
+            self._note(*(self._await_known() or self._digest()))
         except errors.Cancelled:
             LOG.debug('The import of %s was over before it was digested',
                       self._path)
@@ -179,6 +186,26 @@ class Vouching:
                             '%(error)s', {'path': self._path, 'error': exc})
         finally:
             self._end(False)
+
+    def _await_known(self) -> tuple[int, str] | None:
+        """Return what another thread has computed, if it is of this file."""
+        found = None
+        while self._known is not None and not self._closed:
+            began = time.monotonic()
+            found = self._known(_STEP)
+            if found is not None or time.monotonic() - began < _STEP / 2:
+                break
+        if found is not None and found[0] == os.stat(self._path).st_size:
+            return found
+        return None
+
+    def _digest(self) -> tuple[int, str]:
+        with file.File(self._path) as source:
+            self._job = _digesting(source)
+            if self._closed:
+                self._job.cancel()
+            result = self._job.run()
+        return result.size, result.content
 
     def _end(self, keep: bool) -> None:
         with self._lock:

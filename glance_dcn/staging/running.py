@@ -90,7 +90,7 @@ class Import:
         """Begin a phase."""
         self.held.note(phase=phase, **changes)
 
-    def vouch(self, phase, path, kind, then):
+    def vouch(self, phase, path, kind, then, known=None):
         """Begin a phase that has staged data; see :func:`vouch`."""
         size = folder.size(path)
         if size is None or (phase != journal.CONVERTED
@@ -101,7 +101,7 @@ class Import:
         self._prove(kind, journal.Proof(size), phase=phase)
         vouching = durable.Vouching(
             path, lambda size, digest: self._prove(
-                kind, journal.Proof(size, digest)), then)
+                kind, journal.Proof(size, digest)), then, known)
         self._vouchings[kind] = vouching
         vouching.start()
 
@@ -237,7 +237,7 @@ def enter(image, phase, **changes):
         going_on.enter(phase, **changes)
 
 
-def vouch(image, phase, path, kind, then=lambda: None):
+def vouch(image, phase, path, kind, then=lambda: None, known=None):
     """Say that the import of an image begins a phase that has staged data.
 
     Its length is in the journal at once. Beside the import it is brought to
@@ -250,12 +250,13 @@ def vouch(image, phase, path, kind, then=lambda: None):
         :data:`glance_dcn.staging.journal.AS_STAGED`
     :param then: called when that is done or has failed, or the import is
         over; it may raise OSError
+    :param known: see :class:`glance_dcn.staging.durable.Vouching`
     """
     going_on = of(image)
     if going_on is None:
         then()
     else:
-        going_on.vouch(phase, path, kind, then)
+        going_on.vouch(phase, path, kind, then, known)
 
 
 def writes(image, store, instance):

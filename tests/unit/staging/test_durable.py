@@ -135,6 +135,31 @@ class VouchingTest(FileTest):
         self.assertOnce()
         self.assertEqual('', self.logger.output)
 
+    def test_digest_that_another_thread_computes(self):
+        asked = []
+
+        def known(seconds):
+            asked.append(seconds)
+            if len(asked) < 2:
+                # It takes longer.
+                threading.Event().wait(seconds)
+                return None
+            return len(self.data), 'theirs'
+        self.vouching._known = known
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.durable._STEP', .2))
+        self.run_it()
+        self.assertEqual([(len(self.data), 'theirs')], self.noted)
+
+    def test_digest_of_another_file_or_never_computed(self):
+        for answer in (None, (1, 'of another')):
+            self.vouching = durable.Vouching(
+                str(self.path), lambda *what: self.noted.append(what),
+                self.over.release, lambda seconds, answer=answer: answer)
+            self.run_it()
+            self.assertEqual((len(self.data), content_digest(self.data)),
+                             self.noted.pop())
+
     def test_nothing_is_noted_before_it_is_on_the_disk(self):
         syncs = self.useFixture(Syncs())
         self.vouching._note = lambda *unused: syncs.paths.append('noted')
