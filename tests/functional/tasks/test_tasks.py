@@ -17,6 +17,7 @@ import contextlib
 
 import rbd
 
+from glance_dcn.sites import leftovers
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import runner as runners
@@ -105,11 +106,22 @@ class DeleteTest(base.TasksTestCase):
 
     def test_creation_does_it_first(self):
         first = self.write()
+        # Glance had its location.
+        for record in self.recorded():
+            self.queue.store.remove(record)
         self.create(status='saving', dropped=[self.edge])
         self.queue.defer(Action.DELETE, self.edge, self.image)
         second = self.write(data=b'y')
         self.assertNotEqual(first, second)
         self.assertWhole(b'y')
+
+    def test_creation_leaves_what_another_has_just_written(self):
+        made = self.write()
+        self.create(status='saving', dropped=[self.edge])
+        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.assertRaises(leftovers.Complete, self.write, data=b'y')
+        self.assertThere(made)
+        self.assertWhole()
 
     def test_another_cluster(self):
         made = self.write()
