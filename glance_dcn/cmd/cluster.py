@@ -84,6 +84,11 @@ exit status:
 
 def register(commands):
     """Add the subcommands to those of ``glance-dcn site``."""
+    _register_import(commands)
+    _register_key(commands)
+
+
+def _register_import(commands):
     parser = _add(commands, 'import', _import, _IMPORT, _IMPORT_END,
                   'make an entry for the sites file')
     parser.add_argument('name', nargs='?', metavar='SITE',
@@ -110,6 +115,9 @@ def register(commands):
     parser.add_argument('--add', action='store_true',
                         help='add it to the sites file')
     output.add_format(parser)
+
+
+def _register_key(commands):
     parser = _add(commands, 'key', _key, _KEY, _KEY_END,
                   'make a cephx key for Glance at a site')
     parser.add_argument('name', metavar='SITE',
