@@ -41,6 +41,8 @@ _MOMENT = 1
 
 _started = []
 _hooks = []
+# ID of the process that said that others are forked from it to serve.
+_master = None
 
 
 class Periodic:
@@ -120,9 +122,22 @@ def after_fork(function):
     _hooks.append(function)
 
 
+def become_master():
+    """Start nothing in this process any more, but in children of its forks.
+
+    It serves no requests; those that do are forked from it, now or later.
+    """
+    global _master
+    _master = os.getpid()
+
+
 def is_master():
-    """Whether this process serves nobody: the one uWSGI forks from."""
-    return uwsgi is not None and uwsgi.worker_id() == 0
+    """Return whether this process only forks those that serve requests.
+
+    That is the master of uWSGI, and one that has said so.
+    """
+    return _master == os.getpid() or (
+        uwsgi is not None and uwsgi.worker_id() == 0)
 
 
 def _after_fork():

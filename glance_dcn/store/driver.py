@@ -30,6 +30,7 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
@@ -134,6 +135,8 @@ class Store(driver.Store):
                                                    reason=str(exc))
         # Work beside requests has to ask Glance's database.
         green.start()
+        if glance_interfaces.forks_workers(self.conf):
+            background.become_master()
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(queue.PROCESS, self.conf, database)
