@@ -125,6 +125,17 @@ def explain(store: driver.Store, loc: location.StoreLocation,
         raise _denied(loc.image, denied) from exc
 
 
+def check_may_defer(store: driver.Store, loc: location.StoreLocation) -> None:
+    """Return if a removal may be recorded as a task.
+
+    :raises glance_dcn.store.failures.DeleteDenied: if this Glance may only
+        read in the store, as far as is known: its task runner could not do it
+    """
+    denied = store.site.access.known_refusal()
+    if denied:
+        raise _denied(loc.image, denied)
+
+
 def _denied(image: str, reason: Exception) -> failures.DeleteDenied:
     LOG.warning('Image %(image)s is not deleted: %(reason)s',
                 {'image': image, 'reason': reason})

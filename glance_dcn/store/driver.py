@@ -127,7 +127,8 @@ class Store(driver.Store):
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout, home=queue.PROCESS.home,
-                tasks=queue.PROCESS)
+                tasks=queue.PROCESS,
+                read_only=conf.dcn_access == 'read-only')
             self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
@@ -401,6 +402,7 @@ class Store(driver.Store):
         """Record that an image is to be removed when its site is back."""
         deletion.abandoned = True
         loc = deletion.loc
+        deletions.check_may_defer(self, loc)
         # The client of a site that went away was retired. One that is in use
         # has other work to do, and its answers tell what it has done.
         fence = deletion.address not in (None, self.site.address)
