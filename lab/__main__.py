@@ -120,9 +120,9 @@ def _parser():
     up.add_argument('--central-only', action='store_true',
                     help='have no Glance at the edges')
     up.add_argument('--shared-cluster', action='store_true',
-                    help='let pools of one cluster stand for the sites, with '
+                    help='let pools of one cluster stand for the edges, with '
                          'a Glance at central alone')
-    up.add_argument('--far', type=int, default=0, metavar='N',
+    up.add_argument('--far', type=_count, default=0, metavar='N',
                     help='of sites that share a cluster, have the last N in a '
                          'second one, which is behind a link')
     up.set_defaults(run=_up)

@@ -114,9 +114,9 @@ class Deployment:
             ``read-only`` or ``read-write``
         :param clocks: whether each worker has a clock that can be stepped
         :param edges: whether the sites other than central have Glances, too
-        :param shared: None, or sites are pools of one cluster, of which so
-            many, the last ones, are in a second one that is behind a link;
-            then there is a Glance at central alone
+        :param shared: None, or edges are pools of one cluster, of which so
+            many, the last ones, are in a further one that is behind a link;
+            central has one of its own, and the only Glance
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
@@ -145,11 +145,9 @@ class Deployment:
         """Bring everything up; what runs already is left as it is."""
         with self._locked():
             self._choose_ports()
-            self._start_links()
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                jobs = [pool.submit(self._start_cluster, cluster)
-                        for cluster in self.clusters()]
-                jobs.append(pool.submit(self._start_services))
+                jobs = [pool.submit(self.start_clusters),
+                        pool.submit(self._start_services)]
                 for job in jobs:
                     job.result()
                 list(pool.map(self._start_worker, self._workers()))
@@ -157,6 +155,12 @@ class Deployment:
                 self.balancer(site).start()
             self._write_openrc()
             self._say('up')
+
+    def start_clusters(self):
+        """Bring up the clusters alone, with the links before them."""
+        self._start_links()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(self._start_cluster, self.clusters()))
 
     def down(self, delete=False):
         """End everything that was started.
@@ -183,8 +187,8 @@ class Deployment:
         """Return the clusters that run, each a :class:`lab.ceph.Cluster`."""
         if not self._is_shared:
             return [self.cluster(site) for site in self.sites]
-        return [self._shared_cluster(name) for name in (
-            ['near', 'far'] if self.facts['shared'] else ['near'])]
+        names = ['home', 'near'] + (['far'] if self.facts['shared'] else [])
+        return [self._shared_cluster(name) for name in names]
 
     def cluster(self, site):
         """Return the :class:`lab.ceph.Cluster` of a site.
@@ -192,12 +196,14 @@ class Deployment:
         Where sites share one, a :class:`lab.shared.SharedSite`.
         """
         if self._is_shared:
-            far = self.facts['shared']
-            name = 'far' if far and site in self.sites[-far:] else 'near'
-            return shared.SharedSite(
-                site, self._shared_cluster(name),
-                model.Access.OWNER if site == CENTRAL
-                else model.Access.READ_WRITE)
+            access = model.Access.READ_WRITE
+            if site == CENTRAL:
+                name, access = 'home', model.Access.OWNER
+            elif site in self.sites[len(self.sites) - self.facts['shared']:]:
+                name = 'far'
+            else:
+                name = 'near'
+            return shared.SharedSite(site, self._shared_cluster(name), access)
         guests = {user_of(CENTRAL): 'read-write'}
         if site == CENTRAL:
             guests = {user_of(edge): self.facts['edge_access']

@@ -11,16 +11,17 @@
 # under the License.
 
 
-"""Many sites on one machine: pools of one real cluster stand for them.
+"""Many edges on one machine: pools of one real cluster stand for them.
 
 A site is what its Glance's key reaches. Here each has a pool of its own, a
 user whose rights end at that pool, and a conf file and keyring as an edge
 would have, so that drivers, connections and records are those of as many
 clusters. What it does not have is daemons of its own: sites of one cluster
-fail together. Sites to be slowed down or cut off have their pools in a second
-cluster, which is behind a :class:`lab.wan.Link` as a whole: clients of RADOS
-go to the addresses that its maps name, so a link stands before a cluster and
-not before a pool.
+fail together. Central has a cluster to itself, so that what is asked of other
+sites can be counted, and all of these can fail at once. Sites to be slowed
+down or cut off have their pools in a further cluster, which is behind a
+:class:`lab.wan.Link` as a whole: clients of RADOS go to the addresses that its
+maps name, so that a link stands before a cluster and not before a pool.
 """
 
 from __future__ import annotations
