@@ -22,6 +22,7 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.staging import journal
+from glance_dcn.workers import host
 from glance_dcn.workers import options
 from glance_dcn.workers import place
 from glance_dcn.workers import presence
@@ -60,10 +61,17 @@ class PresenceTest(base.BaseTestCase):
 
     def process(self):
         """Return what another process of the worker has."""
-        found = presence.Presence(self.conf, self.registry,
-                                  place.Place(self.staging))
-        self.addCleanup(found.stop)
-        return found
+        return self.at(self.staging)
+
+    def at(self, staging):
+        """Return what a process has whose staging folder is this one."""
+        found = place.Place(staging)
+        # As long as heartbeats may be left out by default.
+        made = presence.Presence(self.conf, self.registry, found,
+                                 host.HostLead([found.folder], 30,
+                                               clock=lambda: self.now))
+        self.addCleanup(made.stop)
+        return made
 
     @property
     def worker(self):
@@ -306,8 +314,7 @@ class PresenceTest(base.BaseTestCase):
             'Another worker, at host elsewhere, has the staging folder'))
 
     def test_staging_folder_that_cannot_be_written(self):
-        self.presence = presence.Presence(
-            self.conf, self.registry, place.Place('/proc/staging'))
+        self.presence = self.at('/proc/staging')
         for _ in range(3):
             self.presence.beat()
             self.presence.look()
