@@ -40,6 +40,24 @@ class Lead:
         """Whether this process leads at this moment."""
         return True
 
+    @property
+    def term(self) -> object:
+        """What differs between two times that this process leads.
+
+        None while it does not.
+        """
+        return 'always'
+
+    def beat(self) -> bool:
+        """Prove that this process leads and works, or take a free lead.
+
+        :returns: whether this process leads
+        """
+        return True
+
+    def resign(self) -> None:
+        """Let a sibling take the lead at once."""
+
     def on_work(self, function: Callable[[], object]) -> None:
         """Have a function called in the leader when work was recorded.
 

@@ -47,9 +47,9 @@ _BELIEVED = 3600
 # Times in a row that a pool must be seen empty: an upload that began before
 # the site was taken away may be about to create its image.
 _EMPTY = 2
-# While it is not, which may be for years: seconds for which it is inspected each
-# time, and after that seconds until it is inspected again, at most, and as a
-# part of the time that this goes on.
+# While it is not, which may be for years: seconds for which it is inspected
+# each time, and after that seconds until it is inspected again, at most, and
+# as a part of the time that this goes on.
 _EAGER = 60
 _PAUSE = 600
 _PATIENCE = 5
@@ -143,12 +143,12 @@ class Record:
             name: self._roster.entries[name].options
             for name in sorted(self._recorded)
             if name in self._roster.entries})
-        term = getattr(self._lead, 'term', None)
-        if self._left == (term, text):
+        left = self._lead.term, text
+        if self._left == left:
             return
         try:
             self._lead.publish(_PUBLISHED, text)
-            self._left = (term, text)
+            self._left = left
         except OSError as exc:
             self._tell(None, 'The other processes of this host do not learn '
                        'of sites that were taken away: %s' % exc)

@@ -48,8 +48,8 @@ _SETTLED = 30
 # by removing it first.
 _MISSING = 2
 
-# Seconds for which that may hang until a sibling leads: an absent site is asked
-# whether it is empty.
+# Seconds for which that may hang until a sibling leads: sites are asked
+# whether they are empty.
 _HANGS = 180
 
 _watch = None

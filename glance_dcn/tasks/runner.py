@@ -13,9 +13,10 @@
 """Does what is recorded at home, beside the requests of a process.
 
 One process of a home runs the tasks: it leads at its host, and has a lease at
-home; another takes over when it stops renewing. What the former one may still be at fails: each removal is
-made under the image's name lock, whose holder is blocklisted before the lock
-is taken from it (:mod:`glance_dcn.ceph.name_lock`).
+home; another takes over when it stops renewing. What the former one may still
+be at fails: each removal is made under the image's name lock, whose holder is
+blocklisted before the lock is taken from it
+(:mod:`glance_dcn.ceph.name_lock`).
 
 Of another site the runner knows nothing while there is nothing to do there.
 """
@@ -54,8 +55,8 @@ LOG = logging.getLogger(__name__)
 _INTERVAL = 10
 _SOON = 3
 _IDLE = 15
-# Seconds for which a run may hang until a sibling leads: a round, and a request
-# to home that is not answered.
+# Seconds for which a run may hang until a sibling leads: a round, and requests
+# to home that are not answered.
 _HANGS = 120
 # Seconds after which the lease of a dead process is dropped.
 _FORGOTTEN = 600

@@ -78,6 +78,12 @@ class PresenceTest(base.BaseTestCase):
         [(worker, _text)] = self.registry.workers()
         return worker
 
+    @property
+    def warnings(self):
+        """What was logged besides who leads, which is said once each."""
+        return [line for line in self.logged.output.splitlines()
+                if 'does the background work of its host' not in line]
+
     def entry(self, task='task'):
         return journal.Entry(task, 'image', 'glance-direct', ['central'],
                              '/s/image', journal.STORING)
@@ -141,7 +147,7 @@ class PresenceTest(base.BaseTestCase):
         self.presence.stop()
         second.beat()
         self.assertNotEqual(first, self.worker.incarnation)
-        self.assertEqual('', self.logged.output)
+        self.assertEqual([], self.warnings)
 
     def beat_in_vain(self, passed=120):
         """Have a sibling beat for some seconds, and return it."""
@@ -193,7 +199,7 @@ class PresenceTest(base.BaseTestCase):
             sibling.beat()
         self.assertEqual(19, self.worker.beat)
         self.assertIsNone(sibling.peers)
-        self.assertEqual('', self.logged.output)
+        self.assertEqual([], self.warnings)
 
     def test_leader_beats_while_the_default_site_is_away(self):
         self.presence.beat()
