@@ -60,6 +60,7 @@ from glance_dcn.store import staged
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import setup as task_setup
+from glance_dcn.workers import host
 from glance_dcn.workers import presence
 
 LOG = logging.getLogger(__name__)
@@ -142,6 +143,8 @@ class Store(driver.Store):
         task_setup.configure(queue.PROCESS, self.conf, database)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
+        if database and queue.PROCESS.enabled:
+            host.begin(self.conf, queue.PROCESS)
         wiring.PROCESS.add(self.site, default=self._is_default)
         queue.PROCESS.add(self.site, default=self._is_default,
                           stands_in=not self._is_default_dcn)

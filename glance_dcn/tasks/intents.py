@@ -245,9 +245,14 @@ class WriteLog:
                     and time.monotonic() > self._until)
             self._beat += 1
             key, text = stores.LEASES + self._lease, self._lease_text()
+            # Another write is likely to come; until then nothing needs it.
+            unused = not (idle or self._open or self._late
+                          or self._store.has_spooled)
             if idle:
                 self._lease = uuid.uuid4().hex
                 self._periodic.stop()
+        if unused:
+            return
         site = self._store.home.site
         if site is None or not site.available:
             return

@@ -178,14 +178,22 @@ class TaskStore:
         """
         return self._scan('')
 
-    def drain(self) -> None:
+    @property
+    def has_spooled(self) -> bool:
+        """Whether this process has records on the local disk."""
+        return self.spool is not None and bool(self.spool.items())
+
+    def drain(self, abandoned: bool = True) -> None:
         """Move what is on the local disk to home.
 
+        :param abandoned: also what processes have left that have ended
         :raises: as :meth:`replace`
         """
         if self.spool is None:
             return
         self.spool.move(self._put_home)
+        if not abandoned:
+            return
         for found, remove in self.spool.abandoned():
             for key, text in found.items():
                 self._put_home(key, text)
