@@ -68,6 +68,14 @@ class Maker:
         """
         return self._settings()['keyrings']
 
+    @property
+    def mon_host(self):
+        """Where the conf file says that the monitors are, as text.
+
+        :raises Misconfigured: if the conf file cannot be read
+        """
+        return self._settings()['mon_host']
+
     def check_files(self):
         """Return if conf file and keyring are there; costs two looks at files.
 
@@ -165,7 +173,8 @@ class Maker:
             client = self._make()
             settings = {'fsid': client.conf_get('fsid'),
                         'user': 'client.%s' % client.rados_id,
-                        'keyrings': _needed_keyrings(client)}
+                        'keyrings': _needed_keyrings(client),
+                        'mon_host': client.conf_get('mon_host') or ''}
             if settings['fsid'] in ('', _NO_FSID):
                 settings['fsid'] = None
             self._read = (state, settings)

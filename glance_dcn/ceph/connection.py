@@ -32,6 +32,7 @@ from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
+from glance_dcn.ceph import monitors
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
 from glance_dcn.engine import native
@@ -404,7 +405,8 @@ class Connection:
         if state is None:
             made = states.State()
             made.watch = health.Watch(
-                self.store, lambda: self._look(made), self._told)
+                self.store, lambda: self._look(made), self._told,
+                addresses=lambda: monitors.parse(self._prober.mon_host))
             state = self._states.setdefault(pid, made)
             if self._told and not background.is_master():
                 state.watch.look()
