@@ -61,6 +61,12 @@ class Maker:
         return self._settings()['fsid']
 
     @property
+    def is_up_to_date(self):
+        """Whether the conf file is what it was when it was last read."""
+        known, settings = self._read
+        return settings is not None and known == self._state()
+
+    @property
     def keyrings(self):
         """Paths one of which must be there; none if no keyring is needed.
 

@@ -355,7 +355,8 @@ class Store(driver.Store):
         except images.InUse as exc:
             LOG.warning('Store %s: %s', self.name, exc)
             raise exceptions.InUseByStore()
-        except (errors.Unreachable, errors.NotDeployed) as exc:
+        except (errors.Unreachable, errors.NotDeployed,
+                errors.Exhausted) as exc:
             self._defer(deletion, exc)
         except errors.ClusterError as exc:
             raise exceptions.BadStoreConfiguration(store_name=self.name,
