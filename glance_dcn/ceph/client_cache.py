@@ -56,8 +56,11 @@ LOG = logging.getLogger(__name__)
 
 # Clients that are closed at the same time.
 _CLOSING = schedulers.Limit('close client', 4)
-# Seconds that a client which was just made or used is not closed for others.
-_MOMENT = 1.0
+# Seconds after its last use before a client is closed for others: what its
+# user did not wait for may be on its way. And after it was made, when it is
+# about to be used.
+_MOMENT = 0.25
+_FIRST_MOMENT = 5.0
 # Seconds to wait for threads and files of clients that are being closed, and
 # the pause between looks.
 _PATIENCE = 4.0
@@ -73,11 +76,9 @@ class Settings:
     """How long clients stay, for all processes with one configuration.
 
     :ivar idle_timeout: seconds without any use after which one is closed
-    :ivar max_clients: connected clients beyond which idle ones are closed
     """
 
     idle_timeout: float = 60.0
-    max_clients: int = 32
 
 
 class Owner(typing.Protocol):
@@ -99,6 +100,9 @@ class Entry:
         self.client = client
         self.address = client.get_addrs()
         self.uses = 0
+        #: Whether it has the threads that come with the first image.
+        self.has_opened = False
+        self._was_used = False
         self._owner = owner
         self._idle_since = now
 
@@ -115,6 +119,11 @@ class Entry:
         """Return the seconds for which it has had no use; 0: it has one."""
         return 0.0 if self.uses else now - self._idle_since
 
+    def may_be_closed(self, now: float) -> bool:
+        """Return whether it may be closed for the sake of others."""
+        moment = _MOMENT if self._was_used else _FIRST_MOMENT
+        return not self.uses and now - self._idle_since >= moment
+
     def drop(self) -> None:
         """Have it serve no further use."""
         if self._owner.entry is self:
@@ -123,6 +132,7 @@ class Entry:
     def end_use(self, now: float) -> None:
         """Count one use less."""
         self.uses -= 1
+        self._was_used = True
         self._idle_since = now
 
 
@@ -132,7 +142,8 @@ class ClientCache:
     Safe for use by many threads.
 
     :param settings: :class:`Settings`
-    :param limits: what the system lets the process have
+    :param limits: what the system lets the process have, with the number of
+        clients beyond which idle ones are closed
     :param scheduler: in whose threads clients are closed
     :param clock: returns seconds of a monotonic clock
     :ivar lock: for all of it, and what its owners have; held for moments only
@@ -190,12 +201,13 @@ class ClientCache:
             return entry
 
     def hold(self, entry: Entry) -> Callable[[], None]:
-        """Begin a further use of a client that is in use.
+        """Begin a further use of a client that is in use: an open image.
 
         :returns: function that ends it; to call it again has no effect
         """
         with self.lock:
             entry.uses += 1
+            entry.has_opened = True
         ended: list[Entry] = [entry]
 
         def end() -> None:
@@ -265,16 +277,19 @@ class ClientCache:
 
     def _reserve(self) -> bool:
         """Have room for another client; return whether there is."""
-        room = self._limits.room_for_clients()
+        with self.lock:
+            unopened = sum(not entry.has_opened for entry in self._entries)
+        room = self._limits.room_for_clients(
+            unopened * process_limits.IMAGE_THREADS)
         now = self._clock()
         with self.lock:
             excess = (len(self._entries) + self._being_made + 1
-                      - self._settings.max_clients)
+                      - self._limits.max_clients)
             enough = room is None or room > self._being_made
             if not enough and self._being_closed < _CLOSING.count:
                 excess = max(excess, 1)
             idle = [entry for entry in self._entries
-                    if entry.idle_for(now) >= _MOMENT][:max(excess, 0)]
+                    if entry.may_be_closed(now)][:max(excess, 0)]
             self._drop(idle)
             if enough:
                 self._being_made += 1

@@ -26,6 +26,7 @@ what they take is counted as used.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 import re
@@ -36,17 +37,16 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterator
 
+LOG = logging.getLogger(__name__)
+
 _MIB = 1 << 20
 # A limit of version 1 that is this large is none.
 _NO_MEMORY_LIMIT = 1 << 60
-# Threads and files that are left to Glance, its WSGI server and the database
-# driver.
-_RESERVED_THREADS = 16
-_RESERVED_FILES = 64
-_RESERVED_MEMORY = 64 * _MIB
 # Clients of a copy that are not targets: of its source, and of the default
 # store, which keeps the records.
 _OTHER_CLIENTS = 2
+# Clients that a process makes use of, however low its limits are.
+_FEWEST_CLIENTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,50 @@ class Amount:
         return min(fits) if fits else None
 
 
-#: What a connected client of a cluster takes (Ceph 16.2, measured).
-CLIENT = Amount(threads=11, files=14, memory=4 * _MIB)
+#: What a connected client of a cluster takes (Ceph 16.2, measured): 10 threads
+#: and three more from its first image on; 4 files, and one for each OSD that
+#: it has talked to.
+CLIENT = Amount(threads=13, files=16, memory=2 * _MIB)
+#: Threads of a client that begin with its first image.
+IMAGE_THREADS = 3
 #: What a target of a copy takes besides its client.
 TARGET = Amount(threads=2, files=1, memory=4 * _MIB)
+#: What is left to Glance, its WSGI server and the database driver.
+RESERVE = Amount(threads=16, files=32, memory=64 * _MIB)
+#: What a process of Glance takes without any client, with its requests and a
+#: transfer that runs.
+PROCESS_NEED = Amount(threads=64, files=64, memory=384 * _MIB)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortage:
+    """A limit of the system that is lower than what a process may need.
+
+    :ivar limit: name of the limit
+    :ivar remedy: what sets it
+    :ivar found: what it is, in ``unit``
+    :ivar wanted: what it should be
+    :ivar unit: what it counts
+    :ivar processes: how many processes share it
+    :ivar clients: how many clients can be used with it
+    """
+
+    limit: str
+    remedy: str
+    found: int
+    wanted: int
+    unit: str
+    processes: int
+    clients: int
+
+    def __str__(self) -> str:
+        shared = ('' if self.processes == 1
+                  else ', which %d processes share' % self.processes)
+        return ('%s allows %d %s%s, and %d may be needed: no more than %d '
+                'connections to clusters are used at a time by each process; '
+                'raise it to %d (%s), or lower max_clients in [glance_dcn]'
+                % (self.limit, self.found, self.unit, shared, self.wanted,
+                   self.clients, self.wanted, self.remedy))
 
 
 class ProcessLimits:
@@ -82,7 +122,8 @@ class ProcessLimits:
     Safe for use by many threads; reads the system each time it is asked.
 
     :param proc: folder where procfs is mounted
-    :ivar max_clients: connected clients that the process should have at most
+    :ivar max_clients: connected clients that the process should have at most;
+        no more than the system has room for
     :ivar reclaimable: function that returns how many connected clients would
         be closed for the sake of others
     """
@@ -106,12 +147,14 @@ class ProcessLimits:
             None if files is None else files - self._count('self/fd'),
             _least(most - used for most, used in self._memory()))
 
-    def room_for_clients(self) -> int | None:
+    def room_for_clients(self, reserved: int = 0) -> int | None:
         """Return how many more clients can be made; None: no limit.
 
         A reserve for everything else in the process is left alone.
+
+        :param reserved: threads that there are not yet and will be
         """
-        return self._spare().holds(CLIENT)
+        return _sum(self._spare(), Amount(-reserved, 0, 0)).holds(CLIENT)
 
     def targets_at_once(self, at_most: int) -> int:
         """Return how many targets a copy may write at the same time.
@@ -119,17 +162,78 @@ class ProcessLimits:
         :param at_most: how many it would write if there were no limits
         :returns: from 1 to ``at_most``
         """
-        each = Amount(*(client + target for client, target in zip(
-            dataclasses.astuple(CLIENT), dataclasses.astuple(TARGET))))
         left = _sum(self._spare(), CLIENT.times(self.reclaimable()))
-        fits = left.holds(each)
+        fits = left.holds(_sum(CLIENT, TARGET))
         if fits is not None:
             at_most = min(at_most, fits - _OTHER_CLIENTS)
         return max(1, min(at_most, self.max_clients - _OTHER_CLIENTS))
 
+    def configure(self, max_clients: int, processes: int = 1
+                  ) -> list[Shortage]:
+        """Have so many clients at most, or as many as there is room for.
+
+        The soft limit of open files is raised as far as is needed and
+        allowed.
+
+        :param max_clients: connected clients of a process
+        :param processes: processes of this service, which share the limits of
+            its control group
+        :returns: the limits that are too low for it
+        """
+        need = self.need(max_clients)
+        self._raise_file_limit(need.files or 0)
+        limit = self.limit()
+        found = list(self._shortages(limit, need, processes))
+        self.max_clients = min([max_clients,
+                                *(one.clients for one in found)])
+        return found
+
+    @staticmethod
+    def need(max_clients: int) -> Amount:
+        """Return what one process takes when it is at its busiest."""
+        targets = max(1, max_clients - _OTHER_CLIENTS)
+        return _sum(_sum(PROCESS_NEED, CLIENT.times(max_clients)),
+                    TARGET.times(targets))
+
+    def _shortages(self, limit: Amount, need: Amount,
+                   processes: int) -> Iterator[Shortage]:
+        each = _sum(CLIENT, TARGET)
+        for name, title, remedy, unit, scale, sharing in (
+                ('threads', 'pids.max of the control group, or RLIMIT_NPROC,',
+                 'TasksMax of the service, pids_limit of the container',
+                 'threads', 1, processes),
+                ('files', 'RLIMIT_NOFILE',
+                 'LimitNOFILE of the service, nofile of the container',
+                 'open files', 1, 1),
+                ('memory', 'memory.max of the control group, or the memory of '
+                 'this machine,', 'MemoryMax of the service, memory of the '
+                 'container', 'MiB', _MIB, processes)):
+            most, wanted = getattr(limit, name), getattr(need, name)
+            if most is None or most >= wanted * sharing:
+                continue
+            fits = ((most // sharing - getattr(PROCESS_NEED, name))
+                    // getattr(each, name))
+            yield Shortage(title, remedy, most // scale,
+                           -(-wanted * sharing // scale), unit, sharing,
+                           max(fits, _FEWEST_CLIENTS))
+
+    @staticmethod
+    def _raise_file_limit(wanted: int) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if resource.RLIM_INFINITY in (soft, hard) and soft == hard:
+            return
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or most <= soft:
+            return
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError) as exc:
+            LOG.warning('The limit of open files cannot be raised from '
+                        '%(soft)d to %(most)d: %(error)s', {
+                            'soft': soft, 'most': most, 'error': exc})
+
     def _spare(self) -> Amount:
-        return _sum(self.left(), Amount(-_RESERVED_THREADS, -_RESERVED_FILES,
-                                        -_RESERVED_MEMORY))
+        return _sum(self.left(), RESERVE.times(-1))
 
     def _threads(self) -> Iterator[tuple[int, int]]:
         """Give (limit, used) of threads, for each limit that there is."""
@@ -162,19 +266,20 @@ class ProcessLimits:
         """Give the folders of a controller's groups, innermost first."""
         mounts = _mounts(_text(self._proc / 'self' / 'mountinfo'))
         for line in _text(self._proc / 'self' / 'cgroup').splitlines():
-            _number, names, path = line.split(':', 2)
+            names, path = line.split(':', 2)[1:]
             # Version 2 has one hierarchy, without a name.
             if names and controller not in names.split(','):
                 continue
-            if names not in mounts and names:
-                names = controller
-            root, point = mounts.get(names, (None, None))
+            root, point = mounts.get(controller if names else '',
+                                     (None, None))
             if point is None:
                 continue
-            inner = pathlib.PurePosixPath(
-                os.path.relpath(path, root) if path.startswith(root) else '.')
-            for depth in range(len(inner.parts), -1, -1):
-                yield pathlib.Path(point, *inner.parts[:depth])
+            # In a container the root of the mount may be the group itself.
+            inside = os.path.relpath(path, root)
+            parts = () if inside.startswith('..') else pathlib.PurePosixPath(
+                inside).parts
+            for depth in range(len(parts), -1, -1):
+                yield pathlib.Path(point, *parts[:depth])
 
     def _threads_of_user(self) -> int:
         """Return the threads of all processes of this process's user."""
