@@ -61,9 +61,9 @@ _CLOSING = schedulers.Limit('close client', 4)
 # about to be used.
 _MOMENT = 0.25
 _FIRST_MOMENT = 5.0
-# Seconds to wait for threads and files of clients that are being closed, and
-# the pause between looks.
-_PATIENCE = 4.0
+# Seconds to wait for threads and files that others give back, and the pause
+# between looks.
+_PATIENCE = 10.0
 _PAUSE = 0.05
 # Seconds between looks for idle clients: the longest, and as a part of the
 # time that they may be idle.
@@ -161,6 +161,8 @@ class ClientCache:
         # Least recently used first.
         self._entries: list[Entry] = []
         self._being_made = self._being_closed = 0
+        # Those that wait for room, in the order in which they came.
+        self._waiting: list[object] = []
         self._sweep_is_due = False
 
     def __len__(self) -> int:
@@ -258,9 +260,24 @@ class ClientCache:
         :param patience: seconds to wait for threads and files
         :raises glance_dcn.ceph.errors.Exhausted: if the process has too few
         """
-        deadline = self._clock() + patience
+        waiter = object()
+        with self.lock:
+            self._waiting.append(waiter)
+        try:
+            self._await_room(waiter, store, self._clock() + patience)
+        finally:
+            with self.lock:
+                self._waiting.remove(waiter)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._being_made -= 1
+
+    def _await_room(self, waiter: object, store: str,
+                    deadline: float) -> None:
         pauses: native.Queue = native.Queue()
-        while not self._reserve():
+        while self._waiting[0] is not waiter or not self._reserve():
             if self._clock() >= deadline:
                 raise self._exhausted(store)
             with contextlib.suppress(native.Empty):
@@ -269,11 +286,6 @@ class ClientCache:
                 pauses.get_nowait()
             with contextlib.suppress(native.Empty):
                 pauses.get(timeout=_PAUSE)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self._being_made -= 1
 
     def _reserve(self) -> bool:
         """Have room for another client; return whether there is."""
@@ -358,10 +370,27 @@ class Caches:
                  limits: process_limits.ProcessLimits | None = None) -> None:
         self.settings = settings or Settings()
         self._limits = limits or process_limits.PROCESS
+        self._wanted: tuple[int, int] | None = None
         # By process ID. Those of other processes are kept and not touched:
         # only the parent has the librados threads that would be joined, and
         # its locks may be held for ever here.
         self._caches: dict[int, ClientCache] = {}
+
+    def configure(self, idle_timeout: float, max_clients: int,
+                  processes: int) -> list[process_limits.Shortage]:
+        """Have clients closed after other times; the same have no effect.
+
+        :param idle_timeout: seconds without any use
+        :param max_clients: connected clients of a process
+        :param processes: processes of this service
+        :returns: the limits of the system that are too low for it
+        """
+        self.settings.idle_timeout = idle_timeout
+        wanted = max_clients, processes
+        if wanted == self._wanted:
+            return []
+        self._wanted = wanted
+        return self._limits.configure(max_clients, processes)
 
     def current(self) -> ClientCache:
         """Return the cache of this process."""

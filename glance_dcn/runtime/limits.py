@@ -111,7 +111,7 @@ class Shortage:
                   else ', which %d processes share' % self.processes)
         return ('%s allows %d %s%s, and %d may be needed: no more than %d '
                 'connections to clusters are used at a time by each process; '
-                'raise it to %d (%s), or lower max_clients in [glance_dcn]'
+                'raise it to %d (%s), or lower dcn_max_clients in [glance_dcn]'
                 % (self.limit, self.found, self.unit, shared, self.wanted,
                    self.clients, self.wanted, self.remedy))
 

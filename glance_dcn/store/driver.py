@@ -55,6 +55,7 @@ from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
+from glance_dcn.store import resources
 from glance_dcn.store import staged
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
@@ -136,6 +137,7 @@ class Store(driver.Store):
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(queue.PROCESS, self.conf, database)
+        resources.configure(self.conf, warn=queue.PROCESS.enabled)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
         wiring.PROCESS.add(self.site, default=self._is_default)
