@@ -292,6 +292,8 @@ class Watch:
     def _look_once(self):
         try:
             self._look()
+        except errors.Exhausted as exc:
+            LOG.debug('Not looked at: %s', exc)
         except errors.ClusterError as exc:
             self._note(exc)
         except Exception as exc:

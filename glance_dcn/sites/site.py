@@ -13,6 +13,7 @@
 """A site, as the data path sees it: a pool of images in some cluster."""
 
 import contextlib
+import functools
 import logging
 import time
 import urllib.parse
@@ -110,7 +111,8 @@ class Site:
 
         :raises glance_dcn.ceph.errors.ClusterError: if none does
         """
-        return self._connection.client().get_fsid()
+        with self._connection.use() as client:
+            return client.get_fsid()
 
     @property
     def health(self):
@@ -164,7 +166,8 @@ class Site:
     @property
     def instance(self):
         """RADOS instance ID of this process's client at the site."""
-        return self._connection.client().get_instance_id()
+        with self._connection.use() as client:
+            return client.get_instance_id()
 
     @property
     def address(self):
@@ -203,8 +206,8 @@ class Site:
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
         name_lock.break_lock(ioctx, image, instances)
-        fencing.blocklist_watchers(self._connection.client(), ioctx, image,
-                                   instances)
+        fencing.blocklist_watchers(self._connection.client_of(ioctx), ioctx,
+                                   image, instances)
 
     def require(self):
         """Return if the site is available, without any waiting.
@@ -230,10 +233,10 @@ class Site:
         """
         wiring.PROCESS.begin(self)
         # Both go on at the same time.
-        self._connection.client()
-        wiring.PROCESS.check(self)
-        with self._connection.open_pool(pool or self.pool) as ioctx:
-            yield ioctx
+        with self._connection.use():
+            wiring.PROCESS.check(self)
+            with self._connection.open_pool(pool or self.pool) as ioctx:
+                yield ioctx
 
     def check_open(self):
         """See that the site takes new images.
@@ -280,14 +283,16 @@ class Site:
             raise
 
     def _begin(self, ioctx, image, size, write):
-        features = self._connection.client().conf_get('rbd_default_features')
+        features = self._connection.client_of(ioctx).conf_get(
+            'rbd_default_features')
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
                 with self.name_lock(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
-                        ioctx, image, writable=True, name=self._title(image)))
+                        ioctx, image, writable=True, name=self._title(image),
+                        hold=self._holding(ioctx)))
                 if write:
                     write.bind(endpoint.image.id())
                 stack.pop_all()
@@ -507,8 +512,13 @@ class Site:
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         """
         with rbd_backend.RBD(ioctx, image, snapshot=snapshot,
-                             name=self._title(image)) as endpoint:
+                             name=self._title(image),
+                             hold=self._holding(ioctx)) as endpoint:
             yield endpoint
+
+    def _holding(self, ioctx):
+        """Return what keeps the client of a pool while an image is open."""
+        return functools.partial(self._connection.hold, ioctx)
 
     def remember(self, ioctx, image, identity, record):
         """Keep a record with an image that is published already.

@@ -56,6 +56,7 @@ from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
+from glance_dcn.store import resources
 from glance_dcn.store import staged
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
@@ -141,6 +142,7 @@ class Store(driver.Store):
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(queue.PROCESS, self.conf, database)
+        resources.configure(self.conf, warn=queue.PROCESS.enabled)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
         if database and queue.PROCESS.enabled:
@@ -362,7 +364,8 @@ class Store(driver.Store):
         except images.InUse as exc:
             LOG.warning('Store %s: %s', self.name, exc)
             raise exceptions.InUseByStore()
-        except (errors.Unreachable, errors.NotDeployed) as exc:
+        except (errors.Unreachable, errors.NotDeployed,
+                errors.Exhausted) as exc:
             self._defer(deletion, exc)
         except errors.ClusterError as exc:
             raise exceptions.BadStoreConfiguration(store_name=self.name,
