@@ -247,8 +247,9 @@ class CopyTest(CopyingTestCase):
     def test_progress_ends_at_all_of_it(self):
         seen = []
         outcome = self.copy('dcn0', progress=seen.append)
-        self.assertEqual(1.0, seen[-1].fraction)
-        self.assertEqual([outcome.data], list(seen[-1].written.values()))
+        self.assertEqual(1.0, seen[-1].transfer.fraction)
+        self.assertEqual([outcome.data],
+                         list(seen[-1].transfer.written.values()))
 
 
 class CopyFaultTest(CopyingTestCase):

@@ -374,7 +374,6 @@ class TestLaggards(base.BaseTestCase):
     def test_others_take_no_longer(self):
         # 8 MiB a second, once with room for all and once with far less.
         for room in (64 * MB, 8 * MB):
-            fast = {'delay': 0.2, 'loop': self.loop}
             _result, alone = self.run_(self.targets(20, delay=0.5),
                                        window=4 * MB, memory=room)
             targets, slow = self.targets(20, delay=0.5), self.targets(1)
