@@ -406,6 +406,50 @@ def _prove_import_actions(_conf: cfg.ConfigOpts) -> None:
         raise Missing('_ImportActions._image is not the image')
 
 
+def _prove_image_layers(_conf: cfg.ConfigOpts) -> None:
+    from glance.api import common
+    from glance import location
+    from glance import quota
+    image = types.SimpleNamespace(image_id='image', size=1, locations=[],
+                                  extra_properties={})
+    lower = location.ImageProxy(image, None, None, None)
+    upper = quota.ImageProxy(lower, 'context', 'database', None)
+    found, quotas = image_layers(upper)
+    if found is not lower or quotas is not upper:
+        raise Missing('the layers of an image have another order')
+    if type(lower.locations) is not location.StoreLocations:
+        raise Missing('locations are measured below the quotas, too')
+    _takes(lower.locations.append, {})
+    if (upper.context, upper.db_api) != ('context', 'database'):
+        raise Missing('the layer of quotas has another form')
+    _takes(common.check_quota, 'context', 1, 'database', image_id='image')
+
+
+def image_layers(image: typing.Any) -> tuple[typing.Any, typing.Any]:
+    """Return the layers of an image that know locations and quotas.
+
+    The one of locations is what Glance itself sets the data of an import at.
+
+    :param image: of Glance's domain model, in all its layers
+    :returns: tuple of the layer of locations, and of that of quotas or None
+    :raises Missing: if the layers are not known
+    """
+    from glance.domain import proxy
+    from glance import location
+    from glance import quota
+    quotas = None
+    layer = image
+    while not isinstance(layer, location.ImageProxy):
+        # One that is immutable, say, is none of these.
+        if not isinstance(layer, proxy.Image):
+            raise Missing('an image has a layer %s.%s' % (
+                type(layer).__module__, type(layer).__name__))
+        if isinstance(layer, quota.ImageProxy):
+            quotas = layer
+        layer = layer.base
+    return layer, quotas
+
+
 def _prove_task_executor(_conf: cfg.ConfigOpts) -> None:
     from glance.api import common
     from glance.async_ import taskflow_executor
@@ -531,6 +575,12 @@ IMPORT_ACTIONS = Interface(
     'by which the locations and stores of an image are changed',
     'copies are left to stock Glance, which stages all of each image',
     _prove_import_actions, closed=True)
+IMAGE_LAYERS = Interface(
+    'the layers of an image',
+    'by which a location is added as Glance adds that of an import, which its '
+    'quotas for locations do not measure',
+    'copies are left to stock Glance, which stages all of each image',
+    _prove_image_layers, closed=True)
 TASK_EXECUTOR = Interface(
     'the executor of tasks',
     'by which an interrupted import is started again, and one without a '
@@ -573,9 +623,9 @@ SHARED_OPTIONS = Interface(
 
 #: All of them.
 INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
-              STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, TASK_EXECUTOR,
-              TASK_EVENTS, RESERVED_STORES, STORE_MAP, ENTRY_POINTS,
-              HEALTHCHECK, SHARED_OPTIONS)
+              STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, IMAGE_LAYERS,
+              TASK_EXECUTOR, TASK_EVENTS, RESERVED_STORES, STORE_MAP,
+              ENTRY_POINTS, HEALTHCHECK, SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

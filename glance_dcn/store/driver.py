@@ -57,6 +57,7 @@ from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import resources
+from glance_dcn.store import spreading
 from glance_dcn.store import staged
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
@@ -323,13 +324,18 @@ class Store(driver.Store):
             taken away
         """
         self._check_open()
-        with limits.turn([self.site.limits],
-                         staged.report_waiting(image_file)):
+        waiting = staged.report_waiting(image_file)
+        spread = spreading.of(str(image_id))
+        if spread:
+            spread.prepare(self.site, waiting)
+        with limits.turn([self.site.limits], waiting):
             # It may have been taken away meanwhile.
             self._check_open()
             record = adding.Addition(
                 self.site, str(image_id), image_file, image_size,
                 hashing_algo, self.WRITE_CHUNKSIZE, verifier).run()
+        if spread:
+            spread.stored(self.site, record)
         metadata = {'store': self.backend_group} if self.backend_group else {}
         return (self.site.uri(str(image_id)), record.size,
                 record.hashes[hashes.CHECKSUM], record.hashes[hashing_algo],
