@@ -458,6 +458,14 @@ def _prove_healthcheck(_conf: cfg.ConfigOpts) -> None:
         raise Missing('it has no plugins')
 
 
+def _prove_showing(_conf: cfg.ConfigOpts) -> None:
+    from glance.api.v2 import images
+    _has(images.ImagesController, 'index', 'show')
+    if images.ImagesController.show.__module__ != (
+            'glance.api.v2.images'):
+        raise Missing('ImagesController.show() is defined elsewhere')
+
+
 def _prove_shared_options(conf: cfg.ConfigOpts) -> None:
     from glance_store import driver
     found = [hasattr(driver, name) for name in (
@@ -554,6 +562,12 @@ HEALTHCHECK = Interface(
     'by which a worker recognises itself at its address',
     'it cannot be checked whether %s leads to this worker' % OPTION,
     _prove_healthcheck)
+SHOWING = Interface(
+    'the controller that shows images',
+    'by which the order of locations to show is told from that to read',
+    'locations of equal weight are shown in the order to read them, which '
+    'changes with the health and the distance of sites',
+    _prove_showing)
 SHARED_OPTIONS = Interface(
     'the options of all stores of glance_store',
     'by which a store takes options from [backend_defaults]',
@@ -564,7 +578,7 @@ SHARED_OPTIONS = Interface(
 INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
               STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, TASK_EXECUTOR,
               TASK_EVENTS, RESERVED_STORES, STORE_MAP, ENTRY_POINTS,
-              HEALTHCHECK, SHARED_OPTIONS)
+              HEALTHCHECK, SHOWING, SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

@@ -207,14 +207,18 @@ class Store(driver.Store):
     def weight(self):
         """What Glance sorts the locations of an image by, heaviest first.
 
-        The configured weight, a whole number, and a fraction that orders
-        stores of equal weight: the local one, then the nearest, and those
-        that are away last. (glance_store 4.6.2 and later.)
+        The configured weight, as stock's. Where the image is to be read, a
+        fraction is added that orders stores of equal weight: the local one,
+        then the nearest, and those that are away last. What is shown keeps
+        the order of the database. (glance_store 4.6.2 and later.)
         """
-        conf = getattr(self.conf, self.backend_group or 'glance_store')
-        group = getattr(self.conf, 'glance_store', None)
-        return getattr(conf, 'weight', 0) + sources.preference(
-            self.site, getattr(group, 'default_backend', None))
+        group = self.backend_group or 'glance_store'
+        weight = getattr(getattr(self.conf, group), 'weight', 0)
+        if replicas.is_shown():
+            return weight
+        shared = getattr(self.conf, 'glance_store', None)
+        return weight + sources.preference(
+            self.site, getattr(shared, 'default_backend', None))
 
     @capabilities.check
     def get(self, location, offset=0, chunk_size=None, context=None):

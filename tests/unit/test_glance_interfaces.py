@@ -102,6 +102,10 @@ _CHANGES: dict[glance_interfaces.Interface,
          lambda self: [])],
     glance_interfaces.HEALTHCHECK: [
         ('oslo_middleware.healthcheck.Healthcheck', 'NAMESPACE', 'another')],
+    glance_interfaces.SHOWING: [
+        ('glance.api.v2.images', 'ImagesController', _GONE),
+        ('glance.api.v2.images.ImagesController', 'show',
+         contextlib.suppress)],
     glance_interfaces.SHARED_OPTIONS: [],
 }
 
