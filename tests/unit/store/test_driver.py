@@ -287,19 +287,23 @@ class TestUnansweredDeletion(StoreCase):
         self.write_ceph_conf()
         store = self.store()
         record = self.useFixture(fixtures.MockPatchObject(
-            queue.PROCESS, 'defer')).mock
+            queue.PROCESS, 'defer_all')).mock
         for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
                     librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
             self.useFixture(fixtures.MockPatchObject(
-                store, '_remove_while_up', side_effect=exc))
+                store.site, 'open_pool', side_effect=exc))
             store.delete(self.location(store))
-        self.assertEqual(2, record.call_count)
+        self.assertEqual([1, 1], [len(call.args[0]) for call
+                                  in record.call_args_list])
+        record.reset_mock()
         self.useFixture(fixtures.MockPatchObject(
-            store, '_remove_while_up',
+            store.site.access, 'refusal', return_value=None))
+        self.useFixture(fixtures.MockPatchObject(
+            store.site, 'open_pool',
             side_effect=librbd.PermissionError('no right', errno=errno.EPERM)))
         self.assertRaises(exceptions.BadStoreConfiguration, store.delete,
                           self.location(store))
-        self.assertEqual(2, record.call_count)
+        record.assert_called_once_with([])
 
 
 class TestSizeOfPublished(StoreCase):
