@@ -92,10 +92,12 @@ class Periodic:
 
     def _run(self, events):
         go_on = True
-        while go_on:
+        while go_on and not _is_ending():
             try:
                 self._work()
             except Exception:
+                if _is_ending():
+                    return
                 LOG.exception('%s failed; it is tried again in %s s',
                               self.name, self.interval)
             go_on = self._pause(events)
@@ -118,6 +120,15 @@ def after_fork(function):
     :param function: without arguments
     """
     _hooks.append(function)
+
+
+def _is_ending():
+    """Whether the process ends, and only waits for some of its threads.
+
+    A program such as glance-scrubber does its work in that time. Nothing new
+    is to be begun by then: an executor of Python's refuses it.
+    """
+    return native.is_ending()
 
 
 def is_master():

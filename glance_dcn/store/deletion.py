@@ -169,7 +169,8 @@ class Deletion:
         # A site that has just gone away, or hangs, is not to be waited for as
         # long as other requests are.
         images.knock(ioctx, image, ANSWER)
-        self.image_id = images.look_up(ioctx, image)
+        # Once: by now another may have the name.
+        self.image_id = self.image_id or images.look_up(ioctx, image)
         with self.site.name_lock(ioctx, image):
             # Whether another has it by now is seen by its internal ID; what
             # was abandoned is done by the task runner.
