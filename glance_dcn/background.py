@@ -144,9 +144,13 @@ class _Runs:
             if self._stopped or self._running:
                 return
             self._running, self._again = True, False
+        if _is_ending():
+            return
         try:
             self._work()
         except Exception:
+            if _is_ending():
+                return
             LOG.exception('%s failed; it is tried again in %s s',
                           self._periodic.name, self._periodic.interval)
         with self._lock:
@@ -173,6 +177,15 @@ def become_master():
     """
     global _master
     _master = os.getpid()
+
+
+def _is_ending():
+    """Whether the process ends, and only waits for some of its threads.
+
+    A program such as glance-scrubber does its work in that time. Nothing new
+    is to be begun by then: an executor of Python's refuses it.
+    """
+    return native.is_ending()
 
 
 def is_master():

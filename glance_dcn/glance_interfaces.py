@@ -513,6 +513,39 @@ def _prove_healthcheck(_conf: cfg.ConfigOpts) -> None:
         raise Missing('it has no plugins')
 
 
+def _prove_image_deletion(_conf: cfg.ConfigOpts) -> None:
+    from glance import location
+    deleted: list[str] = []
+    places = [{'url': url, 'metadata': {}} for url in ('one', 'other')]
+
+    def delete(context: object, image_id: str,
+               place: dict[str, typing.Any]) -> None:
+        frame = sys._getframe(1)
+        if (frame.f_code.co_name, frame.f_globals.get('__name__')) != (
+                'delete', 'glance.location'):
+            raise Missing('it is not ImageProxy.delete() that deletes')
+        if frame.f_locals['self'].image.locations is not places:
+            raise Missing('ImageProxy.delete() has other attributes')
+        deleted.append(place['url'])
+
+    image = types.SimpleNamespace(image_id='image', locations=places,
+                                  delete=lambda: None)
+    location.ImageProxy(image, None, None, types.SimpleNamespace(
+        delete_image_location_from_backend=delete)).delete()
+    if deleted != ['one', 'other']:
+        raise Missing('ImageProxy.delete() does not delete each location')
+    if 'pop' not in vars(location.StoreLocations):
+        raise Missing('StoreLocations has no pop()')
+
+
+def _prove_showing(_conf: cfg.ConfigOpts) -> None:
+    from glance.api.v2 import images
+    _has(images.ImagesController, 'index', 'show')
+    if images.ImagesController.show.__module__ != (
+            'glance.api.v2.images'):
+        raise Missing('ImagesController.show() is defined elsewhere')
+
+
 def _prove_shared_options(conf: cfg.ConfigOpts) -> None:
     from glance_store import driver
     found = [hasattr(driver, name) for name in (
@@ -615,6 +648,18 @@ HEALTHCHECK = Interface(
     'by which a worker recognises itself at its address',
     'it cannot be checked whether %s leads to this worker' % OPTION,
     _prove_healthcheck)
+IMAGE_DELETION = Interface(
+    'the deletion of an image',
+    'by which an image is deleted from all its stores at once, or from none',
+    'an image is deleted from one store after the other, which takes long '
+    'where there are many, and stays in part if one of them refuses',
+    _prove_image_deletion)
+SHOWING = Interface(
+    'the controller that shows images',
+    'by which the order of locations to show is told from that to read',
+    'locations of equal weight are shown in the order to read them, which '
+    'changes with the health and the distance of sites',
+    _prove_showing)
 SHARED_OPTIONS = Interface(
     'the options of all stores of glance_store',
     'by which a store takes options from [backend_defaults]',
@@ -625,7 +670,8 @@ SHARED_OPTIONS = Interface(
 INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
               STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, IMAGE_LAYERS,
               TASK_EXECUTOR, TASK_EVENTS, RESERVED_STORES, STORE_MAP,
-              ENTRY_POINTS, HEALTHCHECK, SHARED_OPTIONS)
+              ENTRY_POINTS, HEALTHCHECK, IMAGE_DELETION, SHOWING,
+              SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

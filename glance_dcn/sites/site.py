@@ -480,8 +480,8 @@ class Site:
         return (None if self.tasks is None
                 else self.tasks.note_purge(self, image, pool))
 
-    def delete(self, ioctx, image, image_id, snapshot, pool=None):
-        """Remove a published image.
+    def removal(self, ioctx, image, image_id, snapshot, pool=None):
+        """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
 
@@ -490,12 +490,21 @@ class Site:
         :param image_id: its internal ID
         :param snapshot: name of the snapshot that publishes it, or None
         :param pool: name of the pool; None: this site's
+        :returns: :class:`glance_dcn.ceph.images.Removal`
+        """
+        return images.Removal(ioctx, image, image_id, snapshot,
+                              trashing=self._note_purge(image, pool))
+
+    def delete(self, ioctx, image, image_id, snapshot, pool=None):
+        """Remove a published image; for the parameters see :meth:`removal`.
+
         :raises rbd.ImageNotFound: if there is no such image
         :raises glance_dcn.ceph.images.InUse: if it has clones or is open
             elsewhere
         """
-        images.remove(ioctx, image, image_id, snapshot,
-                      trashing=self._note_purge(image, pool))
+        removal = self.removal(ioctx, image, image_id, snapshot, pool)
+        removal.prepare()
+        removal.finish()
 
     def uri(self, image, pool=None):
         """Return the location of a published image."""

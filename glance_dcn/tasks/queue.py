@@ -138,14 +138,22 @@ class TaskQueue:
             :class:`glance_dcn.tasks.task.Task`
         :raises NotRecorded: if it cannot be recorded
         """
-        task = tasks.Task(action, site.name, image, pool or site.pool,
-                          fsid=fields.pop('fsid', None) or site.fsid,
-                          **fields)
-        self.store.put(task)
-        LOG.info('Store %(store)s: %(action)s of image %(image)s is deferred',
-                 {'store': site.name, 'action': action.value,
-                  'image': image})
-        self.lead.notify()
+        self.defer_all([tasks.Task(
+            action, site.name, image, pool or site.pool,
+            fsid=fields.pop('fsid', None) or site.fsid, **fields)])
+
+    def defer_all(self, deferred: typing.Sequence[tasks.Task]) -> None:
+        """Record several tasks at once, to be done as soon as possible.
+
+        :raises NotRecorded: if they cannot be recorded; none of them is then
+        """
+        self.store.put_all(deferred)
+        for task in deferred:
+            LOG.info('Store %(store)s: %(action)s of image %(image)s is '
+                     'deferred', {'store': task.site, 'image': task.image,
+                                  'action': task.action.value})
+        if deferred:
+            self.lead.notify()
 
     def note_purge(self, site: sites.Site, image: str,
                    pool: str | None = None) -> typing.Callable[[str], None]:

@@ -110,6 +110,17 @@ _CHANGES: dict[glance_interfaces.Interface,
          lambda self: [])],
     glance_interfaces.HEALTHCHECK: [
         ('oslo_middleware.healthcheck.Healthcheck', 'NAMESPACE', 'another')],
+    glance_interfaces.IMAGE_DELETION: [
+        ('glance.location.ImageProxy', 'delete', lambda self: None),
+        ('glance.location.ImageProxy', 'delete', lambda self: [
+            self.store_utils.delete_image_location_from_backend(
+                self.context, self.image.image_id, place)
+            for place in self.image.locations]),
+        ('glance.location.StoreLocations', 'pop', _GONE)],
+    glance_interfaces.SHOWING: [
+        ('glance.api.v2.images', 'ImagesController', _GONE),
+        ('glance.api.v2.images.ImagesController', 'show',
+         contextlib.suppress)],
     glance_interfaces.SHARED_OPTIONS: [],
 }
 
