@@ -61,12 +61,26 @@ class Maker:
         return self._settings()['fsid']
 
     @property
+    def is_up_to_date(self):
+        """Whether the conf file is what it was when it was last read."""
+        known, settings = self._read
+        return settings is not None and known == self._state()
+
+    @property
     def keyrings(self):
         """Paths one of which must be there; none if no keyring is needed.
 
         :raises Misconfigured: if the conf file cannot be read
         """
         return self._settings()['keyrings']
+
+    @property
+    def mon_host(self):
+        """Where the conf file says that the monitors are, as text.
+
+        :raises Misconfigured: if the conf file cannot be read
+        """
+        return self._settings()['mon_host']
 
     def check_files(self):
         """Return if conf file and keyring are there; costs two looks at files.
@@ -99,6 +113,11 @@ class Maker:
         # Each byte of an image is written once and read ahead by its reader:
         # a cache and a copy of the buffers would only cost memory and time.
         client.conf_set('rbd_cache', 'false')
+        # A process may have dozens of clients, and what one of them moves is
+        # bounded by other things. (librados_thread_count stays at 2: from Ceph
+        # 17 on librbd blocks one of these threads while it looks at a pool
+        # that was never initialized, and needs another for the answer.)
+        client.conf_set('ms_async_op_threads', '1')
         client.conf_set('rbd_disable_zero_copy_writes', 'false')
         if io_timeout > 0:
             client.conf_set('rados_osd_op_timeout', str(io_timeout))
@@ -165,7 +184,8 @@ class Maker:
             client = self._make()
             settings = {'fsid': client.conf_get('fsid'),
                         'user': 'client.%s' % client.rados_id,
-                        'keyrings': _needed_keyrings(client)}
+                        'keyrings': _needed_keyrings(client),
+                        'mon_host': client.conf_get('mon_host') or ''}
             if settings['fsid'] in ('', _NO_FSID):
                 settings['fsid'] = None
             self._read = (state, settings)

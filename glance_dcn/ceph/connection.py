@@ -14,9 +14,10 @@
 
 A connection is made on first use, by the process that uses it: librados
 threads do not survive a fork, and servers such as uWSGI fork after the
-application was loaded. It is then kept, for every operation and every thread,
-until the cluster turns out to be away. From then on whoever wants to use it
-is refused at once, and a new one is made when the cluster is back: librados
+application was loaded. It then serves every operation and every thread, until
+it has been idle for a while (:mod:`glance_dcn.ceph.client_cache`) or the
+cluster turns out to be away. From then on every use is refused at once, and a
+new connection is made by the first use after the cluster is back: librados
 finds its way back by itself, but may take minutes for it.
 """
 
@@ -24,14 +25,17 @@ import contextlib
 import errno
 import logging
 import os
+import time
 
 import rados
 
 from glance_dcn import background
 from glance_dcn.ceph import client as clients
+from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
+from glance_dcn.ceph import monitors
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
 from glance_dcn.engine import native
@@ -46,6 +50,9 @@ _PROBE_TIMEOUT = 5
 # Seconds by which whoever waits for a connection waits longer than librados
 # is told to.
 _GRACE = 1
+# Retired clients of a site that may still be in use when another one is made:
+# where a site comes and goes, their number must not grow with it.
+_RETIRED = 4
 
 _registry = {}
 
@@ -88,13 +95,16 @@ class Connection:
 
     For the parameters see :func:`get`. Safe for use by many threads.
 
+    :param caches: :class:`glance_dcn.ceph.client_cache.Caches`
     :ivar round_trip: seconds that a monitor took to answer when it was last
         connected to; None: it never was
     """
 
     def __init__(self, store, conf_file, user=None,
-                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0, pool=None):
+                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0, pool=None,
+                 caches=client_cache.PROCESS):
         self.store = store
+        self._caches = caches
         self.conf_file = conf_file
         self.user = user
         self.pool = pool
@@ -107,7 +117,8 @@ class Connection:
                                      connect_timeout or CONNECT_TIMEOUT)
         # What to call when the cluster is up.
         self._told = []
-        # The client of each open pool, by the identity of its Ioctx.
+        # What the cache has of the client of each open pool, by the identity
+        # of its Ioctx.
         self._users = {}
         # By process ID. Those of other processes are kept and not touched:
         # only the parent has the librados threads that would be joined, and
@@ -123,8 +134,8 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            return (self.connected_fsid or self._maker.fsid
-                    or self.client().get_fsid())
+            return (self._found_fsid() or self._maker.fsid
+                    or self._ask_fsid())
         except errors.ClusterError as exc:
             self._complain(exc)
             return None
@@ -137,7 +148,7 @@ class Connection:
         """
         state = self._state()
         try:
-            fsid = self.connected_fsid or self._maker.fsid
+            fsid = self._found_fsid() or self._maker.fsid
         except errors.ClusterError as exc:
             state.watch.lost(exc)
             self._complain(exc)
@@ -148,8 +159,23 @@ class Connection:
 
     @property
     def connected_fsid(self):
-        """fsid of the cluster that this process is connected to, or None."""
+        """fsid of the cluster that this process has connected to, or None.
+
+        It is known for as long as the site is not lost, also while no client
+        is connected because none is needed.
+        """
         return self._state().fsid
+
+    def _found_fsid(self):
+        """Return :attr:`connected_fsid`, unless the conf file has changed."""
+        state = self._state()
+        if state.fsid and not state.client and not self._maker.is_up_to_date:
+            state.fsid = None
+        return state.fsid
+
+    def _ask_fsid(self):
+        with self.use() as client:
+            return client.get_fsid()
 
     @property
     def health(self):
@@ -166,13 +192,47 @@ class Connection:
         """Have a function called each time the cluster is found to be up.
 
         It is called in a thread of its own; once at the beginning, too, if
-        the cluster is up, which is found out in the background.
+        the cluster is known to be up. Where that is not known, the cluster is
+        not asked: who wants to know uses it.
 
         :param function: without arguments
         """
         self._told.append(function)
-        if not background.is_master():
-            self._state().watch.tell(function)
+        if background.is_master():
+            return
+        watch = self._state().watch
+        if watch.health.state == health.UP:
+            watch.tell(function)
+
+    @contextlib.contextmanager
+    def use(self):
+        """Use the client of this process; it is connected if need be.
+
+        It is not closed while the block runs.
+
+        :returns: context manager that gives a connected rados.Rados
+        :raises NotDeployed: if conf file or keyring are not there
+        :raises Misconfigured: if conf file, keyring or user do not fit, or
+                               the cluster has another fsid than the conf file
+        :raises Unreachable: if the cluster does not answer, and at once while
+                             it is known to be away
+        :raises Exhausted: if this process has too few threads or files
+        """
+        state = self._state()
+        entry = self._acquire(state)
+        try:
+            yield entry.client
+        finally:
+            state.cache.release(entry)
+
+    def _acquire(self, state):
+        while True:
+            self.check()
+            entry = state.cache.acquire(state)
+            if entry is not None:
+                return entry
+            # It may be closed again before it is used, if there are many.
+            self._connect_once(state)
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -187,7 +247,18 @@ class Connection:
                                reasons of :meth:`client`
         :raises Unreachable: if the cluster does not answer
         """
-        client = self.client()
+        state = self._state()
+        entry = self._acquire(state)
+        try:
+            with self._opened(entry, pool) as ioctx:
+                yield ioctx
+        finally:
+            state.cache.release(entry)
+
+    @contextlib.contextmanager
+    def _opened(self, entry, pool):
+        """Open a pool by a client that is in use."""
+        client = entry.client
         try:
             ioctx = self._maker.open_pool(client, pool)
         except errors.Unreachable as exc:
@@ -196,7 +267,7 @@ class Connection:
         # On a full cluster requests fail at once instead of waiting for
         # somebody to make room.
         ioctx.set_osdmap_full_try()
-        self._users[id(ioctx)] = client
+        self._users[id(ioctx)] = entry
         try:
             yield ioctx
         except Exception as exc:
@@ -211,6 +282,15 @@ class Connection:
         finally:
             del self._users[id(ioctx)]
             ioctx.close()
+
+    def hold(self, ioctx):
+        """Keep the client of an open pool beyond the closing of the pool.
+
+        :param ioctx: what :meth:`open_pool` gave, which is still open
+        :returns: function that is to be called when the client is not needed
+            any more
+        """
+        return self._state().cache.hold(self._users[id(ioctx)])
 
     def failed(self, exc):
         """Take note of what an operation ended with.
@@ -240,10 +320,13 @@ class Connection:
         """
         state = self._state()
         state.mark_retired()
-        client = state.client
-        if client:
+        entry = state.cache.acquire(state)
+        if entry:
             # It came before it was known.
-            state.blocklist_marked(client)
+            try:
+                state.blocklist_marked(entry.client)
+            finally:
+                state.cache.release(entry)
 
     def blocklist(self, addresses):
         """Blocklist clients of the cluster, this process's own among them.
@@ -253,25 +336,26 @@ class Connection:
         :raises ClusterError: if the cluster cannot be used
         """
         state = self._state()
-        client = state.client
-        if client and client.get_addrs() in addresses:
+        entry = state.entry
+        if entry and entry.address in addresses:
             # Its users get an error, and the next call a new client.
-            state.retire(client)
-        return fencing.blocklist(self.client(), addresses)
+            state.retire(entry.client)
+        with self.use() as client:
+            return fencing.blocklist(client, addresses)
 
     @property
     def address(self):
         """Address of this process's client, or None if it has none."""
-        client = self._state().client
-        return client and client.get_addrs()
+        entry = self._state().entry
+        return entry and entry.address
 
     def client_of(self, ioctx):
         """Return the rados.Rados that a pool was opened by."""
-        return self._users[id(ioctx)]
+        return self._users[id(ioctx)].client
 
     def address_of(self, ioctx):
         """Return the address of the client that a pool was opened by."""
-        return self.client_of(ioctx).get_addrs()
+        return self._users[id(ioctx)].address
 
     def check(self):
         """Return if the cluster may be tried; costs nothing.
@@ -290,32 +374,28 @@ class Connection:
                 raise
 
     def client(self):
-        """Return the connected rados.Rados of this process.
+        """Connect if need be, and return the connected rados.Rados.
 
-        :raises NotDeployed: if conf file or keyring are not there
-        :raises Misconfigured: if conf file, keyring or user do not fit, or
-                               the cluster has another fsid than the conf file
-        :raises Unreachable: if the cluster does not answer, and at once while
-                             it is known to be away
+        It may be closed at any time after it was idle: :meth:`use` keeps it.
+
+        :raises ClusterError: as :meth:`use`
         """
-        self.check()
-        state = self._state()
-        return state.client or self._connected(state)
+        with self.use() as client:
+            return client
 
-    def _connected(self, state):
-        """Connect, or wait for the thread that does, and return the client."""
+    def _connect_once(self, state):
+        """Connect, or wait for the thread that does."""
         with state.lock:
-            if state.client:
-                return state.client
+            if state.entry:
+                return
             attempt, begun = state.attempt, state.attempt is None
             if begun:
                 attempt = state.attempt = states.Attempt()
         if begun:
-            native.start('dcn-connect-%s' % self.store, self._try, state,
-                         attempt)
+            self._begin(state, attempt)
         try:
-            return attempt.wait(self._connect_timeout + _GRACE
-                                if self._connect_timeout else None)
+            attempt.wait(self._connect_timeout + _GRACE
+                         if self._connect_timeout else None)
         except native.Empty:
             error = errors.Unreachable(
                 self.store, 'there is no connection after %s s'
@@ -324,26 +404,52 @@ class Connection:
             state.watch.lost(error)
             raise error
 
-    def _try(self, state, attempt):
-        client = error = None
+    def _begin(self, state, attempt):
         try:
-            client = self._connect()
+            native.start('dcn-connect-%s' % self.store, self._try, state,
+                         attempt)
+        except RuntimeError as exc:
+            self._end(state, attempt, errors.Exhausted(
+                self.store, 'no thread can be started to connect (%s)' % exc,
+                'raise pids.max (pids_limit of the container)'))
+
+    def _try(self, state, attempt):
+        error = None
+        try:
+            with self._room(state):
+                attempt.since = time.monotonic()
+                state.adopt(self._connect())
         except errors.ClusterError as exc:
             error = exc
         except Exception as exc:
             LOG.exception('Connecting to the cluster of store %s failed',
                           self.store)
             error = errors.Unreachable(self.store, str(exc), 'see the log')
-        if error:
+        if error and not isinstance(error, errors.Exhausted):
             state.watch.lost(error)
-        else:
-            client = state.adopt(client)
-        with state.lock:
-            state.attempt = None
-        attempt.end(client, error)
-        if client:
+        self._end(state, attempt, error)
+        if not error:
             # Whether its OSDs are well, too, is to be seen.
             state.watch.look()
+
+    @staticmethod
+    def _end(state, attempt, error):
+        with state.lock:
+            state.attempt = None
+        attempt.end(error)
+
+    def _room(self, state):
+        """Have room for another client: context manager while it is made.
+
+        :raises Exhausted: if there is none
+        """
+        retired = state.cache.retired_of(state)
+        if retired >= _RETIRED:
+            raise errors.Exhausted(
+                self.store, '%d earlier connections still wait for answers '
+                'to what was sent before the site was lost' % retired,
+                'try again later; see dcn_io_timeout in [%s]' % self.store)
+        return state.cache.making(self.store)
 
     def _connect(self):
         client = self._maker.connect(self._io_timeout)
@@ -358,25 +464,40 @@ class Connection:
     def _look(self, state):
         """Return if the cluster can be used; for the watch.
 
+        No client is kept that there was not before.
+
         :raises ClusterError: if not
         """
-        state.release()
-        client = state.client
-        if client is not None and state.watch.health.state != health.DOWN:
-            try:
-                self._ask(client)
-            except errors.Unreachable:
-                state.retire(client)
-                raise
+        entry = state.cache.acquire(state)
+        if entry is None:
+            self._probe(state)
             return
-        client = self._prober.connect(_PROBE_TIMEOUT)
+        try:
+            if state.watch.health.state == health.DOWN:
+                self._probe(state)
+            else:
+                self._ask_or_retire(state, entry.client)
+        finally:
+            state.cache.release(entry)
+
+    def _ask_or_retire(self, state, client):
         try:
             self._ask(client)
-        finally:
-            client.shutdown()
-        if state.client is None:
-            # Whoever comes first need not wait for it.
-            state.adopt(self._connect())
+        except errors.Unreachable:
+            state.retire(client)
+            raise
+
+    def _probe(self, state):
+        """Ask the cluster through a client that is made for it."""
+        with state.cache.making(self.store):
+            client = self._prober.connect(_PROBE_TIMEOUT)
+            try:
+                state.fsid = state.fsid or client.get_fsid()
+                # At once: librados sends again what was not answered.
+                state.blocklist_marked(client)
+                self._ask(client)
+            finally:
+                client.shutdown()
 
     def _ask(self, client):
         if self.pool is None:
@@ -402,24 +523,14 @@ class Connection:
         pid = os.getpid()
         state = self._states.get(pid)
         if state is None:
-            made = states.State()
+            made = states.State(self._caches.current())
             made.watch = health.Watch(
-                self.store, lambda: self._look(made), self._told)
+                self.store, lambda: self._look(made), self._told,
+                addresses=lambda: monitors.parse(self._prober.mon_host))
             state = self._states.setdefault(pid, made)
-            if self._told and not background.is_master():
-                state.watch.look()
         return state
 
     def _complain(self, exc):
         if str(exc) != self._complaint:
             self._complaint = str(exc)
             LOG.warning('The fsid of a cluster is not known: %s', exc)
-
-
-def _after_fork():
-    for connection in list(_registry.values()):
-        if connection._told:
-            connection._state()
-
-
-background.after_fork(_after_fork)

@@ -13,6 +13,7 @@
 """A site, as the data path sees it: a pool of images in some cluster."""
 
 import contextlib
+import functools
 import logging
 import time
 import urllib.parse
@@ -59,6 +60,7 @@ class Site:
     :param home: :class:`glance_dcn.sites.home.Home` of this process, or None
     :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
         and deferred work are recorded; None: nothing is recorded
+    :param read_only: whether the user may only read, as far as is known
     :ivar access: :class:`glance_dcn.sites.access.Access` of this process
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
@@ -66,7 +68,8 @@ class Site:
     """
 
     def __init__(self, name, pool, order, conf_file, user,
-                 connect_timeout=-1, io_timeout=0, home=None, tasks=None):
+                 connect_timeout=-1, io_timeout=0, home=None, tasks=None,
+                 read_only=False):
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
@@ -83,7 +86,7 @@ class Site:
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes = []
-        self.access = access.Access(self, user)
+        self.access = access.Access(self, user, read_only)
 
     @property
     def fsid(self):
@@ -108,7 +111,8 @@ class Site:
 
         :raises glance_dcn.ceph.errors.ClusterError: if none does
         """
-        return self._connection.client().get_fsid()
+        with self._connection.use() as client:
+            return client.get_fsid()
 
     @property
     def health(self):
@@ -162,7 +166,8 @@ class Site:
     @property
     def instance(self):
         """RADOS instance ID of this process's client at the site."""
-        return self._connection.client().get_instance_id()
+        with self._connection.use() as client:
+            return client.get_instance_id()
 
     @property
     def address(self):
@@ -201,8 +206,8 @@ class Site:
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
         name_lock.break_lock(ioctx, image, instances)
-        fencing.blocklist_watchers(self._connection.client(), ioctx, image,
-                                   instances)
+        fencing.blocklist_watchers(self._connection.client_of(ioctx), ioctx,
+                                   image, instances)
 
     def require(self):
         """Return if the site is available, without any waiting.
@@ -228,10 +233,10 @@ class Site:
         """
         wiring.PROCESS.begin(self)
         # Both go on at the same time.
-        self._connection.client()
-        wiring.PROCESS.check(self)
-        with self._connection.open_pool(pool or self.pool) as ioctx:
-            yield ioctx
+        with self._connection.use():
+            wiring.PROCESS.check(self)
+            with self._connection.open_pool(pool or self.pool) as ioctx:
+                yield ioctx
 
     def check_open(self):
         """See that the site takes new images.
@@ -278,14 +283,16 @@ class Site:
             raise
 
     def _begin(self, ioctx, image, size, write):
-        features = self._connection.client().conf_get('rbd_default_features')
+        features = self._connection.client_of(ioctx).conf_get(
+            'rbd_default_features')
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
                 with self.name_lock(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
-                        ioctx, image, writable=True, name=self._title(image)))
+                        ioctx, image, writable=True, name=self._title(image),
+                        hold=self._holding(ioctx)))
                 if write:
                     write.bind(endpoint.image.id())
                 stack.pop_all()
@@ -473,8 +480,8 @@ class Site:
         return (None if self.tasks is None
                 else self.tasks.note_purge(self, image, pool))
 
-    def delete(self, ioctx, image, image_id, snapshot, pool=None):
-        """Remove a published image.
+    def removal(self, ioctx, image, image_id, snapshot, pool=None):
+        """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
 
@@ -483,12 +490,21 @@ class Site:
         :param image_id: its internal ID
         :param snapshot: name of the snapshot that publishes it, or None
         :param pool: name of the pool; None: this site's
+        :returns: :class:`glance_dcn.ceph.images.Removal`
+        """
+        return images.Removal(ioctx, image, image_id, snapshot,
+                              trashing=self._note_purge(image, pool))
+
+    def delete(self, ioctx, image, image_id, snapshot, pool=None):
+        """Remove a published image; for the parameters see :meth:`removal`.
+
         :raises rbd.ImageNotFound: if there is no such image
         :raises glance_dcn.ceph.images.InUse: if it has clones or is open
             elsewhere
         """
-        images.remove(ioctx, image, image_id, snapshot,
-                      trashing=self._note_purge(image, pool))
+        removal = self.removal(ioctx, image, image_id, snapshot, pool)
+        removal.prepare()
+        removal.finish()
 
     def uri(self, image, pool=None):
         """Return the location of a published image."""
@@ -505,8 +521,13 @@ class Site:
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         """
         with rbd_backend.RBD(ioctx, image, snapshot=snapshot,
-                             name=self._title(image)) as endpoint:
+                             name=self._title(image),
+                             hold=self._holding(ioctx)) as endpoint:
             yield endpoint
+
+    def _holding(self, ioctx):
+        """Return what keeps the client of a pool while an image is open."""
+        return functools.partial(self._connection.hold, ioctx)
 
     def remember(self, ioctx, image, identity, record):
         """Keep a record with an image that is published already.

@@ -164,7 +164,7 @@ def unusable(site, exc):
 
     :param exc: :class:`glance_dcn.ceph.errors.ClusterError`
     """
-    if isinstance(exc, errors.Unreachable):
+    if isinstance(exc, (errors.Unreachable, errors.Exhausted)):
         return Away(message=str(exc))
     return exceptions.BadStoreConfiguration(store_name=site.name,
                                             reason=str(exc))

@@ -29,7 +29,7 @@ _FORBIDDEN_UNDER = (
     'glance_dcn.sites', 'glance_dcn.store', 'glance_dcn.tasks')
 # Rooms and modules that tasks may use.
 _UNDER_TASKS = ('background', 'ceph', 'engine', 'glance_db',
-                'glance_interfaces', 'sites', 'tasks')
+                'glance_interfaces', 'runtime', 'sites', 'tasks')
 # (module, what it may import besides)
 _MORE_FOR_TASKS = {
     ('glance_dcn.tasks.setup', 'glance_dcn.staging.folder'),
@@ -39,7 +39,8 @@ _MORE_FOR_TASKS = {
 _ENDS = ('store', 'flows')
 # (module, what it may import all the same)
 _ALLOWED = {('glance_dcn.opts', 'glance_dcn.flows.options'),
-            ('glance_dcn.opts', 'glance_dcn.store.options')}
+            ('glance_dcn.opts', 'glance_dcn.store.options'),
+            ('glance_dcn.opts', 'glance_dcn.store.resources')}
 
 # All comments of setup.py.
 _LICENCE = (_ROOT / 'setup.py').read_text().partition('\n\n')[0]

@@ -75,13 +75,16 @@ class RBD(base.Endpoint):
     :param snapshot: name of a snapshot, or None
     :param writable: open for writing too
     :param name: what errors call it; by default the image's name
+    :param hold: called before it is opened; what it returns is called when it
+        is closed, which may be long after :meth:`close` has returned
     :raises RequestError: when it cannot be opened
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None):
+                 name=None, hold=None):
         super().__init__(name or image)
         self._image = None
+        self._let_go = hold() if hold else _nothing
         self._writable = writable
         #: Process that opened it: in a child of a fork no answer comes.
         self.pid = os.getpid()
@@ -227,14 +230,15 @@ class RBD(base.Endpoint):
     def close(self):
         image, self._image = self._image, None
         if image is None:
+            self._let_go()
             return
         if not self.in_flight and not self._writable:
-            _close(image)
+            _close(image, self._let_go)
             return
         # librbd waits for answers, to requests that are in flight and to what
         # it asks the cluster for now; they may never come.
         closed = native.Queue()
-        native.start('rbd-close', _close, image, closed)
+        native.start('rbd-close', _close, image, self._let_go, closed)
         if not self.in_flight:
             with contextlib.suppress(native.Empty):
                 native.get(closed, _CLOSING)
@@ -244,11 +248,16 @@ class RBD(base.Endpoint):
         return self._error(operation, abs(number), offset, length)
 
 
-def _close(image, closed=None):
+def _nothing():
+    pass
+
+
+def _close(image, let_go, closed=None):
     try:
         image.close()
     except rbd.Error:
         # Nothing is lost: whoever wrote has flushed before.
         pass
+    let_go()
     if closed is not None:
         closed.put(True)
