@@ -49,6 +49,8 @@ _MOMENT = 1
 
 _started: list[Periodic] = []
 _hooks: list[Callable[[], object]] = []
+# ID of the process that said that others are forked from it to serve.
+_master: int | None = None
 
 
 class Periodic:
@@ -142,9 +144,13 @@ class _Runs:
             if self._stopped or self._running:
                 return
             self._running, self._again = True, False
+        if _is_ending():
+            return
         try:
             self._work()
         except Exception:
+            if _is_ending():
+                return
             LOG.exception('%s failed; it is tried again in %s s',
                           self._periodic.name, self._periodic.interval)
         with self._lock:
@@ -164,9 +170,31 @@ def after_fork(function):
     _hooks.append(function)
 
 
+def become_master():
+    """Start nothing in this process any more, but in children of its forks.
+
+    It serves no requests; those that do are forked from it, now or later.
+    """
+    global _master
+    _master = os.getpid()
+
+
+def _is_ending():
+    """Whether the process ends, and only waits for some of its threads.
+
+    A program such as glance-scrubber does its work in that time. Nothing new
+    is to be begun by then: an executor of Python's refuses it.
+    """
+    return native.is_ending()
+
+
 def is_master():
-    """Whether this process serves nobody: the one uWSGI forks from."""
-    return uwsgi is not None and uwsgi.worker_id() == 0
+    """Return whether this process only forks those that serve requests.
+
+    That is the master of uWSGI, and one that has said so.
+    """
+    return _master == os.getpid() or (
+        uwsgi is not None and uwsgi.worker_id() == 0)
 
 
 def _after_fork():

@@ -130,6 +130,14 @@ class Intake:
             return self._ready[0].offset
         return self._end
 
+    def is_blocked(self, room):
+        """Return whether nothing but memory keeps it from reading on.
+
+        :param room: see :meth:`submit`
+        """
+        return (bool(self._ready) and not room(self._ready[0].length)
+                and not self.rate.delay())
+
     def submit(self, room):
         """Start what can be started.
 

@@ -82,6 +82,7 @@ class Relay:
     :ivar record: :class:`glance_dcn.ceph.records.Record` that others must
         have; None: there will be no other
     :ivar source: the one that is open
+    :ivar endpoint: its engine endpoint; None before one is open
     :ivar identity: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
@@ -91,6 +92,7 @@ class Relay:
                  record: records.Record | None = None) -> None:
         self.record = record
         self.source: typing.Any = None
+        self.endpoint: base.Endpoint | None = None
         self.names: list[str] = []
         self.failed: dict[str, Exception] = {}
         self.ioctx: typing.Any = None
@@ -190,6 +192,7 @@ class Relay:
             # The one before it stays open until its requests have landed.
             self._stack.push(stack.pop_all())
         self.ioctx, self._reference = ioctx, reference
+        self.endpoint = endpoint
         self.names.append(self.source.site.name)
         return endpoint
 

@@ -60,6 +60,7 @@ class Site:
     :param home: :class:`glance_dcn.sites.home.Home` of this process, or None
     :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
         and deferred work are recorded; None: nothing is recorded
+    :param read_only: whether the user may only read, as far as is known
     :ivar access: :class:`glance_dcn.sites.access.Access` of this process
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
@@ -67,7 +68,8 @@ class Site:
     """
 
     def __init__(self, name, pool, order, conf_file, user,
-                 connect_timeout=-1, io_timeout=0, home=None, tasks=None):
+                 connect_timeout=-1, io_timeout=0, home=None, tasks=None,
+                 read_only=False):
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
@@ -84,7 +86,7 @@ class Site:
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes = []
-        self.access = access.Access(self, user)
+        self.access = access.Access(self, user, read_only)
 
     @property
     def fsid(self):
@@ -478,8 +480,8 @@ class Site:
         return (None if self.tasks is None
                 else self.tasks.note_purge(self, image, pool))
 
-    def delete(self, ioctx, image, image_id, snapshot, pool=None):
-        """Remove a published image.
+    def removal(self, ioctx, image, image_id, snapshot, pool=None):
+        """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
 
@@ -488,12 +490,21 @@ class Site:
         :param image_id: its internal ID
         :param snapshot: name of the snapshot that publishes it, or None
         :param pool: name of the pool; None: this site's
+        :returns: :class:`glance_dcn.ceph.images.Removal`
+        """
+        return images.Removal(ioctx, image, image_id, snapshot,
+                              trashing=self._note_purge(image, pool))
+
+    def delete(self, ioctx, image, image_id, snapshot, pool=None):
+        """Remove a published image; for the parameters see :meth:`removal`.
+
         :raises rbd.ImageNotFound: if there is no such image
         :raises glance_dcn.ceph.images.InUse: if it has clones or is open
             elsewhere
         """
-        images.remove(ioctx, image, image_id, snapshot,
-                      trashing=self._note_purge(image, pool))
+        removal = self.removal(ioctx, image, image_id, snapshot, pool)
+        removal.prepare()
+        removal.finish()
 
     def uri(self, image, pool=None):
         """Return the location of a published image."""

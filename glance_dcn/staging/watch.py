@@ -11,23 +11,25 @@
 # under the License.
 
 
-"""Looking at the staging folder, in each process of a worker.
+"""Looking at the staging folder, in the process that leads at its host.
 
 It begins when the process does, beside its requests: nothing waits for it.
+Each process keeps the journal of its own imports.
 """
 
 import logging
 import time
 
 from glance_dcn import background
-from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
+from glance_dcn.runtime import green
 from glance_dcn.staging import accepted
 from glance_dcn.staging import folder
 from glance_dcn.staging import options
 from glance_dcn.staging import recovery
 from glance_dcn.staging import residue
+from glance_dcn.staging import running
 from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ _INTERVAL = 5
 _SETTLING = 1
 _PATIENCE = 20
 _PAUSE = 0.2
+# Seconds for which it is waited in a patched process until an import has been
+# begun again. Only a hub that serves nobody takes long.
+_BEGINNING = 24 * 3600
 
 _conf = None
 _since = 0
@@ -62,6 +67,7 @@ def start(conf):
     if _watch is None:
         _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
         _watch.start()
+        queue.PROCESS.lead.on_lead(_watch.wake)
 
 
 def ask_first(function):
@@ -74,10 +80,6 @@ def ask_first(function):
 
 
 def _look():
-    if native.patched():
-        # Glance before release 33 may be patched by eventlet: its database
-        # is out of reach for this thread. There is the command for it.
-        return
     _wait_for_glance()
     found = folder.of(_conf)
     if found is None or not (
@@ -87,9 +89,12 @@ def _look():
     chosen = _conf[options.GROUP]
     used = plugins.staging_is_used(_conf)
     if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
-        accepted.listen(_conf)
-    # A peer that took this worker for gone may be at it.
-    if _gate is None or _gate():
+        green.call(accepted.listen, _conf)
+    if not queue.PROCESS.lead.is_held:
+        return
+    # A peer that took this worker for gone may be at it. While nothing is
+    # left, the registry is not asked.
+    if _gate is None or all(map(running.get, found.tasks())) or _gate():
         recovery.recover(found,
                          _rerun() if chosen.resume_imports else None)
     if used:
@@ -102,7 +107,11 @@ def _rerun():
     if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
         return None
     from glance_dcn.staging import rerun
-    return rerun.begin
+
+    def begin(held, stores):
+        # Until it is known whether it has begun, the entry is held here.
+        green.call(rerun.begin, held, stores, timeout=_BEGINNING)
+    return begin
 
 
 def _wait_for_glance():

@@ -12,10 +12,11 @@
 
 """Does what is recorded at home, beside the requests of a process.
 
-One process of a home runs the tasks, under a lease; another takes over when
-it stops renewing. What the former one may still be at fails: each removal is
-made under the image's name lock, whose holder is blocklisted before the lock
-is taken from it (:mod:`glance_dcn.ceph.name_lock`).
+One process of a home runs the tasks: it leads at its host, and has a lease at
+home; another takes over when it stops renewing. What the former one may still
+be at fails: each removal is made under the image's name lock, whose holder is
+blocklisted before the lock is taken from it
+(:mod:`glance_dcn.ceph.name_lock`).
 
 Of another site the runner knows nothing while there is nothing to do there.
 """
@@ -37,6 +38,7 @@ from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn import glance_db
+from glance_dcn.runtime import lead as leads
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
@@ -47,9 +49,15 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between two scans, and while a writer seems dead.
+# Seconds between two scans, while a writer seems dead, and while nothing is
+# recorded; with the jitter of periodic work the last is less than what the
+# runner's lease and the observation of leases allow.
 _INTERVAL = 10
 _SOON = 3
+_IDLE = 15
+# Seconds for which a run may hang until a sibling leads: a round, and requests
+# to home that are not answered.
+_HANGS = 120
 # Seconds after which the lease of a dead process is dropped.
 _FORGOTTEN = 600
 # Tasks at a time: each waits for round trips most of the time.
@@ -91,10 +99,12 @@ class TaskRunner:
     :param clock: returns seconds of a monotonic clock
     :param expiry: seconds without a renewal after which a writer is dead
     :param settled: seconds for which Glance's database must have been settled
-        without the location of a published image until that is removed:
-        requests that were accepted a moment ago may be about to lock it
+        without the location of a published image until that is removed, and
+        have had it until it is believed to stay: requests that were accepted
+        a moment ago may be about to change it
     :param ready: returns whether Glance is loaded, so that its database may
         be asked
+    :param lead: that of the host, without which nothing is run
     """
 
     def __init__(self, store: stores.TaskStore,
@@ -102,12 +112,14 @@ class TaskRunner:
                  database: glance_db.GlanceDatabase,
                  clock: typing.Callable[[], float] = time.monotonic,
                  expiry: float = leases.EXPIRY, settled: float = 60,
-                 ready: typing.Callable[[], bool] = lambda: True) -> None:
+                 ready: typing.Callable[[], bool] = lambda: True,
+                 lead: leads.Lead | None = None) -> None:
         self._expiry = expiry
         self._settling = settled
         self._store = store
         self._sites = sites
         self._ready = ready
+        self._lead = lead or leads.Lead()
         self._clock = clock
         self._lease = leases.RunnerLease(store, clock)
         self._observer = leases.Observer(clock)
@@ -120,6 +132,8 @@ class TaskRunner:
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
         self._settled: dict[str, float] = {}
+        # Since when Glance has the location, by the same.
+        self._named: dict[str, float] = {}
         self._scanned = float('-inf')
         self._awaited: set[str] = set()
         self._reported: set[str] = set()
@@ -129,6 +143,7 @@ class TaskRunner:
     def start(self) -> None:
         """Run tasks beside requests, from now on."""
         self._periodic.start()
+        self._lead.on_work(self.wake)
 
     def stop(self) -> None:
         """Run no more tasks."""
@@ -141,8 +156,29 @@ class TaskRunner:
     def run(self) -> None:
         """Scan once, and do what can be done now.
 
-        What takes long goes on, and is left alone by the next runs.
+        What takes long goes on, and is left alone by the next runs. A process
+        that does not lead at its host brings home what it has recorded while
+        home was away, and does nothing else there.
         """
+        if not self._lead.is_held:
+            self._stand_by()
+            return
+        with self._lead.job('tasks', _HANGS):
+            self._run_once()
+
+    def _stand_by(self) -> None:
+        home = self._store.home.site
+        self._periodic.interval = _INTERVAL
+        try:
+            self._lease.release()
+            if (self._store.has_spooled and home is not None
+                    and home.available):
+                self._store.drain(abandoned=False)
+                self._lead.notify()
+        except stores.AWAY as exc:
+            LOG.debug('What is recorded on the local disk waits: %s', exc)
+
+    def _run_once(self) -> None:
         home = self._store.home.site
         if home is None or not home.available:
             return
@@ -150,17 +186,20 @@ class TaskRunner:
             self._periodic.interval = _SOON
             return
         try:
-            # Of this process, whether it runs the tasks or not.
             self._store.drain()
+            self._periodic.interval = _INTERVAL
             if not self._database.available or not self._lease.acquire():
                 return
             # First: the scan may have what was done meanwhile.
             self._forget_ended()
-            self._run(self._store.scan())
+            scan = self._store.scan()
+            self._run(scan)
+            if not scan.records and not scan.leases:
+                self._periodic.interval = _IDLE
         except stores.AWAY as exc:
             LOG.debug('Tasks wait: %s', exc)
-        self._periodic.interval = (_SOON if self._observer.suspects
-                                   else _INTERVAL)
+        if self._observer.suspects:
+            self._periodic.interval = _SOON
 
     def _run(self, scan: stores.Scan) -> None:
         self._report(scan.unreadable)
@@ -267,8 +306,9 @@ class TaskRunner:
             self._settled.clear()
         self._scanned = now
         uids = {record.uid for record in found}
-        self._settled = {uid: since for uid, since in self._settled.items()
-                         if uid in uids}
+        for known in (self._settled, self._named):
+            for uid in known.keys() - uids:
+                del known[uid]
 
     def _do(self, site: sites.Site, record: tasks.Record) -> None:
         attempts = self._attempts.setdefault(record.key,
@@ -316,6 +356,7 @@ class TaskRunner:
                                          expected=True)
             answer = self._executor.ask(site, intent)
             if answer.location is glance_db.Location.NAMED:
+                self._check_kept(intent)
                 self._store.remove(intent)
                 return actions.Decision(actions.Verdict.DROP,
                                         'Glance has its location')
@@ -329,6 +370,23 @@ class TaskRunner:
             uid=intent.uid))
         self._store.remove(intent)
         return decision
+
+    def _check_kept(self, intent: tasks.Intent) -> None:
+        """See that Glance has not been about to drop a location since.
+
+        A request that read the image before the location was there, and
+        deletes it or saves something else of it, drops the location and knows
+        of no image to remove. Stock Glance locks nothing against that.
+
+        :raises glance_dcn.tasks.actions.RetryLater: while it may be
+        """
+        now = self._clock()
+        left = (self._named.setdefault(intent.uid, now) + self._settling
+                - now)
+        if left > 0:
+            raise actions.RetryLater(
+                'Glance has its location, which must last', expected=True,
+                pause=left)
 
     def _check_settled(self, intent: tasks.Intent,
                        answer: glance_db.Answer) -> None:
@@ -388,6 +446,8 @@ class TaskRunner:
             # Its writer is to be found dead in time.
             longest = shortest = _SOON
         attempts.due = now + max(shortest, min(pause, longest))
+        if getattr(exc, 'pause', None) is not None:
+            attempts.due = now + exc.pause
         LOG.log(logging.DEBUG if expected or attempts.failed > 1
                 else logging.WARNING,
                 'Store %(store)s: %(what)s of image %(image)s is tried again: '

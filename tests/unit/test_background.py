@@ -11,14 +11,35 @@
 # under the License.
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
 
 from oslotest import base
 
 from glance_dcn import background
+
+_ENDING = """
+import threading, time
+from concurrent import futures
+from glance_dcn import background
+def work():
+    with futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+    begun.set()
+def scrub():
+    print('at work')
+    time.sleep(0.5)
+    print('ended')
+begun = threading.Event()
+background.Periodic('work', work, 0.01).start()
+begun.wait()
+futures.ThreadPoolExecutor(1).submit(scrub)
+"""
 
 
 class TestPeriodic(base.BaseTestCase):
@@ -61,6 +82,13 @@ class TestPeriodic(base.BaseTestCase):
         time.sleep(0.1)
         self.assertEqual([1], ran)
 
+    def test_ends_with_the_process(self):
+        # As in glance-scrubber, which works while the interpreter ends.
+        done = subprocess.run([sys.executable, '-c', _ENDING],
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual((0, 'at work\nended\n', ''),
+                         (done.returncode, done.stdout, done.stderr))
+
     def test_stopped(self):
         ran = threading.Semaphore(0)
         periodic = self.periodic(ran.release, 0.01)
@@ -89,6 +117,33 @@ class TestPeriodic(base.BaseTestCase):
         finally:
             os.kill(child, 9)
             os.waitpid(child, 0)
+
+    def test_only_in_children_of_a_master(self):
+        reader, writer = os.pipe()
+        script = textwrap.dedent("""
+            import os, time
+            from glance_dcn import background
+
+            def work():
+                os.write(%d, b'%%d ' %% os.getpid())
+
+            background.become_master()
+            background.Periodic('test', work, 3600).start()
+            child = os.fork()
+            time.sleep(600)
+            """ % writer)
+        # Its children are in its session.
+        parent = subprocess.Popen([sys.executable, '-c', script],
+                                  pass_fds=[writer], start_new_session=True)
+        try:
+            os.close(writer)
+            told = os.read(reader, 100).split()
+            self.assertNotIn(b'%d' % parent.pid, told)
+            self.assertEqual(1, len(told))
+            self.assertEqual(parent.pid, os.getsid(int(told[0])))
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.wait()
 
     def test_not_in_a_child_that_is_about_to_become_another_program(self):
         # Glance runs qemu-img so: a function that is run before the program,

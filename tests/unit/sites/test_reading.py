@@ -134,7 +134,14 @@ class OrderTest(base.BaseTestCase):
     def test_local_then_nearest(self):
         self.assertEqual(['local', 'near', 'far', 'unknown'], self.ordered(
             FakeSite('unknown'), FakeSite('far', round_trip=.2),
-            FakeSite('near', round_trip=.1), FakeSite('local')))
+            FakeSite('near', round_trip=.01), FakeSite('local')))
+
+    def test_about_as_far_is_equal(self):
+        # What is measured differs each time.
+        for one, other in ((.0001, .005), (.03, .05), (.1, .2)):
+            self.assertEqual(['b', 'a'], self.ordered(
+                FakeSite('b', round_trip=other),
+                FakeSite('a', round_trip=one)))
 
     def test_weights_come_before_that(self):
         self.assertEqual(['far', 'local', 'near'], self.ordered(
