@@ -346,7 +346,8 @@ class _Message:
         """
         message = 'Copied %d MiB of data from %s to %s, %s' % (
             outcome.data // units.Mi, outcome.source,
-            ', '.join(outcome.copied) or 'no store',
+            ', '.join(store for store in self._targets
+                      if store in outcome.copied) or 'no store',
             self._rate(outcome.data))
         if outcome.adopted:
             message += '; %s had it already' % ', '.join(outcome.adopted)
