@@ -41,6 +41,7 @@ if [ -z "$selection" ]; then
             stock_fallback workflow; do
         selection+=" tests/functional/api/test_$name.py"
     done
+    selection+=" tests/functional/staging/test_eventlet.py"
 fi
 for release in "$@"; do
     if [ "$release" != 33 ] && ! [ -f "lab/releases/$release.txt" ]; then

@@ -182,12 +182,11 @@ class Maker:
         known, settings = self._read
         if settings is None or known != state:
             client = self._make()
-            settings = {'fsid': client.conf_get('fsid'),
-                        'user': 'client.%s' % client.rados_id,
-                        'keyrings': _needed_keyrings(client),
-                        'mon_host': client.conf_get('mon_host') or ''}
-            if settings['fsid'] in ('', _NO_FSID):
-                settings['fsid'] = None
+            try:
+                settings = _settings_of(client)
+            finally:
+                # One that is only dropped leaks 350 KiB.
+                client.shutdown()
             self._read = (state, settings)
         return settings
 
@@ -204,9 +203,13 @@ class Maker:
         if self.conf_file and not os.path.exists(self.conf_file):
             raise self._bad_conf_file(errors.NotDeployed, 'cannot be read '
                                       '(%s)' % _why_unreadable(self.conf_file))
+        client = rados.Rados(rados_id=self.user)
         try:
-            return rados.Rados(conffile=self.conf_file, rados_id=self.user)
+            # Empty: librados's own search.
+            client.conf_read_file(self.conf_file or None)
+            return client
         except (rados.Error, OSError) as exc:
+            client.shutdown()
             if self.conf_file and not os.access(self.conf_file, os.R_OK):
                 reason = 'cannot be read (%s)' % _why_unreadable(
                     self.conf_file)
@@ -255,6 +258,14 @@ def round_trip(client):
     began = time.monotonic()
     client.mon_command(json.dumps({'prefix': 'fsid'}), b'')
     return time.monotonic() - began
+
+
+def _settings_of(client):
+    fsid = client.conf_get('fsid')
+    return {'fsid': None if fsid in ('', _NO_FSID) else fsid,
+            'user': 'client.%s' % client.rados_id,
+            'keyrings': _needed_keyrings(client),
+            'mon_host': client.conf_get('mon_host') or ''}
 
 
 def _needed_keyrings(client):

@@ -218,7 +218,8 @@ class Monitors:
             question.then(question.reason)
 
     def _questions(self) -> _Questions:
-        return self._of.setdefault(os.getpid(), _Questions())
+        pid = os.getpid()
+        return self._of.get(pid) or self._of.setdefault(pid, _Questions())
 
 
 #: Of this process.

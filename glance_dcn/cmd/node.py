@@ -49,6 +49,9 @@ def read(args):
     arguments += ['--config-dir=%s' % path for path in args.config_dir]
     config.parse_args(args=arguments,
                       default_config_files=default_files())
+    if 'enabled_backends' not in cfg.CONF:
+        # That is where older releases of Glance register it.
+        cfg.CONF.import_opt('enabled_backends', 'glance.common.wsgi')
     return cfg.CONF
 
 

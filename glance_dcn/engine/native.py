@@ -119,6 +119,14 @@ def lock():
     return _original(threading).Lock()
 
 
+def rlock():
+    """Return a native reentrant lock, to be held for moments only.
+
+    Green threads of one native thread are one owner to it.
+    """
+    return _original(threading).RLock()
+
+
 def get(queue, timeout):
     """Take the next item of a queue, without stopping other green threads.
 

@@ -162,6 +162,8 @@ class _CopyDirectly(task.Task):
         self._located = set()
         self._failed = set()
         self._message = _Message(targets)
+        # Of stores that are done and failed, as users were told last.
+        self._counts = 0, 0
 
     def execute(self):
         """Copy the image and note where it is, store by store.
@@ -248,7 +250,10 @@ class _CopyDirectly(task.Task):
 
     def _progress(self, standing):
         message = self._message.update(standing)
-        if self._heartbeat.due:
+        counts = standing.done, standing.failed
+        if self._heartbeat.due or (self._heartbeat.takes_news
+                                   and counts != self._counts):
+            self._counts = counts
             self._heartbeat.save(message)
 
     def _waiting(self, stores):
@@ -344,7 +349,8 @@ class _Message:
         """
         message = 'Copied %d MiB of data from %s to %s, %s' % (
             outcome.data // units.Mi, outcome.source,
-            ', '.join(outcome.copied) or 'no store',
+            ', '.join(store for store in self._targets
+                      if store in outcome.copied) or 'no store',
             self._rate(outcome.data))
         if outcome.adopted:
             message += '; %s had it already' % ', '.join(outcome.adopted)

@@ -34,6 +34,7 @@ from __future__ import annotations
 import collections.abc
 import json
 import resource
+import signal
 import sys
 import traceback
 import typing
@@ -112,6 +113,9 @@ def _inspect(tolerated: collections.abc.Iterable[str]) -> None:
 
 def main() -> None:
     """Answer the request on the command line, or become a server."""
+    # The thread that started it may have blocked SIGXCPU, as those of uWSGI
+    # have.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     request = json.loads(sys.argv[1])
     error = _load(request)
     if error:

@@ -53,6 +53,9 @@ STATUS = struct.Struct('i')
 DESCRIPTORS = 4
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+# Seconds between two looks whether a process has ended, should that not be
+# told.
+_LOOK = 1
 # Descriptors that a server may have open: one for each image, and a few.
 _MOST_FILES = 1024
 _INT = array.array('i').itemsize
@@ -86,8 +89,8 @@ class _Server:
         while takes or self._links:
             ready, _, _ = select.select(
                 [self._ended, *self._links, *[self._control] * takes], [], [],
-                None if self._links else idle)
-            if not ready:
+                _LOOK if self._links else idle)
+            if not ready and not self._links:
                 return
             if self._ended in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -150,6 +153,9 @@ def serve(idle: float, work: _Work) -> None:
         input; called with the tolerated checks
     """
     os.chdir('/')
+    # It is started by a thread that may have blocked all signals, as those of
+    # uWSGI have: neither SIGCHLD would come, nor SIGXCPU.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = _MOST_FILES if most < 0 else min(most, _MOST_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

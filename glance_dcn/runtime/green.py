@@ -40,6 +40,7 @@ import time
 import typing
 
 from glance_dcn.engine import native
+from glance_dcn.runtime import logs
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +109,8 @@ class Bridge:
         if not native.patched() or self._pipe is not None:
             return
         import eventlet
+        # What the threads do that ask is logged.
+        logs.share_locks()
         self._pid = os.getpid()
         self._hub_thread = native.thread_id()
         self._pipe = _make_pipe()

@@ -262,6 +262,8 @@ class Copy:
 
     def _run_wave(self, relay: reading.Relay,
                   preferred: sites_.Site) -> None:
+        # Those that have ended make room.
+        self._note_ended()
         sites = self._waves.next()
         wave: list[targets_.Target] = []
         try:
@@ -645,7 +647,9 @@ def _tell(targets: Iterable[targets_.Target]) -> None:
 
 def _take_part(target: targets_.Target,
                progress: transfer.Progress) -> None:
-    target.part = progress.fraction
+    # What is read may be in memory still.
+    target.part = progress.fraction * (
+        sum(progress.written.values()) / progress.data if progress.data else 1)
 
 
 def _remember(relay: reading.Relay, record: records.Record,

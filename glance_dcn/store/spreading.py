@@ -143,9 +143,10 @@ class Spreading:
 
     def _tell(self, outcome: copying.Outcome,
               told: Callable[[], None]) -> None:
-        # From here on it is kept for its store to adopt.
+        # From here on it is kept for its store to adopt. What has failed is
+        # still to be removed: those stores are told at the end.
         told()
-        for name in (*outcome.copied, *outcome.failed):
+        for name in outcome.copied:
             self._outcomes[name].put(True)
 
 

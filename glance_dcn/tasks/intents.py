@@ -43,8 +43,9 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 # Seconds for which the lease is kept after the last write has ended: another
-# is likely to come.
-_LINGER = 60
+# may come at once. It is renewed meanwhile: a runner that reads it just before
+# an intent of its holder must not see one that has long been unchanged.
+_LINGER = 10
 
 
 class WriteLost(leftovers.Gone):
@@ -110,10 +111,13 @@ class WriteLog:
     """The intents of this process.
 
     :param store: :class:`glance_dcn.tasks.store.TaskStore`
+    :param notify: called when a task was recorded; it must not block
     """
 
-    def __init__(self, store: stores.TaskStore) -> None:
+    def __init__(self, store: stores.TaskStore,
+                 notify: typing.Callable[[], object] = lambda: None) -> None:
         self._store = store
+        self._notify = notify
         self._periodic = background.Periodic('dcn-lease', self.renew,
                                              leases.RENEWAL)
         self._fork_guard = fork_guard.ForkGuard(self._reset)
@@ -235,6 +239,7 @@ class WriteLog:
             self._put_off(intent, task)
             return
         self.end(intent)
+        self._notify()
 
     def renew(self) -> None:
         """Renew the lease, as long as it matters, and catch up."""
@@ -245,14 +250,9 @@ class WriteLog:
                     and time.monotonic() > self._until)
             self._beat += 1
             key, text = stores.LEASES + self._lease, self._lease_text()
-            # Another write is likely to come; until then nothing needs it.
-            unused = not (idle or self._open or self._late
-                          or self._store.has_spooled)
             if idle:
                 self._lease = uuid.uuid4().hex
                 self._periodic.stop()
-        if unused:
-            return
         site = self._store.home.site
         if site is None or not site.available:
             return

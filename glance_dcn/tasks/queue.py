@@ -68,7 +68,7 @@ class TaskQueue:
         self.runner: runners.TaskRunner | None = None
         self.lead = leads.Lead()
         self._database: glance_db.GlanceDatabase | None = None
-        self._log = intents.WriteLog(self.store)
+        self._log = intents.WriteLog(self.store, lambda: self.lead.notify())
         self._has_default = False
         self.enabled = True
 

@@ -158,7 +158,8 @@ class HostLead(lead.Lead):
 
     @property
     def _own(self) -> _Process:
-        return self._of.setdefault(os.getpid(), _Process())
+        pid = os.getpid()
+        return self._of.get(pid) or self._of.setdefault(pid, _Process())
 
     def start(self) -> None:
         """Take the lead whenever it is free, from now on."""

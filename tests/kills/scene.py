@@ -23,6 +23,7 @@ import tempfile
 import time
 
 import fixtures
+from glanceclient import exc as client_exceptions
 import rbd
 import requests
 
@@ -209,7 +210,8 @@ class Job:
         try:
             image = self.image()
             tasks = self.api.tasks(self.image_id).values()
-        except (requests.RequestException, OSError):
+        except (requests.RequestException, OSError,
+                client_exceptions.CommunicationError):
             return None
         except Exception as exc:
             # glanceclient's own, such as 503 of a worker that just starts.

@@ -128,7 +128,8 @@ class TestImports(base.BaseTestCase):
             and re.search(r"\[\s*'(qemu-img|prlimit)'", path.read_text())])
 
     def test_runtime_knows_nothing_but_native_threads(self):
-        self.assertEqual({'glance_dcn.engine.native'}, {
+        self.assertEqual({'glance_dcn.engine.native',
+                          'glance_dcn.runtime.logs'}, {
             name for found in self.room('runtime').values()
             for name in found if is_within(name, 'glance_dcn')
             or is_within(name, 'glance')})

@@ -151,9 +151,11 @@ class FaultTest(HealthTestCase):
     def test_killed_and_started(self):
         back = threading.Semaphore(0)
         site_of(EDGE).when_back(back.release)
+        # It is not asked before there is something to do there.
+        self.assertEqual(health.UNKNOWN, site_of(EDGE).health.state)
+        self.add_there()
         # It is up: told once at the beginning.
         self.assertTrue(back.acquire(timeout=10))
-        self.add_there()
         self.addCleanup(self.edge.start)
         self.edge.kill()
         took, error = timed(self.add_there)

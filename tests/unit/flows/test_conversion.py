@@ -694,7 +694,7 @@ class TestTask(ConversionTestCase):
     def test_percent(self):
         self.make()
 
-        def convert(*args, progress, cancelled, in_order):
+        def convert(*args, progress, cancelled, in_order, described):
             for hundredth in range(0, 101, 25):
                 progress(hundredth / 100)
                 self.assertFalse(cancelled())

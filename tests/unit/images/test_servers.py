@@ -202,6 +202,24 @@ class TestServer(ServersTestCase):
         self.assertEqual(-signal.SIGTERM, outcomes[0].status)
         self.assertEqual(first, self.server_pid())
 
+    def test_started_where_signals_are_blocked(self) -> None:
+        # As in the threads of uWSGI: a server inherits it.
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGINT})
+        try:
+            began = time.monotonic()
+            for _number in range(5):
+                self.server_pid()
+            self.assertEqual(-signal.SIGXCPU, self.run_code(
+                'while True: pass', limited.Limits(
+                    memory=600 << 20, cpu=1, seconds=300)).status)
+            self.assertEqual('[]', self.run_code(
+                'import signal; print(sorted(signal.pthread_sigmask('
+                'signal.SIG_BLOCK, ())))').output.decode().strip())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.assertLess(time.monotonic() - began, 200)
+
     def test_many_at_once(self) -> None:
         self.server_pid()
         outcomes: list[bytes] = []

@@ -12,16 +12,24 @@
 
 """What is due later, by a clock and with threads of the test's."""
 
+import importlib.util
 import logging
 import os
+import pathlib
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+import unittest
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.runtime import scheduler
+
+_ROOT = pathlib.Path(__file__).parents[3]
 
 
 class Threads:
@@ -222,3 +230,44 @@ class ThreadsTest(base.BaseTestCase):
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+@unittest.skipUnless(importlib.util.find_spec('eventlet'), 'no eventlet')
+class GreenTest(base.BaseTestCase):
+    """In a process that eventlet has patched, and in a child of it."""
+
+    def test_calls_go_on_beside_the_hub(self):
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', textwrap.dedent('''
+                import eventlet
+                eventlet.monkey_patch()
+                import os
+                import time
+                from glance_dcn.engine import native
+                from glance_dcn.runtime import scheduler
+
+                ran = native.Queue()
+                def wait():
+                    # A green thread waits: the hub is not kept.
+                    native.get(ran, 60)
+                ticks = []
+                def tick():
+                    ticks.append(1)
+                    eventlet.spawn_after(0.01, tick)
+                tick()
+                scheduler.PROCESS.call_later(0.2, lambda: ran.put(1))
+                wait()
+                assert len(ticks) > 1, ticks
+                repetition = scheduler.PROCESS.every(
+                    0.01, lambda: ran.put(1) is None)
+                wait()
+                assert repetition.stop(60)
+                child = os.fork()
+                if not child:
+                    scheduler.PROCESS.call_later(0, lambda: os._exit(7))
+                    time.sleep(60)
+                    os._exit(1)
+                print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))
+            ''')], cwd=_ROOT, capture_output=True, text=True, timeout=120)
+        self.assertEqual(('7\n', 0), (done.stdout, done.returncode),
+                         done.stderr)

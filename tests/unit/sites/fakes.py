@@ -88,6 +88,9 @@ class Site:
         self.calls.append('discard')
         self.held = None
 
+    def remember(self, ioctx, image, identity, record):
+        pass
+
     def release_adopted(self, image, identity):
         self.calls.append('release')
 
