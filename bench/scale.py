@@ -430,7 +430,8 @@ def _lab(args: argparse.Namespace, sites: int,
         yield deployment.Deployment(args.lab)
         return
     with tempfile.TemporaryDirectory(prefix='dcn-scale-') as folder:
-        lab = deployment.Deployment(pathlib.Path(folder) / 'lab', say)
+        # It tells the time by itself.
+        lab = deployment.Deployment(pathlib.Path(folder) / 'lab', print)
         lab.create(deployment.site_names(sites), database='mariadb',
                    shared=args.far)
         try:

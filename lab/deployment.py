@@ -162,6 +162,13 @@ class Deployment:
         with concurrent.futures.ThreadPoolExecutor() as pool:
             list(pool.map(self._start_cluster, self.clusters()))
 
+    def stop_clusters(self):
+        """End the clusters, and the links before them; the data stays."""
+        for cluster in self.clusters():
+            cluster.stop()
+            if cluster.link:
+                cluster.link.stop()
+
     def down(self, delete=False):
         """End everything that was started.
 
@@ -175,10 +182,7 @@ class Deployment:
             if not self.facts['services']:
                 self.keystone.stop()
                 self.database.stop()
-            for cluster in self.clusters():
-                cluster.stop()
-                if cluster.link:
-                    cluster.link.stop()
+            self.stop_clusters()
             self._say('down')
         if delete:
             shutil.rmtree(self.state)

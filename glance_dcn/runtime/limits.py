@@ -122,29 +122,33 @@ class ProcessLimits:
     Safe for use by many threads; reads the system each time it is asked.
 
     :param proc: folder where procfs is mounted
+    :param pid: ID of another process, whose limits it is about then
     :ivar max_clients: connected clients that the process should have at most;
         no more than the system has room for
     :ivar reclaimable: function that returns how many connected clients would
         be closed for the sake of others
     """
 
-    def __init__(self, proc: str = '/proc') -> None:
+    def __init__(self, proc: str = '/proc', pid: int | None = None) -> None:
         self.max_clients = 32
         self.reclaimable: Callable[[], int] = lambda: 0
         self._proc = pathlib.Path(proc)
+        self._pid = pid
+        self._folder = self._proc / str(pid or 'self')
 
     def limit(self) -> Amount:
         """Return what the process could have if it were alone."""
         return Amount(_least(most for most, _used in self._threads()),
-                      _file_limit(),
+                      _file_limit(self._pid),
                       _least(most for most, _used in self._memory()))
 
     def left(self) -> Amount:
         """Return what the process can still take."""
-        files = _file_limit()
+        files = _file_limit(self._pid)
         return Amount(
             _least(most - used for most, used in self._threads()),
-            None if files is None else files - self._count('self/fd'),
+            None if files is None
+            else files - self._count(self._folder / 'fd'),
             _least(most - used for most, used in self._memory()))
 
     def room_for_clients(self, reserved: int = 0) -> int | None:
@@ -180,13 +184,20 @@ class ProcessLimits:
             its control group
         :returns: the limits that are too low for it
         """
-        need = self.need(max_clients)
-        self._raise_file_limit(need.files or 0)
-        limit = self.limit()
-        found = list(self._shortages(limit, need, processes))
+        self._raise_file_limit(self.need(max_clients).files or 0)
+        found = self.shortages(max_clients, processes)
         self.max_clients = min([max_clients,
                                 *(one.clients for one in found)])
         return found
+
+    def shortages(self, max_clients: int,
+                  processes: int = 1) -> list[Shortage]:
+        """Return the limits that are too low for so many clients.
+
+        Nothing is changed. For the parameters see :meth:`configure`.
+        """
+        return list(self._shortages(self.limit(), self.need(max_clients),
+                                    processes))
 
     @staticmethod
     def need(max_clients: int) -> Amount:
@@ -264,8 +275,8 @@ class ProcessLimits:
 
     def _groups(self, controller: str) -> Iterator[pathlib.Path]:
         """Give the folders of a controller's groups, innermost first."""
-        mounts = _mounts(_text(self._proc / 'self' / 'mountinfo'))
-        for line in _text(self._proc / 'self' / 'cgroup').splitlines():
+        mounts = _mounts(_text(self._folder / 'mountinfo'))
+        for line in _text(self._folder / 'cgroup').splitlines():
             names, path = line.split(':', 2)[1:]
             # Version 2 has one hierarchy, without a name.
             if names and controller not in names.split(','):
@@ -294,9 +305,10 @@ class ProcessLimits:
                 continue
         return count
 
-    def _count(self, folder: str) -> int:
+    @staticmethod
+    def _count(folder: pathlib.Path) -> int:
         try:
-            return len(os.listdir(self._proc / folder))
+            return len(os.listdir(folder))
         except OSError:
             return 0
 
@@ -324,8 +336,9 @@ def _least(values: Iterator[int]) -> int | None:
     return min(values, default=None)
 
 
-def _file_limit() -> int | None:
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _file_limit(pid: int | None) -> int | None:
+    soft, _hard = (resource.getrlimit(resource.RLIMIT_NOFILE) if pid is None
+                   else resource.prlimit(pid, resource.RLIMIT_NOFILE))
     return None if soft == resource.RLIM_INFINITY else soft
 
 

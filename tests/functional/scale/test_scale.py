@@ -29,6 +29,7 @@ from lab import deployment
 from lab import process
 from tests.functional.api import base
 from tests.functional.api import databases
+from tests.functional import base as functional
 
 _MANY, _FEW = 60, 3
 _MIB = 1 << 20
@@ -40,7 +41,7 @@ _QUOTA = 10
 _PATIENCE = float(os.environ.get('GLANCE_DCN_LAB_PATIENCE') or 1)
 
 
-class ScaleTest(base.ApiTestCase):
+class ScaleTest(functional.CephTestCase):
     """Sixty stores, three, and sixty of stock's; each in one process."""
 
     @classmethod
@@ -51,8 +52,8 @@ class ScaleTest(base.ApiTestCase):
         # Keystone is that of the lab, each Glance has a database of its own.
         cls.deployment.create(
             deployment.site_names(_MANY), shared=0,
-            services={'lab': str(base.base.lab_state()), 'database': ''})
-        cls.addClassCleanup(cls.deployment.down)
+            services={'lab': str(functional.lab_state()), 'database': ''})
+        cls.addClassCleanup(cls.deployment.stop_clusters)
         cls.deployment.start_clusters()
         cls.cpu = {}
         cls.many = cls.start('many', 'ours', _MANY)
@@ -67,7 +68,7 @@ class ScaleTest(base.ApiTestCase):
             {'DEFAULT': {'image_location_quota': _QUOTA}}
             if side == 'stock' else
             {'DEFAULT': {'image_location_quota': _QUOTA},
-             'glance_dcn': {'client_idle_timeout': _IDLE}},
+             'glance_dcn': {'dcn_client_idle_timeout': _IDLE}},
             database=cls.new_database(), name=name, **kwargs)
         cls.addClassCleanup(subject.worker.stop)
         subject.start()
@@ -115,6 +116,8 @@ class ScaleTest(base.ApiTestCase):
 
     def test_2_copy_to_all_and_delete(self):
         data = base.random_data(2 * _MIB)
+        # What the first copy loads stays.
+        self.few.copy(self.few.upload(data))
         before = meters.holdings(self.many.pids())
         image_id = self.many.upload(data)
         with scale.Sampler(self.many.pids) as sampler:
@@ -138,10 +141,11 @@ class ScaleTest(base.ApiTestCase):
             subject.record_images(100)
             # The first one fills caches.
             subject.list_seconds()
-        for _attempt in range(3):
+        for _attempt in range(5):
             for subject in (stock, self.many):
                 before = meters.holdings(subject.pids()).cpu
-                subject.list_seconds()
+                for _time in range(2):
+                    subject.list_seconds()
                 spent = meters.holdings(subject.pids()).cpu - before
                 least[subject] = min(spent, least.get(subject, spent))
         self.assertLessEqual(least[self.many], 1.1 * least[stock])
