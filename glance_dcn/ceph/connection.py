@@ -24,10 +24,12 @@ import contextlib
 import errno
 import logging
 import os
+import time
 
 import rados
 
 from glance_dcn import background
+from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
@@ -105,6 +107,10 @@ class Connection:
         # What is not to be waited for as long as a call may wait.
         self._prober = clients.Maker(store, conf_file, user,
                                      connect_timeout or CONNECT_TIMEOUT)
+        # By this one nothing waits longer than a few seconds.
+        self._verifier = clients.Maker(
+            store, conf_file, user,
+            min(connect_timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT))
         # What to call when the cluster is up.
         self._told = []
         # The client of each open pool, by the identity of its Ioctx.
@@ -210,7 +216,92 @@ class Connection:
             raise
         finally:
             del self._users[id(ioctx)]
-            ioctx.close()
+            if client is self._state().client:
+                ioctx.close()
+            # Else a call may be left that uses it: it is closed when nothing
+            # refers to it any more.
+
+    def call(self, function, *args, late=None, fence=True):
+        """Call a function that waits for the cluster, while that is there.
+
+        It is called by a thread of its own. What it uses must not be closed
+        when it was left; a pool of this connection is not.
+
+        :param late: called with what the function returns after it was left
+        :param fence: whether what it has sent must not be carried out once it
+            was left
+        :returns: what the function returns
+        :raises Unreachable: if the cluster is found to be away meanwhile
+        :raises Exception: what the function raises
+        """
+        state = self._state()
+        if state.callers.is_caller():
+            # It is waited for by another call.
+            return function(*args)
+        call = calls.Call(function, args, late)
+        state.callers.submit(call)
+        pause = calls.QUIET
+        while True:
+            try:
+                return call.wait(pause)
+            except native.Empty:
+                pause = calls.PAUSE
+            error = self.lost()
+            if error is not None and call.leave():
+                if fence:
+                    self.blocklist_retired_clients()
+                raise error
+
+    def lost(self):
+        """Return why no answer of the cluster is to be waited for, or None.
+
+        For what has had none for some seconds: a probe asks the cluster, on
+        a connection of its own, and the next calls tell what it was answered.
+        Nothing is waited for here.
+
+        :returns: :class:`glance_dcn.ceph.errors.Unreachable` or None
+        """
+        state = self._state()
+        try:
+            state.watch.check()
+        except errors.Unreachable as exc:
+            return exc
+        now = time.monotonic()
+        with state.lock:
+            since, client = state.suspected, state.client
+            if since is None:
+                state.suspected = now
+        if since is None:
+            native.start('dcn-suspect-%s' % self.store, self._suspect, state,
+                         client)
+        elif now - since > calls.VERDICT:
+            error = errors.Unreachable(
+                self.store, 'neither a request nor a probe was answered '
+                'within %d s' % calls.VERDICT, 'see that the site is up and '
+                'can be reached, and that its cluster is healthy')
+            self._retire(state, client, error)
+            return error
+        return None
+
+    def _suspect(self, state, client):
+        """Ask whether the cluster is there, where a client has no answer."""
+        try:
+            self._ask_anew(self._verifier)
+        except errors.Unreachable as exc:
+            self._retire(state, client, exc)
+        except Exception as exc:
+            # Not about its being away, as far as can be told.
+            LOG.warning('Store %(store)s does not answer a request, and a '
+                        'probe of its cluster failed: %(error)s', {
+                            'store': self.store, 'error': exc})
+        finally:
+            state.suspected = None
+
+    @staticmethod
+    def _retire(state, client, error):
+        """Take note that the cluster of a client is away."""
+        if client is None or state.retire(client):
+            state.watch.lost(error)
 
     def failed(self, exc):
         """Take note of what an operation ended with.
@@ -228,8 +319,7 @@ class Connection:
             return False
         # If it is about a connection that was given up already, nothing is
         # said about the one that came after it.
-        if client is None or state.retire(client):
-            state.watch.lost(error)
+        self._retire(state, client, error)
         return True
 
     def blocklist_retired_clients(self):
@@ -369,14 +459,21 @@ class Connection:
                 state.retire(client)
                 raise
             return
-        client = self._prober.connect(_PROBE_TIMEOUT)
+        self._ask_anew(self._prober)
+        if state.client is None:
+            # Whoever comes first need not wait for it.
+            state.adopt(self._connect())
+
+    def _ask_anew(self, maker):
+        """Ask the cluster by a client of its own.
+
+        :raises ClusterError: if it cannot be used
+        """
+        client = maker.connect(_PROBE_TIMEOUT)
         try:
             self._ask(client)
         finally:
             client.shutdown()
-        if state.client is None:
-            # Whoever comes first need not wait for it.
-            state.adopt(self._connect())
 
     def _ask(self, client):
         if self.pool is None:

@@ -19,6 +19,7 @@ import time
 
 import rados
 
+from glance_dcn.ceph import calls
 from glance_dcn.ceph import fencing
 from glance_dcn.engine import native
 
@@ -36,7 +37,10 @@ class State:
     :ivar fsid: fsid of its cluster, or None
     :ivar attempt: the :class:`Attempt` that is being made, or None
     :ivar watch: :class:`glance_dcn.ceph.health.Watch`
-    :ivar lock: for these but the last; held for moments only
+    :ivar callers: :class:`glance_dcn.ceph.calls.Callers`
+    :ivar suspected: since when a probe is asked whether the cluster is lost,
+        by the monotonic clock; None: none is
+    :ivar lock: for these but the watch and the callers; held for moments only
     """
 
     def __init__(self):
@@ -45,6 +49,8 @@ class State:
         self.fsid = None
         self.attempt = None
         self.watch = None
+        self.callers = calls.Callers()
+        self.suspected = None
         # [client, when it was retired, whether it is to be blocklisted]
         self._retired = []
         # Addresses of those whose requests must not be carried out any more.

@@ -173,7 +173,8 @@ class Copy:
                 stack.enter_context(relay)
                 endpoint = relay.open()
                 self._check_size(endpoint)
-                found = records.load(endpoint.image)
+                found = relay.source.site.call(
+                    records.load, endpoint.image, fence=False)
                 record = relay.record = self._proved(relay, endpoint, found)
             hashes = dict(record.hashes if record else {}, **self._hashes)
             targets = [_Target(site, self._image, endpoint.size, record,
@@ -337,11 +338,11 @@ class _Target:
             return
         try:
             if self._keeping:
-                self._keeping.result()
+                self.site.call(self._keeping.result)
             self.site.publish(self._pool, self._image, self.endpoint.image,
                               None if self._keeping else record)
             self.site.published(self._image, self._size)
-        except rbd.Error as exc:
+        except (errors.ClusterError, rbd.Error) as exc:
             self.fail(exc)
 
     def release(self):
@@ -356,9 +357,10 @@ class _Target:
             self.endpoint.close()
         try:
             self.site.commit(self._image, self.identity)
-            if images.look_up(self._pool, self._image) != self.identity:
+            if self.site.call(images.look_up, self._pool,
+                              self._image) != self.identity:
                 raise leftovers.Gone(leftovers.Found(self._image))
-        except (leftovers.Gone, omap.Error) as exc:
+        except (errors.ClusterError, leftovers.Gone, omap.Error) as exc:
             self.fail(exc)
 
     def tell(self):
@@ -455,7 +457,7 @@ def _remember(relay, record, found):
     try:
         source.site.remember(relay.ioctx, source.image, relay.identity,
                              record)
-    except rbd.Error as exc:
+    except (errors.ClusterError, rbd.Error) as exc:
         # Reading needs no right to write: the next copy verifies once more.
         LOG.warning('The digest of image %(image)s could not be recorded in '
                     'store %(store)s: %(error)s', {

@@ -204,6 +204,24 @@ class Site:
         fencing.blocklist_watchers(self._connection.client(), ioctx, image,
                                    instances)
 
+    def call(self, function, *args, late=None, fence=True):
+        """Call a function that waits for the site, while that is there.
+
+        For what is done beside requests whose time is bounded. For the
+        parameters see :meth:`glance_dcn.ceph.connection.Connection.call`.
+
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
+        """
+        return self._connection.call(function, *args, late=late, fence=fence)
+
+    def suspect(self):
+        """Have it found out whether the site is away; nothing is waited for.
+
+        For what has had no answer for some seconds.
+        """
+        self._connection.lost()
+
     def require(self):
         """Return if the site is available, without any waiting.
 
@@ -272,7 +290,8 @@ class Site:
         running.writes(image, self.name, self.instance)
         write = self._begin_write(ioctx, image)
         try:
-            return self._begin(ioctx, image, size, write)
+            return self.call(self._begin, ioctx, image, size, write,
+                             late=_close)
         except (leftovers.Refused, name_lock.NotLocked):
             self._end_write(image, write)
             raise
@@ -285,7 +304,8 @@ class Site:
                 with self.name_lock(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
-                        ioctx, image, writable=True, name=self._title(image)))
+                        ioctx, image, writable=True, name=self._title(image),
+                        cluster=self._connection))
                 if write:
                     write.bind(endpoint.image.id())
                 stack.pop_all()
@@ -366,8 +386,10 @@ class Site:
         :param record: :class:`glance_dcn.ceph.records.Record` of its content;
             None: it is kept with the image already
         :raises rbd.Error: if it fails
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        images.publish(opened, record)
+        self.call(images.publish, opened, record)
 
     def commit(self, image, identity):
         """Take the right to tell Glance of a published or adopted image.
@@ -420,7 +442,7 @@ class Site:
         reason = None
         if self.available:
             try:
-                self.discard(ioctx, image, identity)
+                self.call(self.discard, ioctx, image, identity)
                 return
             except rbd.ImageNotFound:
                 return
@@ -512,10 +534,17 @@ class Site:
 
         :returns: context manager that gives an engine endpoint
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        with rbd_backend.RBD(ioctx, image, snapshot=snapshot,
-                             name=self._title(image)) as endpoint:
+        with self.call(self._open_for_reading, ioctx, image, snapshot,
+                       late=_close, fence=False) as endpoint:
             yield endpoint
+
+    def _open_for_reading(self, ioctx, image, snapshot):
+        return rbd_backend.RBD(ioctx, image, snapshot=snapshot,
+                               name=self._title(image),
+                               cluster=self._connection)
 
     def remember(self, ioctx, image, identity, record):
         """Keep a record with an image that is published already.
@@ -524,12 +553,10 @@ class Site:
             another may have taken the name
         :param record: :class:`glance_dcn.ceph.records.Record`
         :raises rbd.Error: if it fails
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        with rbd.Image(ioctx, image) as opened:
-            if opened.id() != identity:
-                raise rbd.ImageNotFound('RBD image %s was removed, and '
-                                        'another has its name' % image)
-            records.save(opened, record)
+        self.call(_remember, ioctx, image, identity, record)
 
     def published(self, image, size):
         """Take note that this process has just published an image.
@@ -552,3 +579,15 @@ class Site:
 
     def _title(self, image):
         return '%s: %s/%s' % (self.name, self.pool, image)
+
+
+def _remember(ioctx, image, identity, record):
+    with rbd.Image(ioctx, image) as opened:
+        if opened.id() != identity:
+            raise rbd.ImageNotFound('RBD image %s was removed, and another '
+                                    'has its name' % image)
+        records.save(opened, record)
+
+
+def _close(endpoint):
+    endpoint.close()

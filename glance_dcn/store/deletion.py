@@ -233,6 +233,8 @@ class ImageDeletion:
         self._closed = True
         for deletion in self._deletions:
             deletion.abandoned = not deletion.done
+            if deletion.abandoned:
+                deletion.site.suspect()
         if self.refused is None:
             self._defer([one for one in self._deletions if self._is_late(
                 one, alone)])

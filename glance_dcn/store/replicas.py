@@ -70,7 +70,8 @@ class Replicas:
         """
         if all(store is self._store for store in self._stores.values()):
             return None
-        record = records.load(endpoint.image)
+        record = self._store.site.call(records.load, endpoint.image,
+                                       fence=False)
         if record is None or record.size != endpoint.size:
             return None
         return record

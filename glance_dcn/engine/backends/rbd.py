@@ -75,14 +75,18 @@ class RBD(base.Endpoint):
     :param snapshot: name of a snapshot, or None
     :param writable: open for writing too
     :param name: what errors call it; by default the image's name
+    :param cluster: whose ``call(function, *args)`` calls what waits for the
+        cluster, and whose ``lost()`` returns why no answer is to be waited
+        for, or None; None: everything is waited for
     :raises RequestError: when it cannot be opened
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None):
+                 name=None, cluster=None):
         super().__init__(name or image)
         self._image = None
         self._writable = writable
+        self._cluster = cluster
         #: Process that opened it: in a child of a fork no answer comes.
         self.pid = os.getpid()
         _open.add(self)
@@ -217,9 +221,16 @@ class RBD(base.Endpoint):
             self._flying.discard(token)
             done(self._translated(error, 'flush'))
 
+    def lost(self):
+        reason = self._cluster and self._cluster.lost()
+        return reason and errors.Lost(self.name, reason)
+
     def resize(self, size):
         try:
-            self._image.resize(size)
+            if self._cluster:
+                self._cluster.call(self._image.resize, size)
+            else:
+                self._image.resize(size)
         except rbd.Error as error:
             raise self._translated(error, 'resize', length=size)
         self.size = size

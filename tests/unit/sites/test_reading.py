@@ -97,6 +97,9 @@ class FakeSite:
         self.open = 0
         self.pool = FakePool()
 
+    def call(self, function, *args, **unused):
+        return function(*args)
+
     @contextlib.contextmanager
     def open_pool(self, pool):
         if self.error:

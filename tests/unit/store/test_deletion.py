@@ -52,6 +52,7 @@ class FakeSite:
         self.answers = native.Queue()
         self.hangs = False
         self.access = mock.Mock()
+        self.suspect = mock.Mock()
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -198,6 +199,9 @@ class TestImageDeletion(base.BaseTestCase):
         self.image().delete()
         self.assertEqual(list(self.stores), self.asked)
         self.assertEqual(['central', 'dcn1'], self.recorded())
+        # Whether they are away is found out.
+        self.assertEqual([1, 0, 1], [store.site.suspect.call_count
+                                     for store in self.stores.values()])
         self.assertEqual(['prepared', 'removed'], self.site('dcn0').steps)
         for name in ('central', 'dcn1'):
             self.site(name).answers.put(True)
