@@ -127,6 +127,8 @@ class TestImageDeletion(base.BaseTestCase):
         self.asked = []
 
     def delete(self, context, image_id, place):
+        if place['metadata']['store'] == 'swift':
+            return
         store = self.stores[place['metadata']['store']]
         self.asked.append(store.name)
         found = self.requests.delete(store, Location(uri=place['url']))
@@ -136,7 +138,7 @@ class TestImageDeletion(base.BaseTestCase):
     def image(self):
         """Return Glance's image, at whose stores ours are asked."""
         places = [{'url': 'rbd://%s' % name, 'metadata': {'store': name},
-                   'status': 'active'} for name in self.stores]
+                   'status': 'active', 'id': name} for name in self.stores]
         return glance_location.ImageProxy(types.SimpleNamespace(
             image_id=IMAGE, locations=places, delete=lambda: None), None,
             None, types.SimpleNamespace(
@@ -242,9 +244,29 @@ class TestImageDeletion(base.BaseTestCase):
             'glance_dcn.store.deletion._WORKERS', 2))
         for number in range(20):
             self.stores['edge%d' % number] = FakeStore('edge%d' % number)
-        self.image().delete()
+        image = self.image()
+        image.delete()
         self.assertEqual({('prepared', 'removed')},
                          {tuple(found) for found in self.steps().values()})
+        # Glance marks them in the database all at once.
+        self.assertEqual([], [place['id'] for place in image.image.locations
+                              if 'id' in place])
+
+    def test_glance_marks_each_of_a_few(self):
+        image = self.image()
+        image.delete()
+        self.assertEqual(['central', 'dcn0', 'dcn1'], [
+            place['id'] for place in image.image.locations])
+        for number in range(20):
+            self.stores['edge%d' % number] = FakeStore('edge%d' % number)
+        image = self.image()
+        # A store of another kind may still refuse.
+        image.image.locations.append({
+            'url': 'swift://image', 'metadata': {'store': 'swift'},
+            'status': 'active', 'id': 'swift'})
+        image.delete()
+        self.assertEqual(24, len([place for place in image.image.locations
+                                  if 'id' in place]))
 
     def test_client_that_was_cut_off_is_replaced(self):
         self.site('dcn0').error = rbd.OSError('blocklisted', errno=108)
