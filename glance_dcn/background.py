@@ -41,12 +41,16 @@ _MOMENT = 1
 
 _started = []
 _hooks = []
+# ID of the process that said that others are forked from it to serve.
+_master = None
 
 
 class Periodic:
     """Runs a function again and again, in a thread of its own.
 
-    What the function raises is logged, and does not end it.
+    What the function raises is logged, and does not end it. It is not begun
+    while the process ends and waits for threads, in which time a program such
+    as glance-scrubber does its work: executors take nothing new by then.
 
     :param name: name of the thread
     :param work: function without arguments
@@ -92,11 +96,11 @@ class Periodic:
 
     def _run(self, events):
         go_on = True
-        while go_on and not _is_ending():
+        while go_on and not native.is_ending():
             try:
                 self._work()
             except Exception:
-                if _is_ending():
+                if native.is_ending():
                     return
                 LOG.exception('%s failed; it is tried again in %s s',
                               self.name, self.interval)
@@ -122,18 +126,22 @@ def after_fork(function):
     _hooks.append(function)
 
 
-def _is_ending():
-    """Whether the process ends, and only waits for some of its threads.
+def become_master():
+    """Start nothing in this process any more, but in children of its forks.
 
-    A program such as glance-scrubber does its work in that time. Nothing new
-    is to be begun by then: an executor of Python's refuses it.
+    It serves no requests; those that do are forked from it, now or later.
     """
-    return native.is_ending()
+    global _master
+    _master = os.getpid()
 
 
 def is_master():
-    """Whether this process serves nobody: the one uWSGI forks from."""
-    return uwsgi is not None and uwsgi.worker_id() == 0
+    """Return whether this process only forks those that serve requests.
+
+    That is the master of uWSGI, and one that has said so.
+    """
+    return _master == os.getpid() or (
+        uwsgi is not None and uwsgi.worker_id() == 0)
 
 
 def _after_fork():

@@ -120,6 +120,17 @@ def serves_api(conf: cfg.ConfigOpts) -> bool:
             or 'glance.common.wsgi_app' in sys.modules)
 
 
+def forks_workers(conf: cfg.ConfigOpts) -> bool:
+    """Return whether this process is the parent of those that serve.
+
+    ``glance-api`` on eventlet sets up its stores before it forks its workers,
+    and forks again whenever one has ended. Green threads survive that: what
+    is begun in the parent would go on in both.
+    """
+    return (native.patched() and conf.prog == 'glance-api'
+            and getattr(conf, 'workers', 0) != 0)
+
+
 class Proofs:
     """What one process has proved so far.
 

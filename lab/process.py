@@ -113,6 +113,12 @@ def free_port(taken=(), address='127.0.0.1'):
     raise LabError('no free port between %d and %d' % PORT_RANGE)
 
 
+def children(pid):
+    """Return the IDs of the processes that the main thread of one started."""
+    listed = pathlib.Path('/proc/%d/task/%d/children' % (pid, pid))
+    return [int(child) for child in listed.read_text().split()]
+
+
 def write_private(path, text):
     """Write a file that only its owner may read, replacing it at once."""
     path = pathlib.Path(path)

@@ -60,6 +60,10 @@ class Service:
         """Process id of the parent of all workers, or None."""
         return self.daemon.pid
 
+    def worker_pids(self):
+        """Return the process ids of the parent's children."""
+        return process.children(self.pid)
+
     def start(self, path, timeout=60):
         """Start the service and wait until it answers.
 

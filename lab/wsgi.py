@@ -81,9 +81,7 @@ class Service:
 
     def worker_pids(self):
         """Return the process ids of the master's children."""
-        children = pathlib.Path('/proc/%d/task/%d/children'
-                                % (self.pid, self.pid))
-        return [int(pid) for pid in children.read_text().split()]
+        return process.children(self.pid)
 
     def start(self, path, timeout=60):
         """Start the service and wait until it answers.

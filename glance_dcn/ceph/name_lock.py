@@ -198,9 +198,23 @@ class _Held:
     def unlock(self) -> None:
         """Give the lock back.
 
+        If that is not answered, it is asked for once more: left locked, the
+        next client to wait for it would blocklist this one, which lives.
+
         :raises rados.ObjectNotFound: if it is not held
+        :raises rados.Error: if the cluster refuses, or never answers
         """
-        self.ioctx.unlock(OBJECT, self.lock, self._cookie)
+        try:
+            self.ioctx.unlock(OBJECT, self.lock, self._cookie)
+        except rados.ObjectNotFound:
+            raise
+        except rados.Error as exc:
+            LOG.info('The name lock of image %(image)s is unlocked once more, '
+                     'as that was not answered: %(error)s', {
+                         'image': self.image, 'error': exc})
+            # The first request may have been done.
+            with contextlib.suppress(rados.ObjectNotFound):
+                self.ioctx.unlock(OBJECT, self.lock, self._cookie)
 
     def release(self) -> None:
         """Give the lock back at the end of a block.

@@ -38,6 +38,7 @@ from glance_dcn.flows import stores
 from glance_dcn.images import formats
 from glance_dcn.images import inspection
 from glance_dcn.images import qemu_img
+from glance_dcn.images import servers
 from glance_dcn.sites import hashes
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
@@ -49,6 +50,9 @@ LOG = logging.getLogger(__name__)
 options.register(CONF)
 # The output format is stock's own option.
 CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
+
+# The inspection server of this process.
+_SERVER = servers.InspectionServer()
 
 # What describes an image answers at once, or is at a loss.
 _LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
@@ -69,6 +73,8 @@ def get_flow(**kwargs):
         ImportActionWrapper
     :param import_req: body of the request
     """
+    # It gets ready while the image is downloaded, or the task begins.
+    inspection.prepare(_SERVER, CONF.wsgi.python_interpreter)
     return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
         kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
         kwargs['action_wrapper'], kwargs.get('backend') or [],
@@ -174,7 +180,8 @@ class _ConvertImage(task.Task):
         ahead = self._hash_ahead(output, virtual_size)
         qemu_img.convert(image, self._target, output, limits,
                          progress=self._phases.progress,
-                         cancelled=self._phases.beat, in_order=ahead)
+                         cancelled=self._phases.beat, in_order=ahead,
+                         described=True)
         if ahead:
             self._ahead.complete()
         self._finish(output, virtual_size)
@@ -215,7 +222,8 @@ class _ConvertImage(task.Task):
         self._phases.enter(phase)
         try:
             return inspection.inspect(path, self._phases.beat, _tolerated(),
-                                      CONF.wsgi.python_interpreter)
+                                      CONF.wsgi.python_interpreter,
+                                      _SERVER)
         except formats.Refused as exc:
             raise _refusal(str(exc))
         except (exception.GlanceException, errors.EngineError, OSError):

@@ -31,6 +31,7 @@ from taskflow import task
 from taskflow.types import failure
 
 from glance_dcn.flows import heartbeat
+from glance_dcn.flows import located
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
@@ -202,7 +203,8 @@ class _CopyDirectly(task.Task):
             raise exception.UploadException('; '.join(
                 'Copying to store %s failed: %s' % item
                 for item in outcome.failed.items()))
-        # The end of the block saves the image, and is the last step.
+        watch = located.Stopwatch()
+        # The end of the block saves the image.
         with self._action_wrapper as action:
             _describe(action._image, outcome)
             for store in outcome.copied:
@@ -216,6 +218,7 @@ class _CopyDirectly(task.Task):
             # The save comes next. If its answer is lost, Glance may have the
             # locations all the same.
             told()
+        located.check(watch, self._action_wrapper.image_id, outcome.copied)
 
     def _progress(self, progress):
         message = self._message.update(progress)

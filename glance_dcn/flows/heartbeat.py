@@ -92,9 +92,7 @@ class Watch:
     """Sees to the tasks of the imports this process is at.
 
     It saves those that nobody else has saved for a while, and closes the
-    journal of those that have ended. It has a thread of its own; where
-    eventlet has patched the database's pool, which no native thread may
-    touch, imports are looked after when the next one begins.
+    journal of those that have ended. It has a thread of its own.
     """
 
     def __init__(self):
@@ -103,10 +101,7 @@ class Watch:
 
     def start(self):
         """Begin to watch, unless this process does."""
-        if native.patched():
-            self.look()
-        else:
-            self._periodic.start()
+        self._periodic.start()
 
     def look(self):
         """Look after each import once."""

@@ -22,8 +22,11 @@ standard library; ``inspectors``, whose inspectors it uses; ``tolerated``, see
 :func:`examine`. The answer is one JSON object on standard output:
 what :func:`examine` returns, or ``{"error": ...}``, for the log.
 
-All that is imported before the image is read is what inspecting it needs: to
-start costs as much CPU time as to inspect most images.
+To start costs several times the CPU time that most images take. So with
+``idle``, a number of seconds, in REQUEST the program becomes a server
+(:mod:`.server`) that forks a process for each image, until none has come for
+that time; standard input is the socket from which it gets them. All that is
+imported before an image is read is what inspecting it needs.
 """
 
 from __future__ import annotations
@@ -78,27 +81,46 @@ def _printable(text: str) -> str:
                    for char in text[:_LONGEST_REASON])
 
 
-def _answer(request: dict[str, typing.Any]) -> dict[str, typing.Any]:
-    """Do what a request asks for; the image is standard input."""
+def _load(request: dict[str, typing.Any]) -> str:
+    """Import what inspecting needs; return why that is impossible, or ''."""
     version = list(sys.version_info[:2])
     if version != request['version']:
-        return {'error': '%s is Python %d.%d, and Glance runs in %d.%d' % (
-            sys.executable, *version, *request['version'])}
+        return '%s is Python %d.%d, and Glance runs in %d.%d' % (
+            sys.executable, *version, *request['version'])
     sys.path.extend(path for path in request['path'] if path not in sys.path)
     from glance_dcn.images import formats
     from glance_dcn.images import hazards  # noqa: F401
     if request['inspectors'] != formats.INSPECTORS:
-        return {'error': 'it has no inspectors of %s in %s'
-                % (request['inspectors'], sys.path)}
+        return 'it has no inspectors of %s in %s' % (request['inspectors'],
+                                                     sys.path)
+    return ''
+
+
+def _tell(answer: dict[str, typing.Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + '\n')
+    sys.stdout.flush()
+
+
+def _inspect(tolerated: collections.abc.Iterable[str]) -> None:
+    """Tell what the image at standard input is."""
     # From here on the image has a say: no file is opened any more.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
-    return examine(sys.stdin.buffer, request['tolerated'])
+    # What a server has as sys.stdin is made for its socket.
+    with open(0, 'rb', closefd=False) as file:
+        _tell(examine(file, tolerated))
 
 
 def main() -> None:
-    """Answer the request on the command line."""
-    answer = json.dumps(_answer(json.loads(sys.argv[1])))
-    sys.stdout.write(answer + '\n')
+    """Answer the request on the command line, or become a server."""
+    request = json.loads(sys.argv[1])
+    error = _load(request)
+    if error:
+        _tell({'error': error})
+    elif 'idle' in request:
+        from glance_dcn.images import server
+        server.serve(request['idle'], _inspect)
+    else:
+        _inspect(request['tolerated'])
 
 
 if __name__ == '__main__':

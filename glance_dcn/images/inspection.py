@@ -14,14 +14,17 @@
 
 A hostile file may make those who read its header work for hours, or need more
 memory than there is; a thread of Python that does holds up all others. So
-each file is inspected by a program of its own (:mod:`.child`), once, within
+each file is inspected by a process of its own (:mod:`.child`), once, within
 limits that follow from how much there is to read. It answers with a few words
-of JSON, which are believed in no more than the file is.
+of JSON, which are believed in no more than the file is. The process is forked
+from an inspection server (:mod:`.servers`) in a few milliseconds; without one,
+and when the server is lost, a program is started.
 """
 
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import json
 import logging
@@ -36,6 +39,7 @@ from glance_dcn.images import errors
 from glance_dcn.images import formats
 from glance_dcn.images import hazards
 from glance_dcn.images import limited
+from glance_dcn.images import servers
 
 LOG = logging.getLogger(__name__)
 
@@ -105,7 +109,8 @@ class Image:
 def inspect(path: str,
             beat: collections.abc.Callable[[], object] | None = None,
             tolerated: collections.abc.Iterable[str] = (),
-            interpreter: str | None = None) -> Image:
+            interpreter: str | None = None,
+            server: servers.InspectionServer | None = None) -> Image:
     """Find out what an image file is.
 
     :param path: path of the file
@@ -113,6 +118,7 @@ def inspect(path: str,
     :param tolerated: names of checks of partition tables that may fail
     :param interpreter: path or name of a Python interpreter of the version
         that this process has; by default it is looked for
+    :param server: what inspects it; by default, a program that is started
     :raises glance_dcn.images.formats.Refused: the format is not clear, or the
         file is not safe; the message says why, to users
     :raises InspectionFailed: it passed a limit, or there is no interpreter
@@ -120,16 +126,15 @@ def inspect(path: str,
     """
     path = os.path.abspath(path)
     formats.check_available()
-    command = [find_interpreter(path, interpreter), '-I', '-S', '-B',
-               _PROGRAM, json.dumps(_request(tolerated))]
     with open(path, 'rb', opener=_open) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise errors.UnsafeImage(path, ['it is no regular file'])
         limits = limits_of(status)
         try:
-            outcome = limited.run(command, limits, stdin=file,
-                                  tick=beat and (lambda _output: beat()))
+            outcome = _run(file, limits, sorted(tolerated),
+                           find_interpreter(path, interpreter), server,
+                           beat and (lambda _output: beat()))
         except limited.TookTooLong:
             raise _passed(path, '%g s' % limits.seconds)
     answer = _parse(path, outcome, limits)
@@ -145,6 +150,20 @@ def inspect(path: str,
         raise _passed(path, '%d MiB of memory' % (limits.memory >> 20))
     return Image(path, answer['format'], tuple(answer['hazards']),
                  tuple(answer['missing']), _identity(status))
+
+
+def prepare(server: servers.InspectionServer,
+            interpreter: str | None = None) -> None:
+    """Have a server ready for a file that is about to be inspected.
+
+    If it cannot be started, the inspection will say why.
+
+    :param server: the server
+    :param interpreter: as for :func:`inspect`
+    """
+    with contextlib.suppress(errors.InspectionFailed, OSError):
+        if formats.INSPECTORS:
+            server.start(_server_command(find_interpreter('', interpreter)))
 
 
 def limits_of(status: os.stat_result) -> limited.Limits:
@@ -193,12 +212,35 @@ def find_interpreter(path: str, configured: str | None = None
         'for.')
 
 
-def _request(tolerated: collections.abc.Iterable[str]
-             ) -> dict[str, typing.Any]:
+def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
+         interpreter: str, server: servers.InspectionServer | None,
+         tick: collections.abc.Callable[[bytes], object] | None
+         ) -> limited.Outcome:
+    if server:
+        try:
+            return server.run(_server_command(interpreter), limits, file,
+                              tolerated, tick)
+        except servers.Lost as exc:
+            LOG.info('Starting a program to inspect %(path)s: %(reason)s',
+                     {'path': file.name, 'reason': exc})
+    return limited.run(_command(interpreter, tolerated=tolerated), limits,
+                       stdin=file, tick=tick)
+
+
+def _server_command(interpreter: str) -> list[str]:
+    return _command(interpreter, idle=servers.IDLE)
+
+
+def _command(interpreter: str, **request: object) -> list[str]:
+    return [interpreter, '-I', '-S', '-B', _PROGRAM,
+            json.dumps(dict(_request(), **request))]
+
+
+def _request() -> dict[str, typing.Any]:
     # What is relative would be looked for in the working directory.
     paths = [path for path in sys.path if os.path.isabs(path)]
     return {'version': list(sys.version_info[:2]), 'path': [*paths, _ROOT],
-            'inspectors': formats.INSPECTORS, 'tolerated': sorted(tolerated)}
+            'inspectors': formats.INSPECTORS}
 
 
 def _open(path: str, flags: int) -> int:

@@ -33,8 +33,9 @@ from glance_dcn.engine import native
 #: Seconds between two calls of a caller's tick.
 TICK = 0.2
 
-# Each arena of malloc sets aside address space, of which there is a limit.
-_ENVIRONMENT = {'LC_ALL': 'C', 'MALLOC_ARENA_MAX': '2'}
+#: What is different for such a program in its environment. Each arena of
+#: malloc sets aside address space, of which there is a limit.
+ENVIRONMENT = {'LC_ALL': 'C', 'MALLOC_ARENA_MAX': '2'}
 # Bytes of each pipe that are kept.
 _KEPT = 1 << 20
 # Seconds until a killed program is left to itself.
@@ -90,6 +91,23 @@ class TookTooLong(Exception):
     """A program was ended because its time was over."""
 
 
+class Process(typing.Protocol):
+    """What runs, as :class:`subprocess.Popen` has it.
+
+    :ivar stdout: pipe from its standard output
+    :ivar stderr: pipe from its standard error
+    """
+
+    stdout: typing.BinaryIO
+    stderr: typing.BinaryIO
+
+    def wait(self) -> int:
+        """Wait in a native thread; return status, or minus a signal."""
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+
+
 def run(command: collections.abc.Sequence[str], limits: Limits,
         stdin: int | typing.BinaryIO = subprocess.DEVNULL,
         tick: collections.abc.Callable[[bytes], object] | None = None
@@ -99,14 +117,27 @@ def run(command: collections.abc.Sequence[str], limits: Limits,
     :param command: program and arguments
     :param limits: what it may use
     :param stdin: descriptor or file of its standard input
-    :param tick: called at once and then several times a second with the end
-        of its output so far; what it raises ends the program
+    :param tick: as for :func:`follow`
     :raises TookTooLong: its time is over
     :raises OSError: it cannot be started
     """
     process = subprocess.Popen(
         [*prefix(limits), *command], stdin=stdin, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, env=dict(os.environ, **_ENVIRONMENT))
+        stderr=subprocess.PIPE, env=dict(os.environ, **ENVIRONMENT))
+    return follow(process, limits, tick)
+
+
+def follow(process: Process, limits: Limits,
+           tick: collections.abc.Callable[[bytes], object] | None = None
+           ) -> Outcome:
+    """Wait for the end of a process that has its limits, save that of time.
+
+    :param process: the process
+    :param limits: what it may use
+    :param tick: called at once and then several times a second with the end
+        of its output so far; what it raises ends the process
+    :raises TookTooLong: its time is over
+    """
     deadline = time.monotonic() + limits.seconds
     watch = None
     try:
@@ -163,7 +194,7 @@ class _Tail:
 class _Watch:
     """Waits for a process, in native threads."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: Process) -> None:
         self.status = 0
         self.output = _Tail()
         self.messages = _Tail()
@@ -178,7 +209,7 @@ class _Watch:
             return False
         return True
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait(self, process: Process) -> None:
         other = native.start('limited', self.messages.read, process.stderr)
         self.output.read(process.stdout)
         other.join()

@@ -105,7 +105,8 @@ def check(image: inspection.Image, limits: limited.Limits = INFO_LIMITS,
 def convert(image: inspection.Image, target: str, output: str = 'raw',
             limits: limited.Limits = _CONVERT_LIMITS,
             progress: collections.abc.Callable[[float], object] | None = None,
-            cancelled: _Cancelled = None, in_order: bool = False) -> None:
+            cancelled: _Cancelled = None, in_order: bool = False,
+            described: bool = False) -> None:
     """Convert an image file into a new, sparse file.
 
     After any failure there is no target.
@@ -117,9 +118,12 @@ def convert(image: inspection.Image, target: str, output: str = 'raw',
     :param progress: called with the part that is done, 0 to 1
     :param cancelled: as for :func:`info`
     :param in_order: write it from its beginning to its end
+    :param described: whether :func:`info` has found nothing in this very
+        image; by default it is called once more
     :raises: as :func:`info`; also FileExistsError
     """
-    info(image, cancelled=cancelled)
+    if not described:
+        info(image, cancelled=cancelled)
     image.check_whole()
     _check_path(target)
     if os.path.lexists(target):

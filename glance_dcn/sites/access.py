@@ -17,6 +17,10 @@ what would write there is refused before any data moves, in words that say
 whom to ask. The cluster is what tells, for capabilities can be changed while
 Glance runs. It is asked once for each connection, and again each time it has
 said no.
+
+While the site is away, its last answer counts, and before the first one what
+the configuration says (dcn_access): a removal that this Glance has no right to
+must not be accepted as a task that can never be done.
 """
 
 from __future__ import annotations
@@ -39,21 +43,26 @@ class Access:
 
     :param site: the site
     :param user: cephx user without ``client.``, or None
+    :param read_only: whether the configuration says that it may only read
     """
 
-    def __init__(self, site: sites.Site, user: str | None) -> None:
+    def __init__(self, site: sites.Site, user: str | None,
+                 read_only: bool = False) -> None:
         self._site = site
         self._user = user
+        # Whether it may not write, as far as is known.
+        self._read_only = read_only
         # Instance ID of the client that may write, once that is known.
         self._writer: int | None = None
 
     def require_write(self, ioctx: typing.Any) -> None:
         """Return if the user may write images at the site.
 
-        Also if that cannot be told: the write itself will tell.
+        Also if nothing is known of that: the write itself will tell.
 
         :param ioctx: rados.Ioctx of the pool of the site
-        :raises glance_dcn.ceph.errors.ReadOnly: if it may only read
+        :raises glance_dcn.ceph.errors.ReadOnly: if it may only read, or the
+            site does not answer and its last answer was so
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
         client = self._site.instance
@@ -66,23 +75,33 @@ class Access:
                        or not permission.may_read(ioctx))
         except permission.Error as exc:
             self._site.failed(exc)
+            if self._read_only:
+                raise self._error() from exc
             return
+        self._read_only = not allowed
         if not allowed:
-            raise errors.ReadOnly(self._site.name, self._user)
+            raise self._error()
         self._writer = client
 
     def refusal(self) -> errors.ReadOnly | None:
         """Return why the site cannot be written to, or None.
 
-        None as well if the site is away, and so cannot tell.
+        Of a site that is away that is what is known.
         """
         if self._site.health.state not in (health.UP, health.UNKNOWN):
-            return None
+            return self.known_refusal()
         try:
             with self._site.open_pool() as ioctx:
                 self.require_write(ioctx)
         except errors.ReadOnly as exc:
             return exc
         except errors.ClusterError:
-            return None
+            return self.known_refusal()
         return None
+
+    def known_refusal(self) -> errors.ReadOnly | None:
+        """Return the same as far as is known, without asking the cluster."""
+        return self._error() if self._read_only else None
+
+    def _error(self) -> errors.ReadOnly:
+        return errors.ReadOnly(self._site.name, self._user)

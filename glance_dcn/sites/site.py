@@ -59,6 +59,7 @@ class Site:
     :param home: :class:`glance_dcn.sites.home.Home` of this process, or None
     :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
         and deferred work are recorded; None: nothing is recorded
+    :param read_only: whether the user may only read, as far as is known
     :ivar access: :class:`glance_dcn.sites.access.Access` of this process
     :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
@@ -66,7 +67,8 @@ class Site:
     """
 
     def __init__(self, name, pool, order, conf_file, user,
-                 connect_timeout=-1, io_timeout=0, home=None, tasks=None):
+                 connect_timeout=-1, io_timeout=0, home=None, tasks=None,
+                 read_only=False):
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
@@ -83,7 +85,7 @@ class Site:
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes = []
-        self.access = access.Access(self, user)
+        self.access = access.Access(self, user, read_only)
 
     @property
     def fsid(self):

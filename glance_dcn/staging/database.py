@@ -16,15 +16,22 @@
 It is asked as an administrator, and below Glance's domain model: that knows no
 way from an import that was broken off back to a staged image, and names no
 task's status as long as somebody might be at it.
+
+Each function asks in the hub where eventlet has patched Glance
+(:mod:`glance_dcn.runtime.green`), and then raises
+:class:`glance_dcn.runtime.green.Unavailable` if that does not answer.
 """
 
 import datetime
+import functools
 
 from glance.common import crypt
 from glance.common import exception
 from glance import context
 from glance import db
 from oslo_config import cfg
+
+from glance_dcn.runtime import green
 
 CONF = cfg.CONF
 
@@ -38,7 +45,23 @@ FAILED = 'os_glance_failed_import'
 #: Statuses of tasks that have ended.
 ENDED = ('success', 'failure')
 
+# Seconds for which a native thread waits for a store to remove data.
+_REMOVAL = 3600
 
+
+def _in_hub(function, timeout=green.TIMEOUT):
+    """Return a function that is run where Glance's own objects may be used.
+
+    :param timeout: seconds for which a native thread waits for it
+    """
+    @functools.wraps(function)
+    def asked(*args, **kwargs):
+        return green.call(functools.partial(function, *args, **kwargs),
+                          timeout=timeout)
+    return asked
+
+
+@_in_hub
 def image(image_id):
     """Return an image as a dict, or None if it is deleted or unknown.
 
@@ -60,6 +83,7 @@ def image(image_id):
     return found
 
 
+@_in_hub
 def last_status(image_id):
     """Return the status of an image that may be deleted, None if unknown.
 
@@ -82,6 +106,7 @@ def located(found):
             if location['status'] == 'active'}
 
 
+@_in_hub
 def task(task_id):
     """Return a task as a dict, or None if it is deleted or unknown."""
     try:
@@ -124,11 +149,13 @@ def _end(task_id, values):
     _update_task(task_id, dict(values, expires_at=now + lives))
 
 
+@_in_hub
 def _update_task(task_id, values):
     # It takes out of the dict what it has dealt with.
     db.get_api().task_update(_admin(), task_id, dict(values))
 
 
+@_in_hub
 def update(image_id, from_status, properties=None, **values):
     """Change an image that has a status.
 
@@ -145,6 +172,7 @@ def update(image_id, from_status, properties=None, **values):
                               from_state=from_status)
 
 
+@_in_hub
 def drop_location(image_id, location):
     """Take a location off an image; its data is not touched."""
     try:
@@ -154,6 +182,7 @@ def drop_location(image_id, location):
         pass
 
 
+@_in_hub
 def drop_property(image_id, name, value):
     """Take a property off an image, if it has that value."""
     try:
@@ -179,6 +208,7 @@ def may_copy():
         'copy-image' in CONF.enabled_import_methods)
 
 
+@_in_hub
 def replace_lock(image_id, before, after):
     """Give the lock on an image to another task.
 
@@ -201,6 +231,7 @@ def own_url():
     return CONF.worker_self_reference_url or CONF.public_endpoint
 
 
+@functools.partial(_in_hub, timeout=_REMOVAL)
 def remove_data(image_id, location):
     """Have a store remove the data of a location that was dropped.
 

@@ -20,9 +20,9 @@ import logging
 import time
 
 from glance_dcn import background
-from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
+from glance_dcn.runtime import green
 from glance_dcn.staging import accepted
 from glance_dcn.staging import folder
 from glance_dcn.staging import options
@@ -39,6 +39,9 @@ _INTERVAL = 5
 _SETTLING = 1
 _PATIENCE = 20
 _PAUSE = 0.2
+# Seconds for which it is waited in a patched process until an import has been
+# begun again. Only a hub that serves nobody takes long.
+_BEGINNING = 24 * 3600
 
 _conf = None
 _since = 0
@@ -74,10 +77,6 @@ def ask_first(function):
 
 
 def _look():
-    if native.patched():
-        # Glance before release 33 may be patched by eventlet: its database
-        # is out of reach for this thread. There is the command for it.
-        return
     _wait_for_glance()
     found = folder.of(_conf)
     if found is None or not (
@@ -87,7 +86,7 @@ def _look():
     chosen = _conf[options.GROUP]
     used = plugins.staging_is_used(_conf)
     if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
-        accepted.listen(_conf)
+        green.call(accepted.listen, _conf)
     # A peer that took this worker for gone may be at it.
     if _gate is None or _gate():
         recovery.recover(found,
@@ -102,7 +101,11 @@ def _rerun():
     if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
         return None
     from glance_dcn.staging import rerun
-    return rerun.begin
+
+    def begin(held, stores):
+        # Until it is known whether it has begun, the entry is held here.
+        green.call(rerun.begin, held, stores, timeout=_BEGINNING)
+    return begin
 
 
 def _wait_for_glance():

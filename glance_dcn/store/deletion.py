@@ -95,6 +95,8 @@ class Deletion:
     :ivar done: whether it has ended, with :attr:`error`
     :ivar error: what it ended with, or None
     :ivar deferred: whether it is recorded as a task
+    :ivar refusal: why the store refuses it although it has not answered, or
+        None
     """
 
     def __init__(self, site: sites.Site, loc: location.StoreLocation,
@@ -106,6 +108,7 @@ class Deletion:
         self.image_id: str | None = None
         self.address: str | None = None
         self.error: BaseException | None = None
+        self.refusal: errors.ReadOnly | None = None
         self.abandoned = self.prepared = self.done = self.deferred = False
         self._checks_access = checks_access
         self._decision = native.Queue()
@@ -147,6 +150,16 @@ class Deletion:
         return isinstance(self.error, _ANSWERS) and (
             self.site.health.state == health.DOWN
             or abs(self.error.errno or 0) == errno.ETIMEDOUT)
+
+    def refuses_unasked(self) -> bool:
+        """Return whether its task could not be done, as far as is known.
+
+        That is where this Glance may only read.
+        """
+        if self.prepared or not self.is_unanswered():
+            return False
+        self.refusal = self.site.access.known_refusal()
+        return self.refusal is not None
 
     def task(self) -> tasks.Task:
         """Return the task that removes the image later."""
@@ -240,6 +253,8 @@ class ImageDeletion:
             deletion.abandoned = not deletion.done
             if deletion.abandoned:
                 deletion.site.suspect()
+        if alone and self._deletions[0].refuses_unasked():
+            self.refused = self._deletions[0]
         if self.refused is None:
             self._defer([one for one in self._deletions if self._is_late(
                 one, alone)])
@@ -294,6 +309,9 @@ class ImageDeletion:
 
     def _decide(self) -> None:
         """Decide whether the image is removed."""
+        if self.refused is None:
+            self.refused = next((one for one in self._deletions
+                                 if one.refuses_unasked()), None)
         if self.refused is not None:
             self._closed = True
         for deletion in self._deletions:

@@ -29,6 +29,7 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
@@ -121,13 +122,16 @@ class Store(driver.Store):
                 conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout, home=queue.PROCESS.home,
-                tasks=queue.PROCESS)
+                tasks=queue.PROCESS,
+                read_only=conf.dcn_access == 'read-only')
             self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
         # Work beside requests has to ask Glance's database.
         green.start()
+        if glance_interfaces.forks_workers(self.conf):
+            background.become_master()
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(queue.PROCESS, self.conf, database)
@@ -357,8 +361,9 @@ class Store(driver.Store):
         """
         loc = deletion.loc
         try:
-            if deletion.error is not None:
-                raise deletion.error
+            error = deletion.refusal or deletion.error
+            if error is not None:
+                raise error
         except rbd.ImageNotFound:
             raise failures.not_found(self.site, loc)
         except images.InUse as exc:

@@ -55,7 +55,8 @@ Related options:
 What the user of this Glance should be able to do at the site.
 
 It changes nothing of what it can do, which the capabilities of the user
-decide; ``glance-dcn check`` compares the two.
+decide; ``glance-dcn check`` compares the two. While the site is away and has
+not been asked yet, ``read-only`` refuses what would write there.
 
 Possible values:
     * owner: everything in the pool, with the records of the site

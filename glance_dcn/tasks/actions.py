@@ -58,11 +58,14 @@ class RetryLater(Exception):
 
     :ivar expected: whether that is no fault, such as that an image still has
         clones
+    :ivar pause: seconds until the next attempt; None: as after others
     """
 
-    def __init__(self, reason: str, expected: bool = False) -> None:
+    def __init__(self, reason: str, expected: bool = False,
+                 pause: float | None = None) -> None:
         super().__init__(reason)
         self.expected = expected
+        self.pause = pause
 
 
 class Verdict(enum.Enum):

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 import typing
 import uuid
@@ -32,6 +31,7 @@ from glance_dcn import background
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
+from glance_dcn.runtime import fork_guard
 from glance_dcn.sites import leftovers
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
@@ -116,11 +116,10 @@ class WriteLog:
         self._store = store
         self._periodic = background.Periodic('dcn-lease', self.renew,
                                              leases.RENEWAL)
-        self._reset()
+        self._fork_guard = fork_guard.ForkGuard(self._reset)
 
     def _reset(self) -> None:
         """Begin as a new process does."""
-        self._pid = os.getpid()
         self._guard = native.lock()
         self._lease = uuid.uuid4().hex
         self._beat = 0
@@ -139,9 +138,8 @@ class WriteLog:
         :param address: of the client that writes
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         """
-        if self._pid != os.getpid():
-            # In a child of a fork: what is open is the parent's.
-            self._reset()
+        # In a child of a fork, what is open is the parent's.
+        self._fork_guard.check()
         with self._guard:
             self._until = time.monotonic() + _LINGER
             intent = tasks.Intent(site.name, image, site.pool, site.fsid,
@@ -240,7 +238,7 @@ class WriteLog:
 
     def renew(self) -> None:
         """Renew the lease, as long as it matters, and catch up."""
-        if self._pid != os.getpid():
+        if not self._fork_guard.is_current:
             return
         with self._guard:
             idle = (not self._open and not self._late

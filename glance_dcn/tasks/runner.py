@@ -91,8 +91,9 @@ class TaskRunner:
     :param clock: returns seconds of a monotonic clock
     :param expiry: seconds without a renewal after which a writer is dead
     :param settled: seconds for which Glance's database must have been settled
-        without the location of a published image until that is removed:
-        requests that were accepted a moment ago may be about to lock it
+        without the location of a published image until that is removed, and
+        have had it until it is believed to stay: requests that were accepted
+        a moment ago may be about to change it
     :param ready: returns whether Glance is loaded, so that its database may
         be asked
     """
@@ -120,6 +121,8 @@ class TaskRunner:
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
         self._settled: dict[str, float] = {}
+        # Since when Glance has the location, by the same.
+        self._named: dict[str, float] = {}
         self._scanned = float('-inf')
         self._awaited: set[str] = set()
         self._reported: set[str] = set()
@@ -267,8 +270,9 @@ class TaskRunner:
             self._settled.clear()
         self._scanned = now
         uids = {record.uid for record in found}
-        self._settled = {uid: since for uid, since in self._settled.items()
-                         if uid in uids}
+        for known in (self._settled, self._named):
+            for uid in known.keys() - uids:
+                del known[uid]
 
     def _do(self, site: sites.Site, record: tasks.Record) -> None:
         attempts = self._attempts.setdefault(record.key,
@@ -316,6 +320,7 @@ class TaskRunner:
                                          expected=True)
             answer = self._executor.ask(site, intent)
             if answer.location is glance_db.Location.NAMED:
+                self._check_kept(intent)
                 self._store.remove(intent)
                 return actions.Decision(actions.Verdict.DROP,
                                         'Glance has its location')
@@ -329,6 +334,23 @@ class TaskRunner:
             uid=intent.uid))
         self._store.remove(intent)
         return decision
+
+    def _check_kept(self, intent: tasks.Intent) -> None:
+        """See that Glance has not been about to drop a location since.
+
+        A request that read the image before the location was there, and
+        deletes it or saves something else of it, drops the location and knows
+        of no image to remove. Stock Glance locks nothing against that.
+
+        :raises glance_dcn.tasks.actions.RetryLater: while it may be
+        """
+        now = self._clock()
+        left = (self._named.setdefault(intent.uid, now) + self._settling
+                - now)
+        if left > 0:
+            raise actions.RetryLater(
+                'Glance has its location, which must last', expected=True,
+                pause=left)
 
     def _check_settled(self, intent: tasks.Intent,
                        answer: glance_db.Answer) -> None:
@@ -388,6 +410,8 @@ class TaskRunner:
             # Its writer is to be found dead in time.
             longest = shortest = _SOON
         attempts.due = now + max(shortest, min(pause, longest))
+        if getattr(exc, 'pause', None) is not None:
+            attempts.due = now + exc.pause
         LOG.log(logging.DEBUG if expected or attempts.failed > 1
                 else logging.WARNING,
                 'Store %(store)s: %(what)s of image %(image)s is tried again: '

@@ -31,6 +31,7 @@ import uuid
 
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
+from glance_dcn.runtime import fork_guard
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,20 +55,16 @@ class Spool:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._reset()
+        # Files that cannot be read, which were reported.
+        self._reported: set[str] = set()
+        self._fork_guard = fork_guard.ForkGuard(self._reset)
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._guard = native.lock()
         self._moving = native.lock()
         self._uid = uuid.uuid4().hex
         self._lock: int | None = None
         self._records: dict[str, str] = {}
-
-    def _current(self) -> None:
-        """Forget what is the parent's, in a child of a fork."""
-        if self._pid != os.getpid():
-            self._reset()
 
     def put(self, key: str, text: str) -> None:
         """Keep a record, over an earlier one of its key.
@@ -82,7 +79,7 @@ class Spool:
         :param records: texts by key
         :raises OSError: if they cannot be written
         """
-        self._current()
+        self._fork_guard.check()
         with self._guard:
             self._write({**self._records, **records})
 
@@ -92,7 +89,7 @@ class Spool:
         :returns: whether it was changed
         :raises OSError: if that cannot be written
         """
-        self._current()
+        self._fork_guard.check()
         with self._guard:
             if self._records.get(key) != before:
                 return False
@@ -109,7 +106,7 @@ class Spool:
         :param write: called with key and text
         :raises OSError: if it cannot be dropped
         """
-        self._current()
+        self._fork_guard.check()
         with self._moving:
             for key, text in self.items():
                 write(key, text)
@@ -121,7 +118,7 @@ class Spool:
         :param text: drop it only if this is its text
         :raises OSError: if that cannot be written
         """
-        self._current()
+        self._fork_guard.check()
         with self._guard:
             if (key not in self._records
                     or text not in (None, self._records[key])):
@@ -132,7 +129,7 @@ class Spool:
 
     def items(self) -> list[tuple[str, str]]:
         """Return the records that this process keeps here."""
-        self._current()
+        self._fork_guard.check()
         return list(self._records.items())
 
     def abandoned(self) -> Iterator[tuple[dict[str, str],
@@ -165,10 +162,17 @@ class Spool:
             # Another process has moved them home meanwhile.
             _remove(stem)
         except (OSError, ValueError) as exc:
-            LOG.error('Records in %(path)s cannot be read: %(error)s', {
-                'path': stem + _SUFFIX, 'error': exc})
+            self._report(stem + _SUFFIX, exc)
         finally:
             os.close(lock)
+
+    def _report(self, path: str, exc: Exception) -> None:
+        """Log that a file cannot be read, as an error once."""
+        level = logging.DEBUG if path in self._reported else logging.ERROR
+        self._reported.add(path)
+        LOG.log(level, 'Records that a process has left in %(path)s cannot '
+                'be read: %(error)s; they are left there. Move the file away '
+                'once it was looked into', {'path': path, 'error': exc})
 
     def _write(self, kept: dict[str, str]) -> None:
         stem = os.path.join(self._folder, self._uid)

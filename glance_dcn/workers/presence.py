@@ -234,12 +234,9 @@ class Presence:
             if self.peers is None:
                 identity = self._place.identity()
                 self._reset()
-                # The database is out of reach for threads of a process that
-                # eventlet has patched.
-                undo = None if native.patched() else functools.partial(
-                    takeover.undo, self._conf)
                 self.peers = peers.Peers(
-                    self._registry, identity, self._timeout, undo,
+                    self._registry, identity, self._timeout,
+                    functools.partial(takeover.undo, self._conf),
                     may_act=lambda: self._leadership.is_held,
                     may_undo=_may_undo)
         except (OSError, ValueError) as exc:

@@ -27,6 +27,7 @@ from glance_dcn.images import formats
 from glance_dcn.images import inspection
 from glance_dcn.images import limited
 from glance_dcn.images import qemu_img
+from glance_dcn.images import servers
 from tests.fuzz import changes
 from tests.fuzz import seeds
 
@@ -75,6 +76,7 @@ class Run:
 
     def __init__(self, folder, seed, files=None):
         self.folder = pathlib.Path(folder)
+        self._server = servers.InspectionServer()
         self.seed = seed
         self.files = files or seeds.make(self.folder)
         self._seeds = self.folder / 'seeds'
@@ -151,7 +153,7 @@ class Run:
     def _imported(self, number, path):
         expected = self._answers.get(number)
         try:
-            image = inspection.inspect(str(path))
+            image = inspection.inspect(str(path), server=self._server)
         except formats.Refused as exc:
             self._compare(number, expected, {'refused': str(exc)})
             return 'refused'
@@ -173,7 +175,8 @@ class Run:
             return 'qemu-img: %s' % exc.reason
         try:
             # What is inside may be an image, too, and a hostile one.
-            return 'converted to %s' % inspection.inspect(target).format
+            return 'converted to %s' % inspection.inspect(
+                target, server=self._server).format
         except formats.Refused:
             return 'converted, and refused'
         finally:

@@ -52,16 +52,18 @@ class Scene(fixtures.Fixture):
     :param rate: bytes a second that a store takes
     :param download: seconds that a download takes
     :param overrides: further options of Glance
+    :param program: class of the Glance
     """
 
     def __init__(self, kind='dcn', size=8 * MiB, rate=4 * MiB, download=1.5,
-                 overrides=None):
+                 overrides=None, program=glance.Glance):
         super().__init__()
         self.kind = kind
         self._size = size
         self._rate = rate
         self._download = download
         self._overrides = overrides or {}
+        self._program = program
 
     def _setUp(self):
         folder = pathlib.Path(tempfile.mkdtemp(prefix='dcn-kills-'))
@@ -80,7 +82,7 @@ class Scene(fixtures.Fixture):
              for site in STORES}, overrides=dict(
                  {'image_import_opts': {
                      'image_import_plugins': _PLUGINS[self.kind]}},
-                 **self._overrides)))
+                 **self._overrides), kind=self._program))
 
     def _store(self, site, folder):
         cluster = base.lab().cluster(site)

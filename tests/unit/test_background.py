@@ -11,9 +11,11 @@
 # under the License.
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 
@@ -115,6 +117,33 @@ class TestPeriodic(base.BaseTestCase):
         finally:
             os.kill(child, 9)
             os.waitpid(child, 0)
+
+    def test_only_in_children_of_a_master(self):
+        reader, writer = os.pipe()
+        script = textwrap.dedent("""
+            import os, time
+            from glance_dcn import background
+
+            def work():
+                os.write(%d, b'%%d ' %% os.getpid())
+
+            background.become_master()
+            background.Periodic('test', work, 3600).start()
+            child = os.fork()
+            time.sleep(600)
+            """ % writer)
+        # Its children are in its session.
+        parent = subprocess.Popen([sys.executable, '-c', script],
+                                  pass_fds=[writer], start_new_session=True)
+        try:
+            os.close(writer)
+            told = os.read(reader, 100).split()
+            self.assertNotIn(b'%d' % parent.pid, told)
+            self.assertEqual(1, len(told))
+            self.assertEqual(parent.pid, os.getsid(int(told[0])))
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.wait()
 
     def test_not_in_a_child_that_is_about_to_become_another_program(self):
         # Glance runs qemu-img so: a function that is run before the program,

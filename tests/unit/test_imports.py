@@ -29,7 +29,7 @@ _FORBIDDEN_UNDER = (
     'glance_dcn.sites', 'glance_dcn.store', 'glance_dcn.tasks')
 # Rooms and modules that tasks may use.
 _UNDER_TASKS = ('background', 'ceph', 'engine', 'glance_db',
-                'glance_interfaces', 'sites', 'tasks')
+                'glance_interfaces', 'runtime', 'sites', 'tasks')
 # (module, what it may import besides)
 _MORE_FOR_TASKS = {
     ('glance_dcn.tasks.setup', 'glance_dcn.staging.folder'),

@@ -87,7 +87,6 @@ class Endpoint:
 
         :returns: :class:`~glance_dcn.engine.errors.RequestError` or None
         """
-        return None
 
     def resize(self, size):
         """Set the size, in bytes, and wait until it is done.

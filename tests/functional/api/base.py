@@ -95,12 +95,14 @@ class OwnGlance(fixtures.Fixture):
     :param default: name of the default store
     :param overrides: see :class:`lab.glance.Glance`
     :param database: URL of another database than its own
-    :param processes: number of uWSGI processes
+    :param processes: number of processes that serve
+    :param kind: class of the Glance
     """
 
     def __init__(self, stores, default='central', overrides=None,
-                 database=None, processes=1):
+                 database=None, processes=1, kind=glance.Glance):
         super().__init__()
+        self._kind = kind
         self._processes = processes
         self._stores = stores
         self._default = default
@@ -130,7 +132,7 @@ class OwnGlance(fixtures.Fixture):
 
     def make_worker(self, folder, database):
         """Return the worker to start."""
-        return glance.Glance(
+        return self._kind(
             'own-glance', folder, process.free_port(), lab().keystone,
             database, self._stores, self._default, self._overrides,
             self._processes)

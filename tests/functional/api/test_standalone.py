@@ -21,7 +21,6 @@ import time
 
 import requests
 
-from lab import process
 from lab import standalone
 from tests.functional.api import base
 from tests import releases
@@ -31,25 +30,14 @@ OVERRIDES = {
     'image_import_opts': {'image_import_plugins': '[dcn_image_conversion]'}}
 
 
-class StandaloneGlance(base.OwnGlance):
-    """A glance-api on eventlet."""
-
-    def make_worker(self, folder, database):
-        """Return the worker to start."""
-        return standalone.Glance(
-            'standalone', folder, process.free_port(), base.lab().keystone,
-            database, self._stores, self._default, self._overrides,
-            self._processes)
-
-
 @releases.before(33)
 class StandaloneTest(base.ApiTestCase):
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.own = StandaloneGlance(base.rbd_stores(), overrides=OVERRIDES,
-                                   processes=1)
+        cls.own = base.OwnGlance(base.rbd_stores(), overrides=OVERRIDES,
+                                 kind=standalone.Glance)
         cls.own.setUp()
         cls.addClassCleanup(cls.own.cleanUp)
 

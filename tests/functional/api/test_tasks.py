@@ -38,6 +38,8 @@ EDGE = 'edge-%s' % uuid.uuid4().hex[:8]
 class TasksTest(base.OwnGlanceTestCase):
     """A Glance with the lab's central site and an edge to be ill-treated."""
 
+    program = glance.Glance
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -46,7 +48,7 @@ class TasksTest(base.OwnGlanceTestCase):
             base.rbd_stores(sites=('central',)),
             **{EDGE: ('dcn', glance.rbd_store(
                 cls.edge, rados_connect_timeout=_CONNECT))})
-        cls.start_own(cls.stores)
+        cls.start_own(cls.stores, kind=cls.program)
 
     def setUp(self):
         super().setUp()
@@ -136,7 +138,7 @@ class TasksTest(base.OwnGlanceTestCase):
 
     def test_home_is_away(self):
         # As at an edge. The records go to the local disk until it is back.
-        own = base.OwnGlance(self.stores, default=EDGE)
+        own = base.OwnGlance(self.stores, default=EDGE, kind=self.program)
         api = self.use_own(self.useFixture(own))
         image_id, other = (
             self.uploaded(api, base.random_data(), EDGE, 'central')
@@ -180,7 +182,8 @@ class TasksTest(base.OwnGlanceTestCase):
 
     def test_nothing_can_be_recorded(self):
         # Neither at home nor on the local disk: Glance keeps the location.
-        own = base.OwnGlance({EDGE: self.stores[EDGE]}, default=EDGE)
+        own = base.OwnGlance({EDGE: self.stores[EDGE]}, default=EDGE,
+                             kind=self.program)
         api = self.use_own(self.useFixture(own))
         image_id = self.uploaded(api, base.random_data(), EDGE)
         self.edge.kill()

@@ -18,6 +18,7 @@ import signal
 import tempfile
 import time
 
+from lab import glance
 from lab import process
 from tests.functional.api import base
 from tests.functional.staging import workers
@@ -32,6 +33,8 @@ PATIENCE = TIMEOUT + 30
 
 class GoneTest(workers.WorkersTestCase):
     """Workers whose stores take a second for each MiB."""
+
+    program = glance.Glance
 
     @classmethod
     def setUpClass(cls):
@@ -48,7 +51,7 @@ class GoneTest(workers.WorkersTestCase):
                 % (cluster.conf.read_text(), MiB))
         cls.workers = workers.Workers(
             2, overrides={'glance_dcn': {'dcn_worker_timeout': TIMEOUT}},
-            confs=confs)
+            confs=confs, program=cls.program)
         cls.workers.setUp()
         cls.addClassCleanup(cls.workers.cleanUp)
 

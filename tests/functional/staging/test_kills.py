@@ -21,6 +21,7 @@ import fixtures
 from testtools import content
 
 from glance_dcn.staging import journal
+from lab import glance
 from tests.functional.api import base
 from tests.functional import base as functional
 from tests.kills import run
@@ -33,10 +34,12 @@ _LIMIT = 90
 
 class KillTest(base.ApiTestCase):
 
+    program = glance.Glance
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.scene = scenes.Scene()
+        cls.scene = scenes.Scene(program=cls.program)
         cls.scene.setUp()
         cls.addClassCleanup(cls.scene.cleanUp)
 

@@ -54,11 +54,13 @@ class Workers(fixtures.Fixture):
     :param stock: numbers of the workers that have stock's store and plugins
     :param confs: paths of other conf files of clusters, by name
     :param processes: number of processes of each worker, besides its master
+    :param program: class of the workers
     """
 
     def __init__(self, count=3, overrides=None, stock=(), confs=None,
-                 processes=1):
+                 processes=1, program=glance.Glance):
         super().__init__()
+        self._program = program
         self._count = count
         self._overrides = overrides or {}
         self._stock = stock
@@ -99,7 +101,7 @@ class Workers(fixtures.Fixture):
                 'image_import_plugins'] = PLUGINS
         for group, options in changes.items():
             overrides.setdefault(group, {}).update(options)
-        return glance.Glance(
+        return self._program(
             'worker-%d' % number, self.folder / ('worker-%d' % number),
             self._ports[number], base.lab().keystone, self.database_url,
             stores,

@@ -12,6 +12,7 @@
 
 """Taking a name lock from a dead holder, as far as it needs no cluster."""
 
+import contextlib
 from unittest import mock
 
 from oslotest import base
@@ -126,6 +127,44 @@ class NameLockTest(base.BaseTestCase):
         self.cluster.lock_exclusive = lock_unanswered
         self.assertNotLocked('no answer')
         self.assertIsNone(self.cluster.held)
+
+    def test_unlocked_without_an_answer(self):
+        # Left locked, the next one to wait would blocklist this client.
+        unlock, answers = self.cluster.unlock, []
+
+        def unlock_unanswered(*args):
+            if answers.pop():
+                unlock(*args)
+            raise rados.TimedOut('no answer')
+
+        def unlock_twice(*args):
+            if answers:
+                unlock_unanswered(*args)
+            unlock(*args)
+        self.cluster.unlock = unlock_twice
+        # Whether the cluster has done the first one.
+        for done in (True, False):
+            answers.append(done)
+            with self.hold():
+                pass
+            self.assertIsNone(self.cluster.held)
+            answers.append(done)
+            with contextlib.suppress(ZeroDivisionError), self.hold():
+                raise ZeroDivisionError()
+            self.assertIsNone(self.cluster.held)
+            self.assertEqual([], answers)
+
+    def test_never_unlocked(self):
+        def unlock(*args):
+            raise rados.TimedOut('no answer')
+        self.cluster.unlock = unlock
+        exc = self.assertRaises(name_lock.NameLockError,
+                                self.enter_and_leave)
+        self.assertIn('no answer', str(exc))
+
+    def enter_and_leave(self):
+        with self.hold():
+            pass
 
     def test_lost_in_the_block(self):
         with self.assertRaises(name_lock.NameLockError) as raised:

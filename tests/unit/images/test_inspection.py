@@ -32,6 +32,7 @@ from glance_dcn.images import errors
 from glance_dcn.images import formats
 from glance_dcn.images import inspection
 from glance_dcn.images import limited
+from glance_dcn.images import servers
 
 from tests.fuzz import made
 
@@ -50,6 +51,7 @@ _PATCHED = """
     from glance_dcn.images import errors
     from glance_dcn.images import inspection
     from glance_dcn.images import limited
+    from glance_dcn.images import servers
 
     counts = []
 
@@ -59,12 +61,14 @@ _PATCHED = """
             eventlet.sleep(0.001)
 
     eventlet.spawn(count)
-    assert inspection.inspect(sys.argv[1]).format == 'vmdk'
+    server = servers.InspectionServer() if sys.argv[3:] else None
+    assert inspection.inspect(sys.argv[1], server=server).format == 'vmdk'
     little = limited.Limits(memory=512 << 20, cpu=1, seconds=300, size=0)
     before, beats = len(counts), []
     with mock.patch.object(inspection, 'limits_of', return_value=little):
         try:
-            inspection.inspect(sys.argv[2], lambda: beats.append(None))
+            inspection.inspect(sys.argv[2], lambda: beats.append(None),
+                               server=server)
         except errors.InspectionFailed as exc:
             assert 'more than 1 s of CPU' in exc.reasons[0], exc.reasons
         else:
@@ -96,7 +100,19 @@ class Counter(threading.Thread):
         self.join()
 
 
+class Server(fixtures.Fixture):
+    """An inspection server, without which nothing is inspected."""
+
+    def _setUp(self):
+        self.server = servers.InspectionServer()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.images.inspection.limited.run', None))
+
+
 class InspectionTestCase(base.BaseTestCase):
+
+    #: What inspects, None for a program for each file.
+    server = None
 
     def setUp(self):
         super().setUp()
@@ -112,12 +128,15 @@ class InspectionTestCase(base.BaseTestCase):
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(folder)
 
+    def inspect_file(self, path, *args, **kwargs):
+        return inspection.inspect(path, *args, server=self.server, **kwargs)
+
     def inspect(self, data, **kwargs):
-        return inspection.inspect(self.made(data), **kwargs)
+        return self.inspect_file(self.made(data), **kwargs)
 
     def failed(self, *args, **kwargs):
         error = self.assertRaises(errors.InspectionFailed,
-                                  inspection.inspect, *args, **kwargs)
+                                  self.inspect_file, *args, **kwargs)
         self.assertEqual(1, len(error.reasons))
         self.assertNotIn(str(self.folder), error.reasons[0])
         return error
@@ -169,15 +188,15 @@ class TestOutcomes(InspectionTestCase):
         self.enter(self.folder)
         for name in ('-c', '--', 'a b', "a'b", 'a\nb', '$(id)'):
             path = self.made(made.vmdk(), name)
-            self.assertEqual('vmdk', inspection.inspect(path).format)
-            self.assertEqual(path, inspection.inspect(name).path)
+            self.assertEqual('vmdk', self.inspect_file(path).format)
+            self.assertEqual(path, self.inspect_file(name).path)
 
     def test_what_is_no_file(self):
         os.mkfifo(self.folder / 'pipe')
         for path in (self.folder / 'pipe', self.folder, '/dev/zero'):
             self.assertRaises((errors.UnsafeImage, OSError),
-                              inspection.inspect, str(path))
-        self.assertRaises(FileNotFoundError, inspection.inspect,
+                              self.inspect_file, str(path))
+        self.assertRaises(FileNotFoundError, self.inspect_file,
                           str(self.folder / 'nothing'))
 
     def test_tolerated(self):
@@ -235,7 +254,7 @@ class TestHostile(InspectionTestCase):
         # A bit is kept for each cluster: 32 MiB, beside 40 of the program.
         path = self.made(made.qcow2(bits=9, l1=[1 << 30]))
         os.truncate(path, 1 << 37)
-        self.assertEqual('qcow2', inspection.inspect(path).format)
+        self.assertEqual('qcow2', self.inspect_file(path).format)
         with mock.patch.object(
                 inspection, 'limits_of', return_value=limited.Limits(
                     memory=64 * MiB, cpu=100, seconds=300, size=0)):
@@ -262,7 +281,7 @@ class TestHostile(InspectionTestCase):
             beats.append(None)
             if len(beats) > 2:
                 raise Aborted
-        self.assertRaises(Aborted, inspection.inspect, str(path), beat)
+        self.assertRaises(Aborted, self.inspect_file, str(path), beat)
 
     def test_holes_give_no_time(self):
         path = made.endless(self.folder / 'image', length=1 << 40)
@@ -284,9 +303,24 @@ class TestHostile(InspectionTestCase):
         path = made.endless(self.folder / 'endless')
         done = subprocess.run(
             [sys.executable, '-W', 'ignore', '-c', textwrap.dedent(_PATCHED),
-             lines, str(path)], env=dict(os.environ, PYTHONPATH=str(_ROOT)),
-            timeout=300, capture_output=True, text=True)
+             lines, str(path), *['server'] * bool(self.server)],
+            env=dict(os.environ, PYTHONPATH=str(_ROOT)), timeout=300,
+            capture_output=True, text=True)
         self.assertEqual('fine\n', done.stdout, done.stderr)
+
+
+class TestOutcomesOfServer(TestOutcomes):
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.useFixture(Server()).server
+
+
+class TestHostileToServer(TestHostile):
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.useFixture(Server()).server
 
 
 class TestChild(InspectionTestCase):
@@ -345,7 +379,7 @@ class TestChild(InspectionTestCase):
         path = self.made(b'')
         for change, said in (({'version': [2, 7]}, 'Glance runs in 2.7'),
                              ({'inspectors': 'others'}, 'of others')):
-            request = dict(inspection._request(()), **change)
+            request = dict(inspection._request(), **change)
             with mock.patch.object(inspection, '_request',
                                    return_value=request):
                 error = self.failed(path)
@@ -363,9 +397,10 @@ class TestChild(InspectionTestCase):
             child.main()
             print(sorted({name.split('.')[0] for name in sys.modules}))
             """ % (self.made(b''), str(_ROOT)))
+        request = dict(inspection._request(), tolerated=[])
         said = subprocess.run(
-            [sys.executable, '-I', '-S', '-B', '-c', code, json.dumps(
-                inspection._request(()))], capture_output=True, text=True,
+            [sys.executable, '-I', '-S', '-B', '-c', code,
+             json.dumps(request)], capture_output=True, text=True,
             check=True).stdout.splitlines()
         self.assertEqual({'format': 'raw', 'hazards': [], 'missing': []},
                          json.loads(said[0]))

@@ -90,8 +90,27 @@ class TestAccess(base.BaseTestCase):
         self.access.require_write('ioctx')
         self.assertEqual(2, self.asked.call_count)
 
-    def test_a_site_that_is_away_refuses_nothing(self):
+    def test_of_a_site_that_is_away_its_last_answer_counts(self):
         self.asked.return_value = False
         self.site.health.state = health.DOWN
         self.assertIsNone(self.access.refusal())
+        self.assertIsNone(self.access.known_refusal())
         self.asked.assert_not_called()
+        self.site.health.state = health.UP
+        denied = str(self.access.refusal())
+        self.site.health.state = health.DOWN
+        self.assertEqual(denied, str(self.access.refusal()))
+        self.assertEqual(denied, str(self.access.known_refusal()))
+
+    def test_of_a_site_that_never_answered_the_configuration_counts(self):
+        denied = access.Access(self.site, 'glance-dcn0', read_only=True)
+        self.site.health.state = health.DOWN
+        self.assertIsInstance(denied.refusal(), errors.ReadOnly)
+        self.site.health.state = health.UP
+        self.asked.side_effect = rados.TimedOut('no answer')
+        self.assertRaises(errors.ReadOnly, denied.require_write, 'ioctx')
+        self.assertIsInstance(denied.refusal(), errors.ReadOnly)
+        # The rights are wider than the configuration says.
+        self.asked.side_effect = None
+        self.assertIsNone(denied.refusal())
+        self.assertIsNone(denied.known_refusal())

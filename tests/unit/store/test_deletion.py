@@ -52,6 +52,7 @@ class FakeSite:
         self.answers = native.Queue()
         self.hangs = False
         self.access = mock.Mock()
+        self.access.known_refusal.return_value = None
         self.suspect = mock.Mock()
 
     @contextlib.contextmanager
@@ -214,6 +215,20 @@ class TestImageDeletion(base.BaseTestCase):
         self.image().delete()
         self.assertEqual(['dcn0'], self.recorded())
         self.site('dcn0').answers.put(True)
+
+    def test_site_that_is_away_and_may_only_be_read(self):
+        self.site('central').hangs = True
+        self.site('central').health = health.Health(health.DOWN)
+        self.site('central').access.known_refusal.return_value = (
+            errors.ReadOnly('central', 'glance-dcn0'))
+        self.assertRaises(failures.DeleteDenied, self.image().delete)
+        self.assertEqual(['prepared', 'undone'], self.site('dcn0').steps)
+        for name in ('dcn0', 'dcn1'):
+            del self.stores[name]
+        self.assertRaises(failures.DeleteDenied, self.image().delete)
+        self.record.assert_not_called()
+        for _ in range(2):
+            self.site('central').answers.put(True)
 
     def test_error_after_others_have_removed_theirs(self):
         self.site('dcn0').late_error = images.InUse('just opened')

@@ -432,17 +432,32 @@ class TestIntents(RunnerCase):
         self.edge.add('1')
         self.intent()
         self.database.says = fakes.NAMED
-        self.run_for(36)
+        self.run_for(30 + 66)
         self.assertEqual([], self.left)
         self.assertEqual(['1'], self.images)
 
     def test_committed_and_noted(self):
         self.edge.add('1')
-        self.intent(State.COMMITTED)
+        intent = self.intent(State.COMMITTED)
         self.database.says = fakes.NAMED
-        self.runner.run()
+        self.run_for(57)
+        self.assertEqual([intent], self.left)
+        self.run_for(9)
         self.assertEqual([], self.left)
         self.assertEqual(['1'], self.images)
+
+    def test_location_dropped_by_a_request_that_had_not_seen_it(self):
+        # Glance deletes an image, or saves another change of it, with the
+        # locations that it had when the request was read.
+        for says, seconds in ((fakes.DELETED, 63), (fakes.DROPPED, 129)):
+            self.edge.add('1')
+            self.intent(State.COMMITTED)
+            self.database.says = fakes.NAMED
+            self.run_for(12)
+            self.database.says = says
+            self.run_for(seconds)
+            self.assertEqual([], self.left)
+            self.assertEqual([], self.images)
 
     def test_committed_and_never_noted(self):
         # Glance failed, or its process died, before it had the location.
@@ -535,5 +550,7 @@ class TestIntents(RunnerCase):
         self.run_for(3)
         self.database.says = fakes.NAMED
         self.run_for(6)
-        self.assertEqual(({}, {}), (self.runner._attempts,
-                                    self.runner._settled))
+        self.assertEqual(1, len(self.runner._named))
+        self.run_for(66)
+        self.assertEqual(({}, {}, {}), (
+            self.runner._attempts, self.runner._settled, self.runner._named))

@@ -12,6 +12,7 @@
 
 """Records on the local disk; with real files and processes."""
 
+import logging
 import os
 import pathlib
 
@@ -26,7 +27,7 @@ class SpoolTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.log = self.useFixture(fixtures.FakeLogger())
+        self.log = self.useFixture(fixtures.FakeLogger(level=logging.INFO))
         self.folder = pathlib.Path(
             self.useFixture(fixtures.TempDir()).path) / 'records'
         self.spool = spool.Spool(str(self.folder))
@@ -124,6 +125,9 @@ class SpoolTest(base.BaseTestCase):
         (self.folder / '8.json').write_bytes(b'\xff\xfe')
         (self.folder / '9.json').symlink_to('/etc/passwd')
         (self.folder / 'a.json').write_text('{"good": "1"}')
+        self.assertEqual([{'good': '1'}], self.abandoned())
+        self.assertEqual(10, self.log.output.count('cannot be read'))
+        # Each scan finds them again, and says nothing new.
         self.assertEqual([{'good': '1'}], self.abandoned())
         self.assertEqual(10, self.log.output.count('cannot be read'))
         # Somebody may want to see what it was.
