@@ -116,9 +116,8 @@ class ManyStoresTest(base.StoreTestCase):
         found = []
         for pool in self.pools:
             with self.client.open_ioctx(pool) as ioctx:
-                if self.name not in rbd.RBD().list(ioctx):
-                    continue
-                with rbd.Image(ioctx, self.name, read_only=True) as image:
+                with contextlib.suppress(rbd.ImageNotFound), rbd.Image(
+                        ioctx, self.name, read_only=True) as image:
                     if image.is_protected_snap(base.SNAPSHOT):
                         found.append(pool)
         return found
