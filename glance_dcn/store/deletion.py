@@ -320,7 +320,8 @@ class ImageDeletion:
     @staticmethod
     def _is_late(deletion: Deletion, alone: bool) -> bool:
         """Return whether the removal is to be recorded as a task."""
-        if deletion.is_unanswered():
+        # One that was abandoned may be done by now, without having begun.
+        if deletion.abandoned or deletion.is_unanswered():
             return True
         # It is decided: an image that was opened, say, after another store
         # had removed its own is removed when that is possible.
