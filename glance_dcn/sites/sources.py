@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 
 from glance_dcn.sites import site as site_module
 
