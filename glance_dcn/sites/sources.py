@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import typing
 
 from glance_dcn.sites import site as site_module
 
@@ -37,9 +36,9 @@ class Source:
     """
 
     site: site_module.Site
-    pool: typing.Optional[str]
+    pool: str | None
     image: str
-    snapshot: typing.Optional[str]
+    snapshot: str | None
 
 
 def ordered(sources, local, weights):
@@ -61,7 +60,7 @@ def ordered(sources, local, weights):
     return sorted(sources, key=key)
 
 
-def preference(site: site_module.Site, local: typing.Optional[str]) -> float:
+def preference(site: site_module.Site, local: str | None) -> float:
     """Return how much a site is to be preferred, from 0 to less than 1.
 
     Above all the local site, then those nearer by a wide margin, by the round
