@@ -57,7 +57,10 @@ class Periodic:
     """Runs a function again and again, one run after the other.
 
     What the function raises is logged, and does not end it. It may block: it
-    has a thread of the scheduler's pool while it runs, and none in between.
+    has a thread of the scheduler's pool while it runs, and none in between. It
+    is not begun while the process ends and waits for threads, in which time a
+    program such as glance-scrubber does its work: executors take nothing new
+    by then.
 
     :param name: name of the work, for messages
     :param work: function without arguments
@@ -144,12 +147,12 @@ class _Runs:
             if self._stopped or self._running:
                 return
             self._running, self._again = True, False
-        if _is_ending():
+        if native.is_ending():
             return
         try:
             self._work()
         except Exception:
-            if _is_ending():
+            if native.is_ending():
                 return
             LOG.exception('%s failed; it is tried again in %s s',
                           self._periodic.name, self._periodic.interval)
@@ -177,15 +180,6 @@ def become_master():
     """
     global _master
     _master = os.getpid()
-
-
-def _is_ending():
-    """Whether the process ends, and only waits for some of its threads.
-
-    A program such as glance-scrubber does its work in that time. Nothing new
-    is to be begun by then: an executor of Python's refuses it.
-    """
-    return native.is_ending()
 
 
 def is_master():

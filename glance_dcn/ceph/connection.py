@@ -23,6 +23,7 @@ finds its way back by itself, but may take minutes for it.
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import time
@@ -30,6 +31,7 @@ import time
 import rados
 
 from glance_dcn import background
+from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
@@ -39,6 +41,8 @@ from glance_dcn.ceph import monitors
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
 from glance_dcn.engine import native
+from glance_dcn.engine import shared
+from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
@@ -90,6 +94,20 @@ def forget(store):
             connection._state().watch.stop()
 
 
+class _Pool:
+    """An open pool.
+
+    :ivar entry: what the cache has of its client
+    :ivar ioctx: rados.Ioctx
+    :ivar shared: its uses, after the last of which it is closed
+    """
+
+    def __init__(self, entry, ioctx):
+        self.entry = entry
+        self.ioctx = ioctx
+        self.shared = None
+
+
 class Connection:
     """A connection to one cluster as one user, made on first use.
 
@@ -115,11 +133,14 @@ class Connection:
         # What is not to be waited for as long as a call may wait.
         self._prober = clients.Maker(store, conf_file, user,
                                      connect_timeout or CONNECT_TIMEOUT)
+        # By this one nothing waits longer than a few seconds.
+        self._verifier = clients.Maker(
+            store, conf_file, user,
+            min(connect_timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT))
         # What to call when the cluster is up.
         self._told = []
-        # What the cache has of the client of each open pool, by the identity
-        # of its Ioctx.
-        self._users = {}
+        # Open pools, by the identity of their Ioctx.
+        self._pools = {}
         # By process ID. Those of other processes are kept and not touched:
         # only the parent has the librados threads that would be joined, and
         # its locks may be held for ever here.
@@ -250,14 +271,18 @@ class Connection:
         state = self._state()
         entry = self._acquire(state)
         try:
-            with self._opened(entry, pool) as ioctx:
-                yield ioctx
-        finally:
+            opened = self._open(entry, pool)
+        except BaseException:
             state.cache.release(entry)
+            raise
+        try:
+            with self._noticing_failure(entry.client):
+                yield opened.ioctx
+        finally:
+            opened.shared.release()
 
-    @contextlib.contextmanager
-    def _opened(self, entry, pool):
-        """Open a pool by a client that is in use."""
+    def _open(self, entry, pool):
+        """Open a pool by a client that is in use, which it keeps."""
         client = entry.client
         try:
             ioctx = self._maker.open_pool(client, pool)
@@ -267,9 +292,20 @@ class Connection:
         # On a full cluster requests fail at once instead of waiting for
         # somebody to make room.
         ioctx.set_osdmap_full_try()
-        self._users[id(ioctx)] = entry
+        opened = self._pools[id(ioctx)] = _Pool(entry, ioctx)
+        opened.shared = shared.Shared(functools.partial(
+            self._close_pool, self._state().cache, opened))
+        return opened
+
+    def _close_pool(self, cache, opened):
+        del self._pools[id(opened.ioctx)]
+        opened.ioctx.close()
+        cache.release(opened.entry)
+
+    @contextlib.contextmanager
+    def _noticing_failure(self, client):
         try:
-            yield ioctx
+            yield
         except Exception as exc:
             if getattr(exc, 'errno', None) == errno.ESHUTDOWN:
                 LOG.warning('Store %s was cut off by its cluster: making a '
@@ -279,9 +315,129 @@ class Connection:
             else:
                 self._failed(exc, client)
             raise
-        finally:
-            del self._users[id(ioctx)]
-            ioctx.close()
+
+    def call(self, function, *args, late=None, fence=True):
+        """Call a function that waits for the cluster, while that is there.
+
+        It is called by a thread of its own, which goes on when it was left.
+        Pools of this connection among the arguments stay open until it ends,
+        and so does their client; what else it uses must not be closed.
+
+        :param late: called with what the function returns after it was left
+        :param fence: whether what it has sent must not be carried out once it
+            was left
+        :returns: what the function returns
+        :raises Unreachable: if the cluster is found to be away meanwhile
+        :raises Exception: what the function raises
+        """
+        state = self._state()
+        if state.callers.is_caller():
+            # It is waited for by another call.
+            return function(*args)
+        call = calls.Call(function, args, late, self._share_pools(args))
+        state.callers.submit(call)
+        pause = calls.QUIET
+        while True:
+            try:
+                return call.wait(pause)
+            except native.Empty:
+                pause = calls.PAUSE
+            error = self.lost()
+            if error is not None and call.leave():
+                if fence:
+                    self.blocklist_retired_clients()
+                raise error
+
+    def _share_pools(self, args):
+        """Begin a use of all pools among arguments; return what ends it."""
+        pools = [self._pools[id(arg)].shared for arg in args
+                 if id(arg) in self._pools]
+        for pool in pools:
+            pool.acquire()
+        return lambda: [pool.release() for pool in pools]
+
+    def lost(self):
+        """Return why no answer of the cluster is to be waited for, or None.
+
+        For what has had none for some seconds: a probe asks the cluster, on
+        a connection of its own, and the next calls tell what it was answered.
+        Nothing is waited for here.
+
+        :returns: :class:`glance_dcn.ceph.errors.Unreachable` or None
+        """
+        state = self._state()
+        try:
+            state.watch.check()
+        except errors.Unreachable as exc:
+            return exc
+        with state.lock:
+            suspicion, begun = state.suspicion, None
+            if suspicion is None:
+                begun = state.suspicion = calls.Suspicion(state.client)
+        if begun is not None:
+            schedulers.PROCESS.submit(functools.partial(
+                self._verify, state, begun))
+        elif suspicion.is_over(time.monotonic()):
+            error = errors.Unreachable(
+                self.store, 'neither a request nor a probe was answered '
+                'within %d s' % calls.VERDICT, 'see that the site is up and '
+                'can be reached, and that its cluster is healthy')
+            self._conclude(state, suspicion, error)
+            return error
+        return None
+
+    def _verify(self, state, suspicion):
+        """Ask whether the cluster is there, where a client has no answer."""
+        error = None
+        try:
+            with state.cache.making(self.store, calls.PATIENCE):
+                suspicion.since = time.monotonic()
+                self._ask_by_new_client(state, self._verifier)
+        except errors.Exhausted as exc:
+            LOG.warning('%s; whether the site is lost is asked of its '
+                        'monitors alone', exc)
+            self._verify_by_monitors(state, suspicion)
+            return
+        except errors.Unreachable as exc:
+            error = exc
+        except Exception as exc:
+            # Not about its being away, as far as can be told.
+            LOG.warning('Store %(store)s does not answer a request, and a '
+                        'probe of its cluster failed: %(error)s', {
+                            'store': self.store, 'error': exc})
+        self._conclude(state, suspicion, error)
+
+    def _verify_by_monitors(self, state, suspicion):
+        def conclude(reason):
+            self._conclude(state, suspicion, reason and errors.Unreachable(
+                self.store, 'a request is not answered, and neither do the '
+                'monitors (%s)' % reason, 'see that the site is up and its '
+                'monitors can be reached'))
+        addresses = monitors.parse(self._prober.mon_host)
+        if not addresses:
+            # They have names alone, which only a client resolves.
+            self._conclude(state, suspicion, None)
+            return
+        suspicion.since = time.monotonic()
+        monitors.PROCESS.ask(addresses, conclude)
+
+    def _conclude(self, state, suspicion, error):
+        """End a suspicion, unless that was done.
+
+        :param error: why the cluster is away, or None
+        """
+        with state.lock:
+            if state.suspicion is not suspicion:
+                return
+            state.suspicion = None
+        if error is not None:
+            self._retire(state, suspicion.client, error)
+
+    @staticmethod
+    def _retire(state, client, error):
+        """Take note that the cluster of a client is away."""
+        if client is None or state.retire(client):
+            state.watch.lost(error)
 
     def hold(self, ioctx):
         """Keep the client of an open pool beyond the closing of the pool.
@@ -290,7 +446,7 @@ class Connection:
         :returns: function that is to be called when the client is not needed
             any more
         """
-        return self._state().cache.hold(self._users[id(ioctx)])
+        return self._state().cache.hold(self._pools[id(ioctx)].entry)
 
     def failed(self, exc):
         """Take note of what an operation ended with.
@@ -308,8 +464,7 @@ class Connection:
             return False
         # If it is about a connection that was given up already, nothing is
         # said about the one that came after it.
-        if client is None or state.retire(client):
-            state.watch.lost(error)
+        self._retire(state, client, error)
         return True
 
     def blocklist_retired_clients(self):
@@ -351,11 +506,11 @@ class Connection:
 
     def client_of(self, ioctx):
         """Return the rados.Rados that a pool was opened by."""
-        return self._users[id(ioctx)].client
+        return self._pools[id(ioctx)].entry.client
 
     def address_of(self, ioctx):
         """Return the address of the client that a pool was opened by."""
-        return self._users[id(ioctx)].address
+        return self._pools[id(ioctx)].entry.address
 
     def check(self):
         """Return if the cluster may be tried; costs nothing.
@@ -488,16 +643,22 @@ class Connection:
             raise
 
     def _probe(self, state):
-        """Ask the cluster through a client that is made for it."""
         with state.cache.making(self.store):
-            client = self._prober.connect(_PROBE_TIMEOUT)
-            try:
-                state.fsid = state.fsid or client.get_fsid()
-                # At once: librados sends again what was not answered.
-                state.blocklist_marked(client)
-                self._ask(client)
-            finally:
-                client.shutdown()
+            self._ask_by_new_client(state, self._prober)
+
+    def _ask_by_new_client(self, state, maker):
+        """Ask the cluster through a client that is made for it.
+
+        :raises ClusterError: if it cannot be used
+        """
+        client = maker.connect(_PROBE_TIMEOUT)
+        try:
+            state.fsid = state.fsid or client.get_fsid()
+            # At once: librados sends again what was not answered.
+            state.blocklist_marked(client)
+            self._ask(client)
+        finally:
+            client.shutdown()
 
     def _ask(self, client):
         if self.pool is None:

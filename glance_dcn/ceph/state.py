@@ -19,6 +19,7 @@ import threading
 import time
 import typing
 
+from glance_dcn.ceph import calls
 from glance_dcn.ceph import fencing
 from glance_dcn.engine import native
 
@@ -58,8 +59,11 @@ class State:
         same, however often the client is closed and made again
     :ivar attempt: the :class:`Attempt` that is being made, or None
     :ivar watch: :class:`glance_dcn.ceph.health.Watch`
-    :ivar lock: that of the cache, for these but the last; held for moments
-        only
+    :ivar callers: :class:`glance_dcn.ceph.calls.Callers`
+    :ivar suspicion: the :class:`glance_dcn.ceph.calls.Suspicion` that is
+        being looked into, or None
+    :ivar lock: that of the cache, for these but the watch and the callers;
+        held for moments only
     """
 
     def __init__(self, cache: client_cache.ClientCache) -> None:
@@ -69,6 +73,8 @@ class State:
         self.fsid: str | None = None
         self.attempt: Attempt | None = None
         self.watch: typing.Any = None
+        self.callers = calls.Callers()
+        self.suspicion: calls.Suspicion | None = None
         self._retired: list[_Retired] = []
         # Addresses of those whose requests must not be carried out any more.
         self._to_blocklist: set[str] = set()

@@ -143,6 +143,10 @@ class Site(Subject):
         """Give the pool, for what asks a site for it."""
         yield self.ioctx
 
+    def call(self, function, *args):
+        """Call a function that asks the site; its client has timeouts."""
+        return function(*args)
+
     @property
     def caps(self):
         """The capabilities its user should have, for ``ceph auth caps``."""

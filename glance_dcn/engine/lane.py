@@ -139,6 +139,10 @@ class Lane:
             self.drop(errors.Stalled(
                 self.target.name, 'write' if first else 'flush',
                 self._timeout, first and first.offset))
+        elif now - self._moved > errors.QUIET:
+            error = self.target.lost()
+            if error is not None:
+                self.drop(error)
 
     def drop(self, error):
         """Give the target up.

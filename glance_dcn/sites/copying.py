@@ -298,7 +298,7 @@ class Copy:
                 if self._size not in (None, endpoint.size):
                     raise engine_errors.SizeMismatch(
                         endpoint.name, self._size, endpoint.size)
-                self._found = records.load(endpoint.image)
+                self._found = endpoint.call(records.load, fence=False)
                 record = self._proved(relay, endpoint)
             # What was proven with another source holds for this one, too.
             known = self._content
@@ -665,7 +665,7 @@ def _remember(relay: reading.Relay, record: records.Record,
     try:
         source.site.remember(relay.ioctx, source.image, relay.identity,
                              record)
-    except rbd.Error as exc:
+    except (errors.ClusterError, rbd.Error) as exc:
         # Reading needs no right to write: the next copy verifies once more.
         LOG.warning('The digest of image %(image)s could not be recorded in '
                     'store %(store)s: %(error)s', {

@@ -209,6 +209,24 @@ class Site:
         fencing.blocklist_watchers(self._connection.client_of(ioctx), ioctx,
                                    image, instances)
 
+    def call(self, function, *args, late=None, fence=True):
+        """Call a function that waits for the site, while that is there.
+
+        For what is done beside requests whose time is bounded. For the
+        parameters see :meth:`glance_dcn.ceph.connection.Connection.call`.
+
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
+        """
+        return self._connection.call(function, *args, late=late, fence=fence)
+
+    def suspect(self):
+        """Have it found out whether the site is away; nothing is waited for.
+
+        For what has had no answer for some seconds.
+        """
+        self._connection.lost()
+
     def require(self):
         """Return if the site is available, without any waiting.
 
@@ -277,7 +295,8 @@ class Site:
         running.writes(image, self.name, self.instance)
         write = self._begin_write(ioctx, image)
         try:
-            return self._begin(ioctx, image, size, write)
+            return self.call(self._begin, ioctx, image, size, write,
+                             late=_close)
         except (leftovers.Refused, name_lock.NotLocked):
             self._end_write(image, write)
             raise
@@ -292,7 +311,7 @@ class Site:
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
                         ioctx, image, writable=True, name=self._title(image),
-                        hold=self._holding(ioctx)))
+                        hold=self._holding(ioctx), cluster=self._connection))
                 if write:
                     write.bind(endpoint.image.id())
                 stack.pop_all()
@@ -364,17 +383,19 @@ class Site:
                 self._writes.remove((image, write))
             write.end()
 
-    def publish(self, ioctx, image, opened, record):
+    def publish(self, ioctx, image, endpoint, record):
         """Let an image that was written be read.
 
         :param ioctx: of this site's pool
         :param image: its name
-        :param opened: rbd.Image, open for writing
+        :param endpoint: engine endpoint of the image, as :meth:`begin` gave
         :param record: :class:`glance_dcn.ceph.records.Record` of its content;
             None: it is kept with the image already
         :raises rbd.Error: if it fails
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        images.publish(opened, record)
+        endpoint.call(images.publish, record)
 
     def commit(self, image, identity):
         """Take the right to tell Glance of a published or adopted image.
@@ -427,7 +448,7 @@ class Site:
         reason = None
         if self.available:
             try:
-                self.discard(ioctx, image, identity)
+                self.call(self.discard, ioctx, image, identity)
                 return
             except rbd.ImageNotFound:
                 return
@@ -519,11 +540,18 @@ class Site:
 
         :returns: context manager that gives an engine endpoint
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        with rbd_backend.RBD(ioctx, image, snapshot=snapshot,
-                             name=self._title(image),
-                             hold=self._holding(ioctx)) as endpoint:
+        with self.call(self._open_for_reading, ioctx, image, snapshot,
+                       late=_close, fence=False) as endpoint:
             yield endpoint
+
+    def _open_for_reading(self, ioctx, image, snapshot):
+        return rbd_backend.RBD(ioctx, image, snapshot=snapshot,
+                               name=self._title(image),
+                               hold=self._holding(ioctx),
+                               cluster=self._connection)
 
     def _holding(self, ioctx):
         """Return what keeps the client of a pool while an image is open."""
@@ -536,12 +564,10 @@ class Site:
             another may have taken the name
         :param record: :class:`glance_dcn.ceph.records.Record`
         :raises rbd.Error: if it fails
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        with rbd.Image(ioctx, image) as opened:
-            if opened.id() != identity:
-                raise rbd.ImageNotFound('RBD image %s was removed, and '
-                                        'another has its name' % image)
-            records.save(opened, record)
+        self.call(_remember, ioctx, image, identity, record)
 
     def published(self, image, size):
         """Take note that this process has just published an image.
@@ -564,3 +590,15 @@ class Site:
 
     def _title(self, image):
         return '%s: %s/%s' % (self.name, self.pool, image)
+
+
+def _remember(ioctx, image, identity, record):
+    with rbd.Image(ioctx, image) as opened:
+        if opened.id() != identity:
+            raise rbd.ImageNotFound('RBD image %s was removed, and another '
+                                    'has its name' % image)
+        records.save(opened, record)
+
+
+def _close(endpoint):
+    endpoint.close()

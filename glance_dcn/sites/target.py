@@ -132,7 +132,7 @@ class Target:
         """
         if self.endpoint:
             self._keeping = executor.submit(
-                records.save, self.endpoint.image, record)
+                self.endpoint.call, records.save, record)
 
     def run(self, job: transfer.Transfer) -> transfer.Result:
         """Run a transfer to this target alone, which :meth:`cancel` ends.
@@ -164,10 +164,10 @@ class Target:
         try:
             if self._keeping:
                 self._keeping.result()
-            self.site.publish(self._pool, self._image, self.endpoint.image,
+            self.site.publish(self._pool, self._image, self.endpoint,
                               None if self._keeping else record)
             self.site.published(self._image, self._size)
-        except rbd.Error as exc:
+        except (errors.ClusterError, rbd.Error) as exc:
             self.fail(exc)
 
     def release(self) -> None:
@@ -182,9 +182,10 @@ class Target:
             self.endpoint.close()
         try:
             self.site.commit(self._image, self.identity)
-            if images.look_up(self._pool, self._image) != self.identity:
+            if self.site.call(images.look_up, self._pool,
+                              self._image) != self.identity:
                 raise leftovers.Gone(leftovers.Found(self._image))
-        except (leftovers.Gone, omap.Error) as exc:
+        except (errors.ClusterError, leftovers.Gone, omap.Error) as exc:
             self.fail(exc)
 
     def tell(self) -> None:

@@ -372,8 +372,9 @@ class Store(driver.Store):
         """
         loc = deletion.loc
         try:
-            if deletion.error is not None:
-                raise deletion.error
+            error = deletion.refusal or deletion.error
+            if error is not None:
+                raise error
         except rbd.ImageNotFound:
             raise failures.not_found(self.site, loc)
         except images.InUse as exc:

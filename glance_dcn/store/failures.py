@@ -105,6 +105,8 @@ def explained(site, name):
         raise
     except task_store.NotRecorded as exc:
         raise TimeoutError(str(exc))
+    except errors.Unreachable as exc:
+        raise unusable(site, exc) from exc
     except engine_errors.SizeMismatch as exc:
         raise exceptions.Invalid(
             'Size mismatch: expected %s bytes, got %s bytes'

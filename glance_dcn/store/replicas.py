@@ -70,7 +70,7 @@ class Replicas:
         """
         if all(store is self._store for store in self._stores.values()):
             return None
-        record = records.load(endpoint.image)
+        record = endpoint.call(records.load, fence=False)
         if record is None or record.size != endpoint.size:
             return None
         return record

@@ -244,12 +244,12 @@ class TaskStore:
         """
         try:
             with self.home.open() as ioctx:
-                return work(ioctx)
+                return self.home.call(work, ioctx)
         except omap.Error as exc:
             if abs(exc.errno or 0) != errno.ESHUTDOWN:
                 raise
         with self.home.open() as ioctx:
-            return work(ioctx)
+            return self.home.call(work, ioctx)
 
     def _read(self, key: str, text: str, found: Scan) -> None:
         kind = tasks.kind_of(key)

@@ -198,6 +198,30 @@ class TestFaults(base.BaseTestCase):
             request()
         self.loop.turn(0)
 
+    def test_target_is_lost(self):
+        # It is not waited for until the timeout, nor is one that is slow.
+        lost = self.target('lost', stall_at={'write': 2})
+        lost.lost = lambda: errors.Lost('lost', 'no probe is answered')
+        slow = self.target(delay=20)
+        asked = []
+        slow.lost = lambda: asked.append(self.loop.clock.now)
+        start = self.loop.clock.now
+        result = self.transfer([lost, slow], timeout=600).run()
+        error = result.outcomes[0].error
+        self.assertIsInstance(error, errors.Lost)
+        self.assertIn('no probe is answered', str(error))
+        self.assertIsNone(result.outcomes[1].error)
+        self.assertEqual(self.data, slow.content())
+        self.assertGreater(min(asked) - start, errors.QUIET)
+
+    def test_source_is_lost(self):
+        source = fakes.Faulty('source', data=self.data, stall_at={'read': 4})
+        source.lost = lambda: errors.Lost('source', 'no probe is answered')
+        start = self.loop.clock.now
+        self.assertRaises(errors.Lost, self.transfer(
+            [self.target()], source, timeout=600).run)
+        self.assertLess(self.loop.clock.now - start, 30)
+
     def test_flush_stalls(self):
         bad = self.target('bad', stall_at={'flush': 0})
         error = self.transfer([bad]).run().outcomes[0].error

@@ -30,6 +30,9 @@ class Image(memory.Memory):
         super().__init__(*args, **kwargs)
         self.image = mock.Mock(**{'id.return_value': 'id of %s' % self.name})
 
+    def call(self, function, *args, fence=True):
+        return function(self.image, *args)
+
     def close(self):
         pass
 
@@ -71,7 +74,10 @@ class Site:
         self.held = Image(self.name, size)
         return self.held
 
-    def publish(self, ioctx, image, opened, record):
+    def call(self, function, *args, **unused):
+        return function(*args)
+
+    def publish(self, ioctx, image, endpoint, record):
         self.publishing()
         self.calls.append('publish')
 

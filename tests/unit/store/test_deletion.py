@@ -52,6 +52,8 @@ class FakeSite:
         self.answers = native.Queue()
         self.hangs = False
         self.access = mock.Mock()
+        self.access.known_refusal.return_value = None
+        self.suspect = mock.Mock()
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -126,6 +128,8 @@ class TestImageDeletion(base.BaseTestCase):
         self.asked = []
 
     def delete(self, context, image_id, place):
+        if place['metadata']['store'] == 'swift':
+            return
         store = self.stores[place['metadata']['store']]
         self.asked.append(store.name)
         found = self.requests.delete(store, Location(uri=place['url']))
@@ -135,7 +139,7 @@ class TestImageDeletion(base.BaseTestCase):
     def image(self):
         """Return Glance's image, at whose stores ours are asked."""
         places = [{'url': 'rbd://%s' % name, 'metadata': {'store': name},
-                   'status': 'active'} for name in self.stores]
+                   'status': 'active', 'id': name} for name in self.stores]
         return glance_location.ImageProxy(types.SimpleNamespace(
             image_id=IMAGE, locations=places, delete=lambda: None), None,
             None, types.SimpleNamespace(
@@ -198,6 +202,9 @@ class TestImageDeletion(base.BaseTestCase):
         self.image().delete()
         self.assertEqual(list(self.stores), self.asked)
         self.assertEqual(['central', 'dcn1'], self.recorded())
+        # Whether they are away is found out.
+        self.assertEqual([1, 0, 1], [store.site.suspect.call_count
+                                     for store in self.stores.values()])
         self.assertEqual(['prepared', 'removed'], self.site('dcn0').steps)
         for name in ('central', 'dcn1'):
             self.site(name).answers.put(True)
@@ -208,6 +215,20 @@ class TestImageDeletion(base.BaseTestCase):
         self.image().delete()
         self.assertEqual(['dcn0'], self.recorded())
         self.site('dcn0').answers.put(True)
+
+    def test_site_that_is_away_and_may_only_be_read(self):
+        self.site('central').hangs = True
+        self.site('central').health = health.Health(health.DOWN)
+        self.site('central').access.known_refusal.return_value = (
+            errors.ReadOnly('central', 'glance-dcn0'))
+        self.assertRaises(failures.DeleteDenied, self.image().delete)
+        self.assertEqual(['prepared', 'undone'], self.site('dcn0').steps)
+        for name in ('dcn0', 'dcn1'):
+            del self.stores[name]
+        self.assertRaises(failures.DeleteDenied, self.image().delete)
+        self.record.assert_not_called()
+        for _ in range(2):
+            self.site('central').answers.put(True)
 
     def test_error_after_others_have_removed_theirs(self):
         self.site('dcn0').late_error = images.InUse('just opened')
@@ -238,9 +259,29 @@ class TestImageDeletion(base.BaseTestCase):
             'glance_dcn.store.deletion._WORKERS', 2))
         for number in range(20):
             self.stores['edge%d' % number] = FakeStore('edge%d' % number)
-        self.image().delete()
+        image = self.image()
+        image.delete()
         self.assertEqual({('prepared', 'removed')},
                          {tuple(found) for found in self.steps().values()})
+        # Glance marks them in the database all at once.
+        self.assertEqual([], [place['id'] for place in image.image.locations
+                              if 'id' in place])
+
+    def test_glance_marks_each_of_a_few(self):
+        image = self.image()
+        image.delete()
+        self.assertEqual(['central', 'dcn0', 'dcn1'], [
+            place['id'] for place in image.image.locations])
+        for number in range(20):
+            self.stores['edge%d' % number] = FakeStore('edge%d' % number)
+        image = self.image()
+        # A store of another kind may still refuse.
+        image.image.locations.append({
+            'url': 'swift://image', 'metadata': {'store': 'swift'},
+            'status': 'active', 'id': 'swift'})
+        image.delete()
+        self.assertEqual(24, len([place for place in image.image.locations
+                                  if 'id' in place]))
 
     def test_client_that_was_cut_off_is_replaced(self):
         self.site('dcn0').error = rbd.OSError('blocklisted', errno=108)

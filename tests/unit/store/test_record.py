@@ -72,6 +72,9 @@ class TestRecordCase(sites.SitesCase):
             patch.start()
             self.addCleanup(patch.stop)
 
+    def call(self, function, *args, **unused):
+        return function(*args)
+
     @contextlib.contextmanager
     def open_pool(self, pool=None):
         if self.down:
