@@ -16,7 +16,9 @@
 ``python -m bench.sizing FILE`` reads what ``bench scale --json FILE`` wrote
 and prints a table for the guide: three controllers with eight processes each,
 unless told otherwise. What was measured with different numbers of stores is
-taken for a straight line, and told for other numbers by it.
+taken for a straight line, and told for other numbers by it. What is held in
+and after a copy to all stores stops growing where the process has as many
+connections as it may have.
 """
 
 from __future__ import annotations
@@ -64,46 +66,50 @@ class Line:
 
 
 def line(rows: Sequence[dict[str, typing.Any]], side: str, moment: str,
-         figure: str) -> Line | None:
+         figure: str, bound: int = sys.maxsize) -> Line | None:
     """Return the line of one figure of a side; None: not measured.
 
     :param moment: ``idle``, ``peak`` or ``after``; '' for other figures
     :param figure: ``threads``, ``files``, ``memory``, or another one
+    :param bound: number of stores from which on it does not grow
     """
     points = []
     for row in rows:
         value = (row[moment] or {}).get(figure) if moment else row[figure]
         if row['side'] == side and value is not None:
-            points.append((row['stores'], value))
+            points.append((min(row['stores'], bound), value))
     return Line.through(points) if points else None
 
 
 def needs(rows: Sequence[dict[str, typing.Any]], side: str, stores: int,
-          processes: int) -> dict[str, float | None]:
+          processes: int, clients: int = 32) -> dict[str, float | None]:
     """Return what a host needs.
 
     While one process copies to all sites the others idle. What was not
     measured is None.
 
     :param processes: of the host
+    :param clients: connections that a process of ours has at most
     """
+    bound = clients if side == 'ours' else sys.maxsize
+    busy = min(stores, bound)
     found: dict[str, float | None] = {}
     for figure, unit in (('threads', 1), ('files', 1), ('memory', _MIB)):
         idle = line(rows, side, 'idle', figure)
-        after = line(rows, side, 'after', figure)
-        peak = line(rows, side, 'peak', figure)
+        after = line(rows, side, 'after', figure, bound)
+        peak = line(rows, side, 'peak', figure, bound)
         found['%s, idle' % figure] = idle and (
             processes * idle.at(stores) / unit)
         # Each has copied once.
         found['%s, all in use before' % figure] = after and (
-            processes * after.at(stores) / unit)
+            processes * after.at(busy) / unit)
         found['%s, one copies to all' % figure] = idle and peak and (
-            ((processes - 1) * idle.at(stores) + peak.at(stores)) / unit)
-    files = line(rows, side, 'peak', 'files')
-    found['files of the largest process'] = files and files.at(stores)
-    for title, figure in (('operations a second at edges', 'operations'),):
-        asked = line(rows, side, '', figure)
-        found[title] = asked and processes * max(0.0, asked.at(stores))
+            ((processes - 1) * idle.at(stores) + peak.at(busy)) / unit)
+    files = line(rows, side, 'peak', 'files', bound)
+    found['files of the largest process'] = files and files.at(busy)
+    asked = line(rows, side, '', 'operations')
+    found['operations a second at edges'] = asked and (
+        processes * max(0.0, asked.at(stores)))
     return found
 
 
@@ -112,8 +118,9 @@ def table(rows: Sequence[dict[str, typing.Any]], stores: Sequence[int],
     """Return the table in reStructuredText."""
     sides = [side for side in ('ours', 'stock')
              if any(row['side'] == side for row in rows)]
-    heads = ['of a host', *('%s, %d sites' % (side, count)
-                            for side in sides for count in stores)]
+    heads = ['of a host', *(
+        '%d sites' % count if len(sides) == 1 else '%s, %d sites' % (
+            side, count) for side in sides for count in stores)]
     columns = [needs(rows, side, count, processes)
                for side in sides for count in stores]
     lines = [[title, *('-' if column[title] is None

@@ -161,7 +161,7 @@ class Lane:
         """
         if self.finished:
             return
-        # What is in flight may fail yet, and nobody would hear of it.
+        # What is in flight may fail yet, unheard.
         self.left_at = min([below, *(piece.offset for piece in (
             *self._queue, *self._flying.values()))])
         self._give_back()

@@ -104,7 +104,7 @@ class Waves:
         return chosen
 
     def begin(self, targets: Iterable[targets_.Target]) -> None:
-        """Take note that targets run."""
+        """Record that targets run."""
         self._progress = None
         self.running.extend(targets)
 
@@ -135,7 +135,7 @@ class Waves:
         self.waiting.extendleft(reversed(sites))
 
     def end(self, target: targets_.Target) -> None:
-        """Take note that a target has come to its end."""
+        """Record that a target has come to its end."""
         self._forget(target)
         if target.error is None:
             self._done += 1

@@ -30,11 +30,16 @@ from glance import context
 from glance import gateway
 from oslo_config import cfg
 
+from glance_dcn.runtime import green
 from glance_dcn.staging import database
 from glance_dcn.staging import running
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
+
+# Seconds for which a native thread of a patched process waits until the import
+# has begun. Only a hub that answers nothing at all takes long.
+_BEGINNING = 24 * 3600
 
 
 def begin(held, stores):
@@ -44,6 +49,11 @@ def begin(held, stores):
     :param stores: identifiers of the stores to bring it to
     :raises Exception: if it cannot be begun; it is not held any more then
     """
+    # Until it is known whether it has begun, the caller holds the entry.
+    green.call(_begin, held, stores, timeout=_BEGINNING)
+
+
+def _begin(held, stores):
     entry = held.entry
     # It may have waited for its turn when its worker ended.
     database.begin(entry.task, 'Begun again after its worker had ended')

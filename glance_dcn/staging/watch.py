@@ -41,9 +41,6 @@ _INTERVAL = 5
 _SETTLING = 1
 _PATIENCE = 20
 _PAUSE = 0.2
-# Seconds for which it is waited in a patched process until an import has been
-# begun again. Only a hub that serves nobody takes long.
-_BEGINNING = 24 * 3600
 
 _conf = None
 _since = 0
@@ -107,11 +104,7 @@ def _rerun():
     if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
         return None
     from glance_dcn.staging import rerun
-
-    def begin(held, stores):
-        # Until it is known whether it has begun, the entry is held here.
-        green.call(rerun.begin, held, stores, timeout=_BEGINNING)
-    return begin
+    return rerun.begin
 
 
 def _wait_for_glance():

@@ -76,7 +76,7 @@ class Spreading:
         self._lock = native.lock()
 
     def stored(self, site: sites.Site, record: records.Record) -> None:
-        """Take note that a store has the image."""
+        """Record that a store has the image."""
         with self._lock:
             self._stored.add(site.name)
             if site.name == cfg.CONF.glance_store.default_backend:

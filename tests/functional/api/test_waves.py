@@ -125,7 +125,6 @@ class WavesTest(base.OwnGlanceTestCase):
             at = number * 4 * MiB
             blocks[at:at + 65536] = os.urandom(65536)
         self.data = bytes(blocks)
-        self.image_id = self.uploaded(self.api, self.data, 'central')
 
     def listed(self, name):
         text = self.api.images.get(self.image_id).get(name)
@@ -141,7 +140,20 @@ class WavesTest(base.OwnGlanceTestCase):
     def assertLocated(self, image, *stores):
         self.assertEqual(set(stores), set(image['stores'].split(',')))
 
+    def test_import_into_several(self):
+        stores = [store for store in STORES[:4] if store != SLOW]
+        self.image_id = self.uploaded(self.api, self.data, 'central', *stores)
+        image = self.api.images.get(self.image_id)
+        self.assertLocated(image, 'central', *stores)
+        self.assertDescribes(image, self.data)
+        for store in stores:
+            self.assertSame(self.data, self.pools.read(store, self.image_id))
+            self.assertIn('RBD image %s is in store %s already' % (
+                self.image_id, store), self.own.log)
+        self.api.images.delete(self.image_id)
+
     def test_one_trickles_and_the_worker_is_killed(self):
+        self.image_id = self.uploaded(self.api, self.data, 'central')
         self.api.images.image_import(
             self.image_id, 'copy-image', stores=STORES)
         self.wait_for_all_but_the_slow_one()

@@ -42,7 +42,10 @@ _PATIENCE = float(os.environ.get('GLANCE_DCN_LAB_PATIENCE') or 1)
 
 
 class ScaleTest(functional.CephTestCase):
-    """Sixty stores, three, and sixty of stock's; each in one process."""
+    """Sixty stores, three, and sixty of stock's; each in one process.
+
+    That of sixty may open 540 files.
+    """
 
     @classmethod
     def setUpClass(cls):
@@ -56,7 +59,9 @@ class ScaleTest(functional.CephTestCase):
         cls.addClassCleanup(cls.deployment.stop_clusters)
         cls.deployment.start_clusters()
         cls.cpu = {}
-        cls.many = cls.start('many', 'ours', _MANY)
+        # A client of each site would need more files.
+        cls.many = cls.start('many', 'ours', _MANY, prefix=(
+            'prlimit', '--nofile=%d' % (9 * _MANY)))
         cls.few = cls.start('few', 'ours', _FEW)
         cls.started = time.monotonic()
 
@@ -108,7 +113,7 @@ class ScaleTest(functional.CephTestCase):
         self.assertHoldsLittleMore(40, 60, 60)
         began, asked = time.monotonic(), self.many.operations()
         before = meters.holdings(self.many.pids()).cpu
-        time.sleep(10)
+        time.sleep(5)
         self.assertEqual(0, self.many.operations() - asked)
         share = ((meters.holdings(self.many.pids()).cpu - before)
                  / (time.monotonic() - began))
@@ -132,7 +137,7 @@ class ScaleTest(functional.CephTestCase):
         self.assertEqual(204, answer.status_code, answer.text)
         self.assertLess(time.monotonic() - began, 3 * _PATIENCE)
         process.wait_for('nothing to be left', lambda: not self.many.left(
-            image_id), 60)
+            image_id), 60, interval=1)
 
     def test_3_lists_cost_what_they_cost_stock(self):
         stock = self.start('stock', 'stock', _MANY)
@@ -141,23 +146,10 @@ class ScaleTest(functional.CephTestCase):
             subject.record_images(100)
             # The first one fills caches.
             subject.list_seconds()
-        for _attempt in range(5):
+        for _attempt in range(4):
             for subject in (stock, self.many):
                 before = meters.holdings(subject.pids()).cpu
-                for _time in range(2):
-                    subject.list_seconds()
+                subject.list_seconds()
                 spent = meters.holdings(subject.pids()).cpu - before
                 least[subject] = min(spent, least.get(subject, spent))
         self.assertLessEqual(least[self.many], 1.1 * least[stock])
-
-    def test_4_few_files_are_enough(self):
-        # A client of each of its sites would need 15.
-        subject = self.start('limited', 'ours', _MANY, prefix=(
-            'prlimit', '--nofile=%d' % (9 * _MANY)))
-        image_id = subject.upload(b'data' * 1024)
-        self.assertEqual(set(subject.sites[1:]), subject.copy(image_id),
-                         subject.message(image_id))
-        answer = subject.request('DELETE', '/v2/images/%s' % image_id)
-        self.assertEqual(204, answer.status_code, answer.text)
-        process.wait_for('nothing to be left', lambda: not subject.left(
-            image_id), 60)

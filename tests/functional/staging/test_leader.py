@@ -18,7 +18,9 @@ One that is stopped keeps its locks, unlike one that is killed.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pathlib
 import signal
 import uuid
 
@@ -78,6 +80,26 @@ class LeaderTest(workers.WorkersTestCase):
         process.wait_for('heartbeats', lambda: (
             self.record().incarnation == incarnation
             and self.record().beat >= beats), PATIENCE)
+
+    def clients(self, pid: int) -> int:
+        """Return how many clusters a process is connected to."""
+        found = 0
+        for task in pathlib.Path('/proc/%d/task' % pid).iterdir():
+            # Others end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += task.joinpath(
+                    'comm').read_text().strip() == 'ms_dispatch'
+        return found
+
+    def test_idle_ones_are_not_connected(self) -> None:
+        # There are two stores; the leader needs its home alone.
+        process.wait_for('a record', lambda: (
+            self.place.known_identity() and self.record()), PATIENCE)
+        leader = self.leader()
+        self.assertEqual(
+            {pid: int(pid == leader)
+             for pid in self.workers.processes(0)},
+            {pid: self.clients(pid) for pid in self.workers.processes(0)})
 
     def test_interfaces_are_proved(self) -> None:
         for number in range(2):

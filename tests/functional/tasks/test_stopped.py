@@ -248,7 +248,7 @@ class WriterTest(base.TasksTestCase):
             self.assertThere(found.identity)
             self.edge.commit(self.image, found.identity)
         self.locate(self.edge)
-        self.settle(runner=runner)
+        self.settle()
         self.assertThere(found.identity)
 
 

@@ -39,13 +39,19 @@ class SizingTest(base.BaseTestCase):
     def test_a_host(self):
         found = sizing.needs(
             [row('ours', 3, 20, 30), row('ours', 203, 40, 430),
-             row('stock', 3, 5)], 'ours', 103, 8)
+             row('stock', 3, 5)], 'ours', 103, 8, 1000)
         self.assertEqual(
             [240, 7 * 30 + 230, 460, 4],
             [round(found[name]) for name in (
                 'threads, idle', 'threads, one copies to all',
                 'files of the largest process',
                 'operations a second at edges')])
+
+    def test_no_more_connections_than_there_may_be(self):
+        rows = [row('ours', 3, 20, 30), row('ours', 60, 20, 90)]
+        found = [sizing.needs(rows, 'ours', stores, 1, 33)[
+            'threads, one copies to all'] for stores in (13, 33, 60, 300)]
+        self.assertEqual([50, 90, 90, 90], [round(one) for one in found])
 
     def test_table(self):
         lines = sizing.table(

@@ -52,7 +52,9 @@ class MonitorsTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.monitors = monitors.Monitors(scheduler.Scheduler())
+        self.threads = []
+        self.monitors = monitors.Monitors(scheduler.Scheduler(
+            start=lambda *args: self.threads.append(native.start(*args))))
         self.reasons = native.Queue()
 
     def listen(self, banner=b''):
@@ -96,15 +98,13 @@ class MonitorsTest(base.BaseTestCase):
     def test_many_take_no_threads_and_hold_up_none(self):
         silent = self.listen()
         answers = self.listen(b'ceph v2\n')
-        before = {thread.ident for thread in threading.enumerate()}
         for _ in range(100):
             self.monitors.ask([silent], lambda reason: None)
         self.monitors.ask([answers], self.reasons.put)
         threads = files = 0
         while True:
-            threads = max(threads, len([
-                thread for thread in threading.enumerate()
-                if thread.ident not in before]))
+            threads = max(threads, sum(
+                thread.is_alive() for thread in list(self.threads)))
             files = max(files, len(os.listdir('/proc/self/fd')))
             try:
                 self.assertIsNone(self.reasons.get(timeout=0.1))

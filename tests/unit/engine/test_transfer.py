@@ -432,8 +432,8 @@ class TestLaggards(base.BaseTestCase):
         targets = self.targets(2)
         hangs = fakes.Faulty('hangs', self.source.size, loop=self.loop,
                              stall_at={'flush': 0})
-        result, seconds = self.run_([*targets, hangs])
-        self.assertLess(seconds, 5)
+        result, _seconds = self.run_([*targets, hangs])
+        # It would be an error if it had been waited for.
         self.assertIsNone(result.outcomes[2].error)
         self.assertEqual(self.source.size, result.outcomes[2].left_at)
 

@@ -98,7 +98,7 @@ class CopyTest(WavesTestCase):
             self.assertEqual('discard', failed.calls[-1])
         self.assertCopied(*targets[:2], *targets[3:5], targets[6])
 
-    def test_slow_one_holds_back_nobody(self):
+    def test_slow_one_does_not_hold_back_the_others(self):
         targets, slow = self.sites(9), self.site('slow')
         slow.limits.set(0, 0.1)
 
@@ -135,7 +135,7 @@ class CopyTest(WavesTestCase):
         self.assertEqual({one.name for one in slow}, set(self.noted[-3:]))
         self.assertCopied(*slow, *targets)
 
-    def test_late_one_holds_back_nobody(self):
+    def test_late_one_does_not_hold_back_the_others(self):
         targets, late = self.sites(3), self.site('late')
         ready = threading.Event()
         self.addCleanup(ready.set)
@@ -151,7 +151,7 @@ class CopyTest(WavesTestCase):
         self.assertEqual(late.name, self.noted[-1])
         self.assertCopied(late, *targets)
 
-    def test_one_that_is_full_holds_back_nobody(self):
+    def test_one_that_is_full_does_not_hold_back_the_others(self):
         full, other = self.site('full'), self.site('dcn')
         full.limits.set(1, 0)
         full.limits.running = 1
