@@ -91,7 +91,7 @@ class Call:
         except BaseException as exc:
             error = exc
         # What the call was about may be waiting for that to be closed.
-        self._function = self._args = None
+        self._function, self._args = _nothing, ()
         if self._ended is not None:
             self._ended()
         with self._lock:
@@ -117,6 +117,10 @@ class Call:
         with self._lock:
             self._left = self._outcome.empty()
             return self._left
+
+
+def _nothing() -> None:
+    pass
 
 
 class Callers:
