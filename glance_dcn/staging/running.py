@@ -219,8 +219,12 @@ def get(task):
 
 
 def of(image):
-    """Return the :class:`Import` of an image, or None."""
-    return next((going_on for going_on in everything()
+    """Return the :class:`Import` of an image, or None.
+
+    The last one that was begun: the one before may have done its work, and not
+    be closed yet.
+    """
+    return next((going_on for going_on in reversed(everything())
                  if going_on.entry.image == image), None)
 
 

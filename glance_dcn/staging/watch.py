@@ -108,11 +108,20 @@ def _rerun():
 
 
 def _wait_for_glance():
-    """Wait until Glance is there: what it is loading is not to be touched."""
+    """Wait until Glance is there: what it is loading is not to be touched.
+
+    And until its stores are: of an image that a dead process has left in one,
+    nothing would be known.
+    """
     while time.monotonic() - _since < _SETTLING or (
-            not glance_interfaces.loaded()
+            not (glance_interfaces.loaded() and _stores_are_set_up())
             and time.monotonic() - _since < _PATIENCE):
         time.sleep(_PAUSE)
+
+
+def _stores_are_set_up():
+    # Each is shown as of another type once it is, see driver._present_as_rbd.
+    return 'dcn' not in (_conf.enabled_backends or {}).values()
 
 
 def _say_doubts():
