@@ -195,7 +195,8 @@ class BrokenSitesTest(CheckTestCase):
         }
         (self.folder / 'badconf.conf').write_text('[global\nnonsense')
         self.keep_fsid(central, 'moved', base.SOME_FSID)
-        found = self.check(stores, expect=1)
+        found = self.check(stores, expect=1, overrides={
+            'DEFAULT': {'image_location_quota': '50'}})
         other = 'is that of site sound too'
         self.assertFound(
             found,

@@ -41,7 +41,7 @@ WRITE = ('pool = site.open_pool(); ioctx = pool.__enter__()',
          'target = site.begin(ioctx, image, 1 << 20)',
          'target.image.write(b"x" * 4096, 0)',
          'image_id = target.image.id()')
-PUBLISH = ('site.publish(ioctx, image, target.image,'
+PUBLISH = ('site.publish(ioctx, image, target,'
            ' records.Record(1 << 20, "digest"))',
            'target.close()')
 COMMIT = ('try:',
