@@ -31,6 +31,7 @@ from bench import chart
 from bench import meters
 from bench import options
 from bench import report
+from bench import scale
 from bench import source as sources
 from bench import stage as stages
 from lab import deployment
@@ -244,6 +245,9 @@ def _terminate(_number, _frame):
 
 def main(argv=None):
     """Run the benchmark and return the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ['scale']:
+        return scale.main(argv[1:])
     args = options.parse(argv)
     signal.signal(signal.SIGTERM, _terminate)
     say = Reporter()

@@ -12,6 +12,7 @@
 
 """What a job costs besides time: CPU, memory, network, storage."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import struct
 import time
 
 _TICK = os.sysconf('SC_CLK_TCK')
+_PAGE = os.sysconf('SC_PAGE_SIZE')
 
 
 class Usage:
@@ -80,6 +82,46 @@ class Worker:
         raise KeyError(key)
 
 
+@dataclasses.dataclass(frozen=True)
+class Holdings:
+    """What processes hold at a moment.
+
+    :ivar threads: number of threads
+    :ivar files: number of open file descriptors
+    :ivar memory: bytes of resident memory
+    :ivar cpu: seconds of CPU time since they started, with that of programs
+        which have ended
+    """
+
+    threads: int
+    files: int
+    memory: int
+    cpu: float
+
+    def peak(self, other):
+        """Return the larger of each."""
+        return Holdings(*map(max, dataclasses.astuple(self),
+                             dataclasses.astuple(other)))
+
+
+def holdings(pids):
+    """Return the :class:`Holdings` of processes, all together.
+
+    :raises FileNotFoundError: if one has ended
+    """
+    threads = files = memory = ticks = 0
+    for pid in pids:
+        proc = pathlib.Path('/proc/%d' % pid)
+        # proc(5): utime to cstime are fields 14 to 17, num_threads is 20, rss
+        # is 24; the name, field 2, may hold blanks.
+        stat = (proc / 'stat').read_text().rpartition(')')[2].split()
+        ticks += sum(map(int, stat[11:15]))
+        threads += int(stat[17])
+        memory += int(stat[21]) * _PAGE
+        files += len(list((proc / 'fd').iterdir()))
+    return Holdings(threads, files, memory, ticks / _TICK)
+
+
 class Storage:
     """What clusters received, gave to read and allocated.
 
@@ -128,7 +170,8 @@ def osd_counters(cluster):
 
     :returns: dict of ``received`` (by its messenger: data, headers and all),
               ``read`` (by clients, data alone: the messenger leaves out what
-              a socket did not take at once) and ``allocated`` (on its disk)
+              a socket did not take at once), ``allocated`` (on its disk), and
+              ``operations``, of clients, which is no number of bytes
     """
     dump = admin_command(cluster.directory / 'run' / 'osd.0.asok',
                          'perf dump')
@@ -138,6 +181,7 @@ def osd_counters(cluster):
         'received': sum(worker['msgr_recv_bytes'] for worker in workers),
         'read': dump['osd']['op_out_bytes'],
         'allocated': dump['bluestore']['bluestore_allocated'],
+        'operations': dump['osd']['op'],
     }
 
 

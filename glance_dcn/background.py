@@ -12,18 +12,26 @@
 
 """Work that a process does every now and then, beside its requests.
 
+All of it is scheduled by one thread (:mod:`glance_dcn.runtime.scheduler`).
 Threads do not survive a fork, and WSGI servers fork after loading the
 application: what the parent had started is started again in each child.
 uWSGI does not tell Python when it forks, and has a hook of its own; its
 master, which serves nobody, starts nothing.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import random
 import time
+import typing
 
 from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
 
 try:
     # uWSGI makes this module, in its own processes only.
@@ -39,79 +47,122 @@ _JITTER = 0.2
 # Seconds after a fork before anything is begun in the child.
 _MOMENT = 1
 
-_started = []
-_hooks = []
+_started: list[Periodic] = []
+_hooks: list[Callable[[], object]] = []
 # ID of the process that said that others are forked from it to serve.
-_master = None
+_master: int | None = None
 
 
 class Periodic:
-    """Runs a function again and again, in a thread of its own.
+    """Runs a function again and again, one run after the other.
 
-    What the function raises is logged, and does not end it.
+    What the function raises is logged, and does not end it. It may block: it
+    has a thread of the scheduler's pool while it runs, and none in between. It
+    is not begun while the process ends and waits for threads, in which time a
+    program such as glance-scrubber does its work: executors take nothing new
+    by then.
 
-    :param name: name of the thread
+    :param name: name of the work, for messages
     :param work: function without arguments
     :param interval: seconds from the end of one run to the next, give or take
         a fifth
+    :param scheduler: :class:`glance_dcn.runtime.scheduler.Scheduler`
     """
 
-    def __init__(self, name, work, interval):
+    def __init__(self, name: str, work: Callable[[], object],
+                 interval: float,
+                 scheduler: schedulers.Scheduler = schedulers.PROCESS
+                 ) -> None:
         self.name = name
         self.interval = interval
         self._work = work
-        self._events = None
-        self._pid = None
+        self._scheduler = scheduler
+        self._runs: _Runs | None = None
+        self._pid: int | None = None
 
-    def start(self):
+    def start(self) -> None:
         """Run it at once, and from then on; in children of a fork too."""
         if self not in _started:
             _started.append(self)
             self._begin()
 
-    def wake(self):
+    def wake(self) -> None:
         """Run it now, or once more if it is running."""
-        events = self._events
-        if events is not None:
-            events.put(True)
+        runs = self._runs
+        if runs is not None and self._pid == os.getpid():
+            runs.wake()
 
-    def stop(self):
+    def stop(self) -> None:
         """Do not run it again. A run that has begun is not waited for."""
         if self in _started:
             _started.remove(self)
-        if self._events is not None:
-            self._events.put(False)
-        self._events = self._pid = None
+        if self._runs is not None and self._pid == os.getpid():
+            self._runs.stop()
+        self._runs = self._pid = None
 
-    def _begin(self):
-        """Start the thread, unless this process has it already."""
+    def _begin(self) -> None:
+        """Begin to run it, unless this process does already."""
         if self._pid == os.getpid() or is_master():
             return
         self._pid = os.getpid()
-        # A new queue: the lock of the parent's may be held for ever here.
-        self._events = native.Queue()
-        native.start(self.name, self._run, self._events)
+        # New ones: the lock of the parent's may be held for ever here.
+        self._runs = _Runs(self, self._work, self._scheduler)
+        self._runs.wake()
 
-    def _run(self, events):
-        go_on = True
-        while go_on:
-            try:
-                self._work()
-            except Exception:
-                LOG.exception('%s failed; it is tried again in %s s',
-                              self.name, self.interval)
-            go_on = self._pause(events)
 
-    def _pause(self, events):
-        """Wait for the next run; return whether there is to be one."""
+class _Runs:
+    """The runs of periodic work in one process, from a start to a stop."""
+
+    def __init__(self, periodic: Periodic, work: Callable[[], object],
+                 scheduler: schedulers.Scheduler) -> None:
+        self._periodic = periodic
+        self._work = work
+        self._scheduler = scheduler
+        self._lock = native.lock()
+        self._stopped = self._running = self._again = False
+        self._next: schedulers.Call | None = None
+
+    def wake(self) -> None:
+        """Run now, or once more if it is running."""
+        with self._lock:
+            if self._running:
+                self._again = True
+            elif not self._stopped:
+                self._schedule(0)
+
+    def stop(self) -> None:
+        """Run no more."""
+        with self._lock:
+            self._stopped = True
+            if self._next is not None:
+                self._next.cancel()
+
+    def _schedule(self, delay: float) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._scheduler.call_later(delay, self._run)
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._stopped or self._running:
+                return
+            self._running, self._again = True, False
+        if native.is_ending():
+            return
         try:
-            jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
-            go_on = events.get(timeout=self.interval * jitter)
-            while go_on:
-                go_on = events.get_nowait()
-            return go_on
-        except native.Empty:
-            return True
+            self._work()
+        except Exception:
+            if native.is_ending():
+                return
+            LOG.exception('%s failed; it is tried again in %s s',
+                          self._periodic.name, self._periodic.interval)
+        with self._lock:
+            self._running = False
+            if not self._stopped:
+                jitter = random.uniform(  # noqa: S311
+                    1 - _JITTER, 1 + _JITTER)
+                self._schedule(0 if self._again
+                               else self._periodic.interval * jitter)
 
 
 def after_fork(function):

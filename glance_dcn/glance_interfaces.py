@@ -406,6 +406,50 @@ def _prove_import_actions(_conf: cfg.ConfigOpts) -> None:
         raise Missing('_ImportActions._image is not the image')
 
 
+def _prove_image_layers(_conf: cfg.ConfigOpts) -> None:
+    from glance.api import common
+    from glance import location
+    from glance import quota
+    image = types.SimpleNamespace(image_id='image', size=1, locations=[],
+                                  extra_properties={})
+    lower = location.ImageProxy(image, None, None, None)
+    upper = quota.ImageProxy(lower, 'context', 'database', None)
+    found, quotas = image_layers(upper)
+    if found is not lower or quotas is not upper:
+        raise Missing('the layers of an image have another order')
+    if type(lower.locations) is not location.StoreLocations:
+        raise Missing('locations are measured below the quotas, too')
+    _takes(lower.locations.append, {})
+    if (upper.context, upper.db_api) != ('context', 'database'):
+        raise Missing('the layer of quotas has another form')
+    _takes(common.check_quota, 'context', 1, 'database', image_id='image')
+
+
+def image_layers(image: typing.Any) -> tuple[typing.Any, typing.Any]:
+    """Return the layers of an image that know locations and quotas.
+
+    The one of locations is what Glance itself sets the data of an import at.
+
+    :param image: of Glance's domain model, in all its layers
+    :returns: tuple of the layer of locations, and of that of quotas or None
+    :raises Missing: if the layers are not known
+    """
+    from glance.domain import proxy
+    from glance import location
+    from glance import quota
+    quotas = None
+    layer = image
+    while not isinstance(layer, location.ImageProxy):
+        # One that is immutable, say, is none of these.
+        if not isinstance(layer, proxy.Image):
+            raise Missing('an image has a layer %s.%s' % (
+                type(layer).__module__, type(layer).__name__))
+        if isinstance(layer, quota.ImageProxy):
+            quotas = layer
+        layer = layer.base
+    return layer, quotas
+
+
 def _prove_task_executor(_conf: cfg.ConfigOpts) -> None:
     from glance.api import common
     from glance.async_ import taskflow_executor
@@ -467,6 +511,39 @@ def _prove_healthcheck(_conf: cfg.ConfigOpts) -> None:
         raise Missing('its plugins are in namespace %s' % namespace)
     if not plugins.entry_points(namespace):
         raise Missing('it has no plugins')
+
+
+def _prove_image_deletion(_conf: cfg.ConfigOpts) -> None:
+    from glance import location
+    deleted: list[str] = []
+    places = [{'url': url, 'metadata': {}} for url in ('one', 'other')]
+
+    def delete(context: object, image_id: str,
+               place: dict[str, typing.Any]) -> None:
+        frame = sys._getframe(1)
+        if (frame.f_code.co_name, frame.f_globals.get('__name__')) != (
+                'delete', 'glance.location'):
+            raise Missing('it is not ImageProxy.delete() that deletes')
+        if frame.f_locals['self'].image.locations is not places:
+            raise Missing('ImageProxy.delete() has other attributes')
+        deleted.append(place['url'])
+
+    image = types.SimpleNamespace(image_id='image', locations=places,
+                                  delete=lambda: None)
+    location.ImageProxy(image, None, None, types.SimpleNamespace(
+        delete_image_location_from_backend=delete)).delete()
+    if deleted != ['one', 'other']:
+        raise Missing('ImageProxy.delete() does not delete each location')
+    if 'pop' not in vars(location.StoreLocations):
+        raise Missing('StoreLocations has no pop()')
+
+
+def _prove_showing(_conf: cfg.ConfigOpts) -> None:
+    from glance.api.v2 import images
+    _has(images.ImagesController, 'index', 'show')
+    if images.ImagesController.show.__module__ != (
+            'glance.api.v2.images'):
+        raise Missing('ImagesController.show() is defined elsewhere')
 
 
 def _prove_shared_options(conf: cfg.ConfigOpts) -> None:
@@ -531,6 +608,12 @@ IMPORT_ACTIONS = Interface(
     'by which the locations and stores of an image are changed',
     'copies are left to stock Glance, which stages all of each image',
     _prove_import_actions, closed=True)
+IMAGE_LAYERS = Interface(
+    'the layers of an image',
+    'by which a location is added as Glance adds that of an import, which its '
+    'quotas for locations do not measure',
+    'copies are left to stock Glance, which stages all of each image',
+    _prove_image_layers, closed=True)
 TASK_EXECUTOR = Interface(
     'the executor of tasks',
     'by which an interrupted import is started again, and one without a '
@@ -565,6 +648,18 @@ HEALTHCHECK = Interface(
     'by which a worker recognises itself at its address',
     'it cannot be checked whether %s leads to this worker' % OPTION,
     _prove_healthcheck)
+IMAGE_DELETION = Interface(
+    'the deletion of an image',
+    'by which an image is deleted from all its stores at once, or from none',
+    'an image is deleted from one store after the other, which takes long '
+    'where there are many, and stays in part if one of them refuses',
+    _prove_image_deletion)
+SHOWING = Interface(
+    'the controller that shows images',
+    'by which the order of locations to show is told from that to read',
+    'locations of equal weight are shown in the order to read them, which '
+    'changes with the health and the distance of sites',
+    _prove_showing)
 SHARED_OPTIONS = Interface(
     'the options of all stores of glance_store',
     'by which a store takes options from [backend_defaults]',
@@ -573,9 +668,10 @@ SHARED_OPTIONS = Interface(
 
 #: All of them.
 INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
-              STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, TASK_EXECUTOR,
-              TASK_EVENTS, RESERVED_STORES, STORE_MAP, ENTRY_POINTS,
-              HEALTHCHECK, SHARED_OPTIONS)
+              STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, IMAGE_LAYERS,
+              TASK_EXECUTOR, TASK_EVENTS, RESERVED_STORES, STORE_MAP,
+              ENTRY_POINTS, HEALTHCHECK, IMAGE_DELETION, SHOWING,
+              SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

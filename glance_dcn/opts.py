@@ -15,6 +15,7 @@
 from glance_dcn.flows import options as process_options
 from glance_dcn.staging import options as staging_options
 from glance_dcn.store import options
+from glance_dcn.store import resources
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import options as worker_options
 
@@ -28,5 +29,5 @@ def list_opts():
     return [(process_options.GROUP,
              process_options.OPTS + staging_options.OPTS
              + worker_options.OPTS + options.PROCESS_OPTS
-             + task_setup.OPTS),
+             + resources.OPTS + task_setup.OPTS),
             ('dcn0', options.STORE_OPTS)]

@@ -22,14 +22,22 @@ from lab import deployment
 from lab import faults
 from lab import process
 
+# Sites that were tried: pools of one cluster.
+_MOST = 300
 _DEFAULT_STATE = '~/.cache/glance-dcn-lab'
 
 
 def _up(lab, args):
     names = (args.names.split(',') if args.names
              else deployment.site_names(args.sites))
+    if args.far and not args.shared_cluster:
+        raise process.LabError('--far needs --shared-cluster; without it, '
+                               '--wan puts each cluster behind a link')
+    if args.far >= len(names):
+        raise process.LabError('central cannot be behind the link')
     lab.create(names, args.workers, args.database, args.store_type, args.wan,
-               edge_access=args.edge_access)
+               edge_access=args.edge_access, edges=not args.central_only,
+               shared=args.far if args.shared_cluster else None)
     lab.up()
     _show(lab, args)
     print('\nTo use it:  . %s' % (lab.state / 'openrc'))
@@ -70,8 +78,9 @@ def _end(lab, args):
 
 def _count(text):
     number = int(text)
-    if not 1 <= number <= 100:
-        raise argparse.ArgumentTypeError('%s is not between 1 and 100' % text)
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError('%s is not between 1 and %d'
+                                         % (text, _MOST))
     return number
 
 
@@ -108,6 +117,14 @@ def _parser():
     up.add_argument('--wan', action='store_true',
                     help='put each cluster behind a link that can be cut; '
                          'needs the rights of root')
+    up.add_argument('--central-only', action='store_true',
+                    help='have no Glance at the edges')
+    up.add_argument('--shared-cluster', action='store_true',
+                    help='let pools of one cluster stand for the edges, with '
+                         'a Glance at central alone')
+    up.add_argument('--far', type=_count, default=0, metavar='N',
+                    help='of sites that share a cluster, have the last N in a '
+                         'second one, which is behind a link')
     up.set_defaults(run=_up)
     show = commands.add_parser('show', help='show what runs, and where')
     show.set_defaults(run=_show)

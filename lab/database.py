@@ -34,6 +34,9 @@ class Sqlite:
     def stop(self):
         """Do nothing: sqlite has no daemon."""
 
+    def make(self, service):
+        """Do nothing: a database is made when it is used."""
+
     def url(self, service):
         """Return the SQLAlchemy URL of a service's database."""
         return 'sqlite:///%s' % (self.directory / ('%s.sqlite' % service))
@@ -81,6 +84,11 @@ class MariaDB:
     def stop(self):
         """End the server; the data stays."""
         self._server.stop()
+
+    def make(self, service):
+        """Make a further, empty database for a service."""
+        self._sql('DROP DATABASE IF EXISTS `%s`; CREATE DATABASE `%s`'
+                  % (service, service))
 
     def url(self, service):
         """Return the SQLAlchemy URL of a service's database."""

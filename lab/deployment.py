@@ -27,6 +27,7 @@ folder::
     sites/<site>/ceph/
     sites/<site>/glance-<n>/
     sites/<site>/haproxy/
+    clusters/<name>/      clusters that sites share, see lab/shared.py
 
 Where a site has several workers, its public address is a load balancer's.
 """
@@ -39,6 +40,7 @@ import pathlib
 import shutil
 import time
 
+from glance_dcn.deploy import model
 from lab import balancer
 from lab import ceph
 from lab import clock
@@ -46,6 +48,7 @@ from lab import database
 from lab import glance
 from lab import keystone
 from lab import process
+from lab import shared
 from lab import wan
 from lab import wsgi
 
@@ -94,7 +97,8 @@ class Deployment:
 
     def create(self, sites, workers=1, database='sqlite', store_type='dcn',
                wan=False, store_options=None, services=None,
-               edge_access='read-only', clocks=False):
+               edge_access='read-only', clocks=False, edges=True,
+               shared=None):
         """Write down what the deployment shall consist of.
 
         :param sites: list of names, the central site first
@@ -109,12 +113,18 @@ class Deployment:
         :param edge_access: what an edge's Glance may do at central:
             ``read-only`` or ``read-write``
         :param clocks: whether each worker has a clock that can be stepped
+        :param edges: whether the sites other than central have Glances, too
+        :param shared: None, or edges are pools of one cluster, of which so
+            many, the last ones, are in a further one that is behind a link;
+            central has one of its own, and the only Glance
         :raises process.LabError: if there is another one in the folder
         """
         facts = {'sites': list(sites), 'workers': workers,
                  'database': database, 'store_type': store_type, 'wan': wan,
                  'store_options': store_options or {}, 'services': services,
-                 'edge_access': edge_access, 'clocks': clocks, 'ports': {}}
+                 'edge_access': edge_access, 'clocks': clocks,
+                 'edges': edges and shared is None, 'shared': shared,
+                 'ports': {}}
         if (self.state / _STATE_MARK).exists():
             facts['ports'] = self.facts['ports']
             if facts != self.facts:
@@ -135,11 +145,9 @@ class Deployment:
         """Bring everything up; what runs already is left as it is."""
         with self._locked():
             self._choose_ports()
-            self._start_links()
             with concurrent.futures.ThreadPoolExecutor() as pool:
-                jobs = [pool.submit(self._start_cluster, site)
-                        for site in self.sites]
-                jobs.append(pool.submit(self._start_services))
+                jobs = [pool.submit(self.start_clusters),
+                        pool.submit(self._start_services)]
                 for job in jobs:
                     job.result()
                 list(pool.map(self._start_worker, self._workers()))
@@ -147,6 +155,19 @@ class Deployment:
                 self.balancer(site).start()
             self._write_openrc()
             self._say('up')
+
+    def start_clusters(self):
+        """Bring up the clusters alone, with the links before them."""
+        self._start_links()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            list(pool.map(self._start_cluster, self.clusters()))
+
+    def stop_clusters(self):
+        """End the clusters, and the links before them; the data stays."""
+        for cluster in self.clusters():
+            cluster.stop()
+            if cluster.link:
+                cluster.link.stop()
 
     def down(self, delete=False):
         """End everything that was started.
@@ -161,16 +182,32 @@ class Deployment:
             if not self.facts['services']:
                 self.keystone.stop()
                 self.database.stop()
-            for site in self.sites:
-                self.cluster(site).stop()
-                if self.link(site):
-                    self.link(site).stop()
+            self.stop_clusters()
             self._say('down')
         if delete:
             shutil.rmtree(self.state)
 
+    def clusters(self):
+        """Return the clusters that run, each a :class:`lab.ceph.Cluster`."""
+        if not self._is_shared:
+            return [self.cluster(site) for site in self.sites]
+        names = ['home', 'near'] + (['far'] if self.facts['shared'] else [])
+        return [self._shared_cluster(name) for name in names]
+
     def cluster(self, site):
-        """Return the :class:`lab.ceph.Cluster` of a site."""
+        """Return the :class:`lab.ceph.Cluster` of a site.
+
+        Where sites share one, a :class:`lab.shared.SharedSite`.
+        """
+        if self._is_shared:
+            access = model.Access.READ_WRITE
+            if site == CENTRAL:
+                name, access = 'home', model.Access.OWNER
+            elif site in self.sites[len(self.sites) - self.facts['shared']:]:
+                name = 'far'
+            else:
+                name = 'near'
+            return shared.SharedSite(site, self._shared_cluster(name), access)
         guests = {user_of(CENTRAL): 'read-write'}
         if site == CENTRAL:
             guests = {user_of(edge): self.facts['edge_access']
@@ -188,6 +225,8 @@ class Deployment:
         :param options: options to add or change
         """
         cluster = self.cluster(name)
+        if self._is_shared:
+            options = dict(cluster.options, **options)
         if name != at and user_of(at) in cluster.guests:
             options.setdefault('rbd_store_user', user_of(at))
             if cluster.guests[user_of(at)] == 'read-only':
@@ -196,9 +235,21 @@ class Deployment:
 
     def link(self, site):
         """Return the :class:`lab.wan.Link` of a site, None without one."""
+        if self._is_shared:
+            return self.cluster(site).link
         if not self.facts['wan']:
             return None
         return wan.Link(self.state / 'sites' / site / 'link')
+
+    @property
+    def _is_shared(self):
+        return self.facts.get('shared') is not None
+
+    def _shared_cluster(self, name):
+        folder = self.state / 'clusters' / name
+        return ceph.Cluster(
+            name, folder / 'ceph', self.state / 'etc' / 'ceph',
+            link=wan.Link(folder / 'link') if name == 'far' else None)
 
     def glance(self, site, number=0, store_type=None):
         """Return a worker of a site, a :class:`lab.glance.Glance`.
@@ -272,33 +323,45 @@ class Deployment:
             alive = cluster.mon.pid and cluster.osd.pid
             rows.append(('%s ceph' % site, 'up' if alive else 'down',
                          str(cluster.conf)))
-            for number in range(self.facts['workers']):
+            for number in range(self.facts['workers']
+                                if site in self._served else 0):
                 worker = self.glance(site, number)
                 rows.append(('%s glance-%d' % (site, number),
                              _state(worker.service), worker.url))
-            if self.balancer(site):
+            if site in self._balanced():
                 rows.append(('%s haproxy' % site,
                              _state(self.balancer(site)),
                              self.balancer(site).url))
         return rows
 
     def _balanced(self):
-        return self.sites if self.facts['workers'] > 1 else []
+        return self._served if self.facts['workers'] > 1 else []
+
+    @property
+    def _served(self):
+        """The names of the sites that have a Glance."""
+        return (self.sites if self.facts.get('edges', True)
+                else self.sites[:1])
 
     def _workers(self):
-        return [(site, number) for site in self.sites
+        return [(site, number) for site in self._served
                 for number in range(self.facts['workers'])]
 
     def _start_links(self):
         # One after the other: they count the machine's links.
-        for site in self.sites:
-            link = self.link(site)
-            if link and not link.up:
-                link.start()
+        for cluster in self.clusters():
+            if cluster.link and not cluster.link.up:
+                cluster.link.start()
 
-    def _start_cluster(self, site):
-        self.cluster(site).start()
-        self._say('%s: Ceph is up' % site)
+    def _start_cluster(self, cluster):
+        cluster.start()
+        self._say('%s: Ceph is up' % cluster.name)
+        if self._is_shared:
+            found = map(self.cluster, self.sites)
+            sites = [site for site in found
+                     if site.cluster.name == cluster.name]
+            shared.make_sites(cluster, sites)
+            self._say('%s: %d sites have pools' % (cluster.name, len(sites)))
 
     def _glance_database(self):
         services = self.facts['services']
@@ -309,7 +372,7 @@ class Deployment:
         if not self.facts['services']:
             self.database.start()
             self.keystone.start()
-            for site in self.sites:
+            for site in self._served:
                 self.keystone.register_endpoint(site, self.public_url(site))
             self._say('Keystone is up')
         self.glance(CENTRAL).sync_database()

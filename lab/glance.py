@@ -64,15 +64,17 @@ class Glance:
     :param processes: number of uWSGI processes
     :param clock: :class:`lab.clock.Clock` of its processes; None: the
         machine's
+    :param prefix: arguments of a program that starts it, such as ``prlimit``
     """
 
     def __init__(self, name, directory, port, keystone, database_url, stores,
-                 default, overrides=None, processes=1, clock=None):
+                 default, overrides=None, processes=1, clock=None, prefix=()):
         self.directory = pathlib.Path(directory)
         self.etc = self.directory / 'etc'
         self.staging = self.directory / 'staging'
         self.log = self.directory / 'glance-api.log'
         self.clock = clock
+        self._prefix = prefix
         self.service = self._make_service(name, port, processes)
         self.url = self.service.url
         self._keystone = keystone
@@ -86,7 +88,7 @@ class Glance:
             name, _application(), self.directory / 'run', port,
             env=dict(self.clock.environment if self.clock else {},
                      OS_GLANCE_CONFIG_DIR=str(self.etc)),
-            processes=processes)
+            processes=processes, prefix=self._prefix)
 
     def configure(self):
         """Write glance-api.conf and make the folders it names."""

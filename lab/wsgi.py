@@ -59,10 +59,11 @@ class Service:
     :param threads: requests served at the same time by each process
     :param processes: number of worker processes
     :param programs: folder of another virtual environment's programs
+    :param prefix: arguments of a program that starts it, such as ``prlimit``
     """
 
     def __init__(self, name, module, directory, port, env=None, threads=8,
-                 processes=1, programs=None):
+                 processes=1, programs=None, prefix=()):
         self.name = name
         self.directory = pathlib.Path(directory)
         self.port = port
@@ -70,6 +71,7 @@ class Service:
         self.daemon = process.Daemon(name, self.directory)
         self._env = dict(env or {})
         self._programs = programs
+        self._prefix = prefix
         self._ini = _INI % {'address': '127.0.0.1', 'port': port,
                             'module': module, 'threads': threads,
                             'processes': processes}
@@ -93,7 +95,7 @@ class Service:
         ini = self.directory / 'uwsgi.ini'
         ini.write_text(self._ini)
         programs = self._programs or BIN
-        self.daemon.start([programs / 'uwsgi', '--ini', ini],
+        self.daemon.start([*self._prefix, programs / 'uwsgi', '--ini', ini],
                           env=dict(self._env, **environment(programs)))
         self.daemon.wait_until(lambda: answers(self.url + path), timeout)
 

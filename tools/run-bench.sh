@@ -16,6 +16,7 @@
 #
 #   tools/run-bench.sh [--virtual-size 10GiB] [--runs 3] [--cases A,B] ...
 #   tools/run-bench.sh absent [--runs 3] ...       what absent sites cost
+#   tools/run-bench.sh scale [--stores 3,200] ...  what many sites cost
 
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

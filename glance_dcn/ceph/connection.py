@@ -14,27 +14,35 @@
 
 A connection is made on first use, by the process that uses it: librados
 threads do not survive a fork, and servers such as uWSGI fork after the
-application was loaded. It is then kept, for every operation and every thread,
-until the cluster turns out to be away. From then on whoever wants to use it
-is refused at once, and a new one is made when the cluster is back: librados
+application was loaded. It then serves every operation and every thread, until
+it has been idle for a while (:mod:`glance_dcn.ceph.client_cache`) or the
+cluster turns out to be away. From then on every use is refused at once, and a
+new connection is made by the first use after the cluster is back: librados
 finds its way back by itself, but may take minutes for it.
 """
 
 import contextlib
 import errno
+import functools
 import logging
 import os
+import time
 
 import rados
 
 from glance_dcn import background
+from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
+from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
+from glance_dcn.ceph import monitors
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
 from glance_dcn.engine import native
+from glance_dcn.engine import shared
+from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
@@ -46,6 +54,9 @@ _PROBE_TIMEOUT = 5
 # Seconds by which whoever waits for a connection waits longer than librados
 # is told to.
 _GRACE = 1
+# Retired clients of a site that may still be in use when another one is made:
+# where a site comes and goes, their number must not grow with it.
+_RETIRED = 4
 
 _registry = {}
 
@@ -83,18 +94,35 @@ def forget(store):
             connection._state().watch.stop()
 
 
+class _Pool:
+    """An open pool.
+
+    :ivar entry: what the cache has of its client
+    :ivar ioctx: rados.Ioctx
+    :ivar shared: its uses, after the last of which it is closed
+    """
+
+    def __init__(self, entry, ioctx):
+        self.entry = entry
+        self.ioctx = ioctx
+        self.shared = None
+
+
 class Connection:
     """A connection to one cluster as one user, made on first use.
 
     For the parameters see :func:`get`. Safe for use by many threads.
 
+    :param caches: :class:`glance_dcn.ceph.client_cache.Caches`
     :ivar round_trip: seconds that a monitor took to answer when it was last
         connected to; None: it never was
     """
 
     def __init__(self, store, conf_file, user=None,
-                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0, pool=None):
+                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0, pool=None,
+                 caches=client_cache.PROCESS):
         self.store = store
+        self._caches = caches
         self.conf_file = conf_file
         self.user = user
         self.pool = pool
@@ -105,10 +133,14 @@ class Connection:
         # What is not to be waited for as long as a call may wait.
         self._prober = clients.Maker(store, conf_file, user,
                                      connect_timeout or CONNECT_TIMEOUT)
+        # By this one nothing waits longer than a few seconds.
+        self._verifier = clients.Maker(
+            store, conf_file, user,
+            min(connect_timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT))
         # What to call when the cluster is up.
         self._told = []
-        # The client of each open pool, by the identity of its Ioctx.
-        self._users = {}
+        # Open pools, by the identity of their Ioctx.
+        self._pools = {}
         # By process ID. Those of other processes are kept and not touched:
         # only the parent has the librados threads that would be joined, and
         # its locks may be held for ever here.
@@ -123,8 +155,8 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            return (self.connected_fsid or self._maker.fsid
-                    or self.client().get_fsid())
+            return (self._found_fsid() or self._maker.fsid
+                    or self._ask_fsid())
         except errors.ClusterError as exc:
             self._complain(exc)
             return None
@@ -137,7 +169,7 @@ class Connection:
         """
         state = self._state()
         try:
-            fsid = self.connected_fsid or self._maker.fsid
+            fsid = self._found_fsid() or self._maker.fsid
         except errors.ClusterError as exc:
             state.watch.lost(exc)
             self._complain(exc)
@@ -148,8 +180,23 @@ class Connection:
 
     @property
     def connected_fsid(self):
-        """fsid of the cluster that this process is connected to, or None."""
+        """fsid of the cluster that this process has connected to, or None.
+
+        It is known for as long as the site is not lost, also while no client
+        is connected because none is needed.
+        """
         return self._state().fsid
+
+    def _found_fsid(self):
+        """Return :attr:`connected_fsid`, unless the conf file has changed."""
+        state = self._state()
+        if state.fsid and not state.client and not self._maker.is_up_to_date:
+            state.fsid = None
+        return state.fsid
+
+    def _ask_fsid(self):
+        with self.use() as client:
+            return client.get_fsid()
 
     @property
     def health(self):
@@ -166,13 +213,47 @@ class Connection:
         """Have a function called each time the cluster is found to be up.
 
         It is called in a thread of its own; once at the beginning, too, if
-        the cluster is up, which is found out in the background.
+        the cluster is known to be up. Where that is not known, the cluster is
+        not asked: who wants to know uses it.
 
         :param function: without arguments
         """
         self._told.append(function)
-        if not background.is_master():
-            self._state().watch.tell(function)
+        if background.is_master():
+            return
+        watch = self._state().watch
+        if watch.health.state == health.UP:
+            watch.tell(function)
+
+    @contextlib.contextmanager
+    def use(self):
+        """Use the client of this process; it is connected if need be.
+
+        It is not closed while the block runs.
+
+        :returns: context manager that gives a connected rados.Rados
+        :raises NotDeployed: if conf file or keyring are not there
+        :raises Misconfigured: if conf file, keyring or user do not fit, or
+                               the cluster has another fsid than the conf file
+        :raises Unreachable: if the cluster does not answer, and at once while
+                             it is known to be away
+        :raises Exhausted: if this process has too few threads or files
+        """
+        state = self._state()
+        entry = self._acquire(state)
+        try:
+            yield entry.client
+        finally:
+            state.cache.release(entry)
+
+    def _acquire(self, state):
+        while True:
+            self.check()
+            entry = state.cache.acquire(state)
+            if entry is not None:
+                return entry
+            # It may be closed again before it is used, if there are many.
+            self._connect_once(state)
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -187,7 +268,22 @@ class Connection:
                                reasons of :meth:`client`
         :raises Unreachable: if the cluster does not answer
         """
-        client = self.client()
+        state = self._state()
+        entry = self._acquire(state)
+        try:
+            opened = self._open(entry, pool)
+        except BaseException:
+            state.cache.release(entry)
+            raise
+        try:
+            with self._noticing_failure(entry.client):
+                yield opened.ioctx
+        finally:
+            opened.shared.release()
+
+    def _open(self, entry, pool):
+        """Open a pool by a client that is in use, which it keeps."""
+        client = entry.client
         try:
             ioctx = self._maker.open_pool(client, pool)
         except errors.Unreachable as exc:
@@ -196,9 +292,20 @@ class Connection:
         # On a full cluster requests fail at once instead of waiting for
         # somebody to make room.
         ioctx.set_osdmap_full_try()
-        self._users[id(ioctx)] = client
+        opened = self._pools[id(ioctx)] = _Pool(entry, ioctx)
+        opened.shared = shared.Shared(functools.partial(
+            self._close_pool, self._state().cache, opened))
+        return opened
+
+    def _close_pool(self, cache, opened):
+        del self._pools[id(opened.ioctx)]
+        opened.ioctx.close()
+        cache.release(opened.entry)
+
+    @contextlib.contextmanager
+    def _noticing_failure(self, client):
         try:
-            yield ioctx
+            yield
         except Exception as exc:
             if getattr(exc, 'errno', None) == errno.ESHUTDOWN:
                 LOG.warning('Store %s was cut off by its cluster: making a '
@@ -208,9 +315,138 @@ class Connection:
             else:
                 self._failed(exc, client)
             raise
-        finally:
-            del self._users[id(ioctx)]
-            ioctx.close()
+
+    def call(self, function, *args, late=None, fence=True):
+        """Call a function that waits for the cluster, while that is there.
+
+        It is called by a thread of its own, which goes on when it was left.
+        Pools of this connection among the arguments stay open until it ends,
+        and so does their client; what else it uses must not be closed.
+
+        :param late: called with what the function returns after it was left
+        :param fence: whether what it has sent must not be carried out once it
+            was left
+        :returns: what the function returns
+        :raises Unreachable: if the cluster is found to be away meanwhile
+        :raises Exception: what the function raises
+        """
+        state = self._state()
+        if state.callers.is_caller():
+            # It is waited for by another call.
+            return function(*args)
+        call = calls.Call(function, args, late, self._share_pools(args))
+        state.callers.submit(call)
+        pause = calls.QUIET
+        while True:
+            try:
+                return call.wait(pause)
+            except native.Empty:
+                pause = calls.PAUSE
+            error = self.lost()
+            if error is not None and call.leave():
+                if fence:
+                    self.blocklist_retired_clients()
+                raise error
+
+    def _share_pools(self, args):
+        """Begin a use of all pools among arguments; return what ends it."""
+        pools = [self._pools[id(arg)].shared for arg in args
+                 if id(arg) in self._pools]
+        for pool in pools:
+            pool.acquire()
+        return lambda: [pool.release() for pool in pools]
+
+    def lost(self):
+        """Return why no answer of the cluster is to be waited for, or None.
+
+        For what has had none for some seconds: a probe asks the cluster, on
+        a connection of its own, and the next calls tell what it was answered.
+        Nothing is waited for here.
+
+        :returns: :class:`glance_dcn.ceph.errors.Unreachable` or None
+        """
+        state = self._state()
+        try:
+            state.watch.check()
+        except errors.Unreachable as exc:
+            return exc
+        with state.lock:
+            suspicion, begun = state.suspicion, None
+            if suspicion is None:
+                begun = state.suspicion = calls.Suspicion(state.client)
+        if begun is not None:
+            schedulers.PROCESS.submit(functools.partial(
+                self._verify, state, begun))
+        elif suspicion.is_over(time.monotonic()):
+            error = errors.Unreachable(
+                self.store, 'neither a request nor a probe was answered '
+                'within %d s' % calls.VERDICT, 'see that the site is up and '
+                'can be reached, and that its cluster is healthy')
+            self._conclude(state, suspicion, error)
+            return error
+        return None
+
+    def _verify(self, state, suspicion):
+        """Ask whether the cluster is there, where a client has no answer."""
+        error = None
+        try:
+            with state.cache.making(self.store, calls.PATIENCE):
+                suspicion.since = time.monotonic()
+                self._ask_by_new_client(state, self._verifier)
+        except errors.Exhausted as exc:
+            LOG.warning('%s; whether the site is lost is asked of its '
+                        'monitors alone', exc)
+            self._verify_by_monitors(state, suspicion)
+            return
+        except errors.Unreachable as exc:
+            error = exc
+        except Exception as exc:
+            # Not about its being away, as far as can be told.
+            LOG.warning('Store %(store)s does not answer a request, and a '
+                        'probe of its cluster failed: %(error)s', {
+                            'store': self.store, 'error': exc})
+        self._conclude(state, suspicion, error)
+
+    def _verify_by_monitors(self, state, suspicion):
+        def conclude(reason):
+            self._conclude(state, suspicion, reason and errors.Unreachable(
+                self.store, 'a request is not answered, and neither do the '
+                'monitors (%s)' % reason, 'see that the site is up and its '
+                'monitors can be reached'))
+        addresses = monitors.parse(self._prober.mon_host)
+        if not addresses:
+            # They have names alone, which only a client resolves.
+            self._conclude(state, suspicion, None)
+            return
+        suspicion.since = time.monotonic()
+        monitors.PROCESS.ask(addresses, conclude)
+
+    def _conclude(self, state, suspicion, error):
+        """End a suspicion, unless that was done.
+
+        :param error: why the cluster is away, or None
+        """
+        with state.lock:
+            if state.suspicion is not suspicion:
+                return
+            state.suspicion = None
+        if error is not None:
+            self._retire(state, suspicion.client, error)
+
+    @staticmethod
+    def _retire(state, client, error):
+        """Take note that the cluster of a client is away."""
+        if client is None or state.retire(client):
+            state.watch.lost(error)
+
+    def hold(self, ioctx):
+        """Keep the client of an open pool beyond the closing of the pool.
+
+        :param ioctx: what :meth:`open_pool` gave, which is still open
+        :returns: function that is to be called when the client is not needed
+            any more
+        """
+        return self._state().cache.hold(self._pools[id(ioctx)].entry)
 
     def failed(self, exc):
         """Take note of what an operation ended with.
@@ -228,8 +464,7 @@ class Connection:
             return False
         # If it is about a connection that was given up already, nothing is
         # said about the one that came after it.
-        if client is None or state.retire(client):
-            state.watch.lost(error)
+        self._retire(state, client, error)
         return True
 
     def blocklist_retired_clients(self):
@@ -240,10 +475,13 @@ class Connection:
         """
         state = self._state()
         state.mark_retired()
-        client = state.client
-        if client:
+        entry = state.cache.acquire(state)
+        if entry:
             # It came before it was known.
-            state.blocklist_marked(client)
+            try:
+                state.blocklist_marked(entry.client)
+            finally:
+                state.cache.release(entry)
 
     def blocklist(self, addresses):
         """Blocklist clients of the cluster, this process's own among them.
@@ -253,25 +491,26 @@ class Connection:
         :raises ClusterError: if the cluster cannot be used
         """
         state = self._state()
-        client = state.client
-        if client and client.get_addrs() in addresses:
+        entry = state.entry
+        if entry and entry.address in addresses:
             # Its users get an error, and the next call a new client.
-            state.retire(client)
-        return fencing.blocklist(self.client(), addresses)
+            state.retire(entry.client)
+        with self.use() as client:
+            return fencing.blocklist(client, addresses)
 
     @property
     def address(self):
         """Address of this process's client, or None if it has none."""
-        client = self._state().client
-        return client and client.get_addrs()
+        entry = self._state().entry
+        return entry and entry.address
 
     def client_of(self, ioctx):
         """Return the rados.Rados that a pool was opened by."""
-        return self._users[id(ioctx)]
+        return self._pools[id(ioctx)].entry.client
 
     def address_of(self, ioctx):
         """Return the address of the client that a pool was opened by."""
-        return self.client_of(ioctx).get_addrs()
+        return self._pools[id(ioctx)].entry.address
 
     def check(self):
         """Return if the cluster may be tried; costs nothing.
@@ -290,32 +529,28 @@ class Connection:
                 raise
 
     def client(self):
-        """Return the connected rados.Rados of this process.
+        """Connect if need be, and return the connected rados.Rados.
 
-        :raises NotDeployed: if conf file or keyring are not there
-        :raises Misconfigured: if conf file, keyring or user do not fit, or
-                               the cluster has another fsid than the conf file
-        :raises Unreachable: if the cluster does not answer, and at once while
-                             it is known to be away
+        It may be closed at any time after it was idle: :meth:`use` keeps it.
+
+        :raises ClusterError: as :meth:`use`
         """
-        self.check()
-        state = self._state()
-        return state.client or self._connected(state)
+        with self.use() as client:
+            return client
 
-    def _connected(self, state):
-        """Connect, or wait for the thread that does, and return the client."""
+    def _connect_once(self, state):
+        """Connect, or wait for the thread that does."""
         with state.lock:
-            if state.client:
-                return state.client
+            if state.entry:
+                return
             attempt, begun = state.attempt, state.attempt is None
             if begun:
                 attempt = state.attempt = states.Attempt()
         if begun:
-            native.start('dcn-connect-%s' % self.store, self._try, state,
-                         attempt)
+            self._begin(state, attempt)
         try:
-            return attempt.wait(self._connect_timeout + _GRACE
-                                if self._connect_timeout else None)
+            attempt.wait(self._connect_timeout + _GRACE
+                         if self._connect_timeout else None)
         except native.Empty:
             error = errors.Unreachable(
                 self.store, 'there is no connection after %s s'
@@ -324,26 +559,52 @@ class Connection:
             state.watch.lost(error)
             raise error
 
-    def _try(self, state, attempt):
-        client = error = None
+    def _begin(self, state, attempt):
         try:
-            client = self._connect()
+            native.start('dcn-connect-%s' % self.store, self._try, state,
+                         attempt)
+        except RuntimeError as exc:
+            self._end(state, attempt, errors.Exhausted(
+                self.store, 'no thread can be started to connect (%s)' % exc,
+                'raise pids.max (pids_limit of the container)'))
+
+    def _try(self, state, attempt):
+        error = None
+        try:
+            with self._room(state):
+                attempt.since = time.monotonic()
+                state.adopt(self._connect())
         except errors.ClusterError as exc:
             error = exc
         except Exception as exc:
             LOG.exception('Connecting to the cluster of store %s failed',
                           self.store)
             error = errors.Unreachable(self.store, str(exc), 'see the log')
-        if error:
+        if error and not isinstance(error, errors.Exhausted):
             state.watch.lost(error)
-        else:
-            client = state.adopt(client)
-        with state.lock:
-            state.attempt = None
-        attempt.end(client, error)
-        if client:
+        self._end(state, attempt, error)
+        if not error:
             # Whether its OSDs are well, too, is to be seen.
             state.watch.look()
+
+    @staticmethod
+    def _end(state, attempt, error):
+        with state.lock:
+            state.attempt = None
+        attempt.end(error)
+
+    def _room(self, state):
+        """Have room for another client: context manager while it is made.
+
+        :raises Exhausted: if there is none
+        """
+        retired = state.cache.retired_of(state)
+        if retired >= _RETIRED:
+            raise errors.Exhausted(
+                self.store, '%d earlier connections still wait for answers '
+                'to what was sent before the site was lost' % retired,
+                'try again later; see dcn_io_timeout in [%s]' % self.store)
+        return state.cache.making(self.store)
 
     def _connect(self):
         client = self._maker.connect(self._io_timeout)
@@ -358,25 +619,46 @@ class Connection:
     def _look(self, state):
         """Return if the cluster can be used; for the watch.
 
+        No client is kept that there was not before.
+
         :raises ClusterError: if not
         """
-        state.release()
-        client = state.client
-        if client is not None and state.watch.health.state != health.DOWN:
-            try:
-                self._ask(client)
-            except errors.Unreachable:
-                state.retire(client)
-                raise
+        entry = state.cache.acquire(state)
+        if entry is None:
+            self._probe(state)
             return
-        client = self._prober.connect(_PROBE_TIMEOUT)
         try:
+            if state.watch.health.state == health.DOWN:
+                self._probe(state)
+            else:
+                self._ask_or_retire(state, entry.client)
+        finally:
+            state.cache.release(entry)
+
+    def _ask_or_retire(self, state, client):
+        try:
+            self._ask(client)
+        except errors.Unreachable:
+            state.retire(client)
+            raise
+
+    def _probe(self, state):
+        with state.cache.making(self.store):
+            self._ask_by_new_client(state, self._prober)
+
+    def _ask_by_new_client(self, state, maker):
+        """Ask the cluster through a client that is made for it.
+
+        :raises ClusterError: if it cannot be used
+        """
+        client = maker.connect(_PROBE_TIMEOUT)
+        try:
+            state.fsid = state.fsid or client.get_fsid()
+            # At once: librados sends again what was not answered.
+            state.blocklist_marked(client)
             self._ask(client)
         finally:
             client.shutdown()
-        if state.client is None:
-            # Whoever comes first need not wait for it.
-            state.adopt(self._connect())
 
     def _ask(self, client):
         if self.pool is None:
@@ -402,24 +684,14 @@ class Connection:
         pid = os.getpid()
         state = self._states.get(pid)
         if state is None:
-            made = states.State()
+            made = states.State(self._caches.current())
             made.watch = health.Watch(
-                self.store, lambda: self._look(made), self._told)
+                self.store, lambda: self._look(made), self._told,
+                addresses=lambda: monitors.parse(self._prober.mon_host))
             state = self._states.setdefault(pid, made)
-            if self._told and not background.is_master():
-                state.watch.look()
         return state
 
     def _complain(self, exc):
         if str(exc) != self._complaint:
             self._complaint = str(exc)
             LOG.warning('The fsid of a cluster is not known: %s', exc)
-
-
-def _after_fork():
-    for connection in list(_registry.values()):
-        if connection._told:
-            connection._state()
-
-
-background.after_fork(_after_fork)

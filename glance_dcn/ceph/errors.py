@@ -65,6 +65,13 @@ class Unreachable(ClusterError):
         self.since = since
 
 
+class Exhausted(ClusterError):
+    """This process has too few threads or files to connect to the cluster.
+
+    It says nothing about the site. The same may succeed a little later.
+    """
+
+
 class ReadOnly(ClusterError):
     """The user of this process may read the images of the store, no more."""
 

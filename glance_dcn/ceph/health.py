@@ -14,9 +14,11 @@
 
 Each process has one :class:`Watch` per connection. It is a circuit breaker:
 when something fails because the cluster is away, it opens, and whoever needs
-the cluster is refused at once; a thread of its own looks after the cluster
-until it is back. The thread lives as long as there is something to look
-after, and no watch waits for another.
+the cluster is refused at once; probes go to the cluster until it is back. A
+watch has no thread of its own: probes are scheduled, a few of them run at a
+time, and none is made before a monitor has been found to answer, which takes
+no thread (:mod:`glance_dcn.ceph.monitors`). So sites that stay away, however
+many, cost next to nothing, and hold up none that returns.
 """
 
 import dataclasses
@@ -31,8 +33,10 @@ import rados
 import rbd
 
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import monitors
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
@@ -43,19 +47,27 @@ MISCONFIGURED = 'misconfigured'
 #: Nobody has asked for it yet, in this process.
 UNKNOWN = 'unknown'
 
-# Seconds between looks after a cluster that is away: the first pause, what it
-# grows by and the longest. A look takes as long as connecting may, and a
+# Seconds between probes of a cluster that is away: the first pause, what it
+# grows by and the longest. A probe takes as long as connecting may, and a
 # returned site is to be found within 15 s.
 _FIRST = 1
 _GROWTH = 1.6
-_LONGEST = 6
+_LONGEST = 5
 # The same for one whose files are not there, at which no more is looked than
 # these, and for one that must be mended by hand.
 _FILES = 2
 _MENDED = 20
+# Seconds until the next probe of one that is not well, if that is asked for
+# during a probe.
+_MOMENT = 0.1
 # Parts of a pause by which it is longer or shorter: the processes of a
 # deployment must not all knock at the same moment.
 _JITTER = 0.2
+
+# Probes by librados that run at a time: of clusters that are away and have
+# begun to answer, and of others.
+_PROBES = schedulers.Limit('probe', 8)
+_LOOKS = schedulers.Limit('look', 32)
 
 # What requests to a cluster that does not answer end with. Everything else
 # is an answer.
@@ -116,26 +128,34 @@ class Watch:
     :param look: function that returns if the cluster can be used, and raises
         :class:`glance_dcn.ceph.errors.ClusterError` if not; it may take long
     :param told: list of functions to call each time the cluster is found to
-        be up, in threads of their own; more may be added
+        be up, in threads of the scheduler; more may be added
     :param clock: returns seconds since the epoch
-    :param start: what starts a thread, with the signature of
-        :func:`glance_dcn.engine.native.start`
+    :param scheduler: :class:`glance_dcn.runtime.scheduler.Scheduler`
+    :param addresses: returns the addresses of the cluster's monitors; none:
+        each probe is made by ``look``
+    :param asks: :class:`glance_dcn.ceph.monitors.Monitors`
     """
 
     def __init__(self, store, look, told=(), clock=time.time,
-                 start=native.start):
+                 scheduler=schedulers.PROCESS, addresses=list,
+                 asks=monitors.PROCESS):
         self.store = store
         self._look = look
         self._told = told
         self._clock = clock
-        self._start = start
+        self._scheduler = scheduler
+        self._addresses = addresses
+        self._asks = asks
         # Held for moments only.
         self._lock = native.lock()
         self._health = Health(UNKNOWN)
         self._remedy = _REMEDY
         self._stopped = False
-        # What wakes the thread; None: there is none.
-        self._events = None
+        # The next probe, whether one is under way, and whether another was
+        # asked for meanwhile.
+        self._next = None
+        self._probing = self._asked = False
+        self._pause = _FIRST
 
     @property
     def health(self):
@@ -216,40 +236,64 @@ class Watch:
         """Do not look after the cluster any more."""
         with self._lock:
             self._stopped = True
-            if self._events is not None:
-                self._events.put(True)
+            if self._next is not None:
+                self._next.cancel()
 
     def _tell(self, function):
-        self._start('dcn-back-%s' % self.store, _call, function, self.store)
+        self._scheduler.submit(lambda: _call(function, self.store))
 
     def _begin(self, wake):
+        """Have the cluster probed; at once, if somebody wants that."""
         with self._lock:
-            if self._events is not None:
-                if wake:
-                    self._events.put(True)
-                return
             if self._stopped:
                 return
-            events = self._events = native.Queue()
-        self._start('dcn-watch-%s' % self.store, self._run, events)
+            if self._probing:
+                self._asked = self._asked or wake
+            elif wake or self._next is None:
+                self._pause = _FIRST
+                self._schedule(0)
 
-    def _run(self, events):
-        pause = _FIRST
-        while True:
-            self._look_once()
-            with self._lock:
-                state = self._health.state
-                if self._stopped or (state == UP and events.empty()):
-                    self._events = None
-                    return
-            if self._wait(events, self._pause(state, pause)):
-                pause = _FIRST
-            else:
-                pause = min(pause * _GROWTH, _LONGEST)
+    def _schedule(self, delay):
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._scheduler.call_later(delay, self._probe)
+
+    def _probe(self):
+        """Begin a probe; the first step for one that is away costs little."""
+        with self._lock:
+            if self._stopped or self._probing:
+                return
+            self._next, self._probing = None, True
+            down = self._health.state == DOWN
+        found = []
+        try:
+            found = self._addresses() if down else []
+        except errors.ClusterError as exc:
+            LOG.debug('The monitors of store %(store)s are not known: '
+                      '%(error)s', {'store': self.store, 'error': exc})
+        if found:
+            self._asks.ask(found, self._on_answer)
+        else:
+            self._scheduler.submit(self._look_once,
+                                   _PROBES if down else _LOOKS)
+
+    def _on_answer(self, reason):
+        """Go on with a probe when the monitors were asked.
+
+        :param reason: why none has answered, or None
+        """
+        if reason is None:
+            self._scheduler.submit(self._look_once, _PROBES)
+            return
+        LOG.debug('No monitor of store %(store)s answers: %(reason)s', {
+            'store': self.store, 'reason': reason})
+        self._end()
 
     def _look_once(self):
         try:
             self._look()
+        except errors.Exhausted as exc:
+            LOG.debug('Not looked at: %s', exc)
         except errors.ClusterError as exc:
             self._note(exc)
         except Exception as exc:
@@ -258,24 +302,25 @@ class Watch:
             self._note(errors.Unreachable(self.store, str(exc), _REMEDY))
         else:
             self.found()
+        self._end()
 
-    @staticmethod
-    def _pause(state, pause):
-        usual = {UP: 0, NOT_DEPLOYED: _FILES, MISCONFIGURED: _MENDED}.get(
-            state, pause)
-        return usual * random.uniform(  # noqa: S311
-            1 - _JITTER, 1 + _JITTER)
-
-    @staticmethod
-    def _wait(events, seconds):
-        """Wait, and return whether somebody wants it to be looked at."""
-        try:
-            events.get(timeout=seconds)
-        except native.Empty:
-            return False
-        while not events.empty():
-            events.get_nowait()
-        return True
+    def _end(self):
+        """End a probe, and schedule the next one if there is to be one."""
+        with self._lock:
+            asked, self._asked, self._probing = self._asked, False, False
+            state = self._health.state
+            if self._stopped or (state == UP and not asked):
+                self._pause = _FIRST
+                return
+            if asked:
+                self._pause = _FIRST
+                self._schedule(0 if state == UP else _MOMENT)
+                return
+            usual = {NOT_DEPLOYED: _FILES, MISCONFIGURED: _MENDED}.get(
+                state, self._pause)
+            self._pause = min(self._pause * _GROWTH, _LONGEST)
+            self._schedule(usual * random.uniform(  # noqa: S311
+                1 - _JITTER, 1 + _JITTER))
 
 
 def format_time(seconds):

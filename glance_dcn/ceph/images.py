@@ -74,12 +74,13 @@ def publish(image, record):
     image.protect_snap(SNAPSHOT)
 
 
-def remove(ioctx, name, image_id, snapshot=None, trashing=None,
-           in_use_too=False):
-    """Remove an image, or move it to the trash while snapshots remain.
+class Removal:
+    """The removal of an image, in two steps.
 
     For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`):
-    librbd removes by name. An image that is in use is left as it was.
+    librbd removes by name. Between the steps no clone (of format 1) can be
+    made of it, and all can be taken back, so that an image can be removed
+    from several sites or from none.
 
     :param ioctx: rados.Ioctx of the pool
     :param name: name of the image
@@ -89,38 +90,142 @@ def remove(ioctx, name, image_id, snapshot=None, trashing=None,
         moved to the trash
     :param in_use_too: move it to the trash too if it has clones that keep
         its snapshot from being removed
+    """
+
+    def __init__(self, ioctx, name, image_id, snapshot=None, trashing=None,
+                 in_use_too=False):
+        self._ioctx = ioctx
+        self._name = name
+        self._image_id = image_id
+        self._snapshot = snapshot
+        self._trashing = trashing
+        self._in_use_too = in_use_too
+        self._image = None
+        self._has_snapshot = self._unprotected = self._has_clones = False
+
+    def prepare(self):
+        """See that nothing is in the way, and let no more clones be made.
+
+        :raises rbd.ImageNotFound: if there is no such image
+        :raises InUse: if the snapshot has clones, or the image is open
+            elsewhere; it is left as it was
+        """
+        if self._image_id is None or (
+                look_up(self._ioctx, self._name) != self._image_id):
+            raise rbd.ImageNotFound('RBD image %s with ID %s'
+                                    % (self._name, self._image_id))
+        if self._snapshot is None:
+            return
+        try:
+            self._image = rbd.Image(self._ioctx, self._name)
+        except rbd.ImageNotFound:
+            # One whose maker died while creating it is listed, but cannot be
+            # opened; it can be removed.
+            return
+        try:
+            _check_not_open(self._image)
+            self._unprotect()
+        except rbd.ImageBusy as exc:
+            self._close()
+            if not self._in_use_too:
+                raise self._in_use(exc) from exc
+            self._has_clones = True
+        except BaseException:
+            self._close()
+            raise
+
+    def finish(self):
+        """Remove the image, or move it to the trash while snapshots remain.
+
+        :raises rbd.ImageNotFound: if there is no such image
+        :raises InUse: if it was opened elsewhere meanwhile; it is left as it
+            was
+        """
+        removed = False
+        try:
+            if self._has_clones:
+                LOG.warning('RBD image %s has clones: moving it to the '
+                            'trash', self._name)
+                self._trash()
+                return
+            if self._has_snapshot:
+                removed = _remove_snapshot(self._image, self._snapshot)
+            self._close()
+            try:
+                rbd.RBD().remove(self._ioctx, self._name)
+            except rbd.ImageHasSnapshots:
+                # Others made snapshots of it, or clones that need no
+                # protection (clone format 2): the data goes when the last of
+                # them is gone.
+                LOG.warning('RBD image %s has snapshots left: moving it to '
+                            'the trash', self._name)
+                self._trash()
+            except rbd.ImageBusy:
+                if not self._in_use_too:
+                    raise
+                LOG.warning('RBD image %s is open elsewhere: moving it to '
+                            'the trash', self._name)
+                self._trash()
+        except rbd.ImageBusy as exc:
+            if removed:
+                _restore_snapshot(self._ioctx, self._name, self._snapshot)
+            elif self._image is not None:
+                self.undo()
+            raise self._in_use(exc) from exc
+        finally:
+            self._close()
+
+    def undo(self):
+        """Leave the image as it was before it was prepared."""
+        try:
+            if self._unprotected:
+                self._image.protect_snap(self._snapshot)
+        except rbd.Error as exc:
+            LOG.error('RBD image %(image)s is not removed, and its snapshot '
+                      '%(snapshot)s cannot be protected again: %(error)s; '
+                      'protect it with rbd snap protect', {
+                          'image': self._name, 'snapshot': self._snapshot,
+                          'error': exc})
+        finally:
+            self._close()
+
+    def _unprotect(self):
+        try:
+            self._image.unprotect_snap(self._snapshot)
+            self._unprotected = True
+        except rbd.InvalidArgument:
+            LOG.debug('Snapshot %s was unprotected already', self._snapshot)
+        except rbd.ImageNotFound:
+            LOG.debug('There is no snapshot %s', self._snapshot)
+            return
+        self._has_snapshot = True
+
+    def _trash(self):
+        if self._trashing:
+            self._trashing(self._image_id)
+        rbd.RBD().trash_move(self._ioctx, self._name)
+
+    def _close(self):
+        image, self._image = self._image, None
+        if image is not None:
+            image.close()
+
+    def _in_use(self, exc):
+        return InUse('RBD image %s is in use: %s' % (self._name, exc))
+
+
+def remove(*args, **kwargs):
+    """Remove an image, or move it to the trash while snapshots remain.
+
+    An image that is in use is left as it was. For the parameters see
+    :class:`Removal`.
+
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
     """
-    if image_id is None or look_up(ioctx, name) != image_id:
-        raise rbd.ImageNotFound('RBD image %s with ID %s' % (name, image_id))
-    removed = False
-    try:
-        try:
-            if snapshot is not None:
-                # One whose maker died while creating it is listed, but cannot
-                # be opened; it can be removed.
-                with contextlib.suppress(rbd.ImageNotFound), \
-                        rbd.Image(ioctx, name) as image:
-                    _check_not_open(image)
-                    removed = _remove_snapshot(image, snapshot)
-            rbd.RBD().remove(ioctx, name)
-        except rbd.ImageHasSnapshots:
-            # Others made snapshots of it, or clones that need no protection
-            # (clone format 2): the data goes when the last of them is gone.
-            LOG.warning('RBD image %s has snapshots left: moving it to the '
-                        'trash', name)
-            _trash(ioctx, name, image_id, trashing)
-        except rbd.ImageBusy:
-            if not in_use_too:
-                raise
-            LOG.warning('RBD image %s has clones: moving it to the trash',
-                        name)
-            _trash(ioctx, name, image_id, trashing)
-    except rbd.ImageBusy as exc:
-        if removed:
-            _restore_snapshot(ioctx, name, snapshot)
-        raise InUse('RBD image %s is in use: %s' % (name, exc)) from exc
+    removal = Removal(*args, **kwargs)
+    removal.prepare()
+    removal.finish()
 
 
 def _check_not_open(image):
@@ -148,12 +253,6 @@ def _restore_snapshot(ioctx, name, snapshot):
                       'image': name, 'snapshot': snapshot, 'error': exc})
 
 
-def _trash(ioctx, name, image_id, trashing):
-    if trashing:
-        trashing(image_id)
-    rbd.RBD().trash_move(ioctx, name)
-
-
 def is_empty(ioctx):
     """Return whether a pool has no images, nor any in its trash.
 
@@ -165,14 +264,7 @@ def is_empty(ioctx):
 
 
 def _remove_snapshot(image, snapshot):
-    """Remove a snapshot; return whether it was there."""
-    try:
-        image.unprotect_snap(snapshot)
-    except rbd.InvalidArgument:
-        LOG.debug('Snapshot %s was unprotected already', snapshot)
-    except rbd.ImageNotFound:
-        LOG.debug('There is no snapshot %s', snapshot)
-        return False
+    """Remove an unprotected snapshot; return whether it was there."""
     try:
         image.remove_snap(snapshot)
     except rbd.ImageNotFound:
@@ -197,6 +289,8 @@ def purge(ioctx, name, image_id, snapshot=None):
         if snapshot is not None:
             with contextlib.suppress(rbd.ImageNotFound), \
                     rbd.Image(ioctx, image_id=image_id) as image:
+                with contextlib.suppress(rbd.InvalidArgument):
+                    image.unprotect_snap(snapshot)
                 _remove_snapshot(image, snapshot)
         rbd.RBD().trash_remove(ioctx, image_id)
     except (rbd.ImageBusy, rbd.ImageHasSnapshots) as exc:

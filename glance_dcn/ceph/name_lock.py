@@ -53,7 +53,7 @@ import rados
 
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import omap
-from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection
@@ -120,17 +120,18 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
         with contextlib.suppress(rados.Error):
             held.unlock()
         raise
-    over = native.Queue()
-    renewing = native.start('dcn-name-lock', held.keep, over)
+    # With the end of it, or a renewal under way would lock it again after the
+    # unlocking.
+    renewals = schedulers.PROCESS.every(_RENEWAL, held.renew)
     try:
         yield
     except BaseException:
-        _stop(over, renewing)
+        renewals.stop()
         # What the block failed with is what counts.
         with contextlib.suppress(rados.Error):
             held.unlock()
         raise
-    _stop(over, renewing)
+    renewals.stop()
     held.release()
 
 
@@ -144,12 +145,6 @@ def break_lock(ioctx: rados.Ioctx, image: str,
     found = omap.holder(ioctx, OBJECT, _lock(image))
     if found and found.instance in instances:
         omap.break_lock(ioctx, OBJECT, _lock(image), found)
-
-
-def _stop(over: native.Queue, renewing: typing.Any) -> None:
-    over.put(True)
-    # Or a renewal under way would lock it again after the unlocking.
-    renewing.join()
 
 
 def _lock(image: str) -> str:
@@ -179,21 +174,15 @@ class _Held:
             'beat %d for %s' % (self._beat, self.image), None,
             omap.MAY_RENEW)
 
-    def keep(self, over: native.Queue) -> None:
-        """Renew the lock until ``over`` says so."""
-        while True:
-            try:
-                native.get(over, _RENEWAL)
-                return
-            except native.Empty:
-                pass
-            try:
-                self.take()
-            except rados.Error as exc:
-                LOG.debug('The name lock of image %(image)s was not renewed: '
-                          '%(error)s', {'image': self.image, 'error': exc})
-                if isinstance(exc, rados.ObjectBusy):
-                    return
+    def renew(self) -> bool:
+        """Renew the lock; return whether it may be held for longer."""
+        try:
+            self.take()
+        except rados.Error as exc:
+            LOG.debug('The name lock of image %(image)s was not renewed: '
+                      '%(error)s', {'image': self.image, 'error': exc})
+            return not isinstance(exc, rados.ObjectBusy)
+        return True
 
     def unlock(self) -> None:
         """Give the lock back.

@@ -12,81 +12,114 @@
 
 """What one process has of a connection to a cluster."""
 
-import contextlib
-import sys
+from __future__ import annotations
+
+import dataclasses
 import threading
 import time
+import typing
 
-import rados
-
+from glance_dcn.ceph import calls
 from glance_dcn.ceph import fencing
 from glance_dcn.engine import native
 
-# Seconds for which a client that was given up is kept at least: requests of
-# its users may be in flight.
+if typing.TYPE_CHECKING:
+    import rados
+
+    from glance_dcn.ceph import client_cache
+    from glance_dcn.ceph import errors
+
+# Seconds for which the address of a retired client is known: requests that
+# it has sent may be carried out.
 _KEPT = 150
-# sys.getrefcount() of a client that only its entry in that list refers to.
-_UNUSED = 2
+
+
+@dataclasses.dataclass
+class _Retired:
+    """A client that was retired.
+
+    :ivar entry: what the cache has of it
+    :ivar since: when, in seconds of the monotonic clock
+    :ivar is_marked: whether it is to be blocklisted
+    """
+
+    entry: client_cache.Entry
+    since: float
+    is_marked: bool = False
 
 
 class State:
     """What one process has of a connection.
 
-    :ivar client: connected rados.Rados, or None
-    :ivar fsid: fsid of its cluster, or None
+    :param cache: the connected clients of the process
+    :ivar cache: the same
+    :ivar entry: the connected client, with its uses, or None
+    :ivar fsid: fsid of the cluster that was connected to, or None; it is
+        known for as long as the site is not lost and the conf file is the
+        same, however often the client is closed and made again
     :ivar attempt: the :class:`Attempt` that is being made, or None
     :ivar watch: :class:`glance_dcn.ceph.health.Watch`
-    :ivar lock: for these but the last; held for moments only
+    :ivar callers: :class:`glance_dcn.ceph.calls.Callers`
+    :ivar suspicion: the :class:`glance_dcn.ceph.calls.Suspicion` that is
+        being looked into, or None
+    :ivar lock: that of the cache, for these but the watch and the callers;
+        held for moments only
     """
 
-    def __init__(self):
-        self.lock = native.lock()
-        self.client = None
-        self.fsid = None
-        self.attempt = None
-        self.watch = None
-        # [client, when it was retired, whether it is to be blocklisted]
-        self._retired = []
+    def __init__(self, cache: client_cache.ClientCache) -> None:
+        self.cache = cache
+        self.lock = cache.lock
+        self.entry: client_cache.Entry | None = None
+        self.fsid: str | None = None
+        self.attempt: Attempt | None = None
+        self.watch: typing.Any = None
+        self.callers = calls.Callers()
+        self.suspicion: calls.Suspicion | None = None
+        self._retired: list[_Retired] = []
         # Addresses of those whose requests must not be carried out any more.
-        self._to_blocklist = set()
+        self._to_blocklist: set[str] = set()
 
-    def adopt(self, client):
-        """Take a new client, if there is none; return the one there is."""
-        with self.lock:
-            if self.client is None:
-                self.client = client
-                self.fsid = client.get_fsid()
-            used = self.client
-        if used is not client:
-            client.shutdown()
-        return used
+    @property
+    def client(self) -> rados.Rados | None:
+        """The connected client, or None; it may be closed at any moment."""
+        entry = self.entry
+        return entry and entry.client
 
-    def retire(self, client):
-        """Give up a client: the next use makes a new one.
+    def adopt(self, client: rados.Rados) -> None:
+        """Take a new client; close it if there is one already."""
+        self.fsid = client.get_fsid()
+        self.cache.add(self, client)
+
+    def retire(self, client: rados.Rados) -> bool:
+        """Take a client out of use: the next use makes a new one.
+
+        It is closed when nobody uses it.
 
         :returns: whether it was the one in use
         """
+        entry = self.entry
+        if not self.cache.retire(self, client):
+            return False
+        now = time.monotonic()
         with self.lock:
-            if self.client is not client:
-                return False
-            self.client = self.fsid = None
-            self._retired.append([client, time.monotonic(), False])
-            return True
+            self.fsid = None
+            self._retired = [one for one in self._retired if one.entry.uses
+                             or now - one.since < _KEPT]
+            self._retired.append(_Retired(entry, now))
+        return True
 
-    def mark_retired(self):
+    def mark_retired(self) -> None:
         """Have nothing carried out any more of what retired clients sent.
 
         librados sends it once more when the cluster is back.
         """
         with self.lock:
-            for entry in self._retired:
-                client, _since, done = entry
-                if not done:
-                    entry[2] = True
-                    with contextlib.suppress(rados.Error):
-                        self._to_blocklist.add(client.get_addrs())
+            for one in self._retired:
+                if not one.is_marked:
+                    one.is_marked = True
+                    self._to_blocklist.add(one.entry.address)
 
-    def blocklist_marked(self, client):
+    def blocklist_marked(self, client: rados.Rados) -> None:
         """Blocklist those clients; what cannot be, is tried the next time.
 
         :param client: connected rados.Rados
@@ -97,57 +130,55 @@ class State:
         with self.lock:
             self._to_blocklist |= left
 
-    def release(self):
-        """Release clients that were given up and that nobody uses any more.
-
-        Whoever uses one refers to it, by an Ioctx or an image.
-        """
-        with self.lock:
-            ripe = [entry for entry in self._retired
-                    if time.monotonic() - entry[1] > _KEPT
-                    and sys.getrefcount(entry[0]) <= _UNUSED]
-            for entry in ripe:
-                self._retired.remove(entry)
-        for client, _since, _done in ripe:
-            client.shutdown()
-
 
 class Attempt:
-    """An attempt to connect, whose outcome all who wait for it get."""
+    """An attempt to connect, whose outcome all who wait for it get.
 
-    def __init__(self):
+    :ivar since: when it began to connect, in seconds of the monotonic clock;
+        None: there is no room for another client yet
+    """
+
+    def __init__(self) -> None:
+        self.since: float | None = None
         self._lock = native.lock()
-        self._outcome = None
-        self._waiting = []
+        self._error: errors.ClusterError | None = None
+        self._is_over = False
+        self._waiting: list[native.Queue] = []
 
-    def end(self, client, error):
+    def end(self, error: errors.ClusterError | None) -> None:
         """Give the outcome to all who wait.
 
-        :param client: connected rados.Rados, or None
-        :param error: the ClusterError why there is none
+        :param error: why there is no client; None: there is one
         """
         with self._lock:
-            self._outcome = client, error
+            self._error, self._is_over = error, True
             waiting, self._waiting = self._waiting, []
         for queue in waiting:
             queue.put(True)
 
-    def wait(self, timeout):
-        """Return the client.
+    def wait(self, timeout: float | None) -> None:
+        """Return when there is a client.
 
         :param timeout: seconds, or None
         :raises ClusterError: if there is none
-        :raises native.Empty: if it takes longer
+        :raises native.Empty: if it takes longer; the time until there is room
+            for the client does not count
         """
         queue = native.Queue()
         with self._lock:
-            if self._outcome is None:
-                self._waiting.append(queue)
-            else:
+            if self._is_over:
                 queue.put(True)
-        native.get(queue, threading.TIMEOUT_MAX if timeout is None
-                   else timeout)
-        client, error = self._outcome
-        if error:
-            raise error.again()
-        return client
+            else:
+                self._waiting.append(queue)
+        left = threading.TIMEOUT_MAX if timeout is None else timeout
+        while True:
+            try:
+                native.get(queue, left)
+                break
+            except native.Empty:
+                if self.since is not None:
+                    left = self.since + timeout - time.monotonic()
+                    if left <= 0:
+                        raise
+        if self._error:
+            raise self._error.again()

@@ -242,6 +242,27 @@ def locations(node):
 
 
 @registry.check(
+    'quota', NODE, 'An image may have a location in every store',
+    needs=('stores',),
+    few=(WARN, 'image_location_quota is %(quota)d, and there are %(count)d '
+         'stores: a location that Nova or a user adds to an image is refused '
+         'once it has as many', 'set image_location_quota = %(wanted)d in '
+         '[DEFAULT]; "glance-dcn config render" does so'))
+def quota(node):
+    """Compare the number of locations that an image may have."""
+    found = node.conf.image_location_quota
+    if found < 0:
+        return 'it may have any number of locations'
+    count = len(set(node.conf.enabled_backends or {})
+                | _sites_of_files(node.conf))
+    if found < count:
+        # With what may be added until the next look at it.
+        raise Found('few', quota=found, count=count,
+                    wanted=count + max(5, count // 4))
+    return '%d locations, %d store%s' % (found, count, 's' * (count != 1))
+
+
+@registry.check(
     'staging', NODE, 'Uploads are staged on a local disk with room',
     absent=(FAIL, 'the staging folder %(path)s is not there',
             'make it, owned by user %(user)s, or correct '

@@ -21,6 +21,7 @@ import time
 
 from glance_dcn.checks import clusters  # noqa: F401
 from glance_dcn.checks import nodes  # noqa: F401
+from glance_dcn.checks import processes  # noqa: F401
 from glance_dcn.checks import records  # noqa: F401
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects

@@ -141,7 +141,15 @@ class Site(Subject):
     @contextlib.contextmanager
     def open_pool(self):
         """Give the pool, for what asks a site for it."""
-        yield self.ioctx
+        try:
+            yield self.ioctx
+        finally:
+            # There is but one: a namespace is not for the next check.
+            self.ioctx.set_namespace('')
+
+    def call(self, function, *args):
+        """Call a function that asks the site; its client has timeouts."""
+        return function(*args)
 
     @property
     def caps(self):

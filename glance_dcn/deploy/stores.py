@@ -21,6 +21,8 @@ from glance_dcn.deploy import sitesfile
 TYPE = 'dcn'
 # Seconds; what a dcn store does by itself, and stock needs to be told.
 _CONNECT_TIMEOUT = 5
+# Locations that an image may have, unless Glance is told otherwise.
+_LOCATION_QUOTA = 10
 
 
 def backends(sites):
@@ -29,6 +31,20 @@ def backends(sites):
     :param sites: list of sites that have stores
     """
     return ','.join('%s:%s' % (site.store, TYPE) for site in sites)
+
+
+def location_quota(deployment):
+    """Return the value of image_location_quota, None if Glance's own does.
+
+    An image can be in every store, and its locations are counted wherever one
+    is added by a request, as Nova does. A quarter more, or five, may be added
+    to the deployment before this is rendered again.
+
+    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
+    """
+    count = sum(bool(site.store) for site in deployment.sites)
+    wanted = count + max(5, count // 4)
+    return str(wanted) if wanted > _LOCATION_QUOTA else None
 
 
 def conf_path(folder, cluster):
@@ -82,11 +98,13 @@ def common(deployment, site):
 
     In the order in which they are to stand, without those of stores.
     """
+    quota = location_quota(deployment)
     return {
         'DEFAULT': {
             'enabled_backends': backends(deployment.stores_of(site)),
             'enabled_import_methods':
                 '[%s]' % ','.join(deployment.import_methods),
+            **({'image_location_quota': quota} if quota else {}),
         },
         'glance_store': {
             'default_backend': deployment.stores_of(site)[0].store},

@@ -133,6 +133,9 @@ def _values(deployment, site):
         ('os_glance_staging_store', 'filesystem_store_datadir'):
             site.staging,
     }
+    quota = stores.location_quota(deployment)
+    if quota:
+        values['DEFAULT', 'image_location_quota'] = quota
     for other in known:
         values.update({(other.store, name): value for name, value in {
             'rados_connect_timeout':

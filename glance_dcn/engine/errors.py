@@ -19,6 +19,10 @@ Each error is a class with fields, and its message says what to do next.
 import errno as codes
 import os
 
+#: Seconds without any progress after which an endpoint is asked whether it is
+#: lost.
+QUIET = 3
+
 _HINTS = {
     codes.ENOSPC: 'The place is full: free or add space, then try again.',
     codes.EDQUOT: 'The pool\'s quota is used up: raise it, then try again.',
@@ -99,6 +103,17 @@ class Stalled(RequestError):
             endpoint, operation, codes.ETIMEDOUT, offset,
             hint='Nothing moved for %g s: look at the site\'s network and at '
                  'the health of its cluster.' % seconds)
+
+
+class Lost(RequestError):
+    """An endpoint owes an answer, and is found to be away.
+
+    :param reason: why it is away, as text or exception
+    """
+
+    def __init__(self, endpoint, reason):
+        super().__init__(endpoint, 'wait for an answer', codes.ETIMEDOUT,
+                         hint=str(reason))
 
 
 class Cancelled(EngineError):

@@ -74,8 +74,8 @@ class Fanout:
 
     @property
     def live(self):
-        """The lanes that are not dropped."""
-        return [lane for lane in self.lanes if lane.error is None]
+        """The lanes that are neither dropped nor let go of."""
+        return [lane for lane in self.lanes if lane.live]
 
     @property
     def finished(self):

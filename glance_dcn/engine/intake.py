@@ -130,6 +130,14 @@ class Intake:
             return self._ready[0].offset
         return self._end
 
+    def is_blocked(self, room):
+        """Return whether nothing but memory keeps it from reading on.
+
+        :param room: see :meth:`submit`
+        """
+        return (bool(self._ready) and not room(self._ready[0].length)
+                and not self.rate.delay())
+
     def submit(self, room):
         """Start what can be started.
 
@@ -159,16 +167,22 @@ class Intake:
 
         :raises EngineError: what it failed with
         :raises Stalled: when it does not move
+        :raises Lost: when it is found to be away meanwhile
         """
         if self._error is not None:
             raise self._error
+        now = self._loop.clock()
         if not self._flying and (self._ready or self.listed):
             # It owes nothing.
-            self._moved = self._loop.clock()
-        elif self._loop.clock() - self._moved > self._timeout:
+            self._moved = now
+        elif now - self._moved > self._timeout:
             raise errors.Stalled(
                 self._source.name, 'read' if self._flying else 'list extents',
                 self._timeout, self.below)
+        elif now - self._moved > errors.QUIET:
+            error = self._source.lost()
+            if error is not None:
+                raise error
 
     def _read(self, asked, result):
         turn, request = asked

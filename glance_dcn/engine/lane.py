@@ -26,7 +26,9 @@ class Lane:
     """The side of a transfer that belongs to one target.
 
     A lane that fails is dropped: it keeps its error, gives back the buffers
-    that it holds, and takes no more.
+    that it holds, and takes no more. One that is too slow for the others is
+    let go of: it gives back its buffers as well, and remembers from where on
+    its target has to be written by another transfer.
 
     :param loop: :class:`~glance_dcn.engine.loop.Loop`
     :param target: endpoint
@@ -35,6 +37,8 @@ class Lane:
     :param timeout: seconds without progress after which it is given up
     :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
     :ivar error: why it was dropped, or None
+    :ivar left_at: where another transfer has to begin, in bytes: everything
+        below is written; None if it was not let go of
     :ivar written: bytes of the writes that are done
     """
 
@@ -46,7 +50,11 @@ class Lane:
         self._timeout = timeout
         self.rate = rate or rates.Rate()
         self.error = None
+        self.left_at = None
         self.written = 0
+        # Seconds in which it had something to do, and since when it has.
+        self._busy = 0.0
+        self._busy_since = None
         self._queue = collections.deque()
         self._flying = {}
         self._bytes = 0
@@ -56,10 +64,47 @@ class Lane:
     @property
     def finished(self):
         """Whether it is dropped, or everything is written and flushed."""
-        return self.error is not None or self._flushed
+        return not self.live or self._flushed
+
+    @property
+    def live(self):
+        """Whether it is neither dropped nor let go of."""
+        return self.error is None and self.left_at is None
+
+    @property
+    def flushed(self):
+        """Whether everything is written and flushed."""
+        return self._flushed
+
+    @property
+    def idle(self):
+        """Whether it waits for data."""
+        return not self._queue and not self._flying
+
+    @property
+    def flushing(self):
+        """Seconds for which its target has been flushing; 0 if it is not."""
+        if not self._flushing or self.finished:
+            return 0
+        return self._loop.clock() - self._moved
+
+    @property
+    def backlog(self):
+        """Bytes that it was given and that are not written yet."""
+        return self._bytes + sum(len(piece.data) for piece in self._queue)
+
+    @property
+    def speed(self):
+        """Bytes per second, of the time in which it had something to do."""
+        busy = self._busy
+        if self._busy_since is not None:
+            busy += self._loop.clock() - self._busy_since
+        return self.written / busy if busy > 0 else float('inf')
 
     def put(self, piece):
         """Take a piece to be written."""
+        if self._busy_since is None:
+            self._busy_since = self._loop.clock()
         self._queue.append(piece)
 
     def end(self):
@@ -73,8 +118,7 @@ class Lane:
             self._write(self._queue.popleft())
             if self.error is not None:
                 return
-        if (self._ending and not self._queue and not self._flying
-                and not self._flushing and self.error is None):
+        if (self._ending and self.idle and not self._flushing and self.live):
             self._flushing = True
             self._moved = self._loop.clock()
             self.target.flush(self._loop.reply(self._flush_done, None))
@@ -95,6 +139,10 @@ class Lane:
             self.drop(errors.Stalled(
                 self.target.name, 'write' if first else 'flush',
                 self._timeout, first and first.offset))
+        elif now - self._moved > errors.QUIET:
+            error = self.target.lost()
+            if error is not None:
+                self.drop(error)
 
     def drop(self, error):
         """Give the target up.
@@ -104,6 +152,21 @@ class Lane:
         if self.finished:
             return
         self.error = error
+        self._give_back()
+
+    def let_go(self, below):
+        """Write no more: the target is to be written by another transfer.
+
+        :param below: offset in bytes below which nothing is still to come
+        """
+        if self.finished:
+            return
+        # What is in flight may fail yet, unheard.
+        self.left_at = min([below, *(piece.offset for piece in (
+            *self._queue, *self._flying.values()))])
+        self._give_back()
+
+    def _give_back(self):
         for piece in (*self._queue, *self._flying.values()):
             self._release(piece)
         self._queue.clear()
@@ -120,7 +183,7 @@ class Lane:
                           self._loop.reply(self._write_done, piece))
 
     def _write_done(self, piece, result):
-        if self.error is not None:
+        if not self.live:
             # An answer that comes after it was dropped.
             return
         if isinstance(result, Exception):
@@ -128,6 +191,9 @@ class Lane:
             return
         del self._flying[piece.offset]
         self._moved = self._loop.clock()
+        if self.idle:
+            self._busy += self._moved - self._busy_since
+            self._busy_since = None
         self._bytes -= len(piece.data)
         self.written += len(piece.data)
         self._release(piece)
@@ -135,5 +201,5 @@ class Lane:
     def _flush_done(self, unused, result):
         if isinstance(result, Exception):
             self.drop(result)
-        elif self.error is None:
+        elif self.live:
             self._flushed = True

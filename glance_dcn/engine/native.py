@@ -98,6 +98,14 @@ def call(function, *args):
     return result
 
 
+def is_ending():
+    """Whether the interpreter ends, and waits for its last threads."""
+    module = _original(threading)
+    # Executors are waited for before the main thread counts as ended.
+    return (getattr(module, '_SHUTTING_DOWN', False)
+            or not module.main_thread().is_alive())
+
+
 def thread_id():
     """Return the ID of the native thread that runs; green threads share one.
 

@@ -23,7 +23,9 @@ r"""One source, read once, to any number of targets at the same time.
 All of it is driven by the caller's thread (see :mod:`.loop`). What bounds it
 is the memory of the buffers: a read starts only when there is room for what
 it will bring, and room comes back when the last user of a buffer is done.
-So a slow target holds back a fast one by no more than that memory.
+So a slow target holds back a fast one by no more than that memory, unless it
+is let go of (see :mod:`.laggards`): its target is then written to the end by
+a transfer of its own, which begins where the shared one has left it.
 """
 
 import dataclasses
@@ -33,6 +35,7 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import fanout
 from glance_dcn.engine import intake
+from glance_dcn.engine import laggards
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
 from glance_dcn.engine import native
@@ -81,11 +84,14 @@ class Outcome:
     :ivar target: the endpoint
     :ivar written: bytes written
     :ivar error: why it failed, or None
+    :ivar left_at: where another transfer has to begin, in bytes, if it was
+        let go of: everything below is written; None if it was not
     """
 
     target: typing.Any
     written: int
     error: typing.Optional[Exception]
+    left_at: typing.Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +101,8 @@ class Result:
     :ivar size: bytes of the image
     :ivar data: bytes of its blocks that are not zero
     :ivar content: content digest, or None
-    :ivar chunks: (number, digest) of the content digest's chunks, or None
+    :ivar chunks: (number, digest) of the content digest's chunks that were
+        read, or None
     :ivar hashes: hex digests by hashlib name
     :ivar outcomes: an :class:`Outcome` for each target, in their order
     """
@@ -112,7 +119,9 @@ class Transfer:
     """A copy from one source to targets, or only a reading of the source.
 
     The targets must read as zeros and have the source's size. Endpoints are
-    opened and closed by the caller.
+    opened and closed by the caller. One that begins in the midst of the image
+    proves what it reads by the chunks of the content digest, and knows no
+    digest or hash of all of it.
 
     :param source: endpoint
     :param targets: endpoints; with none, only digests are computed
@@ -130,6 +139,11 @@ class Transfer:
     :param interval: seconds between calls of ``progress``
     :param another: called with the error when the source fails; returns
         another endpoint of the same content to go on with, or None
+    :param lets_go: whether targets that hold back the others are let go of
+    :param offset: where to begin, in bytes, a multiple of
+        :data:`glance_dcn.engine.digests.CHUNK`
+    :param chunks: (number, digest) of the content digest's chunks that the
+        source must turn out to have from there on, or None
     :param loop: for tests
     :raises ValueError: too little memory, or no such hash
     """
@@ -137,7 +151,8 @@ class Transfer:
     def __init__(self, source, targets=(), content=True, hashes=(),
                  expected=None, memory=MEMORY, window=WINDOW,
                  timeout=TIMEOUT, limits=None, progress=None, interval=1,
-                 another=None, loop=None):
+                 another=None, lets_go=False, offset=0, chunks=None,
+                 loop=None):
         if memory < 2 * extents.REQUEST:
             raise ValueError('memory must be at least %d bytes'
                              % (2 * extents.REQUEST))
@@ -146,19 +161,23 @@ class Transfer:
         self._size = source.size
         self._memory = memory
         self._expected = expected
+        self._chunks = chunks
+        self._offset = offset
         self._progress = progress
         self._interval = interval
         self._another = another
         self._loop = loop or loops.Loop()
         self._told = self._loop.clock()
         self._intake = intake.Intake(
-            self._loop, source, self._arrived, timeout=timeout,
+            self._loop, source, self._arrived, offset, timeout=timeout,
             rate=limits.get(source))
         self._fanout = fanout.Fanout(
             self._loop, targets, lambda target, release: lane.Lane(
                 self._loop, target, release, window, timeout,
                 limits.get(target)),
             content or expected is not None, hashes)
+        self._laggards = laggards.Laggards(
+            self._loop.clock, self._fanout.lanes) if lets_go else None
 
     def cancel(self):
         """Make :meth:`run` raise at once. Any thread may call it."""
@@ -208,8 +227,16 @@ class Transfer:
             # That took its time: see first what the targets have answered.
             return
         self._fanout.check()
+        if self._laggards:
+            self._let_laggards_go()
         if self._loop.clock() - self._told >= self._interval:
             self._tell()
+
+    def _let_laggards_go(self):
+        ended = self._intake.finished
+        blocked = not ended and self._intake.is_blocked(self._room)
+        for one in self._laggards.find(blocked, ended):
+            one.let_go(self._intake.below)
 
     def _replace_source(self, error):
         """Go on with another source, or raise the error of this one."""
@@ -265,13 +292,29 @@ class Transfer:
         hashes = {}
         if self._wanted():
             self._check_totals()
-            content = self._fanout.content(self._size)
+            if not self._offset:
+                content = self._fanout.content(self._size)
             chunks = self._fanout.chunks()
             hashes = self._fanout.hashes()
             if self._expected not in (None, content):
                 raise errors.DigestMismatch(self._source.name,
                                             self._expected, content)
+            self._check_chunks(chunks)
         self._tell()
         return Result(self._size, self._fanout.data, content, chunks, hashes,
-                      [Outcome(one.target, one.written, one.error)
-                       for one in self._fanout.lanes])
+                      [Outcome(one.target, one.written, one.error,
+                               one.left_at) for one in self._fanout.lanes])
+
+    def _check_chunks(self, found):
+        """Compare the chunks of what was read with those that it must have.
+
+        :raises DigestMismatch: if one differs; it names the first of them
+        """
+        if self._chunks is None or found == self._chunks:
+            return
+        expected, found = dict(self._chunks), dict(found)
+        number = min(number for number in {*expected, *found}
+                     if expected.get(number) != found.get(number))
+        raise errors.DigestMismatch(self._source.name, *(
+            'chunk %d: %s' % (number, one[number].hex() if number in one
+                              else 'zeros') for one in (expected, found)))

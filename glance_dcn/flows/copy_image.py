@@ -21,6 +21,7 @@ plugin.
 import logging
 import time
 
+from glance.api import common
 from glance.async_.flows._internal_plugins import copy_image as stock
 from glance.common import exception
 import glance_store
@@ -86,7 +87,8 @@ def _take_over(kwargs):
                      if store not in _taken[task_id]]
         return _taken[task_id]
     if not (CONF.glance_dcn.direct_copy
-            and glance_interfaces.usable(glance_interfaces.IMPORT_ACTIONS)):
+            and glance_interfaces.usable(glance_interfaces.IMPORT_ACTIONS)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LAYERS)):
         return []
     if not plugins.ours_wins('copy_image'):
         _say_once('order', 'Images are copied by stock Glance: its copy_image '
@@ -107,6 +109,13 @@ def _take_over(kwargs):
         if action._image.size == 0:
             # Glance refuses locations of size 0, save those that it makes
             # by storing something.
+            return []
+        try:
+            glance_interfaces.image_layers(action._image)
+        except glance_interfaces.Missing as exc:
+            # Its quotas would undo the copy when all data has moved.
+            _say_once('layers', 'Images are copied by stock Glance: it is not '
+                      'known how to add a location: %s', exc)
             return []
         action.add_importing_stores(targets)
         action.remove_failed_stores(targets)
@@ -150,35 +159,48 @@ class _CopyDirectly(task.Task):
                                               action_wrapper)
         self._targets = targets
         self._all_must_succeed = all_stores_must_succeed
+        self._located = set()
         self._failed = set()
         self._message = _Message(targets)
+        # Of stores that are done and failed, as users were told last.
+        self._counts = 0, 0
 
     def execute(self):
-        """Copy the image and note where it is now.
+        """Copy the image and note where it is, store by store.
 
         :raises glance.common.exception.UploadException: if it could not be
             copied as asked for
+        :raises glance.common.exception.StorageQuotaFull: if a quota forbids
+            it, before any data moves
         """
         _taken.pop(self._task_id, None)
         try:
             outcome = self._copy()
         except copying.CopyFailed as exc:
-            self._failed = set(self._targets)
+            self._failed.update(self._targets)
             raise exception.UploadException(str(exc))
         self._heartbeat.save(self._message.final(outcome))
 
     def revert(self, result, **kwargs):
-        """Undo what was noted, as stock does for each of its stores."""
+        """Undo what was noted, as stock does for each of its stores.
+
+        A copy that was ended from outside keeps what it has.
+        """
+        failed = isinstance(result, failure.Failure)
+        ended = failed and result.check(exception.TaskAbortedError)
+        undone = [store for store in self._targets
+                  if not (ended and store in self._located)]
         with self._action_wrapper as action:
-            for store in self._targets:
+            for store in undone:
                 action.remove_location_for_store(store)
             action.remove_importing_stores(self._targets)
-            if isinstance(result, failure.Failure):
-                action.add_failed_stores(sorted(self._failed
-                                                or self._targets))
+            if failed:
+                action.add_failed_stores(sorted(
+                    undone if ended else self._failed or undone))
 
     def _copy(self):
         with self._action_wrapper as action:
+            _check_quota(action._image)
             hashes = _hashes(action._image)
             size = action._image.size
             sources = _sources(action.image_locations)
@@ -188,17 +210,19 @@ class _CopyDirectly(task.Task):
             hashes={name: value for name, value in hashes.items() if value},
             size=size, wanted=list(hashes),
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
+            at_once=CONF.glance_dcn.copy_targets,
             progress=self._progress, waiting=self._waiting,
             finished=self._note).run()
 
     def _note(self, outcome, told):
-        """Give the image its new locations, all in one save.
+        """Tell Glance of stores that have come to their end, in one save.
 
+        :param outcome: :class:`glance_dcn.sites.copying.Outcome` of these
         :param told: to be called right before the save
         :raises glance.common.exception.UploadException: if it was not copied
             as asked for
         """
-        self._failed = set(outcome.failed)
+        self._failed.update(outcome.failed)
         if outcome.failed and self._all_must_succeed:
             raise exception.UploadException('; '.join(
                 'Copying to store %s failed: %s' % item
@@ -206,28 +230,49 @@ class _CopyDirectly(task.Task):
         watch = located.Stopwatch()
         # The end of the block saves the image.
         with self._action_wrapper as action:
-            _describe(action._image, outcome)
+            if outcome.copied:
+                _describe(action._image, outcome)
+            # The wrapper has no action for it. Stock sets the data of an
+            # import at this layer as well, below the quotas.
+            layer, _quotas = glance_interfaces.image_layers(action._image)
             for store in outcome.copied:
-                # The wrapper has no action for it; stock's own flow for
-                # adding locations does the same.
-                action._image.locations.append({
+                layer.locations.append({
                     'url': stores.site(store).uri(action.image_id),
                     'metadata': {'store': store}, 'status': 'active'})
             action.add_failed_stores(sorted(outcome.failed))
-            action.remove_importing_stores(self._targets)
+            action.remove_importing_stores([*outcome.copied,
+                                            *outcome.failed])
             # The save comes next. If its answer is lost, Glance may have the
             # locations all the same.
             told()
         located.check(watch, self._action_wrapper.image_id, outcome.copied)
+        self._located.update(outcome.copied)
 
-    def _progress(self, progress):
-        message = self._message.update(progress)
-        if self._heartbeat.due:
+    def _progress(self, standing):
+        message = self._message.update(standing)
+        counts = standing.done, standing.failed
+        if self._heartbeat.due or (self._heartbeat.takes_news
+                                   and counts != self._counts):
+            self._counts = counts
             self._heartbeat.save(message)
 
     def _waiting(self, stores):
         self._heartbeat.save('Waiting for its turn at %s'
                              % (', '.join(stores) or 'its stores'))
+
+
+def _check_quota(image):
+    """Return if the quota of its owner has room for an image.
+
+    As stock asks before it sets data: once for the image, whatever the number
+    of its stores.
+
+    :raises glance.common.exception.StorageQuotaFull: if it has not
+    """
+    _layer, quotas = glance_interfaces.image_layers(image)
+    if quotas is not None:
+        common.check_quota(quotas.context, image.size, quotas.db_api,
+                           image_id=image.image_id)
 
 
 def _hashes(image):
@@ -263,24 +308,39 @@ def _describe(image, outcome):
 
 
 class _Message:
-    """Puts progress into words: percent, MiB/s, and each target."""
+    """Puts progress into words: percent, MiB/s, and how the stores are."""
 
     def __init__(self, targets):
         self._targets = targets
         self._started = None
+        # Of the wave.
+        self._data = 0
 
-    def update(self, progress):
+    def update(self, standing):
         """Return the message of the moment.
 
-        :param progress: :class:`glance_dcn.engine.transfer.Progress`
+        :param standing: :class:`glance_dcn.sites.waves.Standing`
         """
-        if self._started is None:
+        progress = standing.transfer
+        if progress is not None and (self._started is None
+                                     or progress.data < self._data):
             self._started = time.monotonic()
-        return 'Copying: %d %%, %s; %s' % (
-            100 * progress.fraction, self._rate(progress.data),
-            ', '.join('%s: %d MiB' % (name.partition(':')[0],
-                                      count // units.Mi)
-                      for name, count in progress.written.items()))
+        self._data = progress.data if progress else 0
+        parts = ['Copying: %d %%, %s' % (100 * standing.fraction,
+                                         self._rate(self._data)),
+                 '%d of %d stores done, %d running, %d waiting, %d failed' % (
+                     standing.done, len(self._targets), standing.running,
+                     standing.waiting, standing.failed)]
+        if standing.left is not None:
+            parts.append('about %s left' % _duration(standing.left))
+        if progress is not None:
+            parts.append(', '.join(
+                '%s: %d MiB' % (name.partition(':')[0], count // units.Mi)
+                for name, count in progress.written.items()))
+        if standing.stragglers:
+            parts.append('%s: by themselves, as they are much slower'
+                         % ', '.join(standing.stragglers))
+        return '; '.join(parts)
 
     def final(self, outcome):
         """Return the message of the end.
@@ -289,7 +349,8 @@ class _Message:
         """
         message = 'Copied %d MiB of data from %s to %s, %s' % (
             outcome.data // units.Mi, outcome.source,
-            ', '.join(outcome.copied) or 'no store',
+            ', '.join(store for store in self._targets
+                      if store in outcome.copied) or 'no store',
             self._rate(outcome.data))
         if outcome.adopted:
             message += '; %s had it already' % ', '.join(outcome.adopted)
@@ -302,3 +363,11 @@ class _Message:
             return '0 MiB/s'
         seconds = max(time.monotonic() - self._started, 0.001)
         return '%.0f MiB/s' % (data / units.Mi / seconds)
+
+
+def _duration(seconds):
+    if seconds < 100:
+        return '%d s' % seconds
+    if seconds < 6000:
+        return '%d min' % (seconds / 60)
+    return '%d h' % (seconds / 3600)

@@ -35,6 +35,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds between saves.
 EVERY = 10
+# Seconds between saves of what has changed for users.
+_NEWS = 2
 # Seconds without a save after which the watch saves a task: those who save
 # it themselves say more, and are not to be talked over.
 _SILENCE = 20
@@ -65,8 +67,16 @@ class Heartbeat:
     @property
     def due(self):
         """Whether it is time to save the task."""
+        return self._is_older_than(EVERY)
+
+    @property
+    def takes_news(self):
+        """Whether it is time to save the task, if there is news for users."""
+        return self._is_older_than(_NEWS)
+
+    def _is_older_than(self, seconds):
         return (self._saved is None
-                or time.monotonic() - self._saved >= EVERY)
+                or time.monotonic() - self._saved >= seconds)
 
     def save(self, message):
         """Save the task.

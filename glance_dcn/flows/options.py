@@ -34,15 +34,34 @@ Related options:
     * transfer_memory
 
 """),
+    cfg.IntOpt('copy_targets', default=16, min=1, max=256,
+               help="""
+Stores to which one direct copy writes at the same time, at most.
+
+A copy to more stores runs in waves of this many, each of which reads the
+source once. It is fewer where the process has not enough threads, files or
+memory left. A store that trickles is let go of by the others: it is written by
+itself, beside the waves that follow, or after all of them.
+
+Possible values:
+    * 1 to 256
+
+Related options:
+    * transfer_memory
+
+"""),
     cfg.IntOpt('transfer_memory', default=128, min=8,
                help="""
-MiB of image data that one direct copy holds in memory at most.
+MiB of image data that one wave of a direct copy holds in memory at most.
 
-A slow target holds back the others of the same copy by no more than this. An
-upload, or an import into a store, holds 128 MiB at most.
+Each store that was let go of by the others, because it trickles, takes 16 MiB
+more. An upload, or an import into a store, holds 128 MiB at most.
 
 Possible values:
     * MiB, 8 or more
+
+Related options:
+    * copy_targets
 
 """),
     cfg.IntOpt('conversion_max_virtual_size', default=1024, min=1,

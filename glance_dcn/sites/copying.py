@@ -12,13 +12,13 @@
 
 """Copying an image from one site to others, straight and verified.
 
-The source is read once for all targets. What is copied is proven against the
-hash that Glance knows, over all bytes. An image that this deployment has
-stored or verified before has a record of its content digest and hashes, under
-a code that no other site can make (:mod:`glance_dcn.sites.proofs`); if the
-hashes are those that Glance knows, the content digest is enough, so that the
-copy costs its data alone. Any other image is given such a record once it is
-proven.
+The source is read once for all targets of a wave (:mod:`.waves`). What is
+copied is proven against the hash that Glance knows, over all bytes. An image
+that this deployment has stored or verified before has a record of its content
+digest and hashes, under a code that no other site can make
+(:mod:`glance_dcn.sites.proofs`); if the hashes are those that Glance knows,
+the content digest is enough, so that the copy costs its data alone. Any other
+image is given such a record once it is proven.
 
 Where Glance knows no hash, as of Nova's snapshots, nothing can prove the bytes
 but that the image was still there after all of them had been read. The hashes
@@ -27,29 +27,60 @@ are computed then, for Glance to be told.
 When the source fails on the way, the copy goes on from another one where it
 stopped, if the same digest is recorded there; otherwise it starts again with
 another one.
+
+Each target is published when it has all data, and Glance is told of it then,
+whatever the others do. No target holds up others: one that is opened late, or
+is let go of because it trickles, reads the source again by itself, from where
+it was left, and is proven by the chunks of the content digest.
 """
+
+from __future__ import annotations
 
 from concurrent import futures
 import contextlib
 import dataclasses
 import functools
 import logging
+import time
+import typing
 
 import rbd
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import images
-from glance_dcn.ceph import name_lock
-from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.engine import digests
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.engine import native
 from glance_dcn.engine import transfer
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import proofs
 from glance_dcn.sites import reading
+from glance_dcn.sites import target as targets_
+from glance_dcn.sites import waves
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+    from collections.abc import Sequence
+
+    from glance_dcn.engine.backends import base
+    from glance_dcn.sites import site as sites_
+    from glance_dcn.sites import sources as sources_
 
 LOG = logging.getLogger(__name__)
+
+# Seconds for which targets are waited for that take longer than most to be
+# opened or published, how many times as long as those they may take, and the
+# most that an image's size adds.
+_LATE, _TIMES, _LATEST = 2.0, 3, 15.0
+# Bytes of an image for each of which an open target waits a second more.
+_SIZE_OF_A_SECOND = 1 << 30
+# Seconds between looks whether a target has come to its end.
+_TICK = 0.5
+# Bytes of data held by a transfer to one target that was left by the others.
+_ALONE = 16 << 20
 
 
 class CopyFailed(Exception):
@@ -58,7 +89,7 @@ class CopyFailed(Exception):
     :ivar reasons: exceptions by the name of the source's site
     """
 
-    def __init__(self, image, reasons):
+    def __init__(self, image: str, reasons: dict[str, Exception]) -> None:
         super().__init__('image %s could not be read from any of its sites: '
                          '%s' % (image, '; '.join(
                              '%s: %s' % item for item in reasons.items())))
@@ -71,13 +102,13 @@ class _SourceFailed(Exception):
 
 @dataclasses.dataclass
 class Outcome:
-    """What a copy came to.
+    """What a copy came to, or what some of its targets came to.
 
     :ivar source: name of the site that was read; of several, joined by
         ``, then``
     :ivar size: bytes of the image
-    :ivar data: bytes of data in it, which is what was moved; 0 if no target
-        needed any
+    :ivar data: bytes of data in it, which is what was moved to a target; 0 if
+        no target needed any
     :ivar copied: names of the sites that have the image now
     :ivar failed: exceptions by the name of the site that has not
     :ivar adopted: names of those sites that had it already, complete and
@@ -91,9 +122,27 @@ class Outcome:
     size: int
     data: int
     copied: list[str]
-    failed: dict[str, Exception]
+    failed: dict[str, BaseException]
     adopted: list[str] = dataclasses.field(default_factory=list)
     hashes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class _Content:
+    """What is known of the image that is copied.
+
+    :ivar size: bytes
+    :ivar record: proved :class:`glance_dcn.ceph.records.Record`, or None
+    :ivar chunks: (number, digest) of its content digest's chunks, or None
+    :ivar data: bytes of data in it, if that is known, or 0
+    :ivar hashes: hex digests over all bytes by hashlib name
+    """
+
+    size: int
+    record: records.Record | None
+    hashes: dict[str, str]
+    chunks: list | None = None
+    data: int = 0
 
 
 class Copy:
@@ -107,53 +156,85 @@ class Copy:
         name
     :param size: bytes of the image, if Glance knows that
     :param wanted: hashlib names of the hashes that Glance should know
-    :param memory: bytes of data held at most
-    :param progress: called with
-        :class:`glance_dcn.engine.transfer.Progress` now and then; an
-        exception of its ends the copy
+    :param memory: bytes of data held at most by a wave
+    :param at_once: targets that are written at the same time at most
+    :param progress: called with :class:`glance_dcn.sites.waves.Standing` now
+        and then; an exception of its ends the copy
     :param interval: seconds between calls of ``progress``
     :param waiting: called now and then, while its turn at the sites has not
         come, with the names of those it waits for; an exception of its ends
         the copy
-    :param finished: called with the :class:`Outcome`, and with a function to
-        be called right before Glance is told, before what has failed is
-        removed, which may take long. After an exception from before Glance
-        was told, nothing that was written stays; after one from then on, all
-        of it does, for Glance may have it
+    :param finished: called each time that targets have come to their end,
+        with the :class:`Outcome` of these, and with a function to be called
+        right before Glance is told, before what has failed is removed, which
+        may take long. Its exceptions end the copy. After one from before
+        Glance was told, nothing of these targets stays; after one from then
+        on, all of it does, for Glance may have it
     """
 
-    def __init__(self, image, sources, targets, hashes=None, size=None,
-                 wanted=(), memory=transfer.MEMORY, progress=None, interval=1,
-                 waiting=None, finished=None):
+    def __init__(self, image: str, sources: Sequence[sources_.Source],
+                 targets: Iterable[sites_.Site],
+                 hashes: Mapping[str, str] | None = None,
+                 size: int | None = None, wanted: Iterable[str] = (),
+                 memory: int = transfer.MEMORY, at_once: int = waves.AT_ONCE,
+                 progress: Callable[[waves.Standing], None] | None = None,
+                 interval: float = 1,
+                 waiting: Callable[[list[str]], None] | None = None,
+                 finished: Callable[..., None] | None = None) -> None:
         self._image = image
         self._sources = sources
-        self._targets = targets
         self._hashes = dict(hashes or {})
         self._size = size
         self._missing = [name for name in wanted if name not in self._hashes]
         self._memory = memory
+        self._waves = waves.Waves(targets, at_once)
         self._progress = progress
         self._interval = interval
+        self._told = time.monotonic()
         self._waiting = waiting
         self._finished = finished or (lambda outcome, told: told())
+        self._outcome = Outcome('', 0, 0, [], {})
+        self._content: _Content | None = None
+        # What the source that is open has kept, and the sources.
+        self._found: records.Record | None = None
+        self._relay: reading.Relay | None = None
+        # Targets whose threads have ended; what closes them.
+        self._ended = native.Queue()
+        self._closings: list[futures.Future] = []
+        # For each target one that works, and one that keeps the record.
+        self._threads = futures.ThreadPoolExecutor(4 * at_once, 'dcn-copy')
 
-    def run(self):
+    def run(self) -> Outcome:
         """Copy, verify and publish.
 
         A target that fails is given up and the others go on. Nothing is left
-        at a target that failed, nor anywhere when an exception is raised.
+        at a target that failed. When an exception is raised, nothing is left
+        at any target but those of which Glance was told.
 
-        :returns: :class:`Outcome`
-        :raises CopyFailed: if no source can be read and proven
+        :returns: :class:`Outcome` of all targets
+        :raises CopyFailed: if no source can be read and proven, and no target
+            has the image
         """
-        reasons = {}
+        try:
+            self._run()
+        except BaseException:
+            self._abort()
+            raise
+        finally:
+            futures.wait(self._closings)
+            self._threads.shutdown(wait=False)
+        return self._outcome
+
+    def _run(self) -> None:
+        reasons: dict[str, Exception] = {}
         for number, source in enumerate(self._sources):
             if source.site.name in reasons:
                 # It failed already when it was to go on with a copy.
                 continue
             relay = reading.Relay(self._image, self._sources[number:])
             try:
-                return self._copy_from(relay, source.site)
+                self._copy_from(relay, source.site)
+                return
             except _SourceFailed as exc:
                 reasons.update(relay.failed)
                 reasons.setdefault(source.site.name, exc.__cause__)
@@ -162,103 +243,139 @@ class Copy:
                                 'image': self._image,
                                 'store': source.site.name,
                                 'error': exc.__cause__})
-        raise CopyFailed(self._image, reasons)
+        failure = CopyFailed(self._image, reasons)
+        if not (self._outcome.copied or self._waves.running):
+            raise failure
+        self._give_up_waiting(failure)
+        self._settle()
 
-    def _copy_from(self, relay, preferred):
+    def _copy_from(self, relay: reading.Relay,
+                   preferred: sites_.Site) -> None:
+        """Run waves until no target waits and none runs."""
+        self._relay = relay
         with contextlib.ExitStack() as stack:
-            stack.enter_context(limits.turn(
-                [site.limits for site in (preferred, *self._targets)],
-                self._waiting))
             with _blaming_source():
                 stack.enter_context(relay)
+            while self._waves.waiting:
+                self._run_wave(relay, preferred)
+                self._settle(until_waiting=True)
+
+    def _run_wave(self, relay: reading.Relay,
+                  preferred: sites_.Site) -> None:
+        # Those that have ended make room.
+        self._note_ended()
+        sites = self._waves.next()
+        wave: list[targets_.Target] = []
+        try:
+            with limits.turn([site.limits for site in (preferred, *sites)],
+                             self._wait_for_turn):
+                content = self._inspect(relay)
+                wave += [targets_.Target(
+                    site, self._image, content.size, content.record,
+                    dict(content.hashes), self._memory) for site in sites]
+                self._waves.begin(wave)
+                opened = self._open(wave)
+                self._transfer(relay, opened)
+        except _SourceFailed:
+            self._close_now(wave)
+            self._waves.retry(sites)
+            raise
+        for target in wave:
+            if target not in opened:
+                target.left_at = 0
+        self._wait_for_most([
+            self._start(target, self._finish, target)
+            for target in wave if target.left_at is None])
+        for target in wave:
+            if target.left_at is not None:
+                self._let_go(target)
+
+    def _inspect(self, relay: reading.Relay) -> _Content:
+        """Open the source, unless that is done, and return what it holds."""
+        if relay.endpoint is None:
+            with _blaming_source():
                 endpoint = relay.open()
-                self._check_size(endpoint)
-                found = records.load(endpoint.image)
-                record = relay.record = self._proved(relay, endpoint, found)
-            hashes = dict(record.hashes if record else {}, **self._hashes)
-            targets = [_Target(site, self._image, endpoint.size, record,
-                               dict(hashes), self._memory)
-                       for site in self._targets]
-            stack.push(functools.partial(_close, targets))
-            _each(_Target.open, targets)
-            if record:
-                _keep(record, targets, stack)
-            result = self._transfer(relay, endpoint, targets, record)
-            # Without a digest, if all targets have failed before the end.
-            if record is None and result is not None and result.content:
-                hashes.update(result.hashes)
-                record = self._record(relay, result, hashes, found)
-                _remember(relay, record, found)
-            _each(lambda target: target.publish(record), targets)
-            _each(_Target.release, targets)
-            done = [target for target in targets if not target.error]
-            outcome = Outcome(
-                ', then '.join(relay.names), endpoint.size,
-                result.data if result else 0,
-                copied=[target.site.name for target in done],
-                failed={target.site.name: target.error for target in targets
-                        if target.error},
-                adopted=[target.site.name for target in done
-                         if target.adopted],
-                hashes=hashes)
-            self._finished(outcome, lambda: _each(_Target.tell, done))
-            return outcome
+                if self._size not in (None, endpoint.size):
+                    raise engine_errors.SizeMismatch(
+                        endpoint.name, self._size, endpoint.size)
+                self._found = endpoint.call(records.load, fence=False)
+                record = self._proved(relay, endpoint)
+            # What was proven with another source holds for this one, too.
+            known = self._content
+            if known is None or known.record is None or record is None or (
+                    known.record.content != record.content):
+                self._content = _Content(endpoint.size, record, dict(
+                    record.hashes if record else {}, **self._hashes))
+            relay.record = record
+        return self._content
 
-    def _check_size(self, endpoint):
-        if self._size not in (None, endpoint.size):
-            raise engine_errors.SizeMismatch(endpoint.name, self._size,
-                                             endpoint.size)
-
-    def _proved(self, relay, endpoint, record):
+    def _proved(self, relay: reading.Relay,
+                endpoint: base.Endpoint) -> records.Record | None:
         """Return the source's record, if it may stand for Glance's hashes."""
-        return record if proofs.proves(
-            relay.source.site, self._image, record, endpoint.size,
+        return self._found if proofs.proves(
+            relay.source.site, self._image, self._found, endpoint.size,
             self._hashes, self._missing) else None
 
-    def _record(self, relay, result, hashes, found):
-        """Return the record of what was read, verified and hashed.
+    def _open(self, wave: list[targets_.Target]) -> list[targets_.Target]:
+        """Open the targets of a wave; return those that are not late."""
+        work = [self._start(target, _open, target) for target in wave]
+        # To read a large source once more costs more than to wait.
+        self._wait_for_most(
+            work, min(_LATEST, self._content.size / _SIZE_OF_A_SECOND),
+            lambda number: wave[number].error is None)
+        opened = [target for target, opening in zip(wave, work)
+                  if opening.done()]
+        for target in opened:
+            if self._content.record and target.writes:
+                target.keep(self._content.record, self._threads)
+        return opened
 
-        :param found: the source's; codes of other deployments stay, if it
-            says the same
-        """
-        record = records.Record(result.size, result.content, hashes)
-        if record == found:
-            record = found
-        return proofs.sign(relay.source.site, self._image, record)
-
-    def _transfer(self, relay, endpoint, targets, record):
-        """Move the data, and prove it.
-
-        :returns: :class:`glance_dcn.engine.transfer.Result`, or None if no
-            target needs any
-        """
-        written = {target.endpoint: target for target in targets
-                   if target.endpoint and not target.error}
+    def _transfer(self, relay: reading.Relay,
+                  opened: list[targets_.Target]) -> None:
+        """Move the data, and prove it."""
+        written = {target.endpoint: target for target in opened
+                   if target.writes}
         if not written:
-            return None
-        known = {} if record else self._strongest_hash()
-        sites = [relay.source.site,
-                 *(target.site for target in written.values())]
+            return
+        content = self._content
+        known = {} if content.record else self._strongest_hash()
+        hashes = () if content.record else [*known, *self._missing]
         with _blaming_source():
             job = transfer.Transfer(
-                endpoint, list(written),
-                hashes=() if record else [*known, *self._missing],
-                expected=record.content if record else None,
-                memory=self._memory, limits={
-                    endpoint: relay.source.site.limits.receiving,
-                    **{one.endpoint: one.site.limits.sending
-                       for one in written.values()}},
-                progress=self._progress, interval=self._interval,
-                timeout=min(site.io_timeout or float('inf')
-                            for site in sites),
-                another=relay.another)
-            result = _proven(relay, endpoint, job, known, record)
+                relay.endpoint, list(written), hashes=hashes,
+                expected=content.record.content if content.record else None,
+                memory=self._memory, progress=self._tell_progress,
+                interval=self._interval, another=relay.another, lets_go=True,
+                **_pace(relay, written))
+            result = _proven(relay, job, known, content.record)
         for outcome in result.outcomes:
+            target = written[outcome.target]
             if outcome.error is not None:
-                written[outcome.target].fail(outcome.error)
-        return result
+                target.fail(outcome.error)
+            elif outcome.left_at is not None:
+                target.left_at = (outcome.left_at - outcome.left_at
+                                  % digests.CHUNK)
+        # Without a digest, if all targets have failed before the end.
+        if result.content:
+            self._learn(relay, result)
 
-    def _strongest_hash(self):
+    def _learn(self, relay: reading.Relay, result: transfer.Result) -> None:
+        """Keep what a transfer has proven of the image."""
+        content = self._content
+        content.chunks, content.data = result.chunks, result.data
+        if content.record is not None:
+            return
+        content.hashes.update(result.hashes)
+        record = records.Record(result.size, result.content,
+                                dict(content.hashes))
+        if record == self._found:
+            # Codes of other deployments stay.
+            record = self._found
+        record = proofs.sign(relay.source.site, self._image, record)
+        _remember(relay, record, self._found)
+        content.record = relay.record = record
+
+    def _strongest_hash(self) -> dict[str, str]:
         """Return one of the known hashes."""
         if not self._hashes:
             LOG.info('Image %s has no hash in Glance yet: its copies can be '
@@ -267,134 +384,222 @@ class Copy:
         name = leftovers.strongest(self._hashes)
         return {name: self._hashes[name]}
 
-
-class _Target:
-    """The image that is being written at one site.
-
-    :ivar error: why it has failed, or None
-    :ivar endpoint: for the engine, once it is open; None if there is nothing
-        to write
-    :ivar adopted: whether the image was there already
-    :ivar identity: internal ID of the RBD image that was begun, once it is
-        known
-    """
-
-    def __init__(self, site, image, size, record, hashes, memory):
-        self.site = site
-        self.error = None
-        self.endpoint = None
-        self.adopted = False
-        self.identity = None
-        self._image = image
-        self._size = size
-        self._content = record.content if record else None
-        self._hashes = hashes
-        self._memory = memory
-        self._begun = False
-        self._told = False
-        self._keeping = None
-        self._pool = None
-        self._stack = contextlib.ExitStack()
-
-    def open(self):
-        """Create the image and open it for writing, or adopt what is there."""
-        try:
-            self._pool = self._stack.enter_context(self.site.open_pool())
-            self._begin()
-        except leftovers.Refused as exc:
-            self.fail(errors.Misconfigured(
-                self.site.name, 'it cannot take the image', str(exc)))
-        except (errors.ClusterError, name_lock.NameLockError,
-                engine_errors.EngineError, rbd.Error) as exc:
-            self.fail(exc)
-
-    def _begin(self):
-        try:
-            self._begun = True
-            self.endpoint = self.site.begin(self._pool, self._image,
-                                            self._size)
-            self.identity = self.endpoint.image.id()
-        except leftovers.Complete as exc:
-            self._begun = False
-            leftovers.adopt(self.site, self._pool, exc.found, self._size,
-                            self._content, self._hashes, self._memory)
-            self.adopted = True
-            self.identity = exc.found.identity
-            self.site.published(self._image, self._size)
-        except (leftovers.Refused, name_lock.NotLocked, errors.ReadOnly):
-            self._begun = False
-            raise
-
-    def keep(self, record, executor):
-        """Begin to keep the record with the image that is being written."""
-        if self.endpoint:
-            self._keeping = executor.submit(
-                records.save, self.endpoint.image, record)
-
-    def publish(self, record):
-        """Let what was written be read."""
-        if self.error or self.adopted:
-            return
-        try:
-            if self._keeping:
-                self._keeping.result()
-            self.site.publish(self._pool, self._image, self.endpoint.image,
-                              None if self._keeping else record)
-            self.site.published(self._image, self._size)
-        except rbd.Error as exc:
-            self.fail(exc)
-
-    def release(self):
-        """Close the published image, and take the right to tell Glance of it.
-
-        If this process was taken for dead meanwhile, the image is removed,
-        and Glance must not have its location.
-        """
-        if self.error:
-            return
-        if self.endpoint:
-            self.endpoint.close()
-        try:
-            self.site.commit(self._image, self.identity)
-            if images.look_up(self._pool, self._image) != self.identity:
-                raise leftovers.Gone(leftovers.Found(self._image))
-        except (leftovers.Gone, omap.Error) as exc:
-            self.fail(exc)
-
-    def tell(self):
-        """Record that Glance is told of the image from here on."""
-        self._told = True
-
-    def fail(self, error):
-        """Record the error and stop writing to this target."""
-        LOG.error('Image %(image)s was not copied to store %(store)s: '
-                  '%(error)s', {'image': self._image,
-                                'store': self.site.name, 'error': error})
-        self.site.failed(error)
-        self.error = error
-
-    def close(self, failed):
-        """Close it; if this or the whole copy failed, leave nothing there.
-
-        :param failed: whether the whole copy has failed
-        """
-        with self._stack:
-            if self._keeping and not self._keeping.done():
-                # At a site that hangs. librbd has the image in use until then.
-                self._keeping.add_done_callback(
-                    lambda _done: self.endpoint.close())
-            elif self.endpoint:
-                self.endpoint.close()
-            if self._told or not (self.error or failed):
+    def _let_go(self, target: targets_.Target) -> None:
+        """Let a target go on by itself, or put it back."""
+        while self._content.record is not None:
+            if self._waves.straggles(target):
+                LOG.warning(
+                    'Store %(store)s is much slower than the others that '
+                    'image %(image)s is copied to: it goes on by itself', {
+                        'store': target.site.name, 'image': self._image})
+                self._start(target, self._go_on, target)
                 return
-            if self._begun:
-                self.site.discard_or_defer(self._pool, self._image,
-                                           self.identity)
-            elif self.adopted:
-                self.site.release_adopted(self._image, self.identity)
+            if not self._waves.was_put_back(target):
+                break
+            # There are only such that trickle: this one waits for another.
+            self._note_ended(_TICK)
+        LOG.warning('Store %(store)s takes image %(image)s later: as many as '
+                    'there may be are being written by themselves', {
+                        'store': target.site.name, 'image': self._image})
+        self._start(target, self._withdraw, target)
+
+    # What threads do for one target.
+
+    def _finish(self, target: targets_.Target) -> None:
+        """Publish a target that has all data."""
+        try:
+            target.publish(self._content.record)
+            target.release()
+        except BaseException as exc:
+            target.fail(exc)
+        self._ended.put((target, False))
+
+    def _go_on(self, target: targets_.Target) -> None:
+        """Write a target to its end that was left by the others."""
+        try:
+            # It may still be being opened.
+            target.work[0].result()
+            if target.writes:
+                with limits.turn([target.site.limits],
+                                 lambda _names: target.check_cancelled(), 1):
+                    self._write_alone(target)
+        except BaseException as exc:
+            target.fail(exc)
+        self._finish(target)
+
+    def _write_alone(self, target: targets_.Target) -> None:
+        content = self._content
+        begin = target.left_at if content.chunks is not None else 0
+        sources = [source for source in self._sources
+                   if source.site.name not in self._relay.failed]
+        with reading.Relay(self._image, sources, content.record) as relay:
+            job = transfer.Transfer(
+                relay.open(), [target.endpoint], memory=_ALONE,
+                offset=begin, chunks=None if content.chunks is None else [
+                    chunk for chunk in content.chunks
+                    if chunk[0] >= begin // digests.CHUNK],
+                expected=None if begin else content.record.content,
+                progress=functools.partial(_take_part, target),
+                another=relay.another,
+                **_pace(relay, {target.endpoint: target}))
+            target.began = time.monotonic()
+            error = target.run(job).outcomes[0].error
+        if error is not None:
+            target.fail(error)
+
+    def _withdraw(self, target: targets_.Target) -> None:
+        """Remove what was written of a target that is to begin again."""
+        # It may still be being opened.
+        futures.wait(target.work[:1])
+        _close(target, True)
+        self._ended.put((target, True))
+
+    # What is done about those that have ended, in the caller's thread.
+
+    def _note_ended(self, timeout: float = 0) -> None:
+        """Tell of the targets that have come to their end by now.
+
+        :param timeout: seconds to wait for one
+        """
+        ended = []
+        with contextlib.suppress(native.Empty):
+            ended.append(native.get(self._ended, timeout))
+            while True:
+                ended.append(self._ended.get_nowait())
+        noted = []
+        for target, withdrawn in ended:
+            # If it could not be opened at all, it would not be the next time.
+            if withdrawn and target.error is None:
+                self._waves.put_back(target)
+            else:
+                noted.append(target)
+        if noted:
+            self._note(noted)
+        self._tell_if_due()
+
+    def _note(self, targets: list[targets_.Target]) -> None:
+        content = self._content
+        done = [target for target in targets if not target.error]
+        outcome = Outcome(
+            self._source_names(), content.size, content.data,
+            copied=[target.site.name for target in done],
+            failed={target.site.name: target.error for target in targets
+                    if target.error},
+            adopted=[target.site.name for target in done if target.adopted],
+            hashes=dict(content.hashes))
+        self._finished(outcome, functools.partial(_tell, done))
+        self._merge(outcome)
+        for target in targets:
+            self._waves.end(target)
+            self._closings.append(self._threads.submit(_close, target, False))
+
+    def _give_up_waiting(self, error: CopyFailed) -> None:
+        """Tell that the targets have failed that have not begun."""
+        names = self._waves.fail_waiting()
+        if names:
+            outcome = Outcome(self._source_names(), self._content.size, 0, [],
+                              dict.fromkeys(names, error))
+            self._finished(outcome, functools.partial(_tell, ()))
+            self._merge(outcome)
+
+    def _merge(self, outcome: Outcome) -> None:
+        known = self._outcome
+        known.source, known.size = outcome.source, outcome.size
+        known.data = max(known.data, outcome.data)
+        known.copied += outcome.copied
+        known.adopted += outcome.adopted
+        known.failed.update(outcome.failed)
+        known.hashes.update(outcome.hashes)
+
+    def _source_names(self) -> str:
+        return ', then '.join(self._relay.names)
+
+    def _settle(self, until_waiting: bool = False) -> None:
+        """Wait until no target runs any more.
+
+        :param until_waiting: or one waits
+        """
+        while self._waves.running and not (until_waiting
+                                           and self._waves.waiting):
+            self._note_ended(_TICK)
+
+    def _abort(self) -> None:
+        """End all that runs, and leave nothing of it but what Glance has."""
+        running = list(self._waves.running)
+        for target in running:
+            target.cancel()
+        self._close_now(running)
+
+    def _close_now(self, targets: Sequence[targets_.Target]) -> None:
+        futures.wait([work for target in targets for work in target.work])
+        futures.wait([self._threads.submit(_close, target, True)
+                      for target in targets])
+
+    # Waiting, and what is told of it.
+
+    def _start(self, target: targets_.Target, function: Callable[..., None],
+               *args: typing.Any) -> futures.Future:
+        work = self._threads.submit(function, *args)
+        target.work.append(work)
+        return work
+
+    def _wait_for_most(
+            self, work: list[futures.Future], patience: float = 0,
+            counts: Callable[[int], bool] = lambda number: True) -> None:
+        """Wait until work is done, but not long for a few that take longer.
+
+        :param patience: seconds to wait in any case
+        :param counts: whether work of a number counts among that by which
+            the rest is measured
+        """
+        began = time.monotonic()
+        half = None
+        while not all(one.done() for one in work):
+            seconds = time.monotonic() - began
+            done = sum(one.done() and counts(number)
+                       for number, one in enumerate(work))
+            if half is None and 2 * done >= len(work):
+                half = seconds
+            if half is not None and seconds > max(_LATE, patience,
+                                                  _TIMES * half):
+                return
+            futures.wait([one for one in work if not one.done()], _TICK,
+                         futures.FIRST_COMPLETED)
+            self._note_ended()
+
+    def _wait_for_turn(self, names: list[str]) -> None:
+        self._note_ended()
+        if self._waiting:
+            self._waiting(names)
+
+    def _tell_progress(self, progress: transfer.Progress) -> None:
+        self._note_ended()
+        self._tell_now(progress)
+
+    def _tell_if_due(self) -> None:
+        if time.monotonic() - self._told >= self._interval:
+            self._tell_now()
+
+    def _tell_now(self, progress: transfer.Progress | None = None) -> None:
+        self._told = time.monotonic()
+        if self._progress:
+            self._progress(self._waves.standing(progress))
 
 
-def _proven(relay, endpoint, job, known, record):
+def _pace(relay: reading.Relay, written: dict[base.Endpoint, targets_.Target]
+          ) -> dict[str, typing.Any]:
+    """Return the limits of a transfer's sites, and its time-out."""
+    sites = [relay.source.site, *(target.site for target in written.values())]
+    return {
+        'limits': {relay.endpoint: relay.source.site.limits.receiving,
+                   **{endpoint: target.site.limits.sending
+                      for endpoint, target in written.items()}},
+        'timeout': min(site.io_timeout or float('inf') for site in sites)}
+
+
+def _proven(relay: reading.Relay, job: transfer.Transfer,
+            known: dict[str, str],
+            record: records.Record | None) -> transfer.Result:
     """Run a transfer, and prove that what it has read is the image.
 
     A hash that Glance knows, or a proved content digest, proves it whatever
@@ -402,15 +607,15 @@ def _proven(relay, endpoint, job, known, record):
 
     :param known: hex digests that Glance knows, by hashlib name
     :param record: proved record, or None
-    :returns: :class:`glance_dcn.engine.transfer.Result`
     """
+    name = relay.endpoint.name
     try:
         result = job.run()
-        for name, value in known.items():
-            if result.hashes and result.hashes[name] != value:
+        for algorithm, value in known.items():
+            if result.hashes and result.hashes[algorithm] != value:
                 raise engine_errors.DigestMismatch(
-                    endpoint.name, '%s:%s' % (name, value),
-                    '%s:%s' % (name, result.hashes[name]))
+                    name, '%s:%s' % (algorithm, value),
+                    '%s:%s' % (algorithm, result.hashes[algorithm]))
     except engine_errors.DigestMismatch:
         # This tells more, if it is the cause.
         relay.check()
@@ -420,30 +625,35 @@ def _proven(relay, endpoint, job, known, record):
     return result
 
 
-def _each(work, targets):
-    """Do some work for all targets at once: each waits for its own cluster."""
-    with futures.ThreadPoolExecutor(max(1, len(targets))) as pool:
-        list(pool.map(work, targets))
+def _open(target: targets_.Target) -> None:
+    try:
+        target.open()
+    except Exception as exc:
+        target.fail(exc)
 
 
-def _keep(record, targets, stack):
-    """Keep the source's record with the copies while the data moves.
+def _close(target: targets_.Target, failed: bool) -> None:
+    try:
+        target.close(failed)
+    except Exception as exc:
+        LOG.warning('Store %(store)s: a copied image was not closed: '
+                    '%(error)s', {'store': target.site.name, 'error': exc})
 
-    It counts only once they are published, and costs round trips that would
-    otherwise have to be waited for.
-    """
-    executor = futures.ThreadPoolExecutor(max(1, len(targets)))
-    stack.callback(executor.shutdown, wait=False)
+
+def _tell(targets: Iterable[targets_.Target]) -> None:
     for target in targets:
-        target.keep(record, executor)
+        target.tell()
 
 
-def _close(targets, kind, error, trace):
-    """Close all targets, for contextlib.ExitStack.push()."""
-    _each(lambda target: target.close(failed=error is not None), targets)
+def _take_part(target: targets_.Target,
+               progress: transfer.Progress) -> None:
+    # What is read may be in memory still.
+    target.part = progress.fraction * (
+        sum(progress.written.values()) / progress.data if progress.data else 1)
 
 
-def _remember(relay, record, found):
+def _remember(relay: reading.Relay, record: records.Record,
+              found: records.Record | None) -> None:
     """Keep the record of a source that has none of this deployment's.
 
     :param found: the one it has
@@ -455,7 +665,7 @@ def _remember(relay, record, found):
     try:
         source.site.remember(relay.ioctx, source.image, relay.identity,
                              record)
-    except rbd.Error as exc:
+    except (errors.ClusterError, rbd.Error) as exc:
         # Reading needs no right to write: the next copy verifies once more.
         LOG.warning('The digest of image %(image)s could not be recorded in '
                     'store %(store)s: %(error)s', {
@@ -464,7 +674,7 @@ def _remember(relay, record, found):
 
 
 @contextlib.contextmanager
-def _blaming_source():
+def _blaming_source() -> typing.Iterator[None]:
     """Turn what goes wrong with the source into _SourceFailed."""
     try:
         yield

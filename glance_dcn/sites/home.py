@@ -29,6 +29,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterator
 
     from glance_dcn.sites import site as sites
@@ -40,6 +41,8 @@ NAMESPACE = 'glance-dcn'
 _DEPLOYMENT = 'deployment'
 _KEY = 'key'
 _KEY_BYTES = 32
+
+_T = typing.TypeVar('_T')
 
 
 class Home:
@@ -73,11 +76,18 @@ class Home:
                 '[glance_store], and what is logged of that store')
         with self.site.open_pool() as ioctx:
             ioctx.set_namespace(NAMESPACE)
-            try:
-                yield ioctx
-            finally:
-                # The site may go on to use the same one.
-                ioctx.set_namespace('')
+            yield ioctx
+            # The site may go on to use the same one; not after a failure, as
+            # a call that was left may still be using it.
+            ioctx.set_namespace('')
+
+    def call(self, function: Callable[..., _T], *args: typing.Any) -> _T:
+        """Call a function that waits for the site, while that is there.
+
+        See :meth:`glance_dcn.sites.site.Site.call`.
+        """
+        # open() has seen that there is a site.
+        return self.site.call(function, *args)
 
     def key(self) -> bytes:
         """Return the secret key of the deployment, 32 bytes.
@@ -91,9 +101,7 @@ class Home:
         """
         if self._key is None:
             with self.open() as ioctx:
-                omap.swap(ioctx, _DEPLOYMENT, _KEY, None,
-                          secrets.token_hex(_KEY_BYTES))
-                found = omap.get(ioctx, _DEPLOYMENT, _KEY) or ''
+                found = self.call(_make_key, ioctx)
             try:
                 key = bytes.fromhex(found)
             except ValueError:
@@ -106,3 +114,9 @@ class Home:
                     'hashed once more when they are copied next')
             self._key = key
         return self._key
+
+
+def _make_key(ioctx: typing.Any) -> str:
+    """Make the key of the deployment, if there is none; return what is."""
+    omap.swap(ioctx, _DEPLOYMENT, _KEY, None, secrets.token_hex(_KEY_BYTES))
+    return omap.get(ioctx, _DEPLOYMENT, _KEY) or ''

@@ -262,17 +262,25 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
         if not equal:
             raise Different(found)
         if not found.protected:
-            with rbd.Image(ioctx, found.image) as image:
-                image.protect_snap(images.SNAPSHOT)
+            site.call(_protect, ioctx, found.image)
     LOG.info('RBD image %(image)s is in store %(store)s already, complete and '
              'equal: it is taken as it is',
              {'image': found.image, 'store': site.name})
 
 
+def _protect(ioctx, image):
+    with rbd.Image(ioctx, image) as opened:
+        opened.protect_snap(images.SNAPSHOT)
+
+
+def _look_locked(site, ioctx, image):
+    with site.name_lock(ioctx, image):
+        return look(ioctx, image)
+
+
 def _check_it_stayed(site, ioctx, found):
     """See that it is there, now that it is recorded as wanted."""
-    with site.name_lock(ioctx, found.image):
-        now = look(ioctx, found.image)
+    now = site.call(_look_locked, site, ioctx, found.image)
     if (now.identity, now.complete) != (found.identity, True):
         raise Gone(found)
 

@@ -40,7 +40,6 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.engine import native
 from glance_dcn.engine import reader
 from glance_dcn.sites import proofs
 
@@ -82,6 +81,7 @@ class Relay:
     :ivar record: :class:`glance_dcn.ceph.records.Record` that others must
         have; None: there will be no other
     :ivar source: the one that is open
+    :ivar endpoint: its engine endpoint; None before one is open
     :ivar identity: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
@@ -91,6 +91,7 @@ class Relay:
                  record: records.Record | None = None) -> None:
         self.record = record
         self.source: typing.Any = None
+        self.endpoint: base.Endpoint | None = None
         self.names: list[str] = []
         self.failed: dict[str, Exception] = {}
         self.ioctx: typing.Any = None
@@ -162,8 +163,8 @@ class Relay:
         """
         name = '%s: %s' % (self.source.site.name, self._reference.name)
         try:
-            unchanged = native.call(images.is_unchanged, self.ioctx,
-                                    self._reference)
+            unchanged = self.source.site.call(
+                images.is_unchanged, self.ioctx, self._reference, fence=False)
         except omap.Error as exc:
             raise engine_errors.RequestError(
                 name, 'look whether the image is still there',
@@ -185,16 +186,18 @@ class Relay:
             ioctx, endpoint = stack.enter_context(_opened(self.source))
             if check and not self._is_same(endpoint):
                 return None
-            reference = images.refer(endpoint.image, self.source.image,
-                                     self.source.snapshot)
+            reference = endpoint.call(images.refer, self.source.image,
+                                      self.source.snapshot, fence=False)
             # The one before it stays open until its requests have landed.
             self._stack.push(stack.pop_all())
         self.ioctx, self._reference = ioctx, reference
+        self.endpoint = endpoint
         self.names.append(self.source.site.name)
         return endpoint
 
     def _is_same(self, endpoint: base.Endpoint) -> bool:
-        found, wanted = records.load(endpoint.image), self.record
+        found = endpoint.call(records.load, fence=False)
+        wanted = self.record
         return (found is not None and endpoint.size == wanted.size
                 and (found.size, found.content) == (wanted.size,
                                                     wanted.content)

@@ -13,6 +13,7 @@
 """A site, as the data path sees it: a pool of images in some cluster."""
 
 import contextlib
+import functools
 import logging
 import time
 import urllib.parse
@@ -110,7 +111,8 @@ class Site:
 
         :raises glance_dcn.ceph.errors.ClusterError: if none does
         """
-        return self._connection.client().get_fsid()
+        with self._connection.use() as client:
+            return client.get_fsid()
 
     @property
     def health(self):
@@ -164,7 +166,8 @@ class Site:
     @property
     def instance(self):
         """RADOS instance ID of this process's client at the site."""
-        return self._connection.client().get_instance_id()
+        with self._connection.use() as client:
+            return client.get_instance_id()
 
     @property
     def address(self):
@@ -203,8 +206,26 @@ class Site:
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
         name_lock.break_lock(ioctx, image, instances)
-        fencing.blocklist_watchers(self._connection.client(), ioctx, image,
-                                   instances)
+        fencing.blocklist_watchers(self._connection.client_of(ioctx), ioctx,
+                                   image, instances)
+
+    def call(self, function, *args, late=None, fence=True):
+        """Call a function that waits for the site, while that is there.
+
+        For what is done beside requests whose time is bounded. For the
+        parameters see :meth:`glance_dcn.ceph.connection.Connection.call`.
+
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
+        """
+        return self._connection.call(function, *args, late=late, fence=fence)
+
+    def suspect(self):
+        """Have it found out whether the site is away; nothing is waited for.
+
+        For what has had no answer for some seconds.
+        """
+        self._connection.lost()
 
     def require(self):
         """Return if the site is available, without any waiting.
@@ -230,10 +251,10 @@ class Site:
         """
         wiring.PROCESS.begin(self)
         # Both go on at the same time.
-        self._connection.client()
-        wiring.PROCESS.check(self)
-        with self._connection.open_pool(pool or self.pool) as ioctx:
-            yield ioctx
+        with self._connection.use():
+            wiring.PROCESS.check(self)
+            with self._connection.open_pool(pool or self.pool) as ioctx:
+                yield ioctx
 
     def check_open(self):
         """See that the site takes new images.
@@ -274,20 +295,23 @@ class Site:
         running.writes(image, self.name, self.instance)
         write = self._begin_write(ioctx, image)
         try:
-            return self._begin(ioctx, image, size, write)
+            return self.call(self._begin, ioctx, image, size, write,
+                             late=_close)
         except (leftovers.Refused, name_lock.NotLocked):
             self._end_write(image, write)
             raise
 
     def _begin(self, ioctx, image, size, write):
-        features = self._connection.client().conf_get('rbd_default_features')
+        features = self._connection.client_of(ioctx).conf_get(
+            'rbd_default_features')
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
                 with self.name_lock(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
-                        ioctx, image, writable=True, name=self._title(image)))
+                        ioctx, image, writable=True, name=self._title(image),
+                        hold=self._holding(ioctx), cluster=self._connection))
                 if write:
                     write.bind(endpoint.image.id())
                 stack.pop_all()
@@ -359,17 +383,19 @@ class Site:
                 self._writes.remove((image, write))
             write.end()
 
-    def publish(self, ioctx, image, opened, record):
+    def publish(self, ioctx, image, endpoint, record):
         """Let an image that was written be read.
 
         :param ioctx: of this site's pool
         :param image: its name
-        :param opened: rbd.Image, open for writing
+        :param endpoint: engine endpoint of the image, as :meth:`begin` gave
         :param record: :class:`glance_dcn.ceph.records.Record` of its content;
             None: it is kept with the image already
         :raises rbd.Error: if it fails
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        images.publish(opened, record)
+        endpoint.call(images.publish, record)
 
     def commit(self, image, identity):
         """Take the right to tell Glance of a published or adopted image.
@@ -422,7 +448,7 @@ class Site:
         reason = None
         if self.available:
             try:
-                self.discard(ioctx, image, identity)
+                self.call(self.discard, ioctx, image, identity)
                 return
             except rbd.ImageNotFound:
                 return
@@ -475,8 +501,8 @@ class Site:
         return (None if self.tasks is None
                 else self.tasks.note_purge(self, image, pool))
 
-    def delete(self, ioctx, image, image_id, snapshot, pool=None):
-        """Remove a published image.
+    def removal(self, ioctx, image, image_id, snapshot, pool=None):
+        """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
 
@@ -485,12 +511,21 @@ class Site:
         :param image_id: its internal ID
         :param snapshot: name of the snapshot that publishes it, or None
         :param pool: name of the pool; None: this site's
+        :returns: :class:`glance_dcn.ceph.images.Removal`
+        """
+        return images.Removal(ioctx, image, image_id, snapshot,
+                              trashing=self._note_purge(image, pool))
+
+    def delete(self, ioctx, image, image_id, snapshot, pool=None):
+        """Remove a published image; for the parameters see :meth:`removal`.
+
         :raises rbd.ImageNotFound: if there is no such image
         :raises glance_dcn.ceph.images.InUse: if it has clones or is open
             elsewhere
         """
-        images.remove(ioctx, image, image_id, snapshot,
-                      trashing=self._note_purge(image, pool))
+        removal = self.removal(ioctx, image, image_id, snapshot, pool)
+        removal.prepare()
+        removal.finish()
 
     def uri(self, image, pool=None):
         """Return the location of a published image."""
@@ -505,10 +540,22 @@ class Site:
 
         :returns: context manager that gives an engine endpoint
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        with rbd_backend.RBD(ioctx, image, snapshot=snapshot,
-                             name=self._title(image)) as endpoint:
+        with self.call(self._open_for_reading, ioctx, image, snapshot,
+                       late=_close, fence=False) as endpoint:
             yield endpoint
+
+    def _open_for_reading(self, ioctx, image, snapshot):
+        return rbd_backend.RBD(ioctx, image, snapshot=snapshot,
+                               name=self._title(image),
+                               hold=self._holding(ioctx),
+                               cluster=self._connection)
+
+    def _holding(self, ioctx):
+        """Return what keeps the client of a pool while an image is open."""
+        return functools.partial(self._connection.hold, ioctx)
 
     def remember(self, ioctx, image, identity, record):
         """Keep a record with an image that is published already.
@@ -517,12 +564,10 @@ class Site:
             another may have taken the name
         :param record: :class:`glance_dcn.ceph.records.Record`
         :raises rbd.Error: if it fails
+        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
+            away meanwhile
         """
-        with rbd.Image(ioctx, image) as opened:
-            if opened.id() != identity:
-                raise rbd.ImageNotFound('RBD image %s was removed, and '
-                                        'another has its name' % image)
-            records.save(opened, record)
+        self.call(_remember, ioctx, image, identity, record)
 
     def published(self, image, size):
         """Take note that this process has just published an image.
@@ -545,3 +590,15 @@ class Site:
 
     def _title(self, image):
         return '%s: %s/%s' % (self.name, self.pool, image)
+
+
+def _remember(ioctx, image, identity, record):
+    with rbd.Image(ioctx, image) as opened:
+        if opened.id() != identity:
+            raise rbd.ImageNotFound('RBD image %s was removed, and another '
+                                    'has its name' % image)
+        records.save(opened, record)
+
+
+def _close(endpoint):
+    endpoint.close()

@@ -12,10 +12,17 @@
 
 """Where an image can be read, and in which order that is tried."""
 
+from __future__ import annotations
+
 import dataclasses
-import typing
+import math
 
 from glance_dcn.sites import site as site_module
+
+# Seconds of a round trip up to which sites are equally near; and how many
+# times as far another has to be, to be in the next class of distance.
+_NEAR = 0.005
+_MARGIN = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +36,9 @@ class Source:
     """
 
     site: site_module.Site
-    pool: typing.Optional[str]
+    pool: str | None
     image: str
-    snapshot: typing.Optional[str]
+    snapshot: str | None
 
 
 def ordered(sources, local, weights):
@@ -53,11 +60,13 @@ def ordered(sources, local, weights):
     return sorted(sources, key=key)
 
 
-def preference(site, local):
+def preference(site: site_module.Site, local: str | None) -> float:
     """Return how much a site is to be preferred, from 0 to less than 1.
 
-    Above all the local site, then the nearest, by the round trip that was
-    measured when it was connected to; a site that is away least of all.
+    Above all the local site, then those nearer by a wide margin, by the round
+    trip that was measured when they were connected to; a site that is away
+    least of all. What is equally far is equal, so that the order does not
+    change with each measurement.
 
     :param site: :class:`glance_dcn.sites.site.Site`
     :param local: name of the local site
@@ -66,6 +75,9 @@ def preference(site, local):
         return 0
     if site.name == local:
         return 0.9
-    # One that nobody has connected to is as far as can be.
-    distance = float('inf') if site.round_trip is None else site.round_trip
-    return 0.1 + 0.7 / (1 + distance)
+    if site.round_trip is None:
+        # One that was never connected to is as far as can be.
+        return 0.1
+    distance = max(0.0, math.log(max(site.round_trip, _NEAR) / _NEAR,
+                                 _MARGIN))
+    return 0.1 + 0.7 / (1 + math.ceil(distance))

@@ -68,6 +68,7 @@ class Import:
     :ivar saved: when its task was saved last, by the monotonic clock
     :ivar flowing: whether a thread was seen to work on it
     :ivar missed: how often in a row nobody was seen to work on it
+    :ivar companions: what others keep with it while it goes on, by name
 
     :param held: :class:`glance_dcn.staging.journal.Held`
     """
@@ -77,6 +78,7 @@ class Import:
         self.saved = time.monotonic()
         self.flowing = False
         self.missed = 0
+        self.companions = {}
         # Parts of the image that are in, 0 to 1, by store.
         self._parts = {}
         self._vouchings = {}
@@ -217,8 +219,12 @@ def get(task):
 
 
 def of(image):
-    """Return the :class:`Import` of an image, or None."""
-    return next((going_on for going_on in everything()
+    """Return the :class:`Import` of an image, or None.
+
+    The last one that was begun: the one before may have done its work, and not
+    be closed yet.
+    """
+    return next((going_on for going_on in reversed(everything())
                  if going_on.entry.image == image), None)
 
 

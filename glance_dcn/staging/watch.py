@@ -11,9 +11,10 @@
 # under the License.
 
 
-"""Looking at the staging folder, in each process of a worker.
+"""Looking at the staging folder, in the process that leads at its host.
 
 It begins when the process does, beside its requests: nothing waits for it.
+Each process keeps the journal of its own imports.
 """
 
 import logging
@@ -28,6 +29,7 @@ from glance_dcn.staging import folder
 from glance_dcn.staging import options
 from glance_dcn.staging import recovery
 from glance_dcn.staging import residue
+from glance_dcn.staging import running
 from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def start(conf):
     if _watch is None:
         _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
         _watch.start()
+        queue.PROCESS.lead.on_lead(_watch.wake)
 
 
 def ask_first(function):
@@ -84,8 +87,11 @@ def _look():
     used = plugins.staging_is_used(_conf)
     if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
         green.call(accepted.listen, _conf)
-    # A peer that took this worker for gone may be at it.
-    if _gate is None or _gate():
+    if not queue.PROCESS.lead.is_held:
+        return
+    # A peer that took this worker for gone may be at it. While nothing is
+    # left, the registry is not asked.
+    if _gate is None or all(map(running.get, found.tasks())) or _gate():
         recovery.recover(found,
                          _rerun() if chosen.resume_imports else None)
     if used:
@@ -102,11 +108,20 @@ def _rerun():
 
 
 def _wait_for_glance():
-    """Wait until Glance is there: what it is loading is not to be touched."""
+    """Wait until Glance is there: what it is loading is not to be touched.
+
+    And until its stores are: of an image that a dead process has left in one,
+    nothing would be known.
+    """
     while time.monotonic() - _since < _SETTLING or (
-            not glance_interfaces.loaded()
+            not (glance_interfaces.loaded() and _stores_are_set_up())
             and time.monotonic() - _since < _PATIENCE):
         time.sleep(_PAUSE)
+
+
+def _stores_are_set_up():
+    # Each is shown as of another type once it is, see driver._present_as_rbd.
+    return 'dcn' not in (_conf.enabled_backends or {}).values()
 
 
 def _say_doubts():

@@ -10,27 +10,53 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Deleting an image, or refusing to, if not all of it may be deleted.
+"""Deleting an image from its stores: from all of them at once, or from none.
 
-Glance deletes an image by removing it from one store after the other, the
-nearest first. At an edge, whose key of central is good for reading alone,
-the copy of the edge would be gone when central refuses, and the image would
-still be there, with a location of what is not. So the first store that is
-asked looks at all of them.
+Glance deletes an image by asking one store after the other to remove it, and
+a store is told of its own location only. At 200 sites that would take minutes;
+and if the third store refuses, because its image has clones or the key of this
+Glance is good for reading alone, those before it have removed theirs already.
+So the first store that is asked deletes the image from all of them::
+
+    request           a thread for each store, some at a time
+    -------           ---------------------------------------
+                      take the name lock; unprotect the snapshot
+    all have      <-- "prepared", or an error
+    decide        --> remove it; or, if one store refuses, protect it again
+    1.6 s are over    (goes on)
+    record tasks for the stores that have not answered, in one operation
+
+The calls for the other stores of the same request get what has become of
+theirs. Nothing that is asked of one store alone (the removal from one store,
+glance-scrubber) is done at another.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
+import time
 import typing
+import weakref
 
+from glance_store import exceptions
+from glance_store import location as locations
+import rbd
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import permission
+from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn import glance_db
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
+from glance_dcn.tasks import queue
+from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
     from glance_dcn.sites import site as sites
@@ -39,53 +65,391 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds a site has to answer before a deletion is deferred instead.
+#: Seconds that one store has, if it is asked alone.
 ANSWER = 5
+#: Seconds that all stores of an image have together, and those after which it
+#: is decided although some have not prepared the removal.
+TOGETHER = 1.6
+_DECISION = 1.1
+# Stores at which an image is removed at the same time.
+_WORKERS = 24
+# Locations from which on Glance is spared what it does for each of them.
+_MANY = 20
+# Seconds between two looks whether a site is still there.
+_LOOK = 0.5
+
+# What a cluster ends a removal with, an answer or not.
+_ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
 
 
 class Deletion:
     """The removal of the image of a location, in a thread of its own.
 
     :ivar loc: :class:`glance_dcn.store.location.StoreLocation`
+    :ivar store: ``dcn`` driver of the location, or None
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar address: address of the client that removes it, once it is known
     :ivar abandoned: whether its caller has stopped waiting: it must not begin
         any more
+    :ivar prepared: whether nothing was in the way of it
+    :ivar done: whether it has ended, with :attr:`error`
+    :ivar error: what it ended with, or None
+    :ivar deferred: whether it is recorded as a task
+    :ivar refusal: why the store refuses it although it has not answered, or
+        None
     """
 
-    def __init__(self, site: sites.Site, loc: location.StoreLocation) -> None:
+    def __init__(self, site: sites.Site, loc: location.StoreLocation,
+                 store: driver.Store | None = None,
+                 checks_access: bool = False) -> None:
         self.loc = loc
+        self.store = store
+        self.site = site
         self.image_id: str | None = None
         self.address: str | None = None
-        self.abandoned = False
-        self._site = site
+        self.error: BaseException | None = None
+        self.refusal: errors.ReadOnly | None = None
+        self.abandoned = self.prepared = self.done = self.deferred = False
+        self._checks_access = checks_access
+        self._decision = native.Queue()
+        self._decided: bool | None = None
 
-    def run(self, outcome: native.Queue) -> None:
-        """Remove the image.
+    def decide(self, remove: bool) -> None:
+        """Tell it, once, whether to go on when it is prepared."""
+        self._decision.put(remove)
 
-        :param outcome: queue for the exception, or None
+    def run(self, events: native.Queue) -> None:
+        """Remove the image, if that is decided.
+
+        :param events: queue that is given this object when it is prepared,
+            and when it is done
         """
-        error: BaseException | None = None
-        try:
-            with self._site.open_pool(self.loc.pool) as ioctx:
-                self._remove(ioctx)
-        except BaseException as exc:
-            error = exc
-        outcome.put(error)
+        for last in (False, True):
+            self.error = None
+            try:
+                with self.site.open_pool(self.loc.pool) as ioctx:
+                    self._remove(ioctx, events)
+            except BaseException as exc:
+                self.error = exc
+                # The cluster has cut off this client: there is a new one.
+                if not last and self._decided is not False and abs(
+                        getattr(exc, 'errno', None) or 0) == errno.ESHUTDOWN:
+                    continue
+            break
+        self.done = True
+        events.put(self)
 
-    def _remove(self, ioctx: typing.Any) -> None:
+    def is_unanswered(self) -> bool:
+        """Return whether the site has not answered, so far or at all."""
+        if not self.done or isinstance(self.error, (
+                errors.Unreachable, errors.NotDeployed, errors.Exhausted)):
+            return True
+        # What a cluster answers, a refusal say, is none the less an answer:
+        # only what is not answered is deferred, also where the site has come
+        # back meanwhile.
+        return isinstance(self.error, _ANSWERS) and (
+            self.site.health.state == health.DOWN
+            or abs(self.error.errno or 0) == errno.ETIMEDOUT)
+
+    def refuses_unasked(self) -> bool:
+        """Return whether its task could not be done, as far as is known.
+
+        That is where this Glance may only read.
+        """
+        if self.prepared or not self.is_unanswered():
+            return False
+        self.refusal = self.site.access.known_refusal()
+        return self.refusal is not None
+
+    def task(self) -> tasks.Task:
+        """Return the task that removes the image later."""
+        # The client of a site that went away was retired. One that is in use
+        # has other work to do, and its answers tell what it has done.
+        fence = self.address not in (None, self.site.address)
+        reason = self.error or 'store %s has not answered in time' % (
+            self.site.name)
+        return tasks.Task(
+            tasks.Action.DELETE, self.site.name, self.loc.image,
+            self.loc.pool or self.site.pool,
+            fsid=self.loc.fsid or self.site.known_fsid,
+            image_id=self.image_id, snapshot=self.loc.snapshot,
+            addresses=(self.address,) if fence else (),
+            message=record_format.printable(reason))
+
+    def _remove(self, ioctx: typing.Any, events: native.Queue) -> None:
         image = self.loc.image
-        self.address = self._site.address_of(ioctx)
+        self.address = self.site.address_of(ioctx)
+        if self._checks_access:
+            self.site.access.require_write(ioctx)
         # A site that has just gone away, or hangs, is not to be waited for as
         # long as other requests are.
         images.knock(ioctx, image, ANSWER)
-        self.image_id = images.look_up(ioctx, image)
-        with self._site.name_lock(ioctx, image):
+        # Once: by now another may have the name.
+        self.image_id = self.image_id or images.look_up(ioctx, image)
+        with self.site.name_lock(ioctx, image):
             # Whether another has it by now is seen by its internal ID; what
             # was abandoned is done by the task runner.
-            if not self.abandoned:
-                self._site.delete(ioctx, image, self.image_id,
-                                  self.loc.snapshot, self.loc.pool)
+            if self.abandoned:
+                return
+            removal = self.site.removal(ioctx, image, self.image_id,
+                                        self.loc.snapshot, self.loc.pool)
+            removal.prepare()
+            if self._decided is None:
+                self.prepared = True
+                events.put(self)
+                self._decided = self._decision.get()
+            if self._decided:
+                removal.finish()
+            else:
+                removal.undo()
+
+
+class ImageDeletion:
+    """The deletion of an image from one or several stores.
+
+    :param deletions: list of :class:`Deletion`, in Glance's order
+    :ivar refused: the :class:`Deletion` whose store refuses, so that nothing
+        is removed anywhere; or None
+    """
+
+    def __init__(self, deletions: list[Deletion]) -> None:
+        self.refused: Deletion | None = None
+        self._deletions = deletions
+        self._events = native.Queue()
+        self._waiting = native.Queue()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._deletions)
+
+    def of(self, store: driver.Store,
+           loc: location.StoreLocation) -> Deletion | None:
+        """Return the part of it that is about a location, or None."""
+        uri = loc.get_uri()
+        for deletion in self._deletions:
+            if deletion.store is store and deletion.loc.get_uri() == uri:
+                return deletion
+        return None
+
+    def run(self) -> None:
+        """Delete the image, and record what is not done in time.
+
+        :raises glance_dcn.store.failures.TimeoutError: if what is not done
+            cannot be recorded
+        """
+        alone = len(self._deletions) == 1
+        began = time.monotonic()
+        until = began + (ANSWER if alone else TOGETHER)
+        started = self._start()
+        if alone:
+            self._deletions[0].decide(True)
+        else:
+            self._await(started, self._is_decidable, began + _DECISION)
+            self._decide()
+        self._await(started if self.refused else self._deletions,
+                    lambda one: one.done, until)
+        self._closed = True
+        for deletion in self._deletions:
+            deletion.abandoned = not deletion.done
+            if deletion.abandoned:
+                deletion.site.suspect()
+        if alone and self._deletions[0].refuses_unasked():
+            self.refused = self._deletions[0]
+        if self.refused is None:
+            self._defer([one for one in self._deletions if self._is_late(
+                one, alone)])
+
+    def _start(self) -> list[Deletion]:
+        """Begin; return the deletions that are begun at once."""
+        # Sites that this process is connected to first, then the nearest; no
+        # thread is needed for one that is known to be away.
+        order = sorted(self._deletions, key=lambda one: (
+            not one.site.available, one.site.address is None,
+            one.site.round_trip or 0))
+        for deletion in order:
+            self._waiting.put(deletion)
+        for _ in order[:_WORKERS]:
+            native.start('dcn-delete', self._work)
+        return order[:_WORKERS]
+
+    def _work(self) -> None:
+        while not self._closed:
+            try:
+                deletion = self._waiting.get_nowait()
+            except native.Empty:
+                return
+            deletion.run(self._events)
+
+    def _await(self, wanted: list[Deletion],
+               enough: typing.Callable[[Deletion], bool],
+               until: float) -> None:
+        """Wait until deletions are as far as is enough.
+
+        Sites that are found to be away are not waited for.
+        """
+        while True:
+            left = until - time.monotonic()
+            missing = [one for one in wanted if not enough(one)]
+            if left <= 0 or all(one.site.health.state == health.DOWN
+                                for one in missing):
+                return
+            try:
+                native.get(self._events, min(left, _LOOK))
+                while True:
+                    self._events.get_nowait()
+            except native.Empty:
+                pass
+
+    def _is_decidable(self, deletion: Deletion) -> bool:
+        """Return whether a deletion is not to be waited for to decide."""
+        if deletion.done and _is_refusal(deletion):
+            self.refused = deletion
+        return (deletion.done or deletion.prepared
+                or self.refused is not None)
+
+    def _decide(self) -> None:
+        """Decide whether the image is removed."""
+        if self.refused is None:
+            self.refused = next((one for one in self._deletions
+                                 if one.refuses_unasked()), None)
+        if self.refused is not None:
+            self._closed = True
+        for deletion in self._deletions:
+            deletion.decide(self.refused is None)
+
+    @staticmethod
+    def _is_late(deletion: Deletion, alone: bool) -> bool:
+        """Return whether the removal is to be recorded as a task."""
+        # One that was abandoned may be done by now, without having begun.
+        if deletion.abandoned or deletion.is_unanswered():
+            return True
+        # It is decided: an image that was opened, say, after another store
+        # had removed its own is removed when that is possible.
+        return not alone and _is_refusal(deletion)
+
+    def _defer(self, late: list[Deletion]) -> None:
+        for deletion in late:
+            if deletion.done:
+                LOG.warning('Store %(store)s: image %(image)s is removed '
+                            'later: %(error)s', {
+                                'store': deletion.site.name,
+                                'image': deletion.loc.image,
+                                'error': deletion.error})
+        try:
+            queue.PROCESS.defer_all([one.task() for one in late])
+        except queue.NotRecorded as exc:
+            # Not one that makes Glance drop the location all the same, as it
+            # does after NotFound and StoreDeleteNotSupported.
+            raise failures.TimeoutError('Image %s stays: %s' % (
+                late[0].loc.image, exc))
+        for deletion in late:
+            deletion.deferred = True
+
+
+class Requests:
+    """The deletions of images by requests of this process.
+
+    Glance has an object for the image of each request, and they live as long
+    as that.
+    """
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakKeyDictionary[
+            typing.Any, ImageDeletion] = weakref.WeakKeyDictionary()
+
+    def delete(self, store: driver.Store,
+               loc: location.StoreLocation) -> Deletion:
+        """Delete the image of a location, and of all others if Glance does.
+
+        :param store: ``dcn`` driver of the location
+        :param loc: the location that is to be deleted
+        :returns: the :class:`Deletion` to be answered: that of the location,
+            or one that refuses for the whole image
+        :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
+            store, too, in which this Glance may only read
+        :raises glance_dcn.store.failures.TimeoutError: if it can neither be
+            removed nor can that be recorded
+        :raises glance_store.exceptions.BadStoreUri: if another location is
+            not in the cluster of its store
+        """
+        image = _deleted_image()
+        found = None if image is None else self._known.get(image)
+        if found is None and image is not None:
+            found = ImageDeletion(_deletions(type(store), image))
+            if found.of(store, loc) is not None:
+                self._known[image] = found
+                found.run()
+                if found.refused is None:
+                    _spare(image, found)
+            else:
+                found = None
+        deletion = None if found is None else (found.refused
+                                               or found.of(store, loc))
+        if deletion is None:
+            check_other_stores(store, loc)
+            deletion = Deletion(store.site, loc, store)
+            alone = ImageDeletion([deletion])
+            alone.run()
+            deletion = alone.refused or deletion
+        return deletion
+
+
+def _deleted_image() -> typing.Any:
+    """Return Glance's object for the image that it deletes now, or None.
+
+    A driver is told neither that all of an image is deleted nor where else it
+    lies. The method of Glance's that walks through the locations knows both
+    (glance_interfaces.IMAGE_DELETION proves it).
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if (frame.f_code.co_name == 'delete'
+                and frame.f_globals.get('__name__') == 'glance.location'):
+            return frame.f_locals.get('self')
+        frame = frame.f_back
+    return None
+
+
+def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
+    """Have Glance mark many locations in one transaction, not in one each.
+
+    After each location it marks those that have an ID in the database as
+    deleted, and at the end all that are left, whatever became of them. Only
+    where no other store can refuse any more.
+    """
+    places = list(image.image.locations)
+    if len(places) >= _MANY and len(places) == len(deletion):
+        for place in places:
+            place.pop('id', None)
+
+
+def _deletions(kind: type, image: typing.Any) -> list[Deletion]:
+    """Return the deletions of an image from all stores of a kind.
+
+    What Glance does not know the store of is left to a call of its own.
+    """
+    stores = replicas.stores_of(kind)
+    found = []
+    places = list(image.image.locations)
+    for place in places:
+        store = stores.get(place['metadata'].get('store'))
+        if store is None:
+            continue
+        loc = locations.get_location_from_uri_and_backend(
+            place['url'], store.name, conf=store.conf)
+        try:
+            checked = store.checked_for_deletion(loc)
+        except exceptions.NotFound:
+            continue
+        found.append(Deletion(store.site, checked, store,
+                              checks_access=len(places) > 1))
+    return found
+
+
+def _is_refusal(deletion: Deletion) -> bool:
+    """Return whether a store has refused to remove its image."""
+    return not (deletion.error is None or deletion.is_unanswered()
+                or isinstance(deletion.error, rbd.ImageNotFound))
 
 
 def check_other_stores(store: driver.Store,
@@ -110,7 +474,7 @@ def check_other_stores(store: driver.Store,
         if prefix and any(uri.startswith(prefix) for uri in uris):
             denied = other.site.access.refusal()
             if denied:
-                raise _denied(loc.image, denied)
+                raise denial(loc.image, denied)
 
 
 def explain(store: driver.Store, loc: location.StoreLocation,
@@ -122,21 +486,11 @@ def explain(store: driver.Store, loc: location.StoreLocation,
     """
     denied = permission.is_denied(exc) and store.site.access.refusal()
     if denied:
-        raise _denied(loc.image, denied) from exc
+        raise denial(loc.image, denied) from exc
 
 
-def check_may_defer(store: driver.Store, loc: location.StoreLocation) -> None:
-    """Return if a removal may be recorded as a task.
-
-    :raises glance_dcn.store.failures.DeleteDenied: if this Glance may only
-        read in the store, as far as is known: its task runner could not do it
-    """
-    denied = store.site.access.known_refusal()
-    if denied:
-        raise _denied(loc.image, denied)
-
-
-def _denied(image: str, reason: Exception) -> failures.DeleteDenied:
+def denial(image: str, reason: Exception) -> failures.DeleteDenied:
+    """Return what to raise if this Glance may only read in a store."""
     LOG.warning('Image %(image)s is not deleted: %(reason)s',
                 {'image': image, 'reason': reason})
     return failures.DeleteDenied(str(reason))

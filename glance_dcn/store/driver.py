@@ -20,7 +20,6 @@ to do.
 """
 
 import contextlib
-import errno
 import logging
 
 from glance_store import capabilities
@@ -32,12 +31,9 @@ import rbd
 
 from glance_dcn import background
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
 from glance_dcn import glance_db
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
@@ -56,19 +52,19 @@ from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
+from glance_dcn.store import resources
+from glance_dcn.store import spreading
 from glance_dcn.store import staged
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import setup as task_setup
+from glance_dcn.workers import host
 from glance_dcn.workers import presence
 
 LOG = logging.getLogger(__name__)
 
 # glance_store looks for a class of this name in the driver's module.
 StoreLocation = location.StoreLocation
-
-# Seconds between two looks whether a site is still there.
-_LOOK = 1
 
 
 class Store(driver.Store):
@@ -88,6 +84,8 @@ class Store(driver.Store):
     # all other drivers where a Glance has a single store: those of stock's
     # names would clash with stock's there, and keep Glance from starting.
     OPTIONS = options.DCN_STORE_OPTS
+    # glance_store makes stores without a way to pass anything to them.
+    _requests = deletions.Requests()
     EXAMPLE_URL = 'rbd://<FSID>/<POOL>/<IMAGE>/<SNAP>'
 
     def __init__(self, conf, backend=None):
@@ -140,8 +138,11 @@ class Store(driver.Store):
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(queue.PROCESS, self.conf, database)
+        resources.configure(self.conf, warn=queue.PROCESS.enabled)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
+        if database and queue.PROCESS.enabled:
+            host.begin(self.conf, queue.PROCESS)
         wiring.PROCESS.add(self.site, default=self._is_default)
         queue.PROCESS.add(self.site, default=self._is_default,
                           stands_in=not self._is_default_dcn)
@@ -211,14 +212,18 @@ class Store(driver.Store):
     def weight(self):
         """What Glance sorts the locations of an image by, heaviest first.
 
-        The configured weight, a whole number, and a fraction that orders
-        stores of equal weight: the local one, then the nearest, and those
-        that are away last. (glance_store 4.6.2 and later.)
+        The configured weight, as stock's. Where the image is to be read, a
+        fraction is added that orders stores of equal weight: the local one,
+        then the nearest, and those that are away last. What is shown keeps
+        the order of the database. (glance_store 4.6.2 and later.)
         """
-        conf = getattr(self.conf, self.backend_group or 'glance_store')
-        group = getattr(self.conf, 'glance_store', None)
-        return getattr(conf, 'weight', 0) + sources.preference(
-            self.site, getattr(group, 'default_backend', None))
+        group = self.backend_group or 'glance_store'
+        weight = getattr(getattr(self.conf, group), 'weight', 0)
+        if replicas.is_shown():
+            return weight
+        shared = getattr(self.conf, 'glance_store', None)
+        return weight + sources.preference(
+            self.site, getattr(shared, 'default_backend', None))
 
     @capabilities.check
     def get(self, location, offset=0, chunk_size=None, context=None):
@@ -318,25 +323,30 @@ class Store(driver.Store):
             taken away
         """
         self._check_open()
-        with limits.turn([self.site.limits],
-                         staged.report_waiting(image_file)):
+        waiting = staged.report_waiting(image_file)
+        spread = spreading.of(str(image_id))
+        if spread:
+            spread.prepare(self.site, waiting)
+        with limits.turn([self.site.limits], waiting):
             # It may have been taken away meanwhile.
             self._check_open()
             record = adding.Addition(
                 self.site, str(image_id), image_file, image_size,
                 hashing_algo, self.WRITE_CHUNKSIZE, verifier).run()
+        if spread:
+            spread.stored(self.site, record)
         metadata = {'store': self.backend_group} if self.backend_group else {}
         return (self.site.uri(str(image_id)), record.size,
                 record.hashes[hashes.CHECKSUM], record.hashes[hashing_algo],
                 metadata)
 
     @capabilities.check
-    @failures.survives_eviction
     def delete(self, location, context=None):
         """Delete an image, or move it to the trash while snapshots remain.
 
-        If the site is away, its removal is recorded, and done when the site
-        is back.
+        If Glance deletes the whole image, it is removed from all its stores
+        at once, or from none. Where a site does not answer in time, the
+        removal is recorded, and done by the task runner.
 
         :param location: :class:`glance_store.location.Location`
         :raises glance_store.exceptions.NotFound: if there is no such image
@@ -349,75 +359,39 @@ class Store(driver.Store):
         :raises glance_dcn.store.failures.DeleteDenied: if this Glance may
             only read there, or in another store of the image
         """
-        loc = self._checked_for_deletion(location)
-        deletions.check_other_stores(self, loc)
-        deletion = deletions.Deletion(self.site, loc)
+        loc = self.checked_for_deletion(location)
+        deletion = self._requests.delete(self, loc)
+        if not deletion.deferred:
+            deletion.store.answer(deletion)
+
+    def answer(self, deletion):
+        """Return if an image was removed from this store.
+
+        :param deletion: :class:`glance_dcn.store.deletion.Deletion`, done
+        :raises: see :meth:`delete`
+        """
+        loc = deletion.loc
         try:
-            self._remove_while_up(deletion)
+            error = deletion.refusal or deletion.error
+            if error is not None:
+                raise error
         except rbd.ImageNotFound:
             raise failures.not_found(self.site, loc)
         except images.InUse as exc:
             LOG.warning('Store %s: %s', self.name, exc)
             raise exceptions.InUseByStore()
-        except (errors.Unreachable, errors.NotDeployed) as exc:
-            self._defer(deletion, exc)
+        except errors.ReadOnly as exc:
+            raise deletions.denial(loc.image, exc)
         except errors.ClusterError as exc:
             raise exceptions.BadStoreConfiguration(store_name=self.name,
                                                    reason=str(exc))
         except (rbd.Error, omap.Error, name_lock.NameLockError) as exc:
-            # What a cluster answers, a refusal say, is none the less an
-            # answer: only what is not answered is deferred, also where the
-            # site has come back meanwhile.
-            if (self.site.health.state == health.DOWN
-                    or abs(exc.errno or 0) == errno.ETIMEDOUT):
-                self._defer(deletion, exc)
-                return
             deletions.explain(self, loc, exc)
             if isinstance(exc, omap.Error):
                 raise failures.failure(self.site, exc, loc.image,
                                        abs(exc.errno or 0)) from exc
             with failures.explained(self.site, loc.image):
                 raise
-
-    def _remove_while_up(self, deletion):
-        """Remove an image, unless its site is found to be away meanwhile.
-
-        Each of librbd's many requests may take as long as any: what has begun
-        is left to itself then, and cut off before the image is removed again.
-        """
-        outcome = native.Queue()
-        native.start('dcn-delete-%s' % self.name, deletion.run, outcome)
-        while True:
-            try:
-                error = native.get(outcome, _LOOK)
-            except native.Empty:
-                if self.site.health.state == health.DOWN:
-                    self.site.require()
-                continue
-            if error is not None:
-                raise error
-            return
-
-    def _defer(self, deletion, reason):
-        """Record that an image is to be removed when its site is back."""
-        deletion.abandoned = True
-        loc = deletion.loc
-        deletions.check_may_defer(self, loc)
-        # The client of a site that went away was retired. One that is in use
-        # has other work to do, and its answers tell what it has done.
-        fence = deletion.address not in (None, self.site.address)
-        try:
-            queue.PROCESS.defer(
-                queue.Action.DELETE, self.site, loc.image, loc.pool,
-                fsid=loc.fsid, image_id=deletion.image_id,
-                snapshot=loc.snapshot,
-                addresses=(deletion.address,) if fence else (),
-                message=record_format.printable(reason))
-        except queue.NotRecorded as exc:
-            # Not one that makes Glance drop the location all the same, as it
-            # does after NotFound and StoreDeleteNotSupported.
-            raise failures.TimeoutError('Image %s stays: %s'
-                                        % (loc.image, exc))
 
     def _check_open(self):
         try:
@@ -435,13 +409,19 @@ class Store(driver.Store):
                         'fsid %s' % (loc.get_uri(), self.name, fsid))
         return loc
 
-    def _checked_for_deletion(self, location):
+    def checked_for_deletion(self, location):
+        """Return the store location, if what it names is to be deleted.
+
+        :raises glance_store.exceptions.BadStoreUri: if the location is not
+            in this store's cluster
+        :raises glance_store.exceptions.NotFound: if it is in a cluster that
+            was replaced: the location is all there is
+        """
         try:
             return self._checked(location)
         except exceptions.BadStoreUri:
             loc = location.store_location
             if wiring.PROCESS.has_replaced(self.site, loc.fsid):
-                # The location is all there is to be dropped.
                 raise failures.not_found(self.site, loc)
             raise
 

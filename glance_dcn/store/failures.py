@@ -105,6 +105,8 @@ def explained(site, name):
         raise
     except task_store.NotRecorded as exc:
         raise TimeoutError(str(exc))
+    except errors.Unreachable as exc:
+        raise unusable(site, exc) from exc
     except engine_errors.SizeMismatch as exc:
         raise exceptions.Invalid(
             'Size mismatch: expected %s bytes, got %s bytes'
@@ -164,7 +166,7 @@ def unusable(site, exc):
 
     :param exc: :class:`glance_dcn.ceph.errors.ClusterError`
     """
-    if isinstance(exc, errors.Unreachable):
+    if isinstance(exc, (errors.Unreachable, errors.Exhausted)):
         return Away(message=str(exc))
     return exceptions.BadStoreConfiguration(store_name=site.name,
                                             reason=str(exc))

@@ -111,11 +111,14 @@ left as holes, which read as zeros.
 Seconds one request to an OSD of the site may take before it has failed.
 
 A request carries a few MiB at most, so that this is a limit on no progress
-at all, not on a whole transfer, however slow.
+at all, not on a whole transfer, however slow. A site that is gone is not
+waited for as long: after 3 seconds without an answer a probe asks it on a
+connection of its own, and if that is not answered either the request has
+failed, within 15 seconds.
 
 Possible values:
     * Seconds
-    * 0: wait without end
+    * 0: wait without end, while the probe is answered
 
 Related options:
     * rados_connect_timeout

@@ -12,12 +12,16 @@
 
 """Keeps the record of sites, and drops those that are gone and empty.
 
+One process of a host does so, its leader; the others follow what it leaves
+beside its lead.
+
 The record is shared by all processes and hosts whose default store is the
 same. A host that has the file of a site says so in it; a site of which no
 host says so any more is dropped when its pool is empty, by whoever sees it
 first: the others see that it is recorded no more.
 """
 
+import json
 import logging
 import os
 import socket
@@ -29,6 +33,7 @@ from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
+from glance_dcn.runtime import lead as leads
 from glance_dcn.sites import folder
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import queue
@@ -42,6 +47,14 @@ _BELIEVED = 3600
 # Times in a row that a pool must be seen empty: an upload that began before
 # the site was taken away may be about to create its image.
 _EMPTY = 2
+# While it is not, which may be for years: seconds for which it is inspected
+# each time, and after that seconds until it is inspected again, at most, and
+# as a part of the time that this goes on.
+_EAGER = 60
+_PAUSE = 600
+_PATIENCE = 5
+# Name of what is left to the other processes of the host.
+_PUBLISHED = 'sites'
 
 
 class Record:
@@ -52,11 +65,12 @@ class Record:
         dcn stores of the process
     :param host: name of this host
     :param clock: returns seconds since the epoch
+    :param lead: that of the host
     :ivar present: names of the site files of this host, or None while they
         are not known
     """
 
-    def __init__(self, roster, sites, host=None, clock=time.time):
+    def __init__(self, roster, sites, host=None, clock=time.time, lead=None):
         self.present = None
         self._roster = roster
         self._sites = sites
@@ -66,23 +80,30 @@ class Record:
         # there was dropped by somebody.
         self._recorded = set()
         self._empty = {}
+        # (since when, next inspection) of those that are not empty, by the
+        # monotonic clock.
+        self._waiting = {}
         self._told = {}
+        self._lead = lead or leads.Lead()
+        # What was left to the other processes last.
+        self._left = None
 
     def exchange(self, default):
         """Write and read the record; drop what is gone and empty.
 
         :param default: :class:`glance_dcn.sites.site.Site` that has it, or
             None
+        :returns: whether it is to be done again soon
         """
         if self.present is None:
-            return
+            return True
         if default is None:
             self._tell(None, 'The default store is no dcn store of '
                        'enabled_backends: sites that are taken away are '
                        'forgotten when Glance restarts.')
             for name in self._retired():
                 self._drop_if_empty(name)
-            return
+            return True
         try:
             with homes.Home(default).open() as ioctx:
                 self._exchange(definitions.Definitions(
@@ -90,8 +111,47 @@ class Record:
         except (errors.ClusterError, definitions.RecordError) as exc:
             self._tell(None, 'The record of sites cannot be kept for now: %s'
                        % exc)
-        else:
-            self._told.pop(None, None)
+            return True
+        self._told.pop(None, None)
+        return bool(self._retired()) or not self._recorded.issuperset(
+            self._roster.entries)
+
+    def follow(self):
+        """Serve and drop what the leader of the host serves and drops."""
+        if self.present is None:
+            return
+        text = self._lead.published(_PUBLISHED)
+        if text is None:
+            return
+        try:
+            known = json.loads(text)
+            for name, options in known.items():
+                if name not in self.present:
+                    self._serve(name, definitions.Definition(dict(options)))
+                self._recorded.add(name)
+        except (ValueError, TypeError, AttributeError) as exc:
+            self._tell(None, 'The sites that the leader of this host has '
+                       'recorded cannot be understood: %s' % exc)
+            return
+        for name in self._retired():
+            if name not in known and name in self._recorded:
+                self._drop(name)
+
+    def _publish(self):
+        """Leave the recorded sites to the other processes of the host."""
+        text = json.dumps({
+            name: self._roster.entries[name].options
+            for name in sorted(self._recorded)
+            if name in self._roster.entries})
+        left = self._lead.term, text
+        if self._left == left:
+            return
+        try:
+            self._lead.publish(_PUBLISHED, text)
+            self._left = left
+        except OSError as exc:
+            self._tell(None, 'The other processes of this host do not learn '
+                       'of sites that were taken away: %s' % exc)
 
     def _exchange(self, recorded):
         known = recorded.load()
@@ -114,6 +174,7 @@ class Record:
             holders = known[name].holders if name in known else {}
             if not self._is_held(holders) and self._drop_if_empty(name):
                 recorded.forget(name, holders)
+        self._publish()
 
     def _keep(self, recorded, definition, name, entry):
         """Record a site of this host."""
@@ -169,6 +230,10 @@ class Record:
     def _drop_if_empty(self, name):
         """Drop a store whose pool is empty; return whether it was."""
         site = self._roster.entries[name].store.site
+        now = time.monotonic()
+        since, due = self._waiting.setdefault(name, (now, now))
+        if now < due:
+            return False
         try:
             with site.open_pool() as ioctx:
                 empty = images.is_empty(ioctx) and not _has_tasks(site)
@@ -178,6 +243,9 @@ class Record:
             return False
         self._empty[name] = self._empty.get(name, 0) + 1 if empty else 0
         if self._empty[name] < _EMPTY:
+            if not empty and now - since > _EAGER:
+                self._waiting[name] = (since, now + min(
+                    _PAUSE, (now - since) / _PATIENCE))
             return False
         self._drop(name)
         return True
@@ -186,6 +254,7 @@ class Record:
         self._roster.drop(name)
         self._recorded.discard(name)
         self._empty.pop(name, None)
+        self._waiting.pop(name, None)
         LOG.info('Site %s was taken away and holds no images any more: its '
                  'store is dropped', name)
 

@@ -17,6 +17,7 @@ same name, its UUID; whether it is the same image, its record tells.
 """
 
 import itertools
+import sys
 
 from glance_store import location
 
@@ -24,6 +25,10 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.sites import reading
 from glance_dcn.sites import sources
+
+# Module of the controllers that show images; those that read an image's data
+# are in others (glance_interfaces.SHOWING proves it).
+_SHOWING = 'glance.api.v2.images'
 
 
 class Replicas:
@@ -43,8 +48,6 @@ class Replicas:
         # An image that somebody else named is looked for nowhere else.
         if (loc.pool, loc.snapshot) == (store.pool, images.SNAPSHOT):
             self._stores = stores_of(type(store))
-        self._weights = {name: getattr(one, 'weight', 0)
-                         for name, one in self._stores.items()}
 
     def relay(self):
         """Return how the image is read, from one place after the other.
@@ -67,7 +70,7 @@ class Replicas:
         """
         if all(store is self._store for store in self._stores.values()):
             return None
-        record = records.load(endpoint.image)
+        record = endpoint.call(records.load, fence=False)
         if record is None or record.size != endpoint.size:
             return None
         return record
@@ -79,7 +82,9 @@ class Replicas:
                                  images.SNAPSHOT)
                   for store in self._stores.values()
                   if store is not self._store]
-        yield from sources.ordered(others, self._local, self._weights)
+        weights = {name: getattr(one, 'weight', 0)
+                   for name, one in self._stores.items()}
+        yield from sources.ordered(others, self._local, weights)
 
 
 def stores_of(kind):
@@ -87,3 +92,17 @@ def stores_of(kind):
     known = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
     return {name: entry['store'] for name, entry in known.items()
             if isinstance(entry.get('store'), kind)}
+
+
+def is_shown():
+    """Return whether Glance loads an image in order to show it.
+
+    It asks for weights whenever it loads an image, and does not tell what
+    for. The controller that serves the request does.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get('__name__') == _SHOWING:
+            return True
+        frame = frame.f_back
+    return False

@@ -12,11 +12,12 @@
 
 """Follows what may change while Glance runs: site files, and limits.
 
-Each process has a thread that looks at the folder of site files and at the
-configuration files, and never touches a cluster, so that no absent site
-delays it; and, where there is a folder, another that keeps the record of its
-sites (:mod:`glance_dcn.ceph.definitions`) and looks whether those that were
-taken away are empty.
+Each process looks at the folder of site files and at the configuration files,
+which touches no cluster, so that no absent site delays it. Where there is a
+folder, the process that leads at its host keeps the record of its sites
+(:mod:`glance_dcn.ceph.definitions`), and inspects whether those that were
+taken away are empty; what is recorded it leaves beside its lead, from where
+the others follow it.
 """
 
 import copy
@@ -41,9 +42,15 @@ LOG = logging.getLogger(__name__)
 # Seconds between looks at files, and at the record.
 _LOOK = 4
 _EXCHANGE = 10
+# The same for the record while no site was taken away, and nothing changes.
+_SETTLED = 30
 # Looks in a row for which a file must be missing: some tools replace a file
 # by removing it first.
 _MISSING = 2
+
+# Seconds for which that may hang until a sibling leads: sites are asked
+# whether they are empty.
+_HANGS = 180
 
 _watch = None
 
@@ -86,7 +93,8 @@ class Watch:
         path = conf[options.GROUP].sites_dir
         if path:
             self._folder = folder.Folder(path, self._check)
-            self.record = record.Record(self.roster, _sites)
+            self.record = record.Record(self.roster, _sites,
+                                        lead=queue.PROCESS.lead)
             self._exchange = background.Periodic(
                 'dcn-sites', self._keep_record, _EXCHANGE)
 
@@ -105,6 +113,7 @@ class Watch:
         self._looking.start()
         if self._exchange:
             self._exchange.start()
+            queue.PROCESS.lead.on_lead(self._exchange.wake)
 
     def stop(self):
         """Watch no more."""
@@ -124,6 +133,8 @@ class Watch:
             contents = self._folder.read(settled)
             if contents is not None:
                 self._follow(contents)
+            if not queue.PROCESS.lead.is_held:
+                self.record.follow()
         self._limits.look()
 
     def _follow(self, contents):
@@ -176,7 +187,12 @@ class Watch:
                                 repr(option) for option in unknown)})
 
     def _keep_record(self):
-        self.record.exchange(self._default_site())
+        lead = queue.PROCESS.lead
+        if not lead.is_held:
+            return
+        with lead.job('record of sites', _HANGS):
+            settled = not self.record.exchange(self._default_site())
+        self._exchange.interval = _SETTLED if settled else _EXCHANGE
 
     def _default_site(self):
         """Return the site of the default store, or None."""

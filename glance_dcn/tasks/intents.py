@@ -43,8 +43,9 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 # Seconds for which the lease is kept after the last write has ended: another
-# is likely to come.
-_LINGER = 60
+# may come at once. It is renewed meanwhile: a runner that reads it just before
+# an intent of its holder must not see one that has long been unchanged.
+_LINGER = 10
 
 
 class WriteLost(leftovers.Gone):
@@ -110,10 +111,13 @@ class WriteLog:
     """The intents of this process.
 
     :param store: :class:`glance_dcn.tasks.store.TaskStore`
+    :param notify: called when a task was recorded; it must not block
     """
 
-    def __init__(self, store: stores.TaskStore) -> None:
+    def __init__(self, store: stores.TaskStore,
+                 notify: typing.Callable[[], object] = lambda: None) -> None:
         self._store = store
+        self._notify = notify
         self._periodic = background.Periodic('dcn-lease', self.renew,
                                              leases.RENEWAL)
         self._fork_guard = fork_guard.ForkGuard(self._reset)
@@ -235,6 +239,7 @@ class WriteLog:
             self._put_off(intent, task)
             return
         self.end(intent)
+        self._notify()
 
     def renew(self) -> None:
         """Renew the lease, as long as it matters, and catch up."""

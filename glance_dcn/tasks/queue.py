@@ -23,6 +23,7 @@ import rbd
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn import glance_interfaces
+from glance_dcn.runtime import lead as leads
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import actions
@@ -54,6 +55,8 @@ class TaskQueue:
     :ivar store: :class:`glance_dcn.tasks.store.TaskStore`
     :ivar runner: :class:`glance_dcn.tasks.runner.TaskRunner`, or None in a
         process that runs no tasks
+    :ivar lead: that of the host: the process that has it runs the tasks, and
+        does other background work
     :ivar enabled: whether this process does background work at all; the
         command, which only shows, does none
     """
@@ -63,8 +66,9 @@ class TaskQueue:
         self.sites: dict[str, sites.Site] = {}
         self.store = stores.TaskStore(self.home, deployment)
         self.runner: runners.TaskRunner | None = None
+        self.lead = leads.Lead()
         self._database: glance_db.GlanceDatabase | None = None
-        self._log = intents.WriteLog(self.store)
+        self._log = intents.WriteLog(self.store, lambda: self.lead.notify())
         self._has_default = False
         self.enabled = True
 
@@ -112,7 +116,8 @@ class TaskQueue:
                 self.store, self.sites.get, self._database,
                 # Modules of Glance must not be imported while it is loaded.
                 ready=lambda: (glance_interfaces.loaded()
-                               or time.monotonic() - began > _LOADING))
+                               or time.monotonic() - began > _LOADING),
+                lead=self.lead)
             self.runner.start()
 
     def begin_write(self, site: sites.Site, image: str,
@@ -133,15 +138,22 @@ class TaskQueue:
             :class:`glance_dcn.tasks.task.Task`
         :raises NotRecorded: if it cannot be recorded
         """
-        task = tasks.Task(action, site.name, image, pool or site.pool,
-                          fsid=fields.pop('fsid', None) or site.fsid,
-                          **fields)
-        self.store.put(task)
-        LOG.info('Store %(store)s: %(action)s of image %(image)s is deferred',
-                 {'store': site.name, 'action': action.value,
-                  'image': image})
-        if self.runner is not None:
-            self.runner.wake()
+        self.defer_all([tasks.Task(
+            action, site.name, image, pool or site.pool,
+            fsid=fields.pop('fsid', None) or site.fsid, **fields)])
+
+    def defer_all(self, deferred: typing.Sequence[tasks.Task]) -> None:
+        """Record several tasks at once, to be done as soon as possible.
+
+        :raises NotRecorded: if they cannot be recorded; none of them is then
+        """
+        self.store.put_all(deferred)
+        for task in deferred:
+            LOG.info('Store %(store)s: %(action)s of image %(image)s is '
+                     'deferred', {'store': task.site, 'image': task.image,
+                                  'action': task.action.value})
+        if deferred:
+            self.lead.notify()
 
     def note_purge(self, site: sites.Site, image: str,
                    pool: str | None = None) -> typing.Callable[[str], None]:

@@ -12,10 +12,11 @@
 
 """Does what is recorded at home, beside the requests of a process.
 
-One process of a home runs the tasks, under a lease; another takes over when
-it stops renewing. What the former one may still be at fails: each removal is
-made under the image's name lock, whose holder is blocklisted before the lock
-is taken from it (:mod:`glance_dcn.ceph.name_lock`).
+One process of a home runs the tasks: it leads at its host, and has a lease at
+home; another takes over when it stops renewing. What the former one may still
+be at fails: each removal is made under the image's name lock, whose holder is
+blocklisted before the lock is taken from it
+(:mod:`glance_dcn.ceph.name_lock`).
 
 Of another site the runner knows nothing while there is nothing to do there.
 """
@@ -37,6 +38,7 @@ from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn import glance_db
+from glance_dcn.runtime import lead as leads
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
@@ -47,9 +49,15 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between two scans, and while a writer seems dead.
+# Seconds between two scans, while a writer seems dead, and while nothing is
+# recorded; with the jitter of periodic work the last is less than what the
+# runner's lease and the observation of leases allow.
 _INTERVAL = 10
 _SOON = 3
+_IDLE = 15
+# Seconds for which a run may hang until a sibling leads: a round, and requests
+# to home that are not answered.
+_HANGS = 120
 # Seconds after which the lease of a dead process is dropped.
 _FORGOTTEN = 600
 # Tasks at a time: each waits for round trips most of the time.
@@ -96,6 +104,7 @@ class TaskRunner:
         a moment ago may be about to change it
     :param ready: returns whether Glance is loaded, so that its database may
         be asked
+    :param lead: that of the host, without which nothing is run
     """
 
     def __init__(self, store: stores.TaskStore,
@@ -103,12 +112,14 @@ class TaskRunner:
                  database: glance_db.GlanceDatabase,
                  clock: typing.Callable[[], float] = time.monotonic,
                  expiry: float = leases.EXPIRY, settled: float = 60,
-                 ready: typing.Callable[[], bool] = lambda: True) -> None:
+                 ready: typing.Callable[[], bool] = lambda: True,
+                 lead: leads.Lead | None = None) -> None:
         self._expiry = expiry
         self._settling = settled
         self._store = store
         self._sites = sites
         self._ready = ready
+        self._lead = lead or leads.Lead()
         self._clock = clock
         self._lease = leases.RunnerLease(store, clock)
         self._observer = leases.Observer(clock)
@@ -132,6 +143,7 @@ class TaskRunner:
     def start(self) -> None:
         """Run tasks beside requests, from now on."""
         self._periodic.start()
+        self._lead.on_work(self.wake)
 
     def stop(self) -> None:
         """Run no more tasks."""
@@ -144,8 +156,29 @@ class TaskRunner:
     def run(self) -> None:
         """Scan once, and do what can be done now.
 
-        What takes long goes on, and is left alone by the next runs.
+        What takes long goes on, and is left alone by the next runs. A process
+        that does not lead at its host brings home what it has recorded while
+        home was away, and does nothing else there.
         """
+        if not self._lead.is_held:
+            self._stand_by()
+            return
+        with self._lead.job('tasks', _HANGS):
+            self._run_once()
+
+    def _stand_by(self) -> None:
+        home = self._store.home.site
+        self._periodic.interval = _INTERVAL
+        try:
+            self._lease.release()
+            if (self._store.has_spooled and home is not None
+                    and home.available):
+                self._store.drain(abandoned=False)
+                self._lead.notify()
+        except stores.AWAY as exc:
+            LOG.debug('What is recorded on the local disk waits: %s', exc)
+
+    def _run_once(self) -> None:
         home = self._store.home.site
         if home is None or not home.available:
             return
@@ -153,17 +186,20 @@ class TaskRunner:
             self._periodic.interval = _SOON
             return
         try:
-            # Of this process, whether it runs the tasks or not.
             self._store.drain()
+            self._periodic.interval = _INTERVAL
             if not self._database.available or not self._lease.acquire():
                 return
             # First: the scan may have what was done meanwhile.
             self._forget_ended()
-            self._run(self._store.scan())
+            scan = self._store.scan()
+            self._run(scan)
+            if not scan.records and not scan.leases:
+                self._periodic.interval = _IDLE
         except stores.AWAY as exc:
             LOG.debug('Tasks wait: %s', exc)
-        self._periodic.interval = (_SOON if self._observer.suspects
-                                   else _INTERVAL)
+        if self._observer.suspects:
+            self._periodic.interval = _SOON
 
     def _run(self, scan: stores.Scan) -> None:
         self._report(scan.unreadable)

@@ -71,9 +71,17 @@ class Spool:
 
         :raises OSError: if it cannot be written
         """
+        self.put_all({key: text})
+
+    def put_all(self, records: dict[str, str]) -> None:
+        """Keep several records, or none.
+
+        :param records: texts by key
+        :raises OSError: if they cannot be written
+        """
         self._fork_guard.check()
         with self._guard:
-            self._write({**self._records, key: text})
+            self._write({**self._records, **records})
 
     def swap(self, key: str, before: str, after: str) -> bool:
         """Change a record if it is kept here, and still what it was.

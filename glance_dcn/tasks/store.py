@@ -106,13 +106,24 @@ class TaskStore:
         :returns: whether it is at home; if not, it is on the local disk
         :raises NotRecorded: if it can be written to neither
         """
-        text = self.text(record)
+        return self._put([record], others)
+
+    def put_all(self, records: typing.Sequence[tasks.Record]) -> bool:
+        """Write several records in one operation: all of them, or none.
+
+        For the rest see :meth:`put`.
+        """
+        return not records or self._put(records)
+
+    def _put(self, records: typing.Sequence[tasks.Record],
+             others: dict[str, str] | None = None) -> bool:
+        texts = {record.key: self.text(record) for record in records}
         try:
             self._at_home(lambda ioctx: omap.put(
-                ioctx, OBJECT, {record.key: text, **(others or {})}))
+                ioctx, OBJECT, {**texts, **(others or {})}))
             return True
         except AWAY as exc:
-            self._put_to_spool(record, text, exc)
+            self._put_to_spool(records[0], texts, exc)
             return False
 
     def replace(self, old: tasks.Record, new: tasks.Record) -> bool:
@@ -178,14 +189,22 @@ class TaskStore:
         """
         return self._scan('')
 
-    def drain(self) -> None:
+    @property
+    def has_spooled(self) -> bool:
+        """Whether this process has records on the local disk."""
+        return self.spool is not None and bool(self.spool.items())
+
+    def drain(self, abandoned: bool = True) -> None:
         """Move what is on the local disk to home.
 
+        :param abandoned: also what processes have left that have ended
         :raises: as :meth:`replace`
         """
         if self.spool is None:
             return
         self.spool.move(self._put_home)
+        if not abandoned:
+            return
         for found, remove in self.spool.abandoned():
             for key, text in found.items():
                 self._put_home(key, text)
@@ -225,12 +244,12 @@ class TaskStore:
         """
         try:
             with self.home.open() as ioctx:
-                return work(ioctx)
+                return self.home.call(work, ioctx)
         except omap.Error as exc:
             if abs(exc.errno or 0) != errno.ESHUTDOWN:
                 raise
         with self.home.open() as ioctx:
-            return work(ioctx)
+            return self.home.call(work, ioctx)
 
     def _read(self, key: str, text: str, found: Scan) -> None:
         kind = tasks.kind_of(key)
@@ -265,12 +284,12 @@ class TaskStore:
         except OSError as exc:
             raise self._not_recorded(record, 'not asked', exc) from exc
 
-    def _put_to_spool(self, record: tasks.Record, text: str,
+    def _put_to_spool(self, record: tasks.Record, texts: dict[str, str],
                       reason: Exception) -> None:
         try:
             if self.spool is None:
                 raise OSError('there is no staging folder')
-            self.spool.put(record.key, text)
+            self.spool.put_all(texts)
         except OSError as exc:
             raise self._not_recorded(record, reason, exc) from exc
 

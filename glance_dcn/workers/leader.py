@@ -103,6 +103,12 @@ class Leadership:
         except OSError:
             return False
 
+    @property
+    def generation(self) -> int:
+        """The generation of the lead that this process took last, or 0."""
+        held = self._held
+        return held.generation if held is not None else 0
+
     def acquire(self) -> bool:
         """Take the lead if it is free or its leader has stopped beating.
 

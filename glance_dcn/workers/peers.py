@@ -30,7 +30,7 @@ import logging
 import time
 import uuid
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.staging import journal
 from glance_dcn.workers import registry as registries
 
@@ -63,32 +63,24 @@ def acting(records, identity, holder):
     if not renew():
         yield None
         return
-    over = native.Queue()
     # What is done may take longer: staged data is copied, say.
-    keeping = native.start('dcn-acting', _keep, renew, over)
+    renewals = schedulers.PROCESS.every(_RENEWAL,
+                                        lambda: _renew_quietly(renew))
     try:
         yield renew
     finally:
-        over.put(True)
         # Or it might take it once more after this.
-        keeping.join(_MOMENT)
+        renewals.stop(_MOMENT)
         records.release(identity, holder)
 
 
-def _keep(renew, over):
-    """Renew the right to act until it is over, or lost."""
-    while True:
-        try:
-            native.get(over, _RENEWAL)
-            return
-        except native.Empty:
-            pass
-        try:
-            if not renew():
-                return
-        except Exception as exc:
-            LOG.debug('The right to act for a worker was not renewed: %s',
-                      exc)
+def _renew_quietly(renew):
+    """Renew the right to act; return whether it may be held for longer."""
+    try:
+        return renew()
+    except Exception as exc:
+        LOG.debug('The right to act for a worker was not renewed: %s', exc)
+        return True
 
 
 class Peers:

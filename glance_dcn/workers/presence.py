@@ -39,7 +39,7 @@ from glance_dcn.staging import running
 from glance_dcn.staging import watch
 from glance_dcn.tasks import queue
 from glance_dcn.workers import answer
-from glance_dcn.workers import leader
+from glance_dcn.workers import host
 from glance_dcn.workers import options
 from glance_dcn.workers import peers
 from glance_dcn.workers import place as places
@@ -49,13 +49,6 @@ from glance_dcn.workers import takeover
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between two beats, and two looks at peers, at most; beats in the time
-# after which a worker that is silent is taken for dead.
-_BEAT = 10
-_BEATS = 8
-# Beats that a leader may leave out until a sibling takes the lead: that one
-# has to be heard before the time above is over.
-_MISSING = 3
 # Seconds between two looks at the self reference while it is right, and while
 # it is not.
 _CHECK, _CHECK_AGAIN = 120, 20
@@ -71,7 +64,8 @@ _presence = None
 def begin(conf, site):
     """Have this worker known to its peers from now on.
 
-    :param conf: oslo.config object of a Glance that serves
+    :param conf: oslo.config object of a Glance that serves; its host's lead is
+        that of the task queue
     :param site: :class:`glance_dcn.sites.site.Site` of the default store
     """
     global _presence
@@ -88,7 +82,8 @@ def begin(conf, site):
     running.on_begin(announce)
     watch.ask_first(may_recover)
     _presence = Presence(conf, registry.Registry(
-        queue.PROCESS.home, queue.PROCESS.store.deployment), place)
+        queue.PROCESS.home, queue.PROCESS.store.deployment), place,
+        queue.PROCESS.lead)
     _presence.start()
 
 
@@ -115,18 +110,18 @@ class Presence:
     :param conf: oslo.config object
     :param records: :class:`glance_dcn.workers.registry.Registry`
     :param place: :class:`glance_dcn.workers.place.Place`
+    :param lead: :class:`glance_dcn.workers.host.HostLead`
     """
 
-    def __init__(self, conf, records, place):
+    def __init__(self, conf, records, place, lead):
         self._conf = conf
         self._registry = records
         self._place = place
         self._journal = journal.Journal(place.staging)
+        self._lead = lead
         self._reset()
         self._timeout = conf[options.GROUP].dcn_worker_timeout
-        often = min(_BEAT, self._timeout / _BEATS)
-        self._leadership = leader.Leadership(
-            place.folder, _MISSING * often, clock=time.monotonic)
+        often = host.interval(conf)
         self._beating = background.Periodic('dcn-worker', self.beat, often)
         self._looking = background.Periodic('dcn-peers', self.look, often)
         self._checking = background.Periodic('dcn-self-reference', self.check,
@@ -141,27 +136,29 @@ class Presence:
         self._verdict = reference.Verdict(registry.UNCHECKED, [])
         self._misses = 0
         self._complained = None
+        # The time of the lead that all this is of.
+        self._term = self._lead.term
         self.peers = None
 
     def start(self):
         """Speak, look and check beside requests."""
         for periodic in (self._beating, self._looking, self._checking):
             periodic.start()
+        self._lead.on_lead(self._beating.wake)
 
     def stop(self):
         """Do so no more."""
         for periodic in (self._beating, self._looking, self._checking):
             periodic.stop()
-        self._leadership.resign()
+        self._lead.resign()
 
     def beat(self):
         """Say that the worker lives, if this process is to say so."""
-        if not self._leads():
-            return
-        if not self._registry.site.available:
+        if not self._leads() or not self._registry.site.available:
             return
         try:
-            self._speak()
+            with self._lead.job('heartbeat of the worker'):
+                self._speak()
         except (errors.ClusterError, omap.Error) as exc:
             LOG.debug('The peers of this worker do not hear of it: %s', exc)
 
@@ -194,7 +191,7 @@ class Presence:
     def look(self):
         """Look after the peers, if this process is the one to."""
         found = self.peers
-        if (found is None or not self._leadership.is_held
+        if (found is None or not self._lead.is_held
                 or not self._registry.site.available):
             return
         try:
@@ -208,7 +205,7 @@ class Presence:
         """Look at the self reference, if this process is the one to."""
         self._checking.interval = _CHECK_AGAIN
         found = self.peers
-        if (found is None or not self._leadership.is_held
+        if (found is None or not self._lead.is_held
                 or time.monotonic() - self._began < _SETTLE):
             self._checking.interval = _SETTLE
             return
@@ -225,19 +222,19 @@ class Presence:
 
     def _leads(self):
         """Whether this process speaks for the worker."""
-        if not self._leadership.beat():
+        if not self._lead.beat():
             # A sibling has the lead, or it was that of the parent of a fork.
             self.peers = None
+            return False
         try:
-            if not self._leadership.acquire():
-                return False
-            if self.peers is None:
+            # It may have had the lead before, and others meanwhile.
+            if self.peers is None or self._term != self._lead.term:
                 identity = self._place.identity()
                 self._reset()
                 self.peers = peers.Peers(
                     self._registry, identity, self._timeout,
                     functools.partial(takeover.undo, self._conf),
-                    may_act=lambda: self._leadership.is_held,
+                    may_act=lambda: self._lead.is_held,
                     may_undo=_may_undo)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
@@ -257,7 +254,7 @@ class Presence:
             if known and known.taken_by and not self._let_go(known):
                 return
         # This process may have been stopped since it looked.
-        if not self._leadership.is_held:
+        if not self._lead.is_held:
             return
         if self._registry.replace(before, worker):
             self._written = worker
@@ -267,7 +264,7 @@ class Presence:
         self._written = None
         known, _text = self._registry.worker(worker.identity)
         if (known and known.incarnation != self._incarnation
-                and self._leadership.is_held):
+                and self._lead.is_held):
             self._complain(
                 'Another worker, at host %s, has the staging folder %s too, '
                 'or a copy of %s. Each worker needs a staging folder of its '
@@ -282,7 +279,7 @@ class Presence:
                  for entry in self._registry.tasks(identity)}
         going_on = {entry.task: entry for entry in self._journal.entries()}
         # What its successor has written since is not to be undone.
-        if not self._leadership.is_held:
+        if not self._lead.is_held:
             return
         for task, entry in going_on.items():
             if known.get(task) != entry:

@@ -23,6 +23,24 @@ from oslotest import base
 
 from glance_dcn import background
 
+_ENDING = """
+import threading, time
+from concurrent import futures
+from glance_dcn import background
+def work():
+    with futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+    begun.set()
+def scrub():
+    print('at work')
+    time.sleep(0.5)
+    print('ended')
+begun = threading.Event()
+background.Periodic('work', work, 0.01).start()
+begun.wait()
+futures.ThreadPoolExecutor(1).submit(scrub)
+"""
+
 
 class TestPeriodic(base.BaseTestCase):
 
@@ -63,6 +81,13 @@ class TestPeriodic(base.BaseTestCase):
         periodic.start()
         time.sleep(0.1)
         self.assertEqual([1], ran)
+
+    def test_ends_with_the_process(self):
+        # As in glance-scrubber, which works while the interpreter ends.
+        done = subprocess.run([sys.executable, '-c', _ENDING],
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual((0, 'at work\nended\n', ''),
+                         (done.returncode, done.stdout, done.stderr))
 
     def test_stopped(self):
         ran = threading.Semaphore(0)

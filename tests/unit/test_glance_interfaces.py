@@ -83,6 +83,14 @@ _CHANGES: dict[glance_interfaces.Interface,
          lambda self, image: setattr(self, '_img', image)),
         ('glance.async_.flows.api_image_import._ImportActions',
          'add_failed_stores', _GONE)],
+    glance_interfaces.IMAGE_LAYERS: [
+        ('glance.quota', 'ImageProxy', _GONE),
+        ('glance.location.ImageProxy', 'locations', []),
+        ('glance.location.StoreLocations', 'append',
+         lambda self, location, quota: None),
+        ('glance.domain.proxy.Image', '__init__',
+         lambda self, base, *args, **kwargs: setattr(self, 'layer', base)),
+        ('glance.api.common', 'check_quota', lambda context, size: None)],
     glance_interfaces.TASK_EXECUTOR: [
         ('glance.async_.taskflow_executor.TaskExecutor', '_run', _GONE),
         ('glance.async_.taskflow_executor.TaskExecutor', '_run',
@@ -102,6 +110,17 @@ _CHANGES: dict[glance_interfaces.Interface,
          lambda self: [])],
     glance_interfaces.HEALTHCHECK: [
         ('oslo_middleware.healthcheck.Healthcheck', 'NAMESPACE', 'another')],
+    glance_interfaces.IMAGE_DELETION: [
+        ('glance.location.ImageProxy', 'delete', lambda self: None),
+        ('glance.location.ImageProxy', 'delete', lambda self: [
+            self.store_utils.delete_image_location_from_backend(
+                self.context, self.image.image_id, place)
+            for place in self.image.locations]),
+        ('glance.location.StoreLocations', 'pop', _GONE)],
+    glance_interfaces.SHOWING: [
+        ('glance.api.v2.images', 'ImagesController', _GONE),
+        ('glance.api.v2.images.ImagesController', 'show',
+         contextlib.suppress)],
     glance_interfaces.SHARED_OPTIONS: [],
 }
 
@@ -298,11 +317,14 @@ class TestClosed(InterfacesTestCase):
         from glance_dcn.flows import copy_image
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.plugins.ours_wins', lambda name: self.fail(name)))
-        self.break_(glance_interfaces.IMPORT_ACTIONS)
-        stores = ['dcn0']
-        self.assertEqual([], copy_image._take_over(
-            {'backend': stores, 'task_id': 'task'}))
-        self.assertEqual(['dcn0'], stores)
+        for interface in (glance_interfaces.IMPORT_ACTIONS,
+                          glance_interfaces.IMAGE_LAYERS):
+            self.useFixture(Fresh())
+            self.break_(interface)
+            stores = ['dcn0']
+            self.assertEqual([], copy_image._take_over(
+                {'backend': stores, 'task_id': 'task'}))
+            self.assertEqual(['dcn0'], stores)
 
     def test_order_of_plugins_is_not_known(self) -> None:
         plugins.prefer_ours()

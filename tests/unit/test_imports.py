@@ -39,7 +39,8 @@ _MORE_FOR_TASKS = {
 _ENDS = ('store', 'flows')
 # (module, what it may import all the same)
 _ALLOWED = {('glance_dcn.opts', 'glance_dcn.flows.options'),
-            ('glance_dcn.opts', 'glance_dcn.store.options')}
+            ('glance_dcn.opts', 'glance_dcn.store.options'),
+            ('glance_dcn.opts', 'glance_dcn.store.resources')}
 
 # All comments of setup.py.
 _LICENCE = (_ROOT / 'setup.py').read_text().partition('\n\n')[0]

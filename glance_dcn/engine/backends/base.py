@@ -80,6 +80,14 @@ class Endpoint:
         """Make durable all writes that were answered before."""
         raise NotImplementedError
 
+    def lost(self):
+        """Return an error if no answer is to be waited for any more, or None.
+
+        It is asked now and then while there is none, and takes no time.
+
+        :returns: :class:`~glance_dcn.engine.errors.RequestError` or None
+        """
+
     def resize(self, size):
         """Set the size, in bytes, and wait until it is done.
 

@@ -32,6 +32,7 @@ from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import native
+from glance_dcn.engine import shared
 
 # Objects whose extents are asked for in one go. Few enough to begin reading
 # soon; the next lot is asked for while these are read.
@@ -75,14 +76,25 @@ class RBD(base.Endpoint):
     :param snapshot: name of a snapshot, or None
     :param writable: open for writing too
     :param name: what errors call it; by default the image's name
+    :param hold: called before it is opened; what it returns is called when it
+        is closed, which may be long after :meth:`close` has returned
+    :param cluster: whose ``call(function, *args, fence=True)`` calls what
+        waits for the cluster, and whose ``lost()`` returns why no answer is
+        to be waited for, or None; None: everything is waited for
     :raises RequestError: when it cannot be opened
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None):
+                 name=None, hold=None, cluster=None):
         super().__init__(name or image)
         self._image = None
+        self._let_go = hold() if hold else _nothing
+        self._shared = shared.Shared(self._close)
+        self._is_open = True
+        # What is told when it is closed by a thread of its own.
+        self._closed = None
         self._writable = writable
+        self._cluster = cluster
         #: Process that opened it: in a child of a fork no answer comes.
         self.pid = os.getpid()
         _open.add(self)
@@ -217,38 +229,77 @@ class RBD(base.Endpoint):
             self._flying.discard(token)
             done(self._translated(error, 'flush'))
 
+    def lost(self):
+        reason = self._cluster and self._cluster.lost()
+        return reason and errors.Lost(self.name, reason)
+
+    def call(self, function, *args, fence=True):
+        """Call a function with the open ``rbd.Image``, and arguments.
+
+        If no answer is to be waited for any more it is left, and the image is
+        closed after it has ended.
+
+        :param fence: whether what it has sent must not be carried out once it
+            was left
+        :returns: what it returns
+        :raises Exception: what it raises, or why it was left
+        """
+        if self._cluster is None:
+            return function(self._image, *args)
+        self._shared.acquire()
+        return self._cluster.call(self._called, function, self._image, *args,
+                                  fence=fence)
+
+    def _called(self, function, *args):
+        try:
+            return function(*args)
+        finally:
+            self._shared.release()
+
     def resize(self, size):
         try:
-            self._image.resize(size)
+            self.call(rbd.Image.resize, size)
         except rbd.Error as error:
             raise self._translated(error, 'resize', length=size)
         self.size = size
 
     def close(self):
+        if not self._is_open:
+            return
+        self._is_open = False
+        if (self._shared.release() and self._closed is not None
+                and not self.in_flight):
+            with contextlib.suppress(native.Empty):
+                native.get(self._closed, _CLOSING)
+
+    def _close(self):
         image, self._image = self._image, None
         if image is None:
+            self._let_go()
             return
         if not self.in_flight and not self._writable:
-            _close(image)
+            _close(image, self._let_go)
             return
         # librbd waits for answers, to requests that are in flight and to what
         # it asks the cluster for now; they may never come.
-        closed = native.Queue()
-        native.start('rbd-close', _close, image, closed)
-        if not self.in_flight:
-            with contextlib.suppress(native.Empty):
-                native.get(closed, _CLOSING)
+        self._closed = native.Queue()
+        native.start('rbd-close', _close, image, self._let_go, self._closed)
 
     def _translated(self, error, operation, offset=None, length=None):
         number = getattr(error, 'errno', None) or errno.EIO
         return self._error(operation, abs(number), offset, length)
 
 
-def _close(image, closed=None):
+def _nothing():
+    pass
+
+
+def _close(image, let_go, closed=None):
     try:
         image.close()
     except rbd.Error:
         # Nothing is lost: whoever wrote has flushed before.
         pass
+    let_go()
     if closed is not None:
         closed.put(True)

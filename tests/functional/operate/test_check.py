@@ -29,7 +29,8 @@ from lab import process
 from tests.functional.api import base
 from tests.functional.operate import base as operate
 
-_NODE = 'stores,database,copies,plugins,raw,locations,staging,self-reference'
+_NODE = ('stores,database,copies,plugins,raw,locations,quota,staging,'
+         'self-reference')
 # A key that no cluster has given out.
 _KEY = 'AQBtNv9mAAAAABAAf0wnbzUb4rmS0n5LxPkE7Q=='
 _CONF = """\
@@ -194,7 +195,8 @@ class BrokenSitesTest(CheckTestCase):
         }
         (self.folder / 'badconf.conf').write_text('[global\nnonsense')
         self.keep_fsid(central, 'moved', base.SOME_FSID)
-        found = self.check(stores, expect=1)
+        found = self.check(stores, expect=1, overrides={
+            'DEFAULT': {'image_location_quota': '50'}})
         other = 'is that of site sound too'
         self.assertFound(
             found,
@@ -394,8 +396,10 @@ class BrokenNodeTest(CheckTestCase):
     def test_what_nova_needs(self):
         self.assertFound(
             self.node(DEFAULT={'show_multiple_locations': 'false',
-                               'enabled_import_methods': '[glance-direct]'},
+                               'enabled_import_methods': '[glance-direct]',
+                               'image_location_quota': '2'},
                       image_conversion={'output_format': 'qcow2'}),
+            ('node', 'quota', 'image_location_quota is 2'),
             ('node', 'locations', 'show_multiple_locations is off'),
             ('node', 'copies', 'copy-image is not among'),
             ('node', 'raw', 'qcow2'))

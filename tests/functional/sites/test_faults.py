@@ -34,6 +34,14 @@ MIB = 1 << 20
 SIZE = 160 * MIB
 
 
+def written(now):
+    """Return the bytes of data that a copy has moved by now.
+
+    :param now: :class:`glance_dcn.sites.waves.Standing`
+    """
+    return now.transfer.data if now.transfer else 0
+
+
 class TargetTestCase(base.CephTestCase):
     """Has a source and two targets of its own, to be ill-treated."""
 
@@ -64,7 +72,7 @@ class TargetTestCase(base.CephTestCase):
         done = threading.Event()
 
         def progress(now):
-            if now.data > 8 * MIB and not done.is_set():
+            if written(now) > 8 * MIB and not done.is_set():
                 done.set()
                 ill_treat()
         outcome = copying.Copy(
@@ -171,10 +179,10 @@ class FaultyTargetTest(TargetTestCase):
         done, seen = threading.Event(), []
 
         def progress(now):
-            if now.data > 8 * MIB and not done.is_set():
+            if written(now) > 8 * MIB and not done.is_set():
                 done.set()
                 source.freeze()
-            seen.append(now.data)
+            seen.append(written(now))
         outcome = self.run_copy(['source', 'bad'], ['good'], progress)
         self.assertTrue(done.is_set())
         self.assertEqual([self.sites['good'].name], outcome.copied)

@@ -53,13 +53,14 @@ class RemovedTest(test_copying.CopyingTestCase):
                         instead=None, **options):
         """Copy to dcn0, and remove the source once.
 
-        :param when: told the progress; whether it is to be removed now
+        :param when: told the progress of the transfer; whether it is to be
+            removed now
         :param instead: data of another image that takes its name
         """
         pending = [True]
 
         def progress(now):
-            if pending and when(now):
+            if pending and now.transfer and when(now.transfer):
                 pending.clear()
                 self.remove()
                 if instead is not None:

@@ -11,19 +11,24 @@
 # under the License.
 
 
-"""The leader of a worker is stopped, and a sibling takes over its heartbeats.
+"""The leader of a host is killed or stopped, and a sibling takes over.
 
 One that is stopped keeps its locks, unlike one that is killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
+import uuid
 
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
+from glance_dcn.staging import journal
+from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import place
 from glance_dcn.workers import registry
 from lab import process
@@ -41,7 +46,9 @@ class LeaderTest(workers.WorkersTestCase):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.workers = workers.Workers(
-            2, overrides={'glance_dcn': {'dcn_worker_timeout': TIMEOUT}},
+            2, overrides={'glance_dcn': {'dcn_worker_timeout': TIMEOUT},
+                          # What is found void is logged so.
+                          'DEFAULT': {'debug': True}},
             processes=2)
         cls.workers.setUp()
         cls.addClassCleanup(cls.workers.cleanUp)
@@ -53,12 +60,14 @@ class LeaderTest(workers.WorkersTestCase):
         site = sites.Site(
             self.workers.site, 'images', 22,
             str(base.lab().cluster('central').conf), 'glance', 5, 20)
-        self.registry = registry.Registry(
-            homes.Home(site), base.deployment_id(self.workers.database_url))
+        deployment = base.deployment_id(self.workers.database_url)
+        self.registry = registry.Registry(homes.Home(site), deployment)
+        self.tasks = stores.TaskStore(homes.Home(site), deployment)
 
-    def leader(self) -> int | None:
-        """Return the process ID of the leader, or None."""
-        found = list(pathlib.Path(self.place.folder).glob('lead.*'))
+    def leader(self, number: int = 0) -> int | None:
+        """Return the process ID of the leader of a worker, or None."""
+        found = list((self.workers.workers[number].staging
+                      / journal.FOLDER).glob('lead.*'))
         # For a moment there may be two.
         return int(found[0].read_text().split()[1]) if len(
             found) == 1 else None
@@ -72,6 +81,26 @@ class LeaderTest(workers.WorkersTestCase):
             self.record().incarnation == incarnation
             and self.record().beat >= beats), PATIENCE)
 
+    def clients(self, pid: int) -> int:
+        """Return how many clusters a process is connected to."""
+        found = 0
+        for task in pathlib.Path('/proc/%d/task' % pid).iterdir():
+            # Others end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += task.joinpath(
+                    'comm').read_text().strip() == 'ms_dispatch'
+        return found
+
+    def test_idle_ones_are_not_connected(self) -> None:
+        # There are two stores; the leader needs its home alone.
+        process.wait_for('a record', lambda: (
+            self.place.known_identity() and self.record()), PATIENCE)
+        leader = self.leader()
+        self.assertEqual(
+            {pid: int(pid == leader)
+             for pid in self.workers.processes(0)},
+            {pid: self.clients(pid) for pid in self.workers.processes(0)})
+
     def test_interfaces_are_proved(self) -> None:
         for number in range(2):
             process.wait_for('the interfaces of Glance', lambda: (
@@ -79,6 +108,36 @@ class LeaderTest(workers.WorkersTestCase):
                 in self.workers.log(number)), PATIENCE)  # noqa: B023
             self.assertNotIn('glance_dcn cannot use',
                              self.workers.log(number))
+
+    def run_task(self) -> int:
+        """Record a task, and return the process that has done it."""
+        task = tasks.Task(tasks.Action.DELETE, self.workers.site,
+                          str(uuid.uuid4()), 'images', image_id='1')
+        self.tasks.put(task)
+        self.workers.workers[0].staging.joinpath(
+            journal.FOLDER, 'wake').touch()
+        process.wait_for('the task', lambda: not self.tasks.records(
+            task.site, task.image), PATIENCE)
+        [pid] = [int(line.split()[2]) for number in range(2)
+                 for line in self.workers.log(number).splitlines()
+                 if 'delete of image %s' % task.image in line]
+        return pid
+
+    def test_killed_leader(self) -> None:
+        process.wait_for('leaders', lambda: (
+            self.leader(0) and self.leader(1)), PATIENCE)
+        # One process of all four, which leads at its host.
+        doers = {self.run_task() for _ in range(5)}
+        self.assertEqual(1, len(doers))
+        [doer] = doers
+        [number] = [number for number in range(2)
+                    if self.leader(number) == doer]
+        os.kill(doer, signal.SIGKILL)
+        process.wait_for('another leader', lambda: self.leader(
+            number) not in (None, doer), PATIENCE)
+        successor = self.run_task()
+        self.assertNotEqual(doer, successor)
+        self.assertIn(successor, {self.leader(0), self.leader(1)})
 
     def test_stopped_leader(self) -> None:
         process.wait_for('a record', lambda: (

@@ -296,7 +296,10 @@ def purge(cluster, name, pool=POOL):
                 rbd.RBD().trash_restore(ioctx, entry['id'], name)
         if name not in rbd.RBD().list(ioctx):
             return
-        with rbd.Image(ioctx, name) as image:
+        # One whose maker died while creating it is listed, but cannot be
+        # opened.
+        with contextlib.suppress(rbd.ImageNotFound), \
+                rbd.Image(ioctx, name) as image:
             for snap in image.list_snaps():
                 if image.is_protected_snap(snap['name']):
                     image.unprotect_snap(snap['name'])

@@ -15,18 +15,22 @@
 import concurrent.futures
 import contextlib
 import io
+import os
 import shutil
 import signal
 import threading
 import time
 
+import fixtures
 from glance_store import exceptions
 from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
+from glance_dcn.sites import copying
 from glance_dcn.sites import home
+from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import spool
@@ -37,6 +41,8 @@ from tests.functional.store import base
 REFUSED = .05
 BACK = 15
 CONNECT, IO = 4, 4
+# Seconds after which nothing waits for a site that is lost in mid-call.
+LOST = 15
 
 EDGE = 'edge_7'
 
@@ -151,9 +157,11 @@ class FaultTest(HealthTestCase):
     def test_killed_and_started(self):
         back = threading.Semaphore(0)
         site_of(EDGE).when_back(back.release)
+        # It is not asked before there is something to do there.
+        self.assertEqual(health.UNKNOWN, site_of(EDGE).health.state)
+        self.add_there()
         # It is up: told once at the beginning.
         self.assertTrue(back.acquire(timeout=10))
-        self.add_there()
         self.addCleanup(self.edge.start)
         self.edge.kill()
         took, error = timed(self.add_there)
@@ -179,6 +187,76 @@ class FaultTest(HealthTestCase):
         time.sleep(8)
         self.check_refused()
         self.edge.osd.signal(signal.SIGCONT)
+        self.check_back()
+
+    def test_frozen_in_mid_call(self):
+        # Whatever dcn_io_timeout is; by the verdict of the probe alone.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.store.deletion.ANSWER', 60))
+        self.use_stores(
+            {self.store: 'dcn', EDGE: 'dcn'},
+            **{self.store: self.site(), EDGE: self.site(
+                self.edge, rados_connect_timeout=CONNECT,
+                dcn_io_timeout=600)})
+        data = os.urandom(48 * base.MiB)
+        names = [self.new_image(self.here, self.edge) for _i in range(7)]
+        for name in names[:2]:
+            self.add(data, name=name, store=EDGE)
+        self.add(data, name=names[2])
+        self.add(b'data', name=names[3], store=EDGE)
+        frozen = threading.Event()
+        begun = [threading.Event() for _i in range(4)]
+        edge, here = site_of(EDGE), site_of(self.store)
+
+        def go_on(number):
+            begun[number].set()
+            frozen.wait(120)
+
+        def copy(number, name, source, target):
+            outcome = copying.Copy(
+                name, [sources.Source(source, None, name, 'snap')], [target],
+                memory=16 * base.MiB, interval=0,
+                progress=lambda now: go_on(number)).run()
+            for error in outcome.failed.values():
+                raise error
+
+        def download():
+            chunks, _size = multi_backend.get(
+                self.uri(names[0], self.edge), EDGE)
+            next(chunks)
+            go_on(2)
+            list(chunks)
+
+        def upload():
+            def stream():
+                yield data[:base.MiB]
+                go_on(3)
+                yield data[base.MiB:]
+            self.add(stream(), len(data), name=names[4], store=EDGE)
+
+        calls = [
+            (copy, 0, names[1], edge, here), (copy, 1, names[2], here, edge),
+            (download,), (upload,)]
+        later = [
+            (self.delete, self.uri(names[3], self.edge), EDGE),
+            (self.size, self.uri(names[0], self.edge), EDGE),
+            (self.add, b'data', None, names[5], EDGE)]
+        self.addCleanup(self.edge.thaw)
+        with concurrent.futures.ThreadPoolExecutor(9) as pool:
+            running = [pool.submit(timed, *call) for call in calls]
+            for event in begun:
+                self.assertTrue(event.wait(60))
+            self.edge.freeze()
+            began = time.monotonic()
+            frozen.set()
+            running += [pool.submit(timed, *call) for call in later]
+            ended = [call.result() for call in running]
+        self.assertLess(time.monotonic() - began, LOST)
+        # All have failed, but for the removal, which is recorded.
+        self.assertEqual([False] * 4 + [True, False, False],
+                         [error is None for _took, error in ended])
+        self.check_refused()
+        self.edge.thaw()
         self.check_back()
 
     def test_stopped_before_first_use(self):

@@ -41,7 +41,7 @@ WRITE = ('pool = site.open_pool(); ioctx = pool.__enter__()',
          'target = site.begin(ioctx, image, 1 << 20)',
          'target.image.write(b"x" * 4096, 0)',
          'image_id = target.image.id()')
-PUBLISH = ('site.publish(ioctx, image, target.image,'
+PUBLISH = ('site.publish(ioctx, image, target,'
            ' records.Record(1 << 20, "digest"))',
            'target.close()')
 COMMIT = ('try:',
@@ -248,7 +248,7 @@ class WriterTest(base.TasksTestCase):
             self.assertThere(found.identity)
             self.edge.commit(self.image, found.identity)
         self.locate(self.edge)
-        self.settle(runner=runner)
+        self.settle()
         self.assertThere(found.identity)
 
 
@@ -304,8 +304,10 @@ class RemovalTest(base.TasksTestCase):
             'loc = SimpleNamespace(image=image, pool="images",'
             ' snapshot="snap", fsid=None)',
             'outcome = native.Queue()',
-            'deletions.Deletion(site, loc).run(outcome)',
-            'error = native.get(outcome, 60)',
+            'deletion = deletions.Deletion(site, loc)',
+            'deletion.decide(True)',
+            'deletion.run(outcome)',
+            'error = deletion.error',
             'say(type(error).__name__ if error else "removed")',
             'os._exit(0)')
 
@@ -321,7 +323,9 @@ class RemovalTest(base.TasksTestCase):
         deletion.abandoned = True
         outcome = native.Queue()
         deletion.run(outcome)
-        self.assertIsNone(native.get(outcome, 1))
+        self.assertIs(deletion, native.get(outcome, 1))
+        self.assertTrue(outcome.empty())
+        self.assertIsNone(deletion.error)
         self.assertThere(made)
         self.assertEqual(made, deletion.image_id)
 

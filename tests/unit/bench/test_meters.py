@@ -54,7 +54,7 @@ class TestAdminSocket(unittest.TestCase):
         answer = json.dumps({
             'AsyncMessenger::Worker-0': {'msgr_recv_bytes': 1},
             'AsyncMessenger::Worker-1': {'msgr_recv_bytes': 2},
-            'osd': {'op_out_bytes': 30},
+            'osd': {'op': 9, 'op_out_bytes': 30},
             'bluestore': {'bluestore_allocated': 4096}}).encode()
         with tempfile.TemporaryDirectory() as folder:
             run = pathlib.Path(folder) / 'run'
@@ -77,8 +77,8 @@ class TestAdminSocket(unittest.TestCase):
                 found = meters.osd_counters(Cluster)
                 thread.join()
         self.assertEqual([b'{"prefix": "perf dump"}\0'], asked)
-        self.assertEqual({'received': 3, 'read': 30, 'allocated': 4096},
-                         found)
+        self.assertEqual({'received': 3, 'read': 30, 'allocated': 4096,
+                          'operations': 9}, found)
 
 
 class TestStream(unittest.TestCase):

@@ -13,11 +13,13 @@
 """What a connection does and says where there is no cluster."""
 
 from concurrent import futures
+import contextlib
 import errno
 import gc
 import logging
 import os
 import pathlib
+import resource
 import tempfile
 import threading
 import time
@@ -28,6 +30,7 @@ import fixtures
 from oslotest import base
 import rados
 
+from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
@@ -119,6 +122,147 @@ class TestConfFile(ConnectionCase):
         self.assertEqual(FSID, broken.fsid)
 
 
+class TestMemory(ConnectionCase):
+
+    def grown(self, read):
+        """Return the bytes that reading the conf file 60 times leaves."""
+        before = None
+        for number in range(70):
+            if number == 10:
+                before = self.resident()
+            os.utime(self.conf, (number, number))
+            read()
+        return self.resident() - before
+
+    @staticmethod
+    def resident():
+        pages = pathlib.Path('/proc/self/statm').read_text().split()[1]
+        return int(pages) * resource.getpagesize()
+
+    def test_a_conf_file_that_changes(self):
+        self.write_conf()
+        link = self.connection()
+        self.assertLess(self.grown(lambda: link.known_fsid), 8 << 20)
+
+    def test_a_conf_file_that_cannot_be_used(self):
+        self.conf.write_text('{"no": "conf file"\n[[[')
+        link = self.connection()
+        self.assertLess(self.grown(lambda: link.fsid), 8 << 20)
+
+
+class TestUses(ConnectionCase):
+    """What is used is not closed, and nothing is kept but for a use."""
+
+    def setUp(self):
+        super().setUp()
+        self.write_conf()
+        self.caches = client_cache.Caches()
+        self.link = self.connection()
+        self.link._caches = self.caches
+        self.clients = []
+        self.room = None
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.client.Maker.connect', self.connect))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.connection.clients.round_trip', lambda one: 0))
+        # The probe after each connecting makes clients of its own.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.health.Watch.look', lambda watch: None))
+        limits = mock.Mock(max_clients=3)
+        limits.room_for_clients = lambda reserved: self.room
+        limits.left.return_value = mock.Mock(threads=1, files=2)
+        self.caches._limits = limits
+
+    def connect(self, maker, io_timeout=0):
+        client = mock.Mock()
+        client.get_addrs.return_value = '127.0.0.1:0/%d' % len(self.clients)
+        client.get_fsid.return_value = FSID
+        self.clients.append(client)
+        return client
+
+    def test_pool(self):
+        with self.link.open_pool('images') as ioctx:
+            [entry] = self.caches.current()._entries
+            self.assertEqual(1, entry.uses)
+            end = self.link.hold(ioctx)
+            self.assertIs(self.link.client_of(ioctx), entry.client)
+            self.assertEqual('127.0.0.1:0/0', self.link.address_of(ioctx))
+        # An image is still being closed.
+        self.assertEqual(1, entry.uses)
+        end()
+        self.assertEqual(0, entry.uses)
+
+    def test_pool_that_is_not_there(self):
+        self.assertRaises(errors.Misconfigured, self.use_lacking_pool)
+        [entry] = self.caches.current()._entries
+        self.assertEqual(0, entry.uses)
+
+    def use_lacking_pool(self):
+        with self.link.use() as client:
+            client.open_ioctx.side_effect = rados.ObjectNotFound('x', 2)
+            with self.link.open_pool('images'):
+                self.fail('it was opened')
+
+    def test_lost_while_it_is_used(self):
+        with self.assertRaises(rados.TimedOut), \
+                self.link.open_pool('images'):
+            raise rados.TimedOut('x', errno.ETIMEDOUT)
+        self.assertEqual(health.DOWN, self.link.health.state)
+        self.assertEqual(0, len(self.caches.current()))
+
+    def test_a_probe_keeps_no_client(self):
+        self.link._look(self.link._state())
+        [client] = self.clients
+        client.shutdown.assert_called_once_with()
+        self.assertEqual(0, len(self.caches.current()))
+        self.assertEqual(FSID, self.link.connected_fsid)
+
+    def test_nothing_is_asked_for_whom_is_to_be_told(self):
+        self.link.when_up(lambda: None)
+        self.assertEqual(health.UNKNOWN, self.link.health.state)
+        self.assertEqual([], self.clients)
+
+    def test_no_room_says_nothing_of_the_site(self):
+        cache = self.caches.current()
+        making = cache.making
+        cache.making = lambda store: making(store, patience=0)
+        self.room = 0
+        self.assertRaises(errors.Exhausted, self.link.client)
+        self.assertEqual(health.UNKNOWN, self.link.health.state)
+        self.room = 1
+        self.assertIs(self.link.client(), self.clients[0])
+
+    def test_no_thread_says_nothing_of_the_site(self):
+        with mock.patch('glance_dcn.engine.native.start',
+                        side_effect=RuntimeError('can\'t start new thread')):
+            self.assertRaises(errors.Exhausted, self.link.client)
+        self.assertEqual(health.UNKNOWN, self.link.health.state)
+        self.assertIs(self.link.client(), self.clients[0])
+
+    def test_a_site_that_comes_and_goes(self):
+        with contextlib.ExitStack() as stack:
+            for _i in range(4):
+                client = stack.enter_context(self.link.use())
+                self.link._state().retire(client)
+            exc = self.assertRaises(errors.Exhausted, self.link.client)
+            self.assertIn('dcn_io_timeout', str(exc))
+            self.assertEqual(4, len(self.clients))
+        self.assertIs(self.link.client(), self.clients[4])
+
+    def test_conf_file_that_changes_while_none_is_connected(self):
+        self.link.client()
+        state = self.link._state()
+        self.assertEqual(FSID, self.link.known_fsid)
+        cache = self.caches.current()
+        cache._drop(list(cache._entries))
+        self.assertEqual(FSID, self.link.connected_fsid)
+        other = FSID.replace('5f9a', '6a6a')
+        self.write_conf(fsid=other)
+        os.utime(self.conf, (1, 1))
+        self.assertEqual(other, self.link.known_fsid)
+        self.assertIsNone(state.fsid)
+
+
 class TestFsid(ConnectionCase):
 
     def test_from_the_conf_file_alone(self):
@@ -201,6 +345,12 @@ class Client:
 
     def get_fsid(self):
         return FSID
+
+    def get_addrs(self):
+        return '127.0.0.1:0/1'
+
+    def shutdown(self):
+        pass
 
 
 class TestTogether(ConnectionCase):
@@ -396,16 +546,3 @@ class TestFork(ConnectionCase):
         self.in_child()
         self.assertIs(link.client(), link.client())
         self.assertEqual(1, len(self.made))
-
-    def test_a_child_looks_for_whom_is_to_be_told(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection.Connection._look',
-            lambda link, state: None))
-        told = threading.Semaphore(0)
-        link = self.connection()
-        connection._registry['key'] = link
-        link.when_up(told.release)
-        self.assertTrue(told.acquire(timeout=5))
-        self.in_child()
-        connection._after_fork()
-        self.assertTrue(told.acquire(timeout=5))

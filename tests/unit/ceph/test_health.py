@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The circuit breaker, with a clock and threads of the test's."""
+"""The circuit breaker, with a clock and a scheduler of the test's."""
 
 import errno
 import logging
@@ -34,19 +34,34 @@ def away(reason='no answer'):
     return errors.Unreachable(STORE, reason, 'look at it')
 
 
-class Threads:
-    """Starts no threads, but runs what is to be run when told."""
+class Scheduler:
+    """Runs what is scheduled when told, by the clock of a test."""
 
-    def __init__(self):
-        self.begun = []
+    def __init__(self, test):
+        self.test = test
+        self.calls = []
+        self.delays = []
 
-    def start(self, name, function, *args):
-        self.begun.append((name, function, args))
+    def call_later(self, delay, function, limit=None):
+        call = mock.Mock(function=function, delay=delay)
+        call.cancel.side_effect = lambda: self.calls.remove(call)
+        self.calls.append(call)
+        return call
+
+    def submit(self, function, limit=None):
+        return self.call_later(0, function, limit)
 
     def run(self):
-        name, function, args = self.begun.pop(0)
-        function(*args)
-        return name
+        """Run the next call, after its delay."""
+        call = self.calls.pop(0)
+        if call.delay:
+            self.delays.append(call.delay)
+        self.test.now += call.delay
+        call.function()
+
+    def run_all(self):
+        while self.calls:
+            self.run()
 
 
 class WatchCase(base.BaseTestCase):
@@ -55,25 +70,26 @@ class WatchCase(base.BaseTestCase):
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger(level=logging.INFO))
         self.now = NOON
-        self.threads = Threads()
+        self.scheduler = Scheduler(self)
         self.outcomes = []
-        self.pauses = []
         self.told = []
+        self.addresses = []
+        self.answers = []
         self.watch = health.Watch(STORE, self.look, self.told,
                                   clock=lambda: self.now,
-                                  start=self.threads.start)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.health.Watch._wait', self.wait))
+                                  scheduler=self.scheduler,
+                                  addresses=lambda: self.addresses,
+                                  asks=self)
 
     def look(self):
         outcome = self.outcomes.pop(0)
         if outcome is not None:
             raise outcome
 
-    def wait(self, _events, seconds):
-        self.pauses.append(seconds)
-        self.now += seconds
-        return False
+    def ask(self, addresses, then):
+        """Stand for :class:`glance_dcn.ceph.monitors.Monitors`."""
+        answer = self.answers.pop(0)
+        self.scheduler.submit(lambda: then(answer))
 
     def refusal(self):
         return self.assertRaises(errors.Unreachable, self.watch.check)
@@ -84,7 +100,7 @@ class TestBreaker(WatchCase):
     def test_unknown_at_first(self):
         self.assertEqual(health.Health(health.UNKNOWN), self.watch.health)
         self.watch.check()
-        self.assertEqual([], self.threads.begun)
+        self.assertEqual([], self.scheduler.calls)
 
     def test_opens_and_says_since_when(self):
         self.watch.lost(away())
@@ -103,14 +119,14 @@ class TestBreaker(WatchCase):
         self.watch.lost(away('still none'))
         self.assertEqual(NOON, self.refusal().since)
         self.assertEqual('no answer', self.watch.health.reason)
-        # One thread looks after it.
-        self.assertEqual(1, len(self.threads.begun))
+        # One probe looks after it.
+        self.assertEqual(1, len(self.scheduler.calls))
         self.assertEqual(1, len(self.log.output.splitlines()))
 
     def test_closes_when_it_is_found(self):
         self.watch.lost(away())
         self.outcomes = [away(), away(), None]
-        self.assertEqual('dcn-watch-edge_7', self.threads.run())
+        self.scheduler.run_all()
         self.watch.check()
         self.assertEqual(health.UP, self.watch.health.state)
         self.assertIn('can be used again', self.log.output)
@@ -120,13 +136,13 @@ class TestBreaker(WatchCase):
         for _i in range(2):
             self.watch.lost(away())
             self.refusal()
-            self.threads.run()
+            self.scheduler.run_all()
             self.watch.check()
 
     def test_what_looks_may_fail_as_it_likes(self):
         self.watch.lost(away())
         self.outcomes = [KeyError('x'), None]
-        self.threads.run()
+        self.scheduler.run_all()
         self.watch.check()
 
     def test_other_states_do_not_refuse(self):
@@ -152,18 +168,18 @@ class TestBreaker(WatchCase):
 class TestPauses(WatchCase):
 
     def looks(self, error):
-        self.pauses = []
+        self.scheduler.delays = []
         self.outcomes = [error] * 20 + [None]
         self.watch.lost(error)
-        self.threads.run()
-        return self.pauses
+        self.scheduler.run_all()
+        return self.scheduler.delays
 
     def test_of_one_that_is_away(self):
         pauses = self.looks(away())
         self.assertLess(pauses[0], 1.3)
         self.assertGreater(pauses[-2], 4)
         # With 5 s for connecting and some for the OSDs: 15 s.
-        self.assertLess(max(pauses), 8)
+        self.assertLess(max(pauses), 6.1)
         self.assertNotEqual(pauses[10], pauses[11])
 
     def test_of_one_that_is_not_deployed(self):
@@ -176,6 +192,56 @@ class TestPauses(WatchCase):
         self.assertGreater(min(pauses), 10)
 
 
+class TestMonitors(WatchCase):
+    """Asked before librados is, of a site that is away."""
+
+    def setUp(self):
+        super().setUp()
+        self.addresses = ['10.0.0.1:3300']
+
+    def test_none_answers(self):
+        self.answers = ['no answer'] * 9
+        self.watch.lost(away())
+        while self.answers or self.scheduler.calls[0].delay == 0:
+            self.scheduler.run()
+        # No probe of librados was made.
+        self.refusal()
+        self.assertEqual(9, len(self.scheduler.delays) + 1)
+        self.assertLess(max(self.scheduler.delays), 6.1)
+
+    def test_one_answers(self):
+        self.answers = ['no answer', None, None]
+        self.outcomes = [away(), None]
+        self.watch.lost(away())
+        self.scheduler.run_all()
+        self.watch.check()
+        self.assertEqual(([], []), (self.answers, self.outcomes))
+
+    def test_not_where_nothing_is_known(self):
+        self.watch.look()
+        self.outcomes = [None]
+        self.scheduler.run_all()
+        self.assertEqual(health.UP, self.watch.health.state)
+
+    def test_conf_file_that_cannot_be_read(self):
+        def addresses():
+            raise errors.Misconfigured(STORE, 'no file', 'make it')
+        self.watch._addresses = addresses
+        self.watch.lost(away())
+        self.outcomes = [None]
+        self.scheduler.run_all()
+        self.watch.check()
+
+    def test_stopped_meanwhile(self):
+        self.answers = ['no answer']
+        self.watch.lost(away())
+        self.scheduler.run()
+        self.watch.stop()
+        self.scheduler.run_all()
+        self.watch.look()
+        self.assertEqual([], self.scheduler.calls)
+
+
 class TestTold(WatchCase):
 
     def test_each_time_it_is_back(self):
@@ -184,9 +250,7 @@ class TestTold(WatchCase):
         for i in range(1, 3):
             self.watch.lost(away())
             self.outcomes = [away(), None]
-            self.threads.run()
-            self.assertEqual(i - 1, call.call_count)
-            self.assertEqual('dcn-back-edge_7', self.threads.run())
+            self.scheduler.run_all()
             self.assertEqual(i, call.call_count)
 
     def test_at_the_beginning(self):
@@ -194,21 +258,20 @@ class TestTold(WatchCase):
         self.told.append(call)
         self.watch.tell(call)
         self.outcomes = [None]
-        self.threads.run()
-        self.threads.run()
+        self.scheduler.run_all()
         call.assert_called_once_with()
 
     def test_if_it_is_known_to_be_up(self):
         self.watch.found()
         call = mock.Mock()
         self.watch.tell(call)
-        self.threads.run()
+        self.scheduler.run_all()
         call.assert_called_once_with()
 
     def test_failure_is_logged(self):
         self.told.append(mock.Mock(side_effect=ValueError('oh')))
         self.watch.found()
-        self.threads.run()
+        self.scheduler.run_all()
         self.assertIn('oh', self.log.output)
 
 

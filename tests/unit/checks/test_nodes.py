@@ -42,7 +42,7 @@ class NodeTestCase(base.BaseTestCase):
             enabled_backends={'central': 'dcn', 'edge': 'dcn'},
             enabled_import_methods=['glance-direct', 'copy-image'],
             show_multiple_locations=True, show_image_direct_url=True,
-            worker_self_reference_url=None,
+            worker_self_reference_url=None, image_location_quota=10,
             glance_store=space(default_backend='central'),
             glance_dcn=space(direct_copy=True, sites_dir=None),
             image_import_opts=space(
@@ -165,6 +165,20 @@ class TestOptions(NodeTestCase):
         self.assertEqual(('warn', 'direct'), self.look('locations'))
         self.conf.show_multiple_locations = False
         self.assertEqual(('fail', 'hidden'), self.look('locations'))
+
+    def test_quota(self):
+        self.assertEqual(('ok', '10 locations, 2 stores'), self.look('quota'))
+        self.conf.enabled_backends = {
+            'dcn%d' % number: 'dcn' for number in range(40)}
+        self.assertEqual(('warn', 'few'), self.look('quota'))
+        found = registry.CHECKS['quota'].run(
+            subjects.Node(self.conf, access.Access(), 1))
+        self.assertIn('image_location_quota is 10, and there are 40 stores',
+                      found.text)
+        self.assertIn('set image_location_quota = 50', found.remedy)
+        for enough in (40, -1):
+            self.conf.image_location_quota = enough
+            self.assertEqual('ok', self.look('quota')[0])
 
     def test_raw(self):
         self.assertEqual('ok', self.look('raw')[0])

@@ -92,6 +92,21 @@ class SitesFileTestCase(base.BaseTestCase):
         self.path.write_text(textwrap.dedent(text))
         return load.load(self.path)
 
+    def many(self, count):
+        """Return a sites file with so many edges more."""
+        self.write_secret('many.keyring', ''.join(
+            '[client.glance-%s]\n\tkey = %s\n' % (site, KEY)
+            for site in ('central', *('edge%d' % number
+                                      for number in range(count)))))
+        one = SITES[SITES.index('- name: dcn1'):SITES.index('- name: far')]
+        return SITES + ''.join(
+            one.replace('dcn1.keyring', 'dcn0.keyring').replace(
+                'guests.keyring', 'many.keyring').replace(
+                'dcn1', 'edge%d' % number).replace(
+                FSIDS[3], '%08d%s' % (1000 + number, FSIDS[3][8:])).replace(
+                '10.2.0.', '10.4.%d.' % number)
+            for number in range(count))
+
     def assertRefused(self, line, reason, text):
         """A sites file is refused, for a reason on a line."""
         exc = self.assertRaises(sitesfile.Mistake, self.load, text)

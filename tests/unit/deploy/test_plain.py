@@ -46,6 +46,23 @@ class PlainTestCase(base.SitesFileTestCase):
         return loading.conf_of(*sorted(paths, reverse=True))
 
 
+class TestManySites(PlainTestCase):
+    """What a deployment needs that has more sites than Glance expects."""
+
+    def test_location_quota(self):
+        # Of three stores, Glance's own.
+        self.assertNotIn('image_location_quota',
+                         self.rendered('central')[_API])
+        for site in ('central', 'dcn0'):
+            self.assertEqual(53, self.loaded(
+                site, self.many(40)).image_location_quota)
+
+    def test_what_the_sites_file_says_counts(self):
+        text = self.many(20).replace(
+            'glance:\n', 'glance:\n  DEFAULT: {image_location_quota: -1}\n')
+        self.assertEqual(-1, self.loaded('central', text).image_location_quota)
+
+
 class TestCentral(PlainTestCase):
 
     def test_stores(self):

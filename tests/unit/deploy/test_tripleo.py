@@ -55,6 +55,14 @@ class TestCentral(TripleoTestCase):
             'CephClusterName': store} for store in ('dcn0', 'dcn1')},
             found['GlanceMultistoreConfig'])
 
+    def test_location_quota(self):
+        def options(text):
+            return self.rendered('central', text)['glance.yaml'][
+                'ExtraConfig']['glance::config::image_import_config']
+        self.assertNotIn('DEFAULT/image_location_quota', options(base.SITES))
+        self.assertEqual({'value': '53'}, options(self.many(40))[
+            'DEFAULT/image_location_quota'])
+
     def test_clusters(self):
         found = self.rendered('central')['ceph_external.yaml'][
             'CephExternalMultiConfig']

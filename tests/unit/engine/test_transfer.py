@@ -14,6 +14,7 @@
 """Transfers between memory images, with every fault there is."""
 
 import hashlib
+import random
 import threading
 import time
 
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from oslotest import base
 
 from glance_dcn.engine.backends import memory
+from glance_dcn.engine import digests
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import rates
@@ -196,6 +198,30 @@ class TestFaults(base.BaseTestCase):
             request()
         self.loop.turn(0)
 
+    def test_target_is_lost(self):
+        # It is not waited for until the timeout, nor is one that is slow.
+        lost = self.target('lost', stall_at={'write': 2})
+        lost.lost = lambda: errors.Lost('lost', 'no probe is answered')
+        slow = self.target(delay=20)
+        asked = []
+        slow.lost = lambda: asked.append(self.loop.clock.now)
+        start = self.loop.clock.now
+        result = self.transfer([lost, slow], timeout=600).run()
+        error = result.outcomes[0].error
+        self.assertIsInstance(error, errors.Lost)
+        self.assertIn('no probe is answered', str(error))
+        self.assertIsNone(result.outcomes[1].error)
+        self.assertEqual(self.data, slow.content())
+        self.assertGreater(min(asked) - start, errors.QUIET)
+
+    def test_source_is_lost(self):
+        source = fakes.Faulty('source', data=self.data, stall_at={'read': 4})
+        source.lost = lambda: errors.Lost('source', 'no probe is answered')
+        start = self.loop.clock.now
+        self.assertRaises(errors.Lost, self.transfer(
+            [self.target()], source, timeout=600).run)
+        self.assertLess(self.loop.clock.now - start, 30)
+
     def test_flush_stalls(self):
         bad = self.target('bad', stall_at={'flush': 0})
         error = self.transfer([bad]).run().outcomes[0].error
@@ -344,6 +370,101 @@ class TestFaults(base.BaseTestCase):
         target = self.target(stall_at={'write': 0})
         self.transfer([target], window=8 * MB).run()
         self.assertEqual(8 * MB, sum(r[2] for r in target.requests))
+
+
+class TestLaggards(base.BaseTestCase):
+    """A target that trickles beside others, on a fake clock."""
+
+    def setUp(self):
+        super().setUp()
+        self.loop = fakes.Loop()
+        self.source = memory.Memory('source', data=random.Random(7).randbytes(
+            32 * MB))
+
+    def targets(self, count, **kwargs):
+        return [fakes.Faulty('t%d' % number, self.source.size,
+                             loop=self.loop, **kwargs)
+                for number in range(count)]
+
+    def run_(self, targets, slow=(), limit=100 << 10, **kwargs):
+        """Return the result, and the seconds that it took."""
+        start = self.loop.clock.now
+        result = transfer.Transfer(
+            self.source, [*targets, *slow], loop=self.loop, lets_go=True,
+            limits={target: rates.Rate(limit, self.loop.clock)
+                    for target in slow}, **kwargs).run()
+        return result, self.loop.clock.now - start
+
+    def test_others_take_no_longer(self):
+        # 8 MiB a second, once with room for all and once with far less.
+        for room in (64 * MB, 8 * MB):
+            _result, alone = self.run_(self.targets(20, delay=0.5),
+                                       window=4 * MB, memory=room)
+            targets, slow = self.targets(20, delay=0.5), self.targets(1)
+            result, beside = self.run_(targets, slow, window=4 * MB,
+                                       memory=room)
+            self.assertLess(beside, 1.2 * alone)
+            self.assertEqual([None] * 21,
+                             [one.error for one in result.outcomes])
+            self.assertEqual([None] * 20, [
+                one.left_at for one in result.outcomes[:20]])
+            self.assertEqual(self.source.content(), targets[0].content())
+            self.assertLess(result.outcomes[20].left_at, 16 * MB)
+
+    def test_alone_it_is_waited_for(self):
+        result, seconds = self.run_([], self.targets(1), 4 * MB)
+        self.assertIsNone(result.outcomes[0].left_at)
+        self.assertGreater(seconds, 7)
+
+    def test_a_little_slower_is_waited_for(self):
+        # Twice the bytes of the last one is less than the others' half.
+        result, _seconds = self.run_(
+            self.targets(3, delay=0.2), self.targets(1, delay=0.3), 1 << 30,
+            window=4 * MB, memory=8 * MB)
+        self.assertEqual([None] * 4, [one.left_at for one in result.outcomes])
+
+    def test_none_of_equals_is_let_go_of(self):
+        targets = self.targets(8)
+        result, _seconds = self.run_([], targets, 2 * MB)
+        self.assertEqual([None] * 8, [one.left_at for one in result.outcomes])
+
+    def test_flush_that_does_not_end(self):
+        targets = self.targets(2)
+        hangs = fakes.Faulty('hangs', self.source.size, loop=self.loop,
+                             stall_at={'flush': 0})
+        result, _seconds = self.run_([*targets, hangs])
+        # It would be an error if it had been waited for.
+        self.assertIsNone(result.outcomes[2].error)
+        self.assertEqual(self.source.size, result.outcomes[2].left_at)
+
+    def test_goes_on_where_it_was_left(self):
+        targets, slow = self.targets(2, delay=0.2), self.targets(1)
+        result, _seconds = self.run_(targets, slow, 1 * MB, window=4 * MB,
+                                     memory=12 * MB)
+        source = fakes.Faulty('source', data=self.source.content())
+        left_at = result.outcomes[2].left_at // MB * MB
+        self.assertGreater(left_at, 0)
+        left_at -= left_at % digests.CHUNK
+        rest = [chunk for chunk in result.chunks
+                if chunk[0] >= left_at // digests.CHUNK]
+        second = transfer.Transfer(source, slow, offset=left_at, chunks=rest)
+        outcome = second.run()
+        self.assertIsNone(outcome.content)
+        self.assertEqual(self.source.content(), slow[0].content())
+        self.assertEqual(left_at, source.requests[0][1])
+
+    def test_what_goes_on_is_proved(self):
+        chunks = transfer.Transfer(self.source).run().chunks
+        self.source.blocks[8 * MB // BLOCK][3] ^= 1
+        for offset, fails in ((0, True), (8 * MB, True), (12 * MB, False)):
+            rest = [chunk for chunk in chunks
+                    if chunk[0] >= offset // digests.CHUNK]
+            again = transfer.Transfer(self.source, offset=offset, chunks=rest)
+            if fails:
+                error = self.assertRaises(errors.DigestMismatch, again.run)
+                self.assertIn('chunk 2', str(error))
+            else:
+                again.run()
 
 
 class TestRates(base.BaseTestCase):

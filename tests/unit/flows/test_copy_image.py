@@ -18,10 +18,15 @@ import fixtures
 from oslo_config import cfg
 from oslotest import base
 
+from glance.common import exception
+from taskflow.types import failure
+
 from glance_dcn.engine import transfer
 from glance_dcn.flows import copy_image
+from glance_dcn import glance_interfaces
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
+from glance_dcn.sites import waves
 
 
 class TakeOverTest(base.BaseTestCase):
@@ -42,6 +47,11 @@ class TakeOverTest(base.BaseTestCase):
             'glance_dcn.flows.copy_image.stock.get_flow',
             lambda **kwargs: copy_image.linear_flow.Flow('stock')))
         self.action = FakeAction(['a location'])
+        # What is proved must not meet the one that is put in its place.
+        self.assertTrue(glance_interfaces.usable(
+            glance_interfaces.IMAGE_LAYERS))
+        self.layers = self.useFixture(fixtures.MockPatch(
+            'glance_dcn.glance_interfaces.image_layers')).mock
 
     def patch(self, name, value):
         self.useFixture(fixtures.MonkeyPatch(
@@ -80,6 +90,10 @@ class TakeOverTest(base.BaseTestCase):
 
     def test_image_without_a_byte(self):
         self.action._image.size = 0
+        self.check_left_to_stock('dcn0')
+
+    def test_image_has_an_unknown_layer(self):
+        self.layers.side_effect = glance_interfaces.Missing('a layer')
         self.check_left_to_stock('dcn0')
 
     def test_turned_off(self):
@@ -137,7 +151,8 @@ class FakeAction:
         self.image_locations = locations
         self.image_id = 'image'
         self._image = types.SimpleNamespace(size=1)
-        self.importing = []
+        self.importing, self.done, self.failed = [], [], []
+        self.removed = []
 
     def __enter__(self):
         return self
@@ -150,6 +165,83 @@ class FakeAction:
 
     def remove_failed_stores(self, stores):
         pass
+
+    def remove_importing_stores(self, stores):
+        self.done.append(stores)
+
+    def add_failed_stores(self, stores):
+        self.failed.append(stores)
+
+    def remove_location_for_store(self, store):
+        self.removed.append(store)
+
+
+class NoteTest(base.BaseTestCase):
+    """What Glance is told of each store, and what is undone."""
+
+    def setUp(self):
+        super().setUp()
+        self.action = FakeAction([])
+        self.patch('stores.site', lambda store: site.Site(
+            store, 'images', 22, '', None))
+        self.patch('site.Site.uri', lambda there, image: there.name)
+        self.patch('_describe', lambda image, outcome: None)
+        self.layer = types.SimpleNamespace(locations=[])
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.glance_interfaces.image_layers',
+            lambda image: (self.layer, None)))
+
+    def patch(self, name, value):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.flows.copy_image.%s' % name
+            if not name.startswith('site.')
+            else 'glance_dcn.sites.%s' % name, value))
+
+    def copy(self, must_succeed):
+        return copy_image._CopyDirectly(
+            'task', 'import', None, self.action, ['dcn0', 'dcn1', 'dcn2'],
+            must_succeed)
+
+    def note(self, copy, copied=(), failed=()):
+        told = []
+        copy._note(copying.Outcome('central', 1, 1, list(copied), {
+            name: OSError('no') for name in failed}), lambda: told.append(1))
+        self.assertEqual([1], told)
+
+    def test_each_when_it_is_done(self):
+        copy = self.copy(must_succeed=False)
+        self.note(copy, copied=['dcn1'])
+        self.assertEqual(([['dcn1']], [[]]), (self.action.done,
+                                              self.action.failed))
+        self.note(copy, copied=['dcn0'], failed=['dcn2'])
+        self.assertEqual((['dcn0', 'dcn2'], ['dcn2']), (
+            self.action.done[1], self.action.failed[1]))
+        self.assertEqual(['dcn1', 'dcn0'], [
+            location['metadata']['store']
+            for location in self.layer.locations])
+
+    def test_a_failure_ends_it_if_all_must_succeed(self):
+        copy = self.copy(must_succeed=True)
+        self.note(copy, copied=['dcn1'])
+        self.assertRaises(exception.UploadException, self.note, copy,
+                          failed=['dcn2'])
+        copy.revert(failure.Failure.from_exception(OSError()))
+        self.assertEqual(['dcn0', 'dcn1', 'dcn2'], self.action.removed)
+        self.assertEqual(['dcn2'], self.action.failed[-1])
+
+    def test_what_is_done_stays_if_it_is_ended_from_outside(self):
+        copy = self.copy(must_succeed=True)
+        self.note(copy, copied=['dcn1'])
+        copy.revert(failure.Failure.from_exception(
+            exception.TaskAbortedError()))
+        self.assertEqual(['dcn0', 'dcn2'], self.action.removed)
+        self.assertEqual(['dcn0', 'dcn2'], self.action.failed[-1])
+
+    def test_another_task_fails(self):
+        copy = self.copy(must_succeed=True)
+        self.note(copy, copied=['dcn0', 'dcn1', 'dcn2'])
+        copy.revert(None)
+        self.assertEqual(['dcn0', 'dcn1', 'dcn2'], self.action.removed)
 
 
 class DescribeTest(base.BaseTestCase):
@@ -223,17 +315,35 @@ class MessageTest(base.BaseTestCase):
             types.SimpleNamespace(monotonic=lambda: self.now)))
         self.message = copy_image._Message(['dcn0', 'dcn1'])
 
-    def update(self, seconds, data):
+    def update(self, seconds, data, **standing):
         self.now = 1000.0 + seconds
-        return self.message.update(transfer.Progress(
-            covered=data, planned=400 << 20, listed=True, position=0, size=0,
-            data=data, written={'dcn0: images/x': data,
-                                'dcn1: images/x': data // 2}))
+        return self.message.update(waves.Standing(**dict({
+            'transfer': transfer.Progress(
+                covered=data, planned=400 << 20, listed=True, position=0,
+                size=0, data=data, written={'dcn0: images/x': data,
+                                            'dcn1: images/x': data // 2}),
+            'fraction': data / (400 << 20), 'done': 0, 'running': 2,
+            'waiting': 0, 'failed': 0, 'stragglers': [], 'left': None},
+            **standing)))
 
     def test_tells_percent_rate_and_each_target(self):
         self.update(0, 0)
-        self.assertEqual('Copying: 50 %, 10 MiB/s; dcn0: 200 MiB, '
+        self.assertEqual('Copying: 50 %, 10 MiB/s; 0 of 2 stores done, '
+                         '2 running, 0 waiting, 0 failed; dcn0: 200 MiB, '
                          'dcn1: 100 MiB', self.update(20, 200 << 20))
+
+    def test_tells_of_waves(self):
+        self.update(0, 0)
+        self.assertEqual('Copying: 50 %, 10 MiB/s; 7 of 2 stores done, '
+                         '2 running, 160 waiting, 1 failed; about 3 min left; '
+                         'dcn0: 200 MiB, dcn1: 100 MiB; dcn5, dcn7: by '
+                         'themselves, as they are much slower', self.update(
+                             20, 200 << 20, done=7, waiting=160, failed=1,
+                             left=200.0, stragglers=['dcn5', 'dcn7']))
+        # The rate is that of the present wave.
+        self.assertIn(', 5 MiB/s; ', self.update(40, 0) + self.update(
+            60, 100 << 20))
+        self.assertIn('0 waiting', self.update(70, 0, transfer=None))
 
     def test_adopted(self):
         self.update(0, 0)

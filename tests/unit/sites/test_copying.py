@@ -17,8 +17,8 @@ from unittest import mock
 
 from oslotest import base
 
-from glance_dcn.sites import copying
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import target
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 
@@ -31,7 +31,7 @@ class AdoptedTargetTest(base.BaseTestCase):
         self.site.open_pool.return_value = contextlib.nullcontext('ioctx')
         self.site.begin.side_effect = leftovers.Complete(
             leftovers.Found(IMAGE, '17', 10, ('snap',), True))
-        self.target = copying._Target(self.site, IMAGE, 10, None, {}, 0)
+        self.target = target.Target(self.site, IMAGE, 10, None, {}, 0)
         with mock.patch('glance_dcn.sites.leftovers.adopt'):
             self.target.open()
 

@@ -55,6 +55,18 @@ class FakeImage:
         return [{'name': 'snap', 'id': 7}, {'name': 'other', 'id': 8}]
 
 
+class FakeEndpoint:
+    """An endpoint of an RBD image that has been opened."""
+
+    def __init__(self, record, size, name='endpoint'):
+        self.image = FakeImage(record)
+        self.size = size
+        self.name = name
+
+    def call(self, function, *args, fence=True):
+        return function(self.image, *args)
+
+
 class FakePool:
     """A pool whose cluster says what a snapshot is called."""
 
@@ -97,6 +109,9 @@ class FakeSite:
         self.open = 0
         self.pool = FakePool()
 
+    def call(self, function, *args, **unused):
+        return function(*args)
+
     @contextlib.contextmanager
     def open_pool(self, pool):
         if self.error:
@@ -109,8 +124,7 @@ class FakeSite:
 
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot):
-        yield types.SimpleNamespace(image=FakeImage(self.record),
-                                    size=self.size, name=self.name)
+        yield FakeEndpoint(self.record, self.size, self.name)
 
     def failed(self, error):
         self.told.append(error)
@@ -134,7 +148,14 @@ class OrderTest(base.BaseTestCase):
     def test_local_then_nearest(self):
         self.assertEqual(['local', 'near', 'far', 'unknown'], self.ordered(
             FakeSite('unknown'), FakeSite('far', round_trip=.2),
-            FakeSite('near', round_trip=.1), FakeSite('local')))
+            FakeSite('near', round_trip=.01), FakeSite('local')))
+
+    def test_about_as_far_is_equal(self):
+        # What is measured differs each time.
+        for one, other in ((.0001, .005), (.03, .05), (.1, .2)):
+            self.assertEqual(['b', 'a'], self.ordered(
+                FakeSite('b', round_trip=other),
+                FakeSite('a', round_trip=one)))
 
     def test_weights_come_before_that(self):
         self.assertEqual(['far', 'local', 'near'], self.ordered(

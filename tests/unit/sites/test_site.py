@@ -42,7 +42,8 @@ class SiteCase(base.BaseTestCase):
         self.site = site.Site('edge', 'images', 22, '/nonexistent', 'glance',
                               tasks=self.queue)
         self.site._connection = types.SimpleNamespace(
-            address_of=lambda ioctx: '10.0.0.1:0/1', fsid='f')
+            address_of=lambda ioctx: '10.0.0.1:0/1', fsid='f',
+            call=lambda function, *args, **unused: function(*args))
 
     @property
     def states(self):

@@ -52,6 +52,14 @@ class RunningTest(base.BaseTestCase):
         self.assertIsNone(running.of('the-image'))
         self.assertEqual([], self.journal.entries())
 
+    def test_the_last_one_of_an_image(self):
+        # The copy after an import that is not closed yet.
+        self.begin()
+        self.addCleanup(running.end, 'the-copy')
+        copy = running.begin(self.journal, test_journal.entry(
+            task='the-copy', path=str(self.staging / 'the-image')))
+        self.assertIs(copy, running.of('the-image'))
+
     def test_phase_is_on_the_disk(self):
         self.begin()
         running.enter('the-image', journal.CONVERTING)

@@ -24,6 +24,7 @@ import sqlalchemy
 
 from glance_dcn.engine import transfer
 from glance_dcn.flows import copy_image
+from glance_dcn.sites import waves
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
 from glance_dcn.status import inventory
@@ -188,9 +189,13 @@ class TestInventory(base.BaseTestCase):
         going_on.progress('dcn10', .5)
         self.assertEqual({'dcn1': 100, 'dcn10': 50},
                          self.transfer(going_on.message()).percents)
+        progress = transfer.Progress(
+            covered=1, planned=4, listed=True, position=0, size=0, data=0,
+            written={'dcn0: images/x': 0})
         found = self.transfer(copy_image._Message(['dcn0']).update(
-            transfer.Progress(covered=1, planned=4, listed=True, position=0,
-                              size=0, data=0, written={'dcn0: images/x': 0})))
+            waves.Standing(progress, fraction=.25, done=0, running=1,
+                           waiting=0, failed=0, stragglers=['dcn1'],
+                           left=75)))
         self.assertEqual((25, {}), (found.percent_of('dcn0'), found.percents))
 
     def test_glance_keeps_stores_as_it_is_thought(self):

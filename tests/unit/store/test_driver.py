@@ -19,6 +19,9 @@ import time
 from unittest import mock
 
 import fixtures
+from glance.api.v2 import image_data
+from glance.api.v2 import images as glance_images
+from glance.common import exception
 from glance_store._drivers import rbd
 from glance_store import backend
 from glance_store import capabilities
@@ -28,6 +31,7 @@ from oslo_config import cfg
 from oslotest import base
 import rados
 import rbd as librbd
+import webob.exc
 
 from glance_dcn.ceph import connection
 from glance_dcn.sites import wiring
@@ -133,6 +137,56 @@ class TestConfigure(StoreCase):
             self.conf.enabled_backends)
 
 
+class TestWeight(StoreCase):
+    """What Glance is told, by what it loads an image for."""
+
+    def setUp(self):
+        super().setUp()
+        self.write_ceph_conf()
+        self.local = self.store(weight=3)
+        self.far = self.store('edge_8', weight=3)
+        for store in (self.local, self.far):
+            store.conf.set_override('default_backend', 'edge_7',
+                                    'glance_store')
+
+    def order(self, controller, method):
+        """Return stores in the order of a request of Glance's."""
+        images = mock.Mock(spec=['gateway', 'policy'])
+        found = []
+
+        def get(image_id):
+            found.extend(sorted((self.far, self.local), reverse=True,
+                                key=lambda store: store.weight))
+            raise exception.NotFound()
+        images.gateway.get_repo.return_value.get = get
+        self.assertRaises(webob.exc.HTTPNotFound,
+                          getattr(controller, method), images, mock.Mock(),
+                          IMAGE)
+        return [store.name for store in found]
+
+    def test_read_from_the_local_store(self):
+        self.assertEqual(['edge_7', 'edge_8'], self.order(
+            image_data.ImageDataController, 'download'))
+
+    def test_shown_in_the_order_of_the_database(self):
+        self.assertEqual(['edge_8', 'edge_7'], self.order(
+            glance_images.ImagesController, 'show'))
+
+    def test_showing_does_not_ask_sites(self):
+        with mock.patch('glance_dcn.sites.site.Site.health',
+                        mock.PropertyMock(side_effect=AssertionError)):
+            self.order(glance_images.ImagesController, 'show')
+
+    def test_weight_of_the_configuration(self):
+        self.assertEqual(3, int(self.local.weight))
+        self.far.conf.set_override('weight', 4, 'edge_8')
+        for controller, method in (
+                (image_data.ImageDataController, 'download'),
+                (glance_images.ImagesController, 'show')):
+            self.assertEqual(['edge_8', 'edge_7'],
+                             self.order(controller, method))
+
+
 class TestSingleStore(base.BaseTestCase):
     """A Glance without enabled_backends registers all drivers' options."""
 
@@ -233,19 +287,23 @@ class TestUnansweredDeletion(StoreCase):
         self.write_ceph_conf()
         store = self.store()
         record = self.useFixture(fixtures.MockPatchObject(
-            queue.PROCESS, 'defer')).mock
+            queue.PROCESS, 'defer_all')).mock
         for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
                     librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
             self.useFixture(fixtures.MockPatchObject(
-                store, '_remove_while_up', side_effect=exc))
+                store.site, 'open_pool', side_effect=exc))
             store.delete(self.location(store))
-        self.assertEqual(2, record.call_count)
+        self.assertEqual([1, 1], [len(call.args[0]) for call
+                                  in record.call_args_list])
+        record.reset_mock()
         self.useFixture(fixtures.MockPatchObject(
-            store, '_remove_while_up',
+            store.site.access, 'refusal', return_value=None))
+        self.useFixture(fixtures.MockPatchObject(
+            store.site, 'open_pool',
             side_effect=librbd.PermissionError('no right', errno=errno.EPERM)))
         self.assertRaises(exceptions.BadStoreConfiguration, store.delete,
                           self.location(store))
-        self.assertEqual(2, record.call_count)
+        record.assert_called_once_with([])
 
 
 class TestSizeOfPublished(StoreCase):

@@ -12,10 +12,14 @@
 
 import contextlib
 import dataclasses
+import json
 from unittest import mock
+
+import fixtures
 
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
+from glance_dcn.runtime import lead as leads
 from glance_dcn.store import record
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
@@ -50,7 +54,7 @@ class FakeDefinitions:
         self.known.pop(name)
 
 
-class TestRecord(sites.SitesCase):
+class TestRecordCase(sites.SitesCase):
 
     def setUp(self):
         super().setUp()
@@ -67,6 +71,9 @@ class TestRecord(sites.SitesCase):
             patch = mock.patch(name, value)
             patch.start()
             self.addCleanup(patch.stop)
+
+    def call(self, function, *args, **unused):
+        return function(*args)
 
     @contextlib.contextmanager
     def open_pool(self, pool=None):
@@ -91,6 +98,13 @@ class TestRecord(sites.SitesCase):
         (self.folder / 'dcn7.conf').unlink()
         watch.look()
         watch.look()
+
+    def options(self):
+        """Return the options of a site whose file is gone."""
+        return {'rbd_store_ceph_conf': str(self.ceph_conf('dcn7'))}
+
+
+class TestRecord(TestRecordCase):
 
     def test_recorded_and_held(self):
         self.put(weight=3)
@@ -255,6 +269,28 @@ class TestRecord(sites.SitesCase):
         self.assertEqual(
             1, self.log.output.count('in none of the folders'))
 
+    def test_one_that_is_not_empty_for_long_is_inspected_less_often(self):
+        now = [1000.0]
+        inspected = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'time.monotonic', lambda: now[0]))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.images.is_empty',
+            lambda ioctx: inspected.append(now[0])))
+        self.put()
+        watch = self.host()
+        self.take_away(watch)
+        for _ in range(360):
+            now[0] += 10
+            self.exchange(watch)
+        # Each time at first, and about every tenth minute after an hour.
+        self.assertGreater(len(inspected), 10)
+        self.assertLess(len(inspected), 40)
+        self.assertEqual([10] * 4, [
+            after - before for before, after in zip(inspected[:4],
+                                                    inspected[1:5])])
+        self.assertGreater(inspected[-1] - inspected[-2], 400)
+
     def test_folder_that_cannot_be_told(self):
         self.put()
         self.exchange(self.host())
@@ -277,3 +313,77 @@ class TestRecord(sites.SitesCase):
         watch.record.exchange(None)
         watch.record.exchange(None)
         self.assertEnabled()
+
+
+class Lead(leads.Lead):
+    """The lead of a host, of which the tests are the leader's files."""
+
+    left = None
+
+    def publish(self, name, text):
+        self.left = text
+
+    def published(self, name):
+        return self.left
+
+
+class TestSiblings(TestRecordCase):
+    """Processes that do not lead follow what the leader leaves."""
+
+    def setUp(self):
+        super().setUp()
+        self.lead = Lead()
+
+    def follower(self):
+        """Start a Glance whose leader is another process."""
+        watch = self.host()
+        watch.record = record.Record(watch.roster, watch.record._sites,
+                                     'host', lambda: self.now, self.lead)
+        watch.look()
+        return watch
+
+    def test_site_that_was_taken_away_before(self):
+        watch = self.follower()
+        self.lead.left = json.dumps({'dcn7': self.options()})
+        watch.record.follow()
+        self.assertEnabled(dcn7='http')
+        # The leader has found it empty, or another host has.
+        self.lead.left = '{}'
+        watch.record.follow()
+        self.assertEnabled()
+        self.assertEqual({}, self.known)
+
+    def test_site_whose_file_is_here(self):
+        self.put()
+        watch = self.follower()
+        self.lead.left = json.dumps({'dcn7': self.options()})
+        watch.record.follow()
+        self.assertEnabled(dcn7='rbd')
+
+    def test_leader_leaves_what_is_recorded(self):
+        self.put(weight=3)
+        watch = self.follower()
+        self.exchange(watch)
+        self.assertEqual(['dcn7'], list(json.loads(self.lead.left)))
+        self.take_away(watch)
+        self.exchange(watch)
+        self.assertEqual(['dcn7'], list(json.loads(self.lead.left)))
+        self.empty = True
+        self.exchange(watch, 2)
+        self.assertEqual('{}', self.lead.left)
+
+    def test_conf_file_of_somebody_else(self):
+        watch = self.follower()
+        self.lead.left = json.dumps({'dcn7': dict(
+            self.options(), rbd_store_ceph_conf='/tmp/evil.conf')})
+        watch.record.follow()
+        self.assertEnabled()
+        self.assertIn('none of the folders', self.log.output)
+
+    def test_what_cannot_be_understood(self):
+        watch = self.follower()
+        for text in ('x', '[]', '{"dcn7": 1}'):
+            self.lead.left = text
+            watch.record.follow()
+        self.assertEnabled()
+        self.assertIn('cannot be understood', self.log.output)

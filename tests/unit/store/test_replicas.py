@@ -57,8 +57,7 @@ class ReplicasTest(base.BaseTestCase):
                     store.site.name: {'store': store} for store in stores}})))
         loc = types.SimpleNamespace(pool=pool, image='image',
                                     snapshot=snapshot)
-        endpoint = types.SimpleNamespace(
-            image=test_reading.FakeImage(self.record), size=10)
+        endpoint = test_reading.FakeEndpoint(self.record, 10)
         found = replicas.Replicas(stores[-1], loc)
         with found.relay() as relay:
             relay.open()

@@ -106,6 +106,9 @@ class Site:
     def when_back(self, function):
         self.waiting.append(function)
 
+    def call(self, function, *args, **unused):
+        return function(*args)
+
     @contextlib.contextmanager
     def open_pool(self, pool=None):
         if self.refusal:

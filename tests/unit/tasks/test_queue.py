@@ -95,6 +95,14 @@ class TestDefer(QueueCase):
         task = self.left[-1]
         self.assertEqual(('vms', 'g'), (task.pool, task.fsid))
 
+    def test_leader_is_told(self):
+        told = []
+        self.queue.lead.on_work(lambda: told.append(len(self.left)))
+        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.assertEqual([1], told)
+        self.queue.begin_write(self.edge, IMAGE, ADDRESS).abandon()
+        self.assertEqual(2, len(told))
+
     def test_nowhere_to_record(self):
         self.home.away()
         exc = self.assertRaises(queue.NotRecorded, self.queue.defer,

@@ -20,9 +20,11 @@ import threading
 import fixtures
 from oslotest import base
 
+from glance_dcn.runtime import lead as leads
 from glance_dcn.sites import home
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import runner
+from glance_dcn.tasks import spool
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 from tests.unit.tasks import fakes
@@ -554,3 +556,79 @@ class TestIntents(RunnerCase):
         self.run_for(66)
         self.assertEqual(({}, {}, {}), (
             self.runner._attempts, self.runner._settled, self.runner._named))
+
+
+class FakeLead(leads.Lead):
+    """The lead of a host that a test gives and takes."""
+
+    is_held = True
+    notified = 0
+
+    def notify(self):
+        self.notified += 1
+
+
+class TestLead(RunnerCase):
+    """One process of a host runs tasks."""
+
+    def setUp(self):
+        super().setUp()
+        self.lead = FakeLead()
+        folder = self.useFixture(fixtures.TempDir()).path
+        self.store.spool = spool.Spool(folder)
+        self.runner = runner.TaskRunner(
+            self.store, self.sites.get, self.database, self.clock,
+            lead=self.lead)
+        self.opened = []
+        opened = self.home.open_pool
+
+        def open_pool(*args):
+            self.opened.append(args)
+            return opened(*args)
+        self.home.open_pool = open_pool
+
+    def test_others_do_nothing_at_home(self):
+        self.edge.add('1')
+        self.task()
+        self.opened.clear()
+        self.lead.is_held = False
+        self.run_for(900)
+        self.assertEqual([], self.opened)
+        self.lead.is_held = True
+        self.runner.run()
+        self.assertEqual(([], []), (self.left, self.images))
+
+    def test_former_leader_leaves_its_lease_to_the_next_one(self):
+        self.runner.run()
+        _store, other = self.process()
+        self.edge.add('1')
+        self.task()
+        other.run()
+        self.assertEqual(['1'], self.images)
+        self.lead.is_held = False
+        self.runner.run()
+        other.run()
+        self.assertEqual([], self.images)
+
+    def test_others_bring_home_what_they_have_recorded(self):
+        self.home.away()
+        task = self.task()
+        self.lead.is_held = False
+        self.runner.run()
+        self.assertEqual(0, self.lead.notified)
+        self.home.back()
+        self.runner.run()
+        self.assertEqual([], self.store.spool.items())
+        self.assertEqual([task], self.left)
+        # The leader is to do it.
+        self.assertEqual(1, self.lead.notified)
+
+    def test_scans_less_often_while_nothing_is_recorded(self):
+        self.runner.run()
+        idle = self.runner._periodic.interval
+        self.task(site='unknown')
+        self.runner.run()
+        self.assertLess(self.runner._periodic.interval, idle)
+        # With the jitter: another host takes the lease over after that.
+        self.assertLess(1.2 * idle, leases.RunnerLease.EXPIRY)
+        self.assertLess(1.2 * idle, leases.GAP)

@@ -1,0 +1,226 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Asking whether any monitor of a cluster answers, at next to no cost.
+
+A librados client takes a dozen threads, and seconds to find out that a cluster
+is away. A monitor begins each connection with a few bytes of its own, so that
+a TCP connection that gets any byte proves that there is something to connect
+to; a port that accepts, of a monitor that is stopped or of a link that is cut
+behind a gateway, proves nothing. The sockets do not block: one call of the
+scheduler polls those of all clusters, so that hundreds that are away take no
+threads, and a returned one does not wait for them.
+"""
+
+from __future__ import annotations
+
+# Left alone by eventlet: its sockets are those of the hub.
+import _socket
+import collections
+import contextlib
+import errno
+import os
+import random
+import re
+import time
+import typing
+
+from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds that a monitor has to answer: one lost packet is sent again.
+TIMEOUT = 2.0
+
+# Clusters that are asked at a time, and monitors of each.
+_AT_ONCE = 32
+_MONITORS = 6
+# Seconds between two polls, while a question is new and later.
+_SOON, _LATER = 0.05, 0.25
+_NEW = 0.5
+# Ports of monitors where mon_host names none: msgr2, msgr1.
+_PORTS = (3300, 6789)
+# Brackets are around the addresses of one monitor, or around one of IPv6.
+_GROUP = re.compile(r'\[(v[12]:\S*?[:/]\d+)\](?=$|[\s,;])', re.ASCII)
+_ADDRESS = re.compile(
+    r'(?:v[12]:)?(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<four>\d+(?:\.\d+){3}))'
+    r'(?::(?P<port>\d{1,5}))?(?:/\d+)?', re.ASCII)
+
+
+class Address(typing.NamedTuple):
+    """Of a monitor: a numeric IP address and a port."""
+
+    host: str
+    port: int
+
+
+def parse(mon_host: str) -> list[Address]:
+    """Return the addresses that the option ``mon_host`` names.
+
+    :param mon_host: as librados has it
+    :returns: those in their order; none if one is a host name, which only
+        a blocking question would resolve, or cannot be understood
+    """
+    found = []
+    for text in re.split(r'[\s,;]+', _GROUP.sub(r'\1', mon_host)):
+        if not text:
+            continue
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            return []
+        ports = [int(match['port'])] if match['port'] else _PORTS
+        found += [Address(match['six'] or match['four'], port)
+                  for port in ports]
+    return found
+
+
+class _Question:
+    """To the monitors of one cluster.
+
+    :param then: called with None, or why none has answered
+    """
+
+    def __init__(self, addresses: list[Address],
+                 then: Callable[[str | None], object]) -> None:
+        self.addresses = (random.sample(addresses, _MONITORS)
+                          if len(addresses) > _MONITORS else addresses)
+        self.then = then
+        self.since = 0.0
+        self._sockets: list[_socket.socket] = []
+        self._reason = 'they do not accept connections'
+
+    def begin(self, now: float) -> None:
+        """Begin to connect, without waiting."""
+        self.since = now
+        for address in self.addresses:
+            try:
+                connecting = _socket.socket(
+                    _socket.AF_INET6 if ':' in address.host
+                    else _socket.AF_INET,
+                    _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+                self._sockets.append(connecting)
+                connecting.setblocking(False)
+                code = connecting.connect_ex(address)
+            except OSError as exc:
+                code = exc.errno or errno.EIO
+            if code not in (0, errno.EINPROGRESS):
+                self._reason = os.strerror(code)
+
+    def poll(self, now: float) -> bool:
+        """Return whether it is over; from then on there is a reason."""
+        for connecting in list(self._sockets):
+            try:
+                if connecting.recv(1):
+                    self._reason = ''
+                    return True
+                reason = 'the connection was closed'
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                reason = exc.strerror
+            self._reason = reason
+            self._sockets.remove(connecting)
+            connecting.close()
+        if self._sockets and now - self.since >= TIMEOUT:
+            self._reason = 'no answer within %g s' % TIMEOUT
+            return True
+        return not self._sockets
+
+    @property
+    def reason(self) -> str | None:
+        """Why none has answered, or None if one has."""
+        return self._reason or None
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connecting in self._sockets:
+            with contextlib.suppress(OSError):
+                connecting.close()
+        self._sockets = []
+
+
+class _Questions:
+    """Those of one process.
+
+    :ivar lock: held for moments only
+    """
+
+    def __init__(self) -> None:
+        self.lock = native.lock()
+        self.asked: list[_Question] = []
+        self.waiting: collections.deque[_Question] = collections.deque()
+        self.is_polled = False
+
+
+class Monitors:
+    """Asks the monitors of many clusters, some clusters at a time.
+
+    Safe for use by many threads, and after a fork.
+
+    :param scheduler: :class:`glance_dcn.runtime.scheduler.Scheduler`
+    :param clock: returns seconds of a monotonic clock
+    """
+
+    def __init__(self, scheduler: schedulers.Scheduler = schedulers.PROCESS,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+        # By process ID, see glance_dcn.runtime.scheduler.
+        self._of: dict[int, _Questions] = {}
+
+    def ask(self, addresses: list[Address],
+            then: Callable[[str | None], object]) -> None:
+        """Ask whether any of the monitors of a cluster answers.
+
+        :param then: called in a thread of the scheduler with None if one
+            does, or with the reason as text; it must not block
+        """
+        questions = self._questions()
+        with questions.lock:
+            questions.waiting.append(_Question(addresses, then))
+            begin = not questions.is_polled
+            questions.is_polled = True
+        if begin:
+            self._scheduler.submit(lambda: self.poll(questions))
+
+    def poll(self, questions: _Questions | None = None) -> None:
+        """Begin and end what can be; schedule the next poll if need be."""
+        questions = questions or self._questions()
+        now = self._clock()
+        with questions.lock:
+            while questions.waiting and len(questions.asked) < _AT_ONCE:
+                question = questions.waiting.popleft()
+                questions.asked.append(question)
+                question.begin(now)
+            over = [question for question in questions.asked
+                    if question.poll(now)]
+            questions.asked = [question for question in questions.asked
+                               if question not in over]
+            questions.is_polled = bool(questions.asked or questions.waiting)
+            new = over or any(now - question.since < _NEW
+                              for question in questions.asked)
+            if questions.is_polled:
+                self._scheduler.call_later(
+                    _SOON if new else _LATER, lambda: self.poll(questions))
+        for question in over:
+            question.close()
+            question.then(question.reason)
+
+    def _questions(self) -> _Questions:
+        pid = os.getpid()
+        return self._of.get(pid) or self._of.setdefault(pid, _Questions())
+
+
+#: Of this process.
+PROCESS = Monitors()

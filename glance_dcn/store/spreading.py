@@ -1,0 +1,165 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Imports to many stores: what one store has is copied to the others in waves.
+
+Glance gives the staged image to one store after the other. When the store of
+this site has it, and several others are still to get it, it is copied to all
+of these at once, as ``copy-image`` does. Glance's own loop then finds it there
+when it comes to them: each compares the staged image with what is there and
+adopts it, so that all that Glance does for a store stays Glance's: hashes,
+signature, inspection, and when the image becomes active.
+
+A store that could not be copied to is given the image as ever. What was copied
+and is not adopted, because the import has failed, is removed by the task
+runner, like everything of which Glance has no location.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import typing
+
+from oslo_config import cfg
+
+from glance_dcn.engine import native
+from glance_dcn.engine import transfer
+from glance_dcn.sites import copying
+from glance_dcn.sites import sources
+from glance_dcn.sites import waves
+from glance_dcn.staging import running
+from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glance_dcn.ceph import records
+    from glance_dcn.sites import site as sites
+
+LOG = logging.getLogger(__name__)
+
+# Methods of imports that stage an image.
+_METHODS = ('glance-direct', 'web-download', 'glance-download')
+# Stores for which it is worth while.
+_FEWEST = 2
+# Seconds between calls of what keeps a task alive.
+_INTERVAL = 10
+
+
+class _Ended(Exception):
+    """The import has come to its end."""
+
+
+class Spreading:
+    """The copies of one import to the stores whose turn is still to come.
+
+    :param going_on: the :class:`glance_dcn.staging.running.Import`
+    """
+
+    def __init__(self, going_on: running.Import) -> None:
+        self._import = going_on
+        # Of the store of this site, once it has the image.
+        self._source: tuple[sites.Site, records.Record] | None = None
+        self._stored: set[str] = set()
+        # Whether a copy has come off, by store; each is told once.
+        self._outcomes: dict[str, native.Queue] = {}
+        self._lock = native.lock()
+
+    def stored(self, site: sites.Site, record: records.Record) -> None:
+        """Record that a store has the image."""
+        with self._lock:
+            self._stored.add(site.name)
+            if site.name == cfg.CONF.glance_store.default_backend:
+                self._source = site, record
+
+    def prepare(self, site: sites.Site,
+                waiting: Callable[[list[str]], None] | None) -> None:
+        """Wait until a store has been copied to, if it is to be.
+
+        :param waiting: called now and then; its exceptions end the waiting
+        """
+        with self._lock:
+            targets = [] if self._outcomes else self._targets()
+            if len(targets) >= _FEWEST:
+                self._outcomes = {target.name: native.Queue()
+                                  for target in targets}
+        if len(targets) >= _FEWEST:
+            # Of eventlet's kind where it has patched Glance.
+            threading.Thread(target=self._copy, args=(targets,), daemon=True,
+                             name='dcn-spread').start()
+        outcome = self._outcomes.get(site.name)
+        while outcome is not None:
+            try:
+                native.get(outcome, _INTERVAL)
+                return
+            except native.Empty:
+                if waiting:
+                    waiting([site.name])
+
+    def _targets(self) -> list[sites.Site]:
+        if self._source is None:
+            return []
+        wanted = [queue.PROCESS.sites.get(name)
+                  for name in self._import.entry.stores]
+        return [site for site in wanted
+                if site is not None and site.name not in self._stored]
+
+    def _copy(self, targets: list[sites.Site]) -> None:
+        site, record = self._source
+        options = getattr(cfg.CONF, 'glance_dcn', None)
+        image = self._import.entry.image
+        try:
+            copying.Copy(
+                image, [sources.Source(site, None, image, 'snap')], targets,
+                hashes=record.hashes, size=record.size,
+                memory=getattr(options, 'transfer_memory',
+                               transfer.MEMORY >> 20) << 20,
+                at_once=getattr(options, 'copy_targets', waves.AT_ONCE),
+                progress=self._check, waiting=self._check,
+                finished=self._tell).run()
+        except Exception as exc:
+            # Each store is given the image by itself.
+            LOG.warning('Image %(image)s is not copied from store %(store)s '
+                        'to the others of its import: %(error)s', {
+                            'image': image, 'store': site.name,
+                            'error': str(exc) or type(exc).__name__})
+        finally:
+            for outcome in self._outcomes.values():
+                outcome.put(False)
+
+    def _check(self, _progress: typing.Any) -> None:
+        if running.get(self._import.entry.task) is not self._import:
+            raise _Ended
+
+    def _tell(self, outcome: copying.Outcome,
+              told: Callable[[], None]) -> None:
+        # From here on it is kept for its store to adopt. What has failed is
+        # still to be removed: those stores are told at the end.
+        told()
+        for name in outcome.copied:
+            self._outcomes[name].put(True)
+
+
+def of(image: str) -> Spreading | None:
+    """Return the spreading of the import of an image.
+
+    :returns: None where no import is known that it could serve
+    """
+    going_on = running.of(image)
+    options = getattr(cfg.CONF, 'glance_dcn', None)
+    if (going_on is None or going_on.entry.method not in _METHODS
+            or len(going_on.entry.stores) <= _FEWEST
+            or not getattr(options, 'direct_copy', False)):
+        return None
+    # One step: no two threads get different ones.
+    return going_on.companions.setdefault('spreading', Spreading(going_on))

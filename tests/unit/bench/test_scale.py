@@ -1,0 +1,80 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The benchmark of many stores: what it reads, and how it shows it."""
+
+import os
+import threading
+from xml.etree import ElementTree
+
+from oslotest import base
+
+from bench import growth
+from bench import meters
+from bench import scale
+
+_MIB = 1 << 20
+
+
+class HoldingsTest(base.BaseTestCase):
+
+    def test_threads_files_and_memory_of_this_process(self):
+        before = meters.holdings([os.getpid()])
+        over = threading.Event()
+        threads = [threading.Thread(target=over.wait) for _ in range(7)]
+        self.addCleanup(over.set)
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            self.addCleanup(os.close, os.open(os.devnull, os.O_RDONLY))
+        data = os.urandom(32 * _MIB)
+        after = meters.holdings([os.getpid()])
+        self.assertEqual((7, 5), (after.threads - before.threads,
+                                  after.files - before.files))
+        self.assertGreaterEqual(after.memory - before.memory, 30 * _MIB)
+        self.assertEqual(32 * _MIB, len(data))
+
+    def test_of_several_together(self):
+        one = meters.holdings([os.getpid()])
+        two = meters.holdings([os.getpid(), os.getpid()])
+        self.assertEqual(2 * one.threads, two.threads)
+
+    def test_largest_takes_the_most_of_each(self):
+        one, two = meters.Holdings(1, 20, 3, 4), meters.Holdings(10, 2, 3, 5)
+        self.assertEqual(meters.Holdings(10, 20, 3, 5), one.peak(two))
+
+
+class ShownTest(base.BaseTestCase):
+
+    def rows(self):
+        held = meters.Holdings(12, 34, 56 * _MIB, 1)
+        return [
+            scale.Figures('ours', 3, 1.2, held, .004, 0, 5, 2, held, held,
+                          .5, 1.5, .25),
+            scale.Figures('stock', 200, errors=['copy: refused <here>'])]
+
+    def test_table(self):
+        lines = scale.table(self.rows()).splitlines()
+        self.assertEqual(
+            ['ours', '3', '1.2', '12/34/56', '0.4', '%', '0.0', '5.0', '2',
+             '12/34/56', '12/34/56', '0.5', '1.5', '0.25'],
+            lines[1].split())
+        self.assertEqual(['stock', '200'] + ['-'] * 11, lines[2].split())
+        self.assertIn('stock, 200 stores: copy: refused <here>', lines)
+
+    def test_chart(self):
+        for rows in (self.rows(), self.rows()[1:], []):
+            root = ElementTree.fromstring(growth.draw(rows))
+            lines = root.findall('{http://www.w3.org/2000/svg}polyline')
+            # What failed has no point in any of the small charts.
+            self.assertEqual(6 if len(rows) == 2 else 0, len(lines))

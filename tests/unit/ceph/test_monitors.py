@@ -1,0 +1,127 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Asking monitors, at sockets of this host."""
+
+import os
+import socket
+import threading
+import time
+
+from oslotest import base
+
+from glance_dcn.ceph import monitors
+from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler
+
+
+class ParseTest(base.BaseTestCase):
+
+    def test_parse(self):
+        cases = (
+            ('', []),
+            ('10.0.0.1', [('10.0.0.1', 3300), ('10.0.0.1', 6789)]),
+            ('10.0.0.1:6789, 10.0.0.2:6789',
+             [('10.0.0.1', 6789), ('10.0.0.2', 6789)]),
+            ('v2:127.0.0.1:4000', [('127.0.0.1', 4000)]),
+            ('[v2:10.0.0.1:3300/0,v1:10.0.0.1:6789/0] '
+             '[v2:10.0.0.2:3300,v1:10.0.0.2:6789]',
+             [('10.0.0.1', 3300), ('10.0.0.1', 6789), ('10.0.0.2', 3300),
+              ('10.0.0.2', 6789)]),
+            ('[fd00::1]:6789;[fd00::2]',
+             [('fd00::1', 6789), ('fd00::2', 3300), ('fd00::2', 6789)]),
+            ('[v2:[fd00::1]:3300/0,v1:[fd00::1]:6789/0]',
+             [('fd00::1', 3300), ('fd00::1', 6789)]),
+            # Names are for librados to resolve.
+            ('mon.example.org', []),
+            ('10.0.0.1 mon2', []))
+        for text, expected in cases:
+            self.assertEqual(expected, monitors.parse(text), text)
+
+
+class MonitorsTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.threads = []
+        self.monitors = monitors.Monitors(scheduler.Scheduler(
+            start=lambda *args: self.threads.append(native.start(*args))))
+        self.reasons = native.Queue()
+
+    def listen(self, banner=b''):
+        """Return the address of a server that sends some bytes at once."""
+        server = socket.create_server(('127.0.0.1', 0))
+        self.addCleanup(server.close)
+        if banner:
+            def serve():
+                while True:
+                    try:
+                        connected = server.accept()[0]
+                    except OSError:
+                        return
+                    connected.sendall(banner)
+            threading.Thread(target=serve, daemon=True).start()
+        return monitors.Address(*server.getsockname())
+
+    def closed(self):
+        """Return an address that nobody listens at."""
+        with socket.create_server(('127.0.0.1', 0)) as server:
+            return monitors.Address(*server.getsockname())
+
+    def ask(self, *addresses):
+        self.monitors.ask(list(addresses), self.reasons.put)
+        return self.reasons.get(timeout=60)
+
+    def test_one_answers(self):
+        self.assertIsNone(self.ask(self.listen(b'ceph v2\n')))
+        self.assertIsNone(self.ask(self.closed(), self.listen(),
+                                   self.listen(b'ceph v2\n')))
+
+    def test_nobody_listens(self):
+        self.assertEqual(os.strerror(111), self.ask(self.closed()))
+
+    def test_accepted_by_what_says_nothing(self):
+        # A monitor that is stopped, or a gateway in front of a cut link.
+        began = time.monotonic()
+        self.assertIn('no answer', self.ask(self.closed(), self.listen()))
+        self.assertGreaterEqual(time.monotonic() - began, monitors.TIMEOUT)
+
+    def test_many_take_no_threads_and_hold_up_none(self):
+        silent = self.listen()
+        answers = self.listen(b'ceph v2\n')
+        # Tests before this one may have left some open in this process.
+        before = len(os.listdir('/proc/self/fd'))
+        for _ in range(100):
+            self.monitors.ask([silent], lambda reason: None)
+        self.monitors.ask([answers], self.reasons.put)
+        threads = files = 0
+        while True:
+            threads = max(threads, sum(
+                thread.is_alive() for thread in list(self.threads)))
+            files = max(files, len(os.listdir('/proc/self/fd')))
+            try:
+                self.assertIsNone(self.reasons.get(timeout=0.1))
+                break
+            except native.Empty:
+                continue
+        # The scheduler, and one that polls them all.
+        self.assertLessEqual(threads, 3)
+        self.assertLess(files - before, 100)
+
+    def test_all_sockets_are_closed(self):
+        silent = self.listen()
+        before = sorted(os.listdir('/proc/self/fd'))
+        for _ in range(3):
+            self.monitors.ask([silent, silent], self.reasons.put)
+        for _ in range(3):
+            self.assertIn('no answer', self.reasons.get(timeout=60))
+        self.assertEqual(before, sorted(os.listdir('/proc/self/fd')))
