@@ -302,11 +302,13 @@ def _prove_database(_conf: cfg.ConfigOpts) -> None:
     _takes(api.image_location_delete, 'context', 'image', 1, 'deleted')
     _takes(api.image_set_property_atomic, 'image', 'name', 'value')
     _takes(api.image_delete_property_atomic, 'image', 'name', 'value')
+    _takes(api.get_engine)
     _takes(api.task_get, 'context', 'task')
     _takes(api.task_update, 'context', 'task', {})
     for table, columns in ((models.Image, {'id', 'status', 'deleted'}),
                            (models.ImageLocation, {'value', 'status'}),
-                           (models.ImageProperty, {'name', 'value'})):
+                           (models.ImageProperty, {'image_id', 'name',
+                                                   'value', 'deleted'})):
         _has(table.__table__.columns, *columns)
 
 

@@ -126,12 +126,13 @@ def _refuse(kwargs, reason):
         'image': wrapper.image_id, 'reason': reason})
     with wrapper as action:
         action.add_failed_stores(kwargs['backend'])
-    database.fail(kwargs['task_id'], reason)
-    running.end(kwargs['task_id'])
     try:
         wrapper.drop_lock_for_task()
     except exception.NotFound:
         LOG.debug('Task %s had lost its lock', kwargs['task_id'])
+    # Whoever sees that the task has failed may try again at once.
+    database.fail(kwargs['task_id'], reason)
+    running.end(kwargs['task_id'])
 
 
 def put_back(wrapper, stores, keep=True):

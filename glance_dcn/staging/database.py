@@ -29,7 +29,9 @@ from glance.common import crypt
 from glance.common import exception
 from glance import context
 from glance import db
+from glance.db.sqlalchemy import models
 from oslo_config import cfg
+import sqlalchemy
 
 from glance_dcn.runtime import green
 
@@ -212,18 +214,26 @@ def may_copy():
 def replace_lock(image_id, before, after):
     """Give the lock on an image to another task.
 
+    It is locked all the while: Glance's functions could only delete the one
+    lock and then set the other, and between them the image would look free.
+
     :param before: ID of the task that has it, or None if none has
     :param after: ID of the task that shall have it
     :returns: whether it has; another may have taken it
     """
     api = db.get_api()
-    try:
-        if before is not None:
-            api.image_delete_property_atomic(image_id, LOCK, before)
-        api.image_set_property_atomic(image_id, LOCK, after)
-    except (exception.NotFound, exception.Duplicate):
-        return False
-    return True
+    if before is None:
+        try:
+            api.image_set_property_atomic(image_id, LOCK, after)
+        except exception.Duplicate:
+            return False
+        return True
+    table = models.ImageProperty.__table__
+    with api.get_engine().begin() as connection:
+        return connection.execute(table.update().where(
+            table.c.image_id == image_id, table.c.name == LOCK,
+            table.c.value == before, table.c.deleted == sqlalchemy.false()
+        ).values(value=after)).rowcount == 1
 
 
 def own_url():

@@ -104,7 +104,7 @@ class Watch:
         The command, which ends soon, only has them set up.
         """
         try:
-            self.look(settled=False)
+            self._look_at_files(settled=False)
         except Exception:
             # The stores of enabled_backends are none the worse for it.
             LOG.exception('The site files could not be followed')
@@ -121,8 +121,18 @@ class Watch:
         if self._exchange:
             self._exchange.stop()
 
-    def look(self, settled=True):
+    def look(self):
+        """Take over what has changed in the files, and in the record."""
+        self._look_at_files()
+        if self._folder and not queue.PROCESS.lead.is_held:
+            self.record.follow()
+        self._limits.look()
+
+    def _look_at_files(self, settled=True):
         """Take over what has changed in the files.
+
+        At the start it is this alone: Glance does not have the stores of
+        enabled_backends yet, which the record is compared with.
 
         :param settled: leave files alone that were changed a moment ago
         """
@@ -133,9 +143,6 @@ class Watch:
             contents = self._folder.read(settled)
             if contents is not None:
                 self._follow(contents)
-            if not queue.PROCESS.lead.is_held:
-                self.record.follow()
-        self._limits.look()
 
     def _follow(self, contents):
         for name, found in contents.sites.items():

@@ -34,6 +34,7 @@ import rbd
 
 from glance_dcn import background
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
@@ -360,6 +361,11 @@ class TaskRunner:
                 self._store.remove(intent)
                 return actions.Decision(actions.Verdict.DROP,
                                         'Glance has its location')
+            if committed and _is_gone(site, intent):
+                # A copy or an import that failed elsewhere was undone.
+                self._store.remove(intent)
+                return actions.Decision(actions.Verdict.DROP,
+                                        'there is no such image')
             if committed:
                 self._check_settled(intent, answer)
             intent = self._take(intent, committed)
@@ -386,7 +392,7 @@ class TaskRunner:
         if left > 0:
             raise actions.RetryLater(
                 'Glance has its location, which must last', expected=True,
-                pause=left)
+                pause=min(left, _EXPECTED[0]))
 
     def _check_settled(self, intent: tasks.Intent,
                        answer: glance_db.Answer) -> None:
@@ -480,6 +486,18 @@ class TaskRunner:
                               'store': self._store.home.name,
                               'key': entry.key, 'object': stores.OBJECT,
                               'reason': entry.reason})
+
+
+def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
+    """Return whether the image of an intent is not under its name any more.
+
+    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+    """
+    if intent.image_id is None:
+        return False
+    with site.open_pool(intent.pool) as ioctx:
+        return images.look_up(ioctx, intent.image) != intent.image_id
 
 
 def _title(record: tasks.Record) -> str:

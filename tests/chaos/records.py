@@ -39,6 +39,11 @@ class Entry:
     what: str
     image: str
 
+    @property
+    def is_committed(self):
+        """Whether it is of an image that Glance has been told of."""
+        return self.what == 'write (%s)' % tasks.State.COMMITTED.value
+
 
 def pending(stage, forged=()):
     """Return what is recorded, a sorted list of :class:`Entry`.

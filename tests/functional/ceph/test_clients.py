@@ -104,8 +104,9 @@ class TestManyStores(base.CephTestCase):
         found = self.run_child(_IDLE, idle=1, most=8, threads=2)
         # A store that is not used costs nothing.
         self.assertEqual(found['begin'], found['made'])
-        # Two are in use at a time, and may find none to be closed yet.
-        self.assertLessEqual(found['peak'][2], 8 + 2)
+        # Those that were in use a moment ago are not closed, however fast
+        # the others come.
+        self.assertLessEqual(found['peak'][2], 2 * 8)
         self.assertGreaterEqual(found['peak'][2], 8)
         self.assertEqual(1, found['left'][2])
         self.assertEqual(0, found['end'][2])

@@ -18,6 +18,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import time
 import types
 
 import fixtures
@@ -114,10 +115,16 @@ class ProcessesTest(base.BaseTestCase):
         with subprocess.Popen(
                 ['sh', '-c', 'sleep 600 & sleep 600 & echo $!; wait'],
                 stdout=subprocess.PIPE, text=True) as parent:
+            children = pathlib.Path('/proc/%d/task/%d/children' % (
+                parent.pid, parent.pid))
             try:
                 pid = int(parent.stdout.readline())
+                # The shell has forked both; they may yet become `sleep`.
+                while any(os.readlink('/proc/%s/exe' % child)
+                          == os.readlink('/proc/%d/exe' % parent.pid)
+                          for child in children.read_text().split()):
+                    time.sleep(0.01)
                 self.assertEqual(2, processes.siblings(pid))
             finally:
-                for child in pathlib.Path('/proc/%d/task/%d/children' % (
-                        parent.pid, parent.pid)).read_text().split():
+                for child in children.read_text().split():
                     os.kill(int(child), 9)

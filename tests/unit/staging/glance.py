@@ -22,6 +22,7 @@ from glance import db
 from glance.db.sqlalchemy import models
 from oslo_config import cfg
 from oslo_db import options as db_options
+from sqlalchemy import event
 
 URL = 'http://worker-1.example:9292'
 
@@ -72,6 +73,17 @@ class Database(fixtures.Fixture):
             'user_id': 'user', 'request_id': 'req', 'input': {
                 'image_id': image_id, 'backend': list(stores),
                 'import_req': {'method': {'name': method}}}})
+
+    def before_commit(self, function):
+        """Have a function called before each commit but its own."""
+        begun = []
+
+        def call(_connection):
+            if not begun:
+                begun.append(True)
+                function()
+                begun.pop()
+        event.listen(self.api.get_engine(), 'commit', call)
 
     def delete_image(self, image_id):
         """Delete an image's record."""

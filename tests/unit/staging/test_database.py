@@ -66,6 +66,24 @@ class TestInTheHub(base.BaseTestCase):
         self.assertEqual('task', database.image(image)['properties'][
             database.LOCK])
 
+    def test_lock_is_replaced_in_one_step(self) -> None:
+        found = self.useFixture(glance.Database())
+        image = str(uuid.uuid4())
+        found.add_image(image, 'active', ['central'])
+
+        def lock() -> str | None:
+            return database.image(image)['properties'].get(database.LOCK)
+        self.assertTrue(database.replace_lock(image, None, 'first'))
+        # What another connection sees before each commit.
+        seen: list[str | None] = []
+        found.before_commit(lambda: seen.append(lock()))
+        self.assertTrue(database.replace_lock(image, 'first', 'second'))
+        self.assertEqual(['first'], seen)
+        self.assertFalse(database.replace_lock(image, 'first', 'third'))
+        self.assertFalse(database.replace_lock(image, None, 'third'))
+        self.assertEqual('second', lock())
+        self.assertNotIn(None, seen)
+
 
 def mock_argument(name: str) -> object:
     """Return something that may be given for a parameter."""

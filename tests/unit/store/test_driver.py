@@ -37,6 +37,7 @@ from glance_dcn.ceph import connection
 from glance_dcn.sites import wiring
 from glance_dcn.store import driver
 from glance_dcn.store import failures
+from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
@@ -57,6 +58,10 @@ class StoreCase(base.BaseTestCase):
             'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
         for name in ('edge_7', 'edge_8'):
             self.addCleanup(connection.forget, name)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.store.watch._watch', None))
+        # It would look at files that are gone.
+        self.addCleanup(lambda: watch._watch and watch._watch.stop())
         process = wiring.Wiring()
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(

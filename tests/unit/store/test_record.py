@@ -327,6 +327,12 @@ class Lead(leads.Lead):
         return self.left
 
 
+class Follower(Lead):
+    """The lead, where another process has it."""
+
+    is_held = False
+
+
 class TestSiblings(TestRecordCase):
     """Processes that do not lead follow what the leader leaves."""
 
@@ -352,6 +358,18 @@ class TestSiblings(TestRecordCase):
         watch.record.follow()
         self.assertEnabled()
         self.assertEqual({}, self.known)
+
+    def test_starts_before_its_stores_are_there(self):
+        # What is recorded would be refused, for it is compared with them.
+        lead = Follower()
+        lead.left = json.dumps({'dcn7': self.options()})
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.tasks.queue.PROCESS.lead', lead))
+        watch = self.start()
+        self.assertEnabled()
+        self.assertNotIn('cannot be served', self.log.output)
+        watch.look()
+        self.assertEnabled(dcn7='http')
 
     def test_site_whose_file_is_here(self):
         self.put()

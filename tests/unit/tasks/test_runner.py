@@ -483,6 +483,18 @@ class TestIntents(RunnerCase):
         self.assertEqual([], self.images)
         self.assertEqual([], self.left)
 
+    def test_committed_and_undone(self):
+        # What was stored is removed when another store of the import fails.
+        self.edge.images.clear()
+        for others in ([], ['2']):
+            for image_id in others:
+                self.edge.add(image_id)
+            self.intent(State.COMMITTED)
+            self.database.says = fakes.IN_USE
+            self.runner.run()
+            self.assertEqual([], self.left)
+            self.assertEqual(others, self.images)
+
     def test_settled_for_60_s_at_a_stretch(self):
         self.edge.add('1')
         intent = self.intent(State.COMMITTED)
