@@ -343,19 +343,41 @@ def _is_blank(image):
 
 
 def look_up(ioctx, name):
-    """Return the internal ID of an image, or None; one round trip.
+    """Return the internal ID of an image, or None; one round trip, or two.
 
-    Also of one that is half created.
+    Also of one that is half created, or half removed: librbd lists a name in
+    the pool's directory before anything else is there, and as long as
+    anything is (CreateRequest and RemoveRequest of librbd).
 
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
+    found = _look_up_object(ioctx, name)
+    if found is not None:
+        return found
     try:
-        text = ioctx.read(_ID % name, 1024)
+        _code, reply = ioctx.execute('rbd_directory', 'rbd', 'dir_get_id',
+                                     _encode(name))
     except rados.ObjectNotFound:
         return None
-    # Its length comes first, as with every string of Ceph's. What is damaged
-    # is the ID of no image.
-    return text[4:4 + int.from_bytes(text[:4], 'little')].decode(
+    return _decode(reply)
+
+
+def _look_up_object(ioctx, name):
+    try:
+        return _decode(ioctx.read(_ID % name, 1024))
+    except rados.ObjectNotFound:
+        return None
+
+
+def _encode(text):
+    """Return a string as Ceph encodes it: its length comes first."""
+    data = text.encode()
+    return len(data).to_bytes(4, 'little') + data
+
+
+def _decode(data):
+    """Return a string of Ceph's; what is damaged is the ID of no image."""
+    return data[4:4 + int.from_bytes(data[:4], 'little')].decode(
         errors='replace')
 
 
@@ -425,12 +447,11 @@ def is_unchanged(ioctx, reference):
     :raises glance_dcn.ceph.omap.Error: if the cluster does not answer
     """
     if reference.snapshot is None:
-        return look_up(ioctx, reference.name) == reference.image_id
+        return _look_up_object(ioctx, reference.name) == reference.image_id
     try:
         _code, reply = ioctx.execute(
             'rbd_header.%s' % reference.image_id, 'rbd', 'get_snapshot_name',
             reference.snapshot_id.to_bytes(8, 'little'))
     except rados.ObjectNotFound:
         return False
-    name = reference.snapshot.encode()
-    return reply == len(name).to_bytes(4, 'little') + name
+    return reply == _encode(reference.snapshot)

@@ -226,6 +226,15 @@ class ReplacedTest(LeftOverTestCase):
             ioctx.remove_object('rbd_header.%s' % identity)
         self.check_replaced()
 
+    def test_listed_and_nothing_else(self):
+        # Where librbd begins to create an image, and ends to remove one.
+        self.half_write('dcn0')
+        with self.cluster('dcn0').pool() as ioctx:
+            for name in ('rbd_header.%s' % self.identity('dcn0'),
+                         'rbd_id.%s' % self.image):
+                ioctx.remove_object(name)
+        self.check_replaced()
+
     def test_failed_copy_removes_its_own_image_only(self):
         # While it was failing, somebody else has replaced its image.
         site = self.sites['dcn0']

@@ -34,6 +34,9 @@ from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import spool
+from lab import faults
+from lab import wan
+from tests.chaos import __main__ as chaos
 from tests.functional.store import base
 
 # Seconds: how long a call may take that is refused, and a site may be back
@@ -106,7 +109,12 @@ class FaultTest(HealthTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.edge = cls.start_clusters('edge')['edge']
+        links = {}
+        if chaos.can_cut():
+            links['edge'] = wan.Link(cls.make_folder())
+            cls.addClassCleanup(links['edge'].stop)
+            links['edge'].start()
+        cls.edge = cls.start_clusters('edge', links=links)['edge']
 
     def setUp(self):
         super().setUp()
@@ -190,7 +198,24 @@ class FaultTest(HealthTestCase):
         self.check_back()
 
     def test_frozen_in_mid_call(self):
-        # Whatever dcn_io_timeout is; by the verdict of the probe alone.
+        self.check_lost_in_mid_call(self.edge.freeze)
+
+    def test_killed_in_mid_call(self):
+        self.check_lost_in_mid_call(self.edge.kill)
+
+    def test_stopped_in_mid_call(self):
+        self.check_lost_in_mid_call(self.edge.stop)
+
+    def test_cut_off_in_mid_call(self):
+        if not self.edge.link:
+            self.skipTest('a link cannot be cut here')
+        self.check_lost_in_mid_call(self.edge.link.cut)
+
+    def check_lost_in_mid_call(self, lose):
+        """All kinds of calls end within 15 s after a site was lost.
+
+        Whatever dcn_io_timeout is: by the verdict of the probe alone.
+        """
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.store.deletion.ANSWER', 60))
         self.use_stores(
@@ -204,13 +229,13 @@ class FaultTest(HealthTestCase):
             self.add(data, name=name, store=EDGE)
         self.add(data, name=names[2])
         self.add(b'data', name=names[3], store=EDGE)
-        frozen = threading.Event()
+        lost = threading.Event()
         begun = [threading.Event() for _i in range(4)]
         edge, here = site_of(EDGE), site_of(self.store)
 
         def go_on(number):
             begun[number].set()
-            frozen.wait(120)
+            lost.wait(120)
 
         def copy(number, name, source, target):
             outcome = copying.Copy(
@@ -241,14 +266,14 @@ class FaultTest(HealthTestCase):
             (self.delete, self.uri(names[3], self.edge), EDGE),
             (self.size, self.uri(names[0], self.edge), EDGE),
             (self.add, b'data', None, names[5], EDGE)]
-        self.addCleanup(self.edge.thaw)
+        self.addCleanup(faults.heal, self.edge)
         with concurrent.futures.ThreadPoolExecutor(9) as pool:
             running = [pool.submit(timed, *call) for call in calls]
             for event in begun:
                 self.assertTrue(event.wait(60))
-            self.edge.freeze()
+            lose()
             began = time.monotonic()
-            frozen.set()
+            lost.set()
             running += [pool.submit(timed, *call) for call in later]
             ended = [call.result() for call in running]
         self.assertLess(time.monotonic() - began, LOST)
@@ -256,7 +281,7 @@ class FaultTest(HealthTestCase):
         self.assertEqual([False] * 4 + [True, False, False],
                          [error is None for _took, error in ended])
         self.check_refused()
-        self.edge.thaw()
+        faults.heal(self.edge)
         self.check_back()
 
     def test_stopped_before_first_use(self):

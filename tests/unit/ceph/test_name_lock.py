@@ -190,4 +190,8 @@ class LookUpTest(base.BaseTestCase):
             ioctx.read.return_value = data
             self.assertEqual(expected, images.look_up(ioctx, IMAGE))
         ioctx.read.side_effect = rados.ObjectNotFound('none')
+        # It may be listed all the same: half created, or half removed.
+        ioctx.execute.return_value = 4, b'\x04\0\0\0abcd'
+        self.assertEqual('abcd', images.look_up(ioctx, IMAGE))
+        ioctx.execute.side_effect = rados.ObjectNotFound('none')
         self.assertIsNone(images.look_up(ioctx, IMAGE))
