@@ -68,11 +68,14 @@ class Timer(testtools.StreamResult):
 
     def status(self, test_id=None, test_status=None, test_tags=None,
                timestamp=None, **kwargs) -> None:
-        """Take an event: from one to the next is what a worker took."""
+        """Take an event: from one end to the next is what a worker took."""
         if not test_id or test_status in (None, 'exists') or not timestamp:
             return
-        worker = ','.join(sorted(test_tags or ()))
         self._first = self._first or timestamp
+        if test_status == 'inprogress':
+            # That a test begins is told without the worker it begins in.
+            return
+        worker = ','.join(sorted(test_tags or ()))
         before = self._before.get(worker, self._first)
         self.seconds[class_of(test_id)] += (timestamp - before).total_seconds()
         self._before[worker] = timestamp
