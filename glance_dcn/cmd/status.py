@@ -17,8 +17,6 @@ import dataclasses
 import sys
 import time
 
-import sqlalchemy
-
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
@@ -126,9 +124,9 @@ def run(args):
             time.sleep(args.watch)
     except KeyboardInterrupt:
         return GOOD if found and found.healthy else BAD
-    except sqlalchemy.exc.SQLAlchemyError as exc:
+    except inventory.DatabaseUnavailable as exc:
         print('glance-dcn: the database of Glance cannot be read: %s'
-              % str(exc).splitlines()[0], file=sys.stderr)
+              % exc, file=sys.stderr)
         return WRONG
 
 

@@ -21,7 +21,6 @@ import types
 
 import fixtures
 from oslotest import base
-import sqlalchemy
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import subjects
@@ -53,7 +52,8 @@ class CommandTestCase(base.BaseTestCase):
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(target, value))
 
-    def _take(self, targets, timeout, wanted=None, limit=0, deployment=''):
+    def _take(self, targets, timeout, wanted=None, limit=0, deployment='',
+              database=None):
         self.assertEqual('ours', deployment)
         self.asked.append((wanted, limit))
         if isinstance(self.snapshot, Exception):
@@ -168,7 +168,7 @@ class TestStatus(CommandTestCase):
         self.assertEqual(2, found['sites'][1]['missing'])
 
     def test_database_that_does_not_answer(self):
-        self.snapshot = sqlalchemy.exc.OperationalError('x', {}, 'no way')
+        self.snapshot = inventory.DatabaseUnavailable('no way')
         code, _out, err = self.run_command('status')
         self.assertEqual(status.WRONG, code)
         self.assertIn('no way', err)
