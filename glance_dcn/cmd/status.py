@@ -71,7 +71,8 @@ def register(subparsers):
     output.add_format(parser)
     node.add_sites(parser)
     filters = parser.add_argument_group('which images')
-    filters.add_argument('--image', metavar='ID', help='this one')
+    filters.add_argument('--image', type=output.image, metavar='ID',
+                         help='this one')
     filters.add_argument('--name', metavar='TEXT',
                          help='those whose names have this in them')
     filters.add_argument('--owner', metavar='PROJECT', help='of this project')
@@ -82,7 +83,8 @@ def register(subparsers):
     filters.add_argument('--missing', metavar='STORE',
                          help='those that this site does not have')
     filters.add_argument('--all', action='store_true', help='all of them')
-    filters.add_argument('--limit', type=int, default=_LIMIT, metavar='N',
+    filters.add_argument('--limit', type=output.count, default=_LIMIT,
+                         metavar='N',
                          help='list N images at most (%d)' % _LIMIT)
     parser.add_argument('--timeout', type=output.seconds, default=8,
                         metavar='SECONDS', help='time for sites to answer (8)')
@@ -115,7 +117,8 @@ def run(args):
         while True:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
                                   task_setup.deployment_id(args.conf))
-            if args.watch and args.format == 'table':
+            if (args.watch and args.format == 'table'
+                    and sys.stdout.isatty()):
                 print(_CLEAR, end='')
             print(_json(found) if args.format == 'json' else _text(found))
             if not args.watch:
