@@ -40,6 +40,8 @@ _DECOMPRESSION = 'image_decompression'
 _LEAST = units.Gi
 # Seconds that a Glance has to answer.
 _PATIENCE = 4
+# Seconds that the database has to answer.
+_DATABASE = 10
 
 
 @registry.check(
@@ -94,7 +96,7 @@ def _sites_of_files(conf):
 def database(node):
     """Ask the database something."""
     try:
-        count = inventory.count()
+        count = inventory.Database().ask(inventory.count, _DATABASE)
     except Exception as exc:
         raise Found('silent', error=str(exc).splitlines()[0])
     return 'it has %d image%s' % (count, 's' * (count != 1))

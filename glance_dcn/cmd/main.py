@@ -19,6 +19,7 @@ file needs neither.
 
 import argparse
 import importlib
+from importlib import metadata
 import logging
 import os
 import sys
@@ -57,6 +58,8 @@ file in place of that.
 FAILED = 2
 #: Exit status after Ctrl-C.
 INTERRUPTED = 130
+#: Exit status if nobody reads what is printed, that of SIGPIPE.
+CLOSED = 141
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
@@ -90,8 +93,13 @@ def main(argv=None):
         return FAILED
     try:
         result = args.run(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         result = INTERRUPTED
+    except BrokenPipeError:
+        # "head", say, has read enough; nothing is to be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        result = CLOSED
     if argv is None:
         _leave(result)
     return result
@@ -122,6 +130,9 @@ def _parser():
         help='a folder of configuration files; may be given several times')
     parser.add_argument('--debug', action='store_true',
                         help='say what is done')
+    parser.add_argument(
+        '--version', action='version', version='%%(prog)s %s'
+        % metadata.version('glance-dcn'), help='say which release this is')
     commands = parser.add_subparsers(dest='command', required=True,
                                      metavar='COMMAND')
     for module in _COMMANDS:

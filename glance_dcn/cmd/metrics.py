@@ -18,11 +18,10 @@ import sys
 import threading
 import time
 
-import sqlalchemy
-
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
+from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
 from glance_dcn.tasks import setup as task_setup
 
@@ -111,9 +110,9 @@ def run(args):
             os.chmod(args.output, 0o644)
         else:
             print(metrics.text(found).decode(), end='')
-    except sqlalchemy.exc.SQLAlchemyError as exc:
+    except inventory.DatabaseUnavailable as exc:
         print('glance-dcn: the database of Glance cannot be read: %s'
-              % str(exc).splitlines()[0], file=sys.stderr)
+              % exc, file=sys.stderr)
         return WRONG
     except sitesfile.Mistake as exc:
         print('glance-dcn: %s' % exc, file=sys.stderr)
@@ -124,10 +123,10 @@ def run(args):
     return GOOD
 
 
-def _take(args):
+def _take(args, database=None):
     return snapshot.take(
         node.targets_of(args), args.timeout,
-        deployment=task_setup.deployment_id(args.conf))
+        deployment=task_setup.deployment_id(args.conf), database=database)
 
 
 def _serve(args, metrics):
@@ -136,16 +135,17 @@ def _serve(args, metrics):
     address, port = args.listen
     metrics.serve(latest, address, port)
     stop = threading.Event()
+    database = inventory.Database()
     try:
         while not stop.is_set():
             began = time.monotonic()
             try:
-                latest.update(_take(args))
-            except sqlalchemy.exc.SQLAlchemyError as exc:
+                latest.update(_take(args, database))
+            except inventory.DatabaseUnavailable as exc:
                 # What was found before is not shown any longer than true.
-                latest.update(None)
-                print('glance-dcn: the database of Glance cannot be read: %s'
-                      % str(exc).splitlines()[0], file=sys.stderr)
+                reason = 'the database of Glance cannot be read: %s' % exc
+                latest.fail(reason)
+                print('glance-dcn: %s' % reason, file=sys.stderr, flush=True)
             stop.wait(max(1, args.interval - (time.monotonic() - began)))
     except KeyboardInterrupt:
         pass

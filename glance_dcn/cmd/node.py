@@ -16,6 +16,7 @@ import dataclasses
 import os
 
 from oslo_config import cfg
+from oslo_db import options as db_options
 
 from glance_dcn.ceph import connection
 from glance_dcn.checks import subjects
@@ -77,6 +78,9 @@ def read_all(args):
     import glance.async_.flows.plugins.image_conversion  # noqa: F401
     import glance_store
     conf = read(args)
+    # The process of a service waits for its database; a person does not.
+    db_options.set_defaults(conf)
+    conf.set_override('max_retries', 0, group='database')
     enabled = dict(conf.enabled_backends or {})
     glance_store.register_store_opts(conf, reserved_stores=dict(RESERVED))
     for name in RESERVED:

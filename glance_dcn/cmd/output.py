@@ -16,6 +16,8 @@ import argparse
 import dataclasses
 import json
 
+from oslo_utils import uuidutils
+
 #: How much is what, for people.
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 # Seconds; more is a slip of the finger.
@@ -39,6 +41,27 @@ def seconds(text):
         raise argparse.ArgumentTypeError('must be above 0, and at most %d '
                                          'seconds' % _LONGEST)
     return number
+
+
+def count(text):
+    """Return a number of things that an argument says.
+
+    :raises argparse.ArgumentTypeError: if it is below 1
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError('%r is no number above 0' % text)
+    return int(text)
+
+
+def image(text):
+    """Return the ID of an image that an argument says.
+
+    :raises argparse.ArgumentTypeError: if it is none
+    """
+    if not uuidutils.is_uuid_like(text):
+        raise argparse.ArgumentTypeError(
+            '%r is not the ID of an image, which is a UUID' % text)
+    return text
 
 
 def table(heads, rows):

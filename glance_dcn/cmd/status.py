@@ -17,8 +17,6 @@ import dataclasses
 import sys
 import time
 
-import sqlalchemy
-
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
@@ -73,7 +71,8 @@ def register(subparsers):
     output.add_format(parser)
     node.add_sites(parser)
     filters = parser.add_argument_group('which images')
-    filters.add_argument('--image', metavar='ID', help='this one')
+    filters.add_argument('--image', type=output.image, metavar='ID',
+                         help='this one')
     filters.add_argument('--name', metavar='TEXT',
                          help='those whose names have this in them')
     filters.add_argument('--owner', metavar='PROJECT', help='of this project')
@@ -84,7 +83,8 @@ def register(subparsers):
     filters.add_argument('--missing', metavar='STORE',
                          help='those that this site does not have')
     filters.add_argument('--all', action='store_true', help='all of them')
-    filters.add_argument('--limit', type=int, default=_LIMIT, metavar='N',
+    filters.add_argument('--limit', type=output.count, default=_LIMIT,
+                         metavar='N',
                          help='list N images at most (%d)' % _LIMIT)
     parser.add_argument('--timeout', type=output.seconds, default=8,
                         metavar='SECONDS', help='time for sites to answer (8)')
@@ -117,7 +117,8 @@ def run(args):
         while True:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
                                   task_setup.deployment_id(args.conf))
-            if args.watch and args.format == 'table':
+            if (args.watch and args.format == 'table'
+                    and sys.stdout.isatty()):
                 print(_CLEAR, end='')
             print(_json(found) if args.format == 'json' else _text(found))
             if not args.watch:
@@ -126,9 +127,9 @@ def run(args):
             time.sleep(args.watch)
     except KeyboardInterrupt:
         return GOOD if found and found.healthy else BAD
-    except sqlalchemy.exc.SQLAlchemyError as exc:
+    except inventory.DatabaseUnavailable as exc:
         print('glance-dcn: the database of Glance cannot be read: %s'
-              % str(exc).splitlines()[0], file=sys.stderr)
+              % exc, file=sys.stderr)
         return WRONG
 
 

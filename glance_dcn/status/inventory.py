@@ -19,11 +19,17 @@ owed, nor how far they are, without a request for each. Counting is left to
 the database.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 import dataclasses
 import json
+import queue
 import re
+import threading
 import typing
 
+import oslo_db.exception
 import sqlalchemy
 from sqlalchemy import sql
 
@@ -50,10 +56,10 @@ class Image:
     """
 
     id: str
-    name: typing.Optional[str]
+    name: str | None
     status: str
-    owner: typing.Optional[str]
-    size: typing.Optional[int]
+    owner: str | None
+    size: int | None
     present: set = dataclasses.field(default_factory=set)
     importing: set = dataclasses.field(default_factory=set)
     failed: set = dataclasses.field(default_factory=set)
@@ -73,9 +79,9 @@ class Transfer:
     """
 
     task: str
-    image: typing.Optional[str]
+    image: str | None
     message: str
-    percent: typing.Optional[int]
+    percent: int | None
     begun: str
     heard: str
     percents: dict = dataclasses.field(default_factory=dict)
@@ -130,12 +136,12 @@ class Filter:
     :ivar missing: name of a store that does not have it
     """
 
-    image: typing.Optional[str] = None
-    name: typing.Optional[str] = None
-    owner: typing.Optional[str] = None
-    status: typing.Optional[str] = None
-    site: typing.Optional[str] = None
-    missing: typing.Optional[str] = None
+    image: str | None = None
+    name: str | None = None
+    owner: str | None = None
+    status: str | None = None
+    site: str | None = None
+    missing: str | None = None
 
 
 # What is asked for of Glance's tables. Its own description of them would make
@@ -159,6 +165,54 @@ _TASKS = sql.table(
 _INFOS = sql.table('task_info', sql.column('task_id'), sql.column('message'))
 
 
+class DatabaseUnavailable(Exception):
+    """The database of Glance does not answer, or refuses."""
+
+
+class Database:
+    """Asks the database of Glance, one question at a time, for so long.
+
+    The driver of a database may wait for ever for a server that hangs. Its
+    thread is left behind then, and nothing more is asked while it waits.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: Callable[[], typing.Any],
+            timeout: float) -> typing.Any:
+        """Return what a function returns that asks the database.
+
+        :param question: one of this module's functions, say
+        :param timeout: seconds to wait for it
+        :raises DatabaseUnavailable: if there is no answer
+        """
+        if self._thread is not None and self._thread.is_alive():
+            raise DatabaseUnavailable('it has not answered the last question')
+        answers: queue.Queue[tuple[typing.Any, Exception | None]] = (
+            queue.Queue())
+
+        def run() -> None:
+            try:
+                answers.put((question(), None))
+            except Exception as exc:
+                answers.put((None, exc))
+        self._thread = threading.Thread(target=run, name='database',
+                                        daemon=True)
+        self._thread.start()
+        try:
+            answer, error = answers.get(timeout=timeout)
+        except queue.Empty:
+            raise DatabaseUnavailable('it does not answer within %g s'
+                                      % timeout) from None
+        if isinstance(error, (sqlalchemy.exc.SQLAlchemyError,
+                              oslo_db.exception.DBError)):
+            raise DatabaseUnavailable(str(error).splitlines()[0]) from error
+        if error is not None:
+            raise error
+        return answer
+
+
 def _engine():
     from glance.db.sqlalchemy import api
     return api.get_engine()
@@ -167,7 +221,8 @@ def _engine():
 def count():
     """Return the number of images.
 
-    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
+        database does not answer, see :meth:`Database.ask`
     """
     with _engine().connect() as connection:
         return connection.execute(
@@ -178,7 +233,8 @@ def count():
 def totals():
     """Return the :class:`Totals` of all images.
 
-    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
+        database does not answer, see :meth:`Database.ask`
     """
     result = Totals({}, 0, {}, {}, {}, {})
     with _engine().connect() as connection:
@@ -216,7 +272,8 @@ def images(wanted, limit):
     :param limit: the most to return
     :returns: tuple of a list of :class:`Image`, by name, and the number of
         all that are meant
-    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
+        database does not answer, see :meth:`Database.ask`
     """
     conditions = _conditions(wanted)
     with _engine().connect() as connection:
@@ -293,7 +350,8 @@ def _properties_of(connection, ids=None):
 def transfers():
     """Return the list of :class:`Transfer` that go on.
 
-    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
+        database does not answer, see :meth:`Database.ask`
     """
     with _engine().connect() as connection:
         return [_transfer(*row) for row in connection.execute(

@@ -12,6 +12,11 @@
 
 """The figures of a deployment for Prometheus."""
 
+import socket
+import socketserver
+import threading
+from wsgiref import simple_server
+
 import prometheus_client
 from prometheus_client import core
 
@@ -124,14 +129,22 @@ def write(snapshot, path):
 
 
 class Latest:
-    """A collector of what was found last."""
+    """A collector of what was found last.
+
+    :ivar reason: why there are no figures now, or None
+    """
 
     def __init__(self):
         self._collector = None
+        self.reason = 'nothing has been looked at yet'
 
     def update(self, snapshot):
-        """Take another snapshot; None: there are no figures now."""
-        self._collector = None if snapshot is None else Collector(snapshot)
+        """Take another snapshot."""
+        self._collector, self.reason = Collector(snapshot), None
+
+    def fail(self, reason):
+        """Give no figures until the next snapshot: they would not be true."""
+        self._collector, self.reason = None, reason
 
     def describe(self):
         """Return nothing: the names are known by what they are."""
@@ -143,8 +156,22 @@ class Latest:
         return collector.collect() if collector else []
 
 
+class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
+
+    daemon_threads = True
+
+
+class _Handler(simple_server.WSGIRequestHandler):
+
+    def log_message(self, *args):
+        """Log nothing: each scrape would be a line."""
+
+
 def serve(latest, address, port):
     """Serve figures over HTTP, in a thread of its own.
+
+    Where there are none the answer is 503, so that the target is down for
+    Prometheus; an answer without figures would look like a site that is gone.
 
     :param latest: :class:`Latest`
     :param address: IP address to listen at
@@ -153,4 +180,21 @@ def serve(latest, address, port):
     """
     result = prometheus_client.CollectorRegistry()
     result.register(latest)
-    prometheus_client.start_http_server(port, address, result)
+    figures = prometheus_client.make_wsgi_app(result)
+
+    def application(environ, start_response):
+        reason = latest.reason
+        if reason is None:
+            return figures(environ, start_response)
+        start_response('503 Service Unavailable',
+                       [('Content-Type', 'text/plain; charset=utf-8')])
+        return [('%s\n' % reason).encode()]
+
+    class Server(_Server):
+        address_family = (socket.AF_INET6 if ':' in address
+                          else socket.AF_INET)
+
+    server = simple_server.make_server(address, port, application, Server,
+                                       _Handler)
+    threading.Thread(target=server.serve_forever, name='metrics',
+                     daemon=True).start()

@@ -74,26 +74,37 @@ class Snapshot:
                            for transfer in self.transfers}
 
 
-def take(targets, timeout, wanted=None, limit=0, deployment=''):
+def take(targets, timeout, wanted=None, limit=0, deployment='',
+         database=None):
     """Return a :class:`Snapshot`.
 
     :param targets: list of :class:`glance_dcn.checks.subjects.Target`
-    :param timeout: seconds to wait for sites
+    :param timeout: seconds to wait for sites, and for the database
     :param wanted: :class:`glance_dcn.status.inventory.Filter`; None: all
         images, if there are no more than the limit
     :param limit: images to list at most
     :param deployment: identity of the deployment
-    :raises sqlalchemy.exc.SQLAlchemyError: if the database does not answer
+    :param database: :class:`glance_dcn.status.inventory.Database`; None: one
+        of its own
+    :raises glance_dcn.status.inventory.DatabaseUnavailable: if the database
+        does not answer
     """
     began = time.monotonic()
     # Sites are asked while the database is.
     looks = look.Looks(targets, deployment)
+    totals, images, number, transfers = (
+        database or inventory.Database()).ask(
+            lambda: _inventory(wanted, limit), timeout)
+    left = timeout - (time.monotonic() - began)
+    return Snapshot(looks.wait(max(left, 1)), totals, transfers, images,
+                    number, time.monotonic() - began, time.time())
+
+
+def _inventory(wanted, limit):
+    """Return totals, images to list or None, their number, and transfers."""
     totals = inventory.totals()
     number = sum(totals.images.values())
     images = None
     if wanted is not None or number <= limit:
         images, number = inventory.images(wanted or inventory.Filter(), limit)
-    transfers = inventory.transfers()
-    left = timeout - (time.monotonic() - began)
-    return Snapshot(looks.wait(max(left, 1)), totals, transfers, images,
-                    number, time.monotonic() - began, time.time())
+    return totals, images, number, inventory.transfers()

@@ -11,9 +11,13 @@
 # under the License.
 
 import argparse
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
+import fixtures
 from oslotest import base
 
 from glance_dcn.cmd import main
@@ -61,3 +65,31 @@ class TestHelp(base.BaseTestCase):
             synopsis = said[name].strip().partition('\n\n')[0]
             self.assertEqual(options(parser), set(
                 re.findall('``(--[a-z-]+)``', synopsis)), name)
+
+
+class TestProcess(base.BaseTestCase):
+    """The command as a process of its own."""
+
+    def run_command(self, *argv, **kwargs):
+        return subprocess.run(
+            [sys.executable, '-c', 'import sys; from glance_dcn.cmd import '
+             'main; sys.exit(main.main())', *argv],
+            text=True, check=False, timeout=60, stderr=subprocess.PIPE,
+            **kwargs)
+
+    def test_version(self):
+        done = self.run_command('--version', stdout=subprocess.PIPE)
+        self.assertEqual((0, ''), (done.returncode, done.stderr))
+        self.assertRegex(done.stdout, r'^glance-dcn \d+\.')
+
+    def test_nobody_reads_it(self):
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        conf = folder / 'glance-api.conf'
+        conf.write_text('[DEFAULT]\nenabled_backends = central:dcn\n'
+                        '[glance_store]\ndefault_backend = central\n')
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, 'w') as pipe:
+            done = self.run_command('--config-file', str(conf), 'check',
+                                    '--only', 'stores', stdout=pipe)
+        self.assertEqual((main.CLOSED, ''), (done.returncode, done.stderr))

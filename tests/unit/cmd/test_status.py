@@ -21,7 +21,6 @@ import types
 
 import fixtures
 from oslotest import base
-import sqlalchemy
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import subjects
@@ -53,7 +52,8 @@ class CommandTestCase(base.BaseTestCase):
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(target, value))
 
-    def _take(self, targets, timeout, wanted=None, limit=0, deployment=''):
+    def _take(self, targets, timeout, wanted=None, limit=0, deployment='',
+              database=None):
         self.assertEqual('ours', deployment)
         self.asked.append((wanted, limit))
         if isinstance(self.snapshot, Exception):
@@ -153,6 +153,31 @@ class TestStatus(CommandTestCase):
             exc = self.assertRaises(SystemExit, self.run_command, *argv)
             self.assertEqual(status.WRONG, exc.code)
 
+    def test_arguments_that_are_none(self):
+        for argv in (('--image', 'nonsense'), ('--limit', '-1'),
+                     ('--limit', '0'), ('--limit', 'x'), ('--nonsense',)):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                exc = self.assertRaises(SystemExit, main.main,
+                                        ['status', *argv])
+            self.assertEqual(status.WRONG, exc.code)
+            self.assertIn(argv[-1], err.getvalue())
+        self.assertEqual([], self.asked)
+
+    def test_image(self):
+        self.run_command('status', '--image', IMAGE)
+        self.assertEqual(IMAGE, self.asked[0][0].image)
+
+    def test_watched_by_no_terminal(self):
+        # By a pipe, say: there is nothing to be cleared.
+        self.useFixture(fixtures.MonkeyPatch('time.sleep', self.interrupt))
+        _code, out, _err = self.run_command('status', '--watch')
+        self.assertIn('CENTRAL', out.upper())
+        self.assertNotIn('\033', out)
+
+    def interrupt(self, _seconds):
+        raise KeyboardInterrupt
+
     def test_unknown_site(self):
         code, _out, err = self.run_command('status', '--missing', 'dcn9')
         self.assertEqual(status.WRONG, code)
@@ -168,7 +193,7 @@ class TestStatus(CommandTestCase):
         self.assertEqual(2, found['sites'][1]['missing'])
 
     def test_database_that_does_not_answer(self):
-        self.snapshot = sqlalchemy.exc.OperationalError('x', {}, 'no way')
+        self.snapshot = inventory.DatabaseUnavailable('no way')
         code, _out, err = self.run_command('status')
         self.assertEqual(status.WRONG, code)
         self.assertIn('no way', err)

@@ -99,8 +99,10 @@ class TestMetrics(base.BaseTestCase):
         latest.update(some_snapshot())
         self.assertEqual(set(metrics.METRICS),
                          {family.name for family in latest.collect()})
-        latest.update(None)
+        self.assertIsNone(latest.reason)
+        latest.fail('away')
         self.assertEqual([], latest.collect())
+        self.assertEqual('away', latest.reason)
 
 
 class TestDashboard(base.BaseTestCase):
