@@ -47,7 +47,7 @@ printf 'Bringing up the lab\n'
 # its threads write at once, and an import never begins.
 python -m lab up --database mariadb
 # More workers than cores, as most tests wait for clusters most of the time.
-workers=${CONCURRENCY:-5}
+workers=${CONCURRENCY:-4}
 # Which worker runs what follows from what it took before; where that cannot be
 # told, stestr deals the tests out by itself, and says why.
 python tools/partition-tests.py deal "$workers" "$@" > "$state/workers.yaml" &&

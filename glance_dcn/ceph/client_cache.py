@@ -346,6 +346,10 @@ class ClientCache:
         finally:
             with self.lock:
                 self._being_closed -= 1
+                last = not self._being_closed
+        if last:
+            # What a client had is spread over what others still have.
+            native.give_back_memory()
 
     def _exhausted(self, store: str) -> errors.Exhausted:
         left = self._limits.left()

@@ -218,6 +218,16 @@ def _engine():
     return api.get_engine()
 
 
+def ping():
+    """Return when the database has answered.
+
+    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
+        database does not answer, see :meth:`Database.ask`
+    """
+    with _engine().connect() as connection:
+        connection.execute(sql.select(1))
+
+
 def count():
     """Return the number of images.
 

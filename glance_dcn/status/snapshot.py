@@ -20,6 +20,10 @@ from glance_dcn.ceph import health
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
+# Seconds for the questions about images, once the database has answered: tens
+# of thousands of them, on a busy server.
+_LISTING = 120
+
 PRESENT, COPYING, DELETING, LEFT, MISSING = (
     'present', 'copying', 'deleting', 'failed', 'missing')
 
@@ -79,7 +83,8 @@ def take(targets, timeout, wanted=None, limit=0, deployment='',
     """Return a :class:`Snapshot`.
 
     :param targets: list of :class:`glance_dcn.checks.subjects.Target`
-    :param timeout: seconds to wait for sites, and for the database
+    :param timeout: seconds to wait for sites, and for the database to answer
+        at all
     :param wanted: :class:`glance_dcn.status.inventory.Filter`; None: all
         images, if there are no more than the limit
     :param limit: images to list at most
@@ -92,9 +97,10 @@ def take(targets, timeout, wanted=None, limit=0, deployment='',
     began = time.monotonic()
     # Sites are asked while the database is.
     looks = look.Looks(targets, deployment)
-    totals, images, number, transfers = (
-        database or inventory.Database()).ask(
-            lambda: _inventory(wanted, limit), timeout)
+    database = database or inventory.Database()
+    database.ask(inventory.ping, timeout)
+    totals, images, number, transfers = database.ask(
+        lambda: _inventory(wanted, limit), max(timeout, _LISTING))
     left = timeout - (time.monotonic() - began)
     return Snapshot(looks.wait(max(left, 1)), totals, transfers, images,
                     number, time.monotonic() - began, time.time())

@@ -118,9 +118,14 @@ class LeaderTest(workers.WorkersTestCase):
             journal.FOLDER, 'wake').touch()
         process.wait_for('the task', lambda: not self.tasks.records(
             task.site, task.image), PATIENCE)
-        [pid] = [int(line.split()[2]) for number in range(2)
-                 for line in self.workers.log(number).splitlines()
-                 if 'delete of image %s' % task.image in line]
+
+        def doers() -> list[int]:
+            return [int(line.split()[2]) for number in range(2)
+                    for line in self.workers.log(number).splitlines()
+                    if 'delete of image %s' % task.image in line]
+        # It says so when the record is gone.
+        process.wait_for('its line', doers, PATIENCE)
+        [pid] = doers()
         return pid
 
     def test_killed_leader(self) -> None:
