@@ -58,7 +58,7 @@ file in place of that.
 FAILED = 2
 #: Exit status after Ctrl-C.
 INTERRUPTED = 130
-#: Exit status if nobody reads what is printed, that of SIGPIPE.
+#: Exit status if the reader of the output has gone, that of SIGPIPE.
 CLOSED = 141
 
 # Modules of the subcommands, each with register(subparsers). What they need

@@ -130,7 +130,7 @@ def _refuse(kwargs, reason):
         wrapper.drop_lock_for_task()
     except exception.NotFound:
         LOG.debug('Task %s had lost its lock', kwargs['task_id'])
-    # Whoever sees that the task has failed may try again at once.
+    # A user who sees that the task has failed may try again at once.
     database.fail(kwargs['task_id'], reason)
     running.end(kwargs['task_id'])
 
