@@ -35,8 +35,11 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds for which a client stays blocklisted: no request of it lives longer.
-_DURATION = 3600
+# Seconds for which a client stays blocklisted. Its process may have been
+# stopped with a virtual machine that is suspended over weeks: when it goes on,
+# the request that it was about to send is to fail. An entry of the OSDs' map
+# has some 50 bytes; Ceph's own default is an hour.
+_DURATION = 90 * 24 * 3600
 # Seconds that the cluster has for letting its watches end.
 _PATIENCE = 10
 _PAUSE = 0.1

@@ -110,10 +110,7 @@ class Removal:
         :raises InUse: if the snapshot has clones, or the image is open
             elsewhere; it is left as it was
         """
-        if self._image_id is None or (
-                look_up(self._ioctx, self._name) != self._image_id):
-            raise rbd.ImageNotFound('RBD image %s with ID %s'
-                                    % (self._name, self._image_id))
+        self._check_name()
         if self._snapshot is None:
             return
         try:
@@ -151,6 +148,7 @@ class Removal:
             if self._has_snapshot:
                 removed = _remove_snapshot(self._image, self._snapshot)
             self._close()
+            self._check_name()
             try:
                 rbd.RBD().remove(self._ioctx, self._name)
             except rbd.ImageHasSnapshots:
@@ -203,7 +201,21 @@ class Removal:
     def _trash(self):
         if self._trashing:
             self._trashing(self._image_id)
+        self._check_name()
         rbd.RBD().trash_move(self._ioctx, self._name)
+
+    def _check_name(self):
+        """See that the name is that of the image that is meant.
+
+        librbd removes by name, and this process may have been stopped for
+        longer than a holder of a name lock stays blocklisted.
+
+        :raises rbd.ImageNotFound: if it is not
+        """
+        if self._image_id is None or (
+                look_up(self._ioctx, self._name) != self._image_id):
+            raise rbd.ImageNotFound('RBD image %s with ID %s'
+                                    % (self._name, self._image_id))
 
     def _close(self):
         image, self._image = self._image, None

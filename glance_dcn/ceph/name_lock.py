@@ -135,16 +135,40 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
     held.release()
 
 
-def break_lock(ioctx: rados.Ioctx, image: str,
+def break_lock(client: rados.Rados, ioctx: rados.Ioctx, image: str,
                instances: Collection[int]) -> None:
-    """Take the lock of a name from a client that is known to be dead.
+    """Take the lock of a name from a client that is taken for dead.
 
-    :param instances: RADOS instance IDs of clients whose process has ended
+    It is blocklisted first: its process may only have been stopped, at the
+    very call that removes what has the name.
+
+    :param client: connected client of the pool's cluster
+    :param instances: RADOS instance IDs of the clients that are taken for
+        dead; the lock of another is left alone
+    :raises NotLocked: if it cannot be blocklisted; it keeps the lock
     :raises rados.Error: if the cluster refuses
     """
     found = omap.holder(ioctx, OBJECT, _lock(image))
     if found and found.instance in instances:
+        _fence(client, image, found, 'is taken for dead')
         omap.break_lock(ioctx, OBJECT, _lock(image), found)
+
+
+def _fence(client: rados.Rados, image: str, holder: omap.Holder,
+           why: str) -> None:
+    """Blocklist the holder of a lock.
+
+    :raises NotLocked: if that is not possible
+    """
+    if not holder.address or fencing.blocklist(client, [holder.address]):
+        raise NotLocked(
+            image, 'its name lock is held by client %s, which %s and cannot '
+            'be blocklisted; the user needs the monitor capability "profile '
+            'rbd"' % (holder.address or 'of no known address', why),
+            errno.EBUSY)
+    LOG.warning('Client %(address)s, which was creating or removing RBD '
+                'image %(image)s, %(why)s: it is blocklisted', {
+                    'address': holder.address, 'image': image, 'why': why})
 
 
 def _lock(image: str) -> str:
@@ -161,27 +185,33 @@ class _Held:
         self._cookie = str(uuid.uuid4())
         self._beat = 0
 
-    def take(self) -> None:
+    def take(self, flags: int = omap.MAY_RENEW) -> None:
         """Take the lock, or renew it.
 
         :raises rados.ObjectBusy: if another client holds it
+        :raises rados.ObjectNotFound: if it is to be renewed, and nobody
+            holds it
         :raises rados.Error: if the cluster refuses
         """
         self._beat += 1
         # The description is what changes with each renewal.
         self.ioctx.lock_exclusive(
             OBJECT, self.lock, self._cookie,
-            'beat %d for %s' % (self._beat, self.image), None,
-            omap.MAY_RENEW)
+            'beat %d for %s' % (self._beat, self.image), None, flags)
 
     def renew(self) -> bool:
-        """Renew the lock; return whether it may be held for longer."""
+        """Renew the lock; return whether it may be held for longer.
+
+        One that was taken away stays so, also if it is free again: the block
+        is to end with an error.
+        """
         try:
-            self.take()
+            self.take(omap.MUST_RENEW)
         except rados.Error as exc:
             LOG.debug('The name lock of image %(image)s was not renewed: '
                       '%(error)s', {'image': self.image, 'error': exc})
-            return not isinstance(exc, rados.ObjectBusy)
+            return not isinstance(exc, (rados.ObjectBusy,
+                                        rados.ObjectNotFound))
         return True
 
     def unlock(self) -> None:
@@ -268,19 +298,8 @@ class _Waiter:
             return
         if now - self._since < self._expiry:
             return
-        if not found.address or fencing.blocklist(self._client,
-                                                  [found.address]):
-            raise NotLocked(
-                self._held.image, 'its name lock is held by client %s, which '
-                'has not renewed it for %d s and cannot be blocklisted; the '
-                'user needs the monitor capability "profile rbd"'
-                % (found.address or 'of no known address', self._expiry),
-                errno.EBUSY)
-        LOG.warning('Client %(address)s, which was creating or removing RBD '
-                    'image %(image)s, has not answered for %(seconds)d s: it '
-                    'is blocklisted', {
-                        'address': found.address, 'image': self._held.image,
-                        'seconds': self._expiry})
+        _fence(self._client, self._held.image, found,
+               'has not renewed its name lock for %d s' % self._expiry)
         try:
             omap.break_lock(self._held.ioctx, OBJECT, self._held.lock, found)
         except rados.Error as exc:

@@ -25,6 +25,7 @@ from glance_dcn.checks import registry
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import folder as site_files
+from glance_dcn.sites import home as homes
 from glance_dcn.staging import folder
 from glance_dcn.status import inventory
 
@@ -57,6 +58,12 @@ _DATABASE = 10
     default=(FAIL, 'default_backend is %(default)r, which is no store of '
              'enabled_backends', 'name one of %(stores)s as default_backend '
              'in [glance_store]'),
+    home=(FAIL, 'default_backend %(default)s is not of type dcn, several '
+          'stores are, and none of them is said to keep the records, which '
+          'other sites must not be able to write', 'let %(default)s be of '
+          'type dcn, or set home_store in [glance_dcn]'),
+    strange=(FAIL, 'home_store is %(home)r, which is no store of type dcn',
+             'correct home_store in [glance_dcn]'),
     driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
             'into the Python that Glance runs in (%(python)s)'))
 def stores(node):
@@ -70,7 +77,13 @@ def stores(node):
                     stores=', '.join(sorted(backends)))
     if 'dcn' not in _installed('glance_store.drivers'):
         raise Found('driver', python=sys.executable)
-    count = len(set(backends) | _sites_of_files(node.conf))
+    added = _sites_of_files(node.conf)
+    home = homes.choose(node.conf, added)
+    if home is None:
+        raise Found('home', default=default)
+    if home not in added and backends.get(home) != 'dcn':
+        raise Found('strange', home=home)
+    count = len(set(backends) | added)
     return '%d store%s, %s is the default' % (count, 's' * (count != 1),
                                               default)
 

@@ -31,7 +31,8 @@ def bury(site, image, instances, published, committed=True):
 
     :param site: :class:`glance_dcn.sites.site.Site`
     :param image: name of the RBD image, which no location names
-    :param instances: RADOS instance IDs of the clients, dead for certain
+    :param instances: RADOS instance IDs of the clients, which are dead, or
+        are blocklisted because they are taken for dead
     :param published: remove it although it is published
     :param committed: and although its writer was about to tell Glance of it,
         which may come to know of it still; else the task runner removes it,
@@ -48,6 +49,8 @@ def bury(site, image, instances, published, committed=True):
                     committed or not site.is_committed(image,
                                                        found.identity))):
                 return True
+            if not found.complete:
+                site.fence_writers(image, found.identity)
             site.discard(ioctx, image, found.identity)
     except rbd.ImageNotFound:
         return True

@@ -13,10 +13,10 @@
 """The cluster in which this process keeps its records: that of its own site.
 
 Records (tasks, intents, leases, definitions of sites, cluster identities,
-workers) lie in the pool of the default store, in a RADOS namespace of this
-software. Users of other sites have no right to that namespace, and no process
-reads what another site keeps in its own: a record that another site could
-have written is never acted upon.
+workers) lie in the pool of one store, best the default one, in a RADOS
+namespace of this software. Users of other sites have no right to that
+namespace, and no process reads what another site keeps in its own: a record
+that another site could have written is never acted upon.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from glance_dcn.ceph import omap
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Iterable
     from collections.abc import Iterator
 
     from glance_dcn.sites import site as sites
 
-#: RADOS namespace of the records, in the pool of the default store.
+#: RADOS namespace of the records, in the pool of the home's store.
 NAMESPACE = 'glance-dcn'
 
 # The object with the key of the deployment, and its key in the omap.
@@ -48,8 +49,8 @@ _T = typing.TypeVar('_T')
 class Home:
     """Where this process keeps its records.
 
-    :ivar site: site of the default store, or of the first ``dcn`` store where
-        the default store is of another type; None before one is configured
+    :ivar site: site of the store that keeps them, see
+        :func:`choose`; None before it is configured
     """
 
     def __init__(self, site: sites.Site | None = None) -> None:
@@ -71,9 +72,9 @@ class Home:
         """
         if self.site is None:
             raise errors.Misconfigured(
-                self.name, 'the default store, whose cluster keeps the '
-                'records, is not configured', 'see default_backend in '
-                '[glance_store], and what is logged of that store')
+                self.name, 'the store whose cluster keeps the records is not '
+                'configured', 'see default_backend in [glance_store], '
+                'home_store in [glance_dcn], and what is logged of that store')
         with self.site.open_pool() as ioctx:
             ioctx.set_namespace(NAMESPACE)
             yield ioctx
@@ -114,6 +115,25 @@ class Home:
                     'hashed once more when they are copied next')
             self._key = key
         return self._key
+
+
+def choose(conf: typing.Any, configured: Iterable[str]) -> str | None:
+    """Return the identifier of the store that keeps the records, or None.
+
+    Not just any: whoever owns its cluster can have images removed from all
+    sites.
+
+    :param conf: oslo.config object of Glance, with this package's options
+    :param configured: identifiers of ``dcn`` stores that are configured, or
+        that site files define
+    """
+    named = conf.glance_dcn.home_store
+    default = conf.glance_store.default_backend
+    ours = {name for name, kind in (conf.enabled_backends or {}).items()
+            if kind == 'dcn'}.union(configured)
+    if named or default in ours:
+        return named or default
+    return ours.pop() if len(ours) == 1 else None
 
 
 def _make_key(ioctx: typing.Any) -> str:

@@ -198,16 +198,22 @@ class Site:
         return name_lock.hold(self._connection.client_of(ioctx), ioctx, image)
 
     def fence_dead(self, ioctx, image, instances):
-        """Take an image away from dead clients.
+        """Take an image away from clients that are taken for dead.
+
+        They are blocklisted: their process may only have been stopped.
 
         :param ioctx: of this site's pool
         :param image: name of the RBD image
         :param instances: RADOS instance IDs of the clients
+        :raises glance_dcn.ceph.name_lock.NotLocked: if one cannot be
+            blocklisted
+        :raises glance_dcn.sites.leftovers.BeingWritten: likewise
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
-        name_lock.break_lock(ioctx, image, instances)
-        fencing.blocklist_watchers(self._connection.client_of(ioctx), ioctx,
-                                   image, instances)
+        client = self._connection.client_of(ioctx)
+        name_lock.break_lock(client, ioctx, image, instances)
+        if not fencing.blocklist_watchers(client, ioctx, image, instances):
+            raise leftovers.BeingWritten(leftovers.look(ioctx, image))
 
     def call(self, function, *args, late=None, fence=True):
         """Call a function that waits for the site, while that is there.
@@ -319,19 +325,30 @@ class Site:
             with self.name_lock(ioctx, image):
                 if not (write and self.tasks.run_pending_for_image(
                         self, ioctx, image, write)):
-                    leftovers.clear(ioctx, image, self._fence_writers)
+                    leftovers.clear(ioctx, image, self.fence_writers)
         raise leftovers.BeingWritten(leftovers.look(ioctx, image))
 
-    def _fence_writers(self, image, image_id):
+    def fence_writers(self, image, image_id):
         """Blocklist those who have recorded that they write an image.
 
         None of them has it open any more, but one that was stopped would
         write to its objects when it goes on.
+
+        :param image: name of the RBD image
+        :param image_id: its internal ID
+        :raises glance_dcn.sites.leftovers.BeingWritten: if one of them cannot
+            be blocklisted
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
+            home
+        :raises glance_dcn.ceph.omap.Error: if one of them refuses
         """
         if self.tasks is None:
             return
         addresses = self.tasks.writers_of(self, image, image_id)
-        self.blocklist(addresses - {self.address})
+        left = self.blocklist(addresses - {self.address})
+        if left:
+            raise leftovers.BeingWritten(leftovers.Found(
+                image, image_id, writers=tuple(sorted(left))))
 
     @contextlib.contextmanager
     def adopting(self, ioctx, image, identity):

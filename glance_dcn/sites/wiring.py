@@ -19,7 +19,7 @@ store is refused, and the others go on.
 
 The fsid of each site's cluster is kept at home (see
 :mod:`glance_dcn.ceph.fsids`), and in memory. What is kept is read and written
-in the background: nobody waits for the default site when it is away.
+in the background: nobody waits for the home's site when it is away.
 """
 
 import logging
@@ -48,7 +48,7 @@ class Wiring:
         self.deployment = ''
         # By name, in the order in which they were configured.
         self._sites = {}
-        self._default = None
+        self._home = None
         self._complaint = None
         # (fsid, since) by store, as it is kept; None: not read yet.
         self._kept = None
@@ -58,19 +58,19 @@ class Wiring:
         self._work = background.Periodic('dcn-wiring', self.synchronise,
                                          _INTERVAL)
 
-    def add(self, site, default=False):
+    def add(self, site, home=False):
         """Take note of a store's site.
 
         :param site: :class:`glance_dcn.sites.site.Site`
-        :param default: whether it is that of the default store
+        :param home: whether it is that of the store that keeps the records
         """
         self._sites[site.name] = site
-        if default:
-            self._default = site
+        if home:
+            self._home = site
 
     @property
-    def _home(self):
-        return homes.Home(self._default)
+    def _records(self):
+        return homes.Home(self._home)
 
     def remove(self, name):
         """Forget a store."""
@@ -78,7 +78,7 @@ class Wiring:
 
     def begin(self, site):
         """Begin to read what is kept, if a site is used for the first time."""
-        if not self._minds(site) or self._default is None:
+        if not self._minds(site) or self._home is None:
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + _PATIENCE
@@ -116,21 +116,21 @@ class Wiring:
 
         :returns: tuple of the fsid that was kept, or None, and that of now
         :raises glance_dcn.ceph.errors.ClusterError: if the site, or the
-            default site, cannot be used
+            home's, cannot be used
         """
         fsid = site.answering_fsid()
-        default = self._default
-        if default is None:
+        home = self._home
+        if home is None:
             raise errors.Misconfigured(
-                site.name, 'the default store is no dcn store: nothing is '
+                site.name, 'no store keeps the records, and so nothing is '
                 'kept of the clusters of others', 'restart Glance instead')
         try:
-            with self._home.open() as ioctx:
+            with self._records.open() as ioctx:
                 before = fsids.replace(ioctx, self.deployment, site.name,
                                        fsid)
         except fsids.Error as exc:
             raise errors.Unreachable(
-                default.name, 'what is kept of the clusters could not be '
+                home.name, 'what is kept of the clusters could not be '
                 'written (%s)' % exc, 'see that its cluster is healthy')
         self._seen[site.name] = fsid, time.time()
         return before, fsid
@@ -142,10 +142,10 @@ class Wiring:
 
         :param fsid: of the other one
         """
-        if self._default is None or self.fault(site):
+        if self._home is None or self.fault(site):
             return False
         try:
-            with self._home.open() as ioctx:
+            with self._records.open() as ioctx:
                 return fsid in fsids.former(ioctx, self.deployment,
                                             site.name)
         except (errors.ClusterError, fsids.Error) as exc:
@@ -158,13 +158,13 @@ class Wiring:
 
         Does nothing while there is nothing to look for.
         """
-        default = self._default
+        home = self._home
         if self._kept is not None and not self._pending():
             return
-        if default is None or not default.available:
+        if home is None or not home.available:
             return
         try:
-            with self._home.open() as ioctx:
+            with self._records.open() as ioctx:
                 kept = self._exchange(ioctx)
         except (errors.ClusterError, fsids.Error) as exc:
             # A site without a cluster may have a key that only reads: once.
@@ -172,7 +172,7 @@ class Wiring:
                     else logging.WARNING,
                     'What is kept of the clusters of all stores in the pool '
                     'of store %(store)s cannot be read or written: %(error)s',
-                    {'store': default.name, 'error': exc})
+                    {'store': home.name, 'error': exc})
             self._complaint = str(exc)
             return
         self._complaint = None
@@ -185,7 +185,7 @@ class Wiring:
         kept = self._load(ioctx)
         for name, site in list(self._sites.items()):
             fsid = site.connected_fsid
-            if fsid and name not in kept and site is not self._default:
+            if fsid and name not in kept and site is not self._home:
                 fsids.add(ioctx, self.deployment, name,
                           self._seen.get(name, (fsid,))[0])
                 kept = self._load(ioctx)
@@ -200,12 +200,12 @@ class Wiring:
 
     def _await(self, site):
         """Wait for what is kept, in the first moments of the process."""
-        default = self._default
-        if not self._minds(site) or default is None or default is site:
+        home = self._home
+        if not self._minds(site) or home is None or home is site:
             return
         self.begin(site)
         while (self._kept is None and time.monotonic() < self._deadline
-               and default.health.state in (health.UP, health.UNKNOWN)):
+               and home.health.state in (health.UP, health.UNKNOWN)):
             time.sleep(.01)
         if self._kept is not None and not (
                 site.name in self._kept or site.name in self._seen):
@@ -214,7 +214,7 @@ class Wiring:
     def _pending(self):
         """Whether a site is refused, or not kept yet."""
         for name, site in list(self._sites.items()):
-            if site is self._default or not site.connected_fsid:
+            if site is self._home or not site.connected_fsid:
                 continue
             if self._kept.get(name, (None,))[0] != site.connected_fsid:
                 return True

@@ -39,6 +39,7 @@ from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.runtime import green
 from glance_dcn.sites import hashes
+from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
 from glance_dcn.sites import reading
 from glance_dcn.sites import site
@@ -93,6 +94,7 @@ class Store(driver.Store):
         # Releases before 5.0 have no group of defaults for all stores.
         shared = getattr(driver, 'SHARED_CONF_GROUP', None)
         groups = [backend or 'glance_store', *filter(None, [shared])]
+        conf.register_opts(options.PROCESS_OPTS, group=options.GROUP)
         for opt in options.STORE_OPTS:
             for group in groups:
                 # Stock's, of the same name, serves as well.
@@ -143,18 +145,26 @@ class Store(driver.Store):
             glance_interfaces.start(self.conf)
         if database and queue.PROCESS.enabled:
             host.begin(self.conf, queue.PROCESS)
-        wiring.PROCESS.add(self.site, default=self._is_default)
-        queue.PROCESS.add(self.site, default=self._is_default,
-                          stands_in=not self._is_default_dcn)
+        home = self._home
+        is_home = home == group
+        wiring.PROCESS.add(self.site, home=is_home)
+        queue.PROCESS.add(self.site, home=is_home)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
             staging_watch.start(self.conf)
-            if self._is_default:
+            if is_home:
                 presence.begin(self.conf, self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
             watch.begin(self.conf, type(self))
+        if home is None and queue.PROCESS.home.site is not self.site:
+            raise exceptions.BadStoreConfiguration(
+                store_name=group, reason='no store is said to keep the '
+                'records, which other sites must not be able to write: there '
+                'are several of type dcn, and default_backend %s is not one '
+                'of them. Let it be of type dcn, or set home_store in '
+                '[glance_dcn]' % self.conf.glance_store.default_backend)
 
     def _options(self, group):
         """Return the store's options, as attributes.
@@ -173,17 +183,11 @@ class Store(driver.Store):
         self.site.limits.set(conf.dcn_max_transfers, conf.dcn_bandwidth_limit)
 
     @property
-    def _is_default(self):
-        """Whether Glance uses this store where it is told of no other."""
+    def _home(self):
+        """Identifier of the store that keeps the records, or None."""
         if not self.backend_group:
-            return True
-        return self.backend_group == self.conf.glance_store.default_backend
-
-    @property
-    def _is_default_dcn(self):
-        """Whether the default store is of this type."""
-        return self._is_default or self.conf.enabled_backends.get(
-            self.conf.glance_store.default_backend) == 'dcn'
+            return self.name
+        return homes.choose(self.conf, queue.PROCESS.sites)
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.

@@ -15,7 +15,7 @@
 One process of a host does so, its leader; the others follow what it leaves
 beside its lead.
 
-The record is shared by all processes and hosts whose default store is the
+The record is shared by all processes and hosts whose home is the
 same. A host that has the file of a site says so in it; a site of which no
 host says so any more is dropped when its pool is empty, by whoever sees it
 first: the others see that it is recorded no more.
@@ -88,26 +88,26 @@ class Record:
         # What was left to the other processes last.
         self._left = None
 
-    def exchange(self, default):
+    def exchange(self, home):
         """Write and read the record; drop what is gone and empty.
 
-        :param default: :class:`glance_dcn.sites.site.Site` that has it, or
+        :param home: :class:`glance_dcn.sites.site.Site` that has it, or
             None
         :returns: whether it is to be done again soon
         """
         if self.present is None:
             return True
-        if default is None:
-            self._tell(None, 'The default store is no dcn store of '
-                       'enabled_backends: sites that are taken away are '
+        if home is None:
+            self._tell(None, 'No dcn store of enabled_backends keeps the '
+                       'records: sites that are taken away are '
                        'forgotten when Glance restarts.')
             for name in self._retired():
                 self._drop_if_empty(name)
             return True
         try:
-            with homes.Home(default).open() as ioctx:
+            with homes.Home(home).open() as ioctx:
                 self._exchange(definitions.Definitions(
-                    default.name, ioctx, queue.PROCESS.store.deployment))
+                    home.name, ioctx, queue.PROCESS.store.deployment))
         except (errors.ClusterError, definitions.RecordError) as exc:
             self._tell(None, 'The record of sites cannot be kept for now: %s'
                        % exc)

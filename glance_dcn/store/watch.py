@@ -69,7 +69,6 @@ def begin(conf, kind):
         if _watch.conf is conf:
             return
         _watch.stop()
-    conf.register_opts(options.PROCESS_OPTS, group=options.GROUP)
     _watch = Watch(conf, kind)
     _watch.start()
 
@@ -198,14 +197,17 @@ class Watch:
         if not lead.is_held:
             return
         with lead.job('record of sites', _HANGS):
-            settled = not self.record.exchange(self._default_site())
+            settled = not self.record.exchange(self._home_site())
         self._exchange.interval = _SETTLED if settled else _EXCHANGE
 
-    def _default_site(self):
-        """Return the site of the default store, or None."""
-        name = self.conf.glance_store.default_backend
-        return None if name in self.roster.entries else dict(_sites()).get(
-            name)
+    def _home_site(self):
+        """Return the site that keeps the records, or None.
+
+        Where it comes from a file itself, it cannot keep which there were.
+        """
+        site = queue.PROCESS.home.site
+        return None if site is None or (
+            site.name in self.roster.entries) else site
 
 
 def _sites():

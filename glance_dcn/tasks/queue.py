@@ -69,25 +69,16 @@ class TaskQueue:
         self.lead = leads.Lead()
         self._database: glance_db.GlanceDatabase | None = None
         self._log = intents.WriteLog(self.store, lambda: self.lead.notify())
-        self._has_default = False
         self.enabled = True
 
-    def add(self, site: sites.Site, default: bool = False,
-            stands_in: bool = True) -> None:
+    def add(self, site: sites.Site, home: bool = False) -> None:
         """Add a site.
 
-        :param default: whether it is that of the default store, which keeps
-            the records
-        :param stands_in: whether the first site keeps them until there is
-            one; not where the default store is a dcn store that is configured
-            after others, for what is moved home meanwhile would be lost
+        :param home: whether it keeps the records
         """
         self.sites[site.name] = site
-        if default or stands_in and (self.home.site is None or (
-                not self._has_default
-                and self.home.site.name == site.name)):
+        if home:
             self.home.site = site
-            self._has_default = self._has_default or default
 
     def remove(self, name: str) -> None:
         """Forget a site that is gone."""

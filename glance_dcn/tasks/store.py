@@ -289,6 +289,8 @@ class TaskStore:
         try:
             if self.spool is None:
                 raise OSError('there is no staging folder')
+            if self.home.site is None:
+                raise OSError('from where it could not be moved')
             self.spool.put_all(texts)
         except OSError as exc:
             raise self._not_recorded(record, reason, exc) from exc

@@ -62,11 +62,15 @@ class FencingTest(base.CephTestCase):
         self.ioctx = pool.__enter__()
         self.addCleanup(pool.__exit__, None, None, None)
 
+    def break_lock(self, instances):
+        name_lock.break_lock(self.site.client(), self.ioctx, self.name,
+                             instances)
+
     def test_it_takes_no_time(self):
         started = time.monotonic()
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
                           self.name)
-        name_lock.break_lock(self.ioctx, self.name, [self.instance])
+        self.break_lock([self.instance])
         self.assertTrue(fencing.blocklist_watchers(
             self.site.client(), self.ioctx,
             self.name, [self.instance]))
@@ -75,7 +79,7 @@ class FencingTest(base.CephTestCase):
         self.assertLess(time.monotonic() - started, 25)
 
     def test_others_are_left_alone(self):
-        name_lock.break_lock(self.ioctx, self.name, [self.instance + 1])
+        self.break_lock([self.instance + 1])
         self.assertTrue(fencing.blocklist_watchers(
             self.site.client(), self.ioctx,
             self.name, [self.instance + 1]))
@@ -84,12 +88,12 @@ class FencingTest(base.CephTestCase):
         found = omap.holder(self.ioctx, name_lock.OBJECT,
                             name_lock._lock(self.name))
         self.assertEqual(self.instance, found.instance)
-        name_lock.break_lock(self.ioctx, self.name, [self.instance])
+        self.break_lock([self.instance])
         fencing.blocklist_watchers(self.site.client(), self.ioctx, self.name,
                                    [self.instance])
         rbd.RBD().remove(self.ioctx, self.name)
         # Once more does no harm.
-        name_lock.break_lock(self.ioctx, self.name, [self.instance])
+        self.break_lock([self.instance])
         omap.break_lock(self.ioctx, name_lock.OBJECT,
                         name_lock._lock(self.name),
                         found)

@@ -22,6 +22,7 @@ import time
 import fixtures
 
 from lab import glance
+from lab import process
 from tests.functional.api import base
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -45,17 +46,17 @@ class CommandTestCase(base.ApiTestCase):
     def run_command(self, etc, *argv, env=None, timeout=120):
         """Run it, and return the exit status, its output and the seconds."""
         began = time.monotonic()
-        process = self.start(etc, *argv, env=env)
+        command = self.start(etc, *argv, env=env)
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = command.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            process.kill()
+            command.kill()
             raise
         self.addDetail('stderr', base.content.text_content(err))
         self.addDetail('stdout', base.content.text_content(out[-4000:]))
         # Ended by a signal: where, is told by faulthandler and librados.
-        self.assertGreaterEqual(process.returncode, 0, err[-4000:])
-        return process.returncode, out, time.monotonic() - began
+        self.assertGreaterEqual(command.returncode, 0, err[-4000:])
+        return command.returncode, out, time.monotonic() - began
 
     def configured(self, stores, overrides=None, default='central',
                    worker=None):
@@ -88,8 +89,22 @@ class CommandTestCase(base.ApiTestCase):
         """Return what was printed as JSON."""
         return json.loads(out)
 
-    def scratch(self, *clusters):
-        """Return the names of scratch images, and in the trash."""
-        return [name for cluster in clusters
-                for name in cluster.images() + cluster.trash()
-                if name.startswith('glance-dcn-scratch')]
+    def assertNoScratch(self, *clusters, pools=('images',)):
+        """See that no scratch images are left, nor any in the trash.
+
+        Those of a command that another test runs at the same time go soon.
+        """
+        def scratch():
+            return {(cluster.name, name) for cluster in clusters
+                    for pool in pools
+                    for name in cluster.images(pool) + cluster.trash(pool)
+                    if name.startswith('glance-dcn-scratch')}
+        left = scratch()
+
+        def gone():
+            left.intersection_update(scratch())
+            return not left
+        try:
+            process.wait_for('scratch images to be gone', gone, 10)
+        except process.LabError:
+            self.fail('left: %s' % sorted(left))

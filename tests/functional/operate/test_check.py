@@ -130,7 +130,7 @@ class HealthyTest(CheckTestCase):
             self.assertGreater(
                 found[site, 'throughput']['figures']['write'], 0)
         self.assertInTime(self.seconds, 15)
-        self.assertEqual([], self.scratch(*map(self.cluster, base.SITES)))
+        self.assertNoScratch(*map(self.cluster, base.SITES))
 
     def test_table(self):
         etc = self.configured(base.rbd_stores())
@@ -220,7 +220,7 @@ class BrokenSitesTest(CheckTestCase):
             ('skip', 'not possible, see login'), tuple(
                 found['wrongkey', 'rights'][name]
                 for name in ('level', 'text')))
-        self.assertEqual([], self.scratch(*map(self.cluster, base.SITES)))
+        self.assertNoScratch(*map(self.cluster, base.SITES))
 
     def open_keyring(self, cluster):
         """Return a keyring of openstack that everybody can read."""
@@ -354,7 +354,7 @@ class ExcessTest(CheckTestCase):
                           "class-read pool=images namespace=''\"",
                           found[other, 'excess']['remedy'])
         # Nothing was done to find out.
-        self.assertEqual([], self.scratch(central))
+        self.assertNoScratch(central)
 
     def test_key_of_central_that_reaches_the_records(self):
         found, other = self.look(at='central', dcn_access='read-write')
@@ -467,4 +467,4 @@ class SilentOsdTest(CheckTestCase):
             ('edge', 'pool', 'do not answer'))
         self.assertInTime(self.seconds, 15)
         edge.thaw()
-        self.assertEqual([], self.scratch(edge))
+        self.assertNoScratch(edge)

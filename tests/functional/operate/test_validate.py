@@ -37,13 +37,8 @@ class ValidateTest(operate.CommandTestCase):
         self.assertEqual([], [
             image['id'] for image in self.central.images.list()
             if image['name'].startswith(_NAME)])
-        for site in base.SITES:
-            cluster = self.cluster(site)
-            for pool in ('images', 'vms'):
-                self.assertEqual([], [
-                    name for name in cluster.images(pool)
-                    + cluster.trash(pool)
-                    if name.startswith('glance-dcn-scratch')])
+        self.assertNoScratch(*map(self.cluster, base.SITES),
+                             pools=('images', 'vms'))
 
     def test_passes(self):
         status, out = self.validate('--compute-user', 'openstack',

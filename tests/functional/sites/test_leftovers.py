@@ -347,7 +347,8 @@ class NameLockTest(LeftOverTestCase):
     def test_of_another_name_stays_with_its_holder(self):
         other = self.useFixture(Pool(self.cluster('dcn0')))
         with name_lock.hold(other.client, other.ioctx, self.image):
-            name_lock.break_lock(self.pool.ioctx, self.image, [4242])
+            name_lock.break_lock(self.pool.client, self.pool.ioctx,
+                                 self.image, [4242])
             self.assertRaises(
                 rados.ObjectBusy,
                 name_lock._Held(self.pool.ioctx, self.image).take)

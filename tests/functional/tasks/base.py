@@ -114,7 +114,7 @@ class TasksTestCase(base.CephTestCase):
         self.queue = queues.TaskQueue(self.deployment)
         self.home = self.site('central')
         self.edge = self.site('dcn0')
-        self.queue.add(self.home, default=True)
+        self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         self.queue._database = self.database
         self.addCleanup(self.purge)

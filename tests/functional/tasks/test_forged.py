@@ -306,7 +306,7 @@ class SpoolTest(base.TasksTestCase):
         self.home = base.sites.Site('home-%s' % self.image, 'images', 22,
                                     conf, 'glance', 3, 3, tasks=self.queue)
         self.edge = self.site('dcn0')
-        self.queue.add(self.home, default=True)
+        self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         with self.home.open_pool():
             pass

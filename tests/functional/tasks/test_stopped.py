@@ -17,6 +17,7 @@ The real thing each time: SIGSTOP, SIGKILL, and a clock that is stepped.
 
 import contextlib
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,9 @@ import rados
 import rbd
 
 from glance_dcn.ceph import name_lock
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.sites import dead
 from glance_dcn.sites import leftovers
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import task as tasks
@@ -263,18 +266,29 @@ class RemovalTest(base.TasksTestCase):
             '        return super().remove(*args)',
             'images.rbd.RBD = RBD')
 
-    def check(self, *lines):
-        """Stop a process at the removal, and have its work done meanwhile."""
+    DELETE = (
+        'with site.open_pool() as ioctx, site.name_lock(ioctx, image):',
+        '    say(site.instance)',
+        '    try:',
+        '        site.delete(ioctx, image,'
+        ' images.look_up(ioctx, image), "snap")',
+        '        say("removed")',
+        '    except (rbd.Error, images.InUse) as exc:',
+        '        say(type(exc).__name__)',
+        '    os._exit(0)')
+
+    def begin(self, *lines):
+        """Write an image, and have a process that removes it."""
         first = self.write()
         self.create(status='active', dropped=[self.edge])
         for record in self.recorded():
             self.queue.store.remove(record)
-        started = self.start(*self.STOP, *lines)
+        return first, self.start(*self.STOP, *lines)
+
+    def check(self, first, started, remove):
+        """Have the work of a process that was stopped there done meanwhile."""
         self.await_line(started, 'stopped')
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=first)
-        # The name lock is taken from the stopped one, which is blocklisted.
-        self.settle(120)
+        remove()
         self.assertGone()
         second = self.write(data=b'z')
         self.assertNotEqual(first, second)
@@ -283,21 +297,49 @@ class RemovalTest(base.TasksTestCase):
         self.assertNotEqual('removed', said[0])
         self.assertThere(second)
         self.assertWhole(b'z')
+        return said[0]
+
+    def remove(self, first):
+        """Have the image removed by another runner."""
+        self.queue.defer(Action.DELETE, self.edge, self.image,
+                         image_id=first)
+        # The name lock is taken from the stopped one, which is blocklisted.
+        self.settle(120)
 
     def test_runner(self):
-        self.check(
-            'with site.open_pool() as ioctx, site.name_lock(ioctx, image):',
-            '    try:',
-            '        site.delete(ioctx, image,'
-            ' images.look_up(ioctx, image), "snap")',
-            '        say("removed")',
-            '    except (rbd.Error, images.InUse) as exc:',
-            '        say(type(exc).__name__)',
-            '    os._exit(0)')
+        first, started = self.begin(*self.DELETE)
+        started.stdout.readline()
+        self.check(first, started, lambda: self.remove(first))
+
+    def test_taken_over_by_a_peer(self):
+        # Its worker has been silent, and nothing else tells that it is dead.
+        first, started = self.begin(*self.DELETE)
+        instance = int(started.stdout.readline())
+        said = self.check(first, started, lambda: self.assertTrue(
+            dead.bury(self.edge, self.image, [instance], published=True)))
+        self.assertEqual('ConnectionShutdown', said)
+
+    def test_blocklisted_no_more(self):
+        # A virtual machine may be suspended for longer than that lasts.
+        first, started = self.begin(*self.DELETE)
+        instance = int(started.stdout.readline())
+
+        def remove():
+            with self.edge.open_pool() as ioctx:
+                held = omap.holder(
+                    ioctx, name_lock.OBJECT, name_lock._lock(self.image))
+            self.assertEqual(instance, held.instance)
+            self.assertTrue(dead.bury(self.edge, self.image, [instance],
+                                      published=True))
+            with self.cluster('dcn0').connect() as admin:
+                self.assertEqual(0, admin.mon_command(json.dumps({
+                    'prefix': 'osd blocklist', 'blocklistop': 'rm',
+                    'addr': held.address}), b'')[0])
+        self.assertEqual('ImageNotFound', self.check(first, started, remove))
 
     def test_deletion_in_a_request(self):
         # As Store.delete() does it, in a thread that nobody waits for.
-        self.check(
+        first, started = self.begin(
             'from types import SimpleNamespace',
             'from glance_dcn.engine import native',
             'from glance_dcn.store import deletion as deletions',
@@ -310,6 +352,7 @@ class RemovalTest(base.TasksTestCase):
             'error = deletion.error',
             'say(type(error).__name__ if error else "removed")',
             'os._exit(0)')
+        self.check(first, started, lambda: self.remove(first))
 
     def test_abandoned_deletion_begins_no_more(self):
         from types import SimpleNamespace
@@ -358,7 +401,7 @@ class NameLockTest(base.TasksTestCase):
                 self.client() as (other, pool):
             held = name_lock._Held(ioctx, self.image)
             held.take()
-            found = name_lock.omap.holder(pool, name_lock.OBJECT, held.lock)
+            found = omap.holder(pool, name_lock.OBJECT, held.lock)
             self.assertEqual(client.get_instance_id(), found.instance)
             self.assertIn(found.address.rpartition('/')[2],
                           client.get_addrs())
@@ -370,13 +413,27 @@ class NameLockTest(base.TasksTestCase):
             self.assertEqual(errno.ESHUTDOWN, error.errno)
             self.assertRaises(rados.Error, held.unlock)
 
+    def lose(self, ioctx):
+        """Take the lock from whoever holds it, and hold it no longer."""
+        name = name_lock._lock(self.image)
+        omap.break_lock(ioctx, name_lock.OBJECT, name,
+                        omap.holder(ioctx, name_lock.OBJECT, name))
+
     def test_lost_lock_is_an_error(self):
         with self.client() as (client, ioctx):
             def lose():
                 with name_lock.hold(client, ioctx, self.image):
-                    name_lock.break_lock(ioctx, self.image,
-                                         [client.get_instance_id()])
+                    self.lose(ioctx)
             self.assertRaises(name_lock.NameLockError, lose)
+
+    def test_lost_lock_is_not_taken_again_by_a_renewal(self):
+        with self.client() as (client, ioctx):
+            held = name_lock._Held(ioctx, self.image)
+            held.take()
+            self.assertTrue(held.renew())
+            self.lose(ioctx)
+            self.assertFalse(held.renew())
+            self.assertRaises(name_lock.NameLockError, held.release)
 
 
 class CommitTest(base.TasksTestCase):

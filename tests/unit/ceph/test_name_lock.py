@@ -174,10 +174,21 @@ class NameLockTest(base.BaseTestCase):
 
     def test_only_that_of_the_dead_is_broken(self):
         self.dead()
-        name_lock.break_lock(self.cluster, IMAGE, {8})
+        name_lock.break_lock(self.cluster, self.cluster, IMAGE, {8})
         self.assertEqual([], self.cluster.events)
-        name_lock.break_lock(self.cluster, IMAGE, {9})
-        self.assertEqual([('broken', ADDRESS)], self.cluster.events)
+        name_lock.break_lock(self.cluster, self.cluster, IMAGE, {9})
+        self.assertEqual([('blocklisted', ADDRESS), ('broken', ADDRESS)],
+                         self.cluster.events)
+
+    def test_of_the_dead_who_cannot_be_blocklisted_stays(self):
+        self.dead()
+        self.cluster.refuses_blocklisting = True
+        exc = self.assertRaises(
+            name_lock.NotLocked, name_lock.break_lock, self.cluster,
+            self.cluster, IMAGE, {9})
+        self.assertIn('profile rbd', str(exc))
+        self.assertEqual([], self.cluster.events)
+        self.assertIsNotNone(self.cluster.held)
 
 
 class LookUpTest(base.BaseTestCase):

@@ -44,7 +44,8 @@ class NodeTestCase(base.BaseTestCase):
             show_multiple_locations=True, show_image_direct_url=True,
             worker_self_reference_url=None, image_location_quota=10,
             glance_store=space(default_backend='central'),
-            glance_dcn=space(direct_copy=True, sites_dir=None),
+            glance_dcn=space(direct_copy=True, sites_dir=None,
+                             home_store=None),
             image_import_opts=space(
                 image_import_plugins=['dcn_distributed_staging',
                                       'dcn_image_conversion']),
@@ -137,6 +138,15 @@ class TestOptions(NodeTestCase):
         self.assertEqual(('fail', 'default'), self.look('stores'))
         self.conf.enabled_backends = {'a': 'rbd'}
         self.assertEqual(('fail', 'none'), self.look('stores'))
+
+    def test_no_store_keeps_the_records(self):
+        self.conf.enabled_backends = {'a': 'rbd', 'b': 'dcn', 'c': 'dcn'}
+        self.conf.glance_store.default_backend = 'a'
+        self.assertEqual(('fail', 'home'), self.look('stores'))
+        self.conf.glance_dcn.home_store = 'c'
+        self.assertEqual('ok', self.look('stores')[0])
+        self.conf.glance_dcn.home_store = 'a'
+        self.assertEqual(('fail', 'strange'), self.look('stores'))
 
     def test_site_files(self):
         self.conf.glance_dcn.sites_dir = str(self.folder)

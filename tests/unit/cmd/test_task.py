@@ -36,7 +36,7 @@ class TestTaskList(base.BaseTestCase):
         self.useFixture(fakes.MemoryCluster())
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.queue = queue.TaskQueue('ours')
-        self.queue.add(self.home, default=True)
+        self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         for name, value in (('cmd.main._set_up_stores', lambda args: None),
                             ('tasks.queue.PROCESS', self.queue)):

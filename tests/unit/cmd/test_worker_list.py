@@ -36,7 +36,7 @@ class WorkerListTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         process = queue.TaskQueue('ours')
-        process.add(task_fakes.Site('central'), default=True)
+        process.add(task_fakes.Site('central'), home=True)
         process.add(task_fakes.Site('dcn0'))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.tasks.queue.PROCESS', process))

@@ -38,7 +38,7 @@ class SiteCase(base.BaseTestCase):
             'glance_dcn.ceph.connection._registry', {}))
         self.home = fakes.Site('home')
         self.queue = queue.TaskQueue('ours')
-        self.queue.add(self.home, default=True)
+        self.queue.add(self.home, home=True)
         self.site = site.Site('edge', 'images', 22, '/nonexistent', 'glance',
                               tasks=self.queue)
         self.site._connection = types.SimpleNamespace(

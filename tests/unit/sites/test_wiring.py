@@ -104,7 +104,7 @@ class WiringCase(base.BaseTestCase):
         made.deployment = 'ours'
         self.addCleanup(made.stop)
         for site in sites:
-            made.add(site, default=site is sites[0])
+            made.add(site, home=site is sites[0])
         return made
 
     def refused(self, site, *words, process=None):

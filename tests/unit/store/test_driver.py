@@ -77,14 +77,20 @@ class StoreCase(base.BaseTestCase):
             '[global]\nfsid = %s\nmon_host = v2:127.0.0.1:9\nkeyring = %s\n'
             % (FSID, keyring))
 
-    def store(self, name='edge_7', **options):
-        """Return a configured store."""
+    def store(self, name='edge_7', default=None, **options):
+        """Return a configured store.
+
+        :param default: identifier of the default store; None: one that is
+            not configured keeps the records
+        """
         options = dict({'rbd_store_ceph_conf': self.ceph_conf,
                         'rbd_store_user': 'glance',
                         'rados_connect_timeout': 1}, **options)
         path = self.folder / 'glance-api.conf'
         path.write_text(
             '[DEFAULT]\nenabled_backends = edge_7:dcn, edge_8:dcn, nfs:file\n'
+            + ('[glance_store]\ndefault_backend = %s\n' % default
+               if default else '[glance_dcn]\nhome_store = central\n') +
             '[%s]\n' % name + ''.join('%s = %s\n' % item
                                       for item in options.items()
                                       if item[1] is not None))
@@ -140,6 +146,34 @@ class TestConfigure(StoreCase):
         self.assertEqual(
             {'edge_7': 'rbd', 'edge_8': 'dcn', 'nfs': 'file'},
             self.conf.enabled_backends)
+
+
+class TestHome(StoreCase):
+    """Where the records of several sites are kept."""
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
+
+    def test_the_default_store(self):
+        self.store('edge_8', default='edge_7')
+        self.assertIsNone(queue.PROCESS.home.site)
+        store = self.store(default='edge_7')
+        self.assertIs(store.site, queue.PROCESS.home.site)
+
+    def test_none_is_said_to_keep_them(self):
+        # That of the first one may be that of a site nobody need trust.
+        for name in ('edge_7', 'edge_8'):
+            store = self.store(name, default='nfs')
+            self.assertIsNone(queue.PROCESS.home.site)
+            self.assertFalse(store.is_capable(
+                capabilities.BitMasks.WRITE_ACCESS))
+            self.assertTrue(store.is_capable(
+                capabilities.BitMasks.READ_ACCESS))
+            exc = self.assertRaises(exceptions.BadStoreConfiguration,
+                                    store.configure_add)
+            self.assertIn('home_store', str(exc))
 
 
 class TestWeight(StoreCase):
@@ -252,7 +286,7 @@ class TestErrors(StoreCase):
 
     def test_unreachable_monitors(self):
         self.write_ceph_conf()
-        store = self.store()
+        store = self.store(default='edge_7')
         began = time.monotonic()
         exc = self.assertRaises(
             exceptions.BadStoreConfiguration, store.add, IMAGE,
@@ -266,7 +300,7 @@ class TestErrors(StoreCase):
                 self.assertIn(word, text)
 
     def test_missing_conf_file(self):
-        for text in self.refusals(self.store(),
+        for text in self.refusals(self.store(default='edge_7'),
                                   exceptions.BadStoreConfiguration,
                                   delete=failures.TimeoutError):
             for word in ('rbd_store_ceph_conf in [edge_7]',

@@ -92,7 +92,7 @@ class TestRecordCase(sites.SitesCase):
 
     def exchange(self, watch, times=1):
         for _ in range(times):
-            watch.record.exchange(watch._default_site())
+            watch.record.exchange(watch._home_site())
 
     def take_away(self, watch):
         (self.folder / 'dcn7.conf').unlink()
@@ -308,7 +308,7 @@ class TestRecord(TestRecordCase):
         watch.look()
         watch.record.exchange(None)
         self.assertEnabled(dcn7='http')
-        self.assertIn('The default store is no dcn store', self.log.output)
+        self.assertIn('No dcn store of enabled_backends', self.log.output)
         self.empty = True
         watch.record.exchange(None)
         watch.record.exchange(None)

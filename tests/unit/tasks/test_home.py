@@ -37,25 +37,60 @@ class HomeTest(base.BaseTestCase):
         super().setUp()
         self.queue = queue.TaskQueue()
 
-    def test_of_the_default_store(self):
+    def test_before_it_is_configured(self):
         edge, central = site('edge'), site('central')
-        self.queue.add(edge, stands_in=False)
+        self.queue.add(edge)
         # What were moved home now would be lost.
         self.assertIsNone(self.queue.home.site)
         with self.assertRaisesRegex(errors.ClusterError, 'default_backend'):
             self.queue.home.open().__enter__()
-        self.queue.add(central, default=True, stands_in=False)
-        self.queue.add(site('other'), stands_in=False)
+        self.queue.add(central, home=True)
+        self.queue.add(site('other'))
         self.assertIs(central, self.queue.home.site)
 
-    def test_where_the_default_store_is_of_another_type(self):
-        first = site('first')
-        self.queue.add(first)
-        self.queue.add(site('second'))
-        self.assertIs(first, self.queue.home.site)
-        again = site('first')
-        self.queue.add(again)
-        self.assertIs(again, self.queue.home.site)
+    def test_nothing_is_kept_for_a_home_that_there_is_not(self):
+        # It would stay on the disk, and never be done.
+        spool = mock.Mock()
+        store = stores.TaskStore(homes.Home(), spool=spool)
+        exc = self.assertRaises(
+            stores.NotRecorded, store.put,
+            tasks.Task(tasks.Action.DELETE, 'edge', 'image', 'images'))
+        self.assertIn('home_store', str(exc))
+        spool.put_all.assert_not_called()
+
+
+class ChooseTest(base.BaseTestCase):
+
+    def choose(self, enabled, default=None, named=None, configured=()):
+        space = types.SimpleNamespace
+        return homes.choose(space(
+            enabled_backends=enabled,
+            glance_store=space(default_backend=default),
+            glance_dcn=space(home_store=named)), configured)
+
+    def test_the_default_store(self):
+        self.assertEqual('b', self.choose({'a': 'dcn', 'b': 'dcn'}, 'b'))
+        # Glance is shown another type once it is configured.
+        self.assertEqual('b', self.choose({'a': 'dcn', 'b': 'rbd'}, 'b',
+                                          configured=['b']))
+
+    def test_the_only_one(self):
+        self.assertEqual('b', self.choose({'a': 'rbd', 'b': 'dcn'}, 'a'))
+        self.assertEqual('b', self.choose({'a': 'rbd', 'b': 'rbd'}, 'a',
+                                          configured=['b']))
+
+    def test_none_of_several(self):
+        # The first one may be that of a site which nobody need trust.
+        self.assertIsNone(self.choose(
+            {'a': 'rbd', 'b': 'dcn', 'c': 'dcn'}, 'a'))
+        self.assertIsNone(self.choose(
+            {'a': 'rbd', 'b': 'rbd', 'c': 'dcn'}, 'a', configured=['b']))
+        self.assertIsNone(self.choose({'a': 'file'}, 'a'))
+
+    def test_the_one_that_is_named(self):
+        self.assertEqual('c', self.choose(
+            {'a': 'rbd', 'b': 'dcn', 'c': 'dcn'}, 'a', 'c'))
+        self.assertEqual('c', self.choose({'a': 'dcn', 'c': 'dcn'}, 'a', 'c'))
 
 
 class EvictedTest(base.BaseTestCase):

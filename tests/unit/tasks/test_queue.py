@@ -40,7 +40,7 @@ class QueueCase(base.BaseTestCase):
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.database = fakes.Database()
         self.queue = queue.TaskQueue('ours')
-        self.queue.add(self.home, default=True)
+        self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         self.queue._database = self.database
 
@@ -51,27 +51,23 @@ class QueueCase(base.BaseTestCase):
 
 class TestHome(base.BaseTestCase):
 
-    def home(self, *names, default=None):
+    def home(self, *names, home=None):
         made = queue.TaskQueue()
         for name in names:
-            made.add(fakes.Site(name), default=name == default)
+            made.add(fakes.Site(name), home=name == home)
         return made.home.name
 
-    def test_is_that_of_the_default_store(self):
+    def test_is_the_one_that_is_said_to_be(self):
         self.assertEqual('none', self.home())
-        self.assertEqual('b', self.home('a', 'b', 'c', default='b'))
-        self.assertEqual('a', self.home('a', 'b', default='a'))
+        self.assertEqual('b', self.home('a', 'b', 'c', home='b'))
+        self.assertEqual('none', self.home('a', 'b'))
 
-    def test_default_store_of_another_type(self):
-        self.assertEqual('a', self.home('a', 'b'))
-
-    def test_stores_that_are_configured_again(self):
-        for default in (True, False):
-            made = queue.TaskQueue()
-            again = fakes.Site('a')
-            for site in (fakes.Site('a'), fakes.Site('b'), again):
-                made.add(site, default=default and site.name == 'a')
-            self.assertIs(again, made.home.site)
+    def test_store_that_is_configured_again(self):
+        made = queue.TaskQueue()
+        again = fakes.Site('a')
+        for site in (fakes.Site('a'), fakes.Site('b'), again):
+            made.add(site, home=site.name == 'a')
+        self.assertIs(again, made.home.site)
 
     def test_site_that_is_gone(self):
         made = queue.TaskQueue()
