@@ -295,19 +295,37 @@ class Copy:
         if relay.endpoint is None:
             with _blaming_source():
                 endpoint = relay.open()
-                if self._size not in (None, endpoint.size):
-                    raise engine_errors.SizeMismatch(
-                        endpoint.name, self._size, endpoint.size)
                 self._found = endpoint.call(records.load, fence=False)
-                record = self._proved(relay, endpoint)
-            # What was proven with another source holds for this one, too.
-            known = self._content
-            if known is None or known.record is None or record is None or (
-                    known.record.content != record.content):
-                self._content = _Content(endpoint.size, record, dict(
-                    record.hashes if record else {}, **self._hashes))
-            relay.record = record
+                self._content = self._expect(
+                    endpoint, self._proved(relay, endpoint))
+            relay.record = self._content.record
         return self._content
+
+    def _expect(self, endpoint: base.Endpoint,
+                record: records.Record | None) -> _Content:
+        """Return what a source that was opened has to hold.
+
+        What was proven with an earlier one holds for this one, too: Glance
+        may have been told of it.
+
+        :param record: its proved record, or None
+        :raises glance_dcn.engine.errors.SizeMismatch: if it holds something
+            else by its length
+        :raises glance_dcn.engine.errors.DigestMismatch: by its record
+        """
+        known = self._content
+        proven = known.record if known is not None else None
+        size = self._size if proven is None else proven.size
+        if size not in (None, endpoint.size):
+            raise engine_errors.SizeMismatch(endpoint.name, size,
+                                             endpoint.size)
+        if proven is None:
+            return _Content(endpoint.size, record, dict(
+                record.hashes if record else {}, **self._hashes))
+        if record is not None and record.content != proven.content:
+            raise engine_errors.DigestMismatch(
+                endpoint.name, proven.content, record.content)
+        return known
 
     def _proved(self, relay: reading.Relay,
                 endpoint: base.Endpoint) -> records.Record | None:

@@ -20,9 +20,11 @@ import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
+from glance_dcn.engine import transfer
 from glance_dcn.sites import copying
 from glance_dcn.sites import home
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import proofs
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from tests.functional import base
@@ -283,6 +285,45 @@ class CopyFaultTest(CopyingTestCase):
         outcome = self.copy('dcn1', sources=['central', 'dcn0'])
         self.assertEqual('dcn0', outcome.source)
         self.assertEqual(self.data, self.read('dcn1'))
+
+    def test_next_source_has_other_content(self):
+        # No hash is known, and Glance was told of what the first one has.
+        other = scattered('other' + self.image, SIZE)
+        for recorded in (False, True):
+            self.clean()
+            self.write('central', self.data)
+            self.write('dcn0', other)
+            if recorded:
+                self.remember('dcn0')
+            outcome = self.copy('dcn1', 'central', hashes={}, at_once=1,
+                                sources=['central', 'dcn0'],
+                                finished=self.lose_source)
+            self.assertEqual(['dcn1'], outcome.copied)
+            self.assertEqual(self.data, self.read('dcn1'))
+            self.assertIn('dcn0', str(outcome.failed['central']))
+            self.assertIn('digest', str(outcome.failed['central']))
+            self.assertAbsent('central')
+
+    def lose_source(self, outcome, told):
+        """Have the image at central removed as soon as it was copied."""
+        told()
+        central = self.sites['central']
+        if outcome.copied:
+            with central.open_pool() as ioctx:
+                central.delete(ioctx, self.image,
+                               images.look_up(ioctx, self.image),
+                               images.SNAPSHOT)
+
+    def remember(self, name):
+        """Have a record of this deployment's with an image."""
+        there = self.sites[name]
+        with there.open_pool() as ioctx:
+            with there.reading(ioctx, self.image) as endpoint:
+                found = transfer.Transfer(endpoint).run()
+            there.remember(
+                ioctx, self.image, images.look_up(ioctx, self.image),
+                proofs.sign(there, self.image, records.Record(
+                    found.size, found.content)))
 
     def test_source_that_is_not_there(self):
         error = self.assertRaises(copying.CopyFailed, self.copy, 'dcn1',
