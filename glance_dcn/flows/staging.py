@@ -32,6 +32,7 @@ from glance_dcn.flows import preflight
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.staging import database
+from glance_dcn.staging import durable
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
@@ -174,13 +175,14 @@ class _Staged(task.Task):
         super().__init__(name='%s-Staged-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._stores = list(stores)
-        self._truncated = False
+        self._is_bad = False
 
     def execute(self):
         """Note it in the journal, and have it brought to the disk.
 
         :raises glance.common.exception.ImportTaskError: if the staged data
-            has not the length that it should have
+            has not the length that it should have, or may have been lost when
+            the host was restarted
         """
         image_id = self._action_wrapper.image_id
         going_on = running.of(image_id)
@@ -189,6 +191,7 @@ class _Staged(task.Task):
         entry = going_on.entry
         image = database.image(image_id) or {}
         self._check_length(entry, image)
+        self._check_age(entry)
         # What is resumed may have been converted before.
         kind, origin = image.get('disk_format'), entry.formats.get(
             'disk_format')
@@ -211,7 +214,7 @@ class _Staged(task.Task):
                   'instead of %(expected)d; the import ends', {
                       'image': entry.image, 'path': entry.path,
                       'found': found, 'expected': expected})
-        self._truncated = True
+        self._is_bad = True
         raise exception.ImportTaskError(
             'The import cannot go on: %d bytes were staged, and %d were %s. '
             '%s.' % (found, expected,
@@ -219,6 +222,27 @@ class _Staged(task.Task):
                      if downloads else 'uploaded',
                      'Repeat the import' if downloads
                      else 'Stage the image again'))
+
+    def _check_age(self, entry):
+        """Refuse what was uploaded before the host was restarted."""
+        # What is resumed was proven by then.
+        if entry.method != 'glance-direct' or entry.attempts:
+            return
+        try:
+            if not durable.is_older_than_boot(entry.path):
+                return
+        except OSError:
+            # Stock says that it is not there.
+            return
+        LOG.error('Image %(image)s: staged file %(path)s was uploaded before '
+                  'this host was restarted, and nothing proves that all of '
+                  'it is still there; the import ends', {
+                      'image': entry.image, 'path': entry.path})
+        self._is_bad = True
+        raise exception.ImportTaskError(
+            'The import cannot go on: the host was restarted after the image '
+            'was uploaded, and nothing proves that its data is still there. '
+            'Stage the image again.')
 
     def revert(self, result, **kwargs):
         """Let an image that was uploaded be imported again.
@@ -234,7 +258,7 @@ class _Staged(task.Task):
             return
         try:
             put_back(self._action_wrapper, self._stores,
-                     keep=not self._truncated)
+                     keep=not self._is_bad)
         except (exception.NotFound, exception.Conflict,
                 exception.TaskAbortedError) as exc:
             LOG.info('Image %(image)s stays as it is: %(error)s', {

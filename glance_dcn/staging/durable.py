@@ -21,6 +21,9 @@ which staged data is believed:
   ID tells (containers have that of their host): all of it is there;
 - it was synced before its content digest was noted, and has that digest.
 
+What was uploaded before a restart, and is imported after it, has neither: no
+import has looked at it before. It has to be uploaded once more.
+
 To sync a file takes as long as the disk does, and to digest it half a second
 for each GiB of data. Both are done beside the import, by a thread of low
 priority, and cost it next to nothing. Until they are done, a power cut makes
@@ -75,6 +78,31 @@ def is_current(boot: str) -> bool:
     :param boot: what :func:`boot_id` returned then
     """
     return bool(boot) and boot == boot_id()
+
+
+def is_older_than_boot(path: str) -> bool:
+    """Return whether a file was written before this host was started.
+
+    What nobody has synced then may have its length, and zeros in place of its
+    data.
+
+    :param path: path of the file
+    :raises OSError: if that cannot be told
+    """
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return os.stat(path, follow_symlinks=False).st_mtime < booted
+
+
+def renew(path: str) -> None:
+    """Bring a file to the disk, and let it count as written just now.
+
+    For one whose content was proven, see :func:`is_older_than_boot`.
+
+    :param path: path of the file
+    :raises OSError: if that fails; the data may be lost then
+    """
+    os.utime(path, follow_symlinks=False)
+    sync(path)
 
 
 def sync(path: str) -> None:

@@ -312,7 +312,7 @@ class _Recovery:
         :returns: whether it is there; what failed once may be lost
         """
         try:
-            durable.sync(self._entry.path)
+            durable.renew(self._entry.path)
         except OSError as exc:
             LOG.error('Image %(image)s: staged file %(path)s cannot be '
                       'brought to the disk, and is not trusted: %(error)s', {

@@ -195,9 +195,24 @@ class PowerCutTest(base.ApiTestCase):
         [message] = self.scene.api.messages(job.image_id)
         self.assertIn('stage the image again', message)
         self.assertIn('its content changed', message)
+        self.stage_again(job)
+
+    def stage_again(self, job):
+        """Stage the data of an import that failed, and import that."""
         self.assertEqual([], self.scene.staged())
         self.scene.api.stage(job.image_id, self.scene.qcow2)
         job.begin()
         self.assertEqual('active', job.usable(_LIMIT))
         self.assertEqual([], job.wrong())
         self.assertEqual([], job.remove())
+
+    def test_uploaded_before_and_imported_after(self):
+        job = scenes.Job(self.scene, 'glance-direct')
+        # No import has begun that could have vouched for it.
+        os.utime(self.scene.staging / job.image_id, (1, 1))
+        job.begin()
+        process.wait_for('the refusal', lambda: job.image()[
+            'status'] == 'queued', _LIMIT)
+        [message] = self.scene.api.messages(job.image_id)
+        self.assertIn('Stage the image again', message)
+        self.stage_again(job)

@@ -13,6 +13,7 @@
 
 """The import plugin, with a real database and a real staging folder."""
 
+import os
 import pathlib
 import uuid
 
@@ -25,6 +26,7 @@ from oslotest import base
 from glance_dcn.flows import staging
 from glance_dcn import plugins
 from glance_dcn.staging import database
+from glance_dcn.staging import durable
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
 from tests.unit.staging import glance
@@ -194,6 +196,33 @@ class StagingTest(base.BaseTestCase):
             image['properties'][database.FAILED]))
         self.assertNotIn(database.HOST, image['properties'])
         self.assertFalse((self.staging / self.image_id).exists())
+
+    def test_uploaded_before_the_host_was_restarted(self):
+        # It may have its length, and zeros in place of its data.
+        task = self.staged(5, status='importing', size=5)
+        path = self.staging / self.image_id
+        os.utime(path, (1, 1))
+        error = self.assertRaises(exception.ImportTaskError, task.execute)
+        self.assertIn('Stage the image again', str(error))
+        self.assertEqual({}, self.entry.proofs)
+        task.revert(None)
+        self.assertEqual('queued', database.image(self.image_id)['status'])
+        self.assertFalse(path.exists())
+
+    def test_what_was_proven_after_the_restart_is_imported(self):
+        task = self.staged(5, status='importing', size=5)
+        path = self.staging / self.image_id
+        os.utime(path, (1, 1))
+        durable.renew(str(path))
+        task.execute()
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
+
+    def test_what_goes_on_was_proven_before(self):
+        task = self.staged(5, status='importing', size=5)
+        os.utime(self.staging / self.image_id, (1, 1))
+        running.of(self.image_id).held.note(attempts=1)
+        task.execute()
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
 
     def test_truncated_download(self):
         for method in ('web-download', 'glance-download'):
