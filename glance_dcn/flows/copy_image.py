@@ -32,7 +32,7 @@ from taskflow import task
 from taskflow.types import failure
 
 from glance_dcn.flows import heartbeat
-from glance_dcn.flows import located
+from glance_dcn.staging import located
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
