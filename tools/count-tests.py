@@ -33,7 +33,7 @@ class _Counter(testtools.StreamResult):
 
 
 def main():
-    """Print the counts; the exit code is 1 if there are none."""
+    """Print what failed, and the counts; exit with 1 if there are none."""
     stream = subprocess.run(['stestr', 'last', '--subunit'], check=False,
                             stdout=subprocess.PIPE).stdout
     counter = _Counter()
@@ -42,12 +42,15 @@ def main():
     passed = [name for name, how in outcomes.items()
               if how in ('success', 'xfail')]
     skipped = [name for name, how in outcomes.items() if how == 'skip']
-    failed = len(outcomes) - len(passed) - len(skipped)
+    failed = sorted(set(outcomes).difference(passed, skipped))
     on_ceph = [name for name in passed if name.startswith('tests.functional')]
     print('%d functional tests passed against real Ceph clusters'
           % len(on_ceph))
+    # Their output is far above, between that of others.
+    for name in failed:
+        print('failed: %s' % name)
     print('%d passed, %d failed%s' % (
-        len(passed), failed,
+        len(passed), len(failed),
         ', %d skipped' % len(skipped) if skipped else ''))
     return 0 if outcomes else 1
 

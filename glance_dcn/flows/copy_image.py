@@ -32,7 +32,6 @@ from taskflow import task
 from taskflow.types import failure
 
 from glance_dcn.flows import heartbeat
-from glance_dcn.staging import located
 from glance_dcn.flows import options
 from glance_dcn.flows import staging
 from glance_dcn.flows import stores
@@ -40,6 +39,7 @@ from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import copying
 from glance_dcn.sites import sources
+from glance_dcn.staging import located
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -245,7 +245,8 @@ class _CopyDirectly(task.Task):
             # The save comes next. If its answer is lost, Glance may have the
             # locations all the same.
             told()
-        located.check(watch, self._action_wrapper.image_id, outcome.copied)
+        located.check(watch, self._action_wrapper.image_id,
+                      map(stores.site, outcome.copied))
         self._located.update(outcome.copied)
 
     def _progress(self, standing):

@@ -47,6 +47,7 @@ _since = 0
 _watch = None
 _gate = None
 _said = False
+_commits = None
 
 
 def start(conf):
@@ -78,6 +79,7 @@ def ask_first(function):
 
 def _look():
     _wait_for_glance()
+    _look_after_commits()
     found = folder.of(_conf)
     if found is None or not (
             glance_interfaces.usable(glance_interfaces.DATABASE)
@@ -97,6 +99,23 @@ def _look():
     if used:
         _say_doubts()
         residue.look(found, chosen.staging_residue_age)
+
+
+def _look_after_commits():
+    """Look whether what this process was about to save is still there."""
+    global _commits
+    if not glance_interfaces.usable(glance_interfaces.DATABASE):
+        return
+    # The database of Glance is there by now, see _wait_for_glance().
+    from glance_dcn.staging import located
+    if _commits is None:
+        _commits = located.Commits(queue.PROCESS.take_committed,
+                                   queue.PROCESS.sites.get)
+    try:
+        _commits.look()
+    except Exception:
+        LOG.exception('Whether what this process has written is still there '
+                      'cannot be told now')
 
 
 def _rerun():

@@ -21,6 +21,7 @@ home (:mod:`glance_dcn.tasks.runner`).
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import time
@@ -46,6 +47,8 @@ LOG = logging.getLogger(__name__)
 # may come at once. It is renewed meanwhile: a runner that reads it just before
 # an intent of its holder must not see one that has long been unchanged.
 _LINGER = 10
+# Committed intents that are kept until take_committed() is called.
+_COMMITTED = 1000
 
 
 class WriteLost(leftovers.Gone):
@@ -133,6 +136,9 @@ class WriteLog:
         self._late: list[tuple[tasks.Intent,
                                tasks.Record | None]] = []
         self._until = 0.0
+        # Intents that were committed; see take_committed().
+        self._committed: collections.deque[tasks.Intent] = collections.deque(
+            maxlen=_COMMITTED)
 
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
         """Record that an image is going to be written.
@@ -167,7 +173,9 @@ class WriteLog:
                wait: bool) -> None:
         """Write a changed intent."""
         with self._guard:
-            self._open[new.uid] = new
+            # One that was given up meanwhile needs no lease any more.
+            if old.uid in self._open:
+                self._open[new.uid] = new
         try:
             if wait:
                 self._replace(old, new)
@@ -202,6 +210,18 @@ class WriteLog:
             with self._guard:
                 self._open.pop(old.uid, None)
                 self._until = time.monotonic() + _LINGER
+        self._committed.append(new)
+
+    def take_committed(self) -> list[tasks.Intent]:
+        """Return what was committed since this was called last.
+
+        Of very many, only the latest.
+        """
+        self._fork_guard.check()
+        with self._guard:
+            found = list(self._committed)
+            self._committed.clear()
+        return found
 
     def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
         if self._store.replace(old, new):

@@ -120,6 +120,10 @@ class TaskQueue:
         """
         return self._log.begin(site, image, address)
 
+    def take_committed(self) -> list[tasks.Intent]:
+        """Return what was committed since this was called last."""
+        return self._log.take_committed()
+
     def defer(self, action: Action, site: sites.Site, image: str,
               pool: str | None = None, **fields: typing.Any) -> None:
         """Record a task, to be done as soon as possible.

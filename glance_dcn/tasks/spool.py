@@ -132,10 +132,12 @@ class Spool:
         self._fork_guard.check()
         return list(self._records.items())
 
-    def abandoned(self) -> Iterator[tuple[dict[str, str],
-                                          Callable[[], None]]]:
+    def abandoned(self, check: Callable[[dict[str, str]], None]
+                  ) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
         """Yield the records of each process that has ended.
 
+        :param check: called with texts by key; raises ValueError if they are
+            not records: their file is reported, and left alone
         :returns: iterator of (texts by key, function that removes them)
         """
         with contextlib.suppress(FileNotFoundError):
@@ -143,9 +145,10 @@ class Spool:
                 stem, suffix = os.path.splitext(name)
                 if suffix == _SUFFIX and stem != self._uid:
                     yield from self._abandoned(
-                        os.path.join(self._folder, stem))
+                        os.path.join(self._folder, stem), check)
 
-    def _abandoned(self, stem: str) -> Iterator[
+    def _abandoned(self, stem: str,
+                   check: Callable[[dict[str, str]], None]) -> Iterator[
             tuple[dict[str, str], Callable[[], None]]]:
         try:
             lock = os.open(stem + _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -155,7 +158,9 @@ class Spool:
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield _read(stem + _SUFFIX), lambda: _remove(stem)
+            found = _read(stem + _SUFFIX)
+            check(found)
+            yield found, lambda: _remove(stem)
         except BlockingIOError:
             return
         except FileNotFoundError:
@@ -204,6 +209,8 @@ def _read(path: str) -> dict[str, str]:
     """
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(fd) as file:
+        if os.fstat(fd).st_uid not in (0, os.geteuid()):
+            raise ValueError('it belongs to another user than Glance')
         text = file.read(_LARGEST + 1)
     if len(text) > _LARGEST:
         raise ValueError('it is too large')

@@ -205,10 +205,21 @@ class TaskStore:
         self.spool.move(self._put_home)
         if not abandoned:
             return
-        for found, remove in self.spool.abandoned():
+        for found, remove in self.spool.abandoned(self._check):
             for key, text in found.items():
                 self._put_home(key, text)
             remove()
+
+    def _check(self, texts: dict[str, str]) -> None:
+        """See that texts are records which a process puts on the disk.
+
+        :raises ValueError: if one is not
+        """
+        found = Scan()
+        for key, text in texts.items():
+            self._read(key, text, found)
+        for entry in found.unreadable:
+            raise ValueError('record %s: %s' % (entry.key, entry.reason))
 
     def _put_home(self, key: str, text: str) -> None:
         with self.home.open() as ioctx:

@@ -104,6 +104,26 @@ class WriteLogTest(base.BaseTestCase):
                 (task.action, task.image, task.image_id, task.addresses))
             self.store.remove(task)
 
+    def test_abandoned_before_its_image_was_told(self):
+        # Its thread, which nobody waits for any more, goes on.
+        write = self.begin()
+        write.abandon()
+        write.bind('1')
+        task, = self.kept
+        self.assertIsInstance(task, tasks.Task)
+        # Nothing more needs the lease.
+        self.clock.now += 11
+        self.writes.renew()
+        self.assertEqual({}, self.beats)
+
+    def test_what_was_committed_is_told_once(self):
+        self.assertEqual([], self.writes.take_committed())
+        write = self.begin()
+        write.bind('1')
+        write.commit()
+        self.assertEqual([write.intent], self.writes.take_committed())
+        self.assertEqual([], self.writes.take_committed())
+
     def test_taken_before_it_is_committed(self):
         write = self.begin()
         write.bind('1')

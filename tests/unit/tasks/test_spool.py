@@ -45,8 +45,8 @@ class SpoolTest(base.BaseTestCase):
         _pid, status = os.waitpid(pid, 0)
         self.assertEqual(0, os.waitstatus_to_exitcode(status))
 
-    def abandoned(self):
-        return [found for found, _remove in self.spool.abandoned()]
+    def abandoned(self, check=lambda texts: None):
+        return [found for found, _remove in self.spool.abandoned(check)]
 
     def test_kept(self):
         self.assertEqual([], self.spool.items())
@@ -101,7 +101,7 @@ class SpoolTest(base.BaseTestCase):
         self.assertEqual([], self.spool.items())
         self.assertEqual([{'a': '1'}], self.abandoned())
         # Until they are removed.
-        for found, remove in self.spool.abandoned():
+        for found, remove in self.spool.abandoned(lambda texts: None):
             self.assertEqual({'a': '1'}, found)
             remove()
         self.assertEqual([], self.abandoned())
@@ -132,6 +132,27 @@ class SpoolTest(base.BaseTestCase):
         self.assertEqual(10, self.log.output.count('cannot be read'))
         # Somebody may want to see what it was.
         self.assertTrue((self.folder / '1.json').exists())
+
+    def test_what_is_no_record_is_left_there(self):
+        def check(texts):
+            if 'deployment' in texts:
+                raise ValueError('that is no record')
+        self.folder.mkdir()
+        (self.folder / '1.json').write_text('{"a": "1"}')
+        (self.folder / '2.json').write_text('{"deployment": "1"}')
+        self.assertEqual([{'a': '1'}], self.abandoned(check))
+        self.assertIn('that is no record', self.log.output)
+        self.assertTrue((self.folder / '2.json').exists())
+
+    def test_file_of_another_user(self):
+        if os.geteuid():
+            self.skipTest('only root can make one')
+        self.folder.mkdir()
+        path = self.folder / '1.json'
+        path.write_text('{"a": "1"}')
+        os.chown(path, 65534, 65534)
+        self.assertEqual([], self.abandoned())
+        self.assertIn('another user', self.log.output)
 
     def test_folder_that_cannot_be_made(self):
         self.assertRaises(OSError, spool.Spool('/proc/nonsense').put, 'a',
