@@ -180,7 +180,7 @@ class _Staged(task.Task):
     def execute(self):
         """Note it in the journal, and have it brought to the disk.
 
-        :raises glance.common.exception.ImportTaskError: if the staged data
+        :raises glance.common.exception.UploadException: if the staged data
             has not the length that it should have, or may have been lost when
             the host was restarted
         """
@@ -215,7 +215,7 @@ class _Staged(task.Task):
                       'image': entry.image, 'path': entry.path,
                       'found': found, 'expected': expected})
         self._is_bad = True
-        raise exception.ImportTaskError(
+        raise exception.UploadException(
             'The import cannot go on: %d bytes were staged, and %d were %s. '
             '%s.' % (found, expected,
                      'announced by the server of the download'
@@ -239,7 +239,7 @@ class _Staged(task.Task):
                   'it is still there; the import ends', {
                       'image': entry.image, 'path': entry.path})
         self._is_bad = True
-        raise exception.ImportTaskError(
+        raise exception.UploadException(
             'The import cannot go on: the host was restarted after the image '
             'was uploaded, and nothing proves that its data is still there. '
             'Stage the image again.')

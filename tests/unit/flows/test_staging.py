@@ -186,7 +186,7 @@ class StagingTest(base.BaseTestCase):
 
     def test_truncated_upload(self):
         task = self.staged(4, status='importing', size=5)
-        error = self.assertRaises(exception.ImportTaskError, task.execute)
+        error = self.assertRaises(exception.UploadException, task.execute)
         self.assertIn('4 bytes were staged, and 5 were uploaded. Stage',
                       str(error))
         task.revert(None)
@@ -202,7 +202,7 @@ class StagingTest(base.BaseTestCase):
         task = self.staged(5, status='importing', size=5)
         path = self.staging / self.image_id
         os.utime(path, (1, 1))
-        error = self.assertRaises(exception.ImportTaskError, task.execute)
+        error = self.assertRaises(exception.UploadException, task.execute)
         self.assertIn('Stage the image again', str(error))
         self.assertEqual({}, self.entry.proofs)
         task.revert(None)
@@ -228,7 +228,7 @@ class StagingTest(base.BaseTestCase):
         for method in ('web-download', 'glance-download'):
             task = self.staged(4, method, status='importing')
             running.of(self.image_id).held.note(size=5)
-            error = self.assertRaises(exception.ImportTaskError, task.execute)
+            error = self.assertRaises(exception.UploadException, task.execute)
             self.assertIn('4 bytes were staged, and 5 were announced',
                           str(error))
             self.assertEqual(journal.DOWNLOADING, self.entry.phase)
