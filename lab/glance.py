@@ -41,7 +41,7 @@ def rbd_store(cluster, description=None, **options):
     }, **options)
 
 
-def _application():
+def application():
     """Return the WSGI application of the Glance that is installed."""
     if importlib.util.find_spec('glance.wsgi'):
         return 'glance.wsgi.api:application'
@@ -85,7 +85,7 @@ class Glance:
 
     def _make_service(self, name, port, processes):
         return wsgi.Service(
-            name, _application(), self.directory / 'run', port,
+            name, application(), self.directory / 'run', port,
             env=dict(self.clock.environment if self.clock else {},
                      OS_GLANCE_CONFIG_DIR=str(self.etc)),
             processes=processes, prefix=self._prefix)

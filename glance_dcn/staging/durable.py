@@ -26,12 +26,14 @@ import has looked at it before. It has to be uploaded once more.
 
 To sync a file takes as long as the disk does, and to digest it half a second
 for each GiB of data. Both are done beside the import, by a thread of low
-priority, and cost it next to nothing. Until they are done, a power cut makes
-the import begin from where the user can repeat it.
+priority, once it has lasted for some seconds: a shorter one would spend more
+on them than it would save. Until they are done, a power cut makes the import
+begin from where the user can repeat it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -56,6 +58,8 @@ _MEMORY = 16 << 20
 _INTERVAL = 20
 # Seconds to wait for a digest that another thread computes, at a time.
 _STEP = 2.0
+#: Seconds that staged data has to be in use until it is vouched for.
+DELAY = 5
 # What it yields to is the import itself.
 _NICENESS = 10
 
@@ -165,17 +169,21 @@ class Vouching:
         content digest of what was written to the file, if another thread
         computes them anyway, or None: not known yet, or, if that came at
         once, never
+    :param delay: seconds to wait first; if the import is over by then,
+        nothing is done
     """
 
     def __init__(self, path: str, note: typing.Callable[[int, str], None],
                  then: typing.Callable[[], None],
-                 known: Known | None = None) -> None:
+                 known: Known | None = None, delay: float = 0) -> None:
         self._path = path
         self._note = note
         self._known = known
         self._then: typing.Callable[[], None] | None = then
         self._lock = native.lock()
+        self._delay = delay
         self._closed = False
+        self._closing = native.Queue()
         self._job: transfer.Transfer | None = None
 
     @property
@@ -193,12 +201,17 @@ class Vouching:
         :param keep: without what was to be done then
         """
         self._closed = True
+        self._closing.put(True)
         job = self._job
         if job is not None:
             job.cancel()
         self._end(keep)
 
     def _run(self) -> None:
+        with contextlib.suppress(native.Empty):
+            # An item, and no exception: it is over.
+            native.get(self._closing, self._delay)
+            return
         try:
             # Of this thread and of those that it starts, not of the process.
             os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)

@@ -103,7 +103,8 @@ class Import:
         self._prove(kind, journal.Proof(size), phase=phase)
         vouching = durable.Vouching(
             path, lambda size, digest: self._prove(
-                kind, journal.Proof(size, digest)), then, known)
+                kind, journal.Proof(size, digest)), then, known,
+            delay=durable.DELAY)
         self._vouchings[kind] = vouching
         vouching.start()
 

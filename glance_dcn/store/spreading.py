@@ -13,11 +13,11 @@
 """Imports to many stores: what one store has is copied to the others in waves.
 
 Glance gives the staged image to one store after the other. When the store of
-this site has it, and several others are still to get it, it is copied to all
-of these at once, as ``copy-image`` does. Glance's own loop then finds it there
-when it comes to them: each compares the staged image with what is there and
-adopts it, so that all that Glance does for a store stays Glance's: hashes,
-signature, inspection, and when the image becomes active.
+this site has it, and several far ones or many are still to get it, it is
+copied to all of these at once, as ``copy-image`` does. Glance's own loop then
+finds it there when it comes to them: each compares the staged image with what
+is there and adopts it, so that all that Glance does for a store stays
+Glance's: hashes, signature, inspection, and when the image becomes active.
 
 A store that could not be copied to is given the image as ever. What was copied
 and is not adopted, because the import has failed, is removed by the task
@@ -50,8 +50,13 @@ LOG = logging.getLogger(__name__)
 
 # Methods of imports that stage an image.
 _METHODS = ('glance-direct', 'web-download', 'glance-download')
-# Stores for which it is worth while.
+# Stores for which it is worth while: so many that are far, or so many at all.
+# Of a near one nothing is gained: it is written in about the time that it
+# takes to compare what is there with the staged image.
 _FEWEST = 2
+_MANY = 6
+# Seconds that a question to a far site takes.
+_FAR = 0.003
 # Seconds between calls of what keeps a task alive.
 _INTERVAL = 10
 
@@ -90,10 +95,11 @@ class Spreading:
         """
         with self._lock:
             targets = [] if self._outcomes else self._targets()
-            if len(targets) >= _FEWEST:
+            worth_it = _is_worth_it(targets)
+            if worth_it:
                 self._outcomes = {target.name: native.Queue()
                                   for target in targets}
-        if len(targets) >= _FEWEST:
+        if worth_it:
             # Of eventlet's kind where it has patched Glance.
             threading.Thread(target=self._copy, args=(targets,), daemon=True,
                              name='dcn-spread').start()
@@ -148,6 +154,16 @@ class Spreading:
         told()
         for name in outcome.copied:
             self._outcomes[name].put(True)
+
+
+def _is_worth_it(targets: list[sites.Site]) -> bool:
+    """Return whether to copy to stores is faster than to write each.
+
+    A site of which nothing is known counts as a far one.
+    """
+    far = [site for site in targets
+           if site.round_trip is None or site.round_trip >= _FAR]
+    return len(far) >= _FEWEST or len(targets) >= _MANY
 
 
 def of(image: str) -> Spreading | None:

@@ -59,10 +59,16 @@ def application(environ, start_response):
 
 
 class Environment(fixtures.Fixture):
-    """A virtual environment of links to all of ours but glance_dcn.
+    """A virtual environment of links to all of ours.
 
     :ivar bin: its folder of programs
+
+    :param ours: whether it has glance_dcn
     """
+
+    def __init__(self, ours=False):
+        super().__init__()
+        self._ours = ours
 
     def _setUp(self):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
@@ -84,7 +90,8 @@ class Environment(fixtures.Fixture):
             packages = folder / 'lib' / library.name / 'site-packages'
             packages.mkdir(parents=True)
             for path in (library / 'site-packages').iterdir():
-                if 'glance_dcn' not in path.name.replace('-', '_'):
+                if (self._ours
+                        or 'glance_dcn' not in path.name.replace('-', '_')):
                     (packages / path.name).symlink_to(path)
             (packages / 'stock_probe.py').write_text(_PROBE)
 

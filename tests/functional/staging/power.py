@@ -22,13 +22,38 @@ import unittest
 
 import fixtures
 
+from lab import glance
 from lab import process
+from lab import wsgi
 
 MiB = 1 << 20
 # EXT4_IOC_SHUTDOWN, with EXT4_GOING_FLAGS_NOLOGFLUSH: from one moment to the
 # next nothing comes to the disk any more.
 _SHUTDOWN = 0x8004587d
 _AT_ONCE = struct.pack('I', 2)
+
+
+class PromptGlance(glance.Glance):
+    """A Glance that vouches for what is staged from the very beginning.
+
+    An import is over before it is worth its while, as long as it is to last
+    for no longer than a test may.
+    """
+
+    def _make_service(self, name, port, processes):
+        folder = self.directory / 'wsgi'
+        folder.mkdir(parents=True, exist_ok=True)
+        module, _colon, application = glance.application().partition(':')
+        (folder / 'prompt_glance.py').write_text(
+            'from glance_dcn.staging import durable\n'
+            'durable.DELAY = 0\n'
+            'import importlib\n'
+            'application = importlib.import_module(%r).%s\n'
+            % (module, application))
+        return wsgi.Service(
+            name, 'prompt_glance:application', self.directory / 'run', port,
+            env={'OS_GLANCE_CONFIG_DIR': str(self.etc),
+                 'PYTHONPATH': str(folder)}, processes=processes)
 
 
 class Disk(fixtures.Fixture):

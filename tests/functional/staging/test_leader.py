@@ -34,6 +34,7 @@ from glance_dcn.workers import registry
 from lab import process
 from tests.functional.api import base
 from tests.functional.staging import workers
+from tests.kills import server
 
 # Seconds; the lead changes after three eighths of it without a heartbeat.
 TIMEOUT = 40
@@ -144,12 +145,33 @@ class LeaderTest(workers.WorkersTestCase):
         self.assertNotEqual(doer, successor)
         self.assertIn(successor, {self.leader(0), self.leader(1)})
 
+    def begin_import(self, but: int, url: str) -> str:
+        """Begin an import in another process than one; return its image."""
+        api, staging = self.workers.apis[0], self.workers.workers[0].staging
+        begun = []
+        # Which process is asked is not ours to choose.
+        while len(begun) < 20:
+            image = self.new_image(api)
+            begun.append(image)
+            api.images.image_import(image, 'web-download', uri=url,
+                                    stores=[self.workers.site])
+            [entry] = process.wait_for('the journal', lambda: [
+                found for found in journal.Journal(str(staging)).entries()
+                if found.image == image], 20)  # noqa: B023
+            if int(entry.by.rpartition(':')[2]) != but:
+                return image
+        raise AssertionError('all imports run in process %d: %s'
+                             % (but, begun))
+
     def test_stopped_leader(self) -> None:
         process.wait_for('a record', lambda: (
             self.place.known_identity() and self.record()), PATIENCE)
         first, before = self.leader(), self.record()
         # The master of them all has none.
         self.assertIn(first, self.workers.processes(0)[1:])
+        # For longer than the other host waits until it undoes it.
+        image = self.begin_import(first, self.useFixture(
+            server.SlowServer(os.urandom(1 << 20), TIMEOUT + 20)).url)
         os.kill(first, signal.SIGSTOP)
         self.addCleanup(os.kill, first, signal.SIGCONT)
         process.wait_for('another leader', lambda: self.leader() not in (
@@ -167,4 +189,8 @@ class LeaderTest(workers.WorkersTestCase):
         self.wait_for_beats(after.incarnation, beat + 3)
         self.assertEqual(second, self.leader())
         self.assertNotIn('has the staging folder', self.workers.log(0))
+        self.assertIsNone(self.record().taken_by)
+        # The import of the process that never stopped has gone on.
+        self.workers.apis[1].wait(image, self.workers.site)
+        self.assertNotIn('undoes what it was doing', self.workers.log(1))
         self.assertIsNone(self.record().taken_by)

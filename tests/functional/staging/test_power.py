@@ -101,7 +101,7 @@ class PowerCutTest(base.ApiTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.scene = scenes.Scene(rate=2 * MiB)
+        cls.scene = scenes.Scene(rate=2 * MiB, program=power.PromptGlance)
         cls.scene.setUp()
         cls.addClassCleanup(cls.scene.cleanUp)
         cls.scene.own.worker.stop()
@@ -190,15 +190,22 @@ class PowerCutTest(base.ApiTestCase):
         self.lose(job)
         self.scene.restart()
         # It has to be staged again, and can be.
-        process.wait_for('the recovery', lambda: job.image()[
-            'status'] == 'queued', _LIMIT)
-        [message] = self.scene.api.messages(job.image_id)
+        message = self.failure(job)
         self.assertIn('stage the image again', message)
         self.assertIn('its content changed', message)
         self.stage_again(job)
 
+    def failure(self, job):
+        """Wait until an import has failed, and return its message."""
+        process.wait_for('the task to fail', lambda: [
+            task['status'] for task in self.scene.api.tasks(
+                job.image_id).values()] == ['failure'], _LIMIT)
+        [message] = self.scene.api.messages(job.image_id)
+        return message
+
     def stage_again(self, job):
         """Stage the data of an import that failed, and import that."""
+        self.assertEqual('queued', job.image()['status'])
         self.assertEqual([], self.scene.staged())
         self.scene.api.stage(job.image_id, self.scene.qcow2)
         job.begin()
@@ -211,8 +218,5 @@ class PowerCutTest(base.ApiTestCase):
         # No import has begun that could have vouched for it.
         os.utime(self.scene.staging / job.image_id, (1, 1))
         job.begin()
-        process.wait_for('the refusal', lambda: job.image()[
-            'status'] == 'queued', _LIMIT)
-        [message] = self.scene.api.messages(job.image_id)
-        self.assertIn('Stage the image again', message)
+        self.assertIn('Stage the image again', self.failure(job))
         self.stage_again(job)

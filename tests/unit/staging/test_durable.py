@@ -198,6 +198,25 @@ class VouchingTest(FileTest):
         self.assertOnce()
         self.assertEqual([], self.noted)
 
+    def test_import_that_is_over_at_once(self):
+        # It is not worth its while.
+        syncs = self.useFixture(Syncs())
+        self.vouching._delay = 3600
+        thread = threading.Event()
+        self.vouching._then = lambda: (self.over.release(), thread.set())
+        self.vouching.start()
+        self.vouching.close()
+        self.assertTrue(thread.wait(60))
+        self.assertTrue(self.over.acquire(blocking=False))
+        self.assertOnce()
+        self.assertEqual(([], []), (self.noted, syncs.paths))
+
+    def test_import_that_lasts(self):
+        self.vouching._delay = .2
+        self.run_it()
+        self.assertEqual([(len(self.data), content_digest(self.data))],
+                         self.noted)
+
     def test_closed_without_what_comes_then(self):
         self.vouching.close(keep=True)
         self.assertOnce()

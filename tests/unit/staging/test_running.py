@@ -30,6 +30,8 @@ class RunningTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.durable.DELAY', 0))
         self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.journal = journal.Journal(str(self.staging))
 

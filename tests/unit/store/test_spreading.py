@@ -35,6 +35,8 @@ class SpreadingTest(base.BaseTestCase):
         self.data = data
         self.sites = {name: fakes.Site(name) for name in (
             'central', 'dcn0', 'dcn1', 'dcn2')}
+        for site in self.sites.values():
+            site.round_trip = .02
         self.sites['central'].held = fakes.Image('central', data=data)
         self.record = records.Record(len(data), 'digest', {
             'sha256': hashlib.sha256(data).hexdigest()})
@@ -77,6 +79,33 @@ class SpreadingTest(base.BaseTestCase):
             self.assertEqual(['begin', 'publish', 'commit'],
                              self.sites[name].calls)
         self.assertEqual(['read'], self.sites['central'].calls)
+
+    def near(self, *names):
+        for name in names:
+            self.sites[name].round_trip = .0005
+
+    def test_few_near_ones_are_written_as_ever(self):
+        self.near('dcn0', 'dcn1')
+        self.add('central')
+        for name in ('dcn0', 'dcn1', 'dcn2'):
+            self.assertIsNone(self.add(name))
+
+    def test_several_far_ones_are_worth_it(self):
+        self.near('dcn0')
+        self.sites['dcn2'].round_trip = None
+        self.add('central')
+        self.assertEqual(self.data, self.add('dcn1').content())
+        self.assertEqual(self.data, self.add('dcn2').content())
+
+    def test_many_near_ones_are_worth_it(self):
+        names = ['dcn%d' % number for number in range(6)]
+        for name in names:
+            self.sites.setdefault(name, fakes.Site(name))
+        self.near(*names)
+        self.entry.stores = ['central', *names]
+        self.add('central')
+        for name in names:
+            self.assertEqual(self.data, self.add(name).content())
 
     def test_one_that_fails_is_left_to_its_turn(self):
         def fail():
