@@ -58,6 +58,8 @@ _MEMORY = 16 << 20
 _INTERVAL = 20
 # Seconds to wait for a digest that another thread computes, at a time.
 _STEP = 2.0
+# Seconds between looks whether a short import is over.
+_LOOK = 0.2
 #: Seconds that staged data has to be in use until it is vouched for.
 DELAY = 5
 # What it yields to is the import itself.
@@ -208,9 +210,8 @@ class Vouching:
         self._end(keep)
 
     def _run(self) -> None:
-        with contextlib.suppress(native.Empty):
-            # An item, and no exception: it is over.
-            native.get(self._closing, self._delay)
+        if self._is_over_soon():
+            self._end(False)
             return
         try:
             # Of this thread and of those that it starts, not of the process.
@@ -227,6 +228,20 @@ class Vouching:
                             '%(error)s', {'path': self._path, 'error': exc})
         finally:
             self._end(False)
+
+    def _is_over_soon(self) -> bool:
+        """Wait for the delay; return whether the file was gone by then.
+
+        Its removal is the last that Glance does with it.
+        """
+        until = time.monotonic() + self._delay
+        while not self._closed and os.path.exists(self._path):
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(native.Empty):
+                native.get(self._closing, min(left, _LOOK))
+        return True
 
     def _await_known(self) -> tuple[int, str] | None:
         """Return what another thread has computed, if it is of this file."""

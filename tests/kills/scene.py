@@ -258,9 +258,20 @@ class Job:
             site = location['metadata']['store']
             if self.scene.content(site, self.image_id) != expected:
                 found.append('wrong data at %s' % site)
-        found += ['staged file %s' % name for name in self.scene.staged()
-                  if self.image_id in name]
-        return found
+        return found + self._staged()
+
+    def _staged(self, timeout=5):
+        """Return what is staged of it still.
+
+        What it was converted from goes right after the import.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            found = ['staged file %s' % name for name in self.scene.staged()
+                     if self.image_id in name]
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(.1)
 
     def remove(self, timeout=60):
         """Delete the image; return what is left of it after some time."""

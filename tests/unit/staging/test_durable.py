@@ -211,6 +211,15 @@ class VouchingTest(FileTest):
         self.assertOnce()
         self.assertEqual(([], []), (self.noted, syncs.paths))
 
+    def test_short_import_has_removed_its_file(self):
+        syncs = self.useFixture(Syncs())
+        self.vouching._delay = 3600
+        self.vouching.start()
+        self.path.unlink()
+        self.assertTrue(self.over.acquire(timeout=60))
+        self.assertOnce()
+        self.assertEqual(([], []), (self.noted, syncs.paths))
+
     def test_import_that_lasts(self):
         self.vouching._delay = .2
         self.run_it()
