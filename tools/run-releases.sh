@@ -34,7 +34,8 @@ fi
 selection=${SELECTION:-}
 if [ -z "$selection" ]; then
     selection='tests/unit/test_*.py'
-    for room in ceph cmd engine flows images runtime sites store workers; do
+    for room in ceph cmd engine flows images runtime sites staging store \
+            tasks workers; do
         selection+=" tests/unit/$room/test_*.py"
     done
     for name in conversion direct_copy green mixed_stores standalone \
