@@ -373,6 +373,10 @@ class Connection:
         with state.lock:
             suspicion, begun = state.suspicion, None
             if suspicion is None:
+                if time.monotonic() - state.cleared < calls.QUIET:
+                    # It answers, if slowly: on a thin link, more probes would
+                    # make it slower.
+                    return None
                 begun = state.suspicion = calls.Suspicion(state.client)
         if begun is not None:
             schedulers.PROCESS.submit(functools.partial(
@@ -430,6 +434,8 @@ class Connection:
             if state.suspicion is not suspicion:
                 return
             state.suspicion = None
+            if error is None:
+                state.cleared = time.monotonic()
         if error is not None:
             self._retire(state, suspicion.client, error)
 
@@ -643,6 +649,8 @@ class Connection:
             raise
 
     def _probe(self, state):
+        # Before it takes the place of a client.
+        self._prober.check_files()
         with state.cache.making(self.store):
             self._ask_by_new_client(state, self._prober)
 

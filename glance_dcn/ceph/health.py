@@ -54,8 +54,9 @@ _FIRST = 1
 _GROWTH = 1.6
 _LONGEST = 5
 # The same for one whose files are not there, at which no more is looked than
-# these, and for one that must be mended by hand.
-_FILES = 2
+# these: the first pause and the longest, for there may be hundreds of such. And
+# for one that must be mended by hand.
+_FILES, _SELDOM = 2, 15
 _MENDED = 20
 # Seconds until the next probe of one that is not well, if that is asked for
 # during a probe.
@@ -316,9 +317,10 @@ class Watch:
                 self._pause = _FIRST
                 self._schedule(0 if state == UP else _MOMENT)
                 return
-            usual = {NOT_DEPLOYED: _FILES, MISCONFIGURED: _MENDED}.get(
-                state, self._pause)
-            self._pause = min(self._pause * _GROWTH, _LONGEST)
+            usual = {NOT_DEPLOYED: max(_FILES, self._pause),
+                     MISCONFIGURED: _MENDED}.get(
+                         state, min(self._pause, _LONGEST))
+            self._pause = min(self._pause * _GROWTH, _SELDOM)
             self._schedule(usual * random.uniform(  # noqa: S311
                 1 - _JITTER, 1 + _JITTER))
 

@@ -62,6 +62,7 @@ class State:
     :ivar callers: :class:`glance_dcn.ceph.calls.Callers`
     :ivar suspicion: the :class:`glance_dcn.ceph.calls.Suspicion` that is
         being looked into, or None
+    :ivar cleared: when one was found to be wrong last, by the monotonic clock
     :ivar lock: that of the cache, for these but the watch and the callers;
         held for moments only
     """
@@ -75,6 +76,7 @@ class State:
         self.watch: typing.Any = None
         self.callers = calls.Callers()
         self.suspicion: calls.Suspicion | None = None
+        self.cleared = float('-inf')
         self._retired: list[_Retired] = []
         # Addresses of those whose requests must not be carried out any more.
         self._to_blocklist: set[str] = set()

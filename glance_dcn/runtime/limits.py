@@ -160,16 +160,17 @@ class ProcessLimits:
         """
         return _sum(self._spare(), Amount(-reserved, 0, 0)).holds(CLIENT)
 
-    def targets_at_once(self, at_most: int) -> int:
+    def targets_at_once(self, at_most: int, running: int = 0) -> int:
         """Return how many targets a copy may write at the same time.
 
         :param at_most: how many it would write if there were no limits
+        :param running: how many it writes already, with what they take
         :returns: from 1 to ``at_most``
         """
         left = _sum(self._spare(), CLIENT.times(self.reclaimable()))
         fits = left.holds(_sum(CLIENT, TARGET))
         if fits is not None:
-            at_most = min(at_most, fits - _OTHER_CLIENTS)
+            at_most = min(at_most, fits + running - _OTHER_CLIENTS)
         return max(1, min(at_most, self.max_clients - _OTHER_CLIENTS))
 
     def configure(self, max_clients: int, processes: int = 1
@@ -317,13 +318,14 @@ class ProcessLimits:
 PROCESS = ProcessLimits()
 
 
-def targets_at_once(at_most: int) -> int:
+def targets_at_once(at_most: int, running: int = 0) -> int:
     """Return how many targets a copy of this process may write at a time.
 
     :param at_most: how many it would write if there were no limits
+    :param running: how many it writes already
     :returns: from 1 to ``at_most``; ask again before each further wave
     """
-    return PROCESS.targets_at_once(at_most)
+    return PROCESS.targets_at_once(at_most, running)
 
 
 def _sum(first: Amount, second: Amount) -> Amount:

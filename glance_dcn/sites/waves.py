@@ -185,7 +185,7 @@ class Waves:
         return max(estimates, default=0.0)
 
     def _limit(self) -> int:
-        return limits.targets_at_once(self._at_once)
+        return limits.targets_at_once(self._at_once, len(self.running))
 
     def _forget(self, target: targets_.Target) -> None:
         self.running.remove(target)

@@ -89,6 +89,7 @@ class Deletion:
     :ivar store: ``dcn`` driver of the location, or None
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar address: address of the client that removes it, once it is known
+    :ivar begun: whether its site has been asked
     :ivar abandoned: whether its caller has stopped waiting: it must not begin
         any more
     :ivar prepared: whether nothing was in the way of it
@@ -109,6 +110,7 @@ class Deletion:
         self.address: str | None = None
         self.error: BaseException | None = None
         self.refusal: errors.ReadOnly | None = None
+        self.begun = False
         self.abandoned = self.prepared = self.done = self.deferred = False
         self._checks_access = checks_access
         self._decision = native.Queue()
@@ -124,6 +126,7 @@ class Deletion:
         :param events: queue that is given this object when it is prepared,
             and when it is done
         """
+        self.begun = True
         for last in (False, True):
             self.error = None
             try:
@@ -218,6 +221,8 @@ class ImageDeletion:
         self._events = native.Queue()
         self._waiting = native.Queue()
         self._closed = False
+        self._of = {(one.store, one.loc.get_uri()): one
+                    for one in reversed(deletions)}
 
     def __len__(self) -> int:
         return len(self._deletions)
@@ -225,11 +230,7 @@ class ImageDeletion:
     def of(self, store: driver.Store,
            loc: location.StoreLocation) -> Deletion | None:
         """Return the part of it that is about a location, or None."""
-        uri = loc.get_uri()
-        for deletion in self._deletions:
-            if deletion.store is store and deletion.loc.get_uri() == uri:
-                return deletion
-        return None
+        return self._of.get((store, loc.get_uri()))
 
     def run(self) -> None:
         """Delete the image, and record what is not done in time.
@@ -237,6 +238,16 @@ class ImageDeletion:
         :raises glance_dcn.store.failures.TimeoutError: if what is not done
             cannot be recorded
         """
+        try:
+            self._run()
+        except BaseException:
+            # Whoever has prepared a site, and holds a lock there, waits.
+            self._closed = True
+            for deletion in self._deletions:
+                deletion.decide(False)
+            raise
+
+    def _run(self) -> None:
         alone = len(self._deletions) == 1
         began = time.monotonic()
         until = began + (ANSWER if alone else TOGETHER)
@@ -251,7 +262,8 @@ class ImageDeletion:
         self._closed = True
         for deletion in self._deletions:
             deletion.abandoned = not deletion.done
-            if deletion.abandoned:
+            # Of one that was not asked yet nothing is known.
+            if deletion.abandoned and deletion.begun:
                 deletion.site.suspect()
         if alone and self._deletions[0].refuses_unasked():
             self.refused = self._deletions[0]
@@ -268,9 +280,18 @@ class ImageDeletion:
             one.site.round_trip or 0))
         for deletion in order:
             self._waiting.put(deletion)
+        started = 0
         for _ in order[:_WORKERS]:
-            native.start('dcn-delete', self._work)
-        return order[:_WORKERS]
+            try:
+                native.start('dcn-delete', self._work)
+            except RuntimeError as exc:
+                LOG.error('An image is removed from %(count)d sites at a '
+                          'time, and from the rest later: %(error)s; raise '
+                          'the limit of threads or processes (pids.max, '
+                          'ulimit -u)', {'count': started, 'error': exc})
+                break
+            started += 1
+        return order[:started]
 
     def _work(self) -> None:
         while not self._closed:

@@ -24,6 +24,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn import glance_interfaces
 from glance_dcn.runtime import lead as leads
+from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import actions
@@ -41,6 +42,8 @@ LOG = logging.getLogger(__name__)
 
 # Seconds in which Glance has been loaded by a process that loads it.
 _LOADING = 20
+# Tasks of one request that are begun some seconds later, and how many.
+_MANY, _PAUSE = 8, 3
 
 Action = tasks.Action
 NotRecorded = stores.NotRecorded
@@ -147,7 +150,11 @@ class TaskQueue:
             LOG.info('Store %(store)s: %(action)s of image %(image)s is '
                      'deferred', {'store': task.site, 'image': task.image,
                                   'action': task.action.value})
-        if deferred:
+        if len(deferred) > _MANY:
+            # To connect to so many sites would keep the request, which may be
+            # this process's, from its end.
+            schedulers.PROCESS.call_later(_PAUSE, self.lead.notify)
+        elif deferred:
             self.lead.notify()
 
     def note_purge(self, site: sites.Site, image: str,

@@ -23,7 +23,8 @@ Of another site the runner knows nothing while there is nothing to do there.
 
 from __future__ import annotations
 
-from concurrent import futures
+import collections
+import contextlib
 import dataclasses
 import logging
 import os
@@ -40,6 +41,7 @@ from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn import glance_db
 from glance_dcn.runtime import lead as leads
+from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
@@ -61,8 +63,13 @@ _IDLE = 15
 _HANGS = 120
 # Seconds after which the lease of a dead process is dropped.
 _FORGOTTEN = 600
-# Tasks at a time: each waits for round trips most of the time.
-_WORKERS = 8
+# Tasks at a time: each waits for round trips most of the time. Of a site only
+# some: one that is slow must not keep those of others waiting.
+_WORKERS, _OF_A_SITE = 8, 2
+# Tasks at a time with those that hang.
+_MOST = 64
+# Seconds after which it is found out whether the site of a task is away.
+_SUSPECT = 3
 # Seconds until the next scan, although some tasks still run: writers are found
 # dead by scans, and a site that hangs must not keep those of others waiting.
 _ROUND = 10
@@ -89,6 +96,18 @@ class _Attempts:
     since: float
     due: float = 0
     failed: int = 0
+
+
+@dataclasses.dataclass
+class _Running:
+    """A record that is being tried.
+
+    :ivar site: its :class:`glance_dcn.sites.site.Site`
+    :ivar since: when that was begun, by the monotonic clock
+    """
+
+    site: sites.Site
+    since: float
 
 
 class TaskRunner:
@@ -128,7 +147,9 @@ class TaskRunner:
         self._executor = actions.Executor(store, database, self._lease.check)
         self._attempts: dict[str, _Attempts] = {}
         # Those that are being tried, by key.
-        self._running: dict[str, futures.Future] = {}
+        self._running: dict[str, _Running] = {}
+        # Keys of those that have ended since; it is the process's own.
+        self._ended = native.Queue()
         self._pid = os.getpid()
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
@@ -213,37 +234,51 @@ class TaskRunner:
             (record, self._site_of(record)) for record in scan.records
             if record.key not in self._running)
             if site is not None and self._is_due(record)]
-        if native.patched():
-            # Executors would be of green threads, which all wait for one.
-            for site, record in due:
-                if not self._lease.acquire():
-                    break
-                self._do(site, record)
-        elif due:
-            self._do_all(due)
+        self._do_all(due)
 
     def _do_all(self, due: list[tuple[sites.Site, tasks.Record]]) -> None:
         """Do what is due; what hangs is left running after a while."""
         until = self._clock() + _ROUND
-        pool = futures.ThreadPoolExecutor(_WORKERS, 'dcn-tasks')
-        try:
-            for site, record in due:
-                while len(self._running) >= 2 * _WORKERS:
-                    if self._clock() >= until:
-                        return
-                    self._gather()
-                if self._clock() >= until:
-                    # The rest is done in the next round.
-                    self.wake()
-                    return
-                if not self._lease.acquire():
-                    break
-                self._running[record.key] = pool.submit(self._do, site,
-                                                        record)
-            while self._running and self._clock() < until:
+        waiting = _in_turn(due)
+        while waiting and self._clock() < until:
+            chosen = self._choose(waiting)
+            if chosen is None:
                 self._gather()
-        finally:
-            pool.shutdown(wait=False)
+            elif self._lease.acquire():
+                waiting.remove(chosen)
+                self._begin(*chosen)
+            else:
+                break
+        while self._running and self._clock() < until:
+            self._gather()
+        if waiting:
+            # The rest is done in the next round.
+            self.wake()
+
+    def _choose(self, waiting: list[tuple[sites.Site, tasks.Record]]
+                ) -> tuple[sites.Site, tasks.Record] | None:
+        """Return what is to be begun now, or None."""
+        now = self._clock()
+        lively = sum(now - one.since < _ROUND
+                     for one in list(self._running.values()))
+        if lively >= _WORKERS or len(self._running) >= _MOST:
+            return None
+        busy = collections.Counter(
+            one.site.name for one in list(self._running.values()))
+        return next((entry for entry in waiting
+                     if busy[entry[0].name] < _OF_A_SITE), None)
+
+    def _begin(self, site: sites.Site, record: tasks.Record) -> None:
+        """Try a record in a native thread, of eventlet's process too."""
+        self._running[record.key] = _Running(site, self._clock())
+        ended = self._ended
+
+        def work() -> None:
+            try:
+                self._do(site, record)
+            finally:
+                ended.put(record.key)
+        schedulers.PROCESS.submit(work)
 
     def _drop_leases(self, scan: stores.Scan) -> None:
         """Drop the leases of dead processes that have left no intents."""
@@ -258,10 +293,17 @@ class TaskRunner:
                                 scan.leases[name])
 
     def _gather(self) -> None:
-        """Wait for some tasks."""
-        futures.wait(self._running.values(), timeout=_WAIT,
-                     return_when=futures.FIRST_COMPLETED)
+        """Wait for a task to end, or for a while.
+
+        Of what takes long it is found out whether the site is away.
+        """
+        with contextlib.suppress(native.Empty):
+            self._running.pop(native.get(self._ended, _WAIT), None)
         self._forget_ended()
+        now = self._clock()
+        for one in list(self._running.values()):
+            if now - one.since > _SUSPECT:
+                one.site.suspect()
         # The tasks themselves check it before they act.
         self._lease.acquire()
 
@@ -269,8 +311,10 @@ class TaskRunner:
         if self._pid != os.getpid():
             # In a child of a fork: what runs are the parent's.
             self._pid, self._running = os.getpid(), {}
-        self._running = {key: future for key, future in self._running.items()
-                         if not future.done()}
+            self._ended = native.Queue()
+        with contextlib.suppress(native.Empty):
+            while True:
+                self._running.pop(self._ended.get_nowait(), None)
 
     def _site_of(self, record: tasks.Record) -> sites.Site | None:
         site = self._sites(record.site)
@@ -486,6 +530,18 @@ class TaskRunner:
                               'store': self._store.home.name,
                               'key': entry.key, 'object': stores.OBJECT,
                               'reason': entry.reason})
+
+
+def _in_turn(due: list[tuple[sites.Site, tasks.Record]]
+             ) -> list[tuple[sites.Site, tasks.Record]]:
+    """Return what is due, each site's in its order, and all sites in turn."""
+    seen: collections.Counter[str] = collections.Counter()
+    turns = []
+    for entry in due:
+        turns.append(seen[entry[0].name])
+        seen[entry[0].name] += 1
+    return [entry for _turn, entry in sorted(
+        zip(turns, due), key=lambda pair: pair[0])]
 
 
 def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:

@@ -184,8 +184,11 @@ class TestPauses(WatchCase):
 
     def test_of_one_that_is_not_deployed(self):
         pauses = self.looks(errors.NotDeployed(STORE, 'no file', 'make it'))
-        self.assertLess(max(pauses), 3)
+        self.assertLess(pauses[0], 3)
         self.assertGreater(min(pauses), 1)
+        # There may be hundreds of them.
+        self.assertGreater(pauses[-2], 11)
+        self.assertLess(max(pauses), 18.1)
 
     def test_of_one_that_must_be_mended(self):
         pauses = self.looks(errors.Misconfigured(STORE, 'refused', 'mend it'))

@@ -206,6 +206,9 @@ class TestRoom(LimitsCase):
         # Of the source, and of the default store, are two others.
         self.assertEqual(7, self.limits.targets_at_once(20))
         self.assertEqual(5, self.limits.targets_at_once(5))
+        # What those that run take is taken already.
+        self.assertEqual(10, self.limits.targets_at_once(20, 3))
+        self.assertEqual(5, self.limits.targets_at_once(5, 3))
         self.threads(0)
         self.assertEqual(1, self.limits.targets_at_once(20))
         # Idle clients are closed for them.

@@ -193,6 +193,41 @@ class TestImageDeletion(base.BaseTestCase):
         self.assertEqual(['central', 'dcn0'], self.asked)
         self.assertEqual(['prepared', 'removed'], self.site('dcn1').steps)
 
+    def test_no_thread_can_be_started(self):
+        # The limit of threads of a container, say.
+        start = native.start
+        for most in (0, 1):
+            self.record.reset_mock()
+            started = []
+
+            def fail(name, *args):
+                if len(started) >= most:  # noqa: B023
+                    raise RuntimeError("can't start new thread")
+                started.append(name)  # noqa: B023
+                return start(name, *args)
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.engine.native.start', fail))
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.store.deletion.TOGETHER', 0.5))
+            self.image().delete()
+            # What is not removed is recorded; nothing waits for ever.
+            self.assertEqual([] if most else list(self.stores),
+                             self.recorded())
+            self.assertIn('pids.max', self.logged.output)
+            self.assertEqual([0, 0, 0], [
+                store.site.suspect.call_count
+                for store in self.stores.values()])
+
+    def test_those_that_are_prepared_are_let_go_of(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.store.deletion.ImageDeletion._await',
+            mock.Mock(side_effect=[None, KeyboardInterrupt])))
+        decide = self.useFixture(fixtures.MockPatchObject(
+            deletion.Deletion, 'decide')).mock
+        self.assertRaises(KeyboardInterrupt, self.image().delete)
+        self.assertEqual([mock.call(True)] * 3 + [mock.call(False)] * 3,
+                         decide.mock_calls)
+
     def test_sites_that_do_not_answer_in_time(self):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.store.deletion._DECISION', 0.1))

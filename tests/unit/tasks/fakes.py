@@ -88,6 +88,7 @@ class Site:
         self.blocklisted = set()
         self.cannot_blocklist = set()
         self.waiting = []
+        self.suspicions = 0
 
     @property
     def available(self):
@@ -105,6 +106,9 @@ class Site:
 
     def when_back(self, function):
         self.waiting.append(function)
+
+    def suspect(self):
+        self.suspicions += 1
 
     def call(self, function, *args, **unused):
         return function(*args)

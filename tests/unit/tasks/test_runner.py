@@ -12,7 +12,6 @@
 
 """What the runner does, and when; by a clock that tests move."""
 
-from concurrent import futures
 import dataclasses
 import logging
 import threading
@@ -298,7 +297,8 @@ class TestHanging(RunnerCase):
 
     def end(self):
         self.over.set()
-        futures.wait(self.runner._running.values())
+        while self.runner._running:
+            self.runner._gather()
 
     def hang(self, image, pool=None):
         self.asked.append(image)
@@ -319,7 +319,51 @@ class TestHanging(RunnerCase):
             self.task(site='hanging', image_id=str(number))
         for _round in range(3):
             self.runner.run()
-        self.assertLessEqual(len(self.runner._running), 16)
+        # Of one site, however many there are.
+        self.assertEqual(2, len(self.runner._running))
+        # It is found out whether it is away.
+        self.assertGreater(self.sites['hanging'].suspicions, 0)
+
+    def test_many_sites_that_hang(self):
+        names = ['hanging%d' % number for number in range(12)]
+        for name in names:
+            self.sites[name] = fakes.Site(name)
+            self.sites[name].uri = self.hang
+            for number in range(4):
+                self.task(site=name, image_id=str(number))
+        self.sites['zone'] = last = fakes.Site('zone')
+        last.add('1')
+        self.task(site='zone')
+        for _round in range(6):
+            self.runner.run()
+        self.assertEqual({}, last.images)
+        self.assertLessEqual(len(self.runner._running), 64)
+
+    def test_under_eventlet_too(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.engine.native.patched', lambda: True))
+        self.test_many_that_hang()
+
+
+class TestTurns(RunnerCase):
+
+    def test_of_a_slow_site_and_others(self):
+        begun = []
+
+        def ask(image_id, uri, ask=self.database.ask):
+            begun.append(uri)
+            return ask(image_id, uri)
+        self.database.ask = ask
+        for number in range(30):
+            self.task(image=str(number))
+        for name in ('far', 'zone'):
+            self.sites[name] = fakes.Site(name)
+            self.sites[name].uri = lambda image, pool=None, name=name: name
+            self.task(site=name)
+        self.runner.run()
+        # Not after all thirty of the first one.
+        self.assertLess(max(map(begun.index, ('far', 'zone'))), 6)
+        self.assertEqual(32, len(begun))
 
 
 class TestLease(RunnerCase):
@@ -358,7 +402,8 @@ class TestLease(RunnerCase):
             return ask(image_id, uri)
         self.database.ask = ask_slowly
         self.runner.run()
-        futures.wait(self.runner._running.values())
+        while self.runner._running:
+            self.runner._gather()
         self.assertEqual(['1'], self.images)
         self.assertEqual([task], self.left)
         self.assertIn('another process runs the tasks now', self.log.output)
