@@ -54,8 +54,8 @@ _FIRST = 1
 _GROWTH = 1.6
 _LONGEST = 5
 # The same for one whose files are not there, at which no more is looked than
-# these: the first pause and the longest, for there may be hundreds of such. And
-# for one that must be mended by hand.
+# these: the first pause and the longest, for there may be hundreds of them.
+# And for one that must be mended by hand.
 _FILES, _SELDOM = 2, 15
 _MENDED = 20
 # Seconds until the next probe of one that is not well, if that is asked for

@@ -43,8 +43,10 @@ if typing.TYPE_CHECKING:
 #: Seconds that a monitor has to answer: one lost packet is sent again.
 TIMEOUT = 2.0
 
-# Clusters that are asked at a time, and monitors of each.
-_AT_ONCE = 32
+# Clusters that are asked at a time, at least, and more as long as there are so
+# many connections at most: one that answers must not wait for hundreds that do
+# not. Monitors of each.
+_AT_ONCE, _CONNECTIONS = 32, 240
 _MONITORS = 6
 # Seconds between two polls, while a question is new and later.
 _SOON, _LATER = 0.05, 0.25
@@ -138,6 +140,11 @@ class _Question:
         return not self._sockets
 
     @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._sockets)
+
+    @property
     def reason(self) -> str | None:
         """Why none has answered, or None if one has."""
         return self._reason or None
@@ -161,6 +168,11 @@ class _Questions:
         self.asked: list[_Question] = []
         self.waiting: collections.deque[_Question] = collections.deque()
         self.is_polled = False
+
+    @property
+    def connections(self) -> int:
+        """How many there are, answered or not."""
+        return sum(question.connections for question in self.asked)
 
 
 class Monitors:
@@ -199,7 +211,9 @@ class Monitors:
         questions = questions or self._questions()
         now = self._clock()
         with questions.lock:
-            while questions.waiting and len(questions.asked) < _AT_ONCE:
+            while questions.waiting and (
+                    len(questions.asked) < _AT_ONCE
+                    or questions.connections < _CONNECTIONS):
                 question = questions.waiting.popleft()
                 questions.asked.append(question)
                 question.begin(now)

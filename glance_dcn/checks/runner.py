@@ -13,10 +13,11 @@
 """Carrying out checks: everything at once, and within a time.
 
 A question to a cluster that hangs cannot be taken back: librados waits for as
-long as it was told to. Each subject therefore has a thread of its own, which
-is left alone when the time is over.
+long as it was told to. Each subject therefore has a thread of its own, some at
+a time, which is left alone when the time is over.
 """
 
+import functools
 import time
 
 from glance_dcn.checks import clusters  # noqa: F401
@@ -27,7 +28,10 @@ from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
 from glance_dcn.checks import workers  # noqa: F401
 from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
 
+# Subjects at a time: each site takes a client, which has a dozen threads.
+_AT_ONCE = schedulers.Limit('check', 24)
 # Seconds that threads have for removing what they made, when all is over.
 _TIDYING = 5
 _SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
@@ -79,8 +83,8 @@ class _Run:
         self._queue = native.Queue()
         self._left = set(self._done)
         for number, thing in enumerate(things):
-            native.start('dcn-check-%s' % thing.name, self._look, number,
-                         thing)
+            schedulers.PROCESS.submit(
+                functools.partial(self._look, number, thing), _AT_ONCE)
 
     def _needed(self):
         """Return the names of checks that are to be carried out."""

@@ -38,6 +38,8 @@ _INTERVAL = 10
 # Seconds for which, in the life of a process, the first calls wait for what
 # is kept: from then on it is in memory.
 _PATIENCE = 1
+# Seconds for which it is kept which stores have the pool of another.
+_MOMENT = 0.2
 
 
 class Wiring:
@@ -55,6 +57,10 @@ class Wiring:
         # The same, as this process saw it first.
         self._seen = {}
         self._deadline = None
+        # Faults of stores whose pool is that of an earlier one, and when that
+        # was looked for.
+        self._twins = {}
+        self._looked = float('-inf')
         self._work = background.Periodic('dcn-wiring', self.synchronise,
                                          _INTERVAL)
 
@@ -65,6 +71,7 @@ class Wiring:
         :param home: whether it is that of the store that keeps the records
         """
         self._sites[site.name] = site
+        self._looked = float('-inf')
         if home:
             self._home = site
 
@@ -75,6 +82,7 @@ class Wiring:
     def remove(self, name):
         """Forget a store."""
         self._sites.pop(name, None)
+        self._looked = float('-inf')
 
     def begin(self, site):
         """Begin to read what is kept, if a site is used for the first time."""
@@ -95,6 +103,8 @@ class Wiring:
         """
         self._await(site)
         self._ask_claimants(site)
+        # The cluster of one may have become known just now.
+        self._looked = float('-inf')
         fault = self.fault(site)
         if fault:
             raise fault
@@ -109,7 +119,7 @@ class Wiring:
         fsid = site.known_fsid
         if not fsid:
             return None
-        return self._twin(site, fsid) or self._change(site, fsid)
+        return self._twin(site) or self._change(site, fsid)
 
     def accept(self, site):
         """Take the cluster that a site has now for the right one.
@@ -242,19 +252,34 @@ class Wiring:
                                     'other': other.name, 'store': site.name,
                                     'error': exc})
 
-    def _twin(self, site, fsid):
-        for name, other in list(self._sites.items()):
-            if other is site:
-                return None
-            # What only its conf file says may be the very mistake: this one
-            # must not suffer for it.
-            if other.pool == site.pool and other.connected_fsid == fsid:
-                return errors.Misconfigured(
-                    site.name, 'it has pool %s of cluster %s, which is that '
-                    'of store %s already' % (site.pool, fsid, name),
+    def _twin(self, site):
+        """Return what is wrong if an earlier store has the pool of this one.
+
+        Glance asks for all stores at once, each of which would ask for all
+        others: what is found is kept for a moment.
+        """
+        now = time.monotonic()
+        if now - self._looked > _MOMENT:
+            self._twins = self._find_twins()
+            self._looked = now
+        return self._twins.get(site.name)
+
+    def _find_twins(self):
+        found, first = {}, {}
+        for name, site in list(self._sites.items()):
+            # What only the conf file of an earlier one says may be the very
+            # mistake: this one must not suffer for it.
+            fsid = site.known_fsid
+            other = first.get((site.pool, fsid)) if fsid else None
+            if other:
+                found[name] = errors.Misconfigured(
+                    name, 'it has pool %s of cluster %s, which is that of '
+                    'store %s already' % (site.pool, fsid, other),
                     'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: '
-                    'each store needs a pool of its own' % site.name)
-        return None
+                    'each store needs a pool of its own' % name)
+            if site.connected_fsid:
+                first.setdefault((site.pool, site.connected_fsid), name)
+        return found
 
     def _change(self, site, fsid):
         known, since = self._seen.get(site.name, (None, None))

@@ -13,19 +13,26 @@
 """How sites are at this moment, as seen from this node."""
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import time
 import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
+from glance_dcn.ceph import monitors
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import subjects
 from glance_dcn.engine import native
+from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+
+# Sites at a time: each takes a client.
+_AT_ONCE = schedulers.Limit('status', 24)
 
 
 @dataclasses.dataclass
@@ -55,7 +62,11 @@ class State:
 
 
 class Looks:
-    """Looks at all sites at once, each in a thread of its own.
+    """Looks at many sites at once, in threads of the scheduler.
+
+    Each takes a client, which has a dozen threads. So first the monitors of
+    all are asked, at the cost of a socket each, and what does not answer takes
+    none.
 
     :param targets: list of :class:`glance_dcn.checks.subjects.Target`
     :param deployment: identity of the deployment, whose tasks are counted
@@ -69,11 +80,35 @@ class Looks:
         # Deferred tasks by the store that they are for.
         self._records = collections.defaultdict(list)
         for target in targets:
-            native.start('dcn-look-%s' % target.name, self._look, target)
+            self._begin(subjects.Site(target, None))
 
-    def _look(self, target):
-        site = subjects.Site(target, None)
-        state = State(target.name)
+    def _begin(self, site):
+        addresses = []
+        # What is wrong with its files is found by the look itself.
+        with contextlib.suppress(errors.ClusterError):
+            site.maker.check_files()
+            addresses = monitors.parse(site.maker.mon_host)
+        if addresses:
+            monitors.PROCESS.ask(addresses, functools.partial(
+                self._on_answer, site))
+        else:
+            self._on_answer(site, None)
+
+    def _on_answer(self, site, reason):
+        """Go on when the monitors of a site were asked.
+
+        :param reason: why none has answered, or None
+        """
+        if reason is None:
+            schedulers.PROCESS.submit(
+                functools.partial(self._look, site), _AT_ONCE)
+        else:
+            self._queue.put((State(
+                site.name, health.DOWN,
+                'the monitors do not answer (%s)' % reason), []))
+
+    def _look(self, site):
+        state = State(site.name)
         records = []
         try:
             self._ask(site, state, records)

@@ -80,7 +80,8 @@ class CopyTest(WavesTestCase):
 
     def test_fewer_where_the_process_has_no_room(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.targets_at_once', lambda most, running: 2))
+            'glance_dcn.runtime.limits.targets_at_once',
+            lambda most, running: 2))
         most = []
         self.copy(self.sites(5), interval=0, progress=lambda now:
                   most.append(now.running)).run()
@@ -231,7 +232,8 @@ class StandingTest(base.BaseTestCase):
             'glance_dcn.sites.waves.time', mock.Mock(
                 monotonic=lambda: self.now)))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.targets_at_once', lambda most, running: most))
+            'glance_dcn.runtime.limits.targets_at_once',
+            lambda most, running: most))
         self.waves = waves.Waves([fakes.Site('s%d' % number)
                                   for number in range(8)], 4)
 

@@ -11,6 +11,8 @@
 # under the License.
 
 import contextlib
+import os
+import time
 
 import fixtures
 from oslotest import base
@@ -58,6 +60,38 @@ class TestLooks(base.BaseTestCase):
         return {state.name: state for state in look.Looks([
             subjects.Target(name, 'images', default=name == 'central')
             for name in self.sites], 'ours').wait(60)}
+
+    def test_many_sites_take_some_clients_at_a_time(self):
+        connected, most = set(), []
+
+        def connect(site):
+            connected.add(site.name)
+            most.append(len(connected))
+            time.sleep(.02)
+        for target, value in (
+                ('connect', connect),
+                ('close', lambda site: connected.discard(site.name))):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.status.look.subjects.Site.' + target, value))
+        for number in range(100):
+            self.sites['far%d' % number] = fakes.Site('far%d' % number)
+        self.assertEqual({health.UP}, {
+            state.state for state in self.look().values()})
+        self.assertEqual(103, len(most))
+        # Each has a dozen threads.
+        self.assertLessEqual(max(most), 24)
+
+    def test_site_whose_monitors_are_silent_takes_none(self):
+        folder = self.useFixture(fixtures.TempDir()).path
+        conf = os.path.join(folder, 'ceph.conf')
+        with open(conf, 'w') as file:
+            file.write('[global]\nmon_host = 127.0.0.1:9\n')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.client.Maker.check_files', lambda maker: None))
+        [state] = look.Looks([subjects.Target(
+            'central', 'images', conf_file=conf)]).wait(60)
+        self.assertEqual(health.DOWN, state.state)
+        self.assertIn('monitors', state.reason)
 
     def test_no_tasks(self):
         self.assertEqual({(health.UP, ())}, {
