@@ -27,6 +27,7 @@ import rbd
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.engine import header
 
 LOG = logging.getLogger(__name__)
 
@@ -334,6 +335,7 @@ def inspect(ioctx, name):
     """
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
+            header.check(image)
             snapshots = [snap['name'] for snap in image.list_snaps()]
             return ImageInfo(image.id(), SNAPSHOT in snapshots,
                              not snapshots and _is_blank(image))
@@ -343,15 +345,13 @@ def inspect(ioctx, name):
 
 
 def _is_blank(image):
+    if header.has_parent(image):
+        return False
     found = []
     image.diff_iterate(0, image.size(), None,
                        lambda *extent: found.append(extent),
-                       include_parent=True, whole_object=True)
-    try:
-        image.parent_info()
-    except rbd.ImageNotFound:
-        return not found
-    return False
+                       include_parent=False, whole_object=True)
+    return not found
 
 
 def look_up(ioctx, name):

@@ -29,6 +29,7 @@ import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
+from glance_dcn.engine import header
 from glance_dcn.engine import transfer
 from glance_dcn.sites import proofs
 
@@ -125,6 +126,7 @@ def look(ioctx, image):
     """
     try:
         with rbd.Image(ioctx, image, read_only=True) as opened:
+            header.check(opened)
             snapshots = {snap['name']: snap['size']
                          for snap in opened.list_snaps()}
             published = images.SNAPSHOT in snapshots

@@ -204,7 +204,7 @@ class Executor:
         :raises RetryLater: if Glance's database does not answer
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
         """
-        return plan(task, site.pool, images.inspect(ioctx, task.image),
+        return plan(task, site.pool, _inspect(ioctx, task),
                     self.ask(site, task), creating, waited)
 
     def ask(self, site: sites.Site,
@@ -332,6 +332,19 @@ class Executor:
         except images.InUse as exc:
             raise RetryLater(str(exc), expected=True) from exc
         return decision
+
+
+def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
+    """Return what there is under the name of a task's image.
+
+    Another image than the one that is meant is not opened: whoever has put it
+    there may mean this process harm.
+    """
+    if task.image_id is not None:
+        found = images.look_up(ioctx, task.image)
+        if found != task.image_id:
+            return images.ImageInfo(found) if found else None
+    return images.inspect(ioctx, task.image)
 
 
 def purge(site: sites.Site, image: str, pool: str | None,

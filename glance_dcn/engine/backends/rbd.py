@@ -31,6 +31,7 @@ import rbd
 from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
+from glance_dcn.engine import header
 from glance_dcn.engine import native
 from glance_dcn.engine import shared
 
@@ -119,6 +120,8 @@ class RBD(base.Endpoint):
         return self._image
 
     def _look(self):
+        header.check(self._image)
+        self._is_clone = header.has_parent(self._image)
         stat = self._image.stat()
         self.size = stat['size']
         self.object_size = stat['obj_size']
@@ -149,7 +152,8 @@ class RBD(base.Endpoint):
                 found.append((start, length))
 
         self._image.diff_iterate(offset, stop - offset, None, note,
-                                 include_parent=True, whole_object=mapped)
+                                 include_parent=self._is_clone,
+                                 whole_object=mapped)
         found.sort()
         return found
 

@@ -1,0 +1,62 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What the header of an RBD image may say.
+
+Whoever owns a cluster writes what he likes into its headers, and librbd, which
+runs in this process, believes it: it divides by what it finds, and takes a
+file or URL that a migration names for the parent of the image.
+"""
+
+from __future__ import annotations
+
+import rbd
+
+# Of objects, as powers of two: those that "rbd create" takes.
+_ORDERS = range(12, 26)
+# Stripes that an object set may have, and bytes of an image.
+_STRIPES = 1 << 12
+_LARGEST = 1 << 60
+
+
+def check(image: rbd.Image) -> None:
+    """See that an image that was opened is one to work with.
+
+    All of it is known to the client: there is no round trip.
+
+    :param image: rbd.Image
+    :raises rbd.InvalidArgument: if it is not
+    """
+    if image.features() & rbd.RBD_FEATURE_MIGRATING:
+        raise rbd.InvalidArgument(
+            'the image is being migrated: execute or abort that (rbd '
+            'migration), and try again', errno=22)
+    stat = image.stat()
+    if (stat['order'] not in _ORDERS or stat['obj_size'] != 1 << stat['order']
+            or stat['size'] > _LARGEST
+            or not 0 < image.stripe_count() <= _STRIPES):
+        raise rbd.InvalidArgument(
+            'the header of the image is damaged: objects of 2^%d bytes, %d '
+            'stripes, %d bytes' % (stat['order'], image.stripe_count(),
+                                   stat['size']), errno=22)
+
+
+def has_parent(image: rbd.Image) -> bool:
+    """Return whether an image is a clone.
+
+    :raises rbd.Error: if that cannot be told
+    """
+    try:
+        image.parent_info()
+    except rbd.ImageNotFound:
+        return False
+    return True
