@@ -34,6 +34,13 @@ LOG = logging.getLogger(__name__)
 #: Name of the snapshot that publishes an image; Nova, Cinder and stock Glance
 #: use the same (glance_store._drivers.rbd.DEFAULT_SNAPNAME).
 SNAPSHOT = 'snap'
+# Features that come with an exclusive lock. Whoever may read an image may send
+# notifications to it, and librbd of the client that has the lock does what
+# they ask for: resizing included, by which what was written is lost. An image
+# is written once, by one client; whoever wants these features, for mirroring
+# say, enables them afterwards (rbd feature enable).
+_LOCKED = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP
+           | rbd.RBD_FEATURE_FAST_DIFF | rbd.RBD_FEATURE_JOURNALING)
 # The object that tells the internal ID of the image of a name.
 _ID = 'rbd_id.%s'
 
@@ -50,10 +57,11 @@ def create(ioctx, name, size, order, features):
     :param size: bytes
     :param order: size of its objects, as a power of two
     :param features: the cluster's ``rbd_default_features`` as text, or None;
-                     0 and None mean layering alone, which clones need
+        those that need an exclusive lock are left out, and layering, which
+        clones need, is added
     :raises rbd.ImageExists: if there is one of that name
     """
-    features = int(features or 0) or rbd.RBD_FEATURE_LAYERING
+    features = (int(features or 0) & ~_LOCKED) | rbd.RBD_FEATURE_LAYERING
     rbd.RBD().create(ioctx, name, size, order, old_format=False,
                      features=features)
 

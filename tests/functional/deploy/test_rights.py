@@ -24,10 +24,13 @@ import rbd
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import probe
+from glance_dcn.ceph import records
 from glance_dcn.sites import home
+from glance_dcn.sites import site
 from lab import ceph
 from tests.functional import base
 from tests.functional.deploy import commands
+from tests.functional.deploy import notifier
 
 _SITES = """\
 sites:
@@ -191,6 +194,28 @@ class RightsTest(base.CephTestCase):
     def clone(self, client, ioctx):
         with client.open_ioctx('vms') as target:
             rbd.RBD().clone(ioctx, self.image, 'snap', target, self.image)
+
+    def test_reader_has_no_hand_in_what_is_written(self):
+        # Whoever may read may notify, and librbd does what it is asked for as
+        # the holder of an exclusive lock: data that was written would be gone.
+        user, keyring = self.make_key('central', '--for', 'dcn0')
+        central = self.cluster('central')
+        reader = notifier.Notifier(central.conf, keyring, 'client.' + user)
+        self.addCleanup(reader.close)
+        writer = site.Site('central', 'images', 22, str(central.conf),
+                           'glance', 10, 30)
+        size = 16 << 20
+        with writer.open_pool() as ioctx:
+            self.addCleanup(self.remove_image, 'central')
+            with writer.begin(ioctx, self.image, size) as target:
+                target.image.write(b'x' * size, 0)
+                target.image.flush()
+                for asked in (0, size):
+                    reader.ask_for_size(target.image.id(), asked)
+                writer.publish(ioctx, self.image, target,
+                               records.Record(size, 'digest'))
+            with writer.reading(ioctx, self.image) as source:
+                self.assertEqual(b'x' * size, source.image.read(0, size))
 
     def test_an_edge_at_central_that_may_write(self):
         self.write_sites('read-write')
