@@ -88,6 +88,11 @@ def make_key(name, conf, admin, keyring, fsid, user, caps, replace):
                 'caps': flat, 'format': 'json'}))
             return found['key'], None
         if before['caps'] != caps:
+            if user == admin or _administers(before['caps']):
+                # Nobody might be left who could give them back.
+                raise errors.Misconfigured(
+                    name, '%s administers the cluster; its capabilities are '
+                    'not replaced' % entity, 'name another user for Glance')
             if not replace:
                 raise errors.Misconfigured(
                     name, '%s is there already, with the capabilities %s'
@@ -98,6 +103,11 @@ def make_key(name, conf, admin, keyring, fsid, user, caps, replace):
             _command(client, name, {'prefix': 'auth caps', 'entity': entity,
                                     'caps': flat})
         return before['key'], before['caps']
+
+
+def _administers(caps):
+    """Return whether capabilities are those of an administrator."""
+    return any('*' in part.split() for part in caps.values())
 
 
 def _user(client, name, entity):

@@ -61,8 +61,16 @@ def default_files():
     folder = os.environ.get('OS_GLANCE_CONFIG_DIR', '').strip()
     if not folder:
         return cfg.find_config_files(project='glance', prog='glance-api')
-    files = [os.path.join(folder, name) for name in _FILES]
-    return [path for path in files if os.path.exists(path)]
+    try:
+        names = os.listdir(folder)
+    except OSError as exc:
+        raise cfg.Error('the folder %s, which OS_GLANCE_CONFIG_DIR names, '
+                        'cannot be read: %s' % (folder, exc.strerror)) from exc
+    files = [os.path.join(folder, name) for name in _FILES if name in names]
+    if not files:
+        raise cfg.Error('the folder %s, which OS_GLANCE_CONFIG_DIR names, has '
+                        'neither %s' % (folder, ' nor '.join(_FILES)))
+    return files
 
 
 def read_all(args):

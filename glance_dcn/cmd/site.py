@@ -25,6 +25,7 @@ from glance_dcn.cmd import cluster
 from glance_dcn.cmd import output
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import wiring
+from glance_dcn.tasks import queue
 
 _SHOW = """\
 Connects to the cluster of a store of this node's Glance, as that does, and
@@ -120,7 +121,8 @@ def _print(args, text, error=None, **fields):
 
 def _none(args, **fields):
     """Say that there is no such store, and return the exit status."""
-    text = '%s is no store of type dcn' % args.store
+    text = '%s is no store of type dcn; these are: %s' % (
+        args.store, ', '.join(sorted(queue.PROCESS.sites)) or 'none')
     _print(args, text, text, **fields)
     return 1
 

@@ -13,6 +13,8 @@
 
 """What all forms of configuration say of stores and clusters."""
 
+import itertools
+
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
@@ -23,6 +25,8 @@ TYPE = 'dcn'
 _CONNECT_TIMEOUT = 5
 # Locations that an image may have, unless Glance is told otherwise.
 _LOCATION_QUOTA = 10
+# What it may be instead, times powers of ten.
+_STEPS = (1, 2, 3, 5)
 
 
 def backends(sites):
@@ -37,14 +41,18 @@ def location_quota(deployment):
     """Return the value of image_location_quota, None if Glance's own does.
 
     An image can be in every store, and its locations are counted wherever one
-    is added by a request, as Nova does. A quarter more, or five, may be added
-    to the deployment before this is rendered again.
+    is added by a request, as Nova does. A quarter more than there are, or
+    five, fit in; it is the same for many numbers of stores, so that another
+    site seldom changes it.
 
     :param deployment: :class:`glance_dcn.deploy.model.Deployment`
     """
     count = sum(bool(site.store) for site in deployment.sites)
     wanted = count + max(5, count // 4)
-    return str(wanted) if wanted > _LOCATION_QUOTA else None
+    if wanted <= _LOCATION_QUOTA:
+        return None
+    return str(next(step * 10 ** power for power in itertools.count(1)
+                    for step in _STEPS if step * 10 ** power >= wanted))
 
 
 def conf_path(folder, cluster):

@@ -14,6 +14,7 @@
 """Sites for a sites file, out of running clusters, and keys for Glance."""
 
 import contextlib
+import json
 import pathlib
 import re
 import uuid
@@ -170,6 +171,37 @@ class UsersTest(base.CephTestCase):
         with self.pool('volumes', keyring) as ioctx:
             ioctx.write_full(self.user, b'now')
             ioctx.remove_object(self.user)
+
+    def test_administrators_keep_their_capabilities(self):
+        # Nobody might be left who could give them back.
+        chief = 'chief-%s' % self.user
+        with self.dcn0.connect() as client:
+            caps = {'mon': 'allow *', 'osd': 'allow *'}
+            ceph.command(client, {
+                'prefix': 'auth get-or-create', 'entity': 'client.' + chief,
+                'caps': [part for item in caps.items() for part in item]})
+            self.addCleanup(self.remove, chief)
+            for user in ('admin', chief):
+                before = self.caps(client, user)
+                text = self.run_command(
+                    'site', 'key', 'dcn0', '--ceph-conf', self.dcn0.conf,
+                    '--keyring', self.dcn0.directory
+                    / 'ceph.client.admin.keyring', '--user', user, '--pool',
+                    'images', '--output', self.folder / 'out',
+                    '--replace-caps', status=2)
+                self.assertIn('client.%s administers' % user, text)
+                self.assertEqual(before, self.caps(client, user))
+        self.assertFalse((self.folder / 'out').exists())
+
+    def caps(self, client, user):
+        return json.loads(ceph.command(client, {
+            'prefix': 'auth get', 'entity': 'client.' + user,
+            'format': 'json'}))[0]['caps']
+
+    def remove(self, user):
+        with self.dcn0.connect() as client:
+            ceph.command(client, {'prefix': 'auth rm',
+                                  'entity': 'client.' + user})
 
     def test_wrong_cluster(self):
         keyring = self.write_sites(fsid=self.cluster('dcn1').fsid)

@@ -73,6 +73,16 @@ class TestNode(base.BaseTestCase):
             [(target.name, target.pool, target.conf_file, target.user,
               target.connect_timeout, target.default) for target in found])
 
+    def test_folder_that_cannot_be_used(self):
+        for folder, reason in (
+                (self.folder / 'absent', 'No such file or directory'),
+                (self.folder / 'sites', 'nor glance-api.conf')):
+            with fixtures.EnvironmentVariable('OS_GLANCE_CONFIG_DIR',
+                                              str(folder)):
+                error = self.assertRaises(cfg.Error, self.targets)
+            self.assertIn(reason, str(error))
+            self.assertIn(str(folder), str(error))
+
     def test_site_files(self):
         path = self.folder / 'sites/dcn7.conf'
         path.write_text('[dcn7]\nrbd_store_ceph_conf = /etc/ceph/dcn7.conf\n')

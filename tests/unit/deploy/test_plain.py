@@ -54,8 +54,11 @@ class TestManySites(PlainTestCase):
         self.assertNotIn('image_location_quota',
                          self.rendered('central')[_API])
         for site in ('central', 'dcn0'):
-            self.assertEqual(53, self.loaded(
-                site, self.many(40)).image_location_quota)
+            # The same for many numbers of stores: by each change of it, every
+            # Glance would have to be restarted.
+            for count, quota in ((25, 50), (30, 50), (45, 100), (75, 100)):
+                self.assertEqual(quota, self.loaded(
+                    site, self.many(count)).image_location_quota)
 
     def test_what_the_sites_file_says_counts(self):
         text = self.many(20).replace(

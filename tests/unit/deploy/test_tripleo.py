@@ -60,7 +60,7 @@ class TestCentral(TripleoTestCase):
             return self.rendered('central', text)['glance.yaml'][
                 'ExtraConfig']['glance::config::image_import_config']
         self.assertNotIn('DEFAULT/image_location_quota', options(base.SITES))
-        self.assertEqual({'value': '53'}, options(self.many(40))[
+        self.assertEqual({'value': '100'}, options(self.many(40))[
             'DEFAULT/image_location_quota'])
 
     def test_clusters(self):
