@@ -19,6 +19,8 @@ file or URL that a migration names for the parent of the image.
 
 from __future__ import annotations
 
+import errno
+
 import rbd
 
 # Of objects, as powers of two: those that "rbd create" takes.
@@ -28,26 +30,36 @@ _STRIPES = 1 << 12
 _LARGEST = 1 << 60
 
 
+class Unsafe(rbd.InvalidArgument):
+    """The header says what librbd cannot bear.
+
+    :ivar reason: what, as text
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, errno=errno.EINVAL)
+        self.reason = reason
+
+
 def check(image: rbd.Image) -> None:
     """See that an image that was opened is one to work with.
 
     All of it is known to the client: there is no round trip.
 
     :param image: rbd.Image
-    :raises rbd.InvalidArgument: if it is not
+    :raises Unsafe: if it is not
     """
     if image.features() & rbd.RBD_FEATURE_MIGRATING:
-        raise rbd.InvalidArgument(
-            'the image is being migrated: execute or abort that (rbd '
-            'migration), and try again', errno=22)
+        raise Unsafe('The image is being migrated: execute or abort that (rbd '
+                     'migration), and try again.')
     stat = image.stat()
     if (stat['order'] not in _ORDERS or stat['obj_size'] != 1 << stat['order']
             or stat['size'] > _LARGEST
             or not 0 < image.stripe_count() <= _STRIPES):
-        raise rbd.InvalidArgument(
-            'the header of the image is damaged: objects of 2^%d bytes, %d '
-            'stripes, %d bytes' % (stat['order'], image.stripe_count(),
-                                   stat['size']), errno=22)
+        raise Unsafe(
+            'The header of the image is damaged (objects of 2^%d bytes, %d '
+            'stripes, %d bytes): see who writes to the cluster.' % (
+                stat['order'], image.stripe_count(), stat['size']))
 
 
 def has_parent(image: rbd.Image) -> bool:

@@ -106,6 +106,9 @@ class RBD(base.Endpoint):
                 # races with the end of such an open and aborts the process.
                 self._image.set_snap(snapshot)
             self._look()
+        except header.Unsafe as error:
+            self.close()
+            raise errors.RequestError(self.name, 'open', hint=error.reason)
         except rbd.Error as error:
             self.close()
             raise self._translated(error, 'open')

@@ -43,7 +43,7 @@ class MigratingTest(base.CephTestCase):
             error = self.assertRaises(
                 errors.RequestError, backend.RBD, self.ioctx, self.name,
                 writable=writable)
-            self.assertIn('open', str(error))
+            self.assertIn('being migrated', str(error))
 
     def test_not_looked_into(self):
         # It ended the process, which divided by zero.

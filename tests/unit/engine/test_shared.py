@@ -68,7 +68,10 @@ class ImageTest(base.BaseTestCase):
         super().setUp()
         self.image = self.useFixture(fixtures.MockPatch(
             'glance_dcn.engine.backends.rbd.rbd.Image')).mock.return_value
-        self.image.stat.return_value = {'size': 1, 'obj_size': 1 << 22}
+        self.image.stat.return_value = {'size': 1, 'obj_size': 1 << 22,
+                                        'order': 22}
+        self.image.features.return_value = 1
+        self.image.stripe_count.return_value = 1
         self.closed: typing.Any = native.Queue()
         self.cluster = Cluster()
 
