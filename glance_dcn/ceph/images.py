@@ -34,11 +34,11 @@ LOG = logging.getLogger(__name__)
 #: Name of the snapshot that publishes an image; Nova, Cinder and stock Glance
 #: use the same (glance_store._drivers.rbd.DEFAULT_SNAPNAME).
 SNAPSHOT = 'snap'
-# Features that come with an exclusive lock. Whoever may read an image may send
-# notifications to it, and librbd of the client that has the lock does what
-# they ask for: resizing included, by which what was written is lost. An image
-# is written once, by one client; whoever wants these features, for mirroring
-# say, enables them afterwards (rbd feature enable).
+# Features that come with an exclusive lock. A client that may read an image
+# may notify those that have it open, and librbd of the one that has the lock
+# does what it is asked for: it resizes it, and what was written is lost.
+# An image is written once, by one client. Operators who need these features,
+# for mirroring say, enable them afterwards (rbd feature enable).
 _LOCKED = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP
            | rbd.RBD_FEATURE_FAST_DIFF | rbd.RBD_FEATURE_JOURNALING)
 # The object that tells the internal ID of the image of a name.

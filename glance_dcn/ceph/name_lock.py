@@ -189,8 +189,8 @@ class _Held:
         """Take the lock, or renew it.
 
         :raises rados.ObjectBusy: if another client holds it
-        :raises rados.ObjectNotFound: if it is to be renewed, and nobody
-            holds it
+        :raises rados.ObjectNotFound: if it is to be renewed, and is
+            not held
         :raises rados.Error: if the cluster refuses
         """
         self._beat += 1

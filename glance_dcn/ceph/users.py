@@ -89,7 +89,7 @@ def make_key(name, conf, admin, keyring, fsid, user, caps, replace):
             return found['key'], None
         if before['caps'] != caps:
             if user == admin or _administers(before['caps']):
-                # Nobody might be left who could give them back.
+                # There may be no other user who could give them back.
                 raise errors.Misconfigured(
                     name, '%s administers the cluster; its capabilities are '
                     'not replaced' % entity, 'name another user for Glance')

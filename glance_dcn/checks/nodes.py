@@ -22,6 +22,7 @@ from oslo_utils import units
 import requests
 
 from glance_dcn.checks import registry
+from glance_dcn.deploy import stores as rendered
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import folder as site_files
@@ -273,7 +274,7 @@ def quota(node):
     if found < count:
         # With what may be added until the next look at it.
         raise Found('few', quota=found, count=count,
-                    wanted=count + max(5, count // 4))
+                    wanted=rendered.locations(count))
     return '%d locations, %d store%s' % (found, count, 's' * (count != 1))
 
 

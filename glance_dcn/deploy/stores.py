@@ -40,19 +40,25 @@ def backends(sites):
 def location_quota(deployment):
     """Return the value of image_location_quota, None if Glance's own does.
 
-    An image can be in every store, and its locations are counted wherever one
-    is added by a request, as Nova does. A quarter more than there are, or
+    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
+    """
+    wanted = locations(sum(bool(site.store) for site in deployment.sites))
+    return str(wanted) if wanted > _LOCATION_QUOTA else None
+
+
+def locations(count):
+    """Return how many locations an image should be allowed to have.
+
+    It can be in every store, and its locations are counted wherever one is
+    added by a request, as Nova does. A quarter more than there are stores, or
     five, fit in; it is the same for many numbers of stores, so that another
     site seldom changes it.
 
-    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
+    :param count: number of stores
     """
-    count = sum(bool(site.store) for site in deployment.sites)
     wanted = count + max(5, count // 4)
-    if wanted <= _LOCATION_QUOTA:
-        return None
-    return str(next(step * 10 ** power for power in itertools.count(1)
-                    for step in _STEPS if step * 10 ** power >= wanted))
+    return next(step * 10 ** power for power in itertools.count(1)
+                for step in _STEPS if step * 10 ** power >= wanted)
 
 
 def conf_path(folder, cluster):

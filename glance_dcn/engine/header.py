@@ -12,9 +12,10 @@
 
 """What the header of an RBD image may say.
 
-Whoever owns a cluster writes what he likes into its headers, and librbd, which
+The owner of a cluster can write anything into its headers, and librbd, which
 runs in this process, believes it: it divides by what it finds, and takes a
-file or URL that a migration names for the parent of the image.
+file or URL that a migration names for the parent of the image. This looks at
+an image that is open already; what librbd does to open it comes before.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Home:
 def choose(conf: typing.Any, configured: Iterable[str]) -> str | None:
     """Return the identifier of the store that keeps the records, or None.
 
-    Not just any: whoever owns its cluster can have images removed from all
+    Not just any: the owner of its cluster can have images removed from all
     sites.
 
     :param conf: oslo.config object of Glance, with this package's options

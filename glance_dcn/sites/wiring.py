@@ -19,7 +19,7 @@ store is refused, and the others go on.
 
 The fsid of each site's cluster is kept at home (see
 :mod:`glance_dcn.ceph.fsids`), and in memory. What is kept is read and written
-in the background: nobody waits for the home's site when it is away.
+in the background: no call waits for the home's site when it is away.
 """
 
 import logging
@@ -38,7 +38,7 @@ _INTERVAL = 10
 # Seconds for which, in the life of a process, the first calls wait for what
 # is kept: from then on it is in memory.
 _PATIENCE = 1
-# Seconds for which it is kept which stores have the pool of another.
+# Seconds for which it is kept which store has which pool.
 _MOMENT = 0.2
 
 
@@ -57,9 +57,8 @@ class Wiring:
         # The same, as this process saw it first.
         self._seen = {}
         self._deadline = None
-        # Faults of stores whose pool is that of an earlier one, and when that
-        # was looked for.
-        self._twins = {}
+        # Which store has which pool, and when that was looked for.
+        self._owners = {}
         self._looked = float('-inf')
         self._work = background.Periodic('dcn-wiring', self.synchronise,
                                          _INTERVAL)
@@ -119,7 +118,7 @@ class Wiring:
         fsid = site.known_fsid
         if not fsid:
             return None
-        return self._twin(site) or self._change(site, fsid)
+        return self._twin(site, fsid) or self._change(site, fsid)
 
     def accept(self, site):
         """Take the cluster that a site has now for the right one.
@@ -252,33 +251,36 @@ class Wiring:
                                     'other': other.name, 'store': site.name,
                                     'error': exc})
 
-    def _twin(self, site):
+    def _twin(self, site, fsid):
         """Return what is wrong if an earlier store has the pool of this one.
 
         Glance asks for all stores at once, each of which would ask for all
-        others: what is found is kept for a moment.
+        others: which pools are taken is kept for a moment.
         """
         now = time.monotonic()
         if now - self._looked > _MOMENT:
-            self._twins = self._find_twins()
-            self._looked = now
-        return self._twins.get(site.name)
+            self._owners, self._looked = self._find_owners(), now
+        order, other = self._owners.get((site.pool, fsid), (0, site.name))
+        # Only an earlier one counts.
+        if other == site.name or order > list(self._sites).index(site.name):
+            return None
+        return errors.Misconfigured(
+            site.name, 'it has pool %s of cluster %s, which is that of store '
+            '%s already' % (site.pool, fsid, other),
+            'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: each '
+            'store needs a pool of its own' % site.name)
 
-    def _find_twins(self):
-        found, first = {}, {}
-        for name, site in list(self._sites.items()):
-            # What only the conf file of an earlier one says may be the very
-            # mistake: this one must not suffer for it.
-            fsid = site.known_fsid
-            other = first.get((site.pool, fsid)) if fsid else None
-            if other:
-                found[name] = errors.Misconfigured(
-                    name, 'it has pool %s of cluster %s, which is that of '
-                    'store %s already' % (site.pool, fsid, other),
-                    'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: '
-                    'each store needs a pool of its own' % name)
+    def _find_owners(self):
+        """Return (position, name) of the first store with each pool.
+
+        By pool and fsid, of those that are connected: what only a conf file
+        says may be the very mistake, and others must not suffer for it.
+        """
+        found = {}
+        for order, (name, site) in enumerate(list(self._sites.items())):
             if site.connected_fsid:
-                first.setdefault((site.pool, site.connected_fsid), name)
+                found.setdefault((site.pool, site.connected_fsid),
+                                 (order, name))
         return found
 
     def _change(self, site, fsid):

@@ -89,7 +89,7 @@ def is_current(boot: str) -> bool:
 def is_older_than_boot(path: str) -> bool:
     """Return whether a file was written before this host was started.
 
-    What nobody has synced then may have its length, and zeros in place of its
+    What was not synced then may have its length, and zeros in place of its
     data.
 
     :param path: path of the file

@@ -241,7 +241,7 @@ class ImageDeletion:
         try:
             self._run()
         except BaseException:
-            # Whoever has prepared a site, and holds a lock there, waits.
+            # Threads that have prepared a site, and hold a lock there, wait.
             self._closed = True
             for deletion in self._deletions:
                 deletion.decide(False)

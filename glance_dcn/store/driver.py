@@ -158,13 +158,8 @@ class Store(driver.Store):
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
             watch.begin(self.conf, type(self))
-        if home is None and queue.PROCESS.home.site is not self.site:
-            raise exceptions.BadStoreConfiguration(
-                store_name=group, reason='no store is said to keep the '
-                'records, which other sites must not be able to write: there '
-                'are several of type dcn, and default_backend %s is not one '
-                'of them. Let it be of type dcn, or set home_store in '
-                '[glance_dcn]' % self.conf.glance_store.default_backend)
+        if home is None:
+            raise self._no_home()
 
     def _options(self, group):
         """Return the store's options, as attributes.
@@ -188,6 +183,15 @@ class Store(driver.Store):
         if not self.backend_group:
             return self.name
         return homes.choose(self.conf, queue.PROCESS.sites)
+
+    def _no_home(self):
+        """Return the error of a store whose writes cannot be recorded."""
+        return exceptions.BadStoreConfiguration(
+            store_name=self.name, reason='no store is said to keep the '
+            'records, which other sites must not be able to write: there are '
+            'several of type dcn, and default_backend %s is not one of them. '
+            'Let it be of type dcn, or set home_store in [glance_dcn]'
+            % self.conf.glance_store.default_backend)
 
     def _present_as_rbd(self):
         """Make Glance list this store as one of type ``rbd``.

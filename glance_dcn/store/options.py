@@ -191,9 +191,9 @@ Identifier of the store that keeps the records.
 
 Tasks that wait, the key of the deployment and what else must outlive a
 process lie in the pool of one store of type ``dcn``, in the RADOS namespace
-``glance-dcn``. Whoever may write to that namespace can have images removed
-from any site: give users of other sites no right to it. Set this only if the
-default store is of another type, and there are several of type ``dcn``.
+``glance-dcn``. A client that may write to that namespace can have images
+removed from any site: give users of other sites no right to it. Set this only
+if the default store is of another type, and there are several of type ``dcn``.
 
 Possible values:
     * Identifier of a store of type ``dcn`` in ``enabled_backends``

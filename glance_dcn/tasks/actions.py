@@ -337,8 +337,8 @@ class Executor:
 def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
     """Return what there is under the name of a task's image.
 
-    Another image than the one that is meant is not opened: whoever has put it
-    there may mean this process harm.
+    Another image than the one that is meant is not opened: it may have been
+    put there to harm this process.
     """
     if task.image_id is not None:
         found = images.look_up(ioctx, task.image)
