@@ -579,7 +579,11 @@ class Connection:
         try:
             with self._room(state):
                 attempt.since = time.monotonic()
-                state.adopt(self._connect())
+                client = self._connect()
+                state.adopt(client)
+                # Those that were marked since it was made, and before there
+                # was a client that could be asked to.
+                state.blocklist_marked(client)
         except errors.ClusterError as exc:
             error = exc
         except Exception as exc:

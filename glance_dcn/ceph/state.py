@@ -126,11 +126,13 @@ class State:
 
         :param client: connected rados.Rados
         """
+        # Each client that is made meanwhile does the same: none may be used
+        # before it has the map of OSDs that has the blocklist.
         with self.lock:
-            taken, self._to_blocklist = self._to_blocklist, set()
-        left = fencing.blocklist(client, taken)
+            marked = set(self._to_blocklist)
+        left = fencing.blocklist(client, marked)
         with self.lock:
-            self._to_blocklist |= left
+            self._to_blocklist -= marked - left
 
 
 class Attempt:

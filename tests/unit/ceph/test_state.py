@@ -108,6 +108,19 @@ class TestBlocklisting(StateCase):
         self.assertEqual('127.0.0.1:0/1',
                          new.blocklist_add.call_args.args[0])
 
+    def test_by_each_of_two_that_are_made_at_once(self):
+        # The one that comes second must not be used before it knows.
+        old, first, second = Client('127.0.0.1:0/1'), mock.Mock(), mock.Mock()
+        first.blocklist_add.side_effect = lambda *args: (
+            self.state.blocklist_marked(second))
+        self.state.adopt(old)
+        self.state.retire(old)
+        self.state.mark_retired()
+        self.state.blocklist_marked(first)
+        second.blocklist_add.assert_called_once()
+        self.state.blocklist_marked(first)
+        first.blocklist_add.assert_called_once()
+
     def test_of_one_that_was_retired_long_ago(self):
         patch = mock.patch.object(state, '_KEPT', -1)
         patch.start()
