@@ -26,7 +26,6 @@ import functools
 import os
 import socket
 import struct
-import typing
 
 import rados
 
@@ -97,27 +96,6 @@ def swap(ioctx, name, key, before, after):
         op.omap_cmp(key, before or '', _EQUAL)
         ioctx.set_omap(op, (key,), (after.encode(),))
         return _if_matching(ioctx, op, name)
-
-
-def swap_later(ioctx: rados.Ioctx, name: str, key: str, before: str,
-               after: str,
-               failed: typing.Callable[[], None] = lambda: None) -> None:
-    """Write a record if it is still what it was, without waiting.
-
-    Operations of one client on one object are carried out in order: what is
-    sent afterwards sees the outcome.
-
-    :param failed: called if it was not written, in a thread of librados: it
-        must only take note
-    """
-    def answered(code: int) -> None:
-        if code < 0:
-            failed()
-    with rados.WriteOpCtx() as op:
-        op.omap_cmp(key, before, _EQUAL)
-        ioctx.set_omap(op, (key,), (after.encode(),))
-        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
-               answered)
 
 
 def remove(ioctx, name, key, text=None):

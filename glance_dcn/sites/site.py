@@ -285,7 +285,7 @@ class Site:
         :raises glance_dcn.sites.leftovers.Complete: if there is a complete
             one of that name
         :raises glance_dcn.sites.leftovers.Refused: if there is one that is
-            in the way
+            in the way, or this process was stopped for too long
         :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
             at it for too long
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
@@ -301,11 +301,20 @@ class Site:
         running.writes(image, self.name, self.instance)
         write = self._begin_write(ioctx, image)
         try:
-            return self.call(self._begin, ioctx, image, size, write,
-                             late=_close)
+            endpoint = self.call(self._begin, ioctx, image, size, write,
+                                 late=_close)
         except (leftovers.Refused, name_lock.NotLocked):
             self._end_write(image, write)
             raise
+        if write:
+            image_id = endpoint.image.id()
+            try:
+                write.bind(image_id)
+            except BaseException:
+                endpoint.close()
+                self.discard_or_defer(ioctx, image, image_id)
+                raise
+        return endpoint
 
     def _begin(self, ioctx, image, size, write):
         features = self._connection.client_of(ioctx).conf_get(
@@ -318,8 +327,6 @@ class Site:
                     endpoint = stack.enter_context(rbd_backend.RBD(
                         ioctx, image, writable=True, name=self._title(image),
                         hold=self._holding(ioctx), cluster=self._connection))
-                if write:
-                    write.bind(endpoint.image.id())
                 stack.pop_all()
                 return endpoint
             with self.name_lock(ioctx, image):
@@ -365,7 +372,7 @@ class Site:
         write = self._begin_write(ioctx, image)
         try:
             if write:
-                write.bind(identity, wait=True)
+                write.bind(identity)
             yield
         except BaseException:
             self._end_write(image, write)

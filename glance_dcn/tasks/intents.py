@@ -75,16 +75,16 @@ class Write:
         self.intent = intent
         self._log = log
 
-    def bind(self, image_id: str, wait: bool = False) -> None:
-        """Add the internal ID of the image.
+    def bind(self, image_id: str) -> None:
+        """Add the internal ID of the image, before data is written to it.
 
-        :param wait: return when it is written; for an image that may be
-            another process's to remove, and not for one that was created by
-            this write
+        What has data is removed by that ID alone.
+
+        :raises WriteLost: if the intent was given to another process
         """
-        bound = dataclasses.replace(self.intent, image_id=image_id)
-        self._log.change(self.intent, bound, wait)
-        self.intent = bound
+        old = self.intent
+        self.intent = dataclasses.replace(old, image_id=image_id)
+        self._log.bind(old, self.intent)
 
     def commit(self) -> None:
         """Take the right to tell Glance of the image.
@@ -169,18 +169,17 @@ class WriteLog:
         self._periodic.start()
         return Write(self, intent)
 
-    def change(self, old: tasks.Intent, new: tasks.Intent,
-               wait: bool) -> None:
-        """Write a changed intent."""
+    def bind(self, old: tasks.Intent, new: tasks.Intent) -> None:
+        """Write an intent that tells the image.
+
+        :raises WriteLost: if it was changed by another process
+        """
         with self._guard:
             # One that was given up meanwhile needs no lease any more.
             if old.uid in self._open:
                 self._open[new.uid] = new
         try:
-            if wait:
-                self._replace(old, new)
-            else:
-                self._store.replace_later(old, new)
+            self._replace(old, new)
         except stores.AWAY:
             self._put_off(old, new)
 
@@ -224,16 +223,8 @@ class WriteLog:
         return found
 
     def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
-        if self._store.replace(old, new):
-            return
-        # That the internal ID was added may not have been written.
-        for known in self._store.records(old.site, old.image):
-            if (known.key == old.key
-                    and isinstance(known, tasks.Intent)
-                    and known.state is tasks.State.WRITING
-                    and self._store.replace(known, new)):
-                return
-        raise WriteLost(old)
+        if not self._store.replace(old, new):
+            raise WriteLost(old)
 
     def end(self, intent: tasks.Intent) -> None:
         """Drop an intent."""

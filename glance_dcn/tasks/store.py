@@ -138,19 +138,6 @@ class TaskStore:
         return self._at_home(lambda ioctx: omap.swap(
             ioctx, OBJECT, old.key, self.text(old), self.text(new)))
 
-    def replace_later(self, old: tasks.Record, new: tasks.Record) -> None:
-        """Write a record if it is still what it was, without waiting.
-
-        A :meth:`replace` of the new one sees whether it was written.
-
-        :raises: as :meth:`replace`
-        """
-        if self._swap_in_spool(old, new):
-            return
-        with self.home.open() as ioctx:
-            omap.swap_later(ioctx, OBJECT, old.key, self.text(old),
-                            self.text(new))
-
     def remove(self, record: tasks.Record) -> bool:
         """Remove a record, unless it was changed.
 

@@ -16,6 +16,7 @@ The real thing each time: SIGSTOP, SIGKILL, and a clock that is stepped.
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -27,6 +28,7 @@ import fixtures
 import rados
 import rbd
 
+from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
@@ -89,6 +91,31 @@ class WriterTest(base.TasksTestCase):
         self.settle()
         with self.edge.open_pool() as ioctx:
             self.edge.begin(ioctx, self.image, base.MIB).close()
+
+    def test_recorded_before_data_is_written(self):
+        self.create(status='saving')
+        with self.edge.open_pool() as ioctx, \
+                self.edge.begin(ioctx, self.image, base.MIB) as endpoint:
+            self.assertEqual([endpoint.image.id()], [
+                record.image_id for record in self.recorded()])
+
+    def test_taken_before_data_is_written(self):
+        # As by a runner, when this process was stopped for too long.
+        self.create(status='saving')
+        create = images.create
+
+        def create_and_take(*args):
+            create(*args)
+            record, = self.recorded()
+            self.assertTrue(self.queue.store.replace(
+                record, dataclasses.replace(
+                    record, state=tasks.State.REMOVING)))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.images.create', create_and_take))
+        with self.edge.open_pool() as ioctx:
+            self.assertRaises(leftovers.Gone, self.edge.begin, ioctx,
+                              self.image, base.MIB)
+        self.assertGone()
 
     def test_killed_before_glance_noted_the_location(self):
         self.create(status='importing')

@@ -172,7 +172,7 @@ class MemoryCluster(fixtures.Fixture):
 
     def _setUp(self):
         self.on_swap = lambda key: None
-        for name in ('put', 'put_later', 'swap', 'swap_later', 'remove',
+        for name in ('put', 'put_later', 'swap', 'remove',
                      'remove_later', 'get', 'walk', 'remove_object'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.omap.' + name, getattr(self, name)))
@@ -195,11 +195,6 @@ class MemoryCluster(fixtures.Fixture):
             return False
         ioctx.omap(name)[key] = after
         return True
-
-    def swap_later(self, ioctx, name, key, before, after,
-                   failed=lambda: None):
-        if not self.swap(ioctx, name, key, before, after):
-            failed()
 
     def remove(self, ioctx, name, key, text=None):
         if text is not None and ioctx.omap(name).get(key, '') != text:

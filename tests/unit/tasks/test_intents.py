@@ -108,7 +108,7 @@ class WriteLogTest(base.BaseTestCase):
         # Its thread, which nobody waits for any more, goes on.
         write = self.begin()
         write.abandon()
-        write.bind('1')
+        self.assertRaises(intents.WriteLost, write.bind, '1')
         task, = self.kept
         self.assertIsInstance(task, tasks.Task)
         # Nothing more needs the lease.
@@ -162,19 +162,15 @@ class WriteLogTest(base.BaseTestCase):
         self.store.remove(write.intent)
         self.assertRaises(intents.WriteLost, write.commit)
 
-    def test_id_that_was_not_written(self):
-        write = self.begin()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.omap.swap_later', lambda *args, **kwargs: None))
-        write.bind('1')
-        self.assertKept(State.WRITING)
-        write.commit()
-        self.assertKept(State.COMMITTED, image_id='1')
-
-    def test_adopting_what_is_being_removed(self):
+    def test_taken_before_its_image_was_told(self):
         write = self.begin()
         self.take(write.intent)
-        self.assertRaises(intents.WriteLost, write.bind, '1', wait=True)
+        self.assertRaises(intents.WriteLost, write.bind, '1')
+        # What is abandoned now is the image, of whosoever the intent is.
+        write.abandon()
+        self.assertEqual({(State.REMOVING, None), (None, '1')}, {
+            (getattr(record, 'state', None), record.image_id)
+            for record in self.kept})
 
     def test_lease_is_renewed_while_it_matters(self):
         write = self.begin()

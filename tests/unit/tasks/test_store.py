@@ -142,7 +142,7 @@ class TestHomeAway(StoreCase):
         self.site.away()
         self.store.put(task)
         self.assertTrue(self.store.replace(task, changed))
-        self.store.replace_later(changed, task)
+        self.assertTrue(self.store.replace(changed, task))
         self.site.back()
         self.assertEqual([task], self.store.scan().records)
         self.site.away()
