@@ -244,7 +244,8 @@ class _Recovery:
                        *folder.companions(self._entry.path))
         self._update(remaining=())
         self._database.succeed(self._entry.task, self._entry.image)
-        self._let_go()
+        self._unlock()
+        self._held.close()
         return FINISHED
 
     def _copy(self):
@@ -523,16 +524,18 @@ class _Recovery:
         return RESUMED
 
     def _undone(self, what):
+        # The lock first: who sees the task fail may begin the import anew at
+        # once.
+        self._unlock()
         self._database.fail(
             self._entry.task, 'The worker ended while the import was at it '
             '(%s); %s.' % (self._entry.phase, what))
-        self._let_go()
+        self._held.close()
         return UNDONE
 
-    def _let_go(self):
+    def _unlock(self):
         self._database.drop_property(self._image['id'], self._database.LOCK,
                                      _lock(self._entry))
-        self._held.close()
 
 
 def _names(stores):
