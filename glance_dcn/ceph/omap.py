@@ -26,6 +26,7 @@ import functools
 import os
 import socket
 import struct
+import typing
 
 import rados
 

@@ -22,7 +22,9 @@ which staged data is believed:
 - it was synced before its content digest was noted, and has that digest.
 
 What was uploaded before a restart, and is imported after it, has neither: no
-import has looked at it before. It has to be uploaded once more.
+import has looked at it before. It has to be uploaded once more. The first
+process of Glance after a restart marks it; the clock may have been set
+meanwhile.
 
 To sync a file takes as long as the disk does, and to digest it half a second
 for each GiB of data. Both are done beside the import, by a thread of low
@@ -34,6 +36,7 @@ begin from where the user can repeat it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import time
@@ -52,6 +55,15 @@ Known = typing.Callable[[float], 'tuple[int, str] | None']
 _Progress = typing.Optional[typing.Callable[[float], None]]
 
 _BOOT_ID = '/proc/sys/kernel/random/boot_id'
+# Boot IDs with which processes of Glance have looked at the folder: the file,
+# how many are kept, and the characters that are read of them.
+_BOOTS = 'boots'
+_BOOTS_KEPT = 99
+_LONGEST = 1 << 14
+_UNKNOWN = '-'
+# The modification time of a file that is older than the last restart, in
+# seconds since 1970.
+_MARK = 1
 # Bytes of buffers while a file is digested.
 _MEMORY = 16 << 20
 # Seconds between reports of how far that is.
@@ -86,17 +98,49 @@ def is_current(boot: str) -> bool:
     return bool(boot) and boot == boot_id()
 
 
-def is_older_than_boot(path: str) -> bool:
-    """Return whether a file was written before this host was started.
+def mark_older(staging: str, hidden: str) -> None:
+    """Mark the staged files that are older than the host's last restart.
 
-    What was not synced then may have its length, and zeros in place of its
-    data.
+    Before the process that calls it lets any be written. What was not synced
+    when the host ended may have its length, and zeros in place of its data.
+
+    :param staging: path of the staging folder
+    :param hidden: path of the folder in it that is this software's
+    :raises OSError: if that fails; nothing is marked then, or some
+    """
+    os.makedirs(hidden, mode=0o700, exist_ok=True)
+    fd = os.open(os.path.join(hidden, _BOOTS),
+                 os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(fd, 'r+', encoding='ascii', errors='replace') as boots:
+        # Another process may be about to.
+        fcntl.flock(boots, fcntl.LOCK_EX)
+        known, boot = boots.read(_LONGEST).split(), boot_id() or _UNKNOWN
+        if boot != _UNKNOWN and boot in known:
+            return
+        # Of what was there before this software only the clock can tell.
+        started = (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+                   if not known else float('inf'))
+        with os.scandir(staging) as found:
+            for entry in found:
+                if (entry.is_file(follow_symlinks=False) and entry.stat(
+                        follow_symlinks=False).st_mtime < started):
+                    os.utime(entry.path, (_MARK, _MARK),
+                             follow_symlinks=False)
+        boots.seek(0)
+        boots.truncate()
+        # Several hosts may have one folder.
+        boots.write('\n'.join([*known[-_BOOTS_KEPT:], boot, '']))
+        boots.flush()
+        os.fsync(fd)
+
+
+def is_older_than_boot(path: str) -> bool:
+    """Return whether a file was marked, see :func:`mark_older`.
 
     :param path: path of the file
     :raises OSError: if that cannot be told
     """
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return os.stat(path, follow_symlinks=False).st_mtime < booted
+    return os.stat(path, follow_symlinks=False).st_mtime == _MARK
 
 
 def renew(path: str) -> None:

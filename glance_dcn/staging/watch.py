@@ -18,6 +18,7 @@ Each process keeps the journal of its own imports.
 """
 
 import logging
+import os
 import time
 
 from glance_dcn import background
@@ -25,7 +26,9 @@ from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.runtime import green
 from glance_dcn.staging import accepted
+from glance_dcn.staging import durable
 from glance_dcn.staging import folder
+from glance_dcn.staging import journal
 from glance_dcn.staging import options
 from glance_dcn.staging import recovery
 from glance_dcn.staging import residue
@@ -63,9 +66,25 @@ def start(conf):
     options.register(conf)
     _conf, _since = conf, time.monotonic()
     if _watch is None:
+        _mark_older()
         _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
         _watch.start()
         queue.PROCESS.lead.on_lead(_watch.wake)
+
+
+def _mark_older():
+    """Tell what was staged before the host was restarted from the rest."""
+    staging = folder.path(_conf)
+    # Glance makes it when it is first used.
+    if not staging or not os.path.isdir(staging):
+        return
+    try:
+        durable.mark_older(staging, os.path.join(staging, journal.FOLDER))
+    except OSError as exc:
+        LOG.warning('What was uploaded before this host was restarted cannot '
+                    'be told in %(folder)s (%(error)s), and is believed: see '
+                    'that it is there and belongs to the user of Glance',
+                    {'folder': staging, 'error': exc})
 
 
 def ask_first(function):

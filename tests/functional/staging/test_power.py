@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import threading
+import time
 
 import fixtures
 from oslotest import base as oslotest
@@ -215,8 +216,13 @@ class PowerCutTest(base.ApiTestCase):
 
     def test_uploaded_before_and_imported_after(self):
         job = scenes.Job(self.scene, 'glance-direct')
-        # No import has begun that could have vouched for it.
-        os.utime(self.scene.staging / job.image_id, (1, 1))
+        # No import has begun that could have vouched for it; and the clock
+        # was set back since.
+        future = time.time() + 3600
+        os.utime(self.scene.staging / job.image_id, (future, future))
+        self.scene.kill()
+        (self.scene.staging / '.glance-dcn/boots').write_text(_BEFORE)
+        self.scene.restart()
         job.begin()
         self.assertIn('Stage the image again', self.failure(job))
         self.stage_again(job)

@@ -63,6 +63,62 @@ class FileTest(base.BaseTestCase):
         self.path.write_bytes(self.data)
 
 
+class OlderThanBootTest(FileTest):
+    """What the first process after a restart finds is not believed."""
+
+    def setUp(self):
+        super().setUp()
+        self.hidden = self.folder / '.glance-dcn'
+        # What the clock says is another matter.
+        os.utime(self.path, (1 << 32, 1 << 32))
+
+    def start(self, boot):
+        """Start a process of Glance; return what is older."""
+        known = self.folder / 'boot_id'
+        known.write_text(boot + '\n')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.staging.durable._BOOT_ID', str(known)))
+        durable.mark_older(str(self.folder), str(self.hidden))
+        return {path.name for path in self.folder.glob('image*')
+                if durable.is_older_than_boot(str(path))}
+
+    def test_processes(self):
+        self.assertEqual(set(), self.start('first'))
+        self.assertEqual(set(), self.start('first'))
+        self.assertEqual({'image'}, self.start('second'))
+        (self.folder / 'image-2').write_bytes(self.data)
+        self.assertEqual({'image'}, self.start('second'))
+        durable.renew(str(self.path))
+        self.assertEqual(set(), self.start('second'))
+
+    def test_hosts_that_have_one_folder(self):
+        self.start('first')
+        self.assertEqual({'image'}, self.start('other'))
+        (self.folder / 'image-2').write_bytes(self.data)
+        for boot in ('first', 'other'):
+            self.assertEqual({'image'}, self.start(boot))
+
+    def test_without_boot_id_nothing_is_believed_after_a_start(self):
+        self.start('')
+        self.assertEqual({'image'}, self.start(''))
+
+    def test_folder_of_before_this_software(self):
+        os.utime(self.path, (2, 2))
+        self.assertEqual({'image'}, self.start('first'))
+
+    def test_links_are_left_alone(self):
+        self.start('first')
+        (self.folder / 'image-3').symlink_to('/etc/hostname')
+        before = os.stat('/etc/hostname')
+        self.start('second')
+        self.assertEqual(before.st_mtime, os.stat('/etc/hostname').st_mtime)
+
+    def test_very_many_starts(self):
+        for number in range(120):
+            self.start('boot-%d' % number)
+        self.assertEqual(100, len((self.hidden / 'boots').read_text().split()))
+
+
 class DurableTest(FileTest):
 
     def test_boot_id_is_that_of_the_kernel(self):
