@@ -26,7 +26,6 @@ import functools
 import os
 import socket
 import struct
-import typing
 
 import rados
 

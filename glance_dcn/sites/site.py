@@ -317,16 +317,20 @@ class Site:
         return endpoint
 
     def _begin(self, ioctx, image, size, write):
-        features = self._connection.client_of(ioctx).conf_get(
-            'rbd_default_features')
+        client = self._connection.client_of(ioctx)
+        features = client.conf_get('rbd_default_features')
+        data_pool = client.conf_get('rbd_default_data_pool')
+        data = images.data_pool(client, ioctx, data_pool)
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
                 with self.name_lock(ioctx, image):
-                    images.create(ioctx, image, size, self.order, features)
+                    images.create(ioctx, image, size, self.order, features,
+                                  data_pool)
                     endpoint = stack.enter_context(rbd_backend.RBD(
                         ioctx, image, writable=True, name=self._title(image),
-                        hold=self._holding(ioctx), cluster=self._connection))
+                        hold=self._holding(ioctx), cluster=self._connection,
+                        data=data))
                 stack.pop_all()
                 return endpoint
             with self.name_lock(ioctx, image):

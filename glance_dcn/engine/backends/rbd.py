@@ -33,6 +33,7 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import header
 from glance_dcn.engine import native
+from glance_dcn.engine import objects
 from glance_dcn.engine import shared
 
 # Objects whose extents are asked for in one go. Few enough to begin reading
@@ -75,7 +76,10 @@ class RBD(base.Endpoint):
         as long as this
     :param image: name of the image
     :param snapshot: name of a snapshot, or None
-    :param writable: open for writing too
+    :param writable: open for writing too, as an image that is written for
+        the first time, see :mod:`glance_dcn.engine.objects`
+    :param data: open ``rados.Ioctx`` of the pool that its data is in; None:
+        that of the image
     :param name: what errors call it; by default the image's name
     :param hold: called before it is opened; what it returns is called when it
         is closed, which may be long after :meth:`close` has returned
@@ -86,9 +90,9 @@ class RBD(base.Endpoint):
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None, hold=None, cluster=None):
+                 name=None, hold=None, cluster=None, data=None):
         super().__init__(name or image)
-        self._image = None
+        self._image = self._objects = None
         self._let_go = hold() if hold else _nothing
         self._shared = shared.Shared(self._close)
         self._is_open = True
@@ -106,6 +110,9 @@ class RBD(base.Endpoint):
                 # races with the end of such an open and aborts the process.
                 self._image.set_snap(snapshot)
             self._look()
+            if writable:
+                self._objects = objects.DataObjects(data or ioctx,
+                                                    self._image)
         except header.Unsafe as error:
             self.close()
             raise errors.RequestError(self.name, 'open', hint=error.reason)
@@ -196,8 +203,10 @@ class RBD(base.Endpoint):
 
     def write(self, offset, data, done):
         length = len(data)
+        if self._objects is None:
+            done(self._error('write', errno.EROFS, offset, length))
+            return
         if offset + length > self.size:
-            # librbd would cut it without a word.
             done(self._error('write', errno.EINVAL, offset, length))
             return
         if not _ended.empty():
@@ -205,36 +214,20 @@ class RBD(base.Endpoint):
             return
         token = self._begin()
 
-        # Keeping the data is the callback's work too: librbd may use it
-        # until then (rbd_disable_zero_copy_writes = false).
-        def complete(completion, data=data):
+        def complete(code):
             self._flying.discard(token)
-            code = completion.get_return_value()
             done(self._error('write', -code, offset, length)
                  if code < 0 else None)
 
         try:
-            self._image.aio_write(data, offset, complete)
-        except rbd.Error as error:
+            self._objects.write(offset, data, complete)
+        except objects.Error as error:
             self._flying.discard(token)
             done(self._translated(error, 'write', offset, length))
 
     def flush(self, done):
-        if not _ended.empty():
-            done(self._error('flush', errno.ECANCELED))
-            return
-        token = self._begin()
-
-        def complete(completion):
-            self._flying.discard(token)
-            code = completion.get_return_value()
-            done(self._error('flush', -code) if code < 0 else None)
-
-        try:
-            self._image.aio_flush(complete)
-        except rbd.Error as error:
-            self._flying.discard(token)
-            done(self._translated(error, 'flush'))
+        # OSDs answer a write when it is durable, and nothing is cached here.
+        done(None)
 
     def lost(self):
         reason = self._cluster and self._cluster.lost()
@@ -281,16 +274,18 @@ class RBD(base.Endpoint):
 
     def _close(self):
         image, self._image = self._image, None
+        written, self._objects = self._objects, None
         if image is None:
             self._let_go()
             return
         if not self.in_flight and not self._writable:
-            _close(image, self._let_go)
+            _close(image, None, self._let_go)
             return
         # librbd waits for answers, to requests that are in flight and to what
         # it asks the cluster for now; they may never come.
         self._closed = native.Queue()
-        native.start('rbd-close', _close, image, self._let_go, self._closed)
+        native.start('rbd-close', _close, image, written, self._let_go,
+                     self._closed)
 
     def _translated(self, error, operation, offset=None, length=None):
         number = getattr(error, 'errno', None) or errno.EIO
@@ -301,12 +296,13 @@ def _nothing():
     pass
 
 
-def _close(image, let_go, closed=None):
-    try:
+def _close(image, written, let_go, closed=None):
+    # What was written was answered before, or has failed.
+    if written:
+        with contextlib.suppress(objects.Error):
+            written.close()
+    with contextlib.suppress(rbd.Error):
         image.close()
-    except rbd.Error:
-        # Nothing is lost: whoever wrote has flushed before.
-        pass
     let_go()
     if closed is not None:
         closed.put(True)

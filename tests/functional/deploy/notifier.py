@@ -17,8 +17,8 @@ import struct
 
 _librados = ctypes.CDLL('librados.so.2')
 _librados.rados_get_instance_id.restype = ctypes.c_uint64
-# NotifyOp of librbd: NOTIFY_OP_RESIZE.
-_RESIZE = 7
+# NotifyOp of librbd: NOTIFY_OP_HEADER_UPDATE, NOTIFY_OP_RESIZE.
+_HEADER_UPDATE, _RESIZE = 3, 7
 # Milliseconds for those that are asked to answer.
 _PATIENCE = 5000
 
@@ -62,10 +62,19 @@ class Notifier:
         :returns: what librados returns, negative for an error
         """
         self._requests += 1
-        body = struct.pack(
+        return self._notify(image_id, struct.pack(
             '<IQQQQ?', _RESIZE, size,
             _librados.rados_get_instance_id(self._cluster), 1,
-            self._requests, True)
+            self._requests, True))
+
+    def tell_of_header(self, image_id):
+        """Tell those that have an image open that its header has changed.
+
+        :returns: what librados returns, negative for an error
+        """
+        return self._notify(image_id, struct.pack('<I', _HEADER_UPDATE))
+
+    def _notify(self, image_id, body):
         message = struct.pack('<BBI', 6, 1, len(body)) + body
         reply, length = ctypes.c_void_p(), ctypes.c_size_t()
         code = _librados.rados_notify2(

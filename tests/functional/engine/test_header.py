@@ -12,13 +12,22 @@
 
 """An image whose header whoever owns the cluster has written."""
 
+import json
+import pathlib
+
+import fixtures
+import rados
 import rbd
 
 from glance_dcn.ceph import images
+from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as backend
 from glance_dcn.engine import errors
+from glance_dcn.engine import header
 from glance_dcn.sites import leftovers
+from glance_dcn.sites import site
 from tests.functional import base
+from tests.functional.deploy import notifier
 
 MIB = 1 << 20
 
@@ -51,3 +60,75 @@ class MigratingTest(base.CephTestCase):
                           self.name)
         self.assertRaises(rbd.InvalidArgument, leftovers.look, self.ioctx,
                           self.name)
+
+
+class ChangedMeanwhileTest(base.CephTestCase):
+    """The owner of a cluster changes the header of what is being written."""
+
+    def setUp(self):
+        super().setUp()
+        self.name, self.other = self.image_name(), self.image_name()
+        pool = self.cluster('dcn0').pool('images')
+        self.ioctx = pool.__enter__()
+        self.addCleanup(pool.__exit__, None, None, None)
+
+    def migration(self, path):
+        """Return the record of a migration from a file."""
+        rbd.RBD().migration_prepare_import(json.dumps({
+            'type': 'raw', 'stream': {'type': 'file', 'file_path': str(path)},
+        }), self.ioctx, self.other)
+        self.addCleanup(rbd.RBD().migration_abort, self.ioctx, self.other)
+        with rados.ReadOpCtx() as op:
+            found, _code = self.ioctx.get_omap_vals_by_keys(
+                op, ('migration',))
+            self.ioctx.operate_read_op(op, 'rbd_header.' + images.look_up(
+                self.ioctx, self.other))
+            return {**dict(found), 'features': (
+                rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_MIGRATING
+                ).to_bytes(8, 'little')}
+
+    def change(self, image_id, values):
+        with rados.WriteOpCtx() as op:
+            self.ioctx.set_omap(op, tuple(values), tuple(values.values()))
+            self.ioctx.operate_write_op(op, 'rbd_header.' + image_id)
+        cluster = self.cluster('dcn0')
+        teller = notifier.Notifier(cluster.conf, cluster.keyring('glance'),
+                                   'client.glance')
+        self.addCleanup(teller.close)
+        self.assertEqual(0, teller.tell_of_header(image_id))
+
+    def test_no_file_of_this_host_is_copied_there(self):
+        secret = pathlib.Path(self.useFixture(
+            fixtures.TempDir()).path) / 'glance-api.conf'
+        secret.write_bytes(b'password = secret' + bytes(8 * MIB))
+        migration = self.migration(secret)
+        writer = site.Site('dcn0', 'images', 22,
+                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
+        data, answers = b'x' * 65536, []
+        with writer.open_pool() as ioctx, writer.begin(
+                ioctx, self.name, 8 * MIB) as target:
+            image_id = target.image.id()
+            self.addCleanup(self.remove, image_id)
+            self.change(image_id, migration)
+            # The rest of that object is not written to.
+            target.write(2 * MIB, data, answers.append)
+            while target.in_flight:
+                pass
+            target.call(rbd.Image.flush)
+            self.assertEqual(
+                bytes(2 * MIB) + data, self.ioctx.read(
+                    'rbd_data.%s.%016x' % (image_id, 0), 4 * MIB))
+            self.assertRaises(
+                header.Unsafe, writer.publish, ioctx, self.name, target,
+                records.Record(8 * MIB, 'digest'))
+        self.assertEqual([None], answers)
+
+    def remove(self, image_id):
+        """Remove what librbd cannot open."""
+        for name in ('rbd_data.%s.%016x' % (image_id, 0),
+                     'rbd_header.' + image_id, 'rbd_id.' + self.name):
+            self.ioctx.remove_object(name)
+        with rados.WriteOpCtx() as op:
+            self.ioctx.remove_omap_keys(op, (
+                'name_' + self.name, 'id_' + image_id))
+            self.ioctx.operate_write_op(op, 'rbd_directory')

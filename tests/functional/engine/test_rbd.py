@@ -13,12 +13,15 @@
 
 """The engine on real Ceph."""
 
+import pathlib
 import random
 import time
 
+import fixtures
 import rados
 import rbd as librbd
 
+from glance_dcn.ceph import images
 from glance_dcn.engine.backends import memory
 from glance_dcn.engine.backends import rbd
 from glance_dcn.engine import errors
@@ -26,6 +29,7 @@ from glance_dcn.engine import extents
 from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
+from glance_dcn.sites import site
 from tests.functional import base
 from tests.unit.engine import conformance
 from tests.unit.engine import fakes
@@ -35,6 +39,8 @@ MB = 1 << 20
 OBJECT = 4 * MB
 
 _PLAIN = librbd.RBD_FEATURE_LAYERING
+_STRIPES = {'stripe_unit': BLOCK, 'stripe_count': 3,
+            'features': _PLAIN | librbd.RBD_FEATURE_STRIPINGV2}
 _MAPPED = (_PLAIN | librbd.RBD_FEATURE_EXCLUSIVE_LOCK
            | librbd.RBD_FEATURE_OBJECT_MAP | librbd.RBD_FEATURE_FAST_DIFF)
 
@@ -90,7 +96,8 @@ class RBDTestCase(base.CephTestCase):
 class TestRBD(conformance.Suite, RBDTestCase):
 
     def make(self, size, data=b''):
-        return self.open(self.create(size, data), writable=True)
+        return self.open(self.create(size, data, features=_PLAIN),
+                         writable=True)
 
     def content(self, endpoint):
         return self.plain(endpoint.name)
@@ -128,11 +135,14 @@ class TestShapes(RBDTestCase):
             if not extent.data:
                 self.assertTrue(extents.is_zero(expected[
                     extent.offset:extent.offset + extent.length]), extent)
-        target = self.create(source.size)
-        with rbd.RBD(self.ioctx, target, writable=True) as there:
-            result = transfer.Transfer(source, [there]).run()
-        self.assertIsNone(result.outcomes[0].error)
-        self.assertEqual(expected, self.plain(target))
+        targets = [self.create(source.size, **kwargs)
+                   for kwargs in ({'features': _PLAIN}, _STRIPES)]
+        with rbd.RBD(self.ioctx, targets[0], writable=True) as there, \
+                rbd.RBD(self.ioctx, targets[1], writable=True) as striped:
+            result = transfer.Transfer(source, [there, striped]).run()
+        for target, outcome in zip(targets, result.outcomes):
+            self.assertIsNone(outcome.error)
+            self.assertEqual(expected, self.plain(target))
         same = transfer.Transfer(memory.Memory(data=expected)).run()
         self.assertEqual(same.content, result.content)
         self.assertEqual(same.data, result.data)
@@ -227,7 +237,7 @@ class TestShapes(RBDTestCase):
         name = self.create(1 << 40)
         with librbd.Image(self.ioctx, name) as image:
             image.write(b'x', 1 << 39)
-        target = self.create(1 << 40)
+        target = self.create(1 << 40, features=_PLAIN)
         with rbd.RBD(self.ioctx, target, writable=True) as there:
             result = transfer.Transfer(
                 self.open(name), [there]).run()
@@ -240,7 +250,7 @@ class TestShapes(RBDTestCase):
 
     def test_stream_of_unknown_size(self):
         data = fakes.scattered(5 * OBJECT + 12345)
-        name = self.create(0)
+        name = self.create(0, features=_PLAIN)
         with rbd.RBD(self.ioctx, name, writable=True) as target:
             with stream.Sink(target, hashes=['sha256']) as sink:
                 sink.write_from(data[at:at + 100000]
@@ -249,7 +259,7 @@ class TestShapes(RBDTestCase):
         self.assertEqual(data, self.plain(name))
 
     def test_close_with_requests_in_flight(self):
-        name = self.create(64 * MB)
+        name = self.create(64 * MB, features=_PLAIN)
         endpoint = rbd.RBD(self.ioctx, name, writable=True)
         answers = []
         for number in range(16):
@@ -270,3 +280,41 @@ class TestPlainShapes(TestShapes):
 
     def test_holes_stay_holes(self):
         self.skipTest('asking for every object of 1 TiB takes its time')
+
+
+class TestDataPool(base.CephTestCase):
+    """Clusters whose configuration puts data elsewhere."""
+
+    def setUp(self):
+        super().setUp()
+        cluster = self.cluster('dcn0')
+        conf = pathlib.Path(self.useFixture(
+            fixtures.TempDir()).path) / 'ceph.conf'
+        conf.write_text(
+            '%s\n[client.admin]\nkeyring = %s\nrbd_default_data_pool = vms\n'
+            'rbd_default_stripe_unit = 65536\nrbd_default_stripe_count = 4\n'
+            % (cluster.conf.read_text(),
+               cluster.directory / 'ceph.client.admin.keyring'))
+        self.site = site.Site('dcn0', 'images', 22, str(conf), 'admin', 10,
+                              30)
+
+    def test_written_and_read(self):
+        name, data = self.image_name(), fakes.scattered(3 * OBJECT + 5, .9)
+        with self.site.open_pool() as ioctx:
+            with self.site.begin(ioctx, name, len(data)) as target:
+                self.addCleanup(self.remove, name)
+                result = transfer.Transfer(memory.Memory(data=data),
+                                           [target]).run()
+                self.assertIsNone(result.outcomes[0].error)
+                self.site.publish(ioctx, name, target, None)
+            with self.site.reading(ioctx, name) as source:
+                self.assertEqual(1, source.image.stripe_count())
+                self.assertEqual(data, b''.join(reader.Reader(source)))
+                prefix = source.image.block_name_prefix()
+            with self.cluster('dcn0').pool('vms', user='admin') as vms:
+                self.assertEqual(4, sum(found.key.startswith(prefix)
+                                        for found in vms.list_objects()))
+
+    def remove(self, name):
+        with self.cluster('dcn0').pool(user='admin') as ioctx:
+            images.remove(ioctx, name, images.look_up(ioctx, name), 'snap')

@@ -116,10 +116,9 @@ class FaultyTargetTest(TargetTestCase):
         bad = self.clusters['bad']
         self.addCleanup(bad.thaw)
         with self.sites['bad'].open_pool() as ioctx:
-            rbd.RBD().create(ioctx, self.image, SIZE)
+            rbd.RBD().create(ioctx, self.image, SIZE,
+                             features=rbd.RBD_FEATURE_LAYERING)
             writer = rbd_backend.RBD(ioctx, self.image, writable=True)
-            # From now on it has a lock, which it gives back in the end.
-            writer.image.write(b'data', 0)
             bad.freeze()
             began = time.monotonic()
             writer.close()

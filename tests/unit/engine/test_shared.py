@@ -72,12 +72,16 @@ class ImageTest(base.BaseTestCase):
                                         'order': 22}
         self.image.features.return_value = 1
         self.image.stripe_count.return_value = 1
+        self.image.list_snaps.return_value = []
+        self.ioctx = mock.Mock()
+        self.image.data_pool_id.return_value = (
+            self.ioctx.get_pool_id.return_value)
         self.closed: typing.Any = native.Queue()
         self.cluster = Cluster()
 
     def open(self, writable: bool) -> rbd_backend.RBD:
         return rbd_backend.RBD(
-            None, 'image', writable=writable, cluster=self.cluster,
+            self.ioctx, 'image', writable=writable, cluster=self.cluster,
             hold=lambda: lambda: self.closed.put(True))
 
     def test_left(self) -> None:

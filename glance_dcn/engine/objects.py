@@ -1,0 +1,125 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The data objects of an RBD image, written to without librbd.
+
+librbd follows the header of an image that it has open for writing, and the
+owner of the cluster may change that at any time. With the record of a
+migration in it, librbd takes a file or a URL, as seen by this host, for the
+parent of the image, and copies it up into each object that is written in
+part. Metadata in it turn on a cache as large as they say.
+
+Here data goes where the header said when the image was opened, and nothing is
+read. See "Data layout" in the documentation of RBD for the names of objects,
+and file_to_extents() in src/osdc/Striper.cc for stripes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import typing
+
+import rados
+import rbd
+
+from glance_dcn.engine import header
+
+# What librbd keeps up to date with each write.
+_BOUND_TO_LIBRBD = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK
+                    | rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
+                    | rbd.RBD_FEATURE_JOURNALING)
+
+#: What writing to the objects raises.
+Error = rados.Error
+
+
+class DataObjects:
+    """The objects that keep the data of an image.
+
+    :param ioctx: of the pool that they are in
+    :param image: rbd.Image of an image without snapshots, which nobody reads
+        yet
+    :raises glance_dcn.engine.header.Unsafe: if it is not one to be written to
+        this way
+    :raises rbd.Error: if its header cannot be told
+    """
+
+    def __init__(self, ioctx: rados.Ioctx, image: rbd.Image) -> None:
+        if image.features() & _BOUND_TO_LIBRBD or any(image.list_snaps()):
+            raise header.Unsafe(
+                'The image has snapshots, or a feature (exclusive-lock, '
+                'object-map, fast-diff, journaling) that it was not created '
+                'with: see who writes to the cluster.')
+        if image.data_pool_id() != ioctx.get_pool_id():
+            raise header.Unsafe(
+                'The image keeps its data in pool %d, and was to be created '
+                'with pool %d: see rbd_default_data_pool in the '
+                'configuration of the cluster.' % (
+                    image.data_pool_id(), ioctx.get_pool_id()))
+        self._ioctx: rados.Ioctx = ioctx.dup()
+        # As librbd does: what a full pool refuses is told at once.
+        self._ioctx.set_osdmap_full_try()
+        self._prefix: str = image.block_name_prefix()
+        self._object_size: int = image.stat()['obj_size']
+        self._unit: int = image.stripe_unit()
+        self._count: int = image.stripe_count()
+
+    def write(self, offset: int, data: bytes,
+              done: typing.Callable[[int], None]) -> None:
+        """Write data, which is durable when that is answered.
+
+        :param offset: bytes
+        :param done: called with 0 or a negative error number, in a thread of
+            librados
+        :raises Error: if it cannot be sent; what was sent before may be
+            written
+        """
+        parts = list(self._parts(offset, len(data)))
+        answered = itertools.count(1)
+        codes: list[int] = []
+
+        def complete(completion: typing.Any, keep: bytes = data) -> None:
+            codes.append(completion.get_return_value())
+            # One step of the interpreter: threads take turns around it.
+            if next(answered) == len(parts):
+                done(min(codes))
+        view = memoryview(data)
+        for name, start, at, length in parts:
+            part = data if len(parts) == 1 else bytes(view[at:at + length])
+            if length == self._object_size:
+                self._ioctx.aio_write_full(name, part, complete)
+            else:
+                self._ioctx.aio_write(name, part, start, complete)
+
+    def _parts(self, offset: int, length: int
+               ) -> typing.Iterator[tuple[str, int, int, int]]:
+        """Give name, offset in the object, offset in the data, and bytes."""
+        rows = self._object_size // self._unit
+        at = 0
+        while at < length:
+            block, inside = divmod(offset + at, self._unit)
+            stripe, column = divmod(block, self._count)
+            group, row = divmod(stripe, rows)
+            # Blocks of an object that is not striped follow each other.
+            some = (self._object_size - row * self._unit
+                    if self._count == 1 else self._unit) - inside
+            some = min(some, length - at)
+            yield ('%s.%016x' % (self._prefix, group * self._count + column),
+                   row * self._unit + inside, at, some)
+            at += some
+
+    def close(self) -> None:
+        """Wait for what is in flight, and let go of the pool."""
+        try:
+            self._ioctx.aio_flush()
+        finally:
+            self._ioctx.close()
