@@ -61,6 +61,14 @@ _SETTLED, _AFTERWARDS = 20, 70
 _WINDOW = 20
 _LISTED = 100
 _LISTINGS = 5
+# How often what takes less is asked for.
+_ASKED = 20
+
+
+# Where control groups of the controller "pids" are, of version 1 and 2.
+_PIDS = [pathlib.Path('/sys/fs/cgroup', name) for name in ('pids', '')]
+_ENTER = ('import os, sys; open(sys.argv[1], "w").write(str(os.getpid())); '
+          'os.execvp(sys.argv[2], sys.argv[2:])')
 
 
 @dataclasses.dataclass
@@ -76,12 +84,15 @@ class Figures:
     :ivar idle_cpu: share of a core that all of its processes take then
     :ivar operations: RADOS operations a second at other sites then
     :ivar copy: of an image to all other stores
+    :ivar near: until it is in all of those that are not behind a link
     :ivar copied: number of those that the image then is in
     :ivar peak: what the largest process holds meanwhile, at most
     :ivar after: the same 70 s afterwards
     :ivar delete: until the deletion of that image is answered
     :ivar deleted: until no site has anything of it
     :ivar listing: of 100 images that are in all stores
+    :ivar show: of one such image
+    :ivar stores_detail: of the stores, with their properties
     :ivar errors: what failed
     """
 
@@ -92,12 +103,15 @@ class Figures:
     idle_cpu: float | None = None
     operations: float | None = None
     copy: float | None = None
+    near: float | None = None
     copied: int | None = None
     peak: meters.Holdings | None = None
     after: meters.Holdings | None = None
     delete: float | None = None
     deleted: float | None = None
     listing: float | None = None
+    show: float | None = None
+    stores_detail: float | None = None
     errors: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -207,10 +221,13 @@ class Subject:
                            backend=deployment.CENTRAL)
         return image['id']
 
-    def copy(self, image_id: str, timeout: float = 1800) -> set[str]:
+    def copy(self, image_id: str, timeout: float = 1800,
+             see: Callable[[set[str]], None] = lambda stores: None
+             ) -> set[str]:
         """Copy an image to all other stores, and wait until that is over.
 
         :param timeout: seconds
+        :param see: called now and then with the stores that it is in
         :returns: names of the other stores that the image is in then
         :raises lab.process.LabError: if it is refused, or takes longer
         """
@@ -225,6 +242,7 @@ class Subject:
         def ended() -> bool:
             tasks = self.request('GET', '/v2/images/%s/tasks' % image_id)
             image = self.images.get(image_id)
+            see(set(image.get('stores', '').split(',')))
             return ({task['status'] for task in tasks.json()['tasks']}
                     <= {'success', 'failure'}
                     and not image.get('os_glance_importing_to_stores'))
@@ -275,6 +293,23 @@ class Subject:
                 ":value, :meta_data, 'active', NOW(), NOW(), 0)"), rows)
         engine.dispose()
 
+    def seconds(self, path: str) -> float:
+        """Return the seconds that a GET request takes.
+
+        :raises lab.process.LabError: if it is refused
+        """
+        began = time.monotonic()
+        answer = self.request('GET', path)
+        seconds = time.monotonic() - began
+        if answer.status_code != 200:
+            raise process.LabError('GET %s: %d' % (path, answer.status_code))
+        return seconds
+
+    def listed(self) -> str:
+        """Return the ID of an image that is recorded at all sites."""
+        answer = self.request('GET', '/v2/images?name=listed&limit=1')
+        return answer.json()['images'][0]['id']
+
     def list_seconds(self, limit: int = _LISTED) -> float:
         """Return the seconds that a list of images takes.
 
@@ -302,9 +337,13 @@ def noted(figures: Figures, what: str) -> Iterator[None]:
             str(exc).split())[:500] or repr(exc)))
 
 
-def measure(subject: Subject, figures: Figures, size: int,
+def measure(subject: Subject, figures: Figures, size: int, far: int,
             say: Callable[[str], None]) -> None:
-    """Measure a Glance from its start to its end."""
+    """Measure a Glance from its start to its end.
+
+    :param far: how many of its sites, the last ones, are behind a link
+    """
+    near = set(subject.sites[:len(subject.sites) - far])
     figures.start = subject.start()
     time.sleep(_SETTLED)
     figures.idle = largest(subject.pids())
@@ -318,8 +357,12 @@ def measure(subject: Subject, figures: Figures, size: int,
     with noted(figures, 'copy'):
         image_id = subject.upload(os.urandom(size))
         began = time.monotonic()
+
+        def see(stores: set[str]) -> None:
+            if figures.near is None and near <= stores:
+                figures.near = time.monotonic() - began
         with Sampler(subject.pids) as sampler:
-            there = subject.copy(image_id)
+            there = subject.copy(image_id, see=see)
         figures.copy = time.monotonic() - began
         figures.peak, figures.copied = sampler.peak, len(there)
         if len(there) < len(subject.sites) - 1:
@@ -334,7 +377,13 @@ def measure(subject: Subject, figures: Figures, size: int,
         subject.record_images(_LISTED)
         figures.listing = statistics.median(
             subject.list_seconds() for _ in range(_LISTINGS))
+        figures.show = _median(subject, '/v2/images/' + subject.listed())
+        figures.stores_detail = _median(subject, '/v2/info/stores/detail')
     say('listed')
+
+
+def _median(subject: Subject, path: str) -> float:
+    return statistics.median(subject.seconds(path) for _ in range(_ASKED))
 
 
 def _measure_delete(subject: Subject, figures: Figures,
@@ -359,12 +408,15 @@ COLUMNS: dict[str, Callable[[Figures], str]] = {
     'idle CPU': lambda one: _number(one.idle_cpu, '%.1%'),
     'ops/s': lambda one: _number(one.operations, '%.1f'),
     'copy s': lambda one: _number(one.copy, '%.1f'),
+    'near s': lambda one: _number(one.near, '%.1f'),
     'copied': lambda one: _number(one.copied, '%d'),
     'peak': lambda one: _held(one.peak),
     '70 s after': lambda one: _held(one.after),
     'DELETE s': lambda one: _number(one.delete, '%.1f'),
     'gone s': lambda one: _number(one.deleted, '%.1f'),
     'list s': lambda one: _number(one.listing, '%.2f'),
+    'show s': lambda one: _number(one.show, '%.3f'),
+    'stores s': lambda one: _number(one.stores_detail, '%.3f'),
 }
 
 
@@ -411,6 +463,11 @@ def _parser() -> argparse.ArgumentParser:
         help='of the image that is copied (default: %(default)s)')
     add('--processes', type=int, default=1,
         help='of each Glance (default: %(default)s)')
+    add('--files', type=int, metavar='N',
+        help='open files that each process may have (RLIMIT_NOFILE)')
+    add('--threads', type=int, metavar='N', help='threads that all processes '
+        'of a Glance may have together: pids.max of a control group, which '
+        'needs the rights of root')
     add('--quota', type=int, metavar='N',
         help='image_location_quota (default: that of Glance)')
     add('--lab', type=pathlib.Path, help='use the lab in that folder, of '
@@ -420,6 +477,29 @@ def _parser() -> argparse.ArgumentParser:
     add('--svg', type=pathlib.Path, metavar='FILE',
         help='write the chart of growth there')
     return parser
+
+
+@contextlib.contextmanager
+def limited(files: int | None, threads: int | None) -> Iterator[list[str]]:
+    """Give the arguments of a program that starts another within limits.
+
+    :param files: that each of its processes may have open; None: no limit
+    :param threads: that all of them may have; None: no limit
+    :raises OSError: if no control group can be made
+    """
+    prefix = [] if files is None else ['prlimit', '--nofile=%d' % files]
+    if threads is None:
+        yield prefix
+        return
+    group = next(path for path in _PIDS if path.is_dir()) / (
+        'dcn-scale-%s' % uuid.uuid4())
+    group.mkdir()
+    try:
+        (group / 'pids.max').write_text(str(threads))
+        yield [sys.executable, '-c', _ENTER, str(group / 'cgroup.procs'),
+               *prefix]
+    finally:
+        group.rmdir()
 
 
 @contextlib.contextmanager
@@ -446,17 +526,20 @@ def run(args: argparse.Namespace, say: Callable[[str], None]
     """Measure all that was asked for."""
     counts = [int(text) for text in args.stores.split(',')]
     rows = []
-    with _lab(args, max(counts), say) as lab:
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(_lab(args, max(counts), say))
         if args.far:
             lab.clusters()[-1].link.set(wan.Quality(args.delay, args.rate))
         quota = ({} if args.quota is None else
                  {'DEFAULT': {'image_location_quota': args.quota}})
+        prefix = stack.enter_context(limited(args.files, args.threads))
         for count in counts:
             for side in args.sides.split(','):
                 rows.append(Figures(side, count))
-                subject = Subject(lab, side, count, quota, args.processes)
+                subject = Subject(lab, side, count, quota, args.processes,
+                                  prefix=prefix)
                 try:
-                    measure(subject, rows[-1], args.size * _MIB,
+                    measure(subject, rows[-1], args.size * _MIB, args.far,
                             lambda line, side=side, count=count: say(
                                 '%s, %d stores: %s' % (side, count, line)))
                 except (process.LabError, OSError) as exc:

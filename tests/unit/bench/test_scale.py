@@ -63,17 +63,18 @@ class ShownTest(base.BaseTestCase):
     def rows(self):
         held = meters.Holdings(12, 34, 56 * _MIB, 1)
         return [
-            scale.Figures('ours', 3, 1.2, held, .004, 0, 5, 2, held, held,
-                          .5, 1.5, .25),
+            scale.Figures('ours', 3, 1.2, held, .004, 0, 5, 4, 2, held, held,
+                          .5, 1.5, .25, .02, .003),
             scale.Figures('stock', 200, errors=['copy: refused <here>'])]
 
     def test_table(self):
         lines = scale.table(self.rows()).splitlines()
         self.assertEqual(
-            ['ours', '3', '1.2', '12/34/56', '0.4', '%', '0.0', '5.0', '2',
-             '12/34/56', '12/34/56', '0.5', '1.5', '0.25'],
+            ['ours', '3', '1.2', '12/34/56', '0.4', '%', '0.0', '5.0', '4.0',
+             '2', '12/34/56', '12/34/56', '0.5', '1.5', '0.25', '0.020',
+             '0.003'],
             lines[1].split())
-        self.assertEqual(['stock', '200'] + ['-'] * 11, lines[2].split())
+        self.assertEqual(['stock', '200'] + ['-'] * 14, lines[2].split())
         self.assertIn('stock, 200 stores: copy: refused <here>', lines)
 
     def test_chart(self):
