@@ -417,13 +417,25 @@ class Connection:
                 self.store, 'a request is not answered, and neither do the '
                 'monitors (%s)' % reason, 'see that the site is up and its '
                 'monitors can be reached'))
-        addresses = monitors.parse(self._prober.mon_host)
-        if not addresses:
-            # They have names alone, which only a client resolves.
-            self._conclude(state, suspicion, None)
-            return
         suspicion.since = time.monotonic()
-        monitors.PROCESS.ask(addresses, conclude)
+        self.ask_monitors(conclude)
+
+    def ask_monitors(self, then):
+        """Ask whether a monitor of the cluster answers, without a client.
+
+        :param then: called with None if one does or that cannot be told, or
+            with the reason as text, in a thread of the scheduler or at once;
+            it must not block
+        """
+        try:
+            addresses = monitors.parse(self._prober.mon_host)
+        except errors.ClusterError:
+            addresses = []
+        if addresses:
+            monitors.PROCESS.ask(addresses, then)
+        else:
+            # They have names alone, which only a client resolves.
+            then(None)
 
     def _conclude(self, state, suspicion, error):
         """End a suspicion, unless that was done.

@@ -30,16 +30,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
+import time
 import typing
 
 import rbd
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
+from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.engine import native
 from glance_dcn.engine import reader
 from glance_dcn.sites import proofs
 
@@ -52,6 +56,8 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+# Seconds that the monitors of all further sources have to answer.
+_PATIENCE = monitors.TIMEOUT + 1
 #: What it means that a source cannot be read.
 FAILURES = (errors.ClusterError, engine_errors.EngineError, rbd.Error)
 
@@ -136,10 +142,14 @@ class Relay:
             self._give_up(error)
         if self.record is None:
             return None
-        for source in self._sources:
-            if source.site.name in self.failed or not source.site.available:
+        left = [source for source in self._sources
+                if source.site.name not in self.failed]
+        for source in _answering_first(left):
+            if not source.site.available:
                 continue
             self.source = source
+            left.remove(source)
+            self._sources = iter(left)
             try:
                 endpoint = self._open(check=True)
             except FAILURES as exc:
@@ -202,6 +212,41 @@ class Relay:
                 and (found.size, found.content) == (wanted.size,
                                                     wanted.content)
                 and proofs.is_authentic(self.source.site, self._image, found))
+
+
+def _answering_first(sources: Iterable[sources_.Source]
+                     ) -> Iterator[sources_.Source]:
+    """Give the sources whose monitors answer, in order, then the others.
+
+    Each that is away would take seconds to be found out; the monitors of all
+    are asked at once.
+    """
+    candidates = [source for source in sources if source.site.available]
+    if len(candidates) < 2:
+        yield from candidates
+        return
+    answers = native.Queue()
+    for source in candidates:
+        source.site.ask_monitors(functools.partial(_put, answers,
+                                                   source.site.name))
+    deadline = time.monotonic() + _PATIENCE
+    reasons: dict[str, str | None] = {}
+    silent = []
+    for source in candidates:
+        name = source.site.name
+        with contextlib.suppress(native.Empty):
+            while name not in reasons:
+                reasons.update([native.get(
+                    answers, max(0, deadline - time.monotonic()))])
+        if reasons.get(name, 'no answer') is None:
+            yield source
+        else:
+            silent.append(source)
+    yield from silent
+
+
+def _put(answers: native.Queue, name: str, reason: str | None) -> None:
+    answers.put((name, reason))
 
 
 def chunks(relay: Relay, endpoint: base.Endpoint, offset: int, length: int,

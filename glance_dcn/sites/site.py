@@ -233,6 +233,14 @@ class Site:
         """
         self._connection.lost()
 
+    def ask_monitors(self, then):
+        """Ask whether a monitor of the cluster answers, without a client.
+
+        :param then: called with None if one does or that cannot be told, or
+            with the reason as text; it must not block
+        """
+        self._connection.ask_monitors(then)
+
     def require(self):
         """Return if the site is available, without any waiting.
 

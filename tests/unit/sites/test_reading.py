@@ -93,13 +93,16 @@ class FakeSite:
 
     :param record: of the image
     :param error: what opening the pool fails with
+    :param reason: why its monitors do not answer; 'later': nothing comes
     """
 
     home = FakeHome()
 
     def __init__(self, name, record=None, error=None, available=True,
-                 round_trip=None, size=10):
+                 round_trip=None, size=10, reason=None):
         self.name = name
+        self.reason = reason
+        self.asked = 0
         self.available = available
         self.round_trip = round_trip
         self.record = record
@@ -111,6 +114,11 @@ class FakeSite:
 
     def call(self, function, *args, **unused):
         return function(*args)
+
+    def ask_monitors(self, then):
+        self.asked += 1
+        if self.reason != 'later':
+            then(self.reason)
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -240,6 +248,29 @@ class RelayTest(base.BaseTestCase):
             relay.open()
             self.assertEqual('two', relay.another(self.error).name)
         self.assertEqual([], away.told)
+
+    def test_those_whose_monitors_do_not_answer_come_last(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.reading._PATIENCE', .2))
+        silent = [FakeSite('refuses', self.record, reason='refused'),
+                  FakeSite('silent', self.record, reason='later')]
+        well = [FakeSite(name, self.record) for name in ('two', 'three')]
+        with self.relay(FakeSite('one', self.record), silent[0], well[0],
+                        silent[1], well[1]) as relay:
+            relay.open()
+            self.assertEqual(
+                ['two', 'three', 'refuses', 'silent'],
+                [relay.another(self.error).name for _ in range(4)])
+            self.assertIsNone(relay.another(self.error))
+        # All at once, and whether the last one answers tells nothing.
+        self.assertEqual([3, 3], [site.asked for site in silent])
+
+    def test_the_only_one_left_is_not_asked(self):
+        two = FakeSite('two', self.record, reason='refused')
+        with self.relay(FakeSite('one', self.record), two) as relay:
+            relay.open()
+            self.assertEqual('two', relay.another(self.error).name)
+        self.assertEqual(0, two.asked)
 
     def test_first_cannot_be_opened(self):
         gone = FakeSite('one', error=errors.Unreachable('one', 'x', 'y'))
