@@ -16,10 +16,25 @@
 import collections
 
 from glance_dcn.engine import errors
+from glance_dcn.engine import extents
 from glance_dcn.engine import rates
 
 # Enough for a long line; more only fills the OSD's queues.
 _REQUESTS = 256
+# Bytes in flight to all targets of a transfer together: the client of each has
+# a copy of its own.
+_TOGETHER = 64 << 20
+
+
+def share(window: int, targets: int) -> int:
+    """Return the bytes that may be in flight to each of several targets.
+
+    One request at least, however many there are.
+
+    :param window: bytes in flight to one at most
+    :param targets: how many there are
+    """
+    return max(extents.REQUEST, min(window, _TOGETHER // max(1, targets)))
 
 
 class Lane:

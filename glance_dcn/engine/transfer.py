@@ -130,7 +130,8 @@ class Transfer:
     :param expected: content digest that the source must turn out to have, or
         None
     :param memory: bytes of buffers held at most, at least 8 MiB
-    :param window: bytes in flight to each target at most
+    :param window: bytes in flight to each target at most; less with many,
+        see :func:`glance_dcn.engine.lane.share`
     :param timeout: seconds without any progress after which an endpoint is
         given up
     :param limits: :class:`~glance_dcn.engine.rates.Rate` by endpoint
@@ -157,6 +158,7 @@ class Transfer:
             raise ValueError('memory must be at least %d bytes'
                              % (2 * extents.REQUEST))
         limits = limits or {}
+        window = lane.share(window, len(targets))
         self._source = source
         self._size = source.size
         self._memory = memory

@@ -371,6 +371,14 @@ class TestFaults(base.BaseTestCase):
         self.transfer([target], window=8 * MB).run()
         self.assertEqual(8 * MB, sum(r[2] for r in target.requests))
 
+    def test_many_targets_share_what_is_in_flight(self):
+        for count, each in ((1, 32), (2, 32), (4, 16), (30, 4)):
+            targets = [self.target(stall_at={'write': 0})
+                       for _ in range(count)]
+            self.transfer(targets).run()
+            self.assertEqual([each * MB] * count, [
+                sum(r[2] for r in target.requests) for target in targets])
+
 
 class TestLaggards(base.BaseTestCase):
     """A target that trickles beside others, on a fake clock."""
