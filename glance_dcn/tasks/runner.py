@@ -43,6 +43,7 @@ from glance_dcn import glance_db
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.tasks import actions
+from glance_dcn.tasks import crashes
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
@@ -145,6 +146,7 @@ class TaskRunner:
         self._observer = leases.Observer(clock)
         self._database = database
         self._executor = actions.Executor(store, database, self._lease.check)
+        self._crashes = crashes.Crashes(self._lead)
         self._attempts: dict[str, _Attempts] = {}
         # Those that are being tried, by key.
         self._running: dict[str, _Running] = {}
@@ -212,6 +214,7 @@ class TaskRunner:
             self._periodic.interval = _INTERVAL
             if not self._database.available or not self._lease.acquire():
                 return
+            self._crashes.take_over()
             # First: the scan may have what was done meanwhile.
             self._forget_ended()
             scan = self._store.scan()
@@ -259,14 +262,18 @@ class TaskRunner:
                 ) -> tuple[sites.Site, tasks.Record] | None:
         """Return what is to be begun now, or None."""
         now = self._clock()
-        lively = sum(now - one.since < _ROUND
-                     for one in list(self._running.values()))
-        if lively >= _WORKERS or len(self._running) >= _MOST:
+        lively = [key for key, one in list(self._running.items())
+                  if now - one.since < _ROUND]
+        # One at which a process may end is tried alone.
+        if (len(lively) >= _WORKERS or len(self._running) >= _MOST
+                or any(map(self._crashes.is_suspect, lively))):
             return None
         busy = collections.Counter(
             one.site.name for one in list(self._running.values()))
         return next((entry for entry in waiting
-                     if busy[entry[0].name] < _OF_A_SITE), None)
+                     if busy[entry[0].name] < _OF_A_SITE and not (
+                         lively and self._crashes.is_suspect(entry[1].key))),
+                    None)
 
     def _begin(self, site: sites.Site, record: tasks.Record) -> None:
         """Try a record in a native thread, of eventlet's process too."""
@@ -274,9 +281,11 @@ class TaskRunner:
         ended = self._ended
 
         def work() -> None:
+            self._crashes.begin(record.key)
             try:
                 self._do(site, record)
             finally:
+                self._crashes.end(record.key)
                 ended.put(record.key)
         schedulers.PROCESS.submit(work)
 
@@ -337,14 +346,16 @@ class TaskRunner:
 
     def _is_due(self, record: tasks.Record) -> bool:
         now = self._clock()
-        return self._attempts.setdefault(
-            record.key, _Attempts(now)).due <= now
+        attempts = self._attempts.setdefault(record.key, _Attempts(now))
+        return max(attempts.due, attempts.since + self._crashes.pause(
+            record.key)) <= now
 
     def _forget(self, found: list[tasks.Record]) -> None:
         """Forget the attempts at records that are gone."""
         keys = {record.key for record in found}
         self._attempts = {key: known for key, known in self._attempts.items()
                           if key in keys}
+        self._crashes.forget(keys)
         now = self._clock()
         if now - self._scanned > leases.GAP:
             # An import may have begun and ended meanwhile.

@@ -1,0 +1,126 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Records at which processes have ended.
+
+librbd ends the process if the header of an image is damaged in certain ways.
+Then the next leader would try the same record, and end as well, and nothing
+else would be done at this host. So the leader leaves in the host's folder
+which records it is trying at each moment. Its successor tries those that were
+left alone, one at a time, when nothing else is being tried; and those at which
+several processes have ended ever later.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import typing
+
+from glance_dcn.engine import native
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from glance_dcn.runtime import lead as leads
+
+LOG = logging.getLogger(__name__)
+
+_NAME = 'trying'
+# Records that are kept.
+_MOST = 1000
+# Seconds until a record is tried at which so many processes have ended: the
+# first one may have been restarted by its operator.
+_PAUSE = {0: 0, 1: 0, 2: 120, 3: 600}
+_LONGEST = 3600
+
+
+class Crashes:
+    """What the leaders of this host were trying when they ended.
+
+    :param lead: that of the host
+    """
+
+    def __init__(self, lead: leads.Lead) -> None:
+        self._lead = lead
+        self._lock = native.lock()
+        self._term: object = None
+        self._trying: set[str] = set()
+        # How many processes have ended, by key.
+        self._ended: dict[str, int] = {}
+
+    def take_over(self) -> None:
+        """Read what the former leader was trying, if there is a new one."""
+        term = self._lead.term
+        if term is None or term == self._term:
+            return
+        former = _parse(self._lead.published(_NAME))
+        with self._lock:
+            self._term, self._trying = term, set()
+            self._ended = former.pop('ended')
+            for key in former.pop('trying'):
+                self._ended[key] = self._ended.get(key, 0) + 1
+                if self._ended[key] > 1:
+                    LOG.error('%(count)d processes in a row have ended while '
+                              'they tried record %(key)s: it is tried again '
+                              'in %(pause)d s. See which image it is about '
+                              '(glance-dcn task list), and what is wrong '
+                              'with it at its site', {
+                                  'count': self._ended[key], 'key': key,
+                                  'pause': self.pause(key)})
+
+    def begin(self, key: str) -> None:
+        """Note that a record is going to be tried."""
+        with self._lock:
+            self._trying.add(key)
+            self._write()
+
+    def end(self, key: str) -> None:
+        """Note that a record has been tried, and the process lives."""
+        with self._lock:
+            self._trying.discard(key)
+            self._ended.pop(key, None)
+            self._write()
+
+    def forget(self, keys: Collection[str]) -> None:
+        """Forget all records but some, which are still there."""
+        with self._lock:
+            self._ended = {key: count for key, count in self._ended.items()
+                           if key in keys}
+
+    def is_suspect(self, key: str) -> bool:
+        """Return whether a process has ended while it tried a record."""
+        return key in self._ended
+
+    def pause(self, key: str) -> float:
+        """Return the seconds until a record is to be tried."""
+        return _PAUSE.get(self._ended.get(key, 0), _LONGEST)
+
+    def _write(self) -> None:
+        try:
+            self._lead.publish(_NAME, json.dumps({
+                'trying': sorted(self._trying), 'ended': self._ended}))
+        except OSError as exc:
+            LOG.debug('Which records are tried cannot be written: %s', exc)
+
+
+def _parse(text: str | None) -> dict[str, typing.Any]:
+    """Return what a former leader has left; what is damaged is nothing."""
+    try:
+        found = json.loads(text or '{}')
+        trying = [str(key) for key in found.get('trying', ())][:_MOST]
+        ended = {str(key): int(count)
+                 for key, count in found.get('ended', {}).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        trying, ended = [], {}
+    return {'trying': trying,
+            'ended': dict(list(ended.items())[:_MOST])}
