@@ -37,6 +37,7 @@ from glance_dcn.ceph import connection
 from glance_dcn.sites import wiring
 from glance_dcn.store import driver
 from glance_dcn.store import failures
+from glance_dcn.store import replicas
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 
@@ -193,9 +194,13 @@ class TestWeight(StoreCase):
         images = mock.Mock(spec=['gateway', 'policy'])
         found = []
 
+        def sort_image_locations(locations):
+            # As glance.common.utils does; releases before have no function.
+            return sorted(locations, reverse=True,
+                          key=lambda store: store.weight)
+
         def get(image_id):
-            found.extend(sorted((self.far, self.local), reverse=True,
-                                key=lambda store: store.weight))
+            found.extend(sort_image_locations((self.far, self.local)))
             raise exception.NotFound()
         images.gateway.get_repo.return_value.get = get
         self.assertRaises(webob.exc.HTTPNotFound,
@@ -215,6 +220,14 @@ class TestWeight(StoreCase):
         with mock.patch('glance_dcn.sites.site.Site.health',
                         mock.PropertyMock(side_effect=AssertionError)):
             self.order(glance_images.ImagesController, 'show')
+
+    def test_who_loads_it_is_looked_for_once(self):
+        with mock.patch('glance_dcn.store.replicas._shows',
+                        wraps=replicas._shows) as looked:
+            for number in range(1, 4):
+                self.test_shown_in_the_order_of_the_database()
+                self.test_read_from_the_local_store()
+                self.assertEqual(2 * number, looked.call_count)
 
     def test_weight_of_the_configuration(self):
         self.assertEqual(3, int(self.local.weight))
