@@ -14,6 +14,7 @@
 """Writes to one target, many requests at a time."""
 
 import collections
+import typing
 
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
@@ -21,6 +22,12 @@ from glance_dcn.engine import rates
 
 # Enough for a long line; more only fills the OSD's queues.
 _REQUESTS = 256
+# Bytes in flight at first and at least. It is four times as much after each
+# answer within half of these seconds, and half as much after one that takes
+# longer: on a thin link requests are to be answered long before they time out,
+# and what is in flight is sent in vain if the target is let go of.
+_FIRST, _LEAST = 1 << 20, 256 << 10
+_SECONDS = 4
 # Bytes in flight to all targets of a transfer together: the client of each has
 # a copy of its own.
 _TOGETHER = 64 << 20
@@ -35,6 +42,21 @@ def share(window: int, targets: int) -> int:
     :param targets: how many there are
     """
     return max(extents.REQUEST, min(window, _TOGETHER // max(1, targets)))
+
+
+class _Write(typing.NamedTuple):
+    """A request: a piece, or a part of one.
+
+    :ivar piece: that the data is of
+    :ivar offset: where it is written, in bytes
+    :ivar size: bytes
+    :ivar since: when it was sent, in seconds of the loop's clock
+    """
+
+    piece: typing.Any
+    offset: int
+    size: int
+    since: float
 
 
 class Lane:
@@ -62,6 +84,7 @@ class Lane:
         self.target = target
         self._release = release
         self._window = window
+        self._allowed = min(window, _FIRST)
         self._timeout = timeout
         self.rate = rate or rates.Rate()
         self.error = None
@@ -71,8 +94,12 @@ class Lane:
         self._busy = 0.0
         self._busy_since = None
         self._queue = collections.deque()
+        # Bytes of the first piece of the queue that are on their way.
+        self._begun = 0
         self._flying = {}
         self._bytes = 0
+        # Bytes that are not written yet, by offset of the piece.
+        self._left = {}
         self._moved = loop.clock()
         self._ending = self._flushing = self._flushed = False
 
@@ -106,7 +133,8 @@ class Lane:
     @property
     def backlog(self):
         """Bytes that it was given and that are not written yet."""
-        return self._bytes + sum(len(piece.data) for piece in self._queue)
+        return self._bytes - self._begun + sum(
+            len(piece.data) for piece in self._queue)
 
     @property
     def speed(self):
@@ -128,9 +156,9 @@ class Lane:
 
     def submit(self):
         """Start what the window and the rate let."""
-        while (self._queue and self._bytes < self._window
+        while (self._queue and self._bytes < self._allowed
                and len(self._flying) < _REQUESTS and not self.rate.delay()):
-            self._write(self._queue.popleft())
+            self._write_next()
             if self.error is not None:
                 return
         if (self._ending and self.idle and not self._flushing and self.live):
@@ -177,41 +205,69 @@ class Lane:
         if self.finished:
             return
         # What is in flight may fail yet, unheard.
-        self.left_at = min([below, *(piece.offset for piece in (
+        self.left_at = min([below, *(one.offset for one in (
             *self._queue, *self._flying.values()))])
         self._give_back()
 
     def _give_back(self):
-        for piece in (*self._queue, *self._flying.values()):
+        pieces = {piece.offset: piece for piece in (
+            *self._queue, *(write.piece for write in self._flying.values()))}
+        for piece in pieces.values():
             self._release(piece)
         self._queue.clear()
         self._flying.clear()
+        self._left.clear()
 
-    def _write(self, piece):
-        size = len(piece.data)
+    def _write_next(self):
+        """Write what is allowed of the first piece of the queue."""
+        piece, at = self._queue[0], self._begun
+        room = max(_LEAST, self._allowed - self._bytes)
+        size = min(room // extents.BLOCK * extents.BLOCK,
+                   len(piece.data) - at)
+        whole = size == len(piece.data)
+        now = self._loop.clock()
+        write = _Write(piece, piece.offset + at, size, now)
+        self._left.setdefault(piece.offset, len(piece.data))
+        self._begun += size
+        if self._begun == len(piece.data):
+            self._queue.popleft()
+            self._begun = 0
         if not self._flying:
-            self._moved = self._loop.clock()
-        self._flying[piece.offset] = piece
+            self._moved = now
+        self._flying[write.offset] = write
         self._bytes += size
         self.rate.charge(size)
-        self.target.write(piece.offset, piece.data,
-                          self._loop.reply(self._write_done, piece))
+        self.target.write(
+            write.offset, piece.data if whole else piece.data[at:at + size],
+            self._loop.reply(self._write_done, write))
 
-    def _write_done(self, piece, result):
+    def _write_done(self, write, result):
         if not self.live:
             # An answer that comes after it was dropped.
             return
         if isinstance(result, Exception):
             self.drop(result)
             return
-        del self._flying[piece.offset]
+        del self._flying[write.offset]
         self._moved = self._loop.clock()
         if self.idle:
             self._busy += self._moved - self._busy_since
             self._busy_since = None
-        self._bytes -= len(piece.data)
-        self.written += len(piece.data)
-        self._release(piece)
+        self._adapt(self._moved - write.since)
+        self._bytes -= write.size
+        self.written += write.size
+        piece = write.piece
+        self._left[piece.offset] -= write.size
+        if not self._left[piece.offset]:
+            del self._left[piece.offset]
+            self._release(piece)
+
+    def _adapt(self, seconds):
+        """Have more or less in flight, as a write has taken so long."""
+        if seconds > _SECONDS:
+            self._allowed = max(_LEAST, self._allowed // 2)
+        elif seconds < _SECONDS / 2:
+            self._allowed = min(self._window, 4 * self._allowed)
 
     def _flush_done(self, unused, result):
         if isinstance(result, Exception):

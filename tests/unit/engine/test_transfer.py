@@ -26,6 +26,7 @@ from glance_dcn.engine.backends import memory
 from glance_dcn.engine import digests
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
+from glance_dcn.engine import lane
 from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
 from tests.unit.engine import fakes
@@ -188,7 +189,8 @@ class TestFaults(base.BaseTestCase):
         result = self.transfer([bad, good], timeout=30).run()
         error = result.outcomes[0].error
         self.assertIsInstance(error, errors.Stalled)
-        self.assertEqual(('bad', 'write', 8 * MB),
+        # The first one is small.
+        self.assertEqual(('bad', 'write', 4 * MB),
                          (error.endpoint, error.operation, error.offset))
         self.assertIsNone(result.outcomes[1].error)
         self.assertEqual(self.data, good.content())
@@ -367,17 +369,30 @@ class TestFaults(base.BaseTestCase):
         self.assertEqual(0, copy._fanout.held)
 
     def test_window(self):
-        target = self.target(stall_at={'write': 0})
+        target = self.target(stall_at={'write': 6})
         self.transfer([target], window=8 * MB).run()
-        self.assertEqual(8 * MB, sum(r[2] for r in target.requests))
+        self.assertEqual(8 * MB, sum(r[2] for r in target.requests[6:]))
 
     def test_many_targets_share_what_is_in_flight(self):
-        for count, each in ((1, 32), (2, 32), (4, 16), (30, 4)):
-            targets = [self.target(stall_at={'write': 0})
-                       for _ in range(count)]
-            self.transfer(targets).run()
-            self.assertEqual([each * MB] * count, [
-                sum(r[2] for r in target.requests) for target in targets])
+        self.assertEqual([32 * MB, 32 * MB, 16 * MB, 4 * MB], [
+            lane.share(32 * MB, count) for count in (1, 2, 4, 30)])
+
+    def test_thin_link(self):
+        # 100 KiB a second, which do not come sooner for being asked for.
+        target = self.target()
+        answered, most = [0.0], []
+
+        def write(offset, data, done):
+            now = self.loop.clock.now
+            answered.append(max(answered[-1], now) + len(data) / (100 << 10))
+            most.append(answered[-1] - now)
+            self.loop.later(answered[-1] - now, lambda: memory.Memory.write(
+                target, offset, data, done))
+        target.write = write
+        result = self.transfer([target], timeout=20).run()
+        self.assertIsNone(result.outcomes[0].error)
+        self.assertEqual(self.data, target.content())
+        self.assertLess(max(most), 12)
 
 
 class TestLaggards(base.BaseTestCase):
@@ -429,9 +444,9 @@ class TestLaggards(base.BaseTestCase):
         self.assertGreater(seconds, 7)
 
     def test_a_little_slower_is_waited_for(self):
-        # Twice the bytes of the last one is less than the others' half.
+        # 13 MiB a second beside 20.
         result, _seconds = self.run_(
-            self.targets(3, delay=0.2), self.targets(1, delay=0.3), 1 << 30,
+            self.targets(3, delay=0.2), self.targets(1), 13 * MB,
             window=4 * MB, memory=8 * MB)
         self.assertEqual([None] * 4, [one.left_at for one in result.outcomes])
 
