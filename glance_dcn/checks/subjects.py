@@ -98,6 +98,8 @@ class Site(Subject):
         at this home, or None
     :ivar error: :class:`glance_dcn.ceph.errors.ClusterError` why there is no
         client, or None
+    :ivar located: :class:`glance_dcn.checks.images.Located`, where Glance has
+        its images, or None where that is not asked
     """
 
     def __init__(self, target, access, deployment=''):
@@ -108,6 +110,7 @@ class Site(Subject):
         self.maker = clients.Maker(target.name, target.conf_file, target.user,
                                    target.connect_timeout)
         self.client = self.ioctx = self.fsid = self.kept = self.error = None
+        self.located = None
 
     def connect(self):
         """Connect to the cluster.

@@ -18,6 +18,7 @@ import sys
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
 from glance_dcn.checks import guide
+from glance_dcn.checks import images
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
@@ -148,11 +149,16 @@ def run(args):
 
 def _subjects(args):
     """Return what is to be looked at."""
-    targets = node.choose(node.targets_of(args), args.site)
+    # What is wrong with site files is told by a check.
+    known = node.targets_of(args, tell=False)
+    targets = node.choose(known, args.site)
     allowed = access.Access(args.user)
     deployment = task_setup.deployment_id(args.conf)
     sites = [subjects.Site(target, allowed, deployment)
              for target in targets]
+    located = images.Located(target.name for target in known)
+    for site in sites:
+        site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]
     things = list(sites)
     if not args.site:

@@ -145,15 +145,16 @@ def read_all(args):
     return conf
 
 
-def targets(conf):
+def targets(conf, tell=True):
     """Return where the sites of this node's Glance are.
 
     :param conf: oslo.config object, see :func:`read_all`
+    :param tell: log what is wrong with site files
     :returns: list of :class:`glance_dcn.checks.subjects.Target`, that of the
         default store first
     """
     default = conf.glance_store.default_backend
-    files = (_site_files(conf.glance_dcn.sites_dir)
+    files = (_site_files(conf.glance_dcn.sites_dir, tell)
              if conf.glance_dcn.sites_dir else {})
     home = homes.choose(conf, files)
     found = [
@@ -185,16 +186,17 @@ def deployment(args):
     return load.load(args.sites) if args.sites else None
 
 
-def targets_of(args):
+def targets_of(args, tell=True):
     """Return where the sites are: those of ``--sites-file``, or this node's.
 
     :param args: arguments of the command, with ``conf``
+    :param tell: log what is wrong with site files
     :returns: list of :class:`glance_dcn.checks.subjects.Target`, the central
         or default site first
     """
     said = deployment(args)
     if said is None:
-        return targets(args.conf)
+        return targets(args.conf, tell)
     # As the central Glance reaches them.
     return [_said_target(said, site)
             for site in said.stores_of(said.central)]
@@ -234,8 +236,8 @@ def add_sites(parser):
              'keyrings must be on this node')
 
 
-def _site_files(path):
-    contents = folder.Folder(path).read(settled=False)
+def _site_files(path, tell):
+    contents = folder.Folder(path, tell=tell).read(settled=False)
     return contents.sites if contents else {}
 
 

@@ -216,7 +216,9 @@ class Database:
             raise DatabaseUnavailable('it does not answer within %g s'
                                       % timeout) from None
         if isinstance(error, (sqlalchemy.exc.SQLAlchemyError,
-                              oslo_db.exception.DBError)):
+                              oslo_db.exception.DBError,
+                              # No connection is configured.
+                              oslo_db.exception.CantStartEngineError)):
             raise DatabaseUnavailable(str(error).splitlines()[0]) from error
         if error is not None:
             raise error

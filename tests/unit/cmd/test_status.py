@@ -45,7 +45,7 @@ class CommandTestCase(base.BaseTestCase):
                 ('glance_dcn.cmd.node.read_all', lambda args: {
                     'glance_dcn': types.SimpleNamespace(
                         deployment_id='ours')}),
-                ('glance_dcn.cmd.node.targets', lambda conf: [
+                ('glance_dcn.cmd.node.targets', lambda conf, tell: [
                     subjects.Target(name, 'images')
                     for name in ('central', 'edge')]),
                 ('glance_dcn.status.snapshot.take', self._take),
@@ -171,7 +171,7 @@ class TestStatus(CommandTestCase):
 
     def test_no_store_of_ours(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.node.targets', lambda conf: []))
+            'glance_dcn.cmd.node.targets', lambda conf, tell: []))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.cmd.node.read_all',
             lambda args: types.SimpleNamespace(
