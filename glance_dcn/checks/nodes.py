@@ -26,6 +26,7 @@ from glance_dcn.checks import registry
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores as rendered
 from glance_dcn import glance_interfaces
+from glance_dcn import opts
 from glance_dcn import plugins
 from glance_dcn.sites import folder as site_files
 from glance_dcn.sites import home as homes
@@ -35,6 +36,7 @@ from glance_dcn.status import inventory
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
 Found = registry.Found
 
+_GROUP = 'glance_dcn'
 STAGING = 'os_glance_staging_store'
 
 _CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
@@ -108,12 +110,31 @@ def stores(node):
                                               default)
 
 
+def site_folder(path, tell=True):
+    """Return the :class:`glance_dcn.sites.folder.Folder` of site files.
+
+    It takes no file with a value that an option cannot have.
+
+    :param tell: log what is wrong with them
+    """
+    known = {option.name: option for group, options in opts.list_opts()
+             if group != _GROUP for option in options}
+
+    def check(_name, values):
+        for name in values.keys() & known.keys():
+            try:
+                known[name].type(values[name])
+            except (ValueError, TypeError) as exc:
+                raise site_files.Mistake('%s: %s' % (name, exc)) from exc
+    return site_files.Folder(path, check, tell)
+
+
 def _sites_of_files(conf):
     """Return the names of the sites of sites_dir."""
     path = conf.glance_dcn.sites_dir
     if not path:
         return set()
-    folder_of = site_files.Folder(path, tell=False)
+    folder_of = site_folder(path, tell=False)
     found = folder_of.read(settled=False)
     if found is None:
         raise Found('folder', path=path, error=folder_of.mistake)

@@ -20,12 +20,12 @@ from oslo_config import cfg
 from oslo_db import options as db_options
 
 from glance_dcn.ceph import connection
+from glance_dcn.checks import nodes
 from glance_dcn.checks import subjects
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
-from glance_dcn.sites import folder
 from glance_dcn.sites import home as homes
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
@@ -237,7 +237,7 @@ def add_sites(parser):
 
 
 def _site_files(path, tell):
-    contents = folder.Folder(path, tell=tell).read(settled=False)
+    contents = nodes.site_folder(path, tell).read(settled=False)
     return contents.sites if contents else {}
 
 

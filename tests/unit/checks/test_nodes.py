@@ -172,6 +172,9 @@ class TestOptions(NodeTestCase):
         finding = registry.CHECKS['stores'].run(node)
         self.assertIn('dcn7: it must have one section, [dcn7]', finding.text)
         self.assertNotIn('dcn7.conf', log.output)
+        file.write_text('[dcn7]\nrados_connect_timeout = many\n')
+        finding = registry.CHECKS['stores'].run(node)
+        self.assertIn('dcn7: rados_connect_timeout: ', finding.text)
 
     def test_site_files(self):
         self.conf.glance_dcn.sites_dir = str(self.folder)

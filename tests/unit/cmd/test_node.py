@@ -139,6 +139,8 @@ class TestNode(base.BaseTestCase):
         found = self.targets()[-1]
         self.assertEqual(('dcn7', 'images', '/etc/ceph/dcn7.conf'), (
             found.name, found.pool, found.conf_file))
+        path.write_text('[dcn7]\nrados_connect_timeout = many\n')
+        self.assertNotIn('dcn7', [target.name for target in self.targets()])
 
     def test_choice(self):
         found = self.targets()
