@@ -82,12 +82,14 @@ def register(subparsers):
                         help='show only what is not well')
     parser.add_argument('--strict', action='store_true',
                         help='warnings count as failures')
-    parser.add_argument('--timeout', type=_seconds, default=10,
+    parser.add_argument('--timeout', type=output.between(1, 600, 'seconds'),
+                        default=10,
                         metavar='SECONDS', help='time for everything (10)')
     parser.add_argument('--user', metavar='NAME',
                         help='user that Glance runs as (glance, where root '
                              'asks and there is one)')
-    parser.add_argument('--staging-room', type=float, default=_ROOM,
+    parser.add_argument('--staging-room', default=_ROOM,
+                        type=output.between(0, 1 << 20, 'GiB'),
                         metavar='GIB', help='GiB that the staging folder '
                         'shall have free (%d)' % _ROOM)
     parser.add_argument('--glance', action='append', default=[],
@@ -111,13 +113,6 @@ def _refuse_unknown(names):
         raise argparse.ArgumentTypeError(
             'there is no check %s; there are %s' % (
                 ', '.join(unknown), ', '.join(registry.CHECKS)))
-
-
-def _seconds(text):
-    seconds = float(text)
-    if not 1 <= seconds <= 600:
-        raise argparse.ArgumentTypeError('must be from 1 to 600 seconds')
-    return seconds
 
 
 def _set_up(args):

@@ -56,6 +56,9 @@ exit status:
   2  wrong arguments, or configuration or database cannot be used
 """
 _LIMIT = 50
+# Of images that were not deleted.
+_STATUSES = ('active', 'deactivated', 'importing', 'killed', 'pending_delete',
+             'queued', 'saving', 'uploading')
 _COUNTED = (snapshot.PRESENT, snapshot.COPYING, snapshot.LEFT, snapshot.LOST,
             snapshot.MISSING)
 # Sites that have a column each; more of them are put into words.
@@ -80,8 +83,8 @@ def register(subparsers):
     filters.add_argument('--name', metavar='TEXT',
                          help='those whose names have this in them')
     filters.add_argument('--owner', metavar='PROJECT', help='of this project')
-    filters.add_argument('--status', metavar='STATUS',
-                         help='of this status, such as active')
+    filters.add_argument('--status', choices=_STATUSES, metavar='STATUS',
+                         help='of this status: %s' % ', '.join(_STATUSES))
     filters.add_argument('--site', metavar='STORE',
                          help='those that this site has')
     filters.add_argument('--missing', metavar='STORE',
@@ -168,7 +171,7 @@ def _text(found):
     parts = [_sites(found)]
     if found.transfers:
         parts.append(output.table(
-            ('transfer of image', 'begun', 'heard of', 'how far'),
+            ('transfer of image', 'started', 'updated', 'progress'),
             [(transfer.image, transfer.begun, transfer.heard,
               transfer.message) for transfer in found.transfers]))
     if found.images:

@@ -237,13 +237,25 @@ class TestStatus(CommandTestCase):
                      ('status', '--timeout', 'nan'),
                      ('metrics', '--interval', 'inf'),
                      ('metrics', '--timeout', '-1'),
-                     ('validate', '--timeout', '0')):
-            exc = self.assertRaises(SystemExit, self.run_command, *argv)
+                     ('validate', '--timeout', '0'),
+                     ('check', '--timeout', 'abc'),
+                     ('check', '--timeout', '0'),
+                     ('check', '--staging-room', 'nan'),
+                     ('check', '--staging-room', '-1'),
+                     ('validate', '--size', 'x'),
+                     ('metrics', '--listen', '127.0.0.1:99999999')):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                exc = self.assertRaises(SystemExit, main.main, list(argv))
             self.assertEqual(status.WRONG, exc.code)
+            self.assertIn(argv[-1], err.getvalue())
+            # Of our functions.
+            self.assertNotIn('invalid', err.getvalue())
 
     def test_arguments_that_are_none(self):
         for argv in (('--image', 'nonsense'), ('--limit', '-1'),
-                     ('--limit', '0'), ('--limit', 'x'), ('--nonsense',)):
+                     ('--limit', '0'), ('--limit', 'x'), ('--status', 'nonsense'),
+                     ('--nonsense',)):
             err = io.StringIO()
             with contextlib.redirect_stderr(err):
                 exc = self.assertRaises(SystemExit, main.main,

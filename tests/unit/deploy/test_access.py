@@ -142,9 +142,10 @@ class TestMistakes(base.SitesFileTestCase):
                                 'edge_access: all\n' + base.SITES)
         self.assertIn("'all' cannot be the edge_access; it is one of: "
                       'read-only, read-write', str(exc))
-        exc = self.assertRaises(sitesfile.Mistake, self.load, base.SITES.replace(
-            '- name: dcn0\n', '- name: dcn0\n  operator: '
-            '{storage_request: lots}\n'))
+        text = base.SITES.replace(
+            '- name: dcn0\n',
+            '- name: dcn0\n  operator: {storage_request: lots}\n')
+        exc = self.assertRaises(sitesfile.Mistake, self.load, text)
         self.assertIn('such as 10G', str(exc))
 
 
