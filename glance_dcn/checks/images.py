@@ -22,8 +22,6 @@ from glance_dcn.checks import registry
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
-# Seconds that the database has for the locations of all images.
-_TIMEOUT = 120
 _SHOWN = 5
 
 
@@ -31,10 +29,14 @@ class Located:
     """Where Glance has its images; read once for all sites.
 
     :param stores: names of all stores of this node
+    :param timeout: seconds that the database has for all of them
     """
 
-    def __init__(self, stores: typing.Iterable[str]) -> None:
+    def __init__(self, stores: typing.Iterable[str],
+                 timeout: float = 120) -> None:
         self.stores = frozenset(stores)
+        self._timeout = timeout
+        self._error: inventory.DatabaseUnavailable | None = None
         self._lock = threading.Lock()
         self._found: dict[str, set[str]] | None = None
 
@@ -45,14 +47,20 @@ class Located:
             database does not answer
         """
         with self._lock:
+            if self._error is not None:
+                # Other sites need not wait for it again.
+                raise self._error
             if self._found is None:
-                self._found = self.read()
+                try:
+                    self._found = self.read()
+                except inventory.DatabaseUnavailable as exc:
+                    self._error = exc
+                    raise
             return self._found
 
-    @staticmethod
-    def read() -> dict[str, set[str]]:
+    def read(self) -> dict[str, set[str]]:
         """Return them as they are now; see :meth:`get`."""
-        return inventory.Database().ask(inventory.locations, _TIMEOUT)
+        return inventory.Database().ask(inventory.locations, self._timeout)
 
 
 @registry.check(
@@ -78,8 +86,8 @@ def images(site: typing.Any) -> str:
         return 'not compared'
     try:
         found = site.located.get()
-    except inventory.DatabaseUnavailable:
-        return 'not compared, as the database does not answer'
+    except inventory.DatabaseUnavailable as exc:
+        return 'not compared, as the database cannot be read (%s)' % exc
     wanted = found.get(site.name, set())
     # After the database: what came since is not missed.
     try:
@@ -91,7 +99,10 @@ def images(site: typing.Any) -> str:
     lacking = {uri for uri in wanted if state.lacks(uri)}
     if lacking:
         # What was deleted since is not lost.
-        lacking &= site.located.read().get(site.name, set())
+        try:
+            lacking &= site.located.read().get(site.name, set())
+        except inventory.DatabaseUnavailable as exc:
+            return 'not compared, as the database cannot be read (%s)' % exc
     cluster = '%s%s/' % (look.SCHEME, site.fsid)
     for fault, uris in (
             ('lost', [uri for uri in lacking if uri.startswith(cluster)]),

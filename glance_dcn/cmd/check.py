@@ -151,7 +151,9 @@ def _subjects(args):
     deployment = task_setup.deployment_id(args.conf)
     sites = [subjects.Site(target, allowed, deployment)
              for target in targets]
-    located = images.Located(target.name for target in known)
+    # A database that hangs is told by a check; sites are looked at then, too.
+    located = images.Located((target.name for target in known),
+                             args.timeout / 3)
     for site in sites:
         site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]

@@ -12,6 +12,8 @@
 
 """The check of the images that Glance has at a site."""
 
+import threading
+
 import fixtures
 from oslotest import base
 
@@ -93,7 +95,22 @@ class TestImages(base.BaseTestCase):
     def test_database_that_does_not_answer(self):
         level, text = self.look(inventory.DatabaseUnavailable('no'))
         self.assertEqual('ok', level)
-        self.assertIn('the database does not answer', text)
+        self.assertIn('the database cannot be read (no)', text)
+
+    def test_database_that_hangs_is_waited_for_once(self):
+        hung = threading.Event()
+        self.addCleanup(hung.set)
+        asked = []
+
+        def hang():
+            asked.append(1)
+            hung.wait(60)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.status.inventory.locations', hang))
+        located = images.Located(['edge'], timeout=.01)
+        for _ in range(2):
+            self.assertRaises(inventory.DatabaseUnavailable, located.get)
+        self.assertEqual([1], asked)
 
     def test_database_is_asked_once_for_all_sites(self):
         self.answers = [{'edge': set()}, RuntimeError('twice')]

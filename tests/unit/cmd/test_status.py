@@ -254,7 +254,8 @@ class TestStatus(CommandTestCase):
 
     def test_arguments_that_are_none(self):
         for argv in (('--image', 'nonsense'), ('--limit', '-1'),
-                     ('--limit', '0'), ('--limit', 'x'), ('--status', 'nonsense'),
+                     ('--limit', '0'), ('--limit', 'x'),
+                     ('--status', 'nonsense'),
                      ('--nonsense',)):
             err = io.StringIO()
             with contextlib.redirect_stderr(err):
