@@ -77,9 +77,10 @@ class Located:
            'stores-delete --store %(site)s IMAGE", and copy the images there '
            'again'),
     strays=(registry.WARN, 'images have locations in stores that this Glance '
-            'had, and has no more: %(stores)s', 'set those stores up again, '
-            'under their old names, or delete those locations or images: '
-            'Glance cannot read them, and their data stays'))
+            'had, and has no more: %(stores)s', 'delete those images, or '
+            'their locations, or set the stores up again, under their old '
+            'names: one whose site file was removed serves them until it is '
+            'empty, of any other Glance can read nothing'))
 def images(site: typing.Any) -> str:
     """Compare the locations in Glance's database with the pool."""
     if site.located is None:

@@ -187,8 +187,9 @@ def _sites(found):
              *(found.counts(site)[state] for state in _COUNTED),
              _tasks(site), site.reason) for site in found.sites]
     rows += [(store, 'taken away', None, None, number, None, None, None, None,
-              None, 'this Glance had a store of that name, and images have '
-              'locations in it: set it up again, or delete them')
+              None, 'images have locations in this store, which Glance has '
+              'no more, or serves until it is empty: delete them there, or '
+              'set it up again')
              for store, number in found.strays.items()]
     return output.table(('site', 'state', 'round trip', 'free', *_COUNTED,
                          'tasks', 'reason'), rows)
