@@ -176,10 +176,11 @@ def ceph_files(site, folder, where=None):
     cluster = site.cluster
     where = (folder if where is None else where).lstrip('/')
     found = [files.File(conf_path(where, cluster), cephconf.conf(
-        cluster, keyring_path(folder, cluster)))]
+        cluster, keyring_path(folder, cluster)), kind='ceph')]
     if cluster.key is not None:
         secret = key(site)
         found.append(files.File(
             keyring_path(where, cluster),
-            cephconf.keyring(cluster.user, secret), files.SECRET, (secret,)))
+            cephconf.keyring(cluster.user, secret), files.SECRET, (secret,),
+            'ceph'))
     return found
