@@ -49,7 +49,7 @@ class InUse(Exception):
     """The image has clones, or somebody has it open."""
 
 
-def create(ioctx, name, size, order, features, data_pool=None):
+def create(ioctx, name, size, order, features):
     """Create an empty image.
 
     :param ioctx: rados.Ioctx of the pool
@@ -59,54 +59,38 @@ def create(ioctx, name, size, order, features, data_pool=None):
     :param features: the cluster's ``rbd_default_features`` as text, or None;
         those that need an exclusive lock are left out, and layering, which
         clones need, is added
-    :param data_pool: name of the pool for its data; None or '': the same
     :raises rbd.ImageExists: if there is one of that name
     """
     features = (int(features or 0) & ~_LOCKED) | rbd.RBD_FEATURE_LAYERING
     # Not in stripes, whatever the cluster's configuration says.
     rbd.RBD().create(ioctx, name, size, order, old_format=False,
                      features=features, stripe_unit=1 << order,
-                     stripe_count=1, data_pool=data_pool or None)
+                     stripe_count=1)
 
 
-def data_pool(client, ioctx, name):
-    """Open the pool that keeps the data of new images.
-
-    :param client: connected rados.Rados
-    :param ioctx: of the pool of the images
-    :param name: of the other pool; None or '': there is none
-    :returns: rados.Ioctx
-    :raises rbd.Error: if it cannot be opened
-    """
-    if not name:
-        return ioctx
-    try:
-        found = client.open_ioctx(name)
-    except rados.Error as exc:
-        raise rbd.OSError('rbd_default_data_pool %s cannot be opened: %s' % (
-            name, exc), errno=exc.errno) from exc
-    found.set_namespace(ioctx.get_namespace())
-    return found
-
-
-def publish(image, record):
+def publish(image, record, facts=None):
     """Make the snapshot of a written image that everybody reads and clones.
 
     :param image: rbd.Image, open for writing
     :param record: :class:`glance_dcn.ceph.records.Record` of its content;
         None: it is kept with the image already
+    :param facts: :class:`glance_dcn.engine.header.Facts` that it was made
+        with; None: they are not compared
     :raises glance_dcn.engine.header.Unsafe: if its header is not as it was
         made
     :raises rbd.Error: if it fails
     """
-    # It was changed under the hands of its writer, perhaps.
-    header.check(image)
+    if facts:
+        header.check_unchanged(image, facts)
     if record:
         # First what is known of it: an image that can be read is complete.
         records.save(image, record)
     # Nobody else has it open: to ask all who have whether they are quiet
     # would only cost round trips.
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)
+    if facts:
+        # By now its client has seen all that came before.
+        header.check_unchanged(image, facts)
     image.protect_snap(SNAPSHOT)
 
 

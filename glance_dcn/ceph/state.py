@@ -126,8 +126,8 @@ class State:
 
         :param client: connected rados.Rados
         """
-        # Each client that is made meanwhile does the same: none may be used
-        # before it has the map of OSDs that has the blocklist.
+        # Each client that is made meanwhile does the same, before it is used:
+        # it is to have the map of OSDs that has the blocklist.
         with self.lock:
             marked = set(self._to_blocklist)
         left = fencing.blocklist(client, marked)

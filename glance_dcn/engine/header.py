@@ -21,6 +21,7 @@ an image that is open already; what librbd does to open it comes before.
 from __future__ import annotations
 
 import errno
+import typing
 
 import rbd
 
@@ -61,6 +62,48 @@ def check(image: rbd.Image) -> None:
             'The header of the image is damaged (objects of 2^%d bytes, %d '
             'stripes, %d bytes): see who writes to the cluster.' % (
                 stat['order'], image.stripe_count(), stat['size']))
+
+
+class Facts(typing.NamedTuple):
+    """What must not change while an image is written.
+
+    :ivar size: bytes
+    """
+
+    size: int
+    features: int
+    prefix: str
+    data_pool: int
+    order: int
+    stripe_unit: int
+    stripe_count: int
+
+
+def facts(image: rbd.Image) -> Facts:
+    """Return the facts of an image, as its client knows them.
+
+    :raises rbd.Error: if that cannot be told
+    """
+    stat = image.stat()
+    return Facts(stat['size'], image.features(), image.block_name_prefix(),
+                 image.data_pool_id(), stat['order'], image.stripe_unit(),
+                 image.stripe_count())
+
+
+def check_unchanged(image: rbd.Image, before: Facts) -> None:
+    """See that the header of an image is as it was.
+
+    :raises Unsafe: if it is not
+    :raises rbd.Error: if that cannot be told
+    """
+    check(image)
+    now = facts(image)
+    changed = [name for name, one, other in zip(Facts._fields, before, now)
+               if one != other]
+    if changed:
+        raise Unsafe('The header of the image was changed while it was '
+                     'written (%s): see who writes to the cluster.'
+                     % ', '.join(changed))
 
 
 def has_parent(image: rbd.Image) -> bool:

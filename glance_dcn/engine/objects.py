@@ -26,12 +26,14 @@ and file_to_extents() in src/osdc/Striper.cc for stripes.
 from __future__ import annotations
 
 import itertools
+import struct
 import typing
 
 import rados
 import rbd
 
 from glance_dcn.engine import header
+from glance_dcn.engine import native
 
 # What librbd keeps up to date with each write.
 _BOUND_TO_LIBRBD = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK
@@ -45,33 +47,63 @@ Error = rados.Error
 class DataObjects:
     """The objects that keep the data of an image.
 
-    :param ioctx: of the pool that they are in
-    :param image: rbd.Image of an image without snapshots, which nobody reads
-        yet
+    :param ioctx: of the image's pool
+    :param image: rbd.Image of an image without snapshots, which no other
+        client reads yet
+    :param open_pool: returns a rados.Ioctx by the ID of the pool; for those
+        that keep the data of images in another pool
     :raises glance_dcn.engine.header.Unsafe: if it is not one to be written to
         this way
-    :raises rbd.Error: if its header cannot be told
+    :raises rbd.Error, Error: if its header cannot be told, or the pool cannot
+        be opened
     """
 
-    def __init__(self, ioctx: rados.Ioctx, image: rbd.Image) -> None:
+    def __init__(self, ioctx: rados.Ioctx, image: rbd.Image,
+                 open_pool: typing.Callable[[int], rados.Ioctx] | None = None
+                 ) -> None:
         if image.features() & _BOUND_TO_LIBRBD or any(image.list_snaps()):
             raise header.Unsafe(
                 'The image has snapshots, or a feature (exclusive-lock, '
                 'object-map, fast-diff, journaling) that it was not created '
                 'with: see who writes to the cluster.')
-        if image.data_pool_id() != ioctx.get_pool_id():
-            raise header.Unsafe(
-                'The image keeps its data in pool %d, and was to be created '
-                'with pool %d: see rbd_default_data_pool in the '
-                'configuration of the cluster.' % (
-                    image.data_pool_id(), ioctx.get_pool_id()))
-        self._ioctx: rados.Ioctx = ioctx.dup()
+        pool = image.data_pool_id()
+        self._image_ioctx = ioctx
+        self._ioctx: rados.Ioctx = (
+            open_pool(pool) if open_pool and pool != ioctx.get_pool_id()
+            else ioctx.dup())
+        if pool != self._ioctx.get_pool_id():
+            raise header.Unsafe('The image keeps its data in pool %d, which '
+                                'was not opened.' % pool)
+        self._ioctx.set_namespace(ioctx.get_namespace())
+        # Answers come in threads of librados, which must not meet a lock of
+        # eventlet's (see glance_dcn.engine.native).
+        self._ioctx.lock = native.lock()
         # As librbd does: what a full pool refuses is told at once.
         self._ioctx.set_osdmap_full_try()
         self._prefix: str = image.block_name_prefix()
         self._object_size: int = image.stat()['obj_size']
         self._unit: int = image.stripe_unit()
         self._count: int = image.stripe_count()
+        #: Bytes below which all is that was written.
+        self.end = 0
+
+    def cut(self, image: rbd.Image, size: int) -> None:
+        """Make an image smaller; nothing was written beyond its new size.
+
+        librbd would discard a part of the last object, and copy it up before
+        from what the header says is the parent.
+
+        :param image: rbd.Image
+        :param size: bytes
+        :raises Error: if the cluster refuses
+        """
+        name = 'rbd_header.' + image.id()
+        # set_size of cls_rbd takes the size as Ceph encodes it.
+        self._image_ioctx.execute(name, 'rbd', 'set_size',
+                                  struct.pack('<Q', size))
+        # An empty message is what tells clients of all releases that a header
+        # has changed: the open image among them (ImageWatcher of librbd).
+        self._image_ioctx.notify(name)
 
     def write(self, offset: int, data: bytes,
               done: typing.Callable[[int], None]) -> None:
@@ -83,6 +115,7 @@ class DataObjects:
         :raises Error: if it cannot be sent; what was sent before may be
             written
         """
+        self.end = max(self.end, offset + len(data))
         parts = list(self._parts(offset, len(data)))
         answered = itertools.count(1)
         codes: list[int] = []

@@ -242,7 +242,12 @@ def _answering_first(sources: Iterable[sources_.Source]
             yield source
         else:
             silent.append(source)
-    yield from silent
+    # Those of very many that were asked later may have answered by now.
+    with contextlib.suppress(native.Empty):
+        while True:
+            reasons.update([answers.get_nowait()])
+    yield from sorted(silent, key=lambda source: reasons.get(
+        source.site.name, 'no answer') is not None)
 
 
 def _put(answers: native.Queue, name: str, reason: str | None) -> None:

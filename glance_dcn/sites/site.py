@@ -327,18 +327,15 @@ class Site:
     def _begin(self, ioctx, image, size, write):
         client = self._connection.client_of(ioctx)
         features = client.conf_get('rbd_default_features')
-        data_pool = client.conf_get('rbd_default_data_pool')
-        data = images.data_pool(client, ioctx, data_pool)
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
                 with self.name_lock(ioctx, image):
-                    images.create(ioctx, image, size, self.order, features,
-                                  data_pool)
+                    images.create(ioctx, image, size, self.order, features)
                     endpoint = stack.enter_context(rbd_backend.RBD(
                         ioctx, image, writable=True, name=self._title(image),
                         hold=self._holding(ioctx), cluster=self._connection,
-                        data=data))
+                        open_pool=client.open_ioctx2))
                 stack.pop_all()
                 return endpoint
             with self.name_lock(ioctx, image):
@@ -431,7 +428,7 @@ class Site:
         :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
             away meanwhile
         """
-        endpoint.call(images.publish, record)
+        endpoint.call(images.publish, record, endpoint.facts())
 
     def commit(self, image, identity):
         """Take the right to tell Glance of a published or adopted image.

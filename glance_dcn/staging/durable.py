@@ -106,7 +106,8 @@ def mark_older(staging: str, hidden: str) -> None:
 
     :param staging: path of the staging folder
     :param hidden: path of the folder in it that is this software's
-    :raises OSError: if that fails; nothing is marked then, or some
+    :raises OSError: if that fails, of all or of some files; the others are
+        marked
     """
     os.makedirs(hidden, mode=0o700, exist_ok=True)
     fd = os.open(os.path.join(hidden, _BOOTS),
@@ -120,18 +121,29 @@ def mark_older(staging: str, hidden: str) -> None:
         # Of what was there before this software only the clock can tell.
         started = (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
                    if not known else float('inf'))
+        failed = []
         with os.scandir(staging) as found:
             for entry in found:
-                if (entry.is_file(follow_symlinks=False) and entry.stat(
-                        follow_symlinks=False).st_mtime < started):
-                    os.utime(entry.path, (_MARK, _MARK),
-                             follow_symlinks=False)
+                try:
+                    _mark(entry, started)
+                except FileNotFoundError:
+                    continue
+                except OSError as exc:
+                    failed.append(exc)
         boots.seek(0)
         boots.truncate()
         # Several hosts may have one folder.
         boots.write('\n'.join([*known[-_BOOTS_KEPT:], boot, '']))
         boots.flush()
         os.fsync(fd)
+    if failed:
+        raise failed[0]
+
+
+def _mark(entry: os.DirEntry[str], started: float) -> None:
+    if entry.is_file(follow_symlinks=False) and entry.stat(
+            follow_symlinks=False).st_mtime < started:
+        os.utime(entry.path, (_MARK, _MARK), follow_symlinks=False)
 
 
 def is_older_than_boot(path: str) -> bool:

@@ -524,8 +524,7 @@ class _Recovery:
         return RESUMED
 
     def _undone(self, what):
-        # The lock first: who sees the task fail may begin the import anew at
-        # once.
+        # The lock first: who sees the task fail may repeat the import at once.
         self._unlock()
         self._database.fail(
             self._entry.task, 'The worker ended while the import was at it '

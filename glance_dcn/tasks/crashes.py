@@ -63,11 +63,18 @@ class Crashes:
         term = self._lead.term
         if term is None or term == self._term:
             return
-        former = _parse(self._lead.published(_NAME))
+        text = self._lead.published(_NAME)
         with self._lock:
-            self._term, self._trying = term, set()
-            self._ended = former.pop('ended')
-            for key in former.pop('trying'):
+            self._term = term
+            # None: what this process wrote is what is there.
+            if text is None:
+                return
+            former = _parse(text)
+            self._ended = former['ended']
+            for key in former['trying']:
+                # This process lives, whoever else led meanwhile.
+                if key in self._trying:
+                    continue
                 self._ended[key] = self._ended.get(key, 0) + 1
                 if self._ended[key] > 1:
                     LOG.error('%(count)d processes in a row have ended while '
@@ -106,6 +113,9 @@ class Crashes:
         return _PAUSE.get(self._ended.get(key, 0), _LONGEST)
 
     def _write(self) -> None:
+        # What a former leader still tries is not its successor's to tell.
+        if self._term is None or self._lead.term != self._term:
+            return
         try:
             self._lead.publish(_NAME, json.dumps({
                 'trying': sorted(self._trying), 'ended': self._ended}))
@@ -120,7 +130,8 @@ def _parse(text: str | None) -> dict[str, typing.Any]:
         trying = [str(key) for key in found.get('trying', ())][:_MOST]
         ended = {str(key): int(count)
                  for key, count in found.get('ended', {}).items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError,
+            RecursionError):
         trying, ended = [], {}
     return {'trying': trying,
             'ended': dict(list(ended.items())[:_MOST])}

@@ -78,7 +78,8 @@ class Write:
     def bind(self, image_id: str) -> None:
         """Add the internal ID of the image, before data is written to it.
 
-        What has data is removed by that ID alone.
+        What has data is removed by that ID alone. While home is away it is
+        written later.
 
         :raises WriteLost: if the intent was given to another process
         """

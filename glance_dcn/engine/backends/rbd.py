@@ -78,8 +78,8 @@ class RBD(base.Endpoint):
     :param snapshot: name of a snapshot, or None
     :param writable: open for writing too, as an image that is written for
         the first time, see :mod:`glance_dcn.engine.objects`
-    :param data: open ``rados.Ioctx`` of the pool that its data is in; None:
-        that of the image
+    :param open_pool: returns a ``rados.Ioctx`` by the ID of a pool, where the
+        data of images may be in another one
     :param name: what errors call it; by default the image's name
     :param hold: called before it is opened; what it returns is called when it
         is closed, which may be long after :meth:`close` has returned
@@ -90,9 +90,10 @@ class RBD(base.Endpoint):
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None, hold=None, cluster=None, data=None):
+                 name=None, hold=None, cluster=None,
+                 open_pool=None):
         super().__init__(name or image)
-        self._image = self._objects = None
+        self._image = self._objects = self._facts = None
         self._let_go = hold() if hold else _nothing
         self._shared = shared.Shared(self._close)
         self._is_open = True
@@ -111,12 +112,13 @@ class RBD(base.Endpoint):
                 self._image.set_snap(snapshot)
             self._look()
             if writable:
-                self._objects = objects.DataObjects(data or ioctx,
-                                                    self._image)
+                self._objects = objects.DataObjects(ioctx, self._image,
+                                                    open_pool)
+                self._facts = header.facts(self._image)
         except header.Unsafe as error:
             self.close()
             raise errors.RequestError(self.name, 'open', hint=error.reason)
-        except rbd.Error as error:
+        except (rbd.Error, objects.Error) as error:
             self.close()
             raise self._translated(error, 'open')
 
@@ -258,10 +260,21 @@ class RBD(base.Endpoint):
 
     def resize(self, size):
         try:
-            self.call(rbd.Image.resize, size)
-        except rbd.Error as error:
+            if (self._objects is not None
+                    and self._objects.end <= size < self.size):
+                self.call(self._objects.cut, size)
+            else:
+                self.call(rbd.Image.resize, size)
+        except (rbd.Error, objects.Error) as error:
             raise self._translated(error, 'resize', length=size)
         self.size = size
+
+    def facts(self):
+        """Return what the header of a new image is to be like.
+
+        :returns: :class:`glance_dcn.engine.header.Facts`
+        """
+        return self._facts._replace(size=self.size)
 
     def close(self):
         if not self._is_open:

@@ -24,8 +24,10 @@ from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as backend
 from glance_dcn.engine import errors
 from glance_dcn.engine import header
+from glance_dcn.engine import stream
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import site
+from lab import process
 from tests.functional import base
 from tests.functional.deploy import notifier
 
@@ -112,8 +114,7 @@ class ChangedMeanwhileTest(base.CephTestCase):
             self.change(image_id, migration)
             # The rest of that object is not written to.
             target.write(2 * MIB, data, answers.append)
-            while target.in_flight:
-                pass
+            process.wait_for('the write', lambda: not target.in_flight, 30)
             target.call(rbd.Image.flush)
             self.assertEqual(
                 bytes(2 * MIB) + data, self.ioctx.read(
@@ -122,6 +123,44 @@ class ChangedMeanwhileTest(base.CephTestCase):
                 header.Unsafe, writer.publish, ioctx, self.name, target,
                 records.Record(8 * MIB, 'digest'))
         self.assertEqual([None], answers)
+
+    def test_nor_when_it_is_cut_to_size(self):
+        secret = pathlib.Path(self.useFixture(
+            fixtures.TempDir()).path) / 'glance-api.conf'
+        secret.write_bytes(b'password = secret' * MIB)
+        migration = self.migration(secret)
+        writer = site.Site('dcn0', 'images', 22,
+                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
+        size = 6 * MIB + 100
+        with writer.open_pool() as ioctx, writer.begin(
+                ioctx, self.name, 0) as target:
+            image_id = target.image.id()
+            self.addCleanup(self.remove, image_id)
+            with stream.Sink(target) as sink:
+                sink.write(b'x' * (4 * MIB))
+                sink.write(bytes(size - 4 * MIB))
+                self.change(image_id, migration)
+                sink.finish()
+            self.assertEqual(size, target.image.size())
+            self.assertRaises(
+                header.Unsafe, writer.publish, ioctx, self.name, target,
+                records.Record(size, 'digest'))
+        # It has zeros alone, and is not there.
+        self.assertRaises(rados.ObjectNotFound, self.ioctx.stat,
+                          'rbd_data.%s.%016x' % (image_id, 1))
+
+    def test_features_that_are_enabled_meanwhile(self):
+        # A map of the objects would not know what is written.
+        writer = site.Site('dcn0', 'images', 22,
+                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
+        with writer.open_pool() as ioctx, writer.begin(
+                ioctx, self.name, MIB) as target:
+            self.addCleanup(rbd.RBD().remove, self.ioctx, self.name)
+            with rbd.Image(self.ioctx, self.name) as image:
+                image.update_features(rbd.RBD_FEATURE_EXCLUSIVE_LOCK, True)
+            error = self.assertRaises(
+                header.Unsafe, writer.publish, ioctx, self.name, target, None)
+            self.assertIn('features', str(error))
 
     def remove(self, image_id):
         """Remove what librbd cannot open."""

@@ -21,6 +21,7 @@ from oslotest import base
 import rbd
 
 from glance_dcn.engine import header
+from glance_dcn.engine import native
 from glance_dcn.engine import objects
 
 _PREFIX = 'rbd_data.abc'
@@ -51,12 +52,20 @@ class Ioctx:
         self.data: dict[str, bytearray] = {}
         self.code: dict[int, int] = {}
         self.writes = self.closed = 0
+        self.lock: typing.Any = None
+        self.namespace = ''
 
     def dup(self) -> Ioctx:
         return self
 
     def get_pool_id(self) -> int:
         return 7
+
+    def get_namespace(self) -> str:
+        return 'ours'
+
+    def set_namespace(self, name: str) -> None:
+        self.namespace = name
 
     def set_osdmap_full_try(self) -> None:
         pass
@@ -140,10 +149,19 @@ class DataObjectsTest(base.BaseTestCase):
         written.close()
         self.assertEqual(1, ioctx.closed)
 
+    def test_its_lock_is_not_that_of_green_threads(self) -> None:
+        ioctx = Ioctx()
+        objects.DataObjects(ioctx, Image())
+        self.assertIsInstance(ioctx.lock, type(native.lock()))
+
     def test_what_is_not_written_this_way(self) -> None:
         for wrong in ({'features': 5}, {'features': 9}, {'features': 65},
                       {'pool': 8}, {'snaps': ('snap',)}):
             self.assertRaises(header.Unsafe, objects.DataObjects, Ioctx(),
                               Image(**wrong))
+        other = Ioctx()
+        other.get_pool_id = lambda: 8
+        objects.DataObjects(Ioctx(), Image(pool=8), {8: other}.__getitem__)
+        self.assertEqual('ours', other.namespace)
         objects.DataObjects(Ioctx(), Image(
             features=rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_DEEP_FLATTEN))

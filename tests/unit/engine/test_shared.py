@@ -74,6 +74,7 @@ class ImageTest(base.BaseTestCase):
         self.image.stripe_count.return_value = 1
         self.image.list_snaps.return_value = []
         self.ioctx = mock.Mock()
+        self.ioctx.dup.return_value = self.ioctx
         self.image.data_pool_id.return_value = (
             self.ioctx.get_pool_id.return_value)
         self.closed: typing.Any = native.Queue()

@@ -265,6 +265,19 @@ class RelayTest(base.BaseTestCase):
         # All at once, and whether the last one answers tells nothing.
         self.assertEqual([3, 3], [site.asked for site in silent])
 
+    def test_an_answer_that_comes_late(self):
+        # As where very many are asked, some at a time.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.reading._PATIENCE', 0))
+        late, silent = (FakeSite(name, self.record, reason='later')
+                        for name in ('late', 'silent'))
+        silent.ask_monitors = lambda then: late.then(None)
+        late.ask_monitors = lambda then: setattr(late, 'then', then)
+        with self.relay(FakeSite('one', self.record), late,
+                        silent) as relay:
+            relay.open()
+            self.assertEqual('late', relay.another(self.error).name)
+
     def test_the_only_one_left_is_not_asked(self):
         two = FakeSite('two', self.record, reason='refused')
         with self.relay(FakeSite('one', self.record), two) as relay:

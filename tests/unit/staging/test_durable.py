@@ -113,6 +113,25 @@ class OlderThanBootTest(FileTest):
         self.start('second')
         self.assertEqual(before.st_mtime, os.stat('/etc/hostname').st_mtime)
 
+    def test_one_that_cannot_be_marked(self):
+        self.start('first')
+        for number in range(5):
+            (self.folder / ('image-%d' % number)).write_bytes(b'')
+        utime = os.utime
+
+        def refuse(path, *args, **kwargs):
+            if str(path).endswith('-2'):
+                raise PermissionError(path)
+            if str(path).endswith('-3'):
+                raise FileNotFoundError(path)
+            utime(path, *args, **kwargs)
+        with fixtures.MonkeyPatch('os.utime', refuse):
+            self.assertRaises(PermissionError, self.start, 'second')
+        # The others are, and none of this boot by the next start.
+        (self.folder / 'image-9').write_bytes(b'')
+        self.assertEqual({'image', 'image-0', 'image-1', 'image-4'},
+                         self.start('second'))
+
     def test_very_many_starts(self):
         for number in range(120):
             self.start('boot-%d' % number)

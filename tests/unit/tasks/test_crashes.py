@@ -35,6 +35,7 @@ class HostLead(leads.Lead):
     def __init__(self, folder: dict[str, str]) -> None:
         super().__init__()
         self._folder = folder
+        self._read: str | None = None
         self.generation = 1
 
     @property
@@ -45,7 +46,12 @@ class HostLead(leads.Lead):
         self._folder[name] = text
 
     def published(self, name: str) -> str | None:
-        return self._folder.get(name)
+        # As that of a real host: what was read is not told again.
+        text = self._folder.get(name)
+        if text == self._read:
+            return None
+        self._read = text
+        return text
 
 
 class CrashesTest(base.BaseTestCase):
@@ -97,19 +103,37 @@ class CrashesTest(base.BaseTestCase):
         self.assertNotIn('"a"', self.folder['trying'])
 
     def test_lead_that_comes_back(self) -> None:
+        for _ in range(2):
+            self.process().begin('b')
         lead = HostLead(self.folder)
         process = crashes.Crashes(lead)
         process.take_over()
         process.begin('a')
-        process.take_over()
-        self.assertFalse(process.is_suspect('a'))
         lead.generation = 2
         process.take_over()
-        self.assertTrue(process.is_suspect('a'))
+        # It lives.
+        self.assertFalse(process.is_suspect('a'))
+        self.assertEqual(120, process.pause('b'))
+        # Nothing was written since.
+        lead.generation = 3
+        process.take_over()
+        self.assertEqual(120, process.pause('b'))
+
+    def test_former_leader_writes_nothing(self) -> None:
+        former = HostLead(self.folder)
+        process = crashes.Crashes(former)
+        process.take_over()
+        process.begin('a')
+        former.generation = 0
+        successor = self.process()
+        successor.begin('b')
+        written = self.folder['trying']
+        process.end('a')
+        self.assertEqual(written, self.folder['trying'])
 
     def test_what_is_damaged_is_nothing(self) -> None:
         for text in ('', '[]', '{"trying": 3}', '{"ended": {"a": "x"}}',
-                     '[' * 100000, '{"ended": ["a"]}', 'null'):
+                     '[' * 100000, '{"ended": {"a": Infinity}}', '{"ended": ["a"]}', 'null'):
             self.folder['trying'] = text
             process = self.process()
             self.assertFalse(process.is_suspect('a'))

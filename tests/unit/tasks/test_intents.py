@@ -166,7 +166,7 @@ class WriteLogTest(base.BaseTestCase):
         write = self.begin()
         self.take(write.intent)
         self.assertRaises(intents.WriteLost, write.bind, '1')
-        # What is abandoned now is the image, of whosoever the intent is.
+        # What is abandoned now is the image, whoever has the intent.
         write.abandon()
         self.assertEqual({(State.REMOVING, None), (None, '1')}, {
             (getattr(record, 'state', None), record.image_id)

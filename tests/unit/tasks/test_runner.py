@@ -350,15 +350,14 @@ class TestTurns(RunnerCase):
     def test_of_a_slow_site_and_others(self):
         begun = []
 
-        def ask(image_id, uri, ask=self.database.ask):
-            begun.append(uri)
-            return ask(image_id, uri)
-        self.database.ask = ask
+        def begin(site, record, begin=self.runner._begin):
+            begun.append(site.name)
+            begin(site, record)
+        self.runner._begin = begin
         for number in range(30):
             self.task(image=str(number))
         for name in ('far', 'zone'):
             self.sites[name] = fakes.Site(name)
-            self.sites[name].uri = lambda image, pool=None, name=name: name
             self.task(site=name)
         self.runner.run()
         # Not after all thirty of the first one.
