@@ -319,7 +319,6 @@ class TestErrors(StoreCase):
         # The cluster was not asked.
         self.assertLess(time.monotonic() - began, 15)
 
-
     def test_deletion_of_it_is_not_taken_for_done(self):
         # Glance drops the location on NotFound.
         self.write_ceph_conf()
