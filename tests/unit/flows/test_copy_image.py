@@ -23,6 +23,8 @@ from oslotest import base
 import testtools
 
 from glance.common import exception
+from glance import location
+from glance import quota
 from taskflow.types import failure
 
 from glance_dcn.engine import transfer
@@ -297,6 +299,42 @@ class NoteTest(base.BaseTestCase):
         self.note(copy, copied=['dcn0', 'dcn1', 'dcn2'])
         copy.revert(None)
         self.assertEqual(['dcn0', 'dcn1', 'dcn2'], self.action.removed)
+
+
+class QuotaTest(base.BaseTestCase):
+    """The quota of the owner counts an image once, before any data moves."""
+
+    def setUp(self):
+        super().setUp()
+        image = types.SimpleNamespace(
+            image_id='image', size=10, checksum='a', os_hash_algo='sha512',
+            os_hash_value='b', locations=[], extra_properties={})
+        action = FakeAction([])
+        action._image = quota.ImageProxy(
+            location.ImageProxy(image, None, None, None), None, None, None)
+        for name, function in (('stores.site', lambda store: None),
+                               ('_sources', lambda locations: [])):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.flows.copy_image.%s' % name, function))
+        self.begun = self.useFixture(fixtures.MockPatch(
+            'glance_dcn.flows.copy_image.copying.Copy')).mock
+        self.copy = copy_image._CopyDirectly(
+            'task', 'import', None, action, ['dcn0', 'dcn1', 'dcn2'], True)
+
+    def leave(self, room):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance.api.common.get_remaining_quota',
+            lambda *args, **kwargs: room))
+
+    def test_there_is_room(self):
+        self.leave(10)
+        self.copy._copy()
+        self.begun.assert_called_once()
+
+    def test_there_is_none(self):
+        self.leave(9)
+        self.assertRaises(exception.StorageQuotaFull, self.copy._copy)
+        self.begun.assert_not_called()
 
 
 class DescribeTest(base.BaseTestCase):
