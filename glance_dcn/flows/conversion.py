@@ -73,11 +73,13 @@ def get_flow(**kwargs):
         ImportActionWrapper
     :param import_req: body of the request
     """
+    targets = kwargs.get('backend') or []
+    stores.name_once(targets)
     # It gets ready while the image is downloaded, or the task begins.
     inspection.prepare(_SERVER, CONF.wsgi.python_interpreter)
     return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
         kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
-        kwargs['action_wrapper'], kwargs.get('backend') or [],
+        kwargs['action_wrapper'], targets,
         kwargs['import_req']['method']['name']))
 
 

@@ -67,6 +67,7 @@ def get_flow(**kwargs):
     :param import_req: body of the request
     """
     flow = linear_flow.Flow(kwargs['task_type'])
+    stores.name_once(kwargs['backend'])
     staging.announce(kwargs)
     targets = _take_over(kwargs)
     if targets:
@@ -118,12 +119,45 @@ def _take_over(kwargs):
             _say_once('layers', 'Images are copied by stock Glance: it is not '
                       'known how to add a location: %s', exc)
             return []
+        # It counts for what is asked next.
         action.add_importing_stores(targets)
+        size = action._image.size or 0
+    if not _is_within_limits(kwargs, size):
+        # Stock refuses it, and takes back what it has saved itself.
+        with kwargs['action_wrapper'] as action:
+            action.remove_importing_stores(targets)
+        return []
+    with kwargs['action_wrapper'] as action:
         action.remove_failed_stores(targets)
     for store in targets:
         wanted.remove(store)
     _taken[task_id] = targets
     return targets
+
+
+def _is_within_limits(kwargs, size):
+    """Return whether the limits of Keystone let an image be copied.
+
+    :param kwargs: of get_flow()
+    :param size: bytes of the image
+
+    Stock asks once the flow is made. A flow that it refuses then never runs,
+    and nothing undoes what was saved for it.
+    """
+    if not getattr(CONF, 'use_keystone_limits', False):
+        return True
+    # Not before Glance 24, which has no such option either.
+    from glance.quota import keystone
+    context = kwargs['context']
+    try:
+        keystone.enforce_image_staging_total(context, context.owner,
+                                             delta=size // units.Mi)
+        keystone.enforce_image_count_uploading(context, context.owner)
+    except exception.LimitExceeded as exc:
+        LOG.info('Image %(image)s is not copied: %(error)s', {
+            'image': kwargs['action_wrapper'].image_id, 'error': exc})
+        return False
+    return True
 
 
 def _sources(locations):

@@ -129,7 +129,7 @@ class Watch:
             # It is just being written.
             return
         if task is None or task['status'] in database.ENDED:
-            self._ended(entry)
+            self._ended(going_on)
             return
         if task['status'] != 'processing' or self._is_forsaken(going_on):
             return
@@ -159,11 +159,39 @@ class Watch:
         running.give_up(going_on.entry.task)
         return True
 
-    def _ended(self, entry):
-        if database.image(entry.image) is None:
+    def _ended(self, going_on):
+        """Close the journal of an import, unless it has left the image locked.
+
+        That is so where Glance has not undone it: because the flow could not
+        be made, or undoing it failed halfway. The recovery knows what to do.
+        """
+        entry = going_on.entry
+        image = database.image(entry.image)
+        if image is None:
             # It was deleted on the way, where that staged file was not known.
             folder.discard(entry.path, *folder.companions(entry.path))
+        elif image['properties'].get(database.LOCK) == entry.task:
+            # Glance may be about to unlock it.
+            going_on.missed += 1
+            if works_on(entry.task):
+                going_on.missed = 0
+            if going_on.missed >= _MISSES:
+                LOG.error('Task %(task)s has ended and left image %(image)s '
+                          'locked: the recovery rolls it back', {
+                              'task': entry.task, 'image': entry.image})
+                running.give_up(entry.task)
+            return
+        elif database.LOCK not in image['properties']:
+            self._clear_stores(entry, image)
         running.end(entry.task)
+
+    def _clear_stores(self, entry, image):
+        """Take off an image what was saved for a flow that never ran."""
+        listed = image['properties'].get(database.IMPORTING) or ''
+        if set(listed.split(',')).intersection(filter(None, entry.stores)):
+            database.update(image['id'], image['status'], {
+                database.IMPORTING: database.stores(
+                    image, database.IMPORTING, remove=entry.stores)})
 
 
 def works_on(task):

@@ -29,6 +29,7 @@ from taskflow import task
 from glance_dcn.flows import heartbeat
 from glance_dcn.flows import options
 from glance_dcn.flows import preflight
+from glance_dcn.flows import stores
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.staging import database
@@ -55,6 +56,7 @@ def get_flow(**kwargs):
         ImportActionWrapper
     :param import_req: body of the request
     """
+    stores.name_once(kwargs['backend'])
     going_on = announce(kwargs)
     if going_on is not None and going_on.entry.phase == journal.DOWNLOADING:
         method = kwargs['import_req']['method']

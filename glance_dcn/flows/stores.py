@@ -34,3 +34,14 @@ def site(store):
         return None
     found = getattr(driver, 'site', None)
     return found if isinstance(found, sites.Site) else None
+
+
+def name_once(stores):
+    """Remove from a list, in place, stores that it names once more.
+
+    Glance takes what a request names as it is: an import cannot begin with
+    two tasks of one name, and two writers of one image would fight.
+
+    :param stores: list of store identifiers
+    """
+    stores[:] = dict.fromkeys(stores)

@@ -245,13 +245,32 @@ class Store(driver.Store):
         :raises glance_store.exceptions.NotFound: if there is no such image
         :raises glance_store.exceptions.RemoteServiceUnavailable: if the site
             is away
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
+        :raises glance_dcn.store.failures.Elsewhere: if the location is not
             in this store's cluster
 
         Should the site that is read go away, reading goes on at another.
         """
-        return self._begin_reading(self._checked(location), offset,
-                                   chunk_size)
+        loc = location.store_location
+        self._check_is_here(loc)
+        return self._begin_reading(loc, offset, chunk_size)
+
+    def _check_is_here(self, loc):
+        """Return if a location may be in this store's cluster.
+
+        A cluster that is away cannot tell an fsid that its conf file does not
+        have. It is not waited for where another store has that fsid.
+
+        :raises glance_dcn.store.failures.Elsewhere: if it is not
+        """
+        if not loc.fsid:
+            return
+        fsid = self.site.known_fsid
+        if fsid is None and not any(
+                store.site.known_fsid == loc.fsid
+                for store in replicas.stores_of(type(self)).values()):
+            fsid = self.site.fsid or loc.fsid
+        if fsid != loc.fsid:
+            raise failures.elsewhere(self.site, loc, fsid)
 
     @failures.survives_eviction
     def _begin_reading(self, loc, offset, wanted):

@@ -44,6 +44,15 @@ class Away(exceptions.RemoteServiceUnavailable,
     """
 
 
+class Elsewhere(exceptions.NotFound, exceptions.BadStoreUri):
+    """The location is in the cluster of another store.
+
+    Where Glance does not know the store of a location, glance_store asks all
+    of them in turn, and asks the next one after the former only. A deletion
+    must not raise it: Glance would drop the location.
+    """
+
+
 class WriteDenied(exceptions.StorageWriteDenied):
     """The key of this Glance may only read at the site.
 
@@ -170,6 +179,17 @@ def unusable(site, exc):
         return Away(message=str(exc))
     return exceptions.BadStoreConfiguration(store_name=site.name,
                                             reason=str(exc))
+
+
+def elsewhere(site, loc, fsid):
+    """Return what to raise if a location is in another store's cluster.
+
+    :param fsid: fsid of the site's cluster, or None if it is not known
+    """
+    return Elsewhere(message='%s is not a location of store %s, whose '
+                     'cluster has %s' % (
+                         loc.get_uri(), site.name,
+                         'fsid %s' % fsid if fsid else 'another fsid'))
 
 
 def not_found(site, loc):

@@ -64,6 +64,15 @@ class DirectCopyTest(base.ApiTestCase):
         message = self.central.messages(image_id)[-1]
         self.assertIn('from central to dcn0, dcn1', message)
 
+    def test_store_that_is_named_twice(self):
+        # By an import as well as by a copy.
+        image_id = self.uploaded(self.central, self.data, 'central',
+                                 'dcn1', 'central')
+        self.copy(image_id, 'dcn0', 'dcn0').raise_for_status()
+        image = self.central.wait(image_id, *base.SITES)
+        self.assertStored(image_id, self.data, *base.SITES)
+        self.assertLocated(image, *base.SITES)
+
     def test_sizes_of_every_kind(self):
         cases = [bytes(5 * MiB), os.urandom(9 * MiB)]
         cases += [os.urandom(size) for size in (

@@ -12,13 +12,19 @@
 
 """What copy-image takes over, and what it leaves to stock."""
 
+import contextlib
+import functools
+import importlib.util
 import types
 
 import fixtures
 from oslo_config import cfg
 from oslotest import base
+import testtools
 
 from glance.common import exception
+from glance import location
+from glance import quota
 from taskflow.types import failure
 
 from glance_dcn.engine import transfer
@@ -62,7 +68,8 @@ class TakeOverTest(base.BaseTestCase):
         left = list(stores)
         flow = copy_image.get_flow(
             task_id='task', task_type='import', task_repo=None, backend=left,
-            action_wrapper=self.action, import_req={})
+            action_wrapper=self.action, import_req={},
+            context=types.SimpleNamespace(owner='project'))
         names = [type(item).__name__ for item, _ in flow.iter_nodes()]
         return ('_CopyDirectly' in names, 'Flow' in names), left
 
@@ -95,6 +102,54 @@ class TakeOverTest(base.BaseTestCase):
     def test_image_has_an_unknown_layer(self):
         self.layers.side_effect = glance_interfaces.Missing('a layer')
         self.check_left_to_stock('dcn0')
+
+    def test_store_that_is_named_twice(self):
+        self.assertEqual(((True, True), ['nfs']),
+                         self.get_flow('dcn0', 'nfs', 'dcn0', 'nfs'))
+        self.assertEqual(['dcn0'], self.action.importing)
+
+    @testtools.skipUnless(importlib.util.find_spec('glance.quota.keystone'),
+                          'this Glance knows no limits of Keystone')
+    def test_limits_of_keystone(self):
+        for name in ('image_staging_total', 'image_count_uploading'):
+            self.action = FakeAction(['a location'])
+            self.action._image.size = 2 << 20
+            with self.limits(refuses=name) as asked:
+                # The list is whole: stock refuses, and undoes what it saved.
+                self.check_left_to_stock('dcn0', 'nfs')
+            self.assertEqual(('dcn0',), self.counted.pop())
+            self.assertEqual(2, asked['image_staging_total'])
+        with self.limits(refuses=None):
+            self.assertEqual(((True, True), ['nfs']),
+                             self.get_flow('dcn0', 'nfs'))
+
+    @contextlib.contextmanager
+    def limits(self, refuses):
+        """Have Keystone's limits asked, and one of them refuse.
+
+        :returns: context manager that gives a dict of sizes in MiB by limit
+        """
+        asked = {}
+        self.counted = []
+
+        def enforce(name, context, project, delta=0):
+            self.assertEqual('project', project)
+            asked[name] = delta
+            # What is copied counts for the limits.
+            self.counted.append(tuple(self.action.importing))
+            if name == refuses:
+                raise exception.LimitExceeded(body='too much')
+
+        conf = types.SimpleNamespace(
+            use_keystone_limits=True, glance_dcn=cfg.CONF.glance_dcn)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fixtures.MonkeyPatch(
+                'glance_dcn.flows.copy_image.CONF', conf))
+            for name in ('image_staging_total', 'image_count_uploading'):
+                stack.enter_context(fixtures.MonkeyPatch(
+                    'glance.quota.keystone.enforce_%s' % name,
+                    functools.partial(enforce, name)))
+            yield asked
 
     def test_turned_off(self):
         cfg.CONF.set_override('direct_copy', False, group='glance_dcn')
@@ -168,6 +223,8 @@ class FakeAction:
 
     def remove_importing_stores(self, stores):
         self.done.append(stores)
+        self.importing = [store for store in self.importing
+                          if store not in stores]
 
     def add_failed_stores(self, stores):
         self.failed.append(stores)
@@ -259,6 +316,42 @@ class NoteTest(base.BaseTestCase):
         self.note(copy, copied=['dcn0', 'dcn1', 'dcn2'])
         copy.revert(None)
         self.assertEqual(['dcn0', 'dcn1', 'dcn2'], self.action.removed)
+
+
+class QuotaTest(base.BaseTestCase):
+    """The quota of the owner counts an image once, before any data moves."""
+
+    def setUp(self):
+        super().setUp()
+        image = types.SimpleNamespace(
+            image_id='image', size=10, checksum='a', os_hash_algo='sha512',
+            os_hash_value='b', locations=[], extra_properties={})
+        action = FakeAction([])
+        action._image = quota.ImageProxy(
+            location.ImageProxy(image, None, None, None), None, None, None)
+        for name, function in (('stores.site', lambda store: None),
+                               ('_sources', lambda locations: [])):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.flows.copy_image.%s' % name, function))
+        self.begun = self.useFixture(fixtures.MockPatch(
+            'glance_dcn.flows.copy_image.copying.Copy')).mock
+        self.copy = copy_image._CopyDirectly(
+            'task', 'import', None, action, ['dcn0', 'dcn1', 'dcn2'], True)
+
+    def leave(self, room):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance.api.common.get_remaining_quota',
+            lambda *args, **kwargs: room))
+
+    def test_there_is_room(self):
+        self.leave(10)
+        self.copy._copy()
+        self.begun.assert_called_once()
+
+    def test_there_is_none(self):
+        self.leave(9)
+        self.assertRaises(exception.StorageQuotaFull, self.copy._copy)
+        self.begun.assert_not_called()
 
 
 class DescribeTest(base.BaseTestCase):

@@ -24,6 +24,7 @@ from glance_dcn.flows import heartbeat
 from glance_dcn.flows import staging
 from glance_dcn.staging import database
 from glance_dcn.staging import journal
+from glance_dcn.staging import recovery
 from glance_dcn.staging import running
 from tests.unit.staging import glance
 from tests.unit.staging import test_journal
@@ -127,12 +128,66 @@ class WatchTest(base.BaseTestCase):
         self.assertEqual('', self.message())
 
     def test_ended_task_is_closed(self):
+        database.drop_property('the-image', database.LOCK, 'the-task')
         database.fail('the-task', 'why')
         self.be_silent()
         self.watch.look()
         self.assertIsNone(running.get('the-task'))
         self.assertEqual('why', self.message())
         self.assertTrue(self.path.exists())
+
+    def test_ended_task_that_has_not_been_undone_is_recovered(self):
+        # As glance-download leaves it: undoing the task ends with an error.
+        self.going_on.held.note(method='glance-download')
+        database.update('the-image', 'importing', {}, disk_format='vmdk')
+        database.fail('the-task', 'why')
+        for _ in range(heartbeat._MISSES):
+            self.assertIs(self.going_on, running.get('the-task'))
+            self.watch.look()
+        self.assertIsNone(running.get('the-task'))
+        recovery.recover(journal.Journal(str(self.path.parent)))
+        image = database.image('the-image')
+        self.assertEqual(
+            ('queued', 'qcow2', None),
+            (image['status'], image['disk_format'],
+             image['properties'].get(database.LOCK)))
+        self.assertEqual(('failure', 'why'), (
+            database.task('the-task')['status'], self.message()))
+        # It can be imported again, and nothing is left.
+        self.assertFalse(self.path.exists())
+        self.assertEqual([], journal.Journal(str(self.path.parent)).tasks())
+
+    def test_stores_of_a_flow_that_never_ran_are_cleared(self):
+        # As where a limit refuses a copy when its flow is made.
+        database.update('the-image', 'importing', {
+            database.IMPORTING: 'central,elsewhere'})
+        database.fail('the-task', 'why')
+        self.watch.look()
+        self.assertEqual('central,elsewhere', self.importing)
+        database.drop_property('the-image', database.LOCK, 'the-task')
+        self.watch.look()
+        self.assertEqual('elsewhere', self.importing)
+        self.assertIsNone(running.get('the-task'))
+
+    def test_stores_of_another_task_stay(self):
+        database.update('the-image', 'importing', {
+            database.IMPORTING: 'central', database.LOCK: 'another'})
+        database.fail('the-task', 'why')
+        self.watch.look()
+        self.assertEqual('central', self.importing)
+        self.assertIsNone(running.get('the-task'))
+
+    @property
+    def importing(self):
+        return database.image('the-image')['properties'][database.IMPORTING]
+
+    def test_ended_task_that_somebody_still_works_on_is_kept(self):
+        database.fail('the-task', 'why')
+        with fixtures.MonkeyPatch('glance_dcn.flows.heartbeat.works_on',
+                                  lambda task: True):
+            for _ in range(2 * heartbeat._MISSES):
+                self.watch.look()
+        self.assertIs(self.going_on, running.get('the-task'))
 
     def test_staged_file_of_a_deleted_image(self):
         self.glance.delete_image('the-image')

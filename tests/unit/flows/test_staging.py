@@ -79,13 +79,14 @@ class StagingTest(base.BaseTestCase):
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.addCleanup(running.end, self.task_id)
 
-    def begin(self, method='glance-direct', status='uploading', **values):
+    def begin(self, method='glance-direct', status='uploading',
+              stores=('dcn0',), **values):
         self.glance.add_image(self.image_id, status, properties={
             database.LOCK: self.task_id}, **values)
         self.glance.add_task(self.task_id, self.image_id, method, ['dcn0'])
         self.kwargs = {
             'task_id': self.task_id, 'task_type': 'api_image_import',
-            'backend': ['dcn0'],
+            'backend': list(stores),
             'import_req': {'method': {'name': method}},
             'action_wrapper': Wrapper(self.image_id, self.task_id)}
         return staging.get_flow(**self.kwargs)
@@ -101,6 +102,12 @@ class StagingTest(base.BaseTestCase):
              str(self.staging / self.image_id)),
             (self.entry.phase, self.entry.stores, self.entry.size,
              self.entry.formats['disk_format'], self.entry.path))
+
+    def test_store_that_is_named_twice(self):
+        # Stock would make two tasks of one name, and could not begin.
+        self.begin(size=5, stores=['dcn0', 'dcn1', 'dcn0'])
+        self.assertEqual(['dcn0', 'dcn1'], self.kwargs['backend'])
+        self.assertEqual(['dcn0', 'dcn1'], self.entry.stores)
 
     def test_a_download_is_staged_when_its_task_runs(self):
         flow = self.begin('web-download', 'queued')

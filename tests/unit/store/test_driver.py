@@ -332,6 +332,15 @@ class TestErrors(StoreCase):
         # The cluster was not asked.
         self.assertLess(time.monotonic() - began, 15)
 
+    def test_deletion_of_it_is_not_taken_for_done(self):
+        # Glance drops the location on NotFound.
+        self.write_ceph_conf()
+        store = self.store()
+        error = self.assertRaises(
+            exceptions.BadStoreUri, store.delete,
+            self.location(store, FSID.replace('5f9a3c1e', '00000000')))
+        self.assertNotIsInstance(error, exceptions.NotFound)
+
 
 class TestUnansweredDeletion(StoreCase):
 

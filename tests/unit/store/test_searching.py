@@ -1,0 +1,72 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A location whose store Glance does not know: it asks all in turn.
+
+Glance's cache prefetches images that way.
+"""
+
+import time
+from unittest import mock
+
+from glance_store import exceptions
+from glance_store import multi_backend
+
+from tests.unit.store import sites
+
+IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+
+
+class SearchTest(sites.SitesCase):
+    """Store central is asked first, and its cluster does not answer."""
+
+    def setUp(self):
+        super().setUp()
+        self.put()
+        self.start()
+        self.assertEqual('central', next(iter(self.conf.enabled_backends)))
+
+    def found(self, fsid):
+        """Return what is read of a location in the cluster with a fsid."""
+        with mock.patch.object(self.store(), '_begin_reading',
+                               return_value=(iter([b'data']), 4)) as read:
+            data, size = multi_backend.get(
+                'rbd://%s/images/%s/snap' % (fsid, IMAGE), None)
+            self.assertEqual(IMAGE, read.call_args.args[0].image)
+        return b''.join(data), size
+
+    def test_first_store_has_another_cluster(self):
+        self.assertEqual((b'data', 4), self.found(
+            sites.FSID.replace('5f', '7f')))
+
+    def test_fsid_of_the_first_store_is_not_known(self):
+        # Its conf file does not have it, and the cluster is away.
+        conf = self.ceph_conf('central')
+        conf.write_text(conf.read_text().replace('fsid', '# fsid'))
+        began = time.monotonic()
+        self.assertEqual((b'data', 4), self.found(
+            sites.FSID.replace('5f', '7f')))
+        # It is not waited for.
+        self.assertLess(time.monotonic() - began, 4)
+
+    def test_no_store_has_the_cluster(self):
+        self.assertRaises(exceptions.NotFound, multi_backend.get,
+                          'rbd://%s/images/%s/snap' % (
+                              sites.FSID.replace('5f', '9f'), IMAGE), None)
+
+    def test_asked_by_its_name_it_says_why(self):
+        error = self.assertRaises(
+            exceptions.BadStoreUri, multi_backend.get,
+            'rbd://%s/images/%s/snap' % (sites.FSID.replace('5f', '9f'),
+                                         IMAGE), 'central')
+        self.assertIn('central', str(error))
+        self.assertIn(sites.FSID, str(error))
