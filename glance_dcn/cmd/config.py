@@ -14,6 +14,7 @@
 """``glance-dcn config``: the configuration that follows from a sites file."""
 
 import argparse
+import os
 
 from glance_dcn.cmd import output
 from glance_dcn.cmd import sitesfile
@@ -25,9 +26,10 @@ from glance_dcn.deploy import render
 _RENDER = """\
 Writes what the nodes of a site need, out of the sites file:
 
-  plain     etc/glance/glance-api.conf, etc/glance/glance-image-import.conf,
-            and for each cluster etc/ceph/NAME.conf and
-            etc/ceph/NAME.client.USER.keyring, as they are to stand on a node
+  plain     etc/glance/glance-api.conf.d/glance-dcn.conf, and for each
+            cluster etc/ceph/NAME.conf and etc/ceph/NAME.client.USER.keyring,
+            as they are to stand on a node; glance-api.conf, with database
+            and Keystone, stays as it is
   tripleo   environment files for "openstack overcloud deploy" of the site's
             stack: glance.yaml, ceph_external.yaml, ceph_keys.yaml
   operator  a kustomize overlay for the OpenStackControlPlane, with the
@@ -36,7 +38,10 @@ Writes what the nodes of a site need, out of the sites file:
 With one site and one worker the files stand in DIR itself; otherwise each
 site has a folder in it, and each worker of a site with several, named after
 its host. What is there already and is as it should be is left alone; each
-file is replaced at once. Files that are not rendered are left alone as well.
+file is replaced at once, and the one before is kept as FILE.bak. Files that
+are not rendered are left alone, and so is what others have written into the
+conf file of a cluster. A file that would lose a section that others have
+written is refused, and nothing is written then.
 """
 _RENDER_END = """\
 examples:
@@ -44,6 +49,8 @@ examples:
       The files of dcn0, for its owner alone.
   glance-dcn config render --site dcn0 --as plain --output / --group glance
       The same onto this node, where Glance may read them.
+  glance-dcn config render --site dcn0 --as plain --output / --dry-run
+      What that would write.
   glance-dcn config render --all --as tripleo --output ~/stacks
       The environment files of every stack, each in ~/stacks/SITE.
   glance-dcn config render --all --as operator --output overlay
@@ -51,8 +58,8 @@ examples:
 
 exit status:
   0  done
-  2  wrong arguments, or something wrong in the sites file: nothing is
-     written; or a file cannot be written
+  2  wrong arguments, something wrong in the sites file, or a file that
+     would lose a section: nothing is written; or a file cannot be written
 """
 _DIFF = """\
 Compares what the sites file says with a running node, or with what it said
@@ -73,6 +80,9 @@ exit status:
   1  something does
   2  wrong arguments, or something wrong in a sites file
 """
+
+# Files of Glance that packages and deployers write.
+_DEPLOYERS = ('glance-api.conf', 'glance-image-import.conf')
 
 
 def register(subparsers):
@@ -114,6 +124,8 @@ def _register_render(commands):
     parser.add_argument('--group', metavar='GROUP',
                         help='group that may read secrets (mode 0640); '
                              'without it, their owner alone (0600)')
+    parser.add_argument('--dry-run', action='store_true',
+                        help='write nothing, and show what would be written')
     output.add_format(parser)
 
 
@@ -155,13 +167,30 @@ def _render(args):
     placed = render.placed(found)
     group = files.gid(args.group) if args.group else None
     written = files.write(args.output, [file for _node, file in placed],
-                          group)
+                          group, args.dry_run)
     rows = [(rendering.site, rendering.node, file.path,
              '%04o' % files.mode_of(file, group), state)
             for (rendering, file), (_file, state) in zip(placed, written)]
     _print(args, 'files', ('site', 'node', 'file', 'mode', 'state'), rows,
-           [note for _prefix, rendering in found for note in rendering.notes])
+           [note for _prefix, rendering in found for note in rendering.notes]
+           + _contradictions(args.output, placed)
+           + ['nothing was written (--dry-run)'] * args.dry_run)
     return sitesfile.DONE
+
+
+def _contradictions(folder, placed):
+    """Return notes of what the files of deployers say otherwise."""
+    found = []
+    for _rendering, file in placed:
+        above, name = os.path.split(os.path.dirname(file.path))
+        if name == 'glance-api.conf.d':
+            found += ['%s says %s otherwise; take it out there, for a Glance '
+                      'that is started with --config-file reads that file '
+                      'last' % (os.path.join(folder, path), option)
+                      for path, option in diff.contradicted(
+                          file, folder, [os.path.join(above, other)
+                                         for other in _DEPLOYERS])]
+    return found
 
 
 def _worker(found, name, sites):

@@ -45,11 +45,13 @@ def read(args):
     :returns: oslo.config object
     :raises oslo_config.cfg.Error: if it cannot be used
     """
-    from glance.common import config
+    # It registers options of the command line, whatever is read.
+    from glance.common import config  # noqa: F401
     arguments = ['--config-file=%s' % path for path in args.config_file]
     arguments += ['--config-dir=%s' % path for path in args.config_dir]
-    config.parse_args(args=arguments,
-                      default_config_files=default_files())
+    # By that name it finds glance-api.conf.d.
+    cfg.CONF(args=arguments, project='glance', prog='glance-api',
+             default_config_files=default_files())
     if 'enabled_backends' not in cfg.CONF:
         # That is where older releases of Glance register it.
         cfg.CONF.import_opt('enabled_backends', 'glance.common.wsgi')

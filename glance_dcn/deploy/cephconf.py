@@ -55,9 +55,14 @@ def read(path):
                 raise sitesfile.Mistake(
                     path, number, 'this is no line of a Ceph conf file: '
                     'neither a [section] nor an option in one')
-            name = re.sub(r'[\s-]+', '_', name.strip())
+            name = _name(name)
             current[name] = _unquoted(value.strip())
     return sections
+
+
+def _name(text):
+    """Return the name of an option as it is compared."""
+    return re.sub(r'[\s-]+', '_', text.strip())
 
 
 def _unquoted(value):
@@ -98,6 +103,80 @@ def conf(cluster, keyring):
     lines += ['%s = %s' % setting for setting in cluster.settings]
     lines += ['', '[client.%s]' % cluster.user, 'keyring = %s' % keyring, '']
     return '\n'.join(lines)
+
+
+def merge(path, text):
+    """Return the text of a conf file with the options of another one in it.
+
+    Its other options, sections and comments stay as they are.
+
+    :param path: of the conf file
+    :param text: as :func:`conf` makes it
+    :raises sitesfile.Mistake: if it is no conf file
+    """
+    read(path)
+    wanted = _Sections(text)
+    result = _Sections(sitesfile.read(path))
+    for section, options in wanted.options.items():
+        for name, line in options.items():
+            result.set(section, name, line)
+    return result.text()
+
+
+class _Sections:
+    """Lines of a conf file by section, to be changed one by one."""
+
+    def __init__(self, text):
+        # (name of the section or None, list of (option or None, line)).
+        self._parts = [(None, [])]
+        self.options = {}
+        held = None
+        for line in text.rstrip('\n').split('\n'):
+            plain = _COMMENT.sub('', line).strip()
+            section = _SECTION.fullmatch(plain)
+            if held is not None:
+                # A line that is continued, and the next one, are one.
+                name, line = held[0], '%s\n%s' % (held[1], line)
+                self._parts[-1][1].pop()
+            elif section:
+                self._parts.append((section.group(1), []))
+                name = None
+            else:
+                name, equals, _value = plain.partition('=')
+                name = _name(name) if equals else None
+            self._parts[-1][1].append((name, line))
+            held = (name, line) if plain.endswith('\\') else None
+            if name and self._parts[-1][0]:
+                self.options.setdefault(self._parts[-1][0], {})[name] = line
+
+    def set(self, section, name, line):
+        """Let a section have an option once, as a line says it."""
+        parts = [lines for title, lines in self._parts if title == section]
+        if not parts:
+            if self._parts[-1][1] and self._parts[-1][1][-1][1].strip():
+                self._parts[-1][1].append((None, ''))
+            parts = [[(None, '[%s]' % section)]]
+            self._parts.append((section, parts[0]))
+        for lines in parts:
+            for number in reversed(range(len(lines))):
+                if lines[number][0] != name:
+                    continue
+                if line is None:
+                    del lines[number]
+                else:
+                    lines[number] = (name, line)
+                    # The first ones of a name do not count.
+                    line = None
+        if line is not None:
+            end = len(parts[-1])
+            while end > 1 and not parts[-1][end - 1][1].strip():
+                end -= 1
+            parts[-1].insert(end, (name, line))
+
+    def text(self):
+        """Return the text of the conf file."""
+        return '\n'.join([line for _title, lines in self._parts
+                          for _name, line in lines] + [''])
 
 
 def keyring(user, key):

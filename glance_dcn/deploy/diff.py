@@ -70,7 +70,9 @@ def with_folder(rendered, folder, group=None):
             found.append(Change(file.path, UNREADABLE, (
                 getattr(exc, 'strerror', None) or str(exc),)))
             continue
-        details = _details(text, file.text, file.kind, file.secrets)
+        # Others may have a part in the conf file of a cluster.
+        details = _details(text, file.text, file.kind, file.secrets,
+                           whole=file.kind != 'ceph')
         wrong = mode & ~files.mode_of(file, group) & 0o777
         # A group may have been given the right to read it.
         if wrong & ~stat.S_IRGRP:
@@ -80,6 +82,29 @@ def with_folder(rendered, folder, group=None):
             found.append(Change(file.path, CHANGED, tuple(details)))
     return sorted(found + _left_over(rendered, folder),
                   key=lambda change: change.path)
+
+
+def contradicted(file, folder, names):
+    """Return what other files say otherwise than a rendered one.
+
+    Which of them counts depends on how Glance is started.
+
+    :param file: :class:`glance_dcn.deploy.files.File` of options
+    :param folder: path that the paths of files are relative to
+    :param names: paths of the others
+    :returns: list of (path, option with its group)
+    """
+    wanted = _sections(file.text) or {}
+    found = []
+    for name in names:
+        try:
+            text, _mode = _read(os.path.join(folder, name))
+        except (OSError, ValueError):
+            continue
+        said = _sections(text) or {}
+        found += [(name, '[%s] %s' % option) for option in wanted
+                  if option in said and said[option] != wanted[option]]
+    return found
 
 
 def _left_over(rendered, folder):
@@ -135,8 +160,11 @@ def _read(path):
         raise ValueError('it is no text in UTF-8')
 
 
-def _details(old, new, kind, secrets):
-    """Return lines that say how two texts differ."""
+def _details(old, new, kind, secrets, whole=True):
+    """Return lines that say how two texts differ.
+
+    :param whole: whether it counts what only the old one has
+    """
     if old == new:
         return []
     if kind == 'text':
@@ -144,12 +172,20 @@ def _details(old, new, kind, secrets):
     before, after = _sections(old), _sections(new)
     if before is None:
         return ['it is no conf file']
+    if kind == 'ceph':
+        before, after = _of_ceph(before), _of_ceph(after)
     found = []
-    for name in _in_order(before, after):
+    for name in _in_order(before, after) if whole else after:
         if before.get(name) != after.get(name):
             found.append(_difference(name, before.get(name),
                                      after.get(name), secrets))
     return found
+
+
+def _of_ceph(options):
+    """Return options with their names as Ceph compares them."""
+    return {(section, re.sub(r'[\s-]+', '_', name)): value
+            for (section, name), value in options.items()}
 
 
 def _in_order(before, after):

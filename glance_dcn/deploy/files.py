@@ -16,14 +16,23 @@
 import dataclasses
 import grp
 import os
+import re
 import stat
 import tempfile
 import typing
+
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import conf
+from glance_dcn.deploy import sitesfile
 
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
 NEW, CHANGED, SAME = 'new', 'changed', 'unchanged'
+#: What the name of the copy of a file ends in that is written over it.
+BACKUP = '.bak'
+
+_SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 
 
 class Error(Exception):
@@ -39,7 +48,8 @@ class File:
     :ivar mode: permission bits
     :ivar secrets: texts in it that nobody may see
     :ivar kind: ``conf`` for sections of options, ``site`` for those of a
-        file of sites_dir, otherwise ``text``
+        file of sites_dir, ``ceph`` for the conf file of a cluster, which
+        others may have a part in, otherwise ``text``
     """
 
     path: str
@@ -76,25 +86,56 @@ def gid(name):
         raise Error('there is no group %r' % name)
 
 
-def write(folder, files, group: typing.Optional[int] = None):
+def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
     """Write files into a folder, each of them at once or not at all.
+
+    What others have written into the conf file of a cluster stays there. Of a
+    file whose text changes, the one before is kept beside it (BACKUP).
 
     :param folder: path; it is made if it is not there
     :param files: list of :class:`File`
     :param group: number of the group that gets files others may not read,
                   or None: then secrets are for their owner alone
+    :param dry_run: write nothing, and return what would be written
     :returns: list of (:class:`File`, NEW, CHANGED or SAME)
-    :raises Error: if one cannot be written; those before it are written
+    :raises Error: if a section that others have written would be lost, or
+        one cannot be read: nothing is written then; or if one cannot be
+        written: those before it are written
     """
+    paths = [os.path.join(folder, file.path) for file in files]
+    texts = [_merged(path, file) for path, file in zip(paths, files)]
     found = []
-    for file in files:
-        path = os.path.join(folder, file.path)
+    for path, file, text in zip(paths, files, texts):
         try:
-            found.append((file, _write(path, file, group)))
+            found.append((file, _write(path, file, text, group, dry_run)))
         except OSError as exc:
             raise Error('%s cannot be written: %s' % (
                 exc.filename or path, exc.strerror))
     return found
+
+
+def _merged(path, file):
+    """Return the text that a file gets, with what others have in it.
+
+    :raises Error: if that cannot be told, or would be lost
+    """
+    if file.kind == 'text' or not os.path.isfile(path):
+        return file.text
+    try:
+        if file.kind == 'ceph':
+            return cephconf.merge(path, file.text)
+        before = sitesfile.read(path)
+    except sitesfile.Mistake as exc:
+        raise Error('%s is not written over: %s; move it away, or mend it'
+                    % (path, exc))
+    lost = set(_SECTION.findall(before)) - set(_SECTION.findall(file.text))
+    # Of what was rendered, the sections of sites that are gone may go.
+    if lost and not before.startswith(conf.MARK):
+        raise Error('%s is not written over: it has %s, which was not '
+                    'rendered and would be lost; move the file away, or that '
+                    'into a file of its own' % (path, ', '.join(
+                        '[%s]' % name for name in sorted(lost))))
+    return file.text
 
 
 def mode_of(file, group):
@@ -105,18 +146,36 @@ def mode_of(file, group):
     return SECRET if group is None else INNER
 
 
-def _write(path, file, group):
-    data = file.text.encode()
+def _write(path, file, text, group, dry_run):
+    data = text.encode()
     mode = mode_of(file, group)
     if file.mode == OPEN:
         group = None
     state = _state(path, data, mode, group)
-    if state != SAME:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        # There is nothing to lose where there was no file; to wait for the
-        # disk for each of thousands takes longer than all the rest.
-        replace(path, data, mode, group, wait=state != NEW)
+    if state == SAME or dry_run:
+        return state
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _keep(path, data)
+    # There is nothing to lose where there was no file; to wait for the
+    # disk for each of thousands takes longer than all the rest.
+    replace(path, data, mode, group, wait=state != NEW)
     return state
+
+
+def _keep(path, data):
+    """Copy a file that is going to have other contents."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    # What a link leads to stays as it is.
+    if not stat.S_ISREG(found.st_mode):
+        return
+    with open(path, 'rb') as source:
+        before = source.read()
+    if before != data:
+        replace(path + BACKUP, before, stat.S_IMODE(found.st_mode),
+                None if found.st_gid == os.getegid() else found.st_gid)
 
 
 def _state(path, data, mode, group):

@@ -21,7 +21,7 @@ import re
 
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
@@ -54,12 +54,10 @@ def render(deployment, sites):
     template['glanceAPIs'] = {}
     for site in sites:
         template['glanceAPIs'][site.name] = _api(deployment, site)
-        notes += ['[%s] %s of site %s is a secret, for which there is '
-                  'customServiceConfigSecrets: it is left out'
-                  % (group, option, site.name)
-                  for (group, option), value in sorted(
-                      site.options.items(), key=lambda item: item[0])
-                  if isinstance(value, secrets.Secret)]
+        notes += ['%s of site %s is left to the operators and '
+                  'customServiceConfigSecrets, and is not rendered'
+                  % (name, site.name) for name
+                  in options.without_deployers(site.options)[1]]
         notes += stores.notes(site)
         found += _ceph_files(deployment, site)
     template['extraMounts'] = [_mount(site) for site in sites]
@@ -186,12 +184,11 @@ def _sections(deployment, site):
         'filesystem_store_datadir': site.staging}
     sections['os_glance_tasks_store'] = {
         'filesystem_store_datadir': '%s/os_glance_tasks_store' % _VOLUME}
-    for (group, option), value in sorted(site.options.items(),
-                                         key=lambda item: item[0]):
-        if not isinstance(value, secrets.Secret):
-            sections.setdefault(group, {})[option] = value
-    for options in sections.values():
-        for value in options.values():
+    given, _left = options.without_deployers(site.options)
+    for (group, option), value in sorted(given.items()):
+        sections.setdefault(group, {})[option] = value
+    for section in sections.values():
+        for value in section.values():
             if '{{' in value:
                 raise sitesfile.Mistake(
                     site.path, site.line, 'the operator takes {{ for the '

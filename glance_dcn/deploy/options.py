@@ -39,6 +39,12 @@ _OF_STORES = {
     'rbd_store_user': 'cluster',
     'rbd_store_pool': 'pool',
 }
+#: Groups that TripleO and the operators on Kubernetes write themselves, with
+#: secrets that a sites file does not have.
+DEPLOYERS = frozenset((
+    'barbican', 'barbican_service_user', 'database', 'keystone_authtoken',
+    'oslo_limit', 'oslo_messaging_notifications', 'oslo_messaging_rabbit',
+    'paste_deploy', 'service_user'))
 # Options that hold a password or a key.
 _SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$'
                      r'|(^|_)(root|admin|auth)_token(_id)?$'
@@ -72,6 +78,28 @@ def read(path, node, reference):
                 _check_open(path, line, option, text)
                 found[group, option] = text
     return found
+
+
+def without_deployers(found):
+    """Return options that another deployer leaves to a sites file.
+
+    A group that it writes itself would have its options replaced by those
+    here, and without its secrets it is of no use.
+
+    :param found: values by (group, option), text or
+        :class:`glance_dcn.deploy.secrets.Secret`
+    :returns: tuple of those whose values are text, and a list of what is left
+        out: groups, and single options of [DEFAULT], as people write them
+    """
+    secret = {name for name, value in found.items()
+              if not isinstance(value, str)}
+    left = {group for group, _option in found if group.lower() in DEPLOYERS}
+    left.update(group for group, _option in secret if group != 'DEFAULT')
+    single = {name for name in secret if name[0] == 'DEFAULT'}
+    return ({name: value for name, value in found.items()
+             if name[0] not in left and name not in single},
+            ['[%s] %s' % name for name in sorted(single)]
+            + ['[%s]' % group for group in sorted(left)])
 
 
 def is_secret(option):

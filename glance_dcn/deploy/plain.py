@@ -18,6 +18,7 @@ import urllib.parse
 
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
+from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import stores
 
@@ -59,8 +60,24 @@ def node_names(workers):
     return names
 
 
+def drop_in(paths):
+    """Return the path of what is rendered for Glance, without its slash.
+
+    It comes after glance-api.conf and glance-image-import.conf, which are
+    those of packages and deployers, and stay as they are.
+
+    :param paths: :class:`glance_dcn.deploy.model.Paths`
+    """
+    return '%s/glance-api.conf.d/glance-dcn.conf' % paths.glance.lstrip('/')
+
+
 def _notes(deployment, site):
-    return (*('site %s has no key of client.%s: its keyring is not written'
+    paths = deployment.paths
+    return (*(() if paths.glance == model.Paths.glance else (
+        'Glance looks for glance-api.conf.d in %s: start it with '
+        '--config-dir=%s/glance-api.conf.d as well, or link it there'
+        % (model.Paths.glance, paths.glance),)),
+            *('site %s has no key of client.%s: its keyring is not written'
               % (other.name, other.cluster.user)
               for other in deployment.stores_of(site)
               if other.cluster.key is None),
@@ -74,17 +91,8 @@ def _files(deployment, site, url):
     sections, secret = _sections(
         deployment, site, url,
         [other for other in known if other not in in_folder])
-    # Packages bring one of their own, which may be read last.
-    imports = {name: sections[name] for name in ('image_import_opts',
-                                                 'image_conversion')}
-    hidden = any(value in secret for options in imports.values()
-                 for value in options.values())
-    found = [
-        files.File('%s/glance-api.conf' % paths.glance.lstrip('/'),
-                   conf.text(sections), files.INNER, secret),
-        files.File('%s/glance-image-import.conf' % paths.glance.lstrip('/'),
-                   conf.text(imports),
-                   files.INNER if hidden else files.OPEN, secret)]
+    found = [files.File(drop_in(paths), conf.text(sections), files.INNER,
+                        secret)]
     found += [
         files.File('%s/%s.conf' % (paths.sites.lstrip('/'), other.store),
                    _site_file(other, paths.ceph),
@@ -103,7 +111,7 @@ def _site_file(site, folder):
 
 
 def _sections(deployment, site, url, in_file):
-    """Return the sections of glance-api.conf, and the secrets in them."""
+    """Return the sections that are rendered, and the secrets in them."""
     paths = deployment.paths
     sections = stores.common(deployment, site)
     default = sections['DEFAULT']
@@ -112,18 +120,17 @@ def _sections(deployment, site, url, in_file):
     default['show_image_direct_url'] = 'true'
     if url:
         default['worker_self_reference_url'] = url
-    flavor = 'keystone'
     if site.cache_size is not None:
         default['image_cache_dir'] = '%s/image-cache' % paths.state
         default['image_cache_max_size'] = str(site.cache_size)
-        flavor = 'keystone+cachemanagement'
+        # What else the deployer's glance-api.conf says of that is its own.
+        sections['paste_deploy'] = {'flavor': 'keystone+cachemanagement'}
     for other in in_file:
         sections[other.store] = stores.section(other, paths.ceph)
     sections['os_glance_staging_store'] = {
         'filesystem_store_datadir': site.staging}
     sections['os_glance_tasks_store'] = {
         'filesystem_store_datadir': '%s/os_glance_tasks_store' % paths.state}
-    sections['paste_deploy'] = {'flavor': flavor}
     if paths.sites and site.central:
         sections['glance_dcn'] = {'sites_dir': paths.sites}
     return sections, _add_options(sections, site)

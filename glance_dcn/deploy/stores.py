@@ -176,7 +176,7 @@ def ceph_files(site, folder, where=None):
     cluster = site.cluster
     where = (folder if where is None else where).lstrip('/')
     found = [files.File(conf_path(where, cluster), cephconf.conf(
-        cluster, keyring_path(folder, cluster)))]
+        cluster, keyring_path(folder, cluster)), kind='ceph')]
     if cluster.key is not None:
         secret = key(site)
         found.append(files.File(

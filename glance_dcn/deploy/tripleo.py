@@ -23,7 +23,7 @@ import re
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
@@ -141,15 +141,11 @@ def _values(deployment, site):
             'rados_connect_timeout':
                 stores.section(other, _FOLDER)['rados_connect_timeout'],
             **stores.tuning(other)}.items()})
-    notes = []
-    for (group, option), value in sorted(site.options.items(),
-                                         key=lambda item: item[0]):
-        if isinstance(value, secrets.Secret):
-            notes.append('[%s] %s is a secret, which TripleO has parameters '
-                         'for: it is left out' % (group, option))
-        else:
-            values[group, option] = value
-    return values, tuple(notes)
+    given, left = options.without_deployers(site.options)
+    values.update(sorted(given.items()))
+    return values, tuple(
+        '%s is left to the parameters of TripleO, and is not rendered' % name
+        for name in left)
 
 
 def _hiera(value):

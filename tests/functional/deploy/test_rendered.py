@@ -43,24 +43,11 @@ paths:
 glance:
   DEFAULT:
     log_dir: %(folder)s/log
-  database:
-    connection: {file: database}
   import_filtering_opts:
     allowed_hosts: '[127.0.0.1]'
     allowed_ports: '[]'
-  keystone_authtoken:
-    auth_type: password
-    auth_url: %(keystone)s
-    www_authenticate_uri: %(keystone)s
-    username: glance
-    password: {file: password}
-    project_name: service
-    user_domain_id: default
-    project_domain_id: default
   oslo_concurrency:
     lock_path: %(folder)s/locks
-  paste_deploy:
-    config_file: %(share)s/etc/glance/glance-api-paste.ini
   task:
     work_dir: %(folder)s/work
   wsgi:
@@ -92,6 +79,24 @@ sites:
   glance:
     DEFAULT: {image_cache_driver: sqlite}
 """
+# What the deployer has on each node.
+_DEPLOYERS = """\
+[DEFAULT]
+[database]
+connection = %(database)s
+[keystone_authtoken]
+auth_type = password
+auth_url = %(keystone)s
+www_authenticate_uri = %(keystone)s
+username = glance
+password = %(password)s
+project_name = service
+user_domain_id = default
+project_domain_id = default
+[paste_deploy]
+flavor = keystone
+config_file = %(share)s/etc/glance/glance-api-paste.ini
+"""
 _USER = 'test-%s' % uuid.uuid4().hex[:8]
 
 
@@ -107,9 +112,7 @@ class RenderedTest(base.ApiTestCase):
         database = databases.Database(base.lab(), cls.folder)
         database.setUp()
         cls.addClassCleanup(database.cleanUp)
-        process.write_private(cls.folder / 'database', database.url)
-        process.write_private(cls.folder / 'password',
-                              base.lab().keystone.service_password)
+        cls.database_url = database.url
         cls.ports = {}
         for site in ('central', 'dcn0', 'far', 'dcn1'):
             cls.ports[site] = process.free_port(taken=cls.ports.values())
@@ -121,18 +124,32 @@ class RenderedTest(base.ApiTestCase):
                      'staging/dcn0', 'staging/far', 'staging/dcn1'):
             (cls.folder / name).mkdir(parents=True)
         for site in ('central', 'dcn0', 'far'):
-            cls.render(site)
+            cls.deploy(site)
         process.run([wsgi.BIN / 'glance-manage', '--config-dir',
                      cls.etc('central'), 'db_sync'])
         cls.services = {site: cls.start(site)
                         for site in ('central', 'dcn0', 'far')}
 
     @classmethod
-    def _sites(cls):
+    def deploy(cls, site):
+        """Make a node with what is the deployer's, and what is rendered."""
+        cls.etc(site).mkdir(parents=True, exist_ok=True)
+        path = cls.etc(site) / 'glance-api.conf'
         keystone = base.lab().keystone
+        text = _DEPLOYERS % {
+            'database': cls.database_url.replace('$', '$$'),
+            'keystone': keystone.url, 'password': keystone.service_password,
+            'share': wsgi.BIN.parent}
+        process.write_private(path, text)
+        cls.render(site)
+        # It is the deployer's still.
+        if path.read_text() != text:
+            raise AssertionError('%s was changed' % path)
+
+    @classmethod
+    def _sites(cls):
         values = {'folder': cls.folder, 'prefix': _USER,
-                  'keystone': keystone.url,
-                  'share': wsgi.BIN.parent, 'python': wsgi.BIN / 'python'}
+                  'python': wsgi.BIN / 'python'}
         for site in ('central', 'dcn0', 'far'):
             values['%s_url' % site] = ('http://127.0.0.1:%d'
                                        % cls.ports[site])
@@ -198,7 +215,8 @@ class RenderedTest(base.ApiTestCase):
         return json.loads(cls.run_command(
             *argv, '--format', 'json', status=status, env=dict(
                 base.lab().environment(),
-                OS_GLANCE_CONFIG_DIR=str(cls.etc(site)))))
+                OS_GLANCE_CONFIG_DIR=str(cls.etc(site)),
+                HOME=str(cls.etc(site)))))
 
     @classmethod
     def start(cls, site):
@@ -208,7 +226,9 @@ class RenderedTest(base.ApiTestCase):
             cls.folder / 'run' / site, cls.ports[site],
             env={'OS_GLANCE_CONFIG_DIR': str(cls.etc(site))})
         cls.addClassCleanup(service.stop)
-        with fixtures.EnvironmentVariable('HOME', str(cls.folder)):
+        # That is one of the folders in which Glance looks for
+        # glance-api.conf.d, as /etc/glance is.
+        with fixtures.EnvironmentVariable('HOME', str(cls.etc(site))):
             service.start('/healthcheck')
         return service
 
@@ -312,7 +332,7 @@ class RenderedTest(base.ApiTestCase):
         self._add_to_sites_file()
         self._look_at_what_changes(before)
         self.render('central')
-        self.render('dcn1')
+        self.deploy('dcn1')
         self.services['dcn1'] = self.start('dcn1')
         process.wait_for('the new store at central, which runs', lambda:
                          'dcn1' in self.api['central'].stores(), 20)
@@ -393,7 +413,7 @@ class RenderedTest(base.ApiTestCase):
             'ceph/central.client.%s-dcn1.keyring' % _USER,
             'ceph/central.conf',
             'ceph/dcn1.client.%s.keyring' % _USER, 'ceph/dcn1.conf',
-            'glance/glance-api.conf', 'glance/glance-image-import.conf')]
+            'glance/glance-api.conf.d/glance-dcn.conf')]
         at_central = ['central  added  %s/etc/%s' % (folder, name)
                       for name in ('ceph/dcn1.client.%s-central.keyring'
                                    % _USER, 'ceph/dcn1.conf',

@@ -20,6 +20,9 @@ from glance_dcn.cmd import main
 from tests.unit.deploy import base
 
 
+_API = 'etc/glance/glance-api.conf.d/glance-dcn.conf'
+
+
 class CommandTestCase(base.SitesFileTestCase):
 
     def setUp(self):
@@ -60,8 +63,7 @@ class TestRender(CommandTestCase):
             'etc/ceph/central.client.glance-dcn0.keyring',
             'etc/ceph/central.conf',
             'etc/ceph/dcn0.client.external.keyring', 'etc/ceph/dcn0.conf',
-            'etc/glance/glance-api.conf',
-            'etc/glance/glance-image-import.conf'], self.written())
+            'etc/glance/glance-api.conf.d/glance-dcn.conf'], self.written())
         self.assertEqual(0o600, (
             self.output / 'etc/ceph/dcn0.client.external.keyring'
         ).stat().st_mode & 0o777)
@@ -82,11 +84,11 @@ class TestRender(CommandTestCase):
         self.assertEqual(0, self.render('--site', 'central',
                                         '--worker', '10.0.0.12'))
         self.assertIn('http://10.0.0.12:9292', (
-            self.output / 'etc/glance/glance-api.conf').read_text())
+            self.output / _API).read_text())
 
     def test_all(self):
         for kind, found in (
-                ('plain', 'central/10.0.0.11/etc/glance/glance-api.conf'),
+                ('plain', 'central/10.0.0.11/' + _API),
                 ('tripleo', 'dcn1/glance.yaml'),
                 ('operator', 'kustomization.yaml')):
             self.assertEqual(0, self.render('--all', kind=kind), self.err)
@@ -94,7 +96,60 @@ class TestRender(CommandTestCase):
 
     def test_notes(self):
         self.render('--site', 'dcn0', kind='tripleo')
-        self.assertIn('Note: [database] connection is a secret', self.out)
+        self.assertIn('Note: [database] is left to the parameters of TripleO',
+                      self.out)
+
+    def test_dry_run(self):
+        self.assertEqual(0, self.render('--site', 'dcn0', '--dry-run'))
+        self.assertIn('new', self.out)
+        self.assertIn('Note: nothing was written', self.out)
+        self.assertFalse(self.output.exists())
+
+    def test_what_others_have_written_stays(self):
+        """Onto a node with a Glance, and with another client of Ceph."""
+        api = self.output / 'etc/glance/glance-api.conf'
+        api.parent.mkdir(parents=True)
+        own = ('[DEFAULT]\nenabled_backends = dcn0:rbd\ndebug = true\n'
+               '[keystone_authtoken]\npassword = s3cret\n')
+        api.write_text(own)
+        ceph = self.output / 'etc/ceph/dcn0.conf'
+        ceph.parent.mkdir()
+        ceph.write_text('# of the deployer\n[global]\nfsid = x\n'
+                        'mon host = 10.9.9.9\nms mode = secure\n\n'
+                        '[client.nova]\nkeyring = /etc/ceph/nova\n')
+        self.assertEqual(0, self.render('--site', 'dcn0'), self.err)
+        self.assertEqual(own, api.read_text())
+        self.assertIn('says [DEFAULT] enabled_backends otherwise', self.out)
+        self.assertNotIn('debug', self.out)
+        self.assertEqual(
+            '# of the deployer\n[global]\nfsid = %s\n'
+            'mon_host = 172.16.11.61\nms mode = secure\n\n'
+            '[client.nova]\nkeyring = /etc/ceph/nova\n\n[client.external]\n'
+            'keyring = /etc/ceph/dcn0.client.external.keyring\n'
+            % base.FSIDS[2], ceph.read_text())
+        self.assertIn('10.9.9.9', (ceph.parent / 'dcn0.conf.bak').read_text())
+        self.assertEqual(0, self.render('--site', 'dcn0', '--format', 'json'))
+        self.assertEqual({'unchanged'}, {
+            file['state'] for file in json.loads(self.out)['files']})
+        self.assertEqual(0, self.run_command('config', 'diff', '--site',
+                                             'dcn0', self.output))
+
+    def test_section_that_would_be_lost(self):
+        keyring = self.output / 'etc/ceph/central.client.glance-dcn0.keyring'
+        keyring.parent.mkdir(parents=True)
+        keyring.write_text('[client.nova]\n\tkey = x\n')
+        self.assertEqual(2, self.render('--site', 'dcn0'))
+        self.assertIn('[client.nova], which was not rendered', self.err)
+        self.assertEqual(
+            ['etc/ceph/central.client.glance-dcn0.keyring'], self.written())
+
+    def test_conf_file_that_is_none(self):
+        ceph = self.output / 'etc/ceph/dcn0.conf'
+        ceph.parent.mkdir(parents=True)
+        ceph.write_text('nonsense\n')
+        self.assertEqual(2, self.render('--site', 'dcn0'))
+        self.assertIn('dcn0.conf:1: ', self.err)
+        self.assertEqual(['etc/ceph/dcn0.conf'], self.written())
 
     def test_wrong_arguments(self):
         for argv, reason in (
@@ -149,16 +204,16 @@ class TestDiff(CommandTestCase):
         self.assertEqual('Nothing differs.\n', self.out)
 
     def test_different(self):
-        api = self.output / 'etc/glance/glance-api.conf'
+        api = self.output / _API
         api.write_text(api.read_text().replace('pa$$$$s', 'x'))
         self.assertEqual(1, self.diff('--site', 'dcn0', self.output))
         self.assertEqual(
-            'dcn0  changed  etc/glance/glance-api.conf\n'
-            '    ! [database] connection differs (secret)\n', self.out)
+            'dcn0  changed  %s\n'
+            '    ! [database] connection differs (secret)\n' % _API, self.out)
         self.assertEqual(1, self.diff('--site', 'dcn0', self.output,
                                       '--format', 'json'))
         self.assertEqual({'changes': [{
-            'site': 'dcn0', 'node': '', 'file': 'etc/glance/glance-api.conf',
+            'site': 'dcn0', 'node': '', 'file': _API,
             'what': 'changed',
             'details': ['! [database] connection differs (secret)'],
         }]}, json.loads(self.out))
@@ -176,9 +231,9 @@ class TestDiff(CommandTestCase):
             return [('added', name) for name in (
                 'central.client.glance-%s.keyring' % site, 'central.conf',
                 'dcn1.client.external.keyring', 'dcn1.conf',
-                'glance-api.conf', 'glance-image-import.conf')]
+                'glance-dcn.conf')]
         at_central = [('added', 'dcn1.client.glance-central.keyring'),
-                      ('added', 'dcn1.conf'), ('changed', 'glance-api.conf')]
+                      ('added', 'dcn1.conf'), ('changed', 'glance-dcn.conf')]
         self.assertEqual({
             ('central', '10.0.0.11'): at_central,
             ('central', '10.0.0.12'): at_central, ('dcn1', ''): new('dcn1'),

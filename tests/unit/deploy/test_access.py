@@ -135,7 +135,7 @@ class TestForms(base.SitesFileTestCase):
         rendering = plain.render(found, found.site(site))[0]
         path = self.folder / 'glance-api.conf'
         path.write_text(next(file.text for file in rendering.files
-                             if file.path.endswith('glance-api.conf')))
+                             if file.path.endswith('glance-dcn.conf')))
         return loading.conf_of(path), rendering.notes
 
     def expected(self, site, text):

@@ -17,7 +17,7 @@ from glance_dcn.deploy import plain
 from glance_dcn.deploy import tripleo
 from tests.unit.deploy import base
 
-_API = 'etc/glance/glance-api.conf'
+_API = 'etc/glance/glance-api.conf.d/glance-dcn.conf'
 _OTHER_KEY = 'AQBO/mteAAAAABAAc4mVMTpq7OFtrPlRFqN+FQ=='
 
 
@@ -64,7 +64,8 @@ class TestRunning(DiffTestCase):
     def test_options(self):
         self.edit(_API, 'default_backend = dcn0', 'default_backend = central')
         self.edit(_API, 'output_format = raw\n', '')
-        self.edit(_API, '[paste_deploy]', '[paste_deploy]\nconfig_file = x')
+        self.edit(_API, '[database]',
+                  '[paste_deploy]\nconfig_file = x\n[database]')
         self.assertEqual([diff.Change(_API, diff.CHANGED, (
             '! [glance_store] default_backend = dcn0, was central',
             '+ [image_conversion] output_format = raw',

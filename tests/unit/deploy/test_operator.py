@@ -121,7 +121,7 @@ class TestConfig(OperatorTestCase):
         for option in ('worker_self_reference_url', 'connection',
                        'show_multiple_locations', 'flavor'):
             self.assertNotIn(option, text)
-        self.assertIn('[database] connection of site central is a secret',
+        self.assertIn('[database] of site central is left to the',
                       self.notes[0])
 
 

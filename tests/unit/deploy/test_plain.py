@@ -24,8 +24,7 @@ from glance_dcn.deploy import render
 from tests.unit.deploy import base
 from tests.unit.deploy import loading
 
-_API = 'etc/glance/glance-api.conf'
-_IMPORT = 'etc/glance/glance-image-import.conf'
+_API = 'etc/glance/glance-api.conf.d/glance-dcn.conf'
 
 
 class PlainTestCase(base.SitesFileTestCase):
@@ -40,10 +39,10 @@ class PlainTestCase(base.SitesFileTestCase):
         """Return the configuration of a site as Glance has it."""
         paths = []
         for path, contents in self.rendered(site, text, number).items():
-            if path in (_API, _IMPORT):
+            if path == _API:
                 paths.append(self.folder / path.rpartition('/')[2])
                 paths[-1].write_text(contents)
-        return loading.conf_of(*sorted(paths, reverse=True))
+        return loading.conf_of(*paths)
 
 
 class TestManySites(PlainTestCase):
@@ -96,21 +95,21 @@ class TestCentral(PlainTestCase):
         self.assertEqual(['glance-direct', 'web-download', 'copy-image'],
                          conf.enabled_import_methods)
         self.assertTrue(conf.show_multiple_locations)
-        self.assertEqual('keystone', conf.paste_deploy.flavor)
+        # That is the deployer's.
+        self.assertNotIn('paste_deploy', self.rendered('central')[_API])
 
-    def test_import_options_count_whichever_file_is_read_last(self):
-        texts = self.rendered('central')
-        stock = self.folder / 'stock.conf'
+    def test_import_options_count_over_those_of_packages(self):
+        stock = self.folder / 'glance-image-import.conf'
         stock.write_text('[image_import_opts]\n'
                          'image_import_plugins = [no_op]\n')
-        api, last = self.folder / 'api.conf', self.folder / 'import.conf'
-        api.write_text(texts[_API])
-        last.write_text(texts[_IMPORT])
-        for paths in ((stock, api), (api, stock, last)):
-            conf = loading.conf_of(*paths)
-            self.assertEqual(
-                'dcn_distributed_staging',
-                conf.image_import_opts.image_import_plugins[0])
+        ours = self.folder / 'glance-api.conf.d' / 'glance-dcn.conf'
+        ours.parent.mkdir()
+        ours.write_text(self.rendered('central')[_API])
+        self.useFixture(fixtures.EnvironmentVariable('HOME',
+                                                     str(self.folder)))
+        self.assertEqual(
+            'dcn_distributed_staging',
+            loading.conf_of(stock).image_import_opts.image_import_plugins[0])
 
     def test_each_worker_has_its_own_reference(self):
         for number, url in enumerate(('http://10.0.0.11:9292',
@@ -134,21 +133,13 @@ class TestCentral(PlainTestCase):
         modes = {file.path: file.mode for file in plain.render(
             found, found.central)[0].files}
         self.assertEqual({
-            _API: 0o640, _IMPORT: 0o644,
+            _API: 0o640,
             'etc/ceph/central.conf': 0o644,
             'etc/ceph/central.client.external.keyring': 0o600,
             'etc/ceph/dcn0.conf': 0o644,
             'etc/ceph/dcn0.client.glance-central.keyring': 0o600,
             'etc/ceph/dcn1.conf': 0o644,
             'etc/ceph/dcn1.client.glance-central.keyring': 0o600}, modes)
-
-    def test_secret_of_an_import_is_not_for_everybody(self):
-        found = self.load(base.SITES.replace(
-            'glance:\n', 'glance:\n  image_conversion:\n'
-            '    a_password: {file: database}\n', 1))
-        self.assertEqual([0o640, 0o640], [
-            file.mode for file in plain.render(found, found.central)[0].files
-            if file.path in (_API, _IMPORT)])
 
     def test_site_without_a_key(self):
         found = self.load(base.SITES.replace(
@@ -334,8 +325,9 @@ class TestFiles(base.SitesFileTestCase):
         self.assertEqual([files.CHANGED], self.write(
             files.File('a/b', 'other')))
         self.assertEqual('other', (self.output / 'a/b').read_text())
-        self.assertEqual(['b'], [path.name for path in
-                                 (self.output / 'a').iterdir()])
+        self.assertEqual({'b': 'other', 'b.bak': 'text'}, {
+            path.name: path.read_text()
+            for path in (self.output / 'a').iterdir()})
 
     def test_mode_is_mended(self):
         file = files.File('secret', 'text', files.SECRET)
@@ -343,6 +335,44 @@ class TestFiles(base.SitesFileTestCase):
         (self.output / 'secret').chmod(0o644)
         self.assertEqual([files.CHANGED], self.write(file))
         self.assertEqual(0o600, (self.output / 'secret').stat().st_mode
+                         & 0o777)
+
+    def test_dry_run(self):
+        self.write(files.File('a', 'text'))
+        self.assertEqual([files.CHANGED, files.NEW], self.write(
+            files.File('a', 'other'), files.File('b', 'other'),
+            dry_run=True))
+        self.assertEqual({'a': 'text'}, {
+            path.name: path.read_text() for path in self.output.iterdir()})
+
+    def test_nothing_is_written_if_a_section_would_be_lost(self):
+        self.output.mkdir()
+        for name, kept in (('a.keyring', '[client.nova]\n\tkey = x\n'),
+                           ('dcn0.conf', '[dcn0]\nx = y\n[database]\n')):
+            path = self.output / name
+            path.write_text(kept)
+            exc = self.assertRaises(
+                files.Error, self.write, files.File('first', 'new'),
+                files.File(name, '[dcn0]\nx = z\n'))
+            self.assertIn('would be lost', str(exc))
+            self.assertIn('[client.nova]' if name == 'a.keyring'
+                          else '[database]', str(exc))
+            self.assertEqual(kept, path.read_text())
+            self.assertFalse((self.output / 'first').exists())
+
+    def test_sections_of_sites_that_are_gone_may_go(self):
+        before = conftext.text({'DEFAULT': {'a': 'b'}, 'dcn3': {'c': 'd'}})
+        self.write(files.File('a.conf', before))
+        self.write(files.File('a.conf', conftext.text(
+            {'DEFAULT': {'a': 'b'}})))
+        self.assertNotIn('dcn3', (self.output / 'a.conf').read_text())
+        self.assertEqual(before, (self.output / 'a.conf.bak').read_text())
+
+    def test_secret_that_is_kept_is_as_secret_as_before(self):
+        self.useFixture(_Umask(0o000))
+        for text in ('one', 'two'):
+            self.write(files.File('secret', text, files.SECRET))
+        self.assertEqual(0o600, (self.output / 'secret.bak').stat().st_mode
                          & 0o777)
 
     def test_umask_does_not_matter(self):

@@ -67,8 +67,7 @@ class TestManySites(base.SitesFileTestCase):
         self.assertEqual({
             'site%d/11.0.%d.%d/etc/%s' % (number, number, worker, name)
             for number in range(_SITES) for worker in range(1, _WORKERS + 1)
-            for name in ['glance/glance-api.conf',
-                         'glance/glance-image-import.conf',
+            for name in ['glance/glance-api.conf.d/glance-dcn.conf',
                          *('ceph/' + name for name in self.ceph(number))]
         }, self.written('plain'))
 

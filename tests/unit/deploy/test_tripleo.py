@@ -136,7 +136,7 @@ class TestCentral(TripleoTestCase):
     def test_secrets_of_glance_are_left_out_and_said(self):
         texts = str(self.rendered('central'))
         self.assertNotIn('pa$', texts)
-        self.assertIn('[database] connection is a secret', self.notes[0])
+        self.assertIn('[database] is left to the parameters', self.notes[0])
 
 
 class TestEdge(TripleoTestCase):
