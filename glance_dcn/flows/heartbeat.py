@@ -160,8 +160,12 @@ class Watch:
         return True
 
     def _ended(self, entry):
-        if database.image(entry.image) is None:
-            # It was deleted on the way, where that staged file was not known.
+        image = database.image(entry.image)
+        # It was deleted on the way, where that staged file was not known. Or a
+        # limit refused the import: Glance leaves the file, and refuses to
+        # stage the image anew while it is there.
+        if image is None or (image['status'] == 'queued' and
+                             not image['properties'].get(database.LOCK)):
             folder.discard(entry.path, *folder.companions(entry.path))
         running.end(entry.task)
 
