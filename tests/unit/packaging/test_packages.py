@@ -91,7 +91,6 @@ class TestSpec(base.BaseTestCase):
         summary = re.search(r'^summary = (.*)$', setup, re.MULTILINE).group(1)
         self.assertRegex(spec, r'(?m)^Summary: +%s$' % re.escape(summary))
 
-
     def test_runs_the_unit_tests(self):
         spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
         check = spec[spec.index('%check'):spec.index('%files')]
