@@ -95,6 +95,15 @@ def rights(ioctx, going_on=lambda: True):
     return done
 
 
+def names(ioctx):
+    """Return the names of the RBD images in a pool, as a set.
+
+    :param ioctx: rados.Ioctx of the pool
+    :raises rados.Error, rbd.Error: if the cluster refuses
+    """
+    return set(rbd.RBD().list(ioctx))
+
+
 def reading(ioctx):
     """Read images as a Glance does that may do nothing else.
 

@@ -12,6 +12,7 @@
 
 """Checks of the configuration of the Glance on this node, and of Glances."""
 
+import difflib
 import ipaddress
 import os
 import socket
@@ -22,8 +23,10 @@ from oslo_utils import units
 import requests
 
 from glance_dcn.checks import registry
+from glance_dcn.deploy import model
 from glance_dcn.deploy import stores as rendered
 from glance_dcn import glance_interfaces
+from glance_dcn import opts
 from glance_dcn import plugins
 from glance_dcn.sites import folder as site_files
 from glance_dcn.sites import home as homes
@@ -33,6 +36,7 @@ from glance_dcn.status import inventory
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
 Found = registry.Found
 
+_GROUP = 'glance_dcn'
 STAGING = 'os_glance_staging_store'
 
 _CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
@@ -48,12 +52,15 @@ _DATABASE = 10
 
 @registry.check(
     'stores', NODE, 'Every store is known, and one of them is the default',
-    folder=(FAIL, 'the folder of site files %(path)s cannot be used',
+    folder=(FAIL, 'the folder of site files %(path)s cannot be used '
+            '(%(error)s)',
             'see that it is there, owned by root, and written by nobody '
             'else, or correct sites_dir in [glance_dcn]'),
     files=(FAIL, 'site files in %(path)s are not taken: %(names)s',
-           'render them anew with "glance-dcn config render"; the log of '
-           'Glance, and this command as an error, tell the reason'),
+           'correct them, or render them with "glance-dcn config render"'),
+    kind=(FAIL, 'store %(store)s has type %(kind)s, of which there is no '
+          'driver%(like)s', 'correct its type in enabled_backends in '
+          '[DEFAULT], or install the driver'),
     none=(FAIL, 'no store of enabled_backends is of type dcn',
           'set enabled_backends = central:dcn, dcn0:dcn, ... in [DEFAULT]'),
     default=(FAIL, 'default_backend is %(default)r, which is no store of '
@@ -65,6 +72,10 @@ _DATABASE = 10
           'type dcn, or set home_store in [glance_dcn]'),
     strange=(FAIL, 'home_store is %(home)r, which is no store of type dcn',
              'correct home_store in [glance_dcn]'),
+    guarded=(FAIL, 'home_store is %(home)s, where this Glance has dcn_access '
+             '= %(access)s: it can keep no records there', 'let home_store in '
+             '[glance_dcn] name the store of the own site, or take dcn_access '
+             'out of [%(home)s], whose user needs the whole pool then'),
     driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
             'into the Python that Glance runs in (%(python)s)'))
 def stores(node):
@@ -76,17 +87,46 @@ def stores(node):
     if default not in backends:
         raise Found('default', default=default,
                     stores=', '.join(sorted(backends)))
-    if 'dcn' not in _installed('glance_store.drivers'):
+    drivers = _installed('glance_store.drivers')
+    if 'dcn' not in drivers:
         raise Found('driver', python=sys.executable)
+    for store, kind in sorted(backends.items()):
+        if kind not in drivers:
+            like = difflib.get_close_matches(kind, drivers, 1)
+            raise Found('kind', store=store, kind=kind, like=like and (
+                ' (did you mean %s?)' % like[0]) or '')
     added = _sites_of_files(node.conf)
     home = homes.choose(node.conf, added)
     if home is None:
         raise Found('home', default=default)
     if home not in added and backends.get(home) != 'dcn':
         raise Found('strange', home=home)
+    access = getattr(getattr(node.conf, home, None), 'dcn_access', None)
+    if node.conf.glance_dcn.home_store and access not in (
+            None, model.Access.OWNER.value):
+        raise Found('guarded', home=home, access=access)
     count = len(set(backends) | added)
     return '%d store%s, %s is the default' % (count, 's' * (count != 1),
                                               default)
+
+
+def site_folder(path, tell=True):
+    """Return the :class:`glance_dcn.sites.folder.Folder` of site files.
+
+    It takes no file with a value that an option cannot have.
+
+    :param tell: log what is wrong with them
+    """
+    known = {option.name: option for group, options in opts.list_opts()
+             if group != _GROUP for option in options}
+
+    def check(_name, values):
+        for name in values.keys() & known.keys():
+            try:
+                known[name].type(values[name])
+            except (ValueError, TypeError) as exc:
+                raise site_files.Mistake('%s: %s' % (name, exc)) from exc
+    return site_files.Folder(path, check, tell)
 
 
 def _sites_of_files(conf):
@@ -94,12 +134,13 @@ def _sites_of_files(conf):
     path = conf.glance_dcn.sites_dir
     if not path:
         return set()
-    found = site_files.Folder(path).read(settled=False)
+    folder_of = site_folder(path, tell=False)
+    found = folder_of.read(settled=False)
     if found is None:
-        raise Found('folder', path=path)
-    wrong = found.present.difference(found.sites)
-    if wrong:
-        raise Found('files', path=path, names=', '.join(sorted(wrong)))
+        raise Found('folder', path=path, error=folder_of.mistake)
+    if found.mistakes:
+        raise Found('files', path=path, names='; '.join(
+            '%s: %s' % item for item in found.mistakes.items()))
     return set(found.sites)
 
 

@@ -21,10 +21,12 @@ import functools
 import time
 
 from glance_dcn.checks import clusters  # noqa: F401
+from glance_dcn.checks import images  # noqa: F401
 from glance_dcn.checks import nodes  # noqa: F401
 from glance_dcn.checks import processes  # noqa: F401
 from glance_dcn.checks import records  # noqa: F401
 from glance_dcn.checks import registry
+from glance_dcn.checks import spelling  # noqa: F401
 from glance_dcn.checks import subjects
 from glance_dcn.checks import workers  # noqa: F401
 from glance_dcn.engine import native

@@ -42,6 +42,10 @@ class Target:
         file tells
     :ivar access: what the user should be able to do there, a
         :class:`glance_dcn.deploy.model.Access`
+    :ivar home: whether it is the store that keeps the records of this node's
+        Glance; None: the default store does
+    :ivar order: among the stores as they are configured: of two with one pool,
+        the first one counts
     """
 
     name: str
@@ -52,6 +56,8 @@ class Target:
     default: bool = False
     fsid: typing.Optional[str] = None
     access: model.Access = model.Access.OWNER
+    home: typing.Optional[bool] = None
+    order: int = 0
 
 
 class Subject:
@@ -92,6 +98,8 @@ class Site(Subject):
         at this home, or None
     :ivar error: :class:`glance_dcn.ceph.errors.ClusterError` why there is no
         client, or None
+    :ivar located: :class:`glance_dcn.checks.images.Located`, where Glance has
+        its images, or None where that is not asked
     """
 
     def __init__(self, target, access, deployment=''):
@@ -102,6 +110,7 @@ class Site(Subject):
         self.maker = clients.Maker(target.name, target.conf_file, target.user,
                                    target.connect_timeout)
         self.client = self.ioctx = self.fsid = self.kept = self.error = None
+        self.located = None
 
     def connect(self):
         """Connect to the cluster.
@@ -164,7 +173,8 @@ class Site(Subject):
         A site without a cluster, whose key of central may only read, keeps
         none.
         """
-        return (self.target.default
+        home = self.target.home
+        return ((self.target.default if home is None else home)
                 and self.target.access is model.Access.OWNER)
 
     @property

@@ -18,6 +18,7 @@ import sys
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
 from glance_dcn.checks import guide
+from glance_dcn.checks import images
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
@@ -81,12 +82,14 @@ def register(subparsers):
                         help='show only what is not well')
     parser.add_argument('--strict', action='store_true',
                         help='warnings count as failures')
-    parser.add_argument('--timeout', type=_seconds, default=10,
+    parser.add_argument('--timeout', type=output.between(1, 600, 'seconds'),
+                        default=10,
                         metavar='SECONDS', help='time for everything (10)')
     parser.add_argument('--user', metavar='NAME',
                         help='user that Glance runs as (glance, where root '
                              'asks and there is one)')
-    parser.add_argument('--staging-room', type=float, default=_ROOM,
+    parser.add_argument('--staging-room', default=_ROOM,
+                        type=output.between(0, 1 << 20, 'GiB'),
                         metavar='GIB', help='GiB that the staging folder '
                         'shall have free (%d)' % _ROOM)
     parser.add_argument('--glance', action='append', default=[],
@@ -110,13 +113,6 @@ def _refuse_unknown(names):
         raise argparse.ArgumentTypeError(
             'there is no check %s; there are %s' % (
                 ', '.join(unknown), ', '.join(registry.CHECKS)))
-
-
-def _seconds(text):
-    seconds = float(text)
-    if not 1 <= seconds <= 600:
-        raise argparse.ArgumentTypeError('must be from 1 to 600 seconds')
-    return seconds
 
 
 def _set_up(args):
@@ -148,11 +144,18 @@ def run(args):
 
 def _subjects(args):
     """Return what is to be looked at."""
-    targets = node.choose(node.targets_of(args), args.site)
+    # What is wrong with site files is told by a check.
+    known = node.targets_of(args, tell=False)
+    targets = node.choose(known, args.site)
     allowed = access.Access(args.user)
     deployment = task_setup.deployment_id(args.conf)
     sites = [subjects.Site(target, allowed, deployment)
              for target in targets]
+    # A database that hangs is told by a check; sites are looked at then, too.
+    located = images.Located((target.name for target in known),
+                             args.timeout / 3)
+    for site in sites:
+        site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]
     things = list(sites)
     if not args.site:

@@ -25,12 +25,15 @@ from glance_dcn.deploy import export
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile as mistakes
 
 _IMPORT = """\
 Makes an entry for the sites file: from a running cluster, which is asked for
 its fsid, monitors and pools, or from what "openstack overcloud export ceph"
 has written. The entry is printed; with --add it is added to the sites file,
-the rest of which stays as it is to the byte. Keys are never printed.
+the rest of which stays as it is to the byte. Keys are never printed. The entry
+names the files with the keys that its Glance needs at central, and the central
+Glance at its cluster: make them with "glance-dcn site key".
 """
 _IMPORT_END = """\
 examples:
@@ -165,12 +168,14 @@ def _import(args):
                               'cluster, or --export')
     entries, keys = (_of_export(args) if args.export
                      else ([_of_cluster(args)], []))
+    notes = _add_guests(args, entries)
     if args.add:
         _write(args, entries, keys)
     if args.format == 'json':
         print(output.text({
             'sites_file': args.sites_file, 'added': args.add,
-            'sites': entries, 'keyrings': [path for path, _file in keys]}))
+            'sites': entries, 'keyrings': [path for path, _file in keys],
+            'notes': notes}))
     elif args.add:
         for found in entries:
             print('%s: site %s is added' % (args.sites_file, found['name']))
@@ -179,7 +184,37 @@ def _import(args):
             print(entry.text(found), end='')
         for path, _file in keys:
             print('# The key is to be in %s; --add writes it.' % path)
+    if args.format != 'json':
+        for note in notes:
+            print('%sNote: %s.' % ('' if args.add else '# ', note))
     return sitesfile.DONE
+
+
+def _add_guests(args, entries):
+    """Name the keys that Glances need at clusters of other sites.
+
+    :returns: list of texts that say which keys are to be made, and how
+    """
+    try:
+        central = sitesfile.read(args).central.cluster.name
+    except mistakes.Mistake:
+        # There is none yet, or it is told when it is written.
+        central = 'central'
+    notes = []
+    for found in entries:
+        if found.get('central'):
+            continue
+        name = found['name']
+        for key, path in (
+                ('at_central', '%s.client.glance-%s.keyring' % (central,
+                                                                name)),
+                ('from_central', '%s.client.glance-central.keyring' % name)):
+            found[key] = {'key': {'file': os.path.join('keys', path)}}
+        notes.append(
+            'make the keys of %s with "glance-dcn site key %s --for central" '
+            'and "glance-dcn site key CENTRAL --for %s", CENTRAL being the '
+            'central site' % (name, name, name))
+    return notes
 
 
 def _write(args, entries, keys):
@@ -235,7 +270,7 @@ def _of_export(args):
                                   % found.name)
         keys.append((os.path.join(folder, name), files.File(
             name, cephconf.keyring(found.user, found.key), files.SECRET,
-            (found.key,))))
+            (found.key,), 'ceph')))
         entries.append(_entry(args, found.name, found.fsid, found.mons,
                               found.user, keys[-1][0], found.pools))
     return entries, keys
@@ -270,7 +305,7 @@ def _key(args):
         raise sitesfile.Wrong('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [(_file, state)] = files.write(folder, [files.File(
-        name, cephconf.keyring(user, key), files.SECRET, (key,))])
+        name, cephconf.keyring(user, key), files.SECRET, (key,), 'ceph')])
     what = ('made' if before is None else 'there' if before == caps
             else 'given other capabilities')
     if args.format == 'json':

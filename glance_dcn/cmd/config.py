@@ -39,9 +39,9 @@ With one site and one worker the files stand in DIR itself; otherwise each
 site has a folder in it, and each worker of a site with several, named after
 its host. What is there already and is as it should be is left alone; each
 file is replaced at once, and the one before is kept as FILE.bak. Files that
-are not rendered are left alone, and so is what others have written into the
-conf file of a cluster. A file that would lose a section that others have
-written is refused, and nothing is written then.
+are not rendered are left alone, and so is what others have written into conf
+files and keyrings of clusters. A file that would lose a section that others
+have written is refused, and nothing is written then.
 """
 _RENDER_END = """\
 examples:

@@ -101,7 +101,7 @@ def run(args):
         return WRONG
     try:
         # Wrong once is wrong for ever.
-        node.targets_of(args)
+        node.some_targets_of(args)
         if args.listen:
             return _serve(args, metrics)
         found = _take(args)
@@ -114,7 +114,7 @@ def run(args):
         print('glance-dcn: the database of Glance cannot be read: %s'
               % exc, file=sys.stderr)
         return WRONG
-    except sitesfile.Mistake as exc:
+    except (ValueError, sitesfile.Mistake) as exc:
         print('glance-dcn: %s' % exc, file=sys.stderr)
         return WRONG
     except OSError as exc:

@@ -14,17 +14,19 @@
 
 import dataclasses
 import os
+import re
 
 from oslo_config import cfg
 from oslo_db import options as db_options
 
 from glance_dcn.ceph import connection
+from glance_dcn.checks import nodes
 from glance_dcn.checks import subjects
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
-from glance_dcn.sites import folder
+from glance_dcn.sites import home as homes
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
@@ -55,6 +57,12 @@ def read(args):
     if 'enabled_backends' not in cfg.CONF:
         # That is where older releases of Glance register it.
         cfg.CONF.import_opt('enabled_backends', 'glance.common.wsgi')
+    if not cfg.CONF.enabled_backends:
+        raise cfg.Error(
+            'enabled_backends is not set in %s; run this where Glance runs, '
+            'or name its files with --config-file, --config-dir, or '
+            'OS_GLANCE_CONFIG_DIR' % (', '.join(
+                cfg.CONF.config_file or ()) or 'any file: none was found'))
     return cfg.CONF
 
 
@@ -62,7 +70,8 @@ def default_files():
     """Return the configuration files Glance would read."""
     folder = os.environ.get('OS_GLANCE_CONFIG_DIR', '').strip()
     if not folder:
-        return cfg.find_config_files(project='glance', prog='glance-api')
+        return _with_import_options(
+            cfg.find_config_files(project='glance', prog='glance-api'))
     try:
         names = os.listdir(folder)
     except OSError as exc:
@@ -72,7 +81,39 @@ def default_files():
     if not files:
         raise cfg.Error('the folder %s, which OS_GLANCE_CONFIG_DIR names, has '
                         'neither %s' % (folder, ' nor '.join(_FILES)))
+    return _in_order(files)
+
+
+def _with_import_options(files):
+    """Return files with the glance-image-import.conf that is beside them."""
+    for path in files:
+        if os.path.basename(path) == _FILES[1]:
+            other = os.path.join(os.path.dirname(path), _FILES[0])
+            if os.path.exists(other):
+                return _in_order([other, *files])
     return files
+
+
+def _in_order(files):
+    """Return the files of Glance as they are read there.
+
+    Under a WSGI server glance-image-import.conf comes first. TripleO names it
+    last; its own has the stores in it, which those of others never have.
+    """
+    for path in files:
+        if os.path.basename(path) == _FILES[0] and _sets_stores(path):
+            return [*(other for other in files if other != path), path]
+    return files
+
+
+def _sets_stores(path):
+    try:
+        with open(path, errors='replace') as source:
+            return any(re.match(r'enabled_backends\s*[=:]', line)
+                       for line in source)
+    except OSError:
+        # It is told when it is read.
+        return False
 
 
 def read_all(args):
@@ -104,30 +145,36 @@ def read_all(args):
     return conf
 
 
-def targets(conf):
+def targets(conf, tell=True):
     """Return where the sites of this node's Glance are.
 
     :param conf: oslo.config object, see :func:`read_all`
+    :param tell: log what is wrong with site files
     :returns: list of :class:`glance_dcn.checks.subjects.Target`, that of the
         default store first
     """
     default = conf.glance_store.default_backend
+    files = (_site_files(conf.glance_dcn.sites_dir, tell)
+             if conf.glance_dcn.sites_dir else {})
+    home = homes.choose(conf, files)
     found = [
-        _target(name, default, conf[name].rbd_store_pool,
+        _target(name, default, home, conf[name].rbd_store_pool,
                 conf[name].rbd_store_ceph_conf, conf[name].rbd_store_user,
                 conf[name].rados_connect_timeout,
                 getattr(conf[name], 'dcn_access', None))
         for name, kind in (conf.enabled_backends or {}).items()
         if kind in _TYPES]
-    if conf.glance_dcn.sites_dir:
+    if files:
         found += [
-            _target(name, default, said.get('rbd_store_pool', _POOL),
+            _target(name, default, home, said.get('rbd_store_pool', _POOL),
                     said.get('rbd_store_ceph_conf', ''),
                     said.get('rbd_store_user'),
                     int(said.get('rados_connect_timeout', -1)),
                     said.get('dcn_access'))
-            for name, said in _site_files(conf.glance_dcn.sites_dir).items()
+            for name, said in files.items()
             if name not in (conf.enabled_backends or {})]
+    found = [dataclasses.replace(target, order=number)
+             for number, target in enumerate(found)]
     return sorted(found, key=lambda target: not target.default)
 
 
@@ -139,24 +186,41 @@ def deployment(args):
     return load.load(args.sites) if args.sites else None
 
 
-def targets_of(args):
+def targets_of(args, tell=True):
     """Return where the sites are: those of ``--sites-file``, or this node's.
 
     :param args: arguments of the command, with ``conf``
+    :param tell: log what is wrong with site files
     :returns: list of :class:`glance_dcn.checks.subjects.Target`, the central
         or default site first
     """
     said = deployment(args)
     if said is None:
-        return targets(args.conf)
+        return targets(args.conf, tell)
     # As the central Glance reaches them.
     return [_said_target(said, site)
             for site in said.stores_of(said.central)]
 
 
+def some_targets_of(args):
+    """Return where the sites are, of which there must be one.
+
+    :raises ValueError: if there is none; see :func:`targets_of`
+    """
+    found = targets_of(args)
+    if not found:
+        raise ValueError('no store of enabled_backends is of type dcn or rbd; '
+                         'there are: %s' % (', '.join(
+                             '%s:%s' % item for item in (
+                                 args.conf.enabled_backends or {}).items())
+                             or 'none'))
+    return found
+
+
 def _said_target(said, site):
     """Return what a sites file says of a site."""
-    target = _target(site.store, said.central.store, site.pool,
+    central = said.central.store
+    target = _target(site.store, central, central, site.pool,
                      stores.conf_path(said.paths.ceph, site.cluster),
                      site.cluster.user, site.limits.connect_timeout or -1,
                      site.cluster.access.value)
@@ -172,19 +236,21 @@ def add_sites(parser):
              'keyrings must be on this node')
 
 
-def _site_files(path):
-    contents = folder.Folder(path).read(settled=False)
+def _site_files(path, tell):
+    contents = nodes.site_folder(path, tell).read(settled=False)
     return contents.sites if contents else {}
 
 
-def _target(name, default, pool, conf_file, user, timeout, access):
+def _target(name, default, home, pool, conf_file, user, timeout, access):
     # Whoever asks does not wait for longer than that, whatever Glance does.
     longest = connection.CONNECT_TIMEOUT
     return subjects.Target(
         name, pool, conf_file or '', user,
         min(timeout, longest) if timeout > 0 else longest, name == default,
         access=model.Access(access) if access else
-        model.Access.OWNER if name == default else model.Access.READ_WRITE)
+        model.Access.OWNER if name in (default, home)
+        else model.Access.READ_WRITE, home=None if home is None
+        else name == home)
 
 
 def choose(found, names):

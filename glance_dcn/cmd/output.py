@@ -35,12 +35,40 @@ def seconds(text):
 
     :raises argparse.ArgumentTypeError: if it is not above 0, or beyond reason
     """
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
     # Neither can NaN be compared.
     if not 0 < number <= _LONGEST:
-        raise argparse.ArgumentTypeError('must be above 0, and at most %d '
-                                         'seconds' % _LONGEST)
+        raise argparse.ArgumentTypeError('%r is not a number of seconds above '
+                                         '0, and at most %d'
+                                         % (text, _LONGEST))
     return number
+
+
+def between(least, most, unit, kind=float):
+    """Return a function that returns the number that an argument says.
+
+    It raises argparse.ArgumentTypeError if it is none, or out of bounds.
+
+    :param least: the least that it may be
+    :param most: the most that it may be
+    :param unit: of which it is a number, as text
+    :param kind: float or int
+    """
+    def convert(text):
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        # Neither can NaN be compared.
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(
+                '%r is not a number of %s from %d to %d' % (
+                    text, unit, least, most))
+        return number
+    return convert
 
 
 def count(text):

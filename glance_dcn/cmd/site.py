@@ -34,8 +34,8 @@ says whether it is up, with its fsid and pool, or why it is not.
 _SHOW_END = """\
 exit status:
   0  it is up
-  1  it is not, or there is no such store
-  2  wrong arguments, or a configuration that cannot be used
+  1  it is not
+  2  wrong arguments, no such store, or a configuration that cannot be used
 """
 _ACCEPT = """\
 Takes the cluster that a store has now for the right one. A store whose
@@ -46,8 +46,8 @@ lost.
 _ACCEPT_END = """\
 exit status:
   0  it is accepted
-  1  it cannot be reached, or there is no such store
-  2  wrong arguments, or a configuration that cannot be used
+  1  it cannot be reached
+  2  wrong arguments, no such store, or a configuration that cannot be used
 """
 
 
@@ -124,7 +124,7 @@ def _none(args, **fields):
     text = '%s is no store of type dcn; these are: %s' % (
         args.store, ', '.join(sorted(queue.PROCESS.sites)) or 'none')
     _print(args, text, text, **fields)
-    return 1
+    return 2
 
 
 def _find(store):

@@ -41,6 +41,7 @@ how an image is at a site:
   copying   it is being written there, with the percent where that is known
   deleting  it was deleted while the site was away, and will be removed
   failed    the last attempt to write it there failed
+  lost      Glance has a location there, and it is not in the cluster
   missing   it is not there
 
 examples:
@@ -49,11 +50,17 @@ examples:
   glance-dcn status --name fedora --watch
 
 exit status:
-  0  every site is up, and there are no deferred tasks
-  1  some site is not up, or there are deferred tasks
+  0  every site is up, there are no deferred tasks, and no image is lost
+  1  some site is not up, there are deferred tasks, or they cannot be read, or
+     an image is lost, or in a store that was taken away
   2  wrong arguments, or configuration or database cannot be used
 """
 _LIMIT = 50
+# Of images that were not deleted.
+_STATUSES = ('active', 'deactivated', 'importing', 'killed', 'pending_delete',
+             'queued', 'saving', 'uploading')
+_COUNTED = (snapshot.PRESENT, snapshot.COPYING, snapshot.LEFT, snapshot.LOST,
+            snapshot.MISSING)
 # Sites that have a column each; more of them are put into words.
 _COLUMNS = 8
 _CLEAR = '\033[2J\033[H'
@@ -76,8 +83,8 @@ def register(subparsers):
     filters.add_argument('--name', metavar='TEXT',
                          help='those whose names have this in them')
     filters.add_argument('--owner', metavar='PROJECT', help='of this project')
-    filters.add_argument('--status', metavar='STATUS',
-                         help='of this status, such as active')
+    filters.add_argument('--status', choices=_STATUSES, metavar='STATUS',
+                         help='of this status: %s' % ', '.join(_STATUSES))
     filters.add_argument('--site', metavar='STORE',
                          help='those that this site has')
     filters.add_argument('--missing', metavar='STORE',
@@ -104,7 +111,7 @@ def run(args):
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(inventory.Filter)})
     try:
-        targets = node.targets_of(args)
+        targets = node.some_targets_of(args)
         node.choose(targets, [name for name in (args.site, args.missing)
                               if name])
     except (ValueError, sitesfile.Mistake) as exc:
@@ -117,6 +124,10 @@ def run(args):
         while True:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
                                   task_setup.deployment_id(args.conf))
+            if args.image and not found.number:
+                print('glance-dcn: there is no image %s; "glance-dcn status '
+                      '--all" lists all' % args.image, file=sys.stderr)
+                return WRONG
             if (args.watch and args.format == 'table'
                     and sys.stdout.isatty()):
                 print(_CLEAR, end='')
@@ -140,12 +151,9 @@ def _json(found):
              site.name: _state(found, image, site)
              for site in found.sites}} for image in found.images]
     return output.text({
-        'sites': [dict(dataclasses.asdict(site),
-                       present=found.totals.present.get(site.name, 0),
-                       missing=found.totals.missing(site.name),
-                       copying=found.totals.importing.get(site.name, 0),
-                       failed=found.totals.failed.get(site.name, 0))
-                  for site in found.sites],
+        'sites': [dict(_plain(site),
+                       **found.counts(site)) for site in found.sites],
+        'strays': found.strays, 'elsewhere': found.elsewhere,
         'totals': {'images': found.totals.images,
                    'bytes': found.totals.data},
         'transfers': found.transfers, 'images': images,
@@ -153,11 +161,17 @@ def _json(found):
         compact=found.number > _LIMIT)
 
 
+def _plain(site):
+    """Return what is known of a site, without the names of all images."""
+    return {field.name: getattr(site, field.name)
+            for field in dataclasses.fields(site) if field.name != 'names'}
+
+
 def _text(found):
     parts = [_sites(found)]
     if found.transfers:
         parts.append(output.table(
-            ('transfer of image', 'begun', 'heard of', 'how far'),
+            ('transfer of image', 'started', 'updated', 'progress'),
             [(transfer.image, transfer.begun, transfer.heard,
               transfer.message) for transfer in found.transfers]))
     if found.images:
@@ -170,17 +184,20 @@ def _sites(found):
     rows = [(site.name, site.state,
              site.round_trip and '%.1f ms' % (1000 * site.round_trip),
              output.size(site.free),
-             found.totals.present.get(site.name, 0),
-             found.totals.importing.get(site.name, 0),
-             found.totals.failed.get(site.name, 0),
-             found.totals.missing(site.name), _tasks(site), site.reason)
-            for site in found.sites]
-    return output.table(('site', 'state', 'round trip', 'free', 'present',
-                         'copying', 'failed', 'missing', 'tasks', 'reason'),
-                        rows)
+             *(found.counts(site)[state] for state in _COUNTED),
+             _tasks(site), site.reason) for site in found.sites]
+    rows += [(store, 'taken away', None, None, number, None, None, None, None,
+              None, 'images have locations in this store, which Glance has '
+              'no more, or serves until it is empty: delete them there, or '
+              'set it up again')
+             for store, number in found.strays.items()]
+    return output.table(('site', 'state', 'round trip', 'free', *_COUNTED,
+                         'tasks', 'reason'), rows)
 
 
 def _tasks(site):
+    if site.tasks is None:
+        return None
     return ', '.join('%d %s' % (site.tasks[action.value], action.value)
                      for action in tasks.Action
                      if site.tasks.get(action.value)) or '0'
@@ -231,6 +248,10 @@ def _summary(found):
             '%d %s' % (count, status) for status, count
             in sorted(found.totals.images.items())) or 'none',
         output.size(found.totals.data))
+    others = [name for name in found.elsewhere if name not in found.strays]
+    if others:
+        line += '; also in stores that this node does not have: %s' % (
+            _some(others))
     if found.images is None:
         line += '; --all, --name, --missing and others list them'
     elif len(found.images) < found.number:

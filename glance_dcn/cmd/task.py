@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         scan = queue.PROCESS.store.scan()
     except stores.AWAY as exc:
-        print('glance-dcn: the tasks cannot be read: %s' % exc,
+        print('glance-dcn: store %s, which keeps the tasks: they cannot be '
+              'read (%s); see "glance-dcn check --site %s"' % (
+                  queue.PROCESS.home.name, exc, queue.PROCESS.home.name),
               file=sys.stderr)
         return UNREADABLE
     found = [_shown(record) for record in scan.records

@@ -74,7 +74,8 @@ def register(subparsers):
     parser.add_argument('--site', action='append', metavar='STORE',
                         help='only these sites, the central one first; may '
                              'be given several times (all stores)')
-    parser.add_argument('--size', type=_size, default=16, metavar='MIB',
+    parser.add_argument('--size', default=16, metavar='MIB',
+                        type=output.between(2, 1024, 'MiB', int),
                         help='of the image (16)')
     parser.add_argument('--timeout', type=output.seconds, default=300,
                         metavar='SECONDS',
@@ -85,13 +86,6 @@ def register(subparsers):
     parser.add_argument('--compute-pool', metavar='POOL',
                         help='pool of the clones (that of the images)')
     parser.set_defaults(run=run, set_up=_set_up)
-
-
-def _size(text):
-    size = int(text)
-    if not 2 <= size <= 1024:
-        raise argparse.ArgumentTypeError('must be from 2 to 1024 MiB')
-    return size
 
 
 def _set_up(args):

@@ -93,7 +93,8 @@ def register(subparsers):
     output.add_format(recover)
     recover.set_defaults(run=run)
     listing = commands.add_parser(
-        'list', help='show all workers, and what is wrong with them',
+        'list', help='show the workers of this site, and what is wrong with '
+        'them',
         description=_LIST, epilog=_LIST_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     output.add_format(listing)

@@ -70,7 +70,7 @@ def with_folder(rendered, folder, group=None):
             found.append(Change(file.path, UNREADABLE, (
                 getattr(exc, 'strerror', None) or str(exc),)))
             continue
-        # Others may have a part in the conf file of a cluster.
+        # Others may have a part in files of clusters.
         details = _details(text, file.text, file.kind, file.secrets,
                            whole=file.kind != 'ceph')
         wrong = mode & ~files.mode_of(file, group) & 0o777

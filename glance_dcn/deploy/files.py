@@ -48,8 +48,8 @@ class File:
     :ivar mode: permission bits
     :ivar secrets: texts in it that nobody may see
     :ivar kind: ``conf`` for sections of options, ``site`` for those of a
-        file of sites_dir, ``ceph`` for the conf file of a cluster, which
-        others may have a part in, otherwise ``text``
+        file of sites_dir, ``ceph`` for conf files and keyrings of clusters,
+        which others may have a part in, otherwise ``text``
     """
 
     path: str
@@ -89,8 +89,9 @@ def gid(name):
 def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
     """Write files into a folder, each of them at once or not at all.
 
-    What others have written into the conf file of a cluster stays there. Of a
-    file whose text changes, the one before is kept beside it (BACKUP).
+    What others have written into conf files and keyrings of clusters stays
+    there. Of a file whose text changes, the one before is kept beside it
+    (BACKUP).
 
     :param folder: path; it is made if it is not there
     :param files: list of :class:`File`

@@ -42,10 +42,9 @@ _LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
 _OPERATOR = ('api', 'layout', 'replicas', 'storage_class', 'storage_request',
              'networks', 'internal_address', 'address_pool')
 # Ceph, oslo.config and hiera each take some other characters for their own.
-_EDGE_ACCESS = re.compile('|'.join(
-    access.value for access in model.EDGE_ACCESS))
+_EDGE_ACCESS = tuple(access.value for access in model.EDGE_ACCESS)
 _PATH = re.compile(r'/[A-Za-z0-9_.@+/-]+', re.ASCII)
-_LAYOUT = re.compile('split|single')
+_LAYOUT = ('split', 'single')
 _PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}', re.ASCII)
@@ -54,6 +53,12 @@ _HOST = re.compile(r'[A-Za-z0-9:][A-Za-z0-9.:-]*', re.ASCII)
 _QUANTITY = re.compile(r'[1-9][0-9]*(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?',
                        re.ASCII)
 _LABEL = re.compile(r'[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?', re.ASCII)
+# What values of these forms are.
+_FORMS = {
+    _HOST: 'a name or address of a host',
+    _QUANTITY: 'a quantity as Kubernetes has it, such as 10G',
+    _LABEL: 'a name as Kubernetes has it, of lower-case letters, digits, . '
+            'and -'}
 _METHODS = (*model.IMPORT_METHODS, 'glance-download')
 _GIB = 1 << 30
 _STAGING = 'os_glance_staging_store'
@@ -228,7 +233,7 @@ class _Loader:
 
     def _edge_access(self, fields):
         holder = fields if 'edge_access' in fields else self._top
-        return model.Access(self._like(
+        return model.Access(self._choice(
             holder, 'edge_access', _EDGE_ACCESS,
             model.Access.READ_ONLY.value))
 
@@ -400,7 +405,7 @@ class _Loader:
         default = model.Operator()
         return model.Operator(
             api=self._like(given, 'api', _LABEL, None),
-            layout=self._like(given, 'layout', _LAYOUT, default.layout),
+            layout=self._choice(given, 'layout', _LAYOUT, default.layout),
             replicas=given.number('replicas', default.replicas, most=32),
             storage_class=self._like(given, 'storage_class', _LABEL, None),
             storage_request=self._like(given, 'storage_request', _QUANTITY,
@@ -412,11 +417,20 @@ class _Loader:
                                     default.address_pool))
 
     @staticmethod
+    def _choice(fields, key, values, default):
+        text = fields.text(key, default)
+        if text not in values:
+            raise fields.mistake(key, '%r cannot be the %s%s; it is one of: '
+                                 '%s' % (text[:60], key, sitesfile.nearest(
+                                     text, values), ', '.join(values)))
+        return text
+
+    @staticmethod
     def _like(fields, key, form, default):
         text = fields.text(key, default)
         if text is not None and not form.fullmatch(text):
-            raise fields.mistake(key, '%r cannot be the %s'
-                                 % (text[:60], key))
+            raise fields.mistake(key, '%r cannot be the %s; it is %s'
+                                 % (text[:60], key, _FORMS[form]))
         return text
 
     def _options(self, fields):

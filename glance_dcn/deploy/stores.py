@@ -181,5 +181,6 @@ def ceph_files(site, folder, where=None):
         secret = key(site)
         found.append(files.File(
             keyring_path(where, cluster),
-            cephconf.keyring(cluster.user, secret), files.SECRET, (secret,)))
+            cephconf.keyring(cluster.user, secret), files.SECRET, (secret,),
+            'ceph'))
     return found

@@ -73,7 +73,8 @@ def get_flow(**kwargs):
         flow.add(_CopyDirectly(
             kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
             kwargs['action_wrapper'], targets,
-            kwargs['import_req'].get('all_stores_must_succeed', True)))
+            kwargs['import_req'].get('all_stores_must_succeed', True),
+            alone=not kwargs['backend']))
     if kwargs['backend'] or not targets:
         flow.add(stock.get_flow(**kwargs))
     return flow
@@ -151,7 +152,7 @@ class _CopyDirectly(task.Task):
     """Copies an image to all targets that were taken over, in one go."""
 
     def __init__(self, task_id, task_type, task_repo, action_wrapper, targets,
-                 all_stores_must_succeed):
+                 all_stores_must_succeed, alone=True):
         super().__init__(name='%s-CopyDirectly-%s' % (task_type, task_id))
         self._task_id = task_id
         self._action_wrapper = action_wrapper
@@ -159,6 +160,8 @@ class _CopyDirectly(task.Task):
                                               action_wrapper)
         self._targets = targets
         self._all_must_succeed = all_stores_must_succeed
+        # Whether stock copies to no further stores after it.
+        self._alone = alone
         self._located = set()
         self._failed = set()
         self._message = _Message(targets)
@@ -179,6 +182,9 @@ class _CopyDirectly(task.Task):
         except copying.CopyFailed as exc:
             self._failed.update(self._targets)
             raise exception.UploadException(str(exc))
+        if outcome.failed and not outcome.copied and self._alone:
+            # Nothing of what was asked for was done.
+            raise exception.UploadException(_why(outcome.failed))
         self._heartbeat.save(self._message.final(outcome))
 
     def revert(self, result, **kwargs):
@@ -224,9 +230,7 @@ class _CopyDirectly(task.Task):
         """
         self._failed.update(outcome.failed)
         if outcome.failed and self._all_must_succeed:
-            raise exception.UploadException('; '.join(
-                'Copying to store %s failed: %s' % item
-                for item in outcome.failed.items()))
+            raise exception.UploadException(_why(outcome.failed))
         watch = located.Stopwatch()
         # The end of the block saves the image.
         with self._action_wrapper as action:
@@ -260,6 +264,15 @@ class _CopyDirectly(task.Task):
     def _waiting(self, stores):
         self._heartbeat.save('Waiting for its turn at %s'
                              % (', '.join(stores) or 'its stores'))
+
+
+def _why(failed):
+    """Return why copies failed, as a task tells users.
+
+    :param failed: reasons by store
+    """
+    return '; '.join('Copying to store %s failed: %s' % item
+                     for item in failed.items())
 
 
 def _check_quota(image):

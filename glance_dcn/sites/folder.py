@@ -53,10 +53,12 @@ class Contents:
     :ivar sites: options as text, by name of the site; of a file that has
         become unusable, those that it had
     :ivar present: names of all site files, usable or not
+    :ivar mistakes: why files cannot be used, by name of the site
     """
 
     sites: dict
     present: frozenset
+    mistakes: dict = dataclasses.field(default_factory=dict)
 
 
 class _Known:
@@ -67,6 +69,7 @@ class _Known:
         self.since = None
         self.read = None
         self.options = None
+        self.mistake = None
 
 
 class Folder:
@@ -75,10 +78,14 @@ class Folder:
     :param path: of the folder
     :param check: called with the name and the options of a site; it raises
         :class:`Mistake` where they are no good
+    :param tell: log what cannot be used
     """
 
-    def __init__(self, path, check=lambda name, options: None):
+    def __init__(self, path, check=lambda name, options: None, tell=True):
         self.path = path
+        self._tells = tell
+        #: Why the folder cannot be used, or None.
+        self.mistake = None
         self._check = check
         self._files = {}
         self._told = None
@@ -94,6 +101,7 @@ class Folder:
             names = self._names()
         except (OSError, Mistake) as exc:
             mistake = _reason(exc)
+        self.mistake = mistake
         if mistake:
             self._tell('The folder of site files %s cannot be used: %s. Sites '
                        'stay as they are.' % (self.path, mistake))
@@ -106,7 +114,10 @@ class Folder:
         return Contents({name: self._files[name].options
                          for name in sorted(names)
                          if self._files[name].options is not None},
-                        frozenset(names))
+                        frozenset(names), {
+                            name: self._files[name].mistake
+                            for name in sorted(names)
+                            if self._files[name].mistake})
 
     def _names(self):
         return {entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
@@ -137,15 +148,16 @@ class Folder:
             known.options = options
         except (OSError, Mistake) as exc:
             mistake = _reason(exc)
+        known.mistake = mistake
         # Not while the exception is there: oslo.log would add it.
-        if mistake:
+        if mistake and self._tells:
             LOG.error('Site file %(path)s is not taken: %(reason)s.%(rest)s',
                       {'path': path, 'reason': mistake,
                        'rest': '' if known.options is None else
                        ' What it said before holds.'})
 
     def _tell(self, text):
-        if text != self._told:
+        if text != self._told and self._tells:
             LOG.error(text)
         self._told = text
 

@@ -28,7 +28,9 @@ import queue
 import re
 import threading
 import typing
+import uuid
 
+from oslo_config import cfg
 import oslo_db.exception
 import sqlalchemy
 from sqlalchemy import sql
@@ -42,6 +44,8 @@ _STORE = 'store'
 _OVERALL = re.compile(r'[^:]*: (\d{1,3}) %')
 _OF_STORE = re.compile(r'[:,] ([^:,;]+): (\d{1,3}) %')
 _ACTIVE = 'active'
+# Length of what is of the image alone at the end of rbd://FSID/POOL/ID/snap.
+_IMAGE_PART = len('/%s/snap' % uuid.UUID(int=0))
 # Images whose locations are asked for in one go.
 _BATCH = 500
 
@@ -50,7 +54,8 @@ _BATCH = 500
 class Image:
     """An image and where it is.
 
-    :ivar present: names of stores that have it
+    :ivar present: names of stores that have it, as Glance says
+    :ivar places: URIs of its locations, by store
     :ivar importing: names of stores that it is being written to
     :ivar failed: names of stores for which the last attempt failed
     """
@@ -61,6 +66,7 @@ class Image:
     owner: str | None
     size: int | None
     present: set = dataclasses.field(default_factory=set)
+    places: dict = dataclasses.field(default_factory=dict)
     importing: set = dataclasses.field(default_factory=set)
     failed: set = dataclasses.field(default_factory=set)
 
@@ -101,10 +107,12 @@ class Totals:
 
     :ivar images: number by status
     :ivar data: bytes of all images
-    :ivar present: number of images by store
+    :ivar present: number of images by store, as Glance says
     :ivar stored: bytes of images by store
     :ivar importing: number of images by store
     :ivar failed: number of images by store
+    :ivar places: (number, bytes) of images by what their URIs begin with,
+        by store: ``rbd://FSID/POOL``
     """
 
     images: dict
@@ -113,6 +121,7 @@ class Totals:
     stored: dict
     importing: dict
     failed: dict
+    places: dict = dataclasses.field(default_factory=dict)
 
     @property
     def active(self):
@@ -152,6 +161,7 @@ _IMAGES = sql.table(
     sql.column('deleted', sqlalchemy.Boolean))
 _LOCATIONS = sql.table(
     'image_locations', sql.column('image_id'),
+    sql.column('value', sqlalchemy.Text),
     sql.column('meta_data', sqlalchemy.Text), sql.column('status'),
     sql.column('deleted', sqlalchemy.Boolean))
 _PROPERTIES = sql.table(
@@ -206,7 +216,9 @@ class Database:
             raise DatabaseUnavailable('it does not answer within %g s'
                                       % timeout) from None
         if isinstance(error, (sqlalchemy.exc.SQLAlchemyError,
-                              oslo_db.exception.DBError)):
+                              oslo_db.exception.DBError,
+                              # No connection is configured.
+                              oslo_db.exception.CantStartEngineError)):
             raise DatabaseUnavailable(str(error).splitlines()[0]) from error
         if error is not None:
             raise error
@@ -255,24 +267,73 @@ def totals():
                 .group_by(_IMAGES.c.status)):
             result.images[status] = number
             result.data += int(data or 0)
-        for metadata, number, data in connection.execute(
-                sql.select(_LOCATIONS.c.meta_data, sql.func.count(),
-                           sql.func.sum(_IMAGES.c.size))
-                .select_from(_LOCATIONS.join(
-                    _IMAGES, _IMAGES.c.id == _LOCATIONS.c.image_id))
-                .where(_LOCATIONS.c.deleted.is_(False),
-                       _LOCATIONS.c.status == _ACTIVE,
-                       _IMAGES.c.deleted.is_(False),
-                       _IMAGES.c.status == _ACTIVE)
-                .group_by(_LOCATIONS.c.meta_data)):
+        for metadata, prefix, number, data in _places(connection):
             store = _store(metadata)
             _add(result.present, store, number)
             _add(result.stored, store, int(data or 0))
+            places = result.places.setdefault(store, {})
+            before = places.get(prefix, (0, 0))
+            places[prefix] = before[0] + number, before[1] + int(data or 0)
         for _image, name, stores in _properties_of(connection):
             kind = result.importing if name == IMPORTING else result.failed
             for store in stores:
                 _add(kind, store, 1)
     return result
+
+
+def _located(*columns):
+    """Return the query for columns of the locations of usable images."""
+    return sql.select(*columns).select_from(_LOCATIONS.join(
+        _IMAGES, _IMAGES.c.id == _LOCATIONS.c.image_id)).where(
+            _LOCATIONS.c.deleted.is_(False), _LOCATIONS.c.status == _ACTIVE,
+            _IMAGES.c.deleted.is_(False), _IMAGES.c.status == _ACTIVE)
+
+
+def _places(connection):
+    """Give (metadata, what URIs begin with, number, bytes) of locations."""
+    if _key():
+        # Those that are encrypted have nothing in common.
+        for metadata, uri, size in connection.execute(_located(
+                _LOCATIONS.c.meta_data, _LOCATIONS.c.value, _IMAGES.c.size)):
+            yield metadata, _clear(uri)[:-_IMAGE_PART], 1, size
+        return
+    length = sql.func.length(_LOCATIONS.c.value)
+    # Those of other stores may be shorter.
+    prefix = sql.case(
+        (length > _IMAGE_PART, sql.func.substr(
+            _LOCATIONS.c.value, 1, length - _IMAGE_PART)), else_='')
+    yield from connection.execute(_located(
+        _LOCATIONS.c.meta_data, prefix, sql.func.count(),
+        sql.func.sum(_IMAGES.c.size)).group_by(
+            _LOCATIONS.c.meta_data, prefix))
+
+
+def locations():
+    """Return the locations of all usable images: sets of URIs, by store.
+
+    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
+        database does not answer, see :meth:`Database.ask`
+    """
+    result = {}
+    with _engine().connect() as connection:
+        for metadata, uri in connection.execute(_located(
+                _LOCATIONS.c.meta_data, _LOCATIONS.c.value)):
+            result.setdefault(_store(metadata), set()).add(_clear(uri))
+    return result
+
+
+def _key():
+    """Return the key that Glance encrypts locations with, or None."""
+    return getattr(cfg.CONF, 'metadata_encryption_key', None)
+
+
+def _clear(uri):
+    """Return a URI as Glance shows it."""
+    key = _key()
+    if not key:
+        return uri
+    from glance.common import crypt
+    return crypt.urlsafe_decrypt(key, uri)
 
 
 def images(wanted, limit):
@@ -329,12 +390,14 @@ def _conditions(wanted):
 
 def _locate(connection, found, ids):
     """Fill in where images are."""
-    for image, metadata in connection.execute(
-            sql.select(_LOCATIONS.c.image_id, _LOCATIONS.c.meta_data)
+    for image, metadata, uri in connection.execute(
+            sql.select(_LOCATIONS.c.image_id, _LOCATIONS.c.meta_data,
+                       _LOCATIONS.c.value)
             .where(_LOCATIONS.c.image_id.in_(ids),
                    _LOCATIONS.c.deleted.is_(False),
                    _LOCATIONS.c.status == _ACTIVE)):
         found[image].present.add(_store(metadata))
+        found[image].places[_store(metadata)] = _clear(uri)
     for image, name, stores in _properties_of(connection, ids):
         kind = found[image].importing if name == IMPORTING else (
             found[image].failed)

@@ -20,8 +20,10 @@ import time
 import typing
 
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import subjects
@@ -33,6 +35,8 @@ from glance_dcn.tasks import task as tasks
 
 # Sites at a time: each takes a client.
 _AT_ONCE = schedulers.Limit('status', 24)
+#: What URIs of images in Ceph begin with.
+SCHEME = 'rbd://'
 
 
 @dataclasses.dataclass
@@ -46,8 +50,13 @@ class State:
     :ivar round_trip: seconds to one of its OSDs, or None
     :ivar total: bytes that the cluster has, or None
     :ivar free: bytes that are free, or None
-    :ivar tasks: numbers of deferred tasks for it, by their actions
+    :ivar tasks: numbers of deferred tasks for it, by their actions; None
+        where they cannot be read, or are kept elsewhere
     :ivar images: names of RBD images that are to be deleted there
+    :ivar unread: whether tasks should be known, and cannot be read
+    :ivar pool: name of its pool, or None
+    :ivar names: names of all RBD images in its pool, or None
+    :ivar expected: fsid that Glance takes its cluster to have, or None
     """
 
     name: str
@@ -57,8 +66,35 @@ class State:
     round_trip: typing.Optional[float] = None
     total: typing.Optional[int] = None
     free: typing.Optional[int] = None
-    tasks: dict = dataclasses.field(default_factory=dict)
+    tasks: typing.Optional[dict] = dataclasses.field(default_factory=dict)
     images: set = dataclasses.field(default_factory=set)
+    unread: bool = False
+    pool: typing.Optional[str] = None
+    names: typing.Optional[set] = dataclasses.field(default=None, repr=False)
+    expected: typing.Optional[str] = None
+
+    @property
+    def prefix(self):
+        """What URIs of its images begin with, or None if not known."""
+        fsid = self.fsid or self.expected
+        return '%s%s/%s' % (SCHEME, fsid, self.pool) if fsid else None
+
+    def lacks(self, uri):
+        """Return whether an image cannot be there whose location says so.
+
+        Those in other pools of its cluster are not looked for.
+
+        :param uri: URI of the location
+        """
+        if self.prefix is None or not uri or not uri.startswith(SCHEME):
+            return False
+        fsid, pool, image = (uri[len(SCHEME):].split('/') + ['', ''])[:3]
+        if not image:
+            return False
+        if fsid != (self.fsid or self.expected):
+            return True
+        return (self.names is not None and pool == self.pool
+                and image not in self.names)
 
 
 class Looks:
@@ -75,12 +111,19 @@ class Looks:
     def __init__(self, targets, deployment=''):
         self._deployment = deployment
         self._queue = native.Queue()
+        self._targets = {target.name: target for target in targets}
         self._states = {target.name: State(target.name)
                         for target in targets}
+        # Clusters as they are kept at home, by store; None: not read.
+        self.kept = None
+        self._home = None
         # Deferred tasks by the store that they are for.
         self._records = collections.defaultdict(list)
         for target in targets:
-            self._begin(subjects.Site(target, None))
+            site = subjects.Site(target, None, deployment)
+            if site.keeps_records:
+                self._home = target.name
+            self._begin(site)
 
     def _begin(self, site):
         addresses = []
@@ -105,23 +148,25 @@ class Looks:
         else:
             self._queue.put((State(
                 site.name, health.DOWN,
-                'the monitors do not answer (%s)' % reason), []))
+                'the monitors do not answer (%s)' % reason,
+                expected=_expected(site), pool=site.target.pool), _Kept()))
 
     def _look(self, site):
-        state = State(site.name)
-        records = []
+        state = State(site.name, pool=site.target.pool,
+                      expected=_expected(site))
+        kept = _Kept()
         try:
-            self._ask(site, state, records)
+            self._ask(site, state, kept)
         except errors.ClusterError as exc:
             state.state = _state(exc)
             state.reason = exc.reason
         except Exception as exc:
             state.state, state.reason = health.DOWN, str(exc)
-        self._queue.put((state, records))
+        self._queue.put((state, kept))
         # Nobody waits for that.
         site.close()
 
-    def _ask(self, site, state, records):
+    def _ask(self, site, state, kept):
         site.connect()
         site.open()
         state.fsid = site.fsid
@@ -131,12 +176,27 @@ class Looks:
             state.total, state.free = trial.room(site.client)
         except trial.Error:
             pass
+        try:
+            state.names = trial.names(site.ioctx)
+        except trial.Error:
+            pass
         state.state = health.UP
         if site.keeps_records:
             # Other sites keep their own, and show them there.
-            store = stores.TaskStore(homes.Home(site), self._deployment)
-            records += [record for record in store.scan().records
-                        if isinstance(record, tasks.Task)]
+            home = homes.Home(site)
+            try:
+                with home.open() as ioctx:
+                    kept.clusters = fsids.load(ioctx, self._deployment)
+                kept.tasks = [
+                    record for record in stores.TaskStore(
+                        home, self._deployment).scan().records
+                    if isinstance(record, tasks.Task)]
+            except omap.Error as exc:
+                state.reason = ('the records of Glance in namespace %s of '
+                                'pool %s cannot be read (%s); see "glance-dcn '
+                                'check --site %s"' % (
+                                    homes.NAMESPACE, site.target.pool, exc,
+                                    site.name))
 
     def wait(self, timeout):
         """Return the list of :class:`State`, in the order of the targets.
@@ -145,26 +205,84 @@ class Looks:
         """
         deadline = time.monotonic() + timeout
         left = set(self._states)
+        tasks_read = False
         while left:
             try:
-                state, records = native.get(
+                state, kept = native.get(
                     self._queue, max(0, deadline - time.monotonic()))
             except native.Empty:
                 break
             self._states[state.name] = state
             left.discard(state.name)
-            for record in records:
-                if record.site in self._states:
+            if kept.tasks is not None:
+                tasks_read = True
+                self.kept = kept.clusters
+                for record in kept.tasks:
                     self._records[record.site].append(record)
         for name in left:
             self._states[name] = State(name, health.DOWN,
-                                       'no answer within %d s' % timeout)
+                                       'no answer within %d s' % timeout,
+                                       pool=self._targets[name].pool)
+        if not tasks_read:
+            for state in self._states.values():
+                state.tasks, state.unread = None, self._home is not None
         for name, records in self._records.items():
+            if name not in self._states:
+                continue
             state = self._states[name]
             state.tasks = dict(collections.Counter(
                 record.action.value for record in records))
             state.images = {record.image for record in records}
+        self._refuse_changed()
+        self._refuse_twins()
         return list(self._states.values())
+
+    def _refuse_changed(self):
+        """Find the sites that Glance refuses: their clusters were others."""
+        for name, state in self._states.items():
+            entry = (self.kept or {}).get(name)
+            if state.state == health.UP and entry and (
+                    entry.fsid != state.fsid):
+                state.state = health.MISCONFIGURED
+                state.reason = (
+                    'Glance refuses it: its cluster has fsid %s, and had fsid '
+                    '%s since %s; if the site was rebuilt, and what it held '
+                    'is lost, run "glance-dcn site accept %s"' % (
+                        state.fsid, entry.fsid,
+                        health.format_time(entry.since), name))
+
+    def _refuse_twins(self):
+        """Find the sites that Glance refuses: others have their pools."""
+        owners = {}
+        for target in sorted(self._targets.values(),
+                             key=lambda target: target.order):
+            state = self._states[target.name]
+            if state.fsid is None:
+                continue
+            owner = owners.setdefault((state.fsid, target.pool), target.name)
+            if owner != target.name and state.state == health.UP:
+                state.state = health.MISCONFIGURED
+                state.reason = (
+                    'Glance refuses it: it has pool %s of cluster %s, which '
+                    'is that of store %s already; correct '
+                    'rbd_store_ceph_conf or rbd_store_pool in [%s]' % (
+                        target.pool, state.fsid, owner, target.name))
+
+
+@dataclasses.dataclass
+class _Kept:
+    """What is kept at home; None where it was not read."""
+
+    tasks: typing.Optional[list] = None
+    clusters: typing.Optional[dict] = None
+
+
+def _expected(site):
+    """Return the fsid that the conf file of a site names, or None."""
+    try:
+        return site.target.fsid or site.maker.fsid
+    except errors.ClusterError:
+        return None
 
 
 def _state(exc):

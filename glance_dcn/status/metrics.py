@@ -28,7 +28,8 @@ _ACTIONS = [action.value for action in tasks.Action]
 #: Help and labels of each metric, by its name.
 METRICS = {
     'glance_dcn_site_up':
-        ('Whether the cluster of the site serves I/O', ('site',)),
+        ('Whether the cluster of the site serves I/O, and Glance uses it',
+         ('site',)),
     'glance_dcn_site_info':
         ('State and fsid of the site; always 1', ('site', 'state', 'fsid')),
     'glance_dcn_site_round_trip_seconds':
@@ -43,6 +44,9 @@ METRICS = {
         ('Active images by how they are at the site', ('site', 'state')),
     'glance_dcn_site_images_bytes':
         ('Virtual bytes of the images that the site has', ('site',)),
+    'glance_dcn_stray_images':
+        ('Active images in a store that this Glance had, and has no more',
+         ('store',)),
     'glance_dcn_images':
         ('Images by their status', ('status',)),
     'glance_dcn_images_bytes':
@@ -67,7 +71,7 @@ class Collector:
             name: core.GaugeMetricFamily(name, text, labels=labels)
             for name, (text, labels) in METRICS.items()}
         for site in snapshot.sites:
-            self._add_site(site, snapshot.totals)
+            self._add_site(site, snapshot)
         self._add_all(snapshot)
 
     def collect(self):
@@ -82,26 +86,24 @@ class Collector:
         if value is not None:
             self._families['glance_dcn_' + name].add_metric(labels, value)
 
-    def _add_site(self, site, totals):
+    def _add_site(self, site, snapshot):
         name = site.name
         self._set('site_up', int(site.state == health.UP), name)
         self._set('site_info', 1, name, site.state, site.fsid or '')
         self._set('site_round_trip_seconds', site.round_trip, name)
         self._set('site_size_bytes', site.total, name)
         self._set('site_free_bytes', site.free, name)
-        for action in _ACTIONS:
+        for action in _ACTIONS if site.tasks is not None else ():
             self._set('site_tasks', site.tasks.get(action, 0), name, action)
-        for state, number in (
-                ('present', totals.present.get(name, 0)),
-                ('copying', totals.importing.get(name, 0)),
-                ('failed', totals.failed.get(name, 0)),
-                ('missing', totals.missing(name))):
+        for state, number in snapshot.counts(site).items():
             self._set('site_images', number, name, state)
-        self._set('site_images_bytes', totals.stored.get(name, 0), name)
+        self._set('site_images_bytes', snapshot.stored(site), name)
 
     def _add_all(self, snapshot):
         for status, number in snapshot.totals.images.items():
             self._set('images', number, status)
+        for store, number in snapshot.strays.items():
+            self._set('stray_images', number, store)
         self._set('images_bytes', snapshot.totals.data)
         self._set('transfers', len(snapshot.transfers))
         self._set('collection_duration_seconds', snapshot.seconds)

@@ -24,8 +24,8 @@ from glance_dcn.status import look
 # of thousands of them, on a busy server.
 _LISTING = 120
 
-PRESENT, COPYING, DELETING, LEFT, MISSING = (
-    'present', 'copying', 'deleting', 'failed', 'missing')
+PRESENT, COPYING, DELETING, LEFT, LOST, MISSING = (
+    'present', 'copying', 'deleting', 'failed', 'lost', 'missing')
 
 
 @dataclasses.dataclass
@@ -40,6 +40,8 @@ class Snapshot:
     :ivar number: of images that were meant
     :ivar seconds: that it took
     :ivar taken: seconds since the epoch
+    :ivar known: names of all stores that this node's Glance has had, or None
+        if that cannot be read
     """
 
     sites: list
@@ -49,12 +51,68 @@ class Snapshot:
     number: int
     seconds: float
     taken: float
+    known: typing.Optional[set] = None
 
     @property
     def healthy(self):
-        """Whether every site is up, and there are no deferred tasks."""
-        return all(site.state == health.UP and not site.tasks
-                   for site in self.sites)
+        """Whether every site is up, and nothing is deferred or lost."""
+        return not self.strays and all(
+            site.state == health.UP and not site.tasks and not site.unread
+            and not self.counts(site)[LOST] for site in self.sites) and (
+                LOST not in {self.state(image, site)[0]
+                             for image in self.images or ()
+                             for site in self.sites})
+
+    @property
+    def strays(self):
+        """Number of images by store, of stores that were taken away.
+
+        This node's Glance had them, and has no store of the name any more.
+        """
+        return {store: number for store, number in self.elsewhere.items()
+                if store in (self.known or ())}
+
+    @property
+    def elsewhere(self):
+        """Number of images by store, of stores that this node has not."""
+        here = {site.name for site in self.sites}
+        return {store: number for store, number
+                in sorted(self.totals.present.items()) if store not in here}
+
+    def counts(self, site):
+        """Return the numbers of images by how they are at a site.
+
+        Those that are lost are at least so many: of images in the right
+        cluster, only their number is compared.
+
+        :param site: :class:`glance_dcn.status.look.State`
+        """
+        lost, _data = self._lost(site)
+        listed = self.totals.present.get(site.name, 0)
+        return {PRESENT: listed - lost,
+                COPYING: self.totals.importing.get(site.name, 0),
+                LEFT: self.totals.failed.get(site.name, 0), LOST: lost,
+                MISSING: max(0, self.totals.active - listed)}
+
+    def stored(self, site):
+        """Return the bytes of images that a site has."""
+        return self.totals.stored.get(site.name, 0) - self._lost(site)[1]
+
+    def _lost(self, site):
+        """Return (number, bytes) of images that cannot be where they were."""
+        if site.prefix is None:
+            return 0, 0
+        cluster = site.prefix.rpartition('/')[0] + '/'
+        places = self.totals.places.get(site.name, {})
+        others = [found for prefix, found in places.items()
+                  if prefix.startswith(look.SCHEME)
+                  and not prefix.startswith(cluster)]
+        number = sum(count for count, _data in others)
+        data = sum(size for _count, size in others)
+        if site.names is not None:
+            number += max(0, places.get(site.prefix, (0, 0))[0]
+                          - len(site.names))
+        return number, data
 
     def state(self, image, site):
         """Return how an image is at a site, and the percent or None.
@@ -66,7 +124,8 @@ class Snapshot:
             transfer = self._transfers.get(image.id)
             return COPYING, transfer and transfer.percent_of(site.name)
         if site.name in image.present:
-            return PRESENT, None
+            return (LOST if site.lacks(image.places.get(site.name))
+                    else PRESENT), None
         if image.id in site.images:
             return DELETING, None
         if site.name in image.failed:
@@ -102,8 +161,10 @@ def take(targets, timeout, wanted=None, limit=0, deployment='',
     totals, images, number, transfers = database.ask(
         lambda: _inventory(wanted, limit), max(timeout, _LISTING))
     left = timeout - (time.monotonic() - began)
-    return Snapshot(looks.wait(max(left, 1)), totals, transfers, images,
-                    number, time.monotonic() - began, time.time())
+    sites = looks.wait(max(left, 1))
+    return Snapshot(sites, totals, transfers, images, number,
+                    time.monotonic() - began, time.time(),
+                    None if looks.kept is None else set(looks.kept))
 
 
 def _inventory(wanted, limit):

@@ -14,6 +14,7 @@
 
 import argparse
 import ast
+import importlib.util
 import pathlib
 import re
 
@@ -40,7 +41,10 @@ _FORMAT = re.compile(r'%(?:\(\w+\))?[srdgo%]')
 def constants():
     """Return all strings of the package as one text, one a line."""
     found = []
-    for path in (_ROOT / 'glance_dcn').rglob('*.py'):
+    # With those of what stock Glance logs of our copies.
+    stock = importlib.util.find_spec(
+        'glance.async_.flows.api_image_import').origin
+    for path in (*(_ROOT / 'glance_dcn').rglob('*.py'), pathlib.Path(stock)):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(_FORMAT.sub('\0', node.value))

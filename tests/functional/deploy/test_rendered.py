@@ -283,10 +283,16 @@ class RenderedTest(base.ApiTestCase):
         self.api['dcn0'].wait(snapshot, 'dcn0', failed=['central'])
         self.assertIn('client.%s-dcn0) may only read there' % _USER,
                       self.api['dcn0'].messages(snapshot)[-1])
+        self.assertEqual({'glance-direct': 'success',
+                          'copy-image': 'failure'}, {
+            task['input']['import_req']['method']['name']: task['status']
+            for task in self.api['dcn0'].tasks(snapshot).values()})
         self.api['central'].images.image_import(snapshot, 'copy-image',
                                                 stores=['central'])
         self.api['central'].wait(snapshot, 'dcn0', 'central')
         self.assertStored(snapshot, self.data, 'dcn0', 'central')
+        # The Glance of dcn0 could not.
+        self.api['central'].images.delete(snapshot)
 
     def test_3_site_without_a_cluster_caches(self):
         image = self.uploaded(self.api['central'], self.data, 'central')
@@ -412,11 +418,14 @@ class RenderedTest(base.ApiTestCase):
             'site', 'import', 'dcn1', '--ceph-conf', cluster.conf, '--user',
             _USER, '--keyring', keyring, '--worker',
             'http://127.0.0.1:%d' % self.ports['dcn1'], '--add')
-        self.path.write_text(self.path.read_text() + (
-            '  at_central: {user: %(user)s-dcn1, key: {file: '
-            'keys/central.dcn1}}\n'
-            '  from_central: {user: %(user)s-central, key: {file: '
-            'keys/dcn1.central}}\n' % {'user': _USER}))
+        # Users of this test alone.
+        text = self.path.read_text()
+        for key in ('at_central', 'from_central'):
+            text = text.replace('  %s:\n    key:\n' % key,
+                                '  %s:\n    user: %s-%s\n    key:\n' % (
+                                    key, _USER, 'dcn1' if key == 'at_central'
+                                    else 'central'))
+        self.path.write_text(text)
         self.make_key('dcn1', 'central')
         self.make_key('central', 'dcn1')
 

@@ -18,6 +18,7 @@ import uuid
 
 import fixtures
 from prometheus_client import parser
+import rbd
 import requests
 import sqlalchemy
 
@@ -87,6 +88,31 @@ class StatusTest(StatusTestCase):
         self.assertEqual(1, code)
         self.assertEqual('not deployed', found['sites'][3]['state'])
         self.assertIn('/nonsense', found['sites'][3]['reason'])
+
+    def test_site_that_glance_refuses(self):
+        etc = self.configured(dict(base.rbd_stores(), edge=(
+            'dcn', glance.rbd_store(self.cluster('dcn0')))))
+        code, found = self.status(etc=etc)
+        self.assertEqual(1, code)
+        self.assertEqual('misconfigured', found['sites'][3]['state'])
+        self.assertIn('that of store dcn0 already',
+                      found['sites'][3]['reason'])
+
+    def test_image_that_is_lost(self):
+        """As after the database was restored: its data is gone."""
+        image = self.uploaded(self.central, base.random_data(), 'dcn1',
+                              name=self.name)
+        with self.rbd_image('dcn1', image) as found:
+            found.unprotect_snap('snap')
+            found.remove_snap('snap')
+        with self.cluster('dcn1').pool() as ioctx:
+            rbd.RBD().remove(ioctx, image)
+        code, found = self.status('--name', self.name)
+        self.assertEqual((1, 'lost'),
+                         (code, found['images'][0]['sites']['dcn1']))
+        _code, out, _seconds = self.run_command(
+            self.etc, 'check', '--site', 'dcn1', '--only', 'images')
+        self.assertIn(image, out)
 
     def test_metrics(self):
         self.uploaded(self.central, base.random_data(), 'central')

@@ -148,6 +148,34 @@ class TestOptions(NodeTestCase):
         self.conf.glance_dcn.home_store = 'a'
         self.assertEqual(('fail', 'strange'), self.look('stores'))
 
+    def test_home_that_may_only_be_read(self):
+        self.conf.glance_dcn.home_store = 'edge'
+        self.conf.edge = types.SimpleNamespace(dcn_access='read-only')
+        self.assertEqual(('fail', 'guarded'), self.look('stores'))
+        self.conf.edge.dcn_access = None
+        self.assertEqual('ok', self.look('stores')[0])
+        # A site without a cluster has none but central's, for reading.
+        self.conf.glance_dcn.home_store = None
+        self.conf.central = types.SimpleNamespace(dcn_access='read-only')
+        self.assertEqual('ok', self.look('stores')[0])
+
+    def test_type_that_is_misspelt(self):
+        self.conf.enabled_backends['edge'] = 'dnc'
+        self.assertEqual(('fail', 'kind'), self.look('stores'))
+
+    def test_site_files_that_are_bad_are_told_once(self):
+        log = self.useFixture(fixtures.FakeLogger())
+        self.conf.glance_dcn.sites_dir = str(self.folder)
+        file = self.folder / 'dcn7.conf'
+        file.write_text('[dcn8]\n')
+        node = subjects.Node(self.conf, access.Access(), 1)
+        finding = registry.CHECKS['stores'].run(node)
+        self.assertIn('dcn7: it must have one section, [dcn7]', finding.text)
+        self.assertNotIn('dcn7.conf', log.output)
+        file.write_text('[dcn7]\nrados_connect_timeout = many\n')
+        finding = registry.CHECKS['stores'].run(node)
+        self.assertIn('dcn7: rados_connect_timeout: ', finding.text)
+
     def test_site_files(self):
         self.conf.glance_dcn.sites_dir = str(self.folder)
         file = self.folder / 'dcn7.conf'

@@ -21,6 +21,7 @@ from glance_dcn.checks import guide
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
 
+_PAGE = pathlib.Path(__file__).parents[3] / 'doc/source/admin/check.rst'
 _INC = pathlib.Path(__file__).parents[3] / 'doc/source/admin/checks.inc'
 
 
@@ -99,3 +100,17 @@ class TestGuide(base.BaseTestCase):
         text = guide.plain(registry.CHECKS['keyring'])
         self.assertIn('chmod 0640 PATH', text)
         self.assertNotIn('%', text)
+
+
+class TestSample(base.BaseTestCase):
+
+    def test_has_each_check_of_node_and_site_in_order(self):
+        shown = {}
+        for site, check in re.findall(r'^   (node|central) +([a-z-]+) +ok ',
+                                      _PAGE.read_text(), re.MULTILINE):
+            shown.setdefault(site, []).append(check)
+        self.assertEqual({
+            'node': [check.name for check in registry.of(registry.NODE)],
+            'central': [check.name for check in (
+                *registry.of(registry.SITE), *registry.of(registry.ALL))],
+        }, shown)

@@ -36,7 +36,7 @@ class TestOnly(base.BaseTestCase):
             filesystem_store_datadir='/nonsense', deployment_id='ours'))
         for target, value in (
                 ('glance_dcn.cmd.node.read_all', lambda args: conf),
-                ('glance_dcn.cmd.node.targets', lambda conf: [
+                ('glance_dcn.cmd.node.targets', lambda conf, tell: [
                     subjects.Target(name, 'images') for name in self.sites]),
                 ('glance_dcn.checks.runner.run', self._run),
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):

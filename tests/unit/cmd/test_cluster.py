@@ -12,6 +12,7 @@
 
 
 import json
+import os
 from unittest import mock
 
 import fixtures
@@ -81,6 +82,38 @@ class TestImport(test_config.CommandTestCase):
                                              '--add'), self.err)
         self.assertEqual((), self.load(
             self.path.read_text()).site('dcn5').cluster.extra_pools)
+
+    def test_keys_of_guests(self):
+        """What the guide says next makes and renders them."""
+        self.assertEqual(0, self.site_import('--export', self.export,
+                                             '--add'), self.err)
+        self.assertIn('glance-dcn site key dcn5 --for central', self.out)
+        deployment = self.load(self.path.read_text())
+        site = deployment.site('dcn5')
+        self.assertEqual(
+            [('glance-dcn5', 'keys/central.client.glance-dcn5.keyring'),
+             ('glance-central', 'keys/dcn5.client.glance-central.keyring')],
+            [(login.user, os.path.relpath(login.key.file, self.folder))
+             for login in (site.at_central, site.from_central)])
+        self.useFixture(fixtures.MockPatchObject(
+            users, 'make_key', mock.Mock(return_value=(base.KEY, None))))
+        for cluster, guest in (('dcn5', 'central'), ('central', 'dcn5')):
+            self.assertEqual(0, self.run_command(
+                'site', 'key', cluster, '--for', guest, '--ceph-conf', 'x'),
+                self.err)
+        output = self.folder / 'output'
+        self.assertEqual(0, self.run_command(
+            'config', 'render', '--as', 'plain', '--site', 'dcn5', '--output',
+            output), self.err)
+        self.assertEqual(
+            ['central.client.glance-dcn5.keyring',
+             'dcn5.client.openstack.keyring'],
+            sorted(path.name for path in output.rglob('*.keyring')))
+
+    def test_central_has_no_guests(self):
+        self.assertEqual(0, self.site_import('dcn5', '--export', self.export,
+                                             '--central'))
+        self.assertNotIn('at_central', self.out)
 
     def test_as_json(self):
         keyring = str(self.keys / 'dcn5.client.openstack.keyring')
@@ -204,9 +237,11 @@ class TestKey(test_config.CommandTestCase):
                 arguments[0], arguments[5], arguments[6]['mon']))
             self.assertIn("namespace=''", arguments[6]['osd'])
             self.assertNotIn('mgr', arguments[6])
-            self.assertEqual(
-                '[client.%s]\n\tkey = %s\n' % (user, base.KEY),
-                (self.folder / 'guests.keyring').read_text())
+            # The keys of others in it stay.
+            found = (self.folder / 'guests.keyring').read_text()
+            for name in (user, 'glance-far'):
+                self.assertIn('[client.%s]\n\tkey = %s\n'
+                              % (name, base.KEY), found)
 
     def test_of_one_access(self):
         target = self.folder / 'x.keyring'

@@ -135,13 +135,24 @@ class TestRender(CommandTestCase):
                                              'dcn0', self.output))
 
     def test_section_that_would_be_lost(self):
+        path = self.output / _API
+        path.parent.mkdir(parents=True)
+        path.write_text('[DEFAULT]\n[keystone_authtoken]\npassword = x\n')
+        self.assertEqual(2, self.render('--site', 'dcn0'))
+        self.assertIn('[keystone_authtoken], which was not rendered',
+                      self.err)
+        self.assertEqual([_API], self.written())
+
+    def test_keys_of_others_stay(self):
         keyring = self.output / 'etc/ceph/central.client.glance-dcn0.keyring'
         keyring.parent.mkdir(parents=True)
-        keyring.write_text('[client.nova]\n\tkey = x\n')
-        self.assertEqual(2, self.render('--site', 'dcn0'))
-        self.assertIn('[client.nova], which was not rendered', self.err)
+        keyring.write_text('[client.nova]\n\tkey = x\n\tcaps mon = "y"\n'
+                           '[client.glance-dcn0]\n\tkey = old\n')
+        self.assertEqual(0, self.render('--site', 'dcn0'))
         self.assertEqual(
-            ['etc/ceph/central.client.glance-dcn0.keyring'], self.written())
+            '[client.nova]\n\tkey = x\n\tcaps mon = "y"\n'
+            '[client.glance-dcn0]\n\tkey = %s\n' % base.KEY,
+            keyring.read_text())
 
     def test_conf_file_that_is_none(self):
         ceph = self.output / 'etc/ceph/dcn0.conf'

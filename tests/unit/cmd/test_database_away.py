@@ -60,6 +60,16 @@ class DatabaseAwayTest(base.BaseTestCase):
         found.bind(('127.0.0.1', 0))
         return found
 
+    def test_none_is_configured(self) -> None:
+        command = self.command(self.closed, 'status')
+        conf = self.folder / 'glance-api.conf'
+        conf.write_text(conf.read_text().replace('connection =', '# '))
+        done = subprocess.run(command, capture_output=True, text=True,
+                              timeout=_ENOUGH, check=False)
+        self.assertEqual((2, 1), (done.returncode, done.stderr.count('\n')),
+                         done.stderr)
+        self.assertIn('the database of Glance cannot be read', done.stderr)
+
     def command(self, database: socket.socket, *args: str) -> list[str]:
         """Return the command, with a configuration for a database."""
         cluster = self.folder / 'ceph.conf'

@@ -12,6 +12,7 @@
 
 """The sites of a node's configuration, and of a sites file."""
 
+import contextlib
 import os
 import pathlib
 import types
@@ -21,6 +22,7 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import connection
+from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 
@@ -83,6 +85,53 @@ class TestNode(base.BaseTestCase):
             self.assertIn(reason, str(error))
             self.assertIn(str(folder), str(error))
 
+    def test_no_stores(self):
+        """As with the variables of a client, and no Glance on this node."""
+        (self.folder / 'glance-api.conf').write_text('[DEFAULT]\n')
+        error = self.assertRaises(cfg.Error, self.targets)
+        self.assertIn('enabled_backends is not set in %s/glance-api.conf'
+                      % self.folder, str(error))
+        self.assertIn('OS_GLANCE_CONFIG_DIR', str(error))
+
+    def test_home(self):
+        found = {target.name: (target.home, target.keeps)
+                 for target in map(_Kept, self.targets())}
+        self.assertEqual({'central': (True, True), 'edge': (False, False),
+                          'old': (False, False)}, found)
+        path = self.folder / 'glance-api.conf'
+        path.write_text(path.read_text().replace(
+            '[glance_dcn]', '[glance_dcn]\nhome_store = edge'))
+        found = {target.name: (target.home, target.keeps)
+                 for target in map(_Kept, self.targets())}
+        self.assertEqual({'central': (False, False), 'edge': (True, True),
+                          'old': (False, False)}, found)
+
+    def test_two_files_of_tripleo(self):
+        other = self.folder / 'glance-image-import.conf'
+        names = ['glance-api.conf', 'glance-image-import.conf']
+        for text, expected in (
+                ('enabled_backends = central:dcn,edge:dcn\n', names),
+                # Of packages: a WSGI server reads it first.
+                ('', names[::-1])):
+            other.write_text('[DEFAULT]\n%s[image_import_opts]\n' % text)
+            for folder in (str(self.folder), ''):
+                with contextlib.ExitStack() as stack:
+                    stack.enter_context(fixtures.EnvironmentVariable(
+                        'OS_GLANCE_CONFIG_DIR', folder))
+                    stack.enter_context(fixtures.EnvironmentVariable(
+                        'HOME', str(self.folder)))
+                    found = node.default_files()
+                self.assertEqual(expected, [os.path.basename(path)
+                                            for path in found])
+
+    def test_folder_of_what_is_rendered(self):
+        ours = self.folder / 'glance-api.conf.d/glance-dcn.conf'
+        ours.parent.mkdir()
+        ours.write_text('[DEFAULT]\nenabled_backends = central:dcn\n')
+        with fixtures.EnvironmentVariable('HOME', str(self.folder)):
+            self.assertEqual(['central'], [
+                target.name for target in self.targets()])
+
     def test_site_files(self):
         path = self.folder / 'sites/dcn7.conf'
         path.write_text('[dcn7]\nrbd_store_ceph_conf = /etc/ceph/dcn7.conf\n')
@@ -90,6 +139,8 @@ class TestNode(base.BaseTestCase):
         found = self.targets()[-1]
         self.assertEqual(('dcn7', 'images', '/etc/ceph/dcn7.conf'), (
             found.name, found.pool, found.conf_file))
+        path.write_text('[dcn7]\nrados_connect_timeout = many\n')
+        self.assertNotIn('dcn7', [target.name for target in self.targets()])
 
     def test_choice(self):
         found = self.targets()
@@ -110,6 +161,13 @@ class TestNode(base.BaseTestCase):
         # Nor are they taken for stores.
         self.assertEqual({'edge', 'central', 'old', 'http'},
                          set(conf.enabled_backends))
+
+
+class _Kept:
+
+    def __init__(self, target):
+        self.name, self.home = target.name, target.home
+        self.keeps = subjects.Site(target, None).keeps_records
 
 
 class TestOutput(base.BaseTestCase):

@@ -115,12 +115,12 @@ class TestSite(base.BaseTestCase):
             self.wiring.accept.return_value = None, 'new'
             known = self.run_for_json(command, 'edge')[1]
             status, found = self.run_for_json(command, 'nfs')
-            self.assertEqual(1, status)
+            self.assertEqual(2, status)
             self.assertEqual(known.keys(), found.keys())
             self.assertIn('nfs is no store', found['error'])
 
     def test_no_such_store(self):
         for command in ('show', 'accept'):
             status, output = self.run_command(command, 'nfs')
-            self.assertEqual(1, status)
+            self.assertEqual(2, status)
             self.assertIn('nfs', output)

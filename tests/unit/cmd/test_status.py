@@ -45,7 +45,7 @@ class CommandTestCase(base.BaseTestCase):
                 ('glance_dcn.cmd.node.read_all', lambda args: {
                     'glance_dcn': types.SimpleNamespace(
                         deployment_id='ours')}),
-                ('glance_dcn.cmd.node.targets', lambda conf: [
+                ('glance_dcn.cmd.node.targets', lambda conf, tell: [
                     subjects.Target(name, 'images')
                     for name in ('central', 'edge')]),
                 ('glance_dcn.status.snapshot.take', self._take),
@@ -80,10 +80,10 @@ class TestStatus(CommandTestCase):
         lines = out.splitlines()
         self.assertEqual(
             ['central', 'up', '1.0', 'ms', '600', 'B', '3', '0', '0', '0',
-             '2', 'delete', '-'], lines[1].split())
+             '0', '2', 'delete', '-'], lines[1].split())
         self.assertEqual(
-            ['edge', 'down', '-', '-', '1', '1', '1', '2', '0', 'it', 'is',
-             'away'], lines[2].split())
+            ['edge', 'down', '-', '-', '1', '1', '1', '0', '2', '0', 'it',
+             'is', 'away'], lines[2].split())
         self.assertIn('Copying: 42 %', out)
         self.assertIn('4 images (3 active, 1 queued), 40 B', out)
         self.assertEqual([(None, 50)], self.asked)
@@ -92,6 +92,94 @@ class TestStatus(CommandTestCase):
         self.snapshot = test_metrics.some_snapshot(
             sites=[look.State('central', health.UP)])
         self.assertEqual(status.GOOD, self.run_command('status')[0])
+
+    def test_tasks_that_cannot_be_read(self):
+        self.snapshot = test_metrics.some_snapshot(sites=[look.State(
+            'central', health.UP, tasks=None, unread=True)])
+        code, out, _err = self.run_command('status')
+        self.assertEqual(status.BAD, code)
+        self.assertEqual('-', out.splitlines()[1].split()[-2])
+        # A Glance that keeps none has none to be read.
+        self.snapshot.sites[0].unread = False
+        self.assertEqual(status.GOOD, self.run_command('status')[0])
+
+    def site(self, **more):
+        return look.State('central', health.UP, fsid='f0', pool='images',
+                          **more)
+
+    def test_images_that_are_in_another_cluster(self):
+        totals = inventory.Totals(
+            {'active': 5}, 50, {'central': 5}, {'central': 50}, {}, {},
+            {'central': {'rbd://f0/images': (2, 20),
+                         'rbd://f1/images': (3, 30), 'http:': (0, 0)}})
+        image = self.image('central',
+                           places={'central': 'rbd://f1/images/%s/snap'
+                                   % IMAGE})
+        self.snapshot = test_metrics.some_snapshot(
+            sites=[self.site()], totals=totals, images=[image])
+        code, out, _err = self.run_command('status', '--all')
+        self.assertEqual(status.BAD, code)
+        self.assertEqual(['2', '0', '0', '3', '0'],
+                         out.splitlines()[1].split()[4:9])
+        self.assertIn('active  lost', out)
+        self.assertEqual(20, self.snapshot.stored(self.snapshot.sites[0]))
+
+    def test_images_that_are_not_in_their_pool(self):
+        """As after a database was restored."""
+        uri = 'rbd://f0/images/%s/snap' % IMAGE
+        totals = inventory.Totals(
+            {'active': 2}, 20, {'central': 2}, {'central': 20}, {}, {},
+            {'central': {'rbd://f0/images': (2, 20)}})
+        for names, lost, shown, expected in (
+                ({IMAGE, 'b'}, '0', 'present', status.GOOD),
+                ({'b', 'c'}, '0', 'lost', status.BAD),
+                ({IMAGE}, '1', 'present', status.BAD),
+                (None, '0', 'present', status.GOOD)):
+            self.snapshot = test_metrics.some_snapshot(
+                sites=[self.site(names=names)], totals=totals, images=[
+                    self.image('central', places={'central': uri})])
+            code, out, _err = self.run_command('status', '--all')
+            self.assertEqual((expected, lost),
+                             (code, out.splitlines()[1].split()[7]))
+            self.assertIn('active  %s' % shown, out)
+
+    def test_store_that_was_taken_away(self):
+        totals = inventory.Totals({'active': 5}, 50,
+                                  {'central': 5, 'dcn3': 2, 'dcn4': 1},
+                                  {}, {}, {})
+        self.snapshot = test_metrics.some_snapshot(
+            sites=[self.site()], totals=totals, known={'central', 'dcn3'})
+        code, out, _err = self.run_command('status')
+        self.assertEqual(status.BAD, code)
+        self.assertEqual(['dcn3', 'taken', 'away', '-', '-', '2'],
+                         out.splitlines()[2].split()[:6])
+        # That one may be a store of other nodes alone.
+        self.assertIn('stores that this node does not have: dcn4\n', out
+                      .replace(';', '\n;'))
+        found = json.loads(self.run_command('status', '--format',
+                                            'json')[1])
+        self.assertEqual({'dcn3': 2}, found['strays'])
+        self.snapshot = test_metrics.some_snapshot(
+            sites=[self.site()], totals=totals, known={'central'})
+        self.assertEqual(status.GOOD, self.run_command('status')[0])
+
+    def test_image_that_is_none(self):
+        self.snapshot = test_metrics.some_snapshot(images=[], number=0)
+        code, out, err = self.run_command('status', '--image', IMAGE)
+        self.assertEqual((status.WRONG, ''), (code, out))
+        self.assertIn('there is no image ' + IMAGE, err)
+
+    def test_no_store_of_ours(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.node.targets', lambda conf, tell: []))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.node.read_all',
+            lambda args: types.SimpleNamespace(
+                enabled_backends={'a': 'file'})))
+        for command in ('status', 'metrics'):
+            code, out, err = self.run_command(command)
+            self.assertEqual((status.WRONG, ''), (code, out))
+            self.assertIn('there are: a:file', err)
 
     def test_images(self):
         self.snapshot = test_metrics.some_snapshot(images=[
@@ -149,13 +237,26 @@ class TestStatus(CommandTestCase):
                      ('status', '--timeout', 'nan'),
                      ('metrics', '--interval', 'inf'),
                      ('metrics', '--timeout', '-1'),
-                     ('validate', '--timeout', '0')):
-            exc = self.assertRaises(SystemExit, self.run_command, *argv)
+                     ('validate', '--timeout', '0'),
+                     ('check', '--timeout', 'abc'),
+                     ('check', '--timeout', '0'),
+                     ('check', '--staging-room', 'nan'),
+                     ('check', '--staging-room', '-1'),
+                     ('validate', '--size', 'x'),
+                     ('metrics', '--listen', '127.0.0.1:99999999')):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                exc = self.assertRaises(SystemExit, main.main, list(argv))
             self.assertEqual(status.WRONG, exc.code)
+            self.assertIn(argv[-1], err.getvalue())
+            # Of our functions.
+            self.assertNotIn('invalid', err.getvalue())
 
     def test_arguments_that_are_none(self):
         for argv in (('--image', 'nonsense'), ('--limit', '-1'),
-                     ('--limit', '0'), ('--limit', 'x'), ('--nonsense',)):
+                     ('--limit', '0'), ('--limit', 'x'),
+                     ('--status', 'nonsense'),
+                     ('--nonsense',)):
             err = io.StringIO()
             with contextlib.redirect_stderr(err):
                 exc = self.assertRaises(SystemExit, main.main,

@@ -127,6 +127,28 @@ class TestRights(base.SitesFileTestCase):
                       'that of site dcn0, which has other rights', str(exc))
 
 
+class TestMistakes(base.SitesFileTestCase):
+
+    def test_what_is_allowed_is_told(self):
+        for text, key in (
+                ('edge_access: readonly\n' + base.SITES, 'edge_access'),
+                (base.SITES.replace(
+                    '- name: dcn0\n', '- name: dcn0\n  operator: '
+                    '{layout: singel}\n'), 'layout')):
+            exc = self.assertRaises(sitesfile.Mistake, self.load, text)
+            self.assertIn('cannot be the %s (did you mean' % key, str(exc))
+        self.assertIn('it is one of: split, single', str(exc))
+        exc = self.assertRaises(sitesfile.Mistake, self.load,
+                                'edge_access: all\n' + base.SITES)
+        self.assertIn("'all' cannot be the edge_access; it is one of: "
+                      'read-only, read-write', str(exc))
+        text = base.SITES.replace(
+            '- name: dcn0\n',
+            '- name: dcn0\n  operator: {storage_request: lots}\n')
+        exc = self.assertRaises(sitesfile.Mistake, self.load, text)
+        self.assertIn('such as 10G', str(exc))
+
+
 class TestForms(base.SitesFileTestCase):
 
     def plain(self, site, text):

@@ -229,6 +229,23 @@ class NoteTest(base.BaseTestCase):
         self.assertEqual(['dcn0', 'dcn1', 'dcn2'], self.action.removed)
         self.assertEqual(['dcn2'], self.action.failed[-1])
 
+    def copied(self, alone=True, copied=()):
+        """Copy to targets that refuse, all of which need not succeed."""
+        copy = self.copy(must_succeed=False)
+        copy._alone = alone
+        copy._copy = lambda: copying.Outcome(
+            'central', 1, 1, list(copied), {'dcn0': OSError('may only read')})
+        copy._heartbeat = types.SimpleNamespace(save=lambda message: None)
+        copy.execute()
+
+    def test_the_task_fails_if_nothing_was_copied(self):
+        error = self.assertRaises(exception.UploadException, self.copied)
+        self.assertIn('Copying to store dcn0 failed: may only read',
+                      str(error))
+        self.copied(copied=['dcn1'])
+        # Stock's targets come yet.
+        self.copied(alone=False)
+
     def test_what_is_done_stays_if_it_is_ended_from_outside(self):
         copy = self.copy(must_succeed=True)
         self.note(copy, copied=['dcn1'])

@@ -106,6 +106,36 @@ class TestInventory(base.BaseTestCase):
             found.missing('far')))
         self.assertEqual(4, inventory.count())
 
+    def test_places(self):
+        first = self.database.add('central', size=5)
+        self.database.add('central', size=7)
+        self.database.locate(first, 'edge', value='rbd://g/p/%s/snap' % first)
+        self.database.locate(first, 'web', value='http://x')
+        expected = {'central': {'rbd://f/images': (2, 12)},
+                    'edge': {'rbd://g/p': (1, 5)}, 'web': {'': (1, 5)}}
+        self.assertEqual(expected, inventory.totals().places)
+        self.assertEqual({'rbd://g/p/%s/snap' % first},
+                         inventory.locations()['edge'])
+        [image, _other], _number = inventory.images(
+            inventory.Filter(site='central'), 10)
+        self.assertIn(image.places['central'],
+                      inventory.locations()['central'])
+
+    def test_places_that_are_encrypted(self):
+        from glance.common import crypt
+        key = 'k' * 16
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.status.inventory._key', lambda: key))
+        image = self.database.add(size=5)
+        uri = 'rbd://g/p/%s/snap' % image
+        self.database.locate(image, 'edge',
+                             value=crypt.urlsafe_encrypt(key, uri))
+        self.assertEqual({'edge': {'rbd://g/p': (1, 5)}},
+                         inventory.totals().places)
+        self.assertEqual({'edge': {uri}}, inventory.locations())
+        self.assertEqual({'edge': uri}, inventory.images(
+            inventory.Filter(), 10)[0][0].places)
+
     def images(self, limit=10, **wanted):
         found, number = inventory.images(inventory.Filter(**wanted), limit)
         return [image.id for image in found], number

@@ -17,8 +17,11 @@ import time
 import fixtures
 from oslotest import base
 
+from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
+from glance_dcn.ceph import omap
 from glance_dcn.checks import subjects
+from glance_dcn.deploy import model
 from glance_dcn.sites import home
 from glance_dcn.status import look
 from glance_dcn.tasks import store as stores
@@ -35,15 +38,22 @@ class TestLooks(base.BaseTestCase):
         self.useFixture(fakes.MemoryCluster())
         self.sites = {name: fakes.Site(name)
                       for name in ('central', 'dcn0', 'dcn1')}
+        self.names = set()
+        # What each cluster answers.
+        self.fsids = {}
         for target, value in (
-                ('subjects.Site.connect', lambda site: None),
+                ('subjects.Site.connect', self._connect),
                 ('subjects.Site.open', lambda site: None),
                 ('subjects.Site.open_pool', self._open_pool),
                 ('probe.ask', lambda ioctx: None),
                 ('trial.round_trip', lambda ioctx: .01),
-                ('trial.room', lambda client: (2, 1))):
+                ('trial.room', lambda client: (2, 1)),
+                ('trial.names', lambda ioctx: set(self.names))):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.status.look.' + target, value))
+
+    def _connect(self, site):
+        site.fsid = self.fsids.get(site.name, 'fsid of ' + site.name)
 
     @contextlib.contextmanager
     def _open_pool(self, site):
@@ -125,4 +135,62 @@ class TestLooks(base.BaseTestCase):
         found = self.look()
         self.assertEqual((health.DOWN, 'it is away'), (
             found['central'].state, found['central'].reason))
-        self.assertEqual({}, found['dcn0'].tasks)
+        # Nothing was looked at: that is not the same as none.
+        self.assertEqual((None, True), (found['dcn0'].tasks,
+                                        found['dcn0'].unread))
+
+    def test_records_that_are_refused(self):
+        def refuse(*args):
+            raise omap.Error('denied')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.status.look.stores.TaskStore.scan', refuse))
+        found = self.look()
+        self.assertEqual(health.UP, found['central'].state)
+        self.assertIn('cannot be read (denied)', found['central'].reason)
+        self.assertEqual({(None, True)}, {
+            (state.tasks, state.unread) for state in found.values()})
+
+    def test_glance_that_keeps_no_records(self):
+        [state] = look.Looks([subjects.Target(
+            'central', 'images', default=True,
+            access=model.Access.READ_ONLY)], 'ours').wait(60)
+        self.assertEqual((None, False), (state.tasks, state.unread))
+
+    def test_home_that_is_not_the_default_store(self):
+        self.record('dcn1', 'dcn0', 'a')
+        found = {state.name: state for state in look.Looks([
+            subjects.Target(name, 'images', default=name == 'central',
+                            home=name == 'dcn1')
+            for name in self.sites], 'ours').wait(60)}
+        self.assertEqual({'delete': 1}, found['dcn0'].tasks)
+
+    def test_cluster_that_is_not_that_of_yesterday(self):
+        with home.Home(self.sites['central']).open() as ioctx:
+            fsids.add(ioctx, 'ours', 'dcn0', 'another')
+            fsids.add(ioctx, 'ours', 'dcn1', 'fsid of dcn1')
+        found = self.look()
+        self.assertEqual(
+            [health.UP, health.MISCONFIGURED, health.UP],
+            [found[name].state for name in ('central', 'dcn0', 'dcn1')])
+        self.assertIn('has fsid fsid of dcn0, and had fsid another',
+                      found['dcn0'].reason)
+        self.assertIn('glance-dcn site accept dcn0', found['dcn0'].reason)
+
+    def test_pool_of_another(self):
+        self.fsids['dcn1'] = 'fsid of dcn0'
+        found = self.look()
+        self.assertEqual((health.UP, health.MISCONFIGURED),
+                         (found['dcn0'].state, found['dcn1'].state))
+        self.assertIn('that of store dcn0 already', found['dcn1'].reason)
+
+    def test_images_that_are_not_where_glance_says(self):
+        self.names.add('a')
+        state = self.look()['dcn0']
+        for uri, lacks in (
+                ('rbd://fsid of dcn0/images/a/snap', False),
+                ('rbd://fsid of dcn0/images/b/snap', True),
+                ('rbd://fsid of dcn1/images/a/snap', True),
+                # It may be there, and is not looked for.
+                ('rbd://fsid of dcn0/volumes/v/snap', False),
+                ('rbd://b', False), ('http://b/c', False)):
+            self.assertEqual(lacks, state.lacks(uri), uri)

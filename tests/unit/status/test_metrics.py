@@ -16,10 +16,14 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 
 import fixtures
 from oslotest import base
 from prometheus_client import parser
+import testtools
+import yaml
 
 from glance_dcn.ceph import health
 from glance_dcn.status import inventory
@@ -156,3 +160,40 @@ class TestGuide(base.BaseTestCase):
             self.assertIn('``%s``\n     - %s\n     - %s\n' % (
                 name, ', '.join('``%s``' % label for label in labels) or '–',
                 what), text)
+
+
+class TestRules(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.folder = _DASHBOARD.parents[1] / 'prometheus'
+        [group] = yaml.safe_load((
+            self.folder / 'glance-dcn.rules.yml').read_text())['groups']
+        self.rules = group['rules']
+
+    def test_every_metric_it_asks_for_exists(self):
+        for rule in self.rules:
+            asked = set(_NAME.findall(rule['expr']))
+            self.assertEqual(set(), asked - set(metrics.METRICS))
+            self.assertNotEqual(set(), asked)
+
+    def test_figures_that_are_absent_alert(self):
+        for rule in self.rules:
+            if 'time()' in rule['expr']:
+                self.assertIn('or absent(', rule['expr'])
+
+    def test_each_is_tried_out(self):
+        tried = yaml.safe_load((
+            self.folder / 'glance-dcn.test.yml').read_text())['tests']
+        self.assertEqual(
+            {rule['alert'] for rule in self.rules},
+            {test['alertname'] for group in tried
+             for test in group['alert_rule_test'] if test['exp_alerts']})
+
+    @testtools.skipUnless(shutil.which('promtool'), 'there is no promtool')
+    def test_promtool(self):
+        done = subprocess.run(
+            ['promtool', 'test', 'rules', 'glance-dcn.test.yml'],
+            cwd=self.folder, capture_output=True, text=True, timeout=60,
+            check=False)
+        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
