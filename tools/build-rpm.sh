@@ -14,20 +14,22 @@
 # Builds the RPM packages of this checkout, as it is, installs them into an
 # empty root, and checks what is there:
 #
-#   tools/build-rpm.sh [--output DIR] [--without-docs]
+#   tools/build-rpm.sh [--output DIR] [--without-docs] [--with-tests]
 #
-# Without --output they are in dist/rpm. On Fedora and RHEL they are for the
+# Without --output they are in dist/rpm. With --with-tests the unit tests are run
+# in %check, as where the packages are built from the archive. On Fedora and RHEL they are for the
 # Python of the system; elsewhere, for trying out, for the one of .venv.
 
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=$top/dist/rpm
 options=()
+tests=no
 
 say() { printf '%s\n' "$*"; }
 
 usage() {
-    say "usage: tools/build-rpm.sh [--output DIR] [--without-docs]" >&2
+    say "usage: tools/build-rpm.sh [--output DIR] [--without-docs] [--with-tests]" >&2
     exit 2
 }
 
@@ -38,6 +40,7 @@ while [ $# -gt 0 ]; do
         output=$(realpath -m "$2")
         shift ;;
     --without-docs) options+=(--without docs) ;;
+    --with-tests) tests=yes ;;
     *) usage ;;
     esac
     shift
@@ -84,6 +87,7 @@ say "[2/4] Building the packages of version $PBR_VERSION"
 options+=(--define "_topdir $work/rpmbuild"
     --define "upstream_version $PBR_VERSION"
     --define "source_name ${archive%"-$PBR_VERSION.tar.gz"}")
+[ "$tests" = yes ] || options+=(--without tests)
 if [ -z "$(rpm --eval '%{?python3_sitelib}')" ]; then
     # No Python packages in the database of RPM, and none of their macros.
     options+=(--nodeps --define "__python3 $python")

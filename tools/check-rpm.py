@@ -23,6 +23,7 @@ import json
 import os
 import pathlib
 import re
+import stat
 import subprocess
 import sys
 
@@ -134,6 +135,9 @@ def check_files(root, folder, work):
             problems.append('%s names %s' % (name, work))
         if path.stat().st_mode & 0o022:
             problems.append('%s may be written to by others' % name)
+    own = root / 'etc/glance-dcn'
+    if not own.is_dir() or stat.S_IMODE(own.stat().st_mode) != 0o750:
+        problems.append('etc/glance-dcn is no folder of mode 0750')
     if not (root / _PROGRAM).stat().st_mode & 0o001:
         problems.append('%s cannot be run by all' % _PROGRAM)
     first = (root / _PROGRAM).read_text().splitlines()[0]

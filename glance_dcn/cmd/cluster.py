@@ -272,17 +272,22 @@ def _of_export(args):
             name, cephconf.keyring(found.user, found.key), files.SECRET,
             (found.key,), 'ceph')))
         entries.append(_entry(args, found.name, found.fsid, found.mons,
-                              found.user, keys[-1][0]))
+                              found.user, keys[-1][0], found.pools))
     return entries, keys
 
 
-def _entry(args, name, fsid, mons, user, keyring):
+def _entry(args, name, fsid, mons, user, keyring, pools=()):
     found = {'name': name}
     if args.central:
         found['central'] = True
     found['cluster'] = {'fsid': fsid, 'mons': mons, 'user': user}
     if keyring:
         found['cluster']['key'] = {'file': keyring}
+    # Nova and Cinder of a stack have the same user: whatever is made of the
+    # sites file must leave it what it may do.
+    others = [pool for pool in pools if pool != args.pool]
+    if others:
+        found['cluster']['extra_pools'] = others
     if args.pool != 'images':
         found['pool'] = args.pool
     if args.worker:

@@ -14,6 +14,7 @@
 """Reading what ``openstack overcloud export ceph`` has written."""
 
 import dataclasses
+import re
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import secrets
@@ -26,6 +27,7 @@ class Found:
 
     :ivar mons: list of texts
     :ivar user: without ``client.``
+    :ivar pools: names of the pools that its capabilities are for
     """
 
     name: str
@@ -34,6 +36,11 @@ class Found:
     user: str
     key: str = dataclasses.field(repr=False)
     line: int = 0
+    pools: tuple = ()
+
+
+# In a capability of OSDs.
+_POOL = re.compile(r'\bpool[= ]\s*"?([A-Za-z0-9_][A-Za-z0-9_.-]*)')
 
 
 def read(path):
@@ -80,7 +87,18 @@ def _cluster(path, node):
         raise sitesfile.Mistake(path, keys.line, 'this is not the key of a '
                                 'client')
     return Found(_text(path, node, 'cluster'), fsid, split(mons),
-                 entity[len('client.'):], key, node.line)
+                 entity[len('client.'):], key, node.line,
+                 _pools(path, keys.items[0]))
+
+
+def _pools(path, node):
+    """Return the pools of a key's capabilities, in their order."""
+    if 'caps' not in node.items:
+        return ()
+    caps = _get(path, node, 'caps', sitesfile.Mapping)
+    if 'osd' not in caps.items:
+        return ()
+    return tuple(dict.fromkeys(_POOL.findall(_text(path, caps, 'osd'))))
 
 
 def split(mon_host):

@@ -39,7 +39,7 @@ _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
 _LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
            'io_timeout')
-_OPERATOR = ('layout', 'replicas', 'storage_class', 'storage_request',
+_OPERATOR = ('api', 'layout', 'replicas', 'storage_class', 'storage_request',
              'networks', 'internal_address', 'address_pool')
 # Ceph, oslo.config and hiera each take some other characters for their own.
 _EDGE_ACCESS = tuple(access.value for access in model.EDGE_ACCESS)
@@ -396,8 +396,15 @@ class _Loader:
 
     def _operator(self, fields):
         given = self._merged(fields, 'operator', _OPERATOR)
+        common = sitesfile.Fields(
+            self._path, self._node(self._defaults, 'operator'), 'operator',
+            _OPERATOR)
+        if 'api' in common:
+            raise common.mistake('api', 'sites cannot have one GlanceAPI '
+                                 'together: api is of a site')
         default = model.Operator()
         return model.Operator(
+            api=self._like(given, 'api', _LABEL, None),
             layout=self._choice(given, 'layout', _LAYOUT, default.layout),
             replicas=given.number('replicas', default.replicas, most=32),
             storage_class=self._like(given, 'storage_class', _LABEL, None),

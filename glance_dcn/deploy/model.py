@@ -118,11 +118,13 @@ class Limits:
 class Operator:
     """What only the operators on Kubernetes need.
 
+    :ivar api: name of the GlanceAPI; None: that of the site
     :ivar layout: of the central GlanceAPI, ``split`` or ``single``
     :ivar storage_request: size of a replica's volume, as Kubernetes writes it
     """
 
-    layout: str = 'split'
+    api: typing.Optional[str] = None
+    layout: str = 'single'
     replicas: int = 3
     storage_class: typing.Optional[str] = None
     storage_request: str = '10G'

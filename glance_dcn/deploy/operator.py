@@ -27,7 +27,11 @@ from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
 
 _BASE = '../base'
-_FOLDER = '/etc/ceph'
+# Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
+# integration there, as volume "ceph", in the pods of every GlanceAPI, and
+# Kubernetes refuses the same name or path twice.
+_FOLDER = '/etc/glance-dcn/ceph'
+_CEPH_VOLUME = 'glance-dcn-ceph'
 # Where a replica's own volume is mounted.
 _VOLUME = '/var/lib/glance'
 _LABEL = re.compile('[a-z0-9]([a-z0-9-]*[a-z0-9])?', re.ASCII)
@@ -48,12 +52,13 @@ def render(deployment, sites):
     """
     for site in sites:
         _check(site)
+    _check_apis(deployment)
     template, notes, found = {}, [], []
     if any(site.central for site in sites):
-        template['keystoneEndpoint'] = deployment.central.name
+        template['keystoneEndpoint'] = _name(deployment.central)
     template['glanceAPIs'] = {}
     for site in sites:
-        template['glanceAPIs'][site.name] = _api(deployment, site)
+        template['glanceAPIs'][_name(site)] = _api(deployment, site)
         notes += ['%s of site %s is left to the operators and '
                   'customServiceConfigSecrets, and is not rendered'
                   % (name, site.name) for name
@@ -69,12 +74,31 @@ def render(deployment, sites):
                    kind='text'), *found], tuple(notes))]
 
 
+def _name(site):
+    """Return the name of a site's GlanceAPI."""
+    return site.operator.api or site.name
+
+
+def _check_apis(deployment):
+    """Raise Mistake if two sites have one GlanceAPI."""
+    seen = {}
+    for site in deployment.sites:
+        other = seen.setdefault(_name(site), site)
+        if other is not site:
+            raise sitesfile.Mistake(
+                site.path, site.line, 'the GlanceAPI of site %s is called %s, '
+                'and so is that of site %s (line %d)'
+                % (site.name, _name(site), other.name, other.line))
+
+
 def _check(site):
-    if not _LABEL.fullmatch(site.name) or len(site.name) > _LONGEST:
-        raise sitesfile.Mistake(
-            site.path, site.line, 'Kubernetes takes lower-case letters, '
-            'digits and - only, at most %d, in the name of a site, not %s'
-            % (_LONGEST, site.name))
+    # The Secret is named after the site.
+    for name, what in ((site.name, 'a site'), (_name(site), 'a GlanceAPI')):
+        if not _LABEL.fullmatch(name) or len(name) > _LONGEST:
+            raise sitesfile.Mistake(
+                site.path, site.line, 'Kubernetes takes lower-case letters, '
+                'digits and - only, at most %d, in the name of %s, not %s'
+                % (_LONGEST, what, name))
     if not (site.staging + '/').startswith(_VOLUME + '/'):
         raise sitesfile.Mistake(
             site.path, site.line, 'a replica has its volume at %s: staging '
@@ -135,11 +159,11 @@ def _mount(site):
         'region': 'r1',
         'extraVol': [{
             # To the pods of this GlanceAPI alone.
-            'propagation': [site.name],
+            'propagation': [_name(site)],
             'extraVolType': 'Ceph',
-            'volumes': [{'name': 'ceph',
+            'volumes': [{'name': _CEPH_VOLUME,
                          'secret': {'secretName': _secret(site)}}],
-            'mounts': [{'name': 'ceph', 'mountPath': _FOLDER,
+            'mounts': [{'name': _CEPH_VOLUME, 'mountPath': _FOLDER,
                         'readOnly': True}],
         }],
     }

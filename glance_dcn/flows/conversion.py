@@ -50,12 +50,19 @@ LOG = logging.getLogger(__name__)
 options.register(CONF)
 # The output format is stock's own option.
 CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
+CONF.import_opt('image_size_cap', 'glance.common.config')
 
 # The inspection server of this process.
 _SERVER = servers.InspectionServer()
 
-# What describes an image answers at once, or is at a loss.
-_LOOK_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
+# What describes an image reads its header, and answers at once, or is at a
+# loss.
+_INFO_LIMITS = qemu_img.Limits(memory=units.Gi, cpu=20, seconds=25)
+# Formats that no inspector knows, and that are stored as they are: kernels,
+# RAM disks, and file systems without a partition table.
+_OPAQUE = ('aki', 'ari', 'ami')
+# Of these the first sector may look like a partition table and be none.
+_NO_DISKS = ('aki', 'ari')
 
 # Bytes up to which an image is hashed while it is converted. Stores that wait
 # for hashes do not save the task, which would be long for larger ones.
@@ -159,22 +166,28 @@ class _ConvertImage(task.Task):
         """Make the target of the source; return whether there was need to."""
         with self._action_wrapper as action:
             declared = action.image_disk_format
-        image = self._inspect(self._source, 'Inspecting the image')
-        if image.format != declared:
+        image = self._inspect(self._source, 'Inspecting the image',
+                              declared).declared(declared)
+        is_opaque = declared in _OPAQUE and image.format == 'raw'
+        if image.format != declared and not is_opaque:
             raise _refusal('it is declared to be %s and its content is %s'
                            % (declared, image.format))
         running.enter(self._action_wrapper.image_id, journal.INSPECTED)
-        if image.format == 'iso':
+        if image.format == 'iso' or is_opaque:
+            _check_cap(os.stat(self._source).st_size)
             return False
-        report = qemu_img.info(image, _LOOK_LIMITS, self._phases.beat)
+        report = qemu_img.info(image, _INFO_LIMITS, self._phases.beat)
         virtual_size = report.get('virtual-size', 0)
         if image.driver == 'vmdk':
             _check_vmdk(report)
         if declared == output:
+            _check_cap(os.stat(self._source).st_size)
             with self._action_wrapper as action:
                 action.set_image_attribute(virtual_size=virtual_size)
             return False
-        qemu_img.check(image, _LOOK_LIMITS, self._phases.beat)
+        _check_virtual_size(virtual_size, output)
+        self._phases.enter('Measuring the image')
+        qemu_img.check(image, _measure_limits(), self._phases.beat)
         limits = self._measure(image, virtual_size, output)
         running.enter(self._action_wrapper.image_id, journal.CONVERTING)
         self._phases.enter('Converting the image from %s to %s'
@@ -216,14 +229,16 @@ class _ConvertImage(task.Task):
         if self._ahead:
             self._ahead.cancel()
 
-    def _inspect(self, path, phase):
+    def _inspect(self, path, phase, declared=None):
         """Return what a file is by its content, an inspection.Image.
 
+        :param declared: what the image is declared to be
         :raises glance.common.exception.UploadException: if it is not safe
         """
         self._phases.enter(phase)
         try:
-            return inspection.inspect(path, self._phases.beat, _tolerated(),
+            return inspection.inspect(path, self._phases.beat,
+                                      _tolerated(declared),
                                       CONF.wsgi.python_interpreter,
                                       _SERVER)
         except formats.Refused as exc:
@@ -239,16 +254,10 @@ class _ConvertImage(task.Task):
 
         :raises glance.common.exception.UploadException: if it is too large
         """
-        self._phases.enter('Measuring the image')
-        largest = CONF.glance_dcn.conversion_max_virtual_size * units.Gi
-        if virtual_size > largest:
-            raise _refusal('its virtual size is %d bytes, and %d are allowed '
-                           '(conversion_max_virtual_size)'
-                           % (virtual_size, largest))
         # For raw, qemu-img would measure the length. What a sparse file takes
         # is what a qcow2 file takes without its tables; those of a vmdk
         # file, which qemu-img cannot measure, are no larger.
-        measured = qemu_img.measure(image, 'qcow2', _LOOK_LIMITS,
+        measured = qemu_img.measure(image, 'qcow2', _measure_limits(),
                                     self._phases.beat)
         need, size = measured['required'], measured['fully-allocated']
         if output == 'raw':
@@ -284,6 +293,7 @@ class _ConvertImage(task.Task):
             raise _refusal('after conversion to %s its content is %s'
                            % (output, detected))
         size = os.stat(self._target).st_size
+        _check_cap(size, 'after conversion it has')
         with self._action_wrapper as action:
             self._formats = {'disk_format': action.image_disk_format,
                              'container_format': action.image_container_format}
@@ -357,10 +367,41 @@ class _Phases:
         self._heartbeat.save(message)
 
 
-def _tolerated():
-    """Return the checks of partition tables that the operator tolerates."""
+def _measure_limits():
+    """Return the limits within which all of an image's tables are read."""
+    seconds = CONF.glance_dcn.conversion_measure_timeout
+    return qemu_img.Limits(memory=units.Gi, cpu=seconds, seconds=seconds)
+
+
+def _check_virtual_size(virtual_size, output):
+    """Refuse a disk that is too large, before more of its file is read."""
+    largest = CONF.glance_dcn.conversion_max_virtual_size * units.Gi
+    if virtual_size > largest:
+        raise _refusal('its virtual size is %d bytes, and %d are allowed '
+                       '(conversion_max_virtual_size)'
+                       % (virtual_size, largest))
+    if output == 'raw':
+        _check_cap(virtual_size, 'its virtual size is')
+
+
+def _check_cap(size, what='it has'):
+    """Refuse an image that Glance would not save for its size in bytes."""
+    if size > CONF.image_size_cap:
+        raise _refusal('%s %d bytes, and %d are allowed (image_size_cap)'
+                       % (what, size, CONF.image_size_cap))
+
+
+def _tolerated(declared):
+    """Return the checks of partition tables that need not succeed.
+
+    Those that the operator tolerates, and as in an upload, that of kernels and
+    RAM disks.
+
+    :param declared: what the image is declared to be, or None
+    """
     # The option came with Glance 30.
-    return getattr(CONF.image_format, 'gpt_safety_checks_nonfatal', None) or ()
+    found = getattr(CONF.image_format, 'gpt_safety_checks_nonfatal', None)
+    return {*(found or ()), *(['mbr'] if declared in _NO_DISKS else [])}
 
 
 def _check_vmdk(report):

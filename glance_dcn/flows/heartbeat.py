@@ -167,10 +167,13 @@ class Watch:
         """
         entry = going_on.entry
         image = database.image(entry.image)
-        if image is None:
-            # It was deleted on the way, where that staged file was not known.
+        lock = image and image['properties'].get(database.LOCK)
+        # It was deleted on the way, where that staged file was not known. Or a
+        # limit refused the import: Glance leaves the file, and refuses to
+        # stage the image again while it is there.
+        if image is None or (image['status'] == 'queued' and not lock):
             folder.discard(entry.path, *folder.companions(entry.path))
-        elif image['properties'].get(database.LOCK) == entry.task:
+        if lock == entry.task:
             # Glance may be about to unlock it.
             going_on.missed += 1
             if works_on(entry.task):
@@ -181,7 +184,7 @@ class Watch:
                               'task': entry.task, 'image': entry.image})
                 running.give_up(entry.task)
             return
-        elif database.LOCK not in image['properties']:
+        if image is not None and not lock:
             self._clear_stores(entry, image)
         running.end(entry.task)
 

@@ -95,6 +95,22 @@ Related options:
     * conversion_max_virtual_size
 
 """),
+    cfg.IntOpt('conversion_measure_timeout', default=600, min=1,
+               help="""
+Seconds that each ``qemu-img`` may take that reads the tables of an image
+before it is converted, to see whether it is whole and how much staging space
+it will take. It is limited to as many seconds of CPU time.
+
+How long it takes grows with the virtual size: a VMDK of 2 TiB takes 10 s on an
+idle machine.
+
+Possible values:
+    * seconds, 1 or more
+
+Related options:
+    * conversion_max_virtual_size
+
+"""),
     cfg.IntOpt('conversion_memory_limit', default=2048, min=512,
                help="""
 MiB of address space that ``qemu-img`` may use to convert an image.

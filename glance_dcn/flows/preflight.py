@@ -13,7 +13,8 @@
 
 """Whether an import can succeed, before it begins.
 
-Whether each store can be written to, and the staging folder has room.
+Whether each store can be written to, the staging folder has room, and Glance
+would save an image of its size.
 
 A download is as long as its server says. What a conversion takes is measured
 by ``dcn_image_conversion`` before it writes any of it, when the image is
@@ -37,6 +38,7 @@ from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 
 CONF = cfg.CONF
+CONF.import_opt('image_size_cap', 'glance.common.config')
 LOG = logging.getLogger(__name__)
 
 # Seconds a server has for telling the length of a download.
@@ -52,6 +54,10 @@ class Refused(Exception):
 
 class NoRoom(Refused):
     """The import would not fit."""
+
+
+class TooLarge(Refused):
+    """The image is larger than Glance saves one."""
 
 
 class NoAccess(Refused):
@@ -79,6 +85,7 @@ def check(entry):
 
     :param entry: :class:`glance_dcn.staging.journal.Entry`
     :raises NoRoom: if there is not
+    :raises TooLarge: if the download passes ``image_size_cap``
     """
     staging = os.path.dirname(entry.path)
     try:
@@ -91,7 +98,12 @@ def check(entry):
         LOG.info('Whether image %(image)s fits cannot be told: %(error)s', {
             'image': entry.image, 'error': exc})
         return
-    conversion = image if _converts(entry.formats.get('disk_format')) else 0
+    converts = _converts(entry.formats.get('disk_format'))
+    if download > CONF.image_size_cap and not converts:
+        raise TooLarge(
+            'The download has %d bytes, and an image may have %d '
+            '(image_size_cap).' % (download, CONF.image_size_cap))
+    conversion = image if converts else 0
     need = download + conversion
     if need > free:
         raise NoRoom(

@@ -50,7 +50,8 @@ def examine(file: typing.BinaryIO,
 
     :param file: the file, at its beginning
     :param tolerated: names of checks of partition tables that may fail
-    :returns: ``format``, with ``hazards`` (why qemu-img must not see it) and
+    :returns: ``format``, with ``others`` (formats that it may be declared to
+        have as well), ``hazards`` (why qemu-img must not see it) and
         ``missing`` (what it lacks), lists of reasons; or ``refused``, a
         reason; or ``errno``, if it cannot be read; or ``memory``, True, if
         there is not enough
@@ -59,6 +60,7 @@ def examine(file: typing.BinaryIO,
     from glance_dcn.images import hazards
     try:
         name = formats.detect(file, tolerated)
+        others = formats.find_others(file, name)
         driver = hazards.DRIVERS.get(name, name)
         unsafe = hazards.find(file, driver)
         missing = [] if unsafe else hazards.find_missing(file, driver)
@@ -72,7 +74,7 @@ def examine(file: typing.BinaryIO,
         # Inspectors are not made for all that can be in a file.
         traceback.print_exc()
         return {'refused': 'its format cannot be inspected'}
-    return {'format': _printable(name),
+    return {'format': _printable(name), 'others': others,
             'hazards': [_printable(reason) for reason in unsafe],
             'missing': [_printable(reason) for reason in missing]}
 

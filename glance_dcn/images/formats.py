@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import collections.abc
 import logging
+import os
+import struct
 import types
 import typing
 
@@ -36,6 +38,21 @@ except ImportError:
 
 LOG = logging.getLogger(__name__)
 
+# An ISO image that also boots as a disk has a partition table in front, as
+# nearly all installers have. Glance takes it for what it is declared to be.
+_HYBRID_ISO = {'iso', 'gpt'}
+# Incompatible features of a qcow2 file that qemu-img knows and that name no
+# other file, by their bits: dirty, corrupt, compression type, extended L2
+# entries. The inspectors' mask lacks the last. (Bit 2 is an external data
+# file.)
+_QCOW2_HARMLESS = 0b11011
+_QCOW2_FEATURES = 72
+# The footer that ends a VHD file: its cookie, size of the disk, type.
+_VHD_FOOTER = 512
+_VHD_COOKIE = b'conectix'
+_VHD_FIXED = 2
+# What a ploop image, or one of Parallels, begins with.
+_PLOOP_MAGICS = (b'WithoutFreeSpace', b'WithouFreSpacExt')
 # Bytes that a file is read by.
 _CHUNK = 64 << 10
 # Bytes that Glance's own inspectors are given at a time. A region that is
@@ -101,14 +118,55 @@ def detect(file: typing.BinaryIO,
     return _detect_legacy(file)
 
 
+def find_others(file: typing.BinaryIO, detected: str) -> list[str]:
+    """Return what else a file may be declared to be.
+
+    The inspectors call raw what they do not know: a VHD file of fixed size,
+    which is the raw disk and a footer, and a ploop image. Each of them may be
+    declared to be raw as well.
+
+    :param file: the file
+    :param detected: what :func:`detect` has returned
+    :returns: list of what Glance calls the formats
+    :raises OSError: the file cannot be read
+    """
+    if detected != 'raw':
+        return []
+    return (['vhd'] * _is_fixed_vhd(file) + ['ploop'] * _is_ploop(file))
+
+
+def _is_fixed_vhd(file: typing.BinaryIO) -> bool:
+    size = os.fstat(file.fileno()).st_size
+    if size < _VHD_FOOTER:
+        return False
+    file.seek(size - _VHD_FOOTER)
+    footer = file.read(_VHD_FOOTER)
+    if len(footer) < _VHD_FOOTER or not footer.startswith(_VHD_COOKIE):
+        return False
+    disk, = struct.unpack_from('>Q', footer, 48)
+    kind, = struct.unpack_from('>I', footer, 60)
+    # What is cut out of the disk would be read as zeros.
+    return kind == _VHD_FIXED and disk <= size - _VHD_FOOTER
+
+
+def _is_ploop(file: typing.BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(16) in _PLOOP_MAGICS
+
+
 def _detect(file: typing.BinaryIO, tolerated: set[str]) -> str:
     try:
         inspector = _match(file)
         inspector.safety_check()
     except modern.SafetyCheckFailed as exc:
-        if inspector.NAME != 'gpt' or exc.failures.keys() - tolerated:
+        failures = set(exc.failures)
+        if inspector.NAME == 'qcow2' and _has_harmless_features(inspector):
+            failures.discard('unknown_features')
+        elif inspector.NAME == 'gpt':
+            failures -= tolerated
+        if failures:
             raise _unsafe(exc)
-        LOG.warning('Tolerated, as gpt_safety_checks_nonfatal says: %s', exc)
+        LOG.warning('Tolerated: %s', exc)
     except modern.ImageFormatError as exc:
         raise _unclear(exc)
     # A partition table says nothing of the format: the image is raw.
@@ -126,21 +184,48 @@ def _match(file: typing.BinaryIO) -> modern.FileInspector:
     """Do what detect_file_format() does, in larger chunks."""
     wrapper = modern.InspectWrapper(_Source(file))
     try:
-        while wrapper.format is None and wrapper.read(_CHUNK):
+        while _matching(wrapper) is None and wrapper.read(_CHUNK):
             pass
     finally:
         wrapper.close()
-    return wrapper.format
+    found = {str(kind): kind for kind in _matching(wrapper) or ()}
+    return found['iso'] if found.keys() == _HYBRID_ISO else wrapper.format
+
+
+def _matching(wrapper: modern.InspectWrapper
+              ) -> list[modern.FileInspector] | None:
+    """Return the inspectors that match a file, None while that is open."""
+    # It came some releases after the inspectors; before, Glance refuses
+    # hybrid ISO images itself.
+    if hasattr(modern.InspectWrapper, 'formats'):
+        return wrapper.formats
+    return wrapper.format and [wrapper.format]
+
+
+def _has_harmless_features(inspector: modern.FileInspector |
+                           legacy.FileInspector) -> bool:
+    """Return whether a qcow2 file asks for nothing but what is harmless."""
+    header = inspector.region('header').data
+    version, = struct.unpack_from('>I', header, 4)
+    features, = struct.unpack_from('>Q', header, _QCOW2_FEATURES)
+    return version == 3 and not features & ~_QCOW2_HARMLESS
 
 
 def _detect_legacy(file: typing.BinaryIO) -> str:
     try:
         name, inspector = _match_legacy(file)
-        if not inspector.safety_check():
+        if not _is_safe_legacy(name, inspector):
             raise _unsafe(_why(name, inspector))
     except legacy.ImageFormatError as exc:
         raise _unclear(exc)
     return name
+
+
+def _is_safe_legacy(name: str, inspector: legacy.FileInspector) -> bool:
+    return inspector.safety_check() or (
+        name == 'qcow2' and not inspector.has_backing_file
+        and not inspector.has_data_file
+        and _has_harmless_features(inspector))
 
 
 def _why(name: str, inspector: legacy.FileInspector) -> str:

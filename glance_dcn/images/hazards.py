@@ -36,7 +36,7 @@ import typing
 #: Formats that qemu-img may be told to read.
 FORMATS = ('raw', 'qcow2', 'vmdk', 'vdi', 'vpc', 'vhdx', 'parallels')
 #: What qemu-img calls a format, where Glance calls it by another name.
-DRIVERS = {'vhd': 'vpc'}
+DRIVERS = {'vhd': 'vpc', 'ploop': 'parallels'}
 
 _QCOW2_MAGIC = b'QFI\xfb'
 _QCOW2_DATA_FILE = 1 << 2
@@ -119,8 +119,8 @@ def find_missing(file: typing.BinaryIO, driver: str) -> list[str]:
     """Return what a safe image file lacks or has in the wrong place.
 
     What lies behind the end of a file is all zeros to qemu-img. It says so
-    of vpc and vhdx files, and ``qemu-img check`` of vmdk files. The last
-    cluster may be a short one in whole files, too.
+    of vpc and vhdx files, and ``qemu-img check`` of vmdk and parallels files.
+    The last cluster may be a short one in whole files, too.
 
     :param file: the file, in which :func:`find` has found nothing
     :param driver: what qemu-img calls its format

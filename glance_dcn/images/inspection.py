@@ -71,6 +71,7 @@ class Image:
     :ivar hazards: why it must not be given to qemu-img; empty if it may be
     :ivar missing: what it lacks; empty if it is whole, or has hazards
     :ivar identity: which file it was, and as of when
+    :ivar others: formats that it may be declared to have as well
     """
 
     path: str
@@ -78,11 +79,22 @@ class Image:
     hazards: tuple[str, ...]
     missing: tuple[str, ...]
     identity: tuple[int, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def driver(self) -> str:
         """What qemu-img calls its format."""
         return hazards.DRIVERS.get(self.format, self.format)
+
+    def declared(self, name: str) -> Image:
+        """Return the image with the format that it is declared to have.
+
+        :param name: what Glance calls the format
+        :returns: the same where the file cannot have that format
+        """
+        if name not in self.others:
+            return self
+        return dataclasses.replace(self, format=name, others=())
 
     def check_safe(self) -> None:
         """Check that qemu-img may be given the file.
@@ -149,7 +161,8 @@ def inspect(path: str,
     if 'memory' in answer:
         raise _passed(path, '%d MiB of memory' % (limits.memory >> 20))
     return Image(path, answer['format'], tuple(answer['hazards']),
-                 tuple(answer['missing']), _identity(status))
+                 tuple(answer['missing']), _identity(status),
+                 tuple(answer['others']))
 
 
 def prepare(server: servers.InspectionServer,
@@ -291,9 +304,11 @@ def _is_valid(answer: object) -> bool:
     if not isinstance(answer, dict):
         return False
     keys = answer.keys()
-    if keys == {'format', 'hazards', 'missing'}:
-        return (isinstance(answer['format'], str)
-                and bool(_FORMAT.fullmatch(answer['format']))
+    if keys == {'format', 'others', 'hazards', 'missing'}:
+        return (isinstance(answer['others'], list)
+                and len(answer['others']) <= _MOST_REASONS
+                and all(map(_is_format, (answer['format'],
+                                         *answer['others'])))
                 and all(map(_are_reasons, (answer['hazards'],
                                            answer['missing']))))
     if keys == {'refused'}:
@@ -303,6 +318,10 @@ def _is_valid(answer: object) -> bool:
     if keys == {'error'}:
         return isinstance(answer['error'], str)
     return answer == {'memory': True}
+
+
+def _is_format(value: object) -> bool:
+    return isinstance(value, str) and bool(_FORMAT.fullmatch(value))
 
 
 def _are_reasons(values: object) -> bool:

@@ -158,7 +158,8 @@ class Run:
             self._compare(number, expected, {'refused': str(exc)})
             return 'refused'
         self._compare(number, expected, {
-            'format': image.format, 'hazards': list(image.hazards),
+            'format': image.format, 'others': list(image.others),
+            'hazards': list(image.hazards),
             'missing': list(image.missing)})
         target = str(self.folder / 'target')
         try:

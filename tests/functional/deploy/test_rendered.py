@@ -302,6 +302,26 @@ class RenderedTest(base.ApiTestCase):
         process.wait_for('the cached image', cached.exists, 20)
         self.assertSame(self.data, cached.read_bytes())
 
+    def test_3_site_without_a_cluster_caches_ahead(self):
+        image = self.uploaded(self.api['central'], self.data, 'central')
+        far = self.api['far']
+        far.request('PUT', '/v2/cache/%s' % image).raise_for_status()
+        cached = self.folder / 'state' / 'image-cache' / image
+        process.wait_for('the image to be cached', lambda: (
+            image in [each['image_id'] for each in
+                      far.request('GET', '/v2/cache').json()[
+                          'cached_images']]), 20)
+        self.assertSame(self.data, cached.read_bytes())
+        # Nothing is asked of central for it.
+        cluster = self.cluster('central')
+        self.addCleanup(cluster.thaw)
+        cluster.freeze()
+        self.assertSame(self.data, far.download(image))
+        cluster.thaw()
+        self.api['central'].images.delete(image)
+        self.assertEqual(404, far.request(
+            'GET', '/v2/images/%s/file' % image).status_code)
+
     def test_4_running_nodes_are_as_rendered(self):
         for site in ('central', 'dcn0', 'far'):
             self.assertEqual('Nothing differs.\n', self.run_command(

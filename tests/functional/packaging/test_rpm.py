@@ -107,7 +107,7 @@ class RpmTest(base.BaseTestCase):
         points.write_text(points.read_text().replace(
             'dcn = glance_dcn.store.driver:Store',
             'dcn = glance_dcn.store.driver:Shop'))
-        (root / 'etc').mkdir()
+        (root / 'etc/glance-dcn').chmod(0o755)
         (root / 'etc' / 'passwd').write_text('')
         done = self.check(root)
         self.assertEqual(1, done.returncode, done.stdout)
@@ -118,6 +118,7 @@ class RpmTest(base.BaseTestCase):
                 'usr/bin/glance-dcn names ',
                 'usr/bin/glance-dcn is for #!',
                 'etc/passwd does not belong there',
+                'etc/glance-dcn is no folder of mode 0750',
                 'dcn = glance_dcn.store.driver:Store is missing',
                 'glance_store.drivers: dcn is not loaded'):
             self.assertIn(complaint, done.stdout)

@@ -54,6 +54,35 @@ class TestImport(test_config.CommandTestCase):
             self.keys / 'dcn5.client.openstack.keyring').stat().st_mode
             & 0o777)
 
+    def test_export_keeps_what_the_user_of_the_stack_may_do(self):
+        self.export.write_text(test_entry._EXPORT.replace(
+            'pool=vms', 'pool=vms, profile rbd pool=vms, allow rwx pool '
+            'cephfs_data, profile rbd pool=volumes.ssd'))
+        self.assertEqual(0, self.site_import('--export', self.export,
+                                             '--add'), self.err)
+        cluster = self.load(self.path.read_text()).site('dcn5').cluster
+        self.assertEqual(('vms', 'cephfs_data', 'volumes.ssd'),
+                         cluster.extra_pools)
+        self.useFixture(fixtures.MockPatchObject(
+            users, 'make_key', return_value=(base.KEY, None)))
+        self.assertEqual(0, self.run_command(
+            'site', 'key', 'dcn5', '--ceph-conf', 'a.conf'), self.err)
+        osd = users.make_key.call_args.args[6]['osd']
+        for pool in ('vms', 'cephfs_data', 'volumes.ssd', 'images'):
+            self.assertIn('profile rbd pool=%s' % pool, osd)
+
+    def test_export_without_capabilities(self):
+        self.export.write_text(''.join(
+            line for line in test_entry._EXPORT.splitlines(keepends=True)
+            if not any(word in line for word in (
+                'caps:', 'mgr:', 'mon:', 'osd:'))).replace(
+                    '      key: ', '    - key: ').replace(
+                    '    - \n', ''))
+        self.assertEqual(0, self.site_import('--export', self.export,
+                                             '--add'), self.err)
+        self.assertEqual((), self.load(
+            self.path.read_text()).site('dcn5').cluster.extra_pools)
+
     def test_keys_of_guests(self):
         """What the guide says next makes and renders them."""
         self.assertEqual(0, self.site_import('--export', self.export,

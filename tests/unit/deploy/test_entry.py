@@ -124,7 +124,7 @@ class TestExport(base.SitesFileTestCase):
         self.assertEqual(
             export.Found('dcn5', base.FSIDS[5],
                          ['172.16.11.61', '172.16.11.64'], 'openstack',
-                         base.KEY, 3), found)
+                         base.KEY, 3, ('vms', 'images')), found)
         self.assertNotIn(base.KEY, repr(found))
 
     def test_monitors(self):

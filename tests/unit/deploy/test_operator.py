@@ -12,6 +12,7 @@
 
 
 import pathlib
+import textwrap
 
 import yaml
 
@@ -55,7 +56,7 @@ class TestApis(OperatorTestCase):
         found = self.template()
         self.assertEqual('central', found['keystoneEndpoint'])
         self.assertEqual(
-            {'central': 'split', 'dcn0': 'edge', 'dcn1': 'edge',
+            {'central': 'single', 'dcn0': 'edge', 'dcn1': 'edge',
              'far': 'edge'},
             {name: api['type'] for name, api in found['glanceAPIs'].items()})
 
@@ -107,7 +108,7 @@ class TestConfig(OperatorTestCase):
                                       if name not in loading.RESERVED])
             self.assertEqual(stores[0], conf.glance_store.default_backend)
             self.assertEqual(
-                ['/etc/ceph/%s.conf' % store for store in stores],
+                ['/etc/glance-dcn/ceph/%s.conf' % store for store in stores],
                 [conf[store].rbd_store_ceph_conf for store in stores])
             self.assertEqual(
                 ['dcn_distributed_staging', 'dcn_image_conversion'],
@@ -143,8 +144,9 @@ class TestSecrets(OperatorTestCase):
                         else 'glance-%s' % site))),
                 sorted(pathlib.Path(path).name for path in files))
             self.assertEqual(
-                [{'name': 'ceph', 'mountPath': '/etc/ceph',
-                  'readOnly': True}], volume['mounts'])
+                [{'name': 'glance-dcn-ceph',
+                  'mountPath': '/etc/glance-dcn/ceph', 'readOnly': True}],
+                volume['mounts'])
             for path in files:
                 # Named like the file, and of the cluster it is named after.
                 store = pathlib.Path(path).name.partition('.')[0]
@@ -167,6 +169,123 @@ class TestSecrets(OperatorTestCase):
                          found['patches'][0]['target']['kind'])
 
 
+class TestExisting(OperatorTestCase):
+    """A control plane made with openstack-operator's sample for Ceph."""
+
+    BASE = """\
+        apiVersion: core.openstack.org/v1beta1
+        kind: OpenStackControlPlane
+        metadata:
+          name: openstack
+        spec:
+          storageClass: local-storage
+          extraMounts:
+          - name: v1
+            region: r1
+            extraVol:
+            - propagation: [CinderVolume, CinderBackup, GlanceAPI]
+              extraVolType: Ceph
+              volumes:
+              - name: ceph
+                projected:
+                  sources:
+                  - secret: {name: ceph-conf-files}
+              mounts:
+              - {name: ceph, mountPath: /etc/ceph, readOnly: true}
+          glance:
+            template:
+              databaseInstance: openstack
+              keystoneEndpoint: default
+              customServiceConfig: |
+                [DEFAULT]
+                enabled_backends = default_backend:rbd
+              glanceAPIs:
+                default:
+                  replicas: 1
+                  override:
+                    service:
+                      internal:
+                        spec: {type: LoadBalancer}
+        """
+
+    def merged(self, base_, patch):
+        """Do as kustomize does with custom resources, RFC 7386."""
+        if not isinstance(patch, dict):
+            return patch
+        found = dict(base_) if isinstance(base_, dict) else {}
+        for key, value in patch.items():
+            found[key] = self.merged(found.get(key), value)
+            if value is None:
+                del found[key]
+        return found
+
+    def control_plane(self, *names):
+        text = base.SITES.replace(
+            '  central: true\n', '  central: true\n'
+            '  operator: {api: default, layout: split}\n')
+        return self.merged(
+            yaml.safe_load(textwrap.dedent(self.BASE)),
+            yaml.safe_load(self.rendered(*names, text=text)['glance.yaml']))
+
+    def test_the_api_that_is_there_is_taken_over(self):
+        glance = self.control_plane()['spec']['glance']['template']
+        self.assertEqual({'default', 'dcn0', 'dcn1', 'far'},
+                         set(glance['glanceAPIs']))
+        self.assertEqual('default', glance['keystoneEndpoint'])
+        self.assertEqual('openstack', glance['databaseInstance'])
+        central = glance['glanceAPIs']['default']
+        self.assertEqual(
+            ('split', {'type': 'LoadBalancer'}), (
+                central['type'],
+                central['override']['service']['internal']['spec']))
+        path = self.folder / 'all.conf'
+        # Of both, that of the GlanceAPI is read last.
+        path.write_text(glance['customServiceConfig']
+                        + central['customServiceConfig'])
+        self.assertEqual(['central', 'dcn0', 'dcn1'], [
+            name for name in loading.conf_of(path).enabled_backends
+            if name not in loading.RESERVED])
+
+    def test_no_volume_and_no_mount_is_there_twice(self):
+        spec = self.control_plane()['spec']
+        glance = spec['glance']['template']
+        for name in glance['glanceAPIs']:
+            # The openstack-operator gives its own to every GlanceAPI.
+            volumes = [volume for mount in (*spec['extraMounts'],
+                                            *glance['extraMounts'])
+                       for volume in mount['extraVol']
+                       if {'GlanceAPI', name} & set(volume['propagation'])]
+            self.assertEqual(2, len(volumes))
+            for found in (
+                    [each['name'] for volume in volumes
+                     for each in volume['volumes']],
+                    [each['mountPath'] for volume in volumes
+                     for each in volume['mounts']]):
+                self.assertEqual(sorted(set(found)), sorted(found))
+            self.assertEqual(
+                {'name': 'glance-dcn-%s-ceph' % (
+                    'central' if name == 'default' else name)},
+                {'name': volumes[1]['volumes'][0]['secret']['secretName']})
+
+    def test_fields_are_those_of_the_custom_resource(self):
+        text = base.SITES.replace(
+            '- name: dcn0', '- name: dcn0\n  operator: {networks: [storage],'
+            ' internal_address: 172.17.0.81, storage_class: local}')
+        found = self.template(text=text)
+        # Kubernetes drops what it does not know.
+        self.assertEqual({'keystoneEndpoint', 'glanceAPIs', 'extraMounts'},
+                         set(found))
+        for api in found['glanceAPIs'].values():
+            self.assertLessEqual(set(api), {
+                'type', 'replicas', 'networkAttachments', 'override',
+                'storage', 'imageCache', 'customServiceConfig'})
+        for mount in found['extraMounts']:
+            self.assertEqual({'name', 'region', 'extraVol'}, set(mount))
+            for volume in mount['extraVol']:
+                self.assertEqual({'propagation', 'extraVolType', 'volumes',
+                                  'mounts'}, set(volume))
+
+
 class TestMistakes(OperatorTestCase):
 
     def assertMistake(self, line, reason, text):
@@ -178,6 +297,18 @@ class TestMistakes(OperatorTestCase):
         for name in ('dcn_1', 'Dcn1', 'd' * 39, 'dcn1-'):
             self.assertMistake(23, 'lower-case letters', base.SITES.replace(
                 'name: dcn1', 'name: ' + name))
+
+    def test_names_of_apis(self):
+        self.assertMistake(
+            23, 'the GlanceAPI of site dcn1 is called dcn0',
+            base.SITES.replace('- name: dcn1',
+                               '- name: dcn1\n  operator: {api: dcn0}'))
+        self.assertRefused(
+            3, 'api is of a site', base.SITES.replace(
+                'user: external', 'user: external\n  operator: {api: x}', 1))
+        self.assertMistake(
+            23, 'in the name of a GlanceAPI', base.SITES.replace(
+                '- name: dcn1', '- name: dcn1\n  operator: {api: a.b}'))
 
     def test_staging_outside_the_volume(self):
         self.assertMistake(14, 'staging of site dcn0 must be there',

@@ -128,6 +128,19 @@ class TestCentral(TripleoTestCase):
         self.assertEqual({'client.shared', 'client.glance-far'},
                          set(self.keys('central', text)))
 
+    def test_never_the_own_user_of_a_stack(self):
+        # Its capabilities are Nova's and Cinder's too, and TripleO's.
+        for text, line in (
+                (base.SITES.replace('from_central: {key',
+                                    'from_central: {user: external, key'), 20),
+                (base.SITES.replace('at_central: {key',
+                                    'at_central: {user: external, key'), 19)):
+            exc = self.assertRaises(sitesfile.Mistake, self.rendered, 'dcn0',
+                                    text)
+            self.assertEqual(line, exc.line)
+        for site in ('central', 'dcn0', 'dcn1'):
+            self.assertNotIn('client.external', self.keys(site))
+
     def test_modes(self):
         self.rendered('central')
         self.assertEqual({'glance.yaml': 0o644, 'ceph_external.yaml': 0o600,

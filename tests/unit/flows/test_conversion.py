@@ -50,6 +50,9 @@ KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
 sees_isos = unittest.skipIf(
     formats.legacy and 'iso' not in formats.legacy.ALL_FORMATS,
     'this Glance does not know ISO images')
+sees_hybrid_isos = unittest.skipUnless(
+    hasattr(formats.modern and formats.modern.InspectWrapper, 'formats'),
+    'this Glance refuses hybrid ISO images itself')
 sees_partition_tables = unittest.skipUnless(
     formats.modern and 'gpt_safety_checks_nonfatal' in
     cfg.CONF.image_format, 'this Glance does not look at partition tables')
@@ -233,6 +236,19 @@ class TestHonest(ConversionTestCase):
         self.converted('vpc', declared='vhd', options=(
             '-o', 'force_size=on'))
 
+    def test_vhd_of_fixed_size(self):
+        self.converted('vpc', declared='vhd', options=(
+            '-o', 'subformat=fixed,force_size=on'))
+
+    def test_ploop_is_parallels_to_qemu(self):
+        self.converted('parallels', declared='ploop')
+
+    def test_both_may_be_declared_raw(self):
+        for driver, options in (('vpc', ('-o', 'subformat=fixed')),
+                                ('parallels', ())):
+            self.make(driver, b'x' * MiB, options=options)
+            self.assertEqual(self.source, self.run_flow('raw'))
+
     def test_compressed(self):
         self.converted('qcow2', options=('-c',))
         self.converted('vmdk', options=('-o', 'subformat=streamOptimized'))
@@ -240,7 +256,8 @@ class TestHonest(ConversionTestCase):
     def test_clusters_of_other_sizes(self):
         for option in ('cluster_size=512', 'cluster_size=2M',
                        'compat=0.10', 'preallocation=metadata',
-                       'lazy_refcounts=on'):
+                       'lazy_refcounts=on', 'extended_l2=on',
+                       'extended_l2=on,cluster_size=2M'):
             self.converted('qcow2', options=('-o', option))
 
     def test_last_cluster_is_short(self):
@@ -290,6 +307,45 @@ class TestHonest(ConversionTestCase):
     def test_iso_as_something_else(self):
         self.iso()
         self.refused('raw', 'declared to be raw and its content is iso')
+
+    @sees_hybrid_isos
+    def test_iso_that_boots_as_a_disk(self):
+        for declared in ('iso', 'raw'):
+            self.iso()
+            # As isohybrid writes it, with what no partition table has.
+            self.patch_source(0, bytes(446) + struct.pack(
+                '<B3sB3sII', 0x80, b'\0\1\0', 0x17, b'\xff' * 3, 0, 4096))
+            self.patch_source(510, b'\x55\xaa')
+            if declared == 'iso':
+                self.assertEqual(self.source, self.run_flow('iso'))
+                self.assertEqual('iso', self.images.entity.disk_format)
+            else:
+                self.refused(declared, 'its content is iso')
+
+    def test_what_is_no_disk_stays(self):
+        for declared in ('aki', 'ari', 'ami'):
+            self.source.write_bytes(b'\x1f\x8b' + os.urandom(MiB))
+            self.assertEqual(self.source, self.run_flow(declared))
+            image = self.images.entity
+            self.assertEqual((declared, 'ovf', 'importing'),
+                             (image.disk_format, image.container_format,
+                              image.status))
+
+    def test_what_is_no_disk_and_is_one(self):
+        for declared in ('aki', 'ari', 'ami'):
+            for driver in ('qcow2', 'vmdk'):
+                self.make(driver)
+                self.refused(declared, 'its content is %s' % driver)
+
+    @sees_partition_tables
+    def test_kernel_that_looks_like_a_partition_table(self):
+        self.conf.config(group='image_format', gpt_safety_checks_nonfatal=[])
+        for declared in ('aki', 'ari'):
+            self.gpt(status=0x55)
+            self.assertEqual(self.source, self.run_flow(declared))
+        for declared in ('ami', 'raw'):
+            self.gpt(status=0x55)
+            self.refused(declared, 'disallowed configuration', 'mbr')
 
     def gpt(self, status=0x00):
         """Stage a raw disk with a protective MBR."""
@@ -497,13 +553,22 @@ class TestHostile(ConversionTestCase):
                 self.refused('qcow2')
 
     def test_unknown_features(self):
-        # As in stock, which does not know them.
         self.make(data=b'x' * MiB, options=('-o', 'extended_l2=on'))
+        self.patch_source(72, struct.pack('>Q', 1 << 5 | 1 << 4))
         self.refused('qcow2', 'unknown_features')
+
+    def test_truncated_with_extended_l2_entries(self):
+        self.make(data=os.urandom(5 * MiB), options=(
+            '-o', 'extended_l2=on'))
+        whole = self.source.read_bytes()
+        for part in (1, 2, 3):
+            self.source.write_bytes(whole[:len(whole) * part // 4])
+            self.refused('qcow2', 'truncated')
 
     def test_truncated_in_other_formats(self):
         for driver, declared in (('vmdk', 'vmdk'), ('vdi', 'vdi'),
-                                 ('vpc', 'vhd'), ('vhdx', 'vhdx')):
+                                 ('vpc', 'vhd'), ('vhdx', 'vhdx'),
+                                 ('parallels', 'ploop')):
             for part in (1, 2, 3):
                 self.make(driver, os.urandom(5 * MiB))
                 os.truncate(self.source,
@@ -603,6 +668,54 @@ class TestLimits(ConversionTestCase):
         self.space(4 * MiB)
         path = self.run_flow()
         self.assertEqual(GiB, os.stat(path).st_size)
+
+    def test_image_size_cap(self):
+        self.make(data=b'x' * MiB)
+        self.conf.config(image_size_cap=10 * MiB)
+        self.run_flow().unlink()
+        self.new_image()
+        self.conf.config(image_size_cap=10 * MiB - 1)
+        self.make(data=b'x' * MiB)
+        with mock.patch.object(qemu_img, 'check') as check, \
+                mock.patch.object(qemu_img, 'convert') as convert:
+            self.refused('qcow2', '%d bytes, and %d are allowed' % (
+                10 * MiB, 10 * MiB - 1), 'image_size_cap')
+        check.assert_not_called()
+        convert.assert_not_called()
+
+    def test_image_size_cap_of_what_stays(self):
+        # The length of a download is not always told before.
+        self.conf.config(image_size_cap=MiB)
+        for declared in ('raw', 'ami'):
+            self.make('raw', size=MiB + 512)
+            self.refused(declared, '%d bytes' % (MiB + 512),
+                         'image_size_cap')
+
+    def test_image_size_cap_of_another_output(self):
+        self.conf.config(group='image_conversion', output_format='qcow2')
+        self.make('raw', os.urandom(3 * MiB))
+        self.conf.config(image_size_cap=4 * MiB)
+        self.run_flow('raw').unlink()
+        self.new_image()
+        self.make('raw', os.urandom(3 * MiB))
+        self.conf.config(image_size_cap=3 * MiB)
+        self.refused('raw', 'after conversion it has', 'image_size_cap')
+
+    def test_virtual_size_is_refused_before_tables_are_read(self):
+        self.qemu('create', '-q', '-f', 'vmdk', str(self.source), '1025G')
+        with mock.patch.object(qemu_img, 'check') as check:
+            self.refused('vmdk', 'conversion_max_virtual_size')
+        check.assert_not_called()
+
+    def test_time_for_measuring_is_an_option(self):
+        self.conf.config(group='glance_dcn', conversion_measure_timeout=77)
+        for operation in ('check', 'measure'):
+            self.make(data=b'x' * MiB)
+            with mock.patch.object(qemu_img, operation,
+                                   side_effect=OSError(5, 'no')) as called:
+                self.refused('qcow2', 'no')
+            limits = called.call_args.args[-2]
+            self.assertEqual((77, 77), (limits.seconds, limits.cpu))
 
     def test_space_for_every_output(self):
         for output in ('qcow2', 'vmdk'):

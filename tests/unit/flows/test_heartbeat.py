@@ -197,6 +197,25 @@ class WatchTest(base.BaseTestCase):
         self.watch.look()
         self.assertFalse(self.path.exists())
 
+    def test_staged_file_of_an_import_that_a_limit_refused(self):
+        # Stock: unlocked and queued, the task has failed, the file stays.
+        self.watch.look()
+        self.assertTrue(self.path.exists())
+        database.drop_property('the-image', database.LOCK, 'the-task')
+        database.update('the-image', 'importing', {}, status='queued')
+        database.fail('the-task', 'Resource image_size_total is over limit')
+        self.watch.look()
+        self.assertFalse(self.path.exists())
+        self.assertIsNone(running.get('the-task'))
+
+    def test_staged_file_that_another_task_has_locked(self):
+        database.drop_property('the-image', database.LOCK, 'the-task')
+        database.update('the-image', 'importing', {database.LOCK: 'another'},
+                        status='queued')
+        database.fail('the-task', 'why')
+        self.watch.look()
+        self.assertTrue(self.path.exists())
+
     def test_task_that_nobody_works_on_is_left_to_the_recovery(self):
         # Its thread could not say that it has ended.
         self.going_on.held.note(begun={'central': [7]})

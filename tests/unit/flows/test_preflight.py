@@ -204,6 +204,17 @@ class CheckTest(base.BaseTestCase):
     def test_nothing_is_known(self):
         self.download(None)
 
+    def test_larger_than_an_image_may_be(self):
+        cfg.CONF.set_override('image_size_cap', 5 * MiB)
+        self.addCleanup(cfg.CONF.clear_override, 'image_size_cap')
+        self.download(5 * MiB, disk_format='raw')
+        exc = self.assertRaises(preflight.TooLarge, self.download,
+                                5 * MiB + 1, disk_format='raw')
+        self.assertIn('%d bytes, and an image may have %d (image_size_cap)'
+                      % (5 * MiB + 1, 5 * MiB), str(exc))
+        # What it will be is not known before it is there.
+        self.download(5 * MiB + 1, disk_format='qcow2')
+
     def test_staged_image(self):
         with self.path.open('wb') as file:
             file.write(b'x' * 2 * MiB)

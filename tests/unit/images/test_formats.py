@@ -14,6 +14,7 @@
 
 import importlib
 import io
+import pathlib
 import struct
 import sys
 import types
@@ -65,6 +66,22 @@ class SameForAllTest(InspectionTestCase):
                      'disallowed configuration', 'unknown_features')
         self.refused(b'QED\0' + bytes(64 * KiB), 'disallowed configuration')
 
+    def test_features_that_are_harmless(self):
+        # Dirty, corrupt, compression type, extended L2 entries.
+        for bit in (0, 1, 3, 4):
+            self.assertEqual('qcow2', self.detect(
+                changed(QCOW2, 72, struct.pack('>Q', 1 << bit))), bit)
+
+    def test_features_that_are_not(self):
+        extended = 1 << 4
+        for bit in (2, 5, 6, 7, 8, 40, 63):
+            self.refused(changed(QCOW2, 72, struct.pack(
+                '>Q', extended | 1 << bit)), 'disallowed configuration')
+        # Beside it, all else is looked at as before.
+        self.refused(changed(changed(
+            QCOW2, 72, struct.pack('>Q', extended)), 8,
+            struct.pack('>QI', 512, 10)), 'disallowed configuration')
+
     def test_two_formats(self):
         self.refused(changed(QCOW2, 0x40, struct.pack('<I', 0xbeda107f)),
                      'format is not clear')
@@ -73,6 +90,64 @@ class SameForAllTest(InspectionTestCase):
         file = io.BytesIO(QCOW2)
         formats.detect(file)
         self.assertFalse(file.closed)
+
+
+@unittest.skipUnless(hasattr(formats.modern and formats.modern.InspectWrapper,
+                             'formats'),
+                     'this Glance refuses hybrid ISO images itself')
+class HybridTest(InspectionTestCase):
+
+    MBR = bytes(446) + struct.pack(
+        '<B3sB3sII', 0x80, b'\0\1\0', 0x17, b'\xff' * 3, 0, 4096)
+
+    def iso(self, mbr=MBR):
+        """Return what isohybrid makes of an ISO image."""
+        data = bytes(32 * KiB) + b'\x01CD001\x01' + bytes(300 * KiB)
+        return changed(changed(data, 0, mbr), 510, b'\x55\xaa')
+
+    def test_iso_that_boots_as_a_disk(self):
+        self.assertEqual('iso', self.detect(self.iso()))
+
+    def test_whatever_its_first_sector_is(self):
+        # It is stored as it is: as Glance's uploads, only the ISO counts.
+        self.assertEqual('iso', self.detect(self.iso(b'\x45\x52' * 223)))
+
+    def test_nothing_else_beside(self):
+        self.refused(changed(self.iso(), 0x40, struct.pack(
+            '<I', 0xbeda107f)), 'format is not clear')
+        self.refused(changed(self.iso(), 0, QCOW2[:72]),
+                     'format is not clear')
+
+
+class OthersTest(InspectionTestCase):
+
+    def others(self, data, detected='raw'):
+        path = pathlib.Path(self.useFixture(fixtures.TempDir()).path) / 'x'
+        path.write_bytes(data)
+        with path.open('rb') as file:
+            return formats.find_others(file, detected)
+
+    def vhd(self, kind=2, size=64 * KiB):
+        footer = struct.pack('>8sIIQIIIIQQII', b'conectix', 2, 0x10000,
+                             2 ** 64 - 1, 0, 0, 0, 0, size, size, 0, kind)
+        return bytes(64 * KiB) + footer.ljust(512, b'\0')
+
+    def test_fixed_vhd(self):
+        self.assertEqual(['vhd'], self.others(self.vhd()))
+
+    def test_no_fixed_vhd(self):
+        for data in (b'', b'conectix', bytes(64 * KiB), self.vhd(3),
+                     self.vhd(size=64 * KiB + 1), self.vhd() + b'x',
+                     self.vhd()[:-1]):
+            self.assertEqual([], self.others(data))
+        # Something else that has such an end is that.
+        self.assertEqual([], self.others(self.vhd(), 'qcow2'))
+
+    def test_ploop(self):
+        for magic in (b'WithoutFreeSpace', b'WithouFreSpacExt'):
+            self.assertEqual(['ploop'], self.others(magic + bytes(KiB)))
+        self.assertEqual([], self.others(b'x' + magic))
+        self.assertEqual([], self.others(magic[:15]))
 
 
 @unittest.skipUnless(formats._glances_own(),

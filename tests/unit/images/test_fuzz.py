@@ -55,8 +55,9 @@ class ShortRunTest(base.BaseTestCase):
         self.assertGreater(len(result.outcomes), 10)
 
     def test_sees_what_is_wrong(self):
-        good = {'format': 'raw', 'hazards': [], 'missing': []}
-        for answer, cpu in (({'format': 'x', 'hazards': [], 'missing': []},
+        good = {'format': 'raw', 'others': [], 'hazards': [],
+                'missing': []}
+        for answer, cpu in (({**good, 'format': 'x'},
                              1), ({'refused': ''}, 1), ({'memory': True}, 1),
                             ({'errno': 5}, 1), (good, 11)):
             self.run_.result.wrong.clear()

@@ -325,6 +325,9 @@ class TestHostileToServer(TestHostile):
 
 class TestChild(InspectionTestCase):
 
+    GOOD = ('{"format": "raw", "others": [], "hazards": [], '
+            '"missing": []}')
+
     def answer(self, text, status=0):
         """Let the program answer something else."""
         return mock.patch.object(limited, 'run', return_value=limited.Outcome(
@@ -339,19 +342,15 @@ class TestChild(InspectionTestCase):
                 '{"errno": true}', '{"errno": -1}', '{"memory": false}',
                 '{"refused": "x", "errno": 1}', '{"refused": "%s"}' % (
                     'x' * 501),
-                json.dumps({'format': 'raw', 'hazards': [], 'missing': [],
-                            'more': 1}),
-                json.dumps({'format': 'raw', 'hazards': '', 'missing': []}),
-                json.dumps({'format': '../raw', 'hazards': [],
-                            'missing': []}),
-                json.dumps({'format': ['raw'], 'hazards': [],
-                            'missing': []}),
-                json.dumps({'format': 'raw', 'hazards': reasons,
-                            'missing': []}),
-                json.dumps({'format': 'raw', 'hazards': [],
-                            'missing': [1]}),
-                '{"format": "raw", "hazards": [], "missing": []}' + (
-                    ' ' * 65536)):
+                *(json.dumps({'format': 'raw', 'others': [], 'hazards': [],
+                              'missing': [], **change}) for change in (
+                    {'more': 1}, {'hazards': ''}, {'format': '../raw'},
+                    {'format': ['raw']}, {'others': 'vhd'},
+                    {'others': ['../vhd']}, {'others': [1]},
+                    {'others': reasons}, {'hazards': reasons},
+                    {'missing': [1]})),
+                '{"format": "raw", "hazards": [], "missing": []}',
+                self.GOOD + ' ' * 65536):
             with self.answer(answer):
                 error = self.failed(path)
             self.assertEqual(['its format cannot be inspected'],
@@ -360,7 +359,7 @@ class TestChild(InspectionTestCase):
 
     def test_ends_otherwise(self):
         path = self.made(b'')
-        good = '{"format": "raw", "hazards": [], "missing": []}'
+        good = self.GOOD
         with self.answer(good):
             self.assertEqual('raw', inspection.inspect(path).format)
         with self.answer(good, 1):
@@ -402,7 +401,8 @@ class TestChild(InspectionTestCase):
             [sys.executable, '-I', '-S', '-B', '-c', code,
              json.dumps(request)], capture_output=True, text=True,
             check=True).stdout.splitlines()
-        self.assertEqual({'format': 'raw', 'hazards': [], 'missing': []},
+        self.assertEqual({'format': 'raw', 'others': [], 'hazards': [],
+                          'missing': []},
                          json.loads(said[0]))
         loaded = set(said[1][2:-2].split("', '"))
         self.assertIn('json', loaded)
@@ -414,7 +414,7 @@ class TestChild(InspectionTestCase):
 
     def test_examines_what_it_is_given(self):
         with open(self.made(made.vmdk()), 'rb') as file:
-            self.assertEqual({'format': 'vmdk', 'hazards': [],
+            self.assertEqual({'format': 'vmdk', 'others': [], 'hazards': [],
                               'missing': []}, child.examine(file))
 
 

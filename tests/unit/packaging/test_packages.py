@@ -91,6 +91,30 @@ class TestSpec(base.BaseTestCase):
         summary = re.search(r'^summary = (.*)$', setup, re.MULTILINE).group(1)
         self.assertRegex(spec, r'(?m)^Summary: +%s$' % re.escape(summary))
 
+    def test_runs_the_unit_tests(self):
+        spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
+        check = spec[spec.index('%check'):spec.index('%files')]
+        self.assertIn('-m stestr', check)
+        self.assertIn('--test-path ./tests/unit run', check)
+        # Unless whoever builds it says otherwise.
+        self.assertIn('%bcond_without tests', spec)
+
+    def test_owns_its_folder(self):
+        spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
+        self.assertIn('%dir %attr(0750, root, root) '
+                      '%{_sysconfdir}/%{pypi_name}\n', spec)
+        self.assertIn("'/etc/glance-dcn/sites.yaml'", (
+            _ROOT / 'glance_dcn/cmd/sitesfile.py').read_text())
+
+    def test_has_a_changelog_and_the_url_of_the_distribution(self):
+        spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
+        setup = (_ROOT / 'setup.cfg').read_text()
+        url = re.search(r'^home_page = (.*)$', setup, re.MULTILINE).group(1)
+        self.assertRegex(spec, r'(?m)^URL: +%s$' % re.escape(url))
+        self.assertRegex(spec.partition('%changelog\n')[2],
+                         r'^\* \w{3} \w{3} \d\d \d{4} .* <.*@.*> - [\d.]+-1'
+                         r'\n- \w')
+
 
 class TestTool(base.BaseTestCase):
 
