@@ -119,6 +119,11 @@ class Maker:
         # that was never initialized, and needs another for the answer.)
         client.conf_set('ms_async_op_threads', '1')
         client.conf_set('rbd_disable_zero_copy_writes', 'false')
+        # What is in flight is bounded for each transfer. Where the client has
+        # a bound of its own, librados waits in the thread that writes to all
+        # targets while one of them hangs.
+        client.conf_set('objecter_inflight_op_bytes', str(1 << 40))
+        client.conf_set('objecter_inflight_ops', str(1 << 20))
         if io_timeout > 0:
             client.conf_set('rados_osd_op_timeout', str(io_timeout))
             # By default librbd goes on where the update of an object map is

@@ -90,7 +90,7 @@ def publish(image, record, facts=None):
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)
     if facts:
         # By now its client has seen all that came before.
-        header.check_unchanged(image, facts)
+        header.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))
     image.protect_snap(SNAPSHOT)
 
 

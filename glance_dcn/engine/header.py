@@ -29,6 +29,8 @@ import rbd
 _ORDERS = range(12, 26)
 # Stripes that an object set may have, and bytes of an image.
 _STRIPES = 1 << 12
+# Bytes of a stripe at least.
+_LEAST_UNIT = 1 << 12
 _LARGEST = 1 << 60
 
 
@@ -57,20 +59,25 @@ def check(image: rbd.Image) -> None:
     stat = image.stat()
     if (stat['order'] not in _ORDERS or stat['obj_size'] != 1 << stat['order']
             or stat['size'] > _LARGEST
-            or not 0 < image.stripe_count() <= _STRIPES):
+            or not 0 < image.stripe_count() <= _STRIPES
+            or not _LEAST_UNIT <= image.stripe_unit() <= stat['obj_size']
+            or stat['obj_size'] % image.stripe_unit()):
         raise Unsafe(
             'The header of the image is damaged (objects of 2^%d bytes, %d '
-            'stripes, %d bytes): see who writes to the cluster.' % (
-                stat['order'], image.stripe_count(), stat['size']))
+            'stripes of %d bytes, %d bytes): see who writes to the cluster.'
+            % (stat['order'], image.stripe_count(), image.stripe_unit(),
+               stat['size']))
 
 
 class Facts(typing.NamedTuple):
     """What must not change while an image is written.
 
     :ivar size: bytes
+    :ivar snapshots: their names
     """
 
     size: int
+    snapshots: tuple[str, ...]
     features: int
     prefix: str
     data_pool: int
@@ -85,9 +92,10 @@ def facts(image: rbd.Image) -> Facts:
     :raises rbd.Error: if that cannot be told
     """
     stat = image.stat()
-    return Facts(stat['size'], image.features(), image.block_name_prefix(),
-                 image.data_pool_id(), stat['order'], image.stripe_unit(),
-                 image.stripe_count())
+    return Facts(
+        stat['size'], tuple(snap['name'] for snap in image.list_snaps()),
+        image.features(), image.block_name_prefix(), image.data_pool_id(),
+        stat['order'], image.stripe_unit(), image.stripe_count())
 
 
 def check_unchanged(image: rbd.Image, before: Facts) -> None:

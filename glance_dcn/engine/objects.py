@@ -19,8 +19,7 @@ parent of the image, and copies it up into each object that is written in
 part. Metadata in it turn on a cache as large as they say.
 
 Here data goes where the header said when the image was opened, and nothing is
-read. See "Data layout" in the documentation of RBD for the names of objects,
-and file_to_extents() in src/osdc/Striper.cc for stripes.
+read. See "Data layout" in the documentation of RBD for the names of objects.
 """
 
 from __future__ import annotations
@@ -61,11 +60,12 @@ class DataObjects:
     def __init__(self, ioctx: rados.Ioctx, image: rbd.Image,
                  open_pool: typing.Callable[[int], rados.Ioctx] | None = None
                  ) -> None:
-        if image.features() & _BOUND_TO_LIBRBD or any(image.list_snaps()):
+        if (image.features() & _BOUND_TO_LIBRBD or any(image.list_snaps())
+                or image.stripe_count() != 1):
             raise header.Unsafe(
-                'The image has snapshots, or a feature (exclusive-lock, '
-                'object-map, fast-diff, journaling) that it was not created '
-                'with: see who writes to the cluster.')
+                'The image has snapshots, stripes, or a feature (exclusive-'
+                'lock, object-map, fast-diff, journaling) that it was not '
+                'created with: see who writes to the cluster.')
         pool = image.data_pool_id()
         self._image_ioctx = ioctx
         self._ioctx: rados.Ioctx = (
@@ -82,8 +82,6 @@ class DataObjects:
         self._ioctx.set_osdmap_full_try()
         self._prefix: str = image.block_name_prefix()
         self._object_size: int = image.stat()['obj_size']
-        self._unit: int = image.stripe_unit()
-        self._count: int = image.stripe_count()
         #: Bytes below which all is that was written.
         self.end = 0
 
@@ -117,6 +115,9 @@ class DataObjects:
         """
         self.end = max(self.end, offset + len(data))
         parts = list(self._parts(offset, len(data)))
+        if not parts:
+            done(0)
+            return
         answered = itertools.count(1)
         codes: list[int] = []
 
@@ -136,18 +137,11 @@ class DataObjects:
     def _parts(self, offset: int, length: int
                ) -> typing.Iterator[tuple[str, int, int, int]]:
         """Give name, offset in the object, offset in the data, and bytes."""
-        rows = self._object_size // self._unit
         at = 0
         while at < length:
-            block, inside = divmod(offset + at, self._unit)
-            stripe, column = divmod(block, self._count)
-            group, row = divmod(stripe, rows)
-            # Blocks of an object that is not striped follow each other.
-            some = (self._object_size - row * self._unit
-                    if self._count == 1 else self._unit) - inside
-            some = min(some, length - at)
-            yield ('%s.%016x' % (self._prefix, group * self._count + column),
-                   row * self._unit + inside, at, some)
+            number, start = divmod(offset + at, self._object_size)
+            some = min(self._object_size - start, length - at)
+            yield '%s.%016x' % (self._prefix, number), start, at, some
             at += some
 
     def close(self) -> None:

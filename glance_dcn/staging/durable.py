@@ -132,7 +132,7 @@ def mark_older(staging: str, hidden: str) -> None:
                     failed.append(exc)
         boots.seek(0)
         boots.truncate()
-        # Several hosts may have one folder.
+        # The folder may move to another host and back.
         boots.write('\n'.join([*known[-_BOOTS_KEPT:], boot, '']))
         boots.flush()
         os.fsync(fd)

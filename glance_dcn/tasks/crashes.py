@@ -17,7 +17,8 @@ Then the next leader would try the same record, and end as well, and nothing
 else would be done at this host. So the leader leaves in the host's folder
 which records it is trying at each moment. Its successor tries those that were
 left alone, one at a time, when nothing else is being tried; and those at which
-several processes have ended ever later.
+several processes have ended ever later, with all others of their site: who
+writes such a header writes more.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class Crashes:
         self._lock = native.lock()
         self._term: object = None
         self._trying: set[str] = set()
-        # How many processes have ended, by key.
+        # How many processes have ended, by key and by site.
         self._ended: dict[str, int] = {}
+        self._sites: dict[str, int] = {}
 
     def take_over(self) -> None:
         """Read what the former leader was trying, if there is a new one."""
@@ -70,11 +72,12 @@ class Crashes:
             if text is None:
                 return
             former = _parse(text)
-            self._ended = former['ended']
-            for key in former['trying']:
-                # This process lives, whoever else led meanwhile.
-                if key in self._trying:
-                    continue
+            self._ended, self._sites = former['ended'], former['sites']
+            # This process lives, whoever else led meanwhile.
+            tried = set(former['trying']) - self._trying
+            for site in set(map(_site, tried)):
+                self._sites[site] = self._sites.get(site, 0) + 1
+            for key in sorted(tried):
                 self._ended[key] = self._ended.get(key, 0) + 1
                 if self._ended[key] > 1:
                     LOG.error('%(count)d processes in a row have ended while '
@@ -91,11 +94,15 @@ class Crashes:
             self._trying.add(key)
             self._write()
 
-    def end(self, key: str) -> None:
-        """Note that a record has been tried, and the process lives."""
+    def end(self, key: str, over: bool) -> None:
+        """Note that a record has been tried, and the process lives.
+
+        :param over: whether it need not be tried again
+        """
         with self._lock:
             self._trying.discard(key)
-            self._ended.pop(key, None)
+            if over:
+                self._ended.pop(key, None)
             self._write()
 
     def forget(self, keys: Collection[str]) -> None:
@@ -103,6 +110,9 @@ class Crashes:
         with self._lock:
             self._ended = {key: count for key, count in self._ended.items()
                            if key in keys}
+            left = set(map(_site, self._ended))
+            self._sites = {site: count for site, count in self._sites.items()
+                           if site in left}
 
     def is_suspect(self, key: str) -> bool:
         """Return whether a process has ended while it tried a record."""
@@ -110,7 +120,8 @@ class Crashes:
 
     def pause(self, key: str) -> float:
         """Return the seconds until a record is to be tried."""
-        return _PAUSE.get(self._ended.get(key, 0), _LONGEST)
+        return _PAUSE.get(max(self._ended.get(key, 0),
+                              self._sites.get(_site(key), 0)), _LONGEST)
 
     def _write(self) -> None:
         # What a former leader still tries is not its successor's to tell.
@@ -118,7 +129,8 @@ class Crashes:
             return
         try:
             self._lead.publish(_NAME, json.dumps({
-                'trying': sorted(self._trying), 'ended': self._ended}))
+                'trying': sorted(self._trying), 'ended': self._ended,
+                'sites': self._sites}))
         except OSError as exc:
             LOG.debug('Which records are tried cannot be written: %s', exc)
 
@@ -128,10 +140,16 @@ def _parse(text: str | None) -> dict[str, typing.Any]:
     try:
         found = json.loads(text or '{}')
         trying = [str(key) for key in found.get('trying', ())][:_MOST]
-        ended = {str(key): int(count)
-                 for key, count in found.get('ended', {}).items()}
+        ended, sites = ({
+            str(key): int(count) for key, count in list(
+                found.get(name, {}).items())[:_MOST]}
+            for name in ('ended', 'sites'))
     except (ValueError, TypeError, AttributeError, OverflowError,
             RecursionError):
-        trying, ended = [], {}
-    return {'trying': trying,
-            'ended': dict(list(ended.items())[:_MOST])}
+        trying, ended, sites = [], {}, {}
+    return {'trying': trying, 'ended': ended, 'sites': sites}
+
+
+def _site(key: str) -> str:
+    """Return the part of a key that tells the site."""
+    return '/'.join(key.split('/')[:2])

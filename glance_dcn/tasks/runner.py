@@ -281,11 +281,12 @@ class TaskRunner:
         ended = self._ended
 
         def work() -> None:
+            over = False
             self._crashes.begin(record.key)
             try:
-                self._do(site, record)
+                over = self._do(site, record)
             finally:
-                self._crashes.end(record.key)
+                self._crashes.end(record.key, over)
                 ended.put(record.key)
         schedulers.PROCESS.submit(work)
 
@@ -366,7 +367,8 @@ class TaskRunner:
             for uid in known.keys() - uids:
                 del known[uid]
 
-    def _do(self, site: sites.Site, record: tasks.Record) -> None:
+    def _do(self, site: sites.Site, record: tasks.Record) -> bool:
+        """Try a record; return whether it need not be tried again."""
         attempts = self._attempts.setdefault(record.key,
                                              _Attempts(self._clock()))
         waited = self._clock() - attempts.since
@@ -386,6 +388,7 @@ class TaskRunner:
                         'image': record.image, 'by': record.created_by,
                         'verdict': decision.verdict.value,
                         'reason': decision.reason})
+            return True
         except (actions.RetryLater, rbd.Error, omap.Error,
                 errors.ClusterError) as exc:
             self._retry(site, record, attempts, exc)
@@ -396,6 +399,7 @@ class TaskRunner:
                           'failed', {'store': site.name, 'image':
                                      record.image, 'what': _title(record)})
             self._retry(site, record, attempts, exc)
+        return False
 
     def _do_intent(self, site: sites.Site,
                    intent: tasks.Intent) -> actions.Decision:

@@ -223,7 +223,8 @@ class RBD(base.Endpoint):
 
         try:
             self._objects.write(offset, data, complete)
-        except objects.Error as error:
+        except Exception as error:
+            # Whatever it is: other targets of the transfer must go on.
             self._flying.discard(token)
             done(self._translated(error, 'write', offset, length))
 

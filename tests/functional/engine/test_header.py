@@ -162,6 +162,24 @@ class ChangedMeanwhileTest(base.CephTestCase):
                 header.Unsafe, writer.publish, ioctx, self.name, target, None)
             self.assertIn('features', str(error))
 
+    def test_snapshot_that_is_made_meanwhile(self):
+        # It would have what is written after it.
+        writer = site.Site('dcn0', 'images', 22,
+                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
+        with writer.open_pool() as ioctx, writer.begin(
+                ioctx, self.name, MIB) as target:
+            self.addCleanup(rbd.RBD().remove, self.ioctx, self.name)
+            with rbd.Image(self.ioctx, self.name) as image:
+                self.addCleanup(self.remove_snapshot)
+                image.create_snap('backup')
+            error = self.assertRaises(
+                header.Unsafe, writer.publish, ioctx, self.name, target, None)
+            self.assertIn('snapshots', str(error))
+
+    def remove_snapshot(self):
+        with rbd.Image(self.ioctx, self.name) as image:
+            image.remove_snap('backup')
+
     def remove(self, image_id):
         """Remove what librbd cannot open."""
         for name in ('rbd_data.%s.%016x' % (image_id, 0),

@@ -21,11 +21,14 @@ from glance_dcn.engine import header
 class Header:
     """An image whose header says what it likes."""
 
-    def __init__(self, features=61, order=23, size=1 << 30, stripes=1):
+    def __init__(self, features=61, order=23, size=1 << 30, stripes=1,
+                 unit=None):
         self.features = lambda: features
         self.stat = lambda: {'order': order, 'size': size,
                              'obj_size': 1 << order if order < 64 else 0}
         self.stripe_count = lambda: stripes
+        self.stripe_unit = lambda: (
+            self.stat()['obj_size'] if unit is None else unit)
 
 
 class CheckTest(base.BaseTestCase):
@@ -33,13 +36,14 @@ class CheckTest(base.BaseTestCase):
     def test_those_that_rbd_makes(self):
         for order in (12, 22, 25):
             header.check(Header(order=order))
-        header.check(Header(features=3, stripes=16))
+        header.check(Header(features=3, stripes=16, unit=1 << 16))
         header.check(Header(size=0))
 
     def test_what_librbd_cannot_bear(self):
         for wrong in ({'features': 61 | 512}, {'order': 0}, {'order': 63},
                       {'order': 255}, {'size': (1 << 64) - 1},
-                      {'stripes': 1 << 63}, {'stripes': 0}):
+                      {'stripes': 1 << 63}, {'stripes': 0}, {'unit': 0},
+                      {'unit': 64}, {'unit': 1 << 24}, {'unit': 5000}):
             self.assertRaises(rbd.InvalidArgument, header.check,
                               Header(**wrong))
 

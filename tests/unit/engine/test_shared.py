@@ -72,6 +72,7 @@ class ImageTest(base.BaseTestCase):
                                         'order': 22}
         self.image.features.return_value = 1
         self.image.stripe_count.return_value = 1
+        self.image.stripe_unit.return_value = 1 << 22
         self.image.list_snaps.return_value = []
         self.ioctx = mock.Mock()
         self.ioctx.dup.return_value = self.ioctx

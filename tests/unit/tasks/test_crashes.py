@@ -70,7 +70,7 @@ class CrashesTest(base.BaseTestCase):
         first = self.process()
         for key in ('a', 'b'):
             first.begin(key)
-        first.end('b')
+        first.end('b', True)
         second = self.process()
         self.assertEqual([True, False], [
             second.is_suspect(key) for key in ('a', 'b')])
@@ -87,11 +87,26 @@ class CrashesTest(base.BaseTestCase):
         self.assertEqual([0, 0, 120, 600, 3600, 3600], pauses)
         self.assertIn('2 processes in a row have ended', self.log.output)
 
+    def test_another_of_that_site_waits_as_well(self) -> None:
+        for number in range(3):
+            process = self.process()
+            process.begin('site/edge/%d/task/delete' % number)
+        process = self.process()
+        for key, pause in (('site/edge/7/task/delete', 600),
+                           ('site/other/7/task/delete', 0)):
+            self.assertEqual(pause, process.pause(key))
+        # One that was tried in vain proves nothing.
+        process.begin('site/edge/1/task/delete')
+        process.end('site/edge/1/task/delete', False)
+        self.assertTrue(process.is_suspect('site/edge/1/task/delete'))
+        process.forget({'site/other/7/task/delete'})
+        self.assertEqual(0, process.pause('site/edge/7/task/delete'))
+
     def test_done_in_the_end(self) -> None:
         for _ in range(3):
             process = self.process()
             process.begin('a')
-        process.end('a')
+        process.end('a', True)
         self.assertFalse(self.process().is_suspect('a'))
 
     def test_records_that_are_gone(self) -> None:
@@ -128,7 +143,7 @@ class CrashesTest(base.BaseTestCase):
         successor = self.process()
         successor.begin('b')
         written = self.folder['trying']
-        process.end('a')
+        process.end('a', True)
         self.assertEqual(written, self.folder['trying'])
 
     def test_what_is_damaged_is_nothing(self) -> None:
@@ -147,7 +162,7 @@ class CrashesTest(base.BaseTestCase):
         lead.publish = fail
         process = crashes.Crashes(lead)
         process.begin('a')
-        process.end('a')
+        process.end('a', True)
 
 
 class RunnerTest(test_runner.RunnerCase):
@@ -163,23 +178,25 @@ class RunnerTest(test_runner.RunnerCase):
             store, self.sites.get, self.database, self.clock,
             lead=HostLead(self.folder))
 
-    def record(self, number: int) -> typing.Any:
+    def record(self, number: int, site: str = 'edge') -> typing.Any:
         name = '%d-%s' % (number, fakes.IMAGE)
-        self.edge.add(str(number), name)
-        return self.task(image=name, image_id=str(number))
+        self.sites[site].add(str(number), name)
+        return self.task(image=name, image_id=str(number), site=site)
 
     def test_others_are_done_while_it_waits(self) -> None:
-        records = [self.record(number) for number in range(3)]
+        records = [self.record(number, site) for number, site in enumerate(
+            ('edge', 'edge', 'home', 'home'))]
         for _ in range(2):
             before = crashes.Crashes(HostLead(self.folder))
             before.take_over()
             before.begin(records[0].key)
         self.runner.run()
-        self.assertEqual([records[0].key], [
+        # Those of the same site wait as well.
+        self.assertEqual([record.key for record in records[:2]], [
             record.key for record in self.left])
         self.clock.now += 119
         self.runner.run()
-        self.assertEqual(1, len(self.left))
+        self.assertEqual(2, len(self.left))
         self.run_for(10)
         self.assertEqual([], self.left)
         self.assertFalse(self.runner._crashes.is_suspect(records[0].key))
@@ -193,9 +210,9 @@ class RunnerTest(test_runner.RunnerCase):
         at_once = []
         do = self.runner._do
 
-        def watch(site: typing.Any, record: typing.Any) -> None:
+        def watch(site: typing.Any, record: typing.Any) -> bool:
             at_once.append((record.key, set(self.runner._running)))
-            do(site, record)
+            return do(site, record)
         self.runner._do = watch
         self.runner.run()
         self.assertEqual([], self.left)
