@@ -83,7 +83,7 @@ class DataObjects:
         self._prefix: str = image.block_name_prefix()
         self._object_size: int = image.stat()['obj_size']
         #: Bytes below which all is that was written.
-        self.end = 0
+        self.end: int = image.size()
 
     def cut(self, image: rbd.Image, size: int) -> None:
         """Make an image smaller; nothing was written beyond its new size.

@@ -87,6 +87,10 @@ class Scene(fixtures.Fixture):
 
     def _store(self, site, folder):
         cluster = base.lab().cluster(site)
+        if self.kind == 'dcn':
+            return glance.rbd_store(
+                cluster, dcn_bandwidth_limit=self._rate / MiB,
+                rbd_store_chunk_size=1)
         conf = folder / ('%s.conf' % site)
         # librbd itself keeps to it.
         conf.write_text('%s\n[client]\nrbd_qos_write_bps_limit = %d\n'

@@ -33,12 +33,8 @@ class InterruptedTest(base.OwnGlanceTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        conf = cls.make_folder() / 'central.conf'
-        cluster = base.lab().cluster('central')
-        # librbd itself keeps to it.
-        conf.write_text('%s\n[client]\nrbd_qos_write_bps_limit = %d\n'
-                        % (cluster.conf.read_text(), MiB))
-        store = glance.rbd_store(cluster, rbd_store_ceph_conf=conf,
+        store = glance.rbd_store(base.lab().cluster('central'),
+                                 dcn_bandwidth_limit=1,
                                  rbd_store_chunk_size=1)
         cls.start_own({'central': ('dcn', store)})
 

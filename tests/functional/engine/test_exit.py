@@ -29,7 +29,8 @@ from glance_dcn.engine import native, stream
 client = rados.Rados(conffile=sys.argv[1], rados_id='glance')
 client.connect()
 ioctx = client.open_ioctx('images')
-rbd.RBD().create(ioctx, sys.argv[2], 1 << 30)
+rbd.RBD().create(ioctx, sys.argv[2], 1 << 30,
+                 features=rbd.RBD_FEATURE_LAYERING)
 endpoint = backend.RBD(ioctx, sys.argv[2], writable=True)
 data = os.urandom(4 << 20)
 begun = native.Queue()

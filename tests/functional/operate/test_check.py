@@ -428,7 +428,7 @@ class BrokenNodeTest(CheckTestCase):
 
     def test_staging(self):
         self.assertFound(
-            self.node(argv=('--staging-room', '1e9'), expect=0),
+            self.node(argv=('--staging-room', '1048576'), expect=0),
             ('node', 'staging', 'GiB free, less than'))
         self.assertFound(
             self.node(os_glance_staging_store={

@@ -13,9 +13,7 @@
 """Workers that are gone for good, and one that was only thought to be."""
 
 import os
-import pathlib
 import signal
-import tempfile
 import time
 
 from lab import glance
@@ -39,19 +37,9 @@ class GoneTest(workers.WorkersTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        folder = tempfile.TemporaryDirectory(prefix='glance-slow-')
-        cls.addClassCleanup(folder.cleanup)
-        confs = {}
-        for name in ('central', 'dcn0'):
-            cluster = base.lab().cluster(name)
-            confs[name] = pathlib.Path(folder.name) / ('%s.conf' % name)
-            # librbd itself keeps to it.
-            confs[name].write_text(
-                '%s\n[client]\nrbd_qos_write_bps_limit = %d\n'
-                % (cluster.conf.read_text(), MiB))
         cls.workers = workers.Workers(
             2, overrides={'glance_dcn': {'dcn_worker_timeout': TIMEOUT}},
-            confs=confs, program=cls.program)
+            options={'dcn_bandwidth_limit': 1}, program=cls.program)
         cls.workers.setUp()
         cls.addClassCleanup(cls.workers.cleanUp)
 

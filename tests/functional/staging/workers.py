@@ -52,19 +52,19 @@ class Workers(fixtures.Fixture):
     :param count: number of workers
     :param overrides: dict of dicts: options of all workers, by group
     :param stock: numbers of the workers that have stock's store and plugins
-    :param confs: paths of other conf files of clusters, by name
+    :param options: of each store, to add or change
     :param processes: number of processes of each worker, besides its master
     :param program: class of the workers
     """
 
-    def __init__(self, count=3, overrides=None, stock=(), confs=None,
+    def __init__(self, count=3, overrides=None, stock=(), options=None,
                  processes=1, program=glance.Glance):
         super().__init__()
         self._program = program
         self._count = count
         self._overrides = overrides or {}
         self._stock = stock
-        self._confs = confs or {}
+        self._options = options or {}
         self._processes = processes
         self.site = site_name()
 
@@ -109,10 +109,7 @@ class Workers(fixtures.Fixture):
 
     def store(self, name):
         """Return the options of a store in a cluster."""
-        found = glance.rbd_store(base.lab().cluster(name))
-        if name in self._confs:
-            found['rbd_store_ceph_conf'] = self._confs[name]
-        return found
+        return glance.rbd_store(base.lab().cluster(name), **self._options)
 
     def start(self, worker):
         """Start a worker, unless it runs."""

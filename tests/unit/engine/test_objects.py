@@ -38,6 +38,7 @@ class Image:
         self.stripe_unit = lambda: unit
         self.stripe_count = lambda: count
         self.data_pool_id = lambda: pool
+        self.size = lambda: 0
         self.block_name_prefix = lambda: _PREFIX
         self.list_snaps = lambda: iter(snaps)
 
