@@ -126,7 +126,7 @@ class GoneTest(workers.WorkersTestCase):
         self.assertWell(image_id, data, 'central')
 
     def test_during_an_import_its_disk_stays(self):
-        image_id = self.begin_import(4 * MiB)
+        image_id = self.begin_import(8 * MiB)
         self.workers.kill(0)
         self.wait_for_status(image_id, 'uploading')
         self.assertEqual([image_id], self.workers.staged(1))
