@@ -84,6 +84,16 @@ def wait_for(what, condition, timeout, interval=0.1):
         time.sleep(interval)
 
 
+def _is_stopped(pid):
+    """Return whether all threads of a process are stopped, or it has ended."""
+    for stat in pathlib.Path('/proc/%d/task' % pid).glob('*/stat'):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # The name before it may have spaces and parentheses.
+            if stat.read_text().rpartition(') ')[2][0] not in 'TtXZ':
+                return False
+    return True
+
+
 def is_free(port, address='127.0.0.1'):
     """Return whether nobody listens on a TCP port; False for None."""
     if port is None:
@@ -188,11 +198,17 @@ class Daemon:
         process.returncode = 0
 
     def signal(self, number):
-        """Send a signal; nothing happens when the daemon does not run."""
+        """Send a signal; nothing happens when the daemon does not run.
+
+        SIGSTOP is waited for: all of its threads have stopped then.
+        """
         pid = self.pid
         if pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
+                if number == signal.SIGSTOP:
+                    wait_for('%s to stop' % self.name,
+                             lambda: _is_stopped(pid), 10, .005)
 
     def stop(self, timeout=20):
         """End the daemon: SIGTERM, and SIGKILL after ``timeout`` seconds."""
