@@ -110,15 +110,14 @@ class Maker:
         timeout = str(self._timeout)
         client.conf_set('client_mount_timeout', timeout)
         client.conf_set('rados_mon_op_timeout', timeout)
-        # Each byte of an image is written once and read ahead by its reader:
-        # a cache and a copy of the buffers would only cost memory and time.
+        # Each byte of an image is written once, past librbd, and read ahead by
+        # its reader: a cache would only cost memory and time.
         client.conf_set('rbd_cache', 'false')
         # A process may have dozens of clients, and what one of them moves is
         # bounded by other things. (librados_thread_count stays at 2: from Ceph
         # 17 on librbd blocks one of these threads while it looks at a pool
         # that was never initialized, and needs another for the answer.)
         client.conf_set('ms_async_op_threads', '1')
-        client.conf_set('rbd_disable_zero_copy_writes', 'false')
         # What is in flight is bounded for each transfer. Where the client has
         # a bound of its own, librados waits in the thread that writes to all
         # targets while one of them hangs.

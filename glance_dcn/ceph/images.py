@@ -28,19 +28,13 @@ import rbd
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import header
+from glance_dcn.engine import objects
 
 LOG = logging.getLogger(__name__)
 
 #: Name of the snapshot that publishes an image; Nova, Cinder and stock Glance
 #: use the same (glance_store._drivers.rbd.DEFAULT_SNAPNAME).
 SNAPSHOT = 'snap'
-# Features that come with an exclusive lock. A client that may read an image
-# may notify those that have it open, and librbd of the one that has the lock
-# does what it is asked for: it resizes it, and what was written is lost.
-# An image is written once, by one client. Operators who need these features,
-# for mirroring say, enable them afterwards (rbd feature enable).
-_LOCKED = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP
-           | rbd.RBD_FEATURE_FAST_DIFF | rbd.RBD_FEATURE_JOURNALING)
 # The object that tells the internal ID of the image of a name.
 _ID = 'rbd_id.%s'
 
@@ -61,36 +55,40 @@ def create(ioctx, name, size, order, features):
         clones need, is added
     :raises rbd.ImageExists: if there is one of that name
     """
-    features = (int(features or 0) & ~_LOCKED) | rbd.RBD_FEATURE_LAYERING
+    # A client that may read an image may notify those that have it open, and
+    # librbd of the one that has the lock does what it is asked for: it resizes
+    # it, and what was written is lost. An image is written once, by one
+    # client. Operators who need these features, for mirroring say, enable
+    # them afterwards (rbd feature enable).
+    features = ((int(features or 0) & ~objects.LOCKED)
+                | rbd.RBD_FEATURE_LAYERING)
     # Not in stripes, whatever the cluster's configuration says.
     rbd.RBD().create(ioctx, name, size, order, old_format=False,
                      features=features, stripe_unit=1 << order,
                      stripe_count=1)
 
 
-def publish(image, record, facts=None):
+def publish(image, record, facts):
     """Make the snapshot of a written image that everybody reads and clones.
 
     :param image: rbd.Image, open for writing
     :param record: :class:`glance_dcn.ceph.records.Record` of its content;
         None: it is kept with the image already
     :param facts: :class:`glance_dcn.engine.header.Facts` that it was made
-        with; None: they are not compared
+        with
     :raises glance_dcn.engine.header.Unsafe: if its header is not as it was
         made
     :raises rbd.Error: if it fails
     """
-    if facts:
-        header.check_unchanged(image, facts)
+    header.check_unchanged(image, facts)
     if record:
         # First what is known of it: an image that can be read is complete.
         records.save(image, record)
     # Nobody else has it open: to ask all who have whether they are quiet
     # would only cost round trips.
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)
-    if facts:
-        # By now its client has seen all that came before.
-        header.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))
+    # By now its client has seen all that came before.
+    header.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))
     image.protect_snap(SNAPSHOT)
 
 

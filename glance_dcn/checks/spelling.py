@@ -62,7 +62,7 @@ class _Parser(iniparser.BaseParser):
 @registry.check(
     'spelling', registry.NODE, 'Sections and options are spelt as Glance '
     'knows them', needs=('stores',),
-    section=(registry.WARN, 'section [%(section)s] in %(path)s is not known '
+    section=(registry.WARN, 'section [%(section)s] in %(path)s is not known'
              '%(like)s: what it says is not read',
              'correct its name, or take it out'),
     value=(registry.FAIL, 'option %(option)s in [%(section)s] cannot have the '

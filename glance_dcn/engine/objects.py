@@ -34,10 +34,10 @@ import rbd
 from glance_dcn.engine import header
 from glance_dcn.engine import native
 
-# What librbd keeps up to date with each write.
-_BOUND_TO_LIBRBD = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK
-                    | rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
-                    | rbd.RBD_FEATURE_JOURNALING)
+#: Features of images that librbd keeps up to date with each write: all those
+#: that come with an exclusive lock.
+LOCKED = (rbd.RBD_FEATURE_EXCLUSIVE_LOCK | rbd.RBD_FEATURE_OBJECT_MAP
+          | rbd.RBD_FEATURE_FAST_DIFF | rbd.RBD_FEATURE_JOURNALING)
 
 #: What writing to the objects raises.
 Error = rados.Error
@@ -60,7 +60,7 @@ class DataObjects:
     def __init__(self, ioctx: rados.Ioctx, image: rbd.Image,
                  open_pool: typing.Callable[[int], rados.Ioctx] | None = None
                  ) -> None:
-        if (image.features() & _BOUND_TO_LIBRBD or any(image.list_snaps())
+        if (image.features() & LOCKED or any(image.list_snaps())
                 or image.stripe_count() != 1):
             raise header.Unsafe(
                 'The image has snapshots, stripes, or a feature (exclusive-'
@@ -121,7 +121,7 @@ class DataObjects:
         answered = itertools.count(1)
         codes: list[int] = []
 
-        def complete(completion: typing.Any, keep: bytes = data) -> None:
+        def complete(completion: typing.Any) -> None:
             codes.append(completion.get_return_value())
             # One step of the interpreter: threads take turns around it.
             if next(answered) == len(parts):

@@ -90,8 +90,7 @@ class RBD(base.Endpoint):
     """
 
     def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None, hold=None, cluster=None,
-                 open_pool=None):
+                 name=None, hold=None, cluster=None, open_pool=None):
         super().__init__(name or image)
         self._image = self._objects = self._facts = None
         self._let_go = hold() if hold else _nothing

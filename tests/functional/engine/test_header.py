@@ -34,19 +34,26 @@ from tests.functional.deploy import notifier
 MIB = 1 << 20
 
 
-class MigratingTest(base.CephTestCase):
+class HeaderTestCase(base.CephTestCase):
+    """An image of the test's own at dcn0, and another one."""
+
+    def setUp(self):
+        super().setUp()
+        self.name, self.other = self.image_name(), self.image_name()
+        pool = self.cluster('dcn0').pool('images')
+        self.ioctx = pool.__enter__()
+        self.addCleanup(pool.__exit__, None, None, None)
+
+
+class MigratingTest(HeaderTestCase):
     """One that is being migrated: librbd would read from where that says."""
 
     def setUp(self):
         super().setUp()
-        self.name, self.old = self.image_name(), self.image_name()
-        pool = self.cluster('dcn0').pool('images')
-        self.ioctx = pool.__enter__()
-        self.addCleanup(pool.__exit__, None, None, None)
-        rbd.RBD().create(self.ioctx, self.old, 8 * MIB)
-        rbd.RBD().migration_prepare(self.ioctx, self.old, self.ioctx,
+        rbd.RBD().create(self.ioctx, self.other, 8 * MIB)
+        rbd.RBD().migration_prepare(self.ioctx, self.other, self.ioctx,
                                     self.name)
-        self.addCleanup(rbd.RBD().remove, self.ioctx, self.old)
+        self.addCleanup(rbd.RBD().remove, self.ioctx, self.other)
         self.addCleanup(rbd.RBD().migration_abort, self.ioctx, self.name)
 
     def test_neither_read_nor_written(self):
@@ -64,15 +71,14 @@ class MigratingTest(base.CephTestCase):
                           self.name)
 
 
-class ChangedMeanwhileTest(base.CephTestCase):
+class ChangedMeanwhileTest(HeaderTestCase):
     """The owner of a cluster changes the header of what is being written."""
 
     def setUp(self):
         super().setUp()
-        self.name, self.other = self.image_name(), self.image_name()
-        pool = self.cluster('dcn0').pool('images')
-        self.ioctx = pool.__enter__()
-        self.addCleanup(pool.__exit__, None, None, None)
+        self.writer = site.Site('dcn0', 'images', 22,
+                                str(self.cluster('dcn0').conf), 'glance', 10,
+                                30)
 
     def migration(self, path):
         """Return the record of a migration from a file."""
@@ -104,10 +110,8 @@ class ChangedMeanwhileTest(base.CephTestCase):
             fixtures.TempDir()).path) / 'glance-api.conf'
         secret.write_bytes(b'password = secret' + bytes(8 * MIB))
         migration = self.migration(secret)
-        writer = site.Site('dcn0', 'images', 22,
-                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
         data, answers = b'x' * 65536, []
-        with writer.open_pool() as ioctx, writer.begin(
+        with self.writer.open_pool() as ioctx, self.writer.begin(
                 ioctx, self.name, 8 * MIB) as target:
             image_id = target.image.id()
             self.addCleanup(self.remove, image_id)
@@ -120,7 +124,7 @@ class ChangedMeanwhileTest(base.CephTestCase):
                 bytes(2 * MIB) + data, self.ioctx.read(
                     'rbd_data.%s.%016x' % (image_id, 0), 4 * MIB))
             self.assertRaises(
-                header.Unsafe, writer.publish, ioctx, self.name, target,
+                header.Unsafe, self.writer.publish, ioctx, self.name, target,
                 records.Record(8 * MIB, 'digest'))
         self.assertEqual([None], answers)
 
@@ -129,10 +133,8 @@ class ChangedMeanwhileTest(base.CephTestCase):
             fixtures.TempDir()).path) / 'glance-api.conf'
         secret.write_bytes(b'password = secret' * MIB)
         migration = self.migration(secret)
-        writer = site.Site('dcn0', 'images', 22,
-                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
         size = 6 * MIB + 100
-        with writer.open_pool() as ioctx, writer.begin(
+        with self.writer.open_pool() as ioctx, self.writer.begin(
                 ioctx, self.name, 0) as target:
             image_id = target.image.id()
             self.addCleanup(self.remove, image_id)
@@ -143,7 +145,7 @@ class ChangedMeanwhileTest(base.CephTestCase):
                 sink.finish()
             self.assertEqual(size, target.image.size())
             self.assertRaises(
-                header.Unsafe, writer.publish, ioctx, self.name, target,
+                header.Unsafe, self.writer.publish, ioctx, self.name, target,
                 records.Record(size, 'digest'))
         # It has zeros alone, and is not there.
         self.assertRaises(rados.ObjectNotFound, self.ioctx.stat,
@@ -151,29 +153,27 @@ class ChangedMeanwhileTest(base.CephTestCase):
 
     def test_features_that_are_enabled_meanwhile(self):
         # A map of the objects would not know what is written.
-        writer = site.Site('dcn0', 'images', 22,
-                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
-        with writer.open_pool() as ioctx, writer.begin(
+        with self.writer.open_pool() as ioctx, self.writer.begin(
                 ioctx, self.name, MIB) as target:
             self.addCleanup(rbd.RBD().remove, self.ioctx, self.name)
             with rbd.Image(self.ioctx, self.name) as image:
                 image.update_features(rbd.RBD_FEATURE_EXCLUSIVE_LOCK, True)
             error = self.assertRaises(
-                header.Unsafe, writer.publish, ioctx, self.name, target, None)
+                header.Unsafe, self.writer.publish, ioctx, self.name, target,
+                None)
             self.assertIn('features', str(error))
 
     def test_snapshot_that_is_made_meanwhile(self):
         # It would have what is written after it.
-        writer = site.Site('dcn0', 'images', 22,
-                           str(self.cluster('dcn0').conf), 'glance', 10, 30)
-        with writer.open_pool() as ioctx, writer.begin(
+        with self.writer.open_pool() as ioctx, self.writer.begin(
                 ioctx, self.name, MIB) as target:
             self.addCleanup(rbd.RBD().remove, self.ioctx, self.name)
             with rbd.Image(self.ioctx, self.name) as image:
                 self.addCleanup(self.remove_snapshot)
                 image.create_snap('backup')
             error = self.assertRaises(
-                header.Unsafe, writer.publish, ioctx, self.name, target, None)
+                header.Unsafe, self.writer.publish, ioctx, self.name, target,
+                None)
             self.assertIn('snapshots', str(error))
 
     def remove_snapshot(self):

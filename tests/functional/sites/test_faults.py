@@ -125,6 +125,22 @@ class FaultyTargetTest(TargetTestCase):
             self.assertLess(time.monotonic() - began, 30)
             bad.thaw()
 
+    def test_what_is_sent_to_one_that_hangs_holds_up_nothing(self):
+        # By default librados makes its caller wait when a client has 100 MiB
+        # in flight: the thread that writes to all targets of a transfer.
+        bad, far = self.clusters['bad'], self.sites['bad']
+        self.addCleanup(bad.thaw)
+        data = b'x' * (4 * MIB)
+        with far.open_pool() as ioctx:
+            writer = far.begin(ioctx, self.image, 160 * MIB)
+            bad.freeze()
+            began = time.monotonic()
+            for number in range(40):
+                writer.write(number * len(data), data, lambda answer: None)
+            self.assertLess(time.monotonic() - began, far.io_timeout)
+            bad.thaw()
+            writer.close()
+
     def test_nothing_stays_of_a_write_that_was_given_up(self):
         bad, far = self.clusters['bad'], self.sites['bad']
         self.addCleanup(bad.thaw)
