@@ -19,6 +19,7 @@ still being written, or whose writer died.
 
 import contextlib
 import dataclasses
+import io
 import logging
 import typing
 
@@ -37,6 +38,13 @@ LOG = logging.getLogger(__name__)
 SNAPSHOT = 'snap'
 # The object that tells the internal ID of the image of a name.
 _ID = 'rbd_id.%s'
+# Source of the trash entries by which librbd removes (cls::rbd::
+# TrashImageSource); entries read at a time, the bytes that takes at most, and
+# the entries that are read at most: another site may have put them there.
+_REMOVING = 3
+_ENTRIES = 512
+_ENTRIES_BYTES = 1 << 18
+_MOST_ENTRIES = 1 << 16
 
 
 class InUse(Exception):
@@ -120,6 +128,7 @@ class Removal:
         self._in_use_too = in_use_too
         self._image = None
         self._has_snapshot = self._unprotected = self._has_clones = False
+        self._was_interrupted = False
 
     def prepare(self):
         """See that nothing is in the way, and let no more clones be made.
@@ -128,7 +137,13 @@ class Removal:
         :raises InUse: if the snapshot has clones, or the image is open
             elsewhere; it is left as it was
         """
-        self._check_name()
+        if not self._has_name():
+            self._was_interrupted = (
+                self._image_id is not None
+                and is_being_removed(self._ioctx, self._name, self._image_id))
+            if self._was_interrupted:
+                return
+            raise self._not_found()
         if self._snapshot is None:
             return
         try:
@@ -156,6 +171,9 @@ class Removal:
         :raises InUse: if it was opened elsewhere meanwhile; it is left as it
             was
         """
+        if self._was_interrupted:
+            purge(self._ioctx, self._name, self._image_id, self._snapshot)
+            return
         removed = False
         try:
             if self._has_clones:
@@ -230,10 +248,16 @@ class Removal:
 
         :raises rbd.ImageNotFound: if it is not
         """
-        if self._image_id is None or (
-                look_up(self._ioctx, self._name) != self._image_id):
-            raise rbd.ImageNotFound('RBD image %s with ID %s'
-                                    % (self._name, self._image_id))
+        if not self._has_name():
+            raise self._not_found()
+
+    def _has_name(self):
+        return (self._image_id is not None
+                and look_up(self._ioctx, self._name) == self._image_id)
+
+    def _not_found(self):
+        return rbd.ImageNotFound('RBD image %s with ID %s'
+                                 % (self._name, self._image_id))
 
     def _close(self):
         image, self._image = self._image, None
@@ -398,6 +422,80 @@ def _look_up_object(ioctx, name):
         return None
 
 
+def is_being_removed(ioctx, name, image_id):
+    """Return whether the removal of an image has taken its name, and goes on.
+
+    librbd removes an image by way of the trash: name, data and header go one
+    after the other, and its trash entry comes last. If the client or the
+    cluster ends meanwhile, all that is left can be found by that entry alone.
+    What an operator has moved to the trash is not meant.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param name: name that it had
+    :param image_id: its internal ID
+    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+    """
+    try:
+        _code, reply = ioctx.execute('rbd_trash', 'rbd', 'trash_get',
+                                     _encode(image_id))
+    except rados.ObjectNotFound:
+        return False
+    return _read_trash_spec(io.BytesIO(reply)) == (_REMOVING, name)
+
+
+def find_being_removed(ioctx, name):
+    """Return the internal ID of an image whose removal has taken its name.
+
+    For those who do not know its ID, see :func:`is_being_removed`.
+
+    :param ioctx: rados.Ioctx of the pool
+    :param name: name that it had
+    :returns: the ID, or None
+    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+    """
+    last = ''
+    for _ in range(_MOST_ENTRIES // _ENTRIES):
+        try:
+            _code, reply = ioctx.execute(
+                'rbd_trash', 'rbd', 'trash_list',
+                _encode(last) + _ENTRIES.to_bytes(8, 'little'),
+                _ENTRIES_BYTES)
+        except rados.ObjectNotFound:
+            return None
+        stream = io.BytesIO(reply)
+        count = _read_length(stream)
+        for _ in range(min(count, _ENTRIES)):
+            last = _read_text(stream)
+            if _read_trash_spec(stream) == (_REMOVING, name):
+                return last
+        if count != _ENTRIES:
+            return None
+    LOG.warning('The trash of a pool has more than %(count)d entries: whether '
+                'one of them is what is left of image %(image)s is not known; '
+                'purge it (rbd trash purge)', {
+                    'count': _MOST_ENTRIES, 'image': name})
+    return None
+
+
+def _read_trash_spec(stream):
+    """Return source and name of a trash entry.
+
+    It is encoded with two versions of a byte each and its length; source, a
+    byte, and name come first (cls::rbd::TrashImageSpec).
+    """
+    stream.read(2)
+    spec = io.BytesIO(stream.read(_read_length(stream)))
+    return int.from_bytes(spec.read(1), 'little'), _read_text(spec)
+
+
+def _read_text(stream):
+    return stream.read(_read_length(stream)).decode(errors='replace')
+
+
+def _read_length(stream):
+    return int.from_bytes(stream.read(4), 'little')
+
+
 def _encode(text):
     """Return a string as Ceph encodes it: its length comes first."""
     data = text.encode()
@@ -406,8 +504,7 @@ def _encode(text):
 
 def _decode(data):
     """Return a string of Ceph's; what is damaged is the ID of no image."""
-    return data[4:4 + int.from_bytes(data[:4], 'little')].decode(
-        errors='replace')
+    return _read_text(io.BytesIO(data))
 
 
 def knock(ioctx, name, timeout):

@@ -187,9 +187,8 @@ def remove(ioctx, image, identity, trashing=None):
         return
     if identity is None and found.being_written:
         raise images.InUse(str(BeingWritten(found)))
-    images.remove(ioctx, image,
-                  found.identity or images.look_up(ioctx, image),
-                  images.SNAPSHOT, trashing)
+    images.remove(ioctx, image, found.identity or identity
+                  or images.look_up(ioctx, image), images.SNAPSHOT, trashing)
 
 
 def _remove(ioctx, found):

@@ -188,7 +188,8 @@ class Deletion:
         # long as other requests are.
         images.knock(ioctx, image, ANSWER)
         # Once: by now another may have the name.
-        self.image_id = self.image_id or images.look_up(ioctx, image)
+        self.image_id = (self.image_id or images.look_up(ioctx, image)
+                         or images.find_being_removed(ioctx, image))
         with self.site.name_lock(ioctx, image):
             # Whether another has it by now is seen by its internal ID; what
             # was abandoned is done by the task runner.

@@ -337,14 +337,22 @@ class Executor:
 def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
     """Return what there is under the name of a task's image.
 
-    Another image than the one that is meant is not opened: it may have been
-    put there to harm this process.
+    Or what is left of it, where its removal was interrupted. Another image
+    than the one that is meant is not opened: it may have been put there to
+    harm this process.
     """
-    if task.image_id is not None:
+    image_id = task.image_id
+    if image_id is not None:
         found = images.look_up(ioctx, task.image)
-        if found != task.image_id:
+        if found != image_id:
+            if images.is_being_removed(ioctx, task.image, image_id):
+                return images.ImageInfo(image_id, blank=False)
             return images.ImageInfo(found) if found else None
-    return images.inspect(ioctx, task.image)
+    info = images.inspect(ioctx, task.image)
+    if info is None:
+        image_id = images.find_being_removed(ioctx, task.image)
+        return image_id and images.ImageInfo(image_id, blank=False)
+    return info
 
 
 def purge(site: sites.Site, image: str, pool: str | None,

@@ -560,7 +560,7 @@ def _in_turn(due: list[tuple[sites.Site, tasks.Record]]
 
 
 def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
-    """Return whether the image of an intent is not under its name any more.
+    """Return whether nothing is left of the image of an intent.
 
     :raises glance_dcn.ceph.errors.ClusterError: if the site is away
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
@@ -568,7 +568,9 @@ def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
     if intent.image_id is None:
         return False
     with site.open_pool(intent.pool) as ioctx:
-        return images.look_up(ioctx, intent.image) != intent.image_id
+        return (images.look_up(ioctx, intent.image) != intent.image_id
+                and not images.is_being_removed(ioctx, intent.image,
+                                                intent.image_id))
 
 
 def _title(record: tasks.Record) -> str:

@@ -206,3 +206,62 @@ class LookUpTest(base.BaseTestCase):
         self.assertEqual('abcd', images.look_up(ioctx, IMAGE))
         ioctx.execute.side_effect = rados.ObjectNotFound('none')
         self.assertIsNone(images.look_up(ioctx, IMAGE))
+
+
+class BeingRemovedTest(base.BaseTestCase):
+    """Trash entries, as a cluster has them; cls_rbd is a few lines here."""
+
+    def setUp(self):
+        super().setUp()
+        self.entries = {}
+        self.ioctx = mock.Mock()
+        self.ioctx.execute.side_effect = self.execute
+        self.damage = lambda reply: reply
+
+    def add(self, image_id, name, source=3):
+        fields = bytes([source]) + self.text(name) + bytes(17)
+        self.entries[image_id] = (
+            b'\x02\x01' + len(fields).to_bytes(4, 'little') + fields)
+
+    @staticmethod
+    def text(value):
+        return len(value).to_bytes(4, 'little') + value.encode()
+
+    def execute(self, oid, cls, method, data, length=8192):
+        self.assertEqual(('rbd_trash', 'rbd'), (oid, cls))
+        start = data[4:4 + data[0]].decode()
+        if method == 'trash_get':
+            if start not in self.entries:
+                raise rados.ObjectNotFound('none')
+            return 0, self.damage(self.entries[start])
+        most = int.from_bytes(data[4 + data[0]:], 'little')
+        found = sorted(each for each in self.entries if each > start)[:most]
+        reply = len(found).to_bytes(4, 'little') + b''.join(
+            self.text(each) + self.entries[each] for each in found)
+        self.assertLessEqual(len(reply), length)
+        return 0, self.damage(reply)
+
+    def test_among_many(self):
+        for number in range(1500):
+            self.add('id%04d' % number, 'n' * 96)
+        self.add('id0700', IMAGE, source=0)
+        self.assertIsNone(images.find_being_removed(self.ioctx, IMAGE))
+        self.add('id1234', IMAGE)
+        self.assertEqual('id1234', images.find_being_removed(self.ioctx,
+                                                             IMAGE))
+        self.assertTrue(images.is_being_removed(self.ioctx, IMAGE, 'id1234'))
+        for image_id in ('id0700', 'id0701', 'none'):
+            self.assertFalse(images.is_being_removed(self.ioctx, IMAGE,
+                                                     image_id))
+
+    def test_damaged(self):
+        self.add('id', IMAGE)
+        for damage in (lambda reply: b'', lambda reply: reply[:9],
+                       lambda reply: b'\xff' * len(reply)):
+            self.damage = damage
+            self.assertIsNone(images.find_being_removed(self.ioctx, IMAGE))
+            self.assertFalse(images.is_being_removed(self.ioctx, IMAGE, 'id'))
+
+    def test_no_trash(self):
+        self.ioctx.execute.side_effect = rados.ObjectNotFound('none')
+        self.assertIsNone(images.find_being_removed(self.ioctx, IMAGE))

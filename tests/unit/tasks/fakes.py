@@ -176,7 +176,8 @@ class MemoryCluster(fixtures.Fixture):
                      'remove_later', 'get', 'walk', 'remove_object'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.omap.' + name, getattr(self, name)))
-        for name in ('inspect', 'look_up'):
+        for name in ('inspect', 'look_up', 'is_being_removed',
+                     'find_being_removed'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.images.' + name, getattr(self, name)))
         self.useFixture(fixtures.MonkeyPatch(
@@ -223,6 +224,12 @@ class MemoryCluster(fixtures.Fixture):
     def look_up(self, ioctx, name):
         found = self.inspect(ioctx, name)
         return found and found.image_id
+
+    def is_being_removed(self, ioctx, name, image_id):
+        return False
+
+    def find_being_removed(self, ioctx, name):
+        return None
 
     def remove_image(self, ioctx, name, image_id, snapshot=None,
                      trashing=None, in_use_too=False):

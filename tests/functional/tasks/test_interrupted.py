@@ -1,0 +1,120 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Removals that are interrupted after the image has lost its name."""
+
+import rbd
+
+from glance_dcn.ceph import images
+from glance_dcn.store import deletion
+from glance_dcn.store import location
+from glance_dcn.tasks import queue as queues
+from lab import process
+from tests.functional.tasks import base
+
+Action = queues.Action
+# So many objects that it takes a while to remove them.
+_SIZE = 20 << 30
+
+
+class InterruptedRemovalTest(base.TasksTestCase):
+
+    def interrupt(self):
+        """Kill a process while librbd removes an image for it.
+
+        :returns: the image's internal ID, and the address of the client
+        """
+        with self.edge.open_pool() as ioctx:
+            images.create(ioctx, self.image, _SIZE, 22, None)
+        image_id = self.identify()
+        started = self.start(
+            'with site.open_pool() as ioctx:',
+            '    say(site.address_of(ioctx))',
+            '    images.remove(ioctx, image, "%s")' % image_id)
+        address = started.stdout.readline().strip()
+        process.wait_for('its name to go', lambda: self.identify() is None,
+                         20, .005)
+        started.kill()
+        started.wait()
+        with self.edge.open_pool() as ioctx:
+            self.assertTrue(images.is_being_removed(ioctx, self.image,
+                                                    image_id))
+            self.assertFalse(images.is_being_removed(ioctx, 'another',
+                                                     image_id))
+            self.assertEqual(image_id, images.find_being_removed(
+                ioctx, self.image))
+        return image_id, address
+
+    def assertNothingLeft(self, image_id):
+        self.assertGone()
+        with self.cluster('dcn0').pool() as ioctx:
+            self.assertRaises(rbd.ImageNotFound, rbd.RBD().trash_get, ioctx,
+                              image_id)
+            self.assertEqual([], [
+                each.key for each in ioctx.list_objects()
+                if image_id in each.key])
+
+    def test_task_that_knows_the_image(self):
+        image_id, address = self.interrupt()
+        self.create(dropped=[self.edge])
+        # What has the name now is another image.
+        other = self.write(data=b'y')
+        for record in self.recorded():
+            self.queue.store.remove(record)
+        self.queue.defer(Action.DELETE, self.edge, self.image,
+                         image_id=image_id, addresses=(address,))
+        self.settle()
+        self.assertThere(other)
+        self.assertWhole(b'y')
+        with self.edge.open_pool() as ioctx:
+            self.edge.delete(ioctx, self.image, other, images.SNAPSHOT)
+        self.assertNothingLeft(image_id)
+
+    def test_task_that_knows_only_the_name(self):
+        image_id, address = self.interrupt()
+        self.create(dropped=[self.edge])
+        self.queue.defer(Action.DELETE, self.edge, self.image,
+                         addresses=(address,))
+        self.settle()
+        self.assertNothingLeft(image_id)
+
+    def test_deleted_once_more(self):
+        image_id, address = self.interrupt()
+        self.assertFalse(self.edge.blocklist([address]))
+        loc = location.StoreLocation(
+            {'fsid': self.edge.known_fsid, 'pool': 'images',
+             'image': self.image, 'snapshot': images.SNAPSHOT}, None)
+        part = deletion.Deletion(self.edge, loc)
+        deletion.ImageDeletion([part]).run()
+        self.assertIsNone(part.error)
+        self.assertNothingLeft(image_id)
+
+    def test_writer_gives_up_once_more(self):
+        image_id, address = self.interrupt()
+        self.assertFalse(self.edge.blocklist([address]))
+        with self.edge.open_pool() as ioctx:
+            self.edge.discard(ioctx, self.image, image_id)
+        self.assertNothingLeft(image_id)
+
+    def test_what_an_operator_has_moved_to_the_trash(self):
+        self.write()
+        self.create(dropped=[self.edge])
+        image_id = self.identify()
+        with self.cluster('dcn0').pool() as ioctx:
+            rbd.RBD().trash_move(ioctx, self.image)
+        self.queue.defer(Action.DELETE, self.edge, self.image,
+                         image_id=image_id)
+        self.settle()
+        with self.cluster('dcn0').pool() as ioctx:
+            self.assertEqual(self.image, rbd.RBD().trash_get(
+                ioctx, image_id)['name'])
+            rbd.RBD().trash_restore(ioctx, image_id, self.image)
