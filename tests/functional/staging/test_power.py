@@ -147,6 +147,10 @@ class PowerCutTest(base.ApiTestCase):
         def moment(job):
             process.wait_for('a digest', lambda: self.proof(
                 job, kind), 60, .001)
+            # It is seen from the renaming on, which the worker syncs next;
+            # the power is not to be cut between the two. That it does sync is
+            # shown by DiskTest.
+            durable.sync_folder(self.scene.staging / '.glance-dcn')
         return moment
 
     def proof(self, job, kind):
