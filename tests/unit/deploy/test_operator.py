@@ -10,16 +10,25 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
+import base64
+import json
 import pathlib
-import textwrap
+import shutil
+import subprocess
 
+import jsonschema
 import yaml
 
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import sitesfile
 from tests.unit.deploy import base
 from tests.unit.deploy import loading
+
+DATA = pathlib.Path(__file__).parent / 'data'
+#: openstack-operator's sample of a control plane with Ceph, and the schema of
+#: its custom resource; the files tell where they are from.
+SAMPLE = DATA / 'openstackcontrolplane-ceph.yaml'
+CRD = DATA / 'openstackcontrolplane-crd.json'
 
 
 class OperatorTestCase(base.SitesFileTestCase):
@@ -172,44 +181,13 @@ class TestSecrets(OperatorTestCase):
 class TestExisting(OperatorTestCase):
     """A control plane made with openstack-operator's sample for Ceph."""
 
-    BASE = """\
-        apiVersion: core.openstack.org/v1beta1
-        kind: OpenStackControlPlane
-        metadata:
-          name: openstack
-        spec:
-          storageClass: local-storage
-          extraMounts:
-          - name: v1
-            region: r1
-            extraVol:
-            - propagation: [CinderVolume, CinderBackup, GlanceAPI]
-              extraVolType: Ceph
-              volumes:
-              - name: ceph
-                projected:
-                  sources:
-                  - secret: {name: ceph-conf-files}
-              mounts:
-              - {name: ceph, mountPath: /etc/ceph, readOnly: true}
-          glance:
-            template:
-              databaseInstance: openstack
-              keystoneEndpoint: default
-              customServiceConfig: |
-                [DEFAULT]
-                enabled_backends = default_backend:rbd
-              glanceAPIs:
-                default:
-                  replicas: 1
-                  override:
-                    service:
-                      internal:
-                        spec: {type: LoadBalancer}
-        """
-
     def merged(self, base_, patch):
-        """Do as kustomize does with custom resources, RFC 7386."""
+        """Do as kustomize does with custom resources, RFC 7386.
+
+        That it does so is what :meth:`test_kustomize` shows.
+
+        :param patch: without metadata, which tells the target alone
+        """
         if not isinstance(patch, dict):
             return patch
         found = dict(base_) if isinstance(base_, dict) else {}
@@ -219,13 +197,28 @@ class TestExisting(OperatorTestCase):
                 del found[key]
         return found
 
-    def control_plane(self, *names):
-        text = base.SITES.replace(
+    def taken_over(self, *names):
+        """Return the files of an overlay for the API that is there."""
+        return self.rendered(*names, text=base.SITES.replace(
             '  central: true\n', '  central: true\n'
-            '  operator: {api: default, layout: split}\n')
-        return self.merged(
-            yaml.safe_load(textwrap.dedent(self.BASE)),
-            yaml.safe_load(self.rendered(*names, text=text)['glance.yaml']))
+            '  operator: {api: default, layout: split}\n'))
+
+    def control_plane(self, text=None):
+        """Return the sample with a patch; None: of the API that is there."""
+        patch = yaml.safe_load(text or self.taken_over()['glance.yaml'])
+        return self.merged(yaml.safe_load(SAMPLE.read_text()),
+                           {'spec': patch['spec']})
+
+    def check(self, control_plane):
+        """Validate a custom resource, strictly: no field is dropped."""
+        crd = json.loads(CRD.read_text())
+        self.assertEqual('%s/%s' % (crd['group'], crd['version']),
+                         control_plane['apiVersion'])
+        self.assertEqual(crd['kind'], control_plane['kind'])
+        jsonschema.validate({
+            name: control_plane['spec'][name]
+            for name in crd['schema']['properties']
+            if name in control_plane['spec']}, _strict(crd['schema']))
 
     def test_the_api_that_is_there_is_taken_over(self):
         glance = self.control_plane()['spec']['glance']['template']
@@ -235,9 +228,11 @@ class TestExisting(OperatorTestCase):
         self.assertEqual('openstack', glance['databaseInstance'])
         central = glance['glanceAPIs']['default']
         self.assertEqual(
-            ('split', {'type': 'LoadBalancer'}), (
+            ('split', 'LoadBalancer', '172.17.0.80'), (
                 central['type'],
-                central['override']['service']['internal']['spec']))
+                central['override']['service']['internal']['spec']['type'],
+                central['override']['service']['internal']['metadata'][
+                    'annotations']['metallb.universe.tf/loadBalancerIPs']))
         path = self.folder / 'all.conf'
         # Of both, that of the GlanceAPI is read last.
         path.write_text(glance['customServiceConfig']
@@ -268,22 +263,70 @@ class TestExisting(OperatorTestCase):
                 {'name': volumes[1]['volumes'][0]['secret']['secretName']})
 
     def test_fields_are_those_of_the_custom_resource(self):
+        self.check(self.control_plane())
         text = base.SITES.replace(
             '- name: dcn0', '- name: dcn0\n  operator: {networks: [storage],'
             ' internal_address: 172.17.0.81, storage_class: local}')
-        found = self.template(text=text)
-        # Kubernetes drops what it does not know.
-        self.assertEqual({'keystoneEndpoint', 'glanceAPIs', 'extraMounts'},
-                         set(found))
-        for api in found['glanceAPIs'].values():
-            self.assertLessEqual(set(api), {
-                'type', 'replicas', 'networkAttachments', 'override',
-                'storage', 'imageCache', 'customServiceConfig'})
-        for mount in found['extraMounts']:
-            self.assertEqual({'name', 'region', 'extraVol'}, set(mount))
-            for volume in mount['extraVol']:
-                self.assertEqual({'propagation', 'extraVolType', 'volumes',
-                                  'mounts'}, set(volume))
+        found = self.control_plane(self.rendered(text=text)['glance.yaml'])
+        self.check(found)
+        # Kubernetes would drop such a field.
+        found['spec']['glance']['template']['glanceAPIs']['dcn0'][
+            'stagingSize'] = '10G'
+        self.assertRaises(jsonschema.ValidationError, self.check, found)
+
+    def test_kustomize(self):
+        tool = next((command for command in (
+            ['kustomize', 'build'], ['kubectl', 'kustomize'])
+            if shutil.which(command[0])), None)
+        if tool is None:
+            self.skipTest('there is neither kustomize nor kubectl')
+        for name, text in dict({
+                '../base/kustomization.yaml': 'resources: [sample.yaml]\n',
+                '../base/sample.yaml': SAMPLE.read_text(),
+        }, **self.taken_over()).items():
+            path = self.folder / 'overlay' / name
+            (self.folder / 'overlay').mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        built = list(yaml.safe_load_all(subprocess.run(
+            [*tool, self.folder / 'overlay'], check=True, text=True,
+            capture_output=True, timeout=60).stdout))
+        [control_plane] = [each for each in built
+                           if each['kind'] == 'OpenStackControlPlane']
+        for name in ('glance', 'extraMounts'):
+            self.assertEqual(self.control_plane()['spec'][name],
+                             control_plane['spec'][name])
+        self.assertEqual(
+            yaml.safe_load(SAMPLE.read_text())['metadata'],
+            control_plane['metadata'])
+        secrets = {each['metadata']['name']: each for each in built
+                   if each['kind'] == 'Secret'}
+        self.assertEqual({'glance-dcn-%s-ceph' % site for site in (
+            'central', 'dcn0', 'dcn1', 'far')}, set(secrets))
+        for name, secret in secrets.items():
+            self.assertEqual({
+                pathlib.Path(path).name: text
+                for path, text in self.taken_over().items()
+                if path.startswith('ceph/%s/' % name.split('-')[2])}, {
+                    key: base64.b64decode(value).decode()
+                    for key, value in secret['data'].items()})
+
+
+def _strict(schema):
+    """Return a schema of a custom resource that allows no other fields.
+
+    What is required comes from the operators: the sample lacks some, too.
+    """
+    if isinstance(schema, list):
+        return [_strict(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _strict(value) for key, value in schema.items()
+             if not (key == 'required' and isinstance(value, list))}
+    if isinstance(schema.get('properties'), dict) and not schema.get(
+            'x-kubernetes-preserve-unknown-fields'):
+        found.setdefault('additionalProperties', False)
+    return found
 
 
 class TestMistakes(OperatorTestCase):
