@@ -1,0 +1,163 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""A deployment that upstream's tests of images run against: tempest's.
+
+With what a deployment has besides: two workers, of two processes each, stores
+of different weight, the http store for locations of users, the cache of
+images, and definitions of metadata.
+"""
+
+import os
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+
+import fixtures
+from keystoneclient.v3 import client as keystone_client
+
+from lab import process
+from lab import wsgi
+from tests.functional.api import base
+from tests.functional.api import webserver
+
+# Heaviest first, as tempest's waiter wants them in the order of names.
+_WEIGHTS = {'central': 300, 'dcn0': 100, 'dcn1': 100}
+_PLUGINS = {'dcn': '[dcn_distributed_staging,dcn_image_conversion]',
+            'rbd': '[image_conversion]'}
+# Of the catalogue: the second worker, for what was staged at the first.
+_SECOND = 'image_second'
+_PACKAGE = 'tempest.api.image'
+# A line of testtools: name, an outcome.
+_LINE = re.compile(r'^(\S+) \.\.\. (ok|skip|FAIL|ERROR)', re.M)
+_TIMEOUT = 3600
+
+
+class Scene(fixtures.Fixture):
+    """A Glance of its own, and the users and the image that tempest needs.
+
+    :ivar own: its :class:`tests.functional.api.base.OwnGlance`
+
+    :param kind: type of the stores; ``rbd``: stock
+    """
+
+    def __init__(self, kind='dcn'):
+        super().__init__()
+        self.kind = kind
+        self._region = 'tempest-%s' % kind
+
+    def _setUp(self):
+        self._folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        self._keystone = keystone_client.Client(session=base.session())
+        self.own = self.useFixture(self._glance())
+        process.run([wsgi.BIN / 'glance-manage', '--config-dir',
+                     self.own.worker.etc, 'db_load_metadefs',
+                     wsgi.BIN.parent / 'etc/glance/metadefs'])
+        second = self.useFixture(self._glance(self.own.database_url))
+        base.lab().keystone.register_endpoint(self._region,
+                                              self.own.worker.url)
+        service = self._keystone.services.create(_SECOND, _SECOND)
+        self._keystone.endpoints.create(service, second.worker.url, 'public',
+                                        self._region)
+        self.addCleanup(self._forget, service)
+        self._configure()
+
+    def _glance(self, database=None):
+        """Return a worker; None: the first one, with its database."""
+        stores = {name: (kind, dict(options, weight=_WEIGHTS[name]))
+                  for name, (kind, options) in base.rbd_stores(
+                      self.kind).items()}
+        number = 1 if database else 0
+        return base.OwnGlance(
+            dict(stores, web=('http', {})), database=database, overrides={
+                'DEFAULT': {
+                    'enabled_import_methods': '[glance-direct,web-download,'
+                    'glance-download,copy-image]',
+                    'image_cache_dir': self._folder / ('cache-%d' % number),
+                    'image_cache_driver': 'sqlite'},
+                'image_import_opts': {
+                    'image_import_plugins': _PLUGINS[self.kind]},
+                'paste_deploy': {'flavor': 'keystone+cachemanagement'},
+            }, processes=2)
+
+    def _forget(self, service):
+        for endpoint in self._keystone.endpoints.list(
+                region_id=self._region):
+            self._keystone.endpoints.delete(endpoint)
+        self._keystone.services.delete(service)
+        self._keystone.regions.delete(self._region)
+
+    def run(self, names, timeout=_TIMEOUT):
+        """Run tests.
+
+        :param names: names of modules, classes or tests, as unittest's
+        :param timeout: seconds
+        :returns: dict of ``ok``, ``skip``, ``FAIL`` or ``ERROR`` by the name
+            of the test; and what was printed
+        """
+        done = subprocess.run(
+            [sys.executable, '-m', 'testtools.run', '-v', *names],
+            cwd=self._folder, capture_output=True, text=True, timeout=timeout,
+            env=dict(os.environ, TEMPEST_CONFIG_DIR=str(self._folder),
+                     TEMPEST_CONFIG='tempest.conf'))
+        return dict(_LINE.findall(done.stdout)), done.stdout + done.stderr
+
+    def _configure(self):
+        """Write what tempest reads."""
+        image = self.useFixture(webserver.Served(self._image())).url
+        keystone = base.lab().keystone
+        path = self._folder / 'tempest.conf'
+        path.touch(0o600)
+        wsgi.write_conf(path, {
+            # Among the outcomes, otherwise.
+            'DEFAULT': {'log_file': self._folder / 'tempest.log'},
+            'auth': {
+                'admin_username': 'admin', 'admin_project_name': 'admin',
+                'admin_password': keystone.password,
+                'admin_domain_name': 'Default',
+                'create_isolated_networks': 'false'},
+            'identity': {'uri_v3': keystone.url, 'region': self._region},
+            'image': {
+                'region': self._region, 'build_timeout': 60,
+                'alternate_image_endpoint': _SECOND,
+                'alternate_image_endpoint_type': 'public',
+                'build_interval': 0, 'http_image': image,
+                'http_qcow2_image': image, 'image_caching_enabled': 'true'},
+            'image-feature-enabled': {
+                'manage_locations': 'true', 'http_store_enabled': 'true',
+                'store_weight_enabled': 'true'},
+            'service_available': dict.fromkeys(
+                ('cinder', 'neutron', 'nova', 'swift', 'horizon'), 'false'),
+            'oslo_concurrency': {'lock_path': self._folder / 'locks'},
+        })
+
+    @staticmethod
+    def _image():
+        """Return a qcow2 image."""
+        with tempfile.TemporaryDirectory() as folder:
+            raw, converted = (os.path.join(folder, name)
+                              for name in ('raw', 'qcow2'))
+            pathlib.Path(raw).write_bytes(base.random_data())
+            subprocess.run(['qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2',
+                            raw, converted], check=True)
+            return pathlib.Path(converted).read_bytes()
+
+
+def modules(package=_PACKAGE):
+    """Return the names of all modules of tests in a package."""
+    found = __import__(package, fromlist=['__path__'])
+    return sorted(each.name for each in pkgutil.walk_packages(
+        found.__path__, package + '.')
+        if each.name.rpartition('.')[2].startswith('test_'))
