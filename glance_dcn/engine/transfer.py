@@ -177,7 +177,7 @@ class Transfer:
             self._loop, targets, lambda target, release: lane.Lane(
                 self._loop, target, release, window, timeout,
                 limits.get(target)),
-            content or expected is not None, hashes)
+            content or expected is not None or chunks is not None, hashes)
         self._laggards = laggards.Laggards(
             self._loop.clock, self._fanout.lanes) if lets_go else None
 

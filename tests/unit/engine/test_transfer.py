@@ -493,6 +493,11 @@ class TestLaggards(base.BaseTestCase):
             else:
                 again.run()
 
+    def test_chunks_are_proved_without_a_digest(self):
+        chunks = transfer.Transfer(self.source).run().chunks
+        again = transfer.Transfer(self.source, content=False, chunks=chunks)
+        self.assertEqual(chunks, again.run().chunks)
+
 
 class TestRates(base.BaseTestCase):
 
