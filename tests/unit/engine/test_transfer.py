@@ -22,7 +22,6 @@ import hypothesis
 from hypothesis import strategies as st
 from oslotest import base
 
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine import digests
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
@@ -30,6 +29,7 @@ from glance_dcn.engine import lane
 from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
 from tests.unit.engine import fakes
+from tests.unit.engine import memory
 from tests.unit.engine import strategies
 
 BLOCK = extents.BLOCK
