@@ -203,7 +203,7 @@ def pool(site):
     try:
         probe.ask(site.ioctx)
     except trial.Error as exc:
-        if abs(exc.errno or 0) in (1, 13):
+        if permission.is_denied(exc):
             raise Found('refused', error=exc, **names)
         raise Found('silent', error=exc, **names)
     if site.keeps_records:
