@@ -382,7 +382,7 @@ def inspect(ioctx, name):
                              not snapshots and _is_blank(image))
     except rbd.ImageNotFound:
         image_id = look_up(ioctx, name)
-        return image_id and ImageInfo(image_id)
+        return None if image_id is None else ImageInfo(image_id)
 
 
 def _is_blank(image):
