@@ -33,6 +33,8 @@ a few at a time, and never under a lock or in a request.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
@@ -41,16 +43,13 @@ import os
 import time
 import typing
 
+import rados
+
 from glance_dcn.ceph import errors
 from glance_dcn.engine import native
 from glance_dcn.runtime import limits as process_limits
 from glance_dcn.runtime import scheduler as schedulers
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterator
-
-    import rados
 
 LOG = logging.getLogger(__name__)
 
@@ -90,7 +89,6 @@ class Owner(typing.Protocol):
 class Entry:
     """A connected client.
 
-    :ivar client: the rados.Rados
     :ivar address: its RADOS address
     :ivar uses: how many uses it has at this moment
     """
@@ -141,7 +139,6 @@ class ClientCache:
 
     Safe for use by many threads.
 
-    :param settings: :class:`Settings`
     :param limits: what the system lets the process have, with the number of
         clients beyond which idle ones are closed
     :param scheduler: in whose threads clients are closed
@@ -182,11 +179,11 @@ class ClientCache:
         :param owner: what gets it as its ``entry``
         """
         with self.lock:
-            if owner.entry is None:
-                owner.entry = Entry(owner, client, self._clock())
-                self._entries.append(owner.entry)
-                client = None
-        if client is not None:
+            is_first = owner.entry is None
+            if is_first:
+                entry = owner.entry = Entry(owner, client, self._clock())
+                self._entries.append(entry)
+        if not is_first:
             self._close([client])
         self._schedule()
 
@@ -276,7 +273,7 @@ class ClientCache:
 
     def _await_room(self, waiter: object, store: str,
                     deadline: float) -> None:
-        pauses: native.Queue = native.Queue()
+        pauses: native.Queue[None] = native.Queue()
         while self._waiting[0] is not waiter or not self._reserve():
             if self._clock() >= deadline:
                 raise self._exhausted(store)
@@ -367,7 +364,7 @@ class ClientCache:
 class Caches:
     """The cache of each process: a child of a fork begins an empty one.
 
-    :ivar settings: :class:`Settings` of all of them
+    :ivar settings: of all of them
     """
 
     def __init__(self, settings: Settings | None = None,

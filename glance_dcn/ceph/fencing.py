@@ -22,16 +22,14 @@ of the monitors' capabilities allows it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
 import logging
 import time
-import typing
 
 import rados
 import rbd
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-    from collections.abc import Iterable
 
 LOG = logging.getLogger(__name__)
 

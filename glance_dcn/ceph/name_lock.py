@@ -41,12 +41,13 @@ for each other.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterator
 import contextlib
 import errno
 import hashlib
 import logging
 import time
-import typing
 import uuid
 
 import rados
@@ -55,9 +56,6 @@ from glance_dcn.ceph import fencing
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import scheduler as schedulers
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-    from collections.abc import Iterator
 
 LOG = logging.getLogger(__name__)
 

@@ -97,7 +97,7 @@ def load(kind: type[T], text: str, deployment: str) -> T:
                    for name, value in fields.items()})
 
 
-def _parse(text: str) -> dict:
+def _parse(text: str) -> dict[str, typing.Any]:
     # Before it is parsed: long numbers take quadratic time.
     if len(text) > LARGEST:
         raise RecordError('it is longer than %d bytes' % LARGEST)
@@ -113,7 +113,7 @@ def _parse(text: str) -> dict:
     return fields
 
 
-def _unique(pairs: list) -> dict:
+def _unique(pairs: list[tuple[str, typing.Any]]) -> dict[str, typing.Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise RecordError('it has a field twice')
@@ -171,9 +171,10 @@ def _checked(value: typing.Any, hint: typing.Any) -> typing.Any:
     return value
 
 
-def _text(value: typing.Any) -> str:
-    _require(type(value) is str and len(value) <= _LONGEST_TEXT
-             and not _CONTROL.search(value))
+def _text(value: object) -> str:
+    if (not isinstance(value, str) or len(value) > _LONGEST_TEXT
+            or _CONTROL.search(value)):
+        raise ValueError
     # Half a surrogate pair, which JSON can spell, fits into no key and no
     # log: UnicodeEncodeError is a ValueError.
     value.encode()

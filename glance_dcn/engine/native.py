@@ -75,7 +75,7 @@ def start(name: str, function: Callable[..., object],
 
     :param function: it must raise nothing
     """
-    thread = _original(threading).Thread(
+    thread: threading.Thread = _original(threading).Thread(
         target=function, args=args, name=name, daemon=True)
     thread.start()
     return thread
@@ -91,6 +91,7 @@ def call(function: Callable[..., _T], *args: typing.Any) -> _T:
     if not patched():
         return function(*args)
     outcome: Queue[tuple[typing.Any, Exception | None]] = Queue()
+    result: _T
 
     def run() -> None:
         try:
@@ -117,12 +118,13 @@ def thread_id() -> int:
 
     In a child of a fork it is that of the thread that forked.
     """
-    return _original(threading).get_ident()
+    return int(_original(threading).get_ident())
 
 
 def lock() -> threading.Lock:
     """Return a native lock, to be held for moments only."""
-    return _original(threading).Lock()
+    made: threading.Lock = _original(threading).Lock()
+    return made
 
 
 def rlock() -> threading.RLock:
@@ -130,7 +132,8 @@ def rlock() -> threading.RLock:
 
     Green threads of one native thread are one owner to it.
     """
-    return _original(threading).RLock()
+    made: threading.RLock = _original(threading).RLock()
+    return made
 
 
 def get(queue: Queue[_T], timeout: float) -> _T:

@@ -277,8 +277,9 @@ class RBD(base.Endpoint):
         if self._cluster is None:
             return function(self.image, *args)
         self._shared.acquire()
-        return self._cluster.call(self._called, function, self.image, *args,
-                                  fence=fence)
+        result: _T = self._cluster.call(self._called, function, self.image,
+                                        *args, fence=fence)
+        return result
 
     def _called(self, function: Callable[..., _T], *args: typing.Any) -> _T:
         try:
