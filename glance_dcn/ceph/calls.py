@@ -67,8 +67,6 @@ _T = typing.TypeVar('_T')
 class Call(typing.Generic[_T]):
     """One call, and what has come of it.
 
-    :param function: what to call
-    :param args: its arguments
     :param late: called with the result if nothing waits for it any more
     :param ended: called when the function has ended, before its caller knows
     """

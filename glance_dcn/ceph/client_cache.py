@@ -87,11 +87,7 @@ class Owner(typing.Protocol):
 
 
 class Entry:
-    """A connected client.
-
-    :ivar address: its RADOS address
-    :ivar uses: how many uses it has at this moment
-    """
+    """A connected client."""
 
     def __init__(self, owner: Owner, client: rados.Rados,
                  now: float) -> None:
@@ -253,7 +249,6 @@ class ClientCache:
                patience: float = _PATIENCE) -> Iterator[None]:
         """Make a client in the block, when there is room for another one.
 
-        :param store: identifier of the store, for messages
         :param patience: seconds to wait for threads and files
         :raises glance_dcn.ceph.errors.Exhausted: if the process has too few
         """
@@ -362,10 +357,7 @@ class ClientCache:
 
 
 class Caches:
-    """The cache of each process: a child of a fork begins an empty one.
-
-    :ivar settings: of all of them
-    """
+    """The cache of each process: a child of a fork begins an empty one."""
 
     def __init__(self, settings: Settings | None = None,
                  limits: process_limits.ProcessLimits | None = None) -> None:
@@ -383,7 +375,6 @@ class Caches:
 
         :param idle_timeout: seconds without any use
         :param max_clients: connected clients of a process
-        :param processes: processes of this service
         :returns: the limits of the system that are too low for it
         """
         self.settings.idle_timeout = idle_timeout

@@ -103,7 +103,6 @@ def forget(store: str) -> None:
 class _Pool(typing.NamedTuple):
     """An open pool.
 
-    :ivar entry: what the cache has of its client
     :ivar shared: its uses, after the last of which it is closed
     """
 

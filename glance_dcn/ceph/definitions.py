@@ -47,10 +47,7 @@ _Record = typing.TypeVar('_Record')
 
 
 class RecordError(Exception):
-    """The record cannot be read or written.
-
-    :ivar store: identifier of the store whose pool it is in
-    """
+    """The record cannot be read or written."""
 
     def __init__(self, store: str, reason: object) -> None:
         super().__init__('the record of sites in the pool of store %s cannot '
@@ -97,7 +94,6 @@ class _Holder:
 class Definition:
     """A site that is recorded.
 
-    :ivar options: of its store, by name
     :ivar holders: seconds since the epoch, by host that has its file
     """
 
@@ -108,9 +104,7 @@ class Definition:
 class Definitions:
     """The record in one pool.
 
-    :param store: identifier of the store whose pool it is
     :param ioctx: of the home's namespace
-    :param deployment: identity of the deployment
     """
 
     def __init__(self, store: str, ioctx: rados.Ioctx,

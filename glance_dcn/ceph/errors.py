@@ -20,8 +20,6 @@ import copy
 class ClusterError(Exception):
     """A site's cluster cannot be used.
 
-    :ivar store: identifier of the store whose cluster it is
-    :ivar reason: what happened
     :ivar remedy: what the operator should look at or do
     """
 

@@ -35,7 +35,6 @@ OBJECT = 'fsids'
 class Entry:
     """What is kept of a store.
 
-    :ivar fsid: fsid of its cluster
     :ivar since: when that was noted, seconds since the epoch; for people to
         read
     :ivar former: fsids of the clusters that it had before
@@ -50,7 +49,6 @@ def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, Entry]:
     """Return what is kept, by store; what cannot be read is left out.
 
     :param ioctx: of the home's namespace
-    :param deployment: identity of the deployment
     :raises Error: if the cluster refuses
     """
     found = {}
@@ -64,7 +62,6 @@ def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, Entry]:
 def add(ioctx: rados.Ioctx, deployment: str, store: str, fsid: str) -> bool:
     """Note the cluster of a store, unless there is a note already.
 
-    :returns: whether it was noted
     :raises Error: if the cluster refuses
     """
     return omap.swap(ioctx, OBJECT, store, None, record_format.dump(

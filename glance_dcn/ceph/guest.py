@@ -36,9 +36,7 @@ _CHUNK = 8 << 20
 class Guest:
     """A site as a compute node uses it; it must be closed.
 
-    :param name: of the site
     :param conf_file: path of the cluster's conf file, or ''
-    :param pool: of images
     :param user: cephx user without ``client.``
     :param disks: pool of disks
     :param timeout: seconds to wait for the monitors
@@ -99,7 +97,6 @@ class Guest:
         """Make an image of a disk, as Nova does in direct_snapshot().
 
         :param name: of the snapshot of the disk, which does not stay
-        :param image: name of the new image
         """
         with rbd.Image(self._disks, disk) as opened:
             opened.create_snap(name)

@@ -87,7 +87,6 @@ class Health:
     """How a site is, as this process knows it.
 
     :ivar since: when it was found to be so, in seconds since the epoch
-    :ivar reason: why it is not up
     """
 
     state: str

@@ -338,8 +338,6 @@ def purge(ioctx: rados.Ioctx, name: str, image_id: str,
     """Remove an image from the trash.
 
     :param name: the name it had; another image is not removed
-    :param image_id: its internal ID
-    :param snapshot: name of the snapshot that published it
     :raises rbd.ImageNotFound: if it is not in the trash
     :raises InUse: if it still has clones or snapshots, or is open
     """
@@ -363,7 +361,6 @@ def purge(ioctx: rados.Ioctx, name: str, image_id: str,
 class ImageInfo:
     """What there is under a name.
 
-    :ivar image_id: its internal ID
     :ivar published: whether it has the snapshot :data:`SNAPSHOT`
     :ivar blank: whether it has neither data, snapshots nor a parent
     """
@@ -437,8 +434,6 @@ def is_being_removed(ioctx: rados.Ioctx, name: str, image_id: str) -> bool:
     cluster ends meanwhile, all that is left can be found by that entry alone.
     What an operator has moved to the trash is not meant.
 
-    :param name: name that it had
-    :param image_id: its internal ID
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
     try:
@@ -454,7 +449,6 @@ def find_being_removed(ioctx: rados.Ioctx, name: str) -> str | None:
 
     For those who do not know its ID, see :func:`is_being_removed`.
 
-    :param name: name that it had
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
     last = ''
@@ -534,7 +528,6 @@ def is_there(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
 class Reference(typing.NamedTuple):
     """The image and snapshot that a name meant when it was opened.
 
-    :ivar image_id: its internal ID
     :ivar snapshot: name of the snapshot; None: the image itself
     :ivar snapshot_id: its ID, which no later snapshot gets; None likewise
     """
@@ -548,8 +541,6 @@ class Reference(typing.NamedTuple):
 def refer(image: rbd.Image, name: str, snapshot: str | None) -> Reference:
     """Return what an open image is, without a round trip.
 
-    :param image: just opened
-    :param name: name that it was opened by
     :param snapshot: name of the snapshot that is read; None: the image itself
     :raises rbd.Error: if that cannot be told
     """

@@ -218,7 +218,6 @@ class Undecodable(rados.Error):
 class Holder:
     """The holder of an exclusive lock.
 
-    :ivar instance: RADOS instance ID of the client
     :ivar address: of the client, as the blocklist takes it; '' if it cannot
         be told
     :ivar description: what the holder has written into the lock
@@ -311,7 +310,6 @@ def break_lock(ioctx: rados.Ioctx, name: str, lock_name: str,
                held: Holder) -> None:
     """Take a lock away from its holder; one that is not held is no error.
 
-    :param held: what :func:`holder` returned
     :raises Error: if the cluster refuses
     """
     try:

@@ -49,7 +49,6 @@ def printable(reason: object, longest: int = 500) -> str:
     What comes from elsewhere, such as an error, may have characters that
     :func:`load` refuses.
 
-    :param reason: text, or exception
     :param longest: characters that are kept
     """
     text = ' '.join(_CONTROL.sub(' ', str(reason)).split())
@@ -60,7 +59,6 @@ def dump(record: typing.Any, deployment: str) -> str:
     """Return a record as it is kept.
 
     :param record: instance of a dataclass whose fields :func:`load` knows
-    :param deployment: identity of the deployment
     """
     fields = {field.name: _plain(getattr(record, field.name))
               for field in dataclasses.fields(record)}
@@ -78,7 +76,6 @@ def load(kind: type[T], text: str, deployment: str) -> T:
         bool, an enum, tuple[str, ...], dict[str, str] or dict[str, float], or
         an Optional of these
     :param text: at most :data:`LARGEST` bytes
-    :param deployment: identity of this deployment
     :raises ForeignRecord: if it is of another deployment
     :raises RecordError: if it cannot be understood
     """

@@ -37,9 +37,7 @@ _KEPT = 150
 class _Retired:
     """A client that was retired.
 
-    :ivar entry: what the cache has of it
     :ivar since: when, in seconds of the monotonic clock
-    :ivar is_marked: whether it is to be blocklisted
     """
 
     entry: client_cache.Entry
@@ -50,14 +48,11 @@ class _Retired:
 class State:
     """What one process has of a connection.
 
-    :ivar cache: the connected clients of the process
     :ivar entry: the connected client, with its uses
     :ivar fsid: fsid of the cluster that was connected to; it is known for as
         long as the site is not lost and the conf file is the same, however
         often the client is closed and made again
-    :ivar attempt: that is being made
     :ivar watch: set by who makes this
-    :ivar suspicion: that is being verified
     :ivar cleared: when one was found to be wrong last, by the monotonic clock
     :ivar lock: that of the cache, for these but the watch and the callers;
         held for moments only

@@ -73,7 +73,6 @@ def rights(ioctx: rados.Ioctx,
            going_on: Callable[[], bool] = lambda: True) -> list[str]:
     """Do to a scratch image all that Glance does to images.
 
-    :param going_on: tells whether to continue
     :returns: what was done, as verbs
     :raises Refused: at the first that the cluster refuses
     """

@@ -38,7 +38,6 @@ def describe(name: str, conf: str, user: str,
     """Return what clients of a cluster need to know of it.
 
     :param name: what the cluster is called in messages
-    :param conf: path of a Ceph conf file
     :param user: cephx user without ``client.``
     :param keyring: path of its keyring; None: as the conf file says
     :returns: fsid, mons (list of texts) and pools (list of names)
@@ -69,7 +68,6 @@ def make_key(name: str, conf: str, admin: str, keyring: str | None,
     The user is made if it is not there. One that is keeps its key.
 
     :param name: what the cluster is called in messages
-    :param conf: path of a Ceph conf file
     :param admin: cephx user, without ``client.``, that may make others
     :param keyring: path of the admin's keyring; None: as the conf file says
     :param fsid: that the cluster must have; None: any

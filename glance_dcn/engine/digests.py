@@ -133,7 +133,6 @@ def new(name: str) -> hashlib._Hash:
 class Worker(typing.Generic[_Item]):
     """A thread that works through what it is given, in order.
 
-    :param name: name of the thread
     :param function: called with each item in that thread
     """
 

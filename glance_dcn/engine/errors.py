@@ -44,11 +44,7 @@ _HINTS: dict[int | None, str] = {
 
 
 class EngineError(Exception):
-    """Base of the engine's errors.
-
-    :param message: what happened
-    :param hint: what to do next
-    """
+    """Base of the engine's errors."""
 
     def __init__(self, message: str, hint: str = '') -> None:
         super().__init__(message, hint)
@@ -62,7 +58,6 @@ class EngineError(Exception):
 class RequestError(EngineError):
     """A request to an endpoint failed.
 
-    :param endpoint: name of the endpoint
     :param operation: 'read', 'write', 'flush', 'resize', 'open', ...
     :param errno: positive error number
     :param offset: where, in bytes
@@ -110,10 +105,7 @@ class Stalled(RequestError):
 
 
 class Lost(RequestError):
-    """An endpoint owes an answer, and is found to be away.
-
-    :param reason: why it is away
-    """
+    """An endpoint owes an answer, and is found to be away."""
 
     def __init__(self, endpoint: str, reason: object) -> None:
         super().__init__(endpoint, 'wait for an answer', codes.ETIMEDOUT,
@@ -127,10 +119,8 @@ class Cancelled(EngineError):
 class SizeMismatch(EngineError):
     """What was counted at the end is not what was promised.
 
-    :param endpoint: name of the endpoint
     :param expected: bytes that should be there
     :param found: bytes that are
-    :param what: what was counted
     """
 
     def __init__(self, endpoint: str, expected: int | None, found: int,
@@ -145,12 +135,7 @@ class SizeMismatch(EngineError):
 
 
 class DigestMismatch(EngineError):
-    """The bytes read are not those that were recorded.
-
-    :param endpoint: name of the endpoint they were read from
-    :param expected: digest that was recorded
-    :param found: digest of what was read
-    """
+    """The bytes read are not those that were recorded."""
 
     def __init__(self, endpoint: str, expected: str | None,
                  found: str | None) -> None:

@@ -46,7 +46,6 @@ class Fanout:
     """The receiving side of a transfer.
 
     :param make_lane: called with a target and a release function
-    :param content: whether to compute the content digest
     :param hashes: hashlib names
     :raises ValueError: a hash has no such name
     :ivar held: bytes of the buffers that are still needed

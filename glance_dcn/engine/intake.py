@@ -133,10 +133,7 @@ class Intake:
         return self._end
 
     def is_blocked(self, room: Callable[[int], bool]) -> bool:
-        """Return whether nothing but memory keeps it from reading on.
-
-        :param room: see :meth:`submit`
-        """
+        """Return whether nothing but memory keeps it from reading on."""
         return (bool(self._ready) and not room(self._ready[0].length)
                 and not self.rate.delay())
 

@@ -40,11 +40,7 @@ _SLOW = 0.5
 
 
 class Laggards:
-    """Finds the lanes that hold back the other lanes of a transfer.
-
-    :param clock: returns seconds
-    :param lanes: those of the transfer
-    """
+    """Finds the lanes that hold back the other lanes of a transfer."""
 
     def __init__(self, clock: Callable[[], float],
                  lanes: Sequence[lanes_.Lane]) -> None:

@@ -47,7 +47,6 @@ def share(window: int, targets: int) -> int:
     One request at least, however many there are.
 
     :param window: bytes in flight to one at most
-    :param targets: how many there are
     """
     return max(extents.REQUEST, min(window, _TOGETHER // max(1, targets)))
 
@@ -76,7 +75,6 @@ class Lane:
     :param release: called with each piece that is no longer needed
     :param window: bytes in flight at most
     :param timeout: seconds without progress after which it is given up
-    :ivar error: why it was dropped
     :ivar left_at: where another transfer has to begin, in bytes: everything
         below is written; None if it was not let go of
     :ivar written: bytes of the writes that are done

@@ -44,10 +44,7 @@ def _post(queue: native.Queue[_Event],
 
 
 class Loop:
-    """Hands completions to their handlers, in the caller's thread.
-
-    :param clock: returns seconds
-    """
+    """Hands completions to their handlers, in the caller's thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock

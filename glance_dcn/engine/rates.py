@@ -34,7 +34,6 @@ class Rate:
 
     :param limit: bytes per second, or None for no limit; it may be set anew
         at any time
-    :param clock: returns seconds
     """
 
     def __init__(self, limit: float | None = None,

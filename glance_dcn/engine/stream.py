@@ -47,7 +47,6 @@ class Sink:
     :param target: it is opened and closed by the caller
     :param size: bytes that will come, or None when that is not known; then the
         target is grown on the way and cut to size at the end
-    :param content: whether to compute the content digest
     :param hashes: hashlib names of hashes over all bytes
     :param tap: called with each byte string given to :meth:`write`, zeros
         too, in the caller's thread; such as ``verifier.update``

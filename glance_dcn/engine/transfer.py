@@ -89,8 +89,6 @@ class Progress:
 class Outcome:
     """What became of one target.
 
-    :ivar written: bytes written
-    :ivar error: why it failed
     :ivar left_at: where another transfer has to begin, in bytes, if it was
         let go of: everything below is written; None if it was not
     """
@@ -105,9 +103,7 @@ class Outcome:
 class Result:
     """What a transfer did.
 
-    :ivar size: bytes of the image
     :ivar data: bytes of its blocks that are not zero
-    :ivar content: content digest
     :ivar chunks: (number, digest) of the content digest's chunks that were
         read
     :ivar hashes: hex digests by hashlib name
@@ -131,7 +127,6 @@ class Transfer:
     digest or hash of all of it.
 
     :param targets: with none, only digests are computed
-    :param content: whether to compute the content digest
     :param hashes: hashlib names of hashes over all bytes
     :param expected: content digest that the source must turn out to have
     :param memory: bytes of buffers held at most, at least 8 MiB

@@ -94,8 +94,6 @@ class RBD(base.Endpoint):
     """An RBD image or one of its snapshots.
 
     :param ioctx: of the image's pool; it must stay open as long as this
-    :param image: name of the image
-    :param snapshot: name of a snapshot
     :param writable: open for writing too, as an image that is written for
         the first time, see :mod:`glance_dcn.engine.objects`
     :param open_pool: opens a pool by its ID, where the data of images may be
