@@ -27,6 +27,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 import dataclasses
 import datetime
+import enum
 import errno
 import logging
 import random
@@ -43,12 +44,21 @@ from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
-UP = 'up'
-DOWN = 'down'
-NOT_DEPLOYED = 'not deployed'
-MISCONFIGURED = 'misconfigured'
-#: Nobody has asked for it yet, in this process.
-UNKNOWN = 'unknown'
+
+class State(str, enum.Enum):
+    """Whether a cluster can be used, as a text that is shown."""
+
+    UP = 'up'
+    DOWN = 'down'
+    NOT_DEPLOYED = 'not deployed'
+    MISCONFIGURED = 'misconfigured'
+    #: It was not used yet, in this process.
+    UNKNOWN = 'unknown'
+
+    __str__ = str.__str__
+
+
+UP, DOWN, NOT_DEPLOYED, MISCONFIGURED, UNKNOWN = State
 
 # Seconds between probes of a cluster that is away: the first pause, what it
 # grows by and the longest. A probe takes as long as connecting may, and a
@@ -89,7 +99,7 @@ class Health:
     :ivar since: when it was found to be so, in seconds since the epoch
     """
 
-    state: str
+    state: State
     since: float | None = None
     reason: str | None = None
 
