@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import logging
-import typing
 
 from oslo_config import cfg
 
@@ -64,12 +63,11 @@ Related options:
 ]
 
 
-def configure(conf: typing.Any, warn: bool) -> None:
+def configure(conf: cfg.ConfigOpts, warn: bool) -> None:
     """Take over the options; compare them with the limits of the system.
 
     Called as each store is set up; the same options have an effect once.
 
-    :param conf: oslo.config object
     :param warn: log a warning for each limit that is too low
     """
     conf.register_opts(OPTS, group=GROUP)
@@ -81,11 +79,8 @@ def configure(conf: typing.Any, warn: bool) -> None:
         LOG.warning('%s', shortage)
 
 
-def process_count(conf: typing.Any) -> int:
-    """Return how many processes there are of this Glance.
-
-    :param conf: oslo.config object
-    """
+def process_count(conf: cfg.ConfigOpts) -> int:
+    """Return how many processes there are of this Glance."""
     if background.uwsgi is not None:
         return max(1, getattr(background.uwsgi, 'numproc', 1))
     try:

@@ -50,10 +50,16 @@ def imports(tree):
     """Return the dotted names of the modules that a syntax tree imports.
 
     What follows ``from x import`` counts as a module of x, which it is where
-    modules are imported rather than names.
+    modules are imported rather than names. What only type checkers import
+    does not count.
     """
     found = set()
-    for node in ast.walk(tree):
+    left = [tree]
+    while left:
+        node = left.pop()
+        if not (isinstance(node, ast.If)
+                and ast.unparse(node.test) == 'typing.TYPE_CHECKING'):
+            left += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
