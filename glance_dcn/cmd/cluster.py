@@ -196,7 +196,7 @@ def _add_guests(args, entries):
     :returns: list of texts that say which keys are to be made, and how
     """
     try:
-        central = sitesfile.read(args).central.cluster.name
+        central = sitesfile.read(args).central.ceph.name
     except mistakes.Mistake:
         # There is none yet, or it is told when it is written.
         central = 'central'
@@ -335,7 +335,7 @@ def _wanted(args):
     if args.guest not in (None, site.name):
         [guest] = sitesfile.sites(deployment, [args.guest])
         site = _seen_by(deployment, site, guest)
-    cluster = site.cluster
+    cluster = site.ceph
     path = args.output or (cluster.key and cluster.key.file)
     if not path:
         raise sitesfile.Wrong('the sites file refers to no file with the key '

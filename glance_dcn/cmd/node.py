@@ -221,10 +221,10 @@ def _said_target(said, site):
     """Return what a sites file says of a site."""
     central = said.central.store
     target = _target(site.store, central, central, site.pool,
-                     stores.conf_path(said.paths.ceph, site.cluster),
-                     site.cluster.user, site.limits.connect_timeout or -1,
-                     site.cluster.access.value)
-    return dataclasses.replace(target, fsid=site.cluster.fsid)
+                     stores.conf_path(said.paths.ceph, site.ceph),
+                     site.ceph.user, site.limits.connect_timeout or -1,
+                     site.ceph.access.value)
+    return dataclasses.replace(target, fsid=site.ceph.fsid)
 
 
 def add_sites(parser):

@@ -13,6 +13,8 @@
 
 """Files that are rendered, and writing them."""
 
+from __future__ import annotations
+
 import dataclasses
 import grp
 import os
@@ -24,6 +26,9 @@ import typing
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import sitesfile
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
@@ -55,7 +60,7 @@ class File:
     path: str
     text: str = dataclasses.field(repr=False)
     mode: int = OPEN
-    secrets: tuple = dataclasses.field(default=(), repr=False)
+    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     kind: str = 'conf'
 
 
@@ -65,17 +70,16 @@ class Rendering:
 
     :ivar site: name of the site
     :ivar node: name of the node where a site has several, or ''
-    :ivar files: list of :class:`File`
     :ivar notes: what the operator should know
     """
 
     site: str
     node: str
-    files: list
-    notes: tuple = ()
+    files: list[File]
+    notes: tuple[str, ...] = ()
 
 
-def gid(name):
+def gid(name: str) -> int:
     """Return the number of a group.
 
     :raises Error: if there is none of that name
@@ -86,7 +90,8 @@ def gid(name):
         raise Error('there is no group %r' % name)
 
 
-def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
+def write(folder: str, files: Sequence[File], group: int | None = None,
+          dry_run: bool = False) -> list[tuple[File, str]]:
     """Write files into a folder, each of them at once or not at all.
 
     What others have written into conf files and keyrings of clusters stays
@@ -94,11 +99,10 @@ def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
     (BACKUP).
 
     :param folder: path; it is made if it is not there
-    :param files: list of :class:`File`
     :param group: number of the group that gets files others may not read,
                   or None: then secrets are for their owner alone
     :param dry_run: write nothing, and return what would be written
-    :returns: list of (:class:`File`, NEW, CHANGED or SAME)
+    :returns: each file, with NEW, CHANGED or SAME
     :raises Error: if a section that others have written would be lost, or
         one cannot be read: nothing is written then; or if one cannot be
         written: those before it are written
@@ -115,7 +119,7 @@ def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
     return found
 
 
-def _merged(path, file):
+def _merged(path: str, file: File) -> str:
     """Return the text that a file gets, with what others have in it.
 
     :raises Error: if that cannot be told, or would be lost
@@ -139,7 +143,7 @@ def _merged(path, file):
     return file.text
 
 
-def mode_of(file, group):
+def mode_of(file: File, group: int | None) -> int:
     """Return the permission bits a file gets."""
     if file.mode == OPEN:
         return OPEN
@@ -147,7 +151,8 @@ def mode_of(file, group):
     return SECRET if group is None else INNER
 
 
-def _write(path, file, text, group, dry_run):
+def _write(path: str, file: File, text: str, group: int | None,
+           dry_run: bool) -> str:
     data = text.encode()
     mode = mode_of(file, group)
     if file.mode == OPEN:
@@ -163,7 +168,7 @@ def _write(path, file, text, group, dry_run):
     return state
 
 
-def _keep(path, data):
+def _keep(path: str, data: bytes) -> None:
     """Copy a file that is going to have other contents."""
     try:
         found = os.lstat(path)
@@ -179,7 +184,7 @@ def _keep(path, data):
                 None if found.st_gid == os.getegid() else found.st_gid)
 
 
-def _state(path, data, mode, group):
+def _state(path: str, data: bytes, mode: int, group: int | None) -> str:
     """Return how a file is, compared with how it should be."""
     try:
         found = os.lstat(path)
@@ -194,7 +199,8 @@ def _state(path, data, mode, group):
         return SAME if source.read() == data else CHANGED
 
 
-def replace(path, data, mode, group=None, wait=True):
+def replace(path: str, data: bytes, mode: int, group: int | None = None,
+            wait: bool = True) -> None:
     """Write a file under another name, and give it its own at the end.
 
     Nobody but its owner can read it before it has the right mode.
