@@ -271,9 +271,11 @@ def totals():
             store = _store(metadata)
             _add(result.present, store, number)
             _add(result.stored, store, int(data or 0))
-            places = result.places.setdefault(store, {})
-            before = places.get(prefix, (0, 0))
-            places[prefix] = before[0] + number, before[1] + int(data or 0)
+            if store is not None:
+                places = result.places.setdefault(store, {})
+                before = places.get(prefix, (0, 0))
+                places[prefix] = (before[0] + number,
+                                  before[1] + int(data or 0))
         for _image, name, stores in _properties_of(connection):
             kind = result.importing if name == IMPORTING else result.failed
             for store in stores:
@@ -318,7 +320,9 @@ def locations():
     with _engine().connect() as connection:
         for metadata, uri in connection.execute(_located(
                 _LOCATIONS.c.meta_data, _LOCATIONS.c.value)):
-            result.setdefault(_store(metadata), set()).add(_clear(uri))
+            store = _store(metadata)
+            if store is not None:
+                result.setdefault(store, set()).add(_clear(uri))
     return result
 
 
@@ -396,8 +400,10 @@ def _locate(connection, found, ids):
             .where(_LOCATIONS.c.image_id.in_(ids),
                    _LOCATIONS.c.deleted.is_(False),
                    _LOCATIONS.c.status == _ACTIVE)):
-        found[image].present.add(_store(metadata))
-        found[image].places[_store(metadata)] = _clear(uri)
+        store = _store(metadata)
+        if store is not None:
+            found[image].present.add(store)
+            found[image].places[store] = _clear(uri)
     for image, name, stores in _properties_of(connection, ids):
         kind = found[image].importing if name == IMPORTING else (
             found[image].failed)
@@ -453,6 +459,7 @@ def _time(moment):
 
 
 def _store(metadata):
+    """Return the store of a location; None: Glance does not know it."""
     try:
         return json.loads(metadata or '{}').get(_STORE)
     except (ValueError, AttributeError):
