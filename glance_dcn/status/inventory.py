@@ -35,6 +35,10 @@ import oslo_db.exception
 import sqlalchemy
 from sqlalchemy import sql
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+    import datetime
+
 IMPORTING = 'os_glance_importing_to_stores'
 FAILED = 'os_glance_failed_import'
 
@@ -65,10 +69,10 @@ class Image:
     status: str
     owner: str | None
     size: int | None
-    present: set = dataclasses.field(default_factory=set)
-    places: dict = dataclasses.field(default_factory=dict)
-    importing: set = dataclasses.field(default_factory=set)
-    failed: set = dataclasses.field(default_factory=set)
+    present: set[str] = dataclasses.field(default_factory=set)
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
+    importing: set[str] = dataclasses.field(default_factory=set)
+    failed: set[str] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +94,9 @@ class Transfer:
     percent: int | None
     begun: str
     heard: str
-    percents: dict = dataclasses.field(default_factory=dict)
+    percents: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def percent_of(self, store):
+    def percent_of(self, store: str) -> int | None:
         """Return how far it is at a store, as a number, or None.
 
         Of stores that are told one by one, those that are not are yet to be
@@ -115,20 +119,21 @@ class Totals:
         by store: ``rbd://FSID/POOL``
     """
 
-    images: dict
+    images: dict[str, int]
     data: int
-    present: dict
-    stored: dict
-    importing: dict
-    failed: dict
-    places: dict = dataclasses.field(default_factory=dict)
+    present: dict[str, int]
+    stored: dict[str, int]
+    importing: dict[str, int]
+    failed: dict[str, int]
+    places: dict[str, dict[str, tuple[int, int]]] = dataclasses.field(
+        default_factory=dict)
 
     @property
-    def active(self):
+    def active(self) -> int:
         """Number of images that can be used."""
         return self.images.get(_ACTIVE, 0)
 
-    def missing(self, store):
+    def missing(self, store: str) -> int:
         """Return the number of usable images that a store does not have."""
         return max(0, self.active - self.present.get(store, 0))
 
@@ -225,12 +230,12 @@ class Database:
         return answer
 
 
-def _engine():
+def _engine() -> sqlalchemy.engine.Engine:
     from glance.db.sqlalchemy import api
     return api.get_engine()
 
 
-def ping():
+def ping() -> None:
     """Return when the database has answered.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
@@ -240,7 +245,7 @@ def ping():
         connection.execute(sql.select(1))
 
 
-def count():
+def count() -> int:
     """Return the number of images.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
@@ -249,11 +254,11 @@ def count():
     with _engine().connect() as connection:
         return connection.execute(
             sql.select(sql.func.count()).select_from(_IMAGES)
-            .where(_IMAGES.c.deleted.is_(False))).scalar()
+            .where(_IMAGES.c.deleted.is_(False))).scalar_one()
 
 
-def totals():
-    """Return the :class:`Totals` of all images.
+def totals() -> Totals:
+    """Return the numbers of all images.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
@@ -283,7 +288,7 @@ def totals():
     return result
 
 
-def _located(*columns):
+def _located(*columns: typing.Any) -> sqlalchemy.Select[typing.Any]:
     """Return the query for columns of the locations of usable images."""
     return sql.select(*columns).select_from(_LOCATIONS.join(
         _IMAGES, _IMAGES.c.id == _LOCATIONS.c.image_id)).where(
@@ -291,7 +296,8 @@ def _located(*columns):
             _IMAGES.c.deleted.is_(False), _IMAGES.c.status == _ACTIVE)
 
 
-def _places(connection):
+def _places(connection: sqlalchemy.engine.Connection
+            ) -> Iterator[tuple[str, str, int, int | None]]:
     """Give (metadata, what URIs begin with, number, bytes) of locations."""
     if _key():
         # Those that are encrypted have nothing in common.
@@ -310,13 +316,13 @@ def _places(connection):
             _LOCATIONS.c.meta_data, prefix))
 
 
-def locations():
+def locations() -> dict[str, set[str]]:
     """Return the locations of all usable images: sets of URIs, by store.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
     """
-    result = {}
+    result: dict[str, set[str]] = {}
     with _engine().connect() as connection:
         for metadata, uri in connection.execute(_located(
                 _LOCATIONS.c.meta_data, _LOCATIONS.c.value)):
@@ -326,12 +332,12 @@ def locations():
     return result
 
 
-def _key():
+def _key() -> str | None:
     """Return the key that Glance encrypts locations with, or None."""
     return getattr(cfg.CONF, 'metadata_encryption_key', None)
 
 
-def _clear(uri):
+def _clear(uri: str) -> str:
     """Return a URI as Glance shows it."""
     key = _key()
     if not key:
@@ -340,13 +346,11 @@ def _clear(uri):
     return crypt.urlsafe_decrypt(key, uri)
 
 
-def images(wanted, limit):
+def images(wanted: Filter, limit: int) -> tuple[list[Image], int]:
     """Return images and where they are.
 
-    :param wanted: :class:`Filter`
     :param limit: the most to return
-    :returns: tuple of a list of :class:`Image`, by name, and the number of
-        all that are meant
+    :returns: in the order of names, and the number of all that are meant
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
     """
@@ -360,7 +364,7 @@ def images(wanted, limit):
         if number > limit:
             number = connection.execute(
                 sql.select(sql.func.count()).select_from(_IMAGES)
-                .where(*conditions)).scalar()
+                .where(*conditions)).scalar_one()
         found = {row.id: Image(*row) for row in rows[:limit]}
         ids = list(found)
         for first in range(0, len(ids), _BATCH):
@@ -368,9 +372,10 @@ def images(wanted, limit):
     return list(found.values()), number
 
 
-def _conditions(wanted):
+def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     """Return the conditions that a filter stands for."""
-    result = [_IMAGES.c.deleted.is_(False)]
+    result: list[sqlalchemy.ColumnElement[bool]] = [
+        _IMAGES.c.deleted.is_(False)]
     for column, value in ((_IMAGES.c.id, wanted.image),
                           (_IMAGES.c.owner, wanted.owner),
                           (_IMAGES.c.status, wanted.status)):
@@ -379,7 +384,7 @@ def _conditions(wanted):
     if wanted.name is not None:
         result.append(_IMAGES.c.name.contains(wanted.name, autoescape=True))
 
-    def located(store):
+    def located(store: str) -> sqlalchemy.ColumnElement[bool]:
         text = json.dumps({_STORE: store})[1:-1]
         # A set that is made once, and not a look for each image.
         return _IMAGES.c.id.in_(sql.select(_LOCATIONS.c.image_id).where(
@@ -392,7 +397,8 @@ def _conditions(wanted):
     return result
 
 
-def _locate(connection, found, ids):
+def _locate(connection: sqlalchemy.engine.Connection, found: dict[str, Image],
+            ids: list[str]) -> None:
     """Fill in where images are."""
     for image, metadata, uri in connection.execute(
             sql.select(_LOCATIONS.c.image_id, _LOCATIONS.c.meta_data,
@@ -410,7 +416,9 @@ def _locate(connection, found, ids):
         kind.update(stores)
 
 
-def _properties_of(connection, ids=None):
+def _properties_of(connection: sqlalchemy.engine.Connection,
+                   ids: list[str] | None = None
+                   ) -> Iterator[tuple[str, str, list[str]]]:
     """Give (image, property, stores) of what says who is being written to."""
     query = sql.select(
         _PROPERTIES.c.image_id, _PROPERTIES.c.name, _PROPERTIES.c.value
@@ -426,8 +434,8 @@ def _properties_of(connection, ids=None):
         yield image, name, [store for store in value.split(',') if store]
 
 
-def transfers():
-    """Return the list of :class:`Transfer` that go on.
+def transfers() -> list[Transfer]:
+    """Return the transfers that go on.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
@@ -443,7 +451,9 @@ def transfers():
             .order_by(_TASKS.c.created_at))]
 
 
-def _transfer(task, image, message, begun, heard):
+def _transfer(task: str, image: str | None, message: str | None,
+              begun: datetime.datetime | None,
+              heard: datetime.datetime | None) -> Transfer:
     message = message or ''
     percents = {store: int(percent)
                 for store, percent in _OF_STORE.findall(message)}
@@ -454,11 +464,11 @@ def _transfer(task, image, message, begun, heard):
                     percents)
 
 
-def _time(moment):
+def _time(moment: datetime.datetime | None) -> str:
     return moment.strftime('%Y-%m-%d %H:%M:%S UTC') if moment else '-'
 
 
-def _store(metadata):
+def _store(metadata: str | None) -> str | None:
     """Return the store of a location; None: Glance does not know it."""
     try:
         return json.loads(metadata or '{}').get(_STORE)
@@ -466,6 +476,6 @@ def _store(metadata):
         return None
 
 
-def _add(numbers, name, number):
+def _add(numbers: dict[str, int], name: str | None, number: int) -> None:
     if name is not None:
         numbers[name] = numbers.get(name, 0) + number
