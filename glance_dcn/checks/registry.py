@@ -21,6 +21,7 @@ list them all.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import logging
 import time
 import typing
@@ -33,11 +34,33 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-OK, WARN, FAIL, SKIP = 'ok', 'warn', 'fail', 'skip'
 
-#: What a check is about: the cluster of a site, all clusters together, the
-#: configuration of this node, or a Glance that serves somewhere.
-SITE, ALL, NODE, GLANCE = 'site', 'all', 'node', 'glance'
+class Level(str, enum.Enum):
+    """How what was looked at is, as it is shown."""
+
+    OK = 'ok'
+    WARN = 'warn'
+    FAIL = 'fail'
+    SKIP = 'skip'
+
+    __str__ = str.__str__
+
+
+class Scope(enum.Enum):
+    """What a check is about."""
+
+    #: The cluster of a site.
+    SITE = 'site'
+    #: All clusters together.
+    ALL = 'all'
+    #: The configuration of this node.
+    NODE = 'node'
+    #: A Glance that serves somewhere.
+    GLANCE = 'glance'
+
+
+OK, WARN, FAIL, SKIP = Level
+SITE, ALL, NODE, GLANCE = Scope
 
 _Function = typing.TypeVar('_Function', bound='Callable[..., str]')
 
@@ -53,12 +76,11 @@ BROKEN_REMEDY = 'run the command with --debug, which shows where it failed'
 class Fault:
     """What a check may find.
 
-    :ivar level: WARN or FAIL
     :ivar text: what is wrong, with ``%(name)s`` for what is filled in
     :ivar remedy: what to do about it, likewise
     """
 
-    level: str
+    level: Level
     text: str
     remedy: str
 
@@ -82,7 +104,6 @@ class Finding:
 
     :ivar site: what was looked at: a site, ``node``, or a URL
     :ivar check: name of the check
-    :ivar level: OK, WARN, FAIL or SKIP
     :ivar text: what was found
     :ivar remedy: what to do about it, or None
     :ivar seconds: how long it took
@@ -91,7 +112,7 @@ class Finding:
 
     site: str
     check: str
-    level: str
+    level: Level
     text: str
     remedy: str | None = None
     seconds: float = 0.0
@@ -104,14 +125,13 @@ class Check:
 
     :ivar name: as shown and chosen by operators
     :ivar title: what is well if it passes
-    :ivar scope: SITE, ALL, NODE or GLANCE
     :ivar faults: what it may find, by name
     :ivar needs: names of checks without which this one cannot be carried out
     """
 
     name: str
     title: str
-    scope: str
+    scope: Scope
     function: Callable[[typing.Any], str]
     faults: dict[str, Fault]
     needs: tuple[str, ...] = ()
@@ -153,12 +173,12 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def check(name: str, scope: str, title: str, needs: Iterable[str] = (),
-          **faults: tuple[str, str, str]) -> Callable[[_Function], _Function]:
+def check(name: str, scope: Scope, title: str, needs: Iterable[str] = (),
+          **faults: tuple[Level, str, str]
+          ) -> Callable[[_Function], _Function]:
     """Register a function as a check.
 
     :param name: of the check
-    :param scope: SITE, ALL, NODE or GLANCE
     :param title: what is well if it passes
     :param needs: names of checks without which it cannot be carried out
     :param faults: (level, text, remedy) by name
@@ -172,6 +192,6 @@ def check(name: str, scope: str, title: str, needs: Iterable[str] = (),
     return register
 
 
-def of(scope: str) -> list[Check]:
+def of(scope: Scope) -> list[Check]:
     """Return the checks of a scope, in order."""
     return [entry for entry in CHECKS.values() if entry.scope == scope]

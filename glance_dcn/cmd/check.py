@@ -216,7 +216,7 @@ def _print(shown: Sequence[registry.Finding],
                  + ('; %s' % finding.remedy if finding.remedy else ''))
                 for finding in shown]
         print(output.table(('site', 'check', 'is', 'what'), rows))
-    numbers = {level: sum(finding.level == level for finding in findings)
+    numbers = {level.value: sum(finding.level is level for finding in findings)
                for level in (registry.OK, registry.WARN, registry.FAIL,
                              registry.SKIP)}
     print('%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '

@@ -286,7 +286,7 @@ def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
                                   % found.name)
         keys.append((os.path.join(folder, name), files.File(
             name, cephconf.keyring(found.user, found.key), files.SECRET,
-            (found.key,), 'ceph')))
+            (found.key,), files.Kind.CEPH)))
         entries.append(_entry(args, found.name, found.fsid, found.mons,
                               found.user, keys[-1][0], found.pools))
     return entries, keys
@@ -323,7 +323,8 @@ def _key(args: argparse.Namespace) -> int:
         raise sitesfile.Wrong('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [(_file, state)] = files.write(folder, [files.File(
-        name, cephconf.keyring(user, key), files.SECRET, (key,), 'ceph')])
+        name, cephconf.keyring(user, key), files.SECRET, (key,),
+        files.Kind.CEPH)])
     what = ('made' if before is None else 'there' if before == caps
             else 'given other capabilities')
     if args.format == 'json':

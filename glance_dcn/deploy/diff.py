@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import os
 import re
 import stat
@@ -34,14 +35,25 @@ if typing.TYPE_CHECKING:
     from collections.abc import Collection
     from collections.abc import Iterable
 
-ADDED, REMOVED, CHANGED, UNREADABLE = ('added', 'removed', 'changed',
-                                       'unreadable')
 _LARGEST = 4 << 20
 _MASK = '(secret)'
 # A cephx key, whatever stands around it.
 _KEY = re.compile(r'\bA[A-Za-z0-9+/]{37}==')
 
 
+class What(str, enum.Enum):
+    """How a file differs, as it is shown."""
+
+    #: It is rendered, and not there.
+    ADDED = 'added'
+    REMOVED = 'removed'
+    CHANGED = 'changed'
+    UNREADABLE = 'unreadable'
+
+    __str__ = str.__str__
+
+
+ADDED, REMOVED, CHANGED, UNREADABLE = What
 # Values by section and option.
 _Options = dict[tuple[str, str], str]
 
@@ -51,13 +63,11 @@ class Change:
     """A file that is not as it is rendered.
 
     :ivar path: of the file
-    :ivar what: ADDED: it is rendered, and not there; REMOVED; CHANGED;
-        UNREADABLE
     :ivar details: lines that say what differs
     """
 
     path: str
-    what: str
+    what: What
     details: tuple[str, ...] = ()
 
 
@@ -83,7 +93,7 @@ def with_folder(rendered: Collection[files.File], folder: str,
             continue
         # Others may have a part in files of clusters.
         details = _details(text, file.text, file.kind, file.secrets,
-                           whole=file.kind != 'ceph')
+                           whole=file.kind is not files.Kind.CEPH)
         wrong = mode & ~files.mode_of(file, group) & 0o777
         # A group may have been given the right to read it.
         if wrong & ~stat.S_IRGRP:
@@ -123,7 +133,7 @@ def _left_over(rendered: Collection[files.File], folder: str) -> list[Change]:
     """Return site files that are there, and not rendered."""
     known = {file.path for file in rendered}
     folders = {os.path.dirname(file.path) for file in rendered
-               if file.kind == 'site'}
+               if file.kind is files.Kind.SITE}
     found = []
     for name in folders:
         try:
@@ -171,7 +181,7 @@ def _read(path: str) -> tuple[str, int]:
         raise ValueError('it is no text in UTF-8')
 
 
-def _details(old: str, new: str, kind: str, secrets: Collection[str],
+def _details(old: str, new: str, kind: files.Kind, secrets: Collection[str],
              whole: bool = True) -> list[str]:
     """Return lines that say how two texts differ.
 
@@ -179,12 +189,12 @@ def _details(old: str, new: str, kind: str, secrets: Collection[str],
     """
     if old == new:
         return []
-    if kind == 'text':
+    if kind is files.Kind.TEXT:
         return _lines(old, new, secrets)
     before, after = _sections(old), _sections(new) or {}
     if before is None:
         return ['it is no conf file']
-    if kind == 'ceph':
+    if kind is files.Kind.CEPH:
         before, after = _of_ceph(before), _of_ceph(after)
     found = []
     for name in _in_order(before, after) if whole else after:

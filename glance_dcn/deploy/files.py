@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import grp
 import os
 import re
@@ -33,11 +34,36 @@ if typing.TYPE_CHECKING:
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
-NEW, CHANGED, SAME = 'new', 'changed', 'unchanged'
 #: What the name of the copy of a file ends in that is written over it.
 BACKUP = '.bak'
 
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
+
+
+class Kind(enum.Enum):
+    """What a file has in it."""
+
+    #: Sections of options.
+    CONF = enum.auto()
+    #: Those of a file of sites_dir.
+    SITE = enum.auto()
+    #: Conf files and keyrings of clusters, which others may have a part in.
+    CEPH = enum.auto()
+    #: Anything else.
+    TEXT = enum.auto()
+
+
+class State(str, enum.Enum):
+    """How a file was before it is written, as it is shown."""
+
+    NEW = 'new'
+    CHANGED = 'changed'
+    SAME = 'unchanged'
+
+    __str__ = str.__str__
+
+
+NEW, CHANGED, SAME = State
 
 
 class Error(Exception):
@@ -52,16 +78,13 @@ class File:
     :ivar text: what it has
     :ivar mode: permission bits
     :ivar secrets: texts in it that nobody may see
-    :ivar kind: ``conf`` for sections of options, ``site`` for those of a
-        file of sites_dir, ``ceph`` for conf files and keyrings of clusters,
-        which others may have a part in, otherwise ``text``
     """
 
     path: str
     text: str = dataclasses.field(repr=False)
     mode: int = OPEN
     secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    kind: str = 'conf'
+    kind: Kind = Kind.CONF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +114,7 @@ def gid(name: str) -> int:
 
 
 def write(folder: str, files: Sequence[File], group: int | None = None,
-          dry_run: bool = False) -> list[tuple[File, str]]:
+          dry_run: bool = False) -> list[tuple[File, State]]:
     """Write files into a folder, each of them at once or not at all.
 
     What others have written into conf files and keyrings of clusters stays
@@ -102,7 +125,6 @@ def write(folder: str, files: Sequence[File], group: int | None = None,
     :param group: number of the group that gets files others may not read,
                   or None: then secrets are for their owner alone
     :param dry_run: write nothing, and return what would be written
-    :returns: each file, with NEW, CHANGED or SAME
     :raises Error: if a section that others have written would be lost, or
         one cannot be read: nothing is written then; or if one cannot be
         written: those before it are written
@@ -124,10 +146,10 @@ def _merged(path: str, file: File) -> str:
 
     :raises Error: if that cannot be told, or would be lost
     """
-    if file.kind == 'text' or not os.path.isfile(path):
+    if file.kind is Kind.TEXT or not os.path.isfile(path):
         return file.text
     try:
-        if file.kind == 'ceph':
+        if file.kind is Kind.CEPH:
             return cephconf.merge(path, file.text)
         before = sitesfile.read(path)
     except sitesfile.Mistake as exc:
@@ -152,19 +174,19 @@ def mode_of(file: File, group: int | None) -> int:
 
 
 def _write(path: str, file: File, text: str, group: int | None,
-           dry_run: bool) -> str:
+           dry_run: bool) -> State:
     data = text.encode()
     mode = mode_of(file, group)
     if file.mode == OPEN:
         group = None
     state = _state(path, data, mode, group)
-    if state == SAME or dry_run:
+    if state is SAME or dry_run:
         return state
     os.makedirs(os.path.dirname(path), exist_ok=True)
     _keep(path, data)
     # There is nothing to lose where there was no file; to wait for the
     # disk for each of thousands takes longer than all the rest.
-    replace(path, data, mode, group, wait=state != NEW)
+    replace(path, data, mode, group, wait=state is not NEW)
     return state
 
 
@@ -184,7 +206,7 @@ def _keep(path: str, data: bytes) -> None:
                 None if found.st_gid == os.getegid() else found.st_gid)
 
 
-def _state(path: str, data: bytes, mode: int, group: int | None) -> str:
+def _state(path: str, data: bytes, mode: int, group: int | None) -> State:
     """Return how a file is, compared with how it should be."""
     try:
         found = os.lstat(path)

@@ -78,9 +78,9 @@ def render(deployment: model.Deployment,
     name = sites[0].name if len(sites) == 1 else ''
     return [files.Rendering(name, '', [
         files.File('kustomization.yaml', yamltext.text(
-            _kustomization(sites, found)), kind='text'),
+            _kustomization(sites, found)), kind=files.Kind.TEXT),
         files.File('glance.yaml', yamltext.text(_patch(template)),
-                   kind='text'), *found], tuple(notes))]
+                   kind=files.Kind.TEXT), *found], tuple(notes))]
 
 
 def _name(site: model.Site) -> str:

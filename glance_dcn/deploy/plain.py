@@ -100,7 +100,7 @@ def _files(deployment: model.Deployment, site: model.Site,
     found += [
         files.File('%s/%s.conf' % (folder, other.store),
                    _site_file(other, paths.ceph),
-                   kind='site') for other in in_folder]
+                   kind=files.Kind.SITE) for other in in_folder]
     for other in known:
         found += stores.ceph_files(other, paths.ceph)
     return found

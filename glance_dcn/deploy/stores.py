@@ -181,11 +181,11 @@ def ceph_files(site: model.Site, folder: str,
     cluster = site.ceph
     where = (folder if where is None else where).lstrip('/')
     found = [files.File(conf_path(where, cluster), cephconf.conf(
-        cluster, keyring_path(folder, cluster)), kind='ceph')]
+        cluster, keyring_path(folder, cluster)), kind=files.Kind.CEPH)]
     if cluster.key is not None:
         secret = key(site)
         found.append(files.File(
             keyring_path(where, cluster),
             cephconf.keyring(cluster.user, secret), files.SECRET, (secret,),
-            'ceph'))
+            files.Kind.CEPH))
     return found

@@ -96,7 +96,7 @@ def _file(path: str, parameters: dict[str, typing.Any],
     return files.File(path, yamltext.text({**more,
                                            'parameter_defaults': parameters}),
                       files.SECRET if keys else files.OPEN, tuple(keys),
-                      'text')
+                      files.Kind.TEXT)
 
 
 def _glance(deployment: model.Deployment, site: model.Site,

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import time
 import typing
 
@@ -31,8 +32,21 @@ if typing.TYPE_CHECKING:
 # of thousands of them, on a busy server.
 _LISTING = 120
 
-PRESENT, COPYING, DELETING, LEFT, LOST, MISSING = (
-    'present', 'copying', 'deleting', 'failed', 'lost', 'missing')
+
+class ImageState(str, enum.Enum):
+    """How an image is at a site, as it is shown."""
+
+    PRESENT = 'present'
+    COPYING = 'copying'
+    DELETING = 'deleting'
+    LEFT = 'failed'
+    LOST = 'lost'
+    MISSING = 'missing'
+
+    __str__ = str.__str__
+
+
+PRESENT, COPYING, DELETING, LEFT, LOST, MISSING = ImageState
 
 
 @dataclasses.dataclass
@@ -82,7 +96,7 @@ class Snapshot:
         return {store: number for store, number
                 in sorted(self.totals.present.items()) if store not in here}
 
-    def counts(self, site: look.State) -> dict[str, int]:
+    def counts(self, site: look.State) -> dict[ImageState, int]:
         """Return the numbers of images by how they are at a site.
 
         Those that are lost are at least so many: of images in the right
@@ -116,7 +130,7 @@ class Snapshot:
         return number, data
 
     def state(self, image: inventory.Image,
-              site: look.State) -> tuple[str, int | None]:
+              site: look.State) -> tuple[ImageState, int | None]:
         """Return how an image is at a site, and the percent or None."""
         if site.name in image.importing:
             transfer = self._transfers.get(image.id)
