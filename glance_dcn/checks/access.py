@@ -153,4 +153,5 @@ def _receive(reader: int) -> _Reasons:
         if not part:
             break
         data += part
-    return json.loads(data)
+    found: _Reasons = json.loads(data)
+    return found

@@ -390,7 +390,7 @@ def staging(node: subjects.Node) -> str:
             'address and port'))
 def self_reference(node: subjects.Node) -> str:
     """See that worker_self_reference_url leads here."""
-    url = node.conf.worker_self_reference_url
+    url: str | None = node.conf.worker_self_reference_url
     if not url:
         raise Found('unset')
     parts = urllib.parse.urlsplit(url)

@@ -202,7 +202,7 @@ def _glances(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _keyrings(site: subjects.Site) -> list[str]:
     try:
-        return site.maker.keyrings
+        return list(site.maker.keyrings)
     except errors.ClusterError:
         return []
 

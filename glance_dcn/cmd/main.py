@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
               % exc, file=sys.stderr)
         return FAILED
     try:
-        result = args.run(args)
+        result: int = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         result = INTERRUPTED

@@ -60,8 +60,8 @@ def locations(count: int) -> int:
     :param count: number of stores
     """
     wanted = count + max(5, count // 4)
-    return next(step * 10 ** power for power in itertools.count(1)
-                for step in _STEPS if step * 10 ** power >= wanted)
+    return int(next(step * 10 ** power for power in itertools.count(1)
+                    for step in _STEPS if step * 10 ** power >= wanted))
 
 
 def conf_path(folder: str, cluster: model.Cluster) -> str:

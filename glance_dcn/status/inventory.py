@@ -39,6 +39,8 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterator
     import datetime
 
+_Answer = typing.TypeVar('_Answer')
+
 IMPORTING = 'os_glance_importing_to_stores'
 FAILED = 'os_glance_failed_import'
 
@@ -194,8 +196,7 @@ class Database:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
 
-    def ask(self, question: Callable[[], typing.Any],
-            timeout: float) -> typing.Any:
+    def ask(self, question: Callable[[], _Answer], timeout: float) -> _Answer:
         """Return what a function returns that asks the database.
 
         :param question: one of this module's functions, say
@@ -204,19 +205,20 @@ class Database:
         """
         if self._thread is not None and self._thread.is_alive():
             raise DatabaseUnavailable('it has not answered the last question')
-        answers: queue.Queue[tuple[typing.Any, Exception | None]] = (
-            queue.Queue())
+        found: list[_Answer] = []
+        errors: queue.Queue[Exception | None] = queue.Queue()
 
         def run() -> None:
             try:
-                answers.put((question(), None))
+                found.append(question())
+                errors.put(None)
             except Exception as exc:
-                answers.put((None, exc))
+                errors.put(exc)
         self._thread = threading.Thread(target=run, name='database',
                                         daemon=True)
         self._thread.start()
         try:
-            answer, error = answers.get(timeout=timeout)
+            error = errors.get(timeout=timeout)
         except queue.Empty:
             raise DatabaseUnavailable('it does not answer within %g s'
                                       % timeout) from None
@@ -227,12 +229,13 @@ class Database:
             raise DatabaseUnavailable(str(error).splitlines()[0]) from error
         if error is not None:
             raise error
-        return answer
+        return found[0]
 
 
 def _engine() -> sqlalchemy.engine.Engine:
     from glance.db.sqlalchemy import api
-    return api.get_engine()
+    engine: sqlalchemy.engine.Engine = api.get_engine()
+    return engine
 
 
 def ping() -> None:
@@ -343,7 +346,7 @@ def _clear(uri: str) -> str:
     if not key:
         return uri
     from glance.common import crypt
-    return crypt.urlsafe_decrypt(key, uri)
+    return str(crypt.urlsafe_decrypt(key, uri))
 
 
 def images(wanted: Filter, limit: int) -> tuple[list[Image], int]:
@@ -471,9 +474,10 @@ def _time(moment: datetime.datetime | None) -> str:
 def _store(metadata: str | None) -> str | None:
     """Return the store of a location; None: Glance does not know it."""
     try:
-        return json.loads(metadata or '{}').get(_STORE)
+        store: str | None = json.loads(metadata or '{}').get(_STORE)
     except (ValueError, AttributeError):
         return None
+    return store
 
 
 def _add(numbers: dict[str, int], name: str | None, number: int) -> None:

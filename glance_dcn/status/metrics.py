@@ -199,7 +199,8 @@ def serve(latest: Latest, address: str, port: int) -> None:
                     ) -> Iterable[bytes]:
         reason = latest.reason
         if reason is None:
-            return figures(environ, start_response)
+            shown: Iterable[bytes] = figures(environ, start_response)
+            return shown
         start_response('503 Service Unavailable',
                        [('Content-Type', 'text/plain; charset=utf-8')])
         return [('%s\n' % reason).encode()]

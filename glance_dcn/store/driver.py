@@ -445,7 +445,7 @@ class Store(driver.Store):
 
     def _checked(self, location: locations.Location) -> StoreLocation:
         """Return the store location, if it is in this store's cluster."""
-        loc = location.store_location
+        loc: StoreLocation = location.store_location
         fsid = self.site.fsid
         if loc.fsid and fsid and loc.fsid != fsid:
             raise exceptions.BadStoreUri(

@@ -89,7 +89,8 @@ def survives_eviction(method: _Method) -> _Method:
     Stock, which connects anew for each operation, does not notice either.
     """
     @functools.wraps(method)
-    def survivor(self, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+    def survivor(self: typing.Any, *args: typing.Any,
+                 **kwargs: typing.Any) -> typing.Any:
         try:
             return method(self, *args, **kwargs)
         except Evicted:
@@ -156,7 +157,7 @@ def explained_opening(site: sites.Site,
 
 
 def failure(site: sites.Site, exc: BaseException, name: str,
-            code: int | None) -> Exception:
+            code: int | None) -> exceptions.BackendException:
     """Return what to raise for what an image's cluster has answered.
 
     :param exc: the exception that it was answered with
@@ -181,7 +182,8 @@ def failure(site: sites.Site, exc: BaseException, name: str,
         'Store %s failed with image %s: %s' % (site.name, name, exc))
 
 
-def unusable(site: sites.Site, exc: errors.ClusterError) -> Exception:
+def unusable(site: sites.Site, exc: errors.ClusterError
+             ) -> exceptions.BackendException:
     """Return what to raise if a cluster cannot be used."""
     if isinstance(exc, (errors.Unreachable, errors.Exhausted)):
         return Away(message=str(exc))

@@ -123,7 +123,7 @@ def is_shown() -> bool:
             names = frame.f_locals
             if _ANSWER not in names:
                 names[_ANSWER] = _shows(frame)
-            return names[_ANSWER]
+            return bool(names[_ANSWER])
         frame = frame.f_back
     return _shows(sys._getframe(1))
 

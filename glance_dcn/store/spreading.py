@@ -74,7 +74,7 @@ class Spreading:
         self._source: tuple[sites.Site, records.Record] | None = None
         self._stored: set[str] = set()
         # Whether a copy has come off, by store; each is told once.
-        self._outcomes: dict[str, native.Queue] = {}
+        self._outcomes: dict[str, native.Queue[bool]] = {}
         self._lock = native.lock()
 
     def stored(self, site: sites.Site, record: records.Record) -> None:
@@ -177,4 +177,6 @@ def of(image: str) -> Spreading | None:
             or not getattr(options, 'direct_copy', False)):
         return None
     # One step: no two threads get different ones.
-    return going_on.companions.setdefault('spreading', Spreading(going_on))
+    found: Spreading = going_on.companions.setdefault('spreading',
+                                                      Spreading(going_on))
+    return found
