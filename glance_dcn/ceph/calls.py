@@ -40,16 +40,15 @@ long asks the same probe (:meth:`glance_dcn.ceph.connection.Connection.lost`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import typing
+
+import rados
 
 from glance_dcn.engine import native
 from glance_dcn.runtime import scheduler as schedulers
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import rados
 
 #: Seconds without an answer after which the cluster is suspected.
 QUIET = 3
@@ -62,30 +61,33 @@ VERDICT = 11
 PATIENCE = 1
 
 
-class Call:
+_T = typing.TypeVar('_T')
+
+
+class Call(typing.Generic[_T]):
     """One call, and what has come of it.
 
-    :param function: what to call
-    :param args: its arguments
     :param late: called with the result if nothing waits for it any more
     :param ended: called when the function has ended, before its caller knows
     """
 
-    def __init__(self, function: Callable[..., typing.Any],
+    def __init__(self, function: Callable[..., _T],
                  args: tuple[typing.Any, ...],
-                 late: Callable[[typing.Any], None] | None = None,
+                 late: Callable[[_T], object] | None = None,
                  ended: Callable[[], object] | None = None) -> None:
-        self._function = function
+        self._function: Callable[..., typing.Any] = function
         self._args = args
         self._late = late
         self._ended = ended
         self._lock = native.lock()
-        self._outcome = native.Queue()
+        self._outcome: native.Queue[
+            tuple[typing.Any, BaseException | None]] = native.Queue()
         self._left = False
 
     def run(self) -> None:
         """Make the call; for the thread that does."""
-        result, error = None, None
+        result: typing.Any = None
+        error: BaseException | None = None
         try:
             result = self._function(*self._args)
         except BaseException as exc:
@@ -101,12 +103,13 @@ class Call:
         if error is None and self._late is not None:
             self._late(result)
 
-    def wait(self, timeout: float) -> typing.Any:
+    def wait(self, timeout: float) -> _T:
         """Return what the function returned, or raise what it raised.
 
         :param timeout: seconds
         :raises glance_dcn.engine.native.Empty: if there is nothing yet
         """
+        result: _T
         result, error = native.get(self._outcome, timeout)
         if error is not None:
             raise error
@@ -138,11 +141,11 @@ class Callers:
         """Return whether the running thread makes a call to this cluster."""
         return native.thread_id() in self._inside
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call[typing.Any]) -> None:
         """Have a call made."""
         self._scheduler.submit(functools.partial(self._run, call))
 
-    def _run(self, call: Call) -> None:
+    def _run(self, call: Call[typing.Any]) -> None:
         thread = native.thread_id()
         self._inside.add(thread)
         try:
@@ -154,7 +157,7 @@ class Callers:
 class Suspicion:
     """That a cluster is lost, while a probe asks whether it is.
 
-    :ivar client: the rados.Rados that has no answer, or None
+    :ivar client: that has no answer
     :ivar since: when the probe began to ask, in seconds of the monotonic
         clock; None: there is no room for its client yet
     """

@@ -16,11 +16,14 @@ What goes wrong here is mostly a matter of options and files, and said so.
 Nothing here keeps a connection: that is :mod:`glance_dcn.ceph.connection`.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import logging
 import os
 import time
+import typing
 
 import rados
 
@@ -30,6 +33,20 @@ LOG = logging.getLogger(__name__)
 
 # What librados reports for a cluster whose conf file names no fsid.
 _NO_FSID = '00000000-0000-0000-0000-000000000000'
+
+
+class _Settings(typing.NamedTuple):
+    """What a conf file says.
+
+    :ivar user: cephx user, with ``client.``
+    :ivar keyrings: paths one of which must be there; none if no keyring is
+        needed
+    """
+
+    fsid: str | None
+    user: str
+    keyrings: list[str]
+    mon_host: str
 
 
 class Maker:
@@ -44,58 +61,60 @@ class Maker:
     :param connect_timeout: seconds to wait for the monitors; 0: no limit
     """
 
-    def __init__(self, store, conf_file, user, connect_timeout):
+    def __init__(self, store: str, conf_file: str, user: str | None,
+                 connect_timeout: float) -> None:
         self.store = store
         self.conf_file = conf_file
         self.user = user
         self._timeout = connect_timeout
-        # (state of the conf file, what it says)
-        self._read = (None, None)
+        # State of the conf file, and what it says.
+        self._read: tuple[tuple[int, ...] | None, _Settings | None] = (
+            None, None)
 
     @property
-    def fsid(self):
-        """The fsid that the conf file names, or None.
+    def fsid(self) -> str | None:
+        """The fsid that the conf file names.
 
         :raises Misconfigured: if the conf file cannot be read
         """
-        return self._settings()['fsid']
+        return self._settings().fsid
 
     @property
-    def is_up_to_date(self):
+    def is_up_to_date(self) -> bool:
         """Whether the conf file is what it was when it was last read."""
         known, settings = self._read
         return settings is not None and known == self._state()
 
     @property
-    def keyrings(self):
+    def keyrings(self) -> list[str]:
         """Paths one of which must be there; none if no keyring is needed.
 
         :raises Misconfigured: if the conf file cannot be read
         """
-        return self._settings()['keyrings']
+        return self._settings().keyrings
 
     @property
-    def mon_host(self):
-        """Where the conf file says that the monitors are, as text.
+    def mon_host(self) -> str:
+        """Where the conf file says that the monitors are.
 
         :raises Misconfigured: if the conf file cannot be read
         """
-        return self._settings()['mon_host']
+        return self._settings().mon_host
 
-    def check_files(self):
-        """Return if conf file and keyring are there; costs two looks at files.
+    def check_files(self) -> None:
+        """Return if conf file and keyring are there, at next to no cost.
 
         :raises NotDeployed: if one is not
         :raises Misconfigured: if the conf file cannot be read
         """
         settings = self._settings()
-        if settings['keyrings'] and not any(
-                os.path.exists(path) for path in settings['keyrings']):
+        if settings.keyrings and not any(
+                os.path.exists(path) for path in settings.keyrings):
             raise self._no_keyring(
-                errors.NotDeployed, settings['user'], settings['keyrings'])
+                errors.NotDeployed, settings.user, settings.keyrings)
 
-    def connect(self, io_timeout=0):
-        """Return a new connected rados.Rados.
+    def connect(self, io_timeout: float = 0) -> rados.Rados:
+        """Return a new client that is connected.
 
         :param io_timeout: seconds one request to an OSD may take; 0: no limit
         :raises NotDeployed: if conf file or keyring are not there
@@ -140,11 +159,9 @@ class Maker:
         self._check_fsid(client, configured_fsid)
         return client
 
-    def open_pool(self, client, pool):
-        """Return a rados.Ioctx.
+    def open_pool(self, client: rados.Rados, pool: str) -> rados.Ioctx:
+        """Open a pool by a connected client.
 
-        :param client: connected rados.Rados
-        :param pool: name of the pool
         :raises Misconfigured: if the cluster has no such pool
         :raises Unreachable: if the cluster does not answer
         """
@@ -158,7 +175,8 @@ class Maker:
         except rados.Error as exc:
             raise self.explain(exc, client)
 
-    def explain(self, exc, client):
+    def explain(self, exc: Exception,
+                client: rados.Rados) -> errors.ClusterError:
         """Return the ClusterError for what librados raised on connecting."""
         code = abs(getattr(exc, 'errno', None) or 0)
         if code not in (errno.EPERM, errno.EACCES, errno.ENOENT,
@@ -180,8 +198,7 @@ class Maker:
             self.store, 'cannot connect as %s (%s)' % (user, exc),
             self._user_remedy)
 
-    def _settings(self):
-        """Return what the conf file says, as a dict."""
+    def _settings(self) -> _Settings:
         state = self._state()
         known, settings = self._read
         if settings is None or known != state:
@@ -194,7 +211,7 @@ class Maker:
             self._read = (state, settings)
         return settings
 
-    def _state(self):
+    def _state(self) -> tuple[int, ...] | None:
         """Return what changes when the conf file does; None: cannot tell."""
         try:
             stat = os.stat(self.conf_file)
@@ -202,7 +219,7 @@ class Maker:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
-    def _make(self):
+    def _make(self) -> rados.Rados:
         """Return a rados.Rados that has read the conf file, no more."""
         if self.conf_file and not os.path.exists(self.conf_file):
             raise self._bad_conf_file(errors.NotDeployed, 'cannot be read '
@@ -221,13 +238,14 @@ class Maker:
                 reason = 'is not usable (%s)' % exc
             raise self._bad_conf_file(errors.Misconfigured, reason)
 
-    def _bad_conf_file(self, kind, reason):
+    def _bad_conf_file(self, kind: type[errors.ClusterError],
+                       reason: str) -> errors.ClusterError:
         return kind(self.store, 'the conf file %s %s' % (self._conf_name,
                                                          reason),
                     'correct rbd_store_ceph_conf in [%s], or the file'
                     % self.store)
 
-    def _check_fsid(self, client, configured):
+    def _check_fsid(self, client: rados.Rados, configured: str | None) -> None:
         actual = client.get_fsid()
         if configured not in (None, '', _NO_FSID, actual):
             client.shutdown()
@@ -237,55 +255,51 @@ class Maker:
                 'rbd_store_ceph_conf in [%s] must name a conf file with the '
                 'fsid and mon_host of one cluster' % self.store)
 
-    def _no_keyring(self, kind, user, keyrings):
+    def _no_keyring(self, kind: type[errors.ClusterError], user: str,
+                    keyrings: list[str]) -> errors.ClusterError:
         return kind(
             self.store, 'no keyring of %s can be read (%s)' % (
                 user, '; '.join('%s: %s' % (path, _why_unreadable(path))
                                 for path in keyrings)), self._user_remedy)
 
     @property
-    def _user_remedy(self):
+    def _user_remedy(self) -> str:
         return ('see rbd_store_user in [%s] and, in rbd_store_ceph_conf (%s), '
                 'the keyring of that user and mon_host'
                 % (self.store, self._conf_name))
 
     @property
-    def _conf_name(self):
+    def _conf_name(self) -> str:
         return self.conf_file or 'ceph.conf'
 
 
-def round_trip(client):
-    """Return the seconds that a question takes which costs nothing else.
-
-    :param client: connected rados.Rados
-    """
+def round_trip(client: rados.Rados) -> float:
+    """Return the seconds that a question takes which costs nothing else."""
     began = time.monotonic()
     client.mon_command(json.dumps({'prefix': 'fsid'}), b'')
     return time.monotonic() - began
 
 
-def _settings_of(client):
+def _settings_of(client: rados.Rados) -> _Settings:
     fsid = client.conf_get('fsid')
-    return {'fsid': None if fsid in ('', _NO_FSID) else fsid,
-            'user': 'client.%s' % client.rados_id,
-            'keyrings': _needed_keyrings(client),
-            'mon_host': client.conf_get('mon_host') or ''}
+    return _Settings(None if fsid in ('', _NO_FSID) else fsid,
+                     'client.%s' % client.rados_id, _needed_keyrings(client),
+                     client.conf_get('mon_host') or '')
 
 
-def _needed_keyrings(client):
-    """Return paths one of which must be there, or none."""
-    if (client.conf_get('key') or client.conf_get('keyfile')
-            or 'cephx' not in client.conf_get('auth_client_required')):
+def _needed_keyrings(client: rados.Rados) -> list[str]:
+    if (client.conf_get('key') or client.conf_get('keyfile') or
+            'cephx' not in (client.conf_get('auth_client_required') or '')):
         return []
     return _paths(client.conf_get('keyring'))
 
 
-def _paths(text):
+def _paths(text: str | None) -> list[str]:
     return [path.strip() for path in (text or '').split(',') if path.strip()]
 
 
-def _why_unreadable(path):
-    """Return why a file cannot be read, as text, or None if it can."""
+def _why_unreadable(path: str) -> str | None:
+    """Return why a file cannot be read, or None if it can."""
     try:
         with open(path.strip(), 'rb') as f:
             f.read(1)

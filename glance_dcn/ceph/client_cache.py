@@ -33,6 +33,8 @@ a few at a time, and never under a lock or in a request.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import dataclasses
 import functools
@@ -41,16 +43,13 @@ import os
 import time
 import typing
 
+import rados
+
 from glance_dcn.ceph import errors
 from glance_dcn.engine import native
 from glance_dcn.runtime import limits as process_limits
 from glance_dcn.runtime import scheduler as schedulers
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterator
-
-    import rados
 
 LOG = logging.getLogger(__name__)
 
@@ -88,12 +87,7 @@ class Owner(typing.Protocol):
 
 
 class Entry:
-    """A connected client.
-
-    :ivar client: the rados.Rados
-    :ivar address: its RADOS address
-    :ivar uses: how many uses it has at this moment
-    """
+    """A connected client."""
 
     def __init__(self, owner: Owner, client: rados.Rados,
                  now: float) -> None:
@@ -141,7 +135,6 @@ class ClientCache:
 
     Safe for use by many threads.
 
-    :param settings: :class:`Settings`
     :param limits: what the system lets the process have, with the number of
         clients beyond which idle ones are closed
     :param scheduler: in whose threads clients are closed
@@ -182,11 +175,11 @@ class ClientCache:
         :param owner: what gets it as its ``entry``
         """
         with self.lock:
-            if owner.entry is None:
-                owner.entry = Entry(owner, client, self._clock())
-                self._entries.append(owner.entry)
-                client = None
-        if client is not None:
+            is_first = owner.entry is None
+            if is_first:
+                entry = owner.entry = Entry(owner, client, self._clock())
+                self._entries.append(entry)
+        if not is_first:
             self._close([client])
         self._schedule()
 
@@ -256,7 +249,6 @@ class ClientCache:
                patience: float = _PATIENCE) -> Iterator[None]:
         """Make a client in the block, when there is room for another one.
 
-        :param store: identifier of the store, for messages
         :param patience: seconds to wait for threads and files
         :raises glance_dcn.ceph.errors.Exhausted: if the process has too few
         """
@@ -276,7 +268,7 @@ class ClientCache:
 
     def _await_room(self, waiter: object, store: str,
                     deadline: float) -> None:
-        pauses: native.Queue = native.Queue()
+        pauses: native.Queue[None] = native.Queue()
         while self._waiting[0] is not waiter or not self._reserve():
             if self._clock() >= deadline:
                 raise self._exhausted(store)
@@ -365,10 +357,7 @@ class ClientCache:
 
 
 class Caches:
-    """The cache of each process: a child of a fork begins an empty one.
-
-    :ivar settings: :class:`Settings` of all of them
-    """
+    """The cache of each process: a child of a fork begins an empty one."""
 
     def __init__(self, settings: Settings | None = None,
                  limits: process_limits.ProcessLimits | None = None) -> None:
@@ -386,7 +375,6 @@ class Caches:
 
         :param idle_timeout: seconds without any use
         :param max_clients: connected clients of a process
-        :param processes: processes of this service
         :returns: the limits of the system that are too low for it
         """
         self.settings.idle_timeout = idle_timeout

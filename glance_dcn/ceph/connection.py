@@ -21,12 +21,18 @@ new connection is made by the first use after the cluster is back: librados
 finds its way back by itself, but may take minutes for it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 import contextlib
 import errno
 import functools
 import logging
 import os
 import time
+import typing
 
 import rados
 
@@ -51,18 +57,20 @@ CONNECT_TIMEOUT = 5
 
 # Seconds that an OSD has to answer when a cluster that was away is looked at.
 _PROBE_TIMEOUT = 5
-# Seconds by which whoever waits for a connection waits longer than librados
-# is told to.
+# Seconds by which a connection is waited for longer than librados is told to.
 _GRACE = 1
 # Retired clients of a site that may still be in use when another one is made:
 # where a site comes and goes, their number must not grow with it.
 _RETIRED = 4
 
-_registry = {}
+_T = typing.TypeVar('_T')
+
+_registry: dict[tuple[typing.Any, ...], Connection] = {}
 
 
-def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
-        io_timeout=0, pool=None):
+def get(store: str, conf_file: str, user: str | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT, io_timeout: float = 0,
+        pool: str | None = None) -> Connection:
     """Return this process's connection for a store.
 
     :param store: identifier of the store, for messages
@@ -73,7 +81,6 @@ def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
     :param io_timeout: seconds one request to an OSD may take; 0: no limit
     :param pool: name of the pool whose OSDs must answer for the cluster to be
                  up; None: the monitors are enough
-    :returns: :class:`Connection`
     """
     key = (store, conf_file, user, connect_timeout, io_timeout, pool)
     if key not in _registry:
@@ -82,11 +89,10 @@ def get(store, conf_file, user=None, connect_timeout=CONNECT_TIMEOUT,
     return _registry[key]
 
 
-def forget(store):
+def forget(store: str) -> None:
     """Forget the connections of a store that is gone.
 
-    Nobody looks after its cluster from then on. Whoever uses one still may
-    go on with it.
+    Its cluster is not probed from then on. One that is in use still works.
     """
     for key, connection in list(_registry.items()):
         if connection.store == store:
@@ -94,18 +100,15 @@ def forget(store):
             connection._state().watch.stop()
 
 
-class _Pool:
+class _Pool(typing.NamedTuple):
     """An open pool.
 
-    :ivar entry: what the cache has of its client
-    :ivar ioctx: rados.Ioctx
     :ivar shared: its uses, after the last of which it is closed
     """
 
-    def __init__(self, entry, ioctx):
-        self.entry = entry
-        self.ioctx = ioctx
-        self.shared = None
+    entry: client_cache.Entry
+    ioctx: rados.Ioctx
+    shared: shared.Shared
 
 
 class Connection:
@@ -113,20 +116,20 @@ class Connection:
 
     For the parameters see :func:`get`. Safe for use by many threads.
 
-    :param caches: :class:`glance_dcn.ceph.client_cache.Caches`
     :ivar round_trip: seconds that a monitor took to answer when it was last
         connected to; None: it never was
     """
 
-    def __init__(self, store, conf_file, user=None,
-                 connect_timeout=CONNECT_TIMEOUT, io_timeout=0, pool=None,
-                 caches=client_cache.PROCESS):
+    def __init__(self, store: str, conf_file: str, user: str | None = None,
+                 connect_timeout: float = CONNECT_TIMEOUT,
+                 io_timeout: float = 0, pool: str | None = None,
+                 caches: client_cache.Caches = client_cache.PROCESS) -> None:
         self.store = store
         self._caches = caches
         self.conf_file = conf_file
         self.user = user
         self.pool = pool
-        self.round_trip = None
+        self.round_trip: float | None = None
         self._connect_timeout = connect_timeout
         self._io_timeout = io_timeout
         self._maker = clients.Maker(store, conf_file, user, connect_timeout)
@@ -138,17 +141,17 @@ class Connection:
             store, conf_file, user,
             min(connect_timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT))
         # What to call when the cluster is up.
-        self._told = []
+        self._told: list[Callable[[], object]] = []
         # Open pools, by the identity of their Ioctx.
-        self._pools = {}
+        self._pools: dict[int, _Pool] = {}
         # By process ID. Those of other processes are kept and not touched:
         # only the parent has the librados threads that would be joined, and
         # its locks may be held for ever here.
-        self._states = {}
-        self._complaint = None
+        self._states: dict[int, states.State] = {}
+        self._complaint: str | None = None
 
     @property
-    def fsid(self):
+    def fsid(self) -> str | None:
         """The cluster's fsid, or None where it cannot be told.
 
         It is taken from the conf file, without talking to the cluster; a conf
@@ -162,7 +165,7 @@ class Connection:
             return None
 
     @property
-    def known_fsid(self):
+    def known_fsid(self) -> str | None:
         """The same, without ever waiting for the cluster.
 
         If it is not known, it is found out in the background.
@@ -179,7 +182,7 @@ class Connection:
         return fsid
 
     @property
-    def connected_fsid(self):
+    def connected_fsid(self) -> str | None:
         """fsid of the cluster that this process has connected to, or None.
 
         It is known for as long as the site is not lost, also while no client
@@ -187,20 +190,20 @@ class Connection:
         """
         return self._state().fsid
 
-    def _found_fsid(self):
+    def _found_fsid(self) -> str | None:
         """Return :attr:`connected_fsid`, unless the conf file has changed."""
         state = self._state()
         if state.fsid and not state.client and not self._maker.is_up_to_date:
             state.fsid = None
         return state.fsid
 
-    def _ask_fsid(self):
+    def _ask_fsid(self) -> str:
         with self.use() as client:
             return client.get_fsid()
 
     @property
-    def health(self):
-        """How the cluster is: :class:`glance_dcn.ceph.health.Health`."""
+    def health(self) -> health.Health:
+        """How the cluster is."""
         state = self._state()
         if state.watch.health.state == health.UNKNOWN and not state.client:
             try:
@@ -209,14 +212,12 @@ class Connection:
                 state.watch.lost(exc)
         return state.watch.health
 
-    def when_up(self, function):
+    def when_up(self, function: Callable[[], object]) -> None:
         """Have a function called each time the cluster is found to be up.
 
         It is called in a thread of its own; once at the beginning, too, if
         the cluster is known to be up. Where that is not known, the cluster is
         not asked: who wants to know uses it.
-
-        :param function: without arguments
         """
         self._told.append(function)
         if background.is_master():
@@ -226,12 +227,11 @@ class Connection:
             watch.tell(function)
 
     @contextlib.contextmanager
-    def use(self):
+    def use(self) -> Iterator[rados.Rados]:
         """Use the client of this process; it is connected if need be.
 
         It is not closed while the block runs.
 
-        :returns: context manager that gives a connected rados.Rados
         :raises NotDeployed: if conf file or keyring are not there
         :raises Misconfigured: if conf file, keyring or user do not fit, or
                                the cluster has another fsid than the conf file
@@ -246,7 +246,7 @@ class Connection:
         finally:
             state.cache.release(entry)
 
-    def _acquire(self, state):
+    def _acquire(self, state: states.State) -> client_cache.Entry:
         while True:
             self.check()
             entry = state.cache.acquire(state)
@@ -256,14 +256,12 @@ class Connection:
             self._connect_once(state)
 
     @contextlib.contextmanager
-    def open_pool(self, pool):
+    def open_pool(self, pool: str) -> Iterator[rados.Ioctx]:
         """Open a pool for I/O.
 
         What fails in the block because the cluster is away opens the circuit
         breaker.
 
-        :param pool: name of the pool
-        :returns: context manager that gives a rados.Ioctx
         :raises Misconfigured: if the cluster has no such pool, or for the
                                reasons of :meth:`client`
         :raises Unreachable: if the cluster does not answer
@@ -281,7 +279,7 @@ class Connection:
         finally:
             opened.shared.release()
 
-    def _open(self, entry, pool):
+    def _open(self, entry: client_cache.Entry, pool: str) -> _Pool:
         """Open a pool by a client that is in use, which it keeps."""
         client = entry.client
         try:
@@ -289,21 +287,21 @@ class Connection:
         except errors.Unreachable as exc:
             self._failed(exc, client)
             raise
-        # On a full cluster requests fail at once instead of waiting for
-        # somebody to make room.
+        # On a full cluster requests fail at once instead of waiting for room.
         ioctx.set_osdmap_full_try()
-        opened = self._pools[id(ioctx)] = _Pool(entry, ioctx)
-        opened.shared = shared.Shared(functools.partial(
-            self._close_pool, self._state().cache, opened))
+        opened = self._pools[id(ioctx)] = _Pool(
+            entry, ioctx, shared.Shared(functools.partial(
+                self._close_pool, self._state().cache, entry, ioctx)))
         return opened
 
-    def _close_pool(self, cache, opened):
-        del self._pools[id(opened.ioctx)]
-        opened.ioctx.close()
-        cache.release(opened.entry)
+    def _close_pool(self, cache: client_cache.ClientCache,
+                    entry: client_cache.Entry, ioctx: rados.Ioctx) -> None:
+        del self._pools[id(ioctx)]
+        ioctx.close()
+        cache.release(entry)
 
     @contextlib.contextmanager
-    def _noticing_failure(self, client):
+    def _noticing_failure(self, client: rados.Rados) -> Iterator[None]:
         try:
             yield
         except Exception as exc:
@@ -316,7 +314,9 @@ class Connection:
                 self._failed(exc, client)
             raise
 
-    def call(self, function, *args, late=None, fence=True):
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             late: Callable[[_T], object] | None = None,
+             fence: bool = True) -> _T:
         """Call a function that waits for the cluster, while that is there.
 
         It is called by a thread of its own, which goes on when it was left.
@@ -326,7 +326,6 @@ class Connection:
         :param late: called with what the function returns after it was left
         :param fence: whether what it has sent must not be carried out once it
             was left
-        :returns: what the function returns
         :raises Unreachable: if the cluster is found to be away meanwhile
         :raises Exception: what the function raises
         """
@@ -336,7 +335,7 @@ class Connection:
             return function(*args)
         call = calls.Call(function, args, late, self._share_pools(args))
         state.callers.submit(call)
-        pause = calls.QUIET
+        pause: float = calls.QUIET
         while True:
             try:
                 return call.wait(pause)
@@ -348,7 +347,7 @@ class Connection:
                     self.blocklist_retired_clients()
                 raise error
 
-    def _share_pools(self, args):
+    def _share_pools(self, args: Iterable[object]) -> Callable[[], object]:
         """Begin a use of all pools among arguments; return what ends it."""
         pools = [self._pools[id(arg)].shared for arg in args
                  if id(arg) in self._pools]
@@ -356,14 +355,12 @@ class Connection:
             pool.acquire()
         return lambda: [pool.release() for pool in pools]
 
-    def lost(self):
+    def lost(self) -> errors.Unreachable | None:
         """Return why no answer of the cluster is to be waited for, or None.
 
         For what has had none for some seconds: a probe asks the cluster, on
         a connection of its own, and the next calls tell what it was answered.
         Nothing is waited for here.
-
-        :returns: :class:`glance_dcn.ceph.errors.Unreachable` or None
         """
         state = self._state()
         try:
@@ -381,7 +378,7 @@ class Connection:
         if begun is not None:
             schedulers.PROCESS.submit(functools.partial(
                 self._verify, state, begun))
-        elif suspicion.is_over(time.monotonic()):
+        elif suspicion and suspicion.is_over(time.monotonic()):
             error = errors.Unreachable(
                 self.store, 'neither a request nor a probe was answered '
                 'within %d s' % calls.VERDICT, 'see that the site is up and '
@@ -390,9 +387,10 @@ class Connection:
             return error
         return None
 
-    def _verify(self, state, suspicion):
+    def _verify(self, state: states.State,
+                suspicion: calls.Suspicion) -> None:
         """Ask whether the cluster is there, where a client has no answer."""
-        error = None
+        error: errors.Unreachable | None = None
         try:
             with state.cache.making(self.store, calls.PATIENCE):
                 suspicion.since = time.monotonic()
@@ -411,20 +409,21 @@ class Connection:
                             'store': self.store, 'error': exc})
         self._conclude(state, suspicion, error)
 
-    def _verify_by_monitors(self, state, suspicion):
-        def conclude(reason):
-            self._conclude(state, suspicion, reason and errors.Unreachable(
+    def _verify_by_monitors(self, state: states.State,
+                            suspicion: calls.Suspicion) -> None:
+        def conclude(reason: str | None) -> None:
+            self._conclude(state, suspicion, errors.Unreachable(
                 self.store, 'a request is not answered, and neither do the '
                 'monitors (%s)' % reason, 'see that the site is up and its '
-                'monitors can be reached'))
+                'monitors can be reached') if reason else None)
         suspicion.since = time.monotonic()
         self.ask_monitors(conclude)
 
-    def ask_monitors(self, then):
+    def ask_monitors(self, then: Callable[[str | None], object]) -> None:
         """Ask whether a monitor of the cluster answers, without a client.
 
         :param then: called with None if one does or that cannot be told, or
-            with the reason as text, in a thread of the scheduler or at once;
+            with the reason, in a thread of the scheduler or at once;
             it must not block
         """
         try:
@@ -437,10 +436,11 @@ class Connection:
             # They have names alone, which only a client resolves.
             then(None)
 
-    def _conclude(self, state, suspicion, error):
+    def _conclude(self, state: states.State, suspicion: calls.Suspicion,
+                  error: errors.Unreachable | None) -> None:
         """End a suspicion, unless that was done.
 
-        :param error: why the cluster is away, or None
+        :param error: why the cluster is away
         """
         with state.lock:
             if state.suspicion is not suspicion:
@@ -452,41 +452,40 @@ class Connection:
             self._retire(state, suspicion.client, error)
 
     @staticmethod
-    def _retire(state, client, error):
-        """Take note that the cluster of a client is away."""
+    def _retire(state: states.State, client: rados.Rados | None,
+                error: errors.Unreachable) -> None:
+        """Record that the cluster of a client is away."""
         if client is None or state.retire(client):
             state.watch.lost(error)
 
-    def hold(self, ioctx):
+    def hold(self, ioctx: rados.Ioctx) -> Callable[[], None]:
         """Keep the client of an open pool beyond the closing of the pool.
 
         :param ioctx: what :meth:`open_pool` gave, which is still open
-        :returns: function that is to be called when the client is not needed
-            any more
+        :returns: is to be called when the client is not needed any more
         """
         return self._state().cache.hold(self._pools[id(ioctx)].entry)
 
-    def failed(self, exc):
-        """Take note of what an operation ended with.
+    def failed(self, exc: BaseException) -> bool:
+        """Record what an operation ended with.
 
-        :param exc: exception
         :returns: whether it means that the cluster is away, so that from now
             on calls are refused
         """
         return self._failed(exc, self._state().client)
 
-    def _failed(self, exc, client):
+    def _failed(self, exc: BaseException, client: rados.Rados | None) -> bool:
         state = self._state()
         error = health.explain(exc, self.store)
         if error is None:
             return False
-        # If it is about a connection that was given up already, nothing is
+        # If it is about a connection that was retired already, nothing is
         # said about the one that came after it.
         self._retire(state, client, error)
         return True
 
-    def blocklist_retired_clients(self):
-        """See that what was given up at the cluster is not written later.
+    def blocklist_retired_clients(self) -> None:
+        """Prevent that what retired clients have sent is written later.
 
         Of a client that was retired requests may be in flight. Before
         another takes its place, it is blocklisted.
@@ -501,7 +500,7 @@ class Connection:
             finally:
                 state.cache.release(entry)
 
-    def blocklist(self, addresses):
+    def blocklist(self, addresses: Iterable[str]) -> set[str]:
         """Blocklist clients of the cluster, this process's own among them.
 
         :param addresses: as :meth:`address_of` returns them
@@ -517,20 +516,20 @@ class Connection:
             return fencing.blocklist(client, addresses)
 
     @property
-    def address(self):
+    def address(self) -> str | None:
         """Address of this process's client, or None if it has none."""
         entry = self._state().entry
-        return entry and entry.address
+        return entry.address if entry else None
 
-    def client_of(self, ioctx):
-        """Return the rados.Rados that a pool was opened by."""
+    def client_of(self, ioctx: rados.Ioctx) -> rados.Rados:
+        """Return the client that a pool was opened by."""
         return self._pools[id(ioctx)].entry.client
 
-    def address_of(self, ioctx):
+    def address_of(self, ioctx: rados.Ioctx) -> str:
         """Return the address of the client that a pool was opened by."""
         return self._pools[id(ioctx)].entry.address
 
-    def check(self):
+    def check(self) -> None:
         """Return if the cluster may be tried; costs nothing.
 
         :raises NotDeployed: if conf file or keyring are not there
@@ -546,8 +545,8 @@ class Connection:
                 state.watch.lost(exc)
                 raise
 
-    def client(self):
-        """Connect if need be, and return the connected rados.Rados.
+    def client(self) -> rados.Rados:
+        """Connect if need be, and return the client.
 
         It may be closed at any time after it was idle: :meth:`use` keeps it.
 
@@ -556,13 +555,14 @@ class Connection:
         with self.use() as client:
             return client
 
-    def _connect_once(self, state):
+    def _connect_once(self, state: states.State) -> None:
         """Connect, or wait for the thread that does."""
         with state.lock:
             if state.entry:
                 return
-            attempt, begun = state.attempt, state.attempt is None
-            if begun:
+            attempt = state.attempt
+            begun = attempt is None
+            if attempt is None:
                 attempt = state.attempt = states.Attempt()
         if begun:
             self._begin(state, attempt)
@@ -577,7 +577,7 @@ class Connection:
             state.watch.lost(error)
             raise error
 
-    def _begin(self, state, attempt):
+    def _begin(self, state: states.State, attempt: states.Attempt) -> None:
         try:
             native.start('dcn-connect-%s' % self.store, self._try, state,
                          attempt)
@@ -586,8 +586,8 @@ class Connection:
                 self.store, 'no thread can be started to connect (%s)' % exc,
                 'raise pids.max (pids_limit of the container)'))
 
-    def _try(self, state, attempt):
-        error = None
+    def _try(self, state: states.State, attempt: states.Attempt) -> None:
+        error: errors.ClusterError | None = None
         try:
             with self._room(state):
                 attempt.since = time.monotonic()
@@ -610,13 +610,15 @@ class Connection:
             state.watch.look()
 
     @staticmethod
-    def _end(state, attempt, error):
+    def _end(state: states.State, attempt: states.Attempt,
+             error: errors.ClusterError | None) -> None:
         with state.lock:
             state.attempt = None
         attempt.end(error)
 
-    def _room(self, state):
-        """Have room for another client: context manager while it is made.
+    def _room(self, state: states.State
+              ) -> contextlib.AbstractContextManager[None]:
+        """Have room for another client while it is made.
 
         :raises Exhausted: if there is none
         """
@@ -628,7 +630,7 @@ class Connection:
                 'try again later; see dcn_io_timeout in [%s]' % self.store)
         return state.cache.making(self.store)
 
-    def _connect(self):
+    def _connect(self) -> rados.Rados:
         client = self._maker.connect(self._io_timeout)
         self._state().blocklist_marked(client)
         self.round_trip = clients.round_trip(client)
@@ -638,7 +640,7 @@ class Connection:
                                      'user': client.rados_id})
         return client
 
-    def _look(self, state):
+    def _look(self, state: states.State) -> None:
         """Return if the cluster can be used; for the watch.
 
         No client is kept that there was not before.
@@ -657,20 +659,22 @@ class Connection:
         finally:
             state.cache.release(entry)
 
-    def _ask_or_retire(self, state, client):
+    def _ask_or_retire(self, state: states.State,
+                       client: rados.Rados) -> None:
         try:
             self._ask(client)
         except errors.Unreachable:
             state.retire(client)
             raise
 
-    def _probe(self, state):
+    def _probe(self, state: states.State) -> None:
         # Before it takes the place of a client.
         self._prober.check_files()
         with state.cache.making(self.store):
             self._ask_by_new_client(state, self._prober)
 
-    def _ask_by_new_client(self, state, maker):
+    def _ask_by_new_client(self, state: states.State,
+                           maker: clients.Maker) -> None:
         """Ask the cluster through a client that is made for it.
 
         :raises ClusterError: if it cannot be used
@@ -684,7 +688,7 @@ class Connection:
         finally:
             client.shutdown()
 
-    def _ask(self, client):
+    def _ask(self, client: rados.Rados) -> None:
         if self.pool is None:
             return
         with self._prober.open_pool(client, self.pool) as ioctx:
@@ -703,7 +707,7 @@ class Connection:
                         self.pool, exc), 'see that the site\'s cluster is '
                     'healthy and its OSDs can be reached')
 
-    def _state(self):
+    def _state(self) -> states.State:
         """Return what this process has of the connection."""
         pid = os.getpid()
         state = self._states.get(pid)
@@ -715,7 +719,7 @@ class Connection:
             state = self._states.setdefault(pid, made)
         return state
 
-    def _complain(self, exc):
+    def _complain(self, exc: errors.ClusterError) -> None:
         if str(exc) != self._complaint:
             self._complaint = str(exc)
             LOG.warning('The fsid of a cluster is not known: %s', exc)

@@ -19,10 +19,18 @@ home of the records: ``site/<name>`` has the options of the site's store,
 of the site. There are no secrets in it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import json
 import logging
+import typing
+
+import rados
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
@@ -35,14 +43,13 @@ OBJECT = 'sites'
 _SITE = 'site/'
 _HOLDER = 'holder/'
 
+_Record = typing.TypeVar('_Record')
+
 
 class RecordError(Exception):
-    """The record cannot be read or written.
+    """The record cannot be read or written."""
 
-    :ivar store: identifier of the store whose pool it is in
-    """
-
-    def __init__(self, store, reason):
+    def __init__(self, store: str, reason: object) -> None:
         super().__init__('the record of sites in the pool of store %s cannot '
                          'be used (%s); see the osd caps of its user'
                          % (store, reason))
@@ -59,16 +66,13 @@ class _Options:
     options: dict[str, str]
 
     @classmethod
-    def of(cls, options):
-        """Return the record of some options.
-
-        :param options: dict of text by name
-        """
+    def of(cls, options: Mapping[str, str]) -> _Options:
+        """Return the record of some options."""
         return cls({name: json.dumps(str(value))
                     for name, value in options.items()})
 
-    def read(self):
-        """Return the options, a dict of text by name.
+    def read(self) -> dict[str, str]:
+        """Return the options by name.
 
         :raises ValueError: if a value is no JSON string
         """
@@ -90,33 +94,31 @@ class _Holder:
 class Definition:
     """A site that is recorded.
 
-    :ivar options: of its store, as text, by name
     :ivar holders: seconds since the epoch, by host that has its file
     """
 
-    options: dict
-    holders: dict = dataclasses.field(default_factory=dict)
+    options: dict[str, str]
+    holders: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Definitions:
     """The record in one pool.
 
-    :param store: identifier of the store whose pool it is
-    :param ioctx: rados.Ioctx of the home's namespace
-    :param deployment: identity of the deployment
+    :param ioctx: of the home's namespace
     """
 
-    def __init__(self, store, ioctx, deployment=''):
+    def __init__(self, store: str, ioctx: rados.Ioctx,
+                 deployment: str = '') -> None:
         self._store = store
         self._ioctx = ioctx
         self._deployment = deployment
 
-    def load(self):
-        """Return a dict of :class:`Definition` by name of the site.
+    def load(self) -> dict[str, Definition]:
+        """Return what is recorded, by name of the site.
 
         :raises RecordError: if it cannot be read
         """
-        found = {}
+        found: dict[str, Definition] = {}
         holders = []
         with self._explained():
             entries = list(omap.walk(self._ioctx, OBJECT))
@@ -139,15 +141,14 @@ class Definitions:
                 found[name].holders[host] = seconds
         return found
 
-    def save(self, name, options):
+    def save(self, name: str, options: Mapping[str, str]) -> None:
         """Record a site.
 
-        :param options: dict of text by name
         :raises RecordError: if it cannot be written
         """
         self._set(_SITE + name, _Options.of(options))
 
-    def hold(self, name, host, seconds):
+    def hold(self, name: str, host: str, seconds: float) -> None:
         """Note that a host has the file of a site.
 
         :param seconds: since the epoch
@@ -155,11 +156,11 @@ class Definitions:
         """
         self._set('%s%s/%s' % (_HOLDER, name, host), _Holder(float(seconds)))
 
-    def release(self, name, host):
+    def release(self, name: str, host: str) -> None:
         """Note that a host has it no more."""
         self._remove('%s%s/%s' % (_HOLDER, name, host))
 
-    def forget(self, name, hosts=()):
+    def forget(self, name: str, hosts: Iterable[str] = ()) -> None:
         """Remove a site, and the notes of hosts about it.
 
         :raises RecordError: if it cannot be written
@@ -167,21 +168,21 @@ class Definitions:
         self._remove(_SITE + name, *('%s%s/%s' % (_HOLDER, name, host)
                                      for host in hosts))
 
-    def _parse(self, kind, text):
+    def _parse(self, kind: type[_Record], text: str) -> _Record:
         return record_format.load(kind, text, self._deployment)
 
-    def _set(self, key, record):
+    def _set(self, key: str, record: _Options | _Holder) -> None:
         with self._explained():
             omap.put(self._ioctx, OBJECT, {key: record_format.dump(
                 record, self._deployment)})
 
-    def _remove(self, *keys):
+    def _remove(self, *keys: str) -> None:
         with self._explained():
             for key in keys:
                 omap.remove(self._ioctx, OBJECT, key)
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except (omap.Error, UnicodeDecodeError) as exc:

@@ -12,24 +12,24 @@
 
 """What can be wrong with a site's cluster, said so that it can be mended."""
 
+from __future__ import annotations
+
 import copy
 
 
 class ClusterError(Exception):
     """A site's cluster cannot be used.
 
-    :ivar store: identifier of the store whose cluster it is
-    :ivar reason: what happened, as text
-    :ivar remedy: what the operator should look at or do, as text
+    :ivar remedy: what the operator should look at or do
     """
 
-    def __init__(self, store, reason, remedy):
+    def __init__(self, store: str, reason: str, remedy: str) -> None:
         super().__init__('store %s: %s; %s' % (store, reason, remedy))
         self.store = store
         self.reason = reason
         self.remedy = remedy
 
-    def again(self):
+    def again(self) -> ClusterError:
         """Return an equal error, to be raised by another thread."""
         twin = self.__class__.__new__(self.__class__)
         twin.__dict__.update(copy.copy(self.__dict__))
@@ -60,7 +60,8 @@ class Unreachable(ClusterError):
         None if it is this very failure that tells
     """
 
-    def __init__(self, store, reason, remedy, since=None):
+    def __init__(self, store: str, reason: str, remedy: str,
+                 since: float | None = None) -> None:
         super().__init__(store, reason, remedy)
         self.since = since
 
@@ -75,10 +76,10 @@ class Exhausted(ClusterError):
 class ReadOnly(ClusterError):
     """The user of this process may read the images of the store, no more."""
 
-    def __init__(self, store, user=None):
+    def __init__(self, store: str, user: str | None = None) -> None:
         """Name the store.
 
-        :param user: cephx user without ``client.``, or None
+        :param user: cephx user without ``client.``
         """
         super().__init__(
             store, 'the key of this Glance (client.%s) may only read there'
@@ -89,7 +90,7 @@ class ReadOnly(ClusterError):
 class Retired(ClusterError):
     """The store takes no new images: its site is being taken away."""
 
-    def __init__(self, store):
+    def __init__(self, store: str) -> None:
         super().__init__(
             store, 'it takes no new images, because its site was taken away; '
             'it serves what it holds until it is empty',

@@ -22,16 +22,14 @@ of the monitors' capabilities allows it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
 import logging
 import time
-import typing
 
 import rados
 import rbd
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-    from collections.abc import Iterable
 
 LOG = logging.getLogger(__name__)
 
@@ -52,7 +50,6 @@ def blocklist(client: rados.Rados, addresses: Iterable[str]) -> set[str]:
     asks for from now on, or not at all: librados waits for the map of OSDs
     that has the blocklist, and each OSD takes that map from the next request.
 
-    :param client: connected client of the cluster
     :param addresses: as rados.Rados.get_addrs() returns them
     :returns: those that could not be blocklisted
     """
@@ -73,9 +70,6 @@ def blocklist_watchers(client: rados.Rados, ioctx: rados.Ioctx, image: str,
                        instances: Collection[int]) -> bool:
     """Blocklist dead clients that have an image open.
 
-    :param client: connected client of the cluster
-    :param ioctx: of the image's pool
-    :param image: name of the RBD image
     :param instances: RADOS instance IDs of the dead
     :returns: whether none of them has it open any more
     :raises rbd.Error: if the image cannot be opened

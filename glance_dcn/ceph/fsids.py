@@ -17,7 +17,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-import typing
+
+import rados
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
@@ -34,7 +35,6 @@ OBJECT = 'fsids'
 class Entry:
     """What is kept of a store.
 
-    :ivar fsid: fsid of its cluster
     :ivar since: when that was noted, seconds since the epoch; for people to
         read
     :ivar former: fsids of the clusters that it had before
@@ -45,11 +45,10 @@ class Entry:
     former: tuple[str, ...] = ()
 
 
-def load(ioctx: typing.Any, deployment: str) -> dict[str, Entry]:
+def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, Entry]:
     """Return what is kept, by store; what cannot be read is left out.
 
-    :param ioctx: rados.Ioctx of the home's namespace
-    :param deployment: identity of the deployment
+    :param ioctx: of the home's namespace
     :raises Error: if the cluster refuses
     """
     found = {}
@@ -60,17 +59,16 @@ def load(ioctx: typing.Any, deployment: str) -> dict[str, Entry]:
     return found
 
 
-def add(ioctx: typing.Any, deployment: str, store: str, fsid: str) -> bool:
+def add(ioctx: rados.Ioctx, deployment: str, store: str, fsid: str) -> bool:
     """Note the cluster of a store, unless there is a note already.
 
-    :returns: whether it was noted
     :raises Error: if the cluster refuses
     """
     return omap.swap(ioctx, OBJECT, store, None, record_format.dump(
         Entry(fsid, time.time()), deployment))
 
 
-def replace(ioctx: typing.Any, deployment: str, store: str,
+def replace(ioctx: rados.Ioctx, deployment: str, store: str,
             fsid: str) -> str | None:
     """Note the cluster of a store in place of what was noted.
 
@@ -85,7 +83,7 @@ def replace(ioctx: typing.Any, deployment: str, store: str,
     return before.fsid if before else None
 
 
-def former(ioctx: typing.Any, deployment: str, store: str) -> set[str]:
+def former(ioctx: rados.Ioctx, deployment: str, store: str) -> set[str]:
     """Return the fsids of the clusters that a store had before.
 
     :raises Error: if the cluster refuses

@@ -12,6 +12,8 @@
 
 """Doing at a site what Nova does there: clone an image, snapshot a disk."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 
@@ -34,16 +36,15 @@ _CHUNK = 8 << 20
 class Guest:
     """A site as a compute node uses it; it must be closed.
 
-    :param name: of the site
     :param conf_file: path of the cluster's conf file, or ''
-    :param pool: of images
     :param user: cephx user without ``client.``
     :param disks: pool of disks
     :param timeout: seconds to wait for the monitors
     :raises glance_dcn.ceph.errors.ClusterError: if the cluster cannot be used
     """
 
-    def __init__(self, name, conf_file, pool, user, disks, timeout):
+    def __init__(self, name: str, conf_file: str, pool: str, user: str,
+                 disks: str, timeout: float) -> None:
         self.name = name
         self.pool = pool
         maker = clients.Maker(name, conf_file, user, timeout)
@@ -55,27 +56,27 @@ class Guest:
             self.fsid = client.get_fsid()
             self._stack = stack.pop_all()
 
-    def close(self):
+    def close(self) -> None:
         """Give the connection back."""
         self._stack.close()
 
-    def clone(self, image, disk):
-        """Clone an image copy-on-write, and return what its parent is.
+    def clone(self, image: str, disk: str) -> tuple[str, str, str]:
+        """Clone an image copy-on-write.
 
-        :param image: name of the image
         :param disk: name of the clone
+        :returns: pool, image and snapshot that are its parent
         """
         rbd.RBD().clone(self._images, image, images.SNAPSHOT, self._disks,
                         disk)
         with rbd.Image(self._disks, disk, read_only=True) as opened:
-            return tuple(opened.parent_info())
+            return opened.parent_info()
 
-    def write(self, disk, data, offset):
+    def write(self, disk: str, data: bytes, offset: int) -> None:
         """Write to a disk, as its guest does."""
         with rbd.Image(self._disks, disk) as opened:
             opened.write(data, offset)
 
-    def digest(self, image, disk=False):
+    def digest(self, image: str, disk: bool = False) -> str:
         """Return the SHA-256 of all of an image, or of a disk."""
         digest = hashlib.sha256()
         with rbd.Image(self._disks if disk else self._images, image,
@@ -87,17 +88,15 @@ class Guest:
                     offset, min(_CHUNK, opened.size() - offset)))
         return digest.hexdigest()
 
-    def is_protected(self, image):
+    def is_protected(self, image: str) -> bool:
         """Return whether an image is published as clones need it."""
         with rbd.Image(self._images, image, read_only=True) as opened:
             return opened.is_protected_snap(images.SNAPSHOT)
 
-    def snapshot(self, disk, name, image):
+    def snapshot(self, disk: str, name: str, image: str) -> None:
         """Make an image of a disk, as Nova does in direct_snapshot().
 
-        :param disk: name of the disk
         :param name: of the snapshot of the disk, which does not stay
-        :param image: name of the new image
         """
         with rbd.Image(self._disks, disk) as opened:
             opened.create_snap(name)
@@ -111,25 +110,25 @@ class Guest:
         finally:
             self._forget_snapshot(disk, name)
 
-    def _forget_snapshot(self, disk, name):
+    def _forget_snapshot(self, disk: str, name: str) -> None:
         with contextlib.suppress(*Error):
             with rbd.Image(self._disks, disk) as opened:
                 opened.unprotect_snap(name)
                 opened.remove_snap(name)
 
-    def remove_disk(self, disk):
+    def remove_disk(self, disk: str) -> None:
         """Remove a disk; one that is gone is no error."""
         with contextlib.suppress(rbd.ImageNotFound):
             rbd.RBD().remove(self._disks, disk)
 
-    def remove_image(self, image):
+    def remove_image(self, image: str) -> None:
         """Remove an image that Glance does not know of, if it is there."""
         with contextlib.suppress(rbd.ImageNotFound):
             images.remove(self._images, image,
                           images.look_up(self._images, image),
                           images.SNAPSHOT)
 
-    def has(self, image):
+    def has(self, image: str) -> bool:
         """Return whether there is an image, or one in the trash."""
         return (image in rbd.RBD().list(self._images)
                 or any(entry['name'] == image

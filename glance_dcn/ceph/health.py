@@ -21,13 +21,16 @@ no thread (:mod:`glance_dcn.ceph.monitors`). So sites that stay away, however
 many, cost next to nothing, and hold up none that returns.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
 import dataclasses
 import datetime
 import errno
 import logging
 import random
 import time
-import typing
 
 import rados
 import rbd
@@ -62,7 +65,7 @@ _MENDED = 20
 # during a probe.
 _MOMENT = 0.1
 # Parts of a pause by which it is longer or shorter: the processes of a
-# deployment must not all knock at the same moment.
+# deployment must not all ask at the same moment.
 _JITTER = 0.2
 
 # Probes by librados that run at a time: of clusters that are away and have
@@ -83,39 +86,33 @@ _REMEDY = ('see that the site is up and can be reached, and that its cluster '
 class Health:
     """How a site is, as this process knows it.
 
-    :ivar state: one of the states of this module
-    :ivar since: when it was found to be so, in seconds since the epoch, or
-        None
-    :ivar reason: why it is not up, as text, or None
+    :ivar since: when it was found to be so, in seconds since the epoch
     """
 
     state: str
-    since: typing.Optional[float] = None
-    reason: typing.Optional[str] = None
+    since: float | None = None
+    reason: str | None = None
 
 
-def explain(exc, store):
+def explain(exc: BaseException | None,
+            store: str) -> errors.Unreachable | None:
     """Return what an exception says about a store's cluster being away.
 
     An exception may pass through the connections of several stores: the
     first one that is asked is the one it is about.
 
-    :param exc: exception; what it was raised ``from`` counts too
-    :param store: identifier of the store
-    :returns: :class:`glance_dcn.ceph.errors.Unreachable`, or None if it says
-        nothing of the kind
+    :param exc: what it was raised ``from`` counts too
+    :returns: None if it says nothing of the kind
     """
     while exc is not None:
         if isinstance(exc, errors.Unreachable):
             return exc if exc.store == store else None
-        if isinstance(exc, (rados.Error, rbd.Error,
-                            engine_errors.RequestError)):
-            if not hasattr(exc, 'dcn_store'):
-                exc.dcn_store = store
-            if (exc.dcn_store == store
-                    and abs(getattr(exc, 'errno', None) or 0) in _AWAY):
-                return errors.Unreachable(
-                    store, 'a request was not answered (%s)' % exc, _REMEDY)
+        if (isinstance(exc, (rados.Error, rbd.Error,
+                             engine_errors.RequestError))
+                and vars(exc).setdefault('dcn_store', store) == store
+                and abs(getattr(exc, 'errno', None) or 0) in _AWAY):
+            return errors.Unreachable(
+                store, 'a request was not answered (%s)' % exc, _REMEDY)
         exc = exc.__cause__
     return None
 
@@ -125,21 +122,21 @@ class Watch:
 
     Safe for use by many threads.
 
-    :param store: identifier of the store
-    :param look: function that returns if the cluster can be used, and raises
+    :param look: returns if the cluster can be used, and raises
         :class:`glance_dcn.ceph.errors.ClusterError` if not; it may take long
-    :param told: list of functions to call each time the cluster is found to
-        be up, in threads of the scheduler; more may be added
+    :param told: functions to call each time the cluster is found to be up, in
+        threads of the scheduler; more may be added
     :param clock: returns seconds since the epoch
-    :param scheduler: :class:`glance_dcn.runtime.scheduler.Scheduler`
     :param addresses: returns the addresses of the cluster's monitors; none:
         each probe is made by ``look``
-    :param asks: :class:`glance_dcn.ceph.monitors.Monitors`
     """
 
-    def __init__(self, store, look, told=(), clock=time.time,
-                 scheduler=schedulers.PROCESS, addresses=list,
-                 asks=monitors.PROCESS):
+    def __init__(self, store: str, look: Callable[[], object],
+                 told: Iterable[Callable[[], object]] = (),
+                 clock: Callable[[], float] = time.time,
+                 scheduler: schedulers.Scheduler = schedulers.PROCESS,
+                 addresses: Callable[[], list[monitors.Address]] = list,
+                 asks: monitors.Monitors = monitors.PROCESS) -> None:
         self.store = store
         self._look = look
         self._told = told
@@ -154,16 +151,16 @@ class Watch:
         self._stopped = False
         # The next probe, whether one is under way, and whether another was
         # asked for meanwhile.
-        self._next = None
+        self._next: schedulers.Call | None = None
         self._probing = self._asked = False
-        self._pause = _FIRST
+        self._pause: float = _FIRST
 
     @property
-    def health(self):
-        """How it is: :class:`Health`."""
+    def health(self) -> Health:
+        """How it is."""
         return self._health
 
-    def check(self):
+    def check(self) -> None:
         """Return if the cluster may be tried.
 
         :raises Unreachable: while it is away
@@ -175,14 +172,11 @@ class Watch:
                     format_time(health.since), health.reason),
                 self._remedy, health.since)
 
-    def lost(self, error):
-        """Take note of why the cluster cannot be used; look after it.
-
-        :param error: :class:`glance_dcn.ceph.errors.ClusterError`
-        """
+    def lost(self, error: errors.ClusterError) -> None:
+        """Record why the cluster cannot be used, and begin to probe it."""
         self._begin(wake=self._note(error))
 
-    def _note(self, error):
+    def _note(self, error: errors.ClusterError) -> bool:
         """Set the health, and return whether the state is another."""
         if isinstance(error, errors.NotDeployed):
             state = NOT_DEPLOYED
@@ -204,8 +198,8 @@ class Watch:
                         {'store': self.store, 'state': state, 'error': error})
         return before.state != state
 
-    def found(self):
-        """Take note that the cluster can be used."""
+    def found(self) -> None:
+        """Record that the cluster can be used."""
         with self._lock:
             before = self._health
             if before.state == UP:
@@ -219,7 +213,7 @@ class Watch:
         for function in list(self._told):
             self._tell(function)
 
-    def tell(self, function):
+    def tell(self, function: Callable[[], object]) -> None:
         """Call a function that has come to be told, if the cluster is up.
 
         If that is not known, it is found out.
@@ -229,22 +223,25 @@ class Watch:
         else:
             self.look()
 
-    def look(self):
+    def look(self) -> None:
         """Look at the cluster now, in the background."""
         self._begin(wake=True)
 
-    def stop(self):
-        """Do not look after the cluster any more."""
+    def stop(self) -> None:
+        """Do not probe the cluster any more."""
         with self._lock:
             self._stopped = True
             if self._next is not None:
                 self._next.cancel()
 
-    def _tell(self, function):
+    def _tell(self, function: Callable[[], object]) -> None:
         self._scheduler.submit(lambda: _call(function, self.store))
 
-    def _begin(self, wake):
-        """Have the cluster probed; at once, if somebody wants that."""
+    def _begin(self, wake: bool) -> None:
+        """Have the cluster probed.
+
+        :param wake: at once
+        """
         with self._lock:
             if self._stopped:
                 return
@@ -254,19 +251,19 @@ class Watch:
                 self._pause = _FIRST
                 self._schedule(0)
 
-    def _schedule(self, delay):
+    def _schedule(self, delay: float) -> None:
         if self._next is not None:
             self._next.cancel()
         self._next = self._scheduler.call_later(delay, self._probe)
 
-    def _probe(self):
+    def _probe(self) -> None:
         """Begin a probe; the first step for one that is away costs little."""
         with self._lock:
             if self._stopped or self._probing:
                 return
             self._next, self._probing = None, True
             down = self._health.state == DOWN
-        found = []
+        found: list[monitors.Address] = []
         try:
             found = self._addresses() if down else []
         except errors.ClusterError as exc:
@@ -278,8 +275,8 @@ class Watch:
             self._scheduler.submit(self._look_once,
                                    _PROBES if down else _LOOKS)
 
-    def _on_answer(self, reason):
-        """Go on with a probe when the monitors were asked.
+    def _on_answer(self, reason: str | None) -> None:
+        """Continue a probe when the monitors were asked.
 
         :param reason: why none has answered, or None
         """
@@ -290,7 +287,7 @@ class Watch:
             'store': self.store, 'reason': reason})
         self._end()
 
-    def _look_once(self):
+    def _look_once(self) -> None:
         try:
             self._look()
         except errors.Exhausted as exc:
@@ -305,7 +302,7 @@ class Watch:
             self.found()
         self._end()
 
-    def _end(self):
+    def _end(self) -> None:
         """End a probe, and schedule the next one if there is to be one."""
         with self._lock:
             asked, self._asked, self._probing = self._asked, False, False
@@ -325,10 +322,10 @@ class Watch:
                 1 - _JITTER, 1 + _JITTER))
 
 
-def format_time(seconds):
+def format_time(seconds: float | None) -> str:
     """Return a time as text.
 
-    :param seconds: since the epoch, or None
+    :param seconds: since the epoch
     """
     if seconds is None:
         return 'an unknown time'
@@ -336,7 +333,7 @@ def format_time(seconds):
         seconds, datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')
 
 
-def _call(function, store):
+def _call(function: Callable[[], object], store: str) -> None:
     try:
         function()
     except Exception:

@@ -17,6 +17,9 @@ it, and Glance reads from it. An image without that snapshot is one that is
 still being written, or whose writer died.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import io
@@ -48,19 +51,17 @@ _MOST_ENTRIES = 1 << 16
 
 
 class InUse(Exception):
-    """The image has clones, or somebody has it open."""
+    """The image has clones, or is open elsewhere."""
 
 
-def create(ioctx, name, size, order, features):
+def create(ioctx: rados.Ioctx, name: str, size: int, order: int,
+           features: str | int | None) -> None:
     """Create an empty image.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param name: name of the image
     :param size: bytes
     :param order: size of its objects, as a power of two
-    :param features: the cluster's ``rbd_default_features`` as text, or None;
-        those that need an exclusive lock are left out, and layering, which
-        clones need, is added
+    :param features: the cluster's ``rbd_default_features``; those that need an
+        exclusive lock are left out, and layering, which clones need, is added
     :raises rbd.ImageExists: if there is one of that name
     """
     # A client that may read an image may notify those that have it open, and
@@ -76,14 +77,13 @@ def create(ioctx, name, size, order, features):
                      stripe_count=1)
 
 
-def publish(image, record, facts):
+def publish(image: rbd.Image, record: records.Record | None,
+            facts: header.Facts) -> None:
     """Make the snapshot of a written image that everybody reads and clones.
 
-    :param image: rbd.Image, open for writing
-    :param record: :class:`glance_dcn.ceph.records.Record` of its content;
-        None: it is kept with the image already
-    :param facts: :class:`glance_dcn.engine.header.Facts` that it was made
-        with
+    :param image: open for writing
+    :param record: of its content; None: it is kept with the image already
+    :param facts: that it was made with
     :raises glance_dcn.engine.header.Unsafe: if its header is not as it was
         made
     :raises rbd.Error: if it fails
@@ -108,29 +108,30 @@ class Removal:
     made of it, and all can be taken back, so that an image can be removed
     from several sites or from none.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param name: name of the image
     :param image_id: its internal ID; another image of the name is not removed
     :param snapshot: name of the snapshot that publishes it, removed first
-    :param trashing: function called with the image's internal ID before it is
+    :param trashing: called with the image's internal ID before it is
         moved to the trash
     :param in_use_too: move it to the trash too if it has clones that keep
         its snapshot from being removed
     """
 
-    def __init__(self, ioctx, name, image_id, snapshot=None, trashing=None,
-                 in_use_too=False):
+    def __init__(self, ioctx: rados.Ioctx, name: str, image_id: str | None,
+                 snapshot: str | None = None,
+                 trashing: Callable[[str], object] | None = None,
+                 in_use_too: bool = False) -> None:
         self._ioctx = ioctx
         self._name = name
         self._image_id = image_id
         self._snapshot = snapshot
         self._trashing = trashing
         self._in_use_too = in_use_too
-        self._image = None
+        # The image, if it was opened, and its snapshot.
+        self._opened: tuple[rbd.Image, str] | None = None
         self._has_snapshot = self._unprotected = self._has_clones = False
         self._was_interrupted = False
 
-    def prepare(self):
+    def prepare(self) -> None:
         """See that nothing is in the way, and let no more clones be made.
 
         :raises rbd.ImageNotFound: if there is no such image
@@ -147,14 +148,15 @@ class Removal:
         if self._snapshot is None:
             return
         try:
-            self._image = rbd.Image(self._ioctx, self._name)
+            image = rbd.Image(self._ioctx, self._name)
         except rbd.ImageNotFound:
             # One whose maker died while creating it is listed, but cannot be
             # opened; it can be removed.
             return
+        self._opened = image, self._snapshot
         try:
-            _check_not_open(self._image)
-            self._unprotect()
+            _check_not_open(image)
+            self._unprotect(image, self._snapshot)
         except rbd.ImageBusy as exc:
             self._close()
             if not self._in_use_too:
@@ -164,25 +166,26 @@ class Removal:
             self._close()
             raise
 
-    def finish(self):
+    def finish(self) -> None:
         """Remove the image, or move it to the trash while snapshots remain.
 
         :raises rbd.ImageNotFound: if there is no such image
         :raises InUse: if it was opened elsewhere meanwhile; it is left as it
             was
         """
-        if self._was_interrupted:
+        if self._was_interrupted and self._image_id is not None:
             purge(self._ioctx, self._name, self._image_id, self._snapshot)
             return
-        removed = False
+        removed = ''
         try:
             if self._has_clones:
                 LOG.warning('RBD image %s has clones: moving it to the '
                             'trash', self._name)
                 self._trash()
                 return
-            if self._has_snapshot:
-                removed = _remove_snapshot(self._image, self._snapshot)
+            if self._opened and self._has_snapshot:
+                image, snapshot = self._opened
+                removed = snapshot if _remove_snapshot(image, snapshot) else ''
             self._close()
             self._check_name()
             try:
@@ -202,18 +205,19 @@ class Removal:
                 self._trash()
         except rbd.ImageBusy as exc:
             if removed:
-                _restore_snapshot(self._ioctx, self._name, self._snapshot)
-            elif self._image is not None:
+                _restore_snapshot(self._ioctx, self._name, removed)
+            elif self._opened is not None:
                 self.undo()
             raise self._in_use(exc) from exc
         finally:
             self._close()
 
-    def undo(self):
+    def undo(self) -> None:
         """Leave the image as it was before it was prepared."""
         try:
-            if self._unprotected:
-                self._image.protect_snap(self._snapshot)
+            if self._opened and self._unprotected:
+                image, snapshot = self._opened
+                image.protect_snap(snapshot)
         except rbd.Error as exc:
             LOG.error('RBD image %(image)s is not removed, and its snapshot '
                       '%(snapshot)s cannot be protected again: %(error)s; '
@@ -223,24 +227,24 @@ class Removal:
         finally:
             self._close()
 
-    def _unprotect(self):
+    def _unprotect(self, image: rbd.Image, snapshot: str) -> None:
         try:
-            self._image.unprotect_snap(self._snapshot)
+            image.unprotect_snap(snapshot)
             self._unprotected = True
         except rbd.InvalidArgument:
-            LOG.debug('Snapshot %s was unprotected already', self._snapshot)
+            LOG.debug('Snapshot %s was unprotected already', snapshot)
         except rbd.ImageNotFound:
-            LOG.debug('There is no snapshot %s', self._snapshot)
+            LOG.debug('There is no snapshot %s', snapshot)
             return
         self._has_snapshot = True
 
-    def _trash(self):
-        if self._trashing:
+    def _trash(self) -> None:
+        if self._trashing and self._image_id is not None:
             self._trashing(self._image_id)
         self._check_name()
         rbd.RBD().trash_move(self._ioctx, self._name)
 
-    def _check_name(self):
+    def _check_name(self) -> None:
         """See that the name is that of the image that is meant.
 
         librbd removes by name, and this process may have been stopped for
@@ -251,24 +255,27 @@ class Removal:
         if not self._has_name():
             raise self._not_found()
 
-    def _has_name(self):
+    def _has_name(self) -> bool:
         return (self._image_id is not None
                 and look_up(self._ioctx, self._name) == self._image_id)
 
-    def _not_found(self):
+    def _not_found(self) -> rbd.ImageNotFound:
         return rbd.ImageNotFound('RBD image %s with ID %s'
                                  % (self._name, self._image_id))
 
-    def _close(self):
-        image, self._image = self._image, None
-        if image is not None:
-            image.close()
+    def _close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened[0].close()
 
-    def _in_use(self, exc):
+    def _in_use(self, exc: Exception) -> InUse:
         return InUse('RBD image %s is in use: %s' % (self._name, exc))
 
 
-def remove(*args, **kwargs):
+def remove(ioctx: rados.Ioctx, name: str, image_id: str | None,
+           snapshot: str | None = None,
+           trashing: Callable[[str], object] | None = None,
+           in_use_too: bool = False) -> None:
     """Remove an image, or move it to the trash while snapshots remain.
 
     An image that is in use is left as it was. For the parameters see
@@ -277,16 +284,16 @@ def remove(*args, **kwargs):
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
     """
-    removal = Removal(*args, **kwargs)
+    removal = Removal(ioctx, name, image_id, snapshot, trashing, in_use_too)
     removal.prepare()
     removal.finish()
 
 
-def _check_not_open(image):
+def _check_not_open(image: rbd.Image) -> None:
     """See that no other client has an image open for writing.
 
     To remove the snapshot of one that then cannot be removed would leave an
-    image that nobody can read.
+    image that cannot be read.
 
     :raises rbd.ImageBusy: if one has
     """
@@ -295,7 +302,7 @@ def _check_not_open(image):
         raise rbd.ImageBusy('another client has it open')
 
 
-def _restore_snapshot(ioctx, name, snapshot):
+def _restore_snapshot(ioctx: rados.Ioctx, name: str, snapshot: str) -> None:
     """Publish an image again whose removal was refused."""
     try:
         with rbd.Image(ioctx, name) as image:
@@ -307,17 +314,16 @@ def _restore_snapshot(ioctx, name, snapshot):
                       'image': name, 'snapshot': snapshot, 'error': exc})
 
 
-def is_empty(ioctx):
+def is_empty(ioctx: rados.Ioctx) -> bool:
     """Return whether a pool has no images, nor any in its trash.
 
-    :param ioctx: rados.Ioctx of the pool
     :raises rbd.Error: if it cannot be told
     """
     return (not rbd.RBD().list(ioctx)
             and not any(True for _ in rbd.RBD().trash_list(ioctx)))
 
 
-def _remove_snapshot(image, snapshot):
+def _remove_snapshot(image: rbd.Image, snapshot: str) -> bool:
     """Remove an unprotected snapshot; return whether it was there."""
     try:
         image.remove_snap(snapshot)
@@ -327,12 +333,11 @@ def _remove_snapshot(image, snapshot):
     return True
 
 
-def purge(ioctx, name, image_id, snapshot=None):
+def purge(ioctx: rados.Ioctx, name: str, image_id: str,
+          snapshot: str | None = None) -> None:
     """Remove an image from the trash.
 
     :param name: the name it had; another image is not removed
-    :param image_id: its internal ID
-    :param snapshot: name of the snapshot that published it
     :raises rbd.ImageNotFound: if it is not in the trash
     :raises InUse: if it still has clones or snapshots, or is open
     """
@@ -356,7 +361,6 @@ def purge(ioctx, name, image_id, snapshot=None):
 class ImageInfo:
     """What there is under a name.
 
-    :ivar image_id: its internal ID
     :ivar published: whether it has the snapshot :data:`SNAPSHOT`
     :ivar blank: whether it has neither data, snapshots nor a parent
     """
@@ -366,8 +370,8 @@ class ImageInfo:
     blank: bool = True
 
 
-def inspect(ioctx, name):
-    """Return the :class:`ImageInfo` of an image, or None if there is none.
+def inspect(ioctx: rados.Ioctx, name: str) -> ImageInfo | None:
+    """Return what there is under a name, or None.
 
     One whose maker died while creating it cannot be opened and counts as
     blank.
@@ -382,20 +386,20 @@ def inspect(ioctx, name):
                              not snapshots and _is_blank(image))
     except rbd.ImageNotFound:
         image_id = look_up(ioctx, name)
-        return image_id and ImageInfo(image_id)
+        return None if image_id is None else ImageInfo(image_id)
 
 
-def _is_blank(image):
+def _is_blank(image: rbd.Image) -> bool:
     if header.has_parent(image):
         return False
-    found = []
+    found: list[tuple[int, int, bool]] = []
     image.diff_iterate(0, image.size(), None,
                        lambda *extent: found.append(extent),
                        include_parent=False, whole_object=True)
     return not found
 
 
-def look_up(ioctx, name):
+def look_up(ioctx: rados.Ioctx, name: str) -> str | None:
     """Return the internal ID of an image, or None; one round trip, or two.
 
     Also of one that is half created, or half removed: librbd lists a name in
@@ -415,14 +419,14 @@ def look_up(ioctx, name):
     return _decode(reply)
 
 
-def _look_up_object(ioctx, name):
+def _look_up_object(ioctx: rados.Ioctx, name: str) -> str | None:
     try:
         return _decode(ioctx.read(_ID % name, 1024))
     except rados.ObjectNotFound:
         return None
 
 
-def is_being_removed(ioctx, name, image_id):
+def is_being_removed(ioctx: rados.Ioctx, name: str, image_id: str) -> bool:
     """Return whether the removal of an image has taken its name, and goes on.
 
     librbd removes an image by way of the trash: name, data and header go one
@@ -430,9 +434,6 @@ def is_being_removed(ioctx, name, image_id):
     cluster ends meanwhile, all that is left can be found by that entry alone.
     What an operator has moved to the trash is not meant.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param name: name that it had
-    :param image_id: its internal ID
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
     try:
@@ -443,14 +444,11 @@ def is_being_removed(ioctx, name, image_id):
     return _read_trash_spec(io.BytesIO(reply)) == (_REMOVING, name)
 
 
-def find_being_removed(ioctx, name):
+def find_being_removed(ioctx: rados.Ioctx, name: str) -> str | None:
     """Return the internal ID of an image whose removal has taken its name.
 
     For those who do not know its ID, see :func:`is_being_removed`.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param name: name that it had
-    :returns: the ID, or None
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
     last = ''
@@ -477,7 +475,7 @@ def find_being_removed(ioctx, name):
     return None
 
 
-def _read_trash_spec(stream):
+def _read_trash_spec(stream: io.BytesIO) -> tuple[int, str]:
     """Return source and name of a trash entry.
 
     It is encoded with two versions of a byte each and its length; source, a
@@ -488,26 +486,26 @@ def _read_trash_spec(stream):
     return int.from_bytes(spec.read(1), 'little'), _read_text(spec)
 
 
-def _read_text(stream):
+def _read_text(stream: io.BytesIO) -> str:
     return stream.read(_read_length(stream)).decode(errors='replace')
 
 
-def _read_length(stream):
+def _read_length(stream: io.BytesIO) -> int:
     return int.from_bytes(stream.read(4), 'little')
 
 
-def _encode(text):
+def _encode(text: str) -> bytes:
     """Return a string as Ceph encodes it: its length comes first."""
     data = text.encode()
     return len(data).to_bytes(4, 'little') + data
 
 
-def _decode(data):
+def _decode(data: bytes) -> str:
     """Return a string of Ceph's; what is damaged is the ID of no image."""
     return _read_text(io.BytesIO(data))
 
 
-def knock(ioctx, name, timeout):
+def knock(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
     """Return if the cluster answers a question about an image in time.
 
     Where librbd would wait for as long as any request may take.
@@ -518,7 +516,7 @@ def knock(ioctx, name, timeout):
     is_there(ioctx, name, timeout)
 
 
-def is_there(ioctx, name, timeout):
+def is_there(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
     """Return whether there is an image of a name, at a round trip's cost.
 
     :param timeout: seconds
@@ -530,25 +528,20 @@ def is_there(ioctx, name, timeout):
 class Reference(typing.NamedTuple):
     """The image and snapshot that a name meant when it was opened.
 
-    :ivar name: name of the image
-    :ivar image_id: its internal ID
     :ivar snapshot: name of the snapshot; None: the image itself
     :ivar snapshot_id: its ID, which no later snapshot gets; None likewise
     """
 
     name: str
     image_id: str
-    snapshot: typing.Optional[str]
-    snapshot_id: typing.Optional[int]
+    snapshot: str | None
+    snapshot_id: int | None
 
 
-def refer(image, name, snapshot):
+def refer(image: rbd.Image, name: str, snapshot: str | None) -> Reference:
     """Return what an open image is, without a round trip.
 
-    :param image: rbd.Image, just opened
-    :param name: name that it was opened by
     :param snapshot: name of the snapshot that is read; None: the image itself
-    :returns: :class:`Reference`
     :raises rbd.Error: if that cannot be told
     """
     found = {snap['name']: snap['id'] for snap in image.list_snaps()}
@@ -556,7 +549,7 @@ def refer(image, name, snapshot):
                      None if snapshot is None else found[snapshot])
 
 
-def is_unchanged(ioctx, reference):
+def is_unchanged(ioctx: rados.Ioctx, reference: Reference) -> bool:
     """Return whether what was opened is still there, at one round trip.
 
     Objects of a removed image read as zeros, and its extents are listed as
@@ -568,11 +561,9 @@ def is_unchanged(ioctx, reference):
     Of an image without a snapshot it is the name that goes first, for librbd
     removes images by way of the trash.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param reference: :class:`Reference`
     :raises glance_dcn.ceph.omap.Error: if the cluster does not answer
     """
-    if reference.snapshot is None:
+    if reference.snapshot is None or reference.snapshot_id is None:
         return _look_up_object(ioctx, reference.name) == reference.image_id
     try:
         _code, reply = ioctx.execute(

@@ -26,6 +26,7 @@ from __future__ import annotations
 # Left alone by eventlet: its sockets are those of the hub.
 import _socket
 import collections
+from collections.abc import Callable
 import contextlib
 import errno
 import os
@@ -37,8 +38,6 @@ import typing
 from glance_dcn.engine import native
 from glance_dcn.runtime import scheduler as schedulers
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
 
 #: Seconds that a monitor has to answer: one lost packet is sent again.
 TIMEOUT = 2.0
@@ -130,7 +129,7 @@ class _Question:
             except BlockingIOError:
                 continue
             except OSError as exc:
-                reason = exc.strerror
+                reason = exc.strerror or str(exc)
             self._reason = reason
             self._sockets.remove(connecting)
             connecting.close()
@@ -180,7 +179,6 @@ class Monitors:
 
     Safe for use by many threads, and after a fork.
 
-    :param scheduler: :class:`glance_dcn.runtime.scheduler.Scheduler`
     :param clock: returns seconds of a monotonic clock
     """
 

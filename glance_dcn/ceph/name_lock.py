@@ -41,12 +41,13 @@ for each other.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterator
 import contextlib
 import errno
 import hashlib
 import logging
 import time
-import typing
 import uuid
 
 import rados
@@ -55,9 +56,6 @@ from glance_dcn.ceph import fencing
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import scheduler as schedulers
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-    from collections.abc import Iterator
 
 LOG = logging.getLogger(__name__)
 
@@ -78,7 +76,6 @@ _PAUSE = 0.05
 class NameLockError(Exception):
     """A name lock could not be taken, or was lost.
 
-    :ivar image: name of the RBD image
     :ivar errno: positive number of the cluster's error, if it was one
     """
 
@@ -103,7 +100,6 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
         holder is blocklisted
     :param ioctx: of the pool, opened by the client that the block works with:
         it is this one that is blocklisted if it stops renewing
-    :param image: name of the RBD image
     :param patience: seconds to wait for a holder that renews its lock
     :param expiry: seconds without a renewal after which a holder is taken for
         dead
@@ -142,7 +138,6 @@ def break_lock(client: rados.Rados, ioctx: rados.Ioctx, image: str,
     It is blocklisted first: its process may only have been stopped, at the
     very call that removes what has the name.
 
-    :param client: connected client of the pool's cluster
     :param instances: RADOS instance IDs of the clients that are taken for
         dead; the lock of another is left alone
     :raises NotLocked: if it cannot be blocklisted; it keeps the lock

@@ -20,6 +20,9 @@ that images need.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
 import dataclasses
 import errno
 import functools
@@ -49,19 +52,18 @@ _IDEMPOTENT = 0
 # Completions that were not called yet. python3-rados keeps them with their
 # Ioctx alone; should that be closed and forgotten first, librados would call
 # what is not there any more.
-_flying = set()
+_flying: set[rados.Completion] = set()
 
 
-def put(ioctx, name, records, timeout=TIMEOUT):
+def put(ioctx: rados.Ioctx, name: str, records: Mapping[str, str],
+        timeout: float = TIMEOUT) -> None:
     """Write records, over those of the same keys.
 
-    :param ioctx: rados.Ioctx of the pool
     :param name: name of the object; it is made if need be
-    :param records: dict of text by key
     :param timeout: seconds to wait for the cluster
     :raises Error: if they could not be written, or may not have been
     """
-    answers = native.Queue()
+    answers: native.Queue[int] = native.Queue()
     with rados.WriteOpCtx() as op:
         ioctx.set_omap(op, tuple(records),
                        tuple(text.encode() for text in records.values()))
@@ -70,15 +72,17 @@ def put(ioctx, name, records, timeout=TIMEOUT):
         _check(answers, timeout, 'writing to %s' % name)
 
 
-def put_later(ioctx, name, records):
-    """Write records without waiting; nobody hears of a failure."""
+def put_later(ioctx: rados.Ioctx, name: str,
+              records: Mapping[str, str]) -> None:
+    """Write records without waiting; a failure is not told."""
     with rados.WriteOpCtx() as op:
         ioctx.set_omap(op, tuple(records),
                        tuple(text.encode() for text in records.values()))
         ioctx.operate_aio_write_op(op, name)
 
 
-def swap(ioctx, name, key, before, after):
+def swap(ioctx: rados.Ioctx, name: str, key: str, before: str | None,
+         after: str) -> bool:
     """Write a record, if it is still what it was.
 
     :param before: its text until now; None: there is none
@@ -98,7 +102,8 @@ def swap(ioctx, name, key, before, after):
         return _if_matching(ioctx, op, name)
 
 
-def remove(ioctx, name, key, text=None):
+def remove(ioctx: rados.Ioctx, name: str, key: str,
+           text: str | None = None) -> bool:
     """Remove a record.
 
     :param text: remove it only if this is its value
@@ -112,14 +117,16 @@ def remove(ioctx, name, key, text=None):
         return _if_matching(ioctx, op, name)
 
 
-def remove_later(ioctx, name, key, failed, text=None):
+def remove_later(ioctx: rados.Ioctx, name: str, key: str,
+                 failed: Callable[[], object], text: str | None = None
+                 ) -> None:
     """Remove a record without waiting.
 
     :param text: remove it only if this is its value
-    :param failed: function called if it could not be removed, in a thread of
+    :param failed: called if it could not be removed, in a thread of
         librados: it must only take note
     """
-    def answered(code):
+    def answered(code: int) -> None:
         if code < 0:
             failed()
     with rados.WriteOpCtx() as op:
@@ -130,7 +137,7 @@ def remove_later(ioctx, name, key, failed, text=None):
                answered)
 
 
-def get(ioctx, name, key):
+def get(ioctx: rados.Ioctx, name: str, key: str) -> str | None:
     """Return the text of a record, or None.
 
     :raises Error: if the cluster refuses
@@ -145,7 +152,8 @@ def get(ioctx, name, key):
                 for key, value in found}.get(key)
 
 
-def walk(ioctx, name, prefix=''):
+def walk(ioctx: rados.Ioctx, name: str,
+         prefix: str = '') -> Iterator[tuple[str, str]]:
     """Give (key, text) of each record in the order of the keys.
 
     Those that come or go meanwhile may be among them or not.
@@ -170,7 +178,8 @@ def walk(ioctx, name, prefix=''):
         last = page[-1][0]
 
 
-def lock(ioctx, name, lock_name, holder, seconds):
+def lock(ioctx: rados.Ioctx, name: str, lock_name: str, holder: str,
+         seconds: float) -> bool:
     """Take a lock on an object, or hold it for longer.
 
     It comes to its end by the clock of the cluster, whatever becomes of its
@@ -192,20 +201,13 @@ def lock(ioctx, name, lock_name, holder, seconds):
     return True
 
 
-def unlock(ioctx, name, lock_name, holder):
+def unlock(ioctx: rados.Ioctx, name: str, lock_name: str,
+           holder: str) -> None:
     """Give a lock back; one that is not held any more is no error."""
     try:
         ioctx.unlock(name, lock_name, holder)
     except rados.ObjectNotFound:
         pass
-
-
-def is_locked(ioctx, name, lock_name):
-    """Return whether somebody holds a lock.
-
-    :raises Error: if the cluster refuses
-    """
-    return holder(ioctx, name, lock_name) is not None
 
 
 class Undecodable(rados.Error):
@@ -216,7 +218,6 @@ class Undecodable(rados.Error):
 class Holder:
     """The holder of an exclusive lock.
 
-    :ivar instance: RADOS instance ID of the client
     :ivar address: of the client, as the blocklist takes it; '' if it cannot
         be told
     :ivar description: what the holder has written into the lock
@@ -309,7 +310,6 @@ def break_lock(ioctx: rados.Ioctx, name: str, lock_name: str,
                held: Holder) -> None:
     """Take a lock away from its holder; one that is not held is no error.
 
-    :param held: what :func:`holder` returned
     :raises Error: if the cluster refuses
     """
     try:
@@ -320,16 +320,16 @@ def break_lock(ioctx: rados.Ioctx, name: str, lock_name: str,
         pass
 
 
-def _text(text):
+def _text(text: str) -> bytes:
     data = text.encode()
     return struct.pack('<I', len(data)) + data
 
 
-def _encoded(fields):
+def _encoded(fields: bytes) -> bytes:
     return struct.pack('<BBI', 1, 1, len(fields)) + fields
 
 
-def remove_object(ioctx, name):
+def remove_object(ioctx: rados.Ioctx, name: str) -> None:
     """Remove an object; one that is gone is no error."""
     try:
         ioctx.remove_object(name)
@@ -337,13 +337,13 @@ def remove_object(ioctx, name):
         pass
 
 
-def exists(ioctx, name, timeout):
+def exists(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
     """Return whether an object is there, also when the cluster hangs.
 
     :param timeout: seconds to wait
     :raises Error: if there is no answer
     """
-    answers = native.Queue()
+    answers: native.Queue[int] = native.Queue()
     with rados.WriteOpCtx() as op:
         # It writes nothing. Of an operation that could, librados keeps the
         # pool open until it is answered; it would look for the answer of
@@ -361,14 +361,15 @@ def exists(ioctx, name, timeout):
     return True
 
 
-def may_write(ioctx, name, timeout=TIMEOUT):
+def may_write(ioctx: rados.Ioctx, name: str,
+              timeout: float = TIMEOUT) -> bool:
     """Return whether the user may write an object, without writing it.
 
     :param name: of an object that is not there
     :param timeout: seconds to wait
     :raises Error: if there is no answer
     """
-    answers = native.Queue()
+    answers: native.Queue[int] = native.Queue()
     with rados.WriteOpCtx() as op:
         # Rights are checked before anything else of an operation; this one
         # fails then, as there is nothing to be compared.
@@ -387,17 +388,17 @@ def may_write(ioctx, name, timeout=TIMEOUT):
     return True
 
 
-def _start(submit, answered):
+def _start(submit: Callable[[Callable[..., None]], rados.Completion],
+           answered: Callable[[int], object]) -> None:
     """Start an operation, and see that its completion outlives it.
 
-    :param submit: called with the completion's callback; returns the
-        completion
+    :param submit: called with the completion's callback
     :param answered: called with the return value, in a thread of librados
     """
     lock = native.lock()
-    over = []
+    over: list[bool] = []
 
-    def complete(completion, *unused):
+    def complete(completion: rados.Completion, *unused: object) -> None:
         try:
             answered(completion.get_return_value())
         finally:
@@ -411,7 +412,7 @@ def _start(submit, answered):
             _flying.add(completion)
 
 
-def _check(answers, timeout, what):
+def _check(answers: native.Queue[int], timeout: float, what: str) -> None:
     """Wait for a return value and raise what it stands for."""
     try:
         code = native.get(answers, timeout)
@@ -425,7 +426,7 @@ def _check(answers, timeout, what):
                             errno=-code)
 
 
-def _if_matching(ioctx, op, name):
+def _if_matching(ioctx: rados.Ioctx, op: rados.WriteOp, name: str) -> bool:
     """Carry an operation out; return whether what it compares was equal."""
     try:
         ioctx.operate_write_op(op, name)
@@ -436,7 +437,7 @@ def _if_matching(ioctx, op, name):
     return True
 
 
-def _is_mismatch(exc):
+def _is_mismatch(exc: rados.Error) -> bool:
     """Whether a comparison of the operation has failed.
 
     The cluster answers ECANCELED, or -(MAX_ERRNO + index), and ENOENT if

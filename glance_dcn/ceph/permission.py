@@ -64,7 +64,6 @@ def may_read(ioctx: rados.Ioctx) -> bool:
 def may_blocklist(client: rados.Rados) -> bool:
     """Return whether the user may cut off other clients of the cluster.
 
-    :param client: connected
     :raises Error: if there is no answer
     """
     code, _output, status = client.mon_command(json.dumps({

@@ -15,6 +15,8 @@
 That the monitors answer says nothing about the OSDs, which may hang.
 """
 
+from __future__ import annotations
+
 import uuid
 
 import rados
@@ -26,10 +28,10 @@ _SPREAD = 7
 _DIRECTORY = 'rbd_directory'
 
 
-def ask(ioctx):
+def ask(ioctx: rados.Ioctx) -> None:
     """Return when the OSDs of a pool have answered.
 
-    :param ioctx: rados.Ioctx; its client's timeout for requests counts
+    :param ioctx: its client's timeout for requests counts
     :raises rados.Error: if one does not
     """
     for name in [_DIRECTORY] + ['glance_dcn.probe.%s' % uuid.uuid4()

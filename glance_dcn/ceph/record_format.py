@@ -49,7 +49,6 @@ def printable(reason: object, longest: int = 500) -> str:
     What comes from elsewhere, such as an error, may have characters that
     :func:`load` refuses.
 
-    :param reason: text, or exception
     :param longest: characters that are kept
     """
     text = ' '.join(_CONTROL.sub(' ', str(reason)).split())
@@ -60,7 +59,6 @@ def dump(record: typing.Any, deployment: str) -> str:
     """Return a record as it is kept.
 
     :param record: instance of a dataclass whose fields :func:`load` knows
-    :param deployment: identity of the deployment
     """
     fields = {field.name: _plain(getattr(record, field.name))
               for field in dataclasses.fields(record)}
@@ -78,7 +76,6 @@ def load(kind: type[T], text: str, deployment: str) -> T:
         bool, an enum, tuple[str, ...], dict[str, str] or dict[str, float], or
         an Optional of these
     :param text: at most :data:`LARGEST` bytes
-    :param deployment: identity of this deployment
     :raises ForeignRecord: if it is of another deployment
     :raises RecordError: if it cannot be understood
     """
@@ -97,7 +94,7 @@ def load(kind: type[T], text: str, deployment: str) -> T:
                    for name, value in fields.items()})
 
 
-def _parse(text: str) -> dict:
+def _parse(text: str) -> dict[str, typing.Any]:
     # Before it is parsed: long numbers take quadratic time.
     if len(text) > LARGEST:
         raise RecordError('it is longer than %d bytes' % LARGEST)
@@ -113,7 +110,7 @@ def _parse(text: str) -> dict:
     return fields
 
 
-def _unique(pairs: list) -> dict:
+def _unique(pairs: list[tuple[str, typing.Any]]) -> dict[str, typing.Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise RecordError('it has a field twice')
@@ -171,9 +168,10 @@ def _checked(value: typing.Any, hint: typing.Any) -> typing.Any:
     return value
 
 
-def _text(value: typing.Any) -> str:
-    _require(type(value) is str and len(value) <= _LONGEST_TEXT
-             and not _CONTROL.search(value))
+def _text(value: object) -> str:
+    if (not isinstance(value, str) or len(value) > _LONGEST_TEXT
+            or _CONTROL.search(value)):
+        raise ValueError
     # Half a surrogate pair, which JSON can spell, fits into no key and no
     # log: UnicodeEncodeError is a ValueError.
     value.encode()

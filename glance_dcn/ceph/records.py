@@ -33,7 +33,8 @@ import hmac
 import json
 import logging
 import re
-import typing
+
+import rbd
 
 LOG = logging.getLogger(__name__)
 
@@ -112,19 +113,19 @@ def _mac(record: Record, name: str, key: bytes) -> str:
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def save(image: typing.Any, record: Record) -> None:
+def save(image: rbd.Image, record: Record) -> None:
     """Keep a record with an image.
 
-    :param image: rbd.Image, open for writing
+    :param image: open for writing
     :raises rbd.Error: if it cannot be written
     """
     image.metadata_set(KEY, compose(record, image.id()))
 
 
-def load(image: typing.Any) -> Record | None:
+def load(image: rbd.Image) -> Record | None:
     """Return the record of an image, or None.
 
-    :param image: rbd.Image, open at any snapshot
+    :param image: open at any snapshot
     :raises rbd.Error: if it cannot be read
     """
     try:

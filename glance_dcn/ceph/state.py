@@ -17,17 +17,16 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-import typing
+
+import rados
 
 from glance_dcn.ceph import calls
+from glance_dcn.ceph import client_cache
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
+from glance_dcn.ceph import health
 from glance_dcn.engine import native
 
-if typing.TYPE_CHECKING:
-    import rados
-
-    from glance_dcn.ceph import client_cache
-    from glance_dcn.ceph import errors
 
 # Seconds for which the address of a retired client is known: requests that
 # it has sent may be carried out.
@@ -38,9 +37,7 @@ _KEPT = 150
 class _Retired:
     """A client that was retired.
 
-    :ivar entry: what the cache has of it
     :ivar since: when, in seconds of the monotonic clock
-    :ivar is_marked: whether it is to be blocklisted
     """
 
     entry: client_cache.Entry
@@ -51,17 +48,11 @@ class _Retired:
 class State:
     """What one process has of a connection.
 
-    :param cache: the connected clients of the process
-    :ivar cache: the same
-    :ivar entry: the connected client, with its uses, or None
-    :ivar fsid: fsid of the cluster that was connected to, or None; it is
-        known for as long as the site is not lost and the conf file is the
-        same, however often the client is closed and made again
-    :ivar attempt: the :class:`Attempt` that is being made, or None
-    :ivar watch: :class:`glance_dcn.ceph.health.Watch`
-    :ivar callers: :class:`glance_dcn.ceph.calls.Callers`
-    :ivar suspicion: the :class:`glance_dcn.ceph.calls.Suspicion` that is
-        being looked into, or None
+    :ivar entry: the connected client, with its uses
+    :ivar fsid: fsid of the cluster that was connected to; it is known for as
+        long as the site is not lost and the conf file is the same, however
+        often the client is closed and made again
+    :ivar watch: set by who makes this
     :ivar cleared: when one was found to be wrong last, by the monotonic clock
     :ivar lock: that of the cache, for these but the watch and the callers;
         held for moments only
@@ -73,7 +64,7 @@ class State:
         self.entry: client_cache.Entry | None = None
         self.fsid: str | None = None
         self.attempt: Attempt | None = None
-        self.watch: typing.Any = None
+        self.watch: health.Watch
         self.callers = calls.Callers()
         self.suspicion: calls.Suspicion | None = None
         self.cleared = float('-inf')
@@ -85,7 +76,7 @@ class State:
     def client(self) -> rados.Rados | None:
         """The connected client, or None; it may be closed at any moment."""
         entry = self.entry
-        return entry and entry.client
+        return entry.client if entry else None
 
     def adopt(self, client: rados.Rados) -> None:
         """Take a new client; close it if there is one already."""
@@ -100,7 +91,7 @@ class State:
         :returns: whether it was the one in use
         """
         entry = self.entry
-        if not self.cache.retire(self, client):
+        if not self.cache.retire(self, client) or entry is None:
             return False
         now = time.monotonic()
         with self.lock:
@@ -122,10 +113,7 @@ class State:
                     self._to_blocklist.add(one.entry.address)
 
     def blocklist_marked(self, client: rados.Rados) -> None:
-        """Blocklist those clients; what cannot be, is tried the next time.
-
-        :param client: connected rados.Rados
-        """
+        """Blocklist those clients; what cannot be, is tried the next time."""
         # Each client that is made meanwhile does the same, before it is used:
         # it is to have the map of OSDs that has the blocklist.
         with self.lock:
@@ -147,7 +135,7 @@ class Attempt:
         self._lock = native.lock()
         self._error: errors.ClusterError | None = None
         self._is_over = False
-        self._waiting: list[native.Queue] = []
+        self._waiting: list[native.Queue[bool]] = []
 
     def end(self, error: errors.ClusterError | None) -> None:
         """Give the outcome to all who wait.
@@ -168,20 +156,21 @@ class Attempt:
         :raises native.Empty: if it takes longer; the time until there is room
             for the client does not count
         """
-        queue = native.Queue()
+        queue: native.Queue[bool] = native.Queue()
         with self._lock:
             if self._is_over:
                 queue.put(True)
             else:
                 self._waiting.append(queue)
-        left = threading.TIMEOUT_MAX if timeout is None else timeout
+        limit = threading.TIMEOUT_MAX if timeout is None else timeout
+        left = limit
         while True:
             try:
                 native.get(queue, left)
                 break
             except native.Empty:
                 if self.since is not None:
-                    left = self.since + timeout - time.monotonic()
+                    left = self.since + limit - time.monotonic()
                     if left <= 0:
                         raise
         if self._error:

@@ -18,14 +18,19 @@ removed at once, and by the next trial if a process was killed before it
 could.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 import contextlib
 import datetime
 import errno
 import json
 import logging
+import math
 import os
 import socket
 import time
+import typing
 import uuid
 
 import rados
@@ -58,24 +63,24 @@ class Refused(Exception):
     :ivar error: what the cluster said
     """
 
-    def __init__(self, right, error):
+    def __init__(self, right: str, error: Exception) -> None:
         super().__init__('%s: %s' % (right, error))
         self.right = right
         self.error = error
 
 
-def rights(ioctx, going_on=lambda: True):
-    """Do to a scratch image whatever Glance does to images.
+def rights(ioctx: rados.Ioctx,
+           going_on: Callable[[], bool] = lambda: True) -> list[str]:
+    """Do to a scratch image all that Glance does to images.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param going_on: function that tells whether to go on
-    :returns: list of what was done, as verbs
+    :returns: what was done, as verbs
     :raises Refused: at the first that the cluster refuses
     """
     name = '%s%s' % (PREFIX, uuid.uuid4().hex)
-    done = []
+    done: list[str] = []
 
-    def do(right, function, *args):
+    def do(right: str, function: Callable[..., object],
+           *args: typing.Any) -> None:
         if not going_on():
             raise InterruptedError('told to end')
         try:
@@ -95,20 +100,18 @@ def rights(ioctx, going_on=lambda: True):
     return done
 
 
-def names(ioctx):
-    """Return the names of the RBD images in a pool, as a set.
+def names(ioctx: rados.Ioctx) -> set[str]:
+    """Return the names of the RBD images in a pool.
 
-    :param ioctx: rados.Ioctx of the pool
     :raises rados.Error, rbd.Error: if the cluster refuses
     """
     return set(rbd.RBD().list(ioctx))
 
 
-def reading(ioctx):
+def reading(ioctx: rados.Ioctx) -> list[str]:
     """Read images as a Glance does that may do nothing else.
 
-    :param ioctx: rados.Ioctx of the pool
-    :returns: list of what was done, as verbs
+    :returns: what was done, as verbs
     :raises Refused: at the first that the cluster refuses
     """
     try:
@@ -128,7 +131,7 @@ def reading(ioctx):
     return ['list']
 
 
-def _try_image(ioctx, name, do):
+def _try_image(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
     do('create', images.create, ioctx, name, _SIZE, 22,
        rbd.RBD_FEATURE_LAYERING)
     with contextlib.ExitStack() as stack:
@@ -139,19 +142,19 @@ def _try_image(ioctx, name, do):
         do('protect', image.protect_snap, images.SNAPSHOT)
 
 
-def _write(stack, ioctx, name):
+def _write(stack: contextlib.ExitStack, ioctx: rados.Ioctx, name: str) -> None:
     image = stack.enter_context(rbd.Image(ioctx, name))
     image.write(_BLOCK, 0)
 
 
-def _read(ioctx, name):
+def _read(ioctx: rados.Ioctx, name: str) -> None:
     with rbd.Image(ioctx, name, read_only=True) as image:
         if image.read(0, len(_BLOCK)) != _BLOCK:
             raise rbd.OSError('what is read is not what was written',
                               errno=errno.EIO)
 
 
-def _try_clone(ioctx, name, do):
+def _try_clone(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
     clone = name + '-clone'
     do('clone', rbd.RBD().clone, ioctx, name, images.SNAPSHOT, ioctx, clone)
     identity = images.look_up(ioctx, clone)
@@ -163,7 +166,7 @@ def _try_clone(ioctx, name, do):
     do('remove', rbd.RBD().remove, ioctx, name)
 
 
-def _expect_gone(ioctx, name):
+def _expect_gone(ioctx: rados.Ioctx, name: str) -> None:
     try:
         with rbd.Image(ioctx, name, read_only=True):
             raise rbd.OSError('it is still there', errno=errno.EBUSY)
@@ -171,12 +174,8 @@ def _expect_gone(ioctx, name):
         pass
 
 
-def remove(ioctx, name):
-    """Remove a scratch image with whatever became of it; nothing is raised.
-
-    :param ioctx: rados.Ioctx of the pool
-    :param name: its name
-    """
+def remove(ioctx: rados.Ioctx, name: str) -> None:
+    """Remove a scratch image and its clone; nothing is raised."""
     for entry in _trashed(ioctx):
         if entry['name'].startswith(name):
             with contextlib.suppress(*Error):
@@ -191,11 +190,8 @@ def remove(ioctx, name):
             LOG.debug('Scratch image %s cannot be removed: %s', each, exc)
 
 
-def sweep(ioctx):
-    """Remove what earlier trials had to leave; nothing is raised.
-
-    :param ioctx: rados.Ioctx of the pool
-    """
+def sweep(ioctx: rados.Ioctx) -> None:
+    """Remove what earlier trials had to leave; nothing is raised."""
     with contextlib.suppress(*Error):
         for name in rbd.RBD().list(ioctx):
             if name.startswith(PREFIX) and _is_old(ioctx, name):
@@ -207,19 +203,19 @@ def sweep(ioctx):
                 rbd.RBD().trash_remove(ioctx, entry['id'], force=True)
 
 
-def _trashed(ioctx):
+def _trashed(ioctx: rados.Ioctx) -> list[rbd._TrashEntry]:
     try:
         return list(rbd.RBD().trash_list(ioctx))
     except Error:
         return []
 
 
-def _now():
+def _now() -> datetime.datetime:
     """Return the time in UTC, naive as librbd gives it."""
     return datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
 
 
-def _is_old(ioctx, name):
+def _is_old(ioctx: rados.Ioctx, name: str) -> bool:
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
             age = _now() - image.create_timestamp()
@@ -229,31 +225,27 @@ def _is_old(ioctx, name):
         return True
 
 
-def round_trip(ioctx):
+def round_trip(ioctx: rados.Ioctx) -> float:
     """Return the seconds that the smallest question to an OSD takes.
 
-    :param ioctx: rados.Ioctx of the pool
     :raises rados.Error: if there is no answer
     """
-    best = None
+    best = math.inf
     for _attempt in range(_STATS):
         began = time.monotonic()
         try:
             ioctx.stat(PREFIX + 'none')
         except rados.ObjectNotFound:
             pass
-        seconds = time.monotonic() - began
-        best = seconds if best is None else min(best, seconds)
+        best = min(best, time.monotonic() - began)
     return best
 
 
-def throughput(ioctx):
+def throughput(ioctx: rados.Ioctx) -> tuple[float, float]:
     """Return the bytes per second of writing and reading, one at a time.
 
     It takes a few seconds at most where the pool writes 256 KiB in one.
 
-    :param ioctx: rados.Ioctx of the pool
-    :returns: tuple of two floats
     :raises rados.Error: if it fails
     """
     name = '%s%s' % (PREFIX, uuid.uuid4().hex)
@@ -268,7 +260,7 @@ def throughput(ioctx):
     return written, read
 
 
-def _rate(move, most=_SAMPLES[-1]):
+def _rate(move: Callable[[bytes], object], most: int = _SAMPLES[-1]) -> float:
     best = spent = 0.0
     for size in _SAMPLES:
         size = min(size, most)
@@ -283,12 +275,11 @@ def _rate(move, most=_SAMPLES[-1]):
     return best
 
 
-def room(client):
+def room(client: rados.Rados) -> tuple[int, int] | tuple[None, None]:
     """Return the bytes that a cluster has and that are free.
 
-    :param client: connected rados.Rados
-    :returns: tuple of both; (None, None) of a cluster that does not count,
-        as its managers are away
+    :returns: (None, None) of a cluster that does not count, as its managers
+        are away
     :raises rados.Error: if the user may not ask
     """
     stats = client.get_cluster_stats()
@@ -297,11 +288,9 @@ def room(client):
     return stats['kb'] << 10, stats['kb_avail'] << 10
 
 
-def monitors(client):
-    """Return the addresses of all monitors of a cluster.
+def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Return name and addresses of each monitor of a cluster.
 
-    :param client: connected rados.Rados
-    :returns: list of (name, list of (host, port))
     :raises rados.Error: if there is no answer
     """
     code, text, error = client.mon_command(
@@ -317,7 +306,7 @@ def monitors(client):
     return found
 
 
-def answers(host, port, timeout):
+def answers(host: str, port: int, timeout: float) -> str | None:
     """Return why nothing listens at an address, or None if something does.
 
     :param timeout: seconds to wait

@@ -16,9 +16,14 @@
 Each call connects with the files it is given, and leaves again.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import errno
 import json
+import typing
 
 import rados
 
@@ -28,14 +33,14 @@ from glance_dcn.ceph import errors
 _TIMEOUT = 15
 
 
-def describe(name, conf, user, keyring=None):
+def describe(name: str, conf: str, user: str,
+             keyring: str | None = None) -> dict[str, typing.Any]:
     """Return what clients of a cluster need to know of it.
 
     :param name: what the cluster is called in messages
-    :param conf: path of a Ceph conf file
     :param user: cephx user without ``client.``
     :param keyring: path of its keyring; None: as the conf file says
-    :returns: dict with fsid, mons (list of texts) and pools (list of names)
+    :returns: fsid, mons (list of texts) and pools (list of names)
     :raises glance_dcn.ceph.errors.ClusterError: if it does not answer
     """
     with _connected(name, conf, user, keyring) as client:
@@ -46,30 +51,30 @@ def describe(name, conf, user, keyring=None):
                 'pools': client.list_pools()}
 
 
-def _address(mon):
+def _address(mon: Mapping[str, typing.Any]) -> str:
     """Return how a monitor stands in mon_host."""
     vector = mon.get('public_addrs', {}).get('addrvec') or []
     if not vector:
-        return mon['public_addr'].partition('/')[0]
+        return str(mon['public_addr'].partition('/')[0])
     texts = ['%s:%s' % (entry['type'], entry['addr']) for entry in vector]
     return '[%s]' % ','.join(texts)
 
 
-def make_key(name, conf, admin, keyring, fsid, user, caps, replace):
+def make_key(name: str, conf: str, admin: str, keyring: str | None,
+             fsid: str | None, user: str, caps: Mapping[str, str],
+             replace: bool) -> tuple[str, dict[str, str] | None]:
     """Return the key of a user that has some capabilities.
 
     The user is made if it is not there. One that is keeps its key.
 
     :param name: what the cluster is called in messages
-    :param conf: path of a Ceph conf file
     :param admin: cephx user, without ``client.``, that may make others
     :param keyring: path of the admin's keyring; None: as the conf file says
     :param fsid: that the cluster must have; None: any
     :param user: whose key it is, without ``client.``
     :param caps: capabilities by kind of daemon
     :param replace: whether a user that has others may be given these
-    :returns: (key, what the user's capabilities were before: a dict, or None
-              if it is new)
+    :returns: (key, what the user's capabilities were before; None: it is new)
     :raises glance_dcn.ceph.errors.ClusterError: if that cannot be had
     """
     entity = 'client.%s' % user
@@ -105,12 +110,13 @@ def make_key(name, conf, admin, keyring, fsid, user, caps, replace):
         return before['key'], before['caps']
 
 
-def _administers(caps):
+def _administers(caps: Mapping[str, str]) -> bool:
     """Return whether capabilities are those of an administrator."""
     return any('*' in part.split() for part in caps.values())
 
 
-def _user(client, name, entity):
+def _user(client: rados.Rados, name: str,
+          entity: str) -> dict[str, typing.Any] | None:
     """Return key and capabilities of a user, or None if there is none."""
     try:
         return _users(_command(client, name, {
@@ -119,8 +125,8 @@ def _user(client, name, entity):
         return None
 
 
-def _users(text):
-    return json.loads(text)[0]
+def _users(text: str) -> dict[str, typing.Any]:
+    return dict(json.loads(text)[0])
 
 
 class _NoSuchUser(errors.ClusterError):
@@ -128,7 +134,8 @@ class _NoSuchUser(errors.ClusterError):
 
 
 @contextlib.contextmanager
-def _connected(name, conf, user, keyring):
+def _connected(name: str, conf: str, user: str,
+               keyring: str | None) -> Iterator[rados.Rados]:
     options = {'client_mount_timeout': str(_TIMEOUT),
                'rados_mon_op_timeout': str(_TIMEOUT)}
     if keyring:
@@ -149,7 +156,8 @@ def _connected(name, conf, user, keyring):
         client.shutdown()
 
 
-def _explain(exc, name, conf, user, client):
+def _explain(exc: Exception, name: str, conf: str, user: str,
+             client: rados.Rados) -> errors.ClusterError:
     """Return the ClusterError for what librados raised on connecting."""
     code = abs(getattr(exc, 'errno', None) or 0)
     if code in (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EINVAL):
@@ -162,7 +170,8 @@ def _explain(exc, name, conf, user, client):
         'see that they can be reached from here, and mon_host in %s' % conf)
 
 
-def _command(client, name, request):
+def _command(client: rados.Rados, name: str,
+             request: dict[str, typing.Any]) -> str:
     """Return the output of a monitor command.
 
     Neither it nor what it was given is in an error: it may be a key.
@@ -180,5 +189,6 @@ def _command(client, name, request):
                           'see "ceph auth ls" there')
     raise errors.Misconfigured(
         name, 'the monitors refuse "%s" (%s)' % (
-            request['prefix'], status or errno.errorcode.get(-code, code)),
+            request['prefix'],
+            status or errno.errorcode.get(-code, str(code))),
         'the user that asks needs the capability mon "allow *"')

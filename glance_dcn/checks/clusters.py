@@ -207,7 +207,7 @@ def pool(site: subjects.Site) -> str:
     try:
         probe.ask(site.opened)
     except trial.Error as exc:
-        if abs(exc.errno or 0) in (1, 13):
+        if permission.is_denied(exc):
             raise Found('refused', error=exc, **names)
         raise Found('silent', error=exc, **names)
     if site.keeps_records:

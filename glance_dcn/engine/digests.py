@@ -30,33 +30,42 @@ a block list that can be stored: two images differ only in chunks whose
 digests differ.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 import hashlib
+import typing
 
 from glance_dcn.engine import extents
 from glance_dcn.engine import native
+
+if typing.TYPE_CHECKING:
+    Done = Callable[[Exception | None], object]
+
+_Item = typing.TypeVar('_Item')
 
 CHUNK = 4 << 20
 _FORMAT = 'dcn1:sha256:%d:' % extents.BLOCK
 _ZEROS = memoryview(extents.ZEROS)[:1 << 20]
 
 
-def _number(value):
+def _number(value: int) -> bytes:
     return value.to_bytes(8, 'big')
 
 
 class ContentDigest:
     """Computes the content digest of one image. Not thread-safe."""
 
-    def __init__(self):
-        self._open = {}
-        self._chunks = {}
+    def __init__(self) -> None:
+        self._open: dict[int, dict[int, bytes]] = {}
+        self._chunks: dict[int, bytes] = {}
         self._folded = 0
 
-    def update(self, offset, data):
+    def update(self, offset: int, data: bytes) -> None:
         """Add blocks; those of zeros are skipped.
 
         :param offset: bytes, a multiple of the block
-        :param data: bytes; shorter than whole blocks only at the image's end
+        :param data: shorter than whole blocks only at the image's end
         :raises ValueError: not at a block boundary, or in a chunk that was
             folded before
         """
@@ -69,7 +78,7 @@ class ContentDigest:
                 self._add(offset + at,
                           view[at:min(at + extents.BLOCK, stop)])
 
-    def _add(self, offset, block):
+    def _add(self, offset: int, block: memoryview) -> None:
         digest = hashlib.sha256(block)
         if len(block) < extents.BLOCK:
             digest.update(_ZEROS[:extents.BLOCK - len(block)])
@@ -78,7 +87,7 @@ class ContentDigest:
         if len(blocks) == CHUNK // extents.BLOCK:
             self._fold(offset // CHUNK)
 
-    def fold(self, before):
+    def fold(self, before: int) -> None:
         """Say that no block below an offset is still to come.
 
         It keeps memory small; the digest is the same without it.
@@ -89,19 +98,19 @@ class ContentDigest:
         for number in [n for n in self._open if n < self._folded]:
             self._fold(number)
 
-    def _fold(self, number):
+    def _fold(self, number: int) -> None:
         digest = hashlib.sha256()
         for block, value in sorted(self._open.pop(number).items()):
             digest.update(_number(block) + value)
         self._chunks[number] = digest.digest()
 
-    def chunks(self):
-        """Return the list of (chunk number, digest), in order."""
+    def chunks(self) -> list[tuple[int, bytes]]:
+        """Return (chunk number, digest) of each chunk, in order."""
         for number in list(self._open):
             self._fold(number)
         return sorted(self._chunks.items())
 
-    def finish(self, size):
+    def finish(self, size: int) -> str:
         """Return the digest, as in ``dcn1:sha256:65536:<hex>``.
 
         :param size: bytes of the image
@@ -112,7 +121,7 @@ class ContentDigest:
         return _FORMAT + digest.hexdigest()
 
 
-def new(name):
+def new(name: str) -> hashlib._Hash:
     """Return a hash object by its hashlib name.
 
     :raises ValueError: no such hash here
@@ -121,37 +130,37 @@ def new(name):
     return hashlib.new(name, usedforsecurity=False)
 
 
-class Worker:
+class Worker(typing.Generic[_Item]):
     """A thread that works through what it is given, in order.
 
-    :param name: name of the thread
     :param function: called with each item in that thread
     """
 
-    def __init__(self, name, function):
-        self._queue = native.Queue()
+    def __init__(self, name: str,
+                 function: Callable[[_Item], object]) -> None:
+        self._queue: native.Queue[tuple[_Item, Done] | None] = native.Queue()
         self._function = function
         self.stopped = False
         native.start(name, self._run)
 
-    def put(self, item, done):
+    def put(self, item: _Item, done: Done) -> None:
         """Queue an item.
 
-        :param item: what the function is given; None is not allowed
         :param done: called afterwards with None, or with the exception
         """
         self._queue.put((item, done))
 
-    def stop(self):
+    def stop(self) -> None:
         """End the thread; what is queued is forgotten."""
         self.stopped = True
-        self._queue.put((None, None))
+        self._queue.put(None)
 
-    def _run(self):
+    def _run(self) -> None:
         while True:
-            item, done = self._queue.get()
-            if self.stopped:
+            job = self._queue.get()
+            if job is None or self.stopped:
                 return
+            item, done = job
             result = None
             try:
                 self._function(item)
@@ -159,7 +168,7 @@ class Worker:
                 result = error
             done(result)
             # Do not keep the buffer while waiting for the next one.
-            del item, done, result
+            del job, item, done, result
 
 
 class Hash:
@@ -168,28 +177,28 @@ class Hash:
     :param name: hashlib name
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
         self._hash = new(name)
-        self._worker = Worker('hash-%s' % name, self._update)
+        self._worker: Worker[bytes | int] = Worker('hash-%s' % name,
+                                                   self._update)
 
-    def put(self, item, done):
+    def put(self, item: bytes | int, done: Done) -> None:
         """Add bytes, or zeros by their number.
 
-        :param item: bytes, or the number of zeros
         :param done: called afterwards with None, or with the exception
         """
         self._worker.put(item, done)
 
-    def stop(self):
+    def stop(self) -> None:
         """End the thread at once, even amid a long run of zeros."""
         self._worker.stop()
 
-    def hexdigest(self):
+    def hexdigest(self) -> str:
         """Return the digest, once all that was put is done."""
         return self._hash.hexdigest()
 
-    def _update(self, item):
+    def _update(self, item: bytes | int) -> None:
         if isinstance(item, bytes):
             self._hash.update(item)
             return

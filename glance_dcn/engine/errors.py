@@ -16,6 +16,8 @@
 Each error is a class with fields, and its message says what to do next.
 """
 
+from __future__ import annotations
+
 import errno as codes
 import os
 
@@ -23,7 +25,7 @@ import os
 #: lost.
 QUIET = 3
 
-_HINTS = {
+_HINTS: dict[int | None, str] = {
     codes.ENOSPC: 'The place is full: free or add space, then try again.',
     codes.EDQUOT: 'The pool\'s quota is used up: raise it, then try again.',
     codes.ENOENT: 'The image or snapshot is gone: look whether it was '
@@ -42,34 +44,30 @@ _HINTS = {
 
 
 class EngineError(Exception):
-    """Base of the engine's errors.
+    """Base of the engine's errors."""
 
-    :param message: what happened
-    :param hint: what to do next
-    """
-
-    def __init__(self, message, hint=''):
+    def __init__(self, message: str, hint: str = '') -> None:
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
 
-    def __str__(self):
+    def __str__(self) -> str:
         return ' '.join(part for part in (self.message, self.hint) if part)
 
 
 class RequestError(EngineError):
     """A request to an endpoint failed.
 
-    :param endpoint: name of the endpoint
     :param operation: 'read', 'write', 'flush', 'resize', 'open', ...
-    :param errno: positive error number, or None
-    :param offset: where, in bytes, or None
-    :param length: how much, in bytes, or None
+    :param errno: positive error number
+    :param offset: where, in bytes
+    :param length: how much, in bytes
     :param hint: what to do next; by default it comes from the error number
     """
 
-    def __init__(self, endpoint, operation, errno=None, offset=None,
-                 length=None, hint=None):
+    def __init__(self, endpoint: str, operation: str,
+                 errno: int | None = None, offset: int | None = None,
+                 length: int | None = None, hint: str | None = None) -> None:
         self.endpoint = endpoint
         self.operation = operation
         self.errno = errno
@@ -97,7 +95,8 @@ class Stalled(RequestError):
     :param seconds: how long it was waited for
     """
 
-    def __init__(self, endpoint, operation, seconds, offset=None):
+    def __init__(self, endpoint: str, operation: str, seconds: float,
+                 offset: int | None = None) -> None:
         self.seconds = seconds
         super().__init__(
             endpoint, operation, codes.ETIMEDOUT, offset,
@@ -106,12 +105,9 @@ class Stalled(RequestError):
 
 
 class Lost(RequestError):
-    """An endpoint owes an answer, and is found to be away.
+    """An endpoint owes an answer, and is found to be away."""
 
-    :param reason: why it is away, as text or exception
-    """
-
-    def __init__(self, endpoint, reason):
+    def __init__(self, endpoint: str, reason: object) -> None:
         super().__init__(endpoint, 'wait for an answer', codes.ETIMEDOUT,
                          hint=str(reason))
 
@@ -123,13 +119,12 @@ class Cancelled(EngineError):
 class SizeMismatch(EngineError):
     """What was counted at the end is not what was promised.
 
-    :param endpoint: name of the endpoint
     :param expected: bytes that should be there
     :param found: bytes that are
-    :param what: what was counted
     """
 
-    def __init__(self, endpoint, expected, found, what='size'):
+    def __init__(self, endpoint: str, expected: int | None, found: int,
+                 what: str = 'size') -> None:
         self.endpoint = endpoint
         self.expected = expected
         self.found = found
@@ -140,14 +135,10 @@ class SizeMismatch(EngineError):
 
 
 class DigestMismatch(EngineError):
-    """The bytes read are not those that were recorded.
+    """The bytes read are not those that were recorded."""
 
-    :param endpoint: name of the endpoint they were read from
-    :param expected: digest that was recorded
-    :param found: digest of what was read
-    """
-
-    def __init__(self, endpoint, expected, found):
+    def __init__(self, endpoint: str, expected: str | None,
+                 found: str | None) -> None:
         self.endpoint = endpoint
         self.expected = expected
         self.found = found

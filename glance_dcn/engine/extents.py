@@ -24,7 +24,12 @@ to the runs of blocks that are not zero::
 The last block of an image ends with the image.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Iterator
 import typing
+
 
 BLOCK = 64 << 10
 # The largest single request, and the region within which blocks are merged.
@@ -45,13 +50,14 @@ class Extent(typing.NamedTuple):
     data: bool
 
 
-def cover(found, offset, end):
+def cover(found: Iterable[tuple[int, int]], offset: int,
+          end: int) -> Iterator[Extent]:
     """Fill the gaps between extents of data with holes.
 
     :param found: (offset, length) of data, in order, not overlapping
     :param offset: where to begin, in bytes
     :param end: where to end, in bytes
-    :returns: iterator of :class:`Extent` that covers offset to end exactly
+    :returns: extents that cover offset to end exactly
     """
     position = offset
     for start, length in found:
@@ -67,16 +73,17 @@ def cover(found, offset, end):
         yield Extent(position, end - position, False)
 
 
-def requests(found, size, limit=REQUEST):
+def requests(found: Iterable[Extent], size: int,
+             limit: int = REQUEST) -> Iterator[tuple[int, int]]:
     """Turn extents into the reads that fetch their data.
 
     Reads are whole blocks, neighbours are merged, and none crosses a
     multiple of ``limit``, so that each stays within one object.
 
-    :param found: iterable of :class:`Extent`, in order
+    :param found: extents in order
     :param size: bytes of the image
     :param limit: bytes, a multiple of the block
-    :returns: iterator of (offset, length)
+    :returns: (offset, length) of each
     """
     start = stop = 0
     for extent in found:
@@ -98,23 +105,20 @@ def requests(found, size, limit=REQUEST):
     yield from _split(start, stop, limit)
 
 
-def _split(start, stop, limit):
+def _split(start: int, stop: int, limit: int) -> Iterator[tuple[int, int]]:
     while start < stop:
         end = min(stop, (start // limit + 1) * limit)
         yield start, end - start
         start = end
 
 
-def round_up(offset, unit=BLOCK):
+def round_up(offset: int, unit: int = BLOCK) -> int:
     """Round a number of bytes up to a whole number of units."""
     return -(-offset // unit) * unit
 
 
-def is_zero(data):
-    """Whether all bytes are zero.
-
-    :param data: bytes, of any length
-    """
+def is_zero(data: bytes) -> bool:
+    """Whether all bytes are zero."""
     if len(data) <= len(ZEROS):
         # startswith() compares in place, many times faster than any().
         return ZEROS.startswith(data)
@@ -122,11 +126,11 @@ def is_zero(data):
                for at in range(0, len(data), len(ZEROS)))
 
 
-def runs(data):
+def runs(data: bytes) -> Iterator[tuple[int, int]]:
     """Find the runs of blocks that are not zero.
 
     :param data: bytes that begin at a block boundary of their image
-    :returns: iterator of (start, stop), relative to the data
+    :returns: (start, stop) of each, relative to the data
     """
     length = len(data)
     start = None
@@ -144,12 +148,11 @@ def runs(data):
         yield start, length
 
 
-def pieces(data, offset):
+def pieces(data: bytes, offset: int) -> list[tuple[int, bytes]]:
     """Trim data to its blocks that are not zero.
 
-    :param data: bytes
-    :param offset: where they are in their image: a block boundary
-    :returns: list of (offset, bytes); the bytes are copied unless all is kept
+    :param offset: where it is in its image: a block boundary
+    :returns: (offset, bytes) of each run, copied unless all is kept
     """
     if data is ZEROS:
         return []
@@ -162,12 +165,12 @@ def pieces(data, offset):
 class Cutter:
     """Cuts a stream of byte strings into regions aligned to ``REQUEST``."""
 
-    def __init__(self):
-        self._parts = []
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
         self._length = 0
         self._offset = 0
 
-    def put(self, data):
+    def put(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Add the next bytes of the stream.
 
         :returns: iterator of (offset, bytes) of the regions now complete; it
@@ -182,7 +185,7 @@ class Cutter:
             if self._length == REQUEST:
                 yield self._take()
 
-    def rest(self):
+    def rest(self) -> Iterator[tuple[int, bytes]]:
         """End the stream.
 
         :returns: iterator of at most one (offset, bytes), the last region
@@ -191,11 +194,11 @@ class Cutter:
             yield self._take()
 
     @property
-    def position(self):
+    def position(self) -> int:
         """Bytes of the stream that came so far."""
         return self._offset + self._length
 
-    def _take(self):
+    def _take(self) -> tuple[int, bytes]:
         # Joining a list of one bytes object returns that object.
         region = self._offset, b''.join(self._parts)
         self._offset += self._length

@@ -18,8 +18,17 @@ need every byte in order, zeros too. A piece's buffer is shared among them
 and counted once, until the last of them is done with it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import typing
+
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import digests
 from glance_dcn.engine import extents
+from glance_dcn.engine import lane as lanes
+from glance_dcn.engine import loop as loops
 
 
 class Piece:
@@ -27,7 +36,7 @@ class Piece:
 
     __slots__ = ('offset', 'data', 'users')
 
-    def __init__(self, offset, data):
+    def __init__(self, offset: int, data: bytes) -> None:
         self.offset = offset
         self.data = data
         self.users = 0
@@ -36,26 +45,27 @@ class Piece:
 class Fanout:
     """The receiving side of a transfer.
 
-    :param loop: :class:`~glance_dcn.engine.loop.Loop`
-    :param targets: endpoints; none is fine
     :param make_lane: called with a target and a release function
-    :param content: whether to compute the content digest
     :param hashes: hashlib names
     :raises ValueError: a hash has no such name
-    :ivar held: bytes of the buffers that somebody still needs
+    :ivar held: bytes of the buffers that are still needed
     :ivar data: bytes of all blocks that were not zero
     """
 
-    def __init__(self, loop, targets, make_lane, content, hashes):
+    def __init__(self, loop: loops.Loop, targets: Iterable[base.Endpoint],
+                 make_lane: Callable[[base.Endpoint, Callable[[Piece], None]],
+                                     lanes.Lane],
+                 content: bool, hashes: Iterable[str]) -> None:
         self._loop = loop
         self.held = self.data = 0
         self._owed = 0
         self._sequence = 0
-        self._waiting = {}
+        self._waiting: dict[int, list[Piece]] = {}
         self._position = 0
         self.lanes = [make_lane(target, self._release) for target in targets]
-        self._hashes = []
-        self._digest = self._worker = None
+        self._hashes: list[digests.Hash] = []
+        self._digest: digests.ContentDigest | None = None
+        self._worker: digests.Worker[tuple[int, bytes, int]] | None = None
         try:
             for name in dict.fromkeys(hashes):
                 self._hashes.append(digests.Hash(name))
@@ -66,28 +76,28 @@ class Fanout:
             self._digest = digests.ContentDigest()
             self._worker = digests.Worker('content-digest', self._digested)
 
-    def stop(self):
+    def stop(self) -> None:
         """End the threads."""
         for thread in (self._worker, *self._hashes):
             if thread:
                 thread.stop()
 
     @property
-    def live(self):
+    def live(self) -> list[lanes.Lane]:
         """The lanes that are neither dropped nor let go of."""
         return [lane for lane in self.lanes if lane.live]
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """After :meth:`end`: whether all lanes and digests are through."""
         return not self._owed and all(lane.finished for lane in self.lanes)
 
-    def put(self, sequence, offset, data, below):
+    def put(self, sequence: int, offset: int, data: bytes,
+            below: int) -> int:
         """Take what was read.
 
         :param sequence: its place among all that is put, counted from 0
         :param offset: bytes, a block boundary
-        :param data: bytes
         :param below: offset in bytes below which nothing is still to come
         :returns: bytes in it that are not zero blocks
         """
@@ -106,7 +116,7 @@ class Fanout:
                 self._sequence += 1
         return size
 
-    def end(self, size):
+    def end(self, size: int) -> None:
         """Nothing more will come.
 
         :param size: bytes of the image
@@ -115,33 +125,33 @@ class Fanout:
         for lane in self.lanes:
             lane.end()
 
-    def submit(self):
+    def submit(self) -> None:
         """Start the writes that can be started."""
         for lane in self.lanes:
             lane.submit()
 
-    def check(self):
+    def check(self) -> None:
         """Drop the lanes that do not move."""
         for lane in self.lanes:
             lane.check()
 
-    def delays(self):
+    def delays(self) -> list[float]:
         """Return the seconds for which lanes wait on their rates."""
         return [lane.delay() for lane in self.live]
 
-    def content(self, size):
+    def content(self, size: int) -> str | None:
         """Return the content digest once finished, or None."""
         return self._digest.finish(size) if self._digest else None
 
-    def chunks(self):
+    def chunks(self) -> list[tuple[int, bytes]] | None:
         """Return the content digest's chunks, or None."""
         return self._digest.chunks() if self._digest else None
 
-    def hashes(self):
+    def hashes(self) -> dict[str, str]:
         """Return the hashes once finished: hex digests by name."""
         return {one.name: one.hexdigest() for one in self._hashes}
 
-    def _share(self, piece, below):
+    def _share(self, piece: Piece, below: int) -> None:
         lanes = self.live
         piece.users = len(lanes) + len(self._hashes) + bool(self._worker)
         if piece.users:
@@ -151,36 +161,38 @@ class Fanout:
         if self._worker:
             self._give(self._worker, (piece.offset, piece.data, below), piece)
 
-    def _digested(self, item):
+    def _digested(self, item: tuple[int, bytes, int]) -> None:
+        assert self._digest is not None, 'it is made with the worker'
         offset, data, below = item
         self._digest.update(offset, data)
         self._digest.fold(below)
 
-    def _hash(self, piece):
+    def _hash(self, piece: Piece) -> None:
         self._zeros(piece.offset)
         self._position += len(piece.data)
         for one in self._hashes:
             self._give(one, piece.data, piece)
 
-    def _zeros(self, end):
+    def _zeros(self, end: int) -> None:
         count = end - self._position
         self._position = end
         if count:
             for one in self._hashes:
                 self._give(one, count, None)
 
-    def _give(self, thread, item, piece):
+    def _give(self, thread: digests.Worker[typing.Any] | digests.Hash,
+              item: typing.Any, piece: Piece | None) -> None:
         self._owed += 1
         thread.put(item, self._loop.reply(self._given, piece))
 
-    def _given(self, piece, result):
+    def _given(self, piece: Piece | None, result: Exception | None) -> None:
         if isinstance(result, Exception):
             raise result
         self._owed -= 1
         if piece:
             self._release(piece)
 
-    def _release(self, piece):
+    def _release(self, piece: Piece) -> None:
         piece.users -= 1
         if not piece.users:
             self.held -= len(piece.data)

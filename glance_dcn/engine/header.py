@@ -35,10 +35,7 @@ _LARGEST = 1 << 60
 
 
 class Unsafe(rbd.InvalidArgument):
-    """The header says what librbd cannot bear.
-
-    :ivar reason: what, as text
-    """
+    """The header says what librbd cannot bear."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, errno=errno.EINVAL)
@@ -50,7 +47,6 @@ def check(image: rbd.Image) -> None:
 
     All of it is known to the client: there is no round trip.
 
-    :param image: rbd.Image
     :raises Unsafe: if it is not
     """
     if image.features() & rbd.RBD_FEATURE_MIGRATING:
@@ -73,7 +69,6 @@ class Facts(typing.NamedTuple):
     """What must not change while an image is written.
 
     :ivar size: bytes
-    :ivar snapshots: their names
     """
 
     size: int

@@ -21,14 +21,20 @@ it owes is then asked of the other, in the same order, and the listing goes on
 where it stopped. What the first one still answers is left aside.
 """
 
+from __future__ import annotations
+
 import collections
+from collections.abc import Callable
 import itertools
 import typing
 
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
+from glance_dcn.engine import loop as loops
 from glance_dcn.engine import native
 from glance_dcn.engine import rates
+
 
 # The lister hands over this many requests at a time ...
 _BATCH = 64
@@ -47,59 +53,55 @@ class Request(typing.NamedTuple):
 class Intake:
     """The source's side of a transfer.
 
-    :param loop: :class:`~glance_dcn.engine.loop.Loop`
-    :param source: endpoint
-    :param arrived: called in the loop's thread with each
-        :class:`Request` and its bytes, in any order
+    :param arrived: called in the loop's thread with each request and its
+        bytes, in any order
     :param offset: where to begin, in bytes
     :param length: bytes, or None for all that follows
     :param timeout: seconds without progress after which it is given up
-    :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
     :ivar listed: whether all extents are known
     :ivar planned: bytes of the requests listed so far
     :ivar covered: bytes of the requests answered so far
     :ivar reserved: bytes of the requests in flight
     """
 
-    def __init__(self, loop, source, arrived, offset=0, length=None,
-                 timeout=60, rate=None):
+    def __init__(self, loop: loops.Loop, source: base.Endpoint,
+                 arrived: Callable[[Request, bytes], object],
+                 offset: int = 0, length: int | None = None,
+                 timeout: float = 60, rate: rates.Rate | None = None) -> None:
         self._loop = loop
         self._source = source
         self._arrived = arrived
         self._range = offset, length
         self._timeout = timeout
         self.rate = rate or rates.Rate()
-        self._ready = collections.deque()
-        self._flying = {}
+        self._ready: collections.deque[Request] = collections.deque()
+        self._flying: dict[int, Request] = {}
         self._sequence = itertools.count()
         self._taken = 0
-        self._credits = native.Queue()
+        self._credits: native.Queue[None] = native.Queue()
         # Stands for the present source, in what comes from it.
-        self._turn = object()
-        self._error = None
+        self._turn: object | None = object()
+        self._error: Exception | None = None
         self._moved = loop.clock()
         self.listed = False
         self.planned = self.covered = self.reserved = 0
         # Everything below it is read, or a hole; below the other, listed.
         self._end = self._listed_to = offset
 
-    def start(self):
+    def start(self) -> None:
         """Begin to list the source's extents."""
         for _ in range(_AHEAD):
             self._credits.put(None)
         native.start('extents', self._list, self._source, self._range,
                      self._turn, self._credits)
 
-    def stop(self):
+    def stop(self) -> None:
         """Let the lister end. Requests in flight are left alone."""
         self._turn = None
         self._credits.put(None)
 
-    def replace(self, source):
-        """Go on with another source, which must have the same content.
-
-        :param source: endpoint
-        """
+    def replace(self, source: base.Endpoint) -> None:
+        """Go on with another source, which must have the same content."""
         self._credits.put(None)
         self._turn, self._error = object(), None
         self._source = source
@@ -117,12 +119,12 @@ class Intake:
         self.start()
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether all there is has been read."""
         return self.listed and not self._ready and not self._flying
 
     @property
-    def below(self):
+    def below(self) -> int:
         """Offset in bytes below which nothing is still to come."""
         if self._flying:
             return next(iter(self._flying.values())).offset
@@ -130,19 +132,16 @@ class Intake:
             return self._ready[0].offset
         return self._end
 
-    def is_blocked(self, room):
-        """Return whether nothing but memory keeps it from reading on.
-
-        :param room: see :meth:`submit`
-        """
+    def is_blocked(self, room: Callable[[int], bool]) -> bool:
+        """Return whether nothing but memory keeps it from reading on."""
         return (bool(self._ready) and not room(self._ready[0].length)
                 and not self.rate.delay())
 
-    def submit(self, room):
+    def submit(self, room: Callable[[int], bool]) -> None:
         """Start what can be started.
 
-        :param room: called with a length in bytes; whether so much may be
-            read now
+        :param room: called with a length in bytes; returns whether so much
+            may be read now
         """
         while self._ready and room(self._ready[0].length):
             if self.rate.delay():
@@ -153,7 +152,7 @@ class Intake:
             self._end = request.offset + request.length
             self._moved = self._loop.clock()
             # Now, not when it arrives: by then all others would be on their
-            # way. Whoever finds holes in it gives them back.
+            # way. The bytes of holes in it are given back.
             self.rate.charge(request.length)
             self._taken += 1
             if self._taken % _BATCH == 0:
@@ -162,7 +161,7 @@ class Intake:
                               self._loop.reply(self._read,
                                                (self._turn, request)))
 
-    def check(self):
+    def check(self) -> None:
         """Look whether the source still moves.
 
         :raises EngineError: what it failed with
@@ -184,7 +183,8 @@ class Intake:
             if error is not None:
                 raise error
 
-    def _read(self, asked, result):
+    def _read(self, asked: tuple[object, Request],
+              result: bytes | Exception) -> None:
         turn, request = asked
         if turn is not self._turn:
             # A source that was replaced answers after all.
@@ -202,11 +202,12 @@ class Intake:
         self.covered += request.length
         self._arrived(request, result)
 
-    def _fail(self, error):
+    def _fail(self, error: Exception) -> None:
         # The first is the cause; the others follow from it.
         self._error = self._error or error
 
-    def _list(self, source, range_, turn, credits_):
+    def _list(self, source: base.Endpoint, range_: tuple[int, int | None],
+              turn: object, credits_: native.Queue[None]) -> None:
         tell = self._loop.reply(self._listed, turn)
         try:
             found = extents.requests(source.extents(*range_), source.size,
@@ -220,7 +221,8 @@ class Intake:
         except Exception as error:
             tell(error)
 
-    def _listed(self, turn, batch):
+    def _listed(self, turn: object,
+                batch: list[tuple[int, int]] | Exception) -> None:
         if turn is not self._turn:
             return
         if isinstance(batch, Exception):

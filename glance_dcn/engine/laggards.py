@@ -24,14 +24,12 @@ more, which has to be read again for it, than it costs the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence
 import statistics
-import typing
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Sequence
+from glance_dcn.engine import lane as lanes_
 
-    from glance_dcn.engine import lane as lanes_
 
 # Seconds for which the others may be held back in any case, and the part of
 # the time since the transfer began.
@@ -42,11 +40,7 @@ _SLOW = 0.5
 
 
 class Laggards:
-    """Finds the lanes that hold back the other lanes of a transfer.
-
-    :param clock: returns seconds
-    :param lanes: those of the transfer
-    """
+    """Finds the lanes that hold back the other lanes of a transfer."""
 
     def __init__(self, clock: Callable[[], float],
                  lanes: Sequence[lanes_.Lane]) -> None:

@@ -13,12 +13,20 @@
 
 """Writes to one target, many requests at a time."""
 
+from __future__ import annotations
+
 import collections
+from collections.abc import Callable
 import typing
 
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
+from glance_dcn.engine import loop as loops
 from glance_dcn.engine import rates
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.engine import fanout
 
 # Enough for a long line; more only fills the OSD's queues.
 _REQUESTS = 256
@@ -39,7 +47,6 @@ def share(window: int, targets: int) -> int:
     One request at least, however many there are.
 
     :param window: bytes in flight to one at most
-    :param targets: how many there are
     """
     return max(extents.REQUEST, min(window, _TOGETHER // max(1, targets)))
 
@@ -47,13 +54,11 @@ def share(window: int, targets: int) -> int:
 class _Write(typing.NamedTuple):
     """A request: a piece, or a part of one.
 
-    :ivar piece: that the data is of
     :ivar offset: where it is written, in bytes
-    :ivar size: bytes
     :ivar since: when it was sent, in seconds of the loop's clock
     """
 
-    piece: typing.Any
+    piece: fanout.Piece
     offset: int
     size: int
     since: float
@@ -67,19 +72,17 @@ class Lane:
     let go of: it gives back its buffers as well, and remembers from where on
     its target has to be written by another transfer.
 
-    :param loop: :class:`~glance_dcn.engine.loop.Loop`
-    :param target: endpoint
     :param release: called with each piece that is no longer needed
     :param window: bytes in flight at most
     :param timeout: seconds without progress after which it is given up
-    :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
-    :ivar error: why it was dropped, or None
     :ivar left_at: where another transfer has to begin, in bytes: everything
         below is written; None if it was not let go of
     :ivar written: bytes of the writes that are done
     """
 
-    def __init__(self, loop, target, release, window, timeout, rate=None):
+    def __init__(self, loop: loops.Loop, target: base.Endpoint,
+                 release: Callable[[fanout.Piece], object], window: int,
+                 timeout: float, rate: rates.Rate | None = None) -> None:
         self._loop = loop
         self.target = target
         self._release = release
@@ -87,74 +90,74 @@ class Lane:
         self._allowed = min(window, _FIRST)
         self._timeout = timeout
         self.rate = rate or rates.Rate()
-        self.error = None
-        self.left_at = None
+        self.error: Exception | None = None
+        self.left_at: int | None = None
         self.written = 0
         # Seconds in which it had something to do, and since when it has.
         self._busy = 0.0
-        self._busy_since = None
-        self._queue = collections.deque()
+        self._busy_since: float | None = None
+        self._queue: collections.deque[fanout.Piece] = collections.deque()
         # Bytes of the first piece of the queue that are on their way.
         self._begun = 0
-        self._flying = {}
+        self._flying: dict[int, _Write] = {}
         self._bytes = 0
         # Bytes that are not written yet, by offset of the piece.
-        self._left = {}
+        self._left: dict[int, int] = {}
         self._moved = loop.clock()
         self._ending = self._flushing = self._flushed = False
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether it is dropped, or everything is written and flushed."""
         return not self.live or self._flushed
 
     @property
-    def live(self):
+    def live(self) -> bool:
         """Whether it is neither dropped nor let go of."""
         return self.error is None and self.left_at is None
 
     @property
-    def flushed(self):
+    def flushed(self) -> bool:
         """Whether everything is written and flushed."""
         return self._flushed
 
     @property
-    def idle(self):
+    def idle(self) -> bool:
         """Whether it waits for data."""
         return not self._queue and not self._flying
 
     @property
-    def flushing(self):
+    def flushing(self) -> float:
         """Seconds for which its target has been flushing; 0 if it is not."""
         if not self._flushing or self.finished:
             return 0
         return self._loop.clock() - self._moved
 
     @property
-    def backlog(self):
+    def backlog(self) -> int:
         """Bytes that it was given and that are not written yet."""
         return self._bytes - self._begun + sum(
             len(piece.data) for piece in self._queue)
 
     @property
-    def speed(self):
+    def speed(self) -> float:
         """Bytes per second, of the time in which it had something to do."""
         busy = self._busy
         if self._busy_since is not None:
             busy += self._loop.clock() - self._busy_since
         return self.written / busy if busy > 0 else float('inf')
 
-    def put(self, piece):
+    def put(self, piece: fanout.Piece) -> None:
         """Take a piece to be written."""
         if self._busy_since is None:
             self._busy_since = self._loop.clock()
         self._queue.append(piece)
 
-    def end(self):
+    def end(self) -> None:
         """Nothing more will come: flush when all is written."""
         self._ending = True
 
-    def submit(self):
+    def submit(self) -> None:
         """Start what the window and the rate let."""
         while (self._queue and self._bytes < self._allowed
                and len(self._flying) < _REQUESTS and not self.rate.delay()):
@@ -166,11 +169,11 @@ class Lane:
             self._moved = self._loop.clock()
             self.target.flush(self._loop.reply(self._flush_done, None))
 
-    def delay(self):
+    def delay(self) -> float:
         """Return the seconds until the rate lets it go on; 0 for now."""
         return self.rate.delay() if self._queue else 0
 
-    def check(self):
+    def check(self) -> None:
         """Drop it when the target owes answers and gives none."""
         if self.finished:
             return
@@ -187,17 +190,14 @@ class Lane:
             if error is not None:
                 self.drop(error)
 
-    def drop(self, error):
-        """Give the target up.
-
-        :param error: the reason, an exception
-        """
+    def drop(self, error: Exception) -> None:
+        """Record the error and write no more to the target."""
         if self.finished:
             return
         self.error = error
         self._give_back()
 
-    def let_go(self, below):
+    def let_go(self, below: int) -> None:
         """Write no more: the target is to be written by another transfer.
 
         :param below: offset in bytes below which nothing is still to come
@@ -205,11 +205,11 @@ class Lane:
         if self.finished:
             return
         # What is in flight may fail yet, unheard.
-        self.left_at = min([below, *(one.offset for one in (
-            *self._queue, *self._flying.values()))])
+        self.left_at = min([below, *self._flying,
+                            *(piece.offset for piece in self._queue)])
         self._give_back()
 
-    def _give_back(self):
+    def _give_back(self) -> None:
         pieces = {piece.offset: piece for piece in (
             *self._queue, *(write.piece for write in self._flying.values()))}
         for piece in pieces.values():
@@ -218,7 +218,7 @@ class Lane:
         self._flying.clear()
         self._left.clear()
 
-    def _write_next(self):
+    def _write_next(self) -> None:
         """Write what is allowed of the first piece of the queue."""
         piece, at = self._queue[0], self._begun
         room = max(_LEAST, self._allowed - self._bytes)
@@ -241,7 +241,7 @@ class Lane:
             write.offset, piece.data if whole else piece.data[at:at + size],
             self._loop.reply(self._write_done, write))
 
-    def _write_done(self, write, result):
+    def _write_done(self, write: _Write, result: Exception | None) -> None:
         if not self.live:
             # An answer that comes after it was dropped.
             return
@@ -250,7 +250,7 @@ class Lane:
             return
         del self._flying[write.offset]
         self._moved = self._loop.clock()
-        if self.idle:
+        if self.idle and self._busy_since is not None:
             self._busy += self._moved - self._busy_since
             self._busy_since = None
         self._adapt(self._moved - write.since)
@@ -262,14 +262,14 @@ class Lane:
             del self._left[piece.offset]
             self._release(piece)
 
-    def _adapt(self, seconds):
+    def _adapt(self, seconds: float) -> None:
         """Have more or less in flight, as a write has taken so long."""
         if seconds > _SECONDS:
             self._allowed = max(_LEAST, self._allowed // 2)
         elif seconds < _SECONDS / 2:
             self._allowed = min(self._window, 4 * self._allowed)
 
-    def _flush_done(self, unused, result):
+    def _flush_done(self, unused: None, result: Exception | None) -> None:
         if isinstance(result, Exception):
             self.drop(result)
         elif self.live:

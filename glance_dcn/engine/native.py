@@ -21,11 +21,19 @@ and is left alone by eventlet: it is the only thing that the engine's threads
 share.
 """
 
+from __future__ import annotations
+
 import _queue
+from collections.abc import Callable
 import ctypes
 import sys
 import threading
 import time
+import types
+import typing
+
+
+_T = typing.TypeVar('_T')
 
 Empty = _queue.Empty
 Queue = _queue.SimpleQueue
@@ -43,50 +51,49 @@ if hasattr(_libc, 'mallopt'):
     _libc.mallopt(_M_ARENA_MAX, 2)
 
 
-def give_back_memory():
+def give_back_memory() -> None:
     """Return what was freed to the system; for the end of a transfer."""
     if hasattr(_libc, 'malloc_trim'):
         _libc.malloc_trim(0)
 
 
-def patched():
+def patched() -> bool:
     """Whether eventlet has replaced the threads of this process."""
     patcher = sys.modules.get('eventlet.patcher')
     return patcher is not None and patcher.is_monkey_patched('thread')
 
 
-def _original(module):
+def _original(module: types.ModuleType) -> typing.Any:
     if patched():
         return sys.modules['eventlet.patcher'].original(module.__name__)
     return module
 
 
-def start(name, function, *args):
+def start(name: str, function: Callable[..., object],
+          *args: typing.Any) -> threading.Thread:
     """Run a function in a native daemon thread.
 
-    :param name: name of the thread
-    :param function: what to run; it must raise nothing
-    :returns: the thread
+    :param function: it must raise nothing
     """
-    thread = _original(threading).Thread(
+    thread: threading.Thread = _original(threading).Thread(
         target=function, args=args, name=name, daemon=True)
     thread.start()
     return thread
 
 
-def call(function, *args):
+def call(function: Callable[..., _T], *args: typing.Any) -> _T:
     """Call a function that waits, without stopping other green threads.
 
     It is waited for to its end, so that what it uses may be closed after.
 
-    :returns: what it returns
     :raises Exception: what it raises
     """
     if not patched():
         return function(*args)
-    outcome = Queue()
+    outcome: Queue[tuple[typing.Any, Exception | None]] = Queue()
+    result: _T
 
-    def run():
+    def run() -> None:
         try:
             outcome.put((function(*args), None))
         except Exception as error:
@@ -98,7 +105,7 @@ def call(function, *args):
     return result
 
 
-def is_ending():
+def is_ending() -> bool:
     """Whether the interpreter ends, and waits for its last threads."""
     module = _original(threading)
     # Executors are waited for before the main thread counts as ended.
@@ -106,31 +113,32 @@ def is_ending():
             or not module.main_thread().is_alive())
 
 
-def thread_id():
+def thread_id() -> int:
     """Return the ID of the native thread that runs; green threads share one.
 
     In a child of a fork it is that of the thread that forked.
     """
-    return _original(threading).get_ident()
+    return int(_original(threading).get_ident())
 
 
-def lock():
+def lock() -> threading.Lock:
     """Return a native lock, to be held for moments only."""
-    return _original(threading).Lock()
+    made: threading.Lock = _original(threading).Lock()
+    return made
 
 
-def rlock():
+def rlock() -> threading.RLock:
     """Return a native reentrant lock, to be held for moments only.
 
     Green threads of one native thread are one owner to it.
     """
-    return _original(threading).RLock()
+    made: threading.RLock = _original(threading).RLock()
+    return made
 
 
-def get(queue, timeout):
+def get(queue: Queue[_T], timeout: float) -> _T:
     """Take the next item of a queue, without stopping other green threads.
 
-    :param queue: a :class:`Queue`
     :param timeout: seconds to wait
     :raises Empty: when nothing came in time
     """

@@ -24,15 +24,17 @@ read. See "Data layout" in the documentation of RBD for the names of objects.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import itertools
 import struct
-import typing
 
 import rados
 import rbd
 
 from glance_dcn.engine import header
 from glance_dcn.engine import native
+
 
 #: Features of images that librbd keeps up to date with each write: all those
 #: that come with an exclusive lock.
@@ -47,10 +49,9 @@ class DataObjects:
     """The objects that keep the data of an image.
 
     :param ioctx: of the image's pool
-    :param image: rbd.Image of an image without snapshots, which no other
-        client reads yet
-    :param open_pool: returns a rados.Ioctx by the ID of the pool; for those
-        that keep the data of images in another pool
+    :param image: one without snapshots, which no other client reads yet
+    :param open_pool: opens a pool by its ID; for those that keep the data of
+        images in another pool
     :raises glance_dcn.engine.header.Unsafe: if it is not one to be written to
         this way
     :raises rbd.Error, Error: if its header cannot be told, or the pool cannot
@@ -58,7 +59,7 @@ class DataObjects:
     """
 
     def __init__(self, ioctx: rados.Ioctx, image: rbd.Image,
-                 open_pool: typing.Callable[[int], rados.Ioctx] | None = None
+                 open_pool: Callable[[int], rados.Ioctx] | None = None
                  ) -> None:
         if (image.features() & LOCKED or any(image.list_snaps())
                 or image.stripe_count() != 1):
@@ -68,7 +69,7 @@ class DataObjects:
                 'created with: see who writes to the cluster.')
         pool = image.data_pool_id()
         self._image_ioctx = ioctx
-        self._ioctx: rados.Ioctx = (
+        self._ioctx = (
             open_pool(pool) if open_pool and pool != ioctx.get_pool_id()
             else ioctx.dup())
         if pool != self._ioctx.get_pool_id():
@@ -80,10 +81,10 @@ class DataObjects:
         self._ioctx.lock = native.lock()
         # As librbd does: what a full pool refuses is told at once.
         self._ioctx.set_osdmap_full_try()
-        self._prefix: str = image.block_name_prefix()
-        self._object_size: int = image.stat()['obj_size']
+        self._prefix = image.block_name_prefix()
+        self._object_size = image.stat()['obj_size']
         #: Bytes below which all is that was written.
-        self.end: int = image.size()
+        self.end = image.size()
 
     def cut(self, image: rbd.Image, size: int) -> None:
         """Make an image smaller; nothing was written beyond its new size.
@@ -91,7 +92,6 @@ class DataObjects:
         librbd would discard a part of the last object, and copy it up before
         from what the header says is the parent.
 
-        :param image: rbd.Image
         :param size: bytes
         :raises Error: if the cluster refuses
         """
@@ -104,7 +104,7 @@ class DataObjects:
         self._image_ioctx.notify(name)
 
     def write(self, offset: int, data: bytes,
-              done: typing.Callable[[int], None]) -> None:
+              done: Callable[[int], object]) -> None:
         """Write data, which is durable when that is answered.
 
         :param offset: bytes
@@ -121,7 +121,7 @@ class DataObjects:
         answered = itertools.count(1)
         codes: list[int] = []
 
-        def complete(completion: typing.Any) -> None:
+        def complete(completion: rados.Completion) -> None:
             codes.append(completion.get_return_value())
             # One step of the interpreter: threads take turns around it.
             if next(answered) == len(parts):
@@ -135,7 +135,7 @@ class DataObjects:
                 self._ioctx.aio_write(name, part, start, complete)
 
     def _parts(self, offset: int, length: int
-               ) -> typing.Iterator[tuple[str, int, int, int]]:
+               ) -> Iterator[tuple[str, int, int, int]]:
         """Give name, offset in the object, offset in the data, and bytes."""
         at = 0
         while at < length:

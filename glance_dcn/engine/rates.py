@@ -13,9 +13,13 @@
 
 """A limit on bytes per second."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 import time
 
 from glance_dcn.engine import native
+
 
 # Idle time that may be caught up with, in seconds.
 _BURST = 0.25
@@ -30,23 +34,23 @@ class Rate:
 
     :param limit: bytes per second, or None for no limit; it may be set anew
         at any time
-    :param clock: returns seconds
     """
 
-    def __init__(self, limit=None, clock=time.monotonic):
+    def __init__(self, limit: float | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = native.lock()
         self._limit = limit
-        self._tokens = (limit or 0) * _BURST
+        self._tokens: float = (limit or 0) * _BURST
         self._last = clock()
 
     @property
-    def limit(self):
-        """The limit in bytes per second, or None."""
+    def limit(self) -> float | None:
+        """The limit in bytes per second."""
         return self._limit
 
     @limit.setter
-    def limit(self, limit):
+    def limit(self, limit: float | None) -> None:
         if limit is not None and limit <= 0:
             raise ValueError('a limit must be more than 0 bytes per second')
         with self._lock:
@@ -54,7 +58,7 @@ class Rate:
             self._limit = limit
             self._tokens = min(self._tokens, (limit or 0) * _BURST)
 
-    def delay(self):
+    def delay(self) -> float:
         """Return the seconds until a request may start; 0 for now."""
         with self._lock:
             self._fill()
@@ -63,7 +67,7 @@ class Rate:
                 return 0
             return -self._tokens / self._limit
 
-    def charge(self, count):
+    def charge(self, count: int) -> None:
         """Count bytes that were sent, or are being sent.
 
         :param count: bytes; below 0: so many fewer than was counted before
@@ -72,7 +76,7 @@ class Rate:
             self._fill()
             self._tokens -= count
 
-    def _fill(self):
+    def _fill(self) -> None:
         now = self._clock()
         if self._limit is None:
             self._tokens = 0

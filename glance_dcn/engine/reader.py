@@ -11,15 +11,20 @@
 # under the License.
 
 
-"""Reads an image's bytes in order, ahead of whoever wants them."""
+"""Reads an image's bytes in order, ahead of their user."""
+
+from __future__ import annotations
 
 import collections
 
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import extents
 from glance_dcn.engine import intake
 from glance_dcn.engine import loop as loops
 from glance_dcn.engine import native
+from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
+
 
 AHEAD = 32 << 20
 
@@ -29,23 +34,23 @@ _TICK = 0.25
 class Reader:
     """An iterator over byte strings of ``chunk`` bytes; the last is shorter.
 
-    Holes are never asked for. Close it, or use it as a context manager, when
-    it is not read to its end. The source is opened and closed by the caller.
+    Holes are never asked for. Close it when it is not read to its end. The
+    source is opened and closed by the caller.
 
-    :param source: endpoint
     :param offset: where to begin, in bytes
     :param length: bytes, or None for all that follows
     :param chunk: bytes of each byte string
     :param ahead: bytes read ahead at most, or what a chunk needs
     :param timeout: seconds without any progress after which the source is
         given up
-    :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
     :param loop: for tests
     """
 
-    def __init__(self, source, offset=0, length=None, chunk=extents.REQUEST,
-                 ahead=AHEAD, timeout=transfer.TIMEOUT, rate=None,
-                 loop=None):
+    def __init__(self, source: base.Endpoint, offset: int = 0,
+                 length: int | None = None, chunk: int = extents.REQUEST,
+                 ahead: int = AHEAD, timeout: float = transfer.TIMEOUT,
+                 rate: rates.Rate | None = None,
+                 loop: loops.Loop | None = None) -> None:
         self._source = source
         self._chunk = chunk
         self._position = min(offset, source.size)
@@ -59,8 +64,9 @@ class Reader:
         self._next = 0
         # What came before its turn, by its place in the order; then what is
         # to be given out next: (offset, bytes).
-        self._early = {}
-        self._ready = collections.deque()
+        self._early: dict[int, tuple[int, bytes]] = {}
+        self._ready: collections.deque[tuple[int, bytes]] = (
+            collections.deque())
         self._zeros = bytes(min(chunk, max(0, self._end - self._position)))
         first = self._position // extents.BLOCK * extents.BLOCK
         self._intake = intake.Intake(
@@ -68,24 +74,13 @@ class Reader:
             timeout, rate)
         self._started = False
 
-    def __enter__(self):
+    def __iter__(self) -> Reader:
         return self
 
-    def __exit__(self, *unused):
-        self.close()
-
-    def __iter__(self):
-        return self
-
-    def __len__(self):
-        """Bytes that are still to be given out."""
-        return max(0, self._end - self._position)
-
-    def __next__(self):
+    def __next__(self) -> bytes:
         """Return the next bytes.
 
         :raises RequestError: the source failed
-        :raises Cancelled: after :meth:`cancel`
         """
         if self._position >= self._end:
             self.close()
@@ -102,17 +97,13 @@ class Reader:
         return data
 
     @property
-    def arrived(self):
+    def arrived(self) -> int:
         """Offset in bytes below which all is read, or known to be a hole."""
         if self._intake.finished:
             return self._end
         return min(self._intake.below, self._end)
 
-    def cancel(self):
-        """Make the next or current call raise. Any thread may call it."""
-        self._loop.cancel()
-
-    def close(self):
+    def close(self) -> None:
         """End the reading. Requests in flight are left alone."""
         self._intake.stop()
         self._position = self._end
@@ -120,29 +111,29 @@ class Reader:
         self._ready.clear()
         native.give_back_memory()
 
-    def _turn(self, timeout):
+    def _turn(self, timeout: float) -> None:
         self._intake.submit(self._room)
         delay = self._intake.rate.delay()
         self._loop.turn(min(timeout, delay) if delay else timeout)
         self._intake.check()
 
-    def _room(self, length):
+    def _room(self, length: int) -> bool:
         # One read must always be possible, whatever waits for its turn.
         held = self._held + self._intake.reserved
         return not held or held + length <= self._ahead
 
-    def _known(self, stop):
+    def _known(self, stop: int) -> bool:
         """Whether everything below an offset is here, or a hole."""
         return self._intake.finished or self._intake.below >= stop
 
-    def _arrived(self, request, data):
+    def _arrived(self, request: intake.Request, data: bytes) -> None:
         self._held += len(data)
         self._early[request.sequence] = request.offset, data
         while self._next in self._early:
             self._ready.append(self._early.pop(self._next))
             self._next += 1
 
-    def _take(self, stop):
+    def _take(self, stop: int) -> bytes:
         """Put together the bytes from the position to ``stop``."""
         start, self._position = self._position, stop
         parts = []

@@ -19,12 +19,9 @@ uses it in another thread.
 
 from __future__ import annotations
 
-import typing
+from collections.abc import Callable
 
 from glance_dcn.engine import native
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Shared:

@@ -13,13 +13,22 @@
 
 """Writes a stream of bytes to one target, without its zeros."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+import typing
+
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import fanout
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
 from glance_dcn.engine import native
+from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
+
 
 # The steps by which a target of unknown final size grows.
 _LEAST_STEP = 256 << 20
@@ -35,10 +44,9 @@ class Sink:
     digests, each in a thread of its own. Zero blocks are not written, so the
     target must read as zeros.
 
-    :param target: endpoint; it is opened and closed by the caller
-    :param size: bytes that will come, or None when nobody knows; then the
+    :param target: it is opened and closed by the caller
+    :param size: bytes that will come, or None when that is not known; then the
         target is grown on the way and cut to size at the end
-    :param content: whether to compute the content digest
     :param hashes: hashlib names of hashes over all bytes
     :param tap: called with each byte string given to :meth:`write`, zeros
         too, in the caller's thread; such as ``verifier.update``
@@ -46,23 +54,21 @@ class Sink:
     :param window: bytes in flight at most
     :param timeout: seconds without any progress after which the target is
         given up
-    :param rate: :class:`~glance_dcn.engine.rates.Rate`, or None
-    :param ensure_size: called with the size in bytes that the target must
-        have at least, before it is written beyond its size; by default it is
-        resized in steps that grow with it
     :param loop: for tests
     :raises ValueError: no such hash
     """
 
-    def __init__(self, target, size=None, content=True, hashes=(), tap=None,
-                 memory=transfer.MEMORY, window=transfer.WINDOW,
-                 timeout=transfer.TIMEOUT, rate=None, ensure_size=None,
-                 loop=None):
+    def __init__(self, target: base.Endpoint, size: int | None = None,
+                 content: bool = True, hashes: Iterable[str] = (),
+                 tap: Callable[[bytes], object] | None = None,
+                 memory: int = transfer.MEMORY, window: int = transfer.WINDOW,
+                 timeout: float = transfer.TIMEOUT,
+                 rate: rates.Rate | None = None,
+                 loop: loops.Loop | None = None) -> None:
         self._target = target
         self._size = size
         self._tap = tap
         self._memory = max(memory, 2 * extents.REQUEST)
-        self._ensure_size = ensure_size or self._grow
         self._loop = loop or loops.Loop()
         self._cutter = extents.Cutter()
         self._sequence = 0
@@ -71,34 +77,23 @@ class Sink:
                 self._loop, target, release, window, timeout, rate),
             content, hashes)
 
-    def __enter__(self):
+    def __enter__(self) -> Sink:
         return self
 
-    def __exit__(self, *unused):
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     @property
-    def position(self):
+    def position(self) -> int:
         """Bytes that were taken so far."""
         return self._cutter.position
 
-    @property
-    def data(self):
-        """Bytes of blocks that were not zero so far."""
-        return self._fanout.data
-
-    def cancel(self):
-        """Make the next or current call raise. Any thread may call it."""
-        self._loop.cancel()
-
-    def write(self, data):
+    def write(self, data: bytes) -> int:
         """Take the next bytes; waits only while the memory is used up.
 
-        :param data: bytes
         :returns: their number
         :raises RequestError: the target failed
         :raises SizeMismatch: more bytes than were promised
-        :raises Cancelled: after :meth:`cancel`
         """
         found = self.position + len(data)
         if self._size is not None and found > self._size:
@@ -109,7 +104,8 @@ class Sink:
             self._put(offset, region)
         return len(data)
 
-    def write_from(self, source, chunk=extents.REQUEST):
+    def write_from(self, source: typing.Any,
+                   chunk: int = extents.REQUEST) -> None:
         """Take all bytes of a file-like object, or of an iterable of bytes.
 
         :param source: has ``read(count)``, or yields bytes
@@ -126,13 +122,11 @@ class Sink:
                 return
             self.write(data)
 
-    def finish(self):
+    def finish(self) -> transfer.Result:
         """Write what is left, flush, and set the target's size.
 
-        :returns: :class:`~glance_dcn.engine.transfer.Result`
         :raises RequestError: the target failed
         :raises SizeMismatch: not as many bytes as were promised
-        :raises Cancelled: after :meth:`cancel`
         """
         for offset, region in self._cutter.rest():
             self._put(offset, region)
@@ -154,22 +148,22 @@ class Sink:
             self._fanout.chunks(), self._fanout.hashes(),
             [transfer.Outcome(self._target, one.written, None)])
 
-    def close(self):
+    def close(self) -> None:
         """End the threads. Requests in flight are left alone."""
         self._fanout.stop()
         native.give_back_memory()
 
-    def _put(self, offset, region):
+    def _put(self, offset: int, region: bytes) -> None:
         end = offset + len(region)
         if not extents.is_zero(region) and end > self._target.size:
-            self._ensure_size(end)
+            self._grow(end)
         self._fanout.put(self._sequence, offset, region, end)
         self._sequence += 1
         self._turn(0)
         while self._fanout.held + extents.REQUEST > self._memory:
             self._turn(_TICK)
 
-    def _turn(self, timeout):
+    def _turn(self, timeout: float) -> None:
         self._fanout.submit()
         if not self._fanout.finished:
             self._loop.turn(
@@ -179,13 +173,13 @@ class Sink:
         if error is not None:
             raise error
 
-    def _grow(self, least):
+    def _grow(self, least: int) -> None:
         if self._size is not None:
             self._target.resize(self._size)
             return
         step = min(max(least, _LEAST_STEP), _LARGEST_STEP)
         self._target.resize(least + step)
 
-    def _mismatch(self, found):
+    def _mismatch(self, found: int) -> errors.SizeMismatch:
         return errors.SizeMismatch(self._target.name, self._size, found,
                                    'stream')

@@ -28,9 +28,15 @@ is let go of (see :mod:`.laggards`): its target is then written to the end by
 a transfer of its own, which begins where the shared one has left it.
 """
 
-import dataclasses
-import typing
+from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import dataclasses
+
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import fanout
@@ -39,6 +45,8 @@ from glance_dcn.engine import laggards
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
 from glance_dcn.engine import native
+from glance_dcn.engine import rates
+
 
 MEMORY = 128 << 20
 WINDOW = 32 << 20
@@ -70,7 +78,7 @@ class Progress:
     written: dict[str, int]
 
     @property
-    def fraction(self):
+    def fraction(self) -> float:
         """Part of the source that is read, 0 to 1."""
         if self.listed:
             return self.covered / self.planned if self.planned else 1.0
@@ -81,36 +89,31 @@ class Progress:
 class Outcome:
     """What became of one target.
 
-    :ivar target: the endpoint
-    :ivar written: bytes written
-    :ivar error: why it failed, or None
     :ivar left_at: where another transfer has to begin, in bytes, if it was
         let go of: everything below is written; None if it was not
     """
 
-    target: typing.Any
+    target: base.Endpoint
     written: int
-    error: typing.Optional[Exception]
-    left_at: typing.Optional[int] = None
+    error: Exception | None
+    left_at: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a transfer did.
 
-    :ivar size: bytes of the image
     :ivar data: bytes of its blocks that are not zero
-    :ivar content: content digest, or None
     :ivar chunks: (number, digest) of the content digest's chunks that were
-        read, or None
+        read
     :ivar hashes: hex digests by hashlib name
-    :ivar outcomes: an :class:`Outcome` for each target, in their order
+    :ivar outcomes: one for each target, in their order
     """
 
     size: int
     data: int
-    content: typing.Optional[str]
-    chunks: typing.Optional[list]
+    content: str | None
+    chunks: list[tuple[int, bytes]] | None
     hashes: dict[str, str]
     outcomes: list[Outcome]
 
@@ -123,20 +126,15 @@ class Transfer:
     proves what it reads by the chunks of the content digest, and knows no
     digest or hash of all of it.
 
-    :param source: endpoint
-    :param targets: endpoints; with none, only digests are computed
-    :param content: whether to compute the content digest
+    :param targets: with none, only digests are computed
     :param hashes: hashlib names of hashes over all bytes
-    :param expected: content digest that the source must turn out to have, or
-        None
+    :param expected: content digest that the source must turn out to have
     :param memory: bytes of buffers held at most, at least 8 MiB
     :param window: bytes in flight to each target at most; less with many,
         see :func:`glance_dcn.engine.lane.share`
     :param timeout: seconds without any progress after which an endpoint is
         given up
-    :param limits: :class:`~glance_dcn.engine.rates.Rate` by endpoint
-    :param progress: called with :class:`Progress` now and then, and at the
-        end
+    :param progress: called now and then, and at the end
     :param interval: seconds between calls of ``progress``
     :param another: called with the error when the source fails; returns
         another endpoint of the same content to go on with, or None
@@ -144,16 +142,24 @@ class Transfer:
     :param offset: where to begin, in bytes, a multiple of
         :data:`glance_dcn.engine.digests.CHUNK`
     :param chunks: (number, digest) of the content digest's chunks that the
-        source must turn out to have from there on, or None
+        source must turn out to have from there on
     :param loop: for tests
     :raises ValueError: too little memory, or no such hash
     """
 
-    def __init__(self, source, targets=(), content=True, hashes=(),
-                 expected=None, memory=MEMORY, window=WINDOW,
-                 timeout=TIMEOUT, limits=None, progress=None, interval=1,
-                 another=None, lets_go=False, offset=0, chunks=None,
-                 loop=None):
+    def __init__(self, source: base.Endpoint,
+                 targets: Sequence[base.Endpoint] = (), content: bool = True,
+                 hashes: Iterable[str] = (), expected: str | None = None,
+                 memory: int = MEMORY, window: int = WINDOW,
+                 timeout: float = TIMEOUT,
+                 limits: Mapping[base.Endpoint, rates.Rate] | None = None,
+                 progress: Callable[[Progress], object] | None = None,
+                 interval: float = 1,
+                 another: Callable[[errors.EngineError],
+                                   base.Endpoint | None] | None = None,
+                 lets_go: bool = False, offset: int = 0,
+                 chunks: list[tuple[int, bytes]] | None = None,
+                 loop: loops.Loop | None = None) -> None:
         if memory < 2 * extents.REQUEST:
             raise ValueError('memory must be at least %d bytes'
                              % (2 * extents.REQUEST))
@@ -177,21 +183,21 @@ class Transfer:
             self._loop, targets, lambda target, release: lane.Lane(
                 self._loop, target, release, window, timeout,
                 limits.get(target)),
-            content or expected is not None, hashes)
+            content or expected is not None or chunks is not None, hashes)
         self._laggards = laggards.Laggards(
             self._loop.clock, self._fanout.lanes) if lets_go else None
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Make :meth:`run` raise at once. Any thread may call it."""
         self._loop.cancel()
 
-    def run(self):
+    def run(self) -> Result:
         """Do it, in the caller's thread.
 
         A target that fails is given up, and the others go on; when the last
         one has failed, it ends.
 
-        :returns: :class:`Result`; look at the error of each outcome
+        :returns: what was done; look at the error of each outcome
         :raises RequestError: the source failed
         :raises SizeMismatch: the source changed meanwhile
         :raises DigestMismatch: the source is not what was expected
@@ -213,10 +219,10 @@ class Transfer:
             self._fanout.stop()
             native.give_back_memory()
 
-    def _wanted(self):
-        return self._fanout.live or not self._fanout.lanes
+    def _wanted(self) -> bool:
+        return bool(self._fanout.live) or not self._fanout.lanes
 
-    def _turn(self):
+    def _turn(self) -> None:
         self._intake.submit(self._room)
         self._fanout.submit()
         if not self._intake.finished or not self._fanout.finished:
@@ -230,17 +236,17 @@ class Transfer:
             return
         self._fanout.check()
         if self._laggards:
-            self._let_laggards_go()
+            self._let_laggards_go(self._laggards)
         if self._loop.clock() - self._told >= self._interval:
             self._tell()
 
-    def _let_laggards_go(self):
+    def _let_laggards_go(self, finder: laggards.Laggards) -> None:
         ended = self._intake.finished
         blocked = not ended and self._intake.is_blocked(self._room)
-        for one in self._laggards.find(blocked, ended):
+        for one in finder.find(blocked, ended):
             one.let_go(self._intake.below)
 
-    def _replace_source(self, error):
+    def _replace_source(self, error: errors.EngineError) -> None:
         """Go on with another source, or raise the error of this one."""
         source = self._another(error) if self._another else None
         if source is None:
@@ -250,16 +256,16 @@ class Transfer:
         self._source = source
         self._intake.replace(source)
 
-    def _room(self, length):
+    def _room(self, length: int) -> bool:
         return (self._fanout.held + self._intake.reserved + length
                 <= self._memory)
 
-    def _arrived(self, request, data):
+    def _arrived(self, request: intake.Request, data: bytes) -> None:
         found = self._fanout.put(request.sequence, request.offset, data,
                                  self._intake.below)
         self._intake.rate.charge(found - request.length)
 
-    def _tell(self):
+    def _tell(self) -> None:
         self._told = self._loop.clock()
         if not self._progress:
             return
@@ -268,13 +274,13 @@ class Transfer:
             self._intake.below, self._size, self._fanout.data,
             {one.target.name: one.written for one in self._fanout.lanes}))
 
-    def _check_sizes(self):
+    def _check_sizes(self) -> None:
         for one in self._fanout.lanes:
             if one.target.size != self._size:
                 one.drop(errors.SizeMismatch(
                     one.target.name, self._size, one.target.size))
 
-    def _check_totals(self):
+    def _check_totals(self) -> None:
         """Count once more at the end: nothing may be missing anywhere."""
         if self._source.size != self._size:
             raise errors.SizeMismatch(self._source.name, self._size,
@@ -289,9 +295,9 @@ class Transfer:
                     one.target.name, self._fanout.data, one.written,
                     'data written')
 
-    def _result(self):
+    def _result(self) -> Result:
         content = chunks = None
-        hashes = {}
+        hashes: dict[str, str] = {}
         if self._wanted():
             self._check_totals()
             if not self._offset:
@@ -307,16 +313,16 @@ class Transfer:
                       [Outcome(one.target, one.written, one.error,
                                one.left_at) for one in self._fanout.lanes])
 
-    def _check_chunks(self, found):
+    def _check_chunks(self, found: list[tuple[int, bytes]] | None) -> None:
         """Compare the chunks of what was read with those that it must have.
 
         :raises DigestMismatch: if one differs; it names the first of them
         """
         if self._chunks is None or found == self._chunks:
             return
-        expected, found = dict(self._chunks), dict(found)
-        number = min(number for number in {*expected, *found}
-                     if expected.get(number) != found.get(number))
+        expected, actual = dict(self._chunks), dict(found or ())
+        number = min(number for number in {*expected, *actual}
+                     if expected.get(number) != actual.get(number))
         raise errors.DigestMismatch(self._source.name, *(
             'chunk %d: %s' % (number, one[number].hex() if number in one
-                              else 'zeros') for one in (expected, found)))
+                              else 'zeros') for one in (expected, actual)))

@@ -156,7 +156,7 @@ class Deletion:
         # back meanwhile.
         return isinstance(self.error, _ANSWERS) and (
             self.site.health.state == health.DOWN
-            or abs(self.error.errno or 0) == errno.ETIMEDOUT)
+            or abs(getattr(self.error, 'errno', None) or 0) == errno.ETIMEDOUT)
 
     def refuses_unasked(self) -> bool:
         """Return whether its task could not be done, as far as is known.

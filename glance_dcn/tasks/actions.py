@@ -351,7 +351,7 @@ def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
     info = images.inspect(ioctx, task.image)
     if info is None:
         image_id = images.find_being_removed(ioctx, task.image)
-        return image_id and images.ImageInfo(image_id, blank=False)
+        return images.ImageInfo(image_id, blank=False) if image_id else None
     return info
 
 

@@ -22,10 +22,23 @@ takes no time and no lock.
 Any number of requests may be in flight. There is no order among them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
 import itertools
+import typing
 
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
+
+if typing.TYPE_CHECKING:
+    Extents = Iterator[extents.Extent]
+    # What is called with the result of a reading, and of all else.
+    Read = Callable[[bytes | errors.EngineError], object]
+    Done = Callable[[errors.EngineError | None], object]
+
+_Self = typing.TypeVar('_Self', bound='Endpoint')
 
 
 class Endpoint:
@@ -38,26 +51,26 @@ class Endpoint:
 
     limit = extents.REQUEST
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
         self.size = 0
         self._tokens = itertools.count()
         # Adding to and discarding from a set are atomic.
-        self._flying = set()
+        self._flying: set[int] = set()
 
-    def __enter__(self):
+    def __enter__(self: _Self) -> _Self:
         return self
 
-    def __exit__(self, *unused):
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     @property
-    def in_flight(self):
+    def in_flight(self) -> int:
         """Number of requests that are not answered yet."""
         return len(self._flying)
 
-    def extents(self, offset=0, length=None):
-        """Iterate over :class:`~glance_dcn.engine.extents.Extent`.
+    def extents(self, offset: int = 0, length: int | None = None) -> Extents:
+        """Iterate over the extents of data, and of holes.
 
         They are in order and cover offset to offset + length exactly. It may
         block and is used from a thread of its own, while requests go on.
@@ -68,46 +81,47 @@ class Endpoint:
         """
         raise NotImplementedError
 
-    def read(self, offset, length, done):
+    def read(self, offset: int, length: int, done: Read) -> None:
         """Read; the result is exactly ``length`` bytes."""
         raise NotImplementedError
 
-    def write(self, offset, data, done):
+    def write(self, offset: int, data: bytes, done: Done) -> None:
         """Write bytes, which must lie within the size."""
         raise NotImplementedError
 
-    def flush(self, done):
+    def flush(self, done: Done) -> None:
         """Make durable all writes that were answered before."""
         raise NotImplementedError
 
-    def lost(self):
+    def lost(self) -> errors.RequestError | None:
         """Return an error if no answer is to be waited for any more, or None.
 
         It is asked now and then while there is none, and takes no time.
-
-        :returns: :class:`~glance_dcn.engine.errors.RequestError` or None
         """
+        return None
 
-    def resize(self, size):
+    def resize(self, size: int) -> None:
         """Set the size, in bytes, and wait until it is done.
 
         :raises RequestError: when it fails
         """
         raise NotImplementedError
 
-    def close(self):
+    def close(self) -> None:
         """Close without waiting for requests that are not answered."""
 
-    def _begin(self):
+    def _begin(self) -> int:
         token = next(self._tokens)
         self._flying.add(token)
         return token
 
-    def _error(self, operation, errno, offset=None, length=None):
+    def _error(self, operation: str, errno: int | None,
+               offset: int | None = None,
+               length: int | None = None) -> errors.RequestError:
         return errors.RequestError(self.name, operation, errno, offset,
                                    length)
 
-    def _end(self, offset, length):
+    def _end(self, offset: int, length: int | None) -> int:
         """The end of a range given to extents()."""
         if length is None:
             return self.size

@@ -13,13 +13,24 @@
 
 """A raw image in a local file or on a block device."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
 import errno
 import os
+import pathlib
+import typing
 
 from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import native
+
+if typing.TYPE_CHECKING:
+    # A function, its arguments, who gets the result, and the request's token.
+    _Job = tuple[Callable[..., typing.Any], int | None, typing.Any,
+                 Callable[[typing.Any], object], int]
 
 # Enough to keep a disk busy; the page cache needs no more either.
 _THREADS = 4
@@ -28,14 +39,14 @@ _THREADS = 4
 class File(base.Endpoint):
     """A local file, whose requests are served by a few threads.
 
-    :param path: path of the file
     :param writable: open for writing too
     :param create: make the file first; it must not exist
     :param name: what errors call it; by default the path
     :raises RequestError: when it cannot be opened
     """
 
-    def __init__(self, path, writable=False, create=False, name=None):
+    def __init__(self, path: str | pathlib.Path, writable: bool = False,
+                 create: bool = False, name: str | None = None) -> None:
         super().__init__(name or str(path))
         flags = os.O_RDWR if writable or create else os.O_RDONLY
         if create:
@@ -45,16 +56,17 @@ class File(base.Endpoint):
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
             raise self._error('open', error.errno)
-        self._queue = native.Queue()
+        self._queue: native.Queue[_Job | None] = native.Queue()
         self._closed = False
         self._threads = [native.start('file-io', self._serve)
                          for _ in range(_THREADS)]
 
-    def extents(self, offset=0, length=None):
+    def extents(self, offset: int = 0,
+                length: int | None = None) -> base.Extents:
         end = self._end(offset, length)
         return extents.cover(self._data(offset, end), offset, end)
 
-    def _data(self, offset, end):
+    def _data(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         # A descriptor of its own: the position belongs to the descriptor.
         with open('/proc/self/fd/%d' % self._fd, 'rb', buffering=0) as file:
             while offset < end:
@@ -70,32 +82,34 @@ class File(base.Endpoint):
                 yield start, stop - start
                 offset = stop
 
-    def read(self, offset, length, done):
+    def read(self, offset: int, length: int, done: base.Read) -> None:
         self._submit(self._read, offset, length, done)
 
-    def write(self, offset, data, done):
+    def write(self, offset: int, data: bytes, done: base.Done) -> None:
         self._submit(self._write, offset, data, done)
 
-    def flush(self, done):
+    def flush(self, done: base.Done) -> None:
         self._submit(self._flush, None, None, done)
 
-    def resize(self, size):
+    def resize(self, size: int) -> None:
         try:
             os.ftruncate(self._fd, size)
         except OSError as error:
             raise self._error('resize', error.errno, length=size)
         self.size = size
 
-    def close(self):
+    def close(self) -> None:
         if not self._closed:
             self._closed = True
             # The last thread to leave closes the descriptor.
             self._queue.put(None)
 
-    def _submit(self, function, offset, argument, done):
+    def _submit(self, function: Callable[..., typing.Any],
+                offset: int | None, argument: typing.Any,
+                done: Callable[[typing.Any], object]) -> None:
         self._queue.put((function, offset, argument, done, self._begin()))
 
-    def _serve(self):
+    def _serve(self) -> None:
         while True:
             job = self._queue.get()
             if job is None:
@@ -116,14 +130,14 @@ class File(base.Endpoint):
             del job, argument, done, result
         self._leave()
 
-    def _leave(self):
+    def _leave(self) -> None:
         self._threads.pop()
         if self._threads:
             self._queue.put(None)
         else:
             os.close(self._fd)
 
-    def _read(self, offset, length):
+    def _read(self, offset: int, length: int) -> bytes:
         data = os.pread(self._fd, length, offset)
         while len(data) < length:
             more = os.pread(self._fd, length - len(data), offset + len(data))
@@ -135,7 +149,7 @@ class File(base.Endpoint):
             data += more
         return data
 
-    def _write(self, offset, data):
+    def _write(self, offset: int, data: bytes) -> None:
         if offset + len(data) > self.size:
             raise self._error('write', errno.EINVAL, offset, len(data))
         written = os.pwrite(self._fd, data, offset)
@@ -143,5 +157,5 @@ class File(base.Endpoint):
         while written < len(data):
             written += os.pwrite(self._fd, view[written:], offset + written)
 
-    def _flush(self, *unused):
+    def _flush(self, *unused: None) -> None:
         os.fdatasync(self._fd)

@@ -10,11 +10,17 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""A raw image in a local file that somebody is still writing."""
+"""A raw image in a local file that is still being written."""
 
+from __future__ import annotations
+
+import pathlib
+
+from glance_dcn.engine.backends import base
 from glance_dcn.engine.backends import file
 from glance_dcn.engine import extents
 from glance_dcn.engine import native
+
 
 # Bytes before the end of what is there that may still be on their way.
 _MARGIN = 2 * extents.REQUEST
@@ -33,28 +39,28 @@ class Growing(file.File):
     A writer that goes back makes what is read worthless: prove it against
     what the file has in the end.
 
-    :param path: path of the file
     :param size: bytes that it will have
     :raises RequestError: when it cannot be opened
     """
 
-    def __init__(self, path, size):
+    def __init__(self, path: str | pathlib.Path, size: int) -> None:
         super().__init__(path)
         self.size = size
         self._complete = False
-        self._changed = native.Queue()
+        self._changed: native.Queue[None] = native.Queue()
 
-    def complete(self):
+    def complete(self) -> None:
         """Tell that all of it is there. Any thread may call it."""
         self._complete = True
         self._changed.put(None)
 
-    def close(self):
+    def close(self) -> None:
         """Close it; who waits for its extents waits no longer."""
         super().close()
         self._changed.put(None)
 
-    def extents(self, offset=0, length=None):
+    def extents(self, offset: int = 0,
+                length: int | None = None) -> base.Extents:
         position, end = offset, self._end(offset, length)
         while position < end and not self._closed:
             # To be asked before looking.
@@ -67,7 +73,7 @@ class Growing(file.File):
             else:
                 self._wait()
 
-    def _final(self, found):
+    def _final(self, found: list[tuple[int, int]]) -> int:
         """Return where that which is final ends."""
         if not found:
             return 0
@@ -75,7 +81,7 @@ class Growing(file.File):
         return max(0, start + length - _MARGIN) // extents.BLOCK \
             * extents.BLOCK
 
-    def _wait(self):
+    def _wait(self) -> None:
         try:
             self._changed.get(timeout=_PAUSE)
         except native.Empty:

@@ -13,20 +13,19 @@
 
 """A place that keeps nothing, for what is only to be digested."""
 
+from __future__ import annotations
+
 from glance_dcn.engine.backends import base
 
 
 class Null(base.Endpoint):
-    """A target that forgets what is written to it.
+    """A target that forgets what is written to it."""
 
-    :param name: what errors call it
-    """
-
-    def write(self, offset, data, done):
+    def write(self, offset: int, data: bytes, done: base.Done) -> None:
         done(None)
 
-    def flush(self, done):
+    def flush(self, done: base.Done) -> None:
         done(None)
 
-    def resize(self, size):
+    def resize(self, size: int) -> None:
         self.size = size

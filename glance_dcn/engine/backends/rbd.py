@@ -19,11 +19,16 @@ there" need be known beforehand, and with a valid object map that question
 costs no request at all.
 """
 
+from __future__ import annotations
+
 import atexit
+from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import errno
 import os
 import time
+import typing
 import weakref
 
 import rbd
@@ -35,6 +40,11 @@ from glance_dcn.engine import header
 from glance_dcn.engine import native
 from glance_dcn.engine import objects
 from glance_dcn.engine import shared
+
+if typing.TYPE_CHECKING:
+    import rados
+
+_T = typing.TypeVar('_T')
 
 # Objects whose extents are asked for in one go. Few enough to begin reading
 # soon; the next lot is asked for while these are read.
@@ -52,11 +62,11 @@ _PAUSE = 0.05
 # The interpreter ends its threads when it ends, those of librbd as well that
 # come with an answer; C++ then aborts the process. So no answer may be
 # outstanding by then, and no way but this one leads to all of them.
-_open = weakref.WeakSet()
-_ended = native.Queue()
+_open: weakref.WeakSet[RBD] = weakref.WeakSet()
+_ended: native.Queue[bool] = native.Queue()
 
 
-def _land():
+def _land() -> None:
     """Begin no more requests, and wait for those that are in flight."""
     _ended.put(True)
     deadline = time.monotonic() + _LANDING
@@ -69,35 +79,48 @@ def _land():
 atexit.register(_land)
 
 
+class Cluster(typing.Protocol):
+    """What is known of an image's cluster beyond the image."""
+
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             fence: bool = True) -> _T:
+        """Call what waits for the cluster, see :meth:`RBD.call`."""
+
+    def lost(self) -> Exception | None:
+        """Return why no answer is to be waited for, or None."""
+
+
 class RBD(base.Endpoint):
     """An RBD image or one of its snapshots.
 
-    :param ioctx: open ``rados.Ioctx`` of the image's pool; it must stay open
-        as long as this
-    :param image: name of the image
-    :param snapshot: name of a snapshot, or None
+    :param ioctx: of the image's pool; it must stay open as long as this
     :param writable: open for writing too, as an image that is written for
         the first time, see :mod:`glance_dcn.engine.objects`
-    :param open_pool: returns a ``rados.Ioctx`` by the ID of a pool, where the
-        data of images may be in another one
+    :param open_pool: opens a pool by its ID, where the data of images may be
+        in another one
     :param name: what errors call it; by default the image's name
     :param hold: called before it is opened; what it returns is called when it
         is closed, which may be long after :meth:`close` has returned
-    :param cluster: whose ``call(function, *args, fence=True)`` calls what
-        waits for the cluster, and whose ``lost()`` returns why no answer is
-        to be waited for, or None; None: everything is waited for
+    :param cluster: None: everything is waited for
     :raises RequestError: when it cannot be opened
     """
 
-    def __init__(self, ioctx, image, snapshot=None, writable=False,
-                 name=None, hold=None, cluster=None, open_pool=None):
+    def __init__(self, ioctx: rados.Ioctx, image: str,
+                 snapshot: str | None = None, writable: bool = False,
+                 name: str | None = None,
+                 hold: Callable[[], Callable[[], object]] | None = None,
+                 cluster: Cluster | None = None,
+                 open_pool: Callable[[int], rados.Ioctx] | None = None
+                 ) -> None:
         super().__init__(name or image)
-        self._image = self._objects = self._facts = None
+        self._image: rbd.Image | None = None
+        self._objects: objects.DataObjects | None = None
+        self._facts: header.Facts | None = None
         self._let_go = hold() if hold else _nothing
         self._shared = shared.Shared(self._close)
         self._is_open = True
         # What is told when it is closed by a thread of its own.
-        self._closed = None
+        self._closed: native.Queue[bool] | None = None
         self._writable = writable
         self._cluster = cluster
         #: Process that opened it: in a child of a fork no answer comes.
@@ -109,7 +132,7 @@ class RBD(base.Endpoint):
                 # Not by rbd.Image(snapshot=): in Ceph 16 a close soon after
                 # races with the end of such an open and aborts the process.
                 self._image.set_snap(snapshot)
-            self._look()
+            self._look(self._image)
             if writable:
                 self._objects = objects.DataObjects(ioctx, self._image,
                                                     open_pool)
@@ -122,28 +145,30 @@ class RBD(base.Endpoint):
             raise self._translated(error, 'open')
 
     @property
-    def image(self):
-        """The open ``rbd.Image``, for what is none of the engine's business.
+    def image(self) -> rbd.Image:
+        """The open image, for what is outside the engine.
 
         To open an image anew takes a dozen round trips, which count where the
         cluster is far away.
         """
+        assert self._image is not None, 'the image is closed'
         return self._image
 
-    def _look(self):
-        header.check(self._image)
-        self._is_clone = header.has_parent(self._image)
-        stat = self._image.stat()
+    def _look(self, image: rbd.Image) -> None:
+        header.check(image)
+        self._is_clone = header.has_parent(image)
+        stat = image.stat()
         self.size = stat['size']
         self.object_size = stat['obj_size']
         self.limit = max(extents.BLOCK,
                          min(self.object_size, extents.REQUEST))
 
-    def extents(self, offset=0, length=None):
+    def extents(self, offset: int = 0,
+                length: int | None = None) -> base.Extents:
         end = self._end(offset, length)
         return extents.cover(self._data(offset, end), offset, end)
 
-    def _data(self, offset, end):
+    def _data(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         try:
             mapped, unit = self._geometry()
             while offset < end:
@@ -154,36 +179,37 @@ class RBD(base.Endpoint):
         except rbd.Error as error:
             raise self._translated(error, 'list extents', offset)
 
-    def _diff(self, offset, stop, mapped):
-        found = []
+    def _diff(self, offset: int, stop: int,
+              mapped: bool) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
 
         # It runs in a thread of librbd and must only take note.
-        def note(start, length, exists):
+        def note(start: int, length: int, exists: bool) -> None:
             if exists:
                 found.append((start, length))
 
-        self._image.diff_iterate(offset, stop - offset, None, note,
-                                 include_parent=self._is_clone,
-                                 whole_object=mapped)
+        self.image.diff_iterate(offset, stop - offset, None, note,
+                                include_parent=self._is_clone,
+                                whole_object=mapped)
         found.sort()
         return found
 
-    def _geometry(self):
+    def _geometry(self) -> tuple[bool, int]:
         """Return whether an object map helps, and the bytes of a stripe."""
-        count = self._image.stripe_count()
-        fast = (self._image.features() & rbd.RBD_FEATURE_FAST_DIFF
-                and not self._image.flags() & rbd.RBD_FLAG_FAST_DIFF_INVALID)
+        count = self.image.stripe_count()
+        fast = (self.image.features() & rbd.RBD_FEATURE_FAST_DIFF
+                and not self.image.flags() & rbd.RBD_FLAG_FAST_DIFF_INVALID)
         # With fancy striping fast-diff reports wrong offsets (Ceph tracker
         # 53784).
         return bool(fast and count == 1), self.object_size * count
 
-    def read(self, offset, length, done):
+    def read(self, offset: int, length: int, done: base.Read) -> None:
         if not _ended.empty():
             done(self._error('read', errno.ECANCELED, offset, length))
             return
         token = self._begin()
 
-        def complete(completion, data):
+        def complete(completion: rbd.Completion, data: typing.Any) -> None:
             self._flying.discard(token)
             count = completion.get_return_value()
             if count == length:
@@ -197,12 +223,12 @@ class RBD(base.Endpoint):
                          'opened.'))
 
         try:
-            self._image.aio_read(offset, length, complete)
+            self.image.aio_read(offset, length, complete)
         except rbd.Error as error:
             self._flying.discard(token)
             done(self._translated(error, 'read', offset, length))
 
-    def write(self, offset, data, done):
+    def write(self, offset: int, data: bytes, done: base.Done) -> None:
         length = len(data)
         if self._objects is None:
             done(self._error('write', errno.EROFS, offset, length))
@@ -215,7 +241,7 @@ class RBD(base.Endpoint):
             return
         token = self._begin()
 
-        def complete(code):
+        def complete(code: int) -> None:
             self._flying.discard(token)
             done(self._error('write', -code, offset, length)
                  if code < 0 else None)
@@ -227,38 +253,39 @@ class RBD(base.Endpoint):
             self._flying.discard(token)
             done(self._translated(error, 'write', offset, length))
 
-    def flush(self, done):
+    def flush(self, done: base.Done) -> None:
         # OSDs answer a write when it is durable, and nothing is cached here.
         done(None)
 
-    def lost(self):
-        reason = self._cluster and self._cluster.lost()
-        return reason and errors.Lost(self.name, reason)
+    def lost(self) -> errors.Lost | None:
+        reason = self._cluster.lost() if self._cluster else None
+        return errors.Lost(self.name, reason) if reason else None
 
-    def call(self, function, *args, fence=True):
-        """Call a function with the open ``rbd.Image``, and arguments.
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             fence: bool = True) -> _T:
+        """Call a function with the open image, and arguments.
 
         If no answer is to be waited for any more it is left, and the image is
         closed after it has ended.
 
         :param fence: whether what it has sent must not be carried out once it
             was left
-        :returns: what it returns
         :raises Exception: what it raises, or why it was left
         """
         if self._cluster is None:
-            return function(self._image, *args)
+            return function(self.image, *args)
         self._shared.acquire()
-        return self._cluster.call(self._called, function, self._image, *args,
-                                  fence=fence)
+        result: _T = self._cluster.call(self._called, function, self.image,
+                                        *args, fence=fence)
+        return result
 
-    def _called(self, function, *args):
+    def _called(self, function: Callable[..., _T], *args: typing.Any) -> _T:
         try:
             return function(*args)
         finally:
             self._shared.release()
 
-    def resize(self, size):
+    def resize(self, size: int) -> None:
         try:
             if (self._objects is not None
                     and self._objects.end <= size < self.size):
@@ -269,14 +296,12 @@ class RBD(base.Endpoint):
             raise self._translated(error, 'resize', length=size)
         self.size = size
 
-    def facts(self):
-        """Return what the header of a new image is to be like.
-
-        :returns: :class:`glance_dcn.engine.header.Facts`
-        """
+    def facts(self) -> header.Facts:
+        """Return what the header of a new image is to be like."""
+        assert self._facts is not None, 'the image is not writable'
         return self._facts._replace(size=self.size)
 
-    def close(self):
+    def close(self) -> None:
         if not self._is_open:
             return
         self._is_open = False
@@ -285,7 +310,7 @@ class RBD(base.Endpoint):
             with contextlib.suppress(native.Empty):
                 native.get(self._closed, _CLOSING)
 
-    def _close(self):
+    def _close(self) -> None:
         image, self._image = self._image, None
         written, self._objects = self._objects, None
         if image is None:
@@ -300,16 +325,20 @@ class RBD(base.Endpoint):
         native.start('rbd-close', _close, image, written, self._let_go,
                      self._closed)
 
-    def _translated(self, error, operation, offset=None, length=None):
+    def _translated(self, error: Exception, operation: str,
+                    offset: int | None = None,
+                    length: int | None = None) -> errors.RequestError:
         number = getattr(error, 'errno', None) or errno.EIO
         return self._error(operation, abs(number), offset, length)
 
 
-def _nothing():
+def _nothing() -> None:
     pass
 
 
-def _close(image, written, let_go, closed=None):
+def _close(image: rbd.Image, written: objects.DataObjects | None,
+           let_go: Callable[[], object],
+           closed: native.Queue[bool] | None = None) -> None:
     # What was written was answered before, or has failed.
     if written:
         with contextlib.suppress(objects.Error):

@@ -22,7 +22,6 @@ import rados
 import rbd as librbd
 
 from glance_dcn.ceph import images
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine.backends import rbd
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
@@ -33,6 +32,7 @@ from glance_dcn.sites import site
 from tests.functional import base
 from tests.unit.engine import conformance
 from tests.unit.engine import fakes
+from tests.unit.engine import memory
 
 BLOCK = extents.BLOCK
 MB = 1 << 20

@@ -17,6 +17,7 @@ from unittest import mock
 
 from oslotest import base
 import rados
+import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
@@ -206,6 +207,14 @@ class LookUpTest(base.BaseTestCase):
         self.assertEqual('abcd', images.look_up(ioctx, IMAGE))
         ioctx.execute.side_effect = rados.ObjectNotFound('none')
         self.assertIsNone(images.look_up(ioctx, IMAGE))
+
+    def test_what_has_an_empty_id_is_there(self):
+        # librbd finds no header of it.
+        ioctx = mock.Mock()
+        ioctx.read.return_value = b'\0\0\0\0'
+        with mock.patch('rbd.Image', side_effect=rbd.ImageNotFound('none')):
+            self.assertEqual(images.ImageInfo(''),
+                             images.inspect(ioctx, IMAGE))
 
 
 class BeingRemovedTest(base.BaseTestCase):

@@ -15,11 +15,11 @@
 
 import random
 
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import loop
 from glance_dcn.engine import native
+from tests.unit.engine import memory
 
 BLOCK = extents.BLOCK
 

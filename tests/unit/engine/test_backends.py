@@ -20,9 +20,9 @@ import tempfile
 from oslotest import base
 
 from glance_dcn.engine.backends import file
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine import errors
 from tests.unit.engine import conformance
+from tests.unit.engine import memory
 
 
 class TestMemory(conformance.Suite, base.BaseTestCase):

@@ -15,21 +15,18 @@
 
 import hashlib
 import io
-import itertools
-import threading
-import time
 
 import hypothesis
 from hypothesis import strategies as st
 from oslotest import base
 
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from tests.unit.engine import fakes
+from tests.unit.engine import memory
 from tests.unit.engine import strategies
 
 BLOCK = extents.BLOCK
@@ -87,19 +84,6 @@ class TestSink(base.BaseTestCase):
         self.assertEqual(2, len(sizes))
         self.assertEqual(20 * MB, sizes[-1])
 
-    def test_ensure_size(self):
-        target = memory.Memory()
-        asked = []
-
-        def ensure(least):
-            asked.append(least)
-            target.resize(least)
-
-        with stream.Sink(target, ensure_size=ensure) as sink:
-            sink.write(b'x' * (6 * MB))
-            sink.finish()
-        self.assertEqual([4 * MB, 6 * MB], asked)
-
     def test_not_as_promised(self):
         for size in (9, 11):
             sink = stream.Sink(memory.Memory(size=size), size)
@@ -128,7 +112,7 @@ class TestSink(base.BaseTestCase):
                          loop=loop) as sink:
             self.assertRaises(errors.Stalled, sink.write_from,
                               io.BytesIO(b'x' * 64 * MB))
-            self.assertLessEqual(sink.data, 20 * MB)
+            self.assertLessEqual(sink.position, 20 * MB)
 
     def test_a_slow_stream_is_no_stall(self):
         loop = fakes.Loop()
@@ -140,16 +124,6 @@ class TestSink(base.BaseTestCase):
             loop.clock.now += 1000
             sink.finish()
         self.assertEqual(b'x' * 8 * MB, target.content())
-
-    def test_cancel(self):
-        target = fakes.Faulty(size=64 * MB, stall_at={'write': 0})
-        with stream.Sink(target, 64 * MB, memory=16 * MB) as sink:
-            timer = threading.Timer(0.1, sink.cancel)
-            timer.start()
-            start = time.monotonic()
-            self.assertRaises(errors.Cancelled, sink.write_from,
-                              itertools.repeat(b'x' * MB))
-            self.assertLess(time.monotonic() - start, 1)
 
 
 class TestReader(base.BaseTestCase):
@@ -177,11 +151,10 @@ class TestReader(base.BaseTestCase):
 
     def test_reads_ahead_and_no_further(self):
         source = fakes.Faulty(data=b'x' * 64 * MB)
-        with reader.Reader(source, chunk=MB, ahead=16 * MB) as chunks_:
-            self.assertEqual(64 * MB, len(chunks_))
-            next(chunks_)
-            self.assertEqual(4, source.counts['read'])
-            self.assertEqual(63 * MB, len(chunks_))
+        chunks_ = reader.Reader(source, chunk=MB, ahead=16 * MB)
+        next(chunks_)
+        self.assertEqual(4, source.counts['read'])
+        chunks_.close()
         self.assertEqual([], list(chunks_))
 
     def test_only_what_is_asked_for(self):
@@ -214,12 +187,3 @@ class TestReader(base.BaseTestCase):
                 loop.timers.pop(0)[1]()
             count += len(data)
         self.assertEqual(64 * MB, count)
-
-    def test_cancel(self):
-        source = fakes.Faulty(data=b'x' * MB, stall_at={'read': 0})
-        chunks_ = reader.Reader(source)
-        threading.Timer(0.1, chunks_.cancel).start()
-        start = time.monotonic()
-        self.assertRaises(errors.Cancelled, next, chunks_)
-        self.assertLess(time.monotonic() - start, 1)
-        chunks_.close()

@@ -22,7 +22,6 @@ import hypothesis
 from hypothesis import strategies as st
 from oslotest import base
 
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine import digests
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
@@ -30,6 +29,7 @@ from glance_dcn.engine import lane
 from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
 from tests.unit.engine import fakes
+from tests.unit.engine import memory
 from tests.unit.engine import strategies
 
 BLOCK = extents.BLOCK
@@ -492,6 +492,11 @@ class TestLaggards(base.BaseTestCase):
                 self.assertIn('chunk 2', str(error))
             else:
                 again.run()
+
+    def test_chunks_are_proved_without_a_digest(self):
+        chunks = transfer.Transfer(self.source).run().chunks
+        again = transfer.Transfer(self.source, content=False, chunks=chunks)
+        self.assertEqual(chunks, again.run().chunks)
 
 
 class TestRates(base.BaseTestCase):

@@ -18,9 +18,9 @@ from unittest import mock
 import fixtures
 
 from glance_dcn.ceph import errors
-from glance_dcn.engine.backends import memory
 from glance_dcn.sites import limits
 from glance_dcn.sites import sources
+from tests.unit.engine import memory
 
 
 class Image(memory.Memory):

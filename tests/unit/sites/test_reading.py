@@ -24,11 +24,11 @@ import rados
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
-from glance_dcn.engine.backends import memory
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.sites import reading
 from glance_dcn.sites import sources
 from tests.unit.engine import fakes
+from tests.unit.engine import memory
 
 
 KEY = bytes(range(32))

@@ -13,6 +13,8 @@
 
 """An image in memory, for tests and small images."""
 
+from __future__ import annotations
+
 import errno
 
 from glance_dcn.engine.backends import base
@@ -26,39 +28,41 @@ class Memory(base.Endpoint):
 
     :param name: what errors call it
     :param size: bytes
-    :param data: first content, bytes
+    :param data: first content
     """
 
-    def __init__(self, name='memory', size=0, data=b''):
+    def __init__(self, name: str = 'memory', size: int = 0,
+                 data: bytes = b'') -> None:
         super().__init__(name)
         self.size = max(size, len(data))
         self.flushed = 0
-        self.blocks = {}
+        self.blocks: dict[int, bytearray] = {}
         if data:
             self._store(0, data)
 
-    def extents(self, offset=0, length=None):
+    def extents(self, offset: int = 0,
+                length: int | None = None) -> base.Extents:
         found = [(n * _BLOCK, _BLOCK) for n in sorted(self.blocks)]
         return extents.cover(found, offset, self._end(offset, length))
 
-    def read(self, offset, length, done):
+    def read(self, offset: int, length: int, done: base.Read) -> None:
         if offset + length > self.size:
             done(self._error('read', errno.EINVAL, offset, length))
             return
         done(self.content(offset, length))
 
-    def write(self, offset, data, done):
+    def write(self, offset: int, data: bytes, done: base.Done) -> None:
         if offset + len(data) > self.size:
             done(self._error('write', errno.EINVAL, offset, len(data)))
             return
         self._store(offset, data)
         done(None)
 
-    def flush(self, done):
+    def flush(self, done: base.Done) -> None:
         self.flushed += 1
         done(None)
 
-    def resize(self, size):
+    def resize(self, size: int) -> None:
         if size < self.size:
             tail = self.content(size // _BLOCK * _BLOCK, size % _BLOCK)
             self.blocks = {n: block for n, block in self.blocks.items()
@@ -66,7 +70,7 @@ class Memory(base.Endpoint):
             self._store(size // _BLOCK * _BLOCK, tail)
         self.size = size
 
-    def content(self, offset=0, length=None):
+    def content(self, offset: int = 0, length: int | None = None) -> bytes:
         """Return bytes of the image."""
         end = self._end(offset, length)
         result = bytearray(max(0, end - offset))
@@ -80,7 +84,7 @@ class Memory(base.Endpoint):
                     block[start - base_:stop - base_])
         return bytes(result)
 
-    def _store(self, offset, data):
+    def _store(self, offset: int, data: bytes) -> None:
         at = 0
         while at < len(data):
             number, start = divmod(offset + at, _BLOCK)
