@@ -28,7 +28,6 @@ Cancelled = errors.Cancelled
 class UnsafeImage(errors.EngineError):
     """An image file that refers to other files, or is not what it claims.
 
-    :param path: path of the file
     :param reasons: what is wrong with it
     """
 
@@ -44,7 +43,6 @@ class UnsafeImage(errors.EngineError):
 class InspectionFailed(errors.EngineError):
     """An image file could not be inspected within its limits, or at all.
 
-    :param path: path of the file
     :param reason: why, for users
     :param details: what only operators are told
     :param hint: what to do next
@@ -64,7 +62,6 @@ class QemuImgError(errors.EngineError):
     """qemu-img failed, or was ended because it passed a limit.
 
     :param operation: 'info', 'measure', 'check' or 'convert'
-    :param path: path of the image file
     :param reason: what happened
     :param output: last lines of what it said
     :param hint: what to do next
