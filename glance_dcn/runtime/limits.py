@@ -350,7 +350,7 @@ def _mounts(text: str) -> dict[str, tuple[str, str]]:
     :param text: content of mountinfo
     :returns: by the name of the controller; '' is version 2
     """
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for line in text.splitlines():
         before, _separator, after = line.partition(' - ')
         fields, kind = before.split(' '), after.split(' ')
