@@ -87,9 +87,7 @@ class Verdict(enum.Enum):
 class Decision:
     """What is to be done about a task, and why.
 
-    :ivar verdict: :class:`Verdict`
-    :ivar reason: as text
-    :ivar image_id: internal ID of the image to be removed, or None
+    :ivar image_id: internal ID of the image to be removed
     """
 
     verdict: Verdict
@@ -102,7 +100,6 @@ def plan(task: tasks.Task, site_pool: str,
          creating: bool = False, waited: float = 0) -> Decision:
     """Decide what is to be done about a task; without any effect.
 
-    :param task: :class:`glance_dcn.tasks.task.Task`
     :param site_pool: name of the pool of the task's site
     :param info: what there is under the image's name, or None
     :param answer: what Glance's database says of the image there
@@ -183,8 +180,6 @@ def _unknown() -> Decision:
 class Executor:
     """Does the tasks of one site.
 
-    :param store: :class:`glance_dcn.tasks.store.TaskStore`
-    :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
     :param check_lease: returns if this process still may act, and raises
         otherwise; it is called before each irreversible step
     """
@@ -351,7 +346,8 @@ def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
     info = images.inspect(ioctx, task.image)
     if info is None:
         image_id = images.find_being_removed(ioctx, task.image)
-        return image_id and images.ImageInfo(image_id, blank=False)
+        return (images.ImageInfo(image_id, blank=False) if image_id
+                else None)
     return info
 
 

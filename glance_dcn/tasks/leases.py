@@ -115,7 +115,6 @@ class LeaseLost(Exception):
 class RunnerLease:
     """The right of one process to run the tasks of a home.
 
-    :param store: :class:`glance_dcn.tasks.store.TaskStore`
     :param clock: returns seconds of a monotonic clock
     """
 

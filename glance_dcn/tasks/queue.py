@@ -53,11 +53,8 @@ class TaskQueue:
     """What a process records, and what it does of it.
 
     :param deployment: identity of the deployment
-    :ivar home: :class:`glance_dcn.sites.home.Home`
-    :ivar sites: dict of :class:`glance_dcn.sites.site.Site` by name
-    :ivar store: :class:`glance_dcn.tasks.store.TaskStore`
-    :ivar runner: :class:`glance_dcn.tasks.runner.TaskRunner`, or None in a
-        process that runs no tasks
+    :ivar sites: by name
+    :ivar runner: None in a process that runs no tasks
     :ivar lead: that of the host: the process that has it runs the tasks, and
         does other background work
     :ivar enabled: whether this process does background work at all; the

@@ -69,7 +69,7 @@ def deployment_id(conf: typing.Any) -> str:
 
     :param conf: oslo.config object, with the option registered
     """
-    chosen = conf[GROUP].deployment_id
+    chosen: str | None = conf[GROUP].deployment_id
     if chosen:
         return chosen
     connection = _connection(conf)
@@ -97,4 +97,5 @@ def _connection(conf: typing.Any) -> str | None:
         return None
     with contextlib.suppress(cfg.DuplicateOptError):
         conf.register_opts(options.database_opts, group='database')
-    return conf.database.connection
+    connection: str | None = conf.database.connection
+    return connection

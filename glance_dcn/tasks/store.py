@@ -72,7 +72,6 @@ class Scan:
 
     :ivar records: tasks and intents, in the order of sites and images
     :ivar leases: texts of leases, by ID
-    :ivar unreadable: list of :class:`Unreadable`
     """
 
     records: list[tasks.Record] = dataclasses.field(default_factory=list)
@@ -83,7 +82,6 @@ class Scan:
 class TaskStore:
     """The records of this process's home.
 
-    :param home: :class:`glance_dcn.sites.home.Home`
     :param deployment: identity of the deployment
     :param spool: where records go while home is away; None: nowhere
     """
@@ -255,7 +253,8 @@ class TaskStore:
             if kind is None:
                 raise record_format.RecordError(
                     'its key is not that of a task')
-            record = record_format.load(kind, text, self.deployment)
+            record: tasks.Record = record_format.load(kind, text,
+                                                      self.deployment)
             if record.key != key:
                 raise record_format.RecordError(
                     'its key is that of another record')
