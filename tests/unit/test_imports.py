@@ -50,10 +50,14 @@ def imports(tree):
     """Return the dotted names of the modules that a syntax tree imports.
 
     What follows ``from x import`` counts as a module of x, which it is where
-    modules are imported rather than names.
+    modules are imported rather than names. What is imported for types alone is
+    not there when the program runs, and does not count.
     """
+    for_types = {part for node in ast.walk(tree) if isinstance(node, ast.If)
+                 and ast.unparse(node.test) == 'typing.TYPE_CHECKING'
+                 for part in node.body}
     found = set()
-    for node in ast.walk(tree):
+    for node in set(ast.walk(tree)) - for_types:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -87,6 +91,11 @@ class TestImports(base.BaseTestCase):
         self.assertIn('rados', self.modules['glance_dcn.ceph.connection'])
         self.assertIn('glance_dcn.store.options',
                       self.modules['glance_dcn.opts'])
+
+    def test_the_walk_leaves_out_what_is_for_types(self):
+        self.assertEqual({'typing', 'c'}, imports(ast.parse(
+            'import typing\nif typing.TYPE_CHECKING:\n    import a\n'
+            '    from b import d\nelse:\n    import c\n')))
 
     def test_no_relative_imports(self):
         self.assertEqual([], [
