@@ -589,11 +589,15 @@ class Site:
         removal.finish()
 
     def uri(self, image: str, pool: str | None = None) -> str:
-        """Return the location of a published image."""
+        """Return the location of a published image.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if the fsid of the
+            cluster cannot be told
+        """
+        fsid = self.fsid or self.answering_fsid()
         return 'rbd://' + '/'.join(
             urllib.parse.quote(part, safe='')
-            for part in (self.fsid, pool or self.pool, image,
-                         images.SNAPSHOT))
+            for part in (fsid, pool or self.pool, image, images.SNAPSHOT))
 
     @contextlib.contextmanager
     def reading(self, ioctx: rados.Ioctx, image: str,

@@ -207,10 +207,12 @@ class Executor:
         """Return what Glance's database says of the image of a record.
 
         :raises RetryLater: if it does not answer
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away and
+            its fsid is not known
         """
+        uri = site.uri(record.image, record.pool)
         try:
-            return self._database.ask(record.image,
-                                      site.uri(record.image, record.pool))
+            return self._database.ask(record.image, uri)
         except Exception as exc:
             raise RetryLater('the database of Glance does not answer: %s'
                              % exc) from exc
