@@ -33,6 +33,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Iterator
 
+    from oslo_config import cfg
     import rados
 
     from glance_dcn.sites import site as sites
@@ -119,13 +120,13 @@ class Home:
         return self._key
 
 
-def choose(conf: typing.Any, configured: Iterable[str]) -> str | None:
+def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
     """Return the identifier of the store that keeps the records, or None.
 
     Not just any: the owner of its cluster can have images removed from all
     sites.
 
-    :param conf: oslo.config object of Glance, with this package's options
+    :param conf: of Glance, with this package's options
     :param configured: identifiers of ``dcn`` stores that are configured, or
         that site files define
     """

@@ -35,6 +35,8 @@ from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
+    import rados
+
     from glance_dcn import glance_db
     from glance_dcn.sites import site as sites
 
@@ -168,14 +170,13 @@ class TaskQueue:
                           '%(error)s', {'image': image, 'error': exc})
         return note
 
-    def run_pending_for_image(self, site: sites.Site, ioctx: typing.Any,
+    def run_pending_for_image(self, site: sites.Site, ioctx: rados.Ioctx,
                               image: str, write: intents.Write) -> bool:
         """Do what waits to be done for an image that is about to be written.
 
         For the holder of its name lock, who has found one of that name.
 
-        :param ioctx: rados.Ioctx of the site's pool, by which the name lock
-            is held
+        :param ioctx: of the site's pool, by which the name lock is held
         :returns: whether anything was done, so that it is worth another try
         """
         done = False

@@ -34,6 +34,8 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterator
 
+    import rados
+
     from glance_dcn.tasks import spool as spools
 
 LOG = logging.getLogger(__name__)
@@ -230,7 +232,7 @@ class TaskStore:
             if key not in seen:
                 yield key, text
 
-    def _at_home(self, work: Callable[[typing.Any], _T]) -> _T:
+    def _at_home(self, work: Callable[[rados.Ioctx], _T]) -> _T:
         """Return what a function of the home's Ioctx returns.
 
         It is called once more if the cluster had cut off this client: there
