@@ -48,7 +48,6 @@ _JITTER = 0.2
 _MOMENT = 1
 
 _started: list[Periodic] = []
-_hooks: list[Callable[[], object]] = []
 # ID of the process that said that others are forked from it to serve.
 _master: int | None = None
 
@@ -163,11 +162,6 @@ class _Runs:
                                else self._periodic.interval * jitter)
 
 
-def after_fork(function: Callable[[], object]) -> None:
-    """Have a function called in each child of a fork."""
-    _hooks.append(function)
-
-
 def become_master() -> None:
     """Start nothing in this process any more, but in children of its forks.
 
@@ -197,8 +191,6 @@ def _begin_again() -> None:
     time.sleep(_MOMENT)
     for periodic in list(_started):
         periodic._begin()
-    for function in list(_hooks):
-        function()
 
 
 def _hook_uwsgi() -> None:

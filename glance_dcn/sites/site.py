@@ -146,17 +146,6 @@ class Site:
         """Whether calls are not refused at once; True if it is unknown."""
         return self.health.state in (health.UP, health.UNKNOWN)
 
-    @property
-    def down_since(self) -> float | None:
-        """Since when it is not available, in seconds since the epoch.
-
-        None while it is.
-        """
-        found = self.health
-        if found.state in (health.UP, health.UNKNOWN):
-            return None
-        return found.since
-
     def when_back(self, function: Callable[[], object]) -> None:
         """Have a function called each time the site is found to be up.
 
