@@ -26,10 +26,7 @@ Cancelled = errors.Cancelled
 
 
 class UnsafeImage(errors.EngineError):
-    """An image file that refers to other files, or is not what it claims.
-
-    :param reasons: what is wrong with it
-    """
+    """An image file that refers to other files, or is not what it claims."""
 
     def __init__(self, path: str,
                  reasons: collections.abc.Sequence[str]) -> None:
@@ -45,7 +42,6 @@ class InspectionFailed(errors.EngineError):
 
     :param reason: why, for users
     :param details: what only operators are told
-    :param hint: what to do next
     """
 
     def __init__(self, path: str, reason: str, details: str = '',
@@ -62,9 +58,7 @@ class QemuImgError(errors.EngineError):
     """qemu-img failed, or was ended because it passed a limit.
 
     :param operation: 'info', 'measure', 'check' or 'convert'
-    :param reason: what happened
     :param output: last lines of what it said
-    :param hint: what to do next
     """
 
     def __init__(self, operation: str, path: str, reason: str,

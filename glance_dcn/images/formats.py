@@ -242,10 +242,7 @@ def _why(name: str, inspector: typing.Any) -> str:
 
 
 def _match_legacy(file: typing.BinaryIO) -> tuple[str, typing.Any]:
-    """Do what detect_file_format() of Glance 29 does.
-
-    :returns: tuple of the name of the format and its inspector
-    """
+    """Do what detect_file_format() of Glance 29 does."""
     inspectors = {name: kind() for name, kind in legacy.ALL_FORMATS.items()}
     raw, found = inspectors.pop('raw'), []
     for piece in _pieces(file):

@@ -61,7 +61,6 @@ class Access:
 
         Also if nothing is known of that: the write itself will tell.
 
-        :param ioctx: of the pool of the site
         :raises glance_dcn.ceph.errors.ReadOnly: if it may only read, or the
             site does not answer and its last answer was so
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away

@@ -110,7 +110,6 @@ class Outcome:
 
     :ivar source: name of the site that was read; of several, joined by
         ``, then``
-    :ivar size: bytes of the image
     :ivar data: bytes of data in it, which is what was moved to a target; 0 if
         no target needed any
     :ivar copied: names of the sites that have the image now
@@ -136,7 +135,6 @@ class _Content:
     """What is known of the image that is copied.
 
     :ivar size: bytes
-    :ivar record: proved
     :ivar chunks: (number, digest) of its content digest's chunks
     :ivar data: bytes of data in it, if that is known, or 0
     :ivar hashes: hex digests over all bytes by hashlib name
@@ -213,7 +211,6 @@ class Copy:
         at a target that failed. When an exception is raised, nothing is left
         at any target but those of which Glance was told.
 
-        :returns: of all targets
         :raises CopyFailed: if no source can be read and proven, and no target
             has the image
         """
@@ -310,7 +307,6 @@ class Copy:
         What was proven with an earlier one holds for this one, too: Glance
         may have been told of it.
 
-        :param record: its proved record
         :raises glance_dcn.engine.errors.SizeMismatch: if it holds something
             else by its length
         :raises glance_dcn.engine.errors.DigestMismatch: by its record
@@ -633,9 +629,7 @@ def _proven(relay: reading.Relay, name: str, job: transfer.Transfer,
     A hash that Glance knows, or a proved content digest, proves it whatever
     has become of the source by then.
 
-    :param name: of the source's endpoint
     :param known: hex digests that Glance knows, by hashlib name
-    :param record: proved
     """
     try:
         result = job.run()

@@ -38,7 +38,6 @@ def bury(site: sites.Site, image: str, instances: Collection[int],
     at home, and the task runner acts on it when the site is back. Nothing is
     raised.
 
-    :param image: name of the RBD image, which no location names
     :param instances: RADOS instance IDs of the clients, which are dead, or
         are blocklisted because they are taken for dead
     :param published: remove it although it is published
@@ -76,7 +75,6 @@ def answer_for(site: sites.Site, image: str) -> None:
 
     If it is not adopted, it is removed as what a dead writer has published.
 
-    :param image: name of the RBD image
     :raises rbd.Error: if that cannot be recorded, or it is not published
     :raises glance_dcn.ceph.errors.ClusterError: if the site is away
     """

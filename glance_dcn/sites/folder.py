@@ -85,7 +85,6 @@ class _Known:
 class Folder:
     """Reads the site files of a folder, each when it has changed.
 
-    :param path: of the folder
     :param check: called with the name and the options of a site; it raises
         :class:`Mistake` where they are no good
     :param tell: log what cannot be used

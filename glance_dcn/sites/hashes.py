@@ -117,7 +117,6 @@ class Ahead:
     A store that is given the file takes them over, if what it stores is what
     was hashed.
 
-    :param image_id: UUID of the image
     :param path: path of the file; it need not be there yet
     :param size: bytes that it will have
     :param algorithms: hashlib names

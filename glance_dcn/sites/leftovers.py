@@ -50,11 +50,9 @@ LOG = logging.getLogger(__name__)
 class Found:
     """An RBD image as it was found.
 
-    :ivar image: its name
     :ivar identity: its internal ID; None for one that cannot be opened,
         because its maker died while creating it, or that is not there
     :ivar size: bytes; of the snapshot that publishes it, if there is one
-    :ivar snapshots: names of its snapshots
     :ivar protected: whether the snapshot that publishes it is protected
     :ivar writers: addresses of the clients that have it open for writing. A
         dead client's stays for half a minute
@@ -221,7 +219,6 @@ def compare(found: Found, size: int, content: str | None = None,
     """Compare a complete image with what is wanted, without reading it.
 
     :param size: bytes
-    :param content: content digest; None: it is not known
     :param hashes: hex digests over all bytes by hashlib name
     :param authentic: whether this deployment has made its record, see
         :mod:`glance_dcn.sites.proofs`; another tells nothing
@@ -249,7 +246,6 @@ def adopt(site: sites.Site, ioctx: rados.Ioctx, found: Found, size: int,
     One that has no record of this deployment's, because stock Glance, Nova or
     another site's Glance wrote it, is read and given one.
 
-    :param site: where it is
     :param memory: bytes of data held at most
     :raises Different: if it is not, or nothing is known to tell it by
     :raises Gone: if it is there no longer

@@ -52,7 +52,6 @@ _registry: dict[str, Limits] = {}
 class Limits:
     """The limits of one site; get it from :func:`get`.
 
-    :ivar name: identifier of the site's store
     :ivar sending: rate of all data that is sent to the site
     :ivar receiving: rate of all data that is read from it
     :ivar max_transfers: transfers at the same time; 0: no limit

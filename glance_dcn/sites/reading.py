@@ -87,8 +87,6 @@ class Relay:
     :param sources: preferred first; asked for the next one when that is
         needed
     :ivar record: what others must have; None: there will be no other
-    :ivar source: the one that is open
-    :ivar endpoint: None before one is open
     :ivar identity: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
@@ -138,7 +136,6 @@ class Relay:
     def another(self, error: Exception) -> rbd_backend.RBD | None:
         """Give up the source that is open and open the next that will do.
 
-        :param error: what it failed with
         :returns: None if there is none
         """
         if self.source.site.name not in self.failed:
@@ -263,8 +260,6 @@ def chunks(relay: Relay, endpoint: rbd_backend.RBD, offset: int,
            length: int, **options: typing.Any) -> Iterator[bytes]:
     """Give an image's bytes in order, from one source after the other.
 
-    :param relay: open
-    :param endpoint: of its source
     :param offset: where to begin, in bytes
     :param length: bytes; the image has as many from there
     :param options: for :class:`glance_dcn.engine.reader.Reader`

@@ -64,8 +64,6 @@ _FRESH = 60
 class Site:
     """Where the images of one store lie.
 
-    :param name: identifier of the store, which is the site's name
-    :param pool: name of the pool
     :param order: size of new images' objects, as a power of two
     :param conf_file: path of the cluster's conf file, or ''
     :param user: cephx user without ``client.``
@@ -152,8 +150,6 @@ class Site:
         It is called in a thread of its own, and once at the beginning if the
         site is up. Each process knows only what its own calls have met: a
         site may have been away without it being told.
-
-        :param function: without arguments
         """
         self._connection.when_up(function)
 
@@ -197,7 +193,6 @@ class Site:
         :param ioctx: of one of this site's pools, opened by
             :meth:`open_pool`; it is its client that is blocklisted if this
             process stops
-        :returns: context manager, see :func:`glance_dcn.ceph.name_lock.hold`
         """
         return name_lock.hold(self._connection.client_of(ioctx), ioctx, image)
 
@@ -207,8 +202,6 @@ class Site:
 
         They are blocklisted: their process may only have been stopped.
 
-        :param ioctx: of this site's pool
-        :param image: name of the RBD image
         :param instances: RADOS instance IDs of the clients
         :raises glance_dcn.ceph.name_lock.NotLocked: if one cannot be
             blocklisted
@@ -294,8 +287,6 @@ class Site:
         leaves of it from now on is found and removed, see
         :mod:`glance_dcn.tasks.intents`.
 
-        :param ioctx: of this site's pool
-        :param image: its name
         :param size: bytes
         :returns: for the caller to close
         :raises glance_dcn.sites.leftovers.Complete: if there is a complete
@@ -360,8 +351,6 @@ class Site:
         None of them has it open any more, but one that was stopped would
         write to its objects when it goes on.
 
-        :param image: name of the RBD image
-        :param image_id: its internal ID
         :raises glance_dcn.sites.leftovers.BeingWritten: if one of them cannot
             be blocklisted
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
@@ -384,9 +373,6 @@ class Site:
         It may be one whose writer died before Glance had its location, which
         the task runner removes.
 
-        :param ioctx: of this site's pool
-        :param image: its name
-        :param identity: its internal ID
         :raises rbd.Error: if that cannot be recorded
         """
         write = self._begin_write(ioctx, image)
@@ -411,10 +397,7 @@ class Site:
 
     def _take_write(self, image: str,
                     identity: str | None) -> intents.Write | None:
-        """Return the latest write of an image, and forget it; or None.
-
-        :param identity: internal ID of the image, or None if it is not known
-        """
+        """Return the latest write of an image, and forget it; or None."""
         for entry in reversed(self._writes):
             if entry[0] == image and identity in (None,
                                                   entry[1].intent.image_id):
@@ -434,8 +417,6 @@ class Site:
                 record: records.Record | None) -> None:
         """Let an image that was written be read.
 
-        :param ioctx: of this site's pool
-        :param image: its name
         :param endpoint: what :meth:`begin` has returned
         :param record: of its content; None: it is kept with the image already
         :raises rbd.Error: if it fails
@@ -449,7 +430,6 @@ class Site:
 
         From here on it must not be discarded: Glance may have its location.
 
-        :param identity: internal ID of the image
         :raises glance_dcn.sites.leftovers.Gone: if it was given to another
             process to be removed, because this one was stopped for too long
         """
@@ -462,8 +442,6 @@ class Site:
 
         True as well if that is not known: it is removed later then, if Glance
         does not have its location.
-
-        :param identity: internal ID of the image
         """
         return self.tasks is not None and self.tasks.is_committed(
             self, image, identity)
@@ -473,8 +451,6 @@ class Site:
 
         It stays, and may be adopted again. If it is not, it is removed once
         Glance is settled without its location.
-
-        :param identity: internal ID of the image
         """
         # One that was lost is removed already.
         with contextlib.suppress(leftovers.Gone):
@@ -487,8 +463,6 @@ class Site:
         Nothing is raised: what failed first is what counts. Nothing is done
         where the writing was refused before it was recorded: what has the
         name then is another writer's.
-
-        :param identity: see :meth:`discard`
         """
         if (identity is None and self.tasks is not None
                 and all(entry[0] != image for entry in self._writes)):
@@ -558,8 +532,6 @@ class Site:
 
         For the holder of its name lock.
 
-        :param image_id: its internal ID
-        :param snapshot: name of the snapshot that publishes it
         :param pool: name of the pool; None: this site's
         """
         return images.Removal(ioctx, image, image_id, snapshot,

@@ -35,7 +35,6 @@ class Source:
     """Where an image can be read.
 
     :ivar pool: name of the pool; None: the site's
-    :ivar image: name of the RBD image
     :ivar snapshot: name of the snapshot; None: the image itself
     """
 
@@ -52,7 +51,6 @@ def ordered(sources: Iterable[Source], local: str | None,
     Sites that are up come before those that are away; then the heaviest, and
     of equal weight as :func:`preference` says.
 
-    :param local: name of the local site
     :param weights: of stores by name; 0 for those that are not in it
     """
     def key(source: Source) -> tuple[bool, float, float]:
@@ -69,8 +67,6 @@ def preference(site: sites.Site, local: str | None) -> float:
     trip that was measured when they were connected to; a site that is away
     least of all. What is equally far is equal, so that the order does not
     change with each measurement.
-
-    :param local: name of the local site
     """
     if not site.available:
         return 0

@@ -44,9 +44,7 @@ class Target:
     Each method waits for the site's cluster alone. All that a thread meets is
     kept in :attr:`error`.
 
-    :param image: name of the RBD image
     :param size: bytes
-    :param record: proved record of the source's content
     :param hashes: hex digests over all bytes by hashlib name
     :param memory: bytes of data held at most, to read what is there
     :ivar error: why it has failed, or None

@@ -87,10 +87,7 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What is to be done about a task, and why.
-
-    :ivar image_id: internal ID of the image to be removed
-    """
+    """What is to be done about a task, and why."""
 
     verdict: Verdict
     reason: str
@@ -102,9 +99,6 @@ def plan(task: tasks.Task, site_pool: str,
          creating: bool = False, waited: float = 0) -> Decision:
     """Decide what is to be done about a task; without any effect.
 
-    :param site_pool: name of the pool of the task's site
-    :param info: what there is under the image's name, or None
-    :param answer: what Glance's database says of the image there
     :param creating: whether the one who asks holds the image in Glance, and
         is about to write it: it is not settled because of that
     :param waited: seconds for which the task has waited, by a monotonic clock
@@ -231,7 +225,6 @@ class Executor:
         :param ioctx: of the task's pool, by which the name lock is held, where
             there is a ``creating``; another client would not be blocklisted
             with its holder
-        :returns: what was done
         :raises RetryLater: if it cannot be done now
         :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away

@@ -140,8 +140,6 @@ class WriteLog:
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
         """Record that an image is going to be written.
 
-        :param site: where it is written to
-        :param image: name of the RBD image
         :param address: of the client that writes
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         """

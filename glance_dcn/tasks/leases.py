@@ -51,7 +51,6 @@ class Lease:
 
     :ivar holder: tells it from any other
     :ivar beat: goes up with each renewal
-    :ivar created_by: host and process
     """
 
     holder: str

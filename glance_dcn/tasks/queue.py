@@ -54,8 +54,6 @@ NotRecorded = stores.NotRecorded
 class TaskQueue:
     """What a process records, and what it does of it.
 
-    :param deployment: identity of the deployment
-    :ivar sites: by name
     :ivar runner: None in a process that runs no tasks
     :ivar lead: that of the host: the process that has it runs the tasks, and
         does other background work
@@ -203,7 +201,6 @@ class TaskQueue:
                    image_id: str | None) -> set[str]:
         """Return the addresses of clients that have begun to write an image.
 
-        :param image_id: internal ID of the RBD image
         :raises glance_dcn.ceph.errors.ClusterError: if home is away
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
@@ -217,8 +214,6 @@ class TaskQueue:
         """Return whether the writer of an image has committed it.
 
         True as well if home does not tell.
-
-        :param image_id: internal ID of the RBD image
         """
         try:
             return any(isinstance(record, tasks.Intent)

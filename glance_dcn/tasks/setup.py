@@ -54,7 +54,6 @@ def configure(queue: queues.TaskQueue, conf: cfg.ConfigOpts,
     """Have a task queue follow a configuration.
 
     :param conf: that glance_store was set up with
-    :param database: that of the Glance that this process belongs to
     """
     conf.register_opts(OPTS, group=GROUP)
     staging = folder.path(conf) if database else None

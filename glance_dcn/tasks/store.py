@@ -58,8 +58,6 @@ class NotRecorded(errors.ClusterError):
 class Unreadable:
     """A record that cannot be understood, and is left alone.
 
-    :ivar key: its key
-    :ivar reason: why
     :ivar foreign: whether it is of another deployment
     """
 
@@ -84,7 +82,6 @@ class Scan:
 class TaskStore:
     """The records of this process's home.
 
-    :param deployment: identity of the deployment
     :param spool: where records go while home is away; None: nowhere
     """
 

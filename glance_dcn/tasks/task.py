@@ -81,10 +81,6 @@ def _uid() -> str:
 class Task:
     """Deferred work for one image at one site.
 
-    :ivar site: identifier of the site's store
-    :ivar image: name of the RBD image
-    :ivar pool: name of the pool
-    :ivar fsid: of the cluster
     :ivar image_id: internal ID of the RBD image, which no other image ever
         has; None if it is not known
     :ivar snapshot: name of the snapshot to be removed with it, or None
@@ -93,7 +89,6 @@ class Task:
     :ivar uid: tells it from any other
     :ivar created_at: seconds since the epoch by the clock of its creator; for
         people to read
-    :ivar created_by: host and process
     :ivar retry_attempts: how often it has failed
     :ivar message: what it failed with last, or waits for; '' if it was not
         tried yet
@@ -131,17 +126,12 @@ class Task:
 class Intent:
     """Write-ahead record of an image that is going to be written.
 
-    :ivar site: identifier of the site's store
-    :ivar image: name of the RBD image
-    :ivar pool: name of the pool
-    :ivar fsid: of the cluster
     :ivar writer: ID of the lease of the process that writes
     :ivar address: address of the client that writes, at the site's cluster
     :ivar image_id: internal ID of the RBD image, once it is created
     :ivar uid: tells it from any other
     :ivar created_at: seconds since the epoch by the clock of its creator; for
         people to read
-    :ivar created_by: host and process
     """
 
     site: str
