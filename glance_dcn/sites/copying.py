@@ -65,6 +65,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Sequence
 
+    from glance_dcn.engine.backends import base
     from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.sites import site as sites_
     from glance_dcn.sites import sources as sources_
@@ -348,8 +349,9 @@ class Copy:
     def _transfer(self, relay: reading.Relay,
                   opened: list[targets_.Target]) -> None:
         """Move the data, and prove it."""
-        written = {target.endpoint: target for target in opened
-                   if target.endpoint is not None and target.writes}
+        written: dict[base.Endpoint, targets_.Target] = {
+            target.endpoint: target for target in opened
+            if target.endpoint is not None and target.writes}
         if not written:
             return
         source = relay.endpoint
@@ -609,8 +611,8 @@ class Copy:
             self._progress(self._waves.standing(progress))
 
 
-def _pace(site: sites_.Site, source: rbd_backend.RBD,
-          written: dict[rbd_backend.RBD, targets_.Target]
+def _pace(site: sites_.Site, source: base.Endpoint,
+          written: dict[base.Endpoint, targets_.Target]
           ) -> dict[str, typing.Any]:
     """Return the limits of a transfer's sites, and its time-out."""
     sites = [site, *(target.site for target in written.values())]

@@ -183,6 +183,8 @@ class Ahead:
             if self._cancelled:
                 self._job.cancel()
             result = self._job.run()
+        # It was read from its beginning.
+        assert result.content is not None
         return records.Record(result.size, result.content, result.hashes)
 
     def _open(self) -> growing.Growing:

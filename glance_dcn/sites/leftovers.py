@@ -303,6 +303,8 @@ def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx, found: Found,
         result = transfer.Transfer(
             endpoint, hashes=[name] if name else [], memory=memory,
             timeout=site.io_timeout or float('inf')).run()
+    # It was read from its beginning.
+    assert result.content is not None
     if hashes and name:
         equal = result.hashes[name] == hashes[name]
     else:
