@@ -73,8 +73,10 @@ def ours_wins(name: str) -> bool:
 
 def entry_points(namespace: str) -> list[metadata.EntryPoint]:
     """Return the very list that stevedore keeps; nothing is imported."""
-    return extension.ExtensionManager.make_test_instance(
-        [], namespace=namespace).list_entry_points()
+    points: list[metadata.EntryPoint] = (
+        extension.ExtensionManager.make_test_instance(
+            [], namespace=namespace).list_entry_points())
+    return points
 
 
 def _is_ours(point: metadata.EntryPoint) -> bool:

@@ -130,8 +130,8 @@ def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
     :param configured: identifiers of ``dcn`` stores that are configured, or
         that site files define
     """
-    named = conf.glance_dcn.home_store
-    default = conf.glance_store.default_backend
+    named: str | None = conf.glance_dcn.home_store
+    default: str | None = conf.glance_store.default_backend
     ours = {name for name, kind in (conf.enabled_backends or {}).items()
             if kind == 'dcn'}.union(configured)
     if named or default in ours:

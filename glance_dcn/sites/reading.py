@@ -92,16 +92,18 @@ class Relay:
     :ivar failed: exceptions by the name of the site that could not be read
     """
 
+    # What is open; not there before open().
+    source: sources_.Source
+    ioctx: rados.Ioctx
+    _reference: images.Reference
+
     def __init__(self, image: str, sources: Iterable[sources_.Source],
                  record: records.Record | None = None) -> None:
         self.record = record
-        self.source: typing.Any = None
         self.endpoint: rbd_backend.RBD | None = None
         self.names: list[str] = []
         self.failed: dict[str, Exception] = {}
-        self.ioctx: typing.Any = None
         self._image = image
-        self._reference: typing.Any = None
         self._sources = iter(sources)
         self._stack = contextlib.ExitStack()
 

@@ -31,6 +31,8 @@ from glance_dcn.sites import leftovers
 if typing.TYPE_CHECKING:
     from concurrent import futures
 
+    import rados
+
     from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.engine import transfer
     from glance_dcn.sites import site as sites
@@ -60,6 +62,9 @@ class Target:
     :ivar work: what its threads do or have done
     """
 
+    # Not there before open().
+    _pool: rados.Ioctx
+
     def __init__(self, site: sites.Site, image: str, size: int,
                  record: records.Record | None, hashes: dict[str, str],
                  memory: int) -> None:
@@ -83,7 +88,6 @@ class Target:
         self._cancelled = False
         self._job: transfer.Transfer | None = None
         self._keeping: futures.Future[None] | None = None
-        self._pool: typing.Any = None
         self._stack = contextlib.ExitStack()
 
     @property
