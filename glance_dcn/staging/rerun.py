@@ -29,6 +29,7 @@ import typing
 
 from glance.api import common
 from glance.async_ import taskflow_executor
+from glance.common import exception
 from glance import context
 from glance import gateway
 from oslo_config import cfg
@@ -63,6 +64,8 @@ def _begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
     # It may have waited for its turn when its worker ended.
     database.begin(entry.task, 'Begun again after its worker had ended')
     task = database.task(entry.task)
+    if task is None:
+        raise exception.TaskNotFound(task_id=entry.task)
     executor = _executor(task, entry.method, stores)
     running.adopt(held)
     try:
