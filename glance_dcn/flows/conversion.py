@@ -138,10 +138,10 @@ class _ConvertImage(task.Task):
         """
         self._end_hashing()
         _discard(self._target)
-        if self._keeps and staging.put_back(self._action_wrapper,
-                                            self._targets):
-            return
         try:
+            if self._keeps and staging.put_back(self._action_wrapper,
+                                                self._targets):
+                return
             # This raises if another task has taken over: then the staged
             # file is not ours to remove.
             with self._action_wrapper as action:

@@ -145,18 +145,22 @@ def put_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
     :param keep: whether the staged data is good; otherwise it is discarded,
         and the image is as it was before it was staged
     :returns: whether it was done; False where the plugin is not used
+    :raises glance.common.exception.NotFound: if the image was deleted
     """
     going_on = running.of(wrapper.image_id)
     if going_on is None:
         return False
     wrapper.assert_task_lock()
     image = database.image(wrapper.image_id)
+    if image is None:
+        raise exception.ImageNotFound(image_id=wrapper.image_id)
     properties = {
         database.IMPORTING: database.stores(image, database.IMPORTING,
                                             remove=stores),
         database.FAILED: database.stores(image, database.FAILED, add=stores)}
-    if keep and database.own_url():
-        properties[database.HOST] = database.own_url()
+    url = database.own_url()
+    if keep and url:
+        properties[database.HOST] = url
     path = going_on.entry.path
     if not keep:
         folder.discard(path, *folder.companions(path))

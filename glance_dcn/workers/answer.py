@@ -22,6 +22,8 @@ worker's folder, it stands around each of those that configurations name, and
 leaves to them what the answer is.
 """
 
+from __future__ import annotations
+
 from glance_dcn import plugins
 
 _MARK = 'glance-dcn '

@@ -24,6 +24,8 @@ then marks its record, which fails if it has spoken meanwhile, and only then
 undoes its work, task by task. Undoing twice does no harm.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import logging

@@ -18,6 +18,8 @@ and that lasts as long as the volume of its staging folder does: when a worker
 comes back on another host, with that volume, it is still the same.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re

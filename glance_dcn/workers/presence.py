@@ -19,6 +19,8 @@ nothing can be said; the peers cannot hear of each other either then, and take
 nothing over.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib.metadata

@@ -18,6 +18,8 @@ one is found out by a failing import, unless it is looked at before: its form,
 what others have, and who answers there.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import ipaddress

@@ -26,6 +26,8 @@ Beside it stands a copy of the worker's journal (see
 :mod:`glance_dcn.staging.journal`), from which a peer knows what it was doing.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import re

@@ -23,6 +23,8 @@ It is for the same reason that nothing is begun again here: that would have
 the lock the peer believes in.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import errno
