@@ -42,6 +42,7 @@ from glance_dcn.flows import stores
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import copying
+from glance_dcn.sites import site as sites
 from glance_dcn.sites import sources
 from glance_dcn.sites import waves
 from glance_dcn.staging import located
@@ -179,6 +180,18 @@ def _sources(locations: abc.Iterable[typing.Any]) -> list[sources.Source]:
     return sources.ordered(found, CONF.glance_store.default_backend, weights)
 
 
+def _site(store: str) -> sites.Site:
+    """Return the site of a store that was taken over.
+
+    :raises glance.common.exception.UploadException: if the store was removed
+    """
+    site = stores.site(store)
+    if site is None:
+        raise exception.UploadException(
+            'Copying to store %s failed: it was removed meanwhile' % store)
+    return site
+
+
 def _say_once(key: str, message: str, *arguments: object) -> None:
     if key not in _said:
         _said.add(key)
@@ -250,7 +263,7 @@ class _CopyDirectly(task.Task):
             sources = _sources(action.image_locations)
         return copying.Copy(
             self._action_wrapper.image_id, sources,
-            [stores.site(store) for store in self._targets],
+            [_site(store) for store in self._targets],
             hashes={name: value for name, value in hashes.items() if value},
             size=size, wanted=list(hashes),
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
@@ -280,7 +293,7 @@ class _CopyDirectly(task.Task):
             layer, _quotas = glance_interfaces.image_layers(action._image)
             for store in outcome.copied:
                 layer.locations.append({
-                    'url': stores.site(store).uri(action.image_id),
+                    'url': _site(store).uri(action.image_id),
                     'metadata': {'store': store}, 'status': 'active'})
             action.add_failed_stores(sorted(outcome.failed))
             action.remove_importing_stores([*outcome.copied,
@@ -289,7 +302,7 @@ class _CopyDirectly(task.Task):
             # locations all the same.
             told()
         located.check(watch, self._action_wrapper.image_id,
-                      map(stores.site, outcome.copied))
+                      map(_site, outcome.copied))
         self._located.update(outcome.copied)
 
     def _progress(self, standing: waves.Standing) -> None:
