@@ -38,6 +38,7 @@ such as by compare-and-swap.
 
 from __future__ import annotations
 
+from collections import abc
 import contextlib
 import fcntl
 import logging
@@ -49,9 +50,6 @@ import typing
 import uuid
 
 from glance_dcn.engine import native
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
 
 LOG = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ class Leadership:
     """
 
     def __init__(self, folder: str, silence: float,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._silence = silence
         self._clock = clock
