@@ -110,7 +110,6 @@ class _ConvertImage(task.Task):
     def execute(self, file_path: str, **kwargs: object) -> str:
         """Convert the image, if it is not of the right format already.
 
-        :param file_path: URI of the staged file
         :returns: URI of the file to import
         :raises glance.common.exception.UploadException: if it must not or
             cannot be converted
@@ -225,7 +224,7 @@ class _ConvertImage(task.Task):
         it is merely not trusted after a power cut.
         """
         record = hashes.shared.wait(self._action_wrapper.image_id, seconds)
-        return record and (record.size, record.content)
+        return (record.size, record.content) if record else None
 
     def _end_hashing(self) -> None:
         if self._ahead:
@@ -235,7 +234,6 @@ class _ConvertImage(task.Task):
                  declared: str | None = None) -> inspection.Image:
         """Return what a file is by its content.
 
-        :param declared: what the image is declared to be
         :raises glance.common.exception.UploadException: if it is not safe
         """
         self._phases.enter(phase)
@@ -397,8 +395,6 @@ def _tolerated(declared: str | None) -> set[str]:
 
     Those that the operator tolerates, and as in an upload, that of kernels and
     RAM disks.
-
-    :param declared: what the image is declared to be, or None
     """
     # The option came with Glance 30.
     found = getattr(CONF.image_format, 'gpt_safety_checks_nonfatal', None)

@@ -64,11 +64,9 @@ _said: set[str] = set()
 def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     """Return the flow that gets an image to where stock can go on.
 
-    :param task_repo: repository of tasks
     :param backend: list of target stores; those taken over are removed
     :param action_wrapper: glance.async_.flows.api_image_import's
         ImportActionWrapper
-    :param import_req: body of the request
     """
     flow = linear_flow.Flow(kwargs['task_type'])
     stores.name_once(kwargs['backend'])
@@ -141,9 +139,6 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
 
 def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:
     """Return whether the limits of Keystone let an image be copied.
-
-    :param kwargs: of get_flow()
-    :param size: bytes of the image
 
     Stock asks once the flow is made. A flow that it refuses then never runs,
     and nothing undoes what was saved for it.
@@ -275,7 +270,6 @@ class _CopyDirectly(task.Task):
               told: abc.Callable[[], object]) -> None:
         """Tell Glance of stores that have come to their end, in one save.
 
-        :param outcome: of these
         :param told: to be called right before the save
         :raises glance.common.exception.UploadException: if it was not copied
             as asked for

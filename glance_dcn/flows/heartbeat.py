@@ -57,7 +57,6 @@ _patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
 class Heartbeat:
     """Saves one task again and again.
 
-    :param task_repo: repository of tasks
     :param action_wrapper: glance.async_.flows.api_image_import's
         ImportActionWrapper, of the image the task works on
     """
@@ -86,7 +85,6 @@ class Heartbeat:
     def save(self, message: str) -> None:
         """Save the task.
 
-        :param message: what users are told
         :raises glance.common.exception.TaskAbortedError: if another process
             has ended the task, or taken over the image
         :raises glance.common.exception.NotFound: if either is gone

@@ -140,8 +140,6 @@ def download_size(method: dict[str, typing.Any]) -> int | None:
 
     It is asked under the rules that Glance downloads by, and not followed
     elsewhere.
-
-    :param method: what the request says of the method
     """
     uri = method.get('uri') or ''
     if (method['name'] != 'web-download'

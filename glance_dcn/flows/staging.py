@@ -73,7 +73,6 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
 def announce(kwargs: dict[str, typing.Any]) -> running.Import | None:
     """Open the journal of an import or a copy, and begin its heartbeat.
 
-    :param kwargs: of get_flow()
     :returns: None if the plugin is not used, or no journal can be kept
     """
     if not (plugins.staging_is_used(CONF)

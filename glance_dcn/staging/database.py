@@ -172,11 +172,8 @@ def _update_task(task_id: str, values: Row) -> None:
 def update(image_id: str, from_status: str,
            properties: dict[str, str] | None = None,
            **values: typing.Any) -> None:
-    """Change an image that has a status.
+    """Change attributes and properties of an image of a status.
 
-    :param from_status: what it must have now
-    :param properties: those to set
-    :param values: attributes to set
     :raises glance.common.exception.Conflict: if it has another status
     :raises glance.common.exception.NotFound: if it is gone
     """

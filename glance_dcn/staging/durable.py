@@ -91,10 +91,7 @@ def boot_id() -> str:
 
 
 def is_current(boot: str) -> bool:
-    """Return whether this host has run without a restart since a boot ID.
-
-    :param boot: what :func:`boot_id` returned then
-    """
+    """Return whether this host has run without a restart since a boot ID."""
     return bool(boot) and boot == boot_id()
 
 

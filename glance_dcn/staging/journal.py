@@ -97,7 +97,6 @@ class Busy(Exception):
 class Proof:
     """What the journal knows of staged data.
 
-    :ivar size: its length in bytes
     :ivar digest: its content digest, once it is on the disk; None before
     """
 
@@ -310,7 +309,6 @@ class Journal:
     def take(self, task: str) -> Held | None:
         """Take over the entry of a task, if the process that held it has died.
 
-        :returns: None if there is nothing to take over
         :raises OSError: if it cannot be read
         """
         try:

@@ -341,10 +341,7 @@ class _Recovery:
                 ) + 'stage the image again'
 
     def _restage(self) -> bool:
-        """Put staged data that is trusted where the staged file was.
-
-        :returns: whether there is any
-        """
+        """Put trusted data where the staged file was; return whether so."""
         entry, image = self._entry, self._image
         if entry.method in _DOWNLOADS and entry.phase in _NOT_STAGED:
             return False

@@ -52,7 +52,6 @@ _BEGINNING = 24 * 3600
 def begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
     """Begin an import again, in a thread of Glance's.
 
-    :param stores: identifiers of the stores to bring it to
     :raises Exception: if it cannot be begun; it is not held any more then
     """
     # Until it is known whether it has begun, the caller holds the entry.
@@ -109,7 +108,6 @@ class _Again(taskflow_executor.TaskExecutor):
     """Runs a task with what is left to do of it.
 
     :param method: ``glance-direct`` or ``copy-image``
-    :param stores: identifiers of the stores to bring the image to
     """
 
     def __init__(self, method: str, stores: abc.Sequence[str | None],

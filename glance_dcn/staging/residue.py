@@ -58,10 +58,7 @@ def look(journal: journals.Journal, age: float) -> None:
 
 
 def remove(journal: journals.Journal, age: float) -> list[str]:
-    """Remove staged files without an owner, and return the paths.
-
-    :param age: seconds
-    """
+    """Remove staged files without an owner, see :func:`look`; return them."""
     staging = os.path.dirname(journal.folder)
     owned = {entry.image for entry in journal.entries()}
     removed = []

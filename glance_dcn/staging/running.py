@@ -250,7 +250,6 @@ def vouch(image: str, phase: str, path: str, kind: str | None,
     Its length is in the journal at once. Beside the import it is brought to
     the disk, and its digest then is in the journal too.
 
-    :param path: path of the staged file
     :param kind: the disk format it was converted to, or
         :data:`glance_dcn.staging.journal.AS_STAGED`
     :param then: called when that is done or has failed, or the import is
@@ -265,10 +264,7 @@ def vouch(image: str, phase: str, path: str, kind: str | None,
 
 
 def writes(image: str, store: str, instance: int) -> None:
-    """Say that a client is about to write an image to a store.
-
-    :param instance: the client's RADOS instance ID
-    """
+    """Say that a client is about to write an image to a store."""
     going_on = of(image)
     if going_on is None:
         return

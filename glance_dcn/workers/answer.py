@@ -42,7 +42,7 @@ def begin(place: places.Place) -> None:
     """
     global _place
     _place = place
-    points = plugins.entry_points(plugins.HEALTHCHECK)
+    points: list[typing.Any] = plugins.entry_points(plugins.HEALTHCHECK)
     points[:] = [point if isinstance(point, _Point) else _Point(point)
                  for point in points]
 
@@ -73,10 +73,7 @@ class _Point:
 
 
 class Answer:
-    """The plugin, as oslo.middleware calls it.
-
-    :param plugin: the one that it stands around
-    """
+    """The plugin, as oslo.middleware calls it."""
 
     def __init__(self, plugin: typing.Any) -> None:
         global _loaded
@@ -84,10 +81,7 @@ class Answer:
         self._plugin = plugin
 
     def healthcheck(self, server_port: int) -> typing.Any:
-        """Return the other plugin's result, with the secret if there is one.
-
-        :param server_port: TCP port of the server
-        """
+        """Return the other plugin's result, with any secret of the moment."""
         result = self._plugin.healthcheck(server_port)
         secret = _place.challenged() if _place else None
         if secret:

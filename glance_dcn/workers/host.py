@@ -105,10 +105,7 @@ def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
 
 
 def interval(conf: cfg.ConfigOpts) -> float:
-    """Return the seconds between two heartbeats of a worker.
-
-    :param conf: with the options of workers
-    """
+    """Return the seconds between two heartbeats of a worker."""
     timeout: int = conf[options.GROUP].dcn_worker_timeout
     return min(BEAT, timeout / BEATS)
 
@@ -131,9 +128,6 @@ class HostLead(lead.Lead):
     :param folders: paths that the processes may share, the best first
     :param silence: seconds without a heartbeat after which a sibling takes
         the lead
-    :param may_lead: returns whether this process may lead
-    :param clock: returns seconds of a monotonic clock
-    :ivar conf: configuration that it is of, or None
     """
 
     def __init__(self, folders: abc.Sequence[str], silence: float,
@@ -194,10 +188,7 @@ class HostLead(lead.Lead):
                 leadership.generation if leadership is not None else 0)
 
     def beat(self) -> bool:
-        """Prove that this process leads and works, or take a free lead.
-
-        :returns: whether this process leads
-        """
+        """Prove that this process leads and works, or take a free lead."""
         own = self._own
         with own.lock:
             held = self._beat(own)
@@ -363,10 +354,8 @@ class _Process:
     """What one process has of a lead.
 
     :ivar lock: for one heartbeat at a time
-    :ivar folder: the one that is used, or None
     :ivar alone: whether none can be used, so that this process leads itself
     :ivar led: whether it led at the last heartbeat
-    :ivar jobs: those under way
     :ivar touched: state of the file that is touched, as it was seen last
     :ivar read: states of what the leader has left, as it was read last
     :ivar complained: what was logged last

@@ -71,7 +71,6 @@ class Leadership:
         exist
     :param silence: seconds without a heartbeat after which a sibling takes
         the lead; several times the interval of heartbeats
-    :param clock: returns seconds of a monotonic clock
     """
 
     def __init__(self, folder: str, silence: float,
@@ -270,11 +269,7 @@ class _Seen(typing.NamedTuple):
 
 
 class _Lead:
-    """The file of the generation that this process leads.
-
-    :param fd: its descriptor
-    :param generation: of the lead
-    """
+    """The file of the generation that this process leads."""
 
     def __init__(self, fd: int, generation: int) -> None:
         self._fd = fd

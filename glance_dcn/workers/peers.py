@@ -88,9 +88,7 @@ def _renew_quietly(renew: abc.Callable[[], bool]) -> bool:
 class Peers:
     """The peers of one worker.
 
-    :param identity: name of this worker
     :param timeout: seconds of silence until a peer's work is taken over
-    :param undo: called with a peer and what it was doing
     :param may_act: returns whether this process is the leader of its worker
         at this moment; asked before each step of a takeover
     :param may_undo: returns whether ``undo`` can do its work in this process;

@@ -40,11 +40,7 @@ _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
 
 class Place:
-    """The folder of one worker.
-
-    :param staging: path of the staging folder
-    :ivar folder: its path in there
-    """
+    """The folder of one worker."""
 
     def __init__(self, staging: str) -> None:
         self.staging = os.path.abspath(staging)

@@ -71,8 +71,6 @@ def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
     """Have this worker known to its peers from now on.
 
     The lead of its host is that of the task queue.
-
-    :param site: that of the default store
     """
     global _presence
     if _presence is not None:

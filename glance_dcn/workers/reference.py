@@ -56,7 +56,6 @@ class Verdict:
     """What is known of a self reference.
 
     :ivar state: RIGHT, WRONG or UNPROVED of the registry
-    :ivar faults: texts of what is wrong or why nothing can be said
     :ivar passing: whether it may be right in a moment, such as while the
         worker starts
     """
@@ -70,10 +69,7 @@ def judge(url: str | None, public: str | None, place: places.Place,
           others: abc.Iterable[registry.Worker], ask: bool = True) -> Verdict:
     """Check the self reference of this worker.
 
-    :param url: worker_self_reference_url
     :param public: public_endpoint, which Glance takes instead
-    :param others: workers that live
-    :param ask: whether to send requests to the address
     """
     cure = _CURE % (socket.getfqdn() or 'HOST')
     if not url:

@@ -65,9 +65,7 @@ class Worker:
 
     :ivar identity: its name, see :mod:`glance_dcn.workers.place`
     :ivar site: its default store
-    :ivar url: its worker_self_reference_url
     :ivar staging: path of its staging folder at the host
-    :ivar release: of glance_dcn
     :ivar incarnation: differs after each start of who speaks for it
     :ivar beat: a count that goes up
     :ivar since: when that one began, seconds since the epoch by its clock
@@ -105,7 +103,6 @@ class Worker:
 def parse(text: str, deployment: str = '') -> Worker:
     """Return the worker that a text stands for.
 
-    :param deployment: identity of this deployment
     :raises ValueError: if it cannot be understood, or is of another
     """
     worker = record_format.load(Worker, text, deployment)
