@@ -319,7 +319,7 @@ def room(site: subjects.Site) -> str:
         total, free = trial.room(site.connected)
     except trial.Error:
         return 'the user may not ask'
-    if total is None:
+    if total is None or free is None:
         return 'the cluster does not say, as it has no manager'
     site.measured('room', total=total, free=free)
     figures = {'free': free / (1 << 30), 'total': total / (1 << 30)}

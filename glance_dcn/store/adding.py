@@ -105,6 +105,7 @@ class Addition:
         :returns: tuple of a context manager that closes the pool, the pool,
             and the open image, or the complete one that is there already
         """
+        begun: rbd_backend.RBD | leftovers.Found
         with contextlib.ExitStack() as stack:
             ioctx = stack.enter_context(failures.open_pool(self._site))
             try:

@@ -15,10 +15,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from oslo_config import cfg
 
-from glance_dcn import background
 from glance_dcn.ceph import client_cache
 
 LOG = logging.getLogger(__name__)
@@ -81,8 +81,10 @@ def configure(conf: cfg.ConfigOpts, warn: bool) -> None:
 
 def process_count(conf: cfg.ConfigOpts) -> int:
     """Return how many processes there are of this Glance."""
-    if background.uwsgi is not None:
-        return max(1, getattr(background.uwsgi, 'numproc', 1))
+    # That of glance_dcn.background.
+    uwsgi = sys.modules.get('uwsgi')
+    if uwsgi is not None:
+        return max(1, getattr(uwsgi, 'numproc', 1))
     try:
         # Of the standalone glance-api, which registers the option.
         return max(1, conf.workers or 1)

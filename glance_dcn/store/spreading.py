@@ -114,7 +114,7 @@ class Spreading:
         if self._source is None:
             return []
         wanted = [queue.PROCESS.sites.get(name)
-                  for name in self._import.entry.stores]
+                  for name in self._import.entry.stores if name]
         return [site for site in wanted
                 if site is not None and site.name not in self._stored]
 
