@@ -16,7 +16,7 @@ All of it is scheduled by one thread (:mod:`glance_dcn.runtime.scheduler`).
 Threads do not survive a fork, and WSGI servers fork after loading the
 application: what the parent had started is started again in each child.
 uWSGI does not tell Python when it forks, and has a hook of its own; its
-master, which serves nobody, starts nothing.
+master, which serves no requests, starts nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ _JITTER = 0.2
 _MOMENT = 1
 
 _started: list[Periodic] = []
-_hooks: list[Callable[[], object]] = []
 # ID of the process that said that others are forked from it to serve.
 _master: int | None = None
 
@@ -63,10 +62,8 @@ class Periodic:
     by then.
 
     :param name: name of the work, for messages
-    :param work: function without arguments
     :param interval: seconds from the end of one run to the next, give or take
         a fifth
-    :param scheduler: :class:`glance_dcn.runtime.scheduler.Scheduler`
     """
 
     def __init__(self, name: str, work: Callable[[], object],
@@ -165,15 +162,7 @@ class _Runs:
                                else self._periodic.interval * jitter)
 
 
-def after_fork(function):
-    """Have a function called in each child of a fork.
-
-    :param function: without arguments
-    """
-    _hooks.append(function)
-
-
-def become_master():
+def become_master() -> None:
     """Start nothing in this process any more, but in children of its forks.
 
     It serves no requests; those that do are forked from it, now or later.
@@ -182,7 +171,7 @@ def become_master():
     _master = os.getpid()
 
 
-def is_master():
+def is_master() -> bool:
     """Return whether this process only forks those that serve requests.
 
     That is the master of uWSGI, and one that has said so.
@@ -191,25 +180,23 @@ def is_master():
         uwsgi is not None and uwsgi.worker_id() == 0)
 
 
-def _after_fork():
+def _after_fork() -> None:
     native.start('after-fork', _begin_again)
 
 
-def _begin_again():
+def _begin_again() -> None:
     # Not at once: a child that runs another program, such as qemu-img, is
     # Python for a moment too, and the librados of its parent must not be
     # touched in it. This thread ends with that moment.
     time.sleep(_MOMENT)
     for periodic in list(_started):
         periodic._begin()
-    for function in list(_hooks):
-        function()
 
 
-def _hook_uwsgi():
+def _hook_uwsgi() -> None:
     before = getattr(uwsgi, 'post_fork_hook', None)
 
-    def hook():
+    def hook() -> None:
         if before:
             before()
         _after_fork()

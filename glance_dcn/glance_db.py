@@ -25,6 +25,11 @@ import typing
 from glance_dcn import glance_interfaces
 from glance_dcn.runtime import green
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from oslo_config import cfg
+
 # An option that Glance registers, and no other program.
 _GLANCES_OWN = glance_interfaces.OPTION
 # Property that holds the ID of the task that has the image.
@@ -54,7 +59,6 @@ class Location(enum.Enum):
 class Answer:
     """What Glance's database says of an image at a location.
 
-    :ivar location: :class:`Location`
     :ivar settled: whether no request or task can be about to add a location
         to the image: it is not locked by an import or a copy, nor is any of
         its data on its way
@@ -75,10 +79,10 @@ class Answer:
 class GlanceDatabase:
     """The database of the Glance that this process belongs to.
 
-    :param conf: oslo.config object of Glance
+    :param conf: of Glance
     """
 
-    def __init__(self, conf: typing.Any) -> None:
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
         self._conf = conf
 
     @property
@@ -140,7 +144,7 @@ class GlanceDatabase:
             return set()
         return self._uris(image['locations'])
 
-    def _uris(self, locations: typing.Iterable[dict]) -> set[str]:
+    def _uris(self, locations: Iterable[dict[str, typing.Any]]) -> set[str]:
         """Return the URIs of locations, which Glance may keep encrypted."""
         from glance.common import crypt
         key = self._conf.metadata_encryption_key
@@ -148,16 +152,12 @@ class GlanceDatabase:
                 else location['url'] for location in locations}
 
 
-def of(conf: typing.Any) -> GlanceDatabase | None:
-    """Return the database behind a configuration, or None.
-
-    :param conf: oslo.config object; None is returned where it is not that of
-        a process of Glance's
-    """
+def of(conf: cfg.ConfigOpts) -> GlanceDatabase | None:
+    """Return the database behind a configuration of Glance's, or None."""
     return GlanceDatabase(conf) if _GLANCES_OWN in conf else None
 
 
-def _is_settled(image: dict) -> bool:
+def _is_settled(image: dict[str, typing.Any]) -> bool:
     locked = any(item['name'] == _LOCK and not item['deleted']
                  for item in image['properties'])
     return not locked and image['status'] not in _UNSETTLED

@@ -134,7 +134,7 @@ def forks_workers(conf: cfg.ConfigOpts) -> bool:
 class Proofs:
     """What one process has proved so far.
 
-    :param conf: oslo.config object of Glance
+    :param conf: of Glance
     """
 
     def __init__(self, conf: cfg.ConfigOpts) -> None:
@@ -155,7 +155,7 @@ class Proofs:
 
     def prove(self) -> None:
         """Wait until Glance is loaded, and prove all interfaces."""
-        pause = native.Queue()
+        pause: native.Queue[None] = native.Queue()
         while not loaded() and time.monotonic() - self._began < _PATIENCE:
             # Not sleep(), which may be that of green threads.
             with contextlib.suppress(native.Empty):
@@ -200,7 +200,7 @@ def start(conf: cfg.ConfigOpts) -> None:
 
     Called as each store is set up, by processes of Glance and others.
 
-    :param conf: oslo.config object that glance_store was set up with
+    :param conf: that glance_store was set up with
     """
     # By no interface that is to be proved.
     if conf is cfg.CONF and 'glance' in sys.modules:
@@ -518,19 +518,20 @@ def _prove_healthcheck(_conf: cfg.ConfigOpts) -> None:
 def _prove_image_deletion(_conf: cfg.ConfigOpts) -> None:
     from glance import location
     deleted: list[str] = []
-    places = [{'url': url, 'metadata': {}} for url in ('one', 'other')]
+    locations: list[dict[str, typing.Any]] = [
+        {'url': url, 'metadata': {}} for url in ('one', 'other')]
 
     def delete(context: object, image_id: str,
-               place: dict[str, typing.Any]) -> None:
+               entry: dict[str, typing.Any]) -> None:
         frame = sys._getframe(1)
         if (frame.f_code.co_name, frame.f_globals.get('__name__')) != (
                 'delete', 'glance.location'):
             raise Missing('it is not ImageProxy.delete() that deletes')
-        if frame.f_locals['self'].image.locations is not places:
+        if frame.f_locals['self'].image.locations is not locations:
             raise Missing('ImageProxy.delete() has other attributes')
-        deleted.append(place['url'])
+        deleted.append(entry['url'])
 
-    image = types.SimpleNamespace(image_id='image', locations=places,
+    image = types.SimpleNamespace(image_id='image', locations=locations,
                                   delete=lambda: None)
     location.ImageProxy(image, None, None, types.SimpleNamespace(
         delete_image_location_from_backend=delete)).delete()

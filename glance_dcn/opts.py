@@ -12,6 +12,10 @@
 
 """All options of glance_dcn, for oslo-config-generator."""
 
+from __future__ import annotations
+
+import typing
+
 from glance_dcn.flows import options as process_options
 from glance_dcn.staging import options as staging_options
 from glance_dcn.store import options
@@ -19,15 +23,20 @@ from glance_dcn.store import resources
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import options as worker_options
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def list_opts():
+    from oslo_config import cfg
+
+
+def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     """Return (group, options) pairs.
 
     A store's options stand in the group named after the store; in the sample
     that store is called ``dcn0``.
     """
     return [(process_options.GROUP,
-             process_options.OPTS + staging_options.OPTS
-             + worker_options.OPTS + options.PROCESS_OPTS
-             + resources.OPTS + task_setup.OPTS),
+             [*process_options.OPTS, *staging_options.OPTS,
+              *worker_options.OPTS, *options.PROCESS_OPTS, *resources.OPTS,
+              *task_setup.OPTS]),
             ('dcn0', options.STORE_OPTS)]

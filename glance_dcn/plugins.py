@@ -19,7 +19,16 @@ of folders: not one to rely on. It is kept for the whole process in a list,
 though, that can be put in order before it is first used.
 """
 
+from __future__ import annotations
+
+import typing
+
 from stevedore import extension
+
+if typing.TYPE_CHECKING:
+    from importlib import metadata
+
+    from oslo_config import cfg
 
 NAMESPACE = 'glance.image_import.internal_plugins'
 #: Namespace of the plugins of oslo.middleware's healthcheck.
@@ -29,23 +38,20 @@ _OURS = 'glance_dcn.'
 STAGING = 'dcn_distributed_staging'
 
 
-def staging_is_used(conf):
-    """Return whether imports have a journal and a heartbeat.
-
-    :param conf: oslo.config object of Glance
-    """
+def staging_is_used(conf: cfg.ConfigOpts) -> bool:
+    """Return whether imports have a journal and a heartbeat."""
     conf.import_opt('image_import_plugins',
                     'glance.async_.flows.api_image_import',
                     group='image_import_opts')
     return STAGING in conf.image_import_opts.image_import_plugins
 
 
-def prefer_ours():
+def prefer_ours() -> None:
     """Put glance_dcn's plugins last, so that they win."""
     entry_points(NAMESPACE).sort(key=_is_ours)
 
 
-def order_is_kept():
+def order_is_kept() -> bool:
     """Return whether the order of entry points holds for the whole process.
 
     It does if stevedore gives the same list again.
@@ -53,7 +59,7 @@ def order_is_kept():
     return entry_points(NAMESPACE) is entry_points(NAMESPACE)
 
 
-def ours_wins(name):
+def ours_wins(name: str) -> bool:
     """Return whether glance_dcn's plugin of a name is the one Glance uses.
 
     It is not known, and taken not to be, if the order is not kept.
@@ -65,11 +71,13 @@ def ours_wins(name):
     return bool(found) and _is_ours(found[-1])
 
 
-def entry_points(namespace):
+def entry_points(namespace: str) -> list[metadata.EntryPoint]:
     """Return the very list that stevedore keeps; nothing is imported."""
-    return extension.ExtensionManager.make_test_instance(
-        [], namespace=namespace).list_entry_points()
+    points: list[metadata.EntryPoint] = (
+        extension.ExtensionManager.make_test_instance(
+            [], namespace=namespace).list_entry_points())
+    return points
 
 
-def _is_ours(point):
+def _is_ours(point: metadata.EntryPoint) -> bool:
     return point.value.startswith(_OURS)

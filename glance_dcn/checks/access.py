@@ -16,6 +16,8 @@ The command is run by root, who may do everything: a child that has become
 Glance's user finds out.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import grp
@@ -24,11 +26,19 @@ import os
 import pwd
 import select
 import signal
+import typing
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: The user that packages run Glance as.
 USUAL = 'glance'
 # Seconds that the child may take: a file may be on a file system that hangs.
 _TIMEOUT = 5
+
+
+# By path: why it cannot be read, and written to; None: it can.
+_Reasons = dict[str, tuple[typing.Optional[str], typing.Optional[str]]]
 
 
 class NoSuchUser(Exception):
@@ -43,35 +53,35 @@ class Access:
     :raises NoSuchUser: if there is none of that name
     """
 
-    def __init__(self, user=None):
+    def __init__(self, user: str | None = None) -> None:
         self._entry = _find(user)
-        self._known = {}
+        self._known: _Reasons = {}
 
     @property
-    def user(self):
+    def user(self) -> str:
         """Name of the user."""
         return self._entry.pw_name
 
-    def ask(self, paths):
+    def ask(self, paths: Iterable[str]) -> None:
         """Find out about files all at once; the rest is then known.
 
         :param paths: of files and folders
         """
-        paths = [path for path in paths if path not in self._known]
-        if paths:
-            self._known.update(self._ask(paths))
+        unknown = [path for path in paths if path not in self._known]
+        if unknown:
+            self._known.update(self._ask(unknown))
 
-    def why_unreadable(self, path):
+    def why_unreadable(self, path: str) -> str | None:
         """Return why a file cannot be read, as text, or None if it can."""
         self.ask([path])
         return self._known[path][0]
 
-    def why_unwritable(self, path):
+    def why_unwritable(self, path: str) -> str | None:
         """Return why nothing can be put into a folder, or None."""
         self.ask([path])
         return self._known[path][1]
 
-    def _ask(self, paths):
+    def _ask(self, paths: list[str]) -> _Reasons:
         if os.geteuid() == self._entry.pw_uid or os.geteuid() != 0:
             return _look(paths)
         reader, writer = os.pipe()
@@ -82,14 +92,15 @@ class Access:
         try:
             return _receive(reader)
         except ValueError:
-            return {path: ('it cannot be told',) * 2 for path in paths}
+            return {path: ('it cannot be told', 'it cannot be told')
+                    for path in paths}
         finally:
             os.close(reader)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
 
-    def _answer(self, writer, paths):
+    def _answer(self, writer: int, paths: list[str]) -> None:
         """Look at files as the user; in a child, which ends here."""
         try:
             entry = self._entry
@@ -103,7 +114,7 @@ class Access:
             os._exit(0)
 
 
-def _find(user):
+def _find(user: str | None) -> pwd.struct_passwd:
     if user is None:
         if os.geteuid() == 0:
             with contextlib.suppress(KeyError):
@@ -115,11 +126,11 @@ def _find(user):
         raise NoSuchUser('there is no user %s on this node' % user)
 
 
-def _look(paths):
+def _look(paths: Iterable[str]) -> _Reasons:
     return {path: (_try(path), _try_to_write(path)) for path in paths}
 
 
-def _try(path):
+def _try(path: str) -> str | None:
     try:
         # Not to wait for whoever writes to a pipe.
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -128,18 +139,19 @@ def _try(path):
     return None
 
 
-def _try_to_write(path):
+def _try_to_write(path: str) -> str | None:
     if os.access(path, os.W_OK | os.X_OK):
         return None
     return os.strerror(errno.EACCES if os.path.exists(path)
                        else errno.ENOENT)
 
 
-def _receive(reader):
+def _receive(reader: int) -> _Reasons:
     data = b''
     while select.select([reader], [], [], _TIMEOUT)[0]:
         part = os.read(reader, 65536)
         if not part:
             break
         data += part
-    return json.loads(data)
+    found: _Reasons = json.loads(data)
+    return found

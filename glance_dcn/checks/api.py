@@ -16,7 +16,13 @@ openstacksdk reads clouds.yaml and the OS_ variables, and logs in; oslo.limit,
 which Glance needs, brings it.
 """
 
+from __future__ import annotations
+
 import time
+import typing
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
 
 _JSON_PATCH = 'application/openstack-images-v2.1-json-patch'
 _POLL = 0.5
@@ -37,10 +43,10 @@ class Api:
         ``image``
     """
 
-    def __init__(self, adapter):
+    def __init__(self, adapter: typing.Any) -> None:
         self._adapter = adapter
 
-    def stores(self):
+    def stores(self) -> list[str]:
         """Return the stores that take images, the default one first."""
         found = self._ask('GET', '/info/stores').json()['stores']
         found = [store for store in found
@@ -48,24 +54,26 @@ class Api:
         return [store['id'] for store in sorted(
             found, key=lambda store: str(store.get('default')) != 'true')]
 
-    def create(self, **properties):
+    def create(self, **properties: object) -> None:
         """Make an image record."""
         self._ask('POST', '/images', json=dict(
             {'disk_format': 'raw', 'container_format': 'bare',
              'visibility': 'private'}, **properties))
 
-    def stage(self, image, data):
+    def stage(self, image: str, data: bytes) -> None:
         """Give Glance the data of an image to import."""
         self._ask('PUT', '/images/%s/stage' % image, data=data,
                   headers={'Content-Type': 'application/octet-stream'})
 
-    def put_into(self, image, method, stores):
+    def put_into(self, image: str, method: str,
+                 stores: Collection[str]) -> None:
         """Begin to import an image into stores, or to copy it there."""
         self._ask('POST', '/images/%s/import' % image, json={
             'method': {'name': method}, 'stores': list(stores),
             'all_stores_must_succeed': True})
 
-    def wait(self, image, stores, timeout):
+    def wait(self, image: str, stores: Collection[str],
+             timeout: float) -> None:
         """Wait until an image is in stores.
 
         :raises Refused: if it does not get there
@@ -89,14 +97,14 @@ class Api:
                           image, ', '.join(stores), timeout,
                           found['status'], found.get('stores') or 'none'))
 
-    def add_location(self, image, uri, store):
+    def add_location(self, image: str, uri: str, store: str) -> None:
         """Tell Glance where an image is, as Nova does."""
         self._ask('PATCH', '/images/%s' % image, json=[{
             'op': 'add', 'path': '/locations/-',
             'value': {'url': uri, 'metadata': {'store': store}}}],
             headers={'Content-Type': _JSON_PATCH})
 
-    def locations(self, image):
+    def locations(self, image: str) -> dict[str, str]:
         """Return the locations that Glance shows, by store."""
         found = self._ask('GET', '/images/%s' % image).json()
         if 'locations' not in found:
@@ -105,7 +113,7 @@ class Api:
         return {place['metadata'].get('store'): place['url']
                 for place in found['locations']}
 
-    def delete(self, image, timeout):
+    def delete(self, image: str, timeout: float) -> None:
         """Delete an image, if it is there, once an import has ended.
 
         :raises Refused: if it cannot be deleted
@@ -122,7 +130,7 @@ class Api:
                     image, _said(answer)))
             time.sleep(_POLL)
 
-    def _ask(self, method, path, **kwargs):
+    def _ask(self, method: str, path: str, **kwargs: typing.Any) -> typing.Any:
         answer = self._adapter.request(path, method, raise_exc=False,
                                        **kwargs)
         if answer.status_code >= 300:
@@ -130,7 +138,7 @@ class Api:
         return answer
 
 
-def _said(answer):
+def _said(answer: typing.Any) -> str:
     """Return what an answer says, without its markup."""
     text = ' '.join(answer.text.split())
     return '%d %s' % (answer.status_code, text[:300])

@@ -12,8 +12,11 @@
 
 """Checks of one site's cluster, in the order in which they are made."""
 
+from __future__ import annotations
+
 import os
 import stat
+import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
@@ -24,6 +27,9 @@ from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
 from glance_dcn.deploy import model
 from glance_dcn.sites import home as homes
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.checks import subjects
 
 FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
 Found = registry.Found
@@ -54,11 +60,13 @@ _CAPS = ('on the cluster, run "ceph auth caps %(user)s %(caps)s", with what '
              'write the fsid of the cluster, which "ceph fsid" shows, into '
              'its [global]: without it Glance must reach the site to know '
              'which images are there'))
-def conf(site):
+def conf(site: subjects.Site) -> str:
     """Look at the conf file."""
     path = site.target.conf_file
     if path:
-        _readable(site, path)
+        if not os.path.exists(path):
+            raise Found('absent', path=path)
+        _check_readable(site, path)
         mode = stat.S_IMODE(os.stat(path).st_mode)
         if mode & stat.S_IWOTH:
             raise Found('writable', path=path, mode='%o' % mode)
@@ -71,9 +79,8 @@ def conf(site):
     return path or 'found by librados'
 
 
-def _readable(site, path):
-    if not os.path.exists(path):
-        raise Found('absent', path=path)
+def _check_readable(site: subjects.Site, path: str) -> None:
+    assert site.access is not None, 'it is that of a check'
     error = site.access.why_unreadable(path)
     if error:
         raise Found('unreadable', path=path, user=site.access.user,
@@ -92,7 +99,7 @@ def _readable(site, path):
     open=(WARN, 'keyring %(path)s can be read by everybody (mode %(mode)s)',
           'chmod 0640 %(path)s, and chown it to the group of Glance\'s user: '
           'whoever has the key can change every image of the site'))
-def keyring(site):
+def keyring(site: subjects.Site) -> str:
     """Look at the keyring."""
     paths = site.maker.keyrings
     if not paths:
@@ -101,10 +108,7 @@ def keyring(site):
     if not there:
         raise Found('absent', user=site.user, path=', '.join(paths))
     path = there[0]
-    error = site.access.why_unreadable(path)
-    if error:
-        raise Found('unreadable', path=path, user=site.access.user,
-                    error=error)
+    _check_readable(site, path)
     mode = stat.S_IMODE(os.stat(path).st_mode)
     if mode & stat.S_IROTH:
         raise Found('open', path=path, mode='%o' % mode)
@@ -120,7 +124,7 @@ def keyring(site):
     some=(WARN, '%(silent)s of %(all)d monitors cannot be reached: '
           '%(which)s', 'see that those monitors are up and can be reached '
           'from this node: should the others fail, the site is lost to it'))
-def monitors(site):
+def monitors(site: subjects.Site) -> str:
     """Connect, and knock at each monitor there is."""
     try:
         site.connect()
@@ -131,7 +135,7 @@ def monitors(site):
         site.error = exc
         return 'they answer'
     try:
-        found = trial.monitors(site.client)
+        found = trial.monitors(site.connected)
     except trial.Error:
         return 'they answer'
     silent = {}
@@ -155,7 +159,7 @@ def monitors(site):
              '[%(site)s]'),
     failed=(FAIL, 'cannot log in: %(error)s',
             'see the conf file and keyring of [%(site)s]'))
-def login(site):
+def login(site: subjects.Site) -> str:
     """Tell whether the cluster took the key."""
     if isinstance(site.error, errors.Refused):
         raise Found('refused', error=site.error.reason, user=site.user)
@@ -173,13 +177,13 @@ def login(site):
     unlike=(FAIL, 'the cluster that answers has fsid %(found)s, but the sites '
             'file says %(wanted)s', 'correct the sites file, or the conf '
             'file of the site'))
-def fsid(site):
+def fsid(site: subjects.Site) -> str:
     """Compare the fsid with what is expected."""
     if site.error:
         raise Found('other', error=site.error.reason)
     if site.target.fsid not in (None, site.fsid):
         raise Found('unlike', found=site.fsid, wanted=site.target.fsid)
-    return site.fsid
+    return str(site.fsid)
 
 
 @registry.check(
@@ -191,7 +195,7 @@ def fsid(site):
     silent=(FAIL, 'the OSDs of pool %(pool)s do not answer (%(error)s)',
             'see with "ceph -s" whether the cluster is healthy, and that the '
             'ports of its OSDs can be reached from this node'))
-def pool(site):
+def pool(site: subjects.Site) -> str:
     """Open the pool, and ask its OSDs."""
     names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps}
     try:
@@ -201,14 +205,14 @@ def pool(site):
     except errors.Misconfigured:
         raise Found('absent', **names)
     try:
-        probe.ask(site.ioctx)
+        probe.ask(site.opened)
     except trial.Error as exc:
         if permission.is_denied(exc):
             raise Found('refused', error=exc, **names)
         raise Found('silent', error=exc, **names)
     if site.keeps_records:
         try:
-            with homes.Home(site).open() as ioctx:
+            with site.home.open() as ioctx:
                 site.kept = fsids.load(ioctx, site.deployment)
         except fsids.Error:
             site.kept = None
@@ -223,14 +227,14 @@ def pool(site):
     failed=(FAIL, 'a scratch image in pool %(pool)s: %(right)s failed '
             '(%(error)s)', 'see with "ceph -s" whether the cluster is '
             'healthy and has room'))
-def rights(site):
+def rights(site: subjects.Site) -> str:
     """Do to a scratch image whatever Glance does."""
     try:
         if site.target.access is model.Access.READ_ONLY:
-            done = trial.reading(site.ioctx)
+            done = trial.reading(site.opened)
         else:
-            trial.sweep(site.ioctx)
-            done = trial.rights(site.ioctx, site.going_on)
+            trial.sweep(site.opened)
+            done = trial.rights(site.opened, site.going_on)
     except trial.Refused as exc:
         raise Found('missing' if permission.is_denied(exc.error)
                     else 'failed', user=site.user, pool=site.target.pool,
@@ -251,7 +255,7 @@ def rights(site):
              'in namespace %(namespace)s of pool %(pool)s', _CAPS),
     no_records=(FAIL, '%(user)s cannot reach the records of this site, which '
                 'are in namespace %(namespace)s of pool %(pool)s', _CAPS))
-def excess(site):
+def excess(site: subjects.Site) -> str:
     """Ask for what the user should not be allowed, changing nothing."""
     names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps,
              'namespace': homes.NAMESPACE}
@@ -266,9 +270,9 @@ def excess(site):
         raise Found('records', **names)
     if site.target.access is model.Access.READ_WRITE:
         return 'it can reach no records'
-    if permission.may_write(site.ioctx):
+    if permission.may_write(site.opened):
         raise Found('writes', **names)
-    if permission.may_blocklist(site.client):
+    if permission.may_blocklist(site.connected):
         raise Found('blocklists', **names)
     return 'it may only read'
 
@@ -278,9 +282,9 @@ def excess(site):
     far=(WARN, 'a round trip takes %(ms).0f ms',
          'nothing fails for that, but to open an image takes a dozen round '
          'trips: see whether the way to the site is the right one'))
-def round_trip(site):
+def round_trip(site: subjects.Site) -> str:
     """Measure the smallest question to an OSD."""
-    seconds = trial.round_trip(site.ioctx)
+    seconds = trial.round_trip(site.opened)
     site.measured('round-trip', seconds=seconds)
     if seconds > _FAR:
         raise Found('far', ms=1000 * seconds)
@@ -292,11 +296,11 @@ def round_trip(site):
     slow=(WARN, 'one request at a time moves %(write).2f MiB/s there and '
           '%(read).2f MiB/s back', 'an image takes that long: see the '
           'bandwidth of the way to the site, and who else uses it'))
-def throughput(site):
+def throughput(site: subjects.Site) -> str:
     """Measure writing and reading of a scratch object."""
     if site.target.access is model.Access.READ_ONLY:
         return 'not measured, as nothing may be written there'
-    write, read = trial.throughput(site.ioctx)
+    write, read = trial.throughput(site.opened)
     site.measured('throughput', write=write, read=read)
     rates = {'write': write / (1 << 20), 'read': read / (1 << 20)}
     if min(write, read) < _SLOW:
@@ -309,13 +313,13 @@ def throughput(site):
     'room', SITE, 'The cluster has room', needs=('pool',),
     tight=(WARN, '%(free).1f GiB of %(total).1f GiB are free',
            'delete images or add OSDs: a full cluster takes no more'))
-def room(site):
+def room(site: subjects.Site) -> str:
     """Look at what is free."""
     try:
-        total, free = trial.room(site.client)
+        total, free = trial.room(site.connected)
     except trial.Error:
         return 'the user may not ask'
-    if total is None:
+    if total is None or free is None:
         return 'the cluster does not say, as it has no manager'
     site.measured('room', total=total, free=free)
     figures = {'free': free / (1 << 30), 'total': total / (1 << 30)}
@@ -338,7 +342,7 @@ def room(site):
              'since %(since)s', 'if the site was rebuilt, and what it held is '
              'lost, run "glance-dcn site accept %(site)s"; if not, correct '
              'rbd_store_ceph_conf in [%(site)s]'))
-def own_pool(subject):
+def own_pool(subject: subjects.Sites) -> str:
     """Compare the cluster with those of the others, and with what is kept."""
     site = subject.site
     for other in subject.others:

@@ -16,13 +16,19 @@
 lists all of them.
 """
 
+from __future__ import annotations
+
 import pathlib
 import re
 import sys
 import textwrap
+import typing
 
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner  # noqa: F401, all checks are known then
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FIELD = re.compile(r'%\((\w+)\)(?:\.\d)?[sdfr]')
 _HEAD = """\
@@ -38,22 +44,19 @@ _SCOPES = {
 }
 
 
-def filled(text):
+def filled(text: str) -> str:
     """Return a message with words in capitals for what is filled in."""
     return _FIELD.sub(lambda match: match.group(1).upper(), text)
 
 
-def _faults(check):
+def _faults(check: registry.Check) -> Iterator[tuple[str, str, str]]:
     """Give (level, message, remedy) of what a check may find."""
     for fault in check.faults.values():
         yield fault.level, filled(fault.text), filled(fault.remedy)
 
 
-def plain(check):
-    """Return what a check may find, as plain text.
-
-    :param check: :class:`glance_dcn.checks.registry.Check`
-    """
+def plain(check: registry.Check) -> str:
+    """Return what a check may find, as plain text."""
     lines = ['%s: %s' % (check.name, check.title)]
     for level, text, remedy in _faults(check):
         lines += textwrap.wrap('%s: %s' % (level, text), 76,
@@ -64,7 +67,7 @@ def plain(check):
     return '\n'.join(lines) + '\n'
 
 
-def rst():
+def rst() -> str:
     """Return all checks as reStructuredText."""
     parts = [_HEAD]
     for scope, title in _SCOPES.items():
@@ -74,7 +77,7 @@ def rst():
     return ''.join(parts).rstrip() + '\n'
 
 
-def _section(check):
+def _section(check: registry.Check) -> str:
     lines = ['``%s``' % check.name]
     lines += _wrapped(check.title + '.', 4)
     lines.append('')
@@ -86,7 +89,7 @@ def _section(check):
     return '\n'.join(lines) + '\n'
 
 
-def _common():
+def _common() -> str:
     title = 'Of any check'
     lines = [title, '~' * len(title), '']
     for text, remedy in ((registry.LATE, registry.LATE_REMEDY),
@@ -96,15 +99,15 @@ def _common():
     return '\n'.join(lines)
 
 
-def _sentence(text):
+def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + ('' if text.endswith('.') else '.')
 
 
-def _escaped(text):
+def _escaped(text: str) -> str:
     return re.sub(r'([*`_|\\])', r'\\\1', text)
 
 
-def _wrapped(text, indent, hanging=None):
+def _wrapped(text: str, indent: int, hanging: int | None = None) -> list[str]:
     return textwrap.wrap(
         text, 79, initial_indent=' ' * indent,
         subsequent_indent=' ' * (indent if hanging is None else hanging),

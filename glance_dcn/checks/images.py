@@ -22,6 +22,9 @@ from glance_dcn.checks import registry
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
+if typing.TYPE_CHECKING:
+    from glance_dcn.checks import subjects
+
 _SHOWN = 5
 
 
@@ -81,7 +84,7 @@ class Located:
             'their locations, or set the stores up again, under their old '
             'names: one whose site file was removed serves them until it is '
             'empty, of any other Glance can read nothing'))
-def images(site: typing.Any) -> str:
+def images(site: subjects.Site) -> str:
     """Compare the locations in Glance's database with the pool."""
     if site.located is None:
         return 'not compared'
@@ -92,7 +95,7 @@ def images(site: typing.Any) -> str:
     wanted = found.get(site.name, set())
     # After the database: what came since is not missed.
     try:
-        names = trial.names(site.ioctx)
+        names = trial.names(site.opened)
     except trial.Error as exc:
         return 'not compared, as the pool cannot be listed (%s)' % exc
     state = look.State(site.name, fsid=site.fsid, pool=site.target.pool,

@@ -17,15 +17,25 @@ the snapshot of a disk, goes everywhere, and is deleted. Whatever happens, all
 of it is removed.
 """
 
+from __future__ import annotations
+
+import functools
 import hashlib
 import os
 import time
+import typing
 import uuid
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import guest
 from glance_dcn.ceph import trial
 from glance_dcn.checks import api
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Sequence
+
+    from glance_dcn.checks import subjects
 
 #: What ends a step.
 FAILURES = (api.Refused, errors.ClusterError, *guest.Error)
@@ -42,16 +52,17 @@ class Wrong(api.Refused):
 class Journey:
     """The way of one image.
 
-    :param api: :class:`glance_dcn.checks.api.Api`
-    :param targets: list of :class:`glance_dcn.checks.subjects.Target`, in
-        the order in which they are gone to; the first is the central one
+    :param targets: in the order in which they are gone to; the first is the
+        central one
     :param size: MiB of the image
     :param timeout: seconds that an import or a copy may take
     :param user: cephx user of compute nodes; None: Glance's
     :param disks: pool of disks; None: that of images
     """
 
-    def __init__(self, api, targets, size, timeout, user=None, disks=None):
+    def __init__(self, api: api.Api, targets: Sequence[subjects.Target],
+                 size: int, timeout: float, user: str | None = None,
+                 disks: str | None = None) -> None:
         self._api = api
         self._targets = targets
         self._timeout = timeout
@@ -59,24 +70,25 @@ class Journey:
         self._disks = disks
         self._data = _data(size)
         self._digest = hashlib.sha256(self._data).hexdigest()
-        self._guests = {}
+        self._guests: dict[str, guest.Guest] = {}
         # Names of sites where there may be a clone.
-        self._with_disks = set()
+        self._with_disks: set[str] = set()
         self._tag = uuid.uuid4().hex[:12]
-        self.image = self.snapshot = None
+        # '' until they may be there.
+        self.image = self.snapshot = ''
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """Names of the sites, central first."""
         return [target.name for target in self._targets]
 
     @property
-    def home(self):
+    def home(self) -> str:
         """Name of the site where the disk is that is snapshotted."""
         return self.names[-1]
 
-    def steps(self):
-        """Return the steps: (what is done, function), to do in order."""
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        """Return what is to be done, in words and as functions, in order."""
         first, rest = self.names[:2], self.names[2:]
         result = [('reach %s' % ', '.join(self.names), self._reach),
                   ('import an image to %s' % ' and '.join(first),
@@ -86,7 +98,7 @@ class Journey:
         result.append(('find its locations and the same content everywhere',
                        self._compare))
         result += [('clone it at %s' % name,
-                    lambda name=name: self._clone(name))
+                    functools.partial(self._clone, name))
                    for name in self.names]
         result.append(('snapshot a disk at %s to a new image' % self.home,
                        self._snapshot))
@@ -96,31 +108,31 @@ class Journey:
                            self._copy_back))
         return result + [('delete both', self._delete)]
 
-    def _reach(self):
+    def _reach(self) -> None:
         for target in self._targets:
             self._guests[target.name] = guest.Guest(
                 target.name, target.conf_file, target.pool,
                 self._user or target.user, self._disks or target.pool,
                 target.connect_timeout)
 
-    def _import(self):
+    def _import(self) -> None:
         # Known before Glance has it: it may be interrupted meanwhile.
         self.image = str(uuid.uuid4())
         self._api.create(id=self.image, name='%s-%s' % (_NAME, self._tag))
         self._api.stage(self.image, self._data)
         self._put(self.image, 'glance-direct', self.names[:2])
 
-    def _put(self, image, method, stores):
+    def _put(self, image: str, method: str, stores: Sequence[str]) -> None:
         self._api.put_into(image, method, stores)
         self._api.wait(image, stores, self._timeout)
 
-    def _copy(self):
+    def _copy(self) -> None:
         self._put(self.image, 'copy-image', self.names[2:])
 
-    def _uri(self, site, image):
+    def _uri(self, site: guest.Guest, image: str) -> str:
         return 'rbd://%s/%s/%s/snap' % (site.fsid, site.pool, image)
 
-    def _compare(self):
+    def _compare(self) -> None:
         locations = self._api.locations(self.image)
         for name, site in self._guests.items():
             wanted = self._uri(site, self.image)
@@ -131,16 +143,17 @@ class Journey:
                 raise Wrong('the snapshot at %s is not protected' % name)
             self._expect(self._digest, site, self.image)
 
-    def _expect(self, digest, site, name, disk=False):
+    def _expect(self, digest: str, site: guest.Guest, name: str,
+                disk: bool = False) -> None:
         if site.digest(name, disk) != digest:
             raise Wrong('the content of %s at %s is not what it should be'
                         % (name, site.name))
 
     @property
-    def _disk(self):
+    def _disk(self) -> str:
         return '%s%s' % (trial.PREFIX, self._tag)
 
-    def _clone(self, name):
+    def _clone(self, name: str) -> None:
         site = self._guests[name]
         self._with_disks.add(name)
         try:
@@ -152,7 +165,7 @@ class Journey:
             raise Wrong('the clone at %s is one of %s' % (name, parent))
         self._expect(self._digest, site, self._disk, disk=True)
 
-    def _snapshot(self):
+    def _snapshot(self) -> None:
         site = self._guests[self.home]
         # What the guest of the disk has done.
         mark = self._tag.encode()
@@ -170,7 +183,7 @@ class Journey:
         self._api.wait(self.snapshot, [self.home], self._timeout)
         self._expect(self._changed, site, self.snapshot)
 
-    def _copy_back(self):
+    def _copy_back(self) -> None:
         # To central first, then out.
         for stores in (self.names[:1], self.names[1:-1]):
             if stores:
@@ -178,19 +191,20 @@ class Journey:
         for site in self._guests.values():
             self._expect(self._changed, site, self.snapshot)
 
-    def _delete(self):
+    def _delete(self) -> None:
         left = self.clean()
         if left:
             raise Wrong('; '.join(left))
 
-    def clean(self):
+    def clean(self) -> list[str]:
         """Remove everything there may be.
 
-        :returns: list of what could not be removed, as text
+        :returns: what could not be removed, in words
         """
         left = []
 
-        def do(what, function, *args):
+        def do(what: str, function: Callable[..., object],
+               *args: typing.Any) -> None:
             try:
                 function(*args)
             except Exception as exc:
@@ -201,7 +215,7 @@ class Journey:
             do('disk %s at %s' % (self._disk, site.name), site.remove_disk,
                self._disk)
         for image in (self.image, self.snapshot):
-            if image is None:
+            if not image:
                 continue
             do('image %s' % image, self._api.delete, image, _CLEAN_TIMEOUT)
             for site in self._guests.values():
@@ -209,7 +223,7 @@ class Journey:
                    image)
         return left
 
-    def _clear(self, site, image):
+    def _clear(self, site: guest.Guest, image: str) -> None:
         """See that nothing of an image is at a site."""
         deadline = time.monotonic() + _CLEAN_TIMEOUT
         # A copy may have been under way, which removes what it wrote.
@@ -221,13 +235,13 @@ class Journey:
         if site.has(image):
             raise Wrong('it is still in pool %s' % site.pool)
 
-    def close(self):
+    def close(self) -> None:
         """Give the connections back."""
         for site in self._guests.values():
             site.close()
 
 
-def _data(size):
+def _data(size: int) -> bytes:
     """Return data with a hole in its middle.
 
     :param size: MiB

@@ -12,11 +12,14 @@
 
 """Checks of the configuration of the Glance on this node, and of Glances."""
 
+from __future__ import annotations
+
 import difflib
 import ipaddress
 import os
 import socket
 import sys
+import typing
 import urllib.parse
 
 from oslo_utils import units
@@ -32,6 +35,14 @@ from glance_dcn.sites import folder as site_files
 from glance_dcn.sites import home as homes
 from glance_dcn.staging import folder
 from glance_dcn.status import inventory
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+
+    from oslo_config import cfg
+
+    from glance_dcn.checks import subjects
 
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
 Found = registry.Found
@@ -78,7 +89,7 @@ _DATABASE = 10
              'out of [%(home)s], whose user needs the whole pool then'),
     driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
             'into the Python that Glance runs in (%(python)s)'))
-def stores(node):
+def stores(node: subjects.Node) -> str:
     """Look at enabled_backends, and at the sites of sites_dir."""
     backends = node.conf.enabled_backends or {}
     if 'dcn' not in backends.values():
@@ -110,8 +121,8 @@ def stores(node):
                                               default)
 
 
-def site_folder(path, tell=True):
-    """Return the :class:`glance_dcn.sites.folder.Folder` of site files.
+def site_folder(path: str, tell: bool = True) -> site_files.Folder:
+    """Return the folder of site files.
 
     It takes no file with a value that an option cannot have.
 
@@ -120,7 +131,7 @@ def site_folder(path, tell=True):
     known = {option.name: option for group, options in opts.list_opts()
              if group != _GROUP for option in options}
 
-    def check(_name, values):
+    def check(_name: str, values: Mapping[str, str]) -> None:
         for name in values.keys() & known.keys():
             try:
                 known[name].type(values[name])
@@ -129,7 +140,7 @@ def site_folder(path, tell=True):
     return site_files.Folder(path, check, tell)
 
 
-def _sites_of_files(conf):
+def _sites_of_files(conf: cfg.ConfigOpts) -> set[str]:
     """Return the names of the sites of sites_dir."""
     path = conf.glance_dcn.sites_dir
     if not path:
@@ -148,7 +159,7 @@ def _sites_of_files(conf):
     'database', NODE, 'Glance\'s database answers',
     silent=(FAIL, 'the database does not answer (%(error)s)',
             'see connection in [database], and that the database is up'))
-def database(node):
+def database(node: subjects.Node) -> str:
     """Ask the database something."""
     try:
         count = inventory.Database().ask(inventory.count, _DATABASE)
@@ -162,7 +173,7 @@ def database(node):
     missing=(FAIL, 'glance_dcn cannot use all of Glance %(release)s: '
              '%(faults)s', 'install a release of glance-dcn that supports '
              'this Glance; until then %(off)s'))
-def interfaces(node):
+def interfaces(node: subjects.Node) -> str:
     """Prove the private interfaces of the Glance that is installed."""
     found = glance_interfaces.Proofs(node.conf).faults()
     if found:
@@ -184,7 +195,7 @@ def interfaces(node):
            'runs in; another package must not have a plugin of that name'),
     method=(FAIL, 'copy-image is not among enabled_import_methods',
             'add copy-image to enabled_import_methods in [DEFAULT]'))
-def copies(node):
+def copies(node: subjects.Node) -> str:
     """See whether glance_dcn's copy_image stands in the place of stock's."""
     plugins.prefer_ours()
     if not plugins.ours_wins('copy_image'):
@@ -213,7 +224,7 @@ def copies(node):
                'imports when it dies stays locked for an hour, and is left '
                'lying', 'set image_import_plugins = [%(wanted)s] in '
                '[image_import_opts]'))
-def import_plugins(node):
+def import_plugins(node: subjects.Node) -> str:
     """Look at image_import_plugins."""
     found = list(node.conf.image_import_opts.image_import_plugins)
     known = _installed('glance.image_import.plugins')
@@ -235,25 +246,25 @@ def import_plugins(node):
     return ', '.join(found)
 
 
-def _installed(namespace):
+def _installed(namespace: str) -> set[str]:
     """Return the names of what is installed in a namespace of plugins."""
     return {point.name for point in plugins.entry_points(namespace)}
 
 
-def _in_order(found):
+def _in_order(found: Iterable[str]) -> str:
     """Return what image_import_plugins ought to be, as text."""
     others = [name for name in found if name not in (
         _STOCK_CONVERSION, _CONVERSION, _STAGING_PLUGIN, 'no_op')]
     return ', '.join(_ordered([*others, _STAGING_PLUGIN, _CONVERSION]))
 
 
-def _ordered(found):
+def _ordered(found: Iterable[str]) -> list[str]:
     """Return plugins in the order they must have.
 
     The staging plugin first, as the others need the staged file; what is
     compressed cannot be converted.
     """
-    def rank(name):
+    def rank(name: str) -> int:
         if name == _STAGING_PLUGIN:
             return 0
         if name == _DECOMPRESSION:
@@ -273,7 +284,7 @@ def _ordered(found):
     other=(FAIL, 'output_format is %(found)s: images are stored as that',
            'set output_format = raw in [image_conversion]: what is not raw '
            'is downloaded and converted by each compute node'))
-def raw(node):
+def raw(node: subjects.Node) -> str:
     """Look at the format images are converted to."""
     found = node.conf.image_conversion.output_format
     if found != 'raw':
@@ -289,7 +300,7 @@ def raw(node):
     direct=(WARN, 'show_image_direct_url is off: older releases of Nova and '
             'Cinder look for it', 'set show_image_direct_url = true in '
             '[DEFAULT]'))
-def locations(node):
+def locations(node: subjects.Node) -> str:
     """Look at what Glance shows of locations."""
     if not node.conf.show_multiple_locations:
         raise Found('hidden')
@@ -305,7 +316,7 @@ def locations(node):
          'stores: a location that Nova or a user adds to an image is refused '
          'once it has as many', 'set image_location_quota = %(wanted)d in '
          '[DEFAULT]; "glance-dcn config render" does so'))
-def quota(node):
+def quota(node: subjects.Node) -> str:
     """Compare the number of locations that an image may have."""
     found = node.conf.image_location_quota
     if found < 0:
@@ -336,7 +347,7 @@ def quota(node):
            'than %(wanted).1f GiB', 'make room for the largest images that '
            'are imported at the same time, before and after conversion, or '
            'say with --staging-room how much is enough'))
-def staging(node):
+def staging(node: subjects.Node) -> str:
     """Look at the staging folder."""
     path = node.conf[STAGING].filesystem_store_datadir
     user = node.access.user
@@ -377,9 +388,9 @@ def staging(node):
     silent=(FAIL, 'no Glance answers at worker_self_reference_url %(url)s '
             '(%(error)s)', 'see that Glance runs here, and listens at that '
             'address and port'))
-def self_reference(node):
+def self_reference(node: subjects.Node) -> str:
     """See that worker_self_reference_url leads here."""
-    url = node.conf.worker_self_reference_url
+    url: str | None = node.conf.worker_self_reference_url
     if not url:
         raise Found('unset')
     parts = urllib.parse.urlsplit(url)
@@ -399,7 +410,7 @@ def self_reference(node):
     return url
 
 
-def _is_here(family, address):
+def _is_here(family: int, address: tuple[typing.Any, ...]) -> bool:
     """Return whether an address is one of this node's."""
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
@@ -414,7 +425,7 @@ def _is_here(family, address):
         address[0].partition('%')[0]).is_loopback
 
 
-def why_silent(url):
+def why_silent(url: str) -> str | None:
     """Return why no Glance answers at a URL, or None if one does."""
     try:
         # The list of versions, for which nobody has to log in.
@@ -433,14 +444,15 @@ def why_silent(url):
     return None
 
 
-def _reason(exc):
+def _reason(exc: BaseException) -> str:
     if isinstance(exc, requests.Timeout):
         return 'no answer within %d s' % _PATIENCE
-    cause = exc
+    cause: BaseException | None = exc
     while cause is not None:
         # What the system said is at the bottom of what libraries made of it.
-        if getattr(cause, 'strerror', None):
-            return cause.strerror
+        text = getattr(cause, 'strerror', None)
+        if text:
+            return str(text)
         cause = cause.__cause__ or cause.__context__
     return type(exc).__name__
 
@@ -449,7 +461,7 @@ def _reason(exc):
     'glance', registry.GLANCE, 'A Glance answers',
     silent=(FAIL, 'no Glance answers at %(url)s (%(error)s)',
             'see that it runs, and that this node reaches it'))
-def glance(subject):
+def glance(subject: subjects.Glance) -> str:
     """Ask for the versions of the API."""
     error = why_silent(subject.url)
     if error:

@@ -25,6 +25,9 @@ from glance_dcn.runtime import limits
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import host
 
+if typing.TYPE_CHECKING:
+    from glance_dcn.checks import subjects
+
 # A leader's file, by its generation, and the process in it.
 _LEAD = re.compile(r'lead\.(\d+)', re.ASCII)
 _PID = re.compile(rb'pid (\d+) ', re.ASCII)
@@ -36,15 +39,15 @@ _PID = re.compile(rb'pid (\d+) ', re.ASCII)
     low=(registry.WARN, 'process %(pid)d of Glance: %(shortages)s',
          'raise the limit and start Glance again, or lower dcn_max_clients '
          'in [glance_dcn]: until then copies to many sites take longer'))
-def process_limits(node: typing.Any) -> str:
+def process_limits(node: subjects.Node) -> str:
     """Compare the limits of the Glance that runs here with its needs."""
     wanted = node.conf.glance_dcn.dcn_max_clients
     need = limits.ProcessLimits.need(wanted)
     pid = leading_process(host.folders(
         node.conf, task_setup.deployment_id(node.conf)))
     if pid is None:
-        return ('no Glance runs here; each of its processes needs %d threads '
-                'and %d open files' % (need.threads, need.files))
+        return ('no Glance runs here; each of its processes needs %s threads '
+                'and %s open files' % (need.threads, need.files))
     count = siblings(pid)
     try:
         found = limits.ProcessLimits(pid=pid).shortages(wanted, count)
@@ -53,7 +56,7 @@ def process_limits(node: typing.Any) -> str:
     if found:
         raise registry.Found('low', pid=pid, shortages='; '.join(
             map(str, found)))
-    return ('process %d of Glance, and %d others, may have %d threads and %d '
+    return ('process %d of Glance, and %d others, may have %s threads and %s '
             'open files each' % (pid, count - 1, need.threads, need.files))
 
 

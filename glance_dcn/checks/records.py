@@ -12,11 +12,18 @@
 
 """Checks of the records that are kept at home."""
 
+from __future__ import annotations
+
+import typing
+
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.checks import registry
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import store as stores
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.checks import subjects
 
 
 @registry.check(
@@ -32,11 +39,11 @@ from glance_dcn.tasks import store as stores
                 'them; remove them with "rados -p %(pool)s -N '
                 + homes.NAMESPACE + ' rmomapkey ' + stores.OBJECT
                 + ' KEY" otherwise'))
-def records(site):
+def records(site: subjects.Site) -> str:
     """Read the tasks and intents of this home."""
     if not site.keeps_records:
         return 'those of the site are kept for its own Glance alone'
-    store = stores.TaskStore(homes.Home(site), site.deployment)
+    store = stores.TaskStore(site.home, site.deployment)
     try:
         scan = store.scan()
     except (errors.ClusterError, omap.Error) as exc:

@@ -18,18 +18,51 @@ Each fault has its level, its message and its remedy, so that the guide can
 list them all.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import enum
 import logging
 import time
 import typing
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+
+    from glance_dcn.checks import subjects
+
 LOG = logging.getLogger(__name__)
 
-OK, WARN, FAIL, SKIP = 'ok', 'warn', 'fail', 'skip'
 
-#: What a check is about: the cluster of a site, all clusters together, the
-#: configuration of this node, or a Glance that serves somewhere.
-SITE, ALL, NODE, GLANCE = 'site', 'all', 'node', 'glance'
+class Level(str, enum.Enum):
+    """How what was looked at is, as it is shown."""
+
+    OK = 'ok'
+    WARN = 'warn'
+    FAIL = 'fail'
+    SKIP = 'skip'
+
+    __str__ = str.__str__
+
+
+class Scope(enum.Enum):
+    """What a check is about."""
+
+    #: The cluster of a site.
+    SITE = 'site'
+    #: All clusters together.
+    ALL = 'all'
+    #: The configuration of this node.
+    NODE = 'node'
+    #: A Glance that serves somewhere.
+    GLANCE = 'glance'
+
+
+OK, WARN, FAIL, SKIP = Level
+SITE, ALL, NODE, GLANCE = Scope
+
+_Function = typing.TypeVar('_Function', bound='Callable[..., str]')
 
 #: Of every check.
 LATE = 'gave no answer within %(seconds)d s'
@@ -43,12 +76,11 @@ BROKEN_REMEDY = 'run the command with --debug, which shows where it failed'
 class Fault:
     """What a check may find.
 
-    :ivar level: WARN or FAIL
     :ivar text: what is wrong, with ``%(name)s`` for what is filled in
     :ivar remedy: what to do about it, likewise
     """
 
-    level: str
+    level: Level
     text: str
     remedy: str
 
@@ -60,7 +92,7 @@ class Found(Exception):
     :ivar fields: what its message and remedy are filled in with
     """
 
-    def __init__(self, fault, **fields):
+    def __init__(self, fault: str, **fields: object) -> None:
         super().__init__(fault)
         self.fault = fault
         self.fields = fields
@@ -72,20 +104,19 @@ class Finding:
 
     :ivar site: what was looked at: a site, ``node``, or a URL
     :ivar check: name of the check
-    :ivar level: OK, WARN, FAIL or SKIP
     :ivar text: what was found
     :ivar remedy: what to do about it, or None
     :ivar seconds: how long it took
-    :ivar figures: dict of what was measured, by name
+    :ivar figures: what was measured, by name
     """
 
     site: str
     check: str
-    level: str
+    level: Level
     text: str
-    remedy: typing.Optional[str] = None
+    remedy: str | None = None
     seconds: float = 0.0
-    figures: dict = dataclasses.field(default_factory=dict)
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,23 +125,21 @@ class Check:
 
     :ivar name: as shown and chosen by operators
     :ivar title: what is well if it passes
-    :ivar scope: SITE, ALL, NODE or GLANCE
-    :ivar faults: dict of :class:`Fault` by name
+    :ivar faults: what it may find, by name
     :ivar needs: names of checks without which this one cannot be carried out
     """
 
     name: str
     title: str
-    scope: str
-    function: typing.Callable
-    faults: dict
-    needs: tuple = ()
+    scope: Scope
+    function: Callable[[typing.Any], str]
+    faults: dict[str, Fault]
+    needs: tuple[str, ...] = ()
 
-    def run(self, subject):
-        """Carry it out, and return the :class:`Finding`; nothing is raised.
+    def run(self, subject: subjects.Subject) -> Finding:
+        """Carry it out, and return the finding; nothing is raised.
 
-        :param subject: what its function takes; it has a ``name`` and a dict
-            ``figures`` by check
+        :param subject: what its function takes
         """
         began = time.monotonic()
         level, remedy = OK, None
@@ -130,30 +159,31 @@ class Check:
                        time.monotonic() - began,
                        subject.figures.get(self.name, {}))
 
-    def late(self, subject, seconds):
+    def late(self, subject: subjects.Subject, seconds: float) -> Finding:
         """Return the finding that it did not end in time."""
         return Finding(subject.name, self.name, FAIL,
                        LATE % {'seconds': seconds}, LATE_REMEDY, seconds)
 
-    def skipped(self, subject, why):
+    def skipped(self, subject: subjects.Subject, why: str) -> Finding:
         """Return the finding that it was not carried out."""
         return Finding(subject.name, self.name, SKIP, why)
 
 
 #: All checks by name, in the order in which they are carried out.
-CHECKS = {}
+CHECKS: dict[str, Check] = {}
 
 
-def check(name, scope, title, needs=(), **faults):
+def check(name: str, scope: Scope, title: str, needs: Iterable[str] = (),
+          **faults: tuple[Level, str, str]
+          ) -> Callable[[_Function], _Function]:
     """Register a function as a check.
 
     :param name: of the check
-    :param scope: SITE, ALL, NODE or GLANCE
     :param title: what is well if it passes
     :param needs: names of checks without which it cannot be carried out
     :param faults: (level, text, remedy) by name
     """
-    def register(function):
+    def register(function: _Function) -> _Function:
         CHECKS[name] = Check(
             name, title, scope, function,
             {fault: Fault(*what) for fault, what in faults.items()},
@@ -162,6 +192,6 @@ def check(name, scope, title, needs=(), **faults):
     return register
 
 
-def of(scope):
+def of(scope: Scope) -> list[Check]:
     """Return the checks of a scope, in order."""
     return [entry for entry in CHECKS.values() if entry.scope == scope]

@@ -17,8 +17,11 @@ long as it was told to. Each subject therefore has a thread of its own, some at
 a time, which is left alone when the time is over.
 """
 
+from __future__ import annotations
+
 import functools
 import time
+import typing
 
 from glance_dcn.checks import clusters  # noqa: F401
 from glance_dcn.checks import images  # noqa: F401
@@ -32,6 +35,10 @@ from glance_dcn.checks import workers  # noqa: F401
 from glance_dcn.engine import native
 from glance_dcn.runtime import scheduler as schedulers
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence
+
 # Subjects at a time: each site takes a client, which has a dozen threads.
 _AT_ONCE = schedulers.Limit('check', 24)
 # Seconds that threads have for removing what they made, when all is over.
@@ -40,15 +47,14 @@ _SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
            subjects.Glance: registry.GLANCE}
 
 
-def run(things, timeout, only=()):
+def run(things: Sequence[subjects.Subject], timeout: float,
+        only: Iterable[str] = ()) -> list[registry.Finding]:
     """Carry out all checks.
 
-    :param things: list of subjects, see :mod:`glance_dcn.checks.subjects`
     :param timeout: seconds until what has not ended is said to be late
     :param only: names of checks whose outcome is wanted; none: all
-    :returns: list of :class:`glance_dcn.checks.registry.Finding`; with those
-        of others that failed, without which a wanted one could not be
-        carried out
+    :returns: with those of others that failed, without which a wanted one
+        could not be carried out
     """
     run = _Run(things, only)
     try:
@@ -59,12 +65,11 @@ def run(things, timeout, only=()):
     return run.findings(timeout)
 
 
-def idle(things, names):
+def idle(things: Sequence[subjects.Subject],
+         names: Iterable[str]) -> list[registry.Check]:
     """Return those of some checks that have nothing to look at.
 
-    :param things: list of subjects, see :mod:`glance_dcn.checks.subjects`
     :param names: of checks
-    :returns: list of :class:`glance_dcn.checks.registry.Check`
     """
     scopes = {_SCOPES[type(thing)] for thing in things}
     if registry.SITE in scopes:
@@ -76,19 +81,21 @@ def idle(things, names):
 class _Run:
     """One run over all subjects."""
 
-    def __init__(self, things, only):
+    def __init__(self, things: Sequence[subjects.Subject],
+                 only: Iterable[str]) -> None:
         self._things = things
         self._only = set(only)
         self._wanted = self._needed()
         # Filled in by the threads, by number of the subject.
-        self._done = {number: [] for number in range(len(things))}
-        self._queue = native.Queue()
+        self._done: dict[int, list[registry.Finding]] = {
+            number: [] for number in range(len(things))}
+        self._queue: native.Queue[int] = native.Queue()
         self._left = set(self._done)
         for number, thing in enumerate(things):
             schedulers.PROCESS.submit(
                 functools.partial(self._look, number, thing), _AT_ONCE)
 
-    def _needed(self):
+    def _needed(self) -> set[str]:
         """Return the names of checks that are to be carried out."""
         names = set(self._only) or set(registry.CHECKS)
         if 'own-pool' in names:
@@ -100,13 +107,13 @@ class _Run:
                 return names
             names = more
 
-    def _checks(self, thing):
+    def _checks(self, thing: subjects.Subject) -> list[registry.Check]:
         return [check for check in registry.of(_SCOPES[type(thing)])
                 if check.name in self._wanted]
 
-    def _look(self, number, thing):
+    def _look(self, number: int, thing: subjects.Subject) -> None:
         found = self._done[number]
-        failed = {}
+        failed: dict[str, str] = {}
         try:
             for check in self._checks(thing):
                 if thing.stopped:
@@ -125,7 +132,7 @@ class _Run:
         finally:
             self._queue.put(number)
 
-    def wait(self, timeout):
+    def wait(self, timeout: float) -> None:
         """Wait for the threads, at most for some seconds."""
         deadline = time.monotonic() + timeout
         while self._left:
@@ -135,7 +142,7 @@ class _Run:
             except native.Empty:
                 return
 
-    def end(self):
+    def end(self) -> None:
         """Tell threads to end, and let them tidy up."""
         late = [self._things[number] for number in self._left]
         for thing in late:
@@ -144,7 +151,7 @@ class _Run:
         if any(getattr(thing, 'ioctx', None) for thing in late):
             self._wait_for_tidying()
 
-    def _wait_for_tidying(self):
+    def _wait_for_tidying(self) -> None:
         deadline = time.monotonic() + _TIDYING
         busy = {number for number in self._left
                 if getattr(self._things[number], 'ioctx', None)}
@@ -155,7 +162,7 @@ class _Run:
             except native.Empty:
                 return
 
-    def findings(self, timeout):
+    def findings(self, timeout: float) -> list[registry.Finding]:
         """Return all that was found."""
         result = []
         for number, thing in enumerate(self._things):
@@ -177,11 +184,11 @@ class _Run:
                 if not self._only or finding.check in self._only
                 or finding.level == registry.FAIL]
 
-    def _compare(self):
+    def _compare(self) -> list[registry.Finding]:
         """Carry out the checks of all clusters together."""
         sites = [thing for thing in self._things
                  if isinstance(thing, subjects.Site)]
-        kept = next((site.kept for site in sites if site.kept), {})
+        kept = next((site.kept for site in sites if site.kept), None) or {}
         result = []
         for check in registry.of(registry.ALL):
             if check.name not in self._wanted:

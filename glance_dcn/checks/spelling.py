@@ -27,6 +27,9 @@ from oslo_config import iniparser
 from glance_dcn.checks import registry
 from glance_dcn import plugins
 
+if typing.TYPE_CHECKING:
+    from glance_dcn.checks import subjects
+
 # Namespaces of options that Glance and its libraries have.
 _NAMESPACES = ('glance', 'oslo', 'keystonemiddleware', 'osprofiler')
 _STORES = 'glance.multi_store'
@@ -71,7 +74,7 @@ class _Parser(iniparser.BaseParser):
     option=(registry.WARN, 'option %(option)s in [%(section)s] in %(path)s is '
             'not known%(like)s: it is not read',
             'correct its name, or take it out'))
-def spelling(node: typing.Any) -> str:
+def spelling(node: subjects.Node) -> str:
     """Compare names in the files that are read with those that are known."""
     groups, of_stores = _known(node.conf)
     lower = {name.lower(): name for name in groups}
@@ -104,7 +107,7 @@ def spelling(node: typing.Any) -> str:
     return '%d options' % count
 
 
-def _try_values(conf: typing.Any, ours: set[str]) -> None:
+def _try_values(conf: cfg.ConfigOpts, ours: set[str]) -> None:
     """Read the values of all options of some groups.
 
     :raises glance_dcn.checks.registry.Found: if one is no value
@@ -122,7 +125,7 @@ def _try_values(conf: typing.Any, ours: set[str]) -> None:
                 continue
 
 
-def _files(conf: typing.Any) -> list[str]:
+def _files(conf: cfg.ConfigOpts) -> list[str]:
     """Return the paths of the files that are read."""
     found = list(conf.config_file or ())
     folders = conf.config_dir or ()
@@ -140,7 +143,7 @@ def _read(path: str) -> dict[str, set[str]]:
     return parser.found
 
 
-def _known(conf: typing.Any) -> tuple[dict[str, set[str]], set[str]]:
+def _known(conf: cfg.ConfigOpts) -> tuple[dict[str, set[str]], set[str]]:
     """Return the names of options by group, and those of any store."""
     groups: dict[str, set[str]] = {'DEFAULT': set()}
     # What stores of all types have is in no namespace.

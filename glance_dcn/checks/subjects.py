@@ -12,6 +12,8 @@
 
 """What checks look at: clusters, a node's configuration, Glances."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import typing
@@ -20,9 +22,26 @@ from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
+from glance_dcn.sites import home as homes
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterator
+    from collections.abc import Sequence
+
+    from oslo_config import cfg
+    import rados
+
+    from glance_dcn.ceph import errors
+    from glance_dcn.ceph import fsids
+    from glance_dcn.checks import access
+    from glance_dcn.checks import images
+    from glance_dcn.sites import site as sites
 
 #: Name under which findings about this node's configuration are shown.
 THIS_NODE = 'node'
+
+_T = typing.TypeVar('_T')
 
 # Seconds that one request to an OSD may take.
 _IO_TIMEOUT = 5
@@ -40,8 +59,7 @@ class Target:
     :ivar default: whether it is the default store of this node
     :ivar fsid: what the cluster's fsid must be, or None where only the conf
         file tells
-    :ivar access: what the user should be able to do there, a
-        :class:`glance_dcn.deploy.model.Access`
+    :ivar access: what the user should be able to do there
     :ivar home: whether it is the store that keeps the records of this node's
         Glance; None: the default store does
     :ivar order: among the stores as they are configured: of two with one pool,
@@ -51,12 +69,12 @@ class Target:
     name: str
     pool: str
     conf_file: str = ''
-    user: typing.Optional[str] = None
+    user: str | None = None
     connect_timeout: int = connection.CONNECT_TIMEOUT
     default: bool = False
-    fsid: typing.Optional[str] = None
+    fsid: str | None = None
     access: model.Access = model.Access.OWNER
-    home: typing.Optional[bool] = None
+    home: bool | None = None
     order: int = 0
 
 
@@ -67,16 +85,16 @@ class Subject:
     :ivar figures: what was measured: dicts by name of the check
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.figures = {}
+        self.figures: dict[str, dict[str, float]] = {}
         self.stopped = False
 
-    def measured(self, check, **figures):
+    def measured(self, check: str, **figures: float) -> None:
         """Keep what a check has measured."""
         self.figures[check] = figures
 
-    def going_on(self):
+    def going_on(self) -> bool:
         """Whether the checks are still wanted."""
         return not self.stopped
 
@@ -87,32 +105,44 @@ class Site(Subject):
     It makes a client of its own, apart from those of this process's stores,
     and looks after nothing.
 
-    :ivar target: :class:`Target`
-    :ivar access: :class:`Access`, of what Glance's user may do to files
+    :ivar access: what Glance's user may do to files; None where no check asks
     :ivar deployment: identity of the deployment, whose records count
-    :ivar maker: :class:`glance_dcn.ceph.client.Maker`
-    :ivar client: connected rados.Rados, or None
-    :ivar ioctx: rados.Ioctx of the pool, or None
+    :ivar client: connected, or None
+    :ivar ioctx: of the pool, or None
     :ivar fsid: of the cluster that answered, or None
-    :ivar kept: dict of :class:`glance_dcn.ceph.fsids.Entry` by store, as kept
-        at this home, or None
-    :ivar error: :class:`glance_dcn.ceph.errors.ClusterError` why there is no
-        client, or None
-    :ivar located: :class:`glance_dcn.checks.images.Located`, where Glance has
-        its images, or None where that is not asked
+    :ivar kept: clusters by store, as kept at this home, or None
+    :ivar error: why there is no client, or None
+    :ivar located: where Glance has its images; None where that is not asked
     """
 
-    def __init__(self, target, access, deployment=''):
+    def __init__(self, target: Target, access: access.Access | None,
+                 deployment: str = '') -> None:
         super().__init__(target.name)
         self.target = target
         self.deployment = deployment
         self.access = access
         self.maker = clients.Maker(target.name, target.conf_file, target.user,
                                    target.connect_timeout)
-        self.client = self.ioctx = self.fsid = self.kept = self.error = None
-        self.located = None
+        self.client: rados.Rados | None = None
+        self.ioctx: rados.Ioctx | None = None
+        self.fsid: str | None = None
+        self.kept: dict[str, fsids.Entry] | None = None
+        self.error: errors.ClusterError | None = None
+        self.located: images.Located | None = None
 
-    def connect(self):
+    @property
+    def connected(self) -> rados.Rados:
+        """The client, once there is one."""
+        assert self.client is not None, 'a check needs check monitors'
+        return self.client
+
+    @property
+    def opened(self) -> rados.Ioctx:
+        """The pool, once it is open."""
+        assert self.ioctx is not None, 'a check needs check pool'
+        return self.ioctx
+
+    def connect(self) -> None:
         """Connect to the cluster.
 
         :raises glance_dcn.ceph.errors.ClusterError: if that fails
@@ -120,15 +150,15 @@ class Site(Subject):
         self.client = self.maker.connect(_IO_TIMEOUT)
         self.fsid = self.client.get_fsid()
 
-    def open(self):
+    def open(self) -> None:
         """Open the pool.
 
         :raises glance_dcn.ceph.errors.ClusterError: if there is none
         """
-        self.ioctx = self.maker.open_pool(self.client, self.target.pool)
+        self.ioctx = self.maker.open_pool(self.connected, self.target.pool)
         self.ioctx.set_osdmap_full_try()
 
-    def close(self):
+    def close(self) -> None:
         """Give the connection back; on a site that hangs it may take long."""
         if self.ioctx is not None:
             self.ioctx.close()
@@ -137,37 +167,38 @@ class Site(Subject):
         self.client = self.ioctx = None
 
     @contextlib.contextmanager
-    def open_namespace(self, namespace):
-        """Open a namespace of the pool: context manager for its rados.Ioctx.
+    def open_namespace(self, namespace: str) -> Iterator[rados.Ioctx]:
+        """Open a namespace of the pool for a while.
 
         :raises glance_dcn.ceph.errors.ClusterError: if there is no such pool
         """
-        with self.maker.open_pool(self.client, self.target.pool) as ioctx:
+        with self.maker.open_pool(self.connected, self.target.pool) as ioctx:
             ioctx.set_osdmap_full_try()
             ioctx.set_namespace(namespace)
             yield ioctx
 
     @contextlib.contextmanager
-    def open_pool(self):
+    def open_pool(self) -> Iterator[rados.Ioctx]:
         """Give the pool, for what asks a site for it."""
+        ioctx = self.opened
         try:
-            yield self.ioctx
+            yield ioctx
         finally:
             # There is but one: a namespace is not for the next check.
-            self.ioctx.set_namespace('')
+            ioctx.set_namespace('')
 
-    def call(self, function, *args):
+    def call(self, function: Callable[..., _T], *args: typing.Any) -> _T:
         """Call a function that asks the site; its client has timeouts."""
         return function(*args)
 
     @property
-    def caps(self):
+    def caps(self) -> str:
         """The capabilities its user should have, for ``ceph auth caps``."""
         return cephconf.as_arguments(cephconf.caps([self.target.pool],
                                                    self.target.access))
 
     @property
-    def keeps_records(self):
+    def keeps_records(self) -> bool:
         """Whether this node's Glance keeps its records here.
 
         A site without a cluster, whose key of central may only read, keeps
@@ -178,7 +209,13 @@ class Site(Subject):
                 and self.target.access is model.Access.OWNER)
 
     @property
-    def user(self):
+    def home(self) -> homes.Home:
+        """What reads the records that are kept here."""
+        # It asks a site for no more than this one has as well.
+        return homes.Home(typing.cast('sites.Site', self))
+
+    @property
+    def user(self) -> str:
         """The user in full, as Ceph writes it."""
         return 'client.%s' % (self.target.user or 'admin')
 
@@ -186,12 +223,13 @@ class Site(Subject):
 class Sites(Subject):
     """All clusters together, once each was looked at, seen from one.
 
-    :ivar site: :class:`Site` that it is about
-    :ivar others: the :class:`Site` of those that come before it
-    :ivar kept: :class:`glance_dcn.ceph.fsids.Entry` of it, or None
+    :ivar site: the one that it is about
+    :ivar others: those that come before it
+    :ivar kept: its cluster as it is kept, or None
     """
 
-    def __init__(self, site, others, kept):
+    def __init__(self, site: Site, others: Sequence[Site],
+                 kept: fsids.Entry | None) -> None:
         super().__init__(site.name)
         self.site = site
         self.others = others
@@ -201,12 +239,11 @@ class Sites(Subject):
 class Node(Subject):
     """The configuration of the Glance on this node.
 
-    :ivar conf: oslo.config object
-    :ivar access: :class:`glance_dcn.checks.access.Access`
     :ivar room: bytes that the staging folder shall have free
     """
 
-    def __init__(self, conf, access, room):
+    def __init__(self, conf: cfg.ConfigOpts, access: access.Access,
+                 room: int) -> None:
         super().__init__(THIS_NODE)
         self.conf = conf
         self.access = access
@@ -219,6 +256,6 @@ class Glance(Subject):
     :ivar url: its URL
     """
 
-    def __init__(self, name, url):
+    def __init__(self, name: str, url: str) -> None:
         super().__init__(name)
         self.url = url

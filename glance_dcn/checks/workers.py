@@ -12,12 +12,20 @@
 
 """Checks of the Glance workers that a site's pool knows of."""
 
+from __future__ import annotations
+
 import time
+import typing
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import registry
 from glance_dcn.sites import home as homes
 from glance_dcn.workers import registry as registries
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from glance_dcn.checks import subjects
 
 # Seconds after which a worker is silent; they speak every ten. It is not
 # judged by what it said last.
@@ -45,19 +53,20 @@ _SILENT = 60
             + ' worker/IDENTITY": '
             'first see in "glance-dcn worker list", which tells its '
             'identity, that it has left nothing to be done'))
-def workers(site):
+def workers(site: subjects.Site) -> str:
     """Read what each worker has found out about itself."""
     if not site.keeps_records:
         return 'they are known at their own site alone'
     now = time.time()
-    living, silent = [], []
+    living: list[registries.Worker] = []
+    silent: list[registries.Worker] = []
     for worker, _text in registries.Registry(
-            homes.Home(site), site.deployment).workers():
+            site.home, site.deployment).workers():
         # A pool may once have been that of a store of another name.
         if worker.site == site.name and worker.taken_by is None:
             (living if now - worker.seen < _SILENT
              else silent).append(worker)
-    by_url = {}
+    by_url: dict[str | None, list[str]] = {}
     for worker in living:
         by_url.setdefault(worker.url, []).append(worker.host)
     _refuse(living, registries.WRONG, 'wrong')
@@ -76,7 +85,8 @@ def workers(site):
         'none has spoken of late')
 
 
-def _refuse(living, state, fault):
+def _refuse(living: Iterable[registries.Worker], state: str,
+            fault: str) -> None:
     for worker in living:
         if worker.reference == state:
             raise registry.Found(

@@ -12,8 +12,11 @@
 
 """``glance-dcn check``: whether this node and all sites are in order."""
 
+from __future__ import annotations
+
 import argparse
 import sys
+import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
@@ -27,6 +30,10 @@ from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.tasks import setup as task_setup
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 #: Exit status: all is well, or something is not.
 GOOD, BAD, WRONG = 0, 1, 2
@@ -62,11 +69,8 @@ _IDLE = {registry.SITE: _NO_SITE, registry.ALL: _NO_SITE,
                           'site in a sites file'}
 
 
-def register(subparsers):
-    """Add the subcommand to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommand to those of the command."""
     parser = subparsers.add_parser(
         'check', help='see whether this node and all sites are in order',
         description=_DESCRIPTION, epilog=_EPILOG,
@@ -101,13 +105,13 @@ def register(subparsers):
     parser.set_defaults(run=run, set_up=_set_up)
 
 
-def _names(text):
+def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(',') if name.strip()]
     _refuse_unknown(names)
     return names
 
 
-def _refuse_unknown(names):
+def _refuse_unknown(names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in registry.CHECKS]
     if unknown:
         raise argparse.ArgumentTypeError(
@@ -115,12 +119,12 @@ def _refuse_unknown(names):
                 ', '.join(unknown), ', '.join(registry.CHECKS)))
 
 
-def _set_up(args):
+def _set_up(args: argparse.Namespace) -> None:
     if args.explain is None:
         args.conf = node.read_all(args)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Carry out the checks and return the exit status."""
     if args.explain is not None:
         return _explain(args.explain)
@@ -142,7 +146,7 @@ def run(args):
     return BAD if any(finding.level in bad for finding in findings) else GOOD
 
 
-def _subjects(args):
+def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     """Return what is to be looked at."""
     # What is wrong with site files is told by a check.
     known = node.targets_of(args, tell=False)
@@ -157,7 +161,7 @@ def _subjects(args):
     for site in sites:
         site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]
-    things = list(sites)
+    things: list[subjects.Subject] = [*sites]
     if not args.site:
         this = subjects.Node(args.conf, allowed,
                              int(args.staging_room * (1 << 30)))
@@ -170,12 +174,13 @@ def _subjects(args):
     return things
 
 
-def _refuse_idle(things, names):
+def _refuse_idle(things: Sequence[subjects.Subject],
+                 names: Iterable[str]) -> None:
     """Refuse checks that would not be carried out, and not be missed.
 
     :raises ValueError: if there are any
     """
-    idle = {}
+    idle: dict[str, list[str]] = {}
     for check in runner.idle(things, names):
         idle.setdefault(_IDLE[check.scope], []).append(check.name)
     if idle:
@@ -184,8 +189,8 @@ def _refuse_idle(things, names):
             for why, found in idle.items()))
 
 
-def _glances(args):
-    """Return (name, URL) of the Glances that shall answer."""
+def _glances(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return names and URLs of the Glances that shall answer."""
     found = [('glance', url) for url in args.glance]
     said = node.deployment(args)
     if said:
@@ -195,14 +200,15 @@ def _glances(args):
     return found
 
 
-def _keyrings(site):
+def _keyrings(site: subjects.Site) -> list[str]:
     try:
-        return site.maker.keyrings
+        return list(site.maker.keyrings)
     except errors.ClusterError:
         return []
 
 
-def _print(shown, findings):
+def _print(shown: Sequence[registry.Finding],
+           findings: Sequence[registry.Finding]) -> None:
     """Print one line for each check, with the remedy where there is one."""
     if shown:
         rows = [(finding.site, finding.check, finding.level,
@@ -210,14 +216,14 @@ def _print(shown, findings):
                  + ('; %s' % finding.remedy if finding.remedy else ''))
                 for finding in shown]
         print(output.table(('site', 'check', 'is', 'what'), rows))
-    numbers = {level: sum(finding.level == level for finding in findings)
+    numbers = {level.value: sum(finding.level is level for finding in findings)
                for level in (registry.OK, registry.WARN, registry.FAIL,
                              registry.SKIP)}
     print('%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
           'possible because of those' % numbers)
 
 
-def _explain(name):
+def _explain(name: str) -> int:
     names = [name] if name else list(registry.CHECKS)
     try:
         _refuse_unknown(names)

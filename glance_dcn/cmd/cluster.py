@@ -13,8 +13,11 @@
 
 """``glance-dcn site import`` and ``site key``: sites for a sites file."""
 
+from __future__ import annotations
+
 import argparse
 import os
+import typing
 
 from glance_dcn.ceph import users
 from glance_dcn.cmd import output
@@ -26,6 +29,10 @@ from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile as mistakes
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Sequence
 
 _IMPORT = """\
 Makes an entry for the sites file: from a running cluster, which is asked for
@@ -85,13 +92,18 @@ exit status:
 """
 
 
-def register(commands):
+# A site as it stands in a sites file, and where which keyring is to be.
+_Entry = dict[str, typing.Any]
+_Key = tuple[str, files.File]
+
+
+def register(commands: output.Subparsers) -> None:
     """Add the subcommands to those of ``glance-dcn site``."""
     _register_import(commands)
     _register_key(commands)
 
 
-def _register_import(commands):
+def _register_import(commands: output.Subparsers) -> None:
     parser = _add(commands, 'import', _import, _IMPORT, _IMPORT_END,
                   'make an entry for the sites file')
     parser.add_argument('name', nargs='?', metavar='SITE',
@@ -120,7 +132,7 @@ def _register_import(commands):
     output.add_format(parser)
 
 
-def _register_key(commands):
+def _register_key(commands: output.Subparsers) -> None:
     parser = _add(commands, 'key', _key, _KEY, _KEY_END,
                   'make a cephx key for Glance at a site')
     parser.add_argument('name', metavar='SITE',
@@ -152,7 +164,9 @@ def _register_key(commands):
     output.add_format(parser)
 
 
-def _add(commands, name, run, description, epilog, summary):
+def _add(commands: output.Subparsers, name: str,
+         run: Callable[[argparse.Namespace], int], description: str,
+         epilog: str, summary: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -162,7 +176,7 @@ def _add(commands, name, run, description, epilog, summary):
     return parser
 
 
-def _import(args):
+def _import(args: argparse.Namespace) -> int:
     if bool(args.ceph_conf) == bool(args.export):
         raise sitesfile.Wrong('give either --ceph-conf, of a running '
                               'cluster, or --export')
@@ -190,13 +204,13 @@ def _import(args):
     return sitesfile.DONE
 
 
-def _add_guests(args, entries):
+def _add_guests(args: argparse.Namespace, entries: list[_Entry]) -> list[str]:
     """Name the keys that Glances need at clusters of other sites.
 
-    :returns: list of texts that say which keys are to be made, and how
+    :returns: texts that say which keys are to be made, and how
     """
     try:
-        central = sitesfile.read(args).central.cluster.name
+        central = sitesfile.read(args).central.ceph.name
     except mistakes.Mistake:
         # There is none yet, or it is told when it is written.
         central = 'central'
@@ -217,7 +231,8 @@ def _add_guests(args, entries):
     return notes
 
 
-def _write(args, entries, keys):
+def _write(args: argparse.Namespace, entries: list[_Entry],
+           keys: list[_Key]) -> None:
     """Add entries to the sites file, and write the keys they refer to."""
     prepared = entry.prepare(args.sites_file, entries)
     for path, file in keys:
@@ -230,12 +245,12 @@ def _write(args, entries, keys):
     entry.write(args.sites_file, *prepared)
 
 
-def _same_key(path, file):
+def _same_key(path: str, file: files.File) -> bool:
     with open(path) as source:
         return source.read() == file.text
 
 
-def _of_cluster(args):
+def _of_cluster(args: argparse.Namespace) -> _Entry:
     """Return the entry of a running cluster."""
     if not args.name:
         raise sitesfile.Wrong('say how the site is called')
@@ -250,8 +265,8 @@ def _of_cluster(args):
                   keyring)
 
 
-def _of_export(args):
-    """Return the entries of an export, and (path, File) of their keys."""
+def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
+    """Return the entries of an export, and their keyrings."""
     folder = os.path.abspath(args.keys or os.path.join(
         os.path.dirname(os.path.abspath(args.sites_file)), 'keys'))
     clusters = [found for found in export.read(args.export)
@@ -262,7 +277,8 @@ def _of_export(args):
     if len(clusters) > 1 and (args.central or args.worker):
         raise sitesfile.Wrong('%s has several clusters; name the one that '
                               '--central or --worker is for' % args.export)
-    entries, keys = [], []
+    entries: list[_Entry] = []
+    keys: list[_Key] = []
     for found in clusters:
         name = '%s.client.%s.keyring' % (found.name, found.user)
         if os.path.basename(name) != name:
@@ -270,14 +286,16 @@ def _of_export(args):
                                   % found.name)
         keys.append((os.path.join(folder, name), files.File(
             name, cephconf.keyring(found.user, found.key), files.SECRET,
-            (found.key,), 'ceph')))
+            (found.key,), files.Kind.CEPH)))
         entries.append(_entry(args, found.name, found.fsid, found.mons,
                               found.user, keys[-1][0], found.pools))
     return entries, keys
 
 
-def _entry(args, name, fsid, mons, user, keyring, pools=()):
-    found = {'name': name}
+def _entry(args: argparse.Namespace, name: str, fsid: str, mons: list[str],
+           user: str, keyring: str | None,
+           pools: Sequence[str] = ()) -> _Entry:
+    found: _Entry = {'name': name}
     if args.central:
         found['central'] = True
     found['cluster'] = {'fsid': fsid, 'mons': mons, 'user': user}
@@ -295,7 +313,7 @@ def _entry(args, name, fsid, mons, user, keyring, pools=()):
     return found
 
 
-def _key(args):
+def _key(args: argparse.Namespace) -> int:
     user, pools, access, path, fsid = _wanted(args)
     caps = cephconf.caps(pools, access)
     key, before = users.make_key(
@@ -305,7 +323,8 @@ def _key(args):
         raise sitesfile.Wrong('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [(_file, state)] = files.write(folder, [files.File(
-        name, cephconf.keyring(user, key), files.SECRET, (key,), 'ceph')])
+        name, cephconf.keyring(user, key), files.SECRET, (key,),
+        files.Kind.CEPH)])
     what = ('made' if before is None else 'there' if before == caps
             else 'given other capabilities')
     if args.format == 'json':
@@ -319,8 +338,9 @@ def _key(args):
     return sitesfile.DONE
 
 
-def _wanted(args):
-    """Return (user, pools, Access, path of the keyring, fsid or None)."""
+def _wanted(args: argparse.Namespace
+            ) -> tuple[str, list[str], model.Access, str, str | None]:
+    """Return user, pools, access, path of the keyring, and fsid if known."""
     if args.user or args.pool or args.access:
         if args.guest or not (args.user and args.pool and args.output):
             raise sitesfile.Wrong('without a sites file, --user, --pool and '
@@ -335,7 +355,7 @@ def _wanted(args):
     if args.guest not in (None, site.name):
         [guest] = sitesfile.sites(deployment, [args.guest])
         site = _seen_by(deployment, site, guest)
-    cluster = site.cluster
+    cluster = site.ceph
     path = args.output or (cluster.key and cluster.key.file)
     if not path:
         raise sitesfile.Wrong('the sites file refers to no file with the key '
@@ -345,7 +365,8 @@ def _wanted(args):
             path, cluster.fsid)
 
 
-def _seen_by(deployment, site, guest):
+def _seen_by(deployment: model.Deployment, site: model.Site,
+             guest: model.Site) -> model.Site:
     """Return a site as the Glance of another one sees it."""
     for other, seen in deployment.guests_of(site):
         if other.name == guest.name:

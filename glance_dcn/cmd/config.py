@@ -13,8 +13,11 @@
 
 """``glance-dcn config``: the configuration that follows from a sites file."""
 
+from __future__ import annotations
+
 import argparse
 import os
+import typing
 
 from glance_dcn.cmd import output
 from glance_dcn.cmd import sitesfile
@@ -22,6 +25,13 @@ from glance_dcn.deploy import diff
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import render
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    from glance_dcn.deploy import model
 
 _RENDER = """\
 Writes what the nodes of a site need, out of the sites file:
@@ -81,15 +91,14 @@ exit status:
   2  wrong arguments, or something wrong in a sites file
 """
 
+# A change, with the names of its site and node.
+_Change = tuple[str, str, diff.Change]
 # Files of Glance that packages and deployers write.
 _DEPLOYERS = ('glance-api.conf', 'glance-image-import.conf')
 
 
-def register(subparsers):
-    """Add the subcommand to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommand to those of the command."""
     parser = subparsers.add_parser(
         'config', help='make the configuration of sites out of a sites file')
     commands = parser.add_subparsers(dest='config_command', required=True,
@@ -98,7 +107,9 @@ def register(subparsers):
     _register_diff(commands)
 
 
-def _add(commands, name, run, **texts):
+def _add(commands: output.Subparsers, name: str,
+         run: Callable[[argparse.Namespace], int],
+         **texts: typing.Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
     sitesfile.add_option(parser)
@@ -107,7 +118,7 @@ def _add(commands, name, run, **texts):
     return parser
 
 
-def _register_render(commands):
+def _register_render(commands: output.Subparsers) -> None:
     parser = _add(commands, 'render', _render,
                   help='write the files that sites need',
                   description=_RENDER, epilog=_RENDER_END)
@@ -129,7 +140,7 @@ def _register_render(commands):
     output.add_format(parser)
 
 
-def _register_diff(commands):
+def _register_diff(commands: output.Subparsers) -> None:
     parser = _add(commands, 'diff', _diff,
                   help='compare the configuration with a running node, or '
                        'with that of another sites file',
@@ -150,14 +161,15 @@ def _register_diff(commands):
     output.add_format(parser)
 
 
-def _add_kind(parser, default=None):
+def _add_kind(parser: argparse.ArgumentParser,
+              default: str | None = None) -> None:
     parser.add_argument('--as', dest='kind', choices=render.KINDS,
                         required=default is None, default=default,
                         help='for whom' + (' (%s)' % default if default
                                            else ''))
 
 
-def _render(args):
+def _render(args: argparse.Namespace) -> int:
     deployment = sitesfile.read(args)
     sites = sitesfile.sites(deployment, args.site)
     # All of it is there, and right, before anything is written.
@@ -178,7 +190,9 @@ def _render(args):
     return sitesfile.DONE
 
 
-def _contradictions(folder, placed):
+def _contradictions(folder: str,
+                    placed: Iterable[tuple[files.Rendering, files.File]]
+                    ) -> list[str]:
     """Return notes of what the files of deployers say otherwise."""
     found = []
     for _rendering, file in placed:
@@ -193,7 +207,8 @@ def _contradictions(folder, placed):
     return found
 
 
-def _worker(found, name, sites):
+def _worker(found: Sequence[tuple[str, files.Rendering]], name: str,
+            sites: Sequence[model.Site]) -> files.Rendering:
     """Return the rendering of one worker."""
     if len(sites) > 1:
         raise sitesfile.Wrong('--worker needs one --site')
@@ -205,7 +220,8 @@ def _worker(found, name, sites):
     return known[name]
 
 
-def _print(args, what, heads, rows, notes):
+def _print(args: argparse.Namespace, what: str, heads: Sequence[str],
+           rows: Sequence[Sequence[object]], notes: Iterable[str]) -> None:
     if args.format == 'json':
         print(output.text({what: [dict(zip(heads, row)) for row in rows],
                            'notes': list(dict.fromkeys(notes))}))
@@ -216,7 +232,7 @@ def _print(args, what, heads, rows, notes):
         print('Note: %s.' % note)
 
 
-def _diff(args):
+def _diff(args: argparse.Namespace) -> int:
     if (args.running is None) == (args.before is None):
         raise sitesfile.Wrong('give either RUNNING_DIR or --from OLD')
     deployment = sitesfile.read(args)
@@ -232,7 +248,7 @@ def _diff(args):
     return sitesfile.DIFFERENT if changes else sitesfile.DONE
 
 
-def _print_changes(changes):
+def _print_changes(changes: Iterable[_Change]) -> None:
     if not changes:
         print('Nothing differs.')
     for site, node, change in changes:
@@ -242,7 +258,8 @@ def _print_changes(changes):
             print('    %s' % line)
 
 
-def _with_running(args, deployment):
+def _with_running(args: argparse.Namespace,
+                  deployment: model.Deployment) -> list[_Change]:
     if len(args.site) != 1:
         raise sitesfile.Wrong('say with one --site which site the node in '
                               '%s is of' % args.running)
@@ -264,7 +281,8 @@ def _with_running(args, deployment):
                                            group)]
 
 
-def _with_older(args, deployment):
+def _with_older(args: argparse.Namespace,
+                deployment: model.Deployment) -> list[_Change]:
     if args.worker:
         raise sitesfile.Wrong('--worker does not go with --from')
     before = load.load(args.before)
@@ -281,8 +299,9 @@ def _with_older(args, deployment):
                                              found[1].get(node, []))]
 
 
-def _by_node(deployment, names, kind):
-    """Return rendered files by (site, node), for those that are there."""
+def _by_node(deployment: model.Deployment, names: Sequence[str],
+             kind: str) -> dict[tuple[str, str], list[files.File]]:
+    """Return the rendered files of each node of each site."""
     sites = [site for site in deployment.sites
              if not names or site.name in names]
     if kind == 'operator':

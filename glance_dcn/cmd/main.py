@@ -17,12 +17,15 @@ a user who can read that configuration and the keyrings. What works on a sites
 file needs neither.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib
 from importlib import metadata
 import logging
 import os
 import sys
+import typing
 import warnings
 
 from oslo_config import cfg
@@ -37,6 +40,9 @@ from glance_dcn.cmd import task
 from glance_dcn.cmd import validate
 from glance_dcn.cmd import worker as worker_command
 from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 _DESCRIPTION = """\
@@ -67,7 +73,7 @@ _COMMANDS = (check, config, metrics, site, status, task, validate,
              worker_command)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     :param argv: list of arguments; None: those of the process
@@ -92,7 +98,7 @@ def main(argv=None):
               % exc, file=sys.stderr)
         return FAILED
     try:
-        result = args.run(args)
+        result: int = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         result = INTERRUPTED
@@ -105,7 +111,7 @@ def main(argv=None):
     return result
 
 
-def _leave(status):
+def _leave(status: int) -> None:
     """End the process, whatever its threads are doing.
 
     Those that wait for a site that hangs would be waited for.
@@ -115,7 +121,7 @@ def _leave(status):
     os._exit(status)
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='glance-dcn',
         description=_DESCRIPTION, epilog=_EPILOG,
@@ -140,7 +146,7 @@ def _parser():
     return parser
 
 
-def _set_up_stores(args):
+def _set_up_stores(args: argparse.Namespace) -> None:
     """Have glance_store configure the stores, as Glance does."""
     import glance_store
     # It has options of the command line, which are known before that is read.

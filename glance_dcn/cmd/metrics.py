@@ -12,11 +12,14 @@
 
 """``glance-dcn metrics``: the figures of ``status`` for Prometheus."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
 import threading
 import time
+import typing
 
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
@@ -24,6 +27,9 @@ from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
 from glance_dcn.tasks import setup as task_setup
+
+if typing.TYPE_CHECKING:
+    import types
 
 #: Exit status.
 GOOD, WRONG, UNWRITTEN = 0, 2, 3
@@ -47,11 +53,8 @@ exit status:
 """
 
 
-def register(subparsers):
-    """Add the subcommand to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommand to those of the command."""
     parser = subparsers.add_parser(
         'metrics', help='give the figures of status to Prometheus',
         description=_DESCRIPTION, epilog=_EPILOG,
@@ -72,7 +75,7 @@ def register(subparsers):
     parser.set_defaults(run=run, set_up=_set_up)
 
 
-def _file(text):
+def _file(text: str) -> str:
     if not text.endswith('.prom'):
         raise argparse.ArgumentTypeError(
             '%s: node_exporter reads only files whose names end in .prom'
@@ -80,18 +83,18 @@ def _file(text):
     return os.path.abspath(text)
 
 
-def _address(text):
+def _address(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(':')
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError('%s is no ADDRESS:PORT' % text)
     return host.strip('[]'), int(port)
 
 
-def _set_up(args):
+def _set_up(args: argparse.Namespace) -> None:
     args.conf = node.read_all(args)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Give the figures and return the exit status."""
     try:
         from glance_dcn.status import metrics
@@ -123,13 +126,14 @@ def run(args):
     return GOOD
 
 
-def _take(args, database=None):
+def _take(args: argparse.Namespace,
+          database: inventory.Database | None = None) -> snapshot.Snapshot:
     return snapshot.take(
         node.targets_of(args), args.timeout,
         deployment=task_setup.deployment_id(args.conf), database=database)
 
 
-def _serve(args, metrics):
+def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
     """Look at everything now and then, and serve what was found last."""
     latest = metrics.Latest()
     address, port = args.listen

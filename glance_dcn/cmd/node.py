@@ -12,9 +12,12 @@
 
 """The configuration of the Glance on this node, for the commands."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re
+import typing
 
 from oslo_config import cfg
 from oslo_db import options as db_options
@@ -28,6 +31,10 @@ from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
 
+if typing.TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
 #: Stores that Glance makes for itself: those of
@@ -40,11 +47,9 @@ _GROUP = 'glance_dcn'
 _POOL = 'images'
 
 
-def read(args):
+def read(args: argparse.Namespace) -> cfg.ConfigOpts:
     """Read the configuration as Glance does, without setting stores up.
 
-    :param args: arguments of the command
-    :returns: oslo.config object
     :raises oslo_config.cfg.Error: if it cannot be used
     """
     # It registers options of the command line, whatever is read.
@@ -66,7 +71,7 @@ def read(args):
     return cfg.CONF
 
 
-def default_files():
+def default_files() -> list[str]:
     """Return the configuration files Glance would read."""
     folder = os.environ.get('OS_GLANCE_CONFIG_DIR', '').strip()
     if not folder:
@@ -84,7 +89,7 @@ def default_files():
     return _in_order(files)
 
 
-def _with_import_options(files):
+def _with_import_options(files: list[str]) -> list[str]:
     """Return files with the glance-image-import.conf that is beside them."""
     for path in files:
         if os.path.basename(path) == _FILES[1]:
@@ -94,7 +99,7 @@ def _with_import_options(files):
     return files
 
 
-def _in_order(files):
+def _in_order(files: list[str]) -> list[str]:
     """Return the files of Glance as they are read there.
 
     Under a WSGI server glance-image-import.conf comes first. TripleO names it
@@ -106,7 +111,7 @@ def _in_order(files):
     return files
 
 
-def _sets_stores(path):
+def _sets_stores(path: str) -> bool:
     try:
         with open(path, errors='replace') as source:
             return any(re.match(r'enabled_backends\s*[=:]', line)
@@ -116,11 +121,9 @@ def _sets_stores(path):
         return False
 
 
-def read_all(args):
+def read_all(args: argparse.Namespace) -> cfg.ConfigOpts:
     """Read the configuration, and have all options of Glance known.
 
-    :param args: arguments of the command
-    :returns: oslo.config object
     :raises oslo_config.cfg.Error: if it cannot be used
     """
     # They register the options of imports; before it is read, as some are
@@ -145,13 +148,12 @@ def read_all(args):
     return conf
 
 
-def targets(conf, tell=True):
+def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[subjects.Target]:
     """Return where the sites of this node's Glance are.
 
-    :param conf: oslo.config object, see :func:`read_all`
+    :param conf: see :func:`read_all`
     :param tell: log what is wrong with site files
-    :returns: list of :class:`glance_dcn.checks.subjects.Target`, that of the
-        default store first
+    :returns: that of the default store first
     """
     default = conf.glance_store.default_backend
     files = (_site_files(conf.glance_dcn.sites_dir, tell)
@@ -178,7 +180,7 @@ def targets(conf, tell=True):
     return sorted(found, key=lambda target: not target.default)
 
 
-def deployment(args):
+def deployment(args: argparse.Namespace) -> model.Deployment | None:
     """Return the deployment of ``--sites-file``, or None without it.
 
     :raises glance_dcn.deploy.sitesfile.Mistake: if the file is wrong
@@ -186,13 +188,13 @@ def deployment(args):
     return load.load(args.sites) if args.sites else None
 
 
-def targets_of(args, tell=True):
+def targets_of(args: argparse.Namespace,
+               tell: bool = True) -> list[subjects.Target]:
     """Return where the sites are: those of ``--sites-file``, or this node's.
 
     :param args: arguments of the command, with ``conf``
     :param tell: log what is wrong with site files
-    :returns: list of :class:`glance_dcn.checks.subjects.Target`, the central
-        or default site first
+    :returns: the central or default site first
     """
     said = deployment(args)
     if said is None:
@@ -202,7 +204,7 @@ def targets_of(args, tell=True):
             for site in said.stores_of(said.central)]
 
 
-def some_targets_of(args):
+def some_targets_of(args: argparse.Namespace) -> list[subjects.Target]:
     """Return where the sites are, of which there must be one.
 
     :raises ValueError: if there is none; see :func:`targets_of`
@@ -217,17 +219,17 @@ def some_targets_of(args):
     return found
 
 
-def _said_target(said, site):
+def _said_target(said: model.Deployment, site: model.Site) -> subjects.Target:
     """Return what a sites file says of a site."""
     central = said.central.store
     target = _target(site.store, central, central, site.pool,
-                     stores.conf_path(said.paths.ceph, site.cluster),
-                     site.cluster.user, site.limits.connect_timeout or -1,
-                     site.cluster.access.value)
-    return dataclasses.replace(target, fsid=site.cluster.fsid)
+                     stores.conf_path(said.paths.ceph, site.ceph),
+                     site.ceph.user, site.limits.connect_timeout or -1,
+                     site.ceph.access.value)
+    return dataclasses.replace(target, fsid=site.ceph.fsid)
 
 
-def add_sites(parser):
+def add_sites(parser: argparse.ArgumentParser) -> None:
     """Add ``--sites-file`` to a subcommand."""
     parser.add_argument(
         '--sites-file', '--sites', dest='sites', metavar='FILE',
@@ -236,12 +238,14 @@ def add_sites(parser):
              'keyrings must be on this node')
 
 
-def _site_files(path, tell):
+def _site_files(path: str, tell: bool) -> dict[str, dict[str, str]]:
     contents = nodes.site_folder(path, tell).read(settled=False)
     return contents.sites if contents else {}
 
 
-def _target(name, default, home, pool, conf_file, user, timeout, access):
+def _target(name: str, default: str, home: str | None, pool: str,
+            conf_file: str | None, user: str | None, timeout: int,
+            access: str | None) -> subjects.Target:
     # Whoever asks does not wait for longer than that, whatever Glance does.
     longest = connection.CONNECT_TIMEOUT
     return subjects.Target(
@@ -253,10 +257,10 @@ def _target(name, default, home, pool, conf_file, user, timeout, access):
         else name == home)
 
 
-def choose(found, names):
+def choose(found: list[subjects.Target],
+           names: Iterable[str] | None) -> list[subjects.Target]:
     """Return the targets of some sites.
 
-    :param found: list of :class:`glance_dcn.checks.subjects.Target`
     :param names: those that are wanted; none: all
     :raises ValueError: if there is none of a name
     """

@@ -12,11 +12,22 @@
 
 """Tables and JSON, as the commands print them."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import json
+import math
+import typing
 
 from oslo_utils import uuidutils
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 #: How much is what, for people.
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
@@ -24,13 +35,13 @@ _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 _LONGEST = 86400
 
 
-def add_format(parser):
+def add_format(parser: argparse.ArgumentParser) -> None:
     """Add ``--format`` to a subcommand."""
     parser.add_argument('--format', choices=('table', 'json'),
                         default='table', help='form of the output (table)')
 
 
-def seconds(text):
+def seconds(text: str) -> float:
     """Return a number of seconds that an argument says.
 
     :raises argparse.ArgumentTypeError: if it is not above 0, or beyond reason
@@ -38,7 +49,7 @@ def seconds(text):
     try:
         number = float(text)
     except ValueError:
-        number = 0
+        number = 0.0
     # Neither can NaN be compared.
     if not 0 < number <= _LONGEST:
         raise argparse.ArgumentTypeError('%r is not a number of seconds above '
@@ -47,7 +58,8 @@ def seconds(text):
     return number
 
 
-def between(least, most, unit, kind=float):
+def between(least: float, most: float, unit: str,
+            kind: Callable[[str], float] = float) -> Callable[[str], float]:
     """Return a function that returns the number that an argument says.
 
     It raises argparse.ArgumentTypeError if it is none, or out of bounds.
@@ -57,13 +69,13 @@ def between(least, most, unit, kind=float):
     :param unit: of which it is a number, as text
     :param kind: float or int
     """
-    def convert(text):
+    def convert(text: str) -> float:
         try:
             number = kind(text)
         except ValueError:
-            number = None
-        # Neither can NaN be compared.
-        if number is None or not least <= number <= most:
+            # Within no bounds.
+            number = math.nan
+        if not least <= number <= most:
             raise argparse.ArgumentTypeError(
                 '%r is not a number of %s from %d to %d' % (
                     text, unit, least, most))
@@ -71,7 +83,7 @@ def between(least, most, unit, kind=float):
     return convert
 
 
-def count(text):
+def count(text: str) -> int:
     """Return a number of things that an argument says.
 
     :raises argparse.ArgumentTypeError: if it is below 1
@@ -81,7 +93,7 @@ def count(text):
     return int(text)
 
 
-def image(text):
+def image(text: str) -> str:
     """Return the ID of an image that an argument says.
 
     :raises argparse.ArgumentTypeError: if it is none
@@ -92,7 +104,7 @@ def image(text):
     return text
 
 
-def table(heads, rows):
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as text, without a newline at its end.
 
     :param heads: names of the columns
@@ -107,7 +119,7 @@ def table(heads, rows):
         for line in lines)
 
 
-def _printable(text):
+def _printable(text: str) -> str:
     """Return text that does nothing to a terminal: users name images."""
     if text.isprintable():
         return text
@@ -116,7 +128,7 @@ def _printable(text):
                    for letter in text)
 
 
-def text(thing, compact=False):
+def text(thing: typing.Any, compact: bool = False) -> str:
     """Return something as JSON text.
 
     :param thing: of dicts, lists, sets and dataclasses
@@ -125,15 +137,15 @@ def text(thing, compact=False):
     return json.dumps(thing, indent=None if compact else 1, default=_plain)
 
 
-def _plain(thing):
-    if dataclasses.is_dataclass(thing):
+def _plain(thing: typing.Any) -> typing.Any:
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         return dataclasses.asdict(thing)
     if isinstance(thing, (set, frozenset)):
         return sorted(thing)
     raise TypeError('%s cannot be shown' % type(thing))
 
 
-def size(count):
+def size(count: int | None) -> str:
     """Return a number of bytes for people; None is shown as ``-``."""
     if count is None:
         return '-'

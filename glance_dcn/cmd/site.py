@@ -15,7 +15,10 @@
 Those that work on a sites file are in :mod:`glance_dcn.cmd.cluster`.
 """
 
+from __future__ import annotations
+
 import argparse
+import typing
 
 import glance_store
 
@@ -26,6 +29,9 @@ from glance_dcn.cmd import output
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SHOW = """\
 Connects to the cluster of a store of this node's Glance, as that does, and
@@ -51,13 +57,11 @@ exit status:
 """
 
 
-def register(subparsers):
+def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand.
 
     Its ``run(args)`` returns an exit status; the stores of glance_store must
     have been set up by then.
-
-    :param subparsers: what argparse's add_subparsers() returned
     """
     parser = subparsers.add_parser(
         'site', help='show a site, accept that it has another cluster, or '
@@ -72,7 +76,9 @@ def register(subparsers):
     cluster.register(commands)
 
 
-def _add(commands, name, run, description, epilog, summary):
+def _add(commands: output.Subparsers, name: str,
+         run: Callable[[argparse.Namespace], int], description: str,
+         epilog: str, summary: str) -> None:
     parser = commands.add_parser(
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -82,7 +88,7 @@ def _add(commands, name, run, description, epilog, summary):
     parser.set_defaults(run=run)
 
 
-def _show(args):
+def _show(args: argparse.Namespace) -> int:
     site = _find(args.store)
     if site is None:
         return _none(args, state=None, fsid=None, pool=None)
@@ -99,7 +105,7 @@ def _show(args):
     return 0 if error is None else 1
 
 
-def _accept(args):
+def _accept(args: argparse.Namespace) -> int:
     site = _find(args.store)
     if site is None:
         return _none(args, fsid=None, before=None)
@@ -113,13 +119,14 @@ def _accept(args):
     return 0
 
 
-def _print(args, text, error=None, **fields):
+def _print(args: argparse.Namespace, text: str, error: str | None = None,
+           **fields: str | None) -> None:
     """Print what came of it: the text, or the rest as JSON."""
     print(text if args.format == 'table' else output.text(
         dict({'store': args.store}, **fields, error=error)))
 
 
-def _none(args, **fields):
+def _none(args: argparse.Namespace, **fields: str | None) -> int:
     """Say that there is no such store, and return the exit status."""
     text = '%s is no store of type dcn; these are: %s' % (
         args.store, ', '.join(sorted(queue.PROCESS.sites)) or 'none')
@@ -127,7 +134,7 @@ def _none(args, **fields):
     return 2
 
 
-def _find(store):
+def _find(store: str) -> sites.Site | None:
     """Return the site of a store, or None."""
     try:
         found = glance_store.get_store_from_store_identifier(store).site

@@ -13,14 +13,24 @@
 
 """What the commands that work on a sites file share."""
 
+from __future__ import annotations
+
 import functools
 import os
 import sys
+import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import sitesfile
+
+if typing.TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from collections.abc import Iterable
+
+    from glance_dcn.deploy import model
 
 #: Exit status: done, something differs, or it cannot be done.
 DONE, DIFFERENT, FAILED = 0, 1, 2
@@ -33,7 +43,7 @@ class Wrong(Exception):
     """The arguments do not go together; its text says why."""
 
 
-def add_option(parser):
+def add_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--sites-file`` to a subcommand."""
     parser.add_argument(
         '--sites-file', metavar='FILE',
@@ -42,14 +52,15 @@ def add_option(parser):
              + ' names another)')
 
 
-def needs_no_glance(args):
+def needs_no_glance(args: argparse.Namespace) -> None:
     """Set up nothing: Glance need not even be installed."""
 
 
-def command(run):
+def command(run: Callable[[argparse.Namespace], int]
+            ) -> Callable[[argparse.Namespace], int]:
     """Make run(args) say what is wrong, and return FAILED then."""
     @functools.wraps(run)
-    def wrapped(args):
+    def wrapped(args: argparse.Namespace) -> int:
         try:
             return run(args)
         except (sitesfile.Mistake, files.Error, Wrong,
@@ -59,7 +70,8 @@ def command(run):
     return wrapped
 
 
-def sites(deployment, names):
+def sites(deployment: model.Deployment,
+          names: Iterable[str]) -> list[model.Site]:
     """Return the sites of some names; all of them if there are none.
 
     :raises Wrong: if there is no such site
@@ -76,6 +88,6 @@ def sites(deployment, names):
     return found or list(deployment.sites)
 
 
-def read(args):
+def read(args: argparse.Namespace) -> model.Deployment:
     """Return the deployment of ``--sites-file``."""
     return load.load(args.sites_file)

@@ -12,10 +12,13 @@
 
 """``glance-dcn status``: images by sites, sites, and what goes on."""
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import sys
 import time
+import typing
 
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
@@ -24,6 +27,11 @@ from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from glance_dcn.status import look
 
 #: Exit status: every site is up and there are no deferred tasks, or not.
 GOOD, BAD, WRONG = 0, 1, 2
@@ -66,11 +74,8 @@ _COLUMNS = 8
 _CLEAR = '\033[2J\033[H'
 
 
-def register(subparsers):
-    """Add the subcommand to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommand to those of the command."""
     parser = subparsers.add_parser(
         'status', help='show which images are where, and how sites are',
         description=_DESCRIPTION, epilog=_EPILOG,
@@ -101,13 +106,13 @@ def register(subparsers):
     parser.set_defaults(run=run, set_up=_set_up)
 
 
-def _set_up(args):
+def _set_up(args: argparse.Namespace) -> None:
     args.conf = node.read_all(args)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Show how everything is and return the exit status."""
-    wanted = inventory.Filter(**{
+    wanted: inventory.Filter | None = inventory.Filter(**{
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(inventory.Filter)})
     try:
@@ -144,8 +149,8 @@ def run(args):
         return WRONG
 
 
-def _json(found):
-    images = found.images and [
+def _json(found: snapshot.Snapshot) -> str:
+    images = None if found.images is None else [
         {'id': image.id, 'name': image.name, 'status': image.status,
          'owner': image.owner, 'size': image.size, 'sites': {
              site.name: _state(found, image, site)
@@ -161,13 +166,13 @@ def _json(found):
         compact=found.number > _LIMIT)
 
 
-def _plain(site):
+def _plain(site: look.State) -> dict[str, typing.Any]:
     """Return what is known of a site, without the names of all images."""
     return {field.name: getattr(site, field.name)
             for field in dataclasses.fields(site) if field.name != 'names'}
 
 
-def _text(found):
+def _text(found: snapshot.Snapshot) -> str:
     parts = [_sites(found)]
     if found.transfers:
         parts.append(output.table(
@@ -175,12 +180,12 @@ def _text(found):
             [(transfer.image, transfer.begun, transfer.heard,
               transfer.message) for transfer in found.transfers]))
     if found.images:
-        parts.append(_images(found))
+        parts.append(_images(found, found.images))
     parts.append(_summary(found))
     return '\n\n'.join(parts)
 
 
-def _sites(found):
+def _sites(found: snapshot.Snapshot) -> str:
     rows = [(site.name, site.state,
              site.round_trip and '%.1f ms' % (1000 * site.round_trip),
              output.size(site.free),
@@ -195,7 +200,7 @@ def _sites(found):
                          'tasks', 'reason'), rows)
 
 
-def _tasks(site):
+def _tasks(site: look.State) -> str | None:
     if site.tasks is None:
         return None
     return ', '.join('%d %s' % (site.tasks[action.value], action.value)
@@ -203,29 +208,31 @@ def _tasks(site):
                      if site.tasks.get(action.value)) or '0'
 
 
-def _images(found):
+def _images(found: snapshot.Snapshot,
+            images: Sequence[inventory.Image]) -> str:
     if len(found.sites) <= _COLUMNS:
         heads = ['image', 'name', 'status'] + [site.name
                                                for site in found.sites]
         return output.table(heads, [
             [image.id, image.name, image.status]
             + [_state(found, image, site) for site in found.sites]
-            for image in found.images])
+            for image in images])
     return output.table(
         ('image', 'name', 'status', 'present', 'elsewhere'),
         [(image.id, image.name, image.status,
           '%d of %d' % (len(image.present), len(found.sites)),
-          _elsewhere(found, image)) for image in found.images])
+          _elsewhere(found, image)) for image in images])
 
 
-def _state(found, image, site):
+def _state(found: snapshot.Snapshot, image: inventory.Image,
+           site: look.State) -> str:
     state, percent = found.state(image, site)
     return state if percent is None else '%s %d %%' % (state, percent)
 
 
-def _elsewhere(found, image):
+def _elsewhere(found: snapshot.Snapshot, image: inventory.Image) -> str:
     """Return where an image is not, and how it is there, in words."""
-    states = {}
+    states: dict[str, list[str]] = {}
     for site in found.sites:
         state = _state(found, image, site)
         if state != snapshot.PRESENT:
@@ -234,14 +241,14 @@ def _elsewhere(found, image):
                      for state, names in sorted(states.items()))
 
 
-def _some(names):
+def _some(names: Sequence[str]) -> str:
     if len(names) <= _COLUMNS:
         return ', '.join(names)
     return '%s and %d more' % (', '.join(names[:_COLUMNS - 2]),
                                len(names) - _COLUMNS + 2)
 
 
-def _summary(found):
+def _summary(found: snapshot.Snapshot) -> str:
     number = sum(found.totals.images.values())
     line = '%d %s (%s), %s' % (
         number, 'image' if number == 1 else 'images', ', '.join(

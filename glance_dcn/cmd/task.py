@@ -49,11 +49,8 @@ _COLUMNS = ('store', 'action', 'image', 'created', 'attempts', 'by',
             'message')
 
 
-def register(subparsers: typing.Any) -> None:
-    """Add the subcommand to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommand to those of the command."""
     parser = subparsers.add_parser('task', help='show deferred tasks')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
@@ -101,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     return SOME if found or unreadable else NONE
 
 
-def _shown(record: tasks.Record) -> dict:
+def _shown(record: tasks.Record) -> dict[str, typing.Any]:
     """Return a task or an intent as a dict, for people to read."""
     shown = {'store': record.site, 'image': record.image,
              'pool': record.pool, 'image_id': record.image_id,
@@ -114,7 +111,8 @@ def _shown(record: tasks.Record) -> dict:
                 message='')
 
 
-def _print_table(found: list[dict], unreadable: list[dict]) -> None:
+def _print_table(found: list[dict[str, typing.Any]],
+                 unreadable: list[dict[str, typing.Any]]) -> None:
     if found:
         print(output.table(_COLUMNS, [[entry[name] or None
                                        for name in _COLUMNS]

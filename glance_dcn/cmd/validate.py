@@ -12,16 +12,24 @@
 
 """``glance-dcn validate``: the proof that a deployment does its work."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import signal
 import sys
 import time
+import typing
 
 from glance_dcn.checks import api
 from glance_dcn.checks import journey
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glance_dcn.checks import subjects
 
 LOG = logging.getLogger(__name__)
 
@@ -55,11 +63,8 @@ exit status:
 """
 
 
-def register(subparsers):
-    """Add the subcommand to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommand to those of the command."""
     parser = subparsers.add_parser(
         'validate', help='prove end to end that the deployment works',
         description=_DESCRIPTION, epilog=_EPILOG,
@@ -88,11 +93,11 @@ def register(subparsers):
     parser.set_defaults(run=run, set_up=_set_up)
 
 
-def _set_up(args):
+def _set_up(args: argparse.Namespace) -> None:
     args.conf = node.read_all(args)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Go all the way and return the exit status."""
     try:
         glance = api.Api(_adapter(args))
@@ -116,11 +121,11 @@ def run(args):
         way.close()
 
 
-def _interrupt(_number, _frame):
+def _interrupt(_number: int, _frame: object) -> typing.NoReturn:
     raise KeyboardInterrupt
 
 
-def _adapter(args):
+def _adapter(args: argparse.Namespace) -> typing.Any:
     """Return what sends requests to Glance."""
     import openstack
     connection = openstack.connect(cloud=args.os_cloud)
@@ -130,7 +135,8 @@ def _adapter(args):
     return connection.image
 
 
-def _targets(args, glance):
+def _targets(args: argparse.Namespace,
+             glance: api.Api) -> list[subjects.Target]:
     """Return where the way leads, the central site first."""
     stores = glance.stores()
     known = node.choose(node.targets_of(args), args.site)
@@ -150,8 +156,10 @@ def _targets(args, glance):
     return found
 
 
-def _go(args, way):
-    steps, status, left = [], GOOD, []
+def _go(args: argparse.Namespace, way: journey.Journey) -> int:
+    steps: list[dict[str, typing.Any]] = []
+    left: list[str] = []
+    status = GOOD
     shown = args.format == 'table'
     try:
         for what, step in way.steps():
@@ -168,7 +176,8 @@ def _go(args, way):
     return LEFT if left else status
 
 
-def _step(steps, what, function, shown):
+def _step(steps: list[dict[str, typing.Any]], what: str,
+          function: Callable[[], None], shown: bool) -> int:
     began = time.monotonic()
     if shown:
         print('%s ...' % what, end=' ', flush=True)
@@ -197,7 +206,7 @@ def _step(steps, what, function, shown):
     return BAD if error else GOOD
 
 
-def _clean(way, shown):
+def _clean(way: journey.Journey, shown: bool) -> list[str]:
     """Remove what there is, and return what could not be."""
     if shown:
         print('removing what was made ...', end=' ', flush=True)

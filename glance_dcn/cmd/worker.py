@@ -13,6 +13,8 @@
 
 """``glance-dcn worker``: the workers, and what this one was at."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import dataclasses
@@ -21,6 +23,7 @@ import os
 import pwd
 import sys
 import time
+import typing
 
 from oslo_config import cfg
 
@@ -32,6 +35,11 @@ from glance_dcn.staging import folder
 from glance_dcn.staging import recovery
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from glance_dcn.staging import journal
 
 CONF = cfg.CONF
 
@@ -76,11 +84,8 @@ _COLUMNS = ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing',
 _SILENT = 60
 
 
-def register(subparsers):
-    """Add the subcommands to those of the command.
-
-    :param subparsers: what argparse's add_subparsers() returned
-    """
+def register(subparsers: output.Subparsers) -> None:
+    """Add the subcommands to those of the command."""
     parser = subparsers.add_parser(
         'worker', help='show the Glance workers of this site, or undo what '
         'the one of this node was at when it died')
@@ -101,12 +106,12 @@ def register(subparsers):
     listing.set_defaults(run=run_list)
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
     """Undo what was broken off, and return the exit status."""
-    found = folder.of(CONF)
-    wrong = ('no staging folder is configured' if found is None
-             else _why_not_me(folder.path(CONF)))
-    if wrong:
+    found, path = folder.of(CONF), folder.path(CONF)
+    wrong = (_why_not_me(path) if path
+             else 'no staging folder is configured')
+    if wrong or found is None:
         print('glance-dcn: %s' % wrong, file=sys.stderr)
         return _FAILED
     outcomes = recovery.recover(found)
@@ -126,22 +131,23 @@ def run(args):
                             in outcomes) else DONE
 
 
-def _why_not_me(staging):
+def _why_not_me(staging: str) -> str | None:
     """Return why root must not see to a staging folder, or None."""
     try:
-        owner = os.stat(staging).st_uid
+        uid = os.stat(staging).st_uid
     except FileNotFoundError:
         return None
-    if os.geteuid() or not owner:
+    if os.geteuid() or not uid:
         return None
+    owner = str(uid)
     with contextlib.suppress(KeyError):
-        owner = pwd.getpwuid(owner).pw_name
+        owner = pwd.getpwuid(uid).pw_name
     return ('the staging folder %s is that of user %s, who could not read '
             'what root writes there: run this as that user' % (staging,
                                                                owner))
 
 
-def run_list(args):
+def run_list(args: argparse.Namespace) -> int:
     """Show the workers and return the exit status."""
     found, unread = collect(registry.Registry(
         queue.PROCESS.home, queue.PROCESS.store.deployment))
@@ -156,11 +162,10 @@ def run_list(args):
         for entry in found) else WELL
 
 
-def collect(records):
+def collect(records: registry.Registry
+            ) -> tuple[list[dict[str, typing.Any]], list[dict[str, str]]]:
     """Return the workers of a registry, and what cannot be read.
 
-    :param records: :class:`glance_dcn.workers.registry.Registry`
-    :returns: tuple of two lists of dicts
     """
     try:
         return [_shown(worker, records.tasks(worker.identity))
@@ -169,7 +174,8 @@ def collect(records):
         return [], [{'site': records.home.name, 'error': str(exc)}]
 
 
-def _shown(worker, entries):
+def _shown(worker: registry.Worker,
+           entries: Sequence[journal.Entry]) -> dict[str, typing.Any]:
     state = 'up' if time.time() - worker.seen < _SILENT else 'silent'
     return dict(
         dataclasses.asdict(worker),
@@ -179,7 +185,8 @@ def _shown(worker, entries):
         tasks=[dataclasses.asdict(entry) for entry in entries])
 
 
-def _print_table(found, unread):
+def _print_table(found: list[dict[str, typing.Any]],
+                 unread: list[dict[str, str]]) -> None:
     if found:
         print(output.table(_COLUMNS, [[entry[name] for name in _COLUMNS]
                                       for entry in found]))

@@ -13,10 +13,17 @@
 
 """Reading and writing Ceph's conf files and keyrings."""
 
+from __future__ import annotations
+
 import re
+import typing
 
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Mapping
 
 _SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*(?:[#;].*)?')
 _COMMENT = re.compile(r'(^|(?<=\s))[#;].*')
@@ -32,14 +39,16 @@ _MON_HOST = re.compile(r'[A-Za-z0-9_.:\[\],/ -]+', re.ASCII)
 _FSID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
 
-def read(path):
+def read(path: str) -> dict[str, dict[str, str]]:
     """Return the sections of a conf file: options by name, in their order.
 
     Names are written with underscores, whatever the file has.
 
     :raises sitesfile.Mistake: if it is no conf file
     """
-    sections, current, held = {}, None, ''
+    sections: dict[str, dict[str, str]] = {}
+    current: dict[str, str] | None = None
+    held = ''
     for number, line in enumerate(sitesfile.read(path).split('\n'), 1):
         line = held + _COMMENT.sub('', line).strip()
         held = ''
@@ -60,18 +69,19 @@ def read(path):
     return sections
 
 
-def _name(text):
+def _name(text: str) -> str:
     """Return the name of an option as it is compared."""
     return re.sub(r'[\s-]+', '_', text.strip())
 
 
-def _unquoted(value):
+def _unquoted(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
         return value[1:-1]
     return value
 
 
-def settings(sections):
+def settings(sections: Mapping[str, Mapping[str, str]]
+             ) -> tuple[tuple[str, str], ...]:
     """Return what of a conf file is for all its clients: (name, value)s."""
     found = dict(sections.get('global', {}))
     found.update(sections.get('client', {}))
@@ -80,22 +90,21 @@ def settings(sections):
                  and re.fullmatch(r'[a-z0-9_]+', name))
 
 
-def fsid_of(text):
+def fsid_of(text: str) -> str | None:
     """Return an fsid in lower case, or None if it is none."""
     text = text.lower()
     return text if (_FSID.fullmatch(text)
                     and text.strip('0-')) else None
 
 
-def is_mon_host(text):
+def is_mon_host(text: str) -> bool:
     """Return whether a text can be the value of mon_host."""
     return bool(_MON_HOST.fullmatch(text))
 
 
-def conf(cluster, keyring):
+def conf(cluster: model.Cluster, keyring: str) -> str:
     """Return the text of a conf file for the clients of a cluster.
 
-    :param cluster: :class:`glance_dcn.deploy.model.Cluster`
     :param keyring: path of the user's keyring on the node
     """
     lines = ['[global]', 'fsid = %s' % cluster.fsid,
@@ -105,7 +114,7 @@ def conf(cluster, keyring):
     return '\n'.join(lines)
 
 
-def merge(path, text):
+def merge(path: str, text: str) -> str:
     """Return the text of a conf file with the options of another one in it.
 
     Its other options, sections and comments stay as they are.
@@ -126,10 +135,11 @@ def merge(path, text):
 class _Sections:
     """Lines of a conf file by section, to be changed one by one."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         # (name of the section or None, list of (option or None, line)).
-        self._parts = [(None, [])]
-        self.options = {}
+        self._parts: list[tuple[str | None, list[tuple[str | None, str]]]] = [
+            (None, [])]
+        self.options: dict[str, dict[str, str]] = {}
         held = None
         for line in text.rstrip('\n').split('\n'):
             plain = _COMMENT.sub('', line).strip()
@@ -149,7 +159,7 @@ class _Sections:
             if name and self._parts[-1][0]:
                 self.options.setdefault(self._parts[-1][0], {})[name] = line
 
-    def set(self, section, name, line):
+    def set(self, section: str, name: str, line: str | None) -> None:
         """Let a section have an option once, as a line says it."""
         parts = [lines for title, lines in self._parts if title == section]
         if not parts:
@@ -173,13 +183,13 @@ class _Sections:
                 end -= 1
             parts[-1].insert(end, (name, line))
 
-    def text(self):
+    def text(self) -> str:
         """Return the text of the conf file."""
         return '\n'.join([line for _title, lines in self._parts
                           for _name, line in lines] + [''])
 
 
-def keyring(user, key):
+def keyring(user: str, key: str) -> str:
     """Return the text of a keyring.
 
     :param user: without ``client.``
@@ -192,7 +202,8 @@ def keyring(user, key):
 _IMAGES = "pool=%s namespace=''"
 
 
-def caps(pools, access=model.Access.OWNER):
+def caps(pools: Iterable[str],
+         access: model.Access = model.Access.OWNER) -> dict[str, str]:
     """Return the capabilities that Glance needs, by kind of daemon.
 
     ``profile rbd`` is for images, and for plain objects and locks in the
@@ -201,7 +212,6 @@ def caps(pools, access=model.Access.OWNER):
     which an image knows its clones (osd).
 
     :param pools: names of the pools
-    :param access: :class:`glance_dcn.deploy.model.Access`
     """
     if access is model.Access.READ_ONLY:
         return {'mon': 'profile simple-rados-client',
@@ -213,12 +223,12 @@ def caps(pools, access=model.Access.OWNER):
             'osd': _joined('profile rbd pool=%s', pools)}
 
 
-def as_arguments(found):
+def as_arguments(found: Mapping[str, str]) -> str:
     """Return capabilities as ``ceph auth caps`` takes them in a shell."""
     return ' '.join("%s %s" % (daemon, '"%s"' % cap if "'" in cap
                                else "'%s'" % cap)
                     for daemon, cap in sorted(found.items()))
 
 
-def _joined(form, pools):
+def _joined(form: str, pools: Iterable[str]) -> str:
     return ', '.join(form % pool for pool in pools)

@@ -13,13 +13,19 @@
 
 """Text of files that oslo.config reads."""
 
+from __future__ import annotations
+
 import re
+import typing
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: First line of every file that is written.
 MARK = '# Written by glance-dcn out of the sites file: change it there.'
 
 
-def text(sections):
+def text(sections: Mapping[str, Mapping[str, str]]) -> str:
     """Return the text of a conf file.
 
     :param sections: dict of dicts: values, which are text, by option
@@ -32,14 +38,14 @@ def text(sections):
     return '\n'.join([*lines, ''])
 
 
-def escape(value):
+def escape(value: str) -> str:
     """Return a value so that oslo.config reads it as it is."""
     # It takes \$ for $$, and so the backslash away.
     return quote(re.sub(
         r'(\\?)\$', lambda found: '\\\\$' if found.group(1) else '$$', value))
 
 
-def quote(value):
+def quote(value: str) -> str:
     """Return a value so that oslo.config's parser reads it as it is."""
     # It strips blanks, and takes quotes around a value away.
     if value != value.strip() or (value[:1] in ('"', "'")

@@ -16,23 +16,46 @@
 Secrets are compared, and never shown.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
+import enum
 import os
 import re
 import stat
+import typing
 
 from oslo_config import iniparser
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import options
 
-ADDED, REMOVED, CHANGED, UNREADABLE = ('added', 'removed', 'changed',
-                                       'unreadable')
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+    from collections.abc import Iterable
+
 _LARGEST = 4 << 20
 _MASK = '(secret)'
 # A cephx key, whatever stands around it.
 _KEY = re.compile(r'\bA[A-Za-z0-9+/]{37}==')
+
+
+class What(str, enum.Enum):
+    """How a file differs, as it is shown."""
+
+    #: It is rendered, and not there.
+    ADDED = 'added'
+    REMOVED = 'removed'
+    CHANGED = 'changed'
+    UNREADABLE = 'unreadable'
+
+    __str__ = str.__str__
+
+
+ADDED, REMOVED, CHANGED, UNREADABLE = What
+# Values by section and option.
+_Options = dict[tuple[str, str], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +63,21 @@ class Change:
     """A file that is not as it is rendered.
 
     :ivar path: of the file
-    :ivar what: ADDED: it is rendered, and not there; REMOVED; CHANGED;
-        UNREADABLE
     :ivar details: lines that say what differs
     """
 
     path: str
-    what: str
-    details: tuple = ()
+    what: What
+    details: tuple[str, ...] = ()
 
 
-def with_folder(rendered, folder, group=None):
+def with_folder(rendered: Collection[files.File], folder: str,
+                group: int | None = None) -> list[Change]:
     """Return how the files of a node differ from what is rendered.
 
-    :param rendered: list of :class:`glance_dcn.deploy.files.File`
     :param folder: path that their paths are relative to
     :param group: number of the group that may read secrets, or None
-    :returns: list of Change, sorted by path
+    :returns: sorted by path
     """
     found = []
     for file in rendered:
@@ -72,7 +93,7 @@ def with_folder(rendered, folder, group=None):
             continue
         # Others may have a part in files of clusters.
         details = _details(text, file.text, file.kind, file.secrets,
-                           whole=file.kind != 'ceph')
+                           whole=file.kind is not files.Kind.CEPH)
         wrong = mode & ~files.mode_of(file, group) & 0o777
         # A group may have been given the right to read it.
         if wrong & ~stat.S_IRGRP:
@@ -84,15 +105,16 @@ def with_folder(rendered, folder, group=None):
                   key=lambda change: change.path)
 
 
-def contradicted(file, folder, names):
+def contradicted(file: files.File, folder: str,
+                 names: Iterable[str]) -> list[tuple[str, str]]:
     """Return what other files say otherwise than a rendered one.
 
     Which of them counts depends on how Glance is started.
 
-    :param file: :class:`glance_dcn.deploy.files.File` of options
+    :param file: one of options
     :param folder: path that the paths of files are relative to
     :param names: paths of the others
-    :returns: list of (path, option with its group)
+    :returns: paths, and options with their groups
     """
     wanted = _sections(file.text) or {}
     found = []
@@ -107,11 +129,11 @@ def contradicted(file, folder, names):
     return found
 
 
-def _left_over(rendered, folder):
+def _left_over(rendered: Collection[files.File], folder: str) -> list[Change]:
     """Return site files that are there, and not rendered."""
     known = {file.path for file in rendered}
     folders = {os.path.dirname(file.path) for file in rendered
-               if file.kind == 'site'}
+               if file.kind is files.Kind.SITE}
     found = []
     for name in folders:
         try:
@@ -125,12 +147,11 @@ def _left_over(rendered, folder):
     return found
 
 
-def with_rendered(before, after):
+def with_rendered(before: Iterable[files.File],
+                  after: Iterable[files.File]) -> list[Change]:
     """Return how one set of rendered files differs from another.
 
-    :param before: list of :class:`glance_dcn.deploy.files.File`
-    :param after: the same
-    :returns: list of Change, sorted by path
+    :returns: sorted by path
     """
     old = {file.path: file for file in before}
     new = {file.path: file for file in after}
@@ -144,7 +165,7 @@ def with_rendered(before, after):
     return sorted(found, key=lambda change: change.path)
 
 
-def _read(path):
+def _read(path: str) -> tuple[str, int]:
     """Return (text, mode) of a file."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, 'rb') as source:
@@ -160,19 +181,20 @@ def _read(path):
         raise ValueError('it is no text in UTF-8')
 
 
-def _details(old, new, kind, secrets, whole=True):
+def _details(old: str, new: str, kind: files.Kind, secrets: Collection[str],
+             whole: bool = True) -> list[str]:
     """Return lines that say how two texts differ.
 
     :param whole: whether it counts what only the old one has
     """
     if old == new:
         return []
-    if kind == 'text':
+    if kind is files.Kind.TEXT:
         return _lines(old, new, secrets)
-    before, after = _sections(old), _sections(new)
+    before, after = _sections(old), _sections(new) or {}
     if before is None:
         return ['it is no conf file']
-    if kind == 'ceph':
+    if kind is files.Kind.CEPH:
         before, after = _of_ceph(before), _of_ceph(after)
     found = []
     for name in _in_order(before, after) if whole else after:
@@ -182,17 +204,18 @@ def _details(old, new, kind, secrets, whole=True):
     return found
 
 
-def _of_ceph(options):
+def _of_ceph(options: _Options) -> _Options:
     """Return options with their names as Ceph compares them."""
     return {(section, re.sub(r'[\s-]+', '_', name)): value
             for (section, name), value in options.items()}
 
 
-def _in_order(before, after):
+def _in_order(before: _Options, after: _Options) -> list[tuple[str, str]]:
     return [*after, *(name for name in before if name not in after)]
 
 
-def _difference(name, old, new, secrets):
+def _difference(name: tuple[str, str], old: str | None, new: str | None,
+                secrets: Collection[str]) -> str:
     what = '[%s] %s' % name
     if _is_secret(name[1], old, secrets) or _is_secret(name[1], new,
                                                        secrets):
@@ -207,7 +230,8 @@ def _difference(name, old, new, secrets):
     return '! %s = %s, was %s' % (what, new, old)
 
 
-def _is_secret(option, value, secrets):
+def _is_secret(option: str, value: str | None,
+               secrets: Collection[str]) -> bool:
     if options.is_secret(option):
         return True
     return value is not None and any(
@@ -218,19 +242,19 @@ def _is_secret(option, value, secrets):
 class _Parser(iniparser.BaseParser):
     """Options of a file by (section, option): the last value counts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.found = {}
+        self.found: _Options = {}
         self._section = ''
 
-    def new_section(self, section):
+    def new_section(self, section: str) -> None:
         self._section = section
 
-    def assignment(self, key, value):
+    def assignment(self, key: str, value: list[str]) -> None:
         self.found[self._section, key] = '\n'.join(value)
 
 
-def _sections(text):
+def _sections(text: str) -> _Options | None:
     lines = text.split('\n')
     # A keyring indents its options, which is no continuation there.
     for each in (lines, [line.strip() for line in lines]):
@@ -243,17 +267,17 @@ def _sections(text):
     return None
 
 
-def _lines(old, new, secrets):
+def _lines(old: str, new: str, secrets: Collection[str]) -> list[str]:
     """Return the lines that differ, without secrets."""
-    masked = [_masked(text, secrets) for text in (old, new)]
-    if masked[0] == masked[1]:
+    old, new = _masked(old, secrets), _masked(new, secrets)
+    if old == new:
         return ['! a secret differs']
     return [line for line in difflib.unified_diff(
-        *(text.split('\n') for text in masked), n=0, lineterm='')
+        old.split('\n'), new.split('\n'), n=0, lineterm='')
         if not line.startswith(('---', '+++', '@@'))]
 
 
-def _masked(text, secrets):
+def _masked(text: str, secrets: Collection[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, _MASK)
     return _KEY.sub(_MASK, text)

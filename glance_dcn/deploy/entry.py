@@ -13,31 +13,35 @@
 
 """Adding a site to a sites file, whose other bytes stay as they are."""
 
+from __future__ import annotations
+
 import os
 import stat
+import typing
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import yamltext
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+
 _MODE = 0o640
 
 
-def text(entry):
-    """Return an entry of the list of sites, as text.
-
-    :param entry: dict
-    """
+def text(entry: Mapping[str, typing.Any]) -> str:
+    """Return an entry of the list of sites, as text."""
     return yamltext.plain([entry])
 
 
-def prepare(path, entries):
+def prepare(path: str | os.PathLike[str],
+            entries: Iterable[Mapping[str, typing.Any]]) -> tuple[str, int]:
     """Return a sites file with more sites; nothing is written.
 
     :param path: of the sites file, which need not be there
-    :param entries: list of dicts
-    :returns: (its text, the mode it has or is to have)
+    :returns: its text, and the mode it has or is to have
     :raises sitesfile.Mistake: if it would not be right any more
     """
     new = ''.join(text(entry) for entry in entries)
@@ -54,7 +58,7 @@ def prepare(path, entries):
     return whole, mode
 
 
-def write(path, text, mode):
+def write(path: str | os.PathLike[str], text: str, mode: int) -> None:
     """Replace a sites file; the group it belongs to stays.
 
     :raises glance_dcn.deploy.files.Error: if it cannot be written
@@ -67,7 +71,7 @@ def write(path, text, mode):
         raise files.Error('%s cannot be written: %s' % (path, exc.strerror))
 
 
-def _with(path, before, new):
+def _with(path: str | os.PathLike[str], before: str, new: str) -> str:
     """Return the text of a sites file with entries after its last site."""
     sites = sitesfile.parse(path, before).items.get('sites')
     if not isinstance(sites, sitesfile.Sequence) or sites.flow:

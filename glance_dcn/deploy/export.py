@@ -13,8 +13,11 @@
 
 """Reading what ``openstack overcloud export ceph`` has written."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
+import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import secrets
@@ -25,26 +28,27 @@ from glance_dcn.deploy import sitesfile
 class Found:
     """A cluster, as an export describes it.
 
-    :ivar mons: list of texts
     :ivar user: without ``client.``
     :ivar pools: names of the pools that its capabilities are for
     """
 
     name: str
     fsid: str
-    mons: list
+    mons: list[str]
     user: str
     key: str = dataclasses.field(repr=False)
     line: int = 0
-    pools: tuple = ()
+    pools: tuple[str, ...] = ()
 
 
+_Node = typing.TypeVar('_Node', sitesfile.Scalar, sitesfile.Sequence,
+                       sitesfile.Mapping)
 # In a capability of OSDs.
 _POOL = re.compile(r'\bpool[= ]\s*"?([A-Za-z0-9_][A-Za-z0-9_.-]*)')
 
 
-def read(path):
-    """Return the clusters of an export, as a list of :class:`Found`.
+def read(path: str) -> list[Found]:
+    """Return the clusters of an export.
 
     :raises sitesfile.Mistake: if it is none
     """
@@ -55,7 +59,8 @@ def read(path):
     return [_cluster(path, node) for node in clusters.items]
 
 
-def _get(path, node, key, kind):
+def _get(path: str, node: sitesfile.Node, key: str,
+         kind: type[_Node]) -> _Node:
     found = node.items.get(key) if isinstance(
         node, sitesfile.Mapping) else None
     if not isinstance(found, kind):
@@ -66,12 +71,12 @@ def _get(path, node, key, kind):
     return found
 
 
-def _text(path, node, key):
+def _text(path: str, node: sitesfile.Node, key: str) -> str:
     return sitesfile.text_of(path, _get(path, node, key, sitesfile.Scalar),
                              key)
 
 
-def _cluster(path, node):
+def _cluster(path: str, node: sitesfile.Node) -> Found:
     fsid = cephconf.fsid_of(_text(path, node, 'fsid'))
     mons = _text(path, node, 'external_cluster_mon_ips')
     if fsid is None or not cephconf.is_mon_host(mons):
@@ -91,9 +96,9 @@ def _cluster(path, node):
                  _pools(path, keys.items[0]))
 
 
-def _pools(path, node):
+def _pools(path: str, node: sitesfile.Node) -> tuple[str, ...]:
     """Return the pools of a key's capabilities, in their order."""
-    if 'caps' not in node.items:
+    if not isinstance(node, sitesfile.Mapping) or 'caps' not in node.items:
         return ()
     caps = _get(path, node, 'caps', sitesfile.Mapping)
     if 'osd' not in caps.items:
@@ -101,7 +106,7 @@ def _pools(path, node):
     return tuple(dict.fromkeys(_POOL.findall(_text(path, caps, 'osd'))))
 
 
-def split(mon_host):
+def split(mon_host: str) -> list[str]:
     """Return the addresses of mon_host one by one.
 
     The commas between those of one monitor, in brackets, do not count.

@@ -13,7 +13,10 @@
 
 """Files that are rendered, and writing them."""
 
+from __future__ import annotations
+
 import dataclasses
+import enum
 import grp
 import os
 import re
@@ -25,14 +28,42 @@ from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import sitesfile
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
-NEW, CHANGED, SAME = 'new', 'changed', 'unchanged'
 #: What the name of the copy of a file ends in that is written over it.
 BACKUP = '.bak'
 
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
+
+
+class Kind(enum.Enum):
+    """What a file has in it."""
+
+    #: Sections of options.
+    CONF = enum.auto()
+    #: Those of a file of sites_dir.
+    SITE = enum.auto()
+    #: Conf files and keyrings of clusters, which others may have a part in.
+    CEPH = enum.auto()
+    #: Anything else.
+    TEXT = enum.auto()
+
+
+class State(str, enum.Enum):
+    """How a file was before it is written, as it is shown."""
+
+    NEW = 'new'
+    CHANGED = 'changed'
+    SAME = 'unchanged'
+
+    __str__ = str.__str__
+
+
+NEW, CHANGED, SAME = State
 
 
 class Error(Exception):
@@ -47,16 +78,13 @@ class File:
     :ivar text: what it has
     :ivar mode: permission bits
     :ivar secrets: texts in it that nobody may see
-    :ivar kind: ``conf`` for sections of options, ``site`` for those of a
-        file of sites_dir, ``ceph`` for conf files and keyrings of clusters,
-        which others may have a part in, otherwise ``text``
     """
 
     path: str
     text: str = dataclasses.field(repr=False)
     mode: int = OPEN
-    secrets: tuple = dataclasses.field(default=(), repr=False)
-    kind: str = 'conf'
+    secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    kind: Kind = Kind.CONF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +93,16 @@ class Rendering:
 
     :ivar site: name of the site
     :ivar node: name of the node where a site has several, or ''
-    :ivar files: list of :class:`File`
     :ivar notes: what the operator should know
     """
 
     site: str
     node: str
-    files: list
-    notes: tuple = ()
+    files: list[File]
+    notes: tuple[str, ...] = ()
 
 
-def gid(name):
+def gid(name: str) -> int:
     """Return the number of a group.
 
     :raises Error: if there is none of that name
@@ -86,7 +113,8 @@ def gid(name):
         raise Error('there is no group %r' % name)
 
 
-def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
+def write(folder: str, files: Sequence[File], group: int | None = None,
+          dry_run: bool = False) -> list[tuple[File, State]]:
     """Write files into a folder, each of them at once or not at all.
 
     What others have written into conf files and keyrings of clusters stays
@@ -94,11 +122,9 @@ def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
     (BACKUP).
 
     :param folder: path; it is made if it is not there
-    :param files: list of :class:`File`
     :param group: number of the group that gets files others may not read,
                   or None: then secrets are for their owner alone
     :param dry_run: write nothing, and return what would be written
-    :returns: list of (:class:`File`, NEW, CHANGED or SAME)
     :raises Error: if a section that others have written would be lost, or
         one cannot be read: nothing is written then; or if one cannot be
         written: those before it are written
@@ -115,15 +141,15 @@ def write(folder, files, group: typing.Optional[int] = None, dry_run=False):
     return found
 
 
-def _merged(path, file):
+def _merged(path: str, file: File) -> str:
     """Return the text that a file gets, with what others have in it.
 
     :raises Error: if that cannot be told, or would be lost
     """
-    if file.kind == 'text' or not os.path.isfile(path):
+    if file.kind is Kind.TEXT or not os.path.isfile(path):
         return file.text
     try:
-        if file.kind == 'ceph':
+        if file.kind is Kind.CEPH:
             return cephconf.merge(path, file.text)
         before = sitesfile.read(path)
     except sitesfile.Mistake as exc:
@@ -139,7 +165,7 @@ def _merged(path, file):
     return file.text
 
 
-def mode_of(file, group):
+def mode_of(file: File, group: int | None) -> int:
     """Return the permission bits a file gets."""
     if file.mode == OPEN:
         return OPEN
@@ -147,23 +173,24 @@ def mode_of(file, group):
     return SECRET if group is None else INNER
 
 
-def _write(path, file, text, group, dry_run):
+def _write(path: str, file: File, text: str, group: int | None,
+           dry_run: bool) -> State:
     data = text.encode()
     mode = mode_of(file, group)
     if file.mode == OPEN:
         group = None
     state = _state(path, data, mode, group)
-    if state == SAME or dry_run:
+    if state is SAME or dry_run:
         return state
     os.makedirs(os.path.dirname(path), exist_ok=True)
     _keep(path, data)
     # There is nothing to lose where there was no file; to wait for the
     # disk for each of thousands takes longer than all the rest.
-    replace(path, data, mode, group, wait=state != NEW)
+    replace(path, data, mode, group, wait=state is not NEW)
     return state
 
 
-def _keep(path, data):
+def _keep(path: str, data: bytes) -> None:
     """Copy a file that is going to have other contents."""
     try:
         found = os.lstat(path)
@@ -179,7 +206,7 @@ def _keep(path, data):
                 None if found.st_gid == os.getegid() else found.st_gid)
 
 
-def _state(path, data, mode, group):
+def _state(path: str, data: bytes, mode: int, group: int | None) -> State:
     """Return how a file is, compared with how it should be."""
     try:
         found = os.lstat(path)
@@ -194,7 +221,8 @@ def _state(path, data, mode, group):
         return SAME if source.read() == data else CHANGED
 
 
-def replace(path, data, mode, group=None, wait=True):
+def replace(path: str, data: bytes, mode: int, group: int | None = None,
+            wait: bool = True) -> None:
     """Write a file under another name, and give it its own at the end.
 
     Nobody but its owner can read it before it has the right mode.

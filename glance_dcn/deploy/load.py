@@ -13,9 +13,12 @@
 
 """From the nodes of a sites file to the model."""
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re
+import typing
 import urllib.parse
 
 from glance_dcn.deploy import cephconf
@@ -26,6 +29,9 @@ from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import together
 from glance_dcn.sites import folder
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
 
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
         'glance', 'allow_inline_secrets', 'edge_access')
@@ -53,6 +59,7 @@ _HOST = re.compile(r'[A-Za-z0-9:][A-Za-z0-9.:-]*', re.ASCII)
 _QUANTITY = re.compile(r'[1-9][0-9]*(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?',
                        re.ASCII)
 _LABEL = re.compile(r'[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?', re.ASCII)
+_Default = typing.TypeVar('_Default')
 # What values of these forms are.
 _FORMS = {
     _HOST: 'a name or address of a host',
@@ -64,8 +71,8 @@ _GIB = 1 << 30
 _STAGING = 'os_glance_staging_store'
 
 
-def load(path):
-    """Return the :class:`glance_dcn.deploy.model.Deployment` of a sites file.
+def load(path: str | os.PathLike[str]) -> model.Deployment:
+    """Return the deployment of a sites file.
 
     :raises sitesfile.Mistake: if anything in it is wrong
     """
@@ -73,11 +80,10 @@ def load(path):
     return build(path, sitesfile.load(path))
 
 
-def build(path, root):
+def build(path: str, root: sitesfile.Mapping) -> model.Deployment:
     """Return the deployment that nodes describe.
 
     :param path: of the sites file; what it refers to is relative to it
-    :param root: :class:`glance_dcn.deploy.sitesfile.Mapping`
     """
     top = sitesfile.Fields(path, root, 'the sites file', _TOP)
     top.require('sites')
@@ -87,7 +93,7 @@ def build(path, root):
 class _Loader:
     """Reads one sites file."""
 
-    def __init__(self, path, top):
+    def __init__(self, path: str, top: sitesfile.Fields) -> None:
         self._path = path
         self._folder = os.path.dirname(os.path.abspath(path))
         self._top = top
@@ -99,7 +105,7 @@ class _Loader:
         self._defaults = sitesfile.Fields(
             path, self._node(top, 'defaults'), 'defaults', _DEFAULTS)
 
-    def deployment(self):
+    def deployment(self) -> model.Deployment:
         node = self._top.node('sites')
         if not isinstance(node, sitesfile.Sequence) or not node.items:
             raise self._top.mistake('sites', 'sites must be a list of sites')
@@ -110,31 +116,30 @@ class _Loader:
             self._methods(), self._plugins())
 
     @staticmethod
-    def _node(fields, key):
+    def _node(fields: sitesfile.Fields, key: str) -> sitesfile.Node:
         return fields.node(key) or sitesfile.Mapping(fields.line, {}, {})
 
-    def _merged(self, fields, key, known):
+    def _merged(self, fields: sitesfile.Fields, key: str,
+                known: Collection[str]) -> sitesfile.Fields:
         """Return Fields of what site and defaults say together."""
-        default = self._node(self._defaults, key)
-        own = self._node(fields, key)
-        for node in (default, own):
-            sitesfile.Fields(self._path, node, key, known)
-        return sitesfile.Fields(self._path, sitesfile.Mapping(
-            own.line, {**default.items, **own.items},
-            {**default.lines, **own.lines}), key, known)
+        default, own = (sitesfile.Fields(
+            self._path, self._node(holder, key), key, known)
+            for holder in (self._defaults, fields))
+        return own.over(default)
 
-    def _holder(self, fields, key):
+    def _holder(self, fields: sitesfile.Fields, key: str) -> sitesfile.Fields:
         """Return the Fields that have a key: the site's or the defaults."""
         return fields if key in fields else self._defaults
 
-    def _read_paths(self):
+    def _read_paths(self) -> model.Paths:
         fields = sitesfile.Fields(self._path, self._node(self._top, 'paths'),
                                   'paths', _PATHS)
         paths = model.Paths(**{
-            field.name: self._folder_of(fields, field.name, field.default)
+            field.name: self._folder_of(fields, field.name,
+                                        getattr(model.Paths, field.name))
             for field in dataclasses.fields(model.Paths)})
         # In each of them there are files NAME.conf.
-        seen = {}
+        seen: dict[str, str] = {}
         for key in ('glance', 'ceph', 'sites'):
             path = getattr(paths, key)
             if path in seen:
@@ -146,10 +151,11 @@ class _Loader:
             seen[path] = key
         return paths
 
-    def _folder_of(self, fields, key, default):
+    def _folder_of(self, fields: sitesfile.Fields, key: str,
+                   default: _Default) -> str | _Default:
         text = fields.text(key, default)
-        if text is None:
-            return None
+        if not isinstance(text, str):
+            return text
         if (not _PATH.fullmatch(text) or '..' in text.split('/')
                 or os.path.normpath(text) in ('/', '//')):
             raise fields.mistake(key, '%s must be the absolute path of a '
@@ -158,9 +164,8 @@ class _Loader:
         # POSIX keeps two slashes at the beginning.
         return '/' + os.path.normpath(text).lstrip('/')
 
-    def _methods(self):
-        methods = (self._top.texts('import_methods')
-                   or model.IMPORT_METHODS)
+    def _methods(self) -> tuple[str, ...]:
+        methods = self._top.texts('import_methods') or model.IMPORT_METHODS
         for method in methods:
             if method not in _METHODS:
                 raise self._top.mistake(
@@ -170,7 +175,7 @@ class _Loader:
                         ', '.join(_METHODS)))
         return methods
 
-    def _plugins(self):
+    def _plugins(self) -> tuple[str, ...]:
         plugins = self._top.texts('import_plugins') or model.IMPORT_PLUGINS
         wrong = None
         if not all(re.fullmatch('[a-z0-9_]+', name) for name in plugins):
@@ -186,9 +191,8 @@ class _Loader:
             raise self._top.mistake('import_plugins', wrong)
         return plugins
 
-    def _site(self, node):
+    def _site(self, node: sitesfile.Node) -> model.Site:
         fields = sitesfile.Fields(self._path, node, 'a site', _SITE)
-        fields.require('name')
         name = self._name(fields, 'name')
         central = fields.flag('central')
         cluster = self._cluster(fields, name)
@@ -198,9 +202,10 @@ class _Loader:
         if 'store' in fields and not cluster:
             raise fields.mistake('store', 'site %s has no cluster, and so '
                                  'no store' % name)
-        store = cluster and (self._name(fields, 'store')
-                             if 'store' in fields else name)
+        store = ''
         if cluster:
+            store = (self._name(fields, 'store') if 'store' in fields
+                     else name)
             self._check_store(fields, 'store' if 'store' in fields
                               else 'name', store)
         if central and 'edge_access' in fields:
@@ -215,8 +220,8 @@ class _Loader:
                                          if cluster else name),
             central, store, cluster,
             pool=self._word(self._holder(fields, 'pool'), 'pool', 'images'),
-            chunk_size=chunks.number('chunk_size', None, int, 1, 1024),
-            weight=fields.number('weight', None, int, -10**6, 10**6),
+            chunk_size=chunks.number('chunk_size', None, 1, 1024),
+            weight=fields.number('weight', None, -10**6, 10**6),
             workers=self._workers(fields),
             staging=self._folder_of(
                 self._holder(fields, 'staging'), 'staging',
@@ -229,20 +234,20 @@ class _Loader:
                 fields, 'at_central', 'glance-%s' % name, not central),
             from_central=self._login(
                 fields, 'from_central', 'glance-central',
-                cluster and not central), path=self._path)
+                bool(cluster) and not central), path=self._path)
 
-    def _edge_access(self, fields):
+    def _edge_access(self, fields: sitesfile.Fields) -> model.Access:
         holder = fields if 'edge_access' in fields else self._top
         return model.Access(self._choice(
             holder, 'edge_access', _EDGE_ACCESS,
             model.Access.READ_ONLY.value))
 
-    def _login(self, fields, key, user, needed):
+    def _login(self, fields: sitesfile.Fields, key: str, user: str,
+               needed: bool) -> model.Login | None:
         """Return the user of a Glance at the cluster of another site.
 
         :param user: name of the user where none is given
         :param needed: whether there is one where nothing is said
-        :returns: :class:`glance_dcn.deploy.model.Login` or None
         """
         if key not in fields and not needed:
             return None
@@ -251,8 +256,8 @@ class _Loader:
         return model.Login(self._word(given, 'user', user),
                            self._secret(given, 'key'), given.line)
 
-    def _name(self, fields, key):
-        name = fields.text(key)
+    def _name(self, fields: sitesfile.Fields, key: str) -> str:
+        name = fields.required_text(key)
         try:
             folder.check_name(name)
         except folder.Mistake as exc:
@@ -260,21 +265,22 @@ class _Loader:
         return name
 
     @staticmethod
-    def _check_store(fields, key, store):
+    def _check_store(fields: sitesfile.Fields, key: str, store: str) -> None:
         taken = reserved.what_is(store)
         if taken:
             raise fields.mistake(key, 'a store cannot be called %s: that is '
                                  '%s' % (store, taken))
 
-    def _word(self, fields, key, default=None):
+    def _word(self, fields: sitesfile.Fields, key: str, default: str
+              ) -> str:
         word = fields.text(key, default)
-        if word is not None and not _WORD.fullmatch(word):
+        if not _WORD.fullmatch(word):
             raise fields.mistake(key, '%s has characters that cannot stand '
                                  'there; letters, digits, _, . and - can'
                                  % key)
         return word
 
-    def _words(self, fields, key):
+    def _words(self, fields: sitesfile.Fields, key: str) -> tuple[str, ...]:
         words = fields.texts(key)
         for word in words:
             if not _WORD.fullmatch(word):
@@ -282,7 +288,8 @@ class _Loader:
                                      'stand there' % key)
         return words
 
-    def _cluster(self, fields, site):
+    def _cluster(self, fields: sitesfile.Fields,
+                 site: str) -> model.Cluster | None:
         node = fields.node('cluster')
         if node is None:
             return None
@@ -308,11 +315,12 @@ class _Loader:
         if not mons or not all(map(cephconf.is_mon_host, mons)):
             raise given.mistake('mons', 'mons must be a list of addresses of '
                                 'monitors')
-        return self._with_fsid(given, 'fsid', given.text('fsid'),
+        return self._with_fsid(given, 'fsid', given.required_text('fsid'),
                                mon_host=','.join(mons), **common)
 
-    def _cluster_of_conf(self, given, common):
-        path = os.path.join(self._folder, given.text('conf'))
+    def _cluster_of_conf(self, given: sitesfile.Fields,
+                         common: dict[str, typing.Any]) -> model.Cluster:
+        path = os.path.join(self._folder, given.required_text('conf'))
         try:
             sections = cephconf.read(path)
         except sitesfile.Mistake as exc:
@@ -329,14 +337,16 @@ class _Loader:
                                settings=cephconf.settings(sections), **common)
 
     @staticmethod
-    def _with_fsid(given, where, text, **others):
+    def _with_fsid(given: sitesfile.Fields, where: str, text: str,
+                   **others: typing.Any) -> model.Cluster:
         fsid = cephconf.fsid_of(text)
         if fsid is None:
             raise given.mistake(where, '%r is no fsid; "ceph fsid" at the '
                                 'site shows it' % text[:60])
         return model.Cluster(fsid=fsid, **others)
 
-    def _secret(self, fields, key):
+    def _secret(self, fields: sitesfile.Fields,
+                key: str) -> secrets.Secret | None:
         """Return the Secret that the value of a key refers to, or None."""
         node = fields.node(key)
         if node is None:
@@ -346,11 +356,11 @@ class _Loader:
                                  'as {file: PATH} or {env: NAME}' % key)
         return self.reference(node, key)
 
-    def reference(self, node, key):
+    def reference(self, node: sitesfile.Node, key: str) -> secrets.Secret:
         """Return the Secret that a node refers to."""
         found = sitesfile.Fields(self._path, node, key,
                                  ('file', 'env', 'inline'))
-        if len(node.items) != 1:
+        if len(found) != 1:
             raise sitesfile.Mistake(self._path, node.line, '%s must be one '
                                     'of {file: PATH} and {env: NAME}' % key)
         if 'inline' in found:
@@ -360,15 +370,15 @@ class _Loader:
                     'one has to be here, say allow_inline_secrets: true and '
                     'keep the sites file from others')
             return secrets.Secret(self._path, node.line,
-                                  value=found.text('inline'))
-        name = found.text('file')
+                                  value=found.required_text('inline'))
+        name = found.text('file', None)
         secret = secrets.Secret(
-            self._path, node.line, env=found.text('env'),
+            self._path, node.line, env=found.text('env', None),
             file=name and os.path.join(self._folder, name))
         secret.check()
         return secret
 
-    def _workers(self, fields):
+    def _workers(self, fields: sitesfile.Fields) -> tuple[str, ...]:
         urls = fields.texts('workers')
         for url in urls:
             wrong = _what_is_wrong_with(url)
@@ -378,23 +388,24 @@ class _Loader:
                                      % (url[:80], wrong))
         return tuple(url.rstrip('/') for url in urls)
 
-    def _cache_size(self, fields, cluster):
+    def _cache_size(self, fields: sitesfile.Fields,
+                    cluster: model.Cluster | None) -> int | None:
         if 'cache_size' in fields and cluster:
             raise fields.mistake('cache_size', 'a site with a cluster has no '
                                  'use for an image cache')
         size = self._holder(fields, 'cache_size').number(
-            'cache_size', 10 * _GIB, int, 1 << 20)
+            'cache_size', 10 * _GIB, 1 << 20)
         return None if cluster else size
 
-    def _limits(self, fields):
+    def _limits(self, fields: sitesfile.Fields) -> model.Limits:
         given = self._merged(fields, 'limits', _LIMITS)
         return model.Limits(
-            given.number('max_transfers'),
-            given.number('bandwidth_limit', kind=float),
-            given.number('connect_timeout', most=3600),
-            given.number('io_timeout', most=86400))
+            given.number('max_transfers', None),
+            given.fraction('bandwidth_limit'),
+            given.number('connect_timeout', None, most=3600),
+            given.number('io_timeout', None, most=86400))
 
-    def _operator(self, fields):
+    def _operator(self, fields: sitesfile.Fields) -> model.Operator:
         given = self._merged(fields, 'operator', _OPERATOR)
         common = sitesfile.Fields(
             self._path, self._node(self._defaults, 'operator'), 'operator',
@@ -417,7 +428,8 @@ class _Loader:
                                     default.address_pool))
 
     @staticmethod
-    def _choice(fields, key, values, default):
+    def _choice(fields: sitesfile.Fields, key: str, values: Collection[str],
+                default: str) -> str:
         text = fields.text(key, default)
         if text not in values:
             raise fields.mistake(key, '%r cannot be the %s%s; it is one of: '
@@ -426,24 +438,25 @@ class _Loader:
         return text
 
     @staticmethod
-    def _like(fields, key, form, default):
+    def _like(fields: sitesfile.Fields, key: str, form: re.Pattern[str],
+              default: _Default) -> str | _Default:
         text = fields.text(key, default)
-        if text is not None and not form.fullmatch(text):
+        if isinstance(text, str) and not form.fullmatch(text):
             raise fields.mistake(key, '%r cannot be the %s; it is %s'
                                  % (text[:60], key, _FORMS[form]))
         return text
 
-    def _options(self, fields):
+    def _options(self, fields: sitesfile.Fields) -> model.Options:
         """Return what is to stand in glance-api.conf beside what we write."""
-        found = {}
+        found: model.Options = {}
         for holder in (self._top, self._defaults, fields):
-            if 'glance' in holder:
-                found.update(options.read(
-                    self._path, holder.node('glance'), self.reference))
+            node = holder.node('glance')
+            if node is not None:
+                found.update(options.read(self._path, node, self.reference))
         return found
 
 
-def _what_is_wrong_with(url):
+def _what_is_wrong_with(url: str) -> str | None:
     """Return what is wrong with the URL of a worker, or None."""
     try:
         parts = urllib.parse.urlsplit(url)

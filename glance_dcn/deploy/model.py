@@ -18,6 +18,8 @@ and URLs are each one's own, and there is one central site. Only keys have not
 been read yet; see :class:`glance_dcn.deploy.secrets.Secret`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import enum
 import typing
@@ -40,6 +42,8 @@ class Access(enum.Enum):
     READ_ONLY = 'read-only'
 
 
+#: Values by (group, option).
+Options = dict[tuple[str, str], typing.Union[str, secrets.Secret]]
 #: What an edge may have at central.
 EDGE_ACCESS = (Access.READ_ONLY, Access.READ_WRITE)
 
@@ -57,7 +61,7 @@ class Paths:
     glance: str = '/etc/glance'
     ceph: str = '/etc/ceph'
     state: str = '/var/lib/glance'
-    sites: typing.Optional[str] = None
+    sites: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +72,18 @@ class Cluster:
     :ivar fsid: in lower case
     :ivar mon_host: text for the option of that name
     :ivar user: cephx user, without ``client.``
-    :ivar key: :class:`glance_dcn.deploy.secrets.Secret` or None
     :ivar settings: further options of [global], (name, value)
     :ivar extra_pools: pools that the user's key is good for as well
-    :ivar access: what the user may do, an :class:`Access`
+    :ivar access: what the user may do
     """
 
     name: str
     fsid: str
     mon_host: str
     user: str
-    key: typing.Optional[secrets.Secret] = None
-    settings: tuple = ()
-    extra_pools: tuple = ()
+    key: secrets.Secret | None = None
+    settings: tuple[tuple[str, str], ...] = ()
+    extra_pools: tuple[str, ...] = ()
     access: Access = Access.OWNER
     line: int = 0
 
@@ -90,12 +93,11 @@ class Login:
     """The cephx user of a Glance at the cluster of another site.
 
     :ivar user: without ``client.``
-    :ivar key: :class:`glance_dcn.deploy.secrets.Secret` or None
     :ivar line: of the sites file
     """
 
     user: str
-    key: typing.Optional[secrets.Secret] = None
+    key: secrets.Secret | None = None
     line: int = 0
 
 
@@ -108,10 +110,10 @@ class Limits:
     :ivar io_timeout: seconds
     """
 
-    max_transfers: typing.Optional[int] = None
-    bandwidth_limit: typing.Optional[float] = None
-    connect_timeout: typing.Optional[int] = None
-    io_timeout: typing.Optional[int] = None
+    max_transfers: int | None = None
+    bandwidth_limit: float | None = None
+    connect_timeout: int | None = None
+    io_timeout: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,13 +125,13 @@ class Operator:
     :ivar storage_request: size of a replica's volume, as Kubernetes writes it
     """
 
-    api: typing.Optional[str] = None
+    api: str | None = None
     layout: str = 'single'
     replicas: int = 3
-    storage_class: typing.Optional[str] = None
+    storage_class: str | None = None
     storage_request: str = '10G'
-    networks: tuple = ()
-    internal_address: typing.Optional[str] = None
+    networks: tuple[str, ...] = ()
+    internal_address: str | None = None
     address_pool: str = 'internalapi'
 
 
@@ -139,41 +141,44 @@ class Site:
 
     :ivar path: of the sites file
     :ivar line: of the sites file, where it begins
-    :ivar store: name of its store at every Glance; of a site without a
-        cluster, None
-    :ivar cluster: :class:`Cluster`, or None
+    :ivar store: name of its store at every Glance; '' without a cluster
     :ivar pool: of the images
     :ivar workers: URLs by which other workers reach its Glance processes
     :ivar staging: path of the staging folder
     :ivar cache_size: bytes of stock's image cache, or None without one
-    :ivar options: values by (group, option), text or Secret
     :ivar edge_access: what the Glance of the site may do at central, one of
         EDGE_ACCESS
-    :ivar at_central: :class:`Login` of the Glance of the site at the cluster
-        of central; None for central
-    :ivar from_central: :class:`Login` of the central Glance at the cluster of
-        the site; None for central, and without a cluster
+    :ivar at_central: of the Glance of the site at the cluster of central;
+        None for central
+    :ivar from_central: of the central Glance at the cluster of the site; None
+        for central, and without a cluster
     """
 
     name: str
     line: int
     description: str
     central: bool = False
-    store: typing.Optional[str] = None
-    cluster: typing.Optional[Cluster] = None
+    store: str = ''
+    cluster: Cluster | None = None
     pool: str = 'images'
-    chunk_size: typing.Optional[int] = None
-    weight: typing.Optional[int] = None
-    workers: tuple = ()
+    chunk_size: int | None = None
+    weight: int | None = None
+    workers: tuple[str, ...] = ()
     staging: str = '/var/lib/glance/os_glance_staging_store'
-    cache_size: typing.Optional[int] = None
+    cache_size: int | None = None
     limits: Limits = Limits()
     operator: Operator = Operator()
-    options: dict = dataclasses.field(default_factory=dict, compare=False)
+    options: Options = dataclasses.field(default_factory=dict, compare=False)
     edge_access: Access = Access.READ_ONLY
-    at_central: typing.Optional[Login] = None
-    from_central: typing.Optional[Login] = None
+    at_central: Login | None = None
+    from_central: Login | None = None
     path: str = ''
+
+    @property
+    def ceph(self) -> Cluster:
+        """The cluster of a site that has a store."""
+        assert self.cluster is not None, 'site %s has no store' % self.name
+        return self.cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,21 +190,21 @@ class Deployment:
     """
 
     path: str
-    sites: tuple
+    sites: tuple[Site, ...]
     paths: Paths = Paths()
-    import_methods: tuple = IMPORT_METHODS
-    import_plugins: tuple = IMPORT_PLUGINS
+    import_methods: tuple[str, ...] = IMPORT_METHODS
+    import_plugins: tuple[str, ...] = IMPORT_PLUGINS
 
     @property
-    def central(self):
-        """The central :class:`Site`."""
+    def central(self) -> Site:
+        """The central site."""
         return next(site for site in self.sites if site.central)
 
-    def site(self, name):
-        """Return the :class:`Site` of a name, or None."""
+    def site(self, name: str) -> Site | None:
+        """Return the site of a name, or None."""
         return next((site for site in self.sites if site.name == name), None)
 
-    def stores_of(self, site):
+    def stores_of(self, site: Site) -> list[Site]:
         """Return the sites whose stores a site's Glance has, default first.
 
         That of the central site has all; any other its own and central's.
@@ -218,17 +223,18 @@ class Deployment:
                       Access.READ_ONLY if site.edge_access is Access.READ_ONLY
                       else Access.OWNER)]
 
-    def guests_of(self, site):
+    def guests_of(self, site: Site) -> list[tuple[Site, Site]]:
         """Return how other Glances see a site: pairs of (their site, site).
 
-        :param site: :class:`Site` with a cluster
+        :param site: one with a cluster
         """
         return [(other, seen) for other in self.sites if other is not site
                 for seen in self.stores_of(other) if seen.name == site.name]
 
 
-def _seen(site, login, access):
+def _seen(site: Site, login: Login | None, access: Access) -> Site:
     """Return a site with the user that another site's Glance has there."""
+    assert login is not None, 'only central has no login'
     return dataclasses.replace(site, cluster=dataclasses.replace(
-        site.cluster, user=login.user, key=login.key, extra_pools=(),
+        site.ceph, user=login.user, key=login.key, extra_pools=(),
         access=access, line=login.line))

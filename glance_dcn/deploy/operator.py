@@ -17,7 +17,10 @@ Every Glance of the deployment is one GlanceAPI of the control plane's custom
 resource: the sites that are rendered together become one patch of it.
 """
 
+from __future__ import annotations
+
 import re
+import typing
 
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
@@ -25,6 +28,11 @@ from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from glance_dcn.deploy import model
 
 _BASE = '../base'
 # Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
@@ -42,18 +50,19 @@ _LONGEST = 38
 _LARGEST_SECRET = 1000000
 
 
-def render(deployment, sites):
+def render(deployment: model.Deployment,
+           sites: Sequence[model.Site]) -> list[files.Rendering]:
     """Return the overlay of one or more sites.
 
-    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
-    :param sites: list of :class:`glance_dcn.deploy.model.Site`
-    :returns: list of one :class:`glance_dcn.deploy.files.Rendering`
+    :returns: list of one
     :raises sitesfile.Mistake: if Kubernetes cannot have it so
     """
     for site in sites:
         _check(site)
     _check_apis(deployment)
-    template, notes, found = {}, [], []
+    template: dict[str, typing.Any] = {}
+    notes: list[str] = []
+    found: list[files.File] = []
     if any(site.central for site in sites):
         template['keystoneEndpoint'] = _name(deployment.central)
     template['glanceAPIs'] = {}
@@ -69,19 +78,19 @@ def render(deployment, sites):
     name = sites[0].name if len(sites) == 1 else ''
     return [files.Rendering(name, '', [
         files.File('kustomization.yaml', yamltext.text(
-            _kustomization(sites, found)), kind='text'),
+            _kustomization(sites, found)), kind=files.Kind.TEXT),
         files.File('glance.yaml', yamltext.text(_patch(template)),
-                   kind='text'), *found], tuple(notes))]
+                   kind=files.Kind.TEXT), *found], tuple(notes))]
 
 
-def _name(site):
+def _name(site: model.Site) -> str:
     """Return the name of a site's GlanceAPI."""
     return site.operator.api or site.name
 
 
-def _check_apis(deployment):
+def _check_apis(deployment: model.Deployment) -> None:
     """Raise Mistake if two sites have one GlanceAPI."""
-    seen = {}
+    seen: dict[str, model.Site] = {}
     for site in deployment.sites:
         other = seen.setdefault(_name(site), site)
         if other is not site:
@@ -91,7 +100,7 @@ def _check_apis(deployment):
                 % (site.name, _name(site), other.name, other.line))
 
 
-def _check(site):
+def _check(site: model.Site) -> None:
     # The Secret is named after the site.
     for name, what in ((site.name, 'a site'), (_name(site), 'a GlanceAPI')):
         if not _LABEL.fullmatch(name) or len(name) > _LONGEST:
@@ -106,7 +115,7 @@ def _check(site):
             % (_VOLUME, site.name, site.staging))
 
 
-def _patch(template):
+def _patch(template: dict[str, typing.Any]) -> dict[str, typing.Any]:
     return {
         'apiVersion': 'core.openstack.org/v1beta1',
         'kind': 'OpenStackControlPlane',
@@ -115,7 +124,8 @@ def _patch(template):
     }
 
 
-def _kustomization(sites, found):
+def _kustomization(sites: Sequence[model.Site],
+                   found: Sequence[files.File]) -> dict[str, typing.Any]:
     return {
         'apiVersion': 'kustomize.config.k8s.io/v1beta1',
         'kind': 'Kustomization',
@@ -132,15 +142,16 @@ def _kustomization(sites, found):
     }
 
 
-def _secret(site):
+def _secret(site: model.Site) -> str:
     return 'glance-dcn-%s-ceph' % site.name
 
 
-def _folder(site):
+def _folder(site: model.Site) -> str:
     return 'ceph/%s' % site.name
 
 
-def _ceph_files(deployment, site):
+def _ceph_files(deployment: model.Deployment,
+                site: model.Site) -> list[files.File]:
     found = []
     for other in deployment.stores_of(site):
         # Here there is nobody else to put it in its place.
@@ -153,7 +164,7 @@ def _ceph_files(deployment, site):
     return found
 
 
-def _mount(site):
+def _mount(site: model.Site) -> dict[str, typing.Any]:
     return {
         'name': 'glance-dcn-%s' % site.name,
         'region': 'r1',
@@ -169,11 +180,13 @@ def _mount(site):
     }
 
 
-def _api(deployment, site):
+def _api(deployment: model.Deployment,
+         site: model.Site) -> dict[str, typing.Any]:
     """Return the GlanceAPI of a site."""
     given = site.operator
-    found = {'type': given.layout if site.central else 'edge',
-             'replicas': given.replicas}
+    found: dict[str, typing.Any] = {
+        'type': given.layout if site.central else 'edge',
+        'replicas': given.replicas}
     if given.networks:
         found['networkAttachments'] = list(given.networks)
     if given.internal_address:
@@ -188,7 +201,7 @@ def _api(deployment, site):
     return found
 
 
-def _service(given):
+def _service(given: model.Operator) -> dict[str, typing.Any]:
     return {
         'metadata': {'annotations': {
             'metallb.universe.tf/address-pool': given.address_pool,
@@ -199,7 +212,8 @@ def _service(given):
     }
 
 
-def _sections(deployment, site):
+def _sections(deployment: model.Deployment,
+              site: model.Site) -> dict[str, dict[str, str]]:
     """Return what the operator does not write by itself."""
     sections = stores.common(deployment, site)
     for other in deployment.stores_of(site):

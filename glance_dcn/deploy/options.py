@@ -13,9 +13,18 @@
 
 """Options of Glance that a sites file gives, beside those that follow."""
 
+from __future__ import annotations
+
 import re
+import typing
 
 from glance_dcn.deploy import sitesfile
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from glance_dcn.deploy import model
+    from glance_dcn.deploy import secrets
 
 _GROUP = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.:-]*', re.ASCII)
 _OPTION = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_-]*', re.ASCII)
@@ -53,22 +62,24 @@ _SECRET = re.compile(r'password|secret(?!_name)|passphrase|(^|_)key$'
 _USER_INFO = re.compile(r'://\S*:\S*@')
 
 
-def read(path, node, reference):
+def read(path: str, node: sitesfile.Node,
+         reference: Callable[[sitesfile.Node, str], secrets.Secret]
+         ) -> model.Options:
     """Return options by (group, option).
 
     :param path: of the sites file
     :param node: mapping of groups, each a mapping of options
-    :param reference: called with the node and the name of what is a mapping;
-                      returns a Secret
+    :param reference: called with the node and the name of what is a mapping
     :raises sitesfile.Mistake: if they cannot be options
     """
     groups = _mapping(path, node, 'glance')
-    found = {}
-    for group, options in groups.items.items():
+    found: model.Options = {}
+    for group, node in groups.items.items():
         if not _GROUP.fullmatch(group):
             raise sitesfile.Mistake(path, groups.lines[group],
                                     '%r is no group of options' % group[:60])
-        for option, value in _mapping(path, options, group).items.items():
+        options = _mapping(path, node, group)
+        for option, value in options.items.items():
             line = options.lines[option]
             _check(path, line, group, option)
             if isinstance(value, sitesfile.Mapping):
@@ -80,14 +91,13 @@ def read(path, node, reference):
     return found
 
 
-def without_deployers(found):
+def without_deployers(found: model.Options
+                      ) -> tuple[dict[tuple[str, str], str], list[str]]:
     """Return options that another deployer leaves to a sites file.
 
     A group that it writes itself would have its options replaced by those
     here, and without its secrets it is of no use.
 
-    :param found: values by (group, option), text or
-        :class:`glance_dcn.deploy.secrets.Secret`
     :returns: tuple of those whose values are text, and a list of what is left
         out: groups, and single options of [DEFAULT], as people write them
     """
@@ -97,29 +107,29 @@ def without_deployers(found):
     left.update(group for group, _option in secret if group != 'DEFAULT')
     single = {name for name in secret if name[0] == 'DEFAULT'}
     return ({name: value for name, value in found.items()
-             if name[0] not in left and name not in single},
+             if isinstance(value, str) and name[0] not in left},
             ['[%s] %s' % name for name in sorted(single)]
             + ['[%s]' % group for group in sorted(left)])
 
 
-def is_secret(option):
+def is_secret(option: str) -> bool:
     """Return whether an option is a password or a key by its name."""
     return bool(_SECRET.search(option))
 
 
-def has_password(text):
+def has_password(text: str) -> bool:
     """Return whether a value is a URL with a password."""
     return bool(_USER_INFO.search(text))
 
 
-def _mapping(path, node, what):
+def _mapping(path: str, node: sitesfile.Node, what: str) -> sitesfile.Mapping:
     if not isinstance(node, sitesfile.Mapping):
         raise sitesfile.Mistake(path, node.line, '%s must be a mapping, but '
                                 'this is %s' % (what, node.kind))
     return node
 
 
-def _check(path, line, group, option):
+def _check(path: str, line: int, group: str, option: str) -> None:
     if not _OPTION.fullmatch(option):
         raise sitesfile.Mistake(path, line, '%r is no option' % option[:60])
     # Groups are told apart without regard to case, but DEFAULT.
@@ -131,7 +141,7 @@ def _check(path, line, group, option):
             % (group, option, source))
 
 
-def _check_open(path, line, option, text):
+def _check_open(path: str, line: int, option: str, text: str) -> None:
     """Raise Mistake if a text that stands in the sites file is a secret."""
     if not is_secret(option) and not has_password(text):
         return

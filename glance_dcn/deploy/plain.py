@@ -13,7 +13,10 @@
 
 """Configuration as files of a node: /etc/glance and /etc/ceph."""
 
+from __future__ import annotations
+
 import collections
+import typing
 import urllib.parse
 
 from glance_dcn.deploy import conf
@@ -22,13 +25,14 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import stores
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def render(deployment, site):
+
+def render(deployment: model.Deployment,
+           site: model.Site) -> list[files.Rendering]:
     """Return what a site's nodes need: one Rendering for each worker.
 
-    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
-    :param site: :class:`glance_dcn.deploy.model.Site`
-    :returns: list of :class:`glance_dcn.deploy.files.Rendering`
     :raises glance_dcn.deploy.sitesfile.Mistake: if a secret cannot be had
     """
     if not site.workers:
@@ -44,13 +48,13 @@ def render(deployment, site):
             for name, url in zip(names, site.workers)]
 
 
-def node_names(workers):
+def node_names(workers: Sequence[str]) -> list[str]:
     """Return a name for each worker: its host, with the port if need be."""
     parts = [urllib.parse.urlsplit(url) for url in workers]
     hosts = collections.Counter(part.hostname for part in parts)
     names = []
     for part in parts:
-        name = part.hostname.replace(':', '-')
+        name = (part.hostname or '').replace(':', '-')
         if hosts[part.hostname] > 1:
             name += '_%s' % (part.port or part.scheme)
         names.append(name)
@@ -60,49 +64,49 @@ def node_names(workers):
     return names
 
 
-def drop_in(paths):
+def drop_in(paths: model.Paths) -> str:
     """Return the path of what is rendered for Glance, without its slash.
 
     It comes after glance-api.conf and glance-image-import.conf, which are
     those of packages and deployers, and stay as they are.
-
-    :param paths: :class:`glance_dcn.deploy.model.Paths`
     """
     return '%s/glance-api.conf.d/glance-dcn.conf' % paths.glance.lstrip('/')
 
 
-def _notes(deployment, site):
+def _notes(deployment: model.Deployment, site: model.Site) -> tuple[str, ...]:
     paths = deployment.paths
     return (*(() if paths.glance == model.Paths.glance else (
         'Glance looks for glance-api.conf.d in %s: start it with '
         '--config-dir=%s/glance-api.conf.d as well, or link it there'
         % (model.Paths.glance, paths.glance),)),
             *('site %s has no key of client.%s: its keyring is not written'
-              % (other.name, other.cluster.user)
+              % (other.name, other.ceph.user)
               for other in deployment.stores_of(site)
-              if other.cluster.key is None),
+              if other.ceph.key is None),
             *stores.notes(site))
 
 
-def _files(deployment, site, url):
+def _files(deployment: model.Deployment, site: model.Site,
+           url: str | None) -> list[files.File]:
     paths = deployment.paths
     known = deployment.stores_of(site)
-    in_folder = known[1:] if paths.sites and site.central else []
+    folder = (paths.sites or '').lstrip('/') if site.central else ''
+    in_folder = known[1:] if folder else []
     sections, secret = _sections(
         deployment, site, url,
         [other for other in known if other not in in_folder])
     found = [files.File(drop_in(paths), conf.text(sections), files.INNER,
                         secret)]
     found += [
-        files.File('%s/%s.conf' % (paths.sites.lstrip('/'), other.store),
+        files.File('%s/%s.conf' % (folder, other.store),
                    _site_file(other, paths.ceph),
-                   kind='site') for other in in_folder]
+                   kind=files.Kind.SITE) for other in in_folder]
     for other in known:
         found += stores.ceph_files(other, paths.ceph)
     return found
 
 
-def _site_file(site, folder):
+def _site_file(site: model.Site, folder: str) -> str:
     """Return the text of a file of sites_dir, where $ stands for itself."""
     lines = [conf.MARK, '', '[%s]' % site.store]
     lines += ['%s = %s' % (option, conf.quote(value))
@@ -110,7 +114,9 @@ def _site_file(site, folder):
     return '\n'.join([*lines, ''])
 
 
-def _sections(deployment, site, url, in_file):
+def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
+              in_file: Sequence[model.Site]
+              ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
     """Return the sections that are rendered, and the secrets in them."""
     paths = deployment.paths
     sections = stores.common(deployment, site)
@@ -136,7 +142,8 @@ def _sections(deployment, site, url, in_file):
     return sections, _add_options(sections, site)
 
 
-def _add_options(sections, site):
+def _add_options(sections: dict[str, dict[str, str]],
+                 site: model.Site) -> tuple[str, ...]:
     """Add the options that the sites file gives; return the secrets."""
     found = []
     for (group, option), value in sorted(site.options.items(),

@@ -13,24 +13,33 @@
 
 """What is rendered, whatever it is rendered as."""
 
+from __future__ import annotations
+
+import typing
+
 from glance_dcn.deploy import files
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import plain
 from glance_dcn.deploy import tripleo
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence
+
+    from glance_dcn.deploy import model
+
 KINDS = ('plain', 'tripleo', 'operator')
 
 
-def render(deployment, sites, kind):
+def render(deployment: model.Deployment, sites: Sequence[model.Site],
+           kind: str) -> list[tuple[str, files.Rendering]]:
     """Return what sites need, as paths below one folder.
 
     What is for one node of one site stands in the folder itself; otherwise
     each site has a folder, and each node of a site with several.
 
-    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
-    :param sites: list of :class:`glance_dcn.deploy.model.Site`
     :param kind: one of KINDS
-    :returns: list of (prefix of the paths, Rendering)
+    :returns: the prefix of the paths of each
     :raises glance_dcn.deploy.sitesfile.Mistake: if that cannot be had
     """
     if kind == 'operator':
@@ -42,15 +51,16 @@ def render(deployment, sites, kind):
             for rendering in found]
 
 
-def _prefix(rendering, several):
+def _prefix(rendering: files.Rendering, several: bool) -> str:
     parts = [rendering.site] if several else []
     if rendering.node:
         parts.append(rendering.node)
     return ''.join(part + '/' for part in parts)
 
 
-def placed(renderings):
-    """Return all files with their whole paths, as (Rendering, File)s."""
+def placed(renderings: Iterable[tuple[str, files.Rendering]]
+           ) -> list[tuple[files.Rendering, files.File]]:
+    """Return all files with their whole paths."""
     return [(rendering, files.File(
         prefix + file.path, file.text, file.mode, file.secrets, file.kind))
         for prefix, rendering in renderings for file in rendering.files]

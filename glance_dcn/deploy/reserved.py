@@ -19,8 +19,10 @@ else oslo.config knows by name, would be hidden behind it. Those of Glance 22
 to 33 are here, so that a sites file is judged alike wherever it is read.
 """
 
+from __future__ import annotations
 
-def _words(text):
+
+def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
@@ -93,7 +95,7 @@ ATTRIBUTES = _words("""
 """)
 
 
-def what_is(name):
+def what_is(name: str) -> str | None:
     """Return what Glance takes a name for, or None.
 
     :param name: that a store is to have

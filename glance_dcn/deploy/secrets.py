@@ -13,13 +13,14 @@
 
 """Secrets, which a sites file refers to and does not contain."""
 
+from __future__ import annotations
+
 import base64
 import binascii
 import dataclasses
 import os
 import re
 import stat
-import typing
 
 from glance_dcn.deploy import sitesfile
 
@@ -40,11 +41,11 @@ class Secret:
 
     path: str
     line: int
-    file: typing.Optional[str] = None
-    env: typing.Optional[str] = None
-    value: typing.Optional[str] = dataclasses.field(default=None, repr=False)
+    file: str | None = None
+    env: str | None = None
+    value: str | None = dataclasses.field(default=None, repr=False)
 
-    def check(self):
+    def check(self) -> None:
         """Raise Mistake if others may read the file; it need not be there.
 
         :raises sitesfile.Mistake: which names the sites file
@@ -57,22 +58,22 @@ class Secret:
             return
         self._check_mode(found)
 
-    def read(self):
+    def read(self) -> str:
         """Return the secret, as text without the blanks around it.
 
         :raises sitesfile.Mistake: if it cannot be had
         """
         if self.value is not None:
             return self.value
-        if self.env is not None:
-            text = os.environ.get(self.env, '').strip()
-            if not text:
-                raise self._mistake('the environment variable %s is not set'
-                                    % self.env)
-            return text
-        return self._read_file()
+        if self.file is not None:
+            return self._read_file(self.file)
+        text = os.environ.get(self.env or '', '').strip()
+        if not text:
+            raise self._mistake('the environment variable %s is not set'
+                                % self.env)
+        return text
 
-    def read_line(self):
+    def read_line(self) -> str:
         """Return the secret, which must be one line.
 
         :raises sitesfile.Mistake: if it is not, or cannot be had
@@ -84,32 +85,31 @@ class Secret:
                                 % self._place)
         return text
 
-    def read_key(self, user):
+    def read_key(self, user: str) -> str:
         """Return a cephx key, out of a keyring or a file with nothing else.
 
         :param user: without ``client.``
         :raises sitesfile.Mistake: if there is none
         """
         text = self.read()
-        if '[' in text:
-            text = _key_of(text, 'client.%s' % user)
-            if text is None:
-                raise self._mistake('%s has no key of client.%s'
-                                    % (self._place, user))
-        if not is_key(text):
+        key = _key_of(text, 'client.%s' % user) if '[' in text else text
+        if key is None:
+            raise self._mistake('%s has no key of client.%s'
+                                % (self._place, user))
+        if not is_key(key):
             raise self._mistake('%s is no cephx key' % (
                 'what %s has' % self._place if self.value is None
                 else 'this'))
-        return text
+        return key
 
     @property
-    def _place(self):
+    def _place(self) -> str:
         return self.file or 'the environment variable %s' % self.env
 
-    def _mistake(self, reason):
+    def _mistake(self, reason: str) -> sitesfile.Mistake:
         return sitesfile.Mistake(self.path, self.line, reason)
 
-    def _check_mode(self, found):
+    def _check_mode(self, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise self._mistake('%s is no regular file' % self.file)
         if found.st_mode & stat.S_IRWXO:
@@ -118,29 +118,28 @@ class Secret:
                 'chmod o-rwx, and if others may have read the key, make '
                 'another one' % (self.file, stat.S_IMODE(found.st_mode)))
 
-    def _read_file(self):
+    def _read_file(self, path: str) -> str:
         try:
-            fd = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK
-                         | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with open(fd, 'rb') as source:
                 self._check_mode(os.fstat(fd))
                 data = source.read(_LARGEST + 1)
         except OSError as exc:
             raise self._mistake('%s cannot be read: %s'
-                                % (self.file, exc.strerror))
+                                % (path, exc.strerror))
         if len(data) > _LARGEST:
             raise self._mistake('%s is larger than %d KiB'
-                                % (self.file, _LARGEST >> 10))
+                                % (path, _LARGEST >> 10))
         try:
             text = data.decode().strip()
         except UnicodeDecodeError:
-            raise self._mistake('%s is no text' % self.file)
+            raise self._mistake('%s is no text' % path)
         if not text:
-            raise self._mistake('%s is empty' % self.file)
+            raise self._mistake('%s is empty' % path)
         return text
 
 
-def _key_of(text, entity):
+def _key_of(text: str, entity: str) -> str | None:
     """Return the key of an entity in the text of a keyring, or None."""
     current = key = None
     for line in text.splitlines():
@@ -153,7 +152,7 @@ def _key_of(text, entity):
     return key
 
 
-def is_key(text):
+def is_key(text: str) -> bool:
     """Return whether a text has the form of a cephx key."""
     try:
         data = base64.b64decode(text, validate=True)

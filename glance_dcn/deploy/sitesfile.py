@@ -19,17 +19,23 @@ tags in it, every key of a mapping is there once, and a scalar is the text
 that was written: what type it has to be is known to whoever asks for it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import os
 import stat
+import typing
 
 import yaml
 
-try:
-    _Loader = yaml.CSafeLoader
-except AttributeError:
-    _Loader = yaml.SafeLoader
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+    from collections.abc import Iterable
+
+_Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+_Default = typing.TypeVar('_Default')
+_Number = typing.TypeVar('_Number', int, float)
 
 _LARGEST = 1 << 20
 _DEEPEST = 20
@@ -44,7 +50,8 @@ class Mistake(Exception):
     :ivar reason: what is wrong
     """
 
-    def __init__(self, path, line, reason):
+    def __init__(self, path: str | os.PathLike[str], line: int | None,
+                 reason: str) -> None:
         self.path = path
         self.line = line
         self.reason = reason
@@ -75,7 +82,7 @@ class Sequence:
     """
 
     line: int
-    items: list
+    items: list[Node]
     end: int = 0
     flow: bool = False
 
@@ -90,14 +97,17 @@ class Mapping:
     """
 
     line: int
-    items: dict
-    lines: dict
+    items: dict[str, Node]
+    lines: dict[str, int]
     end: int = 0
 
     kind = 'a mapping'
 
 
-def read(path):
+Node = typing.Union[Scalar, Sequence, Mapping]
+
+
+def read(path: str | os.PathLike[str]) -> str:
     """Return the text of a file that is small enough to look into.
 
     :raises Mistake: if it cannot be read, is too large, or is no text
@@ -122,21 +132,21 @@ def read(path):
     return text[1:] if text.startswith('\ufeff') else text
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> Mapping:
     """Return what a file says, as nodes.
 
-    :returns: the root, a :class:`Mapping`
+    :returns: the root
     :raises Mistake: if it cannot be read or is no YAML of the form above
     """
     return parse(path, read(path))
 
 
-def parse(path, text):
+def parse(path: str | os.PathLike[str], text: str) -> Mapping:
     """Return what a text says, as nodes.
 
     :param path: name for messages
     :param text: of the file
-    :returns: the root, a :class:`Mapping`
+    :returns: the root
     :raises Mistake: if it is no YAML of the form above
     """
     try:
@@ -154,7 +164,7 @@ def parse(path, text):
     return root
 
 
-def _line_of(text, exc):
+def _line_of(text: str, exc: yaml.reader.ReaderError) -> int:
     """Return the line of a character that cannot stand in YAML."""
     # libyaml counts bytes, PyYAML's own reader characters.
     if exc.encoding == 'unicode':
@@ -165,19 +175,22 @@ def _line_of(text, exc):
 class _Builder:
     """Makes nodes of YAML's events."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
-        self._stack = []
-        self._root = None
+        self._stack: list[Sequence | Mapping] = []
+        # The key that waits for its value, of each of them.
+        self._keys: list[str | None] = []
+        self._root: Node | None = None
         self._nodes = 0
         self._documents = 0
 
-    def build(self, events):
+    def build(self, events: Iterable[yaml.Event]) -> Node | None:
         for event in events:
             self._take(event)
         return self._root
 
-    def _take(self, event):
+    def _take(self, event: yaml.Event) -> None:
+        assert event.start_mark is not None, 'it was read from a text'
         line = event.start_mark.line + 1
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
@@ -194,46 +207,48 @@ class _Builder:
                 self._open(Mapping(line, {}, {}))
         elif isinstance(event, (yaml.SequenceEndEvent,
                                 yaml.MappingEndEvent)):
-            node, _key = self._stack.pop()
+            node = self._stack.pop()
+            self._keys.pop()
             node.end = line
             if self._stack:
                 self._add(node)
             else:
                 self._root = node
 
-    def _check(self, event, line):
+    def _check(self, event: yaml.NodeEvent, line: int) -> None:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
             raise Mistake(self._path, line, 'anchors (&) and aliases (*) '
                           'are not taken; write it out')
-        if event.tag not in (None, '!'):
+        tag = getattr(event, 'tag', None)
+        if tag not in (None, '!'):
             raise Mistake(self._path, line, 'tags (%s) are not taken'
-                          % _short(event.tag))
+                          % _short(tag))
         self._nodes += 1
         if self._nodes > _MOST_NODES:
             raise Mistake(self._path, line, 'it says more than %d things'
                           % _MOST_NODES)
 
-    def _open(self, node):
+    def _open(self, node: Sequence | Mapping) -> None:
         if len(self._stack) >= _DEEPEST:
             raise Mistake(self._path, node.line, 'it is nested deeper than '
                           '%d levels' % _DEEPEST)
-        # [node, the key that waits for its value]
-        self._stack.append([node, None])
+        self._stack.append(node)
+        self._keys.append(None)
 
-    def _add(self, node):
+    def _add(self, node: Node) -> None:
         if not self._stack:
             self._root = node
             return
-        parent, key = self._stack[-1]
+        parent, key = self._stack[-1], self._keys[-1]
         if isinstance(parent, Sequence):
             parent.items.append(node)
         elif key is None:
-            self._stack[-1][1] = self._key(parent, node)
+            self._keys[-1] = self._key(parent, node)
         else:
             parent.items[key] = node
-            self._stack[-1][1] = None
+            self._keys[-1] = None
 
-    def _key(self, parent, node):
+    def _key(self, parent: Mapping, node: Node) -> str:
         if not isinstance(node, Scalar):
             raise Mistake(self._path, node.line, 'a key must be text')
         if node.text in parent.lines:
@@ -244,11 +259,11 @@ class _Builder:
         return node.text
 
 
-def _short(text, length=60):
+def _short(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[:length] + '...'
 
 
-def nearest(word, words):
+def nearest(word: str, words: Collection[str]) -> str:
     """Return a hint at the word that was probably meant, or ''.
 
     :param word: that is not known
@@ -262,19 +277,21 @@ class Fields:
     """The keys of a mapping, asked for by name and type.
 
     :param path: of the file, for messages
-    :param node: what should be a :class:`Mapping`
+    :param node: what should be a mapping
     :param what: what it describes, for messages
     :param known: names of the keys it may have
     :raises Mistake: if it is none, or has other keys
     """
 
-    def __init__(self, path, node, what, known):
+    def __init__(self, path: str | os.PathLike[str], node: Node, what: str,
+                 known: Collection[str]) -> None:
         self.path = path
         self.line = node.line
         if not isinstance(node, Mapping):
             raise Mistake(path, node.line, '%s must be a mapping of keys, '
                           'but this is %s' % (what, node.kind))
         self._what = what
+        self._known = known
         self._items = node.items
         self._lines = node.lines
         for key in node.items:
@@ -284,34 +301,48 @@ class Fields:
                     % (what, _short(key), nearest(key, known),
                        ', '.join(known)))
 
-    def __contains__(self, key):
+    def __contains__(self, key: str) -> bool:
         return key in self._items
 
-    def line_of(self, key):
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def over(self, other: Fields) -> Fields:
+        """Return these keys, and those of another that are not here."""
+        return Fields(self.path, Mapping(
+            self.line, {**other._items, **self._items},
+            {**other._lines, **self._lines}), self._what, self._known)
+
+    def line_of(self, key: str) -> int:
         """Return the line of a key, or of the mapping if it is not there."""
         return self._lines.get(key, self.line)
 
-    def mistake(self, key, reason):
-        """Return the :class:`Mistake` for the value of a key."""
+    def mistake(self, key: str, reason: str) -> Mistake:
+        """Return the mistake for the value of a key."""
         return Mistake(self.path, self.line_of(key), reason)
 
-    def node(self, key):
+    def node(self, key: str) -> Node | None:
         """Return the node of a key, or None."""
         return self._items.get(key)
 
-    def require(self, key, why=''):
+    def require(self, key: str, why: str = '') -> None:
         """Raise Mistake if a key is not there."""
         if key not in self._items:
             raise Mistake(self.path, self.line, '%s needs the key %r%s'
                           % (self._what, key, why))
 
-    def text(self, key, default=None):
+    def required_text(self, key: str) -> str:
+        """Return a value that is one line of text, and must be there."""
+        self.require(key)
+        return text_of(self.path, self._items[key], key)
+
+    def text(self, key: str, default: _Default) -> str | _Default:
         """Return a value that is one line of text."""
         if key not in self._items:
             return default
         return text_of(self.path, self._items[key], key)
 
-    def texts(self, key):
+    def texts(self, key: str) -> tuple[str, ...]:
         """Return a value that is a list of texts, as a tuple."""
         if key not in self._items:
             return ()
@@ -322,7 +353,7 @@ class Fields:
         return tuple(text_of(self.path, item, 'each of ' + key)
                      for item in node.items)
 
-    def flag(self, key, default=False):
+    def flag(self, key: str, default: bool = False) -> bool:
         """Return a value that is true or false."""
         if key not in self._items:
             return default
@@ -335,15 +366,21 @@ class Fields:
             return False
         raise Mistake(self.path, node.line, '%s must be true or false' % key)
 
-    def number(self, key, default=None, kind=int, least=0, most=None):
-        """Return a value that is a number.
-
-        :param kind: int or float
-        """
+    def number(self, key: str, default: _Default, least: int = 0,
+               most: int | None = None) -> int | _Default:
+        """Return a value that is a whole number."""
         if key not in self._items:
             return default
+        return self._number(key, int, least, most)
+
+    def fraction(self, key: str) -> float | None:
+        """Return a value that is a number from 0, or None."""
+        return self._number(key, float) if key in self._items else None
+
+    def _number(self, key: str, kind: type[_Number], least: int = 0,
+                most: int | None = None) -> _Number:
         node = self._items[key]
-        value = None
+        value: _Number | None = None
         if isinstance(node, Scalar) and node.plain and node.text.isascii():
             try:
                 value = kind(node.text.replace('_', 'x'))
@@ -359,7 +396,7 @@ class Fields:
         return value
 
 
-def text_of(path, node, what):
+def text_of(path: str | os.PathLike[str], node: Node, what: str) -> str:
     """Return the text of a node.
 
     :raises Mistake: if it is none, is empty, or is more than one line

@@ -13,12 +13,18 @@
 
 """What all forms of configuration say of stores and clusters."""
 
+from __future__ import annotations
+
 import itertools
+import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TYPE = 'dcn'
 # Seconds; what a dcn store does by itself, and stock needs to be told.
@@ -29,7 +35,7 @@ _LOCATION_QUOTA = 10
 _STEPS = (1, 2, 3, 5)
 
 
-def backends(sites):
+def backends(sites: Iterable[model.Site]) -> str:
     """Return the value of enabled_backends.
 
     :param sites: list of sites that have stores
@@ -37,16 +43,13 @@ def backends(sites):
     return ','.join('%s:%s' % (site.store, TYPE) for site in sites)
 
 
-def location_quota(deployment):
-    """Return the value of image_location_quota, None if Glance's own does.
-
-    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
-    """
+def location_quota(deployment: model.Deployment) -> str | None:
+    """Return the value of image_location_quota, None if Glance's own does."""
     wanted = locations(sum(bool(site.store) for site in deployment.sites))
     return str(wanted) if wanted > _LOCATION_QUOTA else None
 
 
-def locations(count):
+def locations(count: int) -> int:
     """Return how many locations an image should be allowed to have.
 
     It can be in every store, and its locations are counted wherever one is
@@ -57,29 +60,29 @@ def locations(count):
     :param count: number of stores
     """
     wanted = count + max(5, count // 4)
-    return next(step * 10 ** power for power in itertools.count(1)
-                for step in _STEPS if step * 10 ** power >= wanted)
+    return int(next(step * 10 ** power for power in itertools.count(1)
+                    for step in _STEPS if step * 10 ** power >= wanted))
 
 
-def conf_path(folder, cluster):
+def conf_path(folder: str, cluster: model.Cluster) -> str:
     """Return the path of a cluster's conf file on a node."""
     return '%s/%s.conf' % (folder, cluster.name)
 
 
-def keyring_path(folder, cluster):
+def keyring_path(folder: str, cluster: model.Cluster) -> str:
     """Return the path of the keyring of a cluster's user on a node."""
     return '%s/%s.client.%s.keyring' % (folder, cluster.name, cluster.user)
 
 
-def section(site, folder):
+def section(site: model.Site, folder: str) -> dict[str, str]:
     """Return the options of a site's store.
 
     :param folder: of conf files on the node
     """
     options = {
         'store_description': site.description,
-        'rbd_store_ceph_conf': conf_path(folder, site.cluster),
-        'rbd_store_user': site.cluster.user,
+        'rbd_store_ceph_conf': conf_path(folder, site.ceph),
+        'rbd_store_user': site.ceph.user,
         'rbd_store_pool': site.pool,
         # For stock rbd, should the store be moved back to it.
         'rbd_thin_provisioning': 'true',
@@ -89,7 +92,7 @@ def section(site, folder):
     return options
 
 
-def tuning(site):
+def tuning(site: model.Site) -> dict[str, str]:
     """Return the options of a site's store that need not be set."""
     limits = site.limits
     found = {
@@ -100,14 +103,15 @@ def tuning(site):
         'dcn_max_transfers': limits.max_transfers,
         'dcn_bandwidth_limit': limits.bandwidth_limit,
         # Others are what is expected of a store anyway.
-        'dcn_access': model.Access.READ_ONLY.value if site.cluster
-        and site.cluster.access is model.Access.READ_ONLY else None,
+        'dcn_access': model.Access.READ_ONLY.value if site.store
+        and site.ceph.access is model.Access.READ_ONLY else None,
     }
     return {name: '%g' % value if isinstance(value, float) else str(value)
             for name, value in found.items() if value is not None}
 
 
-def common(deployment, site):
+def common(deployment: model.Deployment,
+           site: model.Site) -> dict[str, dict[str, str]]:
     """Return the sections that every form of configuration has.
 
     In the order in which they are to stand, without those of stores.
@@ -130,7 +134,7 @@ def common(deployment, site):
     }
 
 
-def notes(site):
+def notes(site: model.Site) -> tuple[str, ...]:
     """Return what an operator should know of the rights of a site's Glance.
 
     :returns: tuple of texts
@@ -144,12 +148,12 @@ def notes(site):
             'its key, an attacker can %s' % (site.name, reach),)
 
 
-def key(site):
+def key(site: model.Site) -> str:
     """Return the key of the user of a site's cluster.
 
     :raises glance_dcn.deploy.sitesfile.Mistake: if it cannot be had
     """
-    cluster = site.cluster
+    cluster = site.ceph
     if cluster.key is None:
         raise sitesfile.Mistake(
             site.path, cluster.line, 'client.%s needs a key for the cluster '
@@ -158,14 +162,15 @@ def key(site):
     return cluster.key.read_key(cluster.user)
 
 
-def _where(site):
+def _where(site: model.Site) -> str:
     """Return the key of a sites file under which a user's key stands."""
-    if site.cluster.access is model.Access.OWNER:
+    if site.ceph.access is model.Access.OWNER:
         return 'cluster'
     return 'at_central' if site.central else 'from_central'
 
 
-def ceph_files(site, folder, where=None):
+def ceph_files(site: model.Site, folder: str,
+               where: str | None = None) -> list[files.File]:
     """Return the files by which a node reaches the cluster of a site.
 
     :param folder: of conf files on the node
@@ -173,14 +178,14 @@ def ceph_files(site, folder, where=None):
     :returns: list of :class:`glance_dcn.deploy.files.File`; without a
               keyring where the site has no key
     """
-    cluster = site.cluster
+    cluster = site.ceph
     where = (folder if where is None else where).lstrip('/')
     found = [files.File(conf_path(where, cluster), cephconf.conf(
-        cluster, keyring_path(folder, cluster)), kind='ceph')]
+        cluster, keyring_path(folder, cluster)), kind=files.Kind.CEPH)]
     if cluster.key is not None:
         secret = key(site)
         found.append(files.File(
             keyring_path(where, cluster),
             cephconf.keyring(cluster.user, secret), files.SECRET, (secret,),
-            'ceph'))
+            files.Kind.CEPH))
     return found

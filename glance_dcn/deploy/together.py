@@ -13,15 +13,22 @@
 
 """Whether the sites of a deployment go together."""
 
+from __future__ import annotations
+
+import typing
+
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Sequence
 
-def check(path, sites, line):
+
+def check(path: str, sites: Sequence[model.Site], line: int) -> None:
     """Raise Mistake if sites do not go together.
 
     :param path: of the sites file
-    :param sites: list of :class:`glance_dcn.deploy.model.Site`
     :param line: to name where no site is to blame
     """
     central = [site for site in sites if site.central]
@@ -40,10 +47,11 @@ def check(path, sites, line):
     _check_logins(path, sites, central[0])
 
 
-def _check_logins(path, sites, central):
+def _check_logins(path: str, sites: Sequence[model.Site],
+                  central: model.Site) -> None:
     """Raise Mistake if one cephx user would need two kinds of rights."""
-    at_central = {central.cluster.user: ('that of central itself',
-                                         model.Access.OWNER)}
+    at_central = {central.ceph.user: ('that of central itself',
+                                      model.Access.OWNER)}
     login = central.at_central or central.from_central
     if login:
         raise sitesfile.Mistake(path, login.line, 'site %s is the central '
@@ -51,7 +59,7 @@ def _check_logins(path, sites, central):
                                 'the others' % central.name)
     for site in sites:
         login = site.from_central
-        if login and login.user == site.cluster.user:
+        if login and login.user == site.ceph.user:
             raise sitesfile.Mistake(
                 path, login.line, 'client.%s is the user of site %s itself: '
                 'the central Glance needs another one there, which cannot '
@@ -68,14 +76,16 @@ def _check_logins(path, sites, central):
                     % (site.name, login.user, whose))
 
 
-def _clashes(sites):
-    """Yield (site, another one before it, what they share)."""
-    seen = {}
+def _clashes(sites: Sequence[model.Site]
+             ) -> Iterator[tuple[model.Site, model.Site, str]]:
+    """Give sites, others before them, and what they share."""
+    seen: dict[tuple[str, object], model.Site] = {}
     for site in sites:
         # oslo.config, and some file systems, do not tell case apart.
-        owned = [('name', site.name.lower(), 'the name %s' % site.name)]
+        owned: list[tuple[str, object, str]] = [
+            ('name', site.name.lower(), 'the name %s' % site.name)]
         if site.store:
-            cluster = site.cluster
+            cluster = site.ceph
             owned += [
                 ('store', site.store.lower(), 'the store %s' % site.store),
                 ('cluster', cluster.name.lower(),

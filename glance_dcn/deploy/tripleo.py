@@ -18,7 +18,10 @@ type ``dcn`` comes after it: Glance reads glance-image-import.conf last, and
 ``enabled_backends`` of that file counts.
 """
 
+from __future__ import annotations
+
 import re
+import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
@@ -27,6 +30,12 @@ from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+    from collections.abc import Sequence
+
+    from glance_dcn.deploy import model
 
 # TripleO's own limit for CephClusterName.
 _CLUSTER = re.compile('[A-Za-z0-9]+', re.ASCII)
@@ -43,21 +52,20 @@ _PARAMETERS = {
 }
 
 
-def render(deployment, site):
+def render(deployment: model.Deployment,
+           site: model.Site) -> list[files.Rendering]:
     """Return the environment files of a site's stack.
 
-    :param deployment: :class:`glance_dcn.deploy.model.Deployment`
-    :param site: :class:`glance_dcn.deploy.model.Site`
-    :returns: list of one :class:`glance_dcn.deploy.files.Rendering`
+    :returns: list of one
     :raises sitesfile.Mistake: if TripleO cannot have it so
     """
     known = deployment.stores_of(site)
     for other in known:
-        if not _CLUSTER.fullmatch(other.cluster.name):
+        if not _CLUSTER.fullmatch(other.ceph.name):
             raise sitesfile.Mistake(
-                site.path, other.cluster.line, 'TripleO takes letters and '
+                site.path, other.ceph.line, 'TripleO takes letters and '
                 'digits only in the name of a cluster, not %s; give the '
-                'cluster a name' % other.cluster.name)
+                'cluster a name' % other.ceph.name)
     foreign = [other for other in known if other.name != site.name]
     values, notes = _values(deployment, site)
     found = [_file('glance.yaml', _glance(deployment, site, values),
@@ -74,22 +82,25 @@ def render(deployment, site):
                             (*notes, *stores.notes(site)))]
 
 
-def _guests(deployment, site):
+def _guests(deployment: model.Deployment,
+            site: model.Site) -> list[model.Site]:
     """Return a site once for each user that other Glances have there."""
-    found = {}
+    found: dict[str, model.Site] = {}
     for _other, seen in deployment.guests_of(site):
-        found.setdefault(seen.cluster.user, seen)
+        found.setdefault(seen.ceph.user, seen)
     return list(found.values())
 
 
-def _file(path, parameters, keys=(), **more):
+def _file(path: str, parameters: dict[str, typing.Any],
+          keys: Sequence[str] = (), **more: typing.Any) -> files.File:
     return files.File(path, yamltext.text({**more,
                                            'parameter_defaults': parameters}),
                       files.SECRET if keys else files.OPEN, tuple(keys),
-                      'text')
+                      files.Kind.TEXT)
 
 
-def _glance(deployment, site, values):
+def _glance(deployment: model.Deployment, site: model.Site,
+            values: Mapping[tuple[str, str], str]) -> dict[str, typing.Any]:
     """Return the parameters of Glance."""
     default, *others = deployment.stores_of(site)
     found = {
@@ -102,11 +113,11 @@ def _glance(deployment, site, values):
         'GlanceBackendID': default.store,
         'GlanceStoreDescription': _hiera(conf.escape(default.description)),
         'GlanceRbdPoolName': default.pool,
-        'CephClusterName': default.cluster.name,
+        'CephClusterName': default.ceph.name,
     }
     if site.cluster is None:
         # The stack has no cluster of its own whose user this would be.
-        found['CephClientUserName'] = default.cluster.user
+        found['CephClientUserName'] = default.ceph.user
     if site.cache_size is not None:
         found['GlanceCacheEnabled'] = True
         found['GlanceImageCacheMaxSize'] = site.cache_size
@@ -114,8 +125,8 @@ def _glance(deployment, site, values):
         'GlanceBackend': 'rbd',
         'GlanceStoreDescription': _hiera(conf.escape(other.description)),
         'GlanceRbdPoolName': other.pool,
-        'CephClientUserName': other.cluster.user,
-        'CephClusterName': other.cluster.name,
+        'CephClientUserName': other.ceph.user,
+        'CephClusterName': other.ceph.name,
     } for other in others}
     found.update((_PARAMETERS[name], _hiera(conf.escape(value)))
                  for name, value in values.items() if name in _PARAMETERS)
@@ -125,7 +136,9 @@ def _glance(deployment, site, values):
     return found
 
 
-def _values(deployment, site):
+def _values(deployment: model.Deployment,
+            site: model.Site
+            ) -> tuple[dict[tuple[str, str], str], tuple[str, ...]]:
     """Return options that TripleO has no parameters for, and notes."""
     known = deployment.stores_of(site)
     values = {
@@ -148,25 +161,25 @@ def _values(deployment, site):
         for name in left)
 
 
-def _hiera(value):
+def _hiera(value: str) -> str:
     """Return a value so that hiera reads it as it is."""
     return value.replace('%{', "%{literal('%')}{")
 
 
-def _key(site):
+def _key(site: model.Site) -> dict[str, typing.Any]:
     """Return the item of CephExtraKeys, or of keys, for a site's user."""
     return {
-        'name': 'client.%s' % site.cluster.user,
-        'caps': cephconf.caps([*site.cluster.extra_pools, site.pool],
-                              site.cluster.access),
+        'name': 'client.%s' % site.ceph.user,
+        'caps': cephconf.caps([*site.ceph.extra_pools, site.pool],
+                              site.ceph.access),
         'key': stores.key(site),
         'mode': '0600',
     }
 
 
-def _external(site):
+def _external(site: model.Site) -> dict[str, typing.Any]:
     """Return the item of CephExternalMultiConfig for a site's cluster."""
-    cluster = site.cluster
+    cluster = site.ceph
     overrides = dict(cluster.settings)
     return {
         'cluster': cluster.name,

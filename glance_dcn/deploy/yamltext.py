@@ -13,24 +13,25 @@
 
 """Text of YAML files, in the order in which things are said."""
 
+from __future__ import annotations
+
+import typing
+
 import yaml
 
 from glance_dcn.deploy import conf
 
-try:
-    _Base = yaml.CSafeDumper
-except AttributeError:
-    _Base = yaml.SafeDumper
+_Base: typing.Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
 
 
 class _Dumper(_Base):
     """Writes texts of several lines as such."""
 
-    def ignore_aliases(self, data):
+    def ignore_aliases(self, data: typing.Any) -> bool:
         return True
 
 
-def _represent(dumper, text):
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar('tag:yaml.org,2002:str', text,
                                    style='|' if '\n' in text else None)
 
@@ -38,15 +39,12 @@ def _represent(dumper, text):
 _Dumper.add_representer(str, _represent)
 
 
-def text(data):
-    """Return the text of a YAML file.
-
-    :param data: dicts, lists, texts, numbers
-    """
+def text(data: typing.Any) -> str:
+    """Return the text of a YAML file."""
     return '%s\n%s' % (conf.MARK, plain(data))
 
 
-def plain(data):
+def plain(data: typing.Any) -> str:
     """Return YAML text without the mark of files that are written."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False,
                      default_flow_style=False, width=4096,

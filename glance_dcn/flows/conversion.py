@@ -18,9 +18,13 @@ of it, keeps qemu-img within limits, says how far it is, and tells users what
 is wrong with their image.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import contextlib
 import logging
 import os
+import typing
 
 from glance.async_.flows.plugins import image_conversion as stock
 from glance.common import exception
@@ -69,16 +73,10 @@ _NO_DISKS = ('aki', 'ari')
 _LARGEST_AHEAD = 128 * units.Gi
 
 
-def get_flow(**kwargs):
+def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     """Return the flow that converts a staged image.
 
-    :param task_id: ID of the task
-    :param task_type: type of the task
-    :param task_repo: repository of tasks
-    :param backend: list of target stores
-    :param action_wrapper: glance.async_.flows.api_image_import's
-        ImportActionWrapper
-    :param import_req: body of the request
+    :param kwargs: see :func:`glance_dcn.flows.copy_image.get_flow`
     """
     targets = kwargs.get('backend') or []
     stores.name_once(targets)
@@ -95,8 +93,9 @@ class _ConvertImage(task.Task):
 
     default_provides = 'file_path'
 
-    def __init__(self, task_id, task_type, task_repo, action_wrapper, targets,
-                 method):
+    def __init__(self, task_id: str, task_type: str, task_repo: typing.Any,
+                 action_wrapper: typing.Any, targets: list[str | None],
+                 method: str) -> None:
         super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._targets = targets
@@ -105,13 +104,12 @@ class _ConvertImage(task.Task):
         self._source = self._target = ''
         self._downloads = method in ('web-download', 'glance-download')
         self._keeps = False
-        self._formats = {}
-        self._ahead = None
+        self._formats: dict[str, str] = {}
+        self._ahead: hashes.Ahead | None = None
 
-    def execute(self, file_path, **kwargs):
+    def execute(self, file_path: str, **kwargs: object) -> str:
         """Convert the image, if it is not of the right format already.
 
-        :param file_path: URI of the staged file
         :returns: URI of the file to import
         :raises glance.common.exception.UploadException: if it must not or
             cannot be converted
@@ -122,7 +120,7 @@ class _ConvertImage(task.Task):
         with self._explained():
             try:
                 # A worker that died may have left one behind. The lock of
-                # the image is ours, so nobody else is writing it.
+                # the image is ours, so no other task is writing it.
                 _discard(self._target)
                 _discard(folder.aside(self._source))
                 converted = self._convert(output)
@@ -132,17 +130,17 @@ class _ConvertImage(task.Task):
                 raise
         return 'file://%s' % self._target if converted else file_path
 
-    def revert(self, result, **kwargs):
-        """Undo it: the image has its old format and has to be staged anew.
+    def revert(self, result: object, **kwargs: object) -> None:
+        """Undo it: the image has its old format and has to be staged again.
 
         What was refused for lack of room can be imported later.
         """
         self._end_hashing()
         _discard(self._target)
-        if self._keeps and staging.put_back(self._action_wrapper,
-                                            self._targets):
-            return
         try:
+            if self._keeps and staging.put_back(self._action_wrapper,
+                                                self._targets):
+                return
             # This raises if another task has taken over: then the staged
             # file is not ours to remove.
             with self._action_wrapper as action:
@@ -162,7 +160,7 @@ class _ConvertImage(task.Task):
         _discard(self._source)
         _discard(folder.aside(self._source))
 
-    def _convert(self, output):
+    def _convert(self, output: str) -> bool:
         """Make the target of the source; return whether there was need to."""
         with self._action_wrapper as action:
             declared = action.image_disk_format
@@ -195,44 +193,47 @@ class _ConvertImage(task.Task):
         ahead = self._hash_ahead(output, virtual_size)
         qemu_img.convert(image, self._target, output, limits,
                          progress=self._phases.progress,
-                         cancelled=self._phases.beat, in_order=ahead,
-                         described=True)
-        if ahead:
-            self._ahead.complete()
+                         cancelled=self._phases.beat,
+                         in_order=ahead is not None, described=True)
+        if ahead is not None:
+            ahead.complete()
         self._finish(output, virtual_size)
         return True
 
-    def _hash_ahead(self, output, virtual_size):
-        """Begin to hash what qemu-img is about to write; return whether so.
+    def _hash_ahead(self, output: str, virtual_size: int
+                    ) -> hashes.Ahead | None:
+        """Begin to hash what qemu-img is about to write.
 
         Stores compute the hashes while they write, which takes longer than
         anything else of an import; ``dcn`` stores take them over.
+
+        :returns: None if it is not hashed
         """
         if (output != 'raw' or virtual_size > _LARGEST_AHEAD
                 or not any(map(stores.site, self._targets))):
-            return False
+            return None
         self._ahead = hashes.Ahead(
             self._action_wrapper.image_id, self._target, virtual_size,
             (hashes.CHECKSUM, CONF.hashing_algorithm))
-        return self._ahead.start()
+        return self._ahead if self._ahead.start() else None
 
-    def _known_digest(self, seconds):
+    def _known_digest(self, seconds: float) -> tuple[int, str] | None:
         """Return length and content digest of the target, once hashed.
 
         What was read while it was written: should the writer have gone back,
         it is merely not trusted after a power cut.
         """
         record = hashes.shared.wait(self._action_wrapper.image_id, seconds)
-        return record and (record.size, record.content)
+        return (record.size, record.content) if record else None
 
-    def _end_hashing(self):
+    def _end_hashing(self) -> None:
         if self._ahead:
             self._ahead.cancel()
 
-    def _inspect(self, path, phase, declared=None):
-        """Return what a file is by its content, an inspection.Image.
+    def _inspect(self, path: str, phase: str,
+                 declared: str | None = None) -> inspection.Image:
+        """Return what a file is by its content.
 
-        :param declared: what the image is declared to be
         :raises glance.common.exception.UploadException: if it is not safe
         """
         self._phases.enter(phase)
@@ -249,7 +250,8 @@ class _ConvertImage(task.Task):
             LOG.exception('Unknown error inspecting image format')
             raise _refusal('its format cannot be inspected')
 
-    def _measure(self, image, virtual_size, output):
+    def _measure(self, image: inspection.Image, virtual_size: int,
+                 output: str) -> qemu_img.Limits:
         """Return the limits to convert within; sizes are in bytes.
 
         :raises glance.common.exception.UploadException: if it is too large
@@ -268,9 +270,9 @@ class _ConvertImage(task.Task):
             seconds=CONF.glance_dcn.conversion_timeout,
             size=size + units.Mi, space=self._space(need))
 
-    def _space(self, need):
+    def _space(self, need: int) -> int:
         """Return how much the target may take on disk, in bytes."""
-        most = CONF.glance_dcn.conversion_max_output_size * units.Gi
+        most: int = CONF.glance_dcn.conversion_max_output_size * units.Gi
         if need > most:
             raise _refusal('it would take %d bytes of staging space, and %d '
                            'are allowed (conversion_max_output_size)'
@@ -284,7 +286,7 @@ class _ConvertImage(task.Task):
                            % (need, free, need - free))
         return min(free, most)
 
-    def _finish(self, output, virtual_size):
+    def _finish(self, output: str, virtual_size: int) -> None:
         """Let the target take the source's place."""
         detected = self._inspect(self._target,
                                  'Inspecting the converted image').format
@@ -312,7 +314,7 @@ class _ConvertImage(task.Task):
                  self._action_wrapper.image_id, size, output)
 
     @contextlib.contextmanager
-    def _explained(self):
+    def _explained(self) -> abc.Iterator[None]:
         """Turn errors into what Glance makes the message of the task."""
         try:
             yield
@@ -327,17 +329,14 @@ class _ConvertImage(task.Task):
 
 
 class _Phases:
-    """Tells which phase the task is in, and how far.
+    """Tells which phase the task is in, and how far."""
 
-    :param heartbeat: :class:`glance_dcn.flows.heartbeat.Heartbeat`
-    """
-
-    def __init__(self, heartbeat):
+    def __init__(self, heartbeat: heartbeat.Heartbeat) -> None:
         self._heartbeat = heartbeat
         self._phase = ''
-        self._part = None
+        self._part: float | None = None
 
-    def enter(self, phase, part=None):
+    def enter(self, phase: str, part: float | None = None) -> None:
         """Begin a phase, and save the task.
 
         :param part: the part of it that is done, 0 to 1; None if not known
@@ -346,11 +345,11 @@ class _Phases:
         self._phase, self._part = phase, part
         self._save()
 
-    def progress(self, part):
-        """Take note of the part of the phase that is done, 0 to 1."""
+    def progress(self, part: float) -> None:
+        """Set the part of the phase that is done, 0 to 1."""
         self._part = part
 
-    def beat(self):
+    def beat(self) -> bool:
         """Save the task if it is time to.
 
         :returns: False, for the engine: nothing is to be cancelled
@@ -360,20 +359,20 @@ class _Phases:
             self._save()
         return False
 
-    def _save(self):
+    def _save(self) -> None:
         message = self._phase
         if self._part is not None:
             message += ': %d %%' % (100 * self._part)
         self._heartbeat.save(message)
 
 
-def _measure_limits():
+def _measure_limits() -> qemu_img.Limits:
     """Return the limits within which all of an image's tables are read."""
     seconds = CONF.glance_dcn.conversion_measure_timeout
     return qemu_img.Limits(memory=units.Gi, cpu=seconds, seconds=seconds)
 
 
-def _check_virtual_size(virtual_size, output):
+def _check_virtual_size(virtual_size: int, output: str) -> None:
     """Refuse a disk that is too large, before more of its file is read."""
     largest = CONF.glance_dcn.conversion_max_virtual_size * units.Gi
     if virtual_size > largest:
@@ -384,27 +383,25 @@ def _check_virtual_size(virtual_size, output):
         _check_cap(virtual_size, 'its virtual size is')
 
 
-def _check_cap(size, what='it has'):
+def _check_cap(size: int, what: str = 'it has') -> None:
     """Refuse an image that Glance would not save for its size in bytes."""
     if size > CONF.image_size_cap:
         raise _refusal('%s %d bytes, and %d are allowed (image_size_cap)'
                        % (what, size, CONF.image_size_cap))
 
 
-def _tolerated(declared):
+def _tolerated(declared: str | None) -> set[str]:
     """Return the checks of partition tables that need not succeed.
 
     Those that the operator tolerates, and as in an upload, that of kernels and
     RAM disks.
-
-    :param declared: what the image is declared to be, or None
     """
     # The option came with Glance 30.
     found = getattr(CONF.image_format, 'gpt_safety_checks_nonfatal', None)
     return {*(found or ()), *(['mbr'] if declared in _NO_DISKS else [])}
 
 
-def _check_vmdk(report):
+def _check_vmdk(report: dict[str, typing.Any]) -> None:
     """Refuse VMDK types that the operator has not allowed."""
     # The engine has refused those that name other files, or have no type.
     kind = report['format-specific']['data']['create-type']
@@ -413,13 +410,12 @@ def _check_vmdk(report):
                        '(vmdk_allowed_types)' % kind)
 
 
-def _discard(path):
+def _discard(path: str) -> None:
     """Remove a file of the staging folder, if it is there."""
     if path:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
+        folder.discard(path)
 
 
-def _refusal(reason):
+def _refusal(reason: str) -> exception.UploadException:
     return exception.UploadException('The image cannot be converted: %s.'
                                      % reason.rstrip('.'))

@@ -18,8 +18,12 @@ and copied by one task of ours; whatever is left is stock's, with stock's own
 plugin.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import logging
 import time
+import typing
 
 from glance.api import common
 from glance.async_.flows._internal_plugins import copy_image as stock
@@ -38,7 +42,9 @@ from glance_dcn.flows import stores
 from glance_dcn import glance_interfaces
 from glance_dcn import plugins
 from glance_dcn.sites import copying
+from glance_dcn.sites import site as sites
 from glance_dcn.sites import sources
+from glance_dcn.sites import waves
 from glance_dcn.staging import located
 
 CONF = cfg.CONF
@@ -51,20 +57,16 @@ _CHECKSUM = 'md5'
 
 # Targets taken over, by task ID, until the task runs: Glance may ask for the
 # flow of a task again, with the list already shortened.
-_taken = {}
-_said = set()
+_taken: dict[str, list[str]] = {}
+_said: set[str] = set()
 
 
-def get_flow(**kwargs):
+def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     """Return the flow that gets an image to where stock can go on.
 
-    :param task_id: ID of the task
-    :param task_type: type of the task
-    :param task_repo: repository of tasks
     :param backend: list of target stores; those taken over are removed
     :param action_wrapper: glance.async_.flows.api_image_import's
         ImportActionWrapper
-    :param import_req: body of the request
     """
     flow = linear_flow.Flow(kwargs['task_type'])
     stores.name_once(kwargs['backend'])
@@ -81,7 +83,7 @@ def get_flow(**kwargs):
     return flow
 
 
-def _take_over(kwargs):
+def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
     """Remove the targets that are ours from the list, and return them."""
     wanted, task_id = kwargs['backend'], kwargs['task_id']
     if task_id in _taken:
@@ -135,11 +137,8 @@ def _take_over(kwargs):
     return targets
 
 
-def _is_within_limits(kwargs, size):
+def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:
     """Return whether the limits of Keystone let an image be copied.
-
-    :param kwargs: of get_flow()
-    :param size: bytes of the image
 
     Stock asks once the flow is made. A flow that it refuses then never runs,
     and nothing undoes what was saved for it.
@@ -160,7 +159,7 @@ def _is_within_limits(kwargs, size):
     return True
 
 
-def _sources(locations):
+def _sources(locations: abc.Iterable[typing.Any]) -> list[sources.Source]:
     """Return where an image can be read, in the order to try it."""
     found, weights = [], {}
     for location in locations:
@@ -176,7 +175,19 @@ def _sources(locations):
     return sources.ordered(found, CONF.glance_store.default_backend, weights)
 
 
-def _say_once(key, message, *arguments):
+def _site(store: str) -> sites.Site:
+    """Return the site of a store that was taken over.
+
+    :raises glance.common.exception.UploadException: if the store was removed
+    """
+    site = stores.site(store)
+    if site is None:
+        raise exception.UploadException(
+            'Copying to store %s failed: it was removed meanwhile' % store)
+    return site
+
+
+def _say_once(key: str, message: str, *arguments: object) -> None:
     if key not in _said:
         _said.add(key)
         LOG.info(message, *arguments)
@@ -185,8 +196,9 @@ def _say_once(key, message, *arguments):
 class _CopyDirectly(task.Task):
     """Copies an image to all targets that were taken over, in one go."""
 
-    def __init__(self, task_id, task_type, task_repo, action_wrapper, targets,
-                 all_stores_must_succeed, alone=True):
+    def __init__(self, task_id: str, task_type: str, task_repo: typing.Any,
+                 action_wrapper: typing.Any, targets: list[str],
+                 all_stores_must_succeed: bool, alone: bool = True) -> None:
         super().__init__(name='%s-CopyDirectly-%s' % (task_type, task_id))
         self._task_id = task_id
         self._action_wrapper = action_wrapper
@@ -196,13 +208,13 @@ class _CopyDirectly(task.Task):
         self._all_must_succeed = all_stores_must_succeed
         # Whether stock copies to no further stores after it.
         self._alone = alone
-        self._located = set()
-        self._failed = set()
+        self._located: set[str] = set()
+        self._failed: set[str] = set()
         self._message = _Message(targets)
         # Of stores that are done and failed, as users were told last.
         self._counts = 0, 0
 
-    def execute(self):
+    def execute(self) -> None:
         """Copy the image and note where it is, store by store.
 
         :raises glance.common.exception.UploadException: if it could not be
@@ -221,7 +233,7 @@ class _CopyDirectly(task.Task):
             raise exception.UploadException(_why(outcome.failed))
         self._heartbeat.save(self._message.final(outcome))
 
-    def revert(self, result, **kwargs):
+    def revert(self, result: typing.Any, **kwargs: object) -> None:
         """Undo what was noted, as stock does for each of its stores.
 
         A copy that was ended from outside keeps what it has.
@@ -238,7 +250,7 @@ class _CopyDirectly(task.Task):
                 action.add_failed_stores(sorted(
                     undone if ended else self._failed or undone))
 
-    def _copy(self):
+    def _copy(self) -> copying.Outcome:
         with self._action_wrapper as action:
             _check_quota(action._image)
             hashes = _hashes(action._image)
@@ -246,7 +258,7 @@ class _CopyDirectly(task.Task):
             sources = _sources(action.image_locations)
         return copying.Copy(
             self._action_wrapper.image_id, sources,
-            [stores.site(store) for store in self._targets],
+            [_site(store) for store in self._targets],
             hashes={name: value for name, value in hashes.items() if value},
             size=size, wanted=list(hashes),
             memory=CONF.glance_dcn.transfer_memory * units.Mi,
@@ -254,10 +266,10 @@ class _CopyDirectly(task.Task):
             progress=self._progress, waiting=self._waiting,
             finished=self._note).run()
 
-    def _note(self, outcome, told):
+    def _note(self, outcome: copying.Outcome,
+              told: abc.Callable[[], object]) -> None:
         """Tell Glance of stores that have come to their end, in one save.
 
-        :param outcome: :class:`glance_dcn.sites.copying.Outcome` of these
         :param told: to be called right before the save
         :raises glance.common.exception.UploadException: if it was not copied
             as asked for
@@ -275,7 +287,7 @@ class _CopyDirectly(task.Task):
             layer, _quotas = glance_interfaces.image_layers(action._image)
             for store in outcome.copied:
                 layer.locations.append({
-                    'url': stores.site(store).uri(action.image_id),
+                    'url': _site(store).uri(action.image_id),
                     'metadata': {'store': store}, 'status': 'active'})
             action.add_failed_stores(sorted(outcome.failed))
             action.remove_importing_stores([*outcome.copied,
@@ -284,10 +296,10 @@ class _CopyDirectly(task.Task):
             # locations all the same.
             told()
         located.check(watch, self._action_wrapper.image_id,
-                      map(stores.site, outcome.copied))
+                      map(_site, outcome.copied))
         self._located.update(outcome.copied)
 
-    def _progress(self, standing):
+    def _progress(self, standing: waves.Standing) -> None:
         message = self._message.update(standing)
         counts = standing.done, standing.failed
         if self._heartbeat.due or (self._heartbeat.takes_news
@@ -295,22 +307,19 @@ class _CopyDirectly(task.Task):
             self._counts = counts
             self._heartbeat.save(message)
 
-    def _waiting(self, stores):
+    def _waiting(self, stores: list[str]) -> None:
         self._heartbeat.save('Waiting for its turn at %s'
                              % (', '.join(stores) or 'its stores'))
 
 
-def _why(failed):
-    """Return why copies failed, as a task tells users.
-
-    :param failed: reasons by store
-    """
+def _why(failed: dict[str, BaseException]) -> str:
+    """Return why copies failed, as a task tells users."""
     return '; '.join('Copying to store %s failed: %s' % item
                      for item in failed.items())
 
 
-def _check_quota(image):
-    """Return if the quota of its owner has room for an image.
+def _check_quota(image: typing.Any) -> None:
+    """Check that the quota of its owner has room for an image.
 
     As stock asks before it sets data: once for the image, whatever the number
     of its stores.
@@ -323,10 +332,10 @@ def _check_quota(image):
                            image_id=image.image_id)
 
 
-def _hashes(image):
+def _hashes(image: typing.Any) -> dict[str, str | None]:
     """Return the hashes that Glance has of an image, or should have.
 
-    :returns: dict of hex digests by hashlib name; None for one it has not
+    :returns: hex digests by hashlib name; None for one it has not
     """
     found = {_CHECKSUM: image.checksum}
     # It may be the same.
@@ -335,11 +344,8 @@ def _hashes(image):
     return found
 
 
-def _describe(image, outcome):
-    """Set what is not known of an image yet, as stock's set_data() does.
-
-    :param outcome: :class:`glance_dcn.sites.copying.Outcome`
-    """
+def _describe(image: typing.Any, outcome: copying.Outcome) -> None:
+    """Set what is not known of an image yet, as stock's set_data() does."""
     if image.size is None:
         image.size = outcome.size
     if not image.checksum:
@@ -358,17 +364,14 @@ def _describe(image, outcome):
 class _Message:
     """Puts progress into words: percent, MiB/s, and how the stores are."""
 
-    def __init__(self, targets):
+    def __init__(self, targets: list[str]) -> None:
         self._targets = targets
-        self._started = None
+        self._started: float | None = None
         # Of the wave.
         self._data = 0
 
-    def update(self, standing):
-        """Return the message of the moment.
-
-        :param standing: :class:`glance_dcn.sites.waves.Standing`
-        """
+    def update(self, standing: waves.Standing) -> str:
+        """Return the message of the moment."""
         progress = standing.transfer
         if progress is not None and (self._started is None
                                      or progress.data < self._data):
@@ -390,11 +393,8 @@ class _Message:
                          % ', '.join(standing.stragglers))
         return '; '.join(parts)
 
-    def final(self, outcome):
-        """Return the message of the end.
-
-        :param outcome: :class:`glance_dcn.sites.copying.Outcome`
-        """
+    def final(self, outcome: copying.Outcome) -> str:
+        """Return the message of the end."""
         message = 'Copied %d MiB of data from %s to %s, %s' % (
             outcome.data // units.Mi, outcome.source,
             ', '.join(store for store in self._targets
@@ -406,14 +406,14 @@ class _Message:
             message += '; copying to store %s failed: %s' % (store, error)
         return message
 
-    def _rate(self, data):
+    def _rate(self, data: int) -> str:
         if self._started is None:
             return '0 MiB/s'
         seconds = max(time.monotonic() - self._started, 0.001)
         return '%.0f MiB/s' % (data / units.Mi / seconds)
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     if seconds < 100:
         return '%d s' % seconds
     if seconds < 6000:

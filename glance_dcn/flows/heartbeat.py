@@ -16,9 +16,13 @@ A task that was not saved for an hour is taken for dead, and another request
 may steal its lock on the image; users see the message that is saved with it.
 """
 
+from __future__ import annotations
+
 import logging
 import sys
 import time
+import types
+import typing
 
 from glance.common import exception
 from glance.common.scripts import utils as script_utils
@@ -29,6 +33,7 @@ from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
 from glance_dcn.staging import database
 from glance_dcn.staging import folder
+from glance_dcn.staging import journal
 from glance_dcn.staging import running
 
 LOG = logging.getLogger(__name__)
@@ -52,37 +57,35 @@ _patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
 class Heartbeat:
     """Saves one task again and again.
 
-    :param task_repo: repository of tasks
-    :param task_id: ID of the task
     :param action_wrapper: glance.async_.flows.api_image_import's
         ImportActionWrapper, of the image the task works on
     """
 
-    def __init__(self, task_repo, task_id, action_wrapper):
+    def __init__(self, task_repo: typing.Any, task_id: str,
+                 action_wrapper: typing.Any) -> None:
         self._task_repo = task_repo
         self._task_id = task_id
         self._action_wrapper = action_wrapper
-        self._saved = None
+        self._saved: float | None = None
 
     @property
-    def due(self):
+    def due(self) -> bool:
         """Whether it is time to save the task."""
         return self._is_older_than(EVERY)
 
     @property
-    def takes_news(self):
+    def takes_news(self) -> bool:
         """Whether it is time to save the task, if there is news for users."""
         return self._is_older_than(_NEWS)
 
-    def _is_older_than(self, seconds):
+    def _is_older_than(self, seconds: float) -> bool:
         return (self._saved is None
                 or time.monotonic() - self._saved >= seconds)
 
-    def save(self, message):
+    def save(self, message: str) -> None:
         """Save the task.
 
-        :param message: what users are told
-        :raises glance.common.exception.TaskAbortedError: if somebody else
+        :raises glance.common.exception.TaskAbortedError: if another process
             has ended the task, or taken over the image
         :raises glance.common.exception.NotFound: if either is gone
         """
@@ -99,22 +102,22 @@ class Heartbeat:
 
 
 class Watch:
-    """Sees to the tasks of the imports this process is at.
+    """Saves the tasks of the imports of this process.
 
-    It saves those that nobody else has saved for a while, and closes the
-    journal of those that have ended. It has a thread of its own.
+    Those that were not saved for a while; the journal of those that have
+    ended is closed. It has a thread of its own.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._periodic = background.Periodic('glance-dcn-heartbeat',
                                              self.look, _LOOK)
 
-    def start(self):
+    def start(self) -> None:
         """Begin to watch, unless this process does."""
         self._periodic.start()
 
-    def look(self):
-        """Look after each import once."""
+    def look(self) -> None:
+        """Check each import once."""
         for going_on in running.everything():
             try:
                 self._look(going_on)
@@ -122,7 +125,7 @@ class Watch:
                 LOG.warning('Task %(task)s cannot be saved now: %(error)s', {
                     'task': going_on.entry.task, 'error': exc})
 
-    def _look(self, going_on):
+    def _look(self, going_on: running.Import) -> None:
         entry = going_on.entry
         task = database.task(entry.task)
         if task is None and time.time() - entry.since < _SILENCE:
@@ -131,7 +134,7 @@ class Watch:
         if task is None or task['status'] in database.ENDED:
             self._ended(going_on)
             return
-        if task['status'] != 'processing' or self._is_forsaken(going_on):
+        if task['status'] != 'processing' or self._is_abandoned(going_on):
             return
         if time.monotonic() - going_on.saved < _SILENCE:
             return
@@ -140,8 +143,8 @@ class Watch:
             database.say(entry.task, going_on.message())
             running.saved(entry.task)
 
-    def _is_forsaken(self, going_on):
-        """Return whether nobody works on an import, and give it up then.
+    def _is_abandoned(self, going_on: running.Import) -> bool:
+        """Return whether no thread works on an import, and give it up then.
 
         Glance's thread has ended without being able to say so: the database
         was away, say. Saved on and on, the task would lock the image for ever.
@@ -159,7 +162,7 @@ class Watch:
         running.give_up(going_on.entry.task)
         return True
 
-    def _ended(self, going_on):
+    def _ended(self, going_on: running.Import) -> None:
         """Close the journal of an import, unless it has left the image locked.
 
         That is so where Glance has not undone it: because the flow could not
@@ -188,7 +191,8 @@ class Watch:
             self._clear_stores(entry, image)
         running.end(entry.task)
 
-    def _clear_stores(self, entry, image):
+    def _clear_stores(self, entry: journal.Entry,
+                      image: database.Row) -> None:
         """Take off an image what was saved for a flow that never ran."""
         listed = image['properties'].get(database.IMPORTING) or ''
         if set(listed.split(',')).intersection(filter(None, entry.stores)):
@@ -197,7 +201,7 @@ class Watch:
                     image, database.IMPORTING, remove=entry.stores)})
 
 
-def works_on(task):
+def works_on(task: str) -> bool:
     """Return whether a thread of this process is seen to execute a task.
 
     Green threads are not seen, and nothing is of an executor that is none of
@@ -208,7 +212,8 @@ def works_on(task):
             or not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR)):
         return False
     code = module.TaskExecutor._run.__code__
-    for frame in sys._current_frames().values():
+    for top in sys._current_frames().values():
+        frame: types.FrameType | None = top
         while frame is not None:
             if frame.f_code is code and frame.f_locals.get('task_id') == task:
                 return True

@@ -12,6 +12,8 @@
 
 """Options of the whole process, in group ``[glance_dcn]``."""
 
+from __future__ import annotations
+
 from oslo_config import cfg
 
 GROUP = 'glance_dcn'
@@ -144,6 +146,6 @@ Related options:
 ]
 
 
-def register(conf):
+def register(conf: cfg.ConfigOpts) -> None:
     """Register the options with an oslo.config object."""
     conf.register_opts(OPTS, group=GROUP)

@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Whether an import can succeed, before it begins.
 
 Whether each store can be written to, the staging folder has room, and Glance
@@ -22,9 +21,13 @@ there; until then it is taken to be what the image takes, which is about right
 for images that are not compressed.
 """
 
+from __future__ import annotations
+
+from collections import abc
 from concurrent import futures
 import logging
 import os
+import typing
 import urllib.error
 import urllib.request
 
@@ -64,8 +67,9 @@ class NoAccess(Refused):
     """A store cannot be written to by this Glance."""
 
 
-def check_access(names, all_must_succeed):
-    """Return if this Glance may write in enough of the stores of an import.
+def check_access(names: abc.Collection[str | None],
+                 all_must_succeed: bool) -> None:
+    """Check that this Glance may write in enough of the stores of an import.
 
     :param names: of the stores; whether one of another type than ``dcn`` can
         be written to is not looked at
@@ -80,10 +84,9 @@ def check_access(names, all_must_succeed):
         raise NoAccess('; '.join(map(str, denied)))
 
 
-def check(entry):
-    """Return if there is room for an import.
+def check(entry: journal.Entry) -> None:
+    """Check that there is room for an import.
 
-    :param entry: :class:`glance_dcn.staging.journal.Entry`
     :raises NoRoom: if there is not
     :raises TooLarge: if the download passes ``image_size_cap``
     """
@@ -114,17 +117,17 @@ def check(entry):
                 need - free))
 
 
-def _parts(download, conversion):
+def _parts(download: int, conversion: int) -> str:
     return ', '.join(
         '%s for its %s' % (_mib(size), what) for size, what in (
             (download, 'download'), (conversion, 'conversion')) if size)
 
 
-def _mib(size):
+def _mib(size: int) -> str:
     return '%d MiB' % -(-size // units.Mi)
 
 
-def _converts(disk_format):
+def _converts(disk_format: str | None) -> bool:
     plugins = CONF.image_import_opts.image_import_plugins
     group = getattr(CONF, 'image_conversion', None)
     wanted = getattr(group, 'output_format', 'raw')
@@ -132,13 +135,11 @@ def _converts(disk_format):
             and disk_format not in (wanted, *_KEPT))
 
 
-def download_size(method):
+def download_size(method: dict[str, typing.Any]) -> int | None:
     """Return the bytes of a download, if its server tells; or None.
 
     It is asked under the rules that Glance downloads by, and not followed
     elsewhere.
-
-    :param method: what the request says of the method
     """
     uri = method.get('uri') or ''
     if (method['name'] != 'web-download'
@@ -166,13 +167,13 @@ def download_size(method):
     return None
 
 
-def _is_allowed(uri):
+def _is_allowed(uri: str) -> bool:
     check = getattr(glance_utils, 'validate_uri', None) or getattr(
         glance_utils, 'validate_import_uri', None)
-    return check is not None and check(uri)
+    return check is not None and bool(check(uri))
 
 
-def _length(text):
+def _length(text: str | None) -> int | None:
     size = int(text or 0)
     return size if size > 0 else None
 
@@ -180,5 +181,5 @@ def _length(text):
 class _StayThere(urllib.request.HTTPRedirectHandler):
     """Follows no redirection."""
 
-    def redirect_request(self, *unused):
+    def redirect_request(self, *unused: object) -> None:
         """Return no request: the answer counts as an error."""

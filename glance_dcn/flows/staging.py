@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """``dcn_distributed_staging``: imports whose end does not hang on a worker.
 
 First in ``image_import_plugins``. Glance asks a plugin for its tasks when it
@@ -19,7 +18,11 @@ has just taken up an import and before any of it is done, the download of
 begun, and the room in the staging folder looked at.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import logging
+import typing
 
 from glance.common import exception
 from oslo_config import cfg
@@ -45,16 +48,10 @@ LOG = logging.getLogger(__name__)
 options.register(CONF)
 
 
-def get_flow(**kwargs):
+def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     """Return the flow that notes that the image is staged.
 
-    :param task_id: ID of the task
-    :param task_type: type of the task
-    :param task_repo: repository of tasks
-    :param backend: list of target stores
-    :param action_wrapper: glance.async_.flows.api_image_import's
-        ImportActionWrapper
-    :param import_req: body of the request
+    :param kwargs: see :func:`glance_dcn.flows.copy_image.get_flow`
     """
     stores.name_once(kwargs['backend'])
     going_on = announce(kwargs)
@@ -73,12 +70,10 @@ def get_flow(**kwargs):
                 kwargs['action_wrapper'], kwargs['backend']))
 
 
-def announce(kwargs):
+def announce(kwargs: dict[str, typing.Any]) -> running.Import | None:
     """Open the journal of an import or a copy, and begin its heartbeat.
 
-    :param kwargs: of get_flow()
-    :returns: :class:`glance_dcn.staging.running.Import`; None if the plugin
-        is not used, or no journal can be kept
+    :returns: None if the plugin is not used, or no journal can be kept
     """
     if not (plugins.staging_is_used(CONF)
             and glance_interfaces.usable(glance_interfaces.DATABASE)
@@ -103,7 +98,7 @@ def announce(kwargs):
     return known
 
 
-def _entry(kwargs):
+def _entry(kwargs: dict[str, typing.Any]) -> journal.Entry:
     image_id = kwargs['action_wrapper'].image_id
     method = kwargs['import_req']['method']['name']
     image = database.image(image_id) or {}
@@ -118,7 +113,7 @@ def _entry(kwargs):
         size=image.get('size'), by=tasks.host_and_process())
 
 
-def _refuse(kwargs, reason):
+def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
     """End an import that has not begun, with a message.
 
     As stock does it for quotas. Glance then finds the lock gone, and begins
@@ -138,29 +133,33 @@ def _refuse(kwargs, reason):
     running.end(kwargs['task_id'])
 
 
-def put_back(wrapper, stores, keep=True):
+def put_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
+             keep: bool = True) -> bool:
     """Let an image be as it was when it had been staged.
 
     For an import that is given up before anything was changed. Glance's
     domain model knows no way from there back to a staged image.
 
     :param wrapper: ImportActionWrapper of the import
-    :param stores: its target stores
     :param keep: whether the staged data is good; otherwise it is discarded,
         and the image is as it was before it was staged
     :returns: whether it was done; False where the plugin is not used
+    :raises glance.common.exception.NotFound: if the image was deleted
     """
     going_on = running.of(wrapper.image_id)
     if going_on is None:
         return False
     wrapper.assert_task_lock()
     image = database.image(wrapper.image_id)
+    if image is None:
+        raise exception.ImageNotFound(image_id=wrapper.image_id)
     properties = {
         database.IMPORTING: database.stores(image, database.IMPORTING,
                                             remove=stores),
         database.FAILED: database.stores(image, database.FAILED, add=stores)}
-    if keep and database.own_url():
-        properties[database.HOST] = database.own_url()
+    url = database.own_url()
+    if keep and url:
+        properties[database.HOST] = url
     path = going_on.entry.path
     if not keep:
         folder.discard(path, *folder.companions(path))
@@ -173,13 +172,15 @@ def put_back(wrapper, stores, keep=True):
 class _Staged(task.Task):
     """Notes that the staged data is complete."""
 
-    def __init__(self, task_id, task_type, action_wrapper, stores):
+    def __init__(self, task_id: str, task_type: str,
+                 action_wrapper: typing.Any,
+                 stores: abc.Iterable[str | None]) -> None:
         super().__init__(name='%s-Staged-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._stores = list(stores)
         self._is_bad = False
 
-    def execute(self):
+    def execute(self) -> None:
         """Note it in the journal, and have it brought to the disk.
 
         :raises glance.common.exception.UploadException: if the staged data
@@ -201,7 +202,8 @@ class _Staged(task.Task):
                       kind if origin not in (None, kind)
                       else journal.AS_STAGED)
 
-    def _check_length(self, entry, image):
+    def _check_length(self, entry: journal.Entry,
+                      image: database.Row) -> None:
         found = folder.size(entry.path)
         downloads = entry.method in ('web-download', 'glance-download')
         # What is resumed was counted before, and may be converted since.
@@ -225,7 +227,7 @@ class _Staged(task.Task):
                      'Repeat the import' if downloads
                      else 'Stage the image again'))
 
-    def _check_age(self, entry):
+    def _check_age(self, entry: journal.Entry) -> None:
         """Refuse what was uploaded before the host was restarted."""
         # What is resumed was proven by then.
         if entry.method != 'glance-direct' or entry.attempts:
@@ -246,7 +248,7 @@ class _Staged(task.Task):
             'was uploaded, and nothing proves that its data is still there. '
             'Stage the image again.')
 
-    def revert(self, result, **kwargs):
+    def revert(self, result: object, **kwargs: object) -> None:
         """Let an image that was uploaded be imported again.
 
         Stock leaves it ``importing`` when no store could take it.

@@ -12,6 +12,8 @@
 
 """The sites behind Glance's store identifiers."""
 
+from __future__ import annotations
+
 import glance_store
 from oslo_config import cfg
 
@@ -20,11 +22,11 @@ from glance_dcn.sites import site as sites
 CONF = cfg.CONF
 
 
-def site(store):
-    """Return the site of a store by its identifier, or None.
+def site(store: str | None) -> sites.Site | None:
+    """Return the site of a store by its identifier.
 
-    :returns: :class:`glance_dcn.sites.site.Site`; None for stores of other
-        types, and where Glance has a single store without an identifier
+    :returns: None for stores of other types, and where Glance has a single
+        store without an identifier
     """
     if not store or not CONF.enabled_backends:
         return None
@@ -36,12 +38,10 @@ def site(store):
     return found if isinstance(found, sites.Site) else None
 
 
-def name_once(stores):
+def name_once(stores: list[str | None]) -> None:
     """Remove from a list, in place, stores that it names once more.
 
     Glance takes what a request names as it is: an import cannot begin with
     two tasks of one name, and two writers of one image would fight.
-
-    :param stores: list of store identifiers
     """
     stores[:] = dict.fromkeys(stores)

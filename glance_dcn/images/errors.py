@@ -26,11 +26,7 @@ Cancelled = errors.Cancelled
 
 
 class UnsafeImage(errors.EngineError):
-    """An image file that refers to other files, or is not what it claims.
-
-    :param path: path of the file
-    :param reasons: what is wrong with it
-    """
+    """An image file that refers to other files, or is not what it claims."""
 
     def __init__(self, path: str,
                  reasons: collections.abc.Sequence[str]) -> None:
@@ -44,10 +40,8 @@ class UnsafeImage(errors.EngineError):
 class InspectionFailed(errors.EngineError):
     """An image file could not be inspected within its limits, or at all.
 
-    :param path: path of the file
     :param reason: why, for users
     :param details: what only operators are told
-    :param hint: what to do next
     """
 
     def __init__(self, path: str, reason: str, details: str = '',
@@ -64,10 +58,7 @@ class QemuImgError(errors.EngineError):
     """qemu-img failed, or was ended because it passed a limit.
 
     :param operation: 'info', 'measure', 'check' or 'convert'
-    :param path: path of the image file
-    :param reason: what happened
     :param output: last lines of what it said
-    :param hint: what to do next
     """
 
     def __init__(self, operation: str, path: str, reason: str,

@@ -31,11 +31,6 @@ import struct
 import types
 import typing
 
-try:
-    from oslo_utils.imageutils import format_inspector as modern
-except ImportError:
-    modern = None
-
 LOG = logging.getLogger(__name__)
 
 # An ISO image that also boots as a disk has a partition table in front, as
@@ -69,6 +64,15 @@ class Refused(Exception):
     """The file must not be used; the message says why, to users."""
 
 
+def _of_oslo_utils() -> types.ModuleType | None:
+    """Return the inspectors of oslo.utils, None before 7.3.0."""
+    try:
+        from oslo_utils.imageutils import format_inspector
+    except ImportError:
+        return None
+    return format_inspector
+
+
 def _glances_own() -> types.ModuleType | None:
     """Return the inspectors of Glance 26 to 29, None without the fix."""
     try:
@@ -80,8 +84,9 @@ def _glances_own() -> types.ModuleType | None:
     return format_inspector if fixed else None
 
 
-legacy = None if modern else _glances_own()
-
+# Any: releases differ in what these have.
+modern: typing.Any = _of_oslo_utils()
+legacy: typing.Any = None if modern else _glances_own()
 
 #: Whose inspectors are used; empty if there are none.
 INSPECTORS = 'oslo.utils' if modern else 'Glance' if legacy else ''
@@ -125,9 +130,8 @@ def find_others(file: typing.BinaryIO, detected: str) -> list[str]:
     which is the raw disk and a footer, and a ploop image. Each of them may be
     declared to be raw as well.
 
-    :param file: the file
     :param detected: what :func:`detect` has returned
-    :returns: list of what Glance calls the formats
+    :returns: what Glance calls the formats
     :raises OSError: the file cannot be read
     """
     if detected != 'raw':
@@ -146,7 +150,7 @@ def _is_fixed_vhd(file: typing.BinaryIO) -> bool:
     disk, = struct.unpack_from('>Q', footer, 48)
     kind, = struct.unpack_from('>I', footer, 60)
     # What is cut out of the disk would be read as zeros.
-    return kind == _VHD_FIXED and disk <= size - _VHD_FOOTER
+    return bool(kind == _VHD_FIXED and disk <= size - _VHD_FOOTER)
 
 
 def _is_ploop(file: typing.BinaryIO) -> bool:
@@ -180,7 +184,7 @@ class _Source:
         self.read = file.read
 
 
-def _match(file: typing.BinaryIO) -> modern.FileInspector:
+def _match(file: typing.BinaryIO) -> typing.Any:
     """Do what detect_file_format() does, in larger chunks."""
     wrapper = modern.InspectWrapper(_Source(file))
     try:
@@ -192,23 +196,22 @@ def _match(file: typing.BinaryIO) -> modern.FileInspector:
     return found['iso'] if found.keys() == _HYBRID_ISO else wrapper.format
 
 
-def _matching(wrapper: modern.InspectWrapper
-              ) -> list[modern.FileInspector] | None:
+def _matching(wrapper: typing.Any) -> list[typing.Any] | None:
     """Return the inspectors that match a file, None while that is open."""
     # It came some releases after the inspectors; before, Glance refuses
     # hybrid ISO images itself.
-    if hasattr(modern.InspectWrapper, 'formats'):
-        return wrapper.formats
-    return wrapper.format and [wrapper.format]
+    found: list[typing.Any] | None = (
+        wrapper.formats if hasattr(modern.InspectWrapper, 'formats')
+        else wrapper.format and [wrapper.format])
+    return found
 
 
-def _has_harmless_features(inspector: modern.FileInspector |
-                           legacy.FileInspector) -> bool:
+def _has_harmless_features(inspector: typing.Any) -> bool:
     """Return whether a qcow2 file asks for nothing but what is harmless."""
     header = inspector.region('header').data
     version, = struct.unpack_from('>I', header, 4)
     features, = struct.unpack_from('>Q', header, _QCOW2_FEATURES)
-    return version == 3 and not features & ~_QCOW2_HARMLESS
+    return bool(version == 3 and not features & ~_QCOW2_HARMLESS)
 
 
 def _detect_legacy(file: typing.BinaryIO) -> str:
@@ -221,14 +224,14 @@ def _detect_legacy(file: typing.BinaryIO) -> str:
     return name
 
 
-def _is_safe_legacy(name: str, inspector: legacy.FileInspector) -> bool:
-    return inspector.safety_check() or (
+def _is_safe_legacy(name: str, inspector: typing.Any) -> bool:
+    return bool(inspector.safety_check() or (
         name == 'qcow2' and not inspector.has_backing_file
         and not inspector.has_data_file
-        and _has_harmless_features(inspector))
+        and _has_harmless_features(inspector)))
 
 
-def _why(name: str, inspector: legacy.FileInspector) -> str:
+def _why(name: str, inspector: typing.Any) -> str:
     """Return what an inspector that only says no is likely to dislike."""
     failed = [check for check in ('backing_file', 'data_file',
                                   'unknown_features')
@@ -238,12 +241,8 @@ def _why(name: str, inspector: legacy.FileInspector) -> str:
     return ', '.join(failed) or 'format %s' % name
 
 
-def _match_legacy(file: typing.BinaryIO
-                  ) -> tuple[str, legacy.FileInspector]:
-    """Do what detect_file_format() of Glance 29 does.
-
-    :returns: tuple of the name of the format and its inspector
-    """
+def _match_legacy(file: typing.BinaryIO) -> tuple[str, typing.Any]:
+    """Do what detect_file_format() of Glance 29 does."""
     inspectors = {name: kind() for name, kind in legacy.ALL_FORMATS.items()}
     raw, found = inspectors.pop('raw'), []
     for piece in _pieces(file):
@@ -256,12 +255,11 @@ def _match_legacy(file: typing.BinaryIO
     return found[0] if found else ('raw', raw)
 
 
-def _feed(inspectors: dict[str, legacy.FileInspector], piece: bytes
-          ) -> list[tuple[str, legacy.FileInspector]]:
+def _feed(inspectors: dict[str, typing.Any], piece: bytes
+          ) -> list[tuple[str, typing.Any]]:
     """Give a piece to inspectors, and return those that recognise the format.
 
-    :param inspectors: dict of them by name; those that are sure are removed
-    :returns: list of (name, inspector)
+    :param inspectors: by name; those that are sure are removed
     """
     found = []
     for name, inspector in list(inspectors.items()):

@@ -70,7 +70,6 @@ _WORDS = 3
 def find(file: typing.BinaryIO, driver: str) -> list[str]:
     """Return why an image file must not be given to qemu-img.
 
-    :param file: the file
     :param driver: what qemu-img calls its format
     :returns: reasons, for users; none if it may be
     :raises OSError: it cannot be read

@@ -66,7 +66,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(_PROGRAM)))
 class Image:
     """An image file that was inspected.
 
-    :ivar path: its absolute path
+    :ivar path: absolute
     :ivar format: what Glance calls its format
     :ivar hazards: why it must not be given to qemu-img; empty if it may be
     :ivar missing: what it lacks; empty if it is whole, or has hazards
@@ -125,7 +125,6 @@ def inspect(path: str,
             server: servers.InspectionServer | None = None) -> Image:
     """Find out what an image file is.
 
-    :param path: path of the file
     :param beat: called several times a second; what it raises ends it
     :param tolerated: names of checks of partition tables that may fail
     :param interpreter: path or name of a Python interpreter of the version
@@ -171,7 +170,6 @@ def prepare(server: servers.InspectionServer,
 
     If it cannot be started, the inspection will say why.
 
-    :param server: the server
     :param interpreter: as for :func:`inspect`
     """
     with contextlib.suppress(errors.InspectionFailed, OSError):
@@ -299,7 +297,8 @@ def _parse(path: str, outcome: limited.Outcome, limits: limited.Limits
     return answer
 
 
-def _is_valid(answer: object) -> bool:
+def _is_valid(answer: object
+              ) -> typing.TypeGuard[dict[str, typing.Any]]:
     """Return whether an answer has a form that :mod:`.child` names."""
     if not isinstance(answer, dict):
         return False

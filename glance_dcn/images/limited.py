@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -29,6 +30,8 @@ import time
 import typing
 
 from glance_dcn.engine import native
+
+_Pipe = typing.Union[typing.IO[bytes], io.FileIO]
 
 #: Seconds between two calls of a caller's tick.
 TICK = 0.2
@@ -92,14 +95,15 @@ class TookTooLong(Exception):
 
 
 class Process(typing.Protocol):
-    """What runs, as :class:`subprocess.Popen` has it.
+    """What runs, as :class:`subprocess.Popen` has it, with two pipes."""
 
-    :ivar stdout: pipe from its standard output
-    :ivar stderr: pipe from its standard error
-    """
+    @property
+    def stdout(self) -> _Pipe | None:
+        """Pipe from its standard output."""
 
-    stdout: typing.BinaryIO
-    stderr: typing.BinaryIO
+    @property
+    def stderr(self) -> _Pipe | None:
+        """Pipe from its standard error."""
 
     def wait(self) -> int:
         """Wait in a native thread; return status, or minus a signal."""
@@ -115,7 +119,6 @@ def run(command: collections.abc.Sequence[str], limits: Limits,
     """Run a program within limits, and wait for its end.
 
     :param command: program and arguments
-    :param limits: what it may use
     :param stdin: descriptor or file of its standard input
     :param tick: as for :func:`follow`
     :raises TookTooLong: its time is over
@@ -132,8 +135,6 @@ def follow(process: Process, limits: Limits,
            ) -> Outcome:
     """Wait for the end of a process that has its limits, save that of time.
 
-    :param process: the process
-    :param limits: what it may use
     :param tick: called at once and then several times a second with the end
         of its output so far; what it raises ends the process
     :raises TookTooLong: its time is over
@@ -174,7 +175,7 @@ class _Tail:
     def __init__(self) -> None:
         self._kept = bytearray()
 
-    def read(self, pipe: typing.BinaryIO) -> None:
+    def read(self, pipe: _Pipe) -> None:
         """Read a pipe to its end; in a native thread."""
         with pipe:
             while True:
@@ -198,7 +199,7 @@ class _Watch:
         self.status = 0
         self.output = _Tail()
         self.messages = _Tail()
-        self._ended = native.Queue()
+        self._ended: native.Queue[int] = native.Queue()
         native.start('limited', self._wait, process)
 
     def has_ended(self, timeout: float) -> bool:
@@ -210,6 +211,7 @@ class _Watch:
         return True
 
     def _wait(self, process: Process) -> None:
+        assert process.stdout is not None and process.stderr is not None
         other = native.start('limited', self.messages.read, process.stderr)
         self.output.read(process.stdout)
         other.join()

@@ -49,8 +49,6 @@ def info(image: inspection.Image, limits: limited.Limits = INFO_LIMITS,
          cancelled: _Cancelled = None) -> dict[str, typing.Any]:
     """Describe a safe image file.
 
-    :param image: the file
-    :param limits: what qemu-img may use
     :param cancelled: called several times a second; whether to end it
     :returns: as of ``qemu-img info --output=json``; sizes are in bytes
     :raises UnsafeImage: the file must not be used, has another format, or has
@@ -72,9 +70,7 @@ def measure(image: inspection.Image, output: str = 'raw',
             cancelled: _Cancelled = None) -> dict[str, typing.Any]:
     """Compute what an image will take in another format.
 
-    :param image: the file
     :param output: the format it would be converted to
-    :param limits: what qemu-img may use
     :param cancelled: as for :func:`info`
     :returns: dict with 'required' and 'fully-allocated', in bytes
     :raises: as :func:`info`
@@ -88,8 +84,6 @@ def check(image: inspection.Image, limits: limited.Limits = INFO_LIMITS,
           cancelled: _Cancelled = None) -> None:
     """Check that a file has its end, which would be read as zeros otherwise.
 
-    :param image: the file
-    :param limits: what qemu-img may use
     :param cancelled: as for :func:`info`
     :raises: as :func:`info`
     """
@@ -111,10 +105,8 @@ def convert(image: inspection.Image, target: str, output: str = 'raw',
 
     After any failure there is no target.
 
-    :param image: the file
     :param target: absolute path of the file to make; it must not exist
     :param output: its format
-    :param limits: what qemu-img may use
     :param progress: called with the part that is done, 0 to 1
     :param cancelled: as for :func:`info`
     :param in_order: write it from its beginning to its end

@@ -66,7 +66,6 @@ _Work = typing.Callable[[typing.List[str]], None]  # noqa: UP006
 class _Server:
     """What runs for the other end of a socket.
 
-    :param control: the socket
     :param work: what a process does about its image, its standard input;
         called with the tolerated checks
     """
@@ -87,9 +86,10 @@ class _Server:
         """Fork until nothing has come for some seconds, or will come."""
         takes = True
         while takes or self._links:
+            readers: list[int | _socket.socket] = [
+                self._ended, *self._links, *[self._control] * takes]
             ready, _, _ = select.select(
-                [self._ended, *self._links, *[self._control] * takes], [], [],
-                _LOOK if self._links else idle)
+                readers, [], [], _LOOK if self._links else idle)
             if not ready and not self._links:
                 return
             if self._ended in ready:

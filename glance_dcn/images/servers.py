@@ -76,7 +76,6 @@ class InspectionServer:
         """Start the server, unless it runs.
 
         :param command: program and arguments of the server
-        :returns: its connection
         :raises OSError: it cannot be started
         """
         connection = self._connection
@@ -96,7 +95,6 @@ class InspectionServer:
 
         :param command: as for :meth:`start`
         :param limits: what the process may use
-        :param image: the file
         :param tolerated: names of checks of partition tables that may fail
         :param tick: as for :func:`glance_dcn.images.limited.follow`
         :raises Lost: the server does not answer; nothing is known of the file
@@ -121,7 +119,6 @@ class InspectionServer:
 class _Process:
     """A process of a server, as :class:`limited.Process` has it.
 
-    :param control: socket of the server
     :param message: what to send
     :param image: descriptor of the image file
     :raises OSError: it cannot be sent

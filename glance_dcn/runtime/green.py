@@ -45,7 +45,12 @@ from glance_dcn.runtime import logs
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
+    # Of a function: its result, or its exception.
+    _Answer = tuple[typing.Any, typing.Optional[BaseException]]
+
 LOG = logging.getLogger(__name__)
+
+_T = typing.TypeVar('_T')
 
 #: Seconds until a function that was handed over must have returned.
 TIMEOUT = 60.0
@@ -68,13 +73,13 @@ class NoAnswer(Unavailable):
 class _Call:
     """A function on its way.
 
-    :ivar answers: queue for the tuple of its result and its exception
     :ivar abandoned: whether the caller waits no more
     """
 
     function: Callable[..., typing.Any]
     args: tuple[typing.Any, ...]
-    answers: native.Queue = dataclasses.field(default_factory=native.Queue)
+    answers: native.Queue[_Answer] = dataclasses.field(
+        default_factory=native.Queue)
     abandoned: bool = False
 
     def run(self) -> None:
@@ -91,7 +96,7 @@ class Bridge:
     """The way from the native threads of a process to its hub."""
 
     def __init__(self) -> None:
-        self._calls = native.Queue()
+        self._calls: native.Queue[_Call] = native.Queue()
         self._pipe: tuple[int, int] | None = None
         self._hub_thread: int | None = None
         self._pid = os.getpid()
@@ -117,8 +122,8 @@ class Bridge:
         os.register_at_fork(after_in_child=self._after_fork)
         eventlet.spawn_n(self._listen, self._pipe[0])
 
-    def call(self, function: Callable[..., typing.Any], *args: typing.Any,
-             timeout: float = TIMEOUT) -> typing.Any:
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             timeout: float = TIMEOUT) -> _T:
         """Run a function where Glance's own objects may be used.
 
         In a patched process that is a green thread, which the function must
@@ -126,10 +131,7 @@ class Bridge:
         and in green threads, it is the calling thread itself, and nothing
         bounds the time.
 
-        :param function: what to run
-        :param args: its arguments
         :param timeout: seconds for which a native thread waits
-        :returns: what the function returns
         :raises Unavailable: if there is no way to the hub
         :raises NoAnswer: if the function has not returned in time
         :raises Exception: what the function raises
@@ -146,6 +148,7 @@ class Bridge:
         # Full of bytes that have not been seen is as good as one more.
         with contextlib.suppress(BlockingIOError):
             posix.write(self._pipe[1], b'.')
+        result: _T
         try:
             result, error = _wait(call.answers, deadline - time.monotonic())
         except native.Empty:
@@ -162,9 +165,10 @@ class Bridge:
 
         Threads that others start in a child may be there before it has.
         """
+        pause: native.Queue[None] = native.Queue()
         while self._pid != os.getpid() and time.monotonic() < deadline:
             with contextlib.suppress(native.Empty):
-                _wait(native.Queue(), _PAUSE)
+                _wait(pause, _PAUSE)
 
     def _listen(self, descriptor: int) -> None:
         """Start a green thread for each function; never return."""
@@ -207,7 +211,7 @@ def _make_pipe() -> tuple[int, int]:
     return pipe
 
 
-def _wait(queue: native.Queue, timeout: float) -> typing.Any:
+def _wait(queue: native.Queue[_T], timeout: float) -> _T:
     """Take an item in a native thread.
 
     :raises glance_dcn.engine.native.Empty: when nothing came in time

@@ -96,14 +96,12 @@ class Lead:
     def publish(self, name: str, text: str) -> None:
         """Leave a text to the other processes of the host.
 
-        :param name: of the text
         :raises OSError: if it cannot be written
         """
 
     def published(self, name: str) -> str | None:
         """Return what the leader has left, if it has changed since.
 
-        :param name: of the text
         :returns: None if this process has the last one, or there is none
         """
         return None

@@ -89,11 +89,8 @@ PROCESS_NEED = Amount(threads=64, files=64, memory=384 * _MIB)
 class Shortage:
     """A limit of the system that is lower than what a process may need.
 
-    :ivar limit: name of the limit
     :ivar remedy: what sets it
     :ivar found: what it is, in ``unit``
-    :ivar wanted: what it should be
-    :ivar unit: what it counts
     :ivar processes: how many processes share it
     :ivar clients: how many clients can be used with it
     """
@@ -321,9 +318,7 @@ PROCESS = ProcessLimits()
 def targets_at_once(at_most: int, running: int = 0) -> int:
     """Return how many targets a copy of this process may write at a time.
 
-    :param at_most: how many it would write if there were no limits
-    :param running: how many it writes already
-    :returns: from 1 to ``at_most``; ask again before each further wave
+    See :meth:`ProcessLimits.targets_at_once`; ask before each wave.
     """
     return PROCESS.targets_at_once(at_most, running)
 
@@ -350,7 +345,7 @@ def _mounts(text: str) -> dict[str, tuple[str, str]]:
     :param text: content of mountinfo
     :returns: by the name of the controller; '' is version 2
     """
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for line in text.splitlines():
         before, _separator, after = line.partition(' - ')
         fields, kind = before.split(' '), after.split(' ')

@@ -41,9 +41,11 @@ def share_locks() -> None:
     """
     if not native.patched():
         return
-    if _is_green(logging._lock):
-        logging._lock = native.rlock()
-    for reference in list(logging._handlerList):
+    # They are private to it.
+    private: typing.Any = logging
+    if _is_green(private._lock):
+        private._lock = native.rlock()
+    for reference in list(private._handlerList):
         handler = reference()
         if handler is not None and _is_green(handler.lock):
             handler.lock = native.rlock()

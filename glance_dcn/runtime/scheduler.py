@@ -27,6 +27,8 @@ scheduler thread of its own with the first call that it schedules.
 from __future__ import annotations
 
 import collections
+import dataclasses
+import enum
 import heapq
 import itertools
 import logging
@@ -41,15 +43,20 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+_T = typing.TypeVar('_T')
+
 # Seconds without work after which a thread of the pool ends.
 _IDLE = 10.0
 # Seconds until another attempt at what there is no thread for.
 _AGAIN = 1.0
 
-_SCHEDULED, _WAITING, _RUNNING, _OVER = range(4)
+
+class _Phase(enum.Enum):
+    SCHEDULED, RUNNING, OVER = range(3)
 
 
-class Limit(typing.NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Limit:
     """A limit of the calls of one kind that run at a time in a process."""
 
     kind: str
@@ -68,7 +75,7 @@ class Call:
         self._function = function
         self._limit = limit
         self._state = state
-        self._phase = _SCHEDULED
+        self._phase = _Phase.SCHEDULED
 
     def cancel(self) -> bool:
         """Have the function not called, unless that has begun.
@@ -76,16 +83,16 @@ class Call:
         :returns: whether it is certain that it is not running now
         """
         with self._state.lock:
-            if self._phase != _RUNNING:
-                self._phase = _OVER
-            return self._phase != _RUNNING
+            if self._phase is not _Phase.RUNNING:
+                self._phase = _Phase.OVER
+            return self._phase is not _Phase.RUNNING
 
     def run(self) -> None:
         """Call the function; what it raises is logged."""
         with self._state.lock:
-            if self._phase == _OVER:
+            if self._phase is _Phase.OVER:
                 return
-            self._phase = _RUNNING
+            self._phase = _Phase.RUNNING
         try:
             self._function()
         except Exception:
@@ -94,7 +101,7 @@ class Call:
             # What it refers to may be large, and the caller may keep this.
             self._function = _nothing
             with self._state.lock:
-                self._phase = _OVER
+                self._phase = _Phase.OVER
 
     @property
     def limit(self) -> Limit | None:
@@ -104,7 +111,7 @@ class Call:
     @property
     def is_cancelled(self) -> bool:
         """Whether it was called or cancelled."""
-        return self._phase == _OVER
+        return self._phase is _Phase.OVER
 
 
 class Repetition:
@@ -121,7 +128,7 @@ class Repetition:
         self._guard = native.lock()
         self._stopped = False
         # Of those that wait for the function to return.
-        self._waiting: list[native.Queue] = []
+        self._waiting: list[native.Queue[bool]] = []
         self._is_running = False
         self._call = scheduler.call_later(interval, self._run)
 
@@ -131,7 +138,7 @@ class Repetition:
         :param timeout: seconds to wait at most; None: as long as it takes
         :returns: whether none is running
         """
-        ended: native.Queue = native.Queue()
+        ended: native.Queue[bool] = native.Queue()
         with self._guard:
             self._stopped = True
             self._call.cancel()
@@ -309,7 +316,7 @@ class Scheduler:
 
     def _work(self, state: _State, call: Call | None) -> None:
         """Run calls, until there have been none for a while."""
-        mine: native.Queue = native.Queue()
+        mine: native.Queue[Call] = native.Queue()
         while call is not None:
             call.run()
             following = self._next(state, call, mine)
@@ -325,7 +332,7 @@ class Scheduler:
             call = following
 
     def _next(self, state: _State, call: Call,
-              mine: native.Queue) -> Call | None:
+              mine: native.Queue[Call]) -> Call | None:
         """Return the next call of the same kind; None: be idle."""
         limit = call.limit
         with state.lock:
@@ -357,9 +364,9 @@ class _State:
         self.lock = native.lock()
         self.heap: list[tuple[float, int, Call]] = []
         self.numbers = itertools.count()
-        self.events: native.Queue = native.Queue()
+        self.events: native.Queue[bool] = native.Queue()
         self.is_running = False
-        self.idle: list[native.Queue] = []
+        self.idle: list[native.Queue[Call]] = []
         self.busy: collections.Counter[str] = collections.Counter()
         self.waiting: dict[str, collections.deque[Call]] = (
             collections.defaultdict(collections.deque))
@@ -369,11 +376,11 @@ def _nothing() -> None:
     pass
 
 
-def _take(queue: native.Queue, timeout: float) -> typing.Any:
+def _take(queue: native.Queue[_T], timeout: float) -> _T | None:
     """Return the next item of a queue that this native thread alone reads.
 
     :param timeout: seconds
-    :returns: the item, or None if there was none in time
+    :returns: None if there was none in time
     """
     # First without a timeout: see glance_dcn.engine.native.get().
     try:

@@ -32,6 +32,8 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import permission
 
 if typing.TYPE_CHECKING:
+    import rados
+
     from glance_dcn.sites import site as sites
 
 # Seconds to wait for an answer.
@@ -41,8 +43,7 @@ _TIMEOUT = 5
 class Access:
     """What the user of one site's connection may do there.
 
-    :param site: the site
-    :param user: cephx user without ``client.``, or None
+    :param user: cephx user without ``client.``
     :param read_only: whether the configuration says that it may only read
     """
 
@@ -55,12 +56,11 @@ class Access:
         # Instance ID of the client that may write, once that is known.
         self._writer: int | None = None
 
-    def require_write(self, ioctx: typing.Any) -> None:
+    def require_write(self, ioctx: rados.Ioctx) -> None:
         """Return if the user may write images at the site.
 
         Also if nothing is known of that: the write itself will tell.
 
-        :param ioctx: rados.Ioctx of the pool of the site
         :raises glance_dcn.ceph.errors.ReadOnly: if it may only read, or the
             site does not answer and its last answer was so
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away

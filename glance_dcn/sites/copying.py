@@ -66,6 +66,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Sequence
 
     from glance_dcn.engine.backends import base
+    from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.sites import site as sites_
     from glance_dcn.sites import sources as sources_
 
@@ -99,6 +100,10 @@ class CopyFailed(Exception):
 class _SourceFailed(Exception):
     """This source is no good; another may be."""
 
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
 
 @dataclasses.dataclass
 class Outcome:
@@ -106,7 +111,6 @@ class Outcome:
 
     :ivar source: name of the site that was read; of several, joined by
         ``, then``
-    :ivar size: bytes of the image
     :ivar data: bytes of data in it, which is what was moved to a target; 0 if
         no target needed any
     :ivar copied: names of the sites that have the image now
@@ -132,8 +136,7 @@ class _Content:
     """What is known of the image that is copied.
 
     :ivar size: bytes
-    :ivar record: proved :class:`glance_dcn.ceph.records.Record`, or None
-    :ivar chunks: (number, digest) of its content digest's chunks, or None
+    :ivar chunks: (number, digest) of its content digest's chunks
     :ivar data: bytes of data in it, if that is known, or 0
     :ivar hashes: hex digests over all bytes by hashlib name
     """
@@ -141,7 +144,7 @@ class _Content:
     size: int
     record: records.Record | None
     hashes: dict[str, str]
-    chunks: list | None = None
+    chunks: list[tuple[int, bytes]] | None = None
     data: int = 0
 
 
@@ -149,17 +152,14 @@ class Copy:
     """A copy of one image to any number of sites.
 
     :param image: name of the RBD images at the targets: the image's UUID
-    :param sources: list of :class:`glance_dcn.sites.sources.Source`, the one
-        to be preferred first
-    :param targets: list of :class:`glance_dcn.sites.site.Site`
+    :param sources: the one to be preferred first
     :param hashes: what Glance knows: hex digests over all bytes by hashlib
         name
     :param size: bytes of the image, if Glance knows that
     :param wanted: hashlib names of the hashes that Glance should know
     :param memory: bytes of data held at most by a wave
     :param at_once: targets that are written at the same time at most
-    :param progress: called with :class:`glance_dcn.sites.waves.Standing` now
-        and then; an exception of its ends the copy
+    :param progress: called now and then; an exception of its ends the copy
     :param interval: seconds between calls of ``progress``
     :param waiting: called now and then, while its turn at the sites has not
         come, with the names of those it waits for; an exception of its ends
@@ -194,13 +194,14 @@ class Copy:
         self._waiting = waiting
         self._finished = finished or (lambda outcome, told: told())
         self._outcome = Outcome('', 0, 0, [], {})
-        self._content: _Content | None = None
+        self._content = _Content(0, None, {})
         # What the source that is open has kept, and the sources.
         self._found: records.Record | None = None
-        self._relay: reading.Relay | None = None
+        self._relay = reading.Relay(image, ())
         # Targets whose threads have ended; what closes them.
-        self._ended = native.Queue()
-        self._closings: list[futures.Future] = []
+        self._ended: native.Queue[
+            tuple[targets_.Target, bool]] = native.Queue()
+        self._closings: list[futures.Future[None]] = []
         # For each target one that works, and one that keeps the record.
         self._threads = futures.ThreadPoolExecutor(4 * at_once, 'dcn-copy')
 
@@ -211,7 +212,6 @@ class Copy:
         at a target that failed. When an exception is raised, nothing is left
         at any target but those of which Glance was told.
 
-        :returns: :class:`Outcome` of all targets
         :raises CopyFailed: if no source can be read and proven, and no target
             has the image
         """
@@ -237,12 +237,12 @@ class Copy:
                 return
             except _SourceFailed as exc:
                 reasons.update(relay.failed)
-                reasons.setdefault(source.site.name, exc.__cause__)
+                reasons.setdefault(source.site.name, exc.reason)
                 LOG.warning('Image %(image)s cannot be copied from store '
                             '%(store)s: %(error)s', {
                                 'image': self._image,
                                 'store': source.site.name,
-                                'error': exc.__cause__})
+                                'error': exc.reason})
         failure = CopyFailed(self._image, reasons)
         if not (self._outcome.copied or self._waves.running):
             raise failure
@@ -269,7 +269,8 @@ class Copy:
         try:
             with limits.turn([site.limits for site in (preferred, *sites)],
                              self._wait_for_turn):
-                content = self._inspect(relay)
+                self._inspect(relay)
+                content = self._content
                 wave += [targets_.Target(
                     site, self._image, content.size, content.record,
                     dict(content.hashes), self._memory) for site in sites]
@@ -290,8 +291,8 @@ class Copy:
             if target.left_at is not None:
                 self._let_go(target)
 
-    def _inspect(self, relay: reading.Relay) -> _Content:
-        """Open the source, unless that is done, and return what it holds."""
+    def _inspect(self, relay: reading.Relay) -> None:
+        """Open the source, unless that is done, and learn what it holds."""
         if relay.endpoint is None:
             with _blaming_source():
                 endpoint = relay.open()
@@ -299,22 +300,19 @@ class Copy:
                 self._content = self._expect(
                     endpoint, self._proved(relay, endpoint))
             relay.record = self._content.record
-        return self._content
 
-    def _expect(self, endpoint: base.Endpoint,
+    def _expect(self, endpoint: rbd_backend.RBD,
                 record: records.Record | None) -> _Content:
         """Return what a source that was opened has to hold.
 
         What was proven with an earlier one holds for this one, too: Glance
         may have been told of it.
 
-        :param record: its proved record, or None
         :raises glance_dcn.engine.errors.SizeMismatch: if it holds something
             else by its length
         :raises glance_dcn.engine.errors.DigestMismatch: by its record
         """
-        known = self._content
-        proven = known.record if known is not None else None
+        proven = self._content.record
         size = self._size if proven is None else proven.size
         if size not in (None, endpoint.size):
             raise engine_errors.SizeMismatch(endpoint.name, size,
@@ -325,10 +323,10 @@ class Copy:
         if record is not None and record.content != proven.content:
             raise engine_errors.DigestMismatch(
                 endpoint.name, proven.content, record.content)
-        return known
+        return self._content
 
     def _proved(self, relay: reading.Relay,
-                endpoint: base.Endpoint) -> records.Record | None:
+                endpoint: rbd_backend.RBD) -> records.Record | None:
         """Return the source's record, if it may stand for Glance's hashes."""
         return self._found if proofs.proves(
             relay.source.site, self._image, self._found, endpoint.size,
@@ -351,21 +349,25 @@ class Copy:
     def _transfer(self, relay: reading.Relay,
                   opened: list[targets_.Target]) -> None:
         """Move the data, and prove it."""
-        written = {target.endpoint: target for target in opened
-                   if target.writes}
+        written: dict[base.Endpoint, targets_.Target] = {
+            target.endpoint: target for target in opened
+            if target.endpoint is not None and target.writes}
         if not written:
             return
+        source = relay.endpoint
+        # _inspect() has opened it.
+        assert source is not None
         content = self._content
         known = {} if content.record else self._strongest_hash()
         hashes = () if content.record else [*known, *self._missing]
         with _blaming_source():
             job = transfer.Transfer(
-                relay.endpoint, list(written), hashes=hashes,
+                source, list(written), hashes=hashes,
                 expected=content.record.content if content.record else None,
                 memory=self._memory, progress=self._tell_progress,
                 interval=self._interval, another=relay.another, lets_go=True,
-                **_pace(relay, written))
-            result = _proven(relay, job, known, content.record)
+                **_pace(relay.source.site, source, written))
+            result = _proven(relay, source.name, job, known, content.record)
         for outcome in result.outcomes:
             target = written[outcome.target]
             if outcome.error is not None:
@@ -373,12 +375,13 @@ class Copy:
             elif outcome.left_at is not None:
                 target.left_at = (outcome.left_at - outcome.left_at
                                   % digests.CHUNK)
-        # Without a digest, if all targets have failed before the end.
-        if result.content:
-            self._learn(relay, result)
+        self._learn(relay, result)
 
     def _learn(self, relay: reading.Relay, result: transfer.Result) -> None:
         """Keep what a transfer has proven of the image."""
+        if result.content is None:
+            # All targets have failed before the end.
+            return
         content = self._content
         content.chunks, content.data = result.chunks, result.data
         if content.record is not None:
@@ -437,29 +440,33 @@ class Copy:
         try:
             # It may still be being opened.
             target.work[0].result()
-            if target.writes:
+            if target.endpoint is not None and target.writes:
                 with limits.turn([target.site.limits],
                                  lambda _names: target.check_cancelled(), 1):
-                    self._write_alone(target)
+                    self._write_alone(target, target.endpoint)
         except BaseException as exc:
             target.fail(exc)
         self._finish(target)
 
-    def _write_alone(self, target: targets_.Target) -> None:
+    def _write_alone(self, target: targets_.Target,
+                     endpoint: rbd_backend.RBD) -> None:
         content = self._content
-        begin = target.left_at if content.chunks is not None else 0
+        # _let_go() has seen that there is one.
+        assert content.record is not None
+        begin = (target.left_at or 0) if content.chunks is not None else 0
         sources = [source for source in self._sources
                    if source.site.name not in self._relay.failed]
         with reading.Relay(self._image, sources, content.record) as relay:
+            opened = relay.open()
             job = transfer.Transfer(
-                relay.open(), [target.endpoint], memory=_ALONE,
+                opened, [endpoint], memory=_ALONE,
                 offset=begin, chunks=None if content.chunks is None else [
                     chunk for chunk in content.chunks
                     if chunk[0] >= begin // digests.CHUNK],
                 expected=None if begin else content.record.content,
                 progress=functools.partial(_take_part, target),
                 another=relay.another,
-                **_pace(relay, {target.endpoint: target}))
+                **_pace(relay.source.site, opened, {endpoint: target}))
             target.began = time.monotonic()
             error = target.run(job).outcomes[0].error
         if error is not None:
@@ -556,13 +563,13 @@ class Copy:
     # Waiting, and what is told of it.
 
     def _start(self, target: targets_.Target, function: Callable[..., None],
-               *args: typing.Any) -> futures.Future:
+               *args: typing.Any) -> futures.Future[None]:
         work = self._threads.submit(function, *args)
         target.work.append(work)
         return work
 
     def _wait_for_most(
-            self, work: list[futures.Future], patience: float = 0,
+            self, work: list[futures.Future[None]], patience: float = 0,
             counts: Callable[[int], bool] = lambda number: True) -> None:
         """Wait until work is done, but not long for a few that take longer.
 
@@ -604,18 +611,19 @@ class Copy:
             self._progress(self._waves.standing(progress))
 
 
-def _pace(relay: reading.Relay, written: dict[base.Endpoint, targets_.Target]
+def _pace(site: sites_.Site, source: base.Endpoint,
+          written: dict[base.Endpoint, targets_.Target]
           ) -> dict[str, typing.Any]:
     """Return the limits of a transfer's sites, and its time-out."""
-    sites = [relay.source.site, *(target.site for target in written.values())]
+    sites = [site, *(target.site for target in written.values())]
     return {
-        'limits': {relay.endpoint: relay.source.site.limits.receiving,
+        'limits': {source: site.limits.receiving,
                    **{endpoint: target.site.limits.sending
                       for endpoint, target in written.items()}},
         'timeout': min(site.io_timeout or float('inf') for site in sites)}
 
 
-def _proven(relay: reading.Relay, job: transfer.Transfer,
+def _proven(relay: reading.Relay, name: str, job: transfer.Transfer,
             known: dict[str, str],
             record: records.Record | None) -> transfer.Result:
     """Run a transfer, and prove that what it has read is the image.
@@ -624,9 +632,7 @@ def _proven(relay: reading.Relay, job: transfer.Transfer,
     has become of the source by then.
 
     :param known: hex digests that Glance knows, by hashlib name
-    :param record: proved record, or None
     """
-    name = relay.endpoint.name
     try:
         result = job.run()
         for algorithm, value in known.items():
@@ -700,4 +706,4 @@ def _blaming_source() -> typing.Iterator[None]:
         raise
     except (errors.ClusterError, engine_errors.EngineError,
             rbd.Error) as exc:
-        raise _SourceFailed() from exc
+        raise _SourceFailed(exc) from exc

@@ -13,24 +13,31 @@
 
 """What dead processes have left of an image at a site."""
 
+from __future__ import annotations
+
 import logging
+import typing
 
 import rbd
 
 from glance_dcn.sites import leftovers
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from glance_dcn.sites import site as sites
+
 LOG = logging.getLogger(__name__)
 
 
-def bury(site, image, instances, published, committed=True):
+def bury(site: sites.Site, image: str, instances: Collection[int],
+         published: bool, committed: bool = True) -> bool:
     """Remove what dead clients have written of an image.
 
     Nothing is done for a site that is away: the intent of the dead writer is
     at home, and the task runner acts on it when the site is back. Nothing is
     raised.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
-    :param image: name of the RBD image, which no location names
     :param instances: RADOS instance IDs of the clients, which are dead, or
         are blocklisted because they are taken for dead
     :param published: remove it although it is published
@@ -63,19 +70,17 @@ def bury(site, image, instances, published, committed=True):
     return True
 
 
-def answer_for(site, image):
+def answer_for(site: sites.Site, image: str) -> None:
     """Answer for a published image that is about to lose its location.
 
-    Should nobody adopt it, it is removed as what a dead writer has published.
+    If it is not adopted, it is removed as what a dead writer has published.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
-    :param image: name of the RBD image
     :raises rbd.Error: if that cannot be recorded, or it is not published
     :raises glance_dcn.ceph.errors.ClusterError: if the site is away
     """
     with site.open_pool() as ioctx:
         found = leftovers.look(ioctx, image)
-        if not found.complete:
+        if found.identity is None or not found.complete:
             raise rbd.ImageNotFound('%s is not published' % image)
         with site.adopting(ioctx, image, found.identity):
             pass

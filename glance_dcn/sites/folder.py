@@ -21,14 +21,20 @@ is only taken from those who may change glance-api.conf too. One that cannot
 be used is left alone, with one line in the log; what it said before holds.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import os
 import re
 import stat
 import time
+import typing
 
 from oslo_config import iniparser
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
 
 LOG = logging.getLogger(__name__)
 
@@ -37,9 +43,13 @@ _LARGEST = 64 << 10
 # Letters and digits of ASCII: the name becomes part of options, log lines and
 # URLs.
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_-]{0,63}', re.ASCII)
-# Seconds for which a file must have been left alone: before, somebody may
-# still be writing it.
+# Seconds for which a file must have been left alone: before, it may still be
+# being written.
 _SETTLING = 2
+
+
+# Of a file: what of its status changes with it, or why there is none (errno).
+_State = typing.Union[tuple[int, ...], int, None]
 
 
 class Mistake(Exception):
@@ -56,42 +66,43 @@ class Contents:
     :ivar mistakes: why files cannot be used, by name of the site
     """
 
-    sites: dict
-    present: frozenset
-    mistakes: dict = dataclasses.field(default_factory=dict)
+    sites: dict[str, dict[str, str]]
+    present: frozenset[str]
+    mistakes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass
 class _Known:
     """What is known of a file: its state when read, and what it said."""
 
-    def __init__(self):
-        self.state = None
-        self.since = None
-        self.read = None
-        self.options = None
-        self.mistake = None
+    state: _State = None
+    since: float = 0
+    read: _State = None
+    options: dict[str, str] | None = None
+    mistake: str | None = None
 
 
 class Folder:
     """Reads the site files of a folder, each when it has changed.
 
-    :param path: of the folder
     :param check: called with the name and the options of a site; it raises
         :class:`Mistake` where they are no good
     :param tell: log what cannot be used
     """
 
-    def __init__(self, path, check=lambda name, options: None, tell=True):
+    def __init__(self, path: str,
+                 check: Callable[[str, dict[str, str]], object]
+                 = lambda name, options: None, tell: bool = True) -> None:
         self.path = path
         self._tells = tell
         #: Why the folder cannot be used, or None.
-        self.mistake = None
+        self.mistake: str | None = None
         self._check = check
-        self._files = {}
-        self._told = None
+        self._files: dict[str, _Known] = {}
+        self._told: str | None = None
 
-    def read(self, settled=True):
-        """Return the :class:`Contents`, or None if they cannot be told.
+    def read(self, settled: bool = True) -> Contents | None:
+        """Return what is in the folder, or None if that cannot be told.
 
         :param settled: leave files alone that were changed a moment ago
         """
@@ -111,21 +122,21 @@ class Folder:
             del self._files[name]
         for name in sorted(names):
             self._look(name, settled)
-        return Contents({name: self._files[name].options
-                         for name in sorted(names)
-                         if self._files[name].options is not None},
+        found = [(name, self._files[name]) for name in sorted(names)]
+        return Contents({name: known.options for name, known in found
+                         if known.options is not None},
                         frozenset(names), {
-                            name: self._files[name].mistake
-                            for name in sorted(names)
-                            if self._files[name].mistake})
+                            name: known.mistake for name, known in found
+                            if known.mistake})
 
-    def _names(self):
+    def _names(self) -> set[str]:
         return {entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
                 if entry.endswith(_SUFFIX) and not entry.startswith('.')}
 
-    def _look(self, name, settled):
+    def _look(self, name: str, settled: bool) -> None:
         known = self._files.setdefault(name, _Known())
         path = os.path.join(self.path, name + _SUFFIX)
+        state: _State
         try:
             state = _state(os.stat(path))
         except OSError as exc:
@@ -156,31 +167,31 @@ class Folder:
                        'rest': '' if known.options is None else
                        ' What it said before holds.'})
 
-    def _tell(self, text):
+    def _tell(self, text: str) -> None:
         if text != self._told and self._tells:
             LOG.error(text)
         self._told = text
 
 
-def _reason(exc):
+def _reason(exc: OSError | Mistake) -> str:
     return getattr(exc, 'strerror', None) or str(exc)
 
 
-def _state(found):
+def _state(found: os.stat_result) -> tuple[int, ...]:
     # With ctime: some tools put old times on new files. It changes with
     # owner and mode as well.
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns,
             found.st_ctime_ns)
 
 
-def _is_new(path):
+def _is_new(path: str) -> bool:
     try:
         return abs(time.time() - os.stat(path).st_mtime) < _SETTLING
     except OSError:
         return False
 
 
-def _check_owner(found, what):
+def _check_owner(found: os.stat_result, what: str) -> None:
     """Raise Mistake if others could have written it."""
     if found.st_uid not in (0, os.geteuid()):
         raise Mistake('its owner is user %d; a %s must be root\'s or that of '
@@ -190,9 +201,9 @@ def _check_owner(found, what):
                       'with chmod go-w' % stat.S_IMODE(found.st_mode))
 
 
-def _contents(path):
+def _contents(path: str) -> str:
     """Return the text of a file that is safe to use."""
-    # Not to wait for whoever writes to a pipe.
+    # Opening a pipe would wait for one that writes into it.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
@@ -213,7 +224,7 @@ def _contents(path):
     return text
 
 
-def _read(fd):
+def _read(fd: int) -> bytes:
     """Return what a file begins with, enough to see that it is too large."""
     data = b''
     while len(data) <= _LARGEST:
@@ -224,7 +235,7 @@ def _read(fd):
     return data
 
 
-def check_name(name):
+def check_name(name: str) -> None:
     """Raise :class:`Mistake` if a name cannot be that of a site."""
     if not _NAME.fullmatch(name) or name.lower() == 'default':
         raise Mistake('%r cannot be the name of a store: it must be letters, '
@@ -233,7 +244,7 @@ def check_name(name):
         raise Mistake('names that begin with os_glance_ are Glance\'s own')
 
 
-def _parse(name, text):
+def _parse(name: str, text: str) -> dict[str, str]:
     """Return the options of a site file."""
     check_name(name)
     parser = _Parser()
@@ -254,15 +265,15 @@ def _parse(name, text):
 class _Parser(iniparser.BaseParser):
     """Sections of a file as glance-api.conf is one: the last value counts."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.sections = {}
-        self._section = None
+        self.sections: dict[str, dict[str, str]] = {}
+        self._section: dict[str, str] | None = None
 
-    def new_section(self, section):
+    def new_section(self, section: str) -> None:
         self._section = self.sections.setdefault(section, {})
 
-    def assignment(self, key, value):
+    def assignment(self, key: str, value: list[str]) -> None:
         if self._section is None:
             raise Mistake('option %r stands before any section' % key)
         self._section[key] = '\n'.join(value)

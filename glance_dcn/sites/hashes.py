@@ -20,16 +20,22 @@ which costs only the data, and take over the hashes when it proves equal
 content.
 """
 
+from __future__ import annotations
+
 import collections
 import logging
 import threading
 import time
+import typing
 
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import growing
 from glance_dcn.engine import errors
 from glance_dcn.engine import native
 from glance_dcn.engine import transfer
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LOG = logging.getLogger(__name__)
 
@@ -48,15 +54,17 @@ _PAUSE = 0.05
 class SharedHashes:
     """The hashes of the images that this process has stored lately."""
 
-    def __init__(self):
-        self._images = collections.OrderedDict()
+    def __init__(self) -> None:
+        # None: being computed.
+        self._images: collections.OrderedDict[
+            str, records.Record | None] = collections.OrderedDict()
         self._changed = threading.Condition()
 
-    def claim(self, image_id):
+    def claim(self, image_id: str) -> bool:
         """Ask to be the one who computes the hashes of an image.
 
         :returns: True: compute, then call :meth:`share` or :meth:`give_up`.
-            False: they are known, or somebody is computing them; see
+            False: they are known, or are being computed; see
             :meth:`wait`
         """
         with self._changed:
@@ -65,11 +73,8 @@ class SharedHashes:
             self._images[image_id] = None
             return True
 
-    def share(self, image_id, record):
-        """Tell the hashes that were computed.
-
-        :param record: :class:`glance_dcn.ceph.records.Record`
-        """
+    def share(self, image_id: str, record: records.Record) -> None:
+        """Tell the hashes that were computed."""
         with self._changed:
             self._images[image_id] = record
             self._images.move_to_end(image_id)
@@ -80,24 +85,25 @@ class SharedHashes:
                 del self._images[oldest]
             self._changed.notify_all()
 
-    def give_up(self, image_id):
+    def give_up(self, image_id: str) -> None:
         """Tell that they were not computed after all."""
         with self._changed:
             self._images.pop(image_id, None)
             self._changed.notify_all()
 
-    def wait(self, image_id, timeout):
+    def wait(self, image_id: str,
+             timeout: float) -> records.Record | None:
         """Return the record of an image, once it is computed.
 
-        :param timeout: seconds to wait for whoever computes it
-        :returns: the record, or None if it was given up or takes longer
+        :param timeout: seconds to wait for it
+        :returns: None if it was given up or takes longer
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._computing(image_id),
                                    timeout)
             return self._images.get(image_id)
 
-    def _computing(self, image_id):
+    def _computing(self, image_id: str) -> bool:
         return image_id in self._images and self._images[image_id] is None
 
 
@@ -108,24 +114,25 @@ shared = SharedHashes()
 class Ahead:
     """Computes the hashes of a file while it is being written in order.
 
-    Whoever stores the file takes them over, if what is stored is what was
-    hashed.
+    A store that is given the file takes them over, if what it stores is what
+    was hashed.
 
-    :param image_id: UUID of the image
     :param path: path of the file; it need not be there yet
     :param size: bytes that it will have
     :param algorithms: hashlib names
     """
 
-    def __init__(self, image_id, path, size, algorithms):
+    def __init__(self, image_id: str, path: str, size: int,
+                 algorithms: Sequence[str]) -> None:
         self._image = image_id
         self._path = path
         self._size = size
         self._algorithms = algorithms
-        self._source = self._job = None
+        self._source: growing.Growing | None = None
+        self._job: transfer.Transfer | None = None
         self._complete = self._cancelled = False
 
-    def start(self):
+    def start(self) -> bool:
         """Begin, in a thread of its own.
 
         :returns: False if the hashes are known, or being computed, already
@@ -135,51 +142,52 @@ class Ahead:
         native.start('hash-ahead', self._run)
         return True
 
-    def complete(self):
+    def complete(self) -> None:
         """Tell that all of the file is there."""
         self._complete = True
         source = self._source
         if source:
             source.complete()
 
-    def cancel(self):
+    def cancel(self) -> None:
         """Give it up, if it is not done yet."""
         self._cancelled = True
         job = self._job
         if job:
             job.cancel()
 
-    def _run(self):
+    def _run(self) -> None:
+        record: records.Record | None = None
         try:
             record = self._compute()
         except (errors.EngineError, OSError) as exc:
             LOG.info('The hashes of image %(image)s are not computed ahead: '
                      '%(error)s', {'image': self._image, 'error': exc})
-            record = None
         except Exception:
             LOG.exception('Cannot compute the hashes of image %s ahead',
                           self._image)
-            record = None
         if record:
             shared.share(self._image, record)
         else:
             shared.give_up(self._image)
 
-    def _compute(self):
+    def _compute(self) -> records.Record:
         with self._open() as source:
             self._job = transfer.Transfer(
                 source, hashes=self._algorithms, memory=_AHEAD_MEMORY,
                 timeout=float('inf'))
             self._source = source
-            # What was told before there was somebody to tell it to.
+            # What was told before the source was there.
             if self._complete:
                 source.complete()
             if self._cancelled:
                 self._job.cancel()
             result = self._job.run()
+        # It was read from its beginning.
+        assert result.content is not None
         return records.Record(result.size, result.content, result.hashes)
 
-    def _open(self):
+    def _open(self) -> growing.Growing:
         while True:
             gone = self._complete or self._cancelled
             try:

@@ -33,6 +33,9 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Iterator
 
+    from oslo_config import cfg
+    import rados
+
     from glance_dcn.sites import site as sites
 
 #: RADOS namespace of the records, in the pool of the home's store.
@@ -63,10 +66,9 @@ class Home:
         return self.site.name if self.site is not None else 'none'
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[typing.Any]:
+    def open(self) -> Iterator[rados.Ioctx]:
         """Open the namespace of the records.
 
-        :returns: context manager that gives a rados.Ioctx
         :raises glance_dcn.ceph.errors.ClusterError: if the site cannot be
             used
         """
@@ -87,7 +89,8 @@ class Home:
 
         See :meth:`glance_dcn.sites.site.Site.call`.
         """
-        # open() has seen that there is a site.
+        # Or open() has refused.
+        assert self.site is not None
         return self.site.call(function, *args)
 
     def key(self) -> bytes:
@@ -117,18 +120,18 @@ class Home:
         return self._key
 
 
-def choose(conf: typing.Any, configured: Iterable[str]) -> str | None:
+def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
     """Return the identifier of the store that keeps the records, or None.
 
     Not just any: the owner of its cluster can have images removed from all
     sites.
 
-    :param conf: oslo.config object of Glance, with this package's options
+    :param conf: of Glance, with this package's options
     :param configured: identifiers of ``dcn`` stores that are configured, or
         that site files define
     """
-    named = conf.glance_dcn.home_store
-    default = conf.glance_store.default_backend
+    named: str | None = conf.glance_dcn.home_store
+    default: str | None = conf.glance_store.default_backend
     ours = {name for name, kind in (conf.enabled_backends or {}).items()
             if kind == 'dcn'}.union(configured)
     if named or default in ours:
@@ -136,7 +139,7 @@ def choose(conf: typing.Any, configured: Iterable[str]) -> str | None:
     return ours.pop() if len(ours) == 1 else None
 
 
-def _make_key(ioctx: typing.Any) -> str:
+def _make_key(ioctx: rados.Ioctx) -> str:
     """Make the key of the deployment, if there is none; return what is."""
     omap.swap(ioctx, _DEPLOYMENT, _KEY, None, secrets.token_hex(_KEY_BYTES))
     return omap.get(ioctx, _DEPLOYMENT, _KEY) or ''

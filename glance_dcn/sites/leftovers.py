@@ -14,11 +14,13 @@
 
 Such an image is complete or half-written; the snapshot that publishes an image
 tells. A complete one is what came of an earlier copy or import, whose
-location Glance did not get to note, or somebody put it there. It is adopted if
+location Glance did not get to note, or was put there by hand. It is adopted if
 its content is what is wanted, and otherwise left alone. A half-written one is
 being written, which its watch tells, or its writer died, and then it is
 replaced.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -33,6 +35,14 @@ from glance_dcn.engine import header
 from glance_dcn.engine import transfer
 from glance_dcn.sites import proofs
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Mapping
+
+    import rados
+
+    from glance_dcn.sites import site as sites
+
 LOG = logging.getLogger(__name__)
 
 
@@ -40,43 +50,37 @@ LOG = logging.getLogger(__name__)
 class Found:
     """An RBD image as it was found.
 
-    :ivar image: its name
     :ivar identity: its internal ID; None for one that cannot be opened,
         because its maker died while creating it, or that is not there
     :ivar size: bytes; of the snapshot that publishes it, if there is one
-    :ivar snapshots: names of its snapshots
     :ivar protected: whether the snapshot that publishes it is protected
     :ivar writers: addresses of the clients that have it open for writing. A
         dead client's stays for half a minute
-    :ivar record: :class:`glance_dcn.ceph.records.Record`, or None
     """
 
     image: str
-    identity: typing.Optional[str] = None
+    identity: str | None = None
     size: int = 0
-    snapshots: tuple = ()
+    snapshots: tuple[str, ...] = ()
     protected: bool = False
-    writers: tuple = ()
-    record: typing.Optional[records.Record] = None
+    writers: tuple[str, ...] = ()
+    record: records.Record | None = None
 
     @property
-    def complete(self):
+    def complete(self) -> bool:
         """Whether it is published."""
         return images.SNAPSHOT in self.snapshots
 
     @property
-    def being_written(self):
-        """Whether somebody is at work on it."""
+    def being_written(self) -> bool:
+        """Whether a client has it open for writing."""
         return bool(self.writers) and not self.protected
 
 
 class Refused(Exception):
-    """The image that is there is in the way.
+    """The image that is there is in the way."""
 
-    :ivar found: :class:`Found`
-    """
-
-    def __init__(self, found, reason):
+    def __init__(self, found: Found, reason: str) -> None:
         super().__init__('RBD image %s exists already: %s'
                          % (found.image, reason))
         self.found = found
@@ -85,14 +89,14 @@ class Refused(Exception):
 class Complete(Refused):
     """A complete image is there; whether it is the right one is open."""
 
-    def __init__(self, found):
+    def __init__(self, found: Found) -> None:
         super().__init__(found, 'it is complete')
 
 
 class BeingWritten(Refused):
-    """Somebody is writing it."""
+    """A client is writing it."""
 
-    def __init__(self, found):
+    def __init__(self, found: Found) -> None:
         super().__init__(
             found, 'it is open for writing by the client at %s; if that has '
             'died, the cluster knows it within half a minute: try again then'
@@ -102,7 +106,8 @@ class BeingWritten(Refused):
 class Different(Refused):
     """A complete image is there, and its content is not what is wanted."""
 
-    def __init__(self, found, reason='its content is another one'):
+    def __init__(self, found: Found,
+                 reason: str = 'its content is another one') -> None:
         super().__init__(
             found, '%s. It is left as it is; see what it is, and remove it if '
             'no image has its location' % reason)
@@ -111,17 +116,14 @@ class Different(Refused):
 class Gone(Refused):
     """A complete image was there, and is no more."""
 
-    def __init__(self, found, reason='it was removed meanwhile, or another '
-                 'one took its place: try again'):
+    def __init__(self, found: Found, reason: str = 'it was removed meanwhile, '
+                 'or another one took its place: try again') -> None:
         super().__init__(found, reason)
 
 
-def look(ioctx, image):
-    """Return what there is under a name.
+def look(ioctx: rados.Ioctx, image: str) -> Found:
+    """Return what there is under the name of an RBD image.
 
-    :param ioctx: rados.Ioctx of the pool
-    :param image: name of the RBD image
-    :returns: :class:`Found`
     :raises rbd.Error: if it cannot be told
     """
     try:
@@ -141,7 +143,9 @@ def look(ioctx, image):
         return Found(image)
 
 
-def clear(ioctx, image, fence=lambda image, image_id: None):
+def clear(ioctx: rados.Ioctx, image: str,
+          fence: Callable[[str, str | None], object]
+          = lambda image, image_id: None) -> None:
     """Remove an incomplete image that no client writes any more.
 
     For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
@@ -167,7 +171,8 @@ def clear(ioctx, image, fence=lambda image, image_id: None):
     _remove(ioctx, found)
 
 
-def remove(ioctx, image, identity, trashing=None):
+def remove(ioctx: rados.Ioctx, image: str, identity: str | None,
+           trashing: Callable[[str], object] | None = None) -> None:
     """Remove an image whose writer has failed; not another of its name.
 
     For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
@@ -191,7 +196,7 @@ def remove(ioctx, image, identity, trashing=None):
                   or images.look_up(ioctx, image), images.SNAPSHOT, trashing)
 
 
-def _remove(ioctx, found):
+def _remove(ioctx: rados.Ioctx, found: Found) -> None:
     try:
         with contextlib.suppress(rbd.ImageNotFound):
             images.remove(ioctx, found.image,
@@ -200,20 +205,20 @@ def _remove(ioctx, found):
         raise BeingWritten(found) from exc
 
 
-def strongest(hashes):
+def strongest(hashes: Mapping[str, str]) -> str:
     """Return the name of the hash that proves the most: the longest.
 
-    :param hashes: dict of hex digests by hashlib name, not empty
+    :param hashes: hex digests by hashlib name, not empty
     """
     return max(hashes, key=lambda name: len(hashes[name]))
 
 
-def compare(found, size, content=None, hashes=None, authentic=False):
+def compare(found: Found, size: int, content: str | None = None,
+            hashes: Mapping[str, str] | None = None,
+            authentic: bool = False) -> bool | None:
     """Compare a complete image with what is wanted, without reading it.
 
-    :param found: :class:`Found`
     :param size: bytes
-    :param content: content digest, or None if it is not known
     :param hashes: hex digests over all bytes by hashlib name
     :param authentic: whether this deployment has made its record, see
         :mod:`glance_dcn.sites.proofs`; another tells nothing
@@ -226,20 +231,21 @@ def compare(found, size, content=None, hashes=None, authentic=False):
         return None
     if content is not None:
         return record.content == content
-    name = strongest(hashes) if hashes else None
-    return record.hashes[name] == hashes[name] if (
-        name in record.hashes) else None
+    if not hashes or strongest(hashes) not in record.hashes:
+        return None
+    name = strongest(hashes)
+    return record.hashes[name] == hashes[name]
 
 
-def adopt(site, ioctx, found, size, content=None, hashes=None,
-          memory=transfer.MEMORY):
+def adopt(site: sites.Site, ioctx: rados.Ioctx, found: Found, size: int,
+          content: str | None = None,
+          hashes: Mapping[str, str] | None = None,
+          memory: int = transfer.MEMORY) -> None:
     """Take over a complete image, if it is what is wanted.
 
     One that has no record of this deployment's, because stock Glance, Nova or
     another site's Glance wrote it, is read and given one.
 
-    :param site: :class:`glance_dcn.sites.site.Site` that it is in
-    :param ioctx: rados.Ioctx of its pool
     :param memory: bytes of data held at most
     :raises Different: if it is not, or nothing is known to tell it by
     :raises Gone: if it is there no longer
@@ -250,6 +256,8 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
 
     The others are those of :func:`compare`.
     """
+    # It is complete: it could be opened.
+    assert found.identity is not None
     with site.adopting(ioctx, found.image, found.identity):
         _check_it_stayed(site, ioctx, found)
         equal = compare(found, size, content, hashes, proofs.is_authentic(
@@ -269,30 +277,35 @@ def adopt(site, ioctx, found, size, content=None, hashes=None,
              {'image': found.image, 'store': site.name})
 
 
-def _protect(ioctx, image):
+def _protect(ioctx: rados.Ioctx, image: str) -> None:
     with rbd.Image(ioctx, image) as opened:
         opened.protect_snap(images.SNAPSHOT)
 
 
-def _look_locked(site, ioctx, image):
+def _look_locked(site: sites.Site, ioctx: rados.Ioctx, image: str) -> Found:
     with site.name_lock(ioctx, image):
         return look(ioctx, image)
 
 
-def _check_it_stayed(site, ioctx, found):
+def _check_it_stayed(site: sites.Site, ioctx: rados.Ioctx,
+                     found: Found) -> None:
     """See that it is there, now that it is recorded as wanted."""
     now = site.call(_look_locked, site, ioctx, found.image)
     if (now.identity, now.complete) != (found.identity, True):
         raise Gone(found)
 
 
-def _read_and_compare(site, ioctx, found, content, hashes, memory):
-    name = strongest(hashes) if content is None else None
+def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx, found: Found,
+                      content: str | None, hashes: Mapping[str, str] | None,
+                      memory: int) -> bool:
+    name = strongest(hashes) if hashes and content is None else None
     with site.reading(ioctx, found.image) as endpoint:
         result = transfer.Transfer(
             endpoint, hashes=[name] if name else [], memory=memory,
             timeout=site.io_timeout or float('inf')).run()
-    if name:
+    # It was read from its beginning.
+    assert result.content is not None
+    if hashes and name:
         equal = result.hashes[name] == hashes[name]
     else:
         equal = result.content == content

@@ -22,13 +22,23 @@ but one that waits for one site does not hold up others at its other sites,
 unless so many have overtaken it that it would never come to its turn.
 """
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import os
 import time
+import typing
 
 from glance_dcn.engine import native
 from glance_dcn.engine import rates
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+    from collections.abc import Iterator
+
+    _Waiting = typing.Optional[Callable[[list[str]], object]]
 
 _MIB = 1 << 20
 # Seconds between looks whether a turn has come.
@@ -36,21 +46,19 @@ _TICK = 0.5
 # How many may overtake one that waits.
 _OVERTAKEN = 16
 
-_registry = {}
+_registry: dict[str, Limits] = {}
 
 
 class Limits:
     """The limits of one site; get it from :func:`get`.
 
-    :ivar name: identifier of the site's store
-    :ivar sending: :class:`glance_dcn.engine.rates.Rate` of all data that is
-        sent to the site
-    :ivar receiving: likewise, of all data that is read from it
+    :ivar sending: rate of all data that is sent to the site
+    :ivar receiving: rate of all data that is read from it
     :ivar max_transfers: transfers at the same time; 0: no limit
     :ivar running: how many there are
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         self.name = name
         self.sending = rates.Rate()
         self.receiving = rates.Rate()
@@ -58,16 +66,16 @@ class Limits:
         self.running = 0
 
     @property
-    def bandwidth(self):
+    def bandwidth(self) -> float:
         """MiB per second in each direction; 0: no limit."""
         return (self.sending.limit or 0) / _MIB
 
     @property
-    def full(self):
+    def full(self) -> bool:
         """Whether no other transfer may begin."""
         return 0 < self.max_transfers <= self.running
 
-    def set(self, max_transfers, bandwidth):
+    def set(self, max_transfers: int, bandwidth: float) -> bool:
         """Take other limits; running transfers follow the bandwidth at once.
 
         :param max_transfers: transfers at the same time; 0: no limit
@@ -83,16 +91,17 @@ class Limits:
         return True
 
 
-def get(name):
+def get(name: str) -> Limits:
     """Return the limits of a site by the identifier of its store."""
     # setdefault is one step: no two threads get different ones.
     return _registry.setdefault(name, Limits(name))
 
 
-def turn(wanted, waiting=None, interval=10):
+def turn(wanted: Iterable[Limits], waiting: _Waiting = None,
+         interval: float = 10) -> contextlib.AbstractContextManager[None]:
     """Wait until a transfer may run: context manager for its duration.
 
-    :param wanted: :class:`Limits` of the sites it burdens
+    :param wanted: limits of the sites it burdens
     :param waiting: called now and then, while it waits, with the names of the
         sites it waits for; what it raises ends the waiting
     :param interval: seconds between calls of ``waiting``
@@ -103,22 +112,23 @@ def turn(wanted, waiting=None, interval=10):
 class _Waiter:
     """A transfer that waits: for whom, and how many went past it."""
 
-    def __init__(self, wanted):
+    def __init__(self, wanted: Iterable[Limits]) -> None:
         self.wanted = frozenset(wanted)
         self.overtaken = 0
-        self.called = native.Queue()
+        self.called: native.Queue[bool] = native.Queue()
 
 
 class _Turns:
     """The transfers of the process that wait, in order."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = native.lock()
-        self._waiting = []
-        self._ended = collections.deque()
+        self._waiting: list[_Waiter] = []
+        self._ended: collections.deque[_Waiter] = collections.deque()
 
     @contextlib.contextmanager
-    def turn(self, wanted, waiting, interval):
+    def turn(self, wanted: Iterable[Limits], waiting: _Waiting,
+             interval: float) -> Iterator[None]:
         waiter = _Waiter(wanted)
         with self._lock:
             self._waiting.append(waiter)
@@ -132,7 +142,7 @@ class _Turns:
         finally:
             self._end(waiter)
 
-    def look(self, patient=True):
+    def look(self, patient: bool = True) -> None:
         """Let those begin whose turn it is.
 
         :param patient: wait for another thread that is looking
@@ -147,7 +157,8 @@ class _Turns:
         finally:
             self._lock.release()
 
-    def _wait(self, waiter, waiting, interval):
+    def _wait(self, waiter: _Waiter, waiting: _Waiting,
+              interval: float) -> None:
         self.look()
         told = time.monotonic()
         while True:
@@ -160,7 +171,7 @@ class _Turns:
                 told = time.monotonic()
                 waiting(sorted(one.name for one in waiter.wanted if one.full))
 
-    def _give_up(self, waiter):
+    def _give_up(self, waiter: _Waiter) -> None:
         with self._lock:
             called = waiter not in self._waiting
             if not called:
@@ -169,16 +180,16 @@ class _Turns:
             self._end(waiter)
         self.look()
 
-    def _end(self, waiter):
+    def _end(self, waiter: _Waiter) -> None:
         # This may be the end of a generator that the garbage collector found,
         # in the middle of anything, even of look(): it must not wait. If
-        # somebody is looking and has overlooked it, those who wait look again.
+        # another thread has overlooked it, those who wait look again.
         self._ended.append(waiter)
         self.look(patient=False)
 
-    def _call(self):
-        taken = set()
-        passed = []
+    def _call(self) -> None:
+        taken: set[Limits] = set()
+        passed: list[_Waiter] = []
         for waiter in list(self._waiting):
             missing = {one for one in waiter.wanted
                        if one.full or one in taken}
@@ -198,7 +209,7 @@ class _Turns:
 _turns = _Turns()
 
 
-def _after_fork():
+def _after_fork() -> None:
     """Forget what only the parent has: threads, and with them transfers."""
     global _turns
     _turns = _Turns()

@@ -51,7 +51,9 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Iterator
 
-    from glance_dcn.engine.backends import base
+    import rados
+
+    from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.sites import sources as sources_
 
 LOG = logging.getLogger(__name__)
@@ -82,27 +84,26 @@ class Relay:
     what is open.
 
     :param image: UUID of the image in Glance
-    :param sources: iterable of :class:`glance_dcn.sites.sources.Source`,
-        preferred first; it is asked for the next one when that is needed
-    :ivar record: :class:`glance_dcn.ceph.records.Record` that others must
-        have; None: there will be no other
-    :ivar source: the one that is open
-    :ivar endpoint: its engine endpoint; None before one is open
+    :param sources: preferred first; asked for the next one when that is
+        needed
+    :ivar record: what others must have; None: there will be no other
     :ivar identity: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
     """
 
+    # What is open; not there before open().
+    source: sources_.Source
+    ioctx: rados.Ioctx
+    _reference: images.Reference
+
     def __init__(self, image: str, sources: Iterable[sources_.Source],
                  record: records.Record | None = None) -> None:
         self.record = record
-        self.source: typing.Any = None
-        self.endpoint: base.Endpoint | None = None
+        self.endpoint: rbd_backend.RBD | None = None
         self.names: list[str] = []
         self.failed: dict[str, Exception] = {}
-        self.ioctx: typing.Any = None
         self._image = image
-        self._reference: typing.Any = None
         self._sources = iter(sources)
         self._stack = contextlib.ExitStack()
 
@@ -117,26 +118,27 @@ class Relay:
     def identity(self) -> str:
         return self._reference.image_id
 
-    def open(self) -> base.Endpoint:
+    def open(self) -> rbd_backend.RBD:
         """Open the first source that can be opened.
 
-        :returns: engine endpoint
         :raises: what the first one failed with, one of :data:`FAILURES`
         """
         self.source = next(self._sources)
         try:
-            return self._open(check=False)
+            endpoint = self._open()
+            # It was compared with nothing.
+            assert endpoint is not None
+            return endpoint
         except FAILURES as exc:
             endpoint = self.another(exc)
             if endpoint is None:
                 raise
             return endpoint
 
-    def another(self, error: Exception) -> base.Endpoint | None:
+    def another(self, error: Exception) -> rbd_backend.RBD | None:
         """Give up the source that is open and open the next that will do.
 
-        :param error: what it failed with
-        :returns: engine endpoint, or None if there is none
+        :returns: None if there is none
         """
         if self.source.site.name not in self.failed:
             self._give_up(error)
@@ -151,7 +153,7 @@ class Relay:
             left.remove(source)
             self._sources = iter(left)
             try:
-                endpoint = self._open(check=True)
+                endpoint = self._open(self.record)
             except FAILURES as exc:
                 self._give_up(exc)
                 continue
@@ -190,11 +192,12 @@ class Relay:
                     '%(error)s', {'image': source.image,
                                   'store': source.site.name, 'error': error})
 
-    def _open(self, check: bool) -> base.Endpoint | None:
-        """Open the present source; return None if it is not the same image."""
+    def _open(self, wanted: records.Record | None = None
+              ) -> rbd_backend.RBD | None:
+        """Open the present source; return None if it is another image."""
         with contextlib.ExitStack() as stack:
             ioctx, endpoint = stack.enter_context(_opened(self.source))
-            if check and not self._is_same(endpoint):
+            if wanted is not None and not self._is_same(endpoint, wanted):
                 return None
             reference = endpoint.call(images.refer, self.source.image,
                                       self.source.snapshot, fence=False)
@@ -205,9 +208,9 @@ class Relay:
         self.names.append(self.source.site.name)
         return endpoint
 
-    def _is_same(self, endpoint: base.Endpoint) -> bool:
+    def _is_same(self, endpoint: rbd_backend.RBD,
+                 wanted: records.Record) -> bool:
         found = endpoint.call(records.load, fence=False)
-        wanted = self.record
         return (found is not None and endpoint.size == wanted.size
                 and (found.size, found.content) == (wanted.size,
                                                     wanted.content)
@@ -225,7 +228,7 @@ def _answering_first(sources: Iterable[sources_.Source]
     if len(candidates) < 2:
         yield from candidates
         return
-    answers = native.Queue()
+    answers: native.Queue[tuple[str, str | None]] = native.Queue()
     for source in candidates:
         source.site.ask_monitors(functools.partial(_put, answers,
                                                    source.site.name))
@@ -250,21 +253,19 @@ def _answering_first(sources: Iterable[sources_.Source]
         source.site.name, 'no answer') is not None)
 
 
-def _put(answers: native.Queue, name: str, reason: str | None) -> None:
+def _put(answers: native.Queue[tuple[str, str | None]], name: str,
+         reason: str | None) -> None:
     answers.put((name, reason))
 
 
-def chunks(relay: Relay, endpoint: base.Endpoint, offset: int, length: int,
-           **options: typing.Any) -> Iterator[bytes]:
+def chunks(relay: Relay, endpoint: rbd_backend.RBD, offset: int,
+           length: int, **options: typing.Any) -> Iterator[bytes]:
     """Give an image's bytes in order, from one source after the other.
 
-    :param relay: :class:`Relay`, open
-    :param endpoint: engine endpoint of its source
     :param offset: where to begin, in bytes
     :param length: bytes; the image has as many from there
     :param options: for :class:`glance_dcn.engine.reader.Reader`
-    :returns: generator of byte strings; none is given out that may have been
-        read of a removed image
+    :returns: none is given out that may have been read of a removed image
     :raises: what the last source failed with, one of :data:`FAILURES`
     """
     end = offset + length
@@ -293,8 +294,8 @@ def chunks(relay: Relay, endpoint: base.Endpoint, offset: int, length: int,
 
 
 @contextlib.contextmanager
-def _opened(source: sources_.Source) -> Iterator[tuple[typing.Any,
-                                                       base.Endpoint]]:
+def _opened(source: sources_.Source
+            ) -> Iterator[tuple[rados.Ioctx, rbd_backend.RBD]]:
     with source.site.open_pool(source.pool) as ioctx, source.site.reading(
             ioctx, source.image, source.snapshot) as endpoint:
         yield ioctx, endpoint

@@ -12,10 +12,13 @@
 
 """A site, as the data path sees it: a pool of images in some cluster."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
 import time
+import typing
 import urllib.parse
 
 import rbd
@@ -34,7 +37,20 @@ from glance_dcn.sites import limits
 from glance_dcn.sites import wiring
 from glance_dcn.staging import running
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Collection
+    from collections.abc import Iterator
+
+    import rados
+
+    from glance_dcn.sites import home as homes
+    from glance_dcn.tasks import intents
+    from glance_dcn.tasks import queue
+
 LOG = logging.getLogger(__name__)
+
+_T = typing.TypeVar('_T')
 
 # Seconds for which a half-written image may still be open, because requests
 # of its writer are in flight.
@@ -48,36 +64,34 @@ _FRESH = 60
 class Site:
     """Where the images of one store lie.
 
-    :param name: identifier of the store, which is the site's name
-    :param pool: name of the pool
     :param order: size of new images' objects, as a power of two
     :param conf_file: path of the cluster's conf file, or ''
-    :param user: cephx user without ``client.``, or None
+    :param user: cephx user without ``client.``
     :param connect_timeout: seconds; below 0: the default of
         :mod:`glance_dcn.ceph.connection`
     :param io_timeout: seconds without any progress after which an I/O has
         failed; 0: no limit
-    :param home: :class:`glance_dcn.sites.home.Home` of this process, or None
-    :param tasks: :class:`glance_dcn.tasks.queue.TaskQueue` in which writes
-        and deferred work are recorded; None: nothing is recorded
+    :param home: of this process; by default, that of ``tasks``
+    :param tasks: where writes and deferred work are recorded; None: nothing
+        is recorded
     :param read_only: whether the user may only read, as far as is known
-    :ivar access: :class:`glance_dcn.sites.access.Access` of this process
-    :ivar limits: :class:`glance_dcn.sites.limits.Limits` of the site
     :ivar retired: whether it was taken away: it holds images, and takes no
         more
     """
 
-    def __init__(self, name, pool, order, conf_file, user,
-                 connect_timeout=-1, io_timeout=0, home=None, tasks=None,
-                 read_only=False):
+    def __init__(self, name: str, pool: str, order: int, conf_file: str,
+                 user: str | None, connect_timeout: float = -1,
+                 io_timeout: float = 0, home: homes.Home | None = None,
+                 tasks: queue.TaskQueue | None = None,
+                 read_only: bool = False) -> None:
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
         self.pool = pool
         self.order = order
         self.io_timeout = io_timeout
-        self.home = home or (tasks and tasks.home)
-        self._published = {}
+        self.home = home or (tasks.home if tasks is not None else None)
+        self._published: dict[str, tuple[int, float]] = {}
         self.conf_file = conf_file
         self.limits = limits.get(name)
         self.retired = False
@@ -85,11 +99,11 @@ class Site:
                                           connect_timeout, io_timeout, pool)
         self.tasks = tasks
         # What is being written: (image, write).
-        self._writes = []
+        self._writes: list[tuple[str, intents.Write]] = []
         self.access = access.Access(self, user, read_only)
 
     @property
-    def fsid(self):
+    def fsid(self) -> str | None:
         """fsid of the cluster, or None where it cannot be told.
 
         If the conf file does not name it, the cluster is asked.
@@ -97,16 +111,16 @@ class Site:
         return self._connection.fsid
 
     @property
-    def known_fsid(self):
+    def known_fsid(self) -> str | None:
         """The same, but the cluster is never waited for."""
         return self._connection.known_fsid
 
     @property
-    def connected_fsid(self):
+    def connected_fsid(self) -> str | None:
         """fsid of the cluster this process is connected to, or None."""
         return self._connection.connected_fsid
 
-    def answering_fsid(self):
+    def answering_fsid(self) -> str:
         """Return the fsid of the cluster that answers now.
 
         :raises glance_dcn.ceph.errors.ClusterError: if none does
@@ -115,8 +129,8 @@ class Site:
             return client.get_fsid()
 
     @property
-    def health(self):
-        """How the site is: :class:`glance_dcn.ceph.health.Health`."""
+    def health(self) -> health.Health:
+        """How the site is."""
         found = self._connection.health
         if found.state in (health.UP, health.UNKNOWN):
             fault = wiring.PROCESS.fault(self)
@@ -126,84 +140,68 @@ class Site:
         return found
 
     @property
-    def available(self):
+    def available(self) -> bool:
         """Whether calls are not refused at once; True if it is unknown."""
         return self.health.state in (health.UP, health.UNKNOWN)
 
-    @property
-    def down_since(self):
-        """Since when it is not available, in seconds since the epoch.
-
-        None while it is.
-        """
-        found = self.health
-        if found.state in (health.UP, health.UNKNOWN):
-            return None
-        return found.since
-
-    def when_back(self, function):
+    def when_back(self, function: Callable[[], object]) -> None:
         """Have a function called each time the site is found to be up.
 
         It is called in a thread of its own, and once at the beginning if the
         site is up. Each process knows only what its own calls have met: a
         site may have been away without it being told.
-
-        :param function: without arguments
         """
         self._connection.when_up(function)
 
-    def failed(self, exc):
-        """Take note of what an operation at the site ended with.
+    def failed(self, exc: BaseException) -> bool:
+        """Learn from what an operation at the site ended with.
 
         What passes through :meth:`open_pool` is known already.
 
-        :param exc: exception
         :returns: whether it means that the site is away; calls are refused
             from then on, until it is back
         """
         return self._connection.failed(exc)
 
     @property
-    def instance(self):
+    def instance(self) -> int:
         """RADOS instance ID of this process's client at the site."""
         with self._connection.use() as client:
             return client.get_instance_id()
 
     @property
-    def address(self):
-        """Address of this process's client at the site, or None."""
+    def address(self) -> str | None:
+        """Address of this process's client at the site, if it has one."""
         return self._connection.address
 
-    def address_of(self, ioctx):
+    def address_of(self, ioctx: rados.Ioctx) -> str:
         """Return the address of the client that opened a pool here."""
         return self._connection.address_of(ioctx)
 
-    def blocklist(self, addresses):
+    def blocklist(self, addresses: Collection[str]) -> set[str]:
         """Blocklist clients of the site's cluster.
 
-        :param addresses: collection of addresses
-        :returns: set of those that could not be blocklisted
+        :returns: addresses that could not be blocklisted
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
         return self._connection.blocklist(addresses)
 
-    def name_lock(self, ioctx, image):
+    def name_lock(self, ioctx: rados.Ioctx, image: str
+                  ) -> contextlib.AbstractContextManager[None]:
         """Hold the exclusive right to create or remove an image.
 
         :param ioctx: of one of this site's pools, opened by
             :meth:`open_pool`; it is its client that is blocklisted if this
             process stops
-        :returns: context manager, see :func:`glance_dcn.ceph.name_lock.hold`
         """
         return name_lock.hold(self._connection.client_of(ioctx), ioctx, image)
 
-    def fence_dead(self, ioctx, image, instances):
+    def fence_dead(self, ioctx: rados.Ioctx, image: str,
+                   instances: Collection[int]) -> None:
         """Take an image away from clients that are taken for dead.
 
         They are blocklisted: their process may only have been stopped.
 
-        :param ioctx: of this site's pool
-        :param image: name of the RBD image
         :param instances: RADOS instance IDs of the clients
         :raises glance_dcn.ceph.name_lock.NotLocked: if one cannot be
             blocklisted
@@ -215,7 +213,9 @@ class Site:
         if not fencing.blocklist_watchers(client, ioctx, image, instances):
             raise leftovers.BeingWritten(leftovers.look(ioctx, image))
 
-    def call(self, function, *args, late=None, fence=True):
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             late: Callable[[_T], object] | None = None,
+             fence: bool = True) -> _T:
         """Call a function that waits for the site, while that is there.
 
         For what is done beside requests whose time is bounded. For the
@@ -226,14 +226,14 @@ class Site:
         """
         return self._connection.call(function, *args, late=late, fence=fence)
 
-    def suspect(self):
+    def suspect(self) -> None:
         """Have it found out whether the site is away; nothing is waited for.
 
         For what has had no answer for some seconds.
         """
         self._connection.lost()
 
-    def ask_monitors(self, then):
+    def ask_monitors(self, then: Callable[[str | None], object]) -> None:
         """Ask whether a monitor of the cluster answers, without a client.
 
         :param then: called with None if one does or that cannot be told, or
@@ -241,7 +241,7 @@ class Site:
         """
         self._connection.ask_monitors(then)
 
-    def require(self):
+    def require(self) -> None:
         """Return if the site is available, without any waiting.
 
         :raises glance_dcn.ceph.errors.ClusterError: if it is not
@@ -252,13 +252,13 @@ class Site:
             raise fault
 
     @property
-    def round_trip(self):
+    def round_trip(self) -> float | None:
         """Seconds a question to the cluster takes; None: not known yet."""
         return self._connection.round_trip
 
     @contextlib.contextmanager
-    def open_pool(self, pool=None):
-        """Open a pool: context manager that gives a rados.Ioctx.
+    def open_pool(self, pool: str | None = None) -> Iterator[rados.Ioctx]:
+        """Open a pool.
 
         :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
@@ -270,15 +270,16 @@ class Site:
             with self._connection.open_pool(pool or self.pool) as ioctx:
                 yield ioctx
 
-    def check_open(self):
-        """See that the site takes new images.
+    def check_open(self) -> None:
+        """Check that the site takes new images.
 
         :raises glance_dcn.ceph.errors.Retired: if it does not
         """
         if self.retired:
             raise errors.Retired(self.name)
 
-    def begin(self, ioctx, image, size):
+    def begin(self, ioctx: rados.Ioctx, image: str,
+              size: int) -> rbd_backend.RBD:
         """Create an RBD image and open it for the engine to write to.
 
         An incomplete one that no client writes any more is replaced. Of
@@ -286,10 +287,8 @@ class Site:
         leaves of it from now on is found and removed, see
         :mod:`glance_dcn.tasks.intents`.
 
-        :param ioctx: of this site's pool
-        :param image: its name
         :param size: bytes
-        :returns: engine endpoint, for the caller to close
+        :returns: for the caller to close
         :raises glance_dcn.sites.leftovers.Complete: if there is a complete
             one of that name
         :raises glance_dcn.sites.leftovers.Refused: if there is one that is
@@ -324,7 +323,8 @@ class Site:
                 raise
         return endpoint
 
-    def _begin(self, ioctx, image, size, write):
+    def _begin(self, ioctx: rados.Ioctx, image: str, size: int,
+               write: intents.Write | None) -> rbd_backend.RBD:
         client = self._connection.client_of(ioctx)
         features = client.conf_get('rbd_default_features')
         for _attempt in range(_ATTEMPTS):
@@ -339,19 +339,18 @@ class Site:
                 stack.pop_all()
                 return endpoint
             with self.name_lock(ioctx, image):
-                if not (write and self.tasks.run_pending_for_image(
-                        self, ioctx, image, write)):
+                if not (write and self.tasks is not None
+                        and self.tasks.run_pending_for_image(
+                            self, ioctx, image, write)):
                     leftovers.clear(ioctx, image, self.fence_writers)
         raise leftovers.BeingWritten(leftovers.look(ioctx, image))
 
-    def fence_writers(self, image, image_id):
-        """Blocklist those who have recorded that they write an image.
+    def fence_writers(self, image: str, image_id: str | None) -> None:
+        """Blocklist the clients that have recorded that they write an image.
 
         None of them has it open any more, but one that was stopped would
         write to its objects when it goes on.
 
-        :param image: name of the RBD image
-        :param image_id: its internal ID
         :raises glance_dcn.sites.leftovers.BeingWritten: if one of them cannot
             be blocklisted
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
@@ -367,15 +366,13 @@ class Site:
                 image, image_id, writers=tuple(sorted(left))))
 
     @contextlib.contextmanager
-    def adopting(self, ioctx, image, identity):
+    def adopting(self, ioctx: rados.Ioctx, image: str,
+                 identity: str) -> Iterator[None]:
         """Answer for a complete image, as for one that is written.
 
         It may be one whose writer died before Glance had its location, which
         the task runner removes.
 
-        :param ioctx: of this site's pool
-        :param image: its name
-        :param identity: its internal ID
         :raises rbd.Error: if that cannot be recorded
         """
         write = self._begin_write(ioctx, image)
@@ -386,10 +383,11 @@ class Site:
         except BaseException:
             self._end_write(image, write)
             raise
-        if write:
+        if self.tasks is not None:
             self.tasks.cancel_deletes(self, image)
 
-    def _begin_write(self, ioctx, image):
+    def _begin_write(self, ioctx: rados.Ioctx,
+                     image: str) -> intents.Write | None:
         if self.tasks is None:
             return None
         write = self.tasks.begin_write(self, image,
@@ -397,11 +395,9 @@ class Site:
         self._writes.append((image, write))
         return write
 
-    def _take_write(self, image, identity):
-        """Return the latest write of an image, and forget it; or None.
-
-        :param identity: internal ID of the image, or None if it is not known
-        """
+    def _take_write(self, image: str,
+                    identity: str | None) -> intents.Write | None:
+        """Return the latest write of an image, and forget it; or None."""
         for entry in reversed(self._writes):
             if entry[0] == image and identity in (None,
                                                   entry[1].intent.image_id):
@@ -409,33 +405,31 @@ class Site:
                 return entry[1]
         return None
 
-    def _end_write(self, image, write):
+    def _end_write(self, image: str, write: intents.Write | None) -> None:
         """Drop the record of a write: nothing of the image is left."""
         if write:
             with contextlib.suppress(ValueError):
                 self._writes.remove((image, write))
             write.end()
 
-    def publish(self, ioctx, image, endpoint, record):
+    def publish(self, ioctx: rados.Ioctx, image: str,
+                endpoint: rbd_backend.RBD,
+                record: records.Record | None) -> None:
         """Let an image that was written be read.
 
-        :param ioctx: of this site's pool
-        :param image: its name
-        :param endpoint: engine endpoint of the image, as :meth:`begin` gave
-        :param record: :class:`glance_dcn.ceph.records.Record` of its content;
-            None: it is kept with the image already
+        :param endpoint: what :meth:`begin` has returned
+        :param record: of its content; None: it is kept with the image already
         :raises rbd.Error: if it fails
         :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
             away meanwhile
         """
         endpoint.call(images.publish, record, endpoint.facts())
 
-    def commit(self, image, identity):
+    def commit(self, image: str, identity: str | None) -> None:
         """Take the right to tell Glance of a published or adopted image.
 
         From here on it must not be discarded: Glance may have its location.
 
-        :param identity: internal ID of the image
         :raises glance_dcn.sites.leftovers.Gone: if it was given to another
             process to be removed, because this one was stopped for too long
         """
@@ -443,37 +437,32 @@ class Site:
         if write:
             write.commit()
 
-    def is_committed(self, image, identity):
+    def is_committed(self, image: str, identity: str | None) -> bool:
         """Return whether a writer may be telling Glance of an image.
 
         True as well if that is not known: it is removed later then, if Glance
         does not have its location.
-
-        :param identity: internal ID of the image
         """
         return self.tasks is not None and self.tasks.is_committed(
             self, image, identity)
 
-    def release_adopted(self, image, identity):
+    def release_adopted(self, image: str, identity: str | None) -> None:
         """Stop answering for an adopted image of which Glance is not told.
 
         It stays, and may be adopted again. If it is not, it is removed once
         Glance is settled without its location.
-
-        :param identity: internal ID of the image
         """
         # One that was lost is removed already.
         with contextlib.suppress(leftovers.Gone):
             self.commit(image, identity)
 
-    def discard_or_defer(self, ioctx, image, identity=None):
+    def discard_or_defer(self, ioctx: rados.Ioctx, image: str,
+                         identity: str | None = None) -> None:
         """Remove an image whose writer has failed, now or later.
 
         Nothing is raised: what failed first is what counts. Nothing is done
         where the writing was refused before it was recorded: what has the
         name then is another writer's.
-
-        :param identity: see :meth:`discard`
         """
         if (identity is None and self.tasks is not None
                 and all(entry[0] != image for entry in self._writes)):
@@ -499,7 +488,8 @@ class Site:
             # in use has other work, and nothing of this is in flight.
             write.abandon(fence=write.intent.address != self.address)
 
-    def discard(self, ioctx, image, identity=None):
+    def discard(self, ioctx: rados.Ioctx, image: str,
+                identity: str | None = None) -> None:
         """Remove an image whose writer has failed.
 
         Another that has its name by now is left as it is.
@@ -530,26 +520,25 @@ class Site:
                     raise
                 time.sleep(0.1)
 
-    def _note_purge(self, image, pool=None):
+    def _note_purge(self, image: str, pool: str | None = None
+                    ) -> Callable[[str], None] | None:
         return (None if self.tasks is None
                 else self.tasks.note_purge(self, image, pool))
 
-    def removal(self, ioctx, image, image_id, snapshot, pool=None):
+    def removal(self, ioctx: rados.Ioctx, image: str, image_id: str | None,
+                snapshot: str | None,
+                pool: str | None = None) -> images.Removal:
         """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
 
-        :param ioctx: of the pool
-        :param image: its name
-        :param image_id: its internal ID
-        :param snapshot: name of the snapshot that publishes it, or None
         :param pool: name of the pool; None: this site's
-        :returns: :class:`glance_dcn.ceph.images.Removal`
         """
         return images.Removal(ioctx, image, image_id, snapshot,
                               trashing=self._note_purge(image, pool))
 
-    def delete(self, ioctx, image, image_id, snapshot, pool=None):
+    def delete(self, ioctx: rados.Ioctx, image: str, image_id: str | None,
+               snapshot: str | None, pool: str | None = None) -> None:
         """Remove a published image; for the parameters see :meth:`removal`.
 
         :raises rbd.ImageNotFound: if there is no such image
@@ -560,18 +549,23 @@ class Site:
         removal.prepare()
         removal.finish()
 
-    def uri(self, image, pool=None):
-        """Return the location of a published image."""
+    def uri(self, image: str, pool: str | None = None) -> str:
+        """Return the location of a published image.
+
+        :raises glance_dcn.ceph.errors.ClusterError: if the fsid of the
+            cluster cannot be told
+        """
+        fsid = self.fsid or self.answering_fsid()
         return 'rbd://' + '/'.join(
             urllib.parse.quote(part, safe='')
-            for part in (self.fsid, pool or self.pool, image,
-                         images.SNAPSHOT))
+            for part in (fsid, pool or self.pool, image, images.SNAPSHOT))
 
     @contextlib.contextmanager
-    def reading(self, ioctx, image, snapshot=images.SNAPSHOT):
+    def reading(self, ioctx: rados.Ioctx, image: str,
+                snapshot: str | None = images.SNAPSHOT
+                ) -> Iterator[rbd_backend.RBD]:
         """Open a snapshot of an image for the engine to read from.
 
-        :returns: context manager that gives an engine endpoint
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
             away meanwhile
@@ -580,35 +574,36 @@ class Site:
                        late=_close, fence=False) as endpoint:
             yield endpoint
 
-    def _open_for_reading(self, ioctx, image, snapshot):
+    def _open_for_reading(self, ioctx: rados.Ioctx, image: str,
+                          snapshot: str | None) -> rbd_backend.RBD:
         return rbd_backend.RBD(ioctx, image, snapshot=snapshot,
                                name=self._title(image),
                                hold=self._holding(ioctx),
                                cluster=self._connection)
 
-    def _holding(self, ioctx):
+    def _holding(self, ioctx: rados.Ioctx
+                 ) -> Callable[[], Callable[[], object]]:
         """Return what keeps the client of a pool while an image is open."""
         return functools.partial(self._connection.hold, ioctx)
 
-    def remember(self, ioctx, image, identity, record):
+    def remember(self, ioctx: rados.Ioctx, image: str, identity: str | None,
+                 record: records.Record) -> None:
         """Keep a record with an image that is published already.
 
         :param identity: internal ID of the image whose content it describes:
             another may have taken the name
-        :param record: :class:`glance_dcn.ceph.records.Record`
         :raises rbd.Error: if it fails
         :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
             away meanwhile
         """
         self.call(_remember, ioctx, image, identity, record)
 
-    def published(self, image, size):
-        """Take note that this process has just published an image.
+    def published(self, image: str, size: int) -> None:
+        """Remember that this process has just published an image.
 
         Glance looks at the size of a location it is given, which costs a
         dozen round trips to open the image again.
 
-        :param image: its name
         :param size: bytes
         """
         now = time.monotonic()
@@ -616,16 +611,17 @@ class Site:
                            self._published.items() if known[1] > now}
         self._published[image] = size, now + _FRESH
 
-    def size_of_published(self, image):
+    def size_of_published(self, image: str) -> int | None:
         """Return what :meth:`published` was told, once; or None."""
-        size, until = self._published.pop(image, (None, 0))
+        size, until = self._published.pop(image, (0, 0.0))
         return size if time.monotonic() < until else None
 
-    def _title(self, image):
+    def _title(self, image: str) -> str:
         return '%s: %s/%s' % (self.name, self.pool, image)
 
 
-def _remember(ioctx, image, identity, record):
+def _remember(ioctx: rados.Ioctx, image: str, identity: str | None,
+              record: records.Record) -> None:
     with rbd.Image(ioctx, image) as opened:
         if opened.id() != identity:
             raise rbd.ImageNotFound('RBD image %s was removed, and another '
@@ -633,5 +629,5 @@ def _remember(ioctx, image, identity, record):
         records.save(opened, record)
 
 
-def _close(endpoint):
+def _close(endpoint: rbd_backend.RBD) -> None:
     endpoint.close()

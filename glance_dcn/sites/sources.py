@@ -16,8 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 
-from glance_dcn.sites import site as site_module
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+
+    from glance_dcn.sites import site as sites
 
 # Seconds of a round trip up to which sites are equally near; and how many
 # times as far another has to be, to be in the next class of distance.
@@ -29,47 +34,39 @@ _MARGIN = 4
 class Source:
     """Where an image can be read.
 
-    :ivar site: :class:`glance_dcn.sites.site.Site`
-    :ivar pool: name of the pool, or None for the site's
-    :ivar image: name of the RBD image
-    :ivar snapshot: name of the snapshot, or None for the image itself
+    :ivar pool: name of the pool; None: the site's
+    :ivar snapshot: name of the snapshot; None: the image itself
     """
 
-    site: site_module.Site
+    site: sites.Site
     pool: str | None
     image: str
     snapshot: str | None
 
 
-def ordered(sources, local, weights):
+def ordered(sources: Iterable[Source], local: str | None,
+            weights: Mapping[str, float]) -> list[Source]:
     """Return sources in the order in which to try them.
 
     Sites that are up come before those that are away; then the heaviest, and
     of equal weight as :func:`preference` says.
 
-    :param sources: iterable of :class:`Source`
-    :param local: name of the local site
-    :param weights: dict of the weights of stores by name; 0 for those that
-        are not in it
-    :returns: list of :class:`Source`
+    :param weights: of stores by name; 0 for those that are not in it
     """
-    def key(source):
+    def key(source: Source) -> tuple[bool, float, float]:
         site = source.site
         return (not site.available, -weights.get(site.name, 0),
                 -preference(site, local))
     return sorted(sources, key=key)
 
 
-def preference(site: site_module.Site, local: str | None) -> float:
+def preference(site: sites.Site, local: str | None) -> float:
     """Return how much a site is to be preferred, from 0 to less than 1.
 
     Above all the local site, then those nearer by a wide margin, by the round
     trip that was measured when they were connected to; a site that is away
     least of all. What is equally far is equal, so that the order does not
     change with each measurement.
-
-    :param site: :class:`glance_dcn.sites.site.Site`
-    :param local: name of the local site
     """
     if not site.available:
         return 0

@@ -31,7 +31,9 @@ from glance_dcn.sites import leftovers
 if typing.TYPE_CHECKING:
     from concurrent import futures
 
-    from glance_dcn.engine.backends import base
+    import rados
+
+    from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.engine import transfer
     from glance_dcn.sites import site as sites
 
@@ -44,10 +46,7 @@ class Target:
     Each method waits for the site's cluster alone. All that a thread meets is
     kept in :attr:`error`.
 
-    :param site: where it is written to
-    :param image: name of the RBD image
     :param size: bytes
-    :param record: proved record of the source's content, or None
     :param hashes: hex digests over all bytes by hashlib name
     :param memory: bytes of data held at most, to read what is there
     :ivar error: why it has failed, or None
@@ -63,18 +62,21 @@ class Target:
     :ivar work: what its threads do or have done
     """
 
+    # Not there before open().
+    _pool: rados.Ioctx
+
     def __init__(self, site: sites.Site, image: str, size: int,
                  record: records.Record | None, hashes: dict[str, str],
                  memory: int) -> None:
         self.site = site
         self.error: BaseException | None = None
-        self.endpoint: base.Endpoint | None = None
+        self.endpoint: rbd_backend.RBD | None = None
         self.adopted = False
         self.identity: str | None = None
         self.left_at: int | None = None
         self.part = 0.0
         self.began: float | None = None
-        self.work: list[futures.Future] = []
+        self.work: list[futures.Future[None]] = []
         self._image = image
         self._size = size
         self._content = record.content if record else None
@@ -85,8 +87,7 @@ class Target:
         self._closed = False
         self._cancelled = False
         self._job: transfer.Transfer | None = None
-        self._keeping: futures.Future | None = None
-        self._pool: typing.Any = None
+        self._keeping: futures.Future[None] | None = None
         self._stack = contextlib.ExitStack()
 
     @property
@@ -211,12 +212,13 @@ class Target:
             return
         self._closed = True
         with self._stack:
-            if self._keeping and not self._keeping.done():
+            endpoint = self.endpoint
+            if endpoint and self._keeping and not self._keeping.done():
                 # At a site that hangs. librbd has the image in use until then.
                 self._keeping.add_done_callback(
-                    lambda _done: self.endpoint.close())
-            elif self.endpoint:
-                self.endpoint.close()
+                    lambda _done: endpoint.close())
+            elif endpoint:
+                endpoint.close()
             if self._told or not (self.error or failed):
                 return
             if self._begun:

@@ -34,7 +34,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Sequence
 
     from glance_dcn.engine import transfer
-    from glance_dcn.sites import site as sites
+    from glance_dcn.sites import site as sites_
     from glance_dcn.sites import target as targets_
 
 #: Targets that are written at the same time, if there is room for them.
@@ -48,10 +48,10 @@ class Standing:
     :ivar transfer: progress of the wave's transfer, as last told; None if
         none has told any yet
     :ivar fraction: part of the whole copy that is done, 0 to 1
-    :ivar done: number of targets that have the image
-    :ivar running: number of targets that are being written
-    :ivar waiting: number of targets that wait for a later wave
-    :ivar failed: number of targets that have failed
+    :ivar done: targets that have the image
+    :ivar running: targets that are being written
+    :ivar waiting: targets that wait for a later wave
+    :ivar failed: targets that have failed
     :ivar stragglers: names of the sites that go on by themselves
     :ivar left: seconds until it is probably done; None if that is not known
     """
@@ -76,19 +76,19 @@ class Waves:
     :ivar stragglers: those of them that go on by themselves
     """
 
-    def __init__(self, sites: Iterable[sites.Site],
+    def __init__(self, sites: Iterable[sites_.Site],
                  at_once: int = AT_ONCE) -> None:
         self.waiting = collections.deque(sites)
         self.running: list[targets_.Target] = []
         self.stragglers: list[targets_.Target] = []
         self._at_once = at_once
-        self._put_back: set[sites.Site] = set()
+        self._put_back: set[sites_.Site] = set()
         self._done = self._failed = 0
         self._count = len(self.waiting)
         self._began = time.monotonic()
         self._progress: transfer.Progress | None = None
 
-    def next(self) -> list[sites.Site]:
+    def next(self) -> list[sites_.Site]:
         """Take the sites of the next wave: one at least, if any waits.
 
         Those that can begin at once come before those that are at the limit
@@ -128,7 +128,7 @@ class Waves:
         self._put_back.add(target.site)
         self.waiting.append(target.site)
 
-    def retry(self, sites: Sequence[sites.Site]) -> None:
+    def retry(self, sites: Sequence[sites_.Site]) -> None:
         """Let the sites of a wave be first in the next one."""
         self.running = [target for target in self.running
                         if target.site not in sites]
@@ -173,15 +173,15 @@ class Waves:
         now = time.monotonic()
         estimates = []
         if count:
+            if not ended:
+                return None
             remaining = self._count - len(self.stragglers) - ended
-            estimates.append(None if not ended else
-                             (now - self._began) * remaining / ended)
+            estimates.append((now - self._began) * remaining / ended)
         for target in self.stragglers:
-            estimates.append(None if not target.part or target.began is None
-                             else (now - target.began)
-                             * (1 - target.part) / target.part)
-        if None in estimates:
-            return None
+            if not target.part or target.began is None:
+                return None
+            estimates.append((now - target.began) * (1 - target.part)
+                             / target.part)
         return max(estimates, default=0.0)
 
     def _limit(self) -> int:

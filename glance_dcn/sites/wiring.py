@@ -22,14 +22,25 @@ The fsid of each site's cluster is kept at home (see
 in the background: no call waits for the home's site when it is away.
 """
 
+from __future__ import annotations
+
 import logging
 import time
+import typing
 
 from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.sites import home as homes
+
+if typing.TYPE_CHECKING:
+    import rados
+
+    from glance_dcn.sites import site as sites
+
+    # (fsid, since) by store.
+    _Kept = dict[str, tuple[str, float]]
 
 LOG = logging.getLogger(__name__)
 
@@ -45,28 +56,27 @@ _MOMENT = 0.2
 class Wiring:
     """The stores of one process, and what is known of their clusters."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         #: Identity of the deployment, whose records count.
         self.deployment = ''
         # By name, in the order in which they were configured.
-        self._sites = {}
-        self._home = None
-        self._complaint = None
-        # (fsid, since) by store, as it is kept; None: not read yet.
-        self._kept = None
+        self._sites: dict[str, sites.Site] = {}
+        self._home: sites.Site | None = None
+        self._complaint: str | None = None
+        # As it is kept; None: not read yet.
+        self._kept: _Kept | None = None
         # The same, as this process saw it first.
-        self._seen = {}
-        self._deadline = None
+        self._seen: _Kept = {}
+        self._deadline: float | None = None
         # Which store has which pool, and when that was looked for.
-        self._owners = {}
+        self._owners: dict[tuple[str, str], tuple[int, str]] = {}
         self._looked = float('-inf')
         self._work = background.Periodic('dcn-wiring', self.synchronise,
                                          _INTERVAL)
 
-    def add(self, site, home=False):
-        """Take note of a store's site.
+    def add(self, site: sites.Site, home: bool = False) -> None:
+        """Record a store's site.
 
-        :param site: :class:`glance_dcn.sites.site.Site`
         :param home: whether it is that of the store that keeps the records
         """
         self._sites[site.name] = site
@@ -75,27 +85,30 @@ class Wiring:
             self._home = site
 
     @property
-    def _records(self):
+    def _records(self) -> homes.Home:
         return homes.Home(self._home)
 
-    def remove(self, name):
+    def remove(self, name: str) -> None:
         """Forget a store."""
         self._sites.pop(name, None)
         self._looked = float('-inf')
 
-    def begin(self, site):
+    def begin(self, site: sites.Site) -> None:
         """Begin to read what is kept, if a site is used for the first time."""
-        if not self._minds(site) or self._home is None:
-            return
+        if self._minds(site) and self._home is not None:
+            self._begin()
+
+    def _begin(self) -> float:
         if self._deadline is None:
             self._deadline = time.monotonic() + _PATIENCE
         self._work.start()
+        return self._deadline
 
-    def stop(self):
+    def stop(self) -> None:
         """Do not read or write any more what is kept."""
         self._work.stop()
 
-    def check(self, site):
+    def check(self, site: sites.Site) -> None:
         """Return if a site may be used.
 
         :raises glance_dcn.ceph.errors.Misconfigured: if not
@@ -108,11 +121,8 @@ class Wiring:
         if fault:
             raise fault
 
-    def fault(self, site):
-        """Return why a site must not be used, or None; without any waiting.
-
-        :returns: :class:`glance_dcn.ceph.errors.Misconfigured` or None
-        """
+    def fault(self, site: sites.Site) -> errors.Misconfigured | None:
+        """Return why a site must not be used; without any waiting."""
         if not self._minds(site):
             return None
         fsid = site.known_fsid
@@ -120,10 +130,10 @@ class Wiring:
             return None
         return self._twin(site, fsid) or self._change(site, fsid)
 
-    def accept(self, site):
+    def accept(self, site: sites.Site) -> tuple[str | None, str]:
         """Take the cluster that a site has now for the right one.
 
-        :returns: tuple of the fsid that was kept, or None, and that of now
+        :returns: the fsid that was kept, and that of now
         :raises glance_dcn.ceph.errors.ClusterError: if the site, or the
             home's, cannot be used
         """
@@ -144,10 +154,10 @@ class Wiring:
         self._seen[site.name] = fsid, time.time()
         return before, fsid
 
-    def has_replaced(self, site, fsid):
+    def has_replaced(self, site: sites.Site, fsid: str) -> bool:
         """Return whether the cluster of a site took the place of another.
 
-        If so, somebody has said that what was in the other one is lost.
+        If so, an operator has said that what was in the other one is lost.
 
         :param fsid: of the other one
         """
@@ -162,13 +172,13 @@ class Wiring:
                         'told: %(error)s', {'store': site.name, 'error': exc})
             return False
 
-    def synchronise(self):
+    def synchronise(self) -> None:
         """Read what is kept, and keep what is not yet.
 
         Does nothing while there is nothing to look for.
         """
         home = self._home
-        if self._kept is not None and not self._pending():
+        if self._kept is not None and not self._pending(self._kept):
             return
         if home is None or not home.available:
             return
@@ -185,11 +195,11 @@ class Wiring:
             self._complaint = str(exc)
             return
         self._complaint = None
-        # Somebody may have accepted another cluster.
+        # An operator may have accepted another cluster.
         self._seen.update(kept)
         self._kept = kept
 
-    def _exchange(self, ioctx):
+    def _exchange(self, ioctx: rados.Ioctx) -> _Kept:
         """Add what is not kept yet, and return all that is."""
         kept = self._load(ioctx)
         for name, site in list(self._sites.items()):
@@ -200,36 +210,36 @@ class Wiring:
                 kept = self._load(ioctx)
         return kept
 
-    def _load(self, ioctx):
+    def _load(self, ioctx: rados.Ioctx) -> _Kept:
         return {name: (entry.fsid, entry.since) for name, entry
                 in fsids.load(ioctx, self.deployment).items()}
 
-    def _minds(self, site):
+    def _minds(self, site: sites.Site) -> bool:
         return self._sites.get(site.name) is site
 
-    def _await(self, site):
+    def _await(self, site: sites.Site) -> None:
         """Wait for what is kept, in the first moments of the process."""
         home = self._home
         if not self._minds(site) or home is None or home is site:
             return
-        self.begin(site)
-        while (self._kept is None and time.monotonic() < self._deadline
+        deadline = self._begin()
+        while (self._kept is None and time.monotonic() < deadline
                and home.health.state in (health.UP, health.UNKNOWN)):
             time.sleep(.01)
         if self._kept is not None and not (
                 site.name in self._kept or site.name in self._seen):
             self._work.wake()
 
-    def _pending(self):
+    def _pending(self, kept: _Kept) -> bool:
         """Whether a site is refused, or not kept yet."""
         for name, site in list(self._sites.items()):
             if site is self._home or not site.connected_fsid:
                 continue
-            if self._kept.get(name, (None,))[0] != site.connected_fsid:
+            if kept.get(name, (None,))[0] != site.connected_fsid:
                 return True
         return False
 
-    def _ask_claimants(self, site):
+    def _ask_claimants(self, site: sites.Site) -> None:
         """Find out whether earlier stores that claim this one's pool have it.
 
         They are asked at most once, unless they are away: from then on they
@@ -251,7 +261,8 @@ class Wiring:
                                     'other': other.name, 'store': site.name,
                                     'error': exc})
 
-    def _twin(self, site, fsid):
+    def _twin(self, site: sites.Site,
+              fsid: str) -> errors.Misconfigured | None:
         """Return what is wrong if an earlier store has the pool of this one.
 
         Glance asks for all stores at once, each of which would ask for all
@@ -261,8 +272,9 @@ class Wiring:
         if now - self._looked > _MOMENT:
             self._owners, self._looked = self._find_owners(), now
         order, other = self._owners.get((site.pool, fsid), (0, site.name))
-        # Only an earlier one counts.
-        if other == site.name or order > list(self._sites).index(site.name):
+        names = list(self._sites)
+        # Only an earlier one counts. This one may be taken away meanwhile.
+        if other == site.name or site.name not in names[order:]:
             return None
         return errors.Misconfigured(
             site.name, 'it has pool %s of cluster %s, which is that of store '
@@ -270,25 +282,27 @@ class Wiring:
             'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: each '
             'store needs a pool of its own' % site.name)
 
-    def _find_owners(self):
+    def _find_owners(self) -> dict[tuple[str, str], tuple[int, str]]:
         """Return (position, name) of the first store with each pool.
 
         By pool and fsid, of those that are connected: what only a conf file
         says may be the very mistake, and others must not suffer for it.
         """
-        found = {}
+        found: dict[tuple[str, str], tuple[int, str]] = {}
         for order, (name, site) in enumerate(list(self._sites.items())):
             if site.connected_fsid:
                 found.setdefault((site.pool, site.connected_fsid),
                                  (order, name))
         return found
 
-    def _change(self, site, fsid):
-        known, since = self._seen.get(site.name, (None, None))
-        if known is None:
+    def _change(self, site: sites.Site,
+                fsid: str) -> errors.Misconfigured | None:
+        seen = self._seen.get(site.name)
+        if seen is None:
             if site.connected_fsid == fsid:
                 self._seen[site.name] = fsid, time.time()
             return None
+        known, since = seen
         if known == fsid:
             return None
         return errors.Misconfigured(

@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Taking note of imports as soon as they are accepted.
 
 Between the request and the moment at which Glance makes the flow of an import
@@ -19,7 +18,12 @@ long; the image is locked for it already. What is heard of it is that the
 database writes it down: SQLAlchemy tells the process that does.
 """
 
+from __future__ import annotations
+
 import logging
+import typing
+
+from oslo_config import cfg
 
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
@@ -28,14 +32,11 @@ from glance_dcn.tasks import task as tasks
 
 LOG = logging.getLogger(__name__)
 
-_conf = None
+_conf: cfg.ConfigOpts | None = None
 
 
-def listen(conf):
-    """Take note of imports from now on; once more does no harm.
-
-    :param conf: oslo.config object of Glance
-    """
+def listen(conf: cfg.ConfigOpts) -> None:
+    """Take note of imports from now on; once more does no harm."""
     global _conf
     if _conf is None:
         from glance.db.sqlalchemy import models
@@ -44,7 +45,7 @@ def listen(conf):
     _conf = conf
 
 
-def _inserted(_mapper, _connection, info):
+def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
     """Open the journal; nothing is raised, for Glance would."""
     try:
         _accept(info.task_id, info.input)
@@ -52,11 +53,13 @@ def _inserted(_mapper, _connection, info):
         LOG.exception('Task %s has no journal until it begins', info.task_id)
 
 
-def _accept(task, asked):
-    request = (asked or {}).get('import_req')
-    found = _conf and folder.of(_conf)
-    if not request or not found:
+def _accept(task: str, asked: dict[str, typing.Any] | None) -> None:
+    request = asked and asked.get('import_req')
+    if _conf is None or not asked or not request:
         # Another type of task, say.
+        return
+    found = folder.of(_conf)
+    if found is None:
         return
     entry = journal.Entry(
         task=task, image=asked['image_id'],

@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Images and tasks as Glance's database has them, for the work of the dead.
 
 It is asked as an administrator, and below Glance's domain model: that knows no
@@ -22,8 +21,12 @@ Each function asks in the hub where eventlet has patched Glance
 :class:`glance_dcn.runtime.green.Unavailable` if that does not answer.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import datetime
 import functools
+import typing
 
 from glance.common import crypt
 from glance.common import exception
@@ -35,7 +38,15 @@ import sqlalchemy
 
 from glance_dcn.runtime import green
 
+if typing.TYPE_CHECKING:
+    # Python 3.9 has none to give.
+    _P = typing.ParamSpec('_P')
+
 CONF = cfg.CONF
+
+_T = typing.TypeVar('_T')
+#: An image, a task or a location as Glance's database has it.
+Row = dict[str, typing.Any]
 
 #: Property that holds the ID of the task that has the image, and only that.
 LOCK = 'os_glance_import_task'
@@ -51,26 +62,28 @@ ENDED = ('success', 'failure')
 _REMOVAL = 3600
 
 
-def _in_hub(function, timeout=green.TIMEOUT):
+def _in_hub(function: abc.Callable[_P, _T],
+            timeout: float = green.TIMEOUT) -> abc.Callable[_P, _T]:
     """Return a function that is run where Glance's own objects may be used.
 
     :param timeout: seconds for which a native thread waits for it
     """
     @functools.wraps(function)
-    def asked(*args, **kwargs):
-        return green.call(functools.partial(function, *args, **kwargs),
-                          timeout=timeout)
+    def asked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        found: _T = green.call(functools.partial(function, *args, **kwargs),
+                               timeout=timeout)
+        return found
     return asked
 
 
 @_in_hub
-def image(image_id):
-    """Return an image as a dict, or None if it is deleted or unknown.
+def image(image_id: str) -> Row | None:
+    """Return an image, or None if it is deleted or unknown.
 
     ``properties`` is a dict, and ``locations`` have their URLs in clear.
     """
     try:
-        found = db.get_api().image_get(_admin(), image_id)
+        found: Row = db.get_api().image_get(_admin(), image_id)
     except exception.NotFound:
         return None
     if found['deleted'] or found['status'] in ('deleted', 'pending_delete'):
@@ -86,63 +99,61 @@ def image(image_id):
 
 
 @_in_hub
-def last_status(image_id):
+def last_status(image_id: str) -> str | None:
     """Return the status of an image that may be deleted, None if unknown.
 
     It is ``pending_delete`` while the image may still be given back.
     """
     try:
-        return db.get_api().image_get(_admin(), image_id,
-                                      force_show_deleted=True)['status']
+        status: str = db.get_api().image_get(
+            _admin(), image_id, force_show_deleted=True)['status']
     except exception.NotFound:
         return None
+    return status
 
 
-def located(found):
-    """Return the stores that an image is in.
-
-    :param found: what :func:`image` returned
-    """
+def located(found: Row) -> set[str | None]:
+    """Return the stores that an image is in."""
     return {location['metadata'].get('store')
             for location in found['locations']
             if location['status'] == 'active'}
 
 
 @_in_hub
-def task(task_id):
-    """Return a task as a dict, or None if it is deleted or unknown."""
+def task(task_id: str) -> Row | None:
+    """Return a task, or None if it is deleted or unknown."""
     try:
-        found = db.get_api().task_get(_admin(), task_id)
+        found: Row = db.get_api().task_get(_admin(), task_id)
     except exception.NotFound:
         return None
     # An administrator is shown deleted ones too.
     return None if found.get('deleted') else found
 
 
-def say(task_id, message):
-    """Save a task that goes on, with a message, and nothing else of it.
+def say(task_id: str, message: str) -> None:
+    """Save the message of a task that goes on, and nothing else of it.
 
-    Its status stays as whoever works on it has just set it.
+    Its status stays as the thread that works on it has just set it.
     """
     _update_task(task_id, {'message': message})
 
 
-def begin(task_id, message):
+def begin(task_id: str, message: str) -> None:
     """Set a task to processing, with a message."""
     _update_task(task_id, {'status': 'processing', 'message': message})
 
 
-def fail(task_id, message):
+def fail(task_id: str, message: str) -> None:
     """Set a task to failure, unless it has ended."""
     _end(task_id, {'status': 'failure', 'message': message})
 
 
-def succeed(task_id, image_id):
+def succeed(task_id: str, image_id: str) -> None:
     """Set a task to success, unless it has ended."""
     _end(task_id, {'status': 'success', 'result': {'image_id': image_id}})
 
 
-def _end(task_id, values):
+def _end(task_id: str, values: Row) -> None:
     known = task(task_id)
     if known is None or known['status'] in ENDED:
         return
@@ -152,18 +163,17 @@ def _end(task_id, values):
 
 
 @_in_hub
-def _update_task(task_id, values):
+def _update_task(task_id: str, values: Row) -> None:
     # It takes out of the dict what it has dealt with.
     db.get_api().task_update(_admin(), task_id, dict(values))
 
 
 @_in_hub
-def update(image_id, from_status, properties=None, **values):
-    """Change an image that has a status.
+def update(image_id: str, from_status: str,
+           properties: dict[str, str] | None = None,
+           **values: typing.Any) -> None:
+    """Change attributes and properties of an image of a status.
 
-    :param from_status: what it must have now
-    :param properties: dict of properties to set
-    :param values: attributes to set
     :raises glance.common.exception.Conflict: if it has another status
     :raises glance.common.exception.NotFound: if it is gone
     """
@@ -175,7 +185,7 @@ def update(image_id, from_status, properties=None, **values):
 
 
 @_in_hub
-def drop_location(image_id, location):
+def drop_location(image_id: str, location: Row) -> None:
     """Take a location off an image; its data is not touched."""
     try:
         db.get_api().image_location_delete(_admin(), image_id,
@@ -185,7 +195,7 @@ def drop_location(image_id, location):
 
 
 @_in_hub
-def drop_property(image_id, name, value):
+def drop_property(image_id: str, name: str, value: str) -> None:
     """Take a property off an image, if it has that value."""
     try:
         db.get_api().image_delete_property_atomic(image_id, name, value)
@@ -193,10 +203,10 @@ def drop_property(image_id, name, value):
         pass
 
 
-def stores(found, prop, add=(), remove=()):
+def stores(found: Row, prop: str, add: abc.Iterable[str | None] = (),
+           remove: abc.Iterable[str | None] = ()) -> str:
     """Return a property that lists stores, with some more and some fewer.
 
-    :param found: what :func:`image` returned
     :param prop: IMPORTING or FAILED
     """
     names = {name for name in found['properties'].get(prop, '').split(',')
@@ -204,14 +214,14 @@ def stores(found, prop, add=(), remove=()):
     return ','.join(sorted((names | set(filter(None, add))) - set(remove)))
 
 
-def may_copy():
+def may_copy() -> bool:
     """Return whether images may be copied between stores."""
     return bool(CONF.enabled_backends) and (
         'copy-image' in CONF.enabled_import_methods)
 
 
 @_in_hub
-def replace_lock(image_id, before, after):
+def replace_lock(image_id: str, before: str | None, after: str) -> bool:
     """Give the lock on an image to another task.
 
     It is locked all the while: Glance's functions could only delete the one
@@ -230,19 +240,20 @@ def replace_lock(image_id, before, after):
         return True
     table = models.ImageProperty.__table__
     with api.get_engine().begin() as connection:
-        return connection.execute(table.update().where(
+        return bool(connection.execute(table.update().where(
             table.c.image_id == image_id, table.c.name == LOCK,
             table.c.value == before, table.c.deleted == sqlalchemy.false()
-        ).values(value=after)).rowcount == 1
+        ).values(value=after)).rowcount == 1)
 
 
-def own_url():
+def own_url() -> str | None:
     """Return what other workers reach this one by, or None."""
-    return CONF.worker_self_reference_url or CONF.public_endpoint
+    url: str | None = CONF.worker_self_reference_url or CONF.public_endpoint
+    return url
 
 
 @functools.partial(_in_hub, timeout=_REMOVAL)
-def remove_data(image_id, location):
+def remove_data(image_id: str, location: Row) -> None:
     """Have a store remove the data of a location that was dropped.
 
     :raises Exception: whatever the store raises if it stays
@@ -254,5 +265,5 @@ def remove_data(image_id, location):
                              'status': 'active'})
 
 
-def _admin():
+def _admin() -> context.RequestContext:
     return context.get_admin_context()

@@ -35,6 +35,7 @@ begin from where the user can repeat it.
 
 from __future__ import annotations
 
+from collections import abc
 import contextlib
 import fcntl
 import logging
@@ -47,12 +48,11 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import native
 from glance_dcn.engine import transfer
 
+if typing.TYPE_CHECKING:
+    #: See :class:`Vouching`.
+    Known = abc.Callable[[float], 'tuple[int, str] | None']
+
 LOG = logging.getLogger(__name__)
-
-#: See :class:`Vouching`.
-Known = typing.Callable[[float], 'tuple[int, str] | None']
-
-_Progress = typing.Optional[typing.Callable[[float], None]]
 
 _BOOT_ID = '/proc/sys/kernel/random/boot_id'
 # Boot IDs with which processes of Glance have looked at the folder: the file,
@@ -91,10 +91,7 @@ def boot_id() -> str:
 
 
 def is_current(boot: str) -> bool:
-    """Return whether this host has run without a restart since a boot ID.
-
-    :param boot: what :func:`boot_id` returned then
-    """
+    """Return whether this host has run without a restart since a boot ID."""
     return bool(boot) and boot == boot_id()
 
 
@@ -104,7 +101,6 @@ def mark_older(staging: str, hidden: str) -> None:
     Before the process that calls it lets any be written. What was not synced
     when the host ended may have its length, and zeros in place of its data.
 
-    :param staging: path of the staging folder
     :param hidden: path of the folder in it that is this software's
     :raises OSError: if that fails, of all or of some files; the others are
         marked
@@ -149,7 +145,6 @@ def _mark(entry: os.DirEntry[str], started: float) -> None:
 def is_older_than_boot(path: str) -> bool:
     """Return whether a file was marked, see :func:`mark_older`.
 
-    :param path: path of the file
     :raises OSError: if that cannot be told
     """
     return os.stat(path, follow_symlinks=False).st_mtime == _MARK
@@ -160,7 +155,6 @@ def renew(path: str) -> None:
 
     For one whose content was proven, see :func:`is_older_than_boot`.
 
-    :param path: path of the file
     :raises OSError: if that fails; the data may be lost then
     """
     os.utime(path, follow_symlinks=False)
@@ -170,7 +164,6 @@ def renew(path: str) -> None:
 def sync(path: str) -> None:
     """Bring a file and its name to the disk.
 
-    :param path: path of the file
     :raises OSError: if that fails; the data may be lost then
     """
     _sync(path, os.O_RDONLY | os.O_NOFOLLOW, os.fdatasync)
@@ -180,14 +173,13 @@ def sync(path: str) -> None:
 def sync_folder(path: str) -> None:
     """Bring the names in a folder to the disk.
 
-    :param path: path of the folder
     :raises OSError: if that fails
     """
     _sync(path, os.O_RDONLY | os.O_DIRECTORY, os.fsync)
 
 
 def _sync(path: str, flags: int,
-          function: typing.Callable[[int], None]) -> None:
+          function: abc.Callable[[int], None]) -> None:
     fd = os.open(path, flags | os.O_CLOEXEC)
     try:
         function(fd)
@@ -195,23 +187,31 @@ def _sync(path: str, flags: int,
         os.close(fd)
 
 
-def digest(path: str, progress: _Progress = None) -> str:
+def digest(path: str,
+           progress: abc.Callable[[float], None] | None = None) -> str:
     """Return the content digest of a file; holes cost nothing.
 
-    :param path: path of the file
     :param progress: called now and then with the part that is done, 0 to 1
     :raises glance_dcn.engine.errors.EngineError: if it cannot be read
     """
     with file.File(path) as source:
-        return _digesting(source, progress).run().content
+        return _run(_digesting(source, progress))[1]
 
 
 def _digesting(source: file.File,
-               progress: _Progress = None) -> transfer.Transfer:
+               progress: abc.Callable[[float], None] | None = None
+               ) -> transfer.Transfer:
     """Return a reading of a file that computes its content digest."""
     return transfer.Transfer(
         source, memory=_MEMORY, interval=_INTERVAL,
-        progress=progress and (lambda state: progress(state.fraction)))
+        progress=None if progress is None else
+        lambda state: progress(state.fraction))
+
+
+def _run(job: transfer.Transfer) -> tuple[int, str]:
+    result = job.run()
+    assert result.content is not None, 'the digest was asked for'
+    return result.size, result.content
 
 
 class Vouching:
@@ -231,17 +231,17 @@ class Vouching:
         nothing is done
     """
 
-    def __init__(self, path: str, note: typing.Callable[[int, str], None],
-                 then: typing.Callable[[], None],
+    def __init__(self, path: str, note: abc.Callable[[int, str], None],
+                 then: abc.Callable[[], None],
                  known: Known | None = None, delay: float = 0) -> None:
         self._path = path
         self._note = note
         self._known = known
-        self._then: typing.Callable[[], None] | None = then
+        self._then: abc.Callable[[], None] | None = then
         self._lock = native.lock()
         self._delay = delay
         self._closed = False
-        self._closing = native.Queue()
+        self._closing: native.Queue[bool] = native.Queue()
         self._job: transfer.Transfer | None = None
 
     @property
@@ -316,8 +316,7 @@ class Vouching:
             self._job = _digesting(source)
             if self._closed:
                 self._job.cancel()
-            result = self._job.run()
-        return result.size, result.content
+            return _run(self._job)
 
     def _end(self, keep: bool) -> None:
         with self._lock:

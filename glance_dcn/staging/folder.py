@@ -10,9 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """The staging folder of this worker, and the files in it."""
 
+from __future__ import annotations
+
+from collections import abc
 import contextlib
 import fcntl
 import hashlib
@@ -22,6 +24,8 @@ import os
 import re
 import signal
 import socket
+
+from oslo_config import cfg
 
 from glance_dcn.staging import journal
 
@@ -38,40 +42,34 @@ _PREFIX = 'file://'
 # No disk format is called so.
 _ASIDE = '.source'
 
-_identities = {}
+_identities: dict[str, int] = {}
 
 
-def path(conf):
-    """Return the path of the staging folder, or None if there is none.
-
-    :param conf: oslo.config object
-    """
+def path(conf: cfg.ConfigOpts) -> str | None:
+    """Return the path of the staging folder, or None if there is none."""
     if conf.enabled_backends:
         group = getattr(conf, 'os_glance_staging_store', None)
-        return group and group.filesystem_store_datadir
-    uri = getattr(conf, 'node_staging_uri', None)
-    return uri[len(_PREFIX):] if (uri or '').startswith(_PREFIX) else None
+        found: str | None = group and group.filesystem_store_datadir
+        return found
+    uri: str = getattr(conf, 'node_staging_uri', None) or ''
+    return uri[len(_PREFIX):] if uri.startswith(_PREFIX) else None
 
 
-def of(conf):
-    """Return the :class:`glance_dcn.staging.journal.Journal`, or None."""
+def of(conf: cfg.ConfigOpts) -> journal.Journal | None:
+    """Return the journal in the staging folder, or None."""
     found = path(conf)
     return journal.Journal(found) if found else None
 
 
-def staged(conf, image_id):
-    """Return the path of the staged file of an image.
+def staged(conf: cfg.ConfigOpts, image_id: str) -> str:
+    """Return the path of the staged file of an image."""
+    staging = path(conf)
+    assert staging is not None, 'images are staged only where a folder is set'
+    return os.path.join(staging, image_id)
 
-    :param conf: oslo.config object
-    """
-    return os.path.join(path(conf), image_id)
 
-
-def companions(staged):
-    """Return the paths of the files that conversions have made of another.
-
-    :param staged: path of a staged file
-    """
+def companions(staged: str) -> list[str]:
+    """Return the paths of the files that conversions have made of another."""
     folder, name = os.path.split(staged)
     with contextlib.suppress(FileNotFoundError):
         return [os.path.join(folder, other) for other in os.listdir(folder)
@@ -79,24 +77,22 @@ def companions(staged):
     return []
 
 
-def aside(staged):
+def aside(staged: str) -> str:
     """Return the path of the source of a conversion that is over.
 
     It is kept until the journal vouches for what was made of it.
-
-    :param staged: path of a staged file
     """
     return staged + _ASIDE
 
 
-def discard(*paths):
+def discard(*paths: str) -> None:
     """Remove files, if they are there."""
     for each in paths:
         with contextlib.suppress(FileNotFoundError):
             os.remove(each)
 
 
-def size(path):
+def size(path: str) -> int | None:
     """Return the length of a file in bytes, or None if it is not there."""
     try:
         return os.stat(path).st_size
@@ -104,13 +100,13 @@ def size(path):
         return None
 
 
-def free(path):
+def free(path: str) -> int:
     """Return the bytes of a folder's file system that may be used."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
 
-def end_orphans(staged):
+def end_orphans(staged: str) -> None:
     """End the qemu-img that a dead process has left at a staged file."""
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
@@ -126,7 +122,8 @@ def end_orphans(staged):
             continue
 
 
-def file_system(path, mounts='/proc/self/mountinfo'):
+def file_system(path: str, mounts: str = '/proc/self/mountinfo'
+                ) -> str | None:
     """Return the type of the file system that a path is on, or None."""
     path = os.path.realpath(path)
     best, kind = '', None
@@ -143,17 +140,14 @@ def file_system(path, mounts='/proc/self/mountinfo'):
     return kind
 
 
-def _unescaped(text):
+def _unescaped(text: str) -> str:
     return re.sub(r'\\([0-7]{3})', lambda match: chr(int(match[1], 8)), text)
 
 
-def doubts(conf):
-    """Return what is to be said of the staging folder in the log.
+def doubts(conf: cfg.ConfigOpts) -> list[str]:
+    """Return what is wrong with the staging folder, as sentences for the log.
 
     From the first call on, this worker is known in the folder.
-
-    :param conf: oslo.config object
-    :returns: list of sentences
     """
     staging = path(conf)
     if not staging or not os.path.isdir(staging):
@@ -176,7 +170,7 @@ def doubts(conf):
     return found
 
 
-def _identity(conf):
+def _identity(conf: cfg.ConfigOpts) -> dict[str, object]:
     """Return what tells this worker, but not its processes, from others."""
     return {'host': socket.gethostname(),
             'url': getattr(conf, 'worker_self_reference_url', None),
@@ -184,21 +178,18 @@ def _identity(conf):
             'folders': [str(name) for name in conf.config_dir or ()]}
 
 
-def _others(staging, identity):
+def _others(staging: str, identity: dict[str, object]) -> list[str]:
     """Return the living workers that have announced themselves here."""
     workers = os.path.join(staging, journal.FOLDER, _WORKERS)
     os.makedirs(workers, mode=0o700, exist_ok=True)
     text = json.dumps(identity, sort_keys=True)
     own = hashlib.sha256(text.encode()).hexdigest()[:32]
     _announce(os.path.join(workers, own), text)
-    found = []
-    for name in sorted(os.listdir(workers)):
-        if name != own:
-            found += _alive(os.path.join(workers, name))
-    return found
+    return [worker for name in sorted(os.listdir(workers)) if name != own
+            for worker in _alive(os.path.join(workers, name))]
 
 
-def _announce(path, text):
+def _announce(path: str, text: str) -> None:
     """Hold a shared lock on this worker's file; all its processes do."""
     if _identities.get('pid') == os.getpid() and path in _identities:
         return
@@ -210,16 +201,16 @@ def _announce(path, text):
     _identities.update({'pid': os.getpid(), path: fd})
 
 
-def _alive(path):
-    """Return a list of the worker of a file; none, if it has ended."""
+def _alive(path: str) -> abc.Iterator[str]:
+    """Yield the worker of a file; nothing, if it has ended."""
     with contextlib.suppress(FileNotFoundError), open(path, 'r+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             try:
                 known = json.load(file)
-                return ['%s at %s' % (known['url'], known['host'])]
+                yield '%s at %s' % (known['url'], known['host'])
             except (ValueError, KeyError, TypeError):
-                return [os.path.basename(path)]
+                yield os.path.basename(path)
+            return
         os.remove(path)
-    return []

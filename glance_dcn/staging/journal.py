@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """What a worker's imports are at, written down where its death does not reach.
 
 A small file for each task lies in the staging folder, beside the data that it
@@ -27,6 +26,9 @@ An entry vouches for the staged data with its length and its content digest,
 which is noted once the data is on the disk (:mod:`.durable`).
 """
 
+from __future__ import annotations
+
+from collections import abc
 import contextlib
 import dataclasses
 import errno
@@ -84,7 +86,7 @@ _MOST_DIGITS = 20
 _MOST = 10000
 _MOST_PROOFS = 8
 
-_refused = set()
+_refused: set[str] = set()
 
 
 class Busy(Exception):
@@ -95,24 +97,19 @@ class Busy(Exception):
 class Proof:
     """What the journal knows of staged data.
 
-    :ivar size: its length in bytes
     :ivar digest: its content digest, once it is on the disk; None before
     """
 
     size: int
-    digest: typing.Optional[str] = None
+    digest: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """What is known of an import or a copy.
 
-    :ivar task: ID of the task
-    :ivar image: ID of the image
-    :ivar method: import method
     :ivar stores: identifiers of the target stores; None for the only one of a
         Glance with a single store
-    :ivar path: path of the staged file
     :ivar phase: what was begun last
     :ivar formats: disk format and container format before any conversion
     :ivar begun: RADOS instance IDs of the clients that have begun to write
@@ -120,7 +117,6 @@ class Entry:
     :ivar size: bytes of the download, or None
     :ivar attempts: how often it was begun again
     :ivar taken: whether it was a peer's, which is gone: this worker undoes it
-    :ivar by: host and process
     :ivar since: when it was begun, seconds since the epoch
     :ivar boot: boot ID of the host that has staged the data, empty if unknown
     :ivar proofs: :class:`Proof` of the staged data, by the disk format that
@@ -130,26 +126,26 @@ class Entry:
     task: str
     image: str
     method: str
-    stores: list
+    stores: list[str | None]
     path: str
     phase: str
-    formats: dict = dataclasses.field(default_factory=dict)
-    begun: dict = dataclasses.field(default_factory=dict)
-    size: typing.Optional[int] = None
+    formats: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    begun: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    size: int | None = None
     attempts: int = 0
     taken: bool = False
     by: str = ''
     since: float = dataclasses.field(default_factory=time.time)
     boot: str = dataclasses.field(default_factory=durable.boot_id)
-    proofs: dict = dataclasses.field(default_factory=dict)
+    proofs: dict[str | None, Proof] = dataclasses.field(default_factory=dict)
 
-    def text(self):
+    def text(self) -> str:
         """Return the entry as it is kept."""
         return json.dumps(dict(dataclasses.asdict(self), version=_VERSION),
                           sort_keys=True)
 
 
-def parse(text):
+def parse(text: str) -> Entry:
     """Return the entry that a text stands for.
 
     Others may be able to write to where it is kept.
@@ -173,18 +169,18 @@ def parse(text):
     return entry
 
 
-def _integer(text):
+def _integer(text: str) -> int:
     """Return an integer; the time it takes grows with the square of digits."""
     if len(text) > _MOST_DIGITS:
         raise ValueError('a number is too large')
     return int(text)
 
 
-def _no_number(text):
+def _no_number(text: str) -> None:
     raise ValueError('%s is no number' % text)
 
 
-def _proofs(values):
+def _proofs(values: typing.Any) -> dict[str | None, Proof]:
     """Return the proofs that a value of an entry stands for.
 
     :raises ValueError: if it cannot be understood
@@ -195,59 +191,59 @@ def _proofs(values):
         raise ValueError('its proofs are not what they may be') from exc
 
 
-def _wrong(entry):
-    """Give the names of the fields that hold what they may not."""
+def _wrong(entry: Entry) -> abc.Iterator[str]:
+    """Yield the names of the fields that hold what they may not."""
     for name, fits in _FITS.items():
         if not fits(getattr(entry, name)):
             yield name
 
 
-def _is_name(value):
+def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(_NAME.fullmatch(value))
 
 
-def _is_text(value, longest=_LONGEST_TEXT):
+def _is_text(value: object, longest: int = _LONGEST_TEXT) -> bool:
     return (isinstance(value, str) and len(value) <= longest
             and '\0' not in value)
 
 
-def _is_path(value):
+def _is_path(value: object) -> bool:
     return _is_text(value, _LONGEST_PATH)
 
 
-def _is_number(value):
+def _is_number(value: object) -> bool:
     # For Python, truth values are integers.
     return (isinstance(value, int) and not isinstance(value, bool)
             and 0 <= value <= _LARGEST_NUMBER)
 
 
-def _is_time(value):
+def _is_time(value: object) -> bool:
     return _is_number(value) or (
         isinstance(value, float) and math.isfinite(value)
         and 0 <= value <= _LARGEST_NUMBER)
 
 
-def _is_list(values, fits):
+def _is_list(values: object, fits: abc.Callable[[object], bool]) -> bool:
     return (isinstance(values, list) and len(values) <= _MOST
             and all(fits(value) for value in values))
 
 
-def _is_format(value):
+def _is_format(value: object) -> bool:
     return value is None or _is_text(value)
 
 
-def _are_formats(value):
+def _are_formats(value: object) -> bool:
     return (isinstance(value, dict) and set(value) <= set(_FORMATS)
             and all(map(_is_format, value.values())))
 
 
-def _are_writers(value):
+def _are_writers(value: object) -> bool:
     return (isinstance(value, dict) and len(value) <= _MOST
             and all(map(_is_text, value))
             and all(_is_list(ids, _is_number) for ids in value.values()))
 
 
-def _are_proofs(value):
+def _are_proofs(value: dict[object, Proof]) -> bool:
     return len(value) <= _MOST_PROOFS and all(
         _is_text(kind) and _is_number(proof.size)
         and (proof.digest is None or (
@@ -257,7 +253,7 @@ def _are_proofs(value):
 
 
 # What the fields of an entry may hold.
-_FITS = {
+_FITS: abc.Mapping[str, abc.Callable[[typing.Any], bool]] = {
     'task': _is_name, 'image': _is_name, 'method': _is_name,
     'stores': lambda value: _is_list(
         value, lambda store: store is None or _is_text(store)),
@@ -275,18 +271,15 @@ _FITS = {
 
 
 class Journal:
-    """The journal in a staging folder.
+    """The journal in a staging folder."""
 
-    :param staging: path of the staging folder
-    """
-
-    def __init__(self, staging):
+    def __init__(self, staging: str) -> None:
         self.folder = os.path.join(staging, FOLDER)
 
-    def check(self):
-        """Return if nobody else can have written what is in the folder.
+    def check(self) -> None:
+        """Check that no other user can have written what is in the folder.
 
-        :raises OSError: if somebody can, or there is no folder
+        :raises OSError: if one can, or there is no folder
         """
         state = os.lstat(self.folder)
         owners = (os.geteuid(), os.stat(os.path.dirname(self.folder)).st_uid)
@@ -296,10 +289,9 @@ class Journal:
                 errno.EPERM, 'others may have written what is in it; remove '
                 'it', self.folder)
 
-    def begin(self, entry):
+    def begin(self, entry: Entry) -> Held:
         """Write a new entry; it is held by this process from now on.
 
-        :returns: :class:`Held`
         :raises Busy: if another process holds it
         :raises OSError: if it cannot be written
         """
@@ -314,28 +306,27 @@ class Journal:
             raise
         return held
 
-    def take(self, task):
-        """Take over the entry of a task, if whoever held it has died.
+    def take(self, task: str) -> Held | None:
+        """Take over the entry of a task, if the process that held it has died.
 
-        :returns: :class:`Held`, or None if there is nothing to take over
         :raises OSError: if it cannot be read
         """
         try:
             lock = self._lock(task)
         except Busy:
             return None
-        held = Held(self.folder, None, lock, task)
         try:
-            held.entry = self.read(task)
+            entry = self.read(task)
+            if entry is not None:
+                return Held(self.folder, entry, lock)
+            _remove(os.path.join(self.folder, task))
         except BaseException:
-            held.release()
+            os.close(lock)
             raise
-        if held.entry is None:
-            held.close()
-            return None
-        return held
+        os.close(lock)
+        return None
 
-    def read(self, task):
+    def read(self, task: str) -> Entry | None:
         """Return the entry of a task, or None.
 
         One that cannot be understood is put aside and counts as none.
@@ -357,7 +348,7 @@ class Journal:
                 os.replace(path, path + '.bad')
             return None
 
-    def tasks(self):
+    def tasks(self) -> list[str]:
         """Return the IDs of the tasks that have entries."""
         try:
             self.check()
@@ -373,13 +364,13 @@ class Journal:
         return sorted({os.path.splitext(name)[0] for name in names
                        if name.endswith((_RECORD, _LOCK))})
 
-    def entries(self):
+    def entries(self) -> list[Entry]:
         """Return all entries, held or not."""
         found = [self.read(task) for task in self.tasks()]
         return [entry for entry in found if entry is not None]
 
-    def _lock_soon(self, task):
-        """Do the same; one who only looks has it for a moment."""
+    def _lock_soon(self, task: str) -> int:
+        """Do the same; a process that only reads has it for a moment."""
         for _attempt in range(_ATTEMPTS):
             try:
                 return self._lock(task)
@@ -387,7 +378,7 @@ class Journal:
                 time.sleep(_PAUSE)
         return self._lock(task)
 
-    def _lock(self, task):
+    def _lock(self, task: str) -> int:
         """Return a descriptor of the locked file of a task.
 
         :raises Busy: if another has it
@@ -413,21 +404,22 @@ class Journal:
 class Held:
     """An entry that this process holds.
 
-    :ivar entry: :class:`Entry`
+    :param lock: descriptor of its locked file
     """
 
-    def __init__(self, folder, entry, lock, task=None):
+    def __init__(self, folder: str, entry: Entry, lock: int) -> None:
         self.entry = entry
-        self._stem = os.path.join(folder, task or entry.task)
-        self._lock = lock
+        self._stem = os.path.join(folder, entry.task)
+        self._lock: int | None = lock
         # Threads that eventlet does not know of take it too.
         self._writing = native.lock()
 
-    def note(self, **changes):
+    def note(self, **changes: typing.Any) -> bool:
         """Change the entry; see :meth:`change`."""
         return self.change(lambda entry: changes)
 
-    def change(self, function):
+    def change(self, function: abc.Callable[[Entry], dict[str, typing.Any]]
+               ) -> bool:
         """Change the entry, on the disk too.
 
         A full disk must not end an import: that is logged, and what was
@@ -450,7 +442,7 @@ class Held:
                             '%(error)s', {'task': changed.task, 'error': exc})
                 return False
 
-    def write(self, entry):
+    def write(self, entry: Entry) -> None:
         """Write the entry.
 
         :raises OSError: if it cannot be written; the former stays
@@ -470,28 +462,29 @@ class Held:
             # What it vouches for now may be all there is from here on.
             durable.sync_folder(os.path.dirname(path))
 
-    def close(self):
-        """Remove the entry: there is nothing to be seen to any more."""
-        with self._writing:
-            if self._lock is None:
-                return
-            for suffix in (_RECORD, _RECORD + '.new', _LOCK):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(self._stem + suffix)
-            self._let_go()
-
-    def release(self):
-        """Leave the entry to whoever comes."""
+    def close(self) -> None:
+        """Remove the entry: nothing is left to do."""
         with self._writing:
             if self._lock is not None:
-                self._let_go()
+                _remove(self._stem)
+                os.close(self._lock)
+                self._lock = None
 
-    def _let_go(self):
-        os.close(self._lock)
-        self._lock = None
+    def release(self) -> None:
+        """Leave the entry to the next process that takes it."""
+        with self._writing:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
 
 
-def _contents(path):
+def _remove(stem: str) -> None:
+    for suffix in (_RECORD, _RECORD + '.new', _LOCK):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(stem + suffix)
+
+
+def _contents(path: str) -> str:
     """Return the text of a small file, and of nothing else.
 
     :raises ValueError: if it is none

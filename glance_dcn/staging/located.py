@@ -21,7 +21,7 @@ Glance's save can be made to depend on that, so the process looks afterwards.
 
 from __future__ import annotations
 
-import collections.abc
+from collections import abc
 import dataclasses
 import logging
 import time
@@ -66,11 +66,10 @@ class Stopwatch:
 
 
 def check(watch: Stopwatch, image_id: str,
-          saved: collections.abc.Iterable[sites.Site]) -> None:
+          saved: abc.Iterable[sites.Site]) -> None:
     """Take off an image the locations whose data was removed meanwhile.
 
     :param watch: made before the save
-    :param image_id: ID of the image
     :param saved: sites of the locations that were saved
     :raises glance.common.exception.UploadException: if there were any
     """
@@ -112,8 +111,8 @@ class Commits:
     """
 
     def __init__(self,
-                 take: typing.Callable[[], list[tasks.Intent]],
-                 sites: typing.Callable[[str], sites.Site | None]) -> None:
+                 take: abc.Callable[[], list[tasks.Intent]],
+                 sites: abc.Callable[[str], sites.Site | None]) -> None:
         self._take = take
         self._sites = sites
         self._kept: list[_Commit] = []

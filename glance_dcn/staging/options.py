@@ -10,8 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Options of staging and recovery, in group ``[glance_dcn]``."""
+
+from __future__ import annotations
 
 from oslo_config import cfg
 
@@ -47,6 +48,6 @@ Possible values:
 ]
 
 
-def register(conf):
+def register(conf: cfg.ConfigOpts) -> None:
     """Register the options with an oslo.config object."""
     conf.register_opts(OPTS, group=GROUP)

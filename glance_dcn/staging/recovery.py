@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """What a dead worker was at: gone on with, or undone.
 
 Each process of a worker looks at the journal when it starts and every few
@@ -41,9 +40,13 @@ Staged data is trusted by its length as long as the host has not been
 restarted, and after that by its digest (:mod:`.durable`).
 """
 
+from __future__ import annotations
+
+from collections import abc
 import dataclasses
 import logging
 import os
+import typing
 import uuid
 
 from glance_dcn.engine import errors
@@ -53,6 +56,12 @@ from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
 from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.staging import database
+
+    #: What begins an import again, see :func:`glance_dcn.staging.rerun.begin`.
+    Rerun = abc.Callable[[journal.Held, abc.Sequence[str | None]], None]
 
 LOG = logging.getLogger(__name__)
 
@@ -74,16 +83,15 @@ _USABLE = ('active', 'deactivated')
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 
-def recover(found, again=None):
+def recover(found: journal.Journal, again: Rerun | None = None
+            ) -> list[tuple[journal.Entry, str | None]]:
     """Take over what dead processes have left.
 
-    :param found: :class:`glance_dcn.staging.journal.Journal`
-    :param again: function that begins an import again, see
-        :func:`glance_dcn.staging.rerun.begin`; None: it is undone
-    :returns: list of (:class:`glance_dcn.staging.journal.Entry`, outcome);
-        None as the outcome of one that failed and is tried again
+    :param again: begins an import again; None: it is undone
+    :returns: entries and outcomes; None as the outcome of one that failed and
+        is tried again
     """
-    outcomes = []
+    outcomes: list[tuple[journal.Entry, str | None]] = []
     for task in found.tasks():
         if running.get(task):
             continue
@@ -101,7 +109,7 @@ def recover(found, again=None):
             held.entry, path=os.path.join(os.path.dirname(found.folder),
                                           held.entry.image))
         try:
-            outcome = _Recovery(held, again).run()
+            outcome: str | None = _Recovery(held, again).run()
             LOG.warning('Image %(image)s: its %(method)s was broken off when '
                         '%(by)s ended (%(phase)s); it was %(outcome)s', {
                             'image': entry.image, 'method': entry.method,
@@ -120,19 +128,16 @@ def recover(found, again=None):
     return outcomes
 
 
-def undo(held):
-    """Undo an entry, whatever it is; return what has become of it.
-
-    :param held: :class:`glance_dcn.staging.journal.Held`
-    """
+def undo(held: journal.Held) -> str:
+    """Undo an entry, whatever it is; return what has become of it."""
     return _Recovery(held, None).run()
 
 
-def fence(entry):
+def fence(entry: journal.Entry) -> bool:
     """Have the image of a peer's entry locked so that the peer loses it.
 
-    :param entry: :class:`glance_dcn.staging.journal.Entry` that was taken
-    :returns: whether it is; if not, it is another's by now, or nobody's
+    :param entry: one that was taken
+    :returns: whether it is; if not, another task has it by now, or none
     """
     from glance_dcn.staging import database
     image = database.image(entry.image)
@@ -152,33 +157,34 @@ def fence(entry):
     return database.replace_lock(entry.image, lock, _lock(entry))
 
 
-def _lock(entry):
+def _lock(entry: journal.Entry) -> str:
     """Return the task that the lock on the image of an entry names."""
     if not entry.taken:
         return entry.task
-    # The same for whoever undoes it.
+    # The same for each worker that undoes it.
     return str(uuid.uuid5(_FENCES, entry.task))
 
 
 class _Recovery:
     """Of one entry."""
 
-    def __init__(self, held, again):
+    def __init__(self, held: journal.Held, again: Rerun | None) -> None:
         # Where there is no database there is nothing to recover.
         from glance_dcn.staging import database
         self._database = database
         self._held = held
         self._entry = held.entry
         self._again = again
-        self._image = None
+        # Empty before it is known, and if it is gone.
+        self._image: database.Row = {}
         self._saves = False
         # Whether the staged data is what a conversion was made of, and the
         # first reason not to trust staged data.
         self._unconverted = False
         self._mistrust = ''
 
-    def run(self):
-        """See to it; return what has become of it."""
+    def run(self) -> str:
+        """Recover the import or copy; return what has become of it."""
         entry = self._entry
         task = self._database.task(entry.task)
         self._saves = (task is not None
@@ -188,15 +194,15 @@ class _Recovery:
             # somebody has is seen next.
             self._database.say(entry.task, 'Its worker has ended: seeing to '
                                'what it has left')
-        self._image = self._database.image(entry.image)
-        if self._image is None:
+        self._image = self._database.image(entry.image) or {}
+        if not self._image:
             return self._gone()
         if entry.taken:
             # The peer's process may be there still: with the same lock.
             self._again = None
             fence(entry)
-            self._image = self._database.image(entry.image)
-            if self._image is None:
+            self._image = self._database.image(entry.image) or {}
+            if not self._image:
                 return self._gone()
         lock = self._image['properties'].get(self._database.LOCK)
         if lock != _lock(entry):
@@ -213,7 +219,7 @@ class _Recovery:
             return self._active()
         return self._import()
 
-    def _gone(self):
+    def _gone(self) -> str:
         """The user has deleted the image."""
         folder.end_orphans(self._entry.path)
         status = self._database.last_status(self._entry.image)
@@ -221,15 +227,15 @@ class _Recovery:
         # database of its own and the same pool.
         if status is not None:
             # While its deletion is delayed, its data is Glance's to remove.
-            self._bury(self._entry.stores,
-                       published=status != 'pending_delete')
+            self._clean_up(self._entry.stores,
+                           published=status != 'pending_delete')
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
         self._database.fail(self._entry.task, 'The image was deleted.')
         self._held.close()
         return UNDONE
 
-    def _lost(self, lock):
+    def _lost(self, lock: str | None) -> str:
         """The task has let go of the image, or lost it."""
         self._database.fail(
             self._entry.task, 'The worker ended; the image %s.' % (
@@ -238,7 +244,7 @@ class _Recovery:
         self._held.close()
         return LEFT if lock else FINISHED
 
-    def _finish(self):
+    def _finish(self) -> str:
         """Nothing but the end was missing."""
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
@@ -248,24 +254,24 @@ class _Recovery:
         self._held.close()
         return FINISHED
 
-    def _copy(self):
+    def _copy(self) -> str:
         remaining = self._remaining()
         if not remaining:
             return self._finish()
-        self._bury(remaining, published=False)
+        self._clean_up(remaining, published=False)
         # Stock goes by the length alone, and nothing vouches for it.
         if (folder.size(self._entry.path) != self._image['size']
                 or not durable.is_current(self._entry.boot)):
             folder.discard(self._entry.path)
-        if self._may_go_on():
-            return self._go_on(remaining)
+        if self._may_resume():
+            return self._resume(remaining)
         folder.discard(self._entry.path)
-        self._bury(remaining, published=True, committed=False)
+        self._clean_up(remaining, published=True, committed=False)
         self._update(remaining)
         return self._undone('copying to %s was broken off: repeat it'
                             % _names(remaining))
 
-    def _active(self):
+    def _active(self) -> str:
         """Some stores were enough, or all are done.
 
         What is missing is copied: from the stores that have the image, it
@@ -277,24 +283,24 @@ class _Recovery:
         folder.discard(self._entry.path,
                        *folder.companions(self._entry.path))
         # Glance copies no image that was deactivated meanwhile.
-        if (self._image['status'] == 'active' and self._may_go_on()
+        if (self._image['status'] == 'active' and self._may_resume()
                 and self._database.may_copy()):
-            self._bury(remaining, published=False)
+            self._clean_up(remaining, published=False)
             self._held.note(method='copy-image')
-            return self._go_on(remaining)
-        self._bury(remaining, published=True, committed=False)
+            return self._resume(remaining)
+        self._clean_up(remaining, published=True, committed=False)
         self._update(remaining)
         return self._undone(
             'the image is %s; storing it in %s was broken off: copy it there '
             '(copy-image)' % (self._image['status'], _names(remaining)))
 
-    def _import(self):
+    def _import(self) -> str:
         usable = self._restage()
-        if usable and self._may_go_on():
-            self._bury(self._entry.stores, published=False)
+        if usable and self._may_resume():
+            self._clean_up(self._entry.stores, published=False)
             self._drop_locations(keep=True)
             self._put_back('uploading', ())
-            return self._go_on(self._entry.stores)
+            return self._resume(self._entry.stores)
         keeps = (usable and self._entry.method not in _DOWNLOADS
                  and self._is_synced())
         if not keeps:
@@ -304,10 +310,10 @@ class _Recovery:
         self._put_back('uploading' if keeps else 'queued',
                        self._entry.stores)
         self._drop_locations(keep=False)
-        self._bury(self._entry.stores, published=True)
+        self._clean_up(self._entry.stores, published=True)
         return self._undone(self._remedy(keeps))
 
-    def _is_synced(self):
+    def _is_synced(self) -> bool:
         """Bring the staged file to the disk: nothing vouches for it any more.
 
         :returns: whether it is there; what failed once may be lost
@@ -323,7 +329,7 @@ class _Recovery:
             return False
         return True
 
-    def _remedy(self, keeps):
+    def _remedy(self, keeps: bool) -> str:
         """Return what the user of an import that was undone has to do."""
         if keeps:
             return 'the staged data is kept: repeat the import'
@@ -334,11 +340,8 @@ class _Recovery:
         return (found or 'the staged data is not complete: '
                 ) + 'stage the image again'
 
-    def _restage(self):
-        """Put staged data that is trusted where the staged file was.
-
-        :returns: whether there is any
-        """
+    def _restage(self) -> bool:
+        """Put trusted data where the staged file was; return whether so."""
         entry, image = self._entry, self._image
         if entry.method in _DOWNLOADS and entry.phase in _NOT_STAGED:
             return False
@@ -368,10 +371,10 @@ class _Recovery:
         folder.discard(*folder.companions(entry.path))
         return True
 
-    def _is_trusted(self, path, proof, size):
+    def _is_trusted(self, path: str, proof: journal.Proof | None,
+                    size: int | None) -> bool:
         """Return whether a staged file is what it was; log why not.
 
-        :param proof: :class:`glance_dcn.staging.journal.Proof`, or None
         :param size: bytes that it would have, or None
         """
         found = folder.size(path)
@@ -390,7 +393,8 @@ class _Recovery:
                             'reason': reason})
         return reason is None
 
-    def _disproof(self, path, proof, size):
+    def _disproof(self, path: str, proof: journal.Proof | None,
+                  size: int) -> str | None:
         """Return why a file is not what the journal vouches for, or None.
 
         The host has been restarted: what the file was is on the disk, or
@@ -410,17 +414,18 @@ class _Recovery:
         return None if digest == proof.digest else (
             'its content changed when the host was restarted')
 
-    def _verifies(self, part):
+    def _verifies(self, part: float) -> None:
         """Save the task: this may take long, and the lock is to stay."""
         if self._saves:
             self._database.say(
                 self._entry.task, 'Its worker has ended: verifying the '
                 'staged data: %d %%' % (100 * part))
 
-    def _put_back(self, status, failed):
+    def _put_back(self, status: str, failed: abc.Sequence[str | None]) -> None:
         """Let the image be as it was before the import."""
-        values = {'status': status, 'checksum': None, 'os_hash_value': None,
-                  'os_hash_algo': None}
+        values: database.Row = {
+            'status': status, 'checksum': None, 'os_hash_value': None,
+            'os_hash_algo': None}
         properties = self._lists(failed)
         if status == 'uploading':
             values['size'] = folder.size(self._entry.path)
@@ -439,12 +444,12 @@ class _Recovery:
             self._database.drop_property(self._image['id'],
                                          self._database.HOST, host)
 
-    def _update(self, remaining):
+    def _update(self, remaining: abc.Sequence[str | None]) -> None:
         """Set the lists of stores, and nothing else."""
         self._database.update(self._image['id'], self._image['status'],
                               self._lists(remaining))
 
-    def _lists(self, failed):
+    def _lists(self, failed: abc.Sequence[str | None]) -> dict[str, str]:
         database = self._database
         return {
             database.IMPORTING: database.stores(
@@ -452,12 +457,12 @@ class _Recovery:
             database.FAILED: database.stores(
                 self._image, database.FAILED, add=failed)}
 
-    def _remaining(self):
+    def _remaining(self) -> list[str | None]:
         """Return the target stores that the image is not in."""
         there = self._database.located(self._image)
         return [store for store in self._entry.stores if store not in there]
 
-    def _drop_locations(self, keep):
+    def _drop_locations(self, keep: bool) -> None:
         """Take the locations off an image that is not active yet.
 
         :param keep: let the data stay where our driver will find it equal
@@ -472,13 +477,13 @@ class _Recovery:
             if not kept:
                 self._database.remove_data(self._image['id'], location)
 
-    def _answer_for(self, store):
+    def _answer_for(self, store: str | None) -> bool:
         """Let a store keep its data; return whether it does.
 
         Should the import not come to take it over, it is removed as what a
         dead writer has published.
         """
-        site = queue.PROCESS.sites.get(store)
+        site = queue.PROCESS.sites.get(store or '')
         if site is None or not site.available:
             return False
         try:
@@ -490,7 +495,8 @@ class _Recovery:
             return False
         return True
 
-    def _bury(self, stores, published, committed=True):
+    def _clean_up(self, stores: abc.Collection[str | None], published: bool,
+                  committed: bool = True) -> None:
         """Remove what the dead process has begun to write.
 
         :param committed: also what Glance may be told of at this moment. Not
@@ -498,8 +504,7 @@ class _Recovery:
             from succeeding that the process had sent before it died, or sends
             when it was only stopped
         """
-        there = (self._database.located(self._image) if self._image
-                 else set())
+        there = self._database.located(self._image) if self._image else ()
         for name, instances in self._entry.begun.items():
             site = queue.PROCESS.sites.get(name)
             # A Glance with a single store has no name for it.
@@ -508,22 +513,23 @@ class _Recovery:
                 dead.bury(site, self._entry.image, instances, published,
                           committed)
 
-    def _may_go_on(self):
+    def _may_resume(self) -> bool:
         # What proves a signature needs the token of the user.
         return (self._again is not None
                 and self._entry.attempts < _ATTEMPTS
                 and 'img_signature' not in self._image['properties'])
 
-    def _go_on(self, stores):
+    def _resume(self, stores: abc.Sequence[str | None]) -> str:
         """Begin the import again, under the lock that it has."""
         copies = self._held.entry.method == 'copy-image'
         self._held.note(phase=journal.COPYING if copies else journal.STAGED,
                         attempts=self._entry.attempts + 1,
                         boot=durable.boot_id())
+        assert self._again is not None, 'see _may_resume()'
         self._again(self._held, stores)
         return RESUMED
 
-    def _undone(self, what):
+    def _undone(self, what: str) -> str:
         # The lock first: who sees the task fail may repeat the import at once.
         self._unlock()
         self._database.fail(
@@ -532,11 +538,11 @@ class _Recovery:
         self._held.close()
         return UNDONE
 
-    def _unlock(self):
+    def _unlock(self) -> None:
         self._database.drop_property(self._image['id'], self._database.LOCK,
                                      _lock(self._entry))
 
 
-def _names(stores):
+def _names(stores: abc.Iterable[str | None]) -> str:
     # A Glance with a single store has no name for it.
     return ', '.join(store or 'the store' for store in stores)

@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Beginning an import again, with Glance's own task executor.
 
 The task is the one that was broken off: its owner and its user, its ID and
@@ -21,11 +20,16 @@ depends on the one who began it but the user's token, which is needed to prove
 signatures; images that have one are not begun again.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import copy
 import logging
+import typing
 
 from glance.api import common
 from glance.async_ import taskflow_executor
+from glance.common import exception
 from glance import context
 from glance import gateway
 from oslo_config import cfg
@@ -33,6 +37,9 @@ from oslo_config import cfg
 from glance_dcn.runtime import green
 from glance_dcn.staging import database
 from glance_dcn.staging import running
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.staging import journal
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
@@ -42,22 +49,22 @@ LOG = logging.getLogger(__name__)
 _BEGINNING = 24 * 3600
 
 
-def begin(held, stores):
+def begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
     """Begin an import again, in a thread of Glance's.
 
-    :param held: :class:`glance_dcn.staging.journal.Held`
-    :param stores: identifiers of the stores to bring it to
     :raises Exception: if it cannot be begun; it is not held any more then
     """
     # Until it is known whether it has begun, the caller holds the entry.
     green.call(_begin, held, stores, timeout=_BEGINNING)
 
 
-def _begin(held, stores):
+def _begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
     entry = held.entry
     # It may have waited for its turn when its worker ended.
     database.begin(entry.task, 'Begun again after its worker had ended')
     task = database.task(entry.task)
+    if task is None:
+        raise exception.TaskNotFound(task_id=entry.task)
     executor = _executor(task, entry.method, stores)
     running.adopt(held)
     try:
@@ -67,7 +74,7 @@ def _begin(held, stores):
         raise
 
 
-def _run(executor, task_id):
+def _run(executor: _Again, task_id: str) -> None:
     try:
         executor._run(task_id, 'api_image_import')
     except Exception as exc:
@@ -76,7 +83,8 @@ def _run(executor, task_id):
             'task': task_id, 'error': exc})
 
 
-def _executor(task, method, stores):
+def _executor(task: database.Row, method: str,
+              stores: abc.Sequence[str | None]) -> _Again:
     own = _context(task)
     gate = gateway.Gateway()
     copies = method == 'copy-image'
@@ -88,7 +96,7 @@ def _executor(task, method, stores):
         admin_repo=gate.get_repo(_context(task)) if copies else None)
 
 
-def _context(task):
+def _context(task: database.Row) -> context.RequestContext:
     """Return the context of a task's owner, with the rights of an admin."""
     return context.RequestContext(
         user_id=task.get('user_id'), project_id=task['owner'],
@@ -100,15 +108,15 @@ class _Again(taskflow_executor.TaskExecutor):
     """Runs a task with what is left to do of it.
 
     :param method: ``glance-direct`` or ``copy-image``
-    :param stores: identifiers of the stores to bring the image to
     """
 
-    def __init__(self, method, stores, *args, **kwargs):
+    def __init__(self, method: str, stores: abc.Sequence[str | None],
+                 *args: typing.Any, **kwargs: typing.Any) -> None:
         super().__init__(*args, **kwargs)
         self._method = method
         self._stores = stores
 
-    def _get_flow(self, task):
+    def _get_flow(self, task: typing.Any) -> typing.Any:
         left = copy.deepcopy(task.task_input)
         left['backend'] = list(self._stores)
         left['import_req']['method'] = {'name': self._method}

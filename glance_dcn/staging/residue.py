@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Staged data that nobody owns.
 
 What a killed worker leaves is seen to by the recovery, as long as there is a
@@ -20,12 +19,18 @@ start, for files of images that are gone. None is removed that may be the only
 copy of an image.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
 import time
+import typing
 
 from glance_dcn.staging import folder
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.staging import journal as journals
 
 LOG = logging.getLogger(__name__)
 
@@ -36,15 +41,14 @@ _NAME = re.compile(
     # Users may give images IDs in capitals.
     re.ASCII | re.IGNORECASE)
 
-_looked = None
+_looked: float | None = None
 
 
-def look(journal, age):
-    """Remove what is nobody's, now and then.
+def look(journal: journals.Journal, age: float) -> None:
+    """Remove staged files without an owner, now and then.
 
-    :param journal: :class:`glance_dcn.staging.journal.Journal`
-    :param age: seconds for which a file must not have changed: nobody stages
-        it any more
+    :param age: seconds for which a file must not have changed: it is not
+        being staged any more
     """
     global _looked
     now = time.monotonic()
@@ -53,12 +57,8 @@ def look(journal, age):
         remove(journal, age)
 
 
-def remove(journal, age):
-    """Remove what is nobody's, and return the paths.
-
-    :param journal: :class:`glance_dcn.staging.journal.Journal`
-    :param age: seconds
-    """
+def remove(journal: journals.Journal, age: float) -> list[str]:
+    """Remove staged files without an owner, see :func:`look`; return them."""
     staging = os.path.dirname(journal.folder)
     owned = {entry.image for entry in journal.entries()}
     removed = []
@@ -66,7 +66,7 @@ def remove(journal, age):
         match = _NAME.match(name)
         path = os.path.join(staging, name)
         if (match is None or match[0] in owned or not _is_old(path, age)
-                or not _is_nobodys(match[0], name, staging)):
+                or not _is_orphan(match[0], name, staging)):
             continue
         LOG.warning('Staged file %s is nobody\'s: it is removed', path)
         try:
@@ -80,7 +80,7 @@ def remove(journal, age):
     return removed
 
 
-def _is_old(path, age):
+def _is_old(path: str, age: float) -> bool:
     try:
         state = os.lstat(path)
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _is_old(path, age):
     return time.time() - max(state.st_mtime, state.st_ctime) > age
 
 
-def _is_nobodys(image_id, name, staging):
+def _is_orphan(image_id: str, name: str, staging: str) -> bool:
     from glance_dcn.staging import database
     image = database.image(image_id)
     if image is None:

@@ -10,7 +10,6 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """The imports and copies that this process is at.
 
 Each has an entry in the journal, which says how far it is. Those who do the
@@ -18,9 +17,13 @@ work say here what they begin; of an image that nobody has announced, because
 the import plugin is not used, nothing is kept.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import logging
 import os
 import time
+import typing
 
 from glance_dcn.engine import native
 from glance_dcn.staging import durable
@@ -41,15 +44,15 @@ _WORDS = {
 }
 
 _lock = native.lock()
-_imports = {}
-_listeners = []
-_pid = None
+_imports: dict[str, Import] = {}
+_listeners: list[abc.Callable[[journal.Entry], object]] = []
+_pid: int | None = None
 
 
-def on_begin(function):
+def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
     """Have a function called with each entry that is begun, or written to.
 
-    That is what somebody else has to know who is to undo it.
+    A peer has to know of it to undo it.
 
     :param function: it must not wait, and must raise nothing
     """
@@ -57,7 +60,7 @@ def on_begin(function):
         _listeners.append(function)
 
 
-def _tell(entry):
+def _tell(entry: journal.Entry) -> None:
     for listener in _listeners:
         listener(entry)
 
@@ -67,32 +70,32 @@ class Import:
 
     :ivar saved: when its task was saved last, by the monotonic clock
     :ivar flowing: whether a thread was seen to work on it
-    :ivar missed: how often in a row nobody was seen to work on it
+    :ivar missed: how often in a row no thread was seen to work on it
     :ivar companions: what others keep with it while it goes on, by name
-
-    :param held: :class:`glance_dcn.staging.journal.Held`
     """
 
-    def __init__(self, held):
+    def __init__(self, held: journal.Held) -> None:
         self.held = held
         self.saved = time.monotonic()
         self.flowing = False
         self.missed = 0
-        self.companions = {}
+        self.companions: dict[str, typing.Any] = {}
         # Parts of the image that are in, 0 to 1, by store.
-        self._parts = {}
-        self._vouchings = {}
+        self._parts: dict[str, float] = {}
+        self._vouchings: dict[str | None, durable.Vouching] = {}
 
     @property
-    def entry(self):
-        """Its :class:`glance_dcn.staging.journal.Entry`."""
+    def entry(self) -> journal.Entry:
+        """Its entry in the journal."""
         return self.held.entry
 
-    def enter(self, phase, **changes):
+    def enter(self, phase: str, **changes: typing.Any) -> None:
         """Begin a phase."""
         self.held.note(phase=phase, **changes)
 
-    def vouch(self, phase, path, kind, then, known=None):
+    def vouch(self, phase: str, path: str, kind: str | None,
+              then: abc.Callable[[], None],
+              known: durable.Known | None = None) -> None:
         """Begin a phase that has staged data; see :func:`vouch`."""
         size = folder.size(path)
         if size is None or (phase != journal.CONVERTED
@@ -108,7 +111,7 @@ class Import:
         self._vouchings[kind] = vouching
         vouching.start()
 
-    def _is_vouched_for(self, kind, size):
+    def _is_vouched_for(self, kind: str | None, size: int) -> bool:
         """Return whether it is done already, or being done.
 
         It was before the import was resumed, or is since it was accepted.
@@ -122,11 +125,12 @@ class Import:
         return (known.digest is not None
                 and durable.is_current(self.entry.boot))
 
-    def _prove(self, kind, proof, **changes):
+    def _prove(self, kind: str | None, proof: journal.Proof,
+               **changes: typing.Any) -> None:
         self.held.change(lambda entry: dict(
-            changes, proofs=dict(entry.proofs, **{kind: proof})))
+            changes, proofs={**entry.proofs, kind: proof}))
 
-    def stop_vouching(self, keep=False):
+    def stop_vouching(self, keep: bool = False) -> None:
         """End what is done to vouch for staged data.
 
         :param keep: without what was to be done then
@@ -134,11 +138,11 @@ class Import:
         for vouching in list(self._vouchings.values()):
             vouching.close(keep)
 
-    def progress(self, store, part):
-        """Take note of the part of the image that a store has, 0 to 1."""
+    def progress(self, store: str, part: float) -> None:
+        """Set the part of the image that a store has, 0 to 1."""
         self._parts[store] = part
 
-    def message(self):
+    def message(self) -> str:
         """Return what users are told: the phase, and percent if known."""
         entry = self.entry
         text = _WORDS.get(entry.phase, entry.phase)
@@ -150,7 +154,7 @@ class Import:
             return text + self._staged()
         return text
 
-    def _staged(self):
+    def _staged(self) -> str:
         try:
             done = os.stat(self.entry.path).st_size
         except OSError:
@@ -160,12 +164,10 @@ class Import:
         return ': %d MiB' % (done >> 20)
 
 
-def begin(folder, entry):
+def begin(folder: journal.Journal, entry: journal.Entry) -> Import | None:
     """Announce an import; once more does no harm.
 
-    :param folder: :class:`glance_dcn.staging.journal.Journal`
-    :param entry: :class:`glance_dcn.staging.journal.Entry`
-    :returns: :class:`Import`, or None if no journal can be kept
+    :returns: None if no journal can be kept
     """
     known = get(entry.task)
     if known is not None:
@@ -181,12 +183,8 @@ def begin(folder, entry):
     return begun
 
 
-def adopt(held):
-    """Go on with an entry that this process holds.
-
-    :param held: :class:`glance_dcn.staging.journal.Held`
-    :returns: :class:`Import`
-    """
+def adopt(held: journal.Held) -> Import:
+    """Continue the import of an entry that this process holds."""
     _forget_parents()
     going_on = Import(held)
     with _lock:
@@ -194,7 +192,7 @@ def adopt(held):
     return going_on
 
 
-def end(task):
+def end(task: str) -> None:
     """Forget an import: its task has come to its end."""
     with _lock:
         going_on = _imports.pop(task, None)
@@ -203,8 +201,8 @@ def end(task):
         going_on.held.close()
 
 
-def give_up(task):
-    """Leave an import that nobody works on to the recovery."""
+def give_up(task: str) -> None:
+    """Leave an import that no thread works on to the recovery."""
     with _lock:
         going_on = _imports.pop(task, None)
     if going_on is not None:
@@ -214,13 +212,13 @@ def give_up(task):
         going_on.held.release()
 
 
-def get(task):
-    """Return the :class:`Import` of a task, or None."""
+def get(task: str) -> Import | None:
+    """Return the import of a task, or None."""
     return _imports.get(task) if _pid == os.getpid() else None
 
 
-def of(image):
-    """Return the :class:`Import` of an image, or None.
+def of(image: str) -> Import | None:
+    """Return the import of an image, or None.
 
     The last one that was begun: the one before may have done its work, and not
     be closed yet.
@@ -229,7 +227,7 @@ def of(image):
                  if going_on.entry.image == image), None)
 
 
-def everything():
+def everything() -> list[Import]:
     """Return all imports of this process."""
     if _pid != os.getpid():
         return []
@@ -237,22 +235,21 @@ def everything():
         return list(_imports.values())
 
 
-def enter(image, phase, **changes):
+def enter(image: str, phase: str, **changes: typing.Any) -> None:
     """Say that the import of an image begins a phase."""
     going_on = of(image)
     if going_on is not None:
         going_on.enter(phase, **changes)
 
 
-def vouch(image, phase, path, kind, then=lambda: None, known=None):
+def vouch(image: str, phase: str, path: str, kind: str | None,
+          then: abc.Callable[[], None] = lambda: None,
+          known: durable.Known | None = None) -> None:
     """Say that the import of an image begins a phase that has staged data.
 
     Its length is in the journal at once. Beside the import it is brought to
     the disk, and its digest then is in the journal too.
 
-    :param image: ID of the image
-    :param phase: phase of the journal
-    :param path: path of the staged file
     :param kind: the disk format it was converted to, or
         :data:`glance_dcn.staging.journal.AS_STAGED`
     :param then: called when that is done or has failed, or the import is
@@ -266,18 +263,13 @@ def vouch(image, phase, path, kind, then=lambda: None, known=None):
         going_on.vouch(phase, path, kind, then, known)
 
 
-def writes(image, store, instance):
-    """Say that a client is about to write an image to a store.
-
-    :param image: ID of the image
-    :param store: identifier of the store
-    :param instance: the client's RADOS instance ID
-    """
+def writes(image: str, store: str, instance: int) -> None:
+    """Say that a client is about to write an image to a store."""
     going_on = of(image)
     if going_on is None:
         return
 
-    def change(entry):
+    def change(entry: journal.Entry) -> dict[str, typing.Any]:
         # Several stores are written to at the same time.
         begun = {*entry.begun.get(store, ()), instance}
         return {'begun': dict(entry.begun, **{store: sorted(begun)}),
@@ -287,32 +279,33 @@ def writes(image, store, instance):
     _tell(going_on.entry)
 
 
-def meter(image, store, size):
-    """Return what is to be called with each piece of data that is stored.
+def meter(image: str, store: str,
+          size: int) -> abc.Callable[[abc.Sized], None] | None:
+    """Return a function to call with each piece of data that is stored.
 
     :param size: bytes of the image; 0 if unknown
-    :returns: function of one argument, the data; None if nobody wants it
+    :returns: None if the progress is not shown
     """
     going_on = of(image)
     if going_on is None or not size:
         return None
     done = 0
 
-    def tap(data):
+    def tap(data: abc.Sized) -> None:
         nonlocal done
         done += len(data)
         going_on.progress(store, done / size)
     return tap
 
 
-def saved(task):
-    """Take note that a task was just saved."""
+def saved(task: str) -> None:
+    """Set the time at which a task was saved last to now."""
     going_on = get(task)
     if going_on is not None:
         going_on.saved = time.monotonic()
 
 
-def _forget_parents():
+def _forget_parents() -> None:
     """In a child of a fork: what goes on is the parent's."""
     global _lock, _pid
     if _pid != os.getpid():

@@ -10,16 +10,21 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
 """Looking at the staging folder, in the process that leads at its host.
 
 It begins when the process does, beside its requests: nothing waits for it.
 Each process keeps the journal of its own imports.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import logging
 import os
 import time
+import typing
+
+from oslo_config import cfg
 
 from glance_dcn import background
 from glance_dcn import glance_interfaces
@@ -35,6 +40,9 @@ from glance_dcn.staging import residue
 from glance_dcn.staging import running
 from glance_dcn.tasks import queue
 
+if typing.TYPE_CHECKING:
+    from glance_dcn.staging import located
+
 LOG = logging.getLogger(__name__)
 
 # Seconds between looks at the journal.
@@ -45,20 +53,18 @@ _SETTLING = 1
 _PATIENCE = 20
 _PAUSE = 0.2
 
-_conf = None
-_since = 0
-_watch = None
-_gate = None
+_conf: cfg.ConfigOpts | None = None
+_since = 0.0
+_watch: background.Periodic | None = None
+_gate: abc.Callable[[], bool] | None = None
 _said = False
-_commits = None
+_commits: located.Commits | None = None
 
 
-def start(conf):
-    """Look after what dead processes leave, from now on.
+def start(conf: cfg.ConfigOpts) -> None:
+    """Recover what dead processes leave, from now on.
 
     Called as each store is set up.
-
-    :param conf: oslo.config object
     """
     global _conf, _since, _watch
     if not queue.PROCESS.enabled:
@@ -66,15 +72,15 @@ def start(conf):
     options.register(conf)
     _conf, _since = conf, time.monotonic()
     if _watch is None:
-        _mark_older()
+        _mark_older(conf)
         _watch = background.Periodic('glance-dcn-recovery', _look, _INTERVAL)
         _watch.start()
         queue.PROCESS.lead.on_lead(_watch.wake)
 
 
-def _mark_older():
+def _mark_older(conf: cfg.ConfigOpts) -> None:
     """Tell what was staged before the host was restarted from the rest."""
-    staging = folder.path(_conf)
+    staging = folder.path(conf)
     # Glance makes it when it is first used.
     if not staging or not os.path.isdir(staging):
         return
@@ -87,27 +93,29 @@ def _mark_older():
                     {'folder': staging, 'error': exc})
 
 
-def ask_first(function):
-    """Have a function asked each time before what is left is seen to.
+def ask_first(function: abc.Callable[[], bool]) -> None:
+    """Have a function asked each time before what is left is recovered.
 
-    :param function: without arguments; returns whether to go on
+    :param function: returns whether to recover it
     """
     global _gate
     _gate = function
 
 
-def _look():
-    _wait_for_glance()
-    _look_after_commits()
-    found = folder.of(_conf)
+def _look() -> None:
+    conf = _conf
+    assert conf is not None, 'start() sets it, and has this called'
+    _wait_for_glance(conf)
+    _check_commits()
+    found = folder.of(conf)
     if found is None or not (
             glance_interfaces.usable(glance_interfaces.DATABASE)
             and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
         return
-    chosen = _conf[options.GROUP]
-    used = plugins.staging_is_used(_conf)
+    chosen = conf[options.GROUP]
+    used = plugins.staging_is_used(conf)
     if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
-        green.call(accepted.listen, _conf)
+        green.call(accepted.listen, conf)
     if not queue.PROCESS.lead.is_held:
         return
     # A peer that took this worker for gone may be at it. While nothing is
@@ -116,12 +124,12 @@ def _look():
         recovery.recover(found,
                          _rerun() if chosen.resume_imports else None)
     if used:
-        _say_doubts()
+        _say_doubts(conf)
         residue.look(found, chosen.staging_residue_age)
 
 
-def _look_after_commits():
-    """Look whether what this process was about to save is still there."""
+def _check_commits() -> None:
+    """Check that the images this process was about to save are still there."""
     global _commits
     if not glance_interfaces.usable(glance_interfaces.DATABASE):
         return
@@ -137,7 +145,7 @@ def _look_after_commits():
                       'cannot be told now')
 
 
-def _rerun():
+def _rerun() -> recovery.Rerun | None:
     """Return the function that starts an import again, or None."""
     if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
         return None
@@ -145,26 +153,26 @@ def _rerun():
     return rerun.begin
 
 
-def _wait_for_glance():
+def _wait_for_glance(conf: cfg.ConfigOpts) -> None:
     """Wait until Glance is there: what it is loading is not to be touched.
 
     And until its stores are: of an image that a dead process has left in one,
     nothing would be known.
     """
     while time.monotonic() - _since < _SETTLING or (
-            not (glance_interfaces.loaded() and _stores_are_set_up())
+            not (glance_interfaces.loaded() and _stores_are_set_up(conf))
             and time.monotonic() - _since < _PATIENCE):
         time.sleep(_PAUSE)
 
 
-def _stores_are_set_up():
+def _stores_are_set_up(conf: cfg.ConfigOpts) -> bool:
     # Each is shown as of another type once it is, see driver._present_as_rbd.
-    return 'dcn' not in (_conf.enabled_backends or {}).values()
+    return 'dcn' not in (conf.enabled_backends or {}).values()
 
 
-def _say_doubts():
+def _say_doubts(conf: cfg.ConfigOpts) -> None:
     global _said
     if not _said:
         _said = True
-        for sentence in folder.doubts(_conf):
+        for sentence in folder.doubts(conf):
             LOG.warning(sentence)

@@ -35,6 +35,12 @@ import oslo_db.exception
 import sqlalchemy
 from sqlalchemy import sql
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+    import datetime
+
+_Answer = typing.TypeVar('_Answer')
+
 IMPORTING = 'os_glance_importing_to_stores'
 FAILED = 'os_glance_failed_import'
 
@@ -65,10 +71,10 @@ class Image:
     status: str
     owner: str | None
     size: int | None
-    present: set = dataclasses.field(default_factory=set)
-    places: dict = dataclasses.field(default_factory=dict)
-    importing: set = dataclasses.field(default_factory=set)
-    failed: set = dataclasses.field(default_factory=set)
+    present: set[str] = dataclasses.field(default_factory=set)
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
+    importing: set[str] = dataclasses.field(default_factory=set)
+    failed: set[str] = dataclasses.field(default_factory=set)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +96,9 @@ class Transfer:
     percent: int | None
     begun: str
     heard: str
-    percents: dict = dataclasses.field(default_factory=dict)
+    percents: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def percent_of(self, store):
+    def percent_of(self, store: str) -> int | None:
         """Return how far it is at a store, as a number, or None.
 
         Of stores that are told one by one, those that are not are yet to be
@@ -115,20 +121,21 @@ class Totals:
         by store: ``rbd://FSID/POOL``
     """
 
-    images: dict
+    images: dict[str, int]
     data: int
-    present: dict
-    stored: dict
-    importing: dict
-    failed: dict
-    places: dict = dataclasses.field(default_factory=dict)
+    present: dict[str, int]
+    stored: dict[str, int]
+    importing: dict[str, int]
+    failed: dict[str, int]
+    places: dict[str, dict[str, tuple[int, int]]] = dataclasses.field(
+        default_factory=dict)
 
     @property
-    def active(self):
+    def active(self) -> int:
         """Number of images that can be used."""
         return self.images.get(_ACTIVE, 0)
 
-    def missing(self, store):
+    def missing(self, store: str) -> int:
         """Return the number of usable images that a store does not have."""
         return max(0, self.active - self.present.get(store, 0))
 
@@ -189,8 +196,7 @@ class Database:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
 
-    def ask(self, question: Callable[[], typing.Any],
-            timeout: float) -> typing.Any:
+    def ask(self, question: Callable[[], _Answer], timeout: float) -> _Answer:
         """Return what a function returns that asks the database.
 
         :param question: one of this module's functions, say
@@ -199,19 +205,20 @@ class Database:
         """
         if self._thread is not None and self._thread.is_alive():
             raise DatabaseUnavailable('it has not answered the last question')
-        answers: queue.Queue[tuple[typing.Any, Exception | None]] = (
-            queue.Queue())
+        found: list[_Answer] = []
+        errors: queue.Queue[Exception | None] = queue.Queue()
 
         def run() -> None:
             try:
-                answers.put((question(), None))
+                found.append(question())
+                errors.put(None)
             except Exception as exc:
-                answers.put((None, exc))
+                errors.put(exc)
         self._thread = threading.Thread(target=run, name='database',
                                         daemon=True)
         self._thread.start()
         try:
-            answer, error = answers.get(timeout=timeout)
+            error = errors.get(timeout=timeout)
         except queue.Empty:
             raise DatabaseUnavailable('it does not answer within %g s'
                                       % timeout) from None
@@ -222,15 +229,16 @@ class Database:
             raise DatabaseUnavailable(str(error).splitlines()[0]) from error
         if error is not None:
             raise error
-        return answer
+        return found[0]
 
 
-def _engine():
+def _engine() -> sqlalchemy.engine.Engine:
     from glance.db.sqlalchemy import api
-    return api.get_engine()
+    engine: sqlalchemy.engine.Engine = api.get_engine()
+    return engine
 
 
-def ping():
+def ping() -> None:
     """Return when the database has answered.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
@@ -240,7 +248,7 @@ def ping():
         connection.execute(sql.select(1))
 
 
-def count():
+def count() -> int:
     """Return the number of images.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
@@ -249,11 +257,11 @@ def count():
     with _engine().connect() as connection:
         return connection.execute(
             sql.select(sql.func.count()).select_from(_IMAGES)
-            .where(_IMAGES.c.deleted.is_(False))).scalar()
+            .where(_IMAGES.c.deleted.is_(False))).scalar_one()
 
 
-def totals():
-    """Return the :class:`Totals` of all images.
+def totals() -> Totals:
+    """Return the numbers of all images.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
@@ -271,9 +279,11 @@ def totals():
             store = _store(metadata)
             _add(result.present, store, number)
             _add(result.stored, store, int(data or 0))
-            places = result.places.setdefault(store, {})
-            before = places.get(prefix, (0, 0))
-            places[prefix] = before[0] + number, before[1] + int(data or 0)
+            if store is not None:
+                places = result.places.setdefault(store, {})
+                before = places.get(prefix, (0, 0))
+                places[prefix] = (before[0] + number,
+                                  before[1] + int(data or 0))
         for _image, name, stores in _properties_of(connection):
             kind = result.importing if name == IMPORTING else result.failed
             for store in stores:
@@ -281,7 +291,7 @@ def totals():
     return result
 
 
-def _located(*columns):
+def _located(*columns: typing.Any) -> sqlalchemy.Select[typing.Any]:
     """Return the query for columns of the locations of usable images."""
     return sql.select(*columns).select_from(_LOCATIONS.join(
         _IMAGES, _IMAGES.c.id == _LOCATIONS.c.image_id)).where(
@@ -289,7 +299,8 @@ def _located(*columns):
             _IMAGES.c.deleted.is_(False), _IMAGES.c.status == _ACTIVE)
 
 
-def _places(connection):
+def _places(connection: sqlalchemy.engine.Connection
+            ) -> Iterator[tuple[str, str, int, int | None]]:
     """Give (metadata, what URIs begin with, number, bytes) of locations."""
     if _key():
         # Those that are encrypted have nothing in common.
@@ -308,41 +319,41 @@ def _places(connection):
             _LOCATIONS.c.meta_data, prefix))
 
 
-def locations():
+def locations() -> dict[str, set[str]]:
     """Return the locations of all usable images: sets of URIs, by store.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
     """
-    result = {}
+    result: dict[str, set[str]] = {}
     with _engine().connect() as connection:
         for metadata, uri in connection.execute(_located(
                 _LOCATIONS.c.meta_data, _LOCATIONS.c.value)):
-            result.setdefault(_store(metadata), set()).add(_clear(uri))
+            store = _store(metadata)
+            if store is not None:
+                result.setdefault(store, set()).add(_clear(uri))
     return result
 
 
-def _key():
+def _key() -> str | None:
     """Return the key that Glance encrypts locations with, or None."""
     return getattr(cfg.CONF, 'metadata_encryption_key', None)
 
 
-def _clear(uri):
+def _clear(uri: str) -> str:
     """Return a URI as Glance shows it."""
     key = _key()
     if not key:
         return uri
     from glance.common import crypt
-    return crypt.urlsafe_decrypt(key, uri)
+    return str(crypt.urlsafe_decrypt(key, uri))
 
 
-def images(wanted, limit):
+def images(wanted: Filter, limit: int) -> tuple[list[Image], int]:
     """Return images and where they are.
 
-    :param wanted: :class:`Filter`
     :param limit: the most to return
-    :returns: tuple of a list of :class:`Image`, by name, and the number of
-        all that are meant
+    :returns: in the order of names, and the number of all that are meant
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
     """
@@ -356,7 +367,7 @@ def images(wanted, limit):
         if number > limit:
             number = connection.execute(
                 sql.select(sql.func.count()).select_from(_IMAGES)
-                .where(*conditions)).scalar()
+                .where(*conditions)).scalar_one()
         found = {row.id: Image(*row) for row in rows[:limit]}
         ids = list(found)
         for first in range(0, len(ids), _BATCH):
@@ -364,9 +375,10 @@ def images(wanted, limit):
     return list(found.values()), number
 
 
-def _conditions(wanted):
+def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     """Return the conditions that a filter stands for."""
-    result = [_IMAGES.c.deleted.is_(False)]
+    result: list[sqlalchemy.ColumnElement[bool]] = [
+        _IMAGES.c.deleted.is_(False)]
     for column, value in ((_IMAGES.c.id, wanted.image),
                           (_IMAGES.c.owner, wanted.owner),
                           (_IMAGES.c.status, wanted.status)):
@@ -375,7 +387,7 @@ def _conditions(wanted):
     if wanted.name is not None:
         result.append(_IMAGES.c.name.contains(wanted.name, autoescape=True))
 
-    def located(store):
+    def located(store: str) -> sqlalchemy.ColumnElement[bool]:
         text = json.dumps({_STORE: store})[1:-1]
         # A set that is made once, and not a look for each image.
         return _IMAGES.c.id.in_(sql.select(_LOCATIONS.c.image_id).where(
@@ -388,7 +400,8 @@ def _conditions(wanted):
     return result
 
 
-def _locate(connection, found, ids):
+def _locate(connection: sqlalchemy.engine.Connection, found: dict[str, Image],
+            ids: list[str]) -> None:
     """Fill in where images are."""
     for image, metadata, uri in connection.execute(
             sql.select(_LOCATIONS.c.image_id, _LOCATIONS.c.meta_data,
@@ -396,15 +409,19 @@ def _locate(connection, found, ids):
             .where(_LOCATIONS.c.image_id.in_(ids),
                    _LOCATIONS.c.deleted.is_(False),
                    _LOCATIONS.c.status == _ACTIVE)):
-        found[image].present.add(_store(metadata))
-        found[image].places[_store(metadata)] = _clear(uri)
+        store = _store(metadata)
+        if store is not None:
+            found[image].present.add(store)
+            found[image].places[store] = _clear(uri)
     for image, name, stores in _properties_of(connection, ids):
         kind = found[image].importing if name == IMPORTING else (
             found[image].failed)
         kind.update(stores)
 
 
-def _properties_of(connection, ids=None):
+def _properties_of(connection: sqlalchemy.engine.Connection,
+                   ids: list[str] | None = None
+                   ) -> Iterator[tuple[str, str, list[str]]]:
     """Give (image, property, stores) of what says who is being written to."""
     query = sql.select(
         _PROPERTIES.c.image_id, _PROPERTIES.c.name, _PROPERTIES.c.value
@@ -420,8 +437,8 @@ def _properties_of(connection, ids=None):
         yield image, name, [store for store in value.split(',') if store]
 
 
-def transfers():
-    """Return the list of :class:`Transfer` that go on.
+def transfers() -> list[Transfer]:
+    """Return the transfers that go on.
 
     :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
         database does not answer, see :meth:`Database.ask`
@@ -437,7 +454,9 @@ def transfers():
             .order_by(_TASKS.c.created_at))]
 
 
-def _transfer(task, image, message, begun, heard):
+def _transfer(task: str, image: str | None, message: str | None,
+              begun: datetime.datetime | None,
+              heard: datetime.datetime | None) -> Transfer:
     message = message or ''
     percents = {store: int(percent)
                 for store, percent in _OF_STORE.findall(message)}
@@ -448,17 +467,19 @@ def _transfer(task, image, message, begun, heard):
                     percents)
 
 
-def _time(moment):
+def _time(moment: datetime.datetime | None) -> str:
     return moment.strftime('%Y-%m-%d %H:%M:%S UTC') if moment else '-'
 
 
-def _store(metadata):
+def _store(metadata: str | None) -> str | None:
+    """Return the store of a location; None: Glance does not know it."""
     try:
-        return json.loads(metadata or '{}').get(_STORE)
+        store: str | None = json.loads(metadata or '{}').get(_STORE)
     except (ValueError, AttributeError):
         return None
+    return store
 
 
-def _add(numbers, name, number):
+def _add(numbers: dict[str, int], name: str | None, number: int) -> None:
     if name is not None:
         numbers[name] = numbers.get(name, 0) + number

@@ -12,6 +12,8 @@
 
 """How sites are at this moment, as seen from this node."""
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import dataclasses
@@ -32,6 +34,9 @@ from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Sites at a time: each takes a client.
 _AT_ONCE = schedulers.Limit('status', 24)
@@ -61,25 +66,25 @@ class State:
 
     name: str
     state: str = health.UNKNOWN
-    reason: typing.Optional[str] = None
-    fsid: typing.Optional[str] = None
-    round_trip: typing.Optional[float] = None
-    total: typing.Optional[int] = None
-    free: typing.Optional[int] = None
-    tasks: typing.Optional[dict] = dataclasses.field(default_factory=dict)
-    images: set = dataclasses.field(default_factory=set)
+    reason: str | None = None
+    fsid: str | None = None
+    round_trip: float | None = None
+    total: int | None = None
+    free: int | None = None
+    tasks: dict[str, int] | None = dataclasses.field(default_factory=dict)
+    images: set[str] = dataclasses.field(default_factory=set)
     unread: bool = False
-    pool: typing.Optional[str] = None
-    names: typing.Optional[set] = dataclasses.field(default=None, repr=False)
-    expected: typing.Optional[str] = None
+    pool: str | None = None
+    names: set[str] | None = dataclasses.field(default=None, repr=False)
+    expected: str | None = None
 
     @property
-    def prefix(self):
+    def prefix(self) -> str | None:
         """What URIs of its images begin with, or None if not known."""
         fsid = self.fsid or self.expected
         return '%s%s/%s' % (SCHEME, fsid, self.pool) if fsid else None
 
-    def lacks(self, uri):
+    def lacks(self, uri: str | None) -> bool:
         """Return whether an image cannot be there whose location says so.
 
         Those in other pools of its cluster are not looked for.
@@ -104,28 +109,29 @@ class Looks:
     all are asked, at the cost of a socket each, and what does not answer takes
     none.
 
-    :param targets: list of :class:`glance_dcn.checks.subjects.Target`
     :param deployment: identity of the deployment, whose tasks are counted
     """
 
-    def __init__(self, targets, deployment=''):
+    def __init__(self, targets: Iterable[subjects.Target],
+                 deployment: str = '') -> None:
         self._deployment = deployment
-        self._queue = native.Queue()
+        self._queue: native.Queue[tuple[State, _Kept]] = native.Queue()
         self._targets = {target.name: target for target in targets}
         self._states = {target.name: State(target.name)
                         for target in targets}
         # Clusters as they are kept at home, by store; None: not read.
-        self.kept = None
-        self._home = None
+        self.kept: dict[str, fsids.Entry] | None = None
+        self._home: str | None = None
         # Deferred tasks by the store that they are for.
-        self._records = collections.defaultdict(list)
+        self._records: dict[str, list[tasks.Task]] = (
+            collections.defaultdict(list))
         for target in targets:
             site = subjects.Site(target, None, deployment)
             if site.keeps_records:
                 self._home = target.name
             self._begin(site)
 
-    def _begin(self, site):
+    def _begin(self, site: subjects.Site) -> None:
         addresses = []
         # What is wrong with its files is found by the look itself.
         with contextlib.suppress(errors.ClusterError):
@@ -137,7 +143,7 @@ class Looks:
         else:
             self._on_answer(site, None)
 
-    def _on_answer(self, site, reason):
+    def _on_answer(self, site: subjects.Site, reason: str | None) -> None:
         """Go on when the monitors of a site were asked.
 
         :param reason: why none has answered, or None
@@ -151,7 +157,7 @@ class Looks:
                 'the monitors do not answer (%s)' % reason,
                 expected=_expected(site), pool=site.target.pool), _Kept()))
 
-    def _look(self, site):
+    def _look(self, site: subjects.Site) -> None:
         state = State(site.name, pool=site.target.pool,
                       expected=_expected(site))
         kept = _Kept()
@@ -166,30 +172,29 @@ class Looks:
         # Nobody waits for that.
         site.close()
 
-    def _ask(self, site, state, kept):
+    def _ask(self, site: subjects.Site, state: State, kept: _Kept) -> None:
         site.connect()
         site.open()
         state.fsid = site.fsid
-        probe.ask(site.ioctx)
-        state.round_trip = trial.round_trip(site.ioctx)
+        probe.ask(site.opened)
+        state.round_trip = trial.round_trip(site.opened)
         try:
-            state.total, state.free = trial.room(site.client)
+            state.total, state.free = trial.room(site.connected)
         except trial.Error:
             pass
         try:
-            state.names = trial.names(site.ioctx)
+            state.names = trial.names(site.opened)
         except trial.Error:
             pass
         state.state = health.UP
         if site.keeps_records:
             # Other sites keep their own, and show them there.
-            home = homes.Home(site)
             try:
-                with home.open() as ioctx:
+                with site.home.open() as ioctx:
                     kept.clusters = fsids.load(ioctx, self._deployment)
                 kept.tasks = [
                     record for record in stores.TaskStore(
-                        home, self._deployment).scan().records
+                        site.home, self._deployment).scan().records
                     if isinstance(record, tasks.Task)]
             except omap.Error as exc:
                 state.reason = ('the records of Glance in namespace %s of '
@@ -198,8 +203,8 @@ class Looks:
                                     homes.NAMESPACE, site.target.pool, exc,
                                     site.name))
 
-    def wait(self, timeout):
-        """Return the list of :class:`State`, in the order of the targets.
+    def wait(self, timeout: float) -> list[State]:
+        """Return the states, in the order of the targets.
 
         :param timeout: seconds until a site that was silent is called down
         """
@@ -237,7 +242,7 @@ class Looks:
         self._refuse_twins()
         return list(self._states.values())
 
-    def _refuse_changed(self):
+    def _refuse_changed(self) -> None:
         """Find the sites that Glance refuses: their clusters were others."""
         for name, state in self._states.items():
             entry = (self.kept or {}).get(name)
@@ -251,9 +256,9 @@ class Looks:
                         state.fsid, entry.fsid,
                         health.format_time(entry.since), name))
 
-    def _refuse_twins(self):
+    def _refuse_twins(self) -> None:
         """Find the sites that Glance refuses: others have their pools."""
-        owners = {}
+        owners: dict[tuple[str, str], str] = {}
         for target in sorted(self._targets.values(),
                              key=lambda target: target.order):
             state = self._states[target.name]
@@ -273,11 +278,11 @@ class Looks:
 class _Kept:
     """What is kept at home; None where it was not read."""
 
-    tasks: typing.Optional[list] = None
-    clusters: typing.Optional[dict] = None
+    tasks: list[tasks.Task] | None = None
+    clusters: dict[str, fsids.Entry] | None = None
 
 
-def _expected(site):
+def _expected(site: subjects.Site) -> str | None:
     """Return the fsid that the conf file of a site names, or None."""
     try:
         return site.target.fsid or site.maker.fsid
@@ -285,7 +290,7 @@ def _expected(site):
         return None
 
 
-def _state(exc):
+def _state(exc: errors.ClusterError) -> str:
     if isinstance(exc, errors.NotDeployed):
         return health.NOT_DEPLOYED
     if isinstance(exc, errors.Misconfigured):

@@ -12,9 +12,12 @@
 
 """The figures of a deployment for Prometheus."""
 
+from __future__ import annotations
+
 import socket
 import socketserver
 import threading
+import typing
 from wsgiref import simple_server
 
 import prometheus_client
@@ -22,6 +25,13 @@ from prometheus_client import core
 
 from glance_dcn.ceph import health
 from glance_dcn.tasks import task as tasks
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+
+    from glance_dcn.status import look
+    from glance_dcn.status import snapshot as snapshots
 
 _ACTIONS = [action.value for action in tasks.Action]
 
@@ -61,12 +71,9 @@ METRICS = {
 
 
 class Collector:
-    """Gives the figures of a snapshot.
+    """Gives the figures of a snapshot."""
 
-    :param snapshot: :class:`glance_dcn.status.snapshot.Snapshot`
-    """
-
-    def __init__(self, snapshot):
+    def __init__(self, snapshot: snapshots.Snapshot) -> None:
         self._families = {
             name: core.GaugeMetricFamily(name, text, labels=labels)
             for name, (text, labels) in METRICS.items()}
@@ -74,32 +81,35 @@ class Collector:
             self._add_site(site, snapshot)
         self._add_all(snapshot)
 
-    def collect(self):
+    def collect(self) -> list[core.Metric]:
         """Return the families of metrics."""
         return list(self._families.values())
 
-    def describe(self):
+    def describe(self) -> list[core.Metric]:
         """Return the families, without asking anybody."""
         return self.collect()
 
-    def _set(self, name, value, *labels):
+    def _set(self, name: str, value: float | None, *labels: str) -> None:
         if value is not None:
             self._families['glance_dcn_' + name].add_metric(labels, value)
 
-    def _add_site(self, site, snapshot):
+    def _add_site(self, site: look.State,
+                  snapshot: snapshots.Snapshot) -> None:
         name = site.name
         self._set('site_up', int(site.state == health.UP), name)
         self._set('site_info', 1, name, site.state, site.fsid or '')
         self._set('site_round_trip_seconds', site.round_trip, name)
         self._set('site_size_bytes', site.total, name)
         self._set('site_free_bytes', site.free, name)
-        for action in _ACTIONS if site.tasks is not None else ():
-            self._set('site_tasks', site.tasks.get(action, 0), name, action)
+        if site.tasks is not None:
+            for action in _ACTIONS:
+                self._set('site_tasks', site.tasks.get(action, 0), name,
+                          action)
         for state, number in snapshot.counts(site).items():
             self._set('site_images', number, name, state)
         self._set('site_images_bytes', snapshot.stored(site), name)
 
-    def _add_all(self, snapshot):
+    def _add_all(self, snapshot: snapshots.Snapshot) -> None:
         for status, number in snapshot.totals.images.items():
             self._set('images', number, status)
         for store, number in snapshot.strays.items():
@@ -110,19 +120,20 @@ class Collector:
         self._set('collection_timestamp_seconds', snapshot.taken)
 
 
-def registry_of(snapshot):
+def registry_of(snapshot: snapshots.Snapshot
+                ) -> prometheus_client.CollectorRegistry:
     """Return a prometheus_client registry with the figures of a snapshot."""
     result = prometheus_client.CollectorRegistry()
     result.register(Collector(snapshot))
     return result
 
 
-def text(snapshot):
+def text(snapshot: snapshots.Snapshot) -> bytes:
     """Return the figures in Prometheus's text format, as bytes."""
     return prometheus_client.generate_latest(registry_of(snapshot))
 
 
-def write(snapshot, path):
+def write(snapshot: snapshots.Snapshot, path: str) -> None:
     """Write them to a file, which is replaced at once or not at all.
 
     :param path: as node_exporter's textfile collector wants it, ``*.prom``
@@ -136,23 +147,23 @@ class Latest:
     :ivar reason: why there are no figures now, or None
     """
 
-    def __init__(self):
-        self._collector = None
-        self.reason = 'nothing has been looked at yet'
+    def __init__(self) -> None:
+        self._collector: Collector | None = None
+        self.reason: str | None = 'nothing has been looked at yet'
 
-    def update(self, snapshot):
+    def update(self, snapshot: snapshots.Snapshot) -> None:
         """Take another snapshot."""
         self._collector, self.reason = Collector(snapshot), None
 
-    def fail(self, reason):
+    def fail(self, reason: str) -> None:
         """Give no figures until the next snapshot: they would not be true."""
         self._collector, self.reason = None, reason
 
-    def describe(self):
+    def describe(self) -> list[core.Metric]:
         """Return nothing: the names are known by what they are."""
         return []
 
-    def collect(self):
+    def collect(self) -> list[core.Metric]:
         """Return the families of metrics."""
         collector = self._collector
         return collector.collect() if collector else []
@@ -165,17 +176,16 @@ class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
 
 class _Handler(simple_server.WSGIRequestHandler):
 
-    def log_message(self, *args):
+    def log_message(self, *args: typing.Any) -> None:
         """Log nothing: each scrape would be a line."""
 
 
-def serve(latest, address, port):
+def serve(latest: Latest, address: str, port: int) -> None:
     """Serve figures over HTTP, in a thread of its own.
 
     Where there are none the answer is 503, so that the target is down for
     Prometheus; an answer without figures would look like a site that is gone.
 
-    :param latest: :class:`Latest`
     :param address: IP address to listen at
     :param port: TCP port
     :raises OSError: if it cannot be listened there
@@ -184,10 +194,13 @@ def serve(latest, address, port):
     result.register(latest)
     figures = prometheus_client.make_wsgi_app(result)
 
-    def application(environ, start_response):
+    def application(environ: dict[str, typing.Any],
+                    start_response: Callable[..., typing.Any]
+                    ) -> Iterable[bytes]:
         reason = latest.reason
         if reason is None:
-            return figures(environ, start_response)
+            shown: Iterable[bytes] = figures(environ, start_response)
+            return shown
         start_response('503 Service Unavailable',
                        [('Content-Type', 'text/plain; charset=utf-8')])
         return [('%s\n' % reason).encode()]

@@ -12,7 +12,10 @@
 
 """How the whole deployment is at one moment: images, sites, transfers."""
 
+from __future__ import annotations
+
 import dataclasses
+import enum
 import time
 import typing
 
@@ -20,23 +23,37 @@ from glance_dcn.ceph import health
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from glance_dcn.checks import subjects
+
 # Seconds for the questions about images, once the database has answered: tens
 # of thousands of them, on a busy server.
 _LISTING = 120
 
-PRESENT, COPYING, DELETING, LEFT, LOST, MISSING = (
-    'present', 'copying', 'deleting', 'failed', 'lost', 'missing')
+
+class ImageState(str, enum.Enum):
+    """How an image is at a site, as it is shown."""
+
+    PRESENT = 'present'
+    COPYING = 'copying'
+    DELETING = 'deleting'
+    LEFT = 'failed'
+    LOST = 'lost'
+    MISSING = 'missing'
+
+    __str__ = str.__str__
+
+
+PRESENT, COPYING, DELETING, LEFT, LOST, MISSING = ImageState
 
 
 @dataclasses.dataclass
 class Snapshot:
     """How the deployment is.
 
-    :ivar sites: list of :class:`glance_dcn.status.look.State`
-    :ivar totals: :class:`glance_dcn.status.inventory.Totals`
-    :ivar transfers: list of :class:`glance_dcn.status.inventory.Transfer`
-    :ivar images: list of :class:`glance_dcn.status.inventory.Image`, those
-        that were asked for, or None
+    :ivar images: those that were asked for, or None
     :ivar number: of images that were meant
     :ivar seconds: that it took
     :ivar taken: seconds since the epoch
@@ -44,17 +61,17 @@ class Snapshot:
         if that cannot be read
     """
 
-    sites: list
+    sites: list[look.State]
     totals: inventory.Totals
-    transfers: list
-    images: typing.Optional[list]
+    transfers: list[inventory.Transfer]
+    images: list[inventory.Image] | None
     number: int
     seconds: float
     taken: float
-    known: typing.Optional[set] = None
+    known: set[str] | None = None
 
     @property
-    def healthy(self):
+    def healthy(self) -> bool:
         """Whether every site is up, and nothing is deferred or lost."""
         return not self.strays and all(
             site.state == health.UP and not site.tasks and not site.unread
@@ -64,7 +81,7 @@ class Snapshot:
                              for site in self.sites})
 
     @property
-    def strays(self):
+    def strays(self) -> dict[str, int]:
         """Number of images by store, of stores that were taken away.
 
         This node's Glance had them, and has no store of the name any more.
@@ -73,19 +90,17 @@ class Snapshot:
                 if store in (self.known or ())}
 
     @property
-    def elsewhere(self):
+    def elsewhere(self) -> dict[str, int]:
         """Number of images by store, of stores that this node has not."""
         here = {site.name for site in self.sites}
         return {store: number for store, number
                 in sorted(self.totals.present.items()) if store not in here}
 
-    def counts(self, site):
+    def counts(self, site: look.State) -> dict[ImageState, int]:
         """Return the numbers of images by how they are at a site.
 
         Those that are lost are at least so many: of images in the right
         cluster, only their number is compared.
-
-        :param site: :class:`glance_dcn.status.look.State`
         """
         lost, _data = self._lost(site)
         listed = self.totals.present.get(site.name, 0)
@@ -94,11 +109,11 @@ class Snapshot:
                 LEFT: self.totals.failed.get(site.name, 0), LOST: lost,
                 MISSING: max(0, self.totals.active - listed)}
 
-    def stored(self, site):
+    def stored(self, site: look.State) -> int:
         """Return the bytes of images that a site has."""
         return self.totals.stored.get(site.name, 0) - self._lost(site)[1]
 
-    def _lost(self, site):
+    def _lost(self, site: look.State) -> tuple[int, int]:
         """Return (number, bytes) of images that cannot be where they were."""
         if site.prefix is None:
             return 0, 0
@@ -114,15 +129,13 @@ class Snapshot:
                           - len(site.names))
         return number, data
 
-    def state(self, image, site):
-        """Return how an image is at a site, and the percent or None.
-
-        :param image: :class:`glance_dcn.status.inventory.Image`
-        :param site: :class:`glance_dcn.status.look.State`
-        """
+    def state(self, image: inventory.Image,
+              site: look.State) -> tuple[ImageState, int | None]:
+        """Return how an image is at a site, and the percent or None."""
         if site.name in image.importing:
             transfer = self._transfers.get(image.id)
-            return COPYING, transfer and transfer.percent_of(site.name)
+            return COPYING, (transfer.percent_of(site.name) if transfer
+                             else None)
         if site.name in image.present:
             return (LOST if site.lacks(image.places.get(site.name))
                     else PRESENT), None
@@ -132,24 +145,23 @@ class Snapshot:
             return LEFT, None
         return MISSING, None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._transfers = {transfer.image: transfer
                            for transfer in self.transfers}
 
 
-def take(targets, timeout, wanted=None, limit=0, deployment='',
-         database=None):
-    """Return a :class:`Snapshot`.
+def take(targets: Iterable[subjects.Target], timeout: float,
+         wanted: inventory.Filter | None = None, limit: int = 0,
+         deployment: str = '',
+         database: inventory.Database | None = None) -> Snapshot:
+    """Return how the deployment is now.
 
-    :param targets: list of :class:`glance_dcn.checks.subjects.Target`
     :param timeout: seconds to wait for sites, and for the database to answer
         at all
-    :param wanted: :class:`glance_dcn.status.inventory.Filter`; None: all
-        images, if there are no more than the limit
+    :param wanted: None: all images, if there are no more than the limit
     :param limit: images to list at most
     :param deployment: identity of the deployment
-    :param database: :class:`glance_dcn.status.inventory.Database`; None: one
-        of its own
+    :param database: None: one of its own
     :raises glance_dcn.status.inventory.DatabaseUnavailable: if the database
         does not answer
     """
@@ -167,7 +179,9 @@ def take(targets, timeout, wanted=None, limit=0, deployment='',
                     None if looks.kept is None else set(looks.kept))
 
 
-def _inventory(wanted, limit):
+def _inventory(wanted: inventory.Filter | None, limit: int) -> tuple[
+        inventory.Totals, list[inventory.Image] | None, int,
+        list[inventory.Transfer]]:
     """Return totals, images to list or None, their number, and transfers."""
     totals = inventory.totals()
     number = sum(totals.images.values())

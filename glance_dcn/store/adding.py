@@ -12,8 +12,11 @@
 
 """Adding an image to a site out of a stream of bytes."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
+import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
@@ -29,6 +32,17 @@ from glance_dcn.staging import running
 from glance_dcn.store import failures
 from glance_dcn.store import staged
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    import rados
+
+    from glance_dcn.engine.backends import base
+    from glance_dcn.engine.backends import rbd as rbd_backend
+    from glance_dcn.engine import rates
+    from glance_dcn.sites import site as sites
+
 LOG = logging.getLogger(__name__)
 
 # Seconds to wait for the hashes another store's addition is computing, before
@@ -39,7 +53,6 @@ _PATIENCE = 600
 class Addition:
     """An image that is to be added to a site.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
     :param name: name of the image
     :param data: file-like object or iterable of its data
     :param size: bytes; 0 if unknown
@@ -48,7 +61,9 @@ class Addition:
     :param verifier: object whose ``update()`` is given all data, or None
     """
 
-    def __init__(self, site, name, data, size, algorithm, chunk, verifier):
+    def __init__(self, site: sites.Site, name: str, data: typing.Any,
+                 size: int, algorithm: str, chunk: int,
+                 verifier: typing.Any) -> None:
         self._site = site
         self._name = name
         self._data = data
@@ -59,12 +74,11 @@ class Addition:
         # Whether the hashes are computed here, on the way.
         self._leads = False
 
-    def run(self):
+    def run(self) -> records.Record:
         """Store the image, or adopt what is there.
 
         Whatever goes wrong, nothing half-written is left.
 
-        :returns: :class:`glance_dcn.ceph.records.Record`
         :raises: see :meth:`glance_dcn.store.driver.Store.add`
         """
         staged.skip_holes(self._data)
@@ -73,9 +87,9 @@ class Addition:
         try:
             held, ioctx, begun = self._begin()
             with held:
-                take = (self._adopt if isinstance(begun, leftovers.Found)
-                        else self._store)
-                record = take(ioctx, begun)
+                record = (self._adopt(ioctx, begun)
+                          if isinstance(begun, leftovers.Found)
+                          else self._store(ioctx, begun))
         finally:
             if self._leads and record is not None:
                 hashes.shared.share(self._name, record)
@@ -84,13 +98,14 @@ class Addition:
         return record
 
     @failures.survives_eviction
-    def _begin(self):
+    def _begin(self) -> tuple[contextlib.ExitStack, rados.Ioctx,
+                              rbd_backend.RBD | leftovers.Found]:
         """Open the pool and begin an image in it.
 
-        :returns: tuple of a context manager that closes the pool, its
-            rados.Ioctx, and the open image, an engine endpoint, or what there
-            is instead, a complete :class:`glance_dcn.sites.leftovers.Found`
+        :returns: tuple of a context manager that closes the pool, the pool,
+            and the open image, or the complete one that is there already
         """
+        begun: rbd_backend.RBD | leftovers.Found
         with contextlib.ExitStack() as stack:
             ioctx = stack.enter_context(failures.open_pool(self._site))
             try:
@@ -115,35 +130,32 @@ class Addition:
                 raise
             return stack.pop_all(), ioctx, begun
 
-    def _store(self, ioctx, target):
+    def _store(self, ioctx: rados.Ioctx,
+               target: rbd_backend.RBD) -> records.Record:
         """Write the stream to a new image and publish it.
 
         :param target: engine endpoint of the image
-        :returns: :class:`glance_dcn.ceph.records.Record`
         """
         with self._removed_on_failure(ioctx, target.image.id()), target:
             result = self._write(target, self._site.limits.sending)
-            record = proofs.sign(self._site, self._name, records.Record(
-                result.size, result.content, self._hashes_of(ioctx, result)))
+            record = proofs.sign(self._site, self._name, _record(
+                result, self._hashes_of(ioctx, result)))
             self._site.publish(ioctx, self._name, target, record)
             with self._lost_is_duplicate():
                 self._site.commit(self._name, target.image.id())
             return record
 
     @contextlib.contextmanager
-    def _lost_is_duplicate(self):
+    def _lost_is_duplicate(self) -> Iterator[None]:
         """Say in glance_store's terms that the image was taken away."""
         try:
             yield
         except leftovers.Gone as exc:
             raise failures.duplicate(self._site, exc)
 
-    def _adopt(self, ioctx, found):
-        """Take over a complete image, if it is what the stream brings.
-
-        :param found: :class:`glance_dcn.sites.leftovers.Found`
-        :returns: :class:`glance_dcn.ceph.records.Record`
-        """
+    def _adopt(self, ioctx: rados.Ioctx,
+               found: leftovers.Found) -> records.Record:
+        """Take over a complete image, if it is what the stream brings."""
         with failures.explained(self._site, self._name):
             result = self._write(null.Null(self._name))
             try:
@@ -159,14 +171,11 @@ class Addition:
                 raise
         with self._lost_is_duplicate():
             self._site.commit(self._name, found.identity)
-        return records.Record(result.size, result.content, computed)
+        return _record(result, computed)
 
-    def _write(self, target, rate=None):
-        """Write the stream to an endpoint.
-
-        :param rate: :class:`glance_dcn.engine.rates.Rate`, or None
-        :returns: :class:`glance_dcn.engine.transfer.Result`
-        """
+    def _write(self, target: base.Endpoint,
+               rate: rates.Rate | None = None) -> transfer.Result:
+        """Write the stream to an endpoint."""
         with stream.Sink(
                 target, self._size or None,
                 hashes=self._wanted if self._leads else (),
@@ -175,7 +184,7 @@ class Addition:
             sink.write_from(self._data, self._chunk)
             return sink.finish()
 
-    def _tap(self):
+    def _tap(self) -> Callable[[bytes], object] | None:
         """Return what all data is shown to: verifier and progress."""
         listeners = [listener for listener in (
             self._verifier and self._verifier.update,
@@ -184,12 +193,13 @@ class Addition:
         if len(listeners) < 2:
             return listeners[0] if listeners else None
 
-        def tap(data):
+        def tap(data: bytes) -> None:
             for listener in listeners:
                 listener(data)
         return tap
 
-    def _hashes_of(self, ioctx, result, snapshot=None):
+    def _hashes_of(self, ioctx: rados.Ioctx, result: transfer.Result,
+                   snapshot: str | None = None) -> dict[str, str]:
         """Return the hashes Glance wants of what was written.
 
         Those that were computed on the way, or those of equal content; or
@@ -214,7 +224,8 @@ class Addition:
         return read.hashes
 
     @contextlib.contextmanager
-    def _removed_on_failure(self, ioctx, identity):
+    def _removed_on_failure(self, ioctx: rados.Ioctx,
+                            identity: str) -> Iterator[None]:
         """Remove the new image again if the block fails.
 
         Also when the process is told to end: SystemExit is no Exception.
@@ -233,6 +244,12 @@ class Addition:
                 raise
 
 
-def stall_timeout(site):
+def _record(result: transfer.Result, computed: dict[str, str]
+            ) -> records.Record:
+    assert result.content is not None, 'a sink computes the content digest'
+    return records.Record(result.size, result.content, computed)
+
+
+def stall_timeout(site: sites.Site) -> float:
     """Seconds without any progress after which a transfer is given up."""
     return site.io_timeout or float('inf')

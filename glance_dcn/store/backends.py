@@ -12,32 +12,39 @@
 
 """Changes of ``enabled_backends`` while others read it.
 
-glance_store and Glance look the option up anew for every request, and add the
+glance_store and Glance look the option up for every request, and add the
 reserved stores to what they find. It is replaced as a whole, with those in
-it, so that nobody sees the dict that he walks through change.
+it, so that no request sees the dict that it walks through change.
 """
 
+from __future__ import annotations
+
 import os
+import typing
 
 from glance_store import multi_backend
 
 from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oslo_config import cfg
+
 _lock = native.lock()
 # Whose option was changed, and all that was changed of it: each change sets
 # them all, so that none is lost, whatever value oslo.config keeps.
-_conf = None
-_types = {}
+_conf: cfg.ConfigOpts | None = None
+_types: dict[str, str | None] = {}
 
 
-def change(conf, types):
+def change(conf: cfg.ConfigOpts, types: Mapping[str, str | None]) -> None:
     """Set the types of some stores.
 
     Nothing is changed if the reserved stores, which nothing works without,
     cannot be kept.
 
-    :param conf: oslo.config object
     :param types: type by identifier of the store; None: not enabled any more
     """
     global _conf
@@ -54,7 +61,7 @@ def change(conf, types):
             name: kind for name, kind in enabled.items() if kind is not None})
 
 
-def refresh(conf):
+def refresh(conf: cfg.ConfigOpts) -> None:
     """Make oslo.config forget the values it keeps of all options.
 
     A request that was looking an option up while it was changed may have
@@ -63,7 +70,7 @@ def refresh(conf):
     change(conf, {})
 
 
-def _after_fork():
+def _after_fork() -> None:
     global _lock
     _lock = native.lock()
 

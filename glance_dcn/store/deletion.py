@@ -59,6 +59,11 @@ from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    import types
+
+    import rados
+
     from glance_dcn.sites import site as sites
     from glance_dcn.store import driver
     from glance_dcn.store import location
@@ -85,7 +90,6 @@ _ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
 class Deletion:
     """The removal of the image of a location, in a thread of its own.
 
-    :ivar loc: :class:`glance_dcn.store.location.StoreLocation`
     :ivar store: ``dcn`` driver of the location, or None
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar address: address of the client that removes it, once it is known
@@ -113,14 +117,14 @@ class Deletion:
         self.begun = False
         self.abandoned = self.prepared = self.done = self.deferred = False
         self._checks_access = checks_access
-        self._decision = native.Queue()
+        self._decision: native.Queue[bool] = native.Queue()
         self._decided: bool | None = None
 
     def decide(self, remove: bool) -> None:
         """Tell it, once, whether to go on when it is prepared."""
         self._decision.put(remove)
 
-    def run(self, events: native.Queue) -> None:
+    def run(self, events: native.Queue[Deletion]) -> None:
         """Remove the image, if that is decided.
 
         :param events: queue that is given this object when it is prepared,
@@ -168,7 +172,7 @@ class Deletion:
         """Return the task that removes the image later."""
         # The client of a site that went away was retired. One that is in use
         # has other work to do, and its answers tell what it has done.
-        fence = self.address not in (None, self.site.address)
+        fenced = self.address if self.address != self.site.address else None
         reason = self.error or 'store %s has not answered in time' % (
             self.site.name)
         return tasks.Task(
@@ -176,10 +180,11 @@ class Deletion:
             self.loc.pool or self.site.pool,
             fsid=self.loc.fsid or self.site.known_fsid,
             image_id=self.image_id, snapshot=self.loc.snapshot,
-            addresses=(self.address,) if fence else (),
+            addresses=(fenced,) if fenced else (),
             message=record_format.printable(reason))
 
-    def _remove(self, ioctx: typing.Any, events: native.Queue) -> None:
+    def _remove(self, ioctx: rados.Ioctx,
+                events: native.Queue[Deletion]) -> None:
         image = self.loc.image
         self.address = self.site.address_of(ioctx)
         if self._checks_access:
@@ -211,16 +216,16 @@ class Deletion:
 class ImageDeletion:
     """The deletion of an image from one or several stores.
 
-    :param deletions: list of :class:`Deletion`, in Glance's order
-    :ivar refused: the :class:`Deletion` whose store refuses, so that nothing
-        is removed anywhere; or None
+    :param deletions: in Glance's order
+    :ivar refused: the one whose store refuses, so that nothing is removed
+        anywhere; or None
     """
 
     def __init__(self, deletions: list[Deletion]) -> None:
         self.refused: Deletion | None = None
         self._deletions = deletions
-        self._events = native.Queue()
-        self._waiting = native.Queue()
+        self._events: native.Queue[Deletion] = native.Queue()
+        self._waiting: native.Queue[Deletion] = native.Queue()
         self._closed = False
         self._of = {(one.store, one.loc.get_uri()): one
                     for one in reversed(deletions)}
@@ -303,8 +308,7 @@ class ImageDeletion:
             deletion.run(self._events)
 
     def _await(self, wanted: list[Deletion],
-               enough: typing.Callable[[Deletion], bool],
-               until: float) -> None:
+               enough: Callable[[Deletion], bool], until: float) -> None:
         """Wait until deletions are as far as is enough.
 
         Sites that are found to be away are not waited for.
@@ -423,7 +427,7 @@ def _deleted_image() -> typing.Any:
     lies. The method of Glance's that walks through the locations knows both
     (glance_interfaces.IMAGE_DELETION proves it).
     """
-    frame = sys._getframe(1)
+    frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
         if (frame.f_code.co_name == 'delete'
                 and frame.f_globals.get('__name__') == 'glance.location'):
@@ -445,7 +449,7 @@ def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
             place.pop('id', None)
 
 
-def _deletions(kind: type, image: typing.Any) -> list[Deletion]:
+def _deletions(kind: type[driver.Store], image: typing.Any) -> list[Deletion]:
     """Return the deletions of an image from all stores of a kind.
 
     What Glance does not know the store of is left to a call of its own.
@@ -525,7 +529,7 @@ def _is_removal_from_one_store() -> bool:
     locations from images in one method; what comes from elsewhere is taken
     for the deletion of the whole image.
     """
-    frame = sys._getframe()
+    frame: types.FrameType | None = sys._getframe()
     while frame is not None:
         if (frame.f_code.co_name == 'pop'
                 and frame.f_globals.get('__name__') == 'glance.location'):

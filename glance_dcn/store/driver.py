@@ -19,8 +19,11 @@ computed once an image; and an error names the store it belongs to and what
 to do.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
+import typing
 
 from glance_store import capabilities
 from glance_store import driver
@@ -62,6 +65,13 @@ from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import host
 from glance_dcn.workers import presence
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from glance_store import location as locations
+
+    from glance_dcn.engine.backends import base
+
 LOG = logging.getLogger(__name__)
 
 # glance_store looks for a class of this name in the driver's module.
@@ -74,8 +84,7 @@ class Store(driver.Store):
     It holds no state of a request, so that glance_store may use one instance
     for all of them.
 
-    :ivar site: :class:`glance_dcn.sites.site.Site`, for whoever moves images
-        between sites
+    :ivar site: for what moves images between sites
     """
 
     _CAPABILITIES = (capabilities.BitMasks.RW_ACCESS |
@@ -89,7 +98,8 @@ class Store(driver.Store):
     _requests = deletions.Requests()
     EXAMPLE_URL = 'rbd://<FSID>/<POOL>/<IMAGE>/<SNAP>'
 
-    def __init__(self, conf, backend=None):
+    def __init__(self, conf: cfg.ConfigOpts,
+                 backend: str | None = None) -> None:
         """Register all options; see :class:`glance_store.driver.Store`."""
         # Releases before 5.0 have no group of defaults for all stores.
         shared = getattr(driver, 'SHARED_CONF_GROUP', None)
@@ -102,11 +112,11 @@ class Store(driver.Store):
                     conf.register_opt(opt, group=group)
         super().__init__(conf, backend)
 
-    def get_schemes(self):
+    def get_schemes(self) -> tuple[str, ...]:
         """Return the store's type and the scheme of its locations."""
         return ('dcn', 'rbd')
 
-    def configure_add(self):
+    def configure_add(self) -> None:
         """Take over the options; the cluster is not touched.
 
         :raises glance_store.exceptions.BadStoreConfiguration: if an option
@@ -161,7 +171,7 @@ class Store(driver.Store):
         if home is None:
             raise self._no_home()
 
-    def _options(self, group):
+    def _options(self, group: str) -> typing.Any:
         """Return the store's options, as attributes.
 
         Releases 5.0 and later of glance_store have a group of defaults for
@@ -172,19 +182,19 @@ class Store(driver.Store):
             return getattr(self.conf, group)
         return shared(options.STORE_OPTS, group, conf=self.conf)
 
-    def take_limits(self):
+    def take_limits(self) -> None:
         """Take over the options that hold for running transfers too."""
         conf = self._options(self.name)
         self.site.limits.set(conf.dcn_max_transfers, conf.dcn_bandwidth_limit)
 
     @property
-    def _home(self):
+    def _home(self) -> str | None:
         """Identifier of the store that keeps the records, or None."""
         if not self.backend_group:
             return self.name
         return homes.choose(self.conf, queue.PROCESS.sites)
 
-    def _no_home(self):
+    def _no_home(self) -> exceptions.BadStoreConfiguration:
         """Return the error of a store whose writes cannot be recorded."""
         return exceptions.BadStoreConfiguration(
             store_name=self.name, reason='no store is said to keep the '
@@ -193,7 +203,7 @@ class Store(driver.Store):
             'Let it be of type dcn, or set home_store in [glance_dcn]'
             % self.conf.glance_store.default_backend)
 
-    def _present_as_rbd(self):
+    def _present_as_rbd(self) -> None:
         """Make Glance list this store as one of type ``rbd``.
 
         ``GET /v2/info/stores/detail`` looks a store's type up in a fixed
@@ -205,7 +215,7 @@ class Store(driver.Store):
             backends.change(self.conf, {self.backend_group: 'rbd'})
 
     @property
-    def url_prefix(self):
+    def url_prefix(self) -> str | None:
         """What all locations of this store begin with.
 
         Glance finds the store of a location by it, and the fsid it shows.
@@ -217,7 +227,7 @@ class Store(driver.Store):
         return self.site.uri('')[:-len('/snap')]
 
     @property
-    def weight(self):
+    def weight(self) -> float:
         """What Glance sorts the locations of an image by, heaviest first.
 
         The configured weight, as stock's. Where the image is to be read, a
@@ -234,10 +244,11 @@ class Store(driver.Store):
             self.site, getattr(shared, 'default_backend', None))
 
     @capabilities.check
-    def get(self, location, offset=0, chunk_size=None, context=None):
+    def get(self, location: locations.Location, offset: int = 0,
+            chunk_size: int | None = None,
+            context: typing.Any = None) -> tuple[Iterator[bytes], int]:
         """Return an image's data and its size.
 
-        :param location: :class:`glance_store.location.Location`
         :param offset: bytes to leave out at the beginning
         :param chunk_size: number of bytes wanted from there; None: all
         :returns: tuple of an iterator over chunks of bytes and the number of
@@ -254,7 +265,7 @@ class Store(driver.Store):
         self._check_is_here(loc)
         return self._begin_reading(loc, offset, chunk_size)
 
-    def _check_is_here(self, loc):
+    def _check_is_here(self, loc: location.StoreLocation) -> None:
         """Return if a location may be in this store's cluster.
 
         A cluster that is away cannot tell an fsid that its conf file does not
@@ -273,11 +284,13 @@ class Store(driver.Store):
             raise failures.elsewhere(self.site, loc, fsid)
 
     @failures.survives_eviction
-    def _begin_reading(self, loc, offset, wanted):
+    def _begin_reading(self, loc: location.StoreLocation, offset: int,
+                       wanted: int | None) -> tuple[Iterator[bytes], int]:
         data = self._read(loc, offset, wanted)
         return data, next(data)
 
-    def _read(self, loc, offset, wanted):
+    def _read(self, loc: location.StoreLocation, offset: int,
+              wanted: int | None) -> Iterator[typing.Any]:
         """Give the number of bytes there will be, then chunks of them.
 
         From the first on the image is open, until the generator is closed or
@@ -299,7 +312,8 @@ class Store(driver.Store):
                     timeout=adding.stall_timeout(self.site),
                     rate=burden.receiving))
 
-    def _chunks(self, loc, chunks):
+    def _chunks(self, loc: location.StoreLocation,
+                chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Say in glance_store's terms that the image is gone, if it is."""
         try:
             yield from chunks
@@ -307,10 +321,10 @@ class Store(driver.Store):
             raise failures.not_found(self.site, loc) from exc
 
     @failures.survives_eviction
-    def get_size(self, location, context=None):
+    def get_size(self, location: locations.Location,
+                 context: typing.Any = None) -> int:
         """Return an image's size in bytes.
 
-        :param location: :class:`glance_store.location.Location`
         :raises glance_store.exceptions.NotFound: if there is no such image
         :raises glance_store.exceptions.BadStoreUri: if the location is not
             in this store's cluster
@@ -325,8 +339,10 @@ class Store(driver.Store):
 
     @driver.back_compat_add
     @capabilities.check
-    def add(self, image_id, image_file, image_size, hashing_algo,
-            context=None, verifier=None):
+    def add(self, image_id: str, image_file: typing.Any, image_size: int,
+            hashing_algo: str, context: typing.Any = None,
+            verifier: typing.Any = None
+            ) -> tuple[str, int, str, str, dict[str, str]]:
         """Store an image.
 
         The image has no snapshot, and so cannot be read, until all its data
@@ -368,14 +384,14 @@ class Store(driver.Store):
                 metadata)
 
     @capabilities.check
-    def delete(self, location, context=None):
+    def delete(self, location: locations.Location,
+               context: typing.Any = None) -> None:
         """Delete an image, or move it to the trash while snapshots remain.
 
         If Glance deletes the whole image, it is removed from all its stores
         at once, or from none. Where a site does not answer in time, the
         removal is recorded, and done by the task runner.
 
-        :param location: :class:`glance_store.location.Location`
         :raises glance_store.exceptions.NotFound: if there is no such image
         :raises glance_store.exceptions.InUseByStore: if it has clones or is
             open elsewhere
@@ -389,9 +405,10 @@ class Store(driver.Store):
         loc = self.checked_for_deletion(location)
         deletion = self._requests.delete(self, loc)
         if not deletion.deferred:
+            assert deletion.store is not None, 'a request is to a store'
             deletion.store.answer(deletion)
 
-    def answer(self, deletion):
+    def answer(self, deletion: deletions.Deletion) -> None:
         """Return if an image was removed from this store.
 
         :param deletion: :class:`glance_dcn.store.deletion.Deletion`, done
@@ -420,15 +437,15 @@ class Store(driver.Store):
             with failures.explained(self.site, loc.image):
                 raise
 
-    def _check_open(self):
+    def _check_open(self) -> None:
         try:
             self.site.check_open()
         except errors.Retired as exc:
             raise exceptions.StoreAddDisabled(message=str(exc))
 
-    def _checked(self, location):
+    def _checked(self, location: locations.Location) -> StoreLocation:
         """Return the store location, if it is in this store's cluster."""
-        loc = location.store_location
+        loc: StoreLocation = location.store_location
         fsid = self.site.fsid
         if loc.fsid and fsid and loc.fsid != fsid:
             raise exceptions.BadStoreUri(
@@ -436,7 +453,8 @@ class Store(driver.Store):
                         'fsid %s' % (loc.get_uri(), self.name, fsid))
         return loc
 
-    def checked_for_deletion(self, location):
+    def checked_for_deletion(self, location: locations.Location
+                             ) -> StoreLocation:
         """Return the store location, if what it names is to be deleted.
 
         :raises glance_store.exceptions.BadStoreUri: if the location is not
@@ -453,7 +471,7 @@ class Store(driver.Store):
             raise
 
     @contextlib.contextmanager
-    def _reading(self, loc):
+    def _reading(self, loc: location.StoreLocation) -> Iterator[base.Endpoint]:
         """Open an image for reading: context manager for its endpoint."""
         with failures.open_pool(self.site, loc.pool) as ioctx, \
                 contextlib.ExitStack() as stack:

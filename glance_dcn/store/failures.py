@@ -12,9 +12,12 @@
 
 """What goes wrong at a site, said in glance_store's exceptions."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools
+import typing
 
 from glance_store import exceptions
 import rbd
@@ -23,6 +26,18 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import name_lock
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.tasks import store as task_store
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    import rados
+
+    from glance_dcn.sites import leftovers
+    from glance_dcn.sites import site as sites
+    from glance_dcn.store import location
+
+_Method = typing.TypeVar('_Method', bound='Callable[..., typing.Any]')
 
 #: Glance answers 503 to this one; older releases of glance_store lack it.
 TimeoutError = getattr(exceptions, 'TimeoutError',
@@ -68,25 +83,26 @@ class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
     """
 
 
-def survives_eviction(method):
+def survives_eviction(method: _Method) -> _Method:
     """Do it once more, on a new connection, if the cluster cut off this one.
 
     Stock, which connects anew for each operation, does not notice either.
     """
     @functools.wraps(method)
-    def survivor(self, *args, **kwargs):
+    def survivor(self: typing.Any, *args: typing.Any,
+                 **kwargs: typing.Any) -> typing.Any:
         try:
             return method(self, *args, **kwargs)
         except Evicted:
             return method(self, *args, **kwargs)
-    return survivor
+    return typing.cast('_Method', survivor)
 
 
 @contextlib.contextmanager
-def open_pool(site, pool=None):
-    """Open a pool: context manager that gives a rados.Ioctx.
+def open_pool(site: sites.Site,
+              pool: str | None = None) -> Iterator[rados.Ioctx]:
+    """Open a pool for a while.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
     :param pool: name of the pool; None: the site's
     :raises glance_store.exceptions.BadStoreConfiguration: if the cluster
         does not answer or the options do not fit it
@@ -100,12 +116,11 @@ def open_pool(site, pool=None):
 
 
 @contextlib.contextmanager
-def explained(site, name):
+def explained(site: sites.Site, name: str) -> Iterator[None]:
     """Say what Ceph and the engine raise in glance_store's terms.
 
     Those that say something about the image itself are left alone.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
     :param name: name of the image
     """
     try:
@@ -126,12 +141,9 @@ def explained(site, name):
 
 
 @contextlib.contextmanager
-def explained_opening(site, loc):
-    """Say in glance_store's terms why an image cannot be opened.
-
-    :param site: :class:`glance_dcn.sites.site.Site`
-    :param loc: :class:`glance_dcn.store.location.StoreLocation`
-    """
+def explained_opening(site: sites.Site,
+                      loc: location.StoreLocation) -> Iterator[None]:
+    """Say in glance_store's terms why an image cannot be opened."""
     try:
         yield
     except errors.ClusterError as exc:
@@ -144,10 +156,10 @@ def explained_opening(site, loc):
         raise failure(site, exc, loc.image, exc.errno) from exc
 
 
-def failure(site, exc, name, code):
+def failure(site: sites.Site, exc: BaseException, name: str,
+            code: int | None) -> exceptions.BackendException:
     """Return what to raise for what an image's cluster has answered.
 
-    :param site: :class:`glance_dcn.sites.site.Site`
     :param exc: the exception that it was answered with
     :param name: name of the image
     :param code: its errno
@@ -170,18 +182,17 @@ def failure(site, exc, name, code):
         'Store %s failed with image %s: %s' % (site.name, name, exc))
 
 
-def unusable(site, exc):
-    """Return what to raise if a cluster cannot be used.
-
-    :param exc: :class:`glance_dcn.ceph.errors.ClusterError`
-    """
+def unusable(site: sites.Site, exc: errors.ClusterError
+             ) -> exceptions.BackendException:
+    """Return what to raise if a cluster cannot be used."""
     if isinstance(exc, (errors.Unreachable, errors.Exhausted)):
         return Away(message=str(exc))
     return exceptions.BadStoreConfiguration(store_name=site.name,
                                             reason=str(exc))
 
 
-def elsewhere(site, loc, fsid):
+def elsewhere(site: sites.Site, loc: location.StoreLocation,
+              fsid: str | None) -> Elsewhere:
     """Return what to raise if a location is in another store's cluster.
 
     :param fsid: fsid of the site's cluster, or None if it is not known
@@ -192,16 +203,15 @@ def elsewhere(site, loc, fsid):
                          'fsid %s' % fsid if fsid else 'another fsid'))
 
 
-def not_found(site, loc):
+def not_found(site: sites.Site,
+              loc: location.StoreLocation) -> exceptions.NotFound:
     """Return what to raise if there is no image at a location."""
     return exceptions.NotFound(
         message='RBD image %s does not exist in store %s'
                 % (loc.get_uri(), site.name))
 
 
-def duplicate(site, exc):
-    """Return what to raise if another image is in the way.
-
-    :param exc: :class:`glance_dcn.sites.leftovers.Refused`
-    """
+def duplicate(site: sites.Site,
+              exc: leftovers.Refused) -> exceptions.Duplicate:
+    """Return what to raise if another image is in the way."""
     return exceptions.Duplicate(message='Store %s: %s' % (site.name, exc))

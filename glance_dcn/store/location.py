@@ -17,6 +17,8 @@ Nova and Cinder clone only from locations of this form and scheme (Nova's
 writes the same ones as stock ``rbd``.
 """
 
+from __future__ import annotations
+
 import urllib.parse
 
 from glance_store import exceptions
@@ -34,14 +36,14 @@ class StoreLocation(location.StoreLocation):
     :ivar snapshot: name of the snapshot, or None likewise
     """
 
-    def process_specs(self):
+    def process_specs(self) -> None:
         """Take the parts from the ``specs`` given to the constructor."""
-        self.fsid = self.specs.get('fsid')
-        self.pool = self.specs.get('pool')
-        self.image = self.specs.get('image')
-        self.snapshot = self.specs.get('snapshot')
+        self.fsid: str | None = self.specs.get('fsid')
+        self.pool: str | None = self.specs.get('pool')
+        self.image: str = self.specs.get('image')
+        self.snapshot: str | None = self.specs.get('snapshot')
 
-    def get_uri(self):
+    def get_uri(self) -> str:
         """Return the location as a URI."""
         if not (self.fsid and self.pool and self.snapshot):
             return _PREFIX + self.image
@@ -49,7 +51,7 @@ class StoreLocation(location.StoreLocation):
             urllib.parse.quote(part, safe='')
             for part in (self.fsid, self.pool, self.image, self.snapshot))
 
-    def parse_uri(self, uri):
+    def parse_uri(self, uri: str) -> None:
         """Take the parts from a URI.
 
         :raises glance_store.exceptions.BadStoreUri: if it is of another
@@ -65,6 +67,8 @@ class StoreLocation(location.StoreLocation):
         if not all(pieces):
             raise exceptions.BadStoreUri(
                 message='%s: an rbd location has no empty parts' % uri)
+        self.fsid = self.pool = self.snapshot = None
         if len(pieces) == 1:
-            pieces = [None, None, pieces[0], None]
-        self.fsid, self.pool, self.image, self.snapshot = pieces
+            [self.image] = pieces
+        else:
+            self.fsid, self.pool, self.image, self.snapshot = pieces

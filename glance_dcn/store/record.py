@@ -17,15 +17,18 @@ beside its lead.
 
 The record is shared by all processes and hosts whose home is the
 same. A host that has the file of a site says so in it; a site of which no
-host says so any more is dropped when its pool is empty, by whoever sees it
-first: the others see that it is recorded no more.
+host says so any more is dropped when its pool is empty, by the host that sees
+it first: the others see that it is recorded no more.
 """
+
+from __future__ import annotations
 
 import json
 import logging
 import os
 import socket
 import time
+import typing
 
 import rbd
 
@@ -37,6 +40,15 @@ from glance_dcn.runtime import lead as leads
 from glance_dcn.sites import folder
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Collection
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+
+    from glance_dcn.sites import site as sites_
+    from glance_dcn.store import roster as rosters
 
 LOG = logging.getLogger(__name__)
 
@@ -60,9 +72,7 @@ _PUBLISHED = 'sites'
 class Record:
     """The record, as one process keeps it.
 
-    :param roster: :class:`glance_dcn.store.roster.Roster`
-    :param sites: returns (name, :class:`glance_dcn.sites.site.Site`) of all
-        dcn stores of the process
+    :param sites: returns all dcn stores of the process, with their names
     :param host: name of this host
     :param clock: returns seconds since the epoch
     :param lead: that of the host
@@ -70,29 +80,32 @@ class Record:
         are not known
     """
 
-    def __init__(self, roster, sites, host=None, clock=time.time, lead=None):
-        self.present = None
+    def __init__(self, roster: rosters.Roster,
+                 sites: Callable[[], Iterable[tuple[str, sites_.Site]]],
+                 host: str | None = None,
+                 clock: Callable[[], float] = time.time,
+                 lead: leads.Lead | None = None) -> None:
+        self.present: Collection[str] | None = None
         self._roster = roster
         self._sites = sites
         self._host = (host or socket.gethostname()).replace('/', '_')
         self._clock = clock
         # Sites that were seen in the record: one of these that is missing
         # there was dropped by somebody.
-        self._recorded = set()
-        self._empty = {}
+        self._recorded: set[str] = set()
+        self._empty: dict[str, int] = {}
         # (since when, next inspection) of those that are not empty, by the
         # monotonic clock.
-        self._waiting = {}
-        self._told = {}
+        self._waiting: dict[str, tuple[float, float]] = {}
+        self._told: dict[str | None, str] = {}
         self._lead = lead or leads.Lead()
         # What was left to the other processes last.
-        self._left = None
+        self._left: tuple[object, str] | None = None
 
-    def exchange(self, home):
+    def exchange(self, home: sites_.Site | None) -> bool:
         """Write and read the record; drop what is gone and empty.
 
-        :param home: :class:`glance_dcn.sites.site.Site` that has it, or
-            None
+        :param home: the site that has it
         :returns: whether it is to be done again soon
         """
         if self.present is None:
@@ -107,7 +120,8 @@ class Record:
         try:
             with homes.Home(home).open() as ioctx:
                 self._exchange(definitions.Definitions(
-                    home.name, ioctx, queue.PROCESS.store.deployment))
+                    home.name, ioctx, queue.PROCESS.store.deployment),
+                    self.present)
         except (errors.ClusterError, definitions.RecordError) as exc:
             self._tell(None, 'The record of sites cannot be kept for now: %s'
                        % exc)
@@ -116,7 +130,7 @@ class Record:
         return bool(self._retired()) or not self._recorded.issuperset(
             self._roster.entries)
 
-    def follow(self):
+    def follow(self) -> None:
         """Serve and drop what the leader of the host serves and drops."""
         if self.present is None:
             return
@@ -137,7 +151,7 @@ class Record:
             if name not in known and name in self._recorded:
                 self._drop(name)
 
-    def _publish(self):
+    def _publish(self) -> None:
         """Leave the recorded sites to the other processes of the host."""
         text = json.dumps({
             name: self._roster.entries[name].options
@@ -153,7 +167,8 @@ class Record:
             self._tell(None, 'The other processes of this host do not learn '
                        'of sites that were taken away: %s' % exc)
 
-    def _exchange(self, recorded):
+    def _exchange(self, recorded: definitions.Definitions,
+                  present: Collection[str]) -> None:
         known = recorded.load()
         for name, entry in list(self._roster.entries.items()):
             if name in known:
@@ -166,7 +181,7 @@ class Record:
                 recorded.save(name, entry.options)
                 self._recorded.add(name)
         for name, definition in known.items():
-            if name not in self.present:
+            if name not in present:
                 if self._host in definition.holders:
                     recorded.release(name, self._host)
                 self._serve(name, definition)
@@ -176,7 +191,9 @@ class Record:
                 recorded.forget(name, holders)
         self._publish()
 
-    def _keep(self, recorded, definition, name, entry):
+    def _keep(self, recorded: definitions.Definitions,
+              definition: definitions.Definition | None, name: str,
+              entry: rosters.Entry) -> None:
         """Record a site of this host."""
         if definition is None or definition.options != entry.options:
             recorded.save(name, entry.options)
@@ -186,7 +203,7 @@ class Record:
         if not said or not 0 <= now - said < _AGAIN:
             recorded.hold(name, self._host, now)
 
-    def _serve(self, name, definition):
+    def _serve(self, name: str, definition: definitions.Definition) -> None:
         """Make a store of a site whose file is gone, if it is none yet."""
         if name in self._roster.entries:
             return
@@ -202,7 +219,7 @@ class Record:
         LOG.warning('Site %s was taken away: its store takes no new images, '
                     'and serves what it holds until it is empty', name)
 
-    def _check_conf_file(self, options):
+    def _check_conf_file(self, options: Mapping[str, str]) -> None:
         """See that no file is read that only the record says is one.
 
         Whoever may write to the pool, which Nova and Cinder may, could name
@@ -218,16 +235,16 @@ class Record:
                 'its rbd_store_ceph_conf %s is in none of the folders that '
                 'other stores have their conf files in' % path)
 
-    def _retired(self):
+    def _retired(self) -> list[str]:
         return [name for name, entry in self._roster.entries.items()
                 if entry.retired]
 
-    def _is_held(self, holders):
+    def _is_held(self, holders: Mapping[str, float]) -> bool:
         now = self._clock()
         return any(now - said < _BELIEVED for host, said in holders.items()
                    if host != self._host)
 
-    def _drop_if_empty(self, name):
+    def _drop_if_empty(self, name: str) -> bool:
         """Drop a store whose pool is empty; return whether it was."""
         site = self._roster.entries[name].store.site
         now = time.monotonic()
@@ -250,7 +267,7 @@ class Record:
         self._drop(name)
         return True
 
-    def _drop(self, name):
+    def _drop(self, name: str) -> None:
         self._roster.drop(name)
         self._recorded.discard(name)
         self._empty.pop(name, None)
@@ -258,13 +275,13 @@ class Record:
         LOG.info('Site %s was taken away and holds no images any more: its '
                  'store is dropped', name)
 
-    def _tell(self, about, text):
+    def _tell(self, about: str | None, text: str) -> None:
         if self._told.get(about) != text:
             LOG.warning(text)
         self._told[about] = text
 
 
-def _has_tasks(site):
+def _has_tasks(site: sites_.Site) -> bool:
     """Return whether there is work to be done at a site yet."""
     return any(record.site == site.name
                for record in queue.PROCESS.store.scan().records)

@@ -15,11 +15,10 @@
 from __future__ import annotations
 
 import logging
-import typing
+import sys
 
 from oslo_config import cfg
 
-from glance_dcn import background
 from glance_dcn.ceph import client_cache
 
 LOG = logging.getLogger(__name__)
@@ -64,12 +63,11 @@ Related options:
 ]
 
 
-def configure(conf: typing.Any, warn: bool) -> None:
+def configure(conf: cfg.ConfigOpts, warn: bool) -> None:
     """Take over the options; compare them with the limits of the system.
 
     Called as each store is set up; the same options have an effect once.
 
-    :param conf: oslo.config object
     :param warn: log a warning for each limit that is too low
     """
     conf.register_opts(OPTS, group=GROUP)
@@ -81,13 +79,12 @@ def configure(conf: typing.Any, warn: bool) -> None:
         LOG.warning('%s', shortage)
 
 
-def process_count(conf: typing.Any) -> int:
-    """Return how many processes there are of this Glance.
-
-    :param conf: oslo.config object
-    """
-    if background.uwsgi is not None:
-        return max(1, getattr(background.uwsgi, 'numproc', 1))
+def process_count(conf: cfg.ConfigOpts) -> int:
+    """Return how many processes there are of this Glance."""
+    # That of glance_dcn.background.
+    uwsgi = sys.modules.get('uwsgi')
+    if uwsgi is not None:
+        return max(1, getattr(uwsgi, 'numproc', 1))
     try:
         # Of the standalone glance-api, which registers the option.
         return max(1, conf.workers or 1)

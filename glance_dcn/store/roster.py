@@ -23,8 +23,11 @@ leaves it out, and its images are found as before. (An http location is none
 of its own, and refused.)
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
+import typing
 
 from glance_store import driver
 from glance_store import exceptions
@@ -37,6 +40,13 @@ from glance_dcn.sites import wiring
 from glance_dcn.store import backends
 from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oslo_config import cfg
+
+    from glance_dcn.store import driver as drivers
 
 _SCHEMES = ('dcn', 'rbd')
 _READ_ONLY = 'http'
@@ -51,13 +61,12 @@ _lock = native.lock()
 class Entry:
     """A store that came while Glance runs.
 
-    :ivar store: :class:`glance_dcn.store.driver.Store`
     :ivar options: its options as text, by name
     :ivar retired: whether it was taken away, and serves what it holds
     """
 
-    store: object
-    options: dict
+    store: drivers.Store
+    options: Mapping[str, str]
     retired: bool
 
 
@@ -70,15 +79,16 @@ class Roster:
     :ivar changed: set when anything was; for whoever clears it
     """
 
-    def __init__(self, conf, kind):
+    def __init__(self, conf: cfg.ConfigOpts,
+                 kind: type[drivers.Store]) -> None:
         self._conf = conf
         self._kind = kind
         self._static = frozenset(conf.enabled_backends)
-        self._ours = set()
-        self.entries = {}
+        self._ours: set[str] = set()
+        self.entries: dict[str, Entry] = {}
         self.changed = False
 
-    def check(self, name, options):
+    def check(self, name: str, options: Mapping[str, str]) -> list[str]:
         """See that a site can become a store.
 
         :param options: as text, by name
@@ -102,7 +112,8 @@ class Roster:
                 raise folder.Mistake('%s: %s' % (option, exc))
         return sorted(set(options) - set(known))
 
-    def put(self, name, options, retired=False):
+    def put(self, name: str, options: Mapping[str, str],
+            retired: bool = False) -> None:
         """Add a store, or make it follow other options.
 
         Requests that have the old one go on with it.
@@ -114,7 +125,7 @@ class Roster:
         with _lock:
             self._put(name, options, retired)
 
-    def adopt(self, name, options):
+    def adopt(self, name: str, options: Mapping[str, str]) -> None:
         """Add a store that was taken away, unless there is one of its name.
 
         :param options: checked, as text, by name
@@ -124,7 +135,7 @@ class Roster:
             if name not in self.entries:
                 self._put(name, options, retired=True)
 
-    def drop(self, name):
+    def drop(self, name: str) -> None:
         """Remove a store that was taken away."""
         with _lock:
             if name in self.entries and self.entries[name].retired:
@@ -134,7 +145,8 @@ class Roster:
                 _forget(name)
                 self.changed = True
 
-    def _put(self, name, options, retired):
+    def _put(self, name: str, options: Mapping[str, str],
+             retired: bool) -> None:
         self._ours.add(name)
         known = self.entries.get(name)
         try:
@@ -159,7 +171,7 @@ class Roster:
         self.entries[name] = Entry(store, dict(options), retired)
         self.changed = True
 
-    def _set_options(self, name, options):
+    def _set_options(self, name: str, options: Mapping[str, str]) -> None:
         for option in _known_options():
             if option in options:
                 # Nothing of Glance's own options gets in by substitution.
@@ -169,25 +181,26 @@ class Roster:
                 self._conf.clear_override(option, group=name)
 
 
-def _forget(name):
+def _forget(name: str) -> None:
     """Have nobody look after a site any more."""
     queue.PROCESS.remove(name)
     wiring.PROCESS.remove(name)
     connection.forget(name)
 
 
-def _lasting(options):
+def _lasting(options: Mapping[str, str]) -> dict[str, str]:
     """Return the options that a store is built of."""
     return {name: text for name, text in options.items()
             if name not in _FOLLOWED}
 
 
-def _known_options():
+def _known_options() -> dict[str, cfg.Opt]:
     return {opt.name: opt for opt in (*driver.Store.MULTI_BACKEND_OPTIONS,
                                       *store_options.STORE_OPTS)}
 
 
-def _place(schemes, name, info):
+def _place(schemes: tuple[str, ...], name: str,
+           info: dict[str, typing.Any] | None) -> None:
     """Put a store into glance_store's map under these schemes alone."""
     found = location.SCHEME_TO_CLS_BACKEND_MAP
     for scheme in schemes:
@@ -204,7 +217,7 @@ def _place(schemes, name, info):
             del found[scheme]
 
 
-def _after_fork():
+def _after_fork() -> None:
     global _lock
     _lock = native.lock()
 

@@ -66,10 +66,7 @@ class _Ended(Exception):
 
 
 class Spreading:
-    """The copies of one import to the stores whose turn is still to come.
-
-    :param going_on: the :class:`glance_dcn.staging.running.Import`
-    """
+    """The copies of one import to the stores whose turn is still to come."""
 
     def __init__(self, going_on: running.Import) -> None:
         self._import = going_on
@@ -77,7 +74,7 @@ class Spreading:
         self._source: tuple[sites.Site, records.Record] | None = None
         self._stored: set[str] = set()
         # Whether a copy has come off, by store; each is told once.
-        self._outcomes: dict[str, native.Queue] = {}
+        self._outcomes: dict[str, native.Queue[bool]] = {}
         self._lock = native.lock()
 
     def stored(self, site: sites.Site, record: records.Record) -> None:
@@ -88,21 +85,22 @@ class Spreading:
                 self._source = site, record
 
     def prepare(self, site: sites.Site,
-                waiting: Callable[[list[str]], None] | None) -> None:
+                waiting: Callable[[list[str]], object] | None) -> None:
         """Wait until a store has been copied to, if it is to be.
 
         :param waiting: called now and then; its exceptions end the waiting
         """
         with self._lock:
             targets = [] if self._outcomes else self._targets()
+            source = self._source
             worth_it = _is_worth_it(targets)
             if worth_it:
                 self._outcomes = {target.name: native.Queue()
                                   for target in targets}
         if worth_it:
             # Of eventlet's kind where it has patched Glance.
-            threading.Thread(target=self._copy, args=(targets,), daemon=True,
-                             name='dcn-spread').start()
+            threading.Thread(target=self._copy, args=(source, targets),
+                             daemon=True, name='dcn-spread').start()
         outcome = self._outcomes.get(site.name)
         while outcome is not None:
             try:
@@ -116,12 +114,13 @@ class Spreading:
         if self._source is None:
             return []
         wanted = [queue.PROCESS.sites.get(name)
-                  for name in self._import.entry.stores]
+                  for name in self._import.entry.stores if name]
         return [site for site in wanted
                 if site is not None and site.name not in self._stored]
 
-    def _copy(self, targets: list[sites.Site]) -> None:
-        site, record = self._source
+    def _copy(self, source: tuple[sites.Site, records.Record],
+              targets: list[sites.Site]) -> None:
+        site, record = source
         options = getattr(cfg.CONF, 'glance_dcn', None)
         image = self._import.entry.image
         try:
@@ -178,4 +177,6 @@ def of(image: str) -> Spreading | None:
             or not getattr(options, 'direct_copy', False)):
         return None
     # One step: no two threads get different ones.
-    return going_on.companions.setdefault('spreading', Spreading(going_on))
+    found: Spreading = going_on.companions.setdefault('spreading',
+                                                      Spreading(going_on))
+    return found

@@ -20,12 +20,18 @@ that knows holes and answers them from a buffer of zeros. All the others see
 every byte as before.
 """
 
+from __future__ import annotations
+
 import errno
 import io
 import os
 import stat
+import typing
 
 from glance_dcn.engine import extents
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What Glance's readers call the reader they wrap: _source in
 # glance.common.scripts.utils.CallbackIterator and in oslo.utils's
@@ -35,7 +41,7 @@ _INNER = ('_source', 'data', 'fd')
 _DEEPEST = 16
 
 
-def skip_holes(data):
+def skip_holes(data: typing.Any) -> bool:
     """Make a staged file's reader skip holes, if ``data`` is one.
 
     :param data: what ``add()`` was given
@@ -60,7 +66,7 @@ def skip_holes(data):
     return False
 
 
-def report_waiting(data):
+def report_waiting(data: typing.Any) -> Callable[[list[str]], object] | None:
     """Return what keeps the task of an import alive while it waits.
 
     :param data: what ``add()`` was given
@@ -80,7 +86,7 @@ def report_waiting(data):
     return None
 
 
-def _is_file(reader):
+def _is_file(reader: typing.Any) -> bool:
     """Return whether it reads a file: uploads may come from a socket."""
     if not isinstance(reader, io.BufferedReader):
         return False
@@ -90,7 +96,7 @@ def _is_file(reader):
         return False
 
 
-def _inner(reader):
+def _inner(reader: typing.Any) -> typing.Any:
     for name in _INNER:
         inner = getattr(reader, name, None)
         if hasattr(inner, 'read') or hasattr(inner, '__next__'):
@@ -98,7 +104,7 @@ def _inner(reader):
     return None
 
 
-def _put_inside(reader, inner):
+def _put_inside(reader: typing.Any, inner: SparseReader) -> None:
     """Let a reader read from something else than it was made with."""
     name = next(name for name in _INNER if hasattr(reader, name))
     setattr(reader, name, inner)
@@ -111,16 +117,16 @@ class SparseReader:
     the latest, and a hole from one to the next is ``extents.ZEROS`` itself,
     which the engine need not look at to know what it is.
 
-    :param file: open binary file; it is read from its current position
+    :param file: it is read from its current position
     """
 
-    def __init__(self, file):
+    def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
         self._fd = file.fileno()
         self._position = file.tell()
         self._data = self._hole = self._position
 
-    def read(self, size=-1):
+    def read(self, size: int | None = -1) -> bytes:
         """Return the next bytes, at most ``size``; none at the end."""
         if size is None or size < 0:
             size = max(0, os.fstat(self._fd).st_size - self._position)
@@ -137,20 +143,20 @@ class SparseReader:
         self._position += len(data)
         return data
 
-    def __iter__(self):
+    def __iter__(self) -> SparseReader:
         return self
 
-    def __next__(self):
+    def __next__(self) -> bytes:
         data = self.read(extents.REQUEST)
         if not data:
             raise StopIteration
         return data
 
-    def close(self):
+    def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _look(self):
+    def _look(self) -> None:
         """Find the next data, and where it ends."""
         end = os.fstat(self._fd).st_size
         if self._position >= end:

@@ -20,10 +20,13 @@ taken away are empty; what is recorded it leaves beside its lead, from where
 the others follow it.
 """
 
+from __future__ import annotations
+
 import copy
 import glob
 import logging
 import os
+import typing
 
 from glance_store import driver
 from glance_store import location
@@ -36,6 +39,12 @@ from glance_dcn.store import options
 from glance_dcn.store import record
 from glance_dcn.store import roster
 from glance_dcn.tasks import queue
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from glance_dcn.sites import site as sites
+    from glance_dcn.store import driver as drivers
 
 LOG = logging.getLogger(__name__)
 
@@ -52,16 +61,15 @@ _MISSING = 2
 # whether they are empty.
 _HANGS = 180
 
-_watch = None
+_watch: Watch | None = None
 
 
-def begin(conf, kind):
+def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
     """Watch for changes on behalf of Glance; set up the sites there are.
 
     Called as each store is set up; the first call counts. It returns after
     the sites of the folder are stores.
 
-    :param conf: oslo.config object
     :param kind: class of the stores
     """
     global _watch
@@ -76,28 +84,28 @@ def begin(conf, kind):
 class Watch:
     """Follows the files of one configuration.
 
-    :param conf: oslo.config object
     :param kind: class of the stores
-    :ivar roster: :class:`glance_dcn.store.roster.Roster`
     """
 
-    def __init__(self, conf, kind):
+    def __init__(self, conf: cfg.ConfigOpts,
+                 kind: type[drivers.Store]) -> None:
         self.conf = conf
         self.roster = roster.Roster(conf, kind)
-        self._folder = self._exchange = None
-        self._missing = {}
-        self._refused = {}
+        self._folder: folder.Folder | None = None
+        self._missing: dict[str, int] = {}
+        self._refused: dict[str, Mapping[str, str]] = {}
         self._limits = LimitsFile(conf, self.roster)
         self._looking = background.Periodic('dcn-files', self.look, _LOOK)
+        self.record = record.Record(self.roster, _sites,
+                                    lead=queue.PROCESS.lead)
+        # Neither is used without a folder.
+        self._exchange = background.Periodic('dcn-sites', self._keep_record,
+                                             _EXCHANGE)
         path = conf[options.GROUP].sites_dir
         if path:
             self._folder = folder.Folder(path, self._check)
-            self.record = record.Record(self.roster, _sites,
-                                        lead=queue.PROCESS.lead)
-            self._exchange = background.Periodic(
-                'dcn-sites', self._keep_record, _EXCHANGE)
 
-    def start(self):
+    def start(self) -> None:
         """Set up the sites of the folder, and go on watching.
 
         The command, which ends soon, only has them set up.
@@ -110,24 +118,23 @@ class Watch:
         if not queue.PROCESS.enabled:
             return
         self._looking.start()
-        if self._exchange:
+        if self._folder:
             self._exchange.start()
             queue.PROCESS.lead.on_lead(self._exchange.wake)
 
-    def stop(self):
+    def stop(self) -> None:
         """Watch no more."""
         self._looking.stop()
-        if self._exchange:
-            self._exchange.stop()
+        self._exchange.stop()
 
-    def look(self):
+    def look(self) -> None:
         """Take over what has changed in the files, and in the record."""
         self._look_at_files()
         if self._folder and not queue.PROCESS.lead.is_held:
             self.record.follow()
         self._limits.look()
 
-    def _look_at_files(self, settled=True):
+    def _look_at_files(self, settled: bool = True) -> None:
         """Take over what has changed in the files.
 
         At the start it is this alone: Glance does not have the stores of
@@ -143,7 +150,7 @@ class Watch:
             if contents is not None:
                 self._follow(contents)
 
-    def _follow(self, contents):
+    def _follow(self, contents: folder.Contents) -> None:
         for name, found in contents.sites.items():
             entry = self.roster.entries.get(name)
             if ((entry is None or entry.retired or entry.options != found)
@@ -158,7 +165,8 @@ class Watch:
                     self._put(name, entry.options, retired=True)
         self.record.present = contents.present
 
-    def _put(self, name, found, retired=False):
+    def _put(self, name: str, found: Mapping[str, str],
+             retired: bool = False) -> None:
         known = self.roster.entries.get(name)
         try:
             self.roster.put(name, found, retired)
@@ -181,10 +189,9 @@ class Watch:
                          'name': name, 'changed': ', '.join(sorted(
                              key for key in {*known.options, *found}
                              if known.options.get(key) != found.get(key)))})
-        if self._exchange:
-            self._exchange.wake()
+        self._exchange.wake()
 
-    def _check(self, name, found):
+    def _check(self, name: str, found: Mapping[str, str]) -> None:
         unknown = self.roster.check(name, found)
         if unknown:
             LOG.warning('Site file %(name)s.conf has options that no dcn '
@@ -192,7 +199,7 @@ class Watch:
                             'name': name, 'unknown': ', '.join(
                                 repr(option) for option in unknown)})
 
-    def _keep_record(self):
+    def _keep_record(self) -> None:
         lead = queue.PROCESS.lead
         if not lead.is_held:
             return
@@ -200,7 +207,7 @@ class Watch:
             settled = not self.record.exchange(self._home_site())
         self._exchange.interval = _SETTLED if settled else _EXCHANGE
 
-    def _home_site(self):
+    def _home_site(self) -> sites.Site | None:
         """Return the site that keeps the records, or None.
 
         Where it comes from a file itself, it cannot keep which there were.
@@ -210,7 +217,7 @@ class Watch:
             site.name in self.roster.entries) else site
 
 
-def _sites():
+def _sites() -> list[tuple[str, sites.Site]]:
     """Return (name, site) of all dcn stores of the process."""
     stores = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
     return [(name, info['store'].site) for name, info in stores.items()]
@@ -219,16 +226,15 @@ def _sites():
 class LimitsFile:
     """Limits in the configuration files, of stores in enabled_backends.
 
-    :param conf: oslo.config object
     :param roster: :class:`glance_dcn.store.roster.Roster` of the others
     """
 
-    def __init__(self, conf, roster):
+    def __init__(self, conf: cfg.ConfigOpts, roster: roster.Roster) -> None:
         self._conf = conf
         self._roster = roster
         self._state = self._files()
 
-    def look(self):
+    def look(self) -> None:
         """Take over the limits, if a file has changed."""
         state = self._files()
         if state == self._state:
@@ -243,7 +249,8 @@ class LimitsFile:
             LOG.error('The configuration files were changed, and cannot be '
                       'used: %s. Limits stay as they are.', exc)
 
-    def _follow(self, fresh, name, site):
+    def _follow(self, fresh: cfg.ConfigOpts, name: str,
+                site: sites.Site) -> None:
         values = [_value(fresh, name, opt) for opt in _mutable()]
         if site.limits.set(*values):
             LOG.info('Store %(name)s has other limits now: %(limits)s', {
@@ -251,14 +258,14 @@ class LimitsFile:
                     '%s = %g' % (opt.name, value)
                     for opt, value in zip(_mutable(), values))})
 
-    def _read(self):
+    def _read(self) -> cfg.ConfigOpts:
         fresh = cfg.ConfigOpts()
         fresh(args=[], default_config_files=list(
             self._conf.config_file or ()), default_config_dirs=list(
                 self._conf.config_dir or ()))
         return fresh
 
-    def _files(self):
+    def _files(self) -> dict[str, tuple[int, int, int]]:
         found = {}
         paths = list(self._conf.config_file or ())
         for directory in self._conf.config_dir or ():
@@ -273,13 +280,13 @@ class LimitsFile:
         return found
 
 
-def _mutable():
+def _mutable() -> list[cfg.Opt]:
     """Return the options that may change: those of Limits.set(), in order."""
     by_name = {opt.name: opt for opt in options.STORE_OPTS}
     return [by_name['dcn_max_transfers'], by_name['dcn_bandwidth_limit']]
 
 
-def _value(conf, group, opt):
+def _value(conf: cfg.ConfigOpts, group: str, opt: cfg.Opt) -> typing.Any:
     """Return an option of a store, from its section or the shared one."""
     opt = copy.copy(opt)
     default, opt.default = opt.default, None

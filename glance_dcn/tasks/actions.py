@@ -43,6 +43,8 @@ from glance_dcn import glance_db
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
+    import rados
+
     from glance_dcn.sites import site as sites
     from glance_dcn.tasks import store as stores
 
@@ -85,12 +87,7 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What is to be done about a task, and why.
-
-    :ivar verdict: :class:`Verdict`
-    :ivar reason: as text
-    :ivar image_id: internal ID of the image to be removed, or None
-    """
+    """What is to be done about a task, and why."""
 
     verdict: Verdict
     reason: str
@@ -102,10 +99,6 @@ def plan(task: tasks.Task, site_pool: str,
          creating: bool = False, waited: float = 0) -> Decision:
     """Decide what is to be done about a task; without any effect.
 
-    :param task: :class:`glance_dcn.tasks.task.Task`
-    :param site_pool: name of the pool of the task's site
-    :param info: what there is under the image's name, or None
-    :param answer: what Glance's database says of the image there
     :param creating: whether the one who asks holds the image in Glance, and
         is about to write it: it is not settled because of that
     :param waited: seconds for which the task has waited, by a monotonic clock
@@ -183,8 +176,6 @@ def _unknown() -> Decision:
 class Executor:
     """Does the tasks of one site.
 
-    :param store: :class:`glance_dcn.tasks.store.TaskStore`
-    :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
     :param check_lease: returns if this process still may act, and raises
         otherwise; it is called before each irreversible step
     """
@@ -197,7 +188,7 @@ class Executor:
         self._database = database
         self._check_lease = check_lease
 
-    def decide(self, site: sites.Site, ioctx: typing.Any, task: tasks.Task,
+    def decide(self, site: sites.Site, ioctx: rados.Ioctx, task: tasks.Task,
                creating: bool = False, waited: float = 0) -> Decision:
         """Return what is to be done about a task now; without any effect.
 
@@ -212,26 +203,28 @@ class Executor:
         """Return what Glance's database says of the image of a record.
 
         :raises RetryLater: if it does not answer
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away and
+            its fsid is not known
         """
+        uri = site.uri(record.image, record.pool)
         try:
-            return self._database.ask(record.image,
-                                      site.uri(record.image, record.pool))
+            return self._database.ask(record.image, uri)
         except Exception as exc:
             raise RetryLater('the database of Glance does not answer: %s'
                              % exc) from exc
 
     def execute(self, site: sites.Site, task: tasks.Task,
                 creating: str | None = None,
-                waited: float = 0, ioctx: typing.Any = None) -> Decision:
+                waited: float = 0,
+                ioctx: rados.Ioctx | None = None) -> Decision:
         """Do a task.
 
         :param creating: uid of the intent of the one who asks, who holds the
             name lock and is about to write the image; or None
         :param waited: seconds for which the task has waited
-        :param ioctx: rados.Ioctx of the task's pool by which the name lock is
-            held, where there is a ``creating``; another client would not be
-            blocklisted with its holder
-        :returns: what was done
+        :param ioctx: of the task's pool, by which the name lock is held, where
+            there is a ``creating``; another client would not be blocklisted
+            with its holder
         :raises RetryLater: if it cannot be done now
         :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
@@ -241,16 +234,16 @@ class Executor:
             return Decision(
                 Verdict.DROP, 'it was for cluster %s, in whose place the '
                 'store has another one' % task.fsid)
-        with (contextlib.nullcontext(ioctx) if creating
-              else site.open_pool(task.pool)) as ioctx:
-            decision = self.decide(site, ioctx, task, bool(creating),
+        with (contextlib.nullcontext(ioctx) if ioctx is not None
+              else site.open_pool(task.pool)) as pool:
+            decision = self.decide(site, pool, task, bool(creating),
                                    waited)
             if decision.verdict is Verdict.PURGE:
-                return self._purge(ioctx, task, decision)
+                return self._purge(pool, task, decision)
             if decision.verdict is Verdict.REMOVE:
                 self._fence(site, task)
-                with self._name_lock(site, ioctx, task, creating):
-                    return self._remove(site, ioctx, task, decision,
+                with self._name_lock(site, pool, task, creating):
+                    return self._remove(site, pool, task, decision,
                                         creating)
         if decision.verdict in (Verdict.WAIT, Verdict.REFUSE):
             raise RetryLater(decision.reason,
@@ -269,7 +262,7 @@ class Executor:
                              % ', '.join(sorted(left)))
 
     @contextlib.contextmanager
-    def _name_lock(self, site: sites.Site, ioctx: typing.Any,
+    def _name_lock(self, site: sites.Site, ioctx: rados.Ioctx,
                    task: tasks.Task, creating: str | None
                    ) -> typing.Iterator[None]:
         if creating:
@@ -281,7 +274,7 @@ class Executor:
         except name_lock.NotLocked as exc:
             raise RetryLater(str(exc), expected=True) from exc
 
-    def _remove(self, site: sites.Site, ioctx: typing.Any, task: tasks.Task,
+    def _remove(self, site: sites.Site, ioctx: rados.Ioctx, task: tasks.Task,
                 before: Decision, creating: str | None
                 ) -> Decision:
         decision = self.decide(site, ioctx, task, bool(creating))
@@ -321,7 +314,7 @@ class Executor:
                     and other.state in states):
                 raise RetryLater('it is being written', expected=True)
 
-    def _purge(self, ioctx: typing.Any, task: tasks.Task,
+    def _purge(self, ioctx: rados.Ioctx, task: tasks.Task,
                decision: Decision) -> Decision:
         self._check_lease()
         try:
@@ -334,7 +327,7 @@ class Executor:
         return decision
 
 
-def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
+def _inspect(ioctx: rados.Ioctx, task: tasks.Task) -> images.ImageInfo | None:
     """Return what there is under the name of a task's image.
 
     Or what is left of it, where its removal was interrupted. Another image
@@ -351,7 +344,8 @@ def _inspect(ioctx: typing.Any, task: tasks.Task) -> images.ImageInfo | None:
     info = images.inspect(ioctx, task.image)
     if info is None:
         image_id = images.find_being_removed(ioctx, task.image)
-        return images.ImageInfo(image_id, blank=False) if image_id else None
+        return (images.ImageInfo(image_id, blank=False) if image_id
+                else None)
     return info
 
 

@@ -46,10 +46,7 @@ _LONGEST = 3600
 
 
 class Crashes:
-    """What the leaders of this host were trying when they ended.
-
-    :param lead: that of the host
-    """
+    """What the leaders of this host were trying when they ended."""
 
     def __init__(self, lead: leads.Lead) -> None:
         self._lead = lead

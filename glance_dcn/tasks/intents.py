@@ -66,10 +66,7 @@ class WriteLost(leftovers.Gone):
 
 
 class Write:
-    """One image that is being written.
-
-    :ivar intent: :class:`glance_dcn.tasks.task.Intent`
-    """
+    """One image that is being written."""
 
     def __init__(self, log: WriteLog, intent: tasks.Intent) -> None:
         self.intent = intent
@@ -114,7 +111,6 @@ class Write:
 class WriteLog:
     """The intents of this process.
 
-    :param store: :class:`glance_dcn.tasks.store.TaskStore`
     :param notify: called when a task was recorded; it must not block
     """
 
@@ -144,8 +140,6 @@ class WriteLog:
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
         """Record that an image is going to be written.
 
-        :param site: where it is written to
-        :param image: name of the RBD image
         :param address: of the client that writes
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         """

@@ -51,7 +51,6 @@ class Lease:
 
     :ivar holder: tells it from any other
     :ivar beat: goes up with each renewal
-    :ivar created_by: host and process
     """
 
     holder: str
@@ -115,7 +114,6 @@ class LeaseLost(Exception):
 class RunnerLease:
     """The right of one process to run the tasks of a home.
 
-    :param store: :class:`glance_dcn.tasks.store.TaskStore`
     :param clock: returns seconds of a monotonic clock
     """
 

@@ -35,6 +35,8 @@ from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
+    import rados
+
     from glance_dcn import glance_db
     from glance_dcn.sites import site as sites
 
@@ -52,12 +54,7 @@ NotRecorded = stores.NotRecorded
 class TaskQueue:
     """What a process records, and what it does of it.
 
-    :param deployment: identity of the deployment
-    :ivar home: :class:`glance_dcn.sites.home.Home`
-    :ivar sites: dict of :class:`glance_dcn.sites.site.Site` by name
-    :ivar store: :class:`glance_dcn.tasks.store.TaskStore`
-    :ivar runner: :class:`glance_dcn.tasks.runner.TaskRunner`, or None in a
-        process that runs no tasks
+    :ivar runner: None in a process that runs no tasks
     :ivar lead: that of the host: the process that has it runs the tasks, and
         does other background work
     :ivar enabled: whether this process does background work at all; the
@@ -171,14 +168,13 @@ class TaskQueue:
                           '%(error)s', {'image': image, 'error': exc})
         return note
 
-    def run_pending_for_image(self, site: sites.Site, ioctx: typing.Any,
+    def run_pending_for_image(self, site: sites.Site, ioctx: rados.Ioctx,
                               image: str, write: intents.Write) -> bool:
         """Do what waits to be done for an image that is about to be written.
 
         For the holder of its name lock, who has found one of that name.
 
-        :param ioctx: rados.Ioctx of the site's pool, by which the name lock
-            is held
+        :param ioctx: of the site's pool, by which the name lock is held
         :returns: whether anything was done, so that it is worth another try
         """
         done = False
@@ -205,7 +201,6 @@ class TaskQueue:
                    image_id: str | None) -> set[str]:
         """Return the addresses of clients that have begun to write an image.
 
-        :param image_id: internal ID of the RBD image
         :raises glance_dcn.ceph.errors.ClusterError: if home is away
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
@@ -219,8 +214,6 @@ class TaskQueue:
         """Return whether the writer of an image has committed it.
 
         True as well if home does not tell.
-
-        :param image_id: internal ID of the RBD image
         """
         try:
             return any(isinstance(record, tasks.Intent)

@@ -103,7 +103,6 @@ class _Attempts:
 class _Running:
     """A record that is being tried.
 
-    :ivar site: its :class:`glance_dcn.sites.site.Site`
     :ivar since: when that was begun, by the monotonic clock
     """
 
@@ -114,9 +113,7 @@ class _Running:
 class TaskRunner:
     """Runs the tasks of a home.
 
-    :param store: :class:`glance_dcn.tasks.store.TaskStore`
     :param sites: returns the site of a store by its identifier, or None
-    :param database: :class:`glance_dcn.glance_db.GlanceDatabase`
     :param clock: returns seconds of a monotonic clock
     :param expiry: seconds without a renewal after which a writer is dead
     :param settled: seconds for which Glance's database must have been settled
@@ -151,7 +148,7 @@ class TaskRunner:
         # Those that are being tried, by key.
         self._running: dict[str, _Running] = {}
         # Keys of those that have ended since; it is the process's own.
-        self._ended = native.Queue()
+        self._ended: native.Queue[str] = native.Queue()
         self._pid = os.getpid()
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
@@ -495,7 +492,8 @@ class TaskRunner:
     def _retry(self, site: sites.Site, record: tasks.Record,
                attempts: _Attempts, exc: Exception) -> None:
         """Have a record tried again later."""
-        expected = getattr(exc, 'expected', False)
+        later = exc if isinstance(exc, actions.RetryLater) else None
+        expected = later is not None and later.expected
         now = self._clock()
         if isinstance(exc, errors.ClusterError):
             self._await(site)
@@ -511,8 +509,8 @@ class TaskRunner:
             # Its writer is to be found dead in time.
             longest = shortest = _SOON
         attempts.due = now + max(shortest, min(pause, longest))
-        if getattr(exc, 'pause', None) is not None:
-            attempts.due = now + exc.pause
+        if later is not None and later.pause is not None:
+            attempts.due = now + later.pause
         LOG.log(logging.DEBUG if expected or attempts.failed > 1
                 else logging.WARNING,
                 'Store %(store)s: %(what)s of image %(image)s is tried again: '

@@ -49,12 +49,11 @@ Possible values:
 ]
 
 
-def configure(queue: queues.TaskQueue, conf: typing.Any,
+def configure(queue: queues.TaskQueue, conf: cfg.ConfigOpts,
               database: glance_db.GlanceDatabase | None) -> None:
     """Have a task queue follow a configuration.
 
-    :param conf: oslo.config object that glance_store was set up with
-    :param database: that of the Glance that this process belongs to, or None
+    :param conf: that glance_store was set up with
     """
     conf.register_opts(OPTS, group=GROUP)
     staging = folder.path(conf) if database else None
@@ -64,12 +63,12 @@ def configure(queue: queues.TaskQueue, conf: typing.Any,
         database)
 
 
-def deployment_id(conf: typing.Any) -> str:
+def deployment_id(conf: cfg.ConfigOpts) -> str:
     """Return the identity of the deployment; '' where there is no database.
 
-    :param conf: oslo.config object, with the option registered
+    :param conf: with the option registered
     """
-    chosen = conf[GROUP].deployment_id
+    chosen: str | None = conf[GROUP].deployment_id
     if chosen:
         return chosen
     connection = _connection(conf)
@@ -84,7 +83,7 @@ def deployment_id(conf: typing.Any) -> str:
     return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
-def _connection(conf: typing.Any) -> str | None:
+def _connection(conf: cfg.ConfigOpts) -> str | None:
     """Return the connection of Glance's database, or None.
 
     Glance has its options known when it first opens the database, which is
@@ -97,4 +96,5 @@ def _connection(conf: typing.Any) -> str | None:
         return None
     with contextlib.suppress(cfg.DuplicateOptError):
         conf.register_opts(options.database_opts, group='database')
-    return conf.database.connection
+    connection: str | None = conf.database.connection
+    return connection

@@ -34,6 +34,8 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterator
 
+    import rados
+
     from glance_dcn.tasks import spool as spools
 
 LOG = logging.getLogger(__name__)
@@ -56,8 +58,6 @@ class NotRecorded(errors.ClusterError):
 class Unreadable:
     """A record that cannot be understood, and is left alone.
 
-    :ivar key: its key
-    :ivar reason: why
     :ivar foreign: whether it is of another deployment
     """
 
@@ -72,7 +72,6 @@ class Scan:
 
     :ivar records: tasks and intents, in the order of sites and images
     :ivar leases: texts of leases, by ID
-    :ivar unreadable: list of :class:`Unreadable`
     """
 
     records: list[tasks.Record] = dataclasses.field(default_factory=list)
@@ -83,8 +82,6 @@ class Scan:
 class TaskStore:
     """The records of this process's home.
 
-    :param home: :class:`glance_dcn.sites.home.Home`
-    :param deployment: identity of the deployment
     :param spool: where records go while home is away; None: nowhere
     """
 
@@ -232,7 +229,7 @@ class TaskStore:
             if key not in seen:
                 yield key, text
 
-    def _at_home(self, work: Callable[[typing.Any], _T]) -> _T:
+    def _at_home(self, work: Callable[[rados.Ioctx], _T]) -> _T:
         """Return what a function of the home's Ioctx returns.
 
         It is called once more if the cluster had cut off this client: there
@@ -255,7 +252,8 @@ class TaskStore:
             if kind is None:
                 raise record_format.RecordError(
                     'its key is not that of a task')
-            record = record_format.load(kind, text, self.deployment)
+            record: tasks.Record = record_format.load(kind, text,
+                                                      self.deployment)
             if record.key != key:
                 raise record_format.RecordError(
                     'its key is that of another record')

@@ -81,11 +81,6 @@ def _uid() -> str:
 class Task:
     """Deferred work for one image at one site.
 
-    :ivar action: :class:`Action`
-    :ivar site: identifier of the site's store
-    :ivar image: name of the RBD image
-    :ivar pool: name of the pool it is in
-    :ivar fsid: fsid of the cluster, or None
     :ivar image_id: internal ID of the RBD image, which no other image ever
         has; None if it is not known
     :ivar snapshot: name of the snapshot to be removed with it, or None
@@ -94,7 +89,6 @@ class Task:
     :ivar uid: tells it from any other
     :ivar created_at: seconds since the epoch by the clock of its creator; for
         people to read
-    :ivar created_by: host and process
     :ivar retry_attempts: how often it has failed
     :ivar message: what it failed with last, or waits for; '' if it was not
         tried yet
@@ -118,7 +112,7 @@ class Task:
     def key(self) -> str:
         """Key of the record; those of one image at one site begin alike."""
         if self.action is Action.DELETE and self.image_id is None:
-            name = self.action.value
+            name: str = self.action.value
         elif self.action is Action.REMOVE_INCOMPLETE:
             name = '%s.%s' % (self.action.value, self.uid)
         else:
@@ -132,18 +126,12 @@ class Task:
 class Intent:
     """Write-ahead record of an image that is going to be written.
 
-    :ivar site: identifier of the site's store
-    :ivar image: name of the RBD image
-    :ivar pool: name of the pool
-    :ivar fsid: fsid of the cluster, or None
     :ivar writer: ID of the lease of the process that writes
     :ivar address: address of the client that writes, at the site's cluster
     :ivar image_id: internal ID of the RBD image, once it is created
-    :ivar state: :class:`State`
     :ivar uid: tells it from any other
     :ivar created_at: seconds since the epoch by the clock of its creator; for
         people to read
-    :ivar created_by: host and process
     """
 
     site: str
@@ -174,8 +162,8 @@ def prefix(site: str, image: typing.Optional[str] = None) -> str:
                            for part in parts)
 
 
-def kind_of(key: str) -> typing.Optional[type]:
+def kind_of(key: str) -> typing.Optional[type[Record]]:
     """Return the class of the record of a key, or None."""
     parts = key.split('/')
-    return {'task': Task, 'intent': Intent}.get(
-        parts[3] if len(parts) == 5 else '')
+    kinds: dict[str, type[Record]] = {'task': Task, 'intent': Intent}
+    return kinds.get(parts[3] if len(parts) == 5 else '')

@@ -22,34 +22,37 @@ worker's folder, it stands around each of those that configurations name, and
 leaves to them what the answer is.
 """
 
+from __future__ import annotations
+
+import typing
+
 from glance_dcn import plugins
+from glance_dcn.workers import place as places
 
 _MARK = 'glance-dcn '
 
-_place = None
+_place: places.Place | None = None
 _loaded = False
 
 
-def begin(place):
+def begin(place: places.Place) -> None:
     """Have healthchecks of this process answered from now on.
 
     It must be called before Glance makes its application.
-
-    :param place: :class:`glance_dcn.workers.place.Place`
     """
     global _place
     _place = place
-    points = plugins.entry_points(plugins.HEALTHCHECK)
+    points: list[typing.Any] = plugins.entry_points(plugins.HEALTHCHECK)
     points[:] = [point if isinstance(point, _Point) else _Point(point)
                  for point in points]
 
 
-def loaded():
+def loaded() -> bool:
     """Return whether Glance has loaded the plugin in this process."""
     return _loaded
 
 
-def mark(secret):
+def mark(secret: str) -> str:
     """Return what the answer has in it while a secret is the one."""
     return _MARK + secret
 
@@ -57,34 +60,28 @@ def mark(secret):
 class _Point:
     """An entry point whose plugin has ours around it."""
 
-    def __init__(self, point):
+    def __init__(self, point: typing.Any) -> None:
         self._point = point
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> typing.Any:
         return getattr(self._point, name)
 
-    def load(self):
+    def load(self) -> typing.Callable[..., Answer]:
         """Return what makes the plugin."""
         kind = self._point.load()
         return lambda *args: Answer(kind(*args))
 
 
 class Answer:
-    """The plugin, as oslo.middleware calls it.
+    """The plugin, as oslo.middleware calls it."""
 
-    :param plugin: the one that it stands around
-    """
-
-    def __init__(self, plugin):
+    def __init__(self, plugin: typing.Any) -> None:
         global _loaded
         _loaded = True
         self._plugin = plugin
 
-    def healthcheck(self, server_port):
-        """Return the other plugin's result, with the secret if there is one.
-
-        :param server_port: TCP port of the server
-        """
+    def healthcheck(self, server_port: int) -> typing.Any:
+        """Return the other plugin's result, with any secret of the moment."""
         result = self._plugin.healthcheck(server_port)
         secret = _place.challenged() if _place else None
         if secret:

@@ -33,6 +33,7 @@ better one appears.
 
 from __future__ import annotations
 
+from collections import abc
 import contextlib
 import errno
 import hashlib
@@ -43,6 +44,8 @@ import tempfile
 import time
 import typing
 
+from oslo_config import cfg
+
 from glance_dcn import background
 from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
@@ -51,12 +54,9 @@ from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.workers import leader
 from glance_dcn.workers import options
+from glance_dcn.workers import place
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterator
-    from collections.abc import Sequence
-
     from glance_dcn.tasks import queue as queues
 
 LOG = logging.getLogger(__name__)
@@ -81,12 +81,11 @@ _UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
                        errno.EPERM, errno.EROFS))
 
 
-def begin(conf: typing.Any, queue: queues.TaskQueue) -> None:
+def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
     """Have this process share the background work of its host.
 
     Called as each store is set up; the first call for a configuration counts.
 
-    :param conf: oslo.config object
     :param queue: gets the lead as its ``lead``
     """
     known = queue.lead
@@ -105,20 +104,14 @@ def begin(conf: typing.Any, queue: queues.TaskQueue) -> None:
     queue.lead.start()
 
 
-def interval(conf: typing.Any) -> float:
-    """Return the seconds between two heartbeats of a worker.
-
-    :param conf: oslo.config object, with the options of workers
-    """
-    return min(BEAT, conf[options.GROUP].dcn_worker_timeout / BEATS)
+def interval(conf: cfg.ConfigOpts) -> float:
+    """Return the seconds between two heartbeats of a worker."""
+    timeout: int = conf[options.GROUP].dcn_worker_timeout
+    return min(BEAT, timeout / BEATS)
 
 
-def folders(conf: typing.Any, deployment: str) -> list[str]:
-    """Return the folders that the processes may share, the best first.
-
-    :param conf: oslo.config object
-    :param deployment: identity of the deployment
-    """
+def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
+    """Return the folders that the processes may share, the best first."""
     name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
         deployment.encode()).hexdigest()[:16])
     staging = folder.path(conf)
@@ -135,16 +128,13 @@ class HostLead(lead.Lead):
     :param folders: paths that the processes may share, the best first
     :param silence: seconds without a heartbeat after which a sibling takes
         the lead
-    :param may_lead: returns whether this process may lead
-    :param clock: returns seconds of a monotonic clock
-    :ivar conf: configuration that it is of, or None
     """
 
-    def __init__(self, folders: Sequence[str], silence: float,
-                 may_lead: Callable[[], bool] = lambda: True,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folders: abc.Sequence[str], silence: float,
+                 may_lead: abc.Callable[[], bool] = lambda: True,
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self.conf: typing.Any = None
+        self.conf: cfg.ConfigOpts | None = None
         self._silence = silence
         self._may_lead = may_lead
         self._clock = clock
@@ -198,10 +188,7 @@ class HostLead(lead.Lead):
                 leadership.generation if leadership is not None else 0)
 
     def beat(self) -> bool:
-        """Prove that this process leads and works, or take a free lead.
-
-        :returns: whether this process leads
-        """
+        """Prove that this process leads and works, or take a free lead."""
         own = self._own
         with own.lock:
             held = self._beat(own)
@@ -271,7 +258,7 @@ class HostLead(lead.Lead):
                      if now - job.since >= job.limit), None)
 
     @contextlib.contextmanager
-    def job(self, name: str, limit: float | None = None) -> Iterator[None]:
+    def job(self, name: str, limit: float | None = None) -> abc.Iterator[None]:
         """Do work of the leader; see :meth:`glance_dcn.runtime.lead.Lead.job`.
 
         While one takes too long, this process does not lead.
@@ -335,7 +322,7 @@ class HostLead(lead.Lead):
             return None
         try:
             with open(os.path.join(own.folder or '', _PUBLISHED + name),
-                      opener=_open_at_once) as f:
+                      opener=place.open_at_once) as f:
                 text = f.read(_LARGEST)
         except (OSError, ValueError) as exc:
             LOG.debug('What the leader has left cannot be read: %s', exc)
@@ -367,10 +354,8 @@ class _Process:
     """What one process has of a lead.
 
     :ivar lock: for one heartbeat at a time
-    :ivar folder: the one that is used, or None
     :ivar alone: whether none can be used, so that this process leads itself
     :ivar led: whether it led at the last heartbeat
-    :ivar jobs: those under way
     :ivar touched: state of the file that is touched, as it was seen last
     :ivar read: states of what the leader has left, as it was read last
     :ivar complained: what was logged last
@@ -384,11 +369,6 @@ class _Process:
         self.touched: object = None
         self.read: dict[str, object] = {}
         self.complained: str | None = None
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open what may be no file: a pipe would be waited for."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
 def _check_own(path: str) -> None:

@@ -38,6 +38,7 @@ such as by compare-and-swap.
 
 from __future__ import annotations
 
+from collections import abc
 import contextlib
 import fcntl
 import logging
@@ -49,9 +50,6 @@ import typing
 import uuid
 
 from glance_dcn.engine import native
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
 
 LOG = logging.getLogger(__name__)
 
@@ -73,11 +71,10 @@ class Leadership:
         exist
     :param silence: seconds without a heartbeat after which a sibling takes
         the lead; several times the interval of heartbeats
-    :param clock: returns seconds of a monotonic clock
     """
 
     def __init__(self, folder: str, silence: float,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
         self._silence = silence
         self._clock = clock
@@ -272,11 +269,7 @@ class _Seen(typing.NamedTuple):
 
 
 class _Lead:
-    """The file of the generation that this process leads.
-
-    :param fd: its descriptor
-    :param generation: of the lead
-    """
+    """The file of the generation that this process leads."""
 
     def __init__(self, fd: int, generation: int) -> None:
         self._fd = fd

@@ -24,6 +24,9 @@ then marks its record, which fails if it has spoken meanwhile, and only then
 undoes its work, task by task. Undoing twice does no harm.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import contextlib
 import dataclasses
 import logging
@@ -49,16 +52,15 @@ _FORGOTTEN = 7 * 24 * 3600
 
 
 @contextlib.contextmanager
-def acting(records, identity, holder):
+def acting(records: registries.Registry, identity: str, holder: str
+           ) -> abc.Iterator[abc.Callable[[], bool] | None]:
     """Have the only right to act for a worker while the block runs.
 
-    :param records: :class:`glance_dcn.workers.registry.Registry`
-    :param identity: name of the worker
     :param holder: text that tells this holder from all others
     :returns: context manager that gives None if another has it, or a function
         that has it for longer, and returns whether it still was had
     """
-    def renew():
+    def renew() -> bool:
         return records.hold(identity, holder, _ACTING)
     if not renew():
         yield None
@@ -74,7 +76,7 @@ def acting(records, identity, holder):
         records.release(identity, holder)
 
 
-def _renew_quietly(renew):
+def _renew_quietly(renew: abc.Callable[[], bool]) -> bool:
     """Renew the right to act; return whether it may be held for longer."""
     try:
         return renew()
@@ -86,20 +88,19 @@ def _renew_quietly(renew):
 class Peers:
     """The peers of one worker.
 
-    :param records: :class:`glance_dcn.workers.registry.Registry`
-    :param identity: name of this worker
     :param timeout: seconds of silence until a peer's work is taken over
-    :param undo: called with a :class:`glance_dcn.workers.registry.Worker` and
-        what it was doing, a :class:`glance_dcn.staging.journal.Entry`; None:
-        this process cannot
     :param may_act: returns whether this process is the leader of its worker
         at this moment; asked before each step of a takeover
     :param may_undo: returns whether ``undo`` can do its work in this process;
         asked before a takeover begins
     """
 
-    def __init__(self, records, identity, timeout, undo,
-                 may_act=lambda: True, may_undo=lambda: True):
+    def __init__(self, records: registries.Registry, identity: str,
+                 timeout: float,
+                 undo: abc.Callable[[registries.Worker, journal.Entry],
+                                    object],
+                 may_act: abc.Callable[[], bool] = lambda: True,
+                 may_undo: abc.Callable[[], bool] = lambda: True) -> None:
         self._registry = records
         self._identity = identity
         self._timeout = timeout
@@ -107,21 +108,21 @@ class Peers:
         self._may_act = may_act
         self._may_undo = may_undo
         self._holder = uuid.uuid4().hex
-        self._looked = None
-        self._heard = {}
+        self._looked: float | None = None
+        self._heard: dict[str, _Heard] = {}
 
-    def forget(self):
-        """Forget who was heard when: it is not known what was meanwhile."""
+    def forget(self) -> None:
+        """Forget when peers were heard: it is not known what was meanwhile."""
         self._heard.clear()
 
-    def alive(self):
+    def alive(self) -> list[registries.Worker]:
         """Return the peers that were heard to speak, not too long ago."""
         now = time.monotonic()
         return [heard.worker for heard in list(self._heard.values())
                 if heard.spoke and now - heard.since < self._timeout]
 
-    def look(self):
-        """Look at all peers, and take over from those silent for too long.
+    def look(self) -> None:
+        """Read all peers, and take over from those silent for too long.
 
         :raises: as :class:`glance_dcn.workers.registry.Registry`
         """
@@ -142,31 +143,31 @@ class Peers:
             if known is None or known.count != _count(worker):
                 self._heard[identity] = _Heard(worker, now, known is not None)
             elif now - known.since >= self._timeout:
-                self._bury(worker, text)
+                self._undo_or_forget(worker, text)
 
-    def _bury(self, worker, text):
-        """Do what is to be done for a silent worker."""
+    def _undo_or_forget(self, worker: registries.Worker, text: str) -> None:
+        """Undo the work of a silent worker, or forget one without any."""
         tasks = self._registry.tasks(worker.identity)
-        if tasks and self._undo is not None:
+        if tasks:
             if not self._may_undo():
                 return
             with acting(self._registry, worker.identity,
                         self._holder) as renew:
                 if renew and self._may_act() and self._mark(worker, text):
                     self._take_over(worker, renew)
-        elif not tasks and time.time() - worker.seen > _FORGOTTEN:
+        elif time.time() - worker.seen > _FORGOTTEN:
             LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
                      'silent for long', {'worker': worker.identity,
                                          'host': worker.host})
             self._registry.remove(worker, text)
 
-    def _mark(self, worker, text):
+    def _mark(self, worker: registries.Worker, text: str) -> bool:
         """Write that a worker's work is taken over.
 
         :returns: whether it is; it is not if the worker lives
         """
         if worker.taken_by is not None:
-            # Who had begun with it may be gone as well.
+            # The worker that had begun with it may be gone as well.
             return self._registry.worker(worker.identity)[1] == text
         marked = dataclasses.replace(worker, taken_by=self._identity)
         if not self._registry.replace(text, marked):
@@ -177,7 +178,8 @@ class Peers:
                      'timeout': self._timeout})
         return True
 
-    def _take_over(self, worker, renew):
+    def _take_over(self, worker: registries.Worker,
+                   renew: abc.Callable[[], bool]) -> None:
         # Again: the worker may have begun one just before it was marked.
         for entry in self._registry.tasks(worker.identity):
             if not renew() or not self._may_act():
@@ -203,7 +205,6 @@ class Peers:
 class _Heard:
     """When a worker was heard last.
 
-    :ivar worker: :class:`glance_dcn.workers.registry.Worker`
     :ivar since: seconds of this worker's monotonic clock
     :ivar spoke: whether it spoke while this worker listened
     """
@@ -213,10 +214,10 @@ class _Heard:
     spoke: bool
 
     @property
-    def count(self):
+    def count(self) -> tuple[str, int]:
         """What changes when the worker speaks."""
         return _count(self.worker)
 
 
-def _count(worker):
+def _count(worker: registries.Worker) -> tuple[str, int]:
     return worker.incarnation, worker.beat

@@ -18,6 +18,9 @@ and that lasts as long as the volume of its staging folder does: when a worker
 comes back on another host, with that volume, it is still the same.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import contextlib
 import os
 import re
@@ -26,6 +29,7 @@ import tempfile
 import time
 import uuid
 
+from glance_dcn.staging import durable
 from glance_dcn.staging import journal
 
 _IDENTITY = 'identity'
@@ -36,17 +40,13 @@ _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 
 
 class Place:
-    """The folder of one worker.
+    """The folder of one worker."""
 
-    :param staging: path of the staging folder
-    :ivar folder: path of the folder
-    """
-
-    def __init__(self, staging):
+    def __init__(self, staging: str) -> None:
         self.staging = os.path.abspath(staging)
         self.folder = os.path.join(self.staging, journal.FOLDER)
 
-    def identity(self):
+    def identity(self) -> str:
         """Return the name of the worker, a UUID; it is made if need be.
 
         :raises OSError: if it can be neither read nor written
@@ -64,10 +64,10 @@ class Place:
                 os.link(temporary, path)
         finally:
             os.unlink(temporary)
-        _sync_folder(self.folder)
+        durable.sync_folder(self.folder)
         return _read_identity(path)
 
-    def known_identity(self):
+    def known_identity(self) -> str | None:
         """Return the name of the worker, or None if it has none yet.
 
         :raises OSError: if it cannot be read
@@ -79,7 +79,7 @@ class Place:
             return None
 
     @contextlib.contextmanager
-    def challenge(self):
+    def challenge(self) -> abc.Iterator[str]:
         """Have all processes of the worker know a new secret meanwhile.
 
         :returns: context manager that gives the secret, as text
@@ -95,22 +95,22 @@ class Place:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
-    def challenged(self):
+    def challenged(self) -> str | None:
         """Return the secret of the moment, or None."""
         try:
             with open(os.path.join(self.folder, _CHALLENGE),
-                      opener=_open_at_once) as f:
+                      opener=open_at_once) as f:
                 age = time.time() - os.fstat(f.fileno()).st_mtime
                 return f.read(64) if age < _PATIENCE else None
         except (OSError, ValueError):
             return None
 
-    def _make(self):
+    def _make(self) -> None:
         # Not the staging folder itself: it may have to be mounted yet.
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.folder, mode=0o700)
 
-    def _write(self, text):
+    def _write(self, text: str) -> str:
         """Write a temporary file in the folder and return its path."""
         fd, path = tempfile.mkstemp(dir=self.folder, prefix='.')
         with open(fd, 'w') as f:
@@ -120,23 +120,15 @@ class Place:
         return path
 
 
-def _open_at_once(path, flags):
+def open_at_once(path: str, flags: int) -> int:
     """Open what may be no file: a pipe would be waited for."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
 
 
-def _read_identity(path):
-    with open(path, opener=_open_at_once) as f:
+def _read_identity(path: str) -> str:
+    with open(path, opener=open_at_once) as f:
         text = f.read(100).strip()
     if not _UUID.fullmatch(text):
         raise ValueError('%s does not hold the name of a worker; remove it, '
                          'and it is made anew' % path)
     return text
-
-
-def _sync_folder(path):
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -19,6 +19,8 @@ nothing can be said; the peers cannot hear of each other either then, and take
 nothing over.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import importlib.metadata
@@ -27,12 +29,16 @@ import socket
 import time
 import uuid
 
+from oslo_config import cfg
+
 from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
+from glance_dcn.runtime import lead as leads
+from glance_dcn.sites import site as sites
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import running
@@ -58,15 +64,13 @@ _SETTLE = 5
 # Looks in a row that find nobody at the address until that is said.
 _PATIENCE = 2
 
-_presence = None
+_presence: Presence | None = None
 
 
-def begin(conf, site):
+def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
     """Have this worker known to its peers from now on.
 
-    :param conf: oslo.config object of a Glance that serves; its host's lead is
-        that of the task queue
-    :param site: :class:`glance_dcn.sites.site.Site` of the default store
+    The lead of its host is that of the task queue.
     """
     global _presence
     if _presence is not None:
@@ -87,33 +91,26 @@ def begin(conf, site):
     _presence.start()
 
 
-def announce(entry):
+def announce(entry: journal.Entry) -> None:
     """Have the peers know at once what this worker begins.
 
     Nothing is waited for, nor raised. What does not get there, and how far
     it is, is written with one of the next beats.
-
-    :param entry: :class:`glance_dcn.staging.journal.Entry`
     """
     if _presence is not None:
         _presence.announce(entry)
 
 
-def may_recover():
-    """Return whether this worker may see to what it has left itself."""
+def may_recover() -> bool:
+    """Return whether this worker may recover what it has left itself."""
     return _presence is None or _presence.may_recover()
 
 
 class Presence:
-    """The worker that this process belongs to, in the registry.
+    """The worker that this process belongs to, in the registry."""
 
-    :param conf: oslo.config object
-    :param records: :class:`glance_dcn.workers.registry.Registry`
-    :param place: :class:`glance_dcn.workers.place.Place`
-    :param lead: :class:`glance_dcn.workers.host.HostLead`
-    """
-
-    def __init__(self, conf, records, place, lead):
+    def __init__(self, conf: cfg.ConfigOpts, records: registry.Registry,
+                 place: places.Place, lead: leads.Lead) -> None:
         self._conf = conf
         self._registry = records
         self._place = place
@@ -127,32 +124,32 @@ class Presence:
         self._checking = background.Periodic('dcn-self-reference', self.check,
                                              _SETTLE)
 
-    def _reset(self):
-        # As it was written last: (Worker, its text).
-        self._written = None
+    def _reset(self) -> None:
+        # As it was written last.
+        self._written: registry.Worker | None = None
         self._incarnation = uuid.uuid4().hex
         self._since = time.time()
         self._began = time.monotonic()
         self._verdict = reference.Verdict(registry.UNCHECKED, [])
         self._misses = 0
-        self._complained = None
+        self._complained = ''
         # The time of the lead that all this is of.
         self._term = self._lead.term
-        self.peers = None
+        self.peers: peers.Peers | None = None
 
-    def start(self):
+    def start(self) -> None:
         """Speak, look and check beside requests."""
         for periodic in (self._beating, self._looking, self._checking):
             periodic.start()
         self._lead.on_lead(self._beating.wake)
 
-    def stop(self):
+    def stop(self) -> None:
         """Do so no more."""
         for periodic in (self._beating, self._looking, self._checking):
             periodic.stop()
         self._lead.resign()
 
-    def beat(self):
+    def beat(self) -> None:
         """Say that the worker lives, if this process is to say so."""
         if not self._leads() or not self._registry.site.available:
             return
@@ -162,7 +159,7 @@ class Presence:
         except (errors.ClusterError, omap.Error) as exc:
             LOG.debug('The peers of this worker do not hear of it: %s', exc)
 
-    def announce(self, entry):
+    def announce(self, entry: journal.Entry) -> None:
         """Write down what this worker begins, without waiting."""
         site = self._registry.site
         # Not where it would have to be connected to first.
@@ -174,7 +171,7 @@ class Presence:
             LOG.debug('The peers of this worker do not hear of the import of '
                       'image %s: %s', entry.image, exc)
 
-    def may_recover(self):
+    def may_recover(self) -> bool:
         """Return whether no peer is at what this worker has left.
 
         A peer that is cannot be known of while the default site is away; the
@@ -188,8 +185,8 @@ class Presence:
             return True
         return known is None or known.taken_by is None
 
-    def look(self):
-        """Look after the peers, if this process is the one to."""
+    def look(self) -> None:
+        """Read the records of the peers, if this process is the one to."""
         found = self.peers
         if (found is None or not self._lead.is_held
                 or not self._registry.site.available):
@@ -201,8 +198,8 @@ class Presence:
             found.forget()
             LOG.debug('The peers of this worker cannot be heard: %s', exc)
 
-    def check(self):
-        """Look at the self reference, if this process is the one to."""
+    def check(self) -> None:
+        """Check the self reference, if this process is the one to."""
         self._checking.interval = _CHECK_AGAIN
         found = self.peers
         if (found is None or not self._lead.is_held
@@ -220,7 +217,7 @@ class Presence:
             self._checking.interval = _CHECK
         self._take(verdict)
 
-    def _leads(self):
+    def _leads(self) -> bool:
         """Whether this process speaks for the worker."""
         if not self._lead.beat():
             # A sibling has the lead, or it was that of the parent of a fork.
@@ -244,12 +241,12 @@ class Presence:
             return False
         return True
 
-    def _speak(self):
+    def _speak(self) -> None:
         """Write the record of this worker."""
         worker = self._worker()
-        before = self._written and self._written.text(
-            self._registry.deployment)
-        if self._written is None:
+        if self._written is not None:
+            before: str | None = self._written.text(self._registry.deployment)
+        else:
             known, before = self._registry.worker(worker.identity)
             if known and known.taken_by and not self._let_go(known):
                 return
@@ -258,7 +255,7 @@ class Presence:
             return
         if self._registry.replace(before, worker):
             self._written = worker
-            self._copy_journal()
+            self._copy_journal(worker.identity)
             return
         # It is not what it should be: see what it is, at the next beat.
         self._written = None
@@ -270,9 +267,8 @@ class Presence:
                 'or a copy of %s. Each worker needs a staging folder of its '
                 'own' % (known.host, self._place.staging, self._place.folder))
 
-    def _copy_journal(self):
+    def _copy_journal(self, identity: str) -> None:
         """Have the registry know what the journal has."""
-        identity = self._written.identity
         # First what is known, for what is announced is in the journal by
         # then, unless it has ended.
         known = {entry.task: entry
@@ -287,7 +283,7 @@ class Presence:
         for task in set(known).difference(going_on):
             self._registry.forget(identity, task)
 
-    def _let_go(self, known):
+    def _let_go(self, known: registry.Worker) -> bool:
         """Let go of what a peer has taken over while this one was silent.
 
         :param known: this worker, as the peer has marked it
@@ -306,25 +302,20 @@ class Presence:
                         'peer': known.taken_by})
         return True
 
-    def _worker(self):
+    def _worker(self) -> registry.Worker:
         """Return the record of this worker as it is to be now."""
-        changes = {
-            'url': self._conf.worker_self_reference_url or None,
-            'reference': self._verdict.state,
-            'faults': tuple(record_format.printable(fault)
-                            for fault in self._verdict.faults),
-            'seen': time.time(),
-        }
-        if self._written is not None:
-            return dataclasses.replace(
-                self._written, beat=self._written.beat + 1, **changes)
-        return registry.Worker(
+        former = self._written or registry.Worker(
             self._place.identity(), self._registry.site.name,
             host=socket.gethostname(), staging=self._place.staging,
             release=_release(), incarnation=self._incarnation,
-            since=self._since, **changes)
+            since=self._since, beat=-1)
+        return dataclasses.replace(
+            former, beat=former.beat + 1, seen=time.time(),
+            url=self._conf.worker_self_reference_url or None,
+            reference=self._verdict.state,
+            faults=tuple(map(record_format.printable, self._verdict.faults)))
 
-    def _take(self, verdict):
+    def _take(self, verdict: reference.Verdict) -> None:
         """Take over a verdict, and say what has changed."""
         before, self._verdict = self._verdict, verdict
         if verdict == before:
@@ -339,19 +330,19 @@ class Presence:
                 'url': self._conf.worker_self_reference_url})
         self._beating.wake()
 
-    def _complain(self, text):
+    def _complain(self, text: str) -> None:
         if text != self._complained:
             self._complained = text
             LOG.error('%s', text)
 
 
-def _may_undo():
+def _may_undo() -> bool:
     """Return whether a peer's imports can be rolled back safely."""
     return (glance_interfaces.usable(glance_interfaces.DATABASE)
             and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
-def _release():
+def _release() -> str:
     try:
         return importlib.metadata.version('glance-dcn')
     except importlib.metadata.PackageNotFoundError:

@@ -18,15 +18,23 @@ one is found out by a failing import, unless it is looked at before: its form,
 what others have, and who answers there.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import contextlib
 import dataclasses
 import ipaddress
 import re
 import socket
+import typing
 import urllib.parse
 
 from glance_dcn.workers import answer
+from glance_dcn.workers import place as places
 from glance_dcn.workers import registry
+
+if typing.TYPE_CHECKING:
+    import requests
 
 OPTION = 'worker_self_reference_url'
 
@@ -48,26 +56,20 @@ class Verdict:
     """What is known of a self reference.
 
     :ivar state: RIGHT, WRONG or UNPROVED of the registry
-    :ivar faults: texts of what is wrong or why nothing can be said
     :ivar passing: whether it may be right in a moment, such as while the
         worker starts
     """
 
     state: str
-    faults: list
+    faults: list[str]
     passing: bool = False
 
 
-def judge(url, public, place, others, ask=True):
-    """Look at the self reference of this worker.
+def judge(url: str | None, public: str | None, place: places.Place,
+          others: abc.Iterable[registry.Worker], ask: bool = True) -> Verdict:
+    """Check the self reference of this worker.
 
-    :param url: worker_self_reference_url, or None
-    :param public: public_endpoint, which Glance takes instead, or None
-    :param place: :class:`glance_dcn.workers.place.Place` of this worker
-    :param others: list of :class:`glance_dcn.workers.registry.Worker` that
-        live
-    :param ask: whether to ask who is there
-    :returns: :class:`Verdict`
+    :param public: public_endpoint, which Glance takes instead
     """
     cure = _CURE % (socket.getfqdn() or 'HOST')
     if not url:
@@ -87,11 +89,11 @@ def judge(url, public, place, others, ask=True):
     return Verdict(state, faults, passing and len(faults) == 1)
 
 
-def _wrong(fault):
+def _wrong(fault: str) -> Verdict:
     return Verdict(registry.WRONG, [fault])
 
 
-def _missing(public, cure):
+def _missing(public: str | None, cure: str) -> str:
     told = ('Glance tells others public_endpoint, %s, instead, which is no '
             'address of one worker' % public if public else
             'others cannot be told where an image is staged')
@@ -99,7 +101,7 @@ def _missing(public, cure):
             'deleted through other workers. %s' % (OPTION, told, cure))
 
 
-def _form(url, cure):
+def _form(url: str, cure: str) -> str | None:
     """Return what is wrong with the form of an address, or None."""
     with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(url)
@@ -110,7 +112,7 @@ def _form(url, cure):
     return '%s is no URL. %s' % (OPTION, cure)
 
 
-def _form_of_parts(parts, cure):
+def _form_of_parts(parts: urllib.parse.SplitResult, cure: str) -> str | None:
     fault = None
     if not parts.scheme or not parts.netloc:
         fault = 'is not absolute: it lacks http:// or the host'
@@ -136,14 +138,15 @@ def _form_of_parts(parts, cure):
     return fault and '%s %s. %s' % (OPTION, fault, cure)
 
 
-def _is_unspecified(host):
+def _is_unspecified(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
 
 
-def _compare(url, others, cure):
+def _compare(url: str, others: abc.Iterable[registry.Worker], cure: str
+             ) -> list[str]:
     """Return the faults that are seen by what other workers have."""
     faults = []
     twins = [other for other in others
@@ -163,7 +166,7 @@ def _compare(url, others, cure):
     return faults
 
 
-def _normal(url):
+def _normal(url: str) -> object:
     """Return what is equal for two addresses of the same server."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -173,23 +176,23 @@ def _normal(url):
         return url
 
 
-def _is_loopback(url):
+def _is_loopback(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname
     try:
-        found = {entry[4][0].partition('%')[0]
+        found = {str(entry[4][0]).partition('%')[0]
                  for entry in socket.getaddrinfo(host, None)}
         return all(ipaddress.ip_address(text).is_loopback for text in found)
     except (OSError, ValueError):
         return False
 
 
-def _ask(url, place, cure):
+def _ask(url: str, place: places.Place, cure: str
+         ) -> tuple[str, str | None, bool]:
     """Ask an address who is there, as requests of Glance's would reach it.
 
     No token is sent, no redirection followed.
 
-    :returns: tuple of the state, what is wrong or None, and whether that may
-        pass
+    :returns: the state, what is wrong or None, and whether that may pass
     """
     import requests
     if not answer.loaded():
@@ -221,7 +224,7 @@ def _ask(url, place, cure):
             % (OPTION, url, who, cure), False)
 
 
-def _question(session, url):
+def _question(session: requests.Session, url: str) -> tuple[int, str]:
     """Return the status and the text of an answer."""
     with session.get(url + '/healthcheck', timeout=_TIMEOUT, stream=True,
                      allow_redirects=False, headers={
@@ -231,7 +234,7 @@ def _question(session, url):
         return response.status_code, data.decode(errors='replace')
 
 
-def _unproved(url, reason):
+def _unproved(url: str, reason: str) -> tuple[str, str, bool]:
     return (registry.UNPROVED,
             '%s %s could not be proved to lead to this worker: %s. See that '
             'it does, and that the paste configuration of Glance has '
@@ -239,10 +242,11 @@ def _unproved(url, reason):
             % (OPTION, url, reason), False)
 
 
-def _explain(exc):
+def _explain(exc: Exception) -> str:
     """Return what went wrong with a question, in words."""
     import requests
-    chain, found = [], exc
+    chain: list[BaseException] = []
+    found: BaseException | None = exc
     while found is not None and found not in chain:
         chain.append(found)
         found = (getattr(found, 'reason', None)

@@ -26,6 +26,9 @@ Beside it stands a copy of the worker's journal (see
 :mod:`glance_dcn.staging.journal`), from which a peer knows what it was doing.
 """
 
+from __future__ import annotations
+
+from collections import abc
 import dataclasses
 import logging
 import re
@@ -34,9 +37,13 @@ import typing
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.sites import home as homes
+from glance_dcn.sites import site as sites
 from glance_dcn.staging import journal
 
 LOG = logging.getLogger(__name__)
+
+_T = typing.TypeVar('_T')
 
 #: Name of the object with the records.
 OBJECT = 'workers'
@@ -58,18 +65,15 @@ class Worker:
 
     :ivar identity: its name, see :mod:`glance_dcn.workers.place`
     :ivar site: its default store
-    :ivar url: its worker_self_reference_url, or None
-    :ivar host: name of the host
-    :ivar staging: path of its staging folder there
-    :ivar release: of glance_dcn
+    :ivar staging: path of its staging folder at the host
     :ivar incarnation: differs after each start of who speaks for it
     :ivar beat: a count that goes up
     :ivar since: when that one began, seconds since the epoch by its clock
     :ivar seen: when it spoke last, by its clock
     :ivar reference: RIGHT, WRONG, UNPROVED or UNCHECKED
     :ivar faults: what is wrong with its self reference, or why nothing can
-        be said: tuple of texts
-    :ivar taken_by: name of the worker that has taken over its work, or None
+        be said
+    :ivar taken_by: name of the worker that has taken over its work
     """
 
     identity: str
@@ -87,22 +91,18 @@ class Worker:
     taken_by: typing.Optional[str] = None
 
     @property
-    def key(self):
+    def key(self) -> str:
         """Key of the record."""
         return _WORKER + self.identity
 
-    def text(self, deployment=''):
-        """Return the record as it is kept.
-
-        :param deployment: identity of the deployment
-        """
+    def text(self, deployment: str = '') -> str:
+        """Return the record as it is kept."""
         return record_format.dump(self, deployment)
 
 
-def parse(text, deployment=''):
+def parse(text: str, deployment: str = '') -> Worker:
     """Return the worker that a text stands for.
 
-    :param deployment: identity of this deployment
     :raises ValueError: if it cannot be understood, or is of another
     """
     worker = record_format.load(Worker, text, deployment)
@@ -117,48 +117,47 @@ class Registry:
     Everything raises :class:`glance_dcn.ceph.errors.ClusterError` if the site
     is away, and :class:`glance_dcn.ceph.omap.Error` if the cluster refuses.
 
-    :param home: :class:`glance_dcn.sites.home.Home`
     :param deployment: identity of the deployment; records of others are left
         out
     """
 
-    def __init__(self, home, deployment=''):
+    def __init__(self, home: homes.Home, deployment: str = '') -> None:
         self.home = home
         self.deployment = deployment
 
     @property
-    def site(self):
-        """The :class:`glance_dcn.sites.site.Site` that has the records."""
+    def site(self) -> sites.Site:
+        """The site that has the records."""
+        assert self.home.site is not None, 'it is configured before it is used'
         return self.home.site
 
-    def workers(self):
+    def workers(self) -> list[tuple[Worker, str]]:
         """Return (worker, text as it is kept), in the order of names."""
         return self._all(self._parse, _WORKER)
 
-    def worker(self, identity):
-        """Return tuple of a worker and its text, as it is kept, or Nones.
+    def worker(self, identity: str) -> tuple[Worker | None, str | None]:
+        """Return a worker and its text, as it is kept, or Nones.
 
         One that cannot be understood is None, with its text.
         """
         with self.home.open() as ioctx:
             text = omap.get(ioctx, OBJECT, _WORKER + identity)
         try:
-            return text and self._parse(text), text
+            return self._parse(text) if text else None, text
         except ValueError:
             return None, text
 
-    def replace(self, before, worker):
+    def replace(self, before: str | None, worker: Worker) -> bool:
         """Write a worker, if its record is still what it was.
 
         :param before: text of the record until now; None: there is none
-        :param worker: :class:`Worker`
         :returns: whether it was written
         """
         with self.home.open() as ioctx:
             return omap.swap(ioctx, OBJECT, worker.key, before,
                              worker.text(self.deployment))
 
-    def remove(self, worker, text):
+    def remove(self, worker: Worker, text: str) -> None:
         """Forget a worker, unless it has spoken meanwhile.
 
         :param text: of its record, as it was seen
@@ -167,35 +166,29 @@ class Registry:
             if omap.remove(ioctx, OBJECT, worker.key, text):
                 omap.remove_object(ioctx, ACTING + worker.identity)
 
-    def tasks(self, identity):
-        """Return what a worker was doing.
-
-        :returns: list of :class:`glance_dcn.staging.journal.Entry`
-        """
+    def tasks(self, identity: str) -> list[journal.Entry]:
+        """Return what a worker was doing."""
         return [entry for entry, _text in self._all(
             journal.parse, _task_key(identity, ''))]
 
-    def note(self, identity, entry):
+    def note(self, identity: str, entry: journal.Entry) -> None:
         """Write down what a worker does, over what was known of the task."""
         with self.home.open() as ioctx:
             omap.put(ioctx, OBJECT,
                      {_task_key(identity, entry.task): entry.text()})
 
-    def note_later(self, identity, entry):
-        """The same without waiting; nobody hears of a failure."""
+    def note_later(self, identity: str, entry: journal.Entry) -> None:
+        """Do the same without waiting; a failure is not reported."""
         with self.home.open() as ioctx:
             omap.put_later(ioctx, OBJECT,
                            {_task_key(identity, entry.task): entry.text()})
 
-    def forget(self, identity, task):
-        """Take the record of a task away.
-
-        :param task: ID of the task
-        """
+    def forget(self, identity: str, task: str) -> None:
+        """Remove the record of a task."""
         with self.home.open() as ioctx:
             omap.remove(ioctx, OBJECT, _task_key(identity, task))
 
-    def hold(self, identity, holder, seconds):
+    def hold(self, identity: str, holder: str, seconds: float) -> bool:
         """Take the right to act for a worker, or hold it for longer.
 
         :param holder: text that tells this holder from all others
@@ -205,15 +198,16 @@ class Registry:
         with self.home.open() as ioctx:
             return omap.lock(ioctx, ACTING + identity, _LOCK, holder, seconds)
 
-    def release(self, identity, holder):
+    def release(self, identity: str, holder: str) -> None:
         """Give the right to act for a worker back."""
         with self.home.open() as ioctx:
             omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
 
-    def _parse(self, text):
+    def _parse(self, text: str) -> Worker:
         return parse(text, self.deployment)
 
-    def _all(self, understand, prefix):
+    def _all(self, understand: abc.Callable[[str], _T],
+             prefix: str) -> list[tuple[_T, str]]:
         found = []
         with self.home.open() as ioctx:
             for key, text in omap.walk(ioctx, OBJECT, prefix):
@@ -229,5 +223,5 @@ class Registry:
         return found
 
 
-def _task_key(identity, task):
+def _task_key(identity: str, task: str) -> str:
     return '%s%s/%s' % (_TASK, identity, task)

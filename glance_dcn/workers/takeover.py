@@ -23,6 +23,8 @@ It is for the same reason that nothing is begun again here: that would have
 the lock the peer believes in.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import errno
@@ -32,12 +34,15 @@ import re
 import shutil
 import stat
 
+from oslo_config import cfg
+
 from glance_dcn.staging import durable
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import recovery
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import place
+from glance_dcn.workers import registry
 
 LOG = logging.getLogger(__name__)
 
@@ -46,14 +51,12 @@ _UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
                    re.ASCII | re.IGNORECASE)
 
 
-def undo(conf, worker, entry):
+def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
+         entry: journal.Entry) -> str:
     """Undo an import or a copy of a peer that is gone.
 
-    :param conf: oslo.config object
-    :param worker: :class:`glance_dcn.workers.registry.Worker`
-    :param entry: :class:`glance_dcn.staging.journal.Entry`
     :returns: what has become of it, see :mod:`glance_dcn.staging.recovery`
-    :raises glance_dcn.staging.journal.Busy: if somebody is at it
+    :raises glance_dcn.staging.journal.Busy: if a process is at it
     :raises Exception: if it cannot be undone now
     """
     if not (_UUID.fullmatch(entry.task) and _UUID.fullmatch(entry.image)):
@@ -68,6 +71,7 @@ def undo(conf, worker, entry):
             entry = dataclasses.replace(entry, boot=theirs.entry.boot,
                                         proofs=theirs.entry.proofs)
         ours = folder.of(conf)
+        assert ours is not None, 'a worker is one that has a staging folder'
         known = ours.read(entry.task)
         own = ours.begin(dataclasses.replace(
             entry, path=folder.staged(conf, entry.image), taken=True,
@@ -94,10 +98,9 @@ def undo(conf, worker, entry):
     return outcome
 
 
-def _theirs(worker, task):
+def _theirs(worker: registry.Worker, task: str) -> journal.Held | None:
     """Return the peer's own entry, if its staging folder can be read here.
 
-    :returns: :class:`glance_dcn.staging.journal.Held`, or None
     :raises glance_dcn.staging.journal.Busy: if the process that holds it
         lives
     """
@@ -116,7 +119,7 @@ def _theirs(worker, task):
         return None
 
 
-def _move(source, target):
+def _move(source: str, target: str) -> None:
     """Move staged files into the own staging folder, as far as possible.
 
     :param source: path of the staged file; with it go those that a
@@ -149,8 +152,8 @@ def _move(source, target):
             folder.discard(path)
 
 
-def _check_file(path):
-    """Return if a path is a file: a link may lead to what is secret.
+def _check_file(path: str) -> None:
+    """Check that a path is a file: a link may lead to what is secret.
 
     :raises OSError: if it is not
     """

@@ -359,7 +359,7 @@ class TestClosed(InterfacesTestCase):
                 ('watch._gate', None),
                 ('watch.folder.of', lambda conf: 'a journal'),
                 ('watch.plugins.staging_is_used', lambda conf: False),
-                ('watch._wait_for_glance', lambda: None)):
+                ('watch._wait_for_glance', lambda conf: None)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.staging.%s' % name, value))
         recover = self.useFixture(fixtures.MockPatch(

@@ -145,14 +145,14 @@ class FaultTest(HealthTestCase):
         site = site_of(EDGE)
         self.assertEqual(state, site.health.state)
         self.assertFalse(site.available)
-        self.assertLess(abs(time.time() - site.down_since), 60)
+        self.assertLess(abs(time.time() - site.health.since), 60)
         uri = self.uri(self.name, self.edge)
         for call in ((self.add_there,), (self.size, uri, EDGE),
                      (self.read, uri, EDGE)):
             took, error = quickest(REFUSED, *call)
             self.assertIsInstance(error, exceptions.BadStoreConfiguration)
             self.assertIn(EDGE, str(error))
-            self.assertIn(' since %s' % health.format_time(site.down_since),
+            self.assertIn(' since %s' % health.format_time(site.health.since),
                           str(error))
             self.assertLess(took, REFUSED)
 

@@ -149,7 +149,8 @@ class TestConnecting(ClusterTestCase):
 
     def test_some_monitors_are_silent(self):
         for name, value in (
-                ('checks.subjects.Site.connect', lambda self: None),
+                ('checks.subjects.Site.connect',
+                 lambda self: setattr(self, 'client', object())),
                 ('ceph.trial.monitors', lambda client: [
                     ('a', [('a', 1)]), ('b', [('b', 1), ('c', 2)])]),
                 ('ceph.trial.answers', lambda host, port, timeout:
@@ -165,7 +166,9 @@ class TestConnecting(ClusterTestCase):
         for name, value in (('rights', refuse), ('sweep', lambda ioctx: None)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.trial.' + name, value))
-        finding = registry.CHECKS['rights'].run(self.site())
+        site = self.site()
+        site.ioctx = object()
+        finding = registry.CHECKS['rights'].run(site)
         self.assertIn('client.glance may not clone images in pool images',
                       finding.text)
         self.assertIn("osd 'profile rbd pool=images'", finding.remedy)

@@ -47,7 +47,7 @@ class TestImages(base.BaseTestCase):
         """Return the level, and what was found."""
         self.answers = list(answers)
         site = subjects.Site(subjects.Target('edge', 'images'), None)
-        site.fsid, site.kept = 'f', kept
+        site.fsid, site.kept, site.ioctx = 'f', kept, object()
         site.located = images.Located(stores)
         finding = registry.CHECKS['images'].run(site)
         return finding.level, finding.text

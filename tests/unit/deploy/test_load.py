@@ -61,7 +61,7 @@ class TestLoad(base.SitesFileTestCase):
     def test_site_without_a_cluster(self):
         far = self.load().site('far')
         self.assertIsNone(far.cluster)
-        self.assertIsNone(far.store)
+        self.assertEqual('', far.store)
         self.assertEqual(10 << 30, far.cache_size)
 
     def test_stores(self):

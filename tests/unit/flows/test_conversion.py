@@ -663,6 +663,16 @@ class TestLimits(ConversionTestCase):
                          '%d bytes are missing' % MiB)
         convert.assert_not_called()
 
+    def test_space_that_is_missing_for_a_deleted_image(self):
+        self.make(data=os.urandom(3 * MiB))
+        self.space(2 * MiB)
+        self.useFixture(fixtures.MockPatch(
+            'glance_dcn.flows.staging.put_back',
+            side_effect=exception.ImageNotFound))
+        error = self.assertRaises(exception.UploadException, self.run_flow)
+        self.assertIn('bytes are missing', str(error))
+        self.assertEqual([], os.listdir(self.staging))
+
     def test_holes_need_no_space(self):
         self.make(data=os.urandom(3 * MiB), size=GiB)
         self.space(4 * MiB)

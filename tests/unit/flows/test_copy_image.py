@@ -286,6 +286,13 @@ class NoteTest(base.BaseTestCase):
         self.assertEqual(['dcn0', 'dcn1', 'dcn2'], self.action.removed)
         self.assertEqual(['dcn2'], self.action.failed[-1])
 
+    def test_a_store_is_removed_meanwhile(self):
+        copy = self.copy(must_succeed=False)
+        self.patch('stores.site', lambda store: None)
+        error = self.assertRaises(exception.UploadException, self.note, copy,
+                                  copied=['dcn1'])
+        self.assertIn('store dcn1 failed: it was removed', str(error))
+
     def copied(self, alone=True, copied=()):
         """Copy to targets that refuse, all of which need not succeed."""
         copy = self.copy(must_succeed=False)
@@ -329,7 +336,7 @@ class QuotaTest(base.BaseTestCase):
         action = FakeAction([])
         action._image = quota.ImageProxy(
             location.ImageProxy(image, None, None, None), None, None, None)
-        for name, function in (('stores.site', lambda store: None),
+        for name, function in (('stores.site', lambda store: store),
                                ('_sources', lambda locations: [])):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.flows.copy_image.%s' % name, function))

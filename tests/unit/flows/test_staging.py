@@ -176,6 +176,14 @@ class StagingTest(base.BaseTestCase):
              image['properties'][database.HOST],
              image['properties'][database.FAILED]))
 
+    def test_put_back_when_the_image_was_deleted(self):
+        self.begin(status='importing', size=4)
+        with fixtures.MonkeyPatch('glance_dcn.staging.database.image',
+                                  lambda image_id: None):
+            self.assertRaises(
+                exception.ImageNotFound, staging.put_back,
+                self.kwargs['action_wrapper'], ['dcn0'])
+
     def test_nothing_is_put_back_without_the_plugin(self):
         self.assertFalse(staging.put_back(Wrapper('unknown', 'task'), []))
 

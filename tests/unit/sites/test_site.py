@@ -12,12 +12,14 @@
 
 """What a site records of what is written there, without a cluster."""
 
+import contextlib
 import time
 import types
 
 import fixtures
 from oslotest import base
 
+from glance_dcn.ceph import errors
 from glance_dcn.sites import site
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
@@ -48,6 +50,26 @@ class SiteCase(base.BaseTestCase):
     @property
     def states(self):
         return [record.state for record in self.queue.store.scan().records]
+
+
+class UriTest(SiteCase):
+
+    def test_fsid_that_cannot_be_told(self):
+        @contextlib.contextmanager
+        def use():
+            raise errors.Unreachable('edge', 'it is away', 'wait')
+            yield
+
+        self.site._connection.fsid = None
+        self.site._connection.use = use
+        self.assertRaises(errors.Unreachable, self.site.uri, IMAGE)
+
+    def test_fsid_that_is_told_late(self):
+        self.site._connection.fsid = None
+        self.site._connection.use = lambda: contextlib.nullcontext(
+            types.SimpleNamespace(get_fsid=lambda: 'g'))
+        self.assertEqual('rbd://g/images/%s/snap' % IMAGE,
+                         self.site.uri(IMAGE))
 
 
 class AdoptingTest(SiteCase):

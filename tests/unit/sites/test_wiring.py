@@ -65,6 +65,26 @@ class Site:
         yield self
 
 
+class Leaving(Site):
+    """Is taken away while it is checked, as if by another thread."""
+
+    def leave_after(self, lookups, process):
+        """Have a process remove it when its name was looked up so often."""
+        self.lookups, self.process = lookups, process
+
+    @property
+    def name(self):
+        if self.process:
+            self.lookups -= 1
+            if self.lookups < 0:
+                self.process.remove(self._name)
+        return self._name
+
+    @name.setter
+    def name(self, name):
+        self._name, self.process = name, None
+
+
 class WiringCase(base.BaseTestCase):
 
     def setUp(self):
@@ -160,6 +180,12 @@ class TestTwins(WiringCase):
             self.wiring.add(site)
             self.wiring.check(site)
 
+    def test_later_one_taken_away_meanwhile(self):
+        twin = Leaving('twin', ONE)
+        self.wiring.add(twin)
+        twin.leave_after(1, self.wiring)
+        self.assertIsNone(self.wiring.fault(twin))
+
     def test_first_one_taken_away(self):
         twin = Site('twin', ONE)
         self.wiring.add(twin)
@@ -254,6 +280,13 @@ class TestPatience(WiringCase):
         self.wiring.check(self.edge)
         self.assertLess(time.monotonic() - began, .8)
         self.assertEqual(0, self.home.pools)
+
+    def test_taken_away_meanwhile(self):
+        made = self.process(self.home, self.edge)
+        leaving = Leaving('leaving', TWO)
+        made.add(leaving)
+        leaving.leave_after(1, made)
+        made.check(leaving)
 
     def test_default_that_hangs(self):
         self.useFixture(fixtures.MonkeyPatch(

@@ -24,6 +24,7 @@ import uuid
 import fixtures
 import glance.async_
 from glance.async_ import taskflow_executor
+from glance.common import exception
 import glance_store
 from oslo_config import cfg
 from oslotest import base
@@ -103,6 +104,15 @@ class RerunTest(base.BaseTestCase):
         self.assertIsNone(running.get(self.task_id))
         [(_entry, outcome)] = recovery.recover(found)
         self.assertEqual(recovery.UNDONE, outcome)
+
+    def test_task_is_deleted_meanwhile(self):
+        held = self.died('glance-direct').take(self.task_id)
+        self.addCleanup(held.release)
+        with fixtures.MonkeyPatch('glance_dcn.staging.database.task',
+                                  lambda task_id: None):
+            self.assertRaises(exception.TaskNotFound, rerun.begin, held,
+                              ['here'])
+        self.assertIsNone(running.get(self.task_id))
 
     def test_thread_is_seen_to_work_on_it(self):
         seen, vouch = [], running.vouch

@@ -42,9 +42,8 @@ class TestWaiting(base.BaseTestCase):
         super().setUp()
         self.time = FakeTime()
         self.stores = {'central': 'rbd', 'dcn0': 'dcn', 'web': 'http'}
-        conf = types.SimpleNamespace(enabled_backends=self.stores)
-        for name, value in (('time', self.time), ('_conf', conf),
-                            ('_since', self.time.now)):
+        self.conf = types.SimpleNamespace(enabled_backends=self.stores)
+        for name, value in (('time', self.time), ('_since', self.time.now)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.staging.watch.' + name, value))
         self.loaded = self.useFixture(fixtures.MockPatchObject(
@@ -52,7 +51,7 @@ class TestWaiting(base.BaseTestCase):
 
     def wait(self):
         began = self.time.now
-        watch._wait_for_glance()
+        watch._wait_for_glance(self.conf)
         return self.time.now - began
 
     def test_for_all_stores(self):

@@ -171,6 +171,15 @@ class TestInventory(base.BaseTestCase):
         self.database.locate(image, 'edge', meta_data={})
         self.assertEqual({}, inventory.totals().present)
 
+    def test_location_of_no_store_is_at_no_site(self):
+        image = self.database.add('central', size=5)
+        self.database.locate(image, None)
+        [found], _number = inventory.images(inventory.Filter(), 10)
+        self.assertEqual({'central'}, found.present)
+        self.assertEqual(['central'], list(found.places))
+        self.assertEqual(['central'], list(inventory.totals().places))
+        self.assertEqual(['central'], list(inventory.locations()))
+
     def test_transfers(self):
         image = self.database.add('central')
         for task, status, message in (

@@ -44,6 +44,8 @@ class TestLooks(base.BaseTestCase):
         for target, value in (
                 ('subjects.Site.connect', self._connect),
                 ('subjects.Site.open', lambda site: None),
+                ('subjects.Site.connected', None),
+                ('subjects.Site.opened', None),
                 ('subjects.Site.open_pool', self._open_pool),
                 ('probe.ask', lambda ioctx: None),
                 ('trial.round_trip', lambda ioctx: .01),

@@ -197,6 +197,14 @@ class ExecutorTest(base.BaseTestCase):
         self.assertIs(expected, exc.expected)
         self.assertIn(words, str(exc))
 
+    def test_cluster_that_is_not_known(self):
+        # The database of Glance is not to blame.
+        def refuse(image, pool=None):
+            raise errors.Unreachable('edge', 'it is away', 'wait')
+        self.edge.uri = refuse
+        self.assertRaises(errors.Unreachable, self.executor.ask, self.edge,
+                          a_task())
+
     def assertLeft(self, *image_ids):
         self.assertEqual(sorted(image_ids), sorted(
             info.image_id for info in self.edge.images.values()))

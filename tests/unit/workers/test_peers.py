@@ -211,7 +211,7 @@ class PeersTest(base.BaseTestCase):
     def test_cannot_undo(self):
         self.registry.note('other', ENTRY)
         self.speak(seen=1)
-        self.peers._undo = None
+        self.peers._may_undo = lambda: False
         self.look(20, times=20)
         self.assertIsNone(self.taken_by())
 
