@@ -43,8 +43,8 @@ class Guest:
     :raises glance_dcn.ceph.errors.ClusterError: if the cluster cannot be used
     """
 
-    def __init__(self, name: str, conf_file: str, pool: str, user: str,
-                 disks: str, timeout: float) -> None:
+    def __init__(self, name: str, conf_file: str, pool: str,
+                 user: str | None, disks: str, timeout: float) -> None:
         self.name = name
         self.pool = pool
         maker = clients.Maker(name, conf_file, user, timeout)

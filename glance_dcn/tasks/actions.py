@@ -316,6 +316,7 @@ class Executor:
 
     def _purge(self, ioctx: rados.Ioctx, task: tasks.Task,
                decision: Decision) -> Decision:
+        assert task.image_id is not None, 'plan() drops others'
         self._check_lease()
         try:
             images.purge(ioctx, task.image, task.image_id, task.snapshot)
