@@ -339,6 +339,9 @@ def purge(ioctx, name, image_id, snapshot=None):
     if rbd.RBD().trash_get(ioctx, image_id)['name'] != name:
         raise rbd.ImageNotFound('RBD image %s with ID %s in the trash'
                                 % (name, image_id))
+    if look_up(ioctx, name) == image_id:
+        # The move was interrupted: the pool would list the name for ever.
+        rbd.RBD().trash_move(ioctx, name)
     try:
         if snapshot is not None:
             with contextlib.suppress(rbd.ImageNotFound), \

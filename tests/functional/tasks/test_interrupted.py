@@ -105,6 +105,22 @@ class InterruptedRemovalTest(base.TasksTestCase):
             self.edge.discard(ioctx, self.image, image_id)
         self.assertNothingLeft(image_id)
 
+    def test_move_to_the_trash_that_was_interrupted(self):
+        self.write()
+        self.create(dropped=[self.edge])
+        image_id = self.identify()
+        with self.cluster('dcn0').pool() as ioctx:
+            rbd.RBD().trash_move(ioctx, self.image)
+            # The last step of it, which is too short to be hit.
+            ioctx.execute('rbd_directory', 'rbd', 'dir_add_image', b''.join(
+                len(text).to_bytes(4, 'little') + text.encode()
+                for text in (self.image, image_id)))
+        self.assertEqual(image_id, self.identify())
+        self.queue.defer(Action.PURGE, self.edge, self.image,
+                         image_id=image_id, snapshot=images.SNAPSHOT)
+        self.settle()
+        self.assertNothingLeft(image_id)
+
     def test_what_an_operator_has_moved_to_the_trash(self):
         self.write()
         self.create(dropped=[self.edge])
