@@ -68,6 +68,7 @@ class Import:
     :ivar saved: when its task was saved last, by the monotonic clock
     :ivar flowing: whether a thread was seen to work on it
     :ivar missed: how often in a row nobody was seen to work on it
+    :ivar refusal: why a plugin has refused it, for users; or None
     :ivar companions: what others keep with it while it goes on, by name
 
     :param held: :class:`glance_dcn.staging.journal.Held`
@@ -78,6 +79,7 @@ class Import:
         self.saved = time.monotonic()
         self.flowing = False
         self.missed = 0
+        self.refusal = None
         self.companions = {}
         # Parts of the image that are in, 0 to 1, by store.
         self._parts = {}
@@ -242,6 +244,16 @@ def enter(image, phase, **changes):
     going_on = of(image)
     if going_on is not None:
         going_on.enter(phase, **changes)
+
+
+def refuse(image, reason):
+    """Record why the import of an image is refused.
+
+    :param reason: what users are told, should Glance say less in the end
+    """
+    going_on = of(image)
+    if going_on is not None:
+        going_on.refusal = reason
 
 
 def vouch(image, phase, path, kind, then=lambda: None, known=None):
