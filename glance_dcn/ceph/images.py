@@ -172,7 +172,9 @@ class Removal:
             was
         """
         if self._was_interrupted:
-            purge(self._ioctx, self._name, self._image_id, self._snapshot)
+            # Its entry may be of a client whose clock was ahead.
+            purge(self._ioctx, self._name, self._image_id, self._snapshot,
+                  force=True)
             return
         removed = False
         try:
@@ -327,12 +329,13 @@ def _remove_snapshot(image, snapshot):
     return True
 
 
-def purge(ioctx, name, image_id, snapshot=None):
+def purge(ioctx, name, image_id, snapshot=None, force=False):
     """Remove an image from the trash.
 
     :param name: the name it had; another image is not removed
     :param image_id: its internal ID
     :param snapshot: name of the snapshot that published it
+    :param force: also before the time until which it is to be kept
     :raises rbd.ImageNotFound: if it is not in the trash
     :raises InUse: if it still has clones or snapshots, or is open
     """
@@ -349,7 +352,7 @@ def purge(ioctx, name, image_id, snapshot=None):
                 with contextlib.suppress(rbd.InvalidArgument):
                     image.unprotect_snap(snapshot)
                 _remove_snapshot(image, snapshot)
-        rbd.RBD().trash_remove(ioctx, image_id)
+        rbd.RBD().trash_remove(ioctx, image_id, force)
     except (rbd.ImageBusy, rbd.ImageHasSnapshots) as exc:
         raise InUse('RBD image %s in the trash is in use: %s'
                     % (image_id, exc)) from exc
