@@ -174,7 +174,9 @@ class Removal:
             was
         """
         if self._was_interrupted and self._image_id is not None:
-            purge(self._ioctx, self._name, self._image_id, self._snapshot)
+            # Its entry may be of a client whose clock was ahead.
+            purge(self._ioctx, self._name, self._image_id, self._snapshot,
+                  force=True)
             return
         removed = ''
         try:
@@ -334,16 +336,20 @@ def _remove_snapshot(image: rbd.Image, snapshot: str) -> bool:
 
 
 def purge(ioctx: rados.Ioctx, name: str, image_id: str,
-          snapshot: str | None = None) -> None:
+          snapshot: str | None = None, force: bool = False) -> None:
     """Remove an image from the trash.
 
     :param name: the name it had; another image is not removed
+    :param force: also before the time until which it is to be kept
     :raises rbd.ImageNotFound: if it is not in the trash
     :raises InUse: if it still has clones or snapshots, or is open
     """
     if rbd.RBD().trash_get(ioctx, image_id)['name'] != name:
         raise rbd.ImageNotFound('RBD image %s with ID %s in the trash'
                                 % (name, image_id))
+    if look_up(ioctx, name) == image_id:
+        # The move was interrupted: the pool would list the name for ever.
+        rbd.RBD().trash_move(ioctx, name)
     try:
         if snapshot is not None:
             with contextlib.suppress(rbd.ImageNotFound), \
@@ -351,7 +357,7 @@ def purge(ioctx: rados.Ioctx, name: str, image_id: str,
                 with contextlib.suppress(rbd.InvalidArgument):
                     image.unprotect_snap(snapshot)
                 _remove_snapshot(image, snapshot)
-        rbd.RBD().trash_remove(ioctx, image_id)
+        rbd.RBD().trash_remove(ioctx, image_id, force)
     except (rbd.ImageBusy, rbd.ImageHasSnapshots) as exc:
         raise InUse('RBD image %s in the trash is in use: %s'
                     % (image_id, exc)) from exc

@@ -316,16 +316,21 @@ class _ConvertImage(task.Task):
     @contextlib.contextmanager
     def _explained(self) -> abc.Iterator[None]:
         """Turn errors into what Glance makes the message of the task."""
+        image_id = self._action_wrapper.image_id
         try:
             yield
+            return
         except (errors.EngineError, OSError) as exc:
-            LOG.error('Image %s cannot be converted: %s',
-                      self._action_wrapper.image_id, exc)
+            LOG.error('Image %s cannot be converted: %s', image_id, exc)
             # Users need not know where images are staged.
-            raise _refusal('; '.join(getattr(exc, 'reasons', [])) or str(
+            refusal = _refusal('; '.join(getattr(exc, 'reasons', [])) or str(
                 exc).replace(self._source, 'the image'))
         except exception.ImageNotFound:
-            raise _refusal('it was deleted meanwhile')
+            refusal = _refusal('it was deleted meanwhile')
+        except exception.UploadException as exc:
+            refusal = exc
+        running.refuse(image_id, str(refusal))
+        raise refusal
 
 
 class _Phases:

@@ -132,7 +132,7 @@ class Watch:
             # It is just being written.
             return
         if task is None or task['status'] in database.ENDED:
-            self._ended(going_on)
+            self._ended(going_on, task)
             return
         if task['status'] != 'processing' or self._is_abandoned(going_on):
             return
@@ -162,13 +162,19 @@ class Watch:
         running.give_up(going_on.entry.task)
         return True
 
-    def _ended(self, going_on: running.Import) -> None:
+    def _ended(self, going_on: running.Import,
+               task: dict[str, typing.Any] | None) -> None:
         """Close the journal of an import, unless it has left the image locked.
 
         That is so where Glance has not undone it: because the flow could not
         be made, or undoing it failed halfway. The recovery knows what to do.
         """
         entry = going_on.entry
+        refusal, going_on.refusal = going_on.refusal, None
+        if (refusal and task and task['status'] == 'failure'
+                and refusal not in (task['message'] or '')):
+            # Undoing it failed as well, which is all that Glance tells then.
+            database.say(entry.task, refusal)
         image = database.image(entry.image)
         lock = image and image['properties'].get(database.LOCK)
         # It was deleted on the way, where that staged file was not known. Or a

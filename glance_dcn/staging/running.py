@@ -71,6 +71,7 @@ class Import:
     :ivar saved: when its task was saved last, by the monotonic clock
     :ivar flowing: whether a thread was seen to work on it
     :ivar missed: how often in a row no thread was seen to work on it
+    :ivar refusal: why a plugin has refused it, for users; or None
     :ivar companions: what others keep with it while it goes on, by name
     """
 
@@ -79,6 +80,7 @@ class Import:
         self.saved = time.monotonic()
         self.flowing = False
         self.missed = 0
+        self.refusal: str | None = None
         self.companions: dict[str, typing.Any] = {}
         # Parts of the image that are in, 0 to 1, by store.
         self._parts: dict[str, float] = {}
@@ -240,6 +242,16 @@ def enter(image: str, phase: str, **changes: typing.Any) -> None:
     going_on = of(image)
     if going_on is not None:
         going_on.enter(phase, **changes)
+
+
+def refuse(image: str, reason: str) -> None:
+    """Record why the import of an image is refused.
+
+    :param reason: what users are told, should Glance say less in the end
+    """
+    going_on = of(image)
+    if going_on is not None:
+        going_on.refusal = reason
 
 
 def vouch(image: str, phase: str, path: str, kind: str | None,

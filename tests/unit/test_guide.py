@@ -16,6 +16,7 @@ import argparse
 import ast
 import importlib.util
 import pathlib
+import pkgutil
 import re
 
 from oslotest import base
@@ -133,3 +134,22 @@ class TestCommands(base.BaseTestCase):
         self.assertIn('glance-dcn site show', found)
         for name in found:
             self.assertIn(name, guide)
+
+
+class TestLives(base.BaseTestCase):
+
+    def test_names_what_there_is(self):
+        page = (_GUIDE / 'contributor' / 'lives.rst').read_text()
+        lives = page.partition('How to add')[0]
+        names = re.findall(r'``([a-z_]+(?:\.\w+)+)``', lives)
+        self.assertGreater(len(names), 30)
+        missing = []
+        for name in names:
+            try:
+                pkgutil.resolve_name('glance_dcn.' + name)
+            except (ImportError, AttributeError):
+                missing.append(name)
+        self.assertEqual([], missing)
+        # Those of the hints, which name files.
+        for name in re.findall(r'``([a-z_]+/\w*(?:\.py)?)``', page):
+            self.assertTrue((_ROOT / 'glance_dcn' / name).exists(), name)

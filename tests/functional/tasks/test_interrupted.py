@@ -12,9 +12,12 @@
 
 """Removals that are interrupted after the image has lost its name."""
 
+import time
+
 import rbd
 
 from glance_dcn.ceph import images
+from glance_dcn.engine import native
 from glance_dcn.store import deletion
 from glance_dcn.store import location
 from glance_dcn.tasks import queue as queues
@@ -23,7 +26,7 @@ from tests.functional.tasks import base
 
 Action = queues.Action
 # So many objects that it takes a while to remove them.
-_SIZE = 20 << 30
+_SIZE = 8 << 30
 
 
 class InterruptedRemovalTest(base.TasksTestCase):
@@ -94,8 +97,25 @@ class InterruptedRemovalTest(base.TasksTestCase):
             {'fsid': self.edge.known_fsid, 'pool': 'images',
              'image': self.image, 'snapshot': images.SNAPSHOT}, None)
         part = deletion.Deletion(self.edge, loc)
-        deletion.ImageDeletion([part]).run()
+        part.decide(True)
+        part.run(native.Queue())
         self.assertIsNone(part.error)
+        self.assertNothingLeft(image_id)
+
+    def test_clock_of_the_first_deleter_is_ahead(self):
+        image_id, address = self.interrupt()
+        with self.cluster('dcn0').pool() as ioctx:
+            key = len(image_id).to_bytes(4, 'little') + image_id.encode()
+            _code, spec = ioctx.execute('rbd_trash', 'rbd', 'trash_get', key)
+            ioctx.execute('rbd_trash', 'rbd', 'trash_remove', key)
+            # Seconds, nanoseconds and the entry's state are at its end.
+            until = int(time.time() + 3600).to_bytes(4, 'little')
+            ioctx.execute('rbd_trash', 'rbd', 'trash_add',
+                          key + spec[:-9] + until + spec[-5:])
+        self.create(dropped=[self.edge])
+        self.queue.defer(Action.DELETE, self.edge, self.image,
+                         image_id=image_id, addresses=(address,))
+        self.settle()
         self.assertNothingLeft(image_id)
 
     def test_writer_gives_up_once_more(self):
@@ -103,6 +123,22 @@ class InterruptedRemovalTest(base.TasksTestCase):
         self.assertFalse(self.edge.blocklist([address]))
         with self.edge.open_pool() as ioctx:
             self.edge.discard(ioctx, self.image, image_id)
+        self.assertNothingLeft(image_id)
+
+    def test_move_to_the_trash_that_was_interrupted(self):
+        self.write()
+        self.create(dropped=[self.edge])
+        image_id = self.identify()
+        with self.cluster('dcn0').pool() as ioctx:
+            rbd.RBD().trash_move(ioctx, self.image)
+            # The last step of it, which is too short to be hit.
+            ioctx.execute('rbd_directory', 'rbd', 'dir_add_image', b''.join(
+                len(text).to_bytes(4, 'little') + text.encode()
+                for text in (self.image, image_id)))
+        self.assertEqual(image_id, self.identify())
+        self.queue.defer(Action.PURGE, self.edge, self.image,
+                         image_id=image_id, snapshot=images.SNAPSHOT)
+        self.settle()
         self.assertNothingLeft(image_id)
 
     def test_what_an_operator_has_moved_to_the_trash(self):

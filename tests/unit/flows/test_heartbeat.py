@@ -157,6 +157,12 @@ class WatchTest(base.BaseTestCase):
         self.assertFalse(self.path.exists())
         self.assertEqual([], journal.Journal(str(self.path.parent)).tasks())
 
+    def test_reason_of_a_refusal_is_kept(self):
+        running.refuse('the-image', 'it is too large')
+        database.fail('the-task', 'Task failed due to Internal Error')
+        self.watch.look()
+        self.assertEqual('it is too large', self.message())
+
     def test_stores_of_a_flow_that_never_ran_are_cleared(self):
         # As where a limit refuses a copy when its flow is made.
         database.update('the-image', 'importing', {
