@@ -124,10 +124,16 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
         # It counts for what is asked next.
         action.add_importing_stores(targets)
         size = action._image.size or 0
-    if not _is_within_limits(kwargs, size):
-        # Stock refuses it, and takes back what it has saved itself.
-        with kwargs['action_wrapper'] as action:
-            action.remove_importing_stores(targets)
+    within = False
+    try:
+        within = _is_within_limits(kwargs, size)
+    finally:
+        if not within:
+            # Stock refuses it, and takes back what it has saved itself; or
+            # Keystone does not answer, and there is no flow that would.
+            with kwargs['action_wrapper'] as action:
+                action.remove_importing_stores(targets)
+    if not within:
         return []
     with kwargs['action_wrapper'] as action:
         action.remove_failed_stores(targets)

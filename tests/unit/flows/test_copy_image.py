@@ -123,10 +123,19 @@ class TakeOverTest(base.BaseTestCase):
             self.assertEqual(((True, True), ['nfs']),
                              self.get_flow('dcn0', 'nfs'))
 
+    def test_limits_that_are_not_told(self):
+        self.action._image.size = 2 << 20
+        with self.limits(refuses='image_count_uploading',
+                         error=ConnectionError('Keystone is away')):
+            self.assertRaises(ConnectionError, self.get_flow, 'dcn0')
+        self.assertEqual([('dcn0',)] * 2, self.counted)
+        self.assertEqual([], self.action.importing)
+
     @contextlib.contextmanager
-    def limits(self, refuses):
+    def limits(self, refuses, error=None):
         """Have Keystone's limits asked, and one of them refuse.
 
+        :param error: what that raises; None: that the limit is exceeded
         :returns: context manager that gives a dict of sizes in MiB by limit
         """
         asked = {}
@@ -138,7 +147,7 @@ class TakeOverTest(base.BaseTestCase):
             # What is copied counts for the limits.
             self.counted.append(tuple(self.action.importing))
             if name == refuses:
-                raise exception.LimitExceeded(body='too much')
+                raise error or exception.LimitExceeded(body='too much')
 
         conf = types.SimpleNamespace(
             use_keystone_limits=True, glance_dcn=cfg.CONF.glance_dcn)
