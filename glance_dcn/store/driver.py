@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import typing
 
 from glance_store import capabilities
@@ -232,13 +233,16 @@ class Store(driver.Store):
 
         The configured weight, as stock's. Where the image is to be read, a
         fraction is added that orders stores of equal weight: the local one,
-        then the nearest, and those that are away last. What is shown keeps
-        the order of the database. (glance_store 4.6.2 and later.)
+        then the nearest; and a store that is away comes after all others.
+        What is shown keeps the order of the database. (glance_store 4.6.2 and
+        later.)
         """
         group = self.backend_group or 'glance_store'
         weight = getattr(getattr(self.conf, group), 'weight', 0)
         if replicas.is_shown():
             return weight
+        if not self.site.available:
+            return -math.inf
         shared = getattr(self.conf, 'glance_store', None)
         return weight + sources.preference(
             self.site, getattr(shared, 'default_backend', None))

@@ -212,6 +212,16 @@ class TestWeight(StoreCase):
         self.assertEqual(['edge_7', 'edge_8'], self.order(
             image_data.ImageDataController, 'download'))
 
+    def test_read_last_from_a_store_that_is_away(self):
+        self.local.conf.set_override('weight', 9, 'edge_7')
+        with mock.patch.object(type(self.local.site), 'available',
+                               mock.PropertyMock(
+                                   side_effect=lambda: next(available))):
+            # Of the far store, and of the local one.
+            available = iter([True, True, False])
+            self.assertEqual(['edge_8', 'edge_7'], self.order(
+                image_data.ImageDataController, 'download'))
+
     def test_shown_in_the_order_of_the_database(self):
         self.assertEqual(['edge_8', 'edge_7'], self.order(
             glance_images.ImagesController, 'show'))
