@@ -63,10 +63,7 @@ class Access:
         return self._entry.pw_name
 
     def ask(self, paths: Iterable[str]) -> None:
-        """Find out about files all at once; the rest is then known.
-
-        :param paths: of files and folders
-        """
+        """Find out about files all at once; the rest is then known."""
         unknown = [path for path in paths if path not in self._known]
         if unknown:
             self._known.update(self._ask(unknown))

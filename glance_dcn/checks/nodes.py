@@ -125,8 +125,6 @@ def site_folder(path: str, tell: bool = True) -> site_files.Folder:
     """Return the folder of site files.
 
     It takes no file with a value that an option cannot have.
-
-    :param tell: log what is wrong with them
     """
     known = {option.name: option for group, options in opts.list_opts()
              if group != _GROUP for option in options}

@@ -88,7 +88,6 @@ class Fault:
 class Found(Exception):
     """A check found a fault.
 
-    :ivar fault: its name
     :ivar fields: what its message and remedy are filled in with
     """
 
@@ -103,11 +102,6 @@ class Finding:
     """What became of a check.
 
     :ivar site: what was looked at: a site, ``node``, or a URL
-    :ivar check: name of the check
-    :ivar text: what was found
-    :ivar remedy: what to do about it, or None
-    :ivar seconds: how long it took
-    :ivar figures: what was measured, by name
     """
 
     site: str
@@ -125,7 +119,6 @@ class Check:
 
     :ivar name: as shown and chosen by operators
     :ivar title: what is well if it passes
-    :ivar faults: what it may find, by name
     :ivar needs: names of checks without which this one cannot be carried out
     """
 
@@ -137,10 +130,7 @@ class Check:
     needs: tuple[str, ...] = ()
 
     def run(self, subject: subjects.Subject) -> Finding:
-        """Carry it out, and return the finding; nothing is raised.
-
-        :param subject: what its function takes
-        """
+        """Carry it out, and return the finding; nothing is raised."""
         began = time.monotonic()
         level, remedy = OK, None
         try:
@@ -178,9 +168,6 @@ def check(name: str, scope: Scope, title: str, needs: Iterable[str] = (),
           ) -> Callable[[_Function], _Function]:
     """Register a function as a check.
 
-    :param name: of the check
-    :param title: what is well if it passes
-    :param needs: names of checks without which it cannot be carried out
     :param faults: (level, text, remedy) by name
     """
     def register(function: _Function) -> _Function:

@@ -67,10 +67,7 @@ def run(things: Sequence[subjects.Subject], timeout: float,
 
 def idle(things: Sequence[subjects.Subject],
          names: Iterable[str]) -> list[registry.Check]:
-    """Return those of some checks that have nothing to look at.
-
-    :param names: of checks
-    """
+    """Return those of some checks that have nothing to look at."""
     scopes = {_SCOPES[type(thing)] for thing in things}
     if registry.SITE in scopes:
         scopes.add(registry.ALL)

@@ -64,10 +64,7 @@ def between(least: float, most: float, unit: str,
 
     It raises argparse.ArgumentTypeError if it is none, or out of bounds.
 
-    :param least: the least that it may be
-    :param most: the most that it may be
     :param unit: of which it is a number, as text
-    :param kind: float or int
     """
     def convert(text: str) -> float:
         try:
@@ -107,7 +104,6 @@ def image(text: str) -> str:
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as text, without a newline at its end.
 
-    :param heads: names of the columns
     :param rows: lists of what is in them; None and '' are shown as ``-``
     """
     lines = [[name.upper() for name in heads]]

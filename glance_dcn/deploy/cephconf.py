@@ -119,7 +119,6 @@ def merge(path: str, text: str) -> str:
 
     Its other options, sections and comments stay as they are.
 
-    :param path: of the conf file
     :param text: as :func:`conf` makes it
     :raises sitesfile.Mistake: if it is no conf file
     """
@@ -210,8 +209,6 @@ def caps(pools: Iterable[str],
     same pool as well. ``profile rbd-read-only`` is not used, as it lets a
     user blocklist other clients (mon), and add and remove the entries by
     which an image knows its clones (osd).
-
-    :param pools: names of the pools
     """
     if access is model.Access.READ_ONLY:
         return {'mon': 'profile simple-rados-client',

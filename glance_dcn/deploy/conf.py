@@ -26,10 +26,7 @@ MARK = '# Written by glance-dcn out of the sites file: change it there.'
 
 
 def text(sections: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the text of a conf file.
-
-    :param sections: dict of dicts: values, which are text, by option
-    """
+    """Return the text of a conf file."""
     lines = [MARK]
     for section, options in sections.items():
         lines += ['', '[%s]' % section]

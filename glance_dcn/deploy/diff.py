@@ -60,11 +60,7 @@ _Options = dict[tuple[str, str], str]
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A file that is not as it is rendered.
-
-    :ivar path: of the file
-    :ivar details: lines that say what differs
-    """
+    """A file that is not as it is rendered."""
 
     path: str
     what: What
@@ -111,9 +107,7 @@ def contradicted(file: files.File, folder: str,
 
     Which of them counts depends on how Glance is started.
 
-    :param file: one of options
     :param folder: path that the paths of files are relative to
-    :param names: paths of the others
     :returns: paths, and options with their groups
     """
     wanted = _sections(file.text) or {}

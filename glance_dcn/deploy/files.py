@@ -75,8 +75,6 @@ class File:
     """A rendered file.
 
     :ivar path: relative to the folder it is written to
-    :ivar text: what it has
-    :ivar mode: permission bits
     :ivar secrets: texts in it that nobody may see
     """
 
@@ -91,9 +89,7 @@ class File:
 class Rendering:
     """What is rendered for a node, a stack, or an overlay.
 
-    :ivar site: name of the site
     :ivar node: name of the node where a site has several, or ''
-    :ivar notes: what the operator should know
     """
 
     site: str

@@ -246,7 +246,6 @@ class _Loader:
                needed: bool) -> model.Login | None:
         """Return the user of a Glance at the cluster of another site.
 
-        :param user: name of the user where none is given
         :param needed: whether there is one where nothing is said
         """
         if key not in fields and not needed:

@@ -45,9 +45,7 @@ _MOST_NODES = 200000
 class Mistake(Exception):
     """Something is wrong in a file of the operator's.
 
-    :ivar path: of the file
     :ivar line: number of the line, from 1, or None
-    :ivar reason: what is wrong
     """
 
     def __init__(self, path: str | os.PathLike[str], line: int | None,
@@ -135,7 +133,6 @@ def read(path: str | os.PathLike[str]) -> str:
 def load(path: str | os.PathLike[str]) -> Mapping:
     """Return what a file says, as nodes.
 
-    :returns: the root
     :raises Mistake: if it cannot be read or is no YAML of the form above
     """
     return parse(path, read(path))
@@ -145,8 +142,6 @@ def parse(path: str | os.PathLike[str], text: str) -> Mapping:
     """Return what a text says, as nodes.
 
     :param path: name for messages
-    :param text: of the file
-    :returns: the root
     :raises Mistake: if it is no YAML of the form above
     """
     try:
@@ -264,11 +259,7 @@ def _short(text: str, length: int = 60) -> str:
 
 
 def nearest(word: str, words: Collection[str]) -> str:
-    """Return a hint at the word that was probably meant, or ''.
-
-    :param word: that is not known
-    :param words: those that are
-    """
+    """Return a hint at the word that was probably meant, or ''."""
     found = difflib.get_close_matches(word, words, 1, 0.6)
     return ' (did you mean %r?)' % found[0] if found else ''
 
@@ -277,9 +268,7 @@ class Fields:
     """The keys of a mapping, asked for by name and type.
 
     :param path: of the file, for messages
-    :param node: what should be a mapping
     :param what: what it describes, for messages
-    :param known: names of the keys it may have
     :raises Mistake: if it is none, or has other keys
     """
 

@@ -38,7 +38,7 @@ _STEPS = (1, 2, 3, 5)
 def backends(sites: Iterable[model.Site]) -> str:
     """Return the value of enabled_backends.
 
-    :param sites: list of sites that have stores
+    :param sites: those that have stores
     """
     return ','.join('%s:%s' % (site.store, TYPE) for site in sites)
 
@@ -56,8 +56,6 @@ def locations(count: int) -> int:
     added by a request, as Nova does. A quarter more than there are stores, or
     five, fit in; it is the same for many numbers of stores, so that another
     site seldom changes it.
-
-    :param count: number of stores
     """
     wanted = count + max(5, count // 4)
     return int(next(step * 10 ** power for power in itertools.count(1)
@@ -135,10 +133,7 @@ def common(deployment: model.Deployment,
 
 
 def notes(site: model.Site) -> tuple[str, ...]:
-    """Return what an operator should know of the rights of a site's Glance.
-
-    :returns: tuple of texts
-    """
+    """Return what an operator should know of the rights of a site's Glance."""
     if site.central or site.edge_access is model.Access.READ_ONLY:
         return ()
     reach = 'change and remove every image there'
@@ -175,8 +170,7 @@ def ceph_files(site: model.Site, folder: str,
 
     :param folder: of conf files on the node
     :param where: path they are written to; None: folder
-    :returns: list of :class:`glance_dcn.deploy.files.File`; without a
-              keyring where the site has no key
+    :returns: without a keyring where the site has no key
     """
     cluster = site.ceph
     where = (folder if where is None else where).lstrip('/')

@@ -28,7 +28,6 @@ if typing.TYPE_CHECKING:
 def check(path: str, sites: Sequence[model.Site], line: int) -> None:
     """Raise Mistake if sites do not go together.
 
-    :param path: of the sites file
     :param line: to name where no site is to blame
     """
     central = [site for site in sites if site.central]

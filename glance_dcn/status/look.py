@@ -48,10 +48,8 @@ SCHEME = 'rbd://'
 class State:
     """How a site is.
 
-    :ivar name: of the store
     :ivar state: one of the states of :mod:`glance_dcn.ceph.health`
     :ivar reason: why it is not up, or None
-    :ivar fsid: of its cluster, or None
     :ivar round_trip: seconds to one of its OSDs, or None
     :ivar total: bytes that the cluster has, or None
     :ivar free: bytes that are free, or None
@@ -59,7 +57,6 @@ class State:
         where they cannot be read, or are kept elsewhere
     :ivar images: names of RBD images that are to be deleted there
     :ivar unread: whether tasks should be known, and cannot be read
-    :ivar pool: name of its pool, or None
     :ivar names: names of all RBD images in its pool, or None
     :ivar expected: fsid that Glance takes its cluster to have, or None
     """
@@ -88,8 +85,6 @@ class State:
         """Return whether an image cannot be there whose location says so.
 
         Those in other pools of its cluster are not looked for.
-
-        :param uri: URI of the location
         """
         if self.prefix is None or not uri or not uri.startswith(SCHEME):
             return False

@@ -187,7 +187,6 @@ def serve(latest: Latest, address: str, port: int) -> None:
     Prometheus; an answer without figures would look like a site that is gone.
 
     :param address: IP address to listen at
-    :param port: TCP port
     :raises OSError: if it cannot be listened there
     """
     result = prometheus_client.CollectorRegistry()

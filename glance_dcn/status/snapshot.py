@@ -159,9 +159,6 @@ def take(targets: Iterable[subjects.Target], timeout: float,
     :param timeout: seconds to wait for sites, and for the database to answer
         at all
     :param wanted: None: all images, if there are no more than the limit
-    :param limit: images to list at most
-    :param deployment: identity of the deployment
-    :param database: None: one of its own
     :raises glance_dcn.status.inventory.DatabaseUnavailable: if the database
         does not answer
     """

@@ -90,7 +90,6 @@ _ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
 class Deletion:
     """The removal of the image of a location, in a thread of its own.
 
-    :ivar store: ``dcn`` driver of the location, or None
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar address: address of the client that removes it, once it is known
     :ivar begun: whether its site has been asked
@@ -98,7 +97,6 @@ class Deletion:
         any more
     :ivar prepared: whether nothing was in the way of it
     :ivar done: whether it has ended, with :attr:`error`
-    :ivar error: what it ended with, or None
     :ivar deferred: whether it is recorded as a task
     :ivar refusal: why the store refuses it although it has not answered, or
         None
@@ -387,8 +385,6 @@ class Requests:
                loc: location.StoreLocation) -> Deletion:
         """Delete the image of a location, and of all others if Glance does.
 
-        :param store: ``dcn`` driver of the location
-        :param loc: the location that is to be deleted
         :returns: the :class:`Deletion` to be answered: that of the location,
             or one that refuses for the whole image
         :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
@@ -484,8 +480,6 @@ def check_other_stores(store: driver.Store,
 
     Also if Glance removes the image from this store only.
 
-    :param store: ``dcn`` driver of the location
-    :param loc: the location that is to be deleted
     :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
         store, too, in which this Glance may only read
     """

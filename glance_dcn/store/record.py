@@ -73,9 +73,7 @@ class Record:
     """The record, as one process keeps it.
 
     :param sites: returns all dcn stores of the process, with their names
-    :param host: name of this host
     :param clock: returns seconds since the epoch
-    :param lead: that of the host
     :ivar present: names of the site files of this host, or None while they
         are not known
     """
@@ -105,7 +103,6 @@ class Record:
     def exchange(self, home: sites_.Site | None) -> bool:
         """Write and read the record; drop what is gone and empty.
 
-        :param home: the site that has it
         :returns: whether it is to be done again soon
         """
         if self.present is None:

@@ -73,10 +73,8 @@ class Entry:
 class Roster:
     """The stores of a process that come and go.
 
-    :param conf: oslo.config object, with enabled_backends as configured
-    :param kind: class of the stores
-    :ivar entries: :class:`Entry` by name
-    :ivar changed: set when anything was; for whoever clears it
+    :param conf: with enabled_backends as configured
+    :ivar changed: set when anything was; for what clears it
     """
 
     def __init__(self, conf: cfg.ConfigOpts,
@@ -118,8 +116,6 @@ class Roster:
 
         Requests that have the old one go on with it.
 
-        :param options: checked, as text, by name
-        :param retired: whether it takes no new images
         :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
         """
         with _lock:
@@ -128,7 +124,6 @@ class Roster:
     def adopt(self, name: str, options: Mapping[str, str]) -> None:
         """Add a store that was taken away, unless there is one of its name.
 
-        :param options: checked, as text, by name
         :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
         """
         with _lock:

@@ -69,8 +69,6 @@ def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
 
     Called as each store is set up; the first call counts. It returns after
     the sites of the folder are stores.
-
-    :param kind: class of the stores
     """
     global _watch
     if _watch is not None:
@@ -82,10 +80,7 @@ def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
 
 
 class Watch:
-    """Follows the files of one configuration.
-
-    :param kind: class of the stores
-    """
+    """Follows the files of one configuration."""
 
     def __init__(self, conf: cfg.ConfigOpts,
                  kind: type[drivers.Store]) -> None:
@@ -226,7 +221,7 @@ def _sites() -> list[tuple[str, sites.Site]]:
 class LimitsFile:
     """Limits in the configuration files, of stores in enabled_backends.
 
-    :param roster: :class:`glance_dcn.store.roster.Roster` of the others
+    :param roster: of the others
     """
 
     def __init__(self, conf: cfg.ConfigOpts, roster: roster.Roster) -> None:
