@@ -18,15 +18,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import typing
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.runtime import limits
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import host
-
-if typing.TYPE_CHECKING:
-    from glance_dcn.checks import subjects
 
 # A leader's file, by its generation, and the process in it.
 _LEAD = re.compile(r'lead\.(\d+)', re.ASCII)

@@ -28,7 +28,6 @@ import typing
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Iterable
 
     from glance_dcn.checks import subjects
 
@@ -49,14 +48,10 @@ class Level(str, enum.Enum):
 class Scope(enum.Enum):
     """What a check is about."""
 
-    #: The cluster of a site.
-    SITE = 'site'
-    #: All clusters together.
-    ALL = 'all'
-    #: The configuration of this node.
-    NODE = 'node'
-    #: A Glance that serves somewhere.
-    GLANCE = 'glance'
+    SITE = 'the cluster of a site'
+    ALL = 'all clusters together'
+    NODE = 'the configuration of this node'
+    GLANCE = 'a Glance that serves somewhere'
 
 
 OK, WARN, FAIL, SKIP = Level
@@ -163,7 +158,7 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def check(name: str, scope: Scope, title: str, needs: Iterable[str] = (),
+def check(name: str, scope: Scope, title: str, needs: tuple[str, ...] = (),
           **faults: tuple[Level, str, str]
           ) -> Callable[[_Function], _Function]:
     """Register a function as a check.

@@ -18,6 +18,8 @@ import contextlib
 import dataclasses
 import typing
 
+from oslo_config import cfg
+
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
 from glance_dcn.deploy import cephconf
@@ -27,9 +29,7 @@ from glance_dcn.sites import home as homes
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterator
-    from collections.abc import Sequence
 
-    from oslo_config import cfg
     import rados
 
     from glance_dcn.ceph import errors
@@ -223,7 +223,7 @@ class Sites(Subject):
     :ivar others: those that come before it
     """
 
-    def __init__(self, site: Site, others: Sequence[Site],
+    def __init__(self, site: Site, others: list[Site],
                  kept: fsids.Entry | None) -> None:
         super().__init__(site.name)
         self.site = site

@@ -25,7 +25,6 @@ from importlib import metadata
 import logging
 import os
 import sys
-import typing
 import warnings
 
 from oslo_config import cfg
@@ -40,9 +39,6 @@ from glance_dcn.cmd import task
 from glance_dcn.cmd import validate
 from glance_dcn.cmd import worker as worker_command
 from glance_dcn.tasks import queue
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 _DESCRIPTION = """\
@@ -73,7 +69,7 @@ _COMMANDS = (check, config, metrics, site, status, task, validate,
              worker_command)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     :param argv: list of arguments; None: those of the process

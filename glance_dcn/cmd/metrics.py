@@ -55,10 +55,9 @@ exit status:
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'metrics', help='give the figures of status to Prometheus',
-        description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(
+        subparsers, 'metrics', 'give the figures of status to Prometheus',
+        _DESCRIPTION, _EPILOG)
     node.add_sites(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--output', metavar='FILE', type=_file,
@@ -72,7 +71,7 @@ def register(subparsers: output.Subparsers) -> None:
                         'one look at everything to the next (60)')
     parser.add_argument('--timeout', type=output.seconds, default=8,
                         metavar='SECONDS', help='time for sites to answer (8)')
-    parser.set_defaults(run=run, set_up=_set_up)
+    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def _file(text: str) -> str:
@@ -88,10 +87,6 @@ def _address(text: str) -> tuple[str, int]:
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise argparse.ArgumentTypeError('%s is no ADDRESS:PORT' % text)
     return host.strip('[]'), int(port)
-
-
-def _set_up(args: argparse.Namespace) -> None:
-    args.conf = node.read_all(args)
 
 
 def run(args: argparse.Namespace) -> int:

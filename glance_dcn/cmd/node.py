@@ -14,10 +14,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import re
-import typing
 
 from oslo_config import cfg
 from oslo_db import options as db_options
@@ -30,10 +30,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
-
-if typing.TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
@@ -148,6 +144,11 @@ def read_all(args: argparse.Namespace) -> cfg.ConfigOpts:
     return conf
 
 
+def set_up(args: argparse.Namespace) -> None:
+    """Read the configuration for a command, as its ``conf``."""
+    args.conf = read_all(args)
+
+
 def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[subjects.Target]:
     """Return where the sites of this node's Glance are.
 
@@ -256,7 +257,7 @@ def _target(name: str, default: str, home: str | None, pool: str,
 
 
 def choose(found: list[subjects.Target],
-           names: Iterable[str] | None) -> list[subjects.Target]:
+           names: list[str] | None) -> list[subjects.Target]:
     """Return the targets of some sites.
 
     :param names: those that are wanted; none: all

@@ -24,7 +24,6 @@ from oslo_utils import uuidutils
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Iterable
     from collections.abc import Sequence
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -33,6 +32,14 @@ if typing.TYPE_CHECKING:
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 # Seconds; more is a slip of the finger.
 _LONGEST = 86400
+
+
+def add_command(commands: Subparsers, name: str, summary: str,
+                description: str, epilog: str) -> argparse.ArgumentParser:
+    """Add a subcommand, whose texts are shown as they are written."""
+    return commands.add_parser(
+        name, help=summary, description=description, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +108,7 @@ def image(text: str) -> str:
     return text
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table as text, without a newline at its end.
 
     :param rows: lists of what is in them; None and '' are shown as ``-``

@@ -54,9 +54,8 @@ def register(subparsers: output.Subparsers) -> None:
     parser = subparsers.add_parser('task', help='show deferred tasks')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
-    listing = commands.add_parser(
-        'list', help='show deferred tasks', description=_LIST,
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listing = output.add_command(commands, 'list', 'show deferred tasks',
+                                 _LIST, _EPILOG)
     output.add_format(listing)
     listing.add_argument(
         '--site', action='append', metavar='STORE',

@@ -23,13 +23,12 @@ import typing
 
 from glance_dcn.checks import api
 from glance_dcn.checks import journey
+from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-
-    from glance_dcn.checks import subjects
 
 LOG = logging.getLogger(__name__)
 
@@ -65,10 +64,9 @@ exit status:
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'validate', help='prove end to end that the deployment works',
-        description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(
+        subparsers, 'validate', 'prove end to end that the deployment works',
+        _DESCRIPTION, _EPILOG)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--os-cloud', metavar='NAME',
@@ -90,11 +88,7 @@ def register(subparsers: output.Subparsers) -> None:
                              '(Glance\'s)')
     parser.add_argument('--compute-pool', metavar='POOL',
                         help='pool of the clones (that of the images)')
-    parser.set_defaults(run=run, set_up=_set_up)
-
-
-def _set_up(args: argparse.Namespace) -> None:
-    args.conf = node.read_all(args)
+    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:

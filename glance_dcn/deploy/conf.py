@@ -16,16 +16,12 @@
 from __future__ import annotations
 
 import re
-import typing
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
 
 #: First line of every file that is written.
 MARK = '# Written by glance-dcn out of the sites file: change it there.'
 
 
-def text(sections: Mapping[str, Mapping[str, str]]) -> str:
+def text(sections: dict[str, dict[str, str]]) -> str:
     """Return the text of a conf file."""
     lines = [MARK]
     for section, options in sections.items():

@@ -24,20 +24,16 @@ from glance_dcn.deploy import load
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import yamltext
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Mapping
-
 _MODE = 0o640
 
 
-def text(entry: Mapping[str, typing.Any]) -> str:
+def text(entry: dict[str, typing.Any]) -> str:
     """Return an entry of the list of sites, as text."""
     return yamltext.plain([entry])
 
 
 def prepare(path: str | os.PathLike[str],
-            entries: Iterable[Mapping[str, typing.Any]]) -> tuple[str, int]:
+            entries: list[dict[str, typing.Any]]) -> tuple[str, int]:
     """Return a sites file with more sites; nothing is written.
 
     :param path: of the sites file, which need not be there

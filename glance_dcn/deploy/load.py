@@ -30,9 +30,6 @@ from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import together
 from glance_dcn.sites import folder
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
         'glance', 'allow_inline_secrets', 'edge_access')
 _SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
@@ -120,7 +117,7 @@ class _Loader:
         return fields.node(key) or sitesfile.Mapping(fields.line, {}, {})
 
     def _merged(self, fields: sitesfile.Fields, key: str,
-                known: Collection[str]) -> sitesfile.Fields:
+                known: tuple[str, ...]) -> sitesfile.Fields:
         """Return Fields of what site and defaults say together."""
         default, own = (sitesfile.Fields(
             self._path, self._node(holder, key), key, known)
@@ -427,7 +424,7 @@ class _Loader:
                                     default.address_pool))
 
     @staticmethod
-    def _choice(fields: sitesfile.Fields, key: str, values: Collection[str],
+    def _choice(fields: sitesfile.Fields, key: str, values: tuple[str, ...],
                 default: str) -> str:
         text = fields.text(key, default)
         if text not in values:

@@ -327,9 +327,7 @@ class Fields:
 
     def text(self, key: str, default: _Default) -> str | _Default:
         """Return a value that is one line of text."""
-        if key not in self._items:
-            return default
-        return text_of(self.path, self._items[key], key)
+        return self.required_text(key) if key in self._items else default
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a value that is a list of texts, as a tuple."""

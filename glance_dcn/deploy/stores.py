@@ -16,15 +16,11 @@
 from __future__ import annotations
 
 import itertools
-import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TYPE = 'dcn'
 # Seconds; what a dcn store does by itself, and stock needs to be told.
@@ -35,7 +31,7 @@ _LOCATION_QUOTA = 10
 _STEPS = (1, 2, 3, 5)
 
 
-def backends(sites: Iterable[model.Site]) -> str:
+def backends(sites: list[model.Site]) -> str:
     """Return the value of enabled_backends.
 
     :param sites: those that have stores

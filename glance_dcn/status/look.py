@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import functools
 import time
-import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
@@ -34,9 +33,6 @@ from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
 
 # Sites at a time: each takes a client.
 _AT_ONCE = schedulers.Limit('status', 24)
@@ -107,7 +103,7 @@ class Looks:
     :param deployment: identity of the deployment, whose tasks are counted
     """
 
-    def __init__(self, targets: Iterable[subjects.Target],
+    def __init__(self, targets: list[subjects.Target],
                  deployment: str = '') -> None:
         self._deployment = deployment
         self._queue: native.Queue[tuple[State, _Kept]] = native.Queue()

@@ -24,14 +24,13 @@ import prometheus_client
 from prometheus_client import core
 
 from glance_dcn.ceph import health
+from glance_dcn.status import look
+from glance_dcn.status import snapshot as snapshots
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterable
-
-    from glance_dcn.status import look
-    from glance_dcn.status import snapshot as snapshots
 
 _ACTIONS = [action.value for action in tasks.Action]
 

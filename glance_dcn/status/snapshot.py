@@ -17,16 +17,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-import typing
 
 from glance_dcn.ceph import health
+from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from glance_dcn.checks import subjects
 
 # Seconds for the questions about images, once the database has answered: tens
 # of thousands of them, on a busy server.
@@ -150,7 +145,7 @@ class Snapshot:
                            for transfer in self.transfers}
 
 
-def take(targets: Iterable[subjects.Target], timeout: float,
+def take(targets: list[subjects.Target], timeout: float,
          wanted: inventory.Filter | None = None, limit: int = 0,
          deployment: str = '',
          database: inventory.Database | None = None) -> Snapshot:

@@ -423,13 +423,8 @@ def _deleted_image() -> typing.Any:
     lies. The method of Glance's that walks through the locations knows both
     (glance_interfaces.IMAGE_DELETION proves it).
     """
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if (frame.f_code.co_name == 'delete'
-                and frame.f_globals.get('__name__') == 'glance.location'):
-            return frame.f_locals.get('self')
-        frame = frame.f_back
-    return None
+    frame = _caller('delete')
+    return None if frame is None else frame.f_locals.get('self')
 
 
 def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
@@ -523,10 +518,14 @@ def _is_removal_from_one_store() -> bool:
     locations from images in one method; what comes from elsewhere is taken
     for the deletion of the whole image.
     """
+    return _caller('pop') is not None
+
+
+def _caller(method: str) -> types.FrameType | None:
+    """Return the frame of a method of Glance's locations that led here."""
     frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
-        if (frame.f_code.co_name == 'pop'
-                and frame.f_globals.get('__name__') == 'glance.location'):
-            return True
+    while frame is not None and (
+            frame.f_code.co_name != method
+            or frame.f_globals.get('__name__') != 'glance.location'):
         frame = frame.f_back
-    return False
+    return frame

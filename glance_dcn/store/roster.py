@@ -42,8 +42,6 @@ from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from oslo_config import cfg
 
     from glance_dcn.store import driver as drivers
@@ -66,7 +64,7 @@ class Entry:
     """
 
     store: drivers.Store
-    options: Mapping[str, str]
+    options: dict[str, str]
     retired: bool
 
 
@@ -86,7 +84,7 @@ class Roster:
         self.entries: dict[str, Entry] = {}
         self.changed = False
 
-    def check(self, name: str, options: Mapping[str, str]) -> list[str]:
+    def check(self, name: str, options: dict[str, str]) -> list[str]:
         """See that a site can become a store.
 
         :param options: as text, by name
@@ -110,7 +108,7 @@ class Roster:
                 raise folder.Mistake('%s: %s' % (option, exc))
         return sorted(set(options) - set(known))
 
-    def put(self, name: str, options: Mapping[str, str],
+    def put(self, name: str, options: dict[str, str],
             retired: bool = False) -> None:
         """Add a store, or make it follow other options.
 
@@ -121,7 +119,7 @@ class Roster:
         with _lock:
             self._put(name, options, retired)
 
-    def adopt(self, name: str, options: Mapping[str, str]) -> None:
+    def adopt(self, name: str, options: dict[str, str]) -> None:
         """Add a store that was taken away, unless there is one of its name.
 
         :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
@@ -140,7 +138,7 @@ class Roster:
                 _forget(name)
                 self.changed = True
 
-    def _put(self, name: str, options: Mapping[str, str],
+    def _put(self, name: str, options: dict[str, str],
              retired: bool) -> None:
         self._ours.add(name)
         known = self.entries.get(name)
@@ -166,7 +164,7 @@ class Roster:
         self.entries[name] = Entry(store, dict(options), retired)
         self.changed = True
 
-    def _set_options(self, name: str, options: Mapping[str, str]) -> None:
+    def _set_options(self, name: str, options: dict[str, str]) -> None:
         for option in _known_options():
             if option in options:
                 # Nothing of Glance's own options gets in by substitution.
@@ -183,7 +181,7 @@ def _forget(name: str) -> None:
     connection.forget(name)
 
 
-def _lasting(options: Mapping[str, str]) -> dict[str, str]:
+def _lasting(options: dict[str, str]) -> dict[str, str]:
     """Return the options that a store is built of."""
     return {name: text for name, text in options.items()
             if name not in _FOLLOWED}

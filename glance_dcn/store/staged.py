@@ -42,7 +42,7 @@ _DEEPEST = 16
 
 
 def skip_holes(data: typing.Any) -> bool:
-    """Make the reader of a staged file skip holes; return whether it is one."""
+    """Make the reader of a staged file skip holes; return if it is one."""
     reader = data
     for _ in range(_DEEPEST):
         inner = _inner(reader)

@@ -41,8 +41,6 @@ from glance_dcn.store import roster
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from glance_dcn.sites import site as sites
     from glance_dcn.store import driver as drivers
 
@@ -88,7 +86,7 @@ class Watch:
         self.roster = roster.Roster(conf, kind)
         self._folder: folder.Folder | None = None
         self._missing: dict[str, int] = {}
-        self._refused: dict[str, Mapping[str, str]] = {}
+        self._refused: dict[str, dict[str, str]] = {}
         self._limits = LimitsFile(conf, self.roster)
         self._looking = background.Periodic('dcn-files', self.look, _LOOK)
         self.record = record.Record(self.roster, _sites,
@@ -160,7 +158,7 @@ class Watch:
                     self._put(name, entry.options, retired=True)
         self.record.present = contents.present
 
-    def _put(self, name: str, found: Mapping[str, str],
+    def _put(self, name: str, found: dict[str, str],
              retired: bool = False) -> None:
         known = self.roster.entries.get(name)
         try:
@@ -186,7 +184,7 @@ class Watch:
                              if known.options.get(key) != found.get(key)))})
         self._exchange.wake()
 
-    def _check(self, name: str, found: Mapping[str, str]) -> None:
+    def _check(self, name: str, found: dict[str, str]) -> None:
         unknown = self.roster.check(name, found)
         if unknown:
             LOG.warning('Site file %(name)s.conf has options that no dcn '
