@@ -64,7 +64,6 @@ def leading_process(folders: list[str], proc: str = '/proc') -> int | None:
     ended, or be one of another container.
 
     :param folders: paths that the processes may share
-    :param proc: folder where procfs is mounted
     """
     for folder in folders:
         with contextlib.suppress(OSError):

@@ -219,7 +219,6 @@ class Site(Subject):
 class Sites(Subject):
     """All clusters together, once each was looked at, seen from one.
 
-    :ivar site: the one that it is about
     :ivar others: those that come before it
     """
 

@@ -80,8 +80,7 @@ def workers(site: subjects.Site) -> str:
         'none has spoken of late')
 
 
-def _refuse(living: list[registries.Worker], state: str,
-            fault: str) -> None:
+def _refuse(living: list[registries.Worker], state: str, fault: str) -> None:
     for worker in living:
         if worker.reference == state:
             raise registry.Found(

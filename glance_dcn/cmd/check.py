@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
@@ -125,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         things = _subjects(args)
     except (ValueError, access.NoSuchUser, sitesfile.Mistake) as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     findings = runner.run(things, args.timeout, args.only)
     shown = [finding for finding in findings
@@ -168,8 +167,7 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     return things
 
 
-def _refuse_idle(things: list[subjects.Subject],
-                 names: list[str]) -> None:
+def _refuse_idle(things: list[subjects.Subject], names: list[str]) -> None:
     """Refuse checks that would not be carried out, and not be missed.
 
     :raises ValueError: if there are any
@@ -222,7 +220,7 @@ def _explain(name: str) -> int:
     try:
         _refuse_unknown(names)
     except argparse.ArgumentTypeError as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     print('\n'.join(guide.plain(registry.CHECKS[name]) for name in names))
     return GOOD

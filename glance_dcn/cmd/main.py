@@ -33,6 +33,7 @@ from glance_dcn.cmd import check
 from glance_dcn.cmd import config
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import node
+from glance_dcn.cmd import output
 from glance_dcn.cmd import site
 from glance_dcn.cmd import status
 from glance_dcn.cmd import task
@@ -90,8 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as exc:
         if args.debug:
             raise
-        print('glance-dcn: the configuration of Glance cannot be used: %s'
-              % exc, file=sys.stderr)
+        output.complain('the configuration of Glance cannot be used: %s' % exc)
         return FAILED
     try:
         result: int = args.run(args)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import threading
 import time
 import typing
@@ -33,6 +32,8 @@ if typing.TYPE_CHECKING:
 
 #: Exit status.
 GOOD, WRONG, UNWRITTEN = 0, 2, 3
+
+_UNREADABLE = 'the database of Glance cannot be read: %s'
 
 _DESCRIPTION = """\
 Gives the figures of "glance-dcn status" in Prometheus's text format: once, to
@@ -94,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from glance_dcn.status import metrics
     except ImportError:
-        print('glance-dcn: metrics need the Python package prometheus_client',
-              file=sys.stderr)
+        output.complain('metrics need the Python package prometheus_client')
         return WRONG
     try:
         # Wrong once is wrong for ever.
@@ -109,14 +109,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(metrics.text(found).decode(), end='')
     except inventory.DatabaseUnavailable as exc:
-        print('glance-dcn: the database of Glance cannot be read: %s'
-              % exc, file=sys.stderr)
+        output.complain(_UNREADABLE % exc)
         return WRONG
     except (ValueError, sitesfile.Mistake) as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     except OSError as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return UNWRITTEN
     return GOOD
 
@@ -142,9 +141,9 @@ def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
                 latest.update(_take(args, database))
             except inventory.DatabaseUnavailable as exc:
                 # What was found before is not shown any longer than true.
-                reason = 'the database of Glance cannot be read: %s' % exc
+                reason = _UNREADABLE % exc
                 latest.fail(reason)
-                print('glance-dcn: %s' % reason, file=sys.stderr, flush=True)
+                output.complain(reason)
             stop.wait(max(1, args.interval - (time.monotonic() - began)))
     except KeyboardInterrupt:
         pass

@@ -152,7 +152,6 @@ def set_up(args: argparse.Namespace) -> None:
 def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[subjects.Target]:
     """Return where the sites of this node's Glance are.
 
-    :param conf: see :func:`read_all`
     :returns: that of the default store first
     """
     default = conf.glance_store.default_backend
@@ -192,7 +191,6 @@ def targets_of(args: argparse.Namespace,
                tell: bool = True) -> list[subjects.Target]:
     """Return where the sites are: those of ``--sites-file``, or this node's.
 
-    :param args: arguments of the command, with ``conf``
     :returns: the central or default site first
     """
     said = deployment(args)

@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import typing
 
 from oslo_utils import uuidutils
@@ -40,6 +41,11 @@ def add_command(commands: Subparsers, name: str, summary: str,
     return commands.add_parser(
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def complain(reason: object) -> None:
+    """Say on standard error why a command cannot do its work."""
+    print('glance-dcn: %s' % reason, file=sys.stderr, flush=True)
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import typing
 
 from glance_dcn.ceph import errors
@@ -70,13 +69,12 @@ def command(run: Callable[[argparse.Namespace], int]
             return run(args)
         except (sitesfile.Mistake, files.Error, Wrong,
                 errors.ClusterError) as exc:
-            print('glance-dcn: %s' % exc, file=sys.stderr)
+            output.complain(exc)
             return FAILED
     return wrapped
 
 
-def sites(deployment: model.Deployment,
-          names: list[str]) -> list[model.Site]:
+def sites(deployment: model.Deployment, names: list[str]) -> list[model.Site]:
     """Return the sites of some names; all of them if there are none.
 
     :raises Wrong: if there is no such site

@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         node.choose(targets, [name for name in (args.site, args.missing)
                               if name])
     except (ValueError, sitesfile.Mistake) as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     if wanted == inventory.Filter() and not args.all:
         wanted = None
@@ -121,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
                                   task_setup.deployment_id(args.conf))
             if args.image and not found.number:
-                print('glance-dcn: there is no image %s; "glance-dcn status '
-                      '--all" lists all' % args.image, file=sys.stderr)
+                output.complain('there is no image %s; "glance-dcn status '
+                                '--all" lists all' % args.image)
                 return WRONG
             if (args.watch and args.format == 'table'
                     and sys.stdout.isatty()):
@@ -135,8 +135,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return GOOD if found and found.healthy else BAD
     except inventory.DatabaseUnavailable as exc:
-        print('glance-dcn: the database of Glance cannot be read: %s'
-              % exc, file=sys.stderr)
+        output.complain('the database of Glance cannot be read: %s' % exc)
         return WRONG
 
 
@@ -199,8 +198,7 @@ def _tasks(site: look.State) -> str | None:
                      if site.tasks.get(action.value)) or '0'
 
 
-def _images(found: snapshot.Snapshot,
-            images: list[inventory.Image]) -> str:
+def _images(found: snapshot.Snapshot, images: list[inventory.Image]) -> str:
     if len(found.sites) <= _COLUMNS:
         heads = ['image', 'name', 'status'] + [site.name
                                                for site in found.sites]

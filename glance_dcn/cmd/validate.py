@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 import time
 import typing
 
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as exc:
         if args.debug:
             raise
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     way = journey.Journey(glance, targets, args.size, args.timeout,
                           args.compute_user, args.compute_pool)

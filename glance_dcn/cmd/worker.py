@@ -21,7 +21,6 @@ import dataclasses
 import json
 import os
 import pwd
-import sys
 import time
 import typing
 
@@ -105,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
     if wrong or found is None:
-        print('glance-dcn: %s' % wrong, file=sys.stderr)
+        output.complain(wrong)
         return _FAILED
     outcomes = recovery.recover(found)
     if args.format == 'json':

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import re
 
+#: Values by section and option.
+Sections = dict[str, dict[str, str]]
 #: First line of every file that is written.
 MARK = '# Written by glance-dcn out of the sites file: change it there.'
 
 
-def text(sections: dict[str, dict[str, str]]) -> str:
+def text(sections: Sections) -> str:
     """Return the text of a conf file."""
     lines = [MARK]
     for section, options in sections.items():

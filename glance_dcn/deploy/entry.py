@@ -32,7 +32,7 @@ def text(entry: dict[str, typing.Any]) -> str:
     return yamltext.plain([entry])
 
 
-def prepare(path: str | os.PathLike[str],
+def prepare(path: sitesfile.Path,
             entries: list[dict[str, typing.Any]]) -> tuple[str, int]:
     """Return a sites file with more sites; nothing is written.
 
@@ -54,7 +54,7 @@ def prepare(path: str | os.PathLike[str],
     return whole, mode
 
 
-def write(path: str | os.PathLike[str], text: str, mode: int) -> None:
+def write(path: sitesfile.Path, text: str, mode: int) -> None:
     """Replace a sites file; the group it belongs to stays.
 
     :raises glance_dcn.deploy.files.Error: if it cannot be written
@@ -67,7 +67,7 @@ def write(path: str | os.PathLike[str], text: str, mode: int) -> None:
         raise files.Error('%s cannot be written: %s' % (path, exc.strerror))
 
 
-def _with(path: str | os.PathLike[str], before: str, new: str) -> str:
+def _with(path: sitesfile.Path, before: str, new: str) -> str:
     """Return the text of a sites file with entries after its last site."""
     sites = sitesfile.parse(path, before).items.get('sites')
     if not isinstance(sites, sitesfile.Sequence) or sites.flow:

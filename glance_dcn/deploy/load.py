@@ -68,7 +68,7 @@ _GIB = 1 << 30
 _STAGING = 'os_glance_staging_store'
 
 
-def load(path: str | os.PathLike[str]) -> model.Deployment:
+def load(path: sitesfile.Path) -> model.Deployment:
     """Return the deployment of a sites file.
 
     :raises sitesfile.Mistake: if anything in it is wrong
@@ -267,8 +267,7 @@ class _Loader:
             raise fields.mistake(key, 'a store cannot be called %s: that is '
                                  '%s' % (store, taken))
 
-    def _word(self, fields: sitesfile.Fields, key: str, default: str
-              ) -> str:
+    def _word(self, fields: sitesfile.Fields, key: str, default: str) -> str:
         word = fields.text(key, default)
         if not _WORD.fullmatch(word):
             raise fields.mistake(key, '%s has characters that cannot stand '

@@ -71,7 +71,6 @@ class Cluster:
     :ivar name: what its files are named after
     :ivar fsid: in lower case
     :ivar mon_host: text for the option of that name
-    :ivar user: cephx user, without ``client.``
     :ivar settings: further options of [global], (name, value)
     :ivar extra_pools: pools that the user's key is good for as well
     """

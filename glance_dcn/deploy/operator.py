@@ -50,7 +50,6 @@ def render(deployment: model.Deployment,
            sites: list[model.Site]) -> list[files.Rendering]:
     """Return the overlay of one or more sites.
 
-    :returns: list of one
     :raises sitesfile.Mistake: if Kubernetes cannot have it so
     """
     for site in sites:
@@ -208,8 +207,7 @@ def _service(given: model.Operator) -> dict[str, typing.Any]:
     }
 
 
-def _sections(deployment: model.Deployment,
-              site: model.Site) -> dict[str, dict[str, str]]:
+def _sections(deployment: model.Deployment, site: model.Site) -> conf.Sections:
     """Return what the operator does not write by itself."""
     sections = stores.common(deployment, site)
     for other in deployment.stores_of(site):

@@ -112,7 +112,7 @@ def _site_file(site: model.Site, folder: str) -> str:
 
 def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
               in_file: list[model.Site]
-              ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+              ) -> tuple[conf.Sections, tuple[str, ...]]:
     """Return the sections that are rendered, and the secrets in them."""
     paths = deployment.paths
     sections = stores.common(deployment, site)
@@ -138,8 +138,7 @@ def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
     return sections, _add_options(sections, site)
 
 
-def _add_options(sections: dict[str, dict[str, str]],
-                 site: model.Site) -> tuple[str, ...]:
+def _add_options(sections: conf.Sections, site: model.Site) -> tuple[str, ...]:
     """Add the options that the sites file gives; return the secrets."""
     found = []
     for (group, option), value in sorted(site.options.items(),

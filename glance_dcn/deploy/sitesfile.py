@@ -37,6 +37,7 @@ _Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 _Default = typing.TypeVar('_Default')
 _Number = typing.TypeVar('_Number', int, float)
 
+Path = typing.Union[str, 'os.PathLike[str]']
 _LARGEST = 1 << 20
 _DEEPEST = 20
 _MOST_NODES = 200000
@@ -48,8 +49,7 @@ class Mistake(Exception):
     :ivar line: number of the line, from 1, or None
     """
 
-    def __init__(self, path: str | os.PathLike[str], line: int | None,
-                 reason: str) -> None:
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
         self.path = path
         self.line = line
         self.reason = reason
@@ -105,7 +105,7 @@ class Mapping:
 Node = typing.Union[Scalar, Sequence, Mapping]
 
 
-def read(path: str | os.PathLike[str]) -> str:
+def read(path: Path) -> str:
     """Return the text of a file that is small enough to look into.
 
     :raises Mistake: if it cannot be read, is too large, or is no text
@@ -130,7 +130,7 @@ def read(path: str | os.PathLike[str]) -> str:
     return text[1:] if text.startswith('\ufeff') else text
 
 
-def load(path: str | os.PathLike[str]) -> Mapping:
+def load(path: Path) -> Mapping:
     """Return what a file says, as nodes.
 
     :raises Mistake: if it cannot be read or is no YAML of the form above
@@ -138,10 +138,9 @@ def load(path: str | os.PathLike[str]) -> Mapping:
     return parse(path, read(path))
 
 
-def parse(path: str | os.PathLike[str], text: str) -> Mapping:
+def parse(path: Path, text: str) -> Mapping:
     """Return what a text says, as nodes.
 
-    :param path: name for messages
     :raises Mistake: if it is no YAML of the form above
     """
     try:
@@ -170,7 +169,7 @@ def _line_of(text: str, exc: yaml.reader.ReaderError) -> int:
 class _Builder:
     """Makes nodes of YAML's events."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._stack: list[Sequence | Mapping] = []
         # The key that waits for its value, of each of them.
@@ -268,11 +267,10 @@ class Fields:
     """The keys of a mapping, asked for by name and type.
 
     :param path: of the file, for messages
-    :param what: what it describes, for messages
     :raises Mistake: if it is none, or has other keys
     """
 
-    def __init__(self, path: str | os.PathLike[str], node: Node, what: str,
+    def __init__(self, path: Path, node: Node, what: str,
                  known: Collection[str]) -> None:
         self.path = path
         self.line = node.line
@@ -383,7 +381,7 @@ class Fields:
         return value
 
 
-def text_of(path: str | os.PathLike[str], node: Node, what: str) -> str:
+def text_of(path: Path, node: Node, what: str) -> str:
     """Return the text of a node.
 
     :raises Mistake: if it is none, is empty, or is more than one line

@@ -69,10 +69,7 @@ def keyring_path(folder: str, cluster: model.Cluster) -> str:
 
 
 def section(site: model.Site, folder: str) -> dict[str, str]:
-    """Return the options of a site's store.
-
-    :param folder: of conf files on the node
-    """
+    """Return the options of a site's store."""
     options = {
         'store_description': site.description,
         'rbd_store_ceph_conf': conf_path(folder, site.ceph),

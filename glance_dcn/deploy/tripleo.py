@@ -54,7 +54,6 @@ def render(deployment: model.Deployment,
            site: model.Site) -> list[files.Rendering]:
     """Return the environment files of a site's stack.
 
-    :returns: list of one
     :raises sitesfile.Mistake: if TripleO cannot have it so
     """
     known = deployment.stores_of(site)

@@ -108,14 +108,10 @@ class Transfer:
 
 @dataclasses.dataclass
 class Totals:
-    """Images in numbers.
+    """Images in numbers: all by status, and those of each store.
 
-    :ivar images: number by status
     :ivar data: bytes of all images
-    :ivar present: number of images by store, as Glance says
-    :ivar stored: bytes of images by store
-    :ivar importing: number of images by store
-    :ivar failed: number of images by store
+    :ivar stored: bytes by store
     :ivar places: (number, bytes) of images by what their URIs begin with,
         by store: ``rbd://FSID/POOL``
     """

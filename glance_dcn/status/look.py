@@ -99,8 +99,6 @@ class Looks:
     Each takes a client, which has a dozen threads. So first the monitors of
     all are asked, at the cost of a socket each, and what does not answer takes
     none.
-
-    :param deployment: identity of the deployment, whose tasks are counted
     """
 
     def __init__(self, targets: list[subjects.Target],

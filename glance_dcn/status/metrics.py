@@ -141,10 +141,7 @@ def write(snapshot: snapshots.Snapshot, path: str) -> None:
 
 
 class Latest:
-    """A collector of what was found last.
-
-    :ivar reason: why there are no figures now, or None
-    """
+    """A collector of what was found last."""
 
     def __init__(self) -> None:
         self._collector: Collector | None = None

@@ -96,7 +96,6 @@ class Deletion:
     :ivar abandoned: whether its caller has stopped waiting: it must not begin
         any more
     :ivar prepared: whether nothing was in the way of it
-    :ivar done: whether it has ended, with :attr:`error`
     :ivar deferred: whether it is recorded as a task
     :ivar refusal: why the store refuses it although it has not answered, or
         None

@@ -59,7 +59,6 @@ _lock = native.lock()
 class Entry:
     """A store that came while Glance runs.
 
-    :ivar options: its options as text, by name
     :ivar retired: whether it was taken away, and serves what it holds
     """
 
@@ -138,8 +137,7 @@ class Roster:
                 _forget(name)
                 self.changed = True
 
-    def _put(self, name: str, options: dict[str, str],
-             retired: bool) -> None:
+    def _put(self, name: str, options: dict[str, str], retired: bool) -> None:
         self._ours.add(name)
         known = self.entries.get(name)
         try:
