@@ -28,9 +28,6 @@ import select
 import signal
 import typing
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-
 #: The user that packages run Glance as.
 USUAL = 'glance'
 # Seconds that the child may take: a file may be on a file system that hangs.
@@ -62,11 +59,8 @@ class Access:
         """Name of the user."""
         return self._entry.pw_name
 
-    def ask(self, paths: Iterable[str]) -> None:
-        """Find out about files all at once; the rest is then known.
-
-        :param paths: of files and folders
-        """
+    def ask(self, paths: list[str]) -> None:
+        """Find out about files all at once; the rest is then known."""
         unknown = [path for path in paths if path not in self._known]
         if unknown:
             self._known.update(self._ask(unknown))
@@ -126,7 +120,7 @@ def _find(user: str | None) -> pwd.struct_passwd:
         raise NoSuchUser('there is no user %s on this node' % user)
 
 
-def _look(paths: Iterable[str]) -> _Reasons:
+def _look(paths: list[str]) -> _Reasons:
     return {path: (_try(path), _try_to_write(path)) for path in paths}
 
 

@@ -21,9 +21,6 @@ from __future__ import annotations
 import time
 import typing
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-
 _JSON_PATCH = 'application/openstack-images-v2.1-json-patch'
 _POLL = 0.5
 # Status codes: it is being imported, or the data is in use for now.
@@ -65,15 +62,13 @@ class Api:
         self._ask('PUT', '/images/%s/stage' % image, data=data,
                   headers={'Content-Type': 'application/octet-stream'})
 
-    def put_into(self, image: str, method: str,
-                 stores: Collection[str]) -> None:
+    def put_into(self, image: str, method: str, stores: list[str]) -> None:
         """Begin to import an image into stores, or to copy it there."""
         self._ask('POST', '/images/%s/import' % image, json={
             'method': {'name': method}, 'stores': list(stores),
             'all_stores_must_succeed': True})
 
-    def wait(self, image: str, stores: Collection[str],
-             timeout: float) -> None:
+    def wait(self, image: str, stores: list[str], timeout: float) -> None:
         """Wait until an image is in stores.
 
         :raises Refused: if it does not get there

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import stat
-import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
@@ -25,11 +24,9 @@ from glance_dcn.ceph import permission
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.sites import home as homes
-
-if typing.TYPE_CHECKING:
-    from glance_dcn.checks import subjects
 
 FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
 Found = registry.Found

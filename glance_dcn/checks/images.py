@@ -19,11 +19,9 @@ import typing
 
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
-
-if typing.TYPE_CHECKING:
-    from glance_dcn.checks import subjects
 
 _SHOWN = 5
 

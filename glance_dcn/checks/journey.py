@@ -30,12 +30,10 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import guest
 from glance_dcn.ceph import trial
 from glance_dcn.checks import api
+from glance_dcn.checks import subjects
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Sequence
-
-    from glance_dcn.checks import subjects
 
 #: What ends a step.
 FAILURES = (api.Refused, errors.ClusterError, *guest.Error)
@@ -60,7 +58,7 @@ class Journey:
     :param disks: pool of disks; None: that of images
     """
 
-    def __init__(self, api: api.Api, targets: Sequence[subjects.Target],
+    def __init__(self, api: api.Api, targets: list[subjects.Target],
                  size: int, timeout: float, user: str | None = None,
                  disks: str | None = None) -> None:
         self._api = api
@@ -122,7 +120,7 @@ class Journey:
         self._api.stage(self.image, self._data)
         self._put(self.image, 'glance-direct', self.names[:2])
 
-    def _put(self, image: str, method: str, stores: Sequence[str]) -> None:
+    def _put(self, image: str, method: str, stores: list[str]) -> None:
         self._api.put_into(image, method, stores)
         self._api.wait(image, stores, self._timeout)
 

@@ -22,10 +22,12 @@ import sys
 import typing
 import urllib.parse
 
+from oslo_config import cfg
 from oslo_utils import units
 import requests
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores as rendered
 from glance_dcn import glance_interfaces
@@ -37,12 +39,7 @@ from glance_dcn.staging import folder
 from glance_dcn.status import inventory
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
     from collections.abc import Mapping
-
-    from oslo_config import cfg
-
-    from glance_dcn.checks import subjects
 
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
 Found = registry.Found
@@ -125,8 +122,6 @@ def site_folder(path: str, tell: bool = True) -> site_files.Folder:
     """Return the folder of site files.
 
     It takes no file with a value that an option cannot have.
-
-    :param tell: log what is wrong with them
     """
     known = {option.name: option for group, options in opts.list_opts()
              if group != _GROUP for option in options}
@@ -251,14 +246,14 @@ def _installed(namespace: str) -> set[str]:
     return {point.name for point in plugins.entry_points(namespace)}
 
 
-def _in_order(found: Iterable[str]) -> str:
+def _in_order(found: list[str]) -> str:
     """Return what image_import_plugins ought to be, as text."""
     others = [name for name in found if name not in (
         _STOCK_CONVERSION, _CONVERSION, _STAGING_PLUGIN, 'no_op')]
     return ', '.join(_ordered([*others, _STAGING_PLUGIN, _CONVERSION]))
 
 
-def _ordered(found: Iterable[str]) -> list[str]:
+def _ordered(found: list[str]) -> list[str]:
     """Return plugins in the order they must have.
 
     The staging plugin first, as the others need the staged file; what is

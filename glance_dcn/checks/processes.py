@@ -18,15 +18,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import typing
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.runtime import limits
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import host
-
-if typing.TYPE_CHECKING:
-    from glance_dcn.checks import subjects
 
 # A leader's file, by its generation, and the process in it.
 _LEAD = re.compile(r'lead\.(\d+)', re.ASCII)
@@ -67,7 +64,6 @@ def leading_process(folders: list[str], proc: str = '/proc') -> int | None:
     ended, or be one of another container.
 
     :param folders: paths that the processes may share
-    :param proc: folder where procfs is mounted
     """
     for folder in folders:
         with contextlib.suppress(OSError):

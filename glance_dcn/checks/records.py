@@ -14,16 +14,13 @@
 
 from __future__ import annotations
 
-import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import store as stores
-
-if typing.TYPE_CHECKING:
-    from glance_dcn.checks import subjects
 
 
 @registry.check(

@@ -28,7 +28,6 @@ import typing
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Iterable
 
     from glance_dcn.checks import subjects
 
@@ -49,14 +48,10 @@ class Level(str, enum.Enum):
 class Scope(enum.Enum):
     """What a check is about."""
 
-    #: The cluster of a site.
-    SITE = 'site'
-    #: All clusters together.
-    ALL = 'all'
-    #: The configuration of this node.
-    NODE = 'node'
-    #: A Glance that serves somewhere.
-    GLANCE = 'glance'
+    SITE = 'the cluster of a site'
+    ALL = 'all clusters together'
+    NODE = 'the configuration of this node'
+    GLANCE = 'a Glance that serves somewhere'
 
 
 OK, WARN, FAIL, SKIP = Level
@@ -88,7 +83,6 @@ class Fault:
 class Found(Exception):
     """A check found a fault.
 
-    :ivar fault: its name
     :ivar fields: what its message and remedy are filled in with
     """
 
@@ -103,11 +97,6 @@ class Finding:
     """What became of a check.
 
     :ivar site: what was looked at: a site, ``node``, or a URL
-    :ivar check: name of the check
-    :ivar text: what was found
-    :ivar remedy: what to do about it, or None
-    :ivar seconds: how long it took
-    :ivar figures: what was measured, by name
     """
 
     site: str
@@ -125,7 +114,6 @@ class Check:
 
     :ivar name: as shown and chosen by operators
     :ivar title: what is well if it passes
-    :ivar faults: what it may find, by name
     :ivar needs: names of checks without which this one cannot be carried out
     """
 
@@ -137,10 +125,7 @@ class Check:
     needs: tuple[str, ...] = ()
 
     def run(self, subject: subjects.Subject) -> Finding:
-        """Carry it out, and return the finding; nothing is raised.
-
-        :param subject: what its function takes
-        """
+        """Carry it out, and return the finding; nothing is raised."""
         began = time.monotonic()
         level, remedy = OK, None
         try:
@@ -173,14 +158,11 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def check(name: str, scope: Scope, title: str, needs: Iterable[str] = (),
+def check(name: str, scope: Scope, title: str, needs: tuple[str, ...] = (),
           **faults: tuple[Level, str, str]
           ) -> Callable[[_Function], _Function]:
     """Register a function as a check.
 
-    :param name: of the check
-    :param title: what is well if it passes
-    :param needs: names of checks without which it cannot be carried out
     :param faults: (level, text, remedy) by name
     """
     def register(function: _Function) -> _Function:

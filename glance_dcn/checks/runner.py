@@ -37,7 +37,6 @@ from glance_dcn.runtime import scheduler as schedulers
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
-    from collections.abc import Sequence
 
 # Subjects at a time: each site takes a client, which has a dozen threads.
 _AT_ONCE = schedulers.Limit('check', 24)
@@ -47,7 +46,7 @@ _SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
            subjects.Glance: registry.GLANCE}
 
 
-def run(things: Sequence[subjects.Subject], timeout: float,
+def run(things: list[subjects.Subject], timeout: float,
         only: Iterable[str] = ()) -> list[registry.Finding]:
     """Carry out all checks.
 
@@ -65,12 +64,9 @@ def run(things: Sequence[subjects.Subject], timeout: float,
     return run.findings(timeout)
 
 
-def idle(things: Sequence[subjects.Subject],
+def idle(things: list[subjects.Subject],
          names: Iterable[str]) -> list[registry.Check]:
-    """Return those of some checks that have nothing to look at.
-
-    :param names: of checks
-    """
+    """Return those of some checks that have nothing to look at."""
     scopes = {_SCOPES[type(thing)] for thing in things}
     if registry.SITE in scopes:
         scopes.add(registry.ALL)
@@ -81,7 +77,7 @@ def idle(things: Sequence[subjects.Subject],
 class _Run:
     """One run over all subjects."""
 
-    def __init__(self, things: Sequence[subjects.Subject],
+    def __init__(self, things: list[subjects.Subject],
                  only: Iterable[str]) -> None:
         self._things = things
         self._only = set(only)

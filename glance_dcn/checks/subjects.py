@@ -18,6 +18,8 @@ import contextlib
 import dataclasses
 import typing
 
+from oslo_config import cfg
+
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
 from glance_dcn.deploy import cephconf
@@ -27,9 +29,7 @@ from glance_dcn.sites import home as homes
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterator
-    from collections.abc import Sequence
 
-    from oslo_config import cfg
     import rados
 
     from glance_dcn.ceph import errors
@@ -52,11 +52,9 @@ class Target:
     """Where the images of a site lie, and how to get there.
 
     :ivar name: of the store, which is the site's name
-    :ivar pool: name of the pool
     :ivar conf_file: path of the cluster's conf file, or ''
     :ivar user: cephx user without ``client.``, or None
     :ivar connect_timeout: seconds
-    :ivar default: whether it is the default store of this node
     :ivar fsid: what the cluster's fsid must be, or None where only the conf
         file tells
     :ivar access: what the user should be able to do there
@@ -107,8 +105,6 @@ class Site(Subject):
 
     :ivar access: what Glance's user may do to files; None where no check asks
     :ivar deployment: identity of the deployment, whose records count
-    :ivar client: connected, or None
-    :ivar ioctx: of the pool, or None
     :ivar fsid: of the cluster that answered, or None
     :ivar kept: clusters by store, as kept at this home, or None
     :ivar error: why there is no client, or None
@@ -223,12 +219,10 @@ class Site(Subject):
 class Sites(Subject):
     """All clusters together, once each was looked at, seen from one.
 
-    :ivar site: the one that it is about
     :ivar others: those that come before it
-    :ivar kept: its cluster as it is kept, or None
     """
 
-    def __init__(self, site: Site, others: Sequence[Site],
+    def __init__(self, site: Site, others: list[Site],
                  kept: fsids.Entry | None) -> None:
         super().__init__(site.name)
         self.site = site
@@ -251,10 +245,7 @@ class Node(Subject):
 
 
 class Glance(Subject):
-    """A Glance that serves somewhere.
-
-    :ivar url: its URL
-    """
+    """A Glance that serves somewhere."""
 
     def __init__(self, name: str, url: str) -> None:
         super().__init__(name)

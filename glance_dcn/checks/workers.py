@@ -15,17 +15,12 @@
 from __future__ import annotations
 
 import time
-import typing
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.sites import home as homes
 from glance_dcn.workers import registry as registries
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from glance_dcn.checks import subjects
 
 # Seconds after which a worker is silent; they speak every ten. It is not
 # judged by what it said last.
@@ -85,8 +80,7 @@ def workers(site: subjects.Site) -> str:
         'none has spoken of late')
 
 
-def _refuse(living: Iterable[registries.Worker], state: str,
-            fault: str) -> None:
+def _refuse(living: list[registries.Worker], state: str, fault: str) -> None:
     for worker in living:
         if worker.reference == state:
             raise registry.Found(

@@ -15,8 +15,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
@@ -30,10 +28,6 @@ from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.tasks import setup as task_setup
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Sequence
 
 #: Exit status: all is well, or something is not.
 GOOD, BAD, WRONG = 0, 1, 2
@@ -71,10 +65,9 @@ _IDLE = {registry.SITE: _NO_SITE, registry.ALL: _NO_SITE,
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'check', help='see whether this node and all sites are in order',
-        description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(
+        subparsers, 'check', 'see whether this node and all sites are in '
+        'order', _DESCRIPTION, _EPILOG)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
@@ -111,7 +104,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _refuse_unknown(names: Iterable[str]) -> None:
+def _refuse_unknown(names: list[str]) -> None:
     unknown = [name for name in names if name not in registry.CHECKS]
     if unknown:
         raise argparse.ArgumentTypeError(
@@ -131,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         things = _subjects(args)
     except (ValueError, access.NoSuchUser, sitesfile.Mistake) as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     findings = runner.run(things, args.timeout, args.only)
     shown = [finding for finding in findings
@@ -174,8 +167,7 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     return things
 
 
-def _refuse_idle(things: Sequence[subjects.Subject],
-                 names: Iterable[str]) -> None:
+def _refuse_idle(things: list[subjects.Subject], names: list[str]) -> None:
     """Refuse checks that would not be carried out, and not be missed.
 
     :raises ValueError: if there are any
@@ -207,8 +199,8 @@ def _keyrings(site: subjects.Site) -> list[str]:
         return []
 
 
-def _print(shown: Sequence[registry.Finding],
-           findings: Sequence[registry.Finding]) -> None:
+def _print(shown: list[registry.Finding],
+           findings: list[registry.Finding]) -> None:
     """Print one line for each check, with the remedy where there is one."""
     if shown:
         rows = [(finding.site, finding.check, finding.level,
@@ -228,7 +220,7 @@ def _explain(name: str) -> int:
     try:
         _refuse_unknown(names)
     except argparse.ArgumentTypeError as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     print('\n'.join(guide.plain(registry.CHECKS[name]) for name in names))
     return GOOD

@@ -30,10 +30,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile as mistakes
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Sequence
-
 _IMPORT = """\
 Makes an entry for the sites file: from a running cluster, which is asked for
 its fsid, monitors and pools, or from what "openstack overcloud export ceph"
@@ -104,8 +100,9 @@ def register(commands: output.Subparsers) -> None:
 
 
 def _register_import(commands: output.Subparsers) -> None:
-    parser = _add(commands, 'import', _import, _IMPORT, _IMPORT_END,
-                  'make an entry for the sites file')
+    parser = sitesfile.add_command(
+        commands, 'import', 'make an entry for the sites file', _IMPORT,
+        _IMPORT_END, _import)
     parser.add_argument('name', nargs='?', metavar='SITE',
                         help='name of the site; with --export, of the '
                              'cluster in it: without, all of them')
@@ -133,8 +130,9 @@ def _register_import(commands: output.Subparsers) -> None:
 
 
 def _register_key(commands: output.Subparsers) -> None:
-    parser = _add(commands, 'key', _key, _KEY, _KEY_END,
-                  'make a cephx key for Glance at a site')
+    parser = sitesfile.add_command(
+        commands, 'key', 'make a cephx key for Glance at a site', _KEY,
+        _KEY_END, _key)
     parser.add_argument('name', metavar='SITE',
                         help='name of the site whose cluster it is')
     parser.add_argument('--for', dest='guest', metavar='SITE',
@@ -162,18 +160,6 @@ def _register_key(commands: output.Subparsers) -> None:
                         help='of a user that is there, replace other '
                              'capabilities by those that Glance needs')
     output.add_format(parser)
-
-
-def _add(commands: output.Subparsers, name: str,
-         run: Callable[[argparse.Namespace], int], description: str,
-         epilog: str, summary: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=summary, description=description, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    sitesfile.add_option(parser)
-    parser.set_defaults(run=sitesfile.command(run),
-                        set_up=sitesfile.needs_no_glance)
-    return parser
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -294,7 +280,7 @@ def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
 
 def _entry(args: argparse.Namespace, name: str, fsid: str, mons: list[str],
            user: str, keyring: str | None,
-           pools: Sequence[str] = ()) -> _Entry:
+           pools: tuple[str, ...] = ()) -> _Entry:
     found: _Entry = {'name': name}
     if args.central:
         found['central'] = True

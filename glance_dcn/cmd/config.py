@@ -24,14 +24,11 @@ from glance_dcn.cmd import sitesfile
 from glance_dcn.deploy import diff
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
+from glance_dcn.deploy import model
 from glance_dcn.deploy import render
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterable
     from collections.abc import Sequence
-
-    from glance_dcn.deploy import model
 
 _RENDER = """\
 Writes what the nodes of a site need, out of the sites file:
@@ -107,21 +104,10 @@ def register(subparsers: output.Subparsers) -> None:
     _register_diff(commands)
 
 
-def _add(commands: output.Subparsers, name: str,
-         run: Callable[[argparse.Namespace], int],
-         **texts: typing.Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
-    sitesfile.add_option(parser)
-    parser.set_defaults(run=sitesfile.command(run),
-                        set_up=sitesfile.needs_no_glance)
-    return parser
-
-
 def _register_render(commands: output.Subparsers) -> None:
-    parser = _add(commands, 'render', _render,
-                  help='write the files that sites need',
-                  description=_RENDER, epilog=_RENDER_END)
+    parser = sitesfile.add_command(
+        commands, 'render', 'write the files that sites need', _RENDER,
+        _RENDER_END, _render)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument('--site', action='append', metavar='SITE', default=[],
                        help='render this site; may be given several times')
@@ -141,10 +127,9 @@ def _register_render(commands: output.Subparsers) -> None:
 
 
 def _register_diff(commands: output.Subparsers) -> None:
-    parser = _add(commands, 'diff', _diff,
-                  help='compare the configuration with a running node, or '
-                       'with that of another sites file',
-                  description=_DIFF, epilog=_DIFF_END)
+    parser = sitesfile.add_command(
+        commands, 'diff', 'compare the configuration with a running node, or '
+        'with that of another sites file', _DIFF, _DIFF_END, _diff)
     parser.add_argument('running', nargs='?', metavar='RUNNING_DIR',
                         help='the root of a node, or of a copy, with '
                              'etc/glance and etc/ceph')
@@ -191,7 +176,7 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _contradictions(folder: str,
-                    placed: Iterable[tuple[files.Rendering, files.File]]
+                    placed: list[tuple[files.Rendering, files.File]]
                     ) -> list[str]:
     """Return notes of what the files of deployers say otherwise."""
     found = []
@@ -207,8 +192,8 @@ def _contradictions(folder: str,
     return found
 
 
-def _worker(found: Sequence[tuple[str, files.Rendering]], name: str,
-            sites: Sequence[model.Site]) -> files.Rendering:
+def _worker(found: list[tuple[str, files.Rendering]], name: str,
+            sites: list[model.Site]) -> files.Rendering:
     """Return the rendering of one worker."""
     if len(sites) > 1:
         raise sitesfile.Wrong('--worker needs one --site')
@@ -220,8 +205,8 @@ def _worker(found: Sequence[tuple[str, files.Rendering]], name: str,
     return known[name]
 
 
-def _print(args: argparse.Namespace, what: str, heads: Sequence[str],
-           rows: Sequence[Sequence[object]], notes: Iterable[str]) -> None:
+def _print(args: argparse.Namespace, what: str, heads: tuple[str, ...],
+           rows: Sequence[Sequence[object]], notes: list[str]) -> None:
     if args.format == 'json':
         print(output.text({what: [dict(zip(heads, row)) for row in rows],
                            'notes': list(dict.fromkeys(notes))}))
@@ -248,7 +233,7 @@ def _diff(args: argparse.Namespace) -> int:
     return sitesfile.DIFFERENT if changes else sitesfile.DONE
 
 
-def _print_changes(changes: Iterable[_Change]) -> None:
+def _print_changes(changes: list[_Change]) -> None:
     if not changes:
         print('Nothing differs.')
     for site, node, change in changes:
@@ -299,7 +284,7 @@ def _with_older(args: argparse.Namespace,
                                              found[1].get(node, []))]
 
 
-def _by_node(deployment: model.Deployment, names: Sequence[str],
+def _by_node(deployment: model.Deployment, names: list[str],
              kind: str) -> dict[tuple[str, str], list[files.File]]:
     """Return the rendered files of each node of each site."""
     sites = [site for site in deployment.sites

@@ -25,7 +25,6 @@ from importlib import metadata
 import logging
 import os
 import sys
-import typing
 import warnings
 
 from oslo_config import cfg
@@ -34,15 +33,13 @@ from glance_dcn.cmd import check
 from glance_dcn.cmd import config
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import node
+from glance_dcn.cmd import output
 from glance_dcn.cmd import site
 from glance_dcn.cmd import status
 from glance_dcn.cmd import task
 from glance_dcn.cmd import validate
 from glance_dcn.cmd import worker as worker_command
 from glance_dcn.tasks import queue
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
 _DESCRIPTION = """\
@@ -73,7 +70,7 @@ _COMMANDS = (check, config, metrics, site, status, task, validate,
              worker_command)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status.
 
     :param argv: list of arguments; None: those of the process
@@ -94,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as exc:
         if args.debug:
             raise
-        print('glance-dcn: the configuration of Glance cannot be used: %s'
-              % exc, file=sys.stderr)
+        output.complain('the configuration of Glance cannot be used: %s' % exc)
         return FAILED
     try:
         result: int = args.run(args)

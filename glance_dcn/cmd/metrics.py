@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import threading
 import time
 import typing
@@ -33,6 +32,8 @@ if typing.TYPE_CHECKING:
 
 #: Exit status.
 GOOD, WRONG, UNWRITTEN = 0, 2, 3
+
+_UNREADABLE = 'the database of Glance cannot be read: %s'
 
 _DESCRIPTION = """\
 Gives the figures of "glance-dcn status" in Prometheus's text format: once, to
@@ -55,10 +56,9 @@ exit status:
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'metrics', help='give the figures of status to Prometheus',
-        description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(
+        subparsers, 'metrics', 'give the figures of status to Prometheus',
+        _DESCRIPTION, _EPILOG)
     node.add_sites(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--output', metavar='FILE', type=_file,
@@ -72,7 +72,7 @@ def register(subparsers: output.Subparsers) -> None:
                         'one look at everything to the next (60)')
     parser.add_argument('--timeout', type=output.seconds, default=8,
                         metavar='SECONDS', help='time for sites to answer (8)')
-    parser.set_defaults(run=run, set_up=_set_up)
+    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def _file(text: str) -> str:
@@ -90,17 +90,12 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip('[]'), int(port)
 
 
-def _set_up(args: argparse.Namespace) -> None:
-    args.conf = node.read_all(args)
-
-
 def run(args: argparse.Namespace) -> int:
     """Give the figures and return the exit status."""
     try:
         from glance_dcn.status import metrics
     except ImportError:
-        print('glance-dcn: metrics need the Python package prometheus_client',
-              file=sys.stderr)
+        output.complain('metrics need the Python package prometheus_client')
         return WRONG
     try:
         # Wrong once is wrong for ever.
@@ -114,14 +109,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(metrics.text(found).decode(), end='')
     except inventory.DatabaseUnavailable as exc:
-        print('glance-dcn: the database of Glance cannot be read: %s'
-              % exc, file=sys.stderr)
+        output.complain(_UNREADABLE % exc)
         return WRONG
     except (ValueError, sitesfile.Mistake) as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     except OSError as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return UNWRITTEN
     return GOOD
 
@@ -147,9 +141,9 @@ def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
                 latest.update(_take(args, database))
             except inventory.DatabaseUnavailable as exc:
                 # What was found before is not shown any longer than true.
-                reason = 'the database of Glance cannot be read: %s' % exc
+                reason = _UNREADABLE % exc
                 latest.fail(reason)
-                print('glance-dcn: %s' % reason, file=sys.stderr, flush=True)
+                output.complain(reason)
             stop.wait(max(1, args.interval - (time.monotonic() - began)))
     except KeyboardInterrupt:
         pass

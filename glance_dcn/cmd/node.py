@@ -14,10 +14,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import re
-import typing
 
 from oslo_config import cfg
 from oslo_db import options as db_options
@@ -30,10 +30,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
-
-if typing.TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterable
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
@@ -148,11 +144,14 @@ def read_all(args: argparse.Namespace) -> cfg.ConfigOpts:
     return conf
 
 
+def set_up(args: argparse.Namespace) -> None:
+    """Read the configuration for a command, as its ``conf``."""
+    args.conf = read_all(args)
+
+
 def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[subjects.Target]:
     """Return where the sites of this node's Glance are.
 
-    :param conf: see :func:`read_all`
-    :param tell: log what is wrong with site files
     :returns: that of the default store first
     """
     default = conf.glance_store.default_backend
@@ -192,8 +191,6 @@ def targets_of(args: argparse.Namespace,
                tell: bool = True) -> list[subjects.Target]:
     """Return where the sites are: those of ``--sites-file``, or this node's.
 
-    :param args: arguments of the command, with ``conf``
-    :param tell: log what is wrong with site files
     :returns: the central or default site first
     """
     said = deployment(args)
@@ -258,7 +255,7 @@ def _target(name: str, default: str, home: str | None, pool: str,
 
 
 def choose(found: list[subjects.Target],
-           names: Iterable[str] | None) -> list[subjects.Target]:
+           names: list[str] | None) -> list[subjects.Target]:
     """Return the targets of some sites.
 
     :param names: those that are wanted; none: all

@@ -18,13 +18,13 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import typing
 
 from oslo_utils import uuidutils
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Iterable
     from collections.abc import Sequence
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -33,6 +33,19 @@ if typing.TYPE_CHECKING:
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 # Seconds; more is a slip of the finger.
 _LONGEST = 86400
+
+
+def add_command(commands: Subparsers, name: str, summary: str,
+                description: str, epilog: str) -> argparse.ArgumentParser:
+    """Add a subcommand, whose texts are shown as they are written."""
+    return commands.add_parser(
+        name, help=summary, description=description, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def complain(reason: object) -> None:
+    """Say on standard error why a command cannot do its work."""
+    print('glance-dcn: %s' % reason, file=sys.stderr, flush=True)
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +77,7 @@ def between(least: float, most: float, unit: str,
 
     It raises argparse.ArgumentTypeError if it is none, or out of bounds.
 
-    :param least: the least that it may be
-    :param most: the most that it may be
     :param unit: of which it is a number, as text
-    :param kind: float or int
     """
     def convert(text: str) -> float:
         try:
@@ -104,10 +114,9 @@ def image(text: str) -> str:
     return text
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table as text, without a newline at its end.
 
-    :param heads: names of the columns
     :param rows: lists of what is in them; None and '' are shown as ``-``
     """
     lines = [[name.upper() for name in heads]]

@@ -79,9 +79,7 @@ def register(subparsers: output.Subparsers) -> None:
 def _add(commands: output.Subparsers, name: str,
          run: Callable[[argparse.Namespace], int], description: str,
          epilog: str, summary: str) -> None:
-    parser = commands.add_parser(
-        name, help=summary, description=description, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(commands, name, summary, description, epilog)
     parser.add_argument('store', metavar='STORE',
                         help='name of the store in enabled_backends')
     output.add_format(parser)

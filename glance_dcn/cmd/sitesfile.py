@@ -17,20 +17,18 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import typing
 
 from glance_dcn.ceph import errors
+from glance_dcn.cmd import output
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
+from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
 if typing.TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
-    from collections.abc import Iterable
-
-    from glance_dcn.deploy import model
 
 #: Exit status: done, something differs, or it cannot be done.
 DONE, DIFFERENT, FAILED = 0, 1, 2
@@ -43,16 +41,22 @@ class Wrong(Exception):
     """The arguments do not go together; its text says why."""
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--sites-file`` to a subcommand."""
+def add_command(commands: output.Subparsers, name: str, summary: str,
+                description: str, epilog: str,
+                run: Callable[[argparse.Namespace], int]
+                ) -> argparse.ArgumentParser:
+    """Add a subcommand that works on ``--sites-file`` alone."""
+    parser = output.add_command(commands, name, summary, description, epilog)
+    parser.set_defaults(run=command(run), set_up=_needs_no_glance)
     parser.add_argument(
         '--sites-file', metavar='FILE',
         default=os.environ.get(VARIABLE) or _DEFAULT,
         help='the sites file (%(default)s; the variable ' + VARIABLE
              + ' names another)')
+    return parser
 
 
-def needs_no_glance(args: argparse.Namespace) -> None:
+def _needs_no_glance(args: argparse.Namespace) -> None:
     """Set up nothing: Glance need not even be installed."""
 
 
@@ -65,13 +69,12 @@ def command(run: Callable[[argparse.Namespace], int]
             return run(args)
         except (sitesfile.Mistake, files.Error, Wrong,
                 errors.ClusterError) as exc:
-            print('glance-dcn: %s' % exc, file=sys.stderr)
+            output.complain(exc)
             return FAILED
     return wrapped
 
 
-def sites(deployment: model.Deployment,
-          names: Iterable[str]) -> list[model.Site]:
+def sites(deployment: model.Deployment, names: list[str]) -> list[model.Site]:
     """Return the sites of some names; all of them if there are none.
 
     :raises Wrong: if there is no such site

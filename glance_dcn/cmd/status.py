@@ -24,14 +24,10 @@ from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
+from glance_dcn.status import look
 from glance_dcn.status import snapshot
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.tasks import task as tasks
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from glance_dcn.status import look
 
 #: Exit status: every site is up and there are no deferred tasks, or not.
 GOOD, BAD, WRONG = 0, 1, 2
@@ -76,10 +72,9 @@ _CLEAR = '\033[2J\033[H'
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'status', help='show which images are where, and how sites are',
-        description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(
+        subparsers, 'status', 'show which images are where, and how sites are',
+        _DESCRIPTION, _EPILOG)
     output.add_format(parser)
     node.add_sites(parser)
     filters = parser.add_argument_group('which images')
@@ -103,11 +98,7 @@ def register(subparsers: output.Subparsers) -> None:
     parser.add_argument('--watch', nargs='?', type=output.seconds, const=5,
                         metavar='SECONDS',
                         help='show it again and again, every 5 seconds')
-    parser.set_defaults(run=run, set_up=_set_up)
-
-
-def _set_up(args: argparse.Namespace) -> None:
-    args.conf = node.read_all(args)
+    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         node.choose(targets, [name for name in (args.site, args.missing)
                               if name])
     except (ValueError, sitesfile.Mistake) as exc:
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     if wanted == inventory.Filter() and not args.all:
         wanted = None
@@ -130,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
                                   task_setup.deployment_id(args.conf))
             if args.image and not found.number:
-                print('glance-dcn: there is no image %s; "glance-dcn status '
-                      '--all" lists all' % args.image, file=sys.stderr)
+                output.complain('there is no image %s; "glance-dcn status '
+                                '--all" lists all' % args.image)
                 return WRONG
             if (args.watch and args.format == 'table'
                     and sys.stdout.isatty()):
@@ -144,8 +135,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return GOOD if found and found.healthy else BAD
     except inventory.DatabaseUnavailable as exc:
-        print('glance-dcn: the database of Glance cannot be read: %s'
-              % exc, file=sys.stderr)
+        output.complain('the database of Glance cannot be read: %s' % exc)
         return WRONG
 
 
@@ -208,8 +198,7 @@ def _tasks(site: look.State) -> str | None:
                      if site.tasks.get(action.value)) or '0'
 
 
-def _images(found: snapshot.Snapshot,
-            images: Sequence[inventory.Image]) -> str:
+def _images(found: snapshot.Snapshot, images: list[inventory.Image]) -> str:
     if len(found.sites) <= _COLUMNS:
         heads = ['image', 'name', 'status'] + [site.name
                                                for site in found.sites]
@@ -241,7 +230,7 @@ def _elsewhere(found: snapshot.Snapshot, image: inventory.Image) -> str:
                      for state, names in sorted(states.items()))
 
 
-def _some(names: Sequence[str]) -> str:
+def _some(names: list[str]) -> str:
     if len(names) <= _COLUMNS:
         return ', '.join(names)
     return '%s and %d more' % (', '.join(names[:_COLUMNS - 2]),

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import typing
 
 from glance_dcn.ceph import health
@@ -54,9 +53,8 @@ def register(subparsers: output.Subparsers) -> None:
     parser = subparsers.add_parser('task', help='show deferred tasks')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
-    listing = commands.add_parser(
-        'list', help='show deferred tasks', description=_LIST,
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listing = output.add_command(commands, 'list', 'show deferred tasks',
+                                 _LIST, _EPILOG)
     output.add_format(listing)
     listing.add_argument(
         '--site', action='append', metavar='STORE',
@@ -73,17 +71,16 @@ def run(args: argparse.Namespace) -> int:
     known = queue.PROCESS.sites
     unknown = sorted(set(args.site or ()) - set(known))
     if unknown or not known:
-        print('glance-dcn: there is no dcn store %s; there are: %s' % (
-            ', '.join(unknown), ', '.join(sorted(known)) or 'none'),
-            file=sys.stderr)
+        output.complain('there is no dcn store %s; there are: %s' % (
+            ', '.join(unknown), ', '.join(sorted(known)) or 'none'))
         return WRONG
     try:
         scan = queue.PROCESS.store.scan()
     except stores.AWAY as exc:
-        print('glance-dcn: store %s, which keeps the tasks: they cannot be '
-              'read (%s); see "glance-dcn check --site %s"' % (
-                  queue.PROCESS.home.name, exc, queue.PROCESS.home.name),
-              file=sys.stderr)
+        home = queue.PROCESS.home.name
+        output.complain(
+            'store %s, which keeps the tasks: they cannot be read (%s); see '
+            '"glance-dcn check --site %s"' % (home, exc, home))
         return UNREADABLE
     found = [_shown(record) for record in scan.records
              if (args.all or isinstance(record, tasks.Task)

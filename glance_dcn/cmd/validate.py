@@ -17,19 +17,17 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 import time
 import typing
 
 from glance_dcn.checks import api
 from glance_dcn.checks import journey
+from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-
-    from glance_dcn.checks import subjects
 
 LOG = logging.getLogger(__name__)
 
@@ -65,10 +63,9 @@ exit status:
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'validate', help='prove end to end that the deployment works',
-        description=_DESCRIPTION, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = output.add_command(
+        subparsers, 'validate', 'prove end to end that the deployment works',
+        _DESCRIPTION, _EPILOG)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--os-cloud', metavar='NAME',
@@ -90,11 +87,7 @@ def register(subparsers: output.Subparsers) -> None:
                              '(Glance\'s)')
     parser.add_argument('--compute-pool', metavar='POOL',
                         help='pool of the clones (that of the images)')
-    parser.set_defaults(run=run, set_up=_set_up)
-
-
-def _set_up(args: argparse.Namespace) -> None:
-    args.conf = node.read_all(args)
+    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as exc:
         if args.debug:
             raise
-        print('glance-dcn: %s' % exc, file=sys.stderr)
+        output.complain(exc)
         return WRONG
     way = journey.Journey(glance, targets, args.size, args.timeout,
                           args.compute_user, args.compute_pool)

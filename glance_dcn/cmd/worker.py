@@ -21,7 +21,6 @@ import dataclasses
 import json
 import os
 import pwd
-import sys
 import time
 import typing
 
@@ -32,14 +31,10 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
 from glance_dcn.cmd import output
 from glance_dcn.staging import folder
+from glance_dcn.staging import journal
 from glance_dcn.staging import recovery
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from glance_dcn.staging import journal
 
 CONF = cfg.CONF
 
@@ -91,17 +86,14 @@ def register(subparsers: output.Subparsers) -> None:
         'the one of this node was at when it died')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
-    recover = commands.add_parser(
-        'recover', help='undo imports and copies that were broken off',
-        description=_RECOVER, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    recover = output.add_command(
+        commands, 'recover', 'undo imports and copies that were broken off',
+        _RECOVER, _EPILOG)
     output.add_format(recover)
     recover.set_defaults(run=run)
-    listing = commands.add_parser(
-        'list', help='show the workers of this site, and what is wrong with '
-        'them',
-        description=_LIST, epilog=_LIST_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+    listing = output.add_command(
+        commands, 'list', 'show the workers of this site, and what is wrong '
+        'with them', _LIST, _LIST_EPILOG)
     output.add_format(listing)
     listing.set_defaults(run=run_list)
 
@@ -112,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
     if wrong or found is None:
-        print('glance-dcn: %s' % wrong, file=sys.stderr)
+        output.complain(wrong)
         return _FAILED
     outcomes = recovery.recover(found)
     if args.format == 'json':
@@ -175,7 +167,7 @@ def collect(records: registry.Registry
 
 
 def _shown(worker: registry.Worker,
-           entries: Sequence[journal.Entry]) -> dict[str, typing.Any]:
+           entries: list[journal.Entry]) -> dict[str, typing.Any]:
     state = 'up' if time.time() - worker.seen < _SILENT else 'silent'
     return dict(
         dataclasses.asdict(worker),

@@ -16,14 +16,9 @@
 from __future__ import annotations
 
 import re
-import typing
 
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Mapping
 
 _SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*(?:[#;].*)?')
 _COMMENT = re.compile(r'(^|(?<=\s))[#;].*')
@@ -80,7 +75,7 @@ def _unquoted(value: str) -> str:
     return value
 
 
-def settings(sections: Mapping[str, Mapping[str, str]]
+def settings(sections: dict[str, dict[str, str]]
              ) -> tuple[tuple[str, str], ...]:
     """Return what of a conf file is for all its clients: (name, value)s."""
     found = dict(sections.get('global', {}))
@@ -119,7 +114,6 @@ def merge(path: str, text: str) -> str:
 
     Its other options, sections and comments stay as they are.
 
-    :param path: of the conf file
     :param text: as :func:`conf` makes it
     :raises sitesfile.Mistake: if it is no conf file
     """
@@ -202,7 +196,7 @@ def keyring(user: str, key: str) -> str:
 _IMAGES = "pool=%s namespace=''"
 
 
-def caps(pools: Iterable[str],
+def caps(pools: list[str],
          access: model.Access = model.Access.OWNER) -> dict[str, str]:
     """Return the capabilities that Glance needs, by kind of daemon.
 
@@ -210,8 +204,6 @@ def caps(pools: Iterable[str],
     same pool as well. ``profile rbd-read-only`` is not used, as it lets a
     user blocklist other clients (mon), and add and remove the entries by
     which an image knows its clones (osd).
-
-    :param pools: names of the pools
     """
     if access is model.Access.READ_ONLY:
         return {'mon': 'profile simple-rados-client',
@@ -223,12 +215,12 @@ def caps(pools: Iterable[str],
             'osd': _joined('profile rbd pool=%s', pools)}
 
 
-def as_arguments(found: Mapping[str, str]) -> str:
+def as_arguments(found: dict[str, str]) -> str:
     """Return capabilities as ``ceph auth caps`` takes them in a shell."""
     return ' '.join("%s %s" % (daemon, '"%s"' % cap if "'" in cap
                                else "'%s'" % cap)
                     for daemon, cap in sorted(found.items()))
 
 
-def _joined(form: str, pools: Iterable[str]) -> str:
+def _joined(form: str, pools: list[str]) -> str:
     return ', '.join(form % pool for pool in pools)

@@ -16,20 +16,15 @@
 from __future__ import annotations
 
 import re
-import typing
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
-
+#: Values by section and option.
+Sections = dict[str, dict[str, str]]
 #: First line of every file that is written.
 MARK = '# Written by glance-dcn out of the sites file: change it there.'
 
 
-def text(sections: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the text of a conf file.
-
-    :param sections: dict of dicts: values, which are text, by option
-    """
+def text(sections: Sections) -> str:
+    """Return the text of a conf file."""
     lines = [MARK]
     for section, options in sections.items():
         lines += ['', '[%s]' % section]

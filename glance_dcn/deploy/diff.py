@@ -24,16 +24,11 @@ import enum
 import os
 import re
 import stat
-import typing
 
 from oslo_config import iniparser
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import options
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-    from collections.abc import Iterable
 
 _LARGEST = 4 << 20
 _MASK = '(secret)'
@@ -42,9 +37,8 @@ _KEY = re.compile(r'\bA[A-Za-z0-9+/]{37}==')
 
 
 class What(str, enum.Enum):
-    """How a file differs, as it is shown."""
+    """How a file differs from what is rendered, as it is shown."""
 
-    #: It is rendered, and not there.
     ADDED = 'added'
     REMOVED = 'removed'
     CHANGED = 'changed'
@@ -60,18 +54,14 @@ _Options = dict[tuple[str, str], str]
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A file that is not as it is rendered.
-
-    :ivar path: of the file
-    :ivar details: lines that say what differs
-    """
+    """A file that is not as it is rendered."""
 
     path: str
     what: What
     details: tuple[str, ...] = ()
 
 
-def with_folder(rendered: Collection[files.File], folder: str,
+def with_folder(rendered: list[files.File], folder: str,
                 group: int | None = None) -> list[Change]:
     """Return how the files of a node differ from what is rendered.
 
@@ -106,14 +96,12 @@ def with_folder(rendered: Collection[files.File], folder: str,
 
 
 def contradicted(file: files.File, folder: str,
-                 names: Iterable[str]) -> list[tuple[str, str]]:
+                 names: list[str]) -> list[tuple[str, str]]:
     """Return what other files say otherwise than a rendered one.
 
     Which of them counts depends on how Glance is started.
 
-    :param file: one of options
     :param folder: path that the paths of files are relative to
-    :param names: paths of the others
     :returns: paths, and options with their groups
     """
     wanted = _sections(file.text) or {}
@@ -129,7 +117,7 @@ def contradicted(file: files.File, folder: str,
     return found
 
 
-def _left_over(rendered: Collection[files.File], folder: str) -> list[Change]:
+def _left_over(rendered: list[files.File], folder: str) -> list[Change]:
     """Return site files that are there, and not rendered."""
     known = {file.path for file in rendered}
     folders = {os.path.dirname(file.path) for file in rendered
@@ -147,8 +135,8 @@ def _left_over(rendered: Collection[files.File], folder: str) -> list[Change]:
     return found
 
 
-def with_rendered(before: Iterable[files.File],
-                  after: Iterable[files.File]) -> list[Change]:
+def with_rendered(before: list[files.File],
+                  after: list[files.File]) -> list[Change]:
     """Return how one set of rendered files differs from another.
 
     :returns: sorted by path
@@ -181,7 +169,7 @@ def _read(path: str) -> tuple[str, int]:
         raise ValueError('it is no text in UTF-8')
 
 
-def _details(old: str, new: str, kind: files.Kind, secrets: Collection[str],
+def _details(old: str, new: str, kind: files.Kind, secrets: tuple[str, ...],
              whole: bool = True) -> list[str]:
     """Return lines that say how two texts differ.
 
@@ -215,7 +203,7 @@ def _in_order(before: _Options, after: _Options) -> list[tuple[str, str]]:
 
 
 def _difference(name: tuple[str, str], old: str | None, new: str | None,
-                secrets: Collection[str]) -> str:
+                secrets: tuple[str, ...]) -> str:
     what = '[%s] %s' % name
     if _is_secret(name[1], old, secrets) or _is_secret(name[1], new,
                                                        secrets):
@@ -231,7 +219,7 @@ def _difference(name: tuple[str, str], old: str | None, new: str | None,
 
 
 def _is_secret(option: str, value: str | None,
-               secrets: Collection[str]) -> bool:
+               secrets: tuple[str, ...]) -> bool:
     if options.is_secret(option):
         return True
     return value is not None and any(
@@ -267,7 +255,7 @@ def _sections(text: str) -> _Options | None:
     return None
 
 
-def _lines(old: str, new: str, secrets: Collection[str]) -> list[str]:
+def _lines(old: str, new: str, secrets: tuple[str, ...]) -> list[str]:
     """Return the lines that differ, without secrets."""
     old, new = _masked(old, secrets), _masked(new, secrets)
     if old == new:
@@ -277,7 +265,7 @@ def _lines(old: str, new: str, secrets: Collection[str]) -> list[str]:
         if not line.startswith(('---', '+++', '@@'))]
 
 
-def _masked(text: str, secrets: Collection[str]) -> str:
+def _masked(text: str, secrets: tuple[str, ...]) -> str:
     for secret in secrets:
         text = text.replace(secret, _MASK)
     return _KEY.sub(_MASK, text)

@@ -24,20 +24,16 @@ from glance_dcn.deploy import load
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import yamltext
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Mapping
-
 _MODE = 0o640
 
 
-def text(entry: Mapping[str, typing.Any]) -> str:
+def text(entry: dict[str, typing.Any]) -> str:
     """Return an entry of the list of sites, as text."""
     return yamltext.plain([entry])
 
 
-def prepare(path: str | os.PathLike[str],
-            entries: Iterable[Mapping[str, typing.Any]]) -> tuple[str, int]:
+def prepare(path: sitesfile.Path,
+            entries: list[dict[str, typing.Any]]) -> tuple[str, int]:
     """Return a sites file with more sites; nothing is written.
 
     :param path: of the sites file, which need not be there
@@ -58,7 +54,7 @@ def prepare(path: str | os.PathLike[str],
     return whole, mode
 
 
-def write(path: str | os.PathLike[str], text: str, mode: int) -> None:
+def write(path: sitesfile.Path, text: str, mode: int) -> None:
     """Replace a sites file; the group it belongs to stays.
 
     :raises glance_dcn.deploy.files.Error: if it cannot be written
@@ -71,7 +67,7 @@ def write(path: str | os.PathLike[str], text: str, mode: int) -> None:
         raise files.Error('%s cannot be written: %s' % (path, exc.strerror))
 
 
-def _with(path: str | os.PathLike[str], before: str, new: str) -> str:
+def _with(path: sitesfile.Path, before: str, new: str) -> str:
     """Return the text of a sites file with entries after its last site."""
     sites = sitesfile.parse(path, before).items.get('sites')
     if not isinstance(sites, sitesfile.Sequence) or sites.flow:

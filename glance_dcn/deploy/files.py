@@ -22,14 +22,10 @@ import os
 import re
 import stat
 import tempfile
-import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import sitesfile
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
 
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
@@ -43,14 +39,10 @@ _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 class Kind(enum.Enum):
     """What a file has in it."""
 
-    #: Sections of options.
-    CONF = enum.auto()
-    #: Those of a file of sites_dir.
-    SITE = enum.auto()
-    #: Conf files and keyrings of clusters, which others may have a part in.
-    CEPH = enum.auto()
-    #: Anything else.
-    TEXT = enum.auto()
+    CONF = 'sections of options'
+    SITE = 'those of a file of sites_dir'
+    CEPH = 'options or keys of a cluster, in which others may have a part'
+    TEXT = 'anything else'
 
 
 class State(str, enum.Enum):
@@ -75,8 +67,6 @@ class File:
     """A rendered file.
 
     :ivar path: relative to the folder it is written to
-    :ivar text: what it has
-    :ivar mode: permission bits
     :ivar secrets: texts in it that nobody may see
     """
 
@@ -91,9 +81,7 @@ class File:
 class Rendering:
     """What is rendered for a node, a stack, or an overlay.
 
-    :ivar site: name of the site
     :ivar node: name of the node where a site has several, or ''
-    :ivar notes: what the operator should know
     """
 
     site: str
@@ -113,7 +101,7 @@ def gid(name: str) -> int:
         raise Error('there is no group %r' % name)
 
 
-def write(folder: str, files: Sequence[File], group: int | None = None,
+def write(folder: str, files: list[File], group: int | None = None,
           dry_run: bool = False) -> list[tuple[File, State]]:
     """Write files into a folder, each of them at once or not at all.
 

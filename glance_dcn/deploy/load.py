@@ -30,9 +30,6 @@ from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import together
 from glance_dcn.sites import folder
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
         'glance', 'allow_inline_secrets', 'edge_access')
 _SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
@@ -71,7 +68,7 @@ _GIB = 1 << 30
 _STAGING = 'os_glance_staging_store'
 
 
-def load(path: str | os.PathLike[str]) -> model.Deployment:
+def load(path: sitesfile.Path) -> model.Deployment:
     """Return the deployment of a sites file.
 
     :raises sitesfile.Mistake: if anything in it is wrong
@@ -120,7 +117,7 @@ class _Loader:
         return fields.node(key) or sitesfile.Mapping(fields.line, {}, {})
 
     def _merged(self, fields: sitesfile.Fields, key: str,
-                known: Collection[str]) -> sitesfile.Fields:
+                known: tuple[str, ...]) -> sitesfile.Fields:
         """Return Fields of what site and defaults say together."""
         default, own = (sitesfile.Fields(
             self._path, self._node(holder, key), key, known)
@@ -246,7 +243,6 @@ class _Loader:
                needed: bool) -> model.Login | None:
         """Return the user of a Glance at the cluster of another site.
 
-        :param user: name of the user where none is given
         :param needed: whether there is one where nothing is said
         """
         if key not in fields and not needed:
@@ -271,8 +267,7 @@ class _Loader:
             raise fields.mistake(key, 'a store cannot be called %s: that is '
                                  '%s' % (store, taken))
 
-    def _word(self, fields: sitesfile.Fields, key: str, default: str
-              ) -> str:
+    def _word(self, fields: sitesfile.Fields, key: str, default: str) -> str:
         word = fields.text(key, default)
         if not _WORD.fullmatch(word):
             raise fields.mistake(key, '%s has characters that cannot stand '
@@ -428,7 +423,7 @@ class _Loader:
                                     default.address_pool))
 
     @staticmethod
-    def _choice(fields: sitesfile.Fields, key: str, values: Collection[str],
+    def _choice(fields: sitesfile.Fields, key: str, values: tuple[str, ...],
                 default: str) -> str:
         text = fields.text(key, default)
         if text not in values:

@@ -71,10 +71,8 @@ class Cluster:
     :ivar name: what its files are named after
     :ivar fsid: in lower case
     :ivar mon_host: text for the option of that name
-    :ivar user: cephx user, without ``client.``
     :ivar settings: further options of [global], (name, value)
     :ivar extra_pools: pools that the user's key is good for as well
-    :ivar access: what the user may do
     """
 
     name: str
@@ -93,7 +91,6 @@ class Login:
     """The cephx user of a Glance at the cluster of another site.
 
     :ivar user: without ``client.``
-    :ivar line: of the sites file
     """
 
     user: str
@@ -139,12 +136,8 @@ class Operator:
 class Site:
     """A site with its Glance.
 
-    :ivar path: of the sites file
-    :ivar line: of the sites file, where it begins
     :ivar store: name of its store at every Glance; '' without a cluster
-    :ivar pool: of the images
     :ivar workers: URLs by which other workers reach its Glance processes
-    :ivar staging: path of the staging folder
     :ivar cache_size: bytes of stock's image cache, or None without one
     :ivar edge_access: what the Glance of the site may do at central, one of
         EDGE_ACCESS
@@ -185,7 +178,6 @@ class Site:
 class Deployment:
     """All that a sites file says.
 
-    :ivar path: of the sites file
     :ivar sites: all, in the order of the file
     """
 

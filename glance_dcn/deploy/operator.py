@@ -24,15 +24,11 @@ import typing
 
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
+from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from glance_dcn.deploy import model
 
 _BASE = '../base'
 # Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
@@ -51,10 +47,9 @@ _LARGEST_SECRET = 1000000
 
 
 def render(deployment: model.Deployment,
-           sites: Sequence[model.Site]) -> list[files.Rendering]:
+           sites: list[model.Site]) -> list[files.Rendering]:
     """Return the overlay of one or more sites.
 
-    :returns: list of one
     :raises sitesfile.Mistake: if Kubernetes cannot have it so
     """
     for site in sites:
@@ -124,8 +119,8 @@ def _patch(template: dict[str, typing.Any]) -> dict[str, typing.Any]:
     }
 
 
-def _kustomization(sites: Sequence[model.Site],
-                   found: Sequence[files.File]) -> dict[str, typing.Any]:
+def _kustomization(sites: list[model.Site],
+                   found: list[files.File]) -> dict[str, typing.Any]:
     return {
         'apiVersion': 'kustomize.config.k8s.io/v1beta1',
         'kind': 'Kustomization',
@@ -212,8 +207,7 @@ def _service(given: model.Operator) -> dict[str, typing.Any]:
     }
 
 
-def _sections(deployment: model.Deployment,
-              site: model.Site) -> dict[str, dict[str, str]]:
+def _sections(deployment: model.Deployment, site: model.Site) -> conf.Sections:
     """Return what the operator does not write by itself."""
     sections = stores.common(deployment, site)
     for other in deployment.stores_of(site):

@@ -67,7 +67,6 @@ def read(path: str, node: sitesfile.Node,
          ) -> model.Options:
     """Return options by (group, option).
 
-    :param path: of the sites file
     :param node: mapping of groups, each a mapping of options
     :param reference: called with the node and the name of what is a mapping
     :raises sitesfile.Mistake: if they cannot be options

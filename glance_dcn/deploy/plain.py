@@ -16,7 +16,6 @@
 from __future__ import annotations
 
 import collections
-import typing
 import urllib.parse
 
 from glance_dcn.deploy import conf
@@ -24,9 +23,6 @@ from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import stores
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def render(deployment: model.Deployment,
@@ -48,7 +44,7 @@ def render(deployment: model.Deployment,
             for name, url in zip(names, site.workers)]
 
 
-def node_names(workers: Sequence[str]) -> list[str]:
+def node_names(workers: tuple[str, ...]) -> list[str]:
     """Return a name for each worker: its host, with the port if need be."""
     parts = [urllib.parse.urlsplit(url) for url in workers]
     hosts = collections.Counter(part.hostname for part in parts)
@@ -115,8 +111,8 @@ def _site_file(site: model.Site, folder: str) -> str:
 
 
 def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
-              in_file: Sequence[model.Site]
-              ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+              in_file: list[model.Site]
+              ) -> tuple[conf.Sections, tuple[str, ...]]:
     """Return the sections that are rendered, and the secrets in them."""
     paths = deployment.paths
     sections = stores.common(deployment, site)
@@ -142,8 +138,7 @@ def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
     return sections, _add_options(sections, site)
 
 
-def _add_options(sections: dict[str, dict[str, str]],
-                 site: model.Site) -> tuple[str, ...]:
+def _add_options(sections: conf.Sections, site: model.Site) -> tuple[str, ...]:
     """Add the options that the sites file gives; return the secrets."""
     found = []
     for (group, option), value in sorted(site.options.items(),

@@ -15,23 +15,17 @@
 
 from __future__ import annotations
 
-import typing
 
 from glance_dcn.deploy import files
+from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import plain
 from glance_dcn.deploy import tripleo
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-    from collections.abc import Sequence
-
-    from glance_dcn.deploy import model
-
 KINDS = ('plain', 'tripleo', 'operator')
 
 
-def render(deployment: model.Deployment, sites: Sequence[model.Site],
+def render(deployment: model.Deployment, sites: list[model.Site],
            kind: str) -> list[tuple[str, files.Rendering]]:
     """Return what sites need, as paths below one folder.
 
@@ -58,7 +52,7 @@ def _prefix(rendering: files.Rendering, several: bool) -> str:
     return ''.join(part + '/' for part in parts)
 
 
-def placed(renderings: Iterable[tuple[str, files.Rendering]]
+def placed(renderings: list[tuple[str, files.Rendering]]
            ) -> list[tuple[files.Rendering, files.File]]:
     """Return all files with their whole paths."""
     return [(rendering, files.File(

@@ -96,10 +96,7 @@ ATTRIBUTES = _words("""
 
 
 def what_is(name: str) -> str | None:
-    """Return what Glance takes a name for, or None.
-
-    :param name: that a store is to have
-    """
+    """Return what Glance takes a name for, or None."""
     if name.lower().startswith('os_glance'):
         return 'a store of Glance\'s own'
     # Groups are told apart without regard to case.

@@ -35,8 +35,6 @@ class Secret:
 
     :ivar path: of the sites file
     :ivar line: on which it refers to the secret
-    :ivar file: path of the file that has it, or None
-    :ivar env: name of the environment variable that has it, or None
     """
 
     path: str

@@ -37,6 +37,7 @@ _Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 _Default = typing.TypeVar('_Default')
 _Number = typing.TypeVar('_Number', int, float)
 
+Path = typing.Union[str, 'os.PathLike[str]']
 _LARGEST = 1 << 20
 _DEEPEST = 20
 _MOST_NODES = 200000
@@ -45,13 +46,10 @@ _MOST_NODES = 200000
 class Mistake(Exception):
     """Something is wrong in a file of the operator's.
 
-    :ivar path: of the file
     :ivar line: number of the line, from 1, or None
-    :ivar reason: what is wrong
     """
 
-    def __init__(self, path: str | os.PathLike[str], line: int | None,
-                 reason: str) -> None:
+    def __init__(self, path: Path, line: int | None, reason: str) -> None:
         self.path = path
         self.line = line
         self.reason = reason
@@ -107,7 +105,7 @@ class Mapping:
 Node = typing.Union[Scalar, Sequence, Mapping]
 
 
-def read(path: str | os.PathLike[str]) -> str:
+def read(path: Path) -> str:
     """Return the text of a file that is small enough to look into.
 
     :raises Mistake: if it cannot be read, is too large, or is no text
@@ -132,21 +130,17 @@ def read(path: str | os.PathLike[str]) -> str:
     return text[1:] if text.startswith('\ufeff') else text
 
 
-def load(path: str | os.PathLike[str]) -> Mapping:
+def load(path: Path) -> Mapping:
     """Return what a file says, as nodes.
 
-    :returns: the root
     :raises Mistake: if it cannot be read or is no YAML of the form above
     """
     return parse(path, read(path))
 
 
-def parse(path: str | os.PathLike[str], text: str) -> Mapping:
+def parse(path: Path, text: str) -> Mapping:
     """Return what a text says, as nodes.
 
-    :param path: name for messages
-    :param text: of the file
-    :returns: the root
     :raises Mistake: if it is no YAML of the form above
     """
     try:
@@ -175,7 +169,7 @@ def _line_of(text: str, exc: yaml.reader.ReaderError) -> int:
 class _Builder:
     """Makes nodes of YAML's events."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._stack: list[Sequence | Mapping] = []
         # The key that waits for its value, of each of them.
@@ -264,11 +258,7 @@ def _short(text: str, length: int = 60) -> str:
 
 
 def nearest(word: str, words: Collection[str]) -> str:
-    """Return a hint at the word that was probably meant, or ''.
-
-    :param word: that is not known
-    :param words: those that are
-    """
+    """Return a hint at the word that was probably meant, or ''."""
     found = difflib.get_close_matches(word, words, 1, 0.6)
     return ' (did you mean %r?)' % found[0] if found else ''
 
@@ -277,13 +267,10 @@ class Fields:
     """The keys of a mapping, asked for by name and type.
 
     :param path: of the file, for messages
-    :param node: what should be a mapping
-    :param what: what it describes, for messages
-    :param known: names of the keys it may have
     :raises Mistake: if it is none, or has other keys
     """
 
-    def __init__(self, path: str | os.PathLike[str], node: Node, what: str,
+    def __init__(self, path: Path, node: Node, what: str,
                  known: Collection[str]) -> None:
         self.path = path
         self.line = node.line
@@ -338,9 +325,7 @@ class Fields:
 
     def text(self, key: str, default: _Default) -> str | _Default:
         """Return a value that is one line of text."""
-        if key not in self._items:
-            return default
-        return text_of(self.path, self._items[key], key)
+        return self.required_text(key) if key in self._items else default
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a value that is a list of texts, as a tuple."""
@@ -396,7 +381,7 @@ class Fields:
         return value
 
 
-def text_of(path: str | os.PathLike[str], node: Node, what: str) -> str:
+def text_of(path: Path, node: Node, what: str) -> str:
     """Return the text of a node.
 
     :raises Mistake: if it is none, is empty, or is more than one line

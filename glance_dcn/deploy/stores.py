@@ -16,15 +16,11 @@
 from __future__ import annotations
 
 import itertools
-import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TYPE = 'dcn'
 # Seconds; what a dcn store does by itself, and stock needs to be told.
@@ -35,10 +31,10 @@ _LOCATION_QUOTA = 10
 _STEPS = (1, 2, 3, 5)
 
 
-def backends(sites: Iterable[model.Site]) -> str:
+def backends(sites: list[model.Site]) -> str:
     """Return the value of enabled_backends.
 
-    :param sites: list of sites that have stores
+    :param sites: those that have stores
     """
     return ','.join('%s:%s' % (site.store, TYPE) for site in sites)
 
@@ -56,8 +52,6 @@ def locations(count: int) -> int:
     added by a request, as Nova does. A quarter more than there are stores, or
     five, fit in; it is the same for many numbers of stores, so that another
     site seldom changes it.
-
-    :param count: number of stores
     """
     wanted = count + max(5, count // 4)
     return int(next(step * 10 ** power for power in itertools.count(1)
@@ -75,10 +69,7 @@ def keyring_path(folder: str, cluster: model.Cluster) -> str:
 
 
 def section(site: model.Site, folder: str) -> dict[str, str]:
-    """Return the options of a site's store.
-
-    :param folder: of conf files on the node
-    """
+    """Return the options of a site's store."""
     options = {
         'store_description': site.description,
         'rbd_store_ceph_conf': conf_path(folder, site.ceph),
@@ -135,10 +126,7 @@ def common(deployment: model.Deployment,
 
 
 def notes(site: model.Site) -> tuple[str, ...]:
-    """Return what an operator should know of the rights of a site's Glance.
-
-    :returns: tuple of texts
-    """
+    """Return what an operator should know of the rights of a site's Glance."""
     if site.central or site.edge_access is model.Access.READ_ONLY:
         return ()
     reach = 'change and remove every image there'
@@ -175,8 +163,7 @@ def ceph_files(site: model.Site, folder: str,
 
     :param folder: of conf files on the node
     :param where: path they are written to; None: folder
-    :returns: list of :class:`glance_dcn.deploy.files.File`; without a
-              keyring where the site has no key
+    :returns: without a keyring where the site has no key
     """
     cluster = site.ceph
     where = (folder if where is None else where).lstrip('/')

@@ -22,13 +22,11 @@ from glance_dcn.deploy import sitesfile
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
-    from collections.abc import Sequence
 
 
-def check(path: str, sites: Sequence[model.Site], line: int) -> None:
+def check(path: str, sites: tuple[model.Site, ...], line: int) -> None:
     """Raise Mistake if sites do not go together.
 
-    :param path: of the sites file
     :param line: to name where no site is to blame
     """
     central = [site for site in sites if site.central]
@@ -47,7 +45,7 @@ def check(path: str, sites: Sequence[model.Site], line: int) -> None:
     _check_logins(path, sites, central[0])
 
 
-def _check_logins(path: str, sites: Sequence[model.Site],
+def _check_logins(path: str, sites: tuple[model.Site, ...],
                   central: model.Site) -> None:
     """Raise Mistake if one cephx user would need two kinds of rights."""
     at_central = {central.ceph.user: ('that of central itself',
@@ -76,7 +74,7 @@ def _check_logins(path: str, sites: Sequence[model.Site],
                     % (site.name, login.user, whose))
 
 
-def _clashes(sites: Sequence[model.Site]
+def _clashes(sites: tuple[model.Site, ...]
              ) -> Iterator[tuple[model.Site, model.Site, str]]:
     """Give sites, others before them, and what they share."""
     seen: dict[tuple[str, object], model.Site] = {}

@@ -26,16 +26,14 @@ import typing
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
+from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import yamltext
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
     from collections.abc import Sequence
-
-    from glance_dcn.deploy import model
 
 # TripleO's own limit for CephClusterName.
 _CLUSTER = re.compile('[A-Za-z0-9]+', re.ASCII)
@@ -56,7 +54,6 @@ def render(deployment: model.Deployment,
            site: model.Site) -> list[files.Rendering]:
     """Return the environment files of a site's stack.
 
-    :returns: list of one
     :raises sitesfile.Mistake: if TripleO cannot have it so
     """
     known = deployment.stores_of(site)
@@ -100,7 +97,7 @@ def _file(path: str, parameters: dict[str, typing.Any],
 
 
 def _glance(deployment: model.Deployment, site: model.Site,
-            values: Mapping[tuple[str, str], str]) -> dict[str, typing.Any]:
+            values: dict[tuple[str, str], str]) -> dict[str, typing.Any]:
     """Return the parameters of Glance."""
     default, *others = deployment.stores_of(site)
     found = {

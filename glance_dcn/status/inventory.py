@@ -81,7 +81,6 @@ class Image:
 class Transfer:
     """An import or copy that goes on.
 
-    :ivar image: ID of the image
     :ivar message: how far it is, as its task says
     :ivar percent: the same as a number, or None; where stores are told one by
         one, of the one that is furthest behind
@@ -109,14 +108,10 @@ class Transfer:
 
 @dataclasses.dataclass
 class Totals:
-    """Images in numbers.
+    """Images in numbers: all by status, and those of each store.
 
-    :ivar images: number by status
     :ivar data: bytes of all images
-    :ivar present: number of images by store, as Glance says
-    :ivar stored: bytes of images by store
-    :ivar importing: number of images by store
-    :ivar failed: number of images by store
+    :ivar stored: bytes by store
     :ivar places: (number, bytes) of images by what their URIs begin with,
         by store: ``rbd://FSID/POOL``
     """
@@ -146,8 +141,6 @@ class Filter:
 
     :ivar image: ID
     :ivar name: part of the name
-    :ivar owner: ID of the project
-    :ivar status: of the image
     :ivar site: name of a store that has it
     :ivar missing: name of a store that does not have it
     """
@@ -199,7 +192,6 @@ class Database:
     def ask(self, question: Callable[[], _Answer], timeout: float) -> _Answer:
         """Return what a function returns that asks the database.
 
-        :param question: one of this module's functions, say
         :param timeout: seconds to wait for it
         :raises DatabaseUnavailable: if there is no answer
         """
@@ -238,22 +230,18 @@ def _engine() -> sqlalchemy.engine.Engine:
     return engine
 
 
-def ping() -> None:
-    """Return when the database has answered.
+# Questions for Database.ask(). They raise what SQLAlchemy and oslo.db do if
+# the database does not answer.
 
-    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
-        database does not answer, see :meth:`Database.ask`
-    """
+
+def ping() -> None:
+    """Return when the database has answered."""
     with _engine().connect() as connection:
         connection.execute(sql.select(1))
 
 
 def count() -> int:
-    """Return the number of images.
-
-    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
-        database does not answer, see :meth:`Database.ask`
-    """
+    """Return the number of images."""
     with _engine().connect() as connection:
         return connection.execute(
             sql.select(sql.func.count()).select_from(_IMAGES)
@@ -261,11 +249,7 @@ def count() -> int:
 
 
 def totals() -> Totals:
-    """Return the numbers of all images.
-
-    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
-        database does not answer, see :meth:`Database.ask`
-    """
+    """Return the numbers of all images."""
     result = Totals({}, 0, {}, {}, {}, {})
     with _engine().connect() as connection:
         for status, number, data in connection.execute(
@@ -320,11 +304,7 @@ def _places(connection: sqlalchemy.engine.Connection
 
 
 def locations() -> dict[str, set[str]]:
-    """Return the locations of all usable images: sets of URIs, by store.
-
-    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
-        database does not answer, see :meth:`Database.ask`
-    """
+    """Return the locations of all usable images: sets of URIs, by store."""
     result: dict[str, set[str]] = {}
     with _engine().connect() as connection:
         for metadata, uri in connection.execute(_located(
@@ -352,10 +332,7 @@ def _clear(uri: str) -> str:
 def images(wanted: Filter, limit: int) -> tuple[list[Image], int]:
     """Return images and where they are.
 
-    :param limit: the most to return
     :returns: in the order of names, and the number of all that are meant
-    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
-        database does not answer, see :meth:`Database.ask`
     """
     conditions = _conditions(wanted)
     with _engine().connect() as connection:
@@ -438,11 +415,7 @@ def _properties_of(connection: sqlalchemy.engine.Connection,
 
 
 def transfers() -> list[Transfer]:
-    """Return the transfers that go on.
-
-    :raises sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError: if the
-        database does not answer, see :meth:`Database.ask`
-    """
+    """Return the transfers that go on."""
     with _engine().connect() as connection:
         return [_transfer(*row) for row in connection.execute(
             sql.select(_TASKS.c.id, _TASKS.c.image_id, _INFOS.c.message,

@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import functools
 import time
-import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
@@ -35,9 +34,6 @@ from glance_dcn.sites import home as homes
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-
 # Sites at a time: each takes a client.
 _AT_ONCE = schedulers.Limit('status', 24)
 #: What URIs of images in Ceph begin with.
@@ -48,10 +44,8 @@ SCHEME = 'rbd://'
 class State:
     """How a site is.
 
-    :ivar name: of the store
     :ivar state: one of the states of :mod:`glance_dcn.ceph.health`
     :ivar reason: why it is not up, or None
-    :ivar fsid: of its cluster, or None
     :ivar round_trip: seconds to one of its OSDs, or None
     :ivar total: bytes that the cluster has, or None
     :ivar free: bytes that are free, or None
@@ -59,7 +53,6 @@ class State:
         where they cannot be read, or are kept elsewhere
     :ivar images: names of RBD images that are to be deleted there
     :ivar unread: whether tasks should be known, and cannot be read
-    :ivar pool: name of its pool, or None
     :ivar names: names of all RBD images in its pool, or None
     :ivar expected: fsid that Glance takes its cluster to have, or None
     """
@@ -88,8 +81,6 @@ class State:
         """Return whether an image cannot be there whose location says so.
 
         Those in other pools of its cluster are not looked for.
-
-        :param uri: URI of the location
         """
         if self.prefix is None or not uri or not uri.startswith(SCHEME):
             return False
@@ -108,11 +99,9 @@ class Looks:
     Each takes a client, which has a dozen threads. So first the monitors of
     all are asked, at the cost of a socket each, and what does not answer takes
     none.
-
-    :param deployment: identity of the deployment, whose tasks are counted
     """
 
-    def __init__(self, targets: Iterable[subjects.Target],
+    def __init__(self, targets: list[subjects.Target],
                  deployment: str = '') -> None:
         self._deployment = deployment
         self._queue: native.Queue[tuple[State, _Kept]] = native.Queue()

@@ -24,14 +24,13 @@ import prometheus_client
 from prometheus_client import core
 
 from glance_dcn.ceph import health
+from glance_dcn.status import look
+from glance_dcn.status import snapshot as snapshots
 from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterable
-
-    from glance_dcn.status import look
-    from glance_dcn.status import snapshot as snapshots
 
 _ACTIONS = [action.value for action in tasks.Action]
 
@@ -142,10 +141,7 @@ def write(snapshot: snapshots.Snapshot, path: str) -> None:
 
 
 class Latest:
-    """A collector of what was found last.
-
-    :ivar reason: why there are no figures now, or None
-    """
+    """A collector of what was found last."""
 
     def __init__(self) -> None:
         self._collector: Collector | None = None
@@ -187,7 +183,6 @@ def serve(latest: Latest, address: str, port: int) -> None:
     Prometheus; an answer without figures would look like a site that is gone.
 
     :param address: IP address to listen at
-    :param port: TCP port
     :raises OSError: if it cannot be listened there
     """
     result = prometheus_client.CollectorRegistry()

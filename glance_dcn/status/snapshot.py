@@ -17,16 +17,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
-import typing
 
 from glance_dcn.ceph import health
+from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from glance_dcn.checks import subjects
 
 # Seconds for the questions about images, once the database has answered: tens
 # of thousands of them, on a busy server.
@@ -150,7 +145,7 @@ class Snapshot:
                            for transfer in self.transfers}
 
 
-def take(targets: Iterable[subjects.Target], timeout: float,
+def take(targets: list[subjects.Target], timeout: float,
          wanted: inventory.Filter | None = None, limit: int = 0,
          deployment: str = '',
          database: inventory.Database | None = None) -> Snapshot:
@@ -159,9 +154,6 @@ def take(targets: Iterable[subjects.Target], timeout: float,
     :param timeout: seconds to wait for sites, and for the database to answer
         at all
     :param wanted: None: all images, if there are no more than the limit
-    :param limit: images to list at most
-    :param deployment: identity of the deployment
-    :param database: None: one of its own
     :raises glance_dcn.status.inventory.DatabaseUnavailable: if the database
         does not answer
     """

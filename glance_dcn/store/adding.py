@@ -53,7 +53,6 @@ _PATIENCE = 600
 class Addition:
     """An image that is to be added to a site.
 
-    :param name: name of the image
     :param data: file-like object or iterable of its data
     :param size: bytes; 0 if unknown
     :param algorithm: hashlib name of the multihash
@@ -132,10 +131,7 @@ class Addition:
 
     def _store(self, ioctx: rados.Ioctx,
                target: rbd_backend.RBD) -> records.Record:
-        """Write the stream to a new image and publish it.
-
-        :param target: engine endpoint of the image
-        """
+        """Write the stream to a new image and publish it."""
         with self._removed_on_failure(ioctx, target.image.id()), target:
             result = self._write(target, self._site.limits.sending)
             record = proofs.sign(self._site, self._name, _record(

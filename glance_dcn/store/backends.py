@@ -20,17 +20,12 @@ it, so that no request sees the dict that it walks through change.
 from __future__ import annotations
 
 import os
-import typing
 
 from glance_store import multi_backend
+from oslo_config import cfg
 
 from glance_dcn.engine import native
 from glance_dcn import glance_interfaces
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from oslo_config import cfg
 
 _lock = native.lock()
 # Whose option was changed, and all that was changed of it: each change sets
@@ -39,7 +34,7 @@ _conf: cfg.ConfigOpts | None = None
 _types: dict[str, str | None] = {}
 
 
-def change(conf: cfg.ConfigOpts, types: Mapping[str, str | None]) -> None:
+def change(conf: cfg.ConfigOpts, types: dict[str, str | None]) -> None:
     """Set the types of some stores.
 
     Nothing is changed if the reserved stores, which nothing works without,

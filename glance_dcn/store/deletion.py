@@ -90,15 +90,12 @@ _ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
 class Deletion:
     """The removal of the image of a location, in a thread of its own.
 
-    :ivar store: ``dcn`` driver of the location, or None
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar address: address of the client that removes it, once it is known
     :ivar begun: whether its site has been asked
     :ivar abandoned: whether its caller has stopped waiting: it must not begin
         any more
     :ivar prepared: whether nothing was in the way of it
-    :ivar done: whether it has ended, with :attr:`error`
-    :ivar error: what it ended with, or None
     :ivar deferred: whether it is recorded as a task
     :ivar refusal: why the store refuses it although it has not answered, or
         None
@@ -387,8 +384,6 @@ class Requests:
                loc: location.StoreLocation) -> Deletion:
         """Delete the image of a location, and of all others if Glance does.
 
-        :param store: ``dcn`` driver of the location
-        :param loc: the location that is to be deleted
         :returns: the :class:`Deletion` to be answered: that of the location,
             or one that refuses for the whole image
         :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
@@ -427,13 +422,8 @@ def _deleted_image() -> typing.Any:
     lies. The method of Glance's that walks through the locations knows both
     (glance_interfaces.IMAGE_DELETION proves it).
     """
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if (frame.f_code.co_name == 'delete'
-                and frame.f_globals.get('__name__') == 'glance.location'):
-            return frame.f_locals.get('self')
-        frame = frame.f_back
-    return None
+    frame = _caller('delete')
+    return None if frame is None else frame.f_locals.get('self')
 
 
 def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
@@ -484,8 +474,6 @@ def check_other_stores(store: driver.Store,
 
     Also if Glance removes the image from this store only.
 
-    :param store: ``dcn`` driver of the location
-    :param loc: the location that is to be deleted
     :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
         store, too, in which this Glance may only read
     """
@@ -529,10 +517,14 @@ def _is_removal_from_one_store() -> bool:
     locations from images in one method; what comes from elsewhere is taken
     for the deletion of the whole image.
     """
+    return _caller('pop') is not None
+
+
+def _caller(method: str) -> types.FrameType | None:
+    """Return the frame of a method of Glance's locations that led here."""
     frame: types.FrameType | None = sys._getframe()
-    while frame is not None:
-        if (frame.f_code.co_name == 'pop'
-                and frame.f_globals.get('__name__') == 'glance.location'):
-            return True
+    while frame is not None and (
+            frame.f_code.co_name != method
+            or frame.f_globals.get('__name__') != 'glance.location'):
         frame = frame.f_back
-    return False
+    return frame

@@ -354,7 +354,6 @@ class Store(driver.Store):
         earlier attempt left behind is taken over if it is complete and equal,
         and replaced if it is half-written.
 
-        :param image_id: UUID of the image
         :param image_file: file-like object or iterable of its data
         :param image_size: bytes; 0 if unknown
         :param hashing_algo: name of a hashlib algorithm for the multihash
@@ -415,7 +414,7 @@ class Store(driver.Store):
     def answer(self, deletion: deletions.Deletion) -> None:
         """Return if an image was removed from this store.
 
-        :param deletion: :class:`glance_dcn.store.deletion.Deletion`, done
+        :param deletion: one that is done
         :raises: see :meth:`delete`
         """
         loc = deletion.loc

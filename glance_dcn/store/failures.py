@@ -120,8 +120,6 @@ def explained(site: sites.Site, name: str) -> Iterator[None]:
     """Say what Ceph and the engine raise in glance_store's terms.
 
     Those that say something about the image itself are left alone.
-
-    :param name: name of the image
     """
     try:
         yield
@@ -158,12 +156,7 @@ def explained_opening(site: sites.Site,
 
 def failure(site: sites.Site, exc: BaseException, name: str,
             code: int | None) -> exceptions.BackendException:
-    """Return what to raise for what an image's cluster has answered.
-
-    :param exc: the exception that it was answered with
-    :param name: name of the image
-    :param code: its errno
-    """
+    """Return what to raise for what an image's cluster has answered."""
     if code in (errno.ENOSPC, errno.EDQUOT):
         return exceptions.StorageFull(
             message='Store %s has no room for image %s: %s'
@@ -193,10 +186,7 @@ def unusable(site: sites.Site, exc: errors.ClusterError
 
 def elsewhere(site: sites.Site, loc: location.StoreLocation,
               fsid: str | None) -> Elsewhere:
-    """Return what to raise if a location is in another store's cluster.
-
-    :param fsid: fsid of the site's cluster, or None if it is not known
-    """
+    """Return what to raise if a location is in another store's cluster."""
     return Elsewhere(message='%s is not a location of store %s, whose '
                      'cluster has %s' % (
                          loc.get_uri(), site.name,

@@ -30,10 +30,7 @@ _PREFIX = 'rbd://'
 class StoreLocation(location.StoreLocation):
     """A location in the pool of some site.
 
-    :ivar fsid: fsid of the cluster, or None in the old form ``rbd://<image>``
-    :ivar pool: name of the pool, or None likewise
-    :ivar image: name of the RBD image
-    :ivar snapshot: name of the snapshot, or None likewise
+    :ivar fsid: None in the old form ``rbd://<image>``, as pool and snapshot
     """
 
     def process_specs(self) -> None:

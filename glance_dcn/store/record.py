@@ -43,9 +43,6 @@ from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Collection
-    from collections.abc import Iterable
-    from collections.abc import Mapping
 
     from glance_dcn.sites import site as sites_
     from glance_dcn.store import roster as rosters
@@ -73,19 +70,17 @@ class Record:
     """The record, as one process keeps it.
 
     :param sites: returns all dcn stores of the process, with their names
-    :param host: name of this host
     :param clock: returns seconds since the epoch
-    :param lead: that of the host
     :ivar present: names of the site files of this host, or None while they
         are not known
     """
 
     def __init__(self, roster: rosters.Roster,
-                 sites: Callable[[], Iterable[tuple[str, sites_.Site]]],
+                 sites: Callable[[], list[tuple[str, sites_.Site]]],
                  host: str | None = None,
                  clock: Callable[[], float] = time.time,
                  lead: leads.Lead | None = None) -> None:
-        self.present: Collection[str] | None = None
+        self.present: frozenset[str] | None = None
         self._roster = roster
         self._sites = sites
         self._host = (host or socket.gethostname()).replace('/', '_')
@@ -105,7 +100,6 @@ class Record:
     def exchange(self, home: sites_.Site | None) -> bool:
         """Write and read the record; drop what is gone and empty.
 
-        :param home: the site that has it
         :returns: whether it is to be done again soon
         """
         if self.present is None:
@@ -168,7 +162,7 @@ class Record:
                        'of sites that were taken away: %s' % exc)
 
     def _exchange(self, recorded: definitions.Definitions,
-                  present: Collection[str]) -> None:
+                  present: frozenset[str]) -> None:
         known = recorded.load()
         for name, entry in list(self._roster.entries.items()):
             if name in known:
@@ -219,7 +213,7 @@ class Record:
         LOG.warning('Site %s was taken away: its store takes no new images, '
                     'and serves what it holds until it is empty', name)
 
-    def _check_conf_file(self, options: Mapping[str, str]) -> None:
+    def _check_conf_file(self, options: dict[str, str]) -> None:
         """See that no file is read that only the record says is one.
 
         Whoever may write to the pool, which Nova and Cinder may, could name
@@ -239,7 +233,7 @@ class Record:
         return [name for name, entry in self._roster.entries.items()
                 if entry.retired]
 
-    def _is_held(self, holders: Mapping[str, float]) -> bool:
+    def _is_held(self, holders: dict[str, float]) -> bool:
         now = self._clock()
         return any(now - said < _BELIEVED for host, said in holders.items()
                    if host != self._host)

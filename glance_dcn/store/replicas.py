@@ -76,7 +76,6 @@ class Replicas:
     def record(self, endpoint: rbd_backend.RBD) -> records.Record | None:
         """Return the record that tells whether another image is the same.
 
-        :param endpoint: the image, open at its location
         :returns: None if the image is to be read at its location only
         :raises rbd.Error: if it cannot be told
         """

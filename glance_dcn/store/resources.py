@@ -67,8 +67,6 @@ def configure(conf: cfg.ConfigOpts, warn: bool) -> None:
     """Take over the options; compare them with the limits of the system.
 
     Called as each store is set up; the same options have an effect once.
-
-    :param warn: log a warning for each limit that is too low
     """
     conf.register_opts(OPTS, group=GROUP)
     options = conf[GROUP]

@@ -42,8 +42,6 @@ from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from oslo_config import cfg
 
     from glance_dcn.store import driver as drivers
@@ -61,22 +59,19 @@ _lock = native.lock()
 class Entry:
     """A store that came while Glance runs.
 
-    :ivar options: its options as text, by name
     :ivar retired: whether it was taken away, and serves what it holds
     """
 
     store: drivers.Store
-    options: Mapping[str, str]
+    options: dict[str, str]
     retired: bool
 
 
 class Roster:
     """The stores of a process that come and go.
 
-    :param conf: oslo.config object, with enabled_backends as configured
-    :param kind: class of the stores
-    :ivar entries: :class:`Entry` by name
-    :ivar changed: set when anything was; for whoever clears it
+    :param conf: with enabled_backends as configured
+    :ivar changed: set when anything was; for what clears it
     """
 
     def __init__(self, conf: cfg.ConfigOpts,
@@ -88,7 +83,7 @@ class Roster:
         self.entries: dict[str, Entry] = {}
         self.changed = False
 
-    def check(self, name: str, options: Mapping[str, str]) -> list[str]:
+    def check(self, name: str, options: dict[str, str]) -> list[str]:
         """See that a site can become a store.
 
         :param options: as text, by name
@@ -112,23 +107,20 @@ class Roster:
                 raise folder.Mistake('%s: %s' % (option, exc))
         return sorted(set(options) - set(known))
 
-    def put(self, name: str, options: Mapping[str, str],
+    def put(self, name: str, options: dict[str, str],
             retired: bool = False) -> None:
         """Add a store, or make it follow other options.
 
         Requests that have the old one go on with it.
 
-        :param options: checked, as text, by name
-        :param retired: whether it takes no new images
         :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
         """
         with _lock:
             self._put(name, options, retired)
 
-    def adopt(self, name: str, options: Mapping[str, str]) -> None:
+    def adopt(self, name: str, options: dict[str, str]) -> None:
         """Add a store that was taken away, unless there is one of its name.
 
-        :param options: checked, as text, by name
         :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
         """
         with _lock:
@@ -145,8 +137,7 @@ class Roster:
                 _forget(name)
                 self.changed = True
 
-    def _put(self, name: str, options: Mapping[str, str],
-             retired: bool) -> None:
+    def _put(self, name: str, options: dict[str, str], retired: bool) -> None:
         self._ours.add(name)
         known = self.entries.get(name)
         try:
@@ -171,7 +162,7 @@ class Roster:
         self.entries[name] = Entry(store, dict(options), retired)
         self.changed = True
 
-    def _set_options(self, name: str, options: Mapping[str, str]) -> None:
+    def _set_options(self, name: str, options: dict[str, str]) -> None:
         for option in _known_options():
             if option in options:
                 # Nothing of Glance's own options gets in by substitution.
@@ -188,7 +179,7 @@ def _forget(name: str) -> None:
     connection.forget(name)
 
 
-def _lasting(options: Mapping[str, str]) -> dict[str, str]:
+def _lasting(options: dict[str, str]) -> dict[str, str]:
     """Return the options that a store is built of."""
     return {name: text for name, text in options.items()
             if name not in _FOLLOWED}

@@ -42,11 +42,7 @@ _DEEPEST = 16
 
 
 def skip_holes(data: typing.Any) -> bool:
-    """Make a staged file's reader skip holes, if ``data`` is one.
-
-    :param data: what ``add()`` was given
-    :returns: whether it is
-    """
+    """Make the reader of a staged file skip holes; return if it is one."""
     reader = data
     for _ in range(_DEEPEST):
         inner = _inner(reader)
@@ -69,7 +65,6 @@ def skip_holes(data: typing.Any) -> bool:
 def report_waiting(data: typing.Any) -> Callable[[list[str]], object] | None:
     """Return what keeps the task of an import alive while it waits.
 
-    :param data: what ``add()`` was given
     :returns: function of one argument, which it ignores: it saves the task,
         so that its lock stays fresh, and raises what Glance raises when
         somebody else has ended it; None where no task is behind the data

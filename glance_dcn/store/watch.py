@@ -41,8 +41,6 @@ from glance_dcn.store import roster
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from glance_dcn.sites import site as sites
     from glance_dcn.store import driver as drivers
 
@@ -69,8 +67,6 @@ def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
 
     Called as each store is set up; the first call counts. It returns after
     the sites of the folder are stores.
-
-    :param kind: class of the stores
     """
     global _watch
     if _watch is not None:
@@ -82,10 +78,7 @@ def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
 
 
 class Watch:
-    """Follows the files of one configuration.
-
-    :param kind: class of the stores
-    """
+    """Follows the files of one configuration."""
 
     def __init__(self, conf: cfg.ConfigOpts,
                  kind: type[drivers.Store]) -> None:
@@ -93,7 +86,7 @@ class Watch:
         self.roster = roster.Roster(conf, kind)
         self._folder: folder.Folder | None = None
         self._missing: dict[str, int] = {}
-        self._refused: dict[str, Mapping[str, str]] = {}
+        self._refused: dict[str, dict[str, str]] = {}
         self._limits = LimitsFile(conf, self.roster)
         self._looking = background.Periodic('dcn-files', self.look, _LOOK)
         self.record = record.Record(self.roster, _sites,
@@ -165,7 +158,7 @@ class Watch:
                     self._put(name, entry.options, retired=True)
         self.record.present = contents.present
 
-    def _put(self, name: str, found: Mapping[str, str],
+    def _put(self, name: str, found: dict[str, str],
              retired: bool = False) -> None:
         known = self.roster.entries.get(name)
         try:
@@ -191,7 +184,7 @@ class Watch:
                              if known.options.get(key) != found.get(key)))})
         self._exchange.wake()
 
-    def _check(self, name: str, found: Mapping[str, str]) -> None:
+    def _check(self, name: str, found: dict[str, str]) -> None:
         unknown = self.roster.check(name, found)
         if unknown:
             LOG.warning('Site file %(name)s.conf has options that no dcn '
@@ -226,7 +219,7 @@ def _sites() -> list[tuple[str, sites.Site]]:
 class LimitsFile:
     """Limits in the configuration files, of stores in enabled_backends.
 
-    :param roster: :class:`glance_dcn.store.roster.Roster` of the others
+    :param roster: of the others
     """
 
     def __init__(self, conf: cfg.ConfigOpts, roster: roster.Roster) -> None:
