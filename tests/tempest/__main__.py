@@ -12,9 +12,10 @@
 
 """Upstream's tests of images, beside stock: ``python -m tests.tempest``.
 
-All of tempest's tests of images run once against stock stores, of type rbd,
-and some times, one after the other, against those of type dcn, on the same
-clusters. Each that passes with stock has to pass each time.
+All of tempest's tests of images, and those of glance-tempest-plugin, run once
+against stock stores, of type rbd, and some times, one after the other, against
+those of type dcn, on the same clusters. Each that passes with stock has to
+pass each time.
 """
 
 import argparse
@@ -41,7 +42,8 @@ def parser():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add = result.add_argument
     add('names', nargs='*', metavar='NAME',
-        help='modules, classes or tests (default: all of tempest.api.image)')
+        help='modules, classes or tests (default: all of tempest.api.image '
+             'and of glance-tempest-plugin)')
     add('--runs', type=int, default=3, metavar='N',
         help='runs with stores of type dcn (default: %(default)s)')
     add('--database', choices=database.KINDS, default='mariadb')

@@ -17,6 +17,7 @@ of different weight, the http store for locations of users, the cache of
 images, and definitions of metadata.
 """
 
+import importlib
 import os
 import pathlib
 import pkgutil
@@ -39,7 +40,7 @@ _PLUGINS = {'dcn': '[dcn_distributed_staging,dcn_image_conversion]',
             'rbd': '[image_conversion]'}
 # Of the catalogue: the second worker, for what was staged at the first.
 _SECOND = 'image_second'
-_PACKAGE = 'tempest.api.image'
+_PACKAGES = ('tempest.api.image', 'glance_tempest_plugin.tests')
 # A line of testtools: name, an outcome.
 _LINE = re.compile(r'^(\S+) \.\.\. (ok|skip|FAIL|ERROR)', re.M)
 _TIMEOUT = 3600
@@ -135,6 +136,7 @@ class Scene(fixtures.Fixture):
                 'alternate_image_endpoint_type': 'public',
                 'build_interval': 0, 'http_image': image,
                 'http_qcow2_image': image, 'image_caching_enabled': 'true'},
+            'enforce_scope': {'glance': 'true'},
             'image-feature-enabled': {
                 'manage_locations': 'true', 'http_store_enabled': 'true',
                 'store_weight_enabled': 'true'},
@@ -155,9 +157,9 @@ class Scene(fixtures.Fixture):
             return pathlib.Path(converted).read_bytes()
 
 
-def modules(package=_PACKAGE):
-    """Return the names of all modules of tests in a package."""
-    found = __import__(package, fromlist=['__path__'])
-    return sorted(each.name for each in pkgutil.walk_packages(
-        found.__path__, package + '.')
+def modules(packages=_PACKAGES):
+    """Return the names of all modules of tests in packages."""
+    return sorted(
+        each.name for package in packages for each in pkgutil.walk_packages(
+            importlib.import_module(package).__path__, package + '.')
         if each.name.rpartition('.')[2].startswith('test_'))
