@@ -48,7 +48,8 @@ Writes what the nodes of a site need, out of the sites file:
 With one site and one worker the files stand in DIR itself; otherwise each
 site has a folder in it, and each worker of a site with several, named after
 its host. What is there already and is as it should be is left alone; each
-file is replaced at once, and the one before is kept as FILE.bak. Files that are not
+file is replaced at once, and the one before is kept as FILE.bak, or as
+FILE.bak.1 where FILE.bak is not of a rendered file. Files that are not
 rendered are left alone, and so is what others have written into conf files
 and keyrings of clusters, with owner, group and mode of these. A file that
 would lose a section that others have written is refused, and so is a conf

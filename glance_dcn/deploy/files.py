@@ -37,7 +37,16 @@ OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
 #: What the name of the copy of a file ends in that is written over it.
 BACKUP = '.bak'
+#: Likewise, where the first name has a copy of a file of the deployer's.
+NEXT_BACKUP = '.bak.1'
 
+# Sections that are rendered beside those of stores and of the sites file.
+_RENDERED = frozenset((
+    'DEFAULT', 'glance_dcn', 'glance_store', 'image_conversion',
+    'image_import_opts', 'os_glance_staging_store', 'os_glance_tasks_store',
+    'paste_deploy'))
+# What every section of a store has.
+_STORE_OPTION = re.compile(r'^rbd_store_\w+[ \t]*[=:]', re.MULTILINE)
 _ACL = 'system.posix_acl_access'
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 
@@ -156,7 +165,7 @@ def write(folder: str, files: Sequence[File], group: int | None = None,
     What others have written into conf files and keyrings of clusters stays
     there, and such a file keeps its owner. One that they have a part in gets
     no permission bit that it has not, and keeps its group. Of a file whose
-    text changes, the one before is kept beside it (BACKUP).
+    text changes, the one before is kept beside it (BACKUP, NEXT_BACKUP).
 
     :param folder: path; it is made if it is not there
     :param group: number of the group that gets files others may not read,
@@ -231,13 +240,25 @@ def _merged(path: str, file: File) -> str:
     except sitesfile.Mistake as exc:
         raise Error('%s is not written over: %s; move it away, or mend it'
                     % (path, exc))
-    lost = set(_SECTION.findall(before)) - set(_SECTION.findall(file.text))
-    # Of what was rendered, the sections of sites that are gone may go.
-    if lost and not before.startswith(conf.MARK):
-        raise Error('%s is not written over: it has %s, which was not '
+    lost = _sections(before).keys() - _sections(file.text).keys()
+    if before.startswith(conf.MARK):
+        # Of what was rendered, the sections of sites that are gone may go.
+        lost = {name for name in lost - _RENDERED
+                if not _STORE_OPTION.search(_sections(before)[name])}
+    if lost:
+        raise Error('%s is not written over: it has %s, which is not '
                     'rendered and would be lost; move the file away, or that '
                     'into a file of its own' % (path, _listed(lost)))
     return file.text
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return what follows the names of sections, by name."""
+    parts = _SECTION.split(text)[1:]
+    found: dict[str, str] = {}
+    for name, body in zip(parts[::2], parts[1::2]):
+        found[name] = found.get(name, '') + body
+    return found
 
 
 def _merged_ceph(path: str, file: File) -> str:
@@ -296,9 +317,23 @@ def _keep(plan: _Plan) -> None:
     with open(plan.path, 'rb') as source:
         before = source.read()
     if before != plan.data:
-        replace(plan.path + BACKUP, before, stat.S_IMODE(found.st_mode),
+        replace(_backup(plan.path), before, stat.S_IMODE(found.st_mode),
                 None if found.st_gid == os.getegid() else found.st_gid,
                 owner=plan.uid, acl=plan.acl)
+
+
+def _backup(path: str) -> str:
+    """Return the path of the copy of a file.
+
+    What a deployer has written is not replaced by what was rendered since.
+    """
+    try:
+        with open(path + BACKUP, 'rb') as source:
+            mark = conf.MARK.encode()
+            ours = source.read(len(mark)) == mark
+    except FileNotFoundError:
+        ours = True
+    return path + (BACKUP if ours else NEXT_BACKUP)
 
 
 def _state(plan: _Plan) -> State:

@@ -140,7 +140,7 @@ class TestRender(CommandTestCase):
         path.parent.mkdir(parents=True)
         path.write_text('[DEFAULT]\n[keystone_authtoken]\npassword = x\n')
         self.assertEqual(2, self.render('--site', 'dcn0'))
-        self.assertIn('[keystone_authtoken], which was not rendered',
+        self.assertIn('[keystone_authtoken], which is not rendered',
                       self.err)
         self.assertEqual([_API], self.written())
 

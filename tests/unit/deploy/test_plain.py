@@ -372,6 +372,44 @@ class TestFiles(base.SitesFileTestCase):
         self.assertNotIn('dcn3', (self.output / 'a.conf').read_text())
         self.assertEqual(before, (self.output / 'a.conf.bak').read_text())
 
+    def test_sections_added_to_what_was_rendered_stay(self):
+        for number, body in enumerate((
+                'allowed_origin = https://horizon',
+                # No option of a store, wherever it says so.
+                '# rbd_store_pool = images', 'x = rbd_store_pool = images')):
+            path = self.output / ('%d.conf' % number)
+            file = files.File(path.name, conftext.text(
+                {'DEFAULT': {'a': 'b'}}))
+            self.write(file)
+            with path.open('a') as target:
+                target.write('\n[cors]\n%s\n' % body)
+            before = path.read_text()
+            exc = self.assertRaises(files.Error, self.write, files.File(
+                path.name, conftext.text({'DEFAULT': {'a': 'c'}})))
+            self.assertIn('it has [cors], which is not rendered', str(exc))
+            self.assertEqual(before, path.read_text())
+
+    def test_copy_of_what_a_deployer_has_written_stays(self):
+        self.output.mkdir()
+        path = self.output / 'a.conf'
+        path.write_text('[DEFAULT]\nmine = 1\n')
+        texts = [conftext.text({'DEFAULT': {'a': str(number)}})
+                 for number in range(3)]
+        for text in texts:
+            self.write(files.File('a.conf', text))
+        self.assertEqual({
+            'a.conf': texts[2], 'a.conf.bak': '[DEFAULT]\nmine = 1\n',
+            'a.conf.bak.1': texts[1]}, {
+                path.name: path.read_text() for path in self.output.iterdir()})
+
+    def test_copy_of_what_was_rendered_is_the_last_one(self):
+        texts = [conftext.text({'DEFAULT': {'a': str(number)}})
+                 for number in range(3)]
+        for text in texts:
+            self.write(files.File('a.conf', text))
+        self.assertEqual({'a.conf': texts[2], 'a.conf.bak': texts[1]}, {
+            path.name: path.read_text() for path in self.output.iterdir()})
+
     def test_secret_that_is_kept_is_as_secret_as_before(self):
         self.useFixture(_Umask(0o000))
         for text in ('one', 'two'):
