@@ -309,13 +309,17 @@ def throughput(site: subjects.Site) -> str:
 @registry.check(
     'room', SITE, 'The cluster has room', needs=('pool',),
     tight=(WARN, '%(free).1f GiB of %(total).1f GiB are free',
-           'delete images or add OSDs: a full cluster takes no more'))
+           'delete images or add OSDs: a full cluster takes no more'),
+    unread=(WARN, 'what is free cannot be asked (%(error)s)',
+            'see with "ceph -s" whether the cluster is healthy'))
 def room(site: subjects.Site) -> str:
     """Look at what is free."""
     try:
         total, free = trial.room(site.connected)
-    except trial.Error:
-        return 'the user may not ask'
+    except trial.Error as exc:
+        if permission.is_denied(exc):
+            return 'the user may not ask'
+        raise Found('unread', error=exc)
     if total is None or free is None:
         return 'the cluster does not say, as it has no manager'
     site.measured('room', total=total, free=free)

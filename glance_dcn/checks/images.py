@@ -23,6 +23,9 @@ from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
 _SHOWN = 5
 
 
@@ -77,6 +80,10 @@ class Located:
            'not at this site: take the locations away with "glance '
            'stores-delete --store %(site)s IMAGE", and copy the images there '
            'again'),
+    unread=(registry.WARN, 'not compared: %(what)s cannot be read '
+            '(%(error)s)', 'whether images are lost is not known: see that '
+            'the database answers, and the cluster with "ceph -s", and check '
+            'again'),
     strays=(registry.WARN, 'images have locations in stores that this Glance '
             'had, and has no more: %(stores)s', 'delete those images, or '
             'their locations, or set the stores up again, under their old '
@@ -86,25 +93,20 @@ def images(site: subjects.Site) -> str:
     """Compare the locations in Glance's database with the pool."""
     if site.located is None:
         return 'not compared'
-    try:
-        found = site.located.get()
-    except inventory.DatabaseUnavailable as exc:
-        return 'not compared, as the database cannot be read (%s)' % exc
+    found = _read(site.located.get)
     wanted = found.get(site.name, set())
     # After the database: what came since is not missed.
     try:
         names = trial.names(site.opened)
     except trial.Error as exc:
-        return 'not compared, as the pool cannot be listed (%s)' % exc
+        raise registry.Found('unread', what='pool %s' % site.target.pool,
+                             error=exc)
     state = look.State(site.name, fsid=site.fsid, pool=site.target.pool,
                        names=names)
     lacking = {uri for uri in wanted if state.lacks(uri)}
     if lacking:
         # What was deleted since is not lost.
-        try:
-            lacking &= site.located.read().get(site.name, set())
-        except inventory.DatabaseUnavailable as exc:
-            return 'not compared, as the database cannot be read (%s)' % exc
+        lacking &= _read(site.located.read).get(site.name, set())
     cluster = '%s%s/' % (look.SCHEME, site.fsid)
     for fault, uris in (
             ('lost', [uri for uri in lacking if uri.startswith(cluster)]),
@@ -121,6 +123,19 @@ def images(site: subjects.Site) -> str:
         raise registry.Found('strays', stores=_some(
             '%s (%d)' % item for item in strays.items()))
     return '%d locations, all of them there' % len(wanted)
+
+
+def _read(locations: Callable[[], dict[str, set[str]]]
+          ) -> dict[str, set[str]]:
+    """Return what a function reads of Glance's database.
+
+    :raises registry.Found: if the database does not answer
+    """
+    try:
+        return locations()
+    except inventory.DatabaseUnavailable as exc:
+        raise registry.Found('unread', what='the database of Glance',
+                             error=exc)
 
 
 def _some(texts: typing.Iterable[str]) -> str:

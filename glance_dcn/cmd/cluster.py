@@ -308,7 +308,7 @@ def _key(args: argparse.Namespace) -> int:
     if not secrets.is_key(key):
         raise sitesfile.Wrong('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
-    [(_file, state)] = files.write(folder, [files.File(
+    [done] = files.write(folder, [files.File(
         name, cephconf.keyring(user, key), files.SECRET, (key,),
         files.Kind.CEPH)])
     what = ('made' if before is None else 'there' if before == caps
@@ -316,11 +316,11 @@ def _key(args: argparse.Namespace) -> int:
     if args.format == 'json':
         print(output.text({'site': args.name, 'user': user, 'pools': pools,
                            'access': access.value, 'what': what,
-                           'keyring': path, 'state': state}))
+                           'keyring': path, 'state': done.state}))
     else:
         print('%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
             args.name, user, what, ', '.join(pools), access.value, path,
-            state))
+            done.state))
     return sitesfile.DONE
 
 

@@ -45,10 +45,12 @@ Writes what the nodes of a site need, out of the sites file:
 With one site and one worker the files stand in DIR itself; otherwise each
 site has a folder in it, and each worker of a site with several, named after
 its host. What is there already and is as it should be is left alone; each
-file is replaced at once, and the one before is kept as FILE.bak. Files that
-are not rendered are left alone, and so is what others have written into conf
-files and keyrings of clusters. A file that would lose a section that others
-have written is refused, and nothing is written then.
+file is replaced at once, and the one before is kept as FILE.bak, or as
+FILE.bak.1 where FILE.bak is not of a rendered file. Files that are not
+rendered are left alone, and so is what others have written into conf files
+and keyrings of clusters, with owner, group and mode of these. A file that
+would lose a section that others have written is refused, and so is a conf
+file with such sections that is of another cluster; nothing is written then.
 """
 _RENDER_END = """\
 examples:
@@ -65,8 +67,9 @@ examples:
 
 exit status:
   0  done
-  2  wrong arguments, something wrong in the sites file, or a file that
-     would lose a section: nothing is written; or a file cannot be written
+  2  wrong arguments, something wrong in the sites file, a file that would
+     lose a section, or one of another cluster: nothing is written; or a
+     file cannot be written
 """
 _DIFF = """\
 Compares what the sites file says with a running node, or with what it said
@@ -166,10 +169,15 @@ def _render(args: argparse.Namespace) -> int:
     written = files.write(args.output, [file for _node, file in placed],
                           group, args.dry_run)
     rows = [(rendering.site, rendering.node, file.path,
-             '%04o' % files.mode_of(file, group), state)
-            for (rendering, file), (_file, state) in zip(placed, written)]
+             '%04o' % done.mode, done.state)
+            for (rendering, file), done in zip(placed, written)]
     _print(args, 'files', ('site', 'node', 'file', 'mode', 'state'), rows,
            [note for _prefix, rendering in found for note in rendering.notes]
+           + ['%s has what others have written: it keeps its owner and its '
+              'group, and gets mode %04o; give Glance the right to read it, '
+              'with setfacl say'
+              % (os.path.join(args.output, done.file.path), done.mode)
+              for done in written if done.withheld]
            + _contradictions(args.output, placed)
            + ['nothing was written (--dry-run)'] * args.dry_run)
     return sitesfile.DONE

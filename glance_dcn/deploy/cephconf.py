@@ -41,10 +41,18 @@ def read(path: str) -> dict[str, dict[str, str]]:
 
     :raises sitesfile.Mistake: if it is no conf file
     """
+    return parse(path, sitesfile.read(path))
+
+
+def parse(path: str, text: str) -> dict[str, dict[str, str]]:
+    """Return the sections of the text of a conf file, as :func:`read` does.
+
+    :param path: for the message
+    """
     sections: dict[str, dict[str, str]] = {}
     current: dict[str, str] | None = None
     held = ''
-    for number, line in enumerate(sitesfile.read(path).split('\n'), 1):
+    for number, line in enumerate(text.split('\n'), 1):
         line = held + _COMMENT.sub('', line).strip()
         held = ''
         if line.endswith('\\'):
@@ -90,6 +98,19 @@ def fsid_of(text: str) -> str | None:
     text = text.lower()
     return text if (_FSID.fullmatch(text)
                     and text.strip('0-')) else None
+
+
+def of_other_cluster(before: dict[str, dict[str, str]],
+                     after: dict[str, dict[str, str]]) -> bool:
+    """Return whether the sections of two conf files name two clusters.
+
+    One that names no fsid is of the cluster whose monitors it names.
+    """
+    old, new = before.get('global', {}), after.get('global', {})
+    if 'fsid' in old and 'fsid' in new:
+        return old['fsid'].lower() != new['fsid'].lower()
+    return ('mon_host' in old and 'mon_host' in new
+            and old['mon_host'] != new['mon_host'])
 
 
 def is_mon_host(text: str) -> bool:

@@ -22,17 +22,32 @@ import os
 import re
 import stat
 import tempfile
+import typing
 
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import conf
 from glance_dcn.deploy import sitesfile
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
 #: What the name of the copy of a file ends in that is written over it.
 BACKUP = '.bak'
+#: Likewise, where the first name has a copy of a file of the deployer's.
+NEXT_BACKUP = '.bak.1'
 
+# Sections that are rendered beside those of stores and of the sites file.
+_RENDERED = frozenset((
+    'DEFAULT', 'glance_dcn', 'glance_store', 'image_conversion',
+    'image_import_opts', 'os_glance_staging_store', 'os_glance_tasks_store',
+    'paste_deploy'))
+# What every section of a store has.
+_STORE_OPTION = re.compile(r'^rbd_store_\w+[ \t]*[=:]', re.MULTILINE)
+_ACL = 'system.posix_acl_access'
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 
 
@@ -101,32 +116,106 @@ def gid(name: str) -> int:
         raise Error('there is no group %r' % name)
 
 
-def write(folder: str, files: list[File], group: int | None = None,
-          dry_run: bool = False) -> list[tuple[File, State]]:
+class Written(typing.NamedTuple):
+    """A file that was written, or would be.
+
+    :ivar state: how it was before
+    :ivar mode: permission bits it has then
+    :ivar withheld: whether Glance may lack the right to read it, as others
+        have a part in it and it keeps its owner, its group and its mode
+    """
+
+    file: File
+    state: State
+    mode: int
+    withheld: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What a file gets.
+
+    :ivar uid: number of its owner; None: the writer
+    :ivar gid: number of its group; None: the writer's
+    :ivar acl: access control list in the form of the kernel, if any
+    """
+
+    path: str
+    file: File
+    data: bytes = dataclasses.field(repr=False)
+    mode: int
+    uid: int | None = None
+    gid: int | None = None
+    acl: bytes | None = None
+    withheld: bool = False
+
+
+def write(folder: str, files: Sequence[File], group: int | None = None,
+          dry_run: bool = False) -> list[Written]:
     """Write files into a folder, each of them at once or not at all.
 
     What others have written into conf files and keyrings of clusters stays
-    there. Of a file whose text changes, the one before is kept beside it
-    (BACKUP).
+    there, and such a file keeps its owner. One that they have a part in gets
+    no permission bit that it has not, and keeps its group. Of a file whose
+    text changes, the one before is kept beside it (BACKUP, NEXT_BACKUP).
 
     :param folder: path; it is made if it is not there
     :param group: number of the group that gets files others may not read,
                   or None: then secrets are for their owner alone
     :param dry_run: write nothing, and return what would be written
     :raises Error: if a section that others have written would be lost, or
-        one cannot be read: nothing is written then; or if one cannot be
-        written: those before it are written
+        point to another cluster, or a file cannot be read: nothing is written
+        then; or if one cannot be written: those before it are written
     """
-    paths = [os.path.join(folder, file.path) for file in files]
-    texts = [_merged(path, file) for path, file in zip(paths, files)]
+    plans = [_plan(os.path.join(folder, file.path), file, group)
+             for file in files]
     found = []
-    for path, file, text in zip(paths, files, texts):
+    for plan in plans:
         try:
-            found.append((file, _write(path, file, text, group, dry_run)))
+            found.append(Written(plan.file, _write(plan, dry_run), plan.mode,
+                                 plan.withheld))
         except OSError as exc:
             raise Error('%s cannot be written: %s' % (
-                exc.filename or path, exc.strerror))
+                exc.filename or plan.path, exc.strerror))
     return found
+
+
+def _plan(path: str, file: File, group: int | None) -> _Plan:
+    """Return what a file gets; nothing is written.
+
+    :raises Error: as :func:`write` does
+    """
+    text, mode = _merged(path, file), mode_of(file, group)
+    if file.mode == OPEN:
+        group = None
+    plan = _Plan(path, file, text.encode(), mode, gid=group)
+    if file.kind is not Kind.CEPH:
+        return plan
+    try:
+        found = os.stat(path)
+    except OSError:
+        return plan
+    if not stat.S_ISREG(found.st_mode):
+        return plan
+    # Its group may have been given the right to read it.
+    kept, acl = found.st_mode & (mode | stat.S_IRGRP), _acl(path)
+    plan = dataclasses.replace(plan, uid=found.st_uid)
+    if text != file.text:
+        return dataclasses.replace(
+            plan, mode=kept, gid=found.st_gid, acl=acl, withheld=not acl and (
+                bool(mode & ~kept) or group not in (None, found.st_gid)))
+    # All of it is ours.
+    if group is None:
+        plan = dataclasses.replace(plan, gid=found.st_gid, acl=acl)
+    return dataclasses.replace(plan, mode=mode | kept)
+
+
+def _acl(path: str) -> bytes | None:
+    """Return the access control list of a file, None without one."""
+    try:
+        return os.getxattr(path, _ACL)
+    except OSError:
+        return None
 
 
 def _merged(path: str, file: File) -> str:
@@ -138,19 +227,53 @@ def _merged(path: str, file: File) -> str:
         return file.text
     try:
         if file.kind is Kind.CEPH:
-            return cephconf.merge(path, file.text)
+            return _merged_ceph(path, file)
         before = sitesfile.read(path)
     except sitesfile.Mistake as exc:
         raise Error('%s is not written over: %s; move it away, or mend it'
                     % (path, exc))
-    lost = set(_SECTION.findall(before)) - set(_SECTION.findall(file.text))
-    # Of what was rendered, the sections of sites that are gone may go.
-    if lost and not before.startswith(conf.MARK):
-        raise Error('%s is not written over: it has %s, which was not '
+    lost = _sections(before).keys() - _sections(file.text).keys()
+    if before.startswith(conf.MARK):
+        # Of what was rendered, the sections of sites that are gone may go.
+        lost = {name for name in lost - _RENDERED
+                if not _STORE_OPTION.search(_sections(before)[name])}
+    if lost:
+        raise Error('%s is not written over: it has %s, which is not '
                     'rendered and would be lost; move the file away, or that '
-                    'into a file of its own' % (path, ', '.join(
-                        '[%s]' % name for name in sorted(lost))))
+                    'into a file of its own' % (path, _listed(lost)))
     return file.text
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return what follows the names of sections, by name."""
+    parts = _SECTION.split(text)[1:]
+    found: dict[str, str] = {}
+    for name, body in zip(parts[::2], parts[1::2]):
+        found[name] = found.get(name, '') + body
+    return found
+
+
+def _merged_ceph(path: str, file: File) -> str:
+    before = cephconf.read(path)
+    wanted = cephconf.parse(path, file.text)
+    # What was rendered for it has the sections that are rendered now.
+    strange = before.keys() ^ wanted.keys()
+    if strange and cephconf.of_other_cluster(before, wanted):
+        others = before.keys() - wanted.keys()
+        raise Error(
+            '%s is not written over: %s, and %s; move the file away, or name '
+            'the cluster otherwise (cluster: name)' % (
+                path, 'its fsid is that of another cluster'
+                if 'fsid' in before['global']
+                else 'it has no fsid, and another mon_host',
+                '%s would be pointed to the wrong one' % _listed(others)
+                if others else 'others have written it: it has no %s'
+                % _listed(strange)))
+    return cephconf.merge(path, file.text)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ', '.join('[%s]' % name for name in sorted(names))
 
 
 def mode_of(file: File, group: int | None) -> int:
@@ -161,70 +284,86 @@ def mode_of(file: File, group: int | None) -> int:
     return SECRET if group is None else INNER
 
 
-def _write(path: str, file: File, text: str, group: int | None,
-           dry_run: bool) -> State:
-    data = text.encode()
-    mode = mode_of(file, group)
-    if file.mode == OPEN:
-        group = None
-    state = _state(path, data, mode, group)
+def _write(plan: _Plan, dry_run: bool) -> State:
+    state = _state(plan)
     if state is SAME or dry_run:
         return state
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    _keep(path, data)
+    os.makedirs(os.path.dirname(plan.path), exist_ok=True)
+    _keep(plan)
     # There is nothing to lose where there was no file; to wait for the
     # disk for each of thousands takes longer than all the rest.
-    replace(path, data, mode, group, wait=state is not NEW)
+    replace(plan.path, plan.data, plan.mode, plan.gid,
+            wait=state is not NEW, owner=plan.uid, acl=plan.acl)
     return state
 
 
-def _keep(path: str, data: bytes) -> None:
+def _keep(plan: _Plan) -> None:
     """Copy a file that is going to have other contents."""
     try:
-        found = os.lstat(path)
+        found = os.lstat(plan.path)
     except FileNotFoundError:
         return
     # What a link leads to stays as it is.
     if not stat.S_ISREG(found.st_mode):
         return
-    with open(path, 'rb') as source:
+    with open(plan.path, 'rb') as source:
         before = source.read()
-    if before != data:
-        replace(path + BACKUP, before, stat.S_IMODE(found.st_mode),
-                None if found.st_gid == os.getegid() else found.st_gid)
+    if before != plan.data:
+        replace(_backup(plan.path), before, stat.S_IMODE(found.st_mode),
+                None if found.st_gid == os.getegid() else found.st_gid,
+                owner=plan.uid, acl=plan.acl)
 
 
-def _state(path: str, data: bytes, mode: int, group: int | None) -> State:
+def _backup(path: str) -> str:
+    """Return the path of the copy of a file.
+
+    What a deployer has written is not replaced by what was rendered since.
+    """
+    try:
+        with open(path + BACKUP, 'rb') as source:
+            mark = conf.MARK.encode()
+            ours = source.read(len(mark)) == mark
+    except FileNotFoundError:
+        ours = True
+    return path + (BACKUP if ours else NEXT_BACKUP)
+
+
+def _state(plan: _Plan) -> State:
     """Return how a file is, compared with how it should be."""
     try:
-        found = os.lstat(path)
+        found = os.lstat(plan.path)
     except FileNotFoundError:
         return NEW
     if (not stat.S_ISREG(found.st_mode)
-            or stat.S_IMODE(found.st_mode) != mode
-            or group not in (None, found.st_gid)
-            or found.st_size != len(data)):
+            or stat.S_IMODE(found.st_mode) != plan.mode
+            or plan.gid not in (None, found.st_gid)
+            or found.st_size != len(plan.data)):
         return CHANGED
-    with open(path, 'rb') as source:
-        return SAME if source.read() == data else CHANGED
+    with open(plan.path, 'rb') as source:
+        return SAME if source.read() == plan.data else CHANGED
 
 
 def replace(path: str, data: bytes, mode: int, group: int | None = None,
-            wait: bool = True) -> None:
+            wait: bool = True, owner: int | None = None,
+            acl: bytes | None = None) -> None:
     """Write a file under another name, and give it its own at the end.
 
     Nobody but its owner can read it before it has the right mode.
 
     :param wait: for the disk, so that a power cut leaves the old file or the
                  new one
+    :param acl: access control list as the kernel has it
     """
     folder = os.path.dirname(path) or '.'
     fd, temporary = tempfile.mkstemp(prefix='.glance-dcn-', dir=folder)
     try:
         with open(fd, 'wb') as target:
             target.write(data)
-            if group is not None:
-                os.fchown(target.fileno(), -1, group)
+            if group is not None or owner is not None:
+                os.fchown(target.fileno(), -1 if owner is None else owner,
+                          -1 if group is None else group)
+            if acl is not None:
+                os.setxattr(temporary, _ACL, acl)
             os.fchmod(target.fileno(), mode)
             if wait:
                 target.flush()

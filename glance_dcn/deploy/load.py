@@ -409,6 +409,9 @@ class _Loader:
             raise common.mistake('api', 'sites cannot have one GlanceAPI '
                                  'together: api is of a site')
         default = model.Operator()
+        if 'api' in given:
+            # That one has its own, and a StatefulSet changes no volume.
+            default = model.Operator(replicas=None, storage_request=None)
         return model.Operator(
             api=self._like(given, 'api', _LABEL, None),
             layout=self._choice(given, 'layout', _LAYOUT, default.layout),

@@ -119,14 +119,16 @@ class Operator:
 
     :ivar api: name of the GlanceAPI; None: that of the site
     :ivar layout: of the central GlanceAPI, ``split`` or ``single``
-    :ivar storage_request: size of a replica's volume, as Kubernetes writes it
+    :ivar replicas: number of pods; None: as an existing GlanceAPI has it
+    :ivar storage_request: size of a replica's volume, as Kubernetes writes it;
+        None: as an existing GlanceAPI has it
     """
 
     api: str | None = None
     layout: str = 'single'
-    replicas: int = 3
+    replicas: int | None = 3
     storage_class: str | None = None
-    storage_request: str = '10G'
+    storage_request: str | None = '10G'
     networks: tuple[str, ...] = ()
     internal_address: str | None = None
     address_pool: str = 'internalapi'

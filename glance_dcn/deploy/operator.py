@@ -67,6 +67,11 @@ def render(deployment: model.Deployment,
                   'customServiceConfigSecrets, and is not rendered'
                   % (name, site.name) for name
                   in options.without_deployers(site.options)[1]]
+        if site.operator.api:
+            notes.append(
+                'the customServiceConfig of GlanceAPI %s is replaced as a '
+                'whole: what else it has, write under "glance:" of site %s '
+                'in the sites file' % (site.operator.api, site.name))
         notes += stores.notes(site)
         found += _ceph_files(deployment, site)
     template['extraMounts'] = [_mount(site) for site in sites]
@@ -180,16 +185,19 @@ def _api(deployment: model.Deployment,
     """Return the GlanceAPI of a site."""
     given = site.operator
     found: dict[str, typing.Any] = {
-        'type': given.layout if site.central else 'edge',
-        'replicas': given.replicas}
+        'type': given.layout if site.central else 'edge'}
+    if given.replicas is not None:
+        found['replicas'] = given.replicas
     if given.networks:
         found['networkAttachments'] = list(given.networks)
     if given.internal_address:
         found['override'] = {'service': {'internal': _service(given)}}
     # Each replica gets a volume of its own, which one node may write to.
-    found['storage'] = {'storageRequest': given.storage_request}
-    if given.storage_class:
-        found['storage']['storageClass'] = given.storage_class
+    storage = {'storageRequest': given.storage_request,
+               'storageClass': given.storage_class}
+    if any(storage.values()):
+        found['storage'] = {key: value for key, value in storage.items()
+                            if value}
     if site.cache_size is not None:
         found['imageCache'] = {'size': str(site.cache_size)}
     found['customServiceConfig'] = conf.text(_sections(deployment, site))

@@ -12,11 +12,14 @@
 
 """Checks of a cluster that can be made without one."""
 
+import errno
 import os
 import pathlib
+import types
 
 import fixtures
 from oslotest import base
+import rados
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
@@ -61,6 +64,25 @@ class ClusterTestCase(base.BaseTestCase):
         """Return the level, and the message."""
         finding = registry.CHECKS[check].run(subject or self.site())
         return finding.level, finding.text
+
+
+class TestRoom(ClusterTestCase):
+
+    def refused(self, exc):
+        def refuse():
+            raise exc
+        site = self.site()
+        site.client = types.SimpleNamespace(get_cluster_stats=refuse)
+        return self.look('room', site)
+
+    def test_may_not_ask(self):
+        self.assertEqual(('ok', 'the user may not ask'), self.refused(
+            rados.PermissionDeniedError('no', errno=errno.EACCES)))
+
+    def test_no_answer(self):
+        level, text = self.refused(rados.TimedOut('hung', errno=110))
+        self.assertEqual('warn', level)
+        self.assertIn('what is free cannot be asked (', text)
 
 
 class TestFiles(ClusterTestCase):

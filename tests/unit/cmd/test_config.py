@@ -114,9 +114,10 @@ class TestRender(CommandTestCase):
         api.write_text(own)
         ceph = self.output / 'etc/ceph/dcn0.conf'
         ceph.parent.mkdir()
-        ceph.write_text('# of the deployer\n[global]\nfsid = x\n'
+        ceph.write_text('# of the deployer\n[global]\nfsid = %s\n'
                         'mon host = 10.9.9.9\nms mode = secure\n\n'
-                        '[client.nova]\nkeyring = /etc/ceph/nova\n')
+                        '[client.nova]\nkeyring = /etc/ceph/nova\n'
+                        % base.FSIDS[2])
         self.assertEqual(0, self.render('--site', 'dcn0'), self.err)
         self.assertEqual(own, api.read_text())
         self.assertIn('says [DEFAULT] enabled_backends otherwise', self.out)
@@ -139,9 +140,33 @@ class TestRender(CommandTestCase):
         path.parent.mkdir(parents=True)
         path.write_text('[DEFAULT]\n[keystone_authtoken]\npassword = x\n')
         self.assertEqual(2, self.render('--site', 'dcn0'))
-        self.assertIn('[keystone_authtoken], which was not rendered',
+        self.assertIn('[keystone_authtoken], which is not rendered',
                       self.err)
         self.assertEqual([_API], self.written())
+
+    def test_conf_file_of_another_cluster(self):
+        ceph = self.output / 'etc/ceph/dcn0.conf'
+        ceph.parent.mkdir(parents=True)
+        ceph.write_text('[global]\nfsid = %s\n[client.nova]\nkey = x\n'
+                        % base.FSIDS[8])
+        self.assertEqual(2, self.render('--site', 'dcn0'))
+        self.assertIn('its fsid is that of another cluster', self.err)
+        self.assertEqual(['etc/ceph/dcn0.conf'], self.written())
+
+    def test_conf_file_that_glance_may_not_read(self):
+        ceph = self.output / 'etc/ceph/dcn0.conf'
+        ceph.parent.mkdir(parents=True)
+        ceph.write_text('[client.nova]\nkey = x\n')
+        ceph.chmod(0o600)
+        for argv in (['--dry-run'], []):
+            self.assertEqual(0, self.render('--site', 'dcn0', '--format',
+                                            'json', *argv), self.err)
+            found = json.loads(self.out)
+            self.assertEqual(['0600'], [
+                file['mode'] for file in found['files']
+                if file['file'] == 'etc/ceph/dcn0.conf'])
+            self.assertIn('%s has what others have written' % ceph,
+                          found['notes'][0])
 
     def test_keys_of_others_stay(self):
         keyring = self.output / 'etc/ceph/central.client.glance-dcn0.keyring'

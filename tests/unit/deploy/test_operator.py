@@ -197,11 +197,11 @@ class TestExisting(OperatorTestCase):
                 del found[key]
         return found
 
-    def taken_over(self, *names):
+    def taken_over(self, *names, more=''):
         """Return the files of an overlay for the API that is there."""
         return self.rendered(*names, text=base.SITES.replace(
             '  central: true\n', '  central: true\n'
-            '  operator: {api: default, layout: split}\n'))
+            '  operator: {api: default, layout: split%s}\n' % more))
 
     def control_plane(self, text=None):
         """Return the sample with a patch; None: of the API that is there."""
@@ -240,6 +240,47 @@ class TestExisting(OperatorTestCase):
         self.assertEqual(['central', 'dcn0', 'dcn1'], [
             name for name in loading.conf_of(path).enabled_backends
             if name not in loading.RESERVED])
+
+    def test_replicas_and_storage_stay(self):
+        def glance(control_plane):
+            return control_plane['spec']['glance']['template']
+        before = yaml.safe_load(SAMPLE.read_text())
+        own = {'storageClass': 'fast', 'storageRequest': '50Gi'}
+        for storage in (None, own):
+            api = glance(before)['glanceAPIs']['default']
+            if storage:
+                api['storage'] = storage
+            after = glance(self.merged(before, {'spec': yaml.safe_load(
+                self.taken_over()['glance.yaml'])['spec']}))
+            self.assertEqual(glance(before)['storage'], after['storage'])
+            found = after['glanceAPIs']['default']
+            self.assertEqual((1, storage),
+                             (found['replicas'], found.get('storage')))
+            # Of an API that is new, the defaults.
+            found = after['glanceAPIs']['dcn0']
+            self.assertEqual((3, {'storageRequest': '10G'}),
+                             (found['replicas'], found['storage']))
+
+    def test_replicas_and_storage_that_the_sites_file_says(self):
+        for more, name, value in (
+                (', replicas: 3', 'replicas', 3),
+                (', storage_class: local', 'storage',
+                 {'storageClass': 'local'}),
+                (', storage_request: 10G', 'storage',
+                 {'storageRequest': '10G'})):
+            found = yaml.safe_load(self.taken_over(more=more)['glance.yaml'])
+            api = found['spec']['glance']['template']['glanceAPIs']['default']
+            self.assertEqual({name: value}, {
+                key: api[key] for key in ('replicas', 'storage')
+                if key in api})
+
+    def test_what_is_replaced_is_noted(self):
+        self.taken_over()
+        [note] = [note for note in self.notes
+                  if 'customServiceConfig of' in note]
+        self.assertIn('GlanceAPI default is replaced as a whole', note)
+        self.rendered()
+        self.assertNotIn('is replaced', str(self.notes))
 
     def test_no_volume_and_no_mount_is_there_twice(self):
         spec = self.control_plane()['spec']

@@ -12,6 +12,8 @@
 
 
 import configparser
+import os
+import struct
 
 import fixtures
 import hypothesis
@@ -315,7 +317,7 @@ class TestFiles(base.SitesFileTestCase):
         self.output = self.folder / 'output'
 
     def write(self, *made, **options):
-        return [state for _file, state
+        return [written.state for written
                 in files.write(self.output, made, **options)]
 
     def test_states(self):
@@ -361,12 +363,52 @@ class TestFiles(base.SitesFileTestCase):
             self.assertFalse((self.output / 'first').exists())
 
     def test_sections_of_sites_that_are_gone_may_go(self):
-        before = conftext.text({'DEFAULT': {'a': 'b'}, 'dcn3': {'c': 'd'}})
+        before = conftext.text({
+            'DEFAULT': {'a': 'b'}, 'glance_dcn': {'c': 'd'},
+            'dcn3': {'rbd_store_pool': 'images'}})
         self.write(files.File('a.conf', before))
         self.write(files.File('a.conf', conftext.text(
             {'DEFAULT': {'a': 'b'}})))
         self.assertNotIn('dcn3', (self.output / 'a.conf').read_text())
         self.assertEqual(before, (self.output / 'a.conf.bak').read_text())
+
+    def test_sections_added_to_what_was_rendered_stay(self):
+        for number, body in enumerate((
+                'allowed_origin = https://horizon',
+                # No option of a store, wherever it says so.
+                '# rbd_store_pool = images', 'x = rbd_store_pool = images')):
+            path = self.output / ('%d.conf' % number)
+            file = files.File(path.name, conftext.text(
+                {'DEFAULT': {'a': 'b'}}))
+            self.write(file)
+            with path.open('a') as target:
+                target.write('\n[cors]\n%s\n' % body)
+            before = path.read_text()
+            exc = self.assertRaises(files.Error, self.write, files.File(
+                path.name, conftext.text({'DEFAULT': {'a': 'c'}})))
+            self.assertIn('it has [cors], which is not rendered', str(exc))
+            self.assertEqual(before, path.read_text())
+
+    def test_copy_of_what_a_deployer_has_written_stays(self):
+        self.output.mkdir()
+        path = self.output / 'a.conf'
+        path.write_text('[DEFAULT]\nmine = 1\n')
+        texts = [conftext.text({'DEFAULT': {'a': str(number)}})
+                 for number in range(3)]
+        for text in texts:
+            self.write(files.File('a.conf', text))
+        self.assertEqual({
+            'a.conf': texts[2], 'a.conf.bak': '[DEFAULT]\nmine = 1\n',
+            'a.conf.bak.1': texts[1]}, {
+                path.name: path.read_text() for path in self.output.iterdir()})
+
+    def test_copy_of_what_was_rendered_is_the_last_one(self):
+        texts = [conftext.text({'DEFAULT': {'a': str(number)}})
+                 for number in range(3)]
+        for text in texts:
+            self.write(files.File('a.conf', text))
+        self.assertEqual({'a.conf': texts[2], 'a.conf.bak': texts[1]}, {
+            path.name: path.read_text() for path in self.output.iterdir()})
 
     def test_secret_that_is_kept_is_as_secret_as_before(self):
         self.useFixture(_Umask(0o000))
@@ -413,6 +455,141 @@ class TestFiles(base.SitesFileTestCase):
 
     def test_no_such_group(self):
         self.assertRaises(files.Error, files.gid, 'no-such-group')
+
+
+class TestShared(base.SitesFileTestCase):
+    """Files of clusters that others have a part in."""
+
+    conf = '[global]\nfsid = %s\nmon_host = 10.9.9.9\n\n' % base.FSIDS[1]
+    ours = conf + '[client.glance]\nkeyring = /k\n'
+    ring = '[client.glance]\n\tkey = %s\n' % base.KEY
+
+    def setUp(self):
+        super().setUp()
+        self.output = self.folder / 'output'
+
+    def shared(self, text, mode, name='a'):
+        """Write a file of the deployer's; return its path."""
+        self.output.mkdir(exist_ok=True)
+        path = self.output / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def merge(self, text, mode, group=None, name='a'):
+        """Render a file; return what is told of it."""
+        [written] = files.write(self.output, [files.File(
+            name, text, mode, kind=files.Kind.CEPH)], group)
+        return written
+
+    def mode(self, path):
+        return path.stat().st_mode & 0o777
+
+    def test_no_permission_is_added(self):
+        path = self.shared('[client.cinder]\nkey = x\n', 0o600)
+        written = self.merge(self.ours, files.OPEN)
+        self.assertIn('[client.cinder]\nkey = x\n', path.read_text())
+        self.assertEqual([0o600] * 3, [
+            self.mode(path), self.mode(self.output / 'a.bak'), written.mode])
+        # That Glance may not read it is told.
+        self.assertTrue(written.withheld)
+        for _ in range(2):
+            self.assertEqual(files.SAME, self.merge(self.ours,
+                                                    files.OPEN).state)
+
+    def test_group_that_reads_it_goes_on(self):
+        path = self.shared('[client.nova]\n\tkey = x\n', 0o644)
+        written = self.merge(self.ring, files.SECRET)
+        # What has our key in it is not for all.
+        self.assertEqual((0o640, 0o640), (self.mode(path), written.mode))
+        self.assertFalse(written.withheld)
+        path = self.shared('[client.nova]\n\tkey = x\n', 0o600)
+        group = self.folder.stat().st_gid
+        self.assertTrue(self.merge(self.ring, files.SECRET, group).withheld)
+        self.assertEqual(0o600, self.mode(path))
+
+    def test_owner_and_group_stay(self):
+        path = self.shared('[client.nova]\n\tkey = x\n', 0o640)
+        given = []
+        found = path.stat()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.deploy.files.os.fchown',
+            lambda _fd, *numbers: given.append(numbers)))
+        written = self.merge(self.ring, files.SECRET, found.st_gid + 1)
+        self.assertTrue(written.withheld)
+        self.assertEqual((found.st_uid, found.st_gid), given[-1])
+        # The copy of it as well.
+        self.assertEqual(2, len(given))
+        self.assertEqual(found.st_uid, given[0][0])
+
+    def test_owner_and_group_of_others(self):
+        if os.geteuid():
+            self.skipTest('only root gives files to others')
+        path = self.shared('[client.nova]\n\tkey = x\n', 0o644)
+        os.chown(path, 1234, 4321)
+        self.merge(self.ring, files.SECRET)
+        for name in ('a', 'a.bak'):
+            found = (self.output / name).stat()
+            self.assertEqual((1234, 4321), (found.st_uid, found.st_gid))
+
+    def test_access_control_list_stays(self):
+        path = self.shared('[client.nova]\n\tkey = x\n', 0o600)
+        # Of POSIX 1003.1e: its owner rw, user 1234 r, its group and others
+        # nothing; as setfacl -m u:1234:r writes it.
+        none = 0xffffffff
+        acl = struct.pack('<I', 2) + b''.join(
+            struct.pack('<HHI', *entry) for entry in (
+                (1, 6, none), (2, 4, 1234), (4, 0, none), (16, 4, none),
+                (32, 0, none)))
+        try:
+            os.setxattr(path, 'system.posix_acl_access', acl)
+        except OSError as exc:
+            self.skipTest('no access control lists here: %s' % exc)
+        written = self.merge(self.ring, files.SECRET)
+        self.assertFalse(written.withheld)
+        for name in ('a', 'a.bak'):
+            self.assertEqual(acl, os.getxattr(
+                self.output / name, 'system.posix_acl_access'))
+
+    def test_what_is_ours_alone_gets_what_is_asked_for(self):
+        group = self.folder.stat().st_gid
+        path = self.shared(self.ring, 0o600)
+        self.assertFalse(self.merge(self.ring, files.SECRET, group).withheld)
+        self.assertEqual(0o640, self.mode(path))
+        path = self.shared(self.ours, 0o600)
+        self.assertFalse(self.merge(self.ours, files.OPEN).withheld)
+        self.assertEqual(0o644, self.mode(path))
+
+    def test_another_cluster(self):
+        other = self.conf.replace(base.FSIDS[1], base.FSIDS[2])
+        for text, reason in (
+                (other + '[client.cinder]\nkey = x\n',
+                 'its fsid is that of another cluster, and [client.cinder] '
+                 'would be pointed to the wrong one'),
+                (other, 'others have written it: it has no [client.glance]'),
+                ('[global]\nmon host = 10.0.0.1\n[client.nova]\n',
+                 'it has no fsid, and another mon_host')):
+            path = self.shared(text, 0o644)
+            exc = self.assertRaises(
+                files.Error, files.write, self.output, [
+                    files.File('0', 'new'),
+                    files.File('a', self.ours, kind=files.Kind.CEPH)])
+            self.assertIn(reason, str(exc))
+            self.assertEqual(text, path.read_text())
+            self.assertEqual([path], list(self.output.iterdir()))
+
+    def test_site_whose_cluster_is_another_one_now(self):
+        path = self.shared(self.ours.replace(base.FSIDS[1], base.FSIDS[2]),
+                           0o644)
+        self.merge(self.ours, files.OPEN)
+        self.assertEqual(self.ours, path.read_text())
+
+    def test_same_cluster_with_other_monitors(self):
+        path = self.shared(
+            '[global]\nfsid = %s\nmon host = 10.0.0.1\n[client.nova]\n'
+            'key = x\n' % base.FSIDS[1].upper(), 0o644)
+        self.merge(self.ours, files.OPEN)
+        self.assertIn('mon_host = 10.9.9.9', path.read_text())
 
 
 class _Umask(fixtures.Fixture):

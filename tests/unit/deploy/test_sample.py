@@ -151,7 +151,7 @@ class TestSample(base.BaseTestCase):
                 deployment, deployment.sites, kind))]
             for state in (files.NEW, files.SAME):
                 self.assertEqual({state}, {
-                    found for _file, found in files.write(
+                    written.state for written in files.write(
                         self.folder / kind, made)})
 
 

@@ -15,6 +15,7 @@
 import ast
 import pathlib
 import re
+import sys
 from unittest import mock
 
 from oslotest import base
@@ -28,6 +29,11 @@ from glance_dcn.images import qemu_img
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _PYTHON = re.compile(r'python3dist\((.+)\)')
+# What of the checkout unit tests import; glance_dcn has Requires of its own.
+_OURS = ('bench', 'lab', 'tests')
+# Packages that are not called like their modules.
+_CALLED = {'prometheus_client': 'python3-prometheus_client',
+           'yaml': 'python3-pyyaml'}
 
 
 def required():
@@ -51,6 +57,46 @@ def needed():
             found[utils.canonicalize_name(requirement.name)] = (
                 '%s %s' % (bound.operator, bound.version))
     return found
+
+
+def imported(path):
+    """Return the modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update('%s.%s' % (node.module, alias.name)
+                         for alias in node.names)
+    return found
+
+
+def files_of(module):
+    """Return the files of the checkout that importing a module runs."""
+    path, found = _ROOT, []
+    for part in module.split('.'):
+        path /= part
+        found += [each for each in (path.with_suffix('.py'),
+                                    path / '__init__.py') if each.exists()]
+    return found
+
+
+def libraries_of_tests():
+    """Return what unit tests import that is no part of Python or ours."""
+    waiting = [*(_ROOT / 'tests/unit').rglob('*.py')]
+    seen, found = set(), set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for module in imported(path):
+            top = module.partition('.')[0]
+            if top in _OURS:
+                waiting += files_of(module)
+            else:
+                found.add(top)
+    return found - set(sys.stdlib_module_names) - {'glance_dcn'}
 
 
 def listed(platform, *profiles):
@@ -98,6 +144,21 @@ class TestSpec(base.BaseTestCase):
         self.assertIn('--test-path ./tests/unit run', check)
         # Unless whoever builds it says otherwise.
         self.assertIn('%bcond_without tests', spec)
+
+    def test_build_requires_what_the_unit_tests_import(self):
+        if sys.version_info < (3, 10):
+            self.skipTest('this Python does not tell what is a part of it')
+        spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
+        [block] = re.findall(
+            r'^%if %\{with tests\}\n(BuildRequires.*?)^%endif', spec,
+            re.MULTILINE | re.DOTALL)
+        has = set(re.findall(r'^BuildRequires: +(python3-\S+)$', block,
+                             re.MULTILINE))
+        # It runs them.
+        has.remove('python3-stestr')
+        self.assertEqual({
+            _CALLED.get(name, 'python3-' + name.replace('_', '-'))
+            for name in libraries_of_tests()}, has)
 
     def test_owns_its_folder(self):
         spec = (_ROOT / 'packaging/python-glance-dcn.spec').read_text()
