@@ -23,9 +23,6 @@ from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-
 _SHOWN = 5
 
 
@@ -80,27 +77,31 @@ class Located:
            'not at this site: take the locations away with "glance '
            'stores-delete --store %(site)s IMAGE", and copy the images there '
            'again'),
-    unread=(registry.WARN, 'not compared: %(what)s cannot be read '
-            '(%(error)s)', 'whether images are lost is not known: see that '
-            'the database answers, and the cluster with "ceph -s", and check '
-            'again'),
     strays=(registry.WARN, 'images have locations in stores that this Glance '
             'had, and has no more: %(stores)s', 'delete those images, or '
             'their locations, or set the stores up again, under their old '
             'names: one whose site file was removed serves them until it is '
-            'empty, of any other Glance can read nothing'))
+            'empty, of any other Glance can read nothing'),
+    unread=(registry.WARN, 'not compared, as the database cannot be read '
+            '(%(error)s)', 'see connection in [database], and that the '
+            'database is up; until then it is not known whether images are '
+            'lost'),
+    unlisted=(registry.WARN, 'not compared, as pool %(pool)s cannot be listed '
+              '(%(error)s)', 'see with "ceph -s" whether the cluster is '
+              'healthy, and run "ceph auth caps %(user)s %(caps)s" if the '
+              'user may not list the pool; until then it is not known whether '
+              'images are lost'))
 def images(site: subjects.Site) -> str:
     """Compare the locations in Glance's database with the pool."""
-    if site.located is None:
-        return 'not compared'
+    assert site.located is not None, 'it is that of a check'
     found = _read(site.located.get)
     wanted = found.get(site.name, set())
     # After the database: what came since is not missed.
     try:
         names = trial.names(site.opened)
     except trial.Error as exc:
-        raise registry.Found('unread', what='pool %s' % site.target.pool,
-                             error=exc)
+        raise registry.Found('unlisted', error=exc, pool=site.target.pool,
+                             user=site.user, caps=site.caps)
     state = look.State(site.name, fsid=site.fsid, pool=site.target.pool,
                        names=names)
     lacking = {uri for uri in wanted if state.lacks(uri)}
@@ -125,17 +126,16 @@ def images(site: subjects.Site) -> str:
     return '%d locations, all of them there' % len(wanted)
 
 
-def _read(locations: Callable[[], dict[str, set[str]]]
+def _read(locations: typing.Callable[[], dict[str, set[str]]]
           ) -> dict[str, set[str]]:
-    """Return what a function reads of Glance's database.
+    """Return what a function reads from the database.
 
-    :raises registry.Found: if the database does not answer
+    :raises glance_dcn.checks.registry.Found: if the database does not answer
     """
     try:
         return locations()
     except inventory.DatabaseUnavailable as exc:
-        raise registry.Found('unread', what='the database of Glance',
-                             error=exc)
+        raise registry.Found('unread', error=exc)
 
 
 def _some(texts: typing.Iterable[str]) -> str:

@@ -35,7 +35,10 @@ _PID = re.compile(rb'pid (\d+) ', re.ASCII)
     'for many sites',
     low=(registry.WARN, 'process %(pid)d of Glance: %(shortages)s',
          'raise the limit and start Glance again, or lower dcn_max_clients '
-         'in [glance_dcn]: until then copies to many sites take longer'))
+         'in [glance_dcn]: until then copies to many sites take longer'),
+    unread=(registry.WARN, 'process %(pid)d of Glance cannot be inspected '
+            '(%(error)s)', 'run this again, as root or as the user that '
+            'Glance runs as'))
 def process_limits(node: subjects.Node) -> str:
     """Compare the limits of the Glance that runs here with its needs."""
     wanted = node.conf.glance_dcn.dcn_max_clients
@@ -48,8 +51,8 @@ def process_limits(node: subjects.Node) -> str:
     count = siblings(pid)
     try:
         found = limits.ProcessLimits(pid=pid).shortages(wanted, count)
-    except (PermissionError, ProcessLookupError):
-        return 'process %d of Glance is not ours to look at' % pid
+    except (PermissionError, ProcessLookupError) as exc:
+        raise registry.Found('unread', pid=pid, error=exc.strerror)
     if found:
         raise registry.Found('low', pid=pid, shortages='; '.join(
             map(str, found)))

@@ -87,6 +87,18 @@ class ProcessesTest(base.BaseTestCase):
         resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (606, 606))
         self.assertNotIn('RLIMIT_NOFILE', self.check(32).text)
 
+    def test_one_that_may_not_be_inspected(self):
+        process = self.start(200)
+
+        def refuse(limits, wanted, count):
+            raise PermissionError(1, 'Operation not permitted')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.runtime.limits.ProcessLimits.shortages', refuse))
+        found = self.check(32)
+        self.assertEqual('warn', found.level)
+        self.assertIn('process %d of Glance cannot be inspected (Operation '
+                      'not permitted)' % process.pid, found.text)
+
     def test_one_that_has_ended_does_not_count(self):
         process = self.start(200)
         process.kill()
