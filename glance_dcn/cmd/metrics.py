@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import threading
 import time
@@ -29,6 +30,10 @@ from glance_dcn.tasks import setup as task_setup
 
 if typing.TYPE_CHECKING:
     import types
+
+    from glance_dcn.status import metrics
+
+LOG = logging.getLogger(__name__)
 
 #: Exit status.
 GOOD, WRONG, UNWRITTEN = 0, 2, 3
@@ -123,12 +128,15 @@ def run(args: argparse.Namespace) -> int:
 def _take(args: argparse.Namespace,
           database: inventory.Database | None = None) -> snapshot.Snapshot:
     return snapshot.take(
-        node.targets_of(args), args.timeout,
+        node.some_targets_of(args), args.timeout,
         deployment=task_setup.deployment_id(args.conf), database=database)
 
 
 def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
-    """Look at everything now and then, and serve what was found last."""
+    """Look at everything now and then, and serve what was found last.
+
+    :raises OSError: if the address cannot be listened at
+    """
     latest = metrics.Latest()
     address, port = args.listen
     metrics.serve(latest, address, port)
@@ -137,14 +145,36 @@ def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
     try:
         while not stop.is_set():
             began = time.monotonic()
-            try:
-                latest.update(_take(args, database))
-            except inventory.DatabaseUnavailable as exc:
-                # What was found before is not shown any longer than true.
-                reason = _UNREADABLE % exc
-                latest.fail(reason)
+            reason = _update(latest, args, database)
+            if reason:
                 output.complain(reason)
             stop.wait(max(1, args.interval - (time.monotonic() - began)))
     except KeyboardInterrupt:
         pass
     return GOOD
+
+
+def _update(latest: metrics.Latest, args: argparse.Namespace,
+            database: inventory.Database) -> str | None:
+    """Look at everything once, and return why that failed, or None.
+
+    Whatever it was, the next round may succeed: a sites file that is being
+    saved, say, is whole then. Until then no figures are served, for what was
+    found before is not shown any longer than true.
+    """
+    try:
+        latest.update(_take(args, database))
+    except inventory.DatabaseUnavailable as exc:
+        reason = 'the database of Glance cannot be read: %s' % exc
+    except (ValueError, sitesfile.Mistake) as exc:
+        reason = 'the sites cannot be read: %s' % exc
+    except Exception as exc:
+        LOG.debug('There are no figures', exc_info=True)
+        reason = 'there are no figures (%s); see where with --debug' % (
+            ': '.join(filter(None, (type(exc).__name__, str(exc)))))
+    else:
+        return None
+    # One line, for a log.
+    reason = ' '.join(reason.split())
+    latest.fail(reason)
+    return reason

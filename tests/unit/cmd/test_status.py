@@ -17,7 +17,9 @@ import io
 import json
 import os
 import pathlib
+import threading
 import types
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -27,6 +29,7 @@ from glance_dcn.checks import subjects
 from glance_dcn.cmd import main
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import status
+from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import look
 from glance_dcn.tasks import queue
@@ -326,3 +329,76 @@ class TestMetrics(CommandTestCase):
             exc = self.assertRaises(SystemExit, self.run_command, 'metrics',
                                     *argv)
             self.assertEqual(metrics.WRONG, exc.code)
+
+    def serve(self, *rounds):
+        """Serve, and return (figures are there, reason) after each round.
+
+        :param rounds: snapshots, and exceptions of looks
+        """
+        found, served = [], []
+        todo = [*rounds, KeyboardInterrupt()]
+
+        def look(*args, **kwargs):
+            if isinstance(todo[0], BaseException):
+                raise todo.pop(0)
+            return todo.pop(0)
+
+        class Event(threading.Event):
+            def wait(self, timeout=None):
+                found.append((bool(served[0].collect()), served[0].reason))
+
+        for target, value in (
+                ('glance_dcn.status.snapshot.take', look),
+                ('glance_dcn.status.metrics.serve',
+                 lambda latest, address, port: served.append(latest)),
+                ('glance_dcn.cmd.metrics.threading',
+                 types.SimpleNamespace(Event=Event))):
+            self.useFixture(fixtures.MonkeyPatch(target, value))
+        code, _out, err = self.run_command('metrics', '--listen', 'host:9750')
+        self.assertEqual(metrics.GOOD, code, err)
+        self.assertEqual([], todo)
+        return found, err.splitlines()
+
+    def test_exporter_outlives_whatever_it_meets(self):
+        failed = [sitesfile.Mistake('/etc/sites.yaml', 7, 'half saved'),
+                  ValueError('no store'), OSError(24, 'Too many open files'),
+                  RuntimeError('no thread\nno more'), AssertionError(),
+                  inventory.DatabaseUnavailable('it is away')]
+        found, said = self.serve(self.snapshot, *failed, self.snapshot)
+        self.assertEqual([(True, None)] * 2, [found[0], found[-1]])
+        self.assertEqual([False] * len(failed),
+                         [there for there, _reason in found[1:-1]])
+        self.assertEqual(['glance-dcn: %s' % reason
+                          for _there, reason in found[1:-1]], said)
+        for line, words in zip(said, (
+                '/etc/sites.yaml:7: half saved', 'no store',
+                'Too many open files', 'RuntimeError: no thread',
+                'AssertionError', 'the database of Glance cannot be read: '
+                'it is away')):
+            self.assertIn(words, line)
+
+    def test_exporter_and_a_sites_file_that_is_half_saved(self):
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        path = folder / 'sites.yaml'
+        path.write_text('sites: [')
+        code, _out, err = self.run_command(
+            'metrics', '--listen', 'host:9750', '--sites-file', str(path))
+        # What was wrong from the beginning is not waited for.
+        self.assertEqual(metrics.WRONG, code)
+        self.assertIn('sites.yaml:2: this is no YAML', err)
+
+    def test_exporter_whose_stores_are_gone(self):
+        found = []
+
+        def targets(conf, tell):
+            found.append(1)
+            return [] if len(found) == 2 else [
+                subjects.Target('central', 'images')]
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.node.targets', targets))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.node.read_all',
+            lambda args: mock.MagicMock(enabled_backends={'a': 'file'})))
+        served, [line] = self.serve(self.snapshot)
+        self.assertEqual([False, True], [there for there, _why in served])
+        self.assertIn('there are: a:file', line)
