@@ -20,6 +20,7 @@ import json
 import math
 import sys
 import typing
+import uuid
 
 from oslo_utils import uuidutils
 
@@ -111,7 +112,8 @@ def image(text: str) -> str:
     if not uuidutils.is_uuid_like(text):
         raise argparse.ArgumentTypeError(
             '%r is not the ID of an image, which is a UUID' % text)
-    return text
+    # It may have been typed without hyphens, or in upper case.
+    return str(uuid.UUID(text))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         while True:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
                                   task_setup.deployment_id(args.conf))
-            if args.image and not found.number:
+            if not found.exists:
                 output.complain('there is no image %s; "glance-dcn status '
                                 '--all" lists all' % args.image)
                 return WRONG
@@ -128,6 +128,11 @@ def run(args: argparse.Namespace) -> int:
                     and sys.stdout.isatty()):
                 print(_CLEAR, end='')
             print(_json(found) if args.format == 'json' else _text(found))
+            if args.image and not found.number:
+                print('glance-dcn: image %s is not among those that are '
+                      'meant; "glance-dcn status --image %s" alone shows '
+                      'where it is' % (args.image, args.image),
+                      file=sys.stderr)
             if not args.watch:
                 return GOOD if found.healthy else BAD
             sys.stdout.flush()

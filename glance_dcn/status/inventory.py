@@ -356,11 +356,13 @@ def _conditions(wanted: Filter) -> list[sqlalchemy.ColumnElement[bool]]:
     """Return the conditions that a filter stands for."""
     result: list[sqlalchemy.ColumnElement[bool]] = [
         _IMAGES.c.deleted.is_(False)]
-    for column, value in ((_IMAGES.c.id, wanted.image),
-                          (_IMAGES.c.owner, wanted.owner),
+    for column, value in ((_IMAGES.c.owner, wanted.owner),
                           (_IMAGES.c.status, wanted.status)):
         if value is not None:
             result.append(column == value)
+    if wanted.image is not None:
+        # Glance keeps an ID as the user wrote it, who may have chosen it.
+        result.append(sql.func.lower(_IMAGES.c.id) == wanted.image.lower())
     if wanted.name is not None:
         result.append(_IMAGES.c.name.contains(wanted.name, autoescape=True))
 

@@ -54,6 +54,8 @@ class Snapshot:
     :ivar taken: seconds since the epoch
     :ivar known: names of all stores that this node's Glance has had, or None
         if that cannot be read
+    :ivar exists: whether the one image that was asked for is there, even if
+        it is not among those that are meant; True if none was asked for
     """
 
     sites: list[look.State]
@@ -64,6 +66,7 @@ class Snapshot:
     seconds: float
     taken: float
     known: set[str] | None = None
+    exists: bool = True
 
     @property
     def healthy(self) -> bool:
@@ -162,22 +165,28 @@ def take(targets: list[subjects.Target], timeout: float,
     looks = look.Looks(targets, deployment)
     database = database or inventory.Database()
     database.ask(inventory.ping, timeout)
-    totals, images, number, transfers = database.ask(
+    totals, images, number, transfers, exists = database.ask(
         lambda: _inventory(wanted, limit), max(timeout, _LISTING))
     left = timeout - (time.monotonic() - began)
     sites = looks.wait(max(left, 1))
     return Snapshot(sites, totals, transfers, images, number,
                     time.monotonic() - began, time.time(),
-                    None if looks.kept is None else set(looks.kept))
+                    None if looks.kept is None else set(looks.kept), exists)
 
 
 def _inventory(wanted: inventory.Filter | None, limit: int) -> tuple[
         inventory.Totals, list[inventory.Image] | None, int,
-        list[inventory.Transfer]]:
-    """Return totals, images to list or None, their number, and transfers."""
+        list[inventory.Transfer], bool]:
+    """Return totals, images or None, their number, transfers, and exists.
+
+    See :class:`Snapshot`.
+    """
     totals = inventory.totals()
     number = sum(totals.images.values())
-    images = None
+    images, exists = None, True
     if wanted is not None or number <= limit:
         images, number = inventory.images(wanted or inventory.Filter(), limit)
-    return totals, images, number, inventory.transfers()
+    if wanted is not None and wanted.image is not None and not number:
+        exists = bool(inventory.images(
+            inventory.Filter(image=wanted.image), 1)[1])
+    return totals, images, number, inventory.transfers(), exists

@@ -167,10 +167,24 @@ class TestStatus(CommandTestCase):
         self.assertEqual(status.GOOD, self.run_command('status')[0])
 
     def test_image_that_is_none(self):
-        self.snapshot = test_metrics.some_snapshot(images=[], number=0)
-        code, out, err = self.run_command('status', '--image', IMAGE)
-        self.assertEqual((status.WRONG, ''), (code, out))
-        self.assertIn('there is no image ' + IMAGE, err)
+        self.snapshot = test_metrics.some_snapshot(images=[], number=0,
+                                                   exists=False)
+        for more in ((), ('--missing', 'edge')):
+            code, out, err = self.run_command('status', '--image', IMAGE,
+                                              *more)
+            self.assertEqual((status.WRONG, ''), (code, out))
+            self.assertIn('there is no image ' + IMAGE, err)
+
+    def test_image_that_is_not_meant(self):
+        self.snapshot = test_metrics.some_snapshot(
+            sites=[look.State('central', health.UP)], images=[], number=0)
+        code, out, err = self.run_command('status', '--image', IMAGE,
+                                          '--missing', 'central')
+        self.assertEqual(status.GOOD, code)
+        self.assertIn('CENTRAL', out.upper())
+        self.assertIn('image %s is not among those that are meant' % IMAGE,
+                      err)
+        self.assertNotIn('there is no image', err)
 
     def test_no_store_of_ours(self):
         self.useFixture(fixtures.MonkeyPatch(
@@ -269,8 +283,11 @@ class TestStatus(CommandTestCase):
         self.assertEqual([], self.asked)
 
     def test_image(self):
-        self.run_command('status', '--image', IMAGE)
-        self.assertEqual(IMAGE, self.asked[0][0].image)
+        for typed in (IMAGE, IMAGE.upper(), IMAGE.replace('-', ''),
+                      '{%s}' % IMAGE, 'urn:uuid:' + IMAGE):
+            self.run_command('status', '--image', typed)
+        self.assertEqual([IMAGE] * 5,
+                         [wanted.image for wanted, _limit in self.asked])
 
     def test_watched_by_no_terminal(self):
         # By a pipe, say: there is nothing to be cleared.

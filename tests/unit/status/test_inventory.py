@@ -52,7 +52,7 @@ class Database(fixtures.Fixture):
     def add(self, *stores, name='fedora', status='active', size=10,
             deleted=False, importing=(), failed=(), **more):
         """Add an image and return its ID."""
-        image = str(uuid.uuid4())
+        image = more.pop('id', None) or str(uuid.uuid4())
         self.insert(models.Image, id=image, name=name, status=status,
                     size=size, visibility='private', os_hidden=False,
                     min_disk=0, min_ram=0, protected=False, deleted=deleted,
@@ -157,6 +157,14 @@ class TestInventory(base.BaseTestCase):
         self.assertEqual(([two], 1), self.images(missing='dcn1'))
         self.assertEqual(([], 0), self.images(missing='central'))
         self.assertEqual(([], 0), self.images(site='dcn1', missing='central'))
+
+    def test_id_in_upper_case(self):
+        """A user may give an image such an ID, and an operator type it."""
+        low, high = str(uuid.uuid4()), str(uuid.uuid4()).upper()
+        for image in (low, high):
+            self.database.add(id=image)
+            for typed in (image.lower(), image.upper()):
+                self.assertEqual(([image], 1), self.images(image=typed))
 
     def test_where_images_are(self):
         self.database.add('central', 'edge', importing=['far', 'near'],
