@@ -75,8 +75,7 @@ def register(subparsers: output.Subparsers) -> None:
     parser.add_argument('--interval', type=output.seconds, default=60,
                         metavar='SECONDS', help='with --listen: time from '
                         'one look at everything to the next (60)')
-    parser.add_argument('--timeout', type=output.seconds, default=8,
-                        metavar='SECONDS', help='time for sites to answer (8)')
+    node.add_timeout(parser)
     parser.set_defaults(run=run, set_up=node.set_up)
 
 
@@ -114,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             print(metrics.text(found).decode(), end='')
     except inventory.DatabaseUnavailable as exc:
-        output.complain(_UNREADABLE % exc)
+        output.complain(node.why_no_database(exc))
         return WRONG
     except (ValueError, sitesfile.Mistake) as exc:
         output.complain(exc)
@@ -165,7 +164,7 @@ def _update(latest: metrics.Latest, args: argparse.Namespace,
     try:
         latest.update(_take(args, database))
     except inventory.DatabaseUnavailable as exc:
-        reason = 'the database of Glance cannot be read: %s' % exc
+        reason = node.why_no_database(exc)
     except (ValueError, sitesfile.Mistake) as exc:
         reason = 'the sites cannot be read: %s' % exc
     except Exception as exc:

@@ -18,6 +18,7 @@ import argparse
 import dataclasses
 import os
 import re
+import typing
 
 from oslo_config import cfg
 from oslo_db import options as db_options
@@ -25,11 +26,16 @@ from oslo_db import options as db_options
 from glance_dcn.ceph import connection
 from glance_dcn.checks import nodes
 from glance_dcn.checks import subjects
+from glance_dcn.cmd import output
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
+from glance_dcn.status import snapshot
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.status import inventory
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
@@ -233,6 +239,21 @@ def add_sites(parser: argparse.ArgumentParser) -> None:
         help='take the sites from this sites file, and not from the '
              'configuration of this node\'s Glance; their conf files and '
              'keyrings must be on this node')
+
+
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add ``--timeout`` to a subcommand that takes a snapshot."""
+    parser.add_argument(
+        '--timeout', type=output.seconds, metavar='SECONDS',
+        help='time for sites and the database to answer (%d; 120 for a '
+             'database that answers, to count many images)' % snapshot.ANSWER)
+
+
+def why_no_database(exc: inventory.DatabaseUnavailable) -> str:
+    """Return that the database cannot be read, why, and what to do."""
+    return ('the database of Glance cannot be read: %s; see connection in '
+            '[database], and that the database is up, or allow more time '
+            'with --timeout' % exc)
 
 
 def _site_files(path: str, tell: bool) -> dict[str, dict[str, str]]:

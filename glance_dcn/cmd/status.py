@@ -93,8 +93,7 @@ def register(subparsers: output.Subparsers) -> None:
     filters.add_argument('--limit', type=output.count, default=_LIMIT,
                          metavar='N',
                          help='list N images at most (%d)' % _LIMIT)
-    parser.add_argument('--timeout', type=output.seconds, default=8,
-                        metavar='SECONDS', help='time for sites to answer (8)')
+    node.add_timeout(parser)
     parser.add_argument('--watch', nargs='?', type=output.seconds, const=5,
                         metavar='SECONDS',
                         help='show it again and again, every 5 seconds')
@@ -140,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return GOOD if found and found.healthy else BAD
     except inventory.DatabaseUnavailable as exc:
-        output.complain('the database of Glance cannot be read: %s' % exc)
+        output.complain(node.why_no_database(exc))
         return WRONG
 
 

@@ -235,9 +235,13 @@ def _engine() -> sqlalchemy.engine.Engine:
 
 
 def ping() -> None:
-    """Return when the database has answered."""
+    """Return when each table that is read has answered.
+
+    One that is locked, as while the database is migrated, does not.
+    """
     with _engine().connect() as connection:
-        connection.execute(sql.select(1))
+        for table in (_IMAGES, _LOCATIONS, _PROPERTIES, _TASKS, _INFOS):
+            connection.execute(sql.select(1).select_from(table).limit(1))
 
 
 def count() -> int:

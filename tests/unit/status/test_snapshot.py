@@ -10,9 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What is asked of Glance's database, and what is made of it."""
+"""What is asked of Glance's database, and for how long."""
 
+import threading
+
+import fixtures
 from oslotest import base
+import sqlalchemy
 
 from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
@@ -41,3 +45,48 @@ class TestInventory(base.BaseTestCase):
         other = '0a1b2c3d-0000-4000-8000-112233445566'
         self.assertEqual((0, False), self.find(image=other))
         self.assertEqual((0, False), self.find(image=other, site='edge'))
+
+
+class TestDeadline(base.BaseTestCase):
+
+    def test_table_that_is_locked(self):
+        """As while the database is migrated: it answers, and then hangs."""
+        unlocked = threading.Event()
+        self.addCleanup(unlocked.set)
+
+        def totals():
+            unlocked.wait(30)
+            raise AssertionError('it was waited for')
+        self.useFixture(test_inventory.Database())
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.status.inventory.totals', totals))
+        # The whole has no more time than was given.
+        exc = self.assertRaises(inventory.DatabaseUnavailable, snapshot.take,
+                                [], .25)
+        self.assertIn('does not answer within 0.25 s', str(exc))
+
+    def test_each_table_answers_before_it_is_counted(self):
+        """Many images take longer than a database has to answer at all."""
+        asked = []
+
+        class Database:
+            def ask(self, question, timeout):
+                asked.append((question, timeout))
+                return question()
+        database = self.useFixture(test_inventory.Database())
+        database.add('central')
+        found = snapshot.take([], None, database=Database())
+        self.assertEqual({'active': 1}, found.totals.images)
+        self.assertEqual((inventory.ping, 8), asked[0])
+        self.assertEqual([120], [timeout for _each, timeout in asked[1:]])
+        for table in ('images', 'image_locations', 'image_properties',
+                      'task_info', 'tasks'):
+            with database.engine.begin() as connection:
+                connection.exec_driver_sql('ALTER TABLE %s RENAME TO x'
+                                           % table)
+            self.assertRaises(sqlalchemy.exc.OperationalError,
+                              inventory.ping)
+            with database.engine.begin() as connection:
+                connection.exec_driver_sql('ALTER TABLE x RENAME TO %s'
+                                           % table)
+        inventory.ping()
