@@ -17,6 +17,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 import socket
 import sys
 import typing
@@ -388,12 +389,11 @@ def self_reference(node: subjects.Node) -> str:
     url: str | None = node.conf.worker_self_reference_url
     if not url:
         raise Found('unset')
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ('http', 'https') or not parts.hostname:
+    if not is_http_url(url):
         raise Found('malformed', url=url)
+    host = urllib.parse.urlsplit(url).hostname
     try:
-        places = socket.getaddrinfo(parts.hostname, None,
-                                    type=socket.SOCK_STREAM)
+        places = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as exc:
         raise Found('unknown', url=url, error=exc.strerror or exc)
     for family, _kind, _protocol, _name, address in places:
@@ -403,6 +403,17 @@ def self_reference(node: subjects.Node) -> str:
     if error:
         raise Found('silent', url=url, error=error)
     return url
+
+
+def is_http_url(text: str) -> bool:
+    """Return whether text is a URL at which a Glance could be asked."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return (parts.scheme in ('http', 'https') and bool(parts.hostname)
+            and port != 0 and not re.search(r'[\s\x00-\x1f]', text))
 
 
 def _is_here(family: int, address: tuple[typing.Any, ...]) -> bool:

@@ -90,8 +90,9 @@ def register(subparsers: output.Subparsers) -> None:
                         metavar='GIB', help='GiB that the staging folder '
                         'shall have free (%d)' % _ROOM)
     parser.add_argument('--glance', action='append', default=[],
-                        metavar='URL', help='see that a Glance answers there; '
-                        'may be given several times')
+                        type=node.url, metavar='URL',
+                        help='see that a Glance answers there; may be given '
+                             'several times')
     parser.add_argument('--explain', nargs='?', const='', metavar='CHECK',
                         help='say what is checked and what may be found, and '
                              'check nothing')

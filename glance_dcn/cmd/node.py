@@ -36,6 +36,7 @@ from glance_dcn.status import snapshot
 
 if typing.TYPE_CHECKING:
     from glance_dcn.status import inventory
+    from glance_dcn.tasks import queue
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
 _FILES = ('glance-image-import.conf', 'glance-api.conf')
@@ -215,11 +216,57 @@ def some_targets_of(args: argparse.Namespace) -> list[subjects.Target]:
     found = targets_of(args)
     if not found:
         raise ValueError('no store of enabled_backends is of type dcn or rbd; '
-                         'there are: %s' % (', '.join(
-                             '%s:%s' % item for item in (
-                                 args.conf.enabled_backends or {}).items())
-                             or 'none'))
+                         'there are: %s'
+                         % _listed(args.conf.enabled_backends))
     return found
+
+
+def refuse_without_stores(known: queue.TaskQueue) -> None:
+    """Refuse a configuration that has no store of type dcn.
+
+    :param known: what the stores were added to
+    :raises ValueError: if there is none; it tells which stores there are
+    """
+    if not known.sites:
+        raise ValueError('no store is of type dcn; there are: %s; run this '
+                         'where Glance has one, or correct enabled_backends '
+                         'in [DEFAULT]' % _listed(_enabled()))
+
+
+def refuse_without_home(known: queue.TaskQueue) -> None:
+    """Refuse a configuration in which no store keeps the records.
+
+    :param known: what the stores were added to
+    :raises ValueError: if there is none
+    """
+    refuse_without_stores(known)
+    if known.home.site is None:
+        raise ValueError('no store keeps the records: set default_backend in '
+                         '[glance_store], or home_store in [glance_dcn], to '
+                         'one of type dcn, of which there are: %s'
+                         % ', '.join(sorted(known.sites)))
+
+
+def _enabled() -> dict[str, str]:
+    return (cfg.CONF.enabled_backends or {}
+            if 'enabled_backends' in cfg.CONF else {})
+
+
+def _listed(stores: dict[str, str] | None) -> str:
+    return ', '.join('%s:%s' % item
+                     for item in (stores or {}).items()) or 'none'
+
+
+def url(text: str) -> str:
+    """Return the URL of a Glance that an argument says.
+
+    :raises argparse.ArgumentTypeError: if it is not one of http or https
+    """
+    if not nodes.is_http_url(text):
+        raise argparse.ArgumentTypeError(
+            '%r is no URL; write it as http://HOST:PORT or https://HOST:PORT'
+            % text)
+    return text
 
 
 def _said_target(said: model.Deployment, site: model.Site) -> subjects.Target:

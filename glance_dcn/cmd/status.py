@@ -128,10 +128,10 @@ def run(args: argparse.Namespace) -> int:
                 print(_CLEAR, end='')
             print(_json(found) if args.format == 'json' else _text(found))
             if args.image and not found.number:
-                print('glance-dcn: image %s is not among those that are '
-                      'meant; "glance-dcn status --image %s" alone shows '
-                      'where it is' % (args.image, args.image),
-                      file=sys.stderr)
+                output.complain(
+                    'image %s is not among those that are meant; "glance-dcn '
+                    'status --image %s" alone shows where it is'
+                    % (args.image, args.image))
             if not args.watch:
                 return GOOD if found.healthy else BAD
             sys.stdout.flush()

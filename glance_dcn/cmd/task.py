@@ -19,6 +19,7 @@ import dataclasses
 import typing
 
 from glance_dcn.ceph import health
+from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
@@ -69,10 +70,15 @@ def register(subparsers: output.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the tasks and return the exit status."""
     known = queue.PROCESS.sites
+    try:
+        node.refuse_without_home(queue.PROCESS)
+    except ValueError as exc:
+        output.complain(exc)
+        return WRONG
     unknown = sorted(set(args.site or ()) - set(known))
-    if unknown or not known:
+    if unknown:
         output.complain('there is no dcn store %s; there are: %s' % (
-            ', '.join(unknown), ', '.join(sorted(known)) or 'none'))
+            ', '.join(unknown), ', '.join(sorted(known))))
         return WRONG
     try:
         scan = queue.PROCESS.store.scan()

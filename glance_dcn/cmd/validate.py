@@ -71,7 +71,7 @@ def register(subparsers: output.Subparsers) -> None:
     parser.add_argument('--os-cloud', metavar='NAME',
                         help='cloud of clouds.yaml (OS_CLOUD, or the OS_ '
                              'variables)')
-    parser.add_argument('--endpoint', metavar='URL',
+    parser.add_argument('--endpoint', metavar='URL', type=node.url,
                         help='of Glance, if not that of the catalog')
     parser.add_argument('--site', action='append', metavar='STORE',
                         help='only these sites, the central one first; may '

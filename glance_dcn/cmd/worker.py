@@ -29,6 +29,7 @@ from oslo_config import cfg
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
+from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.staging import folder
 from glance_dcn.staging import journal
@@ -100,6 +101,11 @@ def register(subparsers: output.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Undo what was broken off, and return the exit status."""
+    try:
+        node.refuse_without_stores(queue.PROCESS)
+    except ValueError as exc:
+        output.complain(exc)
+        return _FAILED
     found, path = folder.of(CONF), folder.path(CONF)
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
@@ -141,6 +147,11 @@ def _why_not_me(staging: str) -> str | None:
 
 def run_list(args: argparse.Namespace) -> int:
     """Show the workers and return the exit status."""
+    try:
+        node.refuse_without_home(queue.PROCESS)
+    except ValueError as exc:
+        output.complain(exc)
+        return _FAILED
     found, unread = collect(registry.Registry(
         queue.PROCESS.home, queue.PROCESS.store.deployment))
     if args.format == 'json':

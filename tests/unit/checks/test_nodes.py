@@ -298,6 +298,8 @@ class TestSelfReference(NodeTestCase):
     def test_wrong(self):
         for url, fault in ((None, 'unset'), ('glance:9292', 'malformed'),
                            ('http://', 'malformed'),
+                           ('http://h:99999999', 'malformed'),
+                           ('http://[::1', 'malformed'),
                            ('http://no.such.host.invalid:1', 'unknown'),
                            ('http://192.0.2.7:9292', 'foreign'),
                            ('http://127.0.0.1:1', 'silent')):

@@ -60,6 +60,8 @@ class TestOnly(base.BaseTestCase):
                 (('--only', 'conf,own-pool', '--site', 'edge'), ['edge']),
                 (('--only', 'glance,conf', '--site', 'edge', '--glance',
                   'http://g:9292'), ['edge', 'glance']),
+                (('--only', 'glance', '--glance', 'HTTPS://[::1]:443/image/'),
+                 ['node', 'central', 'edge', 'glance']),
                 (('--site', 'edge'), ['edge'])):
             self.assertEqual((check.GOOD, ''), self.check(*argv))
             self.assertEqual(things, self.ran[-1][0])

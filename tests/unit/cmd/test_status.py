@@ -260,6 +260,15 @@ class TestStatus(CommandTestCase):
                      ('check', '--staging-room', 'nan'),
                      ('check', '--staging-room', '-1'),
                      ('validate', '--size', 'x'),
+                     ('validate', '--endpoint', 'nonsense'),
+                     ('check', '--glance', 'http://h:99999999'),
+                     ('check', '--glance', 'http://h:x'),
+                     ('check', '--glance', 'http://h:0'),
+                     ('check', '--glance', 'http://[::1'),
+                     ('check', '--glance', 'http://'),
+                     ('check', '--glance', 'http://a b/'),
+                     ('check', '--glance', 'nonsense'),
+                     ('check', '--glance', 'ftp://h'),
                      ('metrics', '--listen', '127.0.0.1:99999999')):
             err = io.StringIO()
             with contextlib.redirect_stderr(err):

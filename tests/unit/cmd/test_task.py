@@ -99,9 +99,20 @@ class TestTaskList(base.BaseTestCase):
 
     def test_no_store_at_all(self):
         self.queue.sites.clear()
-        status, _out, err = self.run_command()
-        self.assertEqual(command.WRONG, status)
-        self.assertIn('there are: none', err)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.node._enabled', lambda: {'a': 'file'}))
+        for argv in ((), ('--site', 'a')):
+            status, out, err = self.run_command(*argv)
+            self.assertEqual((command.WRONG, ''), (status, out))
+            self.assertIn('no store is of type dcn; there are: a:file', err)
+
+    def test_no_store_keeps_the_records(self):
+        """As where two are ours, and another one is the default."""
+        self.queue.home.site = None
+        status, out, err = self.run_command()
+        self.assertEqual((command.WRONG, ''), (status, out))
+        self.assertIn('home_store in [glance_dcn]', err)
+        self.assertIn('edge, home', err)
 
     def test_images_that_are_being_written(self):
         shown = ['write (removing)']

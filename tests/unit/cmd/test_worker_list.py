@@ -54,9 +54,12 @@ class WorkerListTest(base.BaseTestCase):
 
     def list(self, *arguments):
         """Return the exit status and what is printed."""
+        return self.run_worker('list', *arguments)
+
+    def run_worker(self, *arguments):
         parser = argparse.ArgumentParser()
         worker.register(parser.add_subparsers())
-        args = parser.parse_args(['worker', 'list', *arguments])
+        args = parser.parse_args(['worker', *arguments])
         with contextlib.redirect_stdout(io.StringIO()) as output:
             status = args.run(args)
         return status, output.getvalue()
@@ -120,6 +123,25 @@ class WorkerListTest(base.BaseTestCase):
         self.list()
         self.assertEqual([(queue.PROCESS.home, 'ours')], self.asked)
         self.assertEqual('central', queue.PROCESS.home.name)
+
+    def test_no_store_of_ours(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue('ours')))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.node._enabled', lambda: {'a': 'file'}))
+        for command in ('list', 'recover'):
+            with contextlib.redirect_stderr(io.StringIO()) as err:
+                self.assertEqual((2, ''), self.run_worker(command))
+            self.assertIn('no store is of type dcn; there are: a:file',
+                          err.getvalue())
+
+    def test_no_store_keeps_the_records(self):
+        """As where two are ours, and another one is the default."""
+        queue.PROCESS.home.site = None
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertEqual((2, ''), self.list())
+        self.assertIn('home_store in [glance_dcn]', err.getvalue())
+        self.assertIn('central, dcn0', err.getvalue())
 
     def test_default_site_cannot_be_read(self):
         self.registry.reachable = False
