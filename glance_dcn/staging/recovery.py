@@ -237,6 +237,10 @@ class _Recovery:
 
     def _lost(self, lock: str | None) -> str:
         """The task has let go of the image, or lost it."""
+        if not lock:
+            # Glance has removed what was staged before it let go; what that
+            # was converted from is ours.
+            folder.discard(*folder.companions(self._entry.path))
         self._database.fail(
             self._entry.task, 'The worker ended; the image %s.' % (
                 'was taken over by task %s' % lock if lock

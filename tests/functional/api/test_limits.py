@@ -18,6 +18,7 @@ from keystoneclient.v3 import client as keystone_client
 
 from lab import process
 from tests.functional.api import base
+from tests.functional.api import client
 from tests import releases
 
 _REGION = 'limits'
@@ -78,7 +79,7 @@ class KeystoneLimitsTest(base.OwnGlanceTestCase):
         image = self.api.images.get(image_id)
         for name in ('os_glance_importing_to_stores', 'os_glance_import_task'):
             self.assertFalse(image.get(name), image)
-        self.assertEqual(','.join(stores), image.get('stores', ''))
+        self.assertEqual(set(stores), client.stores_of(image))
         usage = self.usage()
         self.assertEqual((0, 0), (usage['image_stage_total'],
                                   usage['image_count_uploading']))

@@ -27,6 +27,7 @@ from oslotest import base
 
 from glance_dcn.staging import database
 from glance_dcn.staging import durable
+from glance_dcn.staging import folder
 from glance_dcn.staging import journal
 from glance_dcn.staging import recovery
 from glance_dcn.staging import running
@@ -296,6 +297,13 @@ class RecoveryTest(base.BaseTestCase):
         self.assertEqual(recovery.FINISHED, self.recover())
         self.assertEqual('failure', self.task['status'])
         self.assertLetGo()
+
+    def test_task_had_let_go_of_an_image_that_was_converted(self):
+        # The staged file is that of a new upload by now.
+        self.died(lock='', status='uploading', task='failure')
+        pathlib.Path(folder.aside(str(self.path))).write_bytes(b'source')
+        self.assertEqual(recovery.FINISHED, self.recover())
+        self.assertEqual([self.image_id], self.files())
 
     def test_task_has_ended_and_the_lock_stays(self):
         self.died(status='active', located=STORES, task='success')
