@@ -76,13 +76,13 @@ class DcnReadingTest(ReadingTestCase):
             'glance_dcn.sites.site.rbd_backend',
             types.SimpleNamespace(RBD=open_image)))
         self.assertSame(self.data, self.read(uri, 'far'))
-        self.assertEqual([None], [one.image for one in opened])
+        self.assertEqual([None], [one._image for one in opened])
         # It is closed also if nobody reads it.
         data, size = multi_backend.get(uri, 'far')
         self.assertEqual(len(self.data), size)
         self.assertIsNotNone(opened[1].image)
         del data
-        self.assertEqual([None, None], [one.image for one in opened])
+        self.assertEqual([None, None], [one._image for one in opened])
 
     def test_local_first_of_equal_weight(self):
         self.use_two()
