@@ -43,7 +43,7 @@ class TestSites(sites.SitesCase):
         watch.look()
         self.assertEnabled(dcn7='rbd')
         self.assertEqual(['dcn', 'rbd'], self.schemes())
-        self.assertEqual(5, int(self.store().weight))
+        self.assertEqual(5, self.store().conf.dcn7.weight)
         store = self.store()
         found = location.SCHEME_TO_CLS_BACKEND_MAP['rbd']
         self.assertEqual(['dcn7'], [
@@ -91,7 +91,7 @@ class TestSites(sites.SitesCase):
         self.put(weight=6, dcn_max_transfers=2)
         watch.look()
         self.assertIs(before, self.store())
-        self.assertEqual((6, 2), (before.weight,
+        self.assertEqual((6, 2), (before.conf.dcn7.weight,
                                   before.site.limits.max_transfers))
         self.put(weight=6, rbd_store_user='else')
         watch.look()
