@@ -329,7 +329,8 @@ def purge(cluster, name):
     with cluster.pool('images') as ioctx:
         for entry in rbd.RBD().trash_list(ioctx):
             if entry['name'] == name:
-                rbd.RBD().trash_restore(ioctx, entry['id'], name)
+                process.wait_for('an image in the trash', functools.partial(
+                    _restore, ioctx, entry['id'], name), 30)
         if name not in rbd.RBD().list(ioctx):
             return
         # One that was being created when its maker died cannot be opened.
@@ -340,6 +341,20 @@ def purge(cluster, name):
                     image.unprotect_snap(snap['name'])
                 image.remove_snap(snap['name'])
         rbd.RBD().remove(ioctx, name)
+
+
+def _restore(ioctx, image_id, name):
+    """Restore an image from the trash; return whether it is there no more.
+
+    A task runner may be trying to purge it at this moment.
+    """
+    try:
+        rbd.RBD().trash_restore(ioctx, image_id, name)
+    except rbd.ImageBusy:
+        return False
+    except rbd.ImageNotFound:
+        pass
+    return True
 
 
 def digest(data, algorithm='sha256'):
