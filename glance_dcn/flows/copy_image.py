@@ -124,16 +124,7 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
         # It counts for what is asked next.
         action.add_importing_stores(targets)
         size = action._image.size or 0
-    within = False
-    try:
-        within = _is_within_limits(kwargs, size)
-    finally:
-        if not within:
-            # Stock refuses it, and takes back what it has saved itself; or
-            # Keystone does not answer, and there is no flow that would.
-            with kwargs['action_wrapper'] as action:
-                action.remove_importing_stores(targets)
-    if not within:
+    if not _stays_within_limits(kwargs, targets, size):
         return []
     with kwargs['action_wrapper'] as action:
         action.remove_failed_stores(targets)
@@ -141,6 +132,23 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
         wanted.remove(store)
     _taken[task_id] = targets
     return targets
+
+
+def _stays_within_limits(kwargs: dict[str, typing.Any], targets: list[str],
+                         size: int) -> bool:
+    """Return whether a copy may begin; take its targets off, if it may not.
+
+    Stock refuses it then, and takes back what it has saved itself. So it does
+    not where Keystone does not answer: there is no flow yet.
+    """
+    within = False
+    try:
+        within = _is_within_limits(kwargs, size)
+    finally:
+        if not within:
+            with kwargs['action_wrapper'] as action:
+                action.remove_importing_stores(targets)
+    return within
 
 
 def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:

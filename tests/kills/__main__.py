@@ -20,19 +20,14 @@ staged file, no RBD image and no lock is left of any of them.
 """
 
 import argparse
-import contextlib
-import os
-import pathlib
 import random
 import signal
 import sys
-import tempfile
 
-from lab import database
-from lab import deployment
 from lab import process
 from tests.kills import run
 from tests.kills import scene as scenes
+from tests import labs
 
 
 def parser():
@@ -51,32 +46,8 @@ def parser():
         help='stock Glance with stores of type rbd, killed while it stores')
     add('--limit', type=float, default=run.LIMIT, metavar='SECONDS',
         help='until an image must be usable (default: %d)' % run.LIMIT)
-    add('--database', choices=database.KINDS, default='mariadb')
-    add('--lender', type=pathlib.Path, metavar='STATE',
-        help='use the lab in that folder (default: an own one)')
-    add('--state', type=pathlib.Path, default=None,
-        help='folder for the own lab; short, as it holds sockets')
+    labs.add_arguments(result)
     return result
-
-
-@contextlib.contextmanager
-def _lab(args):
-    """Have a lab for as long as the block runs."""
-    if args.lender:
-        os.environ['GLANCE_DCN_LAB'] = str(args.lender)
-        yield
-        return
-    state = args.state or pathlib.Path(tempfile.mkdtemp(prefix='dcn-kills.'))
-    lab = deployment.Deployment(state / 'lab')
-    os.environ['GLANCE_DCN_LAB'] = str(lab.state)
-    try:
-        lab.create(scenes.STORES, database=args.database)
-        lab.up()
-        yield
-    finally:
-        lab.down(delete=True)
-        with contextlib.suppress(OSError):
-            state.rmdir()
 
 
 def go(args):
@@ -87,7 +58,8 @@ def go(args):
     chance = random.Random(args.seed)
     methods = args.methods.split(',')
     kills = []
-    with _lab(args), scenes.Scene('rbd' if args.stock else 'dcn') as scene:
+    with labs.running(args, scenes.STORES, 'dcn-kills.'), \
+            scenes.Scene('rbd' if args.stock else 'dcn') as scene:
         spent = {} if args.stock else {
             method: run.duration(scene, method) for method in methods}
         print('without kills: %s' % (', '.join(

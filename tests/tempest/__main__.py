@@ -20,18 +20,13 @@ pass each time.
 
 import argparse
 import collections
-import contextlib
-import os
-import pathlib
 import signal
 import sys
-import tempfile
 import time
 
-from lab import database
-from lab import deployment
 from lab import process
 from tests.functional.api import base
+from tests import labs
 from tests.tempest import scene as scenes
 
 
@@ -46,32 +41,8 @@ def parser():
              'and of glance-tempest-plugin)')
     add('--runs', type=int, default=3, metavar='N',
         help='runs with stores of type dcn (default: %(default)s)')
-    add('--database', choices=database.KINDS, default='mariadb')
-    add('--lender', type=pathlib.Path, metavar='STATE',
-        help='use the lab in that folder (default: an own one)')
-    add('--state', type=pathlib.Path, default=None,
-        help='folder for the own lab; short, as it holds sockets')
+    labs.add_arguments(result)
     return result
-
-
-@contextlib.contextmanager
-def _lab(args):
-    """Have a lab for as long as the block runs."""
-    if args.lender:
-        os.environ['GLANCE_DCN_LAB'] = str(args.lender)
-        yield
-        return
-    state = args.state or pathlib.Path(tempfile.mkdtemp(prefix='dcn-tempest.'))
-    lab = deployment.Deployment(state / 'lab')
-    os.environ['GLANCE_DCN_LAB'] = str(lab.state)
-    try:
-        lab.create(base.SITES, database=args.database)
-        lab.up()
-        yield
-    finally:
-        lab.down(delete=True)
-        with contextlib.suppress(OSError):
-            state.rmdir()
 
 
 def go(args):
@@ -81,7 +52,7 @@ def go(args):
         each time
     """
     names = args.names or scenes.modules()
-    with _lab(args):
+    with labs.running(args, base.SITES, 'dcn-tempest.'):
         expected = _passed(_run('rbd', names, 'stock'))
         worse = set()
         for number in range(1, args.runs + 1):
