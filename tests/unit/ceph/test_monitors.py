@@ -14,6 +14,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 
@@ -22,6 +23,7 @@ from oslotest import base
 from glance_dcn.ceph import monitors
 from glance_dcn.engine import native
 from glance_dcn.runtime import scheduler
+from lab import process
 
 
 class ParseTest(base.BaseTestCase):
@@ -72,6 +74,17 @@ class MonitorsTest(base.BaseTestCase):
             threading.Thread(target=serve, daemon=True).start()
         return monitors.Address(*server.getsockname())
 
+    @staticmethod
+    def connections(address):
+        """Return how many connections to it are open."""
+        host, port = address
+        remote = '%08X:%04X' % (int.from_bytes(
+            socket.inet_aton(host), sys.byteorder), port)
+        established = '01'
+        with open('/proc/self/net/tcp') as f:
+            return sum(line.split()[2:4] == [remote, established]
+                       for line in f)
+
     def closed(self):
         """Return an address that nobody listens at."""
         with socket.create_server(('127.0.0.1', 0)) as server:
@@ -98,17 +111,15 @@ class MonitorsTest(base.BaseTestCase):
     def test_many_take_no_threads_and_hold_up_none(self):
         silent = self.listen()
         answers = self.listen(b'ceph v2\n')
-        # Tests before this one may have left some open in this process.
-        before = len(os.listdir('/proc/self/fd'))
         for _ in range(400):
             self.monitors.ask([silent], lambda reason: None)
         began = time.monotonic()
         self.monitors.ask([answers], self.reasons.put)
-        threads = files = 0
+        threads = connections = 0
         while True:
             threads = max(threads, sum(
                 thread.is_alive() for thread in list(self.threads)))
-            files = max(files, len(os.listdir('/proc/self/fd')))
+            connections = max(connections, self.connections(silent))
             try:
                 self.assertIsNone(self.reasons.get(timeout=0.1))
                 break
@@ -116,15 +127,17 @@ class MonitorsTest(base.BaseTestCase):
                 continue
         # The scheduler, and one that polls them all.
         self.assertLessEqual(threads, 3)
-        self.assertLess(files - before, 280)
+        self.assertLessEqual(connections, 240)
+        self.assertGreater(connections, 32)
         # Not after each thirty of them.
         self.assertLess(time.monotonic() - began, 5 * monitors.TIMEOUT)
 
     def test_all_sockets_are_closed(self):
         silent = self.listen()
-        before = sorted(os.listdir('/proc/self/fd'))
         for _ in range(3):
             self.monitors.ask([silent, silent], self.reasons.put)
+        process.wait_for('the connections',
+                         lambda: self.connections(silent) == 6, 30, 0.05)
         for _ in range(3):
             self.assertIn('no answer', self.reasons.get(timeout=60))
-        self.assertEqual(before, sorted(os.listdir('/proc/self/fd')))
+        self.assertEqual(0, self.connections(silent))

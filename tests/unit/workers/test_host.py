@@ -120,6 +120,8 @@ class HostLeadTest(base.BaseTestCase):
         for lead in (self.first, self.second):
             lead.on_work(lambda lead=lead: woken.append(lead))
         self.beat(self.first, self.second)
+        # Its thread would see the file first.
+        self.first._polling.stop()
         woken.clear()
         self.first._poll()
         self.assertEqual([], woken)
