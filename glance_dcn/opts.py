@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import typing
 
-from glance_dcn.flows import options as process_options
-from glance_dcn.staging import options as staging_options
+from glance_dcn.imports import options as staging_options
+from glance_dcn.imports import plugin_options as process_options
 from glance_dcn.store import options
 from glance_dcn.store import resources
 from glance_dcn.tasks import setup as task_setup

@@ -16,7 +16,7 @@
 #
 #   tools/run-releases.sh                all releases; takes an hour
 #   tools/run-releases.sh 26 29          some of them
-#   SELECTION=tests/unit/flows/test_*.py tools/run-releases.sh 26   other tests
+#   SELECTION=tests/unit/imports/test_*.py tools/run-releases.sh 26   other tests
 #
 # lab/releases has what is installed with each release.
 
@@ -34,8 +34,8 @@ fi
 selection=${SELECTION:-}
 if [ -z "$selection" ]; then
     selection='tests/unit/test_*.py'
-    for room in ceph cmd engine flows images runtime sites staging store \
-            tasks workers; do
+    for room in ceph cmd engine images imports runtime sites store tasks \
+            upstream workers; do
         selection+=" tests/unit/$room/test_*.py"
     done
     for name in conversion direct_copy green mixed_stores standalone \

@@ -28,7 +28,7 @@ for as long. So the call is made by a thread of its own, and its caller waits::
 
 While the probe is answered the call goes on: a slow link is no reason to end
 it. Of a call that was left pool, image and client stay open until it ends
-(:mod:`glance_dcn.engine.shared`); what it brings after all is given to a
+(:mod:`glance_dcn.runtime.shared`); what it brings after all is given to a
 function, to be closed. Its client was retired and is blocklisted before
 another one takes its place, where what it has sent must not be carried out
 later. Where the process has no room for the client of a probe, the
@@ -46,7 +46,7 @@ import typing
 
 import rados
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 
 
@@ -107,7 +107,7 @@ class Call(typing.Generic[_T]):
         """Return what the function returned, or raise what it raised.
 
         :param timeout: seconds
-        :raises glance_dcn.engine.native.Empty: if there is nothing yet
+        :raises glance_dcn.runtime.native.Empty: if there is nothing yet
         """
         result: _T
         result, error = native.get(self._outcome, timeout)

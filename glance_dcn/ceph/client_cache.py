@@ -46,8 +46,8 @@ import typing
 import rados
 
 from glance_dcn.ceph import errors
-from glance_dcn.engine import native
 from glance_dcn.runtime import limits as process_limits
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 
 

@@ -36,7 +36,6 @@ import typing
 
 import rados
 
-from glance_dcn import background
 from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
@@ -46,9 +45,10 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
-from glance_dcn.engine import native
-from glance_dcn.engine import shared
+from glance_dcn.runtime import native
+from glance_dcn.runtime import periodic
 from glance_dcn.runtime import scheduler as schedulers
+from glance_dcn.runtime import shared
 
 LOG = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class Connection:
         not asked: who wants to know uses it.
         """
         self._told.append(function)
-        if background.is_master():
+        if periodic.is_master():
             return
         watch = self._state().watch
         if watch.health.state == health.UP:

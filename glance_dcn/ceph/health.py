@@ -39,7 +39,7 @@ import rbd
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import monitors
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)

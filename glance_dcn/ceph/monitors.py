@@ -35,7 +35,7 @@ import re
 import time
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 
 

@@ -32,7 +32,7 @@ import struct
 
 import rados
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 #: What every function of this module raises when the cluster refuses.
 Error = rados.Error

@@ -25,7 +25,7 @@ from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 
 # Seconds for which the address of a retired client is known: requests that

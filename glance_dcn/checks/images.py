@@ -19,9 +19,9 @@ import typing
 
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
-from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
+from glance_dcn.status import subjects
 
 _SHOWN = 5
 

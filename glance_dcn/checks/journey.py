@@ -30,7 +30,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import guest
 from glance_dcn.ceph import trial
 from glance_dcn.checks import api
-from glance_dcn.checks import subjects
+from glance_dcn.status import subjects
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,8 +18,8 @@ from __future__ import annotations
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.checks import registry
-from glance_dcn.checks import subjects
 from glance_dcn.sites import home as homes
+from glance_dcn.status import subjects
 from glance_dcn.tasks import store as stores
 
 

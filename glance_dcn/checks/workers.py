@@ -18,8 +18,8 @@ import time
 
 from glance_dcn.ceph import health
 from glance_dcn.checks import registry
-from glance_dcn.checks import subjects
 from glance_dcn.sites import home as homes
+from glance_dcn.status import subjects
 from glance_dcn.workers import registry as registries
 
 # Seconds after which a worker is silent; they speak every ten. It is not

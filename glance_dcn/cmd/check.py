@@ -23,10 +23,10 @@ from glance_dcn.checks import images
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
-from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
+from glance_dcn.status import subjects
 from glance_dcn.tasks import setup as task_setup
 
 #: Exit status: all is well, or something is not.

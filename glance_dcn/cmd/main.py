@@ -146,7 +146,7 @@ def _set_up_stores(args: argparse.Namespace) -> None:
     """Have glance_store configure the stores, as Glance does."""
     import glance_store
     # It has options of the command line, which are known before that is read.
-    importlib.import_module('glance_dcn.staging.database')
+    importlib.import_module('glance_dcn.upstream.database')
     node.read(args)
     glance_store.register_store_opts(cfg.CONF,
                                      reserved_stores=dict(node.RESERVED))

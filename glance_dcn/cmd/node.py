@@ -25,7 +25,6 @@ from oslo_db import options as db_options
 
 from glance_dcn.ceph import connection
 from glance_dcn.checks import nodes
-from glance_dcn.checks import subjects
 from glance_dcn.cmd import output
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
@@ -33,6 +32,7 @@ from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
 from glance_dcn.status import snapshot
+from glance_dcn.status import subjects
 
 if typing.TYPE_CHECKING:
     from glance_dcn.status import inventory

@@ -22,9 +22,9 @@ import typing
 
 from glance_dcn.checks import api
 from glance_dcn.checks import journey
-from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+from glance_dcn.status import subjects
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,9 +31,9 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.staging import folder
-from glance_dcn.staging import journal
-from glance_dcn.staging import recovery
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
+from glance_dcn.imports import recovery
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
 

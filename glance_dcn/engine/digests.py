@@ -37,7 +37,7 @@ import hashlib
 import typing
 
 from glance_dcn.engine import extents
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     Done = Callable[[Exception | None], object]

@@ -32,8 +32,8 @@ from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import loop as loops
-from glance_dcn.engine import native
 from glance_dcn.engine import rates
+from glance_dcn.runtime import native
 
 
 # The lister hands over this many requests at a time ...

@@ -26,7 +26,7 @@ import time
 import typing
 
 from glance_dcn.engine import errors
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     # A handler, a request, and its result.

@@ -33,7 +33,7 @@ import rados
 import rbd
 
 from glance_dcn.engine import header
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 
 #: Features of images that librbd keeps up to date with each write: all those
@@ -77,7 +77,7 @@ class DataObjects:
                                 'was not opened.' % pool)
         self._ioctx.set_namespace(ioctx.get_namespace())
         # Answers come in threads of librados, which must not meet a lock of
-        # eventlet's (see glance_dcn.engine.native).
+        # eventlet's (see glance_dcn.runtime.native).
         self._ioctx.lock = native.lock()
         # As librbd does: what a full pool refuses is told at once.
         self._ioctx.set_osdmap_full_try()

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 import time
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 
 # Idle time that may be caught up with, in seconds.

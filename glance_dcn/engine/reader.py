@@ -21,9 +21,9 @@ from glance_dcn.engine.backends import base
 from glance_dcn.engine import extents
 from glance_dcn.engine import intake
 from glance_dcn.engine import loop as loops
-from glance_dcn.engine import native
 from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
+from glance_dcn.runtime import native
 
 
 AHEAD = 32 << 20

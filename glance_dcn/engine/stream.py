@@ -25,9 +25,9 @@ from glance_dcn.engine import extents
 from glance_dcn.engine import fanout
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
-from glance_dcn.engine import native
 from glance_dcn.engine import rates
 from glance_dcn.engine import transfer
+from glance_dcn.runtime import native
 
 
 # The steps by which a target of unknown final size grows.

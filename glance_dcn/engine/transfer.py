@@ -44,8 +44,8 @@ from glance_dcn.engine import intake
 from glance_dcn.engine import laggards
 from glance_dcn.engine import lane
 from glance_dcn.engine import loop as loops
-from glance_dcn.engine import native
 from glance_dcn.engine import rates
+from glance_dcn.runtime import native
 
 
 MEMORY = 128 << 20

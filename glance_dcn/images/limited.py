@@ -29,7 +29,7 @@ import subprocess
 import time
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 _Pipe = typing.Union[typing.IO[bytes], io.FileIO]
 

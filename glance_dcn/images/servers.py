@@ -33,9 +33,9 @@ import posix
 import subprocess
 import typing
 
-from glance_dcn.engine import native
 from glance_dcn.images import limited
 from glance_dcn.images import server
+from glance_dcn.runtime import native
 
 #: Seconds without an image after which a server ends.
 IDLE = 60

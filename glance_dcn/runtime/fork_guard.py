@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

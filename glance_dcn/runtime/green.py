@@ -39,8 +39,8 @@ import posix
 import time
 import typing
 
-from glance_dcn.engine import native
 from glance_dcn.runtime import logs
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,7 +214,7 @@ def _make_pipe() -> tuple[int, int]:
 def _wait(queue: native.Queue[_T], timeout: float) -> _T:
     """Take an item in a native thread.
 
-    :raises glance_dcn.engine.native.Empty: when nothing came in time
+    :raises glance_dcn.runtime.native.Empty: when nothing came in time
     """
     # First without a timeout; see native.get(), which is for green threads.
     try:

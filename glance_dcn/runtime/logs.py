@@ -30,7 +30,7 @@ from __future__ import annotations
 import logging
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 
 def share_locks() -> None:

@@ -36,7 +36,7 @@ import os
 import time
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -178,7 +178,7 @@ class Scheduler:
 
     :param clock: returns seconds of a monotonic clock
     :param start: what starts a thread, with the signature of
-        :func:`glance_dcn.engine.native.start`
+        :func:`glance_dcn.runtime.native.start`
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic,
@@ -382,7 +382,7 @@ def _take(queue: native.Queue[_T], timeout: float) -> _T | None:
     :param timeout: seconds
     :returns: None if there was none in time
     """
-    # First without a timeout: see glance_dcn.engine.native.get().
+    # First without a timeout: see glance_dcn.runtime.native.get().
     try:
         return queue.get_nowait()
     except native.Empty:

@@ -50,8 +50,8 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
 from glance_dcn.engine import digests
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.engine import native
 from glance_dcn.engine import transfer
+from glance_dcn.runtime import native
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import proofs

@@ -31,8 +31,8 @@ import typing
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import growing
 from glance_dcn.engine import errors
-from glance_dcn.engine import native
 from glance_dcn.engine import transfer
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence

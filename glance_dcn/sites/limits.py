@@ -30,8 +30,8 @@ import os
 import time
 import typing
 
-from glance_dcn.engine import native
 from glance_dcn.engine import rates
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

@@ -43,8 +43,8 @@ from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.engine import native
 from glance_dcn.engine import reader
+from glance_dcn.runtime import native
 from glance_dcn.sites import proofs
 
 if typing.TYPE_CHECKING:

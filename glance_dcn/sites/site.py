@@ -35,7 +35,6 @@ from glance_dcn.sites import access
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
 from glance_dcn.sites import wiring
-from glance_dcn.staging import running
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +74,8 @@ class Site:
     :param tasks: where writes and deferred work are recorded; None: nothing
         is recorded
     :param read_only: whether the user may only read, as far as is known
+    :param on_write: called before an image is written, with its name, the
+        site's and the RADOS instance ID of the client that writes it
     :ivar retired: whether it was taken away: it holds images, and takes no
         more
     """
@@ -83,7 +84,9 @@ class Site:
                  user: str | None, connect_timeout: float = -1,
                  io_timeout: float = 0, home: homes.Home | None = None,
                  tasks: queue.TaskQueue | None = None,
-                 read_only: bool = False) -> None:
+                 read_only: bool = False,
+                 on_write: Callable[[str, str, int], object] | None = None
+                 ) -> None:
         if connect_timeout < 0:
             connect_timeout = connection.CONNECT_TIMEOUT
         self.name = name
@@ -95,6 +98,7 @@ class Site:
         self.conf_file = conf_file
         self.limits = limits.get(name)
         self.retired = False
+        self._on_write = on_write
         self._connection = connection.get(name, conf_file, user,
                                           connect_timeout, io_timeout, pool)
         self.tasks = tasks
@@ -305,7 +309,8 @@ class Site:
         """
         self.check_open()
         self.access.require_write(ioctx)
-        running.writes(image, self.name, self.instance)
+        if self._on_write is not None:
+            self._on_write(image, self.name, self.instance)
         write = self._begin_write(ioctx, image)
         try:
             endpoint = self.call(self._begin, ioctx, image, size, write,

@@ -28,10 +28,10 @@ import logging
 import time
 import typing
 
-from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
+from glance_dcn.runtime import periodic
 from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
@@ -71,8 +71,8 @@ class Wiring:
         # Which store has which pool, and when that was looked for.
         self._owners: dict[tuple[str, str], tuple[int, str]] = {}
         self._looked = float('-inf')
-        self._work = background.Periodic('dcn-wiring', self.synchronise,
-                                         _INTERVAL)
+        self._work = periodic.Periodic('dcn-wiring', self.synchronise,
+                                       _INTERVAL)
 
     def add(self, site: sites.Site, home: bool = False) -> None:
         """Record a store's site.

@@ -27,10 +27,10 @@ from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
-from glance_dcn.checks import subjects
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
+from glance_dcn.status import subjects
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 

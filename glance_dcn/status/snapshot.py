@@ -19,9 +19,9 @@ import enum
 import time
 
 from glance_dcn.ceph import health
-from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
 from glance_dcn.status import look
+from glance_dcn.status import subjects
 
 #: Seconds for sites to answer, unless others are chosen, and for each table of
 #: the database.

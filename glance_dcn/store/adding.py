@@ -25,10 +25,10 @@ from glance_dcn.ceph import records
 from glance_dcn.engine.backends import null
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
+from glance_dcn.imports import active_imports
 from glance_dcn.sites import hashes
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import proofs
-from glance_dcn.staging import running
 from glance_dcn.store import failures
 from glance_dcn.store import staged
 
@@ -184,7 +184,7 @@ class Addition:
         """Return what all data is shown to: verifier and progress."""
         listeners = [listener for listener in (
             self._verifier and self._verifier.update,
-            running.meter(self._name, self._site.name, self._size))
+            active_imports.meter(self._name, self._site.name, self._size))
             if listener]
         if len(listeners) < 2:
             return listeners[0] if listeners else None

@@ -24,8 +24,8 @@ import os
 from glance_store import multi_backend
 from oslo_config import cfg
 
-from glance_dcn.engine import native
-from glance_dcn import glance_interfaces
+from glance_dcn.runtime import native
+from glance_dcn.upstream import glance_interfaces
 
 _lock = native.lock()
 # Whose option was changed, and all that was changed of it: each change sets

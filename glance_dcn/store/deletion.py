@@ -51,12 +51,12 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
-from glance_dcn import glance_db
+from glance_dcn.runtime import native
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
+from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

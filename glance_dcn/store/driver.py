@@ -33,15 +33,15 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
-from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
-from glance_dcn import glance_db
-from glance_dcn import glance_interfaces
-from glance_dcn import plugins
+from glance_dcn.imports import active_imports
+from glance_dcn.imports import folder
+from glance_dcn.imports import watch as staging_watch
 from glance_dcn.runtime import green
+from glance_dcn.runtime import periodic
 from glance_dcn.sites import hashes
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
@@ -49,7 +49,6 @@ from glance_dcn.sites import reading
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
-from glance_dcn.staging import watch as staging_watch
 from glance_dcn.store import adding
 from glance_dcn.store import backends
 from glance_dcn.store import deletion as deletions
@@ -63,6 +62,9 @@ from glance_dcn.store import staged
 from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import setup as task_setup
+from glance_dcn.upstream import glance_db
+from glance_dcn.upstream import glance_interfaces
+from glance_dcn.upstream import plugins
 from glance_dcn.workers import host
 from glance_dcn.workers import presence
 
@@ -139,7 +141,8 @@ class Store(driver.Store):
                 connect_timeout=conf.rados_connect_timeout,
                 io_timeout=conf.dcn_io_timeout, home=queue.PROCESS.home,
                 tasks=queue.PROCESS,
-                read_only=conf.dcn_access == 'read-only')
+                read_only=conf.dcn_access == 'read-only',
+                on_write=active_imports.writes)
             self.take_limits()
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
@@ -147,10 +150,12 @@ class Store(driver.Store):
         # Work beside requests has to ask Glance's database.
         green.start()
         if glance_interfaces.forks_workers(self.conf):
-            background.become_master()
+            periodic.become_master()
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
-        task_setup.configure(queue.PROCESS, self.conf, database)
+        task_setup.configure(
+            queue.PROCESS, self.conf, database,
+            folder.private(self.conf) if database else None)
         resources.configure(self.conf, warn=queue.PROCESS.enabled)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)

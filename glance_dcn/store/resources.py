@@ -79,7 +79,7 @@ def configure(conf: cfg.ConfigOpts, warn: bool) -> None:
 
 def process_count(conf: cfg.ConfigOpts) -> int:
     """Return how many processes there are of this Glance."""
-    # That of glance_dcn.background.
+    # That of glance_dcn.runtime.periodic.
     uwsgi = sys.modules.get('uwsgi')
     if uwsgi is not None:
         return max(1, getattr(uwsgi, 'numproc', 1))

@@ -34,7 +34,7 @@ from glance_store import exceptions
 from glance_store import location
 
 from glance_dcn.ceph import connection
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.sites import folder
 from glance_dcn.sites import wiring
 from glance_dcn.store import backends

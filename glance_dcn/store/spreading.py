@@ -32,12 +32,12 @@ import typing
 
 from oslo_config import cfg
 
-from glance_dcn.engine import native
 from glance_dcn.engine import transfer
+from glance_dcn.imports import active_imports
+from glance_dcn.runtime import native
 from glance_dcn.sites import copying
 from glance_dcn.sites import sources
 from glance_dcn.sites import waves
-from glance_dcn.staging import running
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Ended(Exception):
 class Spreading:
     """The copies of one import to the stores whose turn is still to come."""
 
-    def __init__(self, going_on: running.Import) -> None:
+    def __init__(self, going_on: active_imports.Import) -> None:
         self._import = going_on
         # Of the store of this site, once it has the image.
         self._source: tuple[sites.Site, records.Record] | None = None
@@ -143,7 +143,7 @@ class Spreading:
                 outcome.put(False)
 
     def _check(self, _progress: typing.Any) -> None:
-        if running.get(self._import.entry.task) is not self._import:
+        if active_imports.get(self._import.entry.task) is not self._import:
             raise _Ended
 
     def _tell(self, outcome: copying.Outcome,
@@ -170,7 +170,7 @@ def of(image: str) -> Spreading | None:
 
     :returns: None where no import is known that it could serve
     """
-    going_on = running.of(image)
+    going_on = active_imports.of(image)
     options = getattr(cfg.CONF, 'glance_dcn', None)
     if (going_on is None or going_on.entry.method not in _METHODS
             or len(going_on.entry.stores) <= _FEWEST

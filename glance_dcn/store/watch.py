@@ -32,7 +32,7 @@ from glance_store import driver
 from glance_store import location
 from oslo_config import cfg
 
-from glance_dcn import background
+from glance_dcn.runtime import periodic
 from glance_dcn.sites import folder
 from glance_dcn.store import backends
 from glance_dcn.store import options
@@ -88,12 +88,12 @@ class Watch:
         self._missing: dict[str, int] = {}
         self._refused: dict[str, dict[str, str]] = {}
         self._limits = LimitsFile(conf, self.roster)
-        self._looking = background.Periodic('dcn-files', self.look, _LOOK)
+        self._looking = periodic.Periodic('dcn-files', self.look, _LOOK)
         self.record = record.Record(self.roster, _sites,
                                     lead=queue.PROCESS.lead)
         # Neither is used without a folder.
-        self._exchange = background.Periodic('dcn-sites', self._keep_record,
-                                             _EXCHANGE)
+        self._exchange = periodic.Periodic('dcn-sites', self._keep_record,
+                                           _EXCHANGE)
         path = conf[options.GROUP].sites_dir
         if path:
             self._folder = folder.Folder(path, self._check)

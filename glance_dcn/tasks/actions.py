@@ -39,8 +39,8 @@ import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
-from glance_dcn import glance_db
 from glance_dcn.tasks import task as tasks
+from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     import rados

@@ -27,7 +27,7 @@ import json
 import logging
 import typing
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection

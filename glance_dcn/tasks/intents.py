@@ -28,11 +28,11 @@ import time
 import typing
 import uuid
 
-from glance_dcn import background
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
 from glance_dcn.runtime import fork_guard
+from glance_dcn.runtime import native
+from glance_dcn.runtime import periodic
 from glance_dcn.sites import leftovers
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
@@ -118,8 +118,8 @@ class WriteLog:
                  notify: typing.Callable[[], object] = lambda: None) -> None:
         self._store = store
         self._notify = notify
-        self._periodic = background.Periodic('dcn-lease', self.renew,
-                                             leases.RENEWAL)
+        self._periodic = periodic.Periodic('dcn-lease', self.renew,
+                                           leases.RENEWAL)
         self._fork_guard = fork_guard.ForkGuard(self._reset)
 
     def _reset(self) -> None:

@@ -28,7 +28,7 @@ import uuid
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 

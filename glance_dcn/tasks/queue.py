@@ -22,7 +22,6 @@ import rbd
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
-from glance_dcn import glance_interfaces
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
@@ -33,12 +32,13 @@ from glance_dcn.tasks import runner as runners
 from glance_dcn.tasks import spool as spools
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
     import rados
 
-    from glance_dcn import glance_db
     from glance_dcn.sites import site as sites
+    from glance_dcn.upstream import glance_db
 
 LOG = logging.getLogger(__name__)
 

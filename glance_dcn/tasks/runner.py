@@ -33,20 +33,20 @@ import typing
 
 import rbd
 
-from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
-from glance_dcn import glance_db
 from glance_dcn.runtime import lead as leads
+from glance_dcn.runtime import native
+from glance_dcn.runtime import periodic
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import crashes
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     from glance_dcn.sites import site as sites
@@ -158,8 +158,8 @@ class TaskRunner:
         self._scanned = float('-inf')
         self._awaited: set[str] = set()
         self._reported: set[str] = set()
-        self._periodic = background.Periodic('dcn-tasks', self.run,
-                                             _INTERVAL)
+        self._periodic = periodic.Periodic('dcn-tasks', self.run,
+                                           _INTERVAL)
 
     def start(self) -> None:
         """Run tasks beside requests, from now on."""

@@ -30,8 +30,8 @@ import typing
 import uuid
 
 from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
 from glance_dcn.runtime import fork_guard
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import typing
 
-from glance_dcn import plugins
+from glance_dcn.upstream import plugins
 from glance_dcn.workers import place as places
 
 _MARK = 'glance-dcn '

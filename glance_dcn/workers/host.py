@@ -46,12 +46,12 @@ import typing
 
 from oslo_config import cfg
 
-from glance_dcn import background
-from glance_dcn.engine import native
-from glance_dcn import glance_interfaces
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
 from glance_dcn.runtime import lead
-from glance_dcn.staging import folder
-from glance_dcn.staging import journal
+from glance_dcn.runtime import native
+from glance_dcn.runtime import periodic
+from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import leader
 from glance_dcn.workers import options
 from glance_dcn.workers import place
@@ -140,9 +140,9 @@ class HostLead(lead.Lead):
         self._clock = clock
         self._leaderships = {path: leader.Leadership(path, silence, clock)
                              for path in folders}
-        self._beating = background.Periodic('dcn-lead', self.beat,
-                                            min(_INTERVAL, silence / 3))
-        self._polling = background.Periodic('dcn-wake', self._poll, _POLL)
+        self._beating = periodic.Periodic('dcn-lead', self.beat,
+                                          min(_INTERVAL, silence / 3))
+        self._polling = periodic.Periodic('dcn-wake', self._poll, _POLL)
         # By process ID; what is the parent's is not touched in a child.
         self._of: dict[int, _Process] = {}
 

@@ -49,7 +49,7 @@ import time
 import typing
 import uuid
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 LOG = logging.getLogger(__name__)
 

@@ -33,8 +33,8 @@ import logging
 import time
 import uuid
 
+from glance_dcn.imports import journal
 from glance_dcn.runtime import scheduler as schedulers
-from glance_dcn.staging import journal
 from glance_dcn.workers import registry as registries
 
 LOG = logging.getLogger(__name__)

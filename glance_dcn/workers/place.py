@@ -29,8 +29,8 @@ import tempfile
 import time
 import uuid
 
-from glance_dcn.staging import durable
-from glance_dcn.staging import journal
+from glance_dcn.imports import durable
+from glance_dcn.imports import journal
 
 _IDENTITY = 'identity'
 _CHALLENGE = 'challenge'

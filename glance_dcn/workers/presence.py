@@ -31,19 +31,19 @@ import uuid
 
 from oslo_config import cfg
 
-from glance_dcn import background
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.engine import native
-from glance_dcn import glance_interfaces
+from glance_dcn.imports import active_imports
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
+from glance_dcn.imports import watch
 from glance_dcn.runtime import lead as leads
+from glance_dcn.runtime import native
+from glance_dcn.runtime import periodic
 from glance_dcn.sites import site as sites
-from glance_dcn.staging import folder
-from glance_dcn.staging import journal
-from glance_dcn.staging import running
-from glance_dcn.staging import watch
 from glance_dcn.tasks import queue
+from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import answer
 from glance_dcn.workers import host
 from glance_dcn.workers import options
@@ -83,7 +83,7 @@ def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
     options.register(conf)
     place = places.Place(staging)
     answer.begin(place)
-    running.on_begin(announce)
+    active_imports.on_begin(announce)
     watch.ask_first(may_recover)
     _presence = Presence(conf, registry.Registry(
         queue.PROCESS.home, queue.PROCESS.store.deployment), place,
@@ -119,10 +119,10 @@ class Presence:
         self._reset()
         self._timeout = conf[options.GROUP].dcn_worker_timeout
         often = host.interval(conf)
-        self._beating = background.Periodic('dcn-worker', self.beat, often)
-        self._looking = background.Periodic('dcn-peers', self.look, often)
-        self._checking = background.Periodic('dcn-self-reference', self.check,
-                                             _SETTLE)
+        self._beating = periodic.Periodic('dcn-worker', self.beat, often)
+        self._looking = periodic.Periodic('dcn-peers', self.look, often)
+        self._checking = periodic.Periodic('dcn-self-reference', self.check,
+                                           _SETTLE)
 
     def _reset(self) -> None:
         # As it was written last.
@@ -139,14 +139,14 @@ class Presence:
 
     def start(self) -> None:
         """Speak, look and check beside requests."""
-        for periodic in (self._beating, self._looking, self._checking):
-            periodic.start()
+        for work in (self._beating, self._looking, self._checking):
+            work.start()
         self._lead.on_lead(self._beating.wake)
 
     def stop(self) -> None:
         """Do so no more."""
-        for periodic in (self._beating, self._looking, self._checking):
-            periodic.stop()
+        for work in (self._beating, self._looking, self._checking):
+            work.stop()
         self._lead.resign()
 
     def beat(self) -> None:

@@ -23,7 +23,7 @@ long, finds that out when it writes again; and a peer cannot take over from
 one that has spoken meanwhile.
 
 Beside it stands a copy of the worker's journal (see
-:mod:`glance_dcn.staging.journal`), from which a peer knows what it was doing.
+:mod:`glance_dcn.imports.journal`), from which a peer knows what it was doing.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ import typing
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
-from glance_dcn.staging import journal
 
 LOG = logging.getLogger(__name__)
 

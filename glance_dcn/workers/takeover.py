@@ -36,10 +36,10 @@ import stat
 
 from oslo_config import cfg
 
-from glance_dcn.staging import durable
-from glance_dcn.staging import folder
-from glance_dcn.staging import journal
-from glance_dcn.staging import recovery
+from glance_dcn.imports import durable
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
+from glance_dcn.imports import recovery
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import place
 from glance_dcn.workers import registry
@@ -55,8 +55,8 @@ def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
          entry: journal.Entry) -> str:
     """Undo an import or a copy of a peer that is gone.
 
-    :returns: what has become of it, see :mod:`glance_dcn.staging.recovery`
-    :raises glance_dcn.staging.journal.Busy: if a process is at it
+    :returns: what has become of it, see :mod:`glance_dcn.imports.recovery`
+    :raises glance_dcn.imports.journal.Busy: if a process is at it
     :raises Exception: if it cannot be undone now
     """
     if not (_UUID.fullmatch(entry.task) and _UUID.fullmatch(entry.image)):
@@ -101,7 +101,7 @@ def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
 def _theirs(worker: registry.Worker, task: str) -> journal.Held | None:
     """Return the peer's own entry, if its staging folder can be read here.
 
-    :raises glance_dcn.staging.journal.Busy: if the process that holds it
+    :raises glance_dcn.imports.journal.Busy: if the process that holds it
         lives
     """
     try:

@@ -25,14 +25,14 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _APPLICATION = '''
 import os
 
-from glance_dcn import background
+from glance_dcn.runtime import periodic
 
 
 def note():
     open(os.path.join(%r, str(os.getpid())), 'a').write('x')
 
 
-background.Periodic('note', note, 0.1).start()
+periodic.Periodic('note', note, 0.1).start()
 
 
 def application(environ, start_response):

@@ -27,7 +27,7 @@ from glanceclient import exc as client_exceptions
 import rbd
 import requests
 
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from lab import glance
 from lab import process
 from tests.functional.api import base

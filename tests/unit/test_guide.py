@@ -24,9 +24,9 @@ from oslotest import base
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import fsids
 from glance_dcn.cmd import main
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
 from glance_dcn.sites import home
-from glance_dcn.staging import folder
-from glance_dcn.staging import journal
 from glance_dcn.tasks import spool
 from glance_dcn.tasks import store
 from glance_dcn.workers import place

@@ -25,7 +25,7 @@ import typing
 from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
     # A function, its arguments, who gets the result, and the request's token.

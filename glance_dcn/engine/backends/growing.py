@@ -19,7 +19,7 @@ import pathlib
 from glance_dcn.engine.backends import base
 from glance_dcn.engine.backends import file
 from glance_dcn.engine import extents
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 
 # Bytes before the end of what is there that may still be on their way.

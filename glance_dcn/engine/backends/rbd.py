@@ -37,9 +37,9 @@ from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import header
-from glance_dcn.engine import native
 from glance_dcn.engine import objects
-from glance_dcn.engine import shared
+from glance_dcn.runtime import native
+from glance_dcn.runtime import shared
 
 if typing.TYPE_CHECKING:
     import rados

@@ -43,8 +43,8 @@ _HOOK = """
         sleep = patcher.original('time').sleep
         while 'glance.api.v2.router' not in sys.modules:
             sleep(0.2)
-        from glance_dcn.engine import native
         from glance_dcn.runtime import green
+        from glance_dcn.runtime import native
 
         def image():
             from glance import context

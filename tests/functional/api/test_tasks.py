@@ -21,7 +21,7 @@ import sys
 import time
 import uuid
 
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from glance_dcn.tasks import spool
 from lab import glance
 from lab import process

@@ -30,11 +30,11 @@ _STORES = 60
 
 _USE = '''
 import concurrent.futures, json, os, sys, threading, time
-import rbd
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import limits
 from glance_dcn.sites import site
+import rbd
 
 conf, idle, most, threads, group, count, pause = json.loads(sys.argv[1])
 if group:

@@ -25,7 +25,8 @@ _WRITE = '''
 import os, sys, time
 import rados, rbd
 from glance_dcn.engine.backends import rbd as backend
-from glance_dcn.engine import native, stream
+from glance_dcn.engine import stream
+from glance_dcn.runtime import native
 client = rados.Rados(conffile=sys.argv[1], rados_id='glance')
 client.connect()
 ioctx = client.open_ioctx('images')

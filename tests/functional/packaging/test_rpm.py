@@ -97,7 +97,7 @@ class RpmTest(base.BaseTestCase):
         root = self.install()
         self.assertEqual(0, self.check(root).returncode)
         library = self.packages_of(root)
-        (library / 'glance_db.py').unlink()
+        (library / 'upstream' / 'glance_db.py').unlink()
         (library / 'sites' / 'passwords.txt').write_text('secret')
         (library / 'opts.py').chmod(0o666)
         program = root / _PROGRAM
@@ -112,7 +112,7 @@ class RpmTest(base.BaseTestCase):
         done = self.check(root)
         self.assertEqual(1, done.returncode, done.stdout)
         for complaint in (
-                'glance_dcn/glance_db.py is missing',
+                'glance_dcn/upstream/glance_db.py is missing',
                 'glance_dcn/sites/passwords.txt is too much',
                 'opts.py may be written to by others',
                 'usr/bin/glance-dcn names ',

@@ -20,7 +20,7 @@ import sys
 import fixtures
 from testtools import content
 
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from lab import glance
 from tests.functional.api import base
 from tests.functional import base as functional

@@ -24,9 +24,9 @@ import pathlib
 import signal
 import uuid
 
+from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
-from glance_dcn.staging import journal
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import place

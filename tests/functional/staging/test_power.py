@@ -26,9 +26,9 @@ import time
 import fixtures
 from oslotest import base as oslotest
 
-from glance_dcn.staging import durable
-from glance_dcn.staging import folder
-from glance_dcn.staging import journal
+from glance_dcn.imports import durable
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
 from lab import process
 from tests.functional.api import base
 from tests.functional.staging import power

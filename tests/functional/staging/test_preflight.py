@@ -17,7 +17,7 @@ import contextlib
 import os
 import subprocess
 
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from lab import process
 from tests.functional.api import base
 from tests.kills import server

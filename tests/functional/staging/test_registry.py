@@ -16,9 +16,9 @@ import dataclasses
 import uuid
 
 from glance_dcn.ceph import omap
+from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
-from glance_dcn.staging import journal
 from glance_dcn.workers import registry
 from tests.functional import base
 

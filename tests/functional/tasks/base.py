@@ -31,12 +31,12 @@ import rbd
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
-from glance_dcn import glance_db
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import runner as runners
 from glance_dcn.tasks import store as stores
+from glance_dcn.upstream import glance_db
 from lab import process
 from tests.functional import base
 

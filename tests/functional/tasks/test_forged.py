@@ -21,8 +21,8 @@ import rbd
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
+from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
-from glance_dcn.staging import journal
 from glance_dcn.store import driver  # noqa: F401, options of stores
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import store as stores

@@ -17,7 +17,7 @@ import time
 import rbd
 
 from glance_dcn.ceph import images
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.store import deletion
 from glance_dcn.store import location
 from glance_dcn.tasks import queue as queues

@@ -207,7 +207,7 @@ class WriterTest(base.TasksTestCase):
         self.create(status='saving')
         made = self.write(publish=True, commit=False)
         code = base.PREAMBLE + '\n'.join((
-            'from glance_dcn import glance_db',
+            'from glance_dcn.upstream import glance_db',
             'from glance_dcn.tasks import runner as runners',
             'class Database:',
             '    available = True',
@@ -368,7 +368,7 @@ class RemovalTest(base.TasksTestCase):
         # As Store.delete() does it, in a thread that nobody waits for.
         first, started = self.begin(
             'from types import SimpleNamespace',
-            'from glance_dcn.engine import native',
+            'from glance_dcn.runtime import native',
             'from glance_dcn.store import deletion as deletions',
             'loc = SimpleNamespace(image=image, pool="images",'
             ' snapshot="snap", fsid=None)',
@@ -384,7 +384,7 @@ class RemovalTest(base.TasksTestCase):
     def test_abandoned_deletion_begins_no_more(self):
         from types import SimpleNamespace
 
-        from glance_dcn.engine import native
+        from glance_dcn.runtime import native
         from glance_dcn.store import deletion as deletions
         made = self.write()
         loc = SimpleNamespace(image=self.image, pool='images',

@@ -27,7 +27,7 @@ from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 
 
 class CallersTest(base.BaseTestCase):

@@ -233,7 +233,7 @@ class TestUses(ConnectionCase):
         self.assertIs(self.link.client(), self.clients[0])
 
     def test_no_thread_says_nothing_of_the_site(self):
-        with mock.patch('glance_dcn.engine.native.start',
+        with mock.patch('glance_dcn.runtime.native.start',
                         side_effect=RuntimeError('can\'t start new thread')):
             self.assertRaises(errors.Exhausted, self.link.client)
         self.assertEqual(health.UNKNOWN, self.link.health.state)

@@ -21,7 +21,7 @@ import time
 from oslotest import base
 
 from glance_dcn.ceph import monitors
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler
 from lab import process
 

@@ -21,8 +21,8 @@ import rbd
 from glance_dcn.ceph import fsids
 from glance_dcn.checks import images
 from glance_dcn.checks import registry
-from glance_dcn.checks import subjects
 from glance_dcn.status import inventory
+from glance_dcn.status import subjects
 
 
 class TestImages(base.BaseTestCase):

@@ -26,7 +26,7 @@ from oslotest import base
 from glance_dcn.checks import access
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
-from glance_dcn.checks import subjects
+from glance_dcn.status import subjects
 
 GIB = 1 << 30
 
@@ -194,7 +194,7 @@ class TestOptions(NodeTestCase):
         self.conf.enabled_import_methods.remove('copy-image')
         self.assertEqual(('fail', 'method'), self.look('copies'))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.plugins.ours_wins', lambda name: False))
+            'glance_dcn.upstream.plugins.ours_wins', lambda name: False))
         self.assertEqual(('fail', 'stock'), self.look('copies'))
 
     def test_locations(self):
@@ -245,7 +245,7 @@ class TestStaging(NodeTestCase):
 
     def test_remote(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.staging.folder.file_system', lambda path: 'nfs4'))
+            'glance_dcn.imports.folder.file_system', lambda path: 'nfs4'))
         self.assertEqual(('fail', 'remote'), self.look('staging'))
 
     def test_unwritable(self):

@@ -20,7 +20,7 @@ from oslotest import base
 
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
-from glance_dcn.checks import subjects
+from glance_dcn.status import subjects
 
 
 class TestRun(base.BaseTestCase):

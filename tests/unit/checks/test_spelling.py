@@ -48,8 +48,9 @@ its_option = 1
 # It reads into the one configuration that a process has.
 _LOOK = """\\
 import sys, types
-from glance_dcn.checks import runner, registry, subjects
+from glance_dcn.checks import runner, registry
 from glance_dcn.cmd import node
+from glance_dcn.status import subjects
 for path in sys.argv[1:]:
     conf = node.read_all(types.SimpleNamespace(
         config_file=[path], config_dir=[]))

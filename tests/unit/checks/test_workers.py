@@ -19,7 +19,7 @@ from oslotest import base
 
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner  # noqa: F401, it has all checks known
-from glance_dcn.checks import subjects
+from glance_dcn.status import subjects
 from glance_dcn.workers import registry as registries
 
 

@@ -20,9 +20,9 @@ import types
 import fixtures
 from oslotest import base
 
-from glance_dcn.checks import subjects
 from glance_dcn.cmd import check
 from glance_dcn.cmd import main
+from glance_dcn.status import subjects
 from glance_dcn.tasks import queue
 
 

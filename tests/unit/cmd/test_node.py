@@ -22,9 +22,9 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import connection
-from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+from glance_dcn.status import subjects
 
 _CONF = """\
 [DEFAULT]

@@ -25,13 +25,13 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import health
-from glance_dcn.checks import subjects
 from glance_dcn.cmd import main
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import status
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import look
+from glance_dcn.status import subjects
 from glance_dcn.tasks import queue
 from tests.unit.status import test_metrics
 

@@ -24,7 +24,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.cmd import worker
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
 from tests.unit.tasks import fakes as task_fakes

@@ -18,7 +18,7 @@ import random
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import loop
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from tests.unit.engine import memory
 
 BLOCK = extents.BLOCK

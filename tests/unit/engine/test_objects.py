@@ -21,8 +21,8 @@ from oslotest import base
 import rbd
 
 from glance_dcn.engine import header
-from glance_dcn.engine import native
 from glance_dcn.engine import objects
+from glance_dcn.runtime import native
 
 _PREFIX = 'rbd_data.abc'
 

@@ -46,12 +46,12 @@ _LITTLE = limited.Limits(memory=512 * MiB, cpu=1, seconds=300, size=0)
 _PATCHED = """
     import eventlet
     eventlet.monkey_patch()
-    import sys
-    from unittest import mock
     from glance_dcn.images import errors
     from glance_dcn.images import inspection
     from glance_dcn.images import limited
     from glance_dcn.images import servers
+    import sys
+    from unittest import mock
 
     counts = []
 

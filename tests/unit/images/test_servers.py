@@ -52,11 +52,11 @@ _PROGRAM = """
 
 # Inspects for ever, and tells what inspects.
 _PARENT = """
-    import os
-    import sys
     from glance_dcn.images import inspection
     from glance_dcn.images import limited
     from glance_dcn.images import servers
+    import os
+    import sys
     limits = limited.Limits(memory=600 << 20, cpu=600, seconds=600, size=0)
 
     def tick(output):

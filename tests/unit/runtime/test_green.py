@@ -38,8 +38,8 @@ _HEAD = """
     import time
 
     from eventlet import patcher
-    from glance_dcn.engine import native
     from glance_dcn.runtime import green
+    from glance_dcn.runtime import native
 
     assert native.patched()
     hub_thread = native.thread_id()

@@ -34,15 +34,15 @@ _SCRIPT = """
     import eventlet
     eventlet.monkey_patch()
     eventlet.hubs.use_hub('poll')
+    from eventlet import patcher
+    from glance_dcn.runtime import green
+    from glance_dcn.runtime import logs
+    from glance_dcn.runtime import native
     import logging
     import os
     import sys
     import threading
     import time
-    from eventlet import patcher
-    from glance_dcn.engine import native
-    from glance_dcn.runtime import green
-    from glance_dcn.runtime import logs
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     # As with an oslo.log that makes no locks for both kinds of threads.

@@ -27,7 +27,7 @@ import unittest
 import fixtures
 from oslotest import base
 
-from glance_dcn.engine import native
+from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler
 
 _ROOT = pathlib.Path(__file__).parents[3]
@@ -239,10 +239,10 @@ class GreenTest(base.BaseTestCase):
             [sys.executable, '-W', 'ignore', '-c', textwrap.dedent('''
                 import eventlet
                 eventlet.monkey_patch()
+                from glance_dcn.runtime import native
+                from glance_dcn.runtime import scheduler
                 import os
                 import time
-                from glance_dcn.engine import native
-                from glance_dcn.runtime import scheduler
 
                 ran = native.Queue()
                 def wait():

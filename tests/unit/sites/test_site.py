@@ -35,7 +35,8 @@ class SiteCase(base.BaseTestCase):
         super().setUp()
         self.useFixture(fakes.MemoryCluster())
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.background.Periodic.start', lambda periodic: None))
+            'glance_dcn.runtime.periodic.Periodic.start',
+            lambda periodic: None))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection._registry', {}))
         self.home = fakes.Site('home')

@@ -23,10 +23,10 @@ from oslotest import base
 import sqlalchemy
 
 from glance_dcn.engine import transfer
-from glance_dcn.flows import copy_image
+from glance_dcn.imports import active_imports
+from glance_dcn.imports import copy_image
+from glance_dcn.imports import journal
 from glance_dcn.sites import waves
-from glance_dcn.staging import journal
-from glance_dcn.staging import running
 from glance_dcn.status import inventory
 
 _SOME_TIME = datetime.datetime(2026, 11, 21, 14, 0)
@@ -230,7 +230,7 @@ class TestInventory(base.BaseTestCase):
 
     def test_messages_are_told_as_they_are_understood(self):
         # What the two who say how far stores are really say.
-        going_on = running.Import(types.SimpleNamespace(
+        going_on = active_imports.Import(types.SimpleNamespace(
             entry=types.SimpleNamespace(phase=journal.STORING)))
         going_on.progress('dcn1', 1)
         going_on.progress('dcn10', .5)

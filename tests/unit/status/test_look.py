@@ -20,10 +20,10 @@ from oslotest import base
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
-from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.sites import home
 from glance_dcn.status import look
+from glance_dcn.status import subjects
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 from tests.unit.tasks import fakes

@@ -57,7 +57,7 @@ class SitesCase(base.BaseTestCase):
                             ('glance_dcn.store.backends._conf', None)):
             self.useFixture(fixtures.MonkeyPatch(name, value))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.background.Periodic', mock.Mock()))
+            'glance_dcn.runtime.periodic.Periodic', mock.Mock()))
         for name, value in (('sites.wiring.PROCESS', wiring.Wiring()),
                             ('tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(

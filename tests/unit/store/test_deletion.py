@@ -25,13 +25,13 @@ import rbd
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
-from glance_dcn.engine import native
-from glance_dcn import glance_db
+from glance_dcn.runtime import native
 from glance_dcn.store import deletion
 from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
 from glance_dcn.tasks import queue
+from glance_dcn.upstream import glance_db
 
 IMAGE = '0d4cd62b-9e7b-4f4a-9d7a-b3bb39d9e6c5'
 
@@ -206,7 +206,7 @@ class TestImageDeletion(base.BaseTestCase):
                 started.append(name)  # noqa: B023
                 return start(name, *args)
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.engine.native.start', fail))
+                'glance_dcn.runtime.native.start', fail))
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.store.deletion.TOGETHER', 0.5))
             self.image().delete()

@@ -20,7 +20,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import records
-from glance_dcn.staging import running
+from glance_dcn.imports import active_imports
 from glance_dcn.store import spreading
 from tests.unit.sites import fakes
 
@@ -50,13 +50,13 @@ class SpreadingTest(base.BaseTestCase):
         self.entry = types.SimpleNamespace(
             image='image', task='task', method='glance-direct',
             stores=[*self.sites, 'nfs'])
-        self.going_on = running.Import(types.SimpleNamespace(
+        self.going_on = active_imports.Import(types.SimpleNamespace(
             entry=self.entry))
         self.known = {'task': self.going_on}
         for name, function in (('get', self.known.get),
                                ('of', lambda image: self.known.get('task'))):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.staging.running.%s' % name, function))
+                'glance_dcn.imports.active_imports.%s' % name, function))
 
     def patch(self, name, value):
         self.useFixture(fixtures.MonkeyPatch(

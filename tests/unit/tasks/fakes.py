@@ -20,8 +20,8 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
-from glance_dcn import glance_db
 from glance_dcn.sites import home
+from glance_dcn.upstream import glance_db
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 OTHER = IMAGE.replace('0a', '0b')
@@ -147,7 +147,8 @@ class Site:
 class Database:
     """What Glance's database says, by URI.
 
-    :ivar says: :class:`glance_dcn.glance_db.Answer` for all other URIs
+    :ivar says: :class:`glance_dcn.upstream.glance_db.Answer` for all other
+        URIs
     :ivar refusal: exception with which it answers, or None
     """
 

@@ -42,7 +42,7 @@ class WriteLogTest(base.BaseTestCase):
         self.clock = fakes.Clock()
         self.useFixture(fixtures.MonkeyPatch('time.monotonic', self.clock))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.background.Periodic', Periodic))
+            'glance_dcn.runtime.periodic.Periodic', Periodic))
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.store = stores.TaskStore(
             home.Home(self.home), 'ours',

@@ -36,7 +36,8 @@ class QueueCase(base.BaseTestCase):
         self.log = self.useFixture(fixtures.FakeLogger())
         self.useFixture(fakes.MemoryCluster())
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.background.Periodic.start', lambda periodic: None))
+            'glance_dcn.runtime.periodic.Periodic.start',
+            lambda periodic: None))
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.database = fakes.Database()
         self.queue = queue.TaskQueue('ours')

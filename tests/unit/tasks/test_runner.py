@@ -341,7 +341,7 @@ class TestHanging(RunnerCase):
 
     def test_under_eventlet_too(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.engine.native.patched', lambda: True))
+            'glance_dcn.runtime.native.patched', lambda: True))
         self.test_many_that_hang()
 
 

@@ -22,9 +22,9 @@ from oslotest import base
 from glance_dcn.tasks import setup
 
 _PROGRAM = """
-import sys
 from glance.common import config
 from glance_dcn.tasks import setup
+import sys
 config.CONF([], default_config_files=[sys.argv[1]])
 config.CONF.register_opts(setup.OPTS, group=setup.GROUP)
 print(setup.deployment_id(config.CONF))

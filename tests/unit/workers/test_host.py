@@ -214,12 +214,13 @@ class BeginTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.background.Periodic.start', lambda periodic: None))
+            'glance_dcn.runtime.periodic.Periodic.start',
+            lambda periodic: None))
         self.conf = cfg.ConfigOpts()
         options.register(self.conf)
         self.conf([], prog='glance-api')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.staging.folder.path', lambda conf: '/s'))
+            'glance_dcn.imports.folder.path', lambda conf: '/s'))
 
     def test_folders(self):
         found = host.folders(self.conf, 'ours')

@@ -21,7 +21,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import errors
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from glance_dcn.workers import peers
 from glance_dcn.workers import registry
 from tests.unit.workers import fakes

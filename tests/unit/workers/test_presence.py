@@ -21,7 +21,7 @@ import fixtures
 from oslo_config import cfg
 from oslotest import base
 
-from glance_dcn.staging import journal
+from glance_dcn.imports import journal
 from glance_dcn.workers import host
 from glance_dcn.workers import options
 from glance_dcn.workers import place
@@ -101,9 +101,9 @@ class PresenceTest(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.workers.presence._presence', None))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.staging.folder.path', lambda conf: self.staging))
-        for name in ('answer.begin', 'running.on_begin', 'watch.ask_first',
-                     'Presence.start'):
+            'glance_dcn.imports.folder.path', lambda conf: self.staging))
+        for name in ('answer.begin', 'active_imports.on_begin',
+                     'watch.ask_first', 'Presence.start'):
             self.useFixture(fixtures.MockPatch(
                 'glance_dcn.workers.presence.%s' % name))
         self.conf([], prog=prog)

@@ -20,14 +20,14 @@ import uuid
 import fixtures
 from oslotest import base
 
-from glance_dcn.staging import database
-from glance_dcn.staging import journal
-from glance_dcn.staging import recovery
+from glance_dcn.imports import journal
+from glance_dcn.imports import recovery
+from glance_dcn.upstream import database
 from glance_dcn.workers import place
 from glance_dcn.workers import registry
 from glance_dcn.workers import takeover
-from tests.unit.staging import glance
-from tests.unit.staging import test_durable
+from tests.unit.imports import glance
+from tests.unit.imports import test_durable
 
 STORES = ('central', 'dcn0')
 THEIR_URL = 'http://worker-2.example:9292'
@@ -41,7 +41,7 @@ class TakeoverTest(base.BaseTestCase):
             pathlib.Path(self.useFixture(fixtures.TempDir()).path)
             for _ in range(2))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.staging.folder.path', lambda conf: str(self.own)))
+            'glance_dcn.imports.folder.path', lambda conf: str(self.own)))
         self.glance = self.useFixture(glance.Database())
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.worker = registry.Worker(
@@ -178,7 +178,7 @@ class TakeoverTest(base.BaseTestCase):
         data = os.urandom(100)
         (self.theirs / self.image_id).write_bytes(data)
         journal.Journal(str(self.theirs)).begin(entry).release()
-        with fixtures.MonkeyPatch('glance_dcn.staging.recovery.undo',
+        with fixtures.MonkeyPatch('glance_dcn.imports.recovery.undo',
                                   self.dies):
             self.assertRaises(KeyboardInterrupt, self.undo, entry)
         self.assertEqual([], self.files(self.theirs))
@@ -262,7 +262,7 @@ class TakeoverTest(base.BaseTestCase):
         entry = self.broken_off()
         for name in ('replace_lock', 'update'):
             patch = fixtures.MonkeyPatch(
-                'glance_dcn.staging.database.' + name, self.dies)
+                'glance_dcn.upstream.database.' + name, self.dies)
             with patch:
                 self.assertRaises(KeyboardInterrupt, self.undo, entry)
             self.assertEqual('importing', self.image['status'])

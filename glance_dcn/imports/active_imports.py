@@ -1,0 +1,326 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The imports and copies that this process is at.
+
+Each has an entry in the journal, which says how far it is. Those who do the
+work say here what they begin; of an image that nobody has announced, because
+the import plugin is not used, nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+import logging
+import os
+import time
+import typing
+
+from glance_dcn.imports import durable
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
+from glance_dcn.runtime import native
+
+LOG = logging.getLogger(__name__)
+
+_WORDS = {
+    journal.ACCEPTED: 'The import is accepted',
+    journal.DOWNLOADING: 'Staging the image',
+    journal.STAGED: 'The image is staged',
+    journal.INSPECTED: 'The image is inspected',
+    journal.CONVERTING: 'Converting the image',
+    journal.CONVERTED: 'The image is converted',
+    journal.STORING: 'Storing the image',
+    journal.COPYING: 'Copying the image',
+}
+
+_lock = native.lock()
+_imports: dict[str, Import] = {}
+_listeners: list[abc.Callable[[journal.Entry], object]] = []
+_pid: int | None = None
+
+
+def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
+    """Have a function called with each entry that is begun, or written to.
+
+    A peer has to know of it to undo it.
+
+    :param function: it must not wait, and must raise nothing
+    """
+    if function not in _listeners:
+        _listeners.append(function)
+
+
+def _tell(entry: journal.Entry) -> None:
+    for listener in _listeners:
+        listener(entry)
+
+
+class Import:
+    """An import or a copy that is going on.
+
+    :ivar saved: when its task was saved last, by the monotonic clock
+    :ivar flowing: whether a thread was seen to work on it
+    :ivar missed: how often in a row no thread was seen to work on it
+    :ivar refusal: why a plugin has refused it, for users; or None
+    :ivar companions: what others keep with it while it goes on, by name
+    """
+
+    def __init__(self, held: journal.Held) -> None:
+        self.held = held
+        self.saved = time.monotonic()
+        self.flowing = False
+        self.missed = 0
+        self.refusal: str | None = None
+        self.companions: dict[str, typing.Any] = {}
+        # Parts of the image that are in, 0 to 1, by store.
+        self._parts: dict[str, float] = {}
+        self._vouchings: dict[str | None, durable.Vouching] = {}
+
+    @property
+    def entry(self) -> journal.Entry:
+        """Its entry in the journal."""
+        return self.held.entry
+
+    def enter(self, phase: str, **changes: typing.Any) -> None:
+        """Begin a phase."""
+        self.held.note(phase=phase, **changes)
+
+    def vouch(self, phase: str, path: str, kind: str | None,
+              then: abc.Callable[[], None],
+              known: durable.Known | None = None) -> None:
+        """Begin a phase that has staged data; see :func:`vouch`."""
+        size = folder.size(path)
+        if size is None or (phase != journal.CONVERTED
+                            and self._is_vouched_for(kind, size)):
+            self.enter(phase)
+            then()
+            return
+        self._prove(kind, journal.Proof(size), phase=phase)
+        vouching = durable.Vouching(
+            path, lambda size, digest: self._prove(
+                kind, journal.Proof(size, digest)), then, known,
+            delay=durable.DELAY)
+        self._vouchings[kind] = vouching
+        vouching.start()
+
+    def _is_vouched_for(self, kind: str | None, size: int) -> bool:
+        """Return whether it is done already, or being done.
+
+        It was before the import was resumed, or is since it was accepted.
+        """
+        known = self.entry.proofs.get(kind)
+        if known is None or known.size != size:
+            return False
+        vouching = self._vouchings.get(kind)
+        if vouching is not None and not vouching.over:
+            return True
+        return (known.digest is not None
+                and durable.is_current(self.entry.boot))
+
+    def _prove(self, kind: str | None, proof: journal.Proof,
+               **changes: typing.Any) -> None:
+        self.held.change(lambda entry: dict(
+            changes, proofs={**entry.proofs, kind: proof}))
+
+    def stop_vouching(self, keep: bool = False) -> None:
+        """End what is done to vouch for staged data.
+
+        :param keep: without what was to be done then
+        """
+        for vouching in list(self._vouchings.values()):
+            vouching.close(keep)
+
+    def progress(self, store: str, part: float) -> None:
+        """Set the part of the image that a store has, 0 to 1."""
+        self._parts[store] = part
+
+    def message(self) -> str:
+        """Return what users are told: the phase, and percent if known."""
+        entry = self.entry
+        text = _WORDS.get(entry.phase, entry.phase)
+        if entry.phase == journal.STORING and self._parts:
+            return '%s: %s' % (text, ', '.join(
+                '%s: %d %%' % (store, 100 * part)
+                for store, part in sorted(self._parts.items())))
+        if entry.phase == journal.DOWNLOADING:
+            return text + self._staged()
+        return text
+
+    def _staged(self) -> str:
+        try:
+            done = os.stat(self.entry.path).st_size
+        except OSError:
+            return ''
+        if self.entry.size:
+            return ': %d %%' % min(100, 100 * done // self.entry.size)
+        return ': %d MiB' % (done >> 20)
+
+
+def begin(folder: journal.Journal, entry: journal.Entry) -> Import | None:
+    """Announce an import; once more does no harm.
+
+    :returns: None if no journal can be kept
+    """
+    known = get(entry.task)
+    if known is not None:
+        return known
+    try:
+        begun = adopt(folder.begin(entry))
+    except (journal.Busy, OSError) as exc:
+        LOG.error('The import of image %(image)s has no journal, and is lost '
+                  'if this worker dies: %(error)s', {
+                      'image': entry.image, 'error': exc})
+        return None
+    _tell(entry)
+    return begun
+
+
+def adopt(held: journal.Held) -> Import:
+    """Continue the import of an entry that this process holds."""
+    _forget_parents()
+    going_on = Import(held)
+    with _lock:
+        _imports[held.entry.task] = going_on
+    return going_on
+
+
+def end(task: str) -> None:
+    """Forget an import: its task has come to its end."""
+    with _lock:
+        going_on = _imports.pop(task, None)
+    if going_on is not None:
+        going_on.stop_vouching()
+        going_on.held.close()
+
+
+def give_up(task: str) -> None:
+    """Leave an import that no thread works on to the recovery."""
+    with _lock:
+        going_on = _imports.pop(task, None)
+    if going_on is not None:
+        going_on.stop_vouching(keep=True)
+        # The clients are alive: they do other work, and clean up themselves.
+        going_on.held.note(begun={})
+        going_on.held.release()
+
+
+def get(task: str) -> Import | None:
+    """Return the import of a task, or None."""
+    return _imports.get(task) if _pid == os.getpid() else None
+
+
+def of(image: str) -> Import | None:
+    """Return the import of an image, or None.
+
+    The last one that was begun: the one before may have done its work, and not
+    be closed yet.
+    """
+    return next((going_on for going_on in reversed(everything())
+                 if going_on.entry.image == image), None)
+
+
+def everything() -> list[Import]:
+    """Return all imports of this process."""
+    if _pid != os.getpid():
+        return []
+    with _lock:
+        return list(_imports.values())
+
+
+def enter(image: str, phase: str, **changes: typing.Any) -> None:
+    """Say that the import of an image begins a phase."""
+    going_on = of(image)
+    if going_on is not None:
+        going_on.enter(phase, **changes)
+
+
+def refuse(image: str, reason: str) -> None:
+    """Record why the import of an image is refused.
+
+    :param reason: what users are told, should Glance say less in the end
+    """
+    going_on = of(image)
+    if going_on is not None:
+        going_on.refusal = reason
+
+
+def vouch(image: str, phase: str, path: str, kind: str | None,
+          then: abc.Callable[[], None] = lambda: None,
+          known: durable.Known | None = None) -> None:
+    """Say that the import of an image begins a phase that has staged data.
+
+    Its length is in the journal at once. Beside the import it is brought to
+    the disk, and its digest then is in the journal too.
+
+    :param kind: the disk format it was converted to, or
+        :data:`glance_dcn.imports.journal.AS_STAGED`
+    :param then: called when that is done or has failed, or the import is
+        over; it may raise OSError
+    :param known: see :class:`glance_dcn.imports.durable.Vouching`
+    """
+    going_on = of(image)
+    if going_on is None:
+        then()
+    else:
+        going_on.vouch(phase, path, kind, then, known)
+
+
+def writes(image: str, store: str, instance: int) -> None:
+    """Say that a client is about to write an image to a store."""
+    going_on = of(image)
+    if going_on is None:
+        return
+
+    def change(entry: journal.Entry) -> dict[str, typing.Any]:
+        # Several stores are written to at the same time.
+        begun = {*entry.begun.get(store, ()), instance}
+        return {'begun': dict(entry.begun, **{store: sorted(begun)}),
+                'phase': journal.COPYING if entry.phase == journal.COPYING
+                else journal.STORING}
+    going_on.held.change(change)
+    _tell(going_on.entry)
+
+
+def meter(image: str, store: str,
+          size: int) -> abc.Callable[[abc.Sized], None] | None:
+    """Return a function to call with each piece of data that is stored.
+
+    :param size: bytes of the image; 0 if unknown
+    :returns: None if the progress is not shown
+    """
+    going_on = of(image)
+    if going_on is None or not size:
+        return None
+    done = 0
+
+    def tap(data: abc.Sized) -> None:
+        nonlocal done
+        done += len(data)
+        going_on.progress(store, done / size)
+    return tap
+
+
+def saved(task: str) -> None:
+    """Set the time at which a task was saved last to now."""
+    going_on = get(task)
+    if going_on is not None:
+        going_on.saved = time.monotonic()
+
+
+def _forget_parents() -> None:
+    """In a child of a fork: what goes on is the parent's."""
+    global _lock, _pid
+    if _pid != os.getpid():
+        _lock = native.lock()
+        _imports.clear()
+        _pid = os.getpid()

@@ -1,0 +1,269 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""``dcn_distributed_staging``: imports whose end does not hang on a worker.
+
+First in ``image_import_plugins``. Glance asks a plugin for its tasks when it
+has just taken up an import and before any of it is done, the download of
+``web-download`` included: that is when the journal is opened, the heartbeat
+begun, and the room in the staging folder looked at.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+import logging
+import typing
+
+from glance.common import exception
+from oslo_config import cfg
+from taskflow.patterns import linear_flow
+from taskflow import task
+
+from glance_dcn.imports import active_imports
+from glance_dcn.imports import durable
+from glance_dcn.imports import folder
+from glance_dcn.imports import heartbeat
+from glance_dcn.imports import journal
+from glance_dcn.imports import plugin_options
+from glance_dcn.imports import preflight
+from glance_dcn.imports import stores
+from glance_dcn.tasks import task as tasks
+from glance_dcn.upstream import database
+from glance_dcn.upstream import glance_interfaces
+from glance_dcn.upstream import plugins
+
+CONF = cfg.CONF
+LOG = logging.getLogger(__name__)
+
+plugin_options.register(CONF)
+
+
+def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
+    """Return the flow that notes that the image is staged.
+
+    :param kwargs: see :func:`glance_dcn.imports.copy_image.get_flow`
+    """
+    stores.name_once(kwargs['backend'])
+    going_on = announce(kwargs)
+    if going_on is not None and going_on.entry.phase == journal.DOWNLOADING:
+        method = kwargs['import_req']['method']
+        going_on.held.note(size=preflight.download_size(method))
+    try:
+        if going_on is not None:
+            preflight.check(going_on.entry)
+            preflight.check_access(kwargs['backend'], kwargs[
+                'import_req'].get('all_stores_must_succeed', True))
+    except preflight.Refused as exc:
+        _refuse(kwargs, str(exc))
+    return linear_flow.Flow(kwargs['task_type']).add(
+        _Staged(kwargs['task_id'], kwargs['task_type'],
+                kwargs['action_wrapper'], kwargs['backend']))
+
+
+def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
+    """Open the journal of an import or a copy, and begin its heartbeat.
+
+    :returns: None if the plugin is not used, or no journal can be kept
+    """
+    if not (plugins.staging_is_used(CONF)
+            and glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
+        return None
+    found = folder.of(CONF)
+    if found is None:
+        return None
+    heartbeat.watch.start()
+    known = active_imports.get(kwargs['task_id'])
+    if known is None:
+        known = active_imports.begin(found, _entry(kwargs))
+        if known is not None:
+            known.flowing = heartbeat.works_on(kwargs['task_id'])
+        return known
+    known.flowing = heartbeat.works_on(kwargs['task_id'])
+    # One that was broken off before this is begun again as staged.
+    if known.entry.phase == journal.ACCEPTED or not known.entry.formats:
+        entry = _entry(kwargs)
+        known.enter(known.entry.phase if known.entry.attempts
+                    else entry.phase, formats=entry.formats, size=entry.size)
+    return known
+
+
+def _entry(kwargs: dict[str, typing.Any]) -> journal.Entry:
+    image_id = kwargs['action_wrapper'].image_id
+    method = kwargs['import_req']['method']['name']
+    image = database.image(image_id) or {}
+    formats = {name: image.get(name)
+               for name in ('disk_format', 'container_format')}
+    phase = {'glance-direct': journal.STAGED,
+             'copy-image': journal.COPYING}.get(method, journal.DOWNLOADING)
+    return journal.Entry(
+        task=kwargs['task_id'], image=image_id, method=method,
+        stores=list(kwargs['backend']),
+        path=folder.staged(CONF, image_id), phase=phase, formats=formats,
+        size=image.get('size'), by=tasks.host_and_process())
+
+
+def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
+    """End an import that has not begun, with a message.
+
+    As stock does it for quotas. Glance then finds the lock gone, and begins
+    nothing; what is staged stays, and the image as it was.
+    """
+    wrapper = kwargs['action_wrapper']
+    LOG.warning('The import of image %(image)s is refused: %(reason)s', {
+        'image': wrapper.image_id, 'reason': reason})
+    with wrapper as action:
+        action.add_failed_stores(kwargs['backend'])
+    try:
+        wrapper.drop_lock_for_task()
+    except exception.NotFound:
+        LOG.debug('Task %s had lost its lock', kwargs['task_id'])
+    # A user who sees that the task has failed may try again at once.
+    database.fail(kwargs['task_id'], reason)
+    active_imports.end(kwargs['task_id'])
+
+
+def put_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
+             keep: bool = True) -> bool:
+    """Let an image be as it was when it had been staged.
+
+    For an import that is given up before anything was changed. Glance's
+    domain model knows no way from there back to a staged image.
+
+    :param wrapper: ImportActionWrapper of the import
+    :param keep: whether the staged data is good; otherwise it is discarded,
+        and the image is as it was before it was staged
+    :returns: whether it was done; False where the plugin is not used
+    :raises glance.common.exception.NotFound: if the image was deleted
+    """
+    going_on = active_imports.of(wrapper.image_id)
+    if going_on is None:
+        return False
+    wrapper.assert_task_lock()
+    image = database.image(wrapper.image_id)
+    if image is None:
+        raise exception.ImageNotFound(image_id=wrapper.image_id)
+    properties = {
+        database.IMPORTING: database.stores(image, database.IMPORTING,
+                                            remove=stores),
+        database.FAILED: database.stores(image, database.FAILED, add=stores)}
+    url = database.own_url()
+    if keep and url:
+        properties[database.HOST] = url
+    path = going_on.entry.path
+    if not keep:
+        folder.discard(path, *folder.companions(path))
+    database.update(wrapper.image_id, image['status'], properties,
+                    status='uploading' if keep else 'queued',
+                    size=folder.size(path))
+    return True
+
+
+class _Staged(task.Task):
+    """Notes that the staged data is complete."""
+
+    def __init__(self, task_id: str, task_type: str,
+                 action_wrapper: typing.Any,
+                 stores: abc.Iterable[str | None]) -> None:
+        super().__init__(name='%s-Staged-%s' % (task_type, task_id))
+        self._action_wrapper = action_wrapper
+        self._stores = list(stores)
+        self._is_bad = False
+
+    def execute(self) -> None:
+        """Note it in the journal, and have it brought to the disk.
+
+        :raises glance.common.exception.UploadException: if the staged data
+            has not the length that it should have, or may have been lost when
+            the host was restarted
+        """
+        image_id = self._action_wrapper.image_id
+        going_on = active_imports.of(image_id)
+        if going_on is None:
+            return
+        entry = going_on.entry
+        image = database.image(image_id) or {}
+        self._check_length(entry, image)
+        self._check_age(entry)
+        # What is resumed may have been converted before.
+        kind, origin = image.get('disk_format'), entry.formats.get(
+            'disk_format')
+        active_imports.vouch(image_id, journal.STAGED, entry.path,
+                             kind if origin not in (None, kind)
+                             else journal.AS_STAGED)
+
+    def _check_length(self, entry: journal.Entry,
+                      image: database.Row) -> None:
+        found = folder.size(entry.path)
+        downloads = entry.method in ('web-download', 'glance-download')
+        # What is resumed was counted before, and may be converted since.
+        expected = (image.get('size') if not downloads or entry.attempts
+                    else entry.size)
+        # Another plugin may have changed it before.
+        if (found is None or not expected or found == expected
+                or CONF.image_import_opts.image_import_plugins[:1]
+                != [plugins.STAGING]):
+            return
+        LOG.error('Image %(image)s: staged file %(path)s has %(found)d bytes '
+                  'instead of %(expected)d; the import ends', {
+                      'image': entry.image, 'path': entry.path,
+                      'found': found, 'expected': expected})
+        self._is_bad = True
+        raise exception.UploadException(
+            'The import cannot go on: %d bytes were staged, and %d were %s. '
+            '%s.' % (found, expected,
+                     'announced by the server of the download'
+                     if downloads else 'uploaded',
+                     'Repeat the import' if downloads
+                     else 'Stage the image again'))
+
+    def _check_age(self, entry: journal.Entry) -> None:
+        """Refuse what was uploaded before the host was restarted."""
+        # What is resumed was proven by then.
+        if entry.method != 'glance-direct' or entry.attempts:
+            return
+        try:
+            if not durable.is_older_than_boot(entry.path):
+                return
+        except OSError:
+            # Stock says that it is not there.
+            return
+        LOG.error('Image %(image)s: staged file %(path)s was uploaded before '
+                  'this host was restarted, and nothing proves that all of '
+                  'it is still there; the import ends', {
+                      'image': entry.image, 'path': entry.path})
+        self._is_bad = True
+        raise exception.UploadException(
+            'The import cannot go on: the host was restarted after the image '
+            'was uploaded, and nothing proves that its data is still there. '
+            'Stage the image again.')
+
+    def revert(self, result: object, **kwargs: object) -> None:
+        """Let an image that was uploaded be imported again.
+
+        Stock leaves it ``importing`` when no store could take it.
+        """
+        image = database.image(self._action_wrapper.image_id)
+        going_on = active_imports.of(self._action_wrapper.image_id)
+        if (image is None or going_on is None
+                or going_on.entry.method != 'glance-direct'
+                or image['status'] != 'importing' or image['locations']
+                or folder.size(going_on.entry.path) is None):
+            return
+        try:
+            put_back(self._action_wrapper, self._stores,
+                     keep=not self._is_bad)
+        except (exception.NotFound, exception.Conflict,
+                exception.TaskAbortedError) as exc:
+            LOG.info('Image %(image)s stays as it is: %(error)s', {
+                'image': image['id'], 'error': exc})

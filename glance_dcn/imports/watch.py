@@ -1,0 +1,178 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Looking at the staging folder, in the process that leads at its host.
+
+It begins when the process does, beside its requests: nothing waits for it.
+Each process keeps the journal of its own imports.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+import logging
+import os
+import time
+import typing
+
+from oslo_config import cfg
+
+from glance_dcn.imports import accepted
+from glance_dcn.imports import active_imports
+from glance_dcn.imports import durable
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
+from glance_dcn.imports import options
+from glance_dcn.imports import orphans
+from glance_dcn.imports import recovery
+from glance_dcn.runtime import green
+from glance_dcn.runtime import periodic
+from glance_dcn.tasks import queue
+from glance_dcn.upstream import glance_interfaces
+from glance_dcn.upstream import plugins
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.imports import located
+
+LOG = logging.getLogger(__name__)
+
+# Seconds between looks at the journal.
+_INTERVAL = 5
+# Seconds from the last store that was set up to the first look, and until
+# one is had even if Glance has not come up.
+_SETTLING = 1
+_PATIENCE = 20
+_PAUSE = 0.2
+
+_conf: cfg.ConfigOpts | None = None
+_since = 0.0
+_watch: periodic.Periodic | None = None
+_gate: abc.Callable[[], bool] | None = None
+_said = False
+_commits: located.Commits | None = None
+
+
+def start(conf: cfg.ConfigOpts) -> None:
+    """Recover what dead processes leave, from now on.
+
+    Called as each store is set up.
+    """
+    global _conf, _since, _watch
+    if not queue.PROCESS.enabled:
+        return
+    options.register(conf)
+    _conf, _since = conf, time.monotonic()
+    if _watch is None:
+        _mark_older(conf)
+        _watch = periodic.Periodic('glance-dcn-recovery', _look, _INTERVAL)
+        _watch.start()
+        queue.PROCESS.lead.on_lead(_watch.wake)
+
+
+def _mark_older(conf: cfg.ConfigOpts) -> None:
+    """Tell what was staged before the host was restarted from the rest."""
+    staging = folder.path(conf)
+    # Glance makes it when it is first used.
+    if not staging or not os.path.isdir(staging):
+        return
+    try:
+        durable.mark_older(staging, os.path.join(staging, journal.FOLDER))
+    except OSError as exc:
+        LOG.warning('What was uploaded before this host was restarted cannot '
+                    'be told in %(folder)s (%(error)s), and is believed: see '
+                    'that it is there and belongs to the user of Glance',
+                    {'folder': staging, 'error': exc})
+
+
+def ask_first(function: abc.Callable[[], bool]) -> None:
+    """Have a function asked each time before what is left is recovered.
+
+    :param function: returns whether to recover it
+    """
+    global _gate
+    _gate = function
+
+
+def _look() -> None:
+    conf = _conf
+    assert conf is not None, 'start() sets it, and has this called'
+    _wait_for_glance(conf)
+    _check_commits()
+    found = folder.of(conf)
+    if found is None or not (
+            glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
+        return
+    chosen = conf[options.GROUP]
+    used = plugins.staging_is_used(conf)
+    if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
+        green.call(accepted.listen, conf)
+    if not queue.PROCESS.lead.is_held:
+        return
+    # A peer that took this worker for gone may be at it. While nothing is
+    # left, the registry is not asked.
+    if _gate is None or all(map(active_imports.get, found.tasks())) or _gate():
+        recovery.recover(found,
+                         _rerun() if chosen.resume_imports else None)
+    if used:
+        _say_doubts(conf)
+        orphans.look(found, chosen.staging_residue_age)
+
+
+def _check_commits() -> None:
+    """Check that the images this process was about to save are still there."""
+    global _commits
+    if not glance_interfaces.usable(glance_interfaces.DATABASE):
+        return
+    # The database of Glance is there by now, see _wait_for_glance().
+    from glance_dcn.imports import located
+    if _commits is None:
+        _commits = located.Commits(queue.PROCESS.take_committed,
+                                   queue.PROCESS.sites.get)
+    try:
+        _commits.look()
+    except Exception:
+        LOG.exception('Whether what this process has written is still there '
+                      'cannot be told now')
+
+
+def _rerun() -> recovery.Rerun | None:
+    """Return the function that starts an import again, or None."""
+    if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
+        return None
+    from glance_dcn.imports import rerun
+    return rerun.begin
+
+
+def _wait_for_glance(conf: cfg.ConfigOpts) -> None:
+    """Wait until Glance is there: what it is loading is not to be touched.
+
+    And until its stores are: of an image that a dead process has left in one,
+    nothing would be known.
+    """
+    while time.monotonic() - _since < _SETTLING or (
+            not (glance_interfaces.loaded() and _stores_are_set_up(conf))
+            and time.monotonic() - _since < _PATIENCE):
+        time.sleep(_PAUSE)
+
+
+def _stores_are_set_up(conf: cfg.ConfigOpts) -> bool:
+    # Each is shown as of another type once it is, see driver._present_as_rbd.
+    return 'dcn' not in (conf.enabled_backends or {}).values()
+
+
+def _say_doubts(conf: cfg.ConfigOpts) -> None:
+    global _said
+    if not _said:
+        _said = True
+        for sentence in folder.doubts(conf):
+            LOG.warning(sentence)

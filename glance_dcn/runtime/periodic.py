@@ -1,0 +1,209 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Work that a process does every now and then, beside its requests.
+
+All of it is scheduled by one thread (:mod:`glance_dcn.runtime.scheduler`).
+Threads do not survive a fork, and WSGI servers fork after loading the
+application: what the parent had started is started again in each child.
+uWSGI does not tell Python when it forks, and has a hook of its own; its
+master, which serves no requests, starts nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import typing
+
+from glance_dcn.runtime import native
+from glance_dcn.runtime import scheduler as schedulers
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+try:
+    # uWSGI makes this module, in its own processes only.
+    import uwsgi
+except ImportError:
+    uwsgi = None
+
+LOG = logging.getLogger(__name__)
+
+# Parts of the interval by which a pause is longer or shorter, so that the
+# workers of a deployment do not do the same thing at the same moment.
+_JITTER = 0.2
+# Seconds after a fork before anything is begun in the child.
+_MOMENT = 1
+
+_started: list[Periodic] = []
+# ID of the process that said that others are forked from it to serve.
+_master: int | None = None
+
+
+class Periodic:
+    """Runs a function again and again, one run after the other.
+
+    What the function raises is logged, and does not end it. It may block: it
+    has a thread of the scheduler's pool while it runs, and none in between. It
+    is not begun while the process ends and waits for threads, in which time a
+    program such as glance-scrubber does its work: executors take nothing new
+    by then.
+
+    :param name: name of the work, for messages
+    :param interval: seconds from the end of one run to the next, give or take
+        a fifth
+    """
+
+    def __init__(self, name: str, work: Callable[[], object],
+                 interval: float,
+                 scheduler: schedulers.Scheduler = schedulers.PROCESS
+                 ) -> None:
+        self.name = name
+        self.interval = interval
+        self._work = work
+        self._scheduler = scheduler
+        self._runs: _Runs | None = None
+        self._pid: int | None = None
+
+    def start(self) -> None:
+        """Run it at once, and from then on; in children of a fork too."""
+        if self not in _started:
+            _started.append(self)
+            self._begin()
+
+    def wake(self) -> None:
+        """Run it now, or once more if it is running."""
+        runs = self._runs
+        if runs is not None and self._pid == os.getpid():
+            runs.wake()
+
+    def stop(self) -> None:
+        """Do not run it again. A run that has begun is not waited for."""
+        if self in _started:
+            _started.remove(self)
+        if self._runs is not None and self._pid == os.getpid():
+            self._runs.stop()
+        self._runs = self._pid = None
+
+    def _begin(self) -> None:
+        """Begin to run it, unless this process does already."""
+        if self._pid == os.getpid() or is_master():
+            return
+        self._pid = os.getpid()
+        # New ones: the lock of the parent's may be held for ever here.
+        self._runs = _Runs(self, self._work, self._scheduler)
+        self._runs.wake()
+
+
+class _Runs:
+    """The runs of periodic work in one process, from a start to a stop."""
+
+    def __init__(self, periodic: Periodic, work: Callable[[], object],
+                 scheduler: schedulers.Scheduler) -> None:
+        self._periodic = periodic
+        self._work = work
+        self._scheduler = scheduler
+        self._lock = native.lock()
+        self._stopped = self._running = self._again = False
+        self._next: schedulers.Call | None = None
+
+    def wake(self) -> None:
+        """Run now, or once more if it is running."""
+        with self._lock:
+            if self._running:
+                self._again = True
+            elif not self._stopped:
+                self._schedule(0)
+
+    def stop(self) -> None:
+        """Run no more."""
+        with self._lock:
+            self._stopped = True
+            if self._next is not None:
+                self._next.cancel()
+
+    def _schedule(self, delay: float) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._scheduler.call_later(delay, self._run)
+
+    def _run(self) -> None:
+        with self._lock:
+            if self._stopped or self._running:
+                return
+            self._running, self._again = True, False
+        if native.is_ending():
+            return
+        try:
+            self._work()
+        except Exception:
+            if native.is_ending():
+                return
+            LOG.exception('%s failed; it is tried again in %s s',
+                          self._periodic.name, self._periodic.interval)
+        with self._lock:
+            self._running = False
+            if not self._stopped:
+                jitter = random.uniform(  # noqa: S311
+                    1 - _JITTER, 1 + _JITTER)
+                self._schedule(0 if self._again
+                               else self._periodic.interval * jitter)
+
+
+def become_master() -> None:
+    """Start nothing in this process any more, but in children of its forks.
+
+    It serves no requests; those that do are forked from it, now or later.
+    """
+    global _master
+    _master = os.getpid()
+
+
+def is_master() -> bool:
+    """Return whether this process only forks those that serve requests.
+
+    That is the master of uWSGI, and one that has said so.
+    """
+    return _master == os.getpid() or (
+        uwsgi is not None and uwsgi.worker_id() == 0)
+
+
+def _after_fork() -> None:
+    native.start('after-fork', _begin_again)
+
+
+def _begin_again() -> None:
+    # Not at once: a child that runs another program, such as qemu-img, is
+    # Python for a moment too, and the librados of its parent must not be
+    # touched in it. This thread ends with that moment.
+    time.sleep(_MOMENT)
+    for periodic in list(_started):
+        periodic._begin()
+
+
+def _hook_uwsgi() -> None:
+    before = getattr(uwsgi, 'post_fork_hook', None)
+
+    def hook() -> None:
+        if before:
+            before()
+        _after_fork()
+
+    uwsgi.post_fork_hook = hook
+
+
+os.register_at_fork(after_in_child=_after_fork)
+if uwsgi is not None:
+    _hook_uwsgi()

@@ -1,0 +1,287 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The import plugin, with a real database and a real staging folder."""
+
+import os
+import pathlib
+import uuid
+
+import fixtures
+from glance.common import exception
+from glance.common import store_utils  # noqa: F401 (registers options)
+from oslo_config import cfg
+from oslotest import base
+
+from glance_dcn.imports import active_imports
+from glance_dcn.imports import distributed_staging
+from glance_dcn.imports import durable
+from glance_dcn.imports import journal
+from glance_dcn.upstream import database
+from glance_dcn.upstream import plugins
+from tests.unit.imports import glance
+
+CONF = cfg.CONF
+MiB = 1 << 20
+
+
+class Wrapper:
+    """What ImportActionWrapper is, over the database alone."""
+
+    def __init__(self, image_id, task_id):
+        self.image_id = image_id
+        self._task_id = task_id
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        pass
+
+    def add_failed_stores(self, stores):
+        image = database.image(self.image_id)
+        database.update(self.image_id, image['status'], {
+            database.FAILED: database.stores(image, database.FAILED, stores)})
+
+    def assert_task_lock(self):
+        """The lock is there."""
+
+    def drop_lock_for_task(self):
+        database.drop_property(self.image_id, database.LOCK, self._task_id)
+
+
+class StagingTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.glance = self.useFixture(glance.Database())
+        self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        plugins.staging_is_used(CONF)
+        for name, value, group in (
+                ('image_import_plugins', [plugins.STAGING],
+                 'image_import_opts'),
+                ('node_staging_uri', 'file://%s' % self.staging, None)):
+            CONF.set_override(name, value, group)
+            self.addCleanup(CONF.clear_override, name, group)
+        # Its thread is not started.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.imports.heartbeat.watch.start', lambda: None))
+        self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
+        self.addCleanup(active_imports.end, self.task_id)
+
+    def begin(self, method='glance-direct', status='uploading',
+              stores=('dcn0',), **values):
+        self.glance.add_image(self.image_id, status, properties={
+            database.LOCK: self.task_id}, **values)
+        self.glance.add_task(self.task_id, self.image_id, method, ['dcn0'])
+        self.kwargs = {
+            'task_id': self.task_id, 'task_type': 'api_image_import',
+            'backend': list(stores),
+            'import_req': {'method': {'name': method}},
+            'action_wrapper': Wrapper(self.image_id, self.task_id)}
+        return distributed_staging.get_flow(**self.kwargs)
+
+    @property
+    def entry(self):
+        return active_imports.of(self.image_id).entry
+
+    def test_the_journal_is_opened(self):
+        self.begin(size=5)
+        self.assertEqual(
+            (journal.STAGED, ['dcn0'], 5, 'qcow2',
+             str(self.staging / self.image_id)),
+            (self.entry.phase, self.entry.stores, self.entry.size,
+             self.entry.formats['disk_format'], self.entry.path))
+
+    def test_store_that_is_named_twice(self):
+        # Stock would make two tasks of one name, and could not begin.
+        self.begin(size=5, stores=['dcn0', 'dcn1', 'dcn0'])
+        self.assertEqual(['dcn0', 'dcn1'], self.kwargs['backend'])
+        self.assertEqual(['dcn0', 'dcn1'], self.entry.stores)
+
+    def test_a_download_is_staged_when_its_task_runs(self):
+        flow = self.begin('web-download', 'queued')
+        self.assertEqual(journal.DOWNLOADING, self.entry.phase)
+        [(task, _meta)] = flow.iter_nodes()
+        task.execute()
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_what_was_accepted_goes_on(self):
+        active_imports.begin(journal.Journal(str(self.staging)), journal.Entry(
+            self.task_id, self.image_id, 'glance-direct', ['dcn0'],
+            str(self.staging / self.image_id), journal.ACCEPTED))
+        self.begin()
+        self.assertEqual((journal.STAGED, 'qcow2'), (
+            self.entry.phase, self.entry.formats['disk_format']))
+
+    def test_what_was_broken_off_as_soon_as_it_was_accepted(self):
+        active_imports.begin(journal.Journal(str(self.staging)), journal.Entry(
+            self.task_id, self.image_id, 'glance-direct', ['dcn0'],
+            str(self.staging / self.image_id), journal.STAGED, attempts=1))
+        self.begin()
+        # Or its formats were lost, should it be converted and given up.
+        self.assertEqual(
+            {'disk_format': 'qcow2', 'container_format': 'bare'},
+            self.entry.formats)
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_asked_twice(self):
+        self.begin()
+        going_on = active_imports.of(self.image_id)
+        distributed_staging.get_flow(**self.kwargs)
+        self.assertIs(going_on, active_imports.of(self.image_id))
+
+    def test_plugin_is_not_used(self):
+        CONF.set_override('image_import_plugins', [], 'image_import_opts')
+        self.assertIsNone(distributed_staging.announce({}))
+
+    def test_no_room(self):
+        CONF.set_override('image_import_plugins', [
+            plugins.STAGING, 'image_conversion'], 'image_import_opts')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.imports.folder.free', lambda path: MiB))
+        path = self.staging / self.image_id
+        path.write_bytes(b'x' * 3 * MiB)
+        self.begin()
+        task, image = database.task(self.task_id), database.image(
+            self.image_id)
+        self.assertEqual('failure', task['status'])
+        self.assertIn('2097152 bytes are missing', task['message'])
+        self.assertNotIn(database.LOCK, image['properties'])
+        self.assertEqual(('uploading', 'dcn0'), (
+            image['status'], image['properties'][database.FAILED]))
+        self.assertIsNone(active_imports.of(self.image_id))
+        self.assertTrue(path.exists())
+
+    def test_put_back(self):
+        path = self.staging / self.image_id
+        path.write_bytes(b'data')
+        self.begin(status='importing', size=4)
+        self.assertTrue(distributed_staging.put_back(
+            self.kwargs['action_wrapper'], ['dcn0']))
+        image = database.image(self.image_id)
+        self.assertEqual(
+            ('uploading', 4, glance.URL, 'dcn0'),
+            (image['status'], image['size'],
+             image['properties'][database.HOST],
+             image['properties'][database.FAILED]))
+
+    def test_put_back_when_the_image_was_deleted(self):
+        self.begin(status='importing', size=4)
+        with fixtures.MonkeyPatch('glance_dcn.upstream.database.image',
+                                  lambda image_id: None):
+            self.assertRaises(
+                exception.ImageNotFound, distributed_staging.put_back,
+                self.kwargs['action_wrapper'], ['dcn0'])
+
+    def test_nothing_is_put_back_without_the_plugin(self):
+        self.assertFalse(distributed_staging.put_back(
+            Wrapper('unknown', 'task'), []))
+
+    def staged(self, length, *args, **values):
+        """Begin an import of so many bytes, and return its task."""
+        (self.staging / self.image_id).write_bytes(b'x' * length)
+        flow = self.begin(*args, **values)
+        [(task, _meta)] = flow.iter_nodes()
+        return task
+
+    def test_staged_data_is_vouched_for(self):
+        task = self.staged(5, status='importing', size=5)
+        task.execute()
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
+
+    def test_truncated_upload(self):
+        task = self.staged(4, status='importing', size=5)
+        error = self.assertRaises(exception.UploadException, task.execute)
+        self.assertIn('4 bytes were staged, and 5 were uploaded. Stage',
+                      str(error))
+        task.revert(None)
+        image = database.image(self.image_id)
+        self.assertEqual(('queued', None, 'dcn0'), (
+            image['status'], image['size'],
+            image['properties'][database.FAILED]))
+        self.assertNotIn(database.HOST, image['properties'])
+        self.assertFalse((self.staging / self.image_id).exists())
+
+    def test_uploaded_before_the_host_was_restarted(self):
+        # It may have its length, and zeros in place of its data.
+        task = self.staged(5, status='importing', size=5)
+        path = self.staging / self.image_id
+        os.utime(path, (1, 1))
+        error = self.assertRaises(exception.UploadException, task.execute)
+        self.assertIn('Stage the image again', str(error))
+        self.assertEqual({}, self.entry.proofs)
+        task.revert(None)
+        self.assertEqual('queued', database.image(self.image_id)['status'])
+        self.assertFalse(path.exists())
+
+    def test_what_was_proven_after_the_restart_is_imported(self):
+        task = self.staged(5, status='importing', size=5)
+        path = self.staging / self.image_id
+        os.utime(path, (1, 1))
+        durable.renew(str(path))
+        task.execute()
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
+
+    def test_what_goes_on_was_proven_before(self):
+        task = self.staged(5, status='importing', size=5)
+        os.utime(self.staging / self.image_id, (1, 1))
+        active_imports.of(self.image_id).held.note(attempts=1)
+        task.execute()
+        self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
+
+    def test_truncated_download(self):
+        for method in ('web-download', 'glance-download'):
+            task = self.staged(4, method, status='importing')
+            active_imports.of(self.image_id).held.note(size=5)
+            error = self.assertRaises(exception.UploadException, task.execute)
+            self.assertIn('4 bytes were staged, and 5 were announced',
+                          str(error))
+            self.assertEqual(journal.DOWNLOADING, self.entry.phase)
+            self.assertEqual({}, self.entry.proofs)
+            active_imports.end(self.task_id)
+            self.image_id = str(uuid.uuid4())
+            self.task_id = str(uuid.uuid4())
+
+    def test_download_whose_length_was_announced(self):
+        task = self.staged(4, 'web-download', status='importing')
+        active_imports.of(self.image_id).held.note(size=4)
+        task.execute()
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_download_that_was_converted_and_resumed(self):
+        task = self.staged(4, 'web-download', status='importing', size=4)
+        active_imports.of(self.image_id).held.note(size=2, attempts=1)
+        task.execute()
+        self.assertEqual(journal.STAGED, self.entry.phase)
+
+    def test_another_plugin_may_have_changed_what_was_staged(self):
+        CONF.set_override('image_import_plugins', [
+            'image_decompression', plugins.STAGING], 'image_import_opts')
+        task = self.staged(4, status='importing', size=2)
+        task.execute()
+        self.assertEqual(4, self.entry.proofs[journal.AS_STAGED].size)
+
+    def test_failed_import_can_be_repeated(self):
+        (self.staging / self.image_id).write_bytes(b'data')
+        flow = self.begin(status='importing', size=4)
+        [(task, _meta)] = flow.iter_nodes()
+        task.revert(None)
+        self.assertEqual('uploading', database.image(self.image_id)['status'])
+
+    def test_failed_download_is_left_to_stock(self):
+        (self.staging / self.image_id).write_bytes(b'data')
+        flow = self.begin('web-download', status='importing', size=4)
+        [(task, _meta)] = flow.iter_nodes()
+        task.revert(None)
+        self.assertEqual('importing', database.image(self.image_id)['status'])

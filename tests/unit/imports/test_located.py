@@ -1,0 +1,170 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Locations that were saved after their images were removed."""
+
+from __future__ import annotations
+
+import contextlib
+import types
+import typing
+import uuid
+
+import fixtures
+from glance.common import exception
+from oslotest import base
+
+from glance_dcn.imports import located
+from glance_dcn.upstream import database
+
+from tests.unit.imports import glance
+
+IMAGE = str(uuid.uuid4())
+
+
+class LocatedCase(base.BaseTestCase):
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.log = self.useFixture(fixtures.FakeLogger())
+        self.useFixture(glance.Database()).add_image(
+            IMAGE, 'active', ['central', 'dcn0', 'dcn1', 'dcn2'])
+        self.locations = {
+            entry['metadata']['store']: entry['url']
+            for entry in database.image(IMAGE)['locations']}
+        self.clocks = {'monotonic': 0.0, 'time': 1e9}
+        for name in self.clocks:
+            self.useFixture(fixtures.MonkeyPatch(
+                'time.' + name, lambda name=name: self.clocks[name]))
+        # What the sites have, by store.
+        self.there: dict[str, typing.Any] = dict.fromkeys(
+            ('central', 'dcn0', 'dcn1', 'dcn2'), 'ID')
+        self.looked: list[str] = []
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.images.look_up', self.look_up))
+
+    def site(self, store: str) -> typing.Any:
+        return types.SimpleNamespace(
+            name=store, open_pool=lambda: contextlib.nullcontext(store),
+            uri=lambda image: self.locations[store])
+
+    def look_up(self, store: str, image: str) -> str | None:
+        self.looked.append(store)
+        if isinstance(self.there[store], Exception):
+            raise self.there[store]
+        return self.there[store]
+
+    def stores(self) -> set[str]:
+        return database.located(database.image(IMAGE))
+
+
+class LocatedTest(LocatedCase):
+
+    def save(self, *stores: str, clock: str = 'monotonic',
+             seconds: float = 700) -> None:
+        """Save locations, which takes some time by a clock."""
+        watch = located.Stopwatch()
+        self.clocks[clock] += seconds
+        located.check(watch, IMAGE, map(self.site, stores))
+
+    def test_stopped_and_removed_meanwhile(self) -> None:
+        for clock, store in (('monotonic', 'dcn0'), ('time', 'dcn1')):
+            self.there[store] = None
+            exc = self.assertRaises(exception.UploadException, self.save,
+                                    'dcn2', store, clock=clock)
+            self.assertIn(store, str(exc))
+            self.assertNotIn(store, self.stores())
+        self.assertEqual({'central', 'dcn2'}, self.stores())
+        self.assertIn('stopped for 700 s', self.log.output)
+
+    def test_stopped_and_still_there(self) -> None:
+        self.save('dcn0', 'dcn1')
+        self.assertEqual(['dcn0', 'dcn1'], self.looked)
+        self.assertEqual(4, len(self.stores()))
+
+    def test_not_stopped(self) -> None:
+        self.there['dcn0'] = None
+        self.save('dcn0', seconds=1)
+        # A clock that was set back.
+        self.save('dcn0', clock='time', seconds=-3600)
+        self.assertEqual([], self.looked)
+
+    def test_it_cannot_be_told(self) -> None:
+        self.there['dcn0'] = OSError('away')
+        self.save('dcn0')
+        self.assertIn('dcn0', self.stores())
+        self.assertIn('cannot be told', self.log.output)
+
+    def test_image_was_deleted(self) -> None:
+        self.there['dcn0'] = None
+        for found in ({'locations': []}, None):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.upstream.database.image',
+                lambda _image, found=found: found))
+            self.assertRaises(exception.UploadException, self.save, 'dcn0')
+
+
+class CommitsTest(LocatedCase):
+    """What a stock import saves, which looks at nothing afterwards."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.committed: list[typing.Any] = []
+        self.commits = located.Commits(self.take, self.site)
+
+    def take(self) -> list[typing.Any]:
+        found, self.committed = self.committed, []
+        return found
+
+    def commit(self, *stores: str) -> None:
+        self.committed = [types.SimpleNamespace(site=store, image=IMAGE)
+                          for store in stores]
+        self.commits.look()
+
+    def go_on(self, seconds: float, clock: str = 'monotonic') -> None:
+        self.clocks[clock] += seconds
+        self.commits.look()
+
+    def test_stopped_before_glance_saved_it(self) -> None:
+        for clock, store in (('monotonic', 'dcn0'), ('time', 'dcn1')):
+            self.commit('central', store)
+            self.there[store] = None
+            self.go_on(700, clock)
+            self.assertNotIn(store, self.stores())
+        self.assertEqual({'central', 'dcn2'}, self.stores())
+        self.assertIn('stopped for 700 s', self.log.output)
+
+    def test_saved_some_seconds_after_it_went_on(self) -> None:
+        self.commit('dcn0')
+        self.there['dcn0'] = None
+        url, self.locations['dcn0'] = self.locations['dcn0'], 'not yet'
+        self.go_on(700)
+        self.assertIn('dcn0', self.stores())
+        self.locations['dcn0'] = url
+        self.go_on(5)
+        self.assertNotIn('dcn0', self.stores())
+
+    def test_nothing_is_asked_while_it_runs(self) -> None:
+        self.commit('dcn0', 'dcn1')
+        self.there['dcn0'] = None
+        for _ in range(20):
+            self.go_on(5)
+        # It was saved by then.
+        self.go_on(700)
+        self.assertEqual([], self.looked)
+
+    def test_site_that_is_gone(self) -> None:
+        commits = located.Commits(self.take, lambda name: None)
+        self.commit('dcn0')
+        self.clocks['time'] += 700
+        commits.look()
+        self.assertEqual([], self.looked)
