@@ -111,12 +111,12 @@ class OwnGlance(fixtures.Fixture):
 
     def _setUp(self):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        database = self._database or self.useFixture(
-            databases.Database(lab(), folder)).url
-        self.database_url = database
-        self.worker = self.make_worker(folder, database)
-        if not self._database:
-            self.worker.sync_database()
+        own = None if self._database else self.useFixture(
+            databases.Database(lab(), folder))
+        self.database_url = own.url if own else self._database
+        self.worker = self.make_worker(folder, self.database_url)
+        if own:
+            own.make_tables(self.worker)
         self.addCleanup(self.worker.stop)
         self.start()
         self.api = client.Api(self.worker.url, session())

@@ -91,20 +91,14 @@ class LostAnswerTest(base.ApiTestCase):
 
     def test_copy_that_glance_has(self):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        url = self.useFixture(databases.Database(self.lab, folder)).url
-        before, _mark, path = url.rpartition('unix_socket=')
+        database = self.useFixture(databases.Database(self.lab, folder))
+        before, _mark, path = database.url.rpartition('unix_socket=')
         if not path:
             self.skipTest('the lab has no MariaDB')
         proxy = self.useFixture(Proxy(urllib.parse.unquote(path)))
         own = base.OwnGlance(base.rbd_stores(), database='%sunix_socket=%s'
                              % (before, proxy.path))
-        make = own.make_worker
-
-        def make_worker(folder, database):
-            worker = make(folder, database)
-            worker.sync_database()
-            return worker
-        own.make_worker = make_worker
+        database.make_tables()
         self.useFixture(own)
         api = self.use_own(own)
         image_id = self.uploaded(api, b'x' * MiB, 'central')

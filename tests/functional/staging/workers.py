@@ -70,13 +70,14 @@ class Workers(fixtures.Fixture):
 
     def _setUp(self):
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        self.database_url = self.useFixture(
-            databases.Database(base.lab(), self.folder)).url
+        database = self.useFixture(
+            databases.Database(base.lab(), self.folder))
+        self.database_url = database.url
         self._ports = []
         for _ in range(self._count + 1):
             self._ports.append(process.free_port(taken=self._ports))
         self.workers = [self._make(number) for number in range(self._count)]
-        self.workers[0].sync_database()
+        database.make_tables(self.workers[0])
         for worker in self.workers:
             self.addCleanup(worker.stop)
             self.start(worker)
