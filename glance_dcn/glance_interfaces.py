@@ -549,6 +549,17 @@ def _prove_showing(_conf: cfg.ConfigOpts) -> None:
         raise Missing('ImagesController.show() is defined elsewhere')
 
 
+def _prove_searching(_conf: cfg.ConfigOpts) -> None:
+    from glance_store import multi_backend
+    for name in ('get', 'delete'):
+        function = getattr(multi_backend, name, None)
+        if not inspect.isfunction(function):
+            raise Missing('there is no function %s()' % name)
+        code = function.__code__
+        if 'backends' not in code.co_varnames[code.co_argcount:]:
+            raise Missing('%s() has no backends' % name)
+
+
 def _prove_shared_options(conf: cfg.ConfigOpts) -> None:
     from glance_store import driver
     found = [hasattr(driver, name) for name in (
@@ -663,6 +674,12 @@ SHOWING = Interface(
     'locations of equal weight are shown in the order to read them, which '
     'changes with the health and the distance of sites',
     _prove_showing)
+SEARCHING = Interface(
+    'the search for the store of a location',
+    'by which a location that Glance knows no store of is deleted by the '
+    'store that has it',
+    'such a location is deleted only if the first store has it',
+    _prove_searching)
 SHARED_OPTIONS = Interface(
     'the options of all stores of glance_store',
     'by which a store takes options from [backend_defaults]',
@@ -674,7 +691,7 @@ INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
               STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, IMAGE_LAYERS,
               TASK_EXECUTOR, TASK_EVENTS, RESERVED_STORES, STORE_MAP,
               ENTRY_POINTS, HEALTHCHECK, IMAGE_DELETION, SHOWING,
-              SHARED_OPTIONS)
+              SEARCHING, SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

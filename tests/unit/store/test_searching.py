@@ -21,6 +21,7 @@ from unittest import mock
 from glance_store import exceptions
 from glance_store import multi_backend
 
+from glance_dcn.store import driver
 from tests.unit.store import sites
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -57,6 +58,49 @@ class SearchTest(sites.SitesCase):
             sites.FSID.replace('5f', '7f')))
         # It is not waited for.
         self.assertLess(time.monotonic() - began, 4)
+
+    def check_deleted(self, fsid, name):
+        """See that a deletion is done by the store of a name."""
+        uri = 'rbd://%s/images/%s/snap' % (fsid, IMAGE)
+        deleted = mock.Mock(deferred=True)
+        with mock.patch.object(driver.Store, '_requests', mock.Mock(**{
+                'delete.return_value': deleted})) as requests:
+            multi_backend.delete(uri, None)
+        [call] = requests.delete.call_args_list
+        self.assertEqual((name, uri),
+                         (call.args[0].name, call.args[1].get_uri()))
+
+    def test_store_that_has_it_deletes_it(self):
+        self.check_deleted(sites.FSID, 'central')
+        self.check_deleted(sites.FSID.replace('5f', '7f'), 'dcn7')
+
+    def test_fsid_of_the_first_store_is_not_known_to_a_deletion(self):
+        # Otherwise it would be recorded for a site that does not have it.
+        conf = self.ceph_conf('central')
+        conf.write_text(conf.read_text().replace('fsid', '# fsid'))
+        self.check_deleted(sites.FSID.replace('5f', '7f'), 'dcn7')
+        # It may be its own: no other has that.
+        self.check_deleted(sites.FSID, 'central')
+
+    def test_pool_of_the_first_store_in_a_cluster_of_several(self):
+        conf = self.ceph_conf('central')
+        conf.write_text(conf.read_text().replace('fsid', '# fsid'))
+        self.store().pool = 'others'
+        self.check_deleted(sites.FSID.replace('5f', '7f'), 'central')
+
+    def test_location_that_no_store_has_is_kept(self):
+        # Glance drops it on NotFound.
+        error = self.assertRaises(
+            exceptions.BadStoreUri, multi_backend.delete,
+            'rbd://%s/images/%s/snap' % (sites.FSID.replace('5f', '9f'),
+                                         IMAGE), None)
+        self.assertNotIsInstance(error, exceptions.NotFound)
+
+    def test_store_that_is_named_deletes_for_no_other(self):
+        self.assertRaises(
+            exceptions.BadStoreUri, multi_backend.delete,
+            'rbd://%s/images/%s/snap' % (sites.FSID.replace('5f', '7f'),
+                                         IMAGE), 'central')
 
     def test_no_store_has_the_cluster(self):
         self.assertRaises(exceptions.NotFound, multi_backend.get,
