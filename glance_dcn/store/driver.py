@@ -263,11 +263,21 @@ class Store(driver.Store):
         :raises glance_dcn.store.failures.Elsewhere: if the location is not
             in this store's cluster
 
-        Should the site that is read go away, reading goes on at another.
+        Should the site that is read go away, reading goes on at another. To
+        the thread that fills Glance's cache ahead, which would end with it,
+        an error is raised with the first chunk.
         """
         loc = location.store_location
-        self._check_is_here(loc)
-        return self._begin_reading(loc, offset, chunk_size)
+        try:
+            self._check_is_here(loc)
+            return self._begin_reading(loc, offset, chunk_size)
+        except (exceptions.GlanceStoreException,
+                exceptions.BackendException) as exc:
+            if not replicas.is_cached_ahead() or (
+                    isinstance(exc, failures.Elsewhere)
+                    and not replicas.is_last_answer(self, loc)):
+                raise
+            return failures.raised_late(exc), 0
 
     def _check_is_here(self, loc: location.StoreLocation) -> None:
         """Return if a location may be in this store's cluster.

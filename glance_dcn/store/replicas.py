@@ -52,6 +52,10 @@ _ANSWER = '__glance_dcn_is_shown'
 # (glance_interfaces.SEARCHING proves it).
 _SEARCHING = 'glance_store.multi_backend'
 _STORES = 'backends'
+# Module and method of the thread that fills Glance's cache ahead, which ends
+# for good with the first error that glance_store raises to it
+# (glance_interfaces.CACHE_WORKER proves it).
+_CACHING = 'glance.api.v2.cached_images', 'run'
 # Seconds for which clusters that are just being connected to are waited for,
 # and between two looks.
 _PATIENCE, _LOOK = 5, .02
@@ -172,6 +176,29 @@ def is_search() -> bool:
     while frame is not None:
         if frame.f_globals.get('__name__') == _SEARCHING:
             return _STORES in frame.f_locals
+        frame = frame.f_back
+    return False
+
+
+def is_last_answer(store: driver.Store,
+                   loc: locations.StoreLocation) -> bool:
+    """Return whether no other store could have a location, of any kind.
+
+    :param store: one that has it not
+    """
+    ours = stores_of(type(store))
+    enabled = getattr(store.conf, 'enabled_backends', None) or {}
+    return owner(store, loc) is None and not any(
+        kind == 'rbd' and name not in ours for name, kind in enabled.items())
+
+
+def is_cached_ahead() -> bool:
+    """Return whether the thread that fills Glance's cache ahead reads."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if (frame.f_globals.get('__name__'),
+                frame.f_code.co_name) == _CACHING:
+            return True
         frame = frame.f_back
     return False
 

@@ -16,10 +16,16 @@ Glance's cache prefetches images that way.
 """
 
 import time
+import types
 from unittest import mock
 
+import fixtures
+from glance.api.v2 import cached_images
+from glance import image_cache
+from glance.image_cache import prefetcher
 from glance_store import exceptions
 from glance_store import multi_backend
+from oslo_config import cfg
 
 from glance_dcn.store import driver
 from tests.unit.store import sites
@@ -114,3 +120,70 @@ class SearchTest(sites.SitesCase):
                                          IMAGE), 'central')
         self.assertIn('central', str(error))
         self.assertIn(sites.FSID, str(error))
+
+
+class CacheTest(sites.SitesCase):
+    """Glance's thread that fills its cache ahead, with a real cache."""
+
+    def setUp(self):
+        super().setUp()
+        self.put()
+        self.start()
+        folder = self.useFixture(fixtures.TempDir()).path
+        for name, value in (('image_cache_dir', folder),
+                            ('image_cache_driver', 'sqlite')):
+            cfg.CONF.set_override(name, value)
+            self.addCleanup(cfg.CONF.clear_override, name)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance.image_cache.prefetcher.CONF', self.conf))
+        self.image = types.SimpleNamespace(status='active', checksum=None)
+        self.useFixture(fixtures.MockPatchObject(
+            prefetcher.Prefetcher, '__init__', return_value=None))
+        self.worker = cached_images.CacheWorker()
+        self.worker.prefetcher.cache = self.cache = image_cache.ImageCache()
+        self.worker.prefetcher.gateway = mock.Mock(**{
+            'get_repo.return_value.get.return_value': self.image})
+        self.worker.start()
+        self.addCleanup(self.worker.terminate)
+
+    def fetch(self, fsid):
+        """Have the thread fetch an image; return whether it is cached."""
+        self.image.locations = [
+            {'url': 'rbd://%s/images/%s/snap' % (fsid, IMAGE)}]
+        self.worker.submit(IMAGE)
+        began = time.monotonic()
+        while self.worker.q.unfinished_tasks:
+            self.assertTrue(self.worker.is_alive(), self.log.output)
+            self.assertLess(time.monotonic() - began, 60)
+            time.sleep(.01)
+        self.assertTrue(self.worker.is_alive(), self.log.output)
+        return self.cache.is_cached(IMAGE)
+
+    def check_lives(self):
+        """See that it caches what can be read."""
+        with mock.patch.object(self.store(), '_begin_reading',
+                               return_value=(iter([b'data']), 4)):
+            self.assertTrue(self.fetch(sites.FSID.replace('5f', '7f')))
+
+    def test_site_is_away(self):
+        # No keyring, no monitor.
+        self.assertFalse(self.fetch(sites.FSID))
+        self.assertIn('store central', self.log.output)
+        self.check_lives()
+
+    def test_location_of_no_store(self):
+        # That of an image which is at another edge only, say.
+        self.assertFalse(self.fetch(sites.FSID.replace('5f', '9f')))
+        self.assertIn('is not a location of store', self.log.output)
+        self.check_lives()
+
+    def test_image_is_not_there(self):
+        with mock.patch.object(self.store(), '_begin_reading',
+                               side_effect=exceptions.NotFound(image=IMAGE)):
+            self.assertFalse(self.fetch(sites.FSID.replace('5f', '7f')))
+        self.check_lives()
+
+    def test_others_are_told_at_once(self):
+        self.assertRaises(exceptions.BadStoreConfiguration, multi_backend.get,
+                          'rbd://%s/images/%s/snap' % (sites.FSID, IMAGE),
+                          None)
