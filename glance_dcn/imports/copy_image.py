@@ -89,6 +89,7 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
     if task_id in _taken:
         wanted[:] = [store for store in wanted
                      if store not in _taken[task_id]]
+        _undo_with_lock(kwargs['action_wrapper'], task_id)
         return _taken[task_id]
     if not (CONF.glance_dcn.direct_copy
             and glance_interfaces.usable(glance_interfaces.IMPORT_ACTIONS)
@@ -131,7 +132,31 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
     for store in targets:
         wanted.remove(store)
     _taken[task_id] = targets
+    _undo_with_lock(kwargs['action_wrapper'], task_id)
     return targets
+
+
+def _undo_with_lock(wrapper: typing.Any, task_id: str) -> None:
+    """Take targets off the image if its lock is dropped before they are used.
+
+    Glance asks for the limits of Keystone once more when the flow is made:
+    another request may have reached one meanwhile. It then takes off the
+    stores that are left in the list, and drops the lock. So it does where it
+    reverts the flow before the task of the targets has run.
+
+    :param wrapper: ImportActionWrapper, of this one flow
+    """
+    drop_lock = wrapper.drop_lock_for_task
+
+    def undo_and_drop_lock() -> None:
+        try:
+            targets = _taken.pop(task_id, None)
+            if targets:
+                with wrapper as action:
+                    action.remove_importing_stores(targets)
+        finally:
+            drop_lock()
+    wrapper.drop_lock_for_task = undo_and_drop_lock
 
 
 def _stays_within_limits(kwargs: dict[str, typing.Any], targets: list[str],

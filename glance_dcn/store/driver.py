@@ -268,29 +268,34 @@ class Store(driver.Store):
         :raises glance_dcn.store.failures.Elsewhere: if the location is not
             in this store's cluster
 
-        Should the site that is read go away, reading goes on at another.
+        Should the site that is read go away, reading goes on at another. To
+        the thread that fills Glance's cache ahead, which would end with it,
+        an error is raised with the first chunk.
         """
         loc = location.store_location
-        self._check_is_here(loc)
-        return self._begin_reading(loc, offset, chunk_size)
+        try:
+            self._check_is_here(loc)
+            return self._begin_reading(loc, offset, chunk_size)
+        except (exceptions.GlanceStoreException,
+                exceptions.BackendException) as exc:
+            if not replicas.is_cached_ahead() or (
+                    isinstance(exc, failures.Elsewhere)
+                    and not replicas.is_last_answer(self, loc)):
+                raise
+            return failures.raised_late(exc), 0
 
     def _check_is_here(self, loc: location.StoreLocation) -> None:
         """Return if a location may be in this store's cluster.
-
-        A cluster that is away cannot tell an fsid that its conf file does not
-        have. It is not waited for where another store has that fsid.
 
         :raises glance_dcn.store.failures.Elsewhere: if it is not
         """
         if not loc.fsid:
             return
+        # Other stores count only where this one cannot tell.
         fsid = self.site.known_fsid
-        if fsid is None and not any(
-                store.site.known_fsid == loc.fsid
-                for store in replicas.stores_of(type(self)).values()):
-            fsid = self.site.fsid or loc.fsid
-        if fsid != loc.fsid:
-            raise failures.elsewhere(self.site, loc, fsid)
+        if (replicas.owner(self, loc) is not self if fsid is None
+                else fsid != loc.fsid):
+            raise failures.elsewhere(self.site, loc, self.site.known_fsid)
 
     @failures.survives_eviction
     def _begin_reading(self, loc: location.StoreLocation, offset: int,
@@ -398,7 +403,8 @@ class Store(driver.Store):
 
         If Glance deletes the whole image, it is removed from all its stores
         at once, or from none. Where a site does not answer in time, the
-        removal is recorded, and done by the task runner.
+        removal is recorded, and done by the task runner. If Glance does not
+        know the store of the location, that store is found.
 
         :raises glance_store.exceptions.NotFound: if there is no such image
         :raises glance_store.exceptions.InUseByStore: if it has clones or is
@@ -410,6 +416,14 @@ class Store(driver.Store):
         :raises glance_dcn.store.failures.DeleteDenied: if this Glance may
             only read there, or in another store of the image
         """
+        loc = location.store_location
+        if replicas.is_search():
+            owner = replicas.owner(self, loc)
+            if owner is not None and owner is not self:
+                # Neither an error that ends the search will do, nor one that
+                # has Glance drop the location in the end.
+                owner.delete(location, context=context)
+                return
         loc = self.checked_for_deletion(location)
         deletion = self._requests.delete(self, loc)
         if not deletion.deferred:

@@ -154,6 +154,12 @@ def explained_opening(site: sites.Site,
         raise failure(site, exc, loc.image, exc.errno) from exc
 
 
+def raised_late(exc: Exception) -> Iterator[bytes]:
+    """Return an iterator that raises an error with its first chunk."""
+    raise exc
+    yield b''
+
+
 def failure(site: sites.Site, exc: BaseException, name: str,
             code: int | None) -> exceptions.BackendException:
     """Return what to raise for what an image's cluster has answered."""

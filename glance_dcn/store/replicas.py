@@ -20,10 +20,12 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 import typing
 
 from glance_store import location
 
+from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.sites import reading
@@ -45,6 +47,18 @@ _SHOWING = 'glance.api.v2.images'
 _SORTING = 'sort_image_locations'
 _FRAMES = 6
 _ANSWER = '__glance_dcn_is_shown'
+# Module of the functions that ask all stores in turn for a location whose
+# store Glance does not know, and the name that they have for those then
+# (glance_interfaces.SEARCHING proves it).
+_SEARCHING = 'glance_store.multi_backend'
+_STORES = 'backends'
+# Module and method of the thread that fills Glance's cache ahead, which ends
+# for good with the first error that glance_store raises to it
+# (glance_interfaces.CACHE_WORKER proves it).
+_CACHING = 'glance.api.v2.cached_images', 'run'
+# Seconds for which clusters that are just being connected to are waited for,
+# and between two looks.
+_PATIENCE, _LOOK = 5, .02
 
 
 class Replicas:
@@ -103,6 +117,90 @@ def stores_of(kind: type[driver.Store]) -> dict[str, driver.Store]:
     known = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
     return {name: entry['store'] for name, entry in known.items()
             if isinstance(entry.get('store'), kind)}
+
+
+def owner(store: driver.Store,
+          loc: locations.StoreLocation) -> driver.Store | None:
+    """Return the store whose cluster has the fsid of a location.
+
+    A cluster that is away cannot tell an fsid that its conf file does not
+    have; it is not waited for where another store has that fsid.
+
+    :param store: the one that Glance asks
+    :returns: it, too, if it is not known to have another fsid and no other
+        store has the location's; otherwise None
+    """
+    fsid = store.site.known_fsid
+    if not loc.fsid or fsid == loc.fsid:
+        return store
+    found = _other_owner(store, loc, fsid)
+    if found is None and fsid is None:
+        fsid = store.site.fsid
+        if fsid == loc.fsid:
+            return store
+    deadline = time.monotonic() + _PATIENCE
+    # To ask for what is not known has had it looked for in the background.
+    while found is None:
+        is_over = (time.monotonic() >= deadline
+                   or not any(_is_being_asked(other)
+                              for other in stores_of(type(store)).values()))
+        found = _other_owner(store, loc, fsid)
+        if is_over:
+            break
+        time.sleep(_LOOK)
+    return found or (store if fsid is None else None)
+
+
+def _other_owner(store: driver.Store, loc: locations.StoreLocation,
+                 fsid: str | None) -> driver.Store | None:
+    found = [other for other in stores_of(type(store)).values()
+             if other is not store and other.site.known_fsid == loc.fsid]
+    # Several stores may have pools of one cluster.
+    exact = [other for other in found if other.pool == loc.pool]
+    if not exact and fsid is None and store.pool == loc.pool:
+        return None
+    return next(iter(exact or found), None)
+
+
+def _is_being_asked(store: driver.Store) -> bool:
+    return (store.site.known_fsid is None
+            and store.site.health.state == health.UNKNOWN)
+
+
+def is_search() -> bool:
+    """Return whether all stores are asked for a location, one by one.
+
+    A driver is not told. The function that asks them knows.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get('__name__') == _SEARCHING:
+            return _STORES in frame.f_locals
+        frame = frame.f_back
+    return False
+
+
+def is_last_answer(store: driver.Store,
+                   loc: locations.StoreLocation) -> bool:
+    """Return whether no other store could have a location, of any kind.
+
+    :param store: one that has it not
+    """
+    ours = stores_of(type(store))
+    enabled = getattr(store.conf, 'enabled_backends', None) or {}
+    return owner(store, loc) is None and not any(
+        kind == 'rbd' and name not in ours for name, kind in enabled.items())
+
+
+def is_cached_ahead() -> bool:
+    """Return whether the thread that fills Glance's cache ahead reads."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if (frame.f_globals.get('__name__'),
+                frame.f_code.co_name) == _CACHING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def is_shown() -> bool:

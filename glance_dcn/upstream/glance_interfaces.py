@@ -549,6 +549,26 @@ def _prove_showing(_conf: cfg.ConfigOpts) -> None:
         raise Missing('ImagesController.show() is defined elsewhere')
 
 
+def _prove_searching(_conf: cfg.ConfigOpts) -> None:
+    from glance_store import multi_backend
+    for name in ('get', 'delete'):
+        function = getattr(multi_backend, name, None)
+        if not inspect.isfunction(function):
+            raise Missing('there is no function %s()' % name)
+        code = function.__code__
+        if 'backends' not in code.co_varnames[code.co_argcount:]:
+            raise Missing('%s() has no backends' % name)
+
+
+def _prove_cache_worker(_conf: cfg.ConfigOpts) -> None:
+    from glance.api.v2 import cached_images
+    run = inspect.unwrap(cached_images.CacheWorker.run)
+    if 'fetch_image_into_cache' not in run.__code__.co_names:
+        raise Missing('CacheWorker.run() fetches no images')
+    if run.__globals__.get('__name__') != 'glance.api.v2.cached_images':
+        raise Missing('CacheWorker.run() is defined elsewhere')
+
+
 def _prove_shared_options(conf: cfg.ConfigOpts) -> None:
     from glance_store import driver
     found = [hasattr(driver, name) for name in (
@@ -663,6 +683,18 @@ SHOWING = Interface(
     'locations of equal weight are shown in the order to read them, which '
     'changes with the health and the distance of sites',
     _prove_showing)
+SEARCHING = Interface(
+    'the search for the store of a location',
+    'by which a location that Glance knows no store of is deleted by the '
+    'store that has it',
+    'such a location is deleted only if the first store has it',
+    _prove_searching)
+CACHE_WORKER = Interface(
+    'the thread that fills the cache ahead',
+    'by which it is told an error so that it does not end',
+    'images are no longer cached ahead, until Glance is restarted, once one '
+    'could not be read',
+    _prove_cache_worker)
 SHARED_OPTIONS = Interface(
     'the options of all stores of glance_store',
     'by which a store takes options from [backend_defaults]',
@@ -674,7 +706,7 @@ INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
               STAGED_READERS, IMPORT_PLUGINS, IMPORT_ACTIONS, IMAGE_LAYERS,
               TASK_EXECUTOR, TASK_EVENTS, RESERVED_STORES, STORE_MAP,
               ENTRY_POINTS, HEALTHCHECK, IMAGE_DELETION, SHOWING,
-              SHARED_OPTIONS)
+              SEARCHING, CACHE_WORKER, SHARED_OPTIONS)
 
 #: The proofs of this process.
 PROCESS = Proofs(cfg.CONF)

@@ -19,6 +19,7 @@ import fixtures
 from glance_store import exceptions
 from glance_store import multi_backend
 
+from glance_dcn.ceph import connection
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
@@ -44,6 +45,40 @@ class ReadingTestCase(base.StoreTestCase):
                         far=self.site(self.far, **far or {}))
         self.add(self.data, name=self.name, store='here')
         return self.add(self.data, name=self.name, store='far')[0]
+
+
+class SearchTest(ReadingTestCase):
+    """Glance does not know the store; no conf file has an fsid."""
+
+    def conf(self, name, text, keyring):
+        path = self.directory / ('%s.conf' % name)
+        path.write_text('[global]\n%s\n[client.glance]\nkeyring = %s\n'
+                        % (text, keyring))
+        return path
+
+    def test_first_site_is_away(self):
+        uri = self.use_two()
+        keyring = self.far.etc / 'dcn0.client.glance.keyring'
+        hosts = next(line for line in self.far.conf.read_text().splitlines()
+                     if line.strip().startswith('mon_host'))
+        confs = {'away': self.conf('away', 'mon_host = v2:127.0.0.1:9',
+                                   keyring),
+                 'far': self.conf('far', hosts, keyring)}
+        stores = {name: self.site(rbd_store_ceph_conf=path,
+                                  rados_connect_timeout=2)
+                  for name, path in confs.items()}
+        # Each in a process that knows nothing yet.
+        self.use_stores(dict.fromkeys(stores, 'dcn'), **stores)
+        data, size = multi_backend.get(uri, None)
+        self.assertSame(self.data, b''.join(data))
+        self.assertEqual(len(self.data), size)
+        connection.forget('far')
+        self.use_stores(dict.fromkeys(stores, 'dcn'), **stores)
+        multi_backend.delete(uri, None)
+        self.assertAbsent(self.name, self.far)
+        # Of the site that is away, or of none: it cannot be told.
+        self.assertRaises(exceptions.RemoteServiceUnavailable,
+                          multi_backend.get, self.uri(self.name), None)
 
 
 class DcnReadingTest(ReadingTestCase):

@@ -16,13 +16,17 @@ import contextlib
 import functools
 import importlib.util
 import types
+from unittest import mock
 
 import fixtures
 from oslo_config import cfg
 from oslotest import base
 import testtools
 
+from glance.async_.flows import api_image_import
 from glance.common import exception
+from glance import context
+from glance import db
 from glance import location
 from glance import quota
 from taskflow.types import failure
@@ -32,7 +36,10 @@ from glance_dcn.imports import copy_image
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
 from glance_dcn.sites import waves
+from glance_dcn.upstream import database as db_of_glance
 from glance_dcn.upstream import glance_interfaces
+from glance_dcn.upstream import plugins
+from tests.unit.imports import glance
 
 
 class TakeOverTest(base.BaseTestCase):
@@ -88,6 +95,19 @@ class TakeOverTest(base.BaseTestCase):
         self.assertEqual(((True, True), ['nfs']),
                          self.get_flow('dcn0', 'nfs'))
 
+    def test_lock_is_dropped_before_the_copy_begins(self):
+        self.get_flow('dcn0', 'nfs')
+        self.action.drop_lock_for_task()
+        self.assertEqual([], self.action.importing)
+        self.assertTrue(self.action.dropped)
+
+    def test_lock_is_dropped_although_the_image_cannot_be_saved(self):
+        self.get_flow('dcn0')
+        self.action.remove_importing_stores = mock.Mock(
+            side_effect=exception.NotFound)
+        self.assertRaises(exception.NotFound, self.action.drop_lock_for_task)
+        self.assertTrue(self.action.dropped)
+
     def test_none_is_ours(self):
         self.check_left_to_stock('nfs')
 
@@ -131,22 +151,69 @@ class TakeOverTest(base.BaseTestCase):
         self.assertEqual([('dcn0',)] * 2, self.counted)
         self.assertEqual([], self.action.importing)
 
+    @testtools.skipUnless(importlib.util.find_spec('glance.quota.keystone'),
+                          'this Glance knows no limits of Keystone')
+    def test_limit_is_reached_between_our_question_and_glances(self):
+        # Another request takes what is left. No journal is kept.
+        plugins.prefer_ours()
+        database = self.useFixture(glance.Database())
+        folder = self.useFixture(fixtures.TempDir()).path
+        cfg.CONF.set_override('node_staging_uri', 'file://%s' % folder)
+        self.addCleanup(cfg.CONF.clear_override, 'node_staging_uri')
+        for name in ('image_staging_total', 'image_count_uploading'):
+            for stores, left in ((['dcn0', 'dcn1'], []),
+                                 (['dcn0', 'nfs'], ['nfs'])):
+                image = '-'.join([name, *stores])
+                database.add_image(image, 'active', ['central'], {
+                    'os_glance_import_task': image}, size=1)
+                kwargs = {'task_id': image, 'image_id': image,
+                          'backend': stores}
+                counted = functools.partial(importing, image)
+                with self.limits(refuses=name, passes=1, counted=counted):
+                    self.assertRaises(exception.LimitExceeded,
+                                      self.get_glances_flow, **kwargs)
+                # Glance was asked with its own stores taken off the list.
+                self.assertEqual(left, stores)
+                self.assertEqual('dcn0,%s' % (left or ['dcn1'])[0],
+                                 self.counted[-1])
+                properties = db_of_glance.image(image)['properties']
+                self.assertEqual('', properties[db_of_glance.IMPORTING])
+                self.assertNotIn(db_of_glance.LOCK, properties)
+                self.assertNotIn(image, copy_image._taken)
+
+    def get_glances_flow(self, **kwargs):
+        """Make the whole flow of a copy, as Glance's executor does."""
+        admin = context.get_admin_context()
+        admin.project_id = 'project'
+        return api_image_import.get_flow(
+            task_type='api_image_import', context=admin,
+            task_repo=mock.Mock(), image_repo=db.ImageRepo(
+                admin, db.get_api()),
+            import_req={'method': {'name': 'copy-image'}}, **kwargs)
+
     @contextlib.contextmanager
-    def limits(self, refuses, error=None):
+    def limits(self, refuses, error=None, passes=0, counted=None):
         """Have Keystone's limits asked, and one of them refuse.
 
         :param error: what that raises; None: that the limit is exceeded
+        :param passes: how often it does not refuse before
+        :param counted: returns what counts for the limits
         :returns: context manager that gives a dict of sizes in MiB by limit
         """
         asked = {}
         self.counted = []
+        left = [None] * passes
 
         def enforce(name, context, project, delta=0):
             self.assertEqual('project', project)
             asked[name] = delta
             # What is copied counts for the limits.
-            self.counted.append(tuple(self.action.importing))
+            self.counted.append(counted() if counted
+                                else tuple(self.action.importing))
             if name == refuses:
+                if left:
+                    left.pop()
+                    return
                 raise error or exception.LimitExceeded(body='too much')
 
         conf = types.SimpleNamespace(
@@ -175,6 +242,11 @@ class TakeOverTest(base.BaseTestCase):
         self.assertEqual(((False, True), list(stores)),
                          self.get_flow(*stores))
         self.assertEqual([], self.action.importing)
+
+
+def importing(image):
+    """Return the stores that an image is listed to be imported to."""
+    return db_of_glance.image(image)['properties'][db_of_glance.IMPORTING]
 
 
 class SourcesTest(base.BaseTestCase):
@@ -223,6 +295,9 @@ class FakeAction:
 
     def __exit__(self, *unused):
         pass
+
+    def drop_lock_for_task(self):
+        self.dropped = True
 
     def add_importing_stores(self, stores):
         self.importing += stores

@@ -117,6 +117,13 @@ _CHANGES: dict[glance_interfaces.Interface,
                 self.context, self.image.image_id, place)
             for place in self.image.locations]),
         ('glance.location.StoreLocations', 'pop', _GONE)],
+    glance_interfaces.SEARCHING: [
+        ('glance_store.multi_backend', 'get', _GONE),
+        ('glance_store.multi_backend', 'delete', lambda uri, backend: None)],
+    glance_interfaces.CACHE_WORKER: [
+        ('glance.api.v2.cached_images', 'CacheWorker', _GONE),
+        ('glance.api.v2.cached_images.CacheWorker', 'run',
+         lambda self: None)],
     glance_interfaces.SHOWING: [
         ('glance.api.v2.images', 'ImagesController', _GONE),
         ('glance.api.v2.images.ImagesController', 'show',
