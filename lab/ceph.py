@@ -335,10 +335,14 @@ class Cluster:
         self.mon.wait_until(self._monitor_answers, timeout)
 
     def _start_osd(self, timeout):
-        self._start_daemon(self.osd, ['ceph-osd', '-f', '-i', '0',
-                                      '-c', self._conf])
         with self.connect() as client:
-            self.osd.wait_until(lambda: _osd_is_up(client), timeout)
+            # The monitor takes one that was killed for up still. A client that
+            # learns of its new address too late asks for the map after 10 s.
+            before = None if self.osd.pid else _osd_up_since(client)
+            self._start_daemon(self.osd, ['ceph-osd', '-f', '-i', '0',
+                                          '-c', self._conf])
+            self.osd.wait_until(
+                lambda: _osd_up_since(client) not in (None, before), timeout)
 
     def _monitor_answers(self):
         with contextlib.suppress(rados.Error):
@@ -363,7 +367,11 @@ def command(client, request, data=''):
     return output.decode()
 
 
-def _osd_is_up(client):
+def _osd_up_since(client):
+    """Return the epoch since which the OSD is up; None: it is not, or out."""
     state = json.loads(command(client, {'prefix': 'osd dump',
                                         'format': 'json'}))
-    return any(osd['up'] and osd['in'] for osd in state['osds'])
+    for osd in state['osds']:
+        if osd['up'] and osd['in']:
+            return osd['up_from']
+    return None
