@@ -17,6 +17,7 @@ and keyrings named as on a DCN node: ``dcn0.conf`` and
 ``dcn0.client.glance.keyring``. No manager is needed for pools and RBD.
 """
 
+from concurrent import futures
 import contextlib
 import json
 import pathlib
@@ -305,15 +306,14 @@ class Cluster:
         self._start_osd(timeout=60)
 
     def _make_pools(self):
-        with self.connect() as client:
+        with self.connect() as client, \
+                futures.ThreadPoolExecutor() as executor:
             for pool in POOLS:
                 command(client, {'prefix': 'osd pool create', 'pool': pool,
                                  'pg_num': 8})
-                command(client, {'prefix': 'osd pool set', 'pool': pool,
-                                 'var': 'size', 'val': '1',
-                                 'yes_i_really_mean_it': True})
-                with client.open_ioctx(pool) as ioctx:
-                    rbd.RBD().pool_init(ioctx, True)
+            # That waits for its placement groups.
+            list(executor.map(lambda pool: _prepare_pool(client, pool),
+                              POOLS))
 
     def _make_clients(self, facts):
         conf = _CLIENT_CONF % facts
@@ -353,6 +353,13 @@ class Cluster:
             with self.connect(timeout=5) as client:
                 return client.get_fsid() == self.fsid
         return False
+
+
+def _prepare_pool(client, pool):
+    command(client, {'prefix': 'osd pool set', 'pool': pool, 'var': 'size',
+                     'val': '1', 'yes_i_really_mean_it': True})
+    with client.open_ioctx(pool) as ioctx:
+        rbd.RBD().pool_init(ioctx, True)
 
 
 def command(client, request, data=''):
