@@ -130,7 +130,7 @@ def new(name: str) -> hashlib._Hash:
     return hashlib.new(name, usedforsecurity=False)
 
 
-class Worker(typing.Generic[_Item]):
+class Thread(typing.Generic[_Item]):
     """A thread that works through what it is given, in order.
 
     :param function: called with each item in that thread
@@ -180,7 +180,7 @@ class Hash:
     def __init__(self, name: str) -> None:
         self.name = name
         self._hash = new(name)
-        self._worker: Worker[bytes | int] = Worker('hash-%s' % name,
+        self._thread: Thread[bytes | int] = Thread('hash-%s' % name,
                                                    self._update)
 
     def put(self, item: bytes | int, done: Done) -> None:
@@ -188,11 +188,11 @@ class Hash:
 
         :param done: called afterwards with None, or with the exception
         """
-        self._worker.put(item, done)
+        self._thread.put(item, done)
 
     def stop(self) -> None:
         """End the thread at once, even amid a long run of zeros."""
-        self._worker.stop()
+        self._thread.stop()
 
     def hexdigest(self) -> str:
         """Return the digest, once all that was put is done."""
@@ -202,7 +202,7 @@ class Hash:
         if isinstance(item, bytes):
             self._hash.update(item)
             return
-        while item and not self._worker.stopped:
+        while item and not self._thread.stopped:
             count = min(item, len(_ZEROS))
             self._hash.update(_ZEROS[:count])
             item -= count

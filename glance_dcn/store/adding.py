@@ -22,7 +22,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
-from glance_dcn.engine.backends import null
+from glance_dcn.engine.backends import base
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.imports import active_imports
@@ -38,9 +38,8 @@ if typing.TYPE_CHECKING:
 
     import rados
 
-    from glance_dcn.engine.backends import base
     from glance_dcn.engine.backends import rbd as rbd_backend
-    from glance_dcn.engine import rates
+    from glance_dcn.engine import pacing
     from glance_dcn.sites import site as sites
 
 LOG = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ class Addition:
                found: leftovers.Found) -> records.Record:
         """Take over a complete image, if it is what the stream brings."""
         with failures.explained(self._site, self._name):
-            result = self._write(null.Null(self._name))
+            result = self._write(base.Null(self._name))
             try:
                 # Those of the stream, if there are any yet.
                 leftovers.adopt(self._site, ioctx, found, result.size,
@@ -170,7 +169,7 @@ class Addition:
         return _record(result, computed)
 
     def _write(self, target: base.Endpoint,
-               rate: rates.Rate | None = None) -> transfer.Result:
+               rate: pacing.Rate | None = None) -> transfer.Result:
         """Write the stream to an endpoint."""
         with stream.Sink(
                 target, self._size or None,

@@ -36,8 +36,7 @@ import rbd
 from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import header
-from glance_dcn.engine import objects
+from glance_dcn.engine import rbd_layout
 from glance_dcn.runtime import native
 from glance_dcn.runtime import shared
 
@@ -95,7 +94,7 @@ class RBD(base.Endpoint):
 
     :param ioctx: of the image's pool; it must stay open as long as this
     :param writable: open for writing too, as an image that is written for
-        the first time, see :mod:`glance_dcn.engine.objects`
+        the first time, see :mod:`glance_dcn.engine.rbd_layout`
     :param open_pool: opens a pool by its ID, where the data of images may be
         in another one
     :param name: what errors call it; by default the image's name
@@ -114,8 +113,8 @@ class RBD(base.Endpoint):
                  ) -> None:
         super().__init__(name or image)
         self._image: rbd.Image | None = None
-        self._objects: objects.DataObjects | None = None
-        self._facts: header.Facts | None = None
+        self._objects: rbd_layout.DataObjects | None = None
+        self._facts: rbd_layout.Facts | None = None
         self._let_go = hold() if hold else _nothing
         self._shared = shared.Shared(self._close)
         self._is_open = True
@@ -132,15 +131,15 @@ class RBD(base.Endpoint):
                 # Not by rbd.Image(snapshot=): in Ceph 16 a close soon after
                 # races with the end of such an open and aborts the process.
                 self._image.set_snap(snapshot)
-            self._look(self._image)
+            self._inspect(self._image)
             if writable:
-                self._objects = objects.DataObjects(ioctx, self._image,
-                                                    open_pool)
-                self._facts = header.facts(self._image)
-        except header.Unsafe as error:
+                self._objects = rbd_layout.DataObjects(
+                    ioctx, self._image, open_pool)
+                self._facts = rbd_layout.facts(self._image)
+        except rbd_layout.Unsafe as error:
             self.close()
             raise errors.RequestError(self.name, 'open', hint=error.reason)
-        except (rbd.Error, objects.Error) as error:
+        except (rbd.Error, rbd_layout.Error) as error:
             self.close()
             raise self._translated(error, 'open')
 
@@ -154,9 +153,9 @@ class RBD(base.Endpoint):
         assert self._image is not None, 'the image is closed'
         return self._image
 
-    def _look(self, image: rbd.Image) -> None:
-        header.check(image)
-        self._is_clone = header.has_parent(image)
+    def _inspect(self, image: rbd.Image) -> None:
+        rbd_layout.check(image)
+        self._is_clone = rbd_layout.has_parent(image)
         stat = image.stat()
         self.size = stat['size']
         self.object_size = stat['obj_size']
@@ -210,7 +209,7 @@ class RBD(base.Endpoint):
         token = self._begin()
 
         def complete(completion: rbd.Completion, data: typing.Any) -> None:
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             count = completion.get_return_value()
             if count == length:
                 done(data)
@@ -225,7 +224,7 @@ class RBD(base.Endpoint):
         try:
             self.image.aio_read(offset, length, complete)
         except rbd.Error as error:
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             done(self._translated(error, 'read', offset, length))
 
     def write(self, offset: int, data: bytes, done: base.Done) -> None:
@@ -242,7 +241,7 @@ class RBD(base.Endpoint):
         token = self._begin()
 
         def complete(code: int) -> None:
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             done(self._error('write', -code, offset, length)
                  if code < 0 else None)
 
@@ -250,7 +249,7 @@ class RBD(base.Endpoint):
             self._objects.write(offset, data, complete)
         except Exception as error:
             # Whatever it is: other targets of the transfer must go on.
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             done(self._translated(error, 'write', offset, length))
 
     def flush(self, done: base.Done) -> None:
@@ -292,11 +291,11 @@ class RBD(base.Endpoint):
                 self.call(self._objects.cut, size)
             else:
                 self.call(rbd.Image.resize, size)
-        except (rbd.Error, objects.Error) as error:
+        except (rbd.Error, rbd_layout.Error) as error:
             raise self._translated(error, 'resize', length=size)
         self.size = size
 
-    def facts(self) -> header.Facts:
+    def facts(self) -> rbd_layout.Facts:
         """Return what the header of a new image is to be like."""
         assert self._facts is not None, 'the image is not writable'
         return self._facts._replace(size=self.size)
@@ -336,12 +335,12 @@ def _nothing() -> None:
     pass
 
 
-def _close(image: rbd.Image, written: objects.DataObjects | None,
+def _close(image: rbd.Image, written: rbd_layout.DataObjects | None,
            let_go: Callable[[], object],
            closed: native.Queue[bool] | None = None) -> None:
     # What was written was answered before, or has failed.
     if written:
-        with contextlib.suppress(objects.Error):
+        with contextlib.suppress(rbd_layout.Error):
             written.close()
     with contextlib.suppress(rbd.Error):
         image.close()

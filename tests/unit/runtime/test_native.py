@@ -37,7 +37,6 @@ _SCRIPT = """
 
     from eventlet import patcher
     from glance_dcn.engine.backends import file
-    from glance_dcn.engine import reader
     from glance_dcn.engine import stream
     from glance_dcn.engine import transfer
     from glance_dcn.runtime import native
@@ -69,7 +68,7 @@ _SCRIPT = """
             assert again.content == result.content
             assert again.hashes['md5'] == result.hashes['md5']
             assert len(beats) - count > 20, len(beats) - count
-            assert b''.join(reader.Reader(two)) == data
+            assert b''.join(stream.Reader(two)) == data
     count = len(beats)
     sleep = patcher.original('time').sleep
     assert native.call(lambda: (sleep(0.2), 'slept')[1]) == 'slept'
