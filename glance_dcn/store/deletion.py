@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 import time
 import typing
 import weakref
@@ -52,6 +51,7 @@ from glance_dcn.ceph import omap
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import record_format
 from glance_dcn.runtime import native
+from glance_dcn.store import callers
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
 from glance_dcn.tasks import queue
@@ -60,7 +60,6 @@ from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    import types
 
     import rados
 
@@ -393,7 +392,7 @@ class Requests:
         :raises glance_store.exceptions.BadStoreUri: if another location is
             not in the cluster of its store
         """
-        image = _deleted_image()
+        image = callers.deleted_image()
         found = None if image is None else self._known.get(image)
         if found is None and image is not None:
             found = ImageDeletion(_deletions(type(store), image))
@@ -413,17 +412,6 @@ class Requests:
             alone.run()
             deletion = alone.refused or deletion
         return deletion
-
-
-def _deleted_image() -> typing.Any:
-    """Return Glance's object for the image that it deletes now, or None.
-
-    A driver is told neither that all of an image is deleted nor where else it
-    lies. The method of Glance's that walks through the locations knows both
-    (glance_interfaces.IMAGE_DELETION proves it).
-    """
-    frame = _caller('delete')
-    return None if frame is None else frame.f_locals.get('self')
 
 
 def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
@@ -477,7 +465,7 @@ def check_other_stores(store: driver.Store,
     :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
         store, too, in which this Glance may only read
     """
-    if _is_removal_from_one_store():
+    if callers.is_removal_from_one_store():
         return
     others = [other for other in replicas.stores_of(type(store)).values()
               if other is not store]
@@ -508,23 +496,3 @@ def denial(image: str, reason: Exception) -> failures.DeleteDenied:
     LOG.warning('Image %(image)s is not deleted: %(reason)s',
                 {'image': image, 'reason': reason})
     return failures.DeleteDenied(str(reason))
-
-
-def _is_removal_from_one_store() -> bool:
-    """Return whether Glance takes one location from an image that stays.
-
-    A driver is told neither that nor which request it serves. Glance takes
-    locations from images in one method; what comes from elsewhere is taken
-    for the deletion of the whole image.
-    """
-    return _caller('pop') is not None
-
-
-def _caller(method: str) -> types.FrameType | None:
-    """Return the frame of a method of Glance's locations that led here."""
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None and (
-            frame.f_code.co_name != method
-            or frame.f_globals.get('__name__') != 'glance.location'):
-        frame = frame.f_back
-    return frame

@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 import typing
 
 from glance_store import capabilities
@@ -33,6 +34,7 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
@@ -50,16 +52,15 @@ from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.store import adding
-from glance_dcn.store import backends
+from glance_dcn.store import callers
+from glance_dcn.store import config_watch
 from glance_dcn.store import deletion as deletions
+from glance_dcn.store import dynamic_stores
 from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
-from glance_dcn.store import resources
 from glance_dcn.store import spreading
-from glance_dcn.store import staged
-from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.upstream import glance_db
@@ -156,7 +157,7 @@ class Store(driver.Store):
         task_setup.configure(
             queue.PROCESS, self.conf, database,
             folder.private(self.conf) if database else None)
-        resources.configure(self.conf, warn=queue.PROCESS.enabled)
+        self._configure_clients(warn=queue.PROCESS.enabled)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
         if database and queue.PROCESS.enabled:
@@ -173,7 +174,7 @@ class Store(driver.Store):
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
-            watch.begin(self.conf, type(self))
+            config_watch.begin(self.conf, type(self))
         if home is None:
             raise self._no_home()
 
@@ -187,6 +188,18 @@ class Store(driver.Store):
         if shared is None:
             return getattr(self.conf, group)
         return shared(options.STORE_OPTS, group, conf=self.conf)
+
+    def _configure_clients(self, warn: bool) -> None:
+        """Bound what the process holds of all clusters together.
+
+        Called as each store is set up; the same options have an effect once.
+        """
+        conf = self.conf[options.GROUP]
+        shortages = client_cache.PROCESS.configure(
+            conf.dcn_client_idle_timeout, conf.dcn_max_clients,
+            _process_count(self.conf))
+        for shortage in shortages if warn else ():
+            LOG.warning('%s', shortage)
 
     def take_limits(self) -> None:
         """Take over the options that hold for running transfers too."""
@@ -218,7 +231,7 @@ class Store(driver.Store):
         """
         if (self.backend_group and
                 self.conf.enabled_backends.get(self.backend_group) == 'dcn'):
-            backends.change(self.conf, {self.backend_group: 'rbd'})
+            dynamic_stores.set_types(self.conf, {self.backend_group: 'rbd'})
 
     @property
     def url_prefix(self) -> str | None:
@@ -244,7 +257,7 @@ class Store(driver.Store):
         """
         group = self.backend_group or 'glance_store'
         weight = getattr(getattr(self.conf, group), 'weight', 0)
-        if replicas.is_shown():
+        if callers.is_shown():
             return weight
         if not self.site.available:
             return -math.inf
@@ -278,7 +291,7 @@ class Store(driver.Store):
             return self._begin_reading(loc, offset, chunk_size)
         except (exceptions.GlanceStoreException,
                 exceptions.BackendException) as exc:
-            if not replicas.is_cached_ahead() or (
+            if not callers.is_cached_ahead() or (
                     isinstance(exc, failures.Elsewhere)
                     and not replicas.is_last_answer(self, loc)):
                 raise
@@ -379,7 +392,7 @@ class Store(driver.Store):
             taken away
         """
         self._check_open()
-        waiting = staged.report_waiting(image_file)
+        waiting = adding.report_waiting(image_file)
         spread = spreading.of(str(image_id))
         if spread:
             spread.prepare(self.site, waiting)
@@ -417,7 +430,7 @@ class Store(driver.Store):
             only read there, or in another store of the image
         """
         loc = location.store_location
-        if replicas.is_search():
+        if callers.is_search():
             owner = replicas.owner(self, loc)
             if owner is not None and owner is not self:
                 # Neither an error that ends the search will do, nor one that
@@ -501,3 +514,16 @@ class Store(driver.Store):
                 source = stack.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
             yield source
+
+
+def _process_count(conf: cfg.ConfigOpts) -> int:
+    """Return how many processes there are of this Glance."""
+    # That of glance_dcn.runtime.periodic.
+    uwsgi = sys.modules.get('uwsgi')
+    if uwsgi is not None:
+        return max(1, getattr(uwsgi, 'numproc', 1))
+    try:
+        # Of the standalone glance-api, which registers the option.
+        return max(1, conf.workers or 1)
+    except cfg.NoSuchOptError:
+        return 1

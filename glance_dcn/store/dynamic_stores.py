@@ -15,7 +15,9 @@
 Glance finds a store in two places: the option ``enabled_backends``, and
 glance_store's map of stores by scheme. A store that comes is put into the map
 before it is enabled; one that goes is taken off in the other order. Parts of
-the map are replaced, not changed, for requests walk through them.
+the map are replaced, not changed, for requests walk through them; and so is
+the option, as a whole and with the reserved stores in it, which Glance adds to
+what it finds.
 
 A store that was taken away is enabled as of type ``http``, the one type that
 Glance takes for read-only: ``GET /v2/info/stores`` says so, ``all_stores``
@@ -32,14 +34,15 @@ import typing
 from glance_store import driver
 from glance_store import exceptions
 from glance_store import location
+from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import native
 from glance_dcn.sites import folder
 from glance_dcn.sites import wiring
-from glance_dcn.store import backends
 from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
+from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
@@ -51,8 +54,14 @@ _READ_ONLY = 'http'
 # Options that a store follows as it is; for others it is built anew.
 _FOLLOWED = ('store_description', 'weight', 'dcn_max_transfers',
              'dcn_bandwidth_limit')
-# Two threads change the roster of a process.
+# Glance has one map of stores and one configuration for a process. Two threads
+# change the stores.
 _lock = native.lock()
+_types_lock = native.lock()
+# Whose option was changed, and all that was changed of it: each change sets
+# them all, so that none is lost, whatever value oslo.config keeps.
+_conf: cfg.ConfigOpts | None = None
+_types: dict[str, str | None] = {}
 
 
 @dataclasses.dataclass
@@ -67,7 +76,7 @@ class Entry:
     retired: bool
 
 
-class Roster:
+class DynamicStores:
     """The stores of a process that come and go.
 
     :param conf: with enabled_backends as configured
@@ -132,7 +141,7 @@ class Roster:
         with _lock:
             if name in self.entries and self.entries[name].retired:
                 del self.entries[name]
-                backends.change(self._conf, {name: None})
+                set_types(self._conf, {name: None})
                 _place((), name, None)
                 _forget(name)
                 self.changed = True
@@ -158,7 +167,7 @@ class Roster:
         _place(schemes, name, {
             'store': store, 'store_entry': 'dcn',
             'location_class': store.get_store_location_class()})
-        backends.change(self._conf, {name: _READ_ONLY if retired else 'rbd'})
+        set_types(self._conf, {name: _READ_ONLY if retired else 'rbd'})
         self.entries[name] = Entry(store, dict(options), retired)
         self.changed = True
 
@@ -170,6 +179,37 @@ class Roster:
                     option, options[option].replace('$', '$$'), group=name)
             else:
                 self._conf.clear_override(option, group=name)
+
+
+def set_types(conf: cfg.ConfigOpts, types: dict[str, str | None]) -> None:
+    """Set the types of some stores.
+
+    Nothing is changed if the reserved stores, which nothing works without,
+    cannot be kept.
+
+    :param types: type by identifier of the store; None: not enabled any more
+    """
+    global _conf
+    if not glance_interfaces.usable(glance_interfaces.RESERVED_STORES):
+        return
+    with _types_lock:
+        if conf is not _conf:
+            _conf = conf
+            _types.clear()
+        _types.update(types)
+        enabled = {**conf.enabled_backends, **multi_backend._RESERVED_STORES,
+                   **_types}
+        conf.set_override('enabled_backends', {
+            name: kind for name, kind in enabled.items() if kind is not None})
+
+
+def refresh(conf: cfg.ConfigOpts) -> None:
+    """Make oslo.config forget the values it keeps of all options.
+
+    A request that was looking an option up while it was changed may have
+    kept the old value after all others were forgotten.
+    """
+    set_types(conf, {})
 
 
 def _forget(name: str) -> None:
@@ -209,8 +249,9 @@ def _place(schemes: tuple[str, ...], name: str,
 
 
 def _after_fork() -> None:
-    global _lock
+    global _lock, _types_lock
     _lock = native.lock()
+    _types_lock = native.lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

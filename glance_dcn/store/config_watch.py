@@ -34,10 +34,9 @@ from oslo_config import cfg
 
 from glance_dcn.runtime import periodic
 from glance_dcn.sites import folder
-from glance_dcn.store import backends
+from glance_dcn.store import dynamic_stores
 from glance_dcn.store import options
-from glance_dcn.store import record
-from glance_dcn.store import roster
+from glance_dcn.store import site_registry
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
@@ -59,7 +58,7 @@ _MISSING = 2
 # whether they are empty.
 _HANGS = 180
 
-_watch: Watch | None = None
+_watch: ConfigWatch | None = None
 
 
 def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
@@ -73,24 +72,24 @@ def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
         if _watch.conf is conf:
             return
         _watch.stop()
-    _watch = Watch(conf, kind)
+    _watch = ConfigWatch(conf, kind)
     _watch.start()
 
 
-class Watch:
+class ConfigWatch:
     """Follows the files of one configuration."""
 
     def __init__(self, conf: cfg.ConfigOpts,
                  kind: type[drivers.Store]) -> None:
         self.conf = conf
-        self.roster = roster.Roster(conf, kind)
+        self.stores = dynamic_stores.DynamicStores(conf, kind)
         self._folder: folder.Folder | None = None
         self._missing: dict[str, int] = {}
         self._refused: dict[str, dict[str, str]] = {}
-        self._limits = LimitsFile(conf, self.roster)
-        self._looking = periodic.Periodic('dcn-files', self.look, _LOOK)
-        self.record = record.Record(self.roster, _sites,
-                                    lead=queue.PROCESS.lead)
+        self._limits = LimitsFile(conf, self.stores)
+        self._looking = periodic.Periodic('dcn-files', self.poll, _LOOK)
+        self.registry = site_registry.SiteRegistry(self.stores, _sites,
+                                                   lead=queue.PROCESS.lead)
         # Neither is used without a folder.
         self._exchange = periodic.Periodic('dcn-sites', self._keep_record,
                                            _EXCHANGE)
@@ -120,12 +119,12 @@ class Watch:
         self._looking.stop()
         self._exchange.stop()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take over what has changed in the files, and in the record."""
         self._look_at_files()
         if self._folder and not queue.PROCESS.lead.is_held:
-            self.record.follow()
-        self._limits.look()
+            self.registry.follow()
+        self._limits.poll()
 
     def _look_at_files(self, settled: bool = True) -> None:
         """Take over what has changed in the files.
@@ -135,9 +134,9 @@ class Watch:
 
         :param settled: leave files alone that were changed a moment ago
         """
-        if self.roster.changed:
-            self.roster.changed = False
-            backends.refresh(self.conf)
+        if self.stores.changed:
+            self.stores.changed = False
+            dynamic_stores.refresh(self.conf)
         if self._folder:
             contents = self._folder.read(settled)
             if contents is not None:
@@ -145,24 +144,24 @@ class Watch:
 
     def _follow(self, contents: folder.Contents) -> None:
         for name, found in contents.sites.items():
-            entry = self.roster.entries.get(name)
+            entry = self.stores.entries.get(name)
             if ((entry is None or entry.retired or entry.options != found)
                     and self._refused.get(name) != found):
                 self._put(name, found)
-        for name, entry in list(self.roster.entries.items()):
+        for name, entry in list(self.stores.entries.items()):
             if name in contents.present:
                 self._missing.pop(name, None)
             elif not entry.retired:
                 self._missing[name] = self._missing.get(name, 0) + 1
                 if self._missing[name] >= _MISSING:
                     self._put(name, entry.options, retired=True)
-        self.record.present = contents.present
+        self.registry.present = contents.present
 
     def _put(self, name: str, found: dict[str, str],
              retired: bool = False) -> None:
-        known = self.roster.entries.get(name)
+        known = self.stores.entries.get(name)
         try:
-            self.roster.put(name, found, retired)
+            self.stores.put(name, found, retired)
         except Exception as exc:
             self._refused[name] = found
             LOG.error('Site %(name)s cannot be set up: %(reason)s',
@@ -185,7 +184,7 @@ class Watch:
         self._exchange.wake()
 
     def _check(self, name: str, found: dict[str, str]) -> None:
-        unknown = self.roster.check(name, found)
+        unknown = self.stores.check(name, found)
         if unknown:
             LOG.warning('Site file %(name)s.conf has options that no dcn '
                         'store knows; they are without effect: %(unknown)s', {
@@ -197,7 +196,7 @@ class Watch:
         if not lead.is_held:
             return
         with lead.job('record of sites', _HANGS):
-            settled = not self.record.exchange(self._home_site())
+            settled = not self.registry.exchange(self._home_site())
         self._exchange.interval = _SETTLED if settled else _EXCHANGE
 
     def _home_site(self) -> sites.Site | None:
@@ -207,7 +206,7 @@ class Watch:
         """
         site = queue.PROCESS.home.site
         return None if site is None or (
-            site.name in self.roster.entries) else site
+            site.name in self.stores.entries) else site
 
 
 def _sites() -> list[tuple[str, sites.Site]]:
@@ -219,15 +218,16 @@ def _sites() -> list[tuple[str, sites.Site]]:
 class LimitsFile:
     """Limits in the configuration files, of stores in enabled_backends.
 
-    :param roster: of the others
+    :param stores: of the others
     """
 
-    def __init__(self, conf: cfg.ConfigOpts, roster: roster.Roster) -> None:
+    def __init__(self, conf: cfg.ConfigOpts,
+                 stores: dynamic_stores.DynamicStores) -> None:
         self._conf = conf
-        self._roster = roster
+        self._stores = stores
         self._state = self._files()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take over the limits, if a file has changed."""
         state = self._files()
         if state == self._state:
@@ -236,7 +236,7 @@ class LimitsFile:
         try:
             fresh = self._read()
             for name, site in _sites():
-                if name not in self._roster.entries:
+                if name not in self._stores.entries:
                     self._follow(fresh, name, site)
         except (cfg.Error, ValueError, OSError) as exc:
             LOG.error('The configuration files were changed, and cannot be '

@@ -45,7 +45,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
     from glance_dcn.sites import site as sites_
-    from glance_dcn.store import roster as rosters
+    from glance_dcn.store import dynamic_stores
 
 LOG = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ _PATIENCE = 5
 _PUBLISHED = 'sites'
 
 
-class Record:
-    """The record, as one process keeps it.
+class SiteRegistry:
+    """The record of sites, as one process keeps it.
 
     :param sites: returns all dcn stores of the process, with their names
     :param clock: returns seconds since the epoch
@@ -75,13 +75,13 @@ class Record:
         are not known
     """
 
-    def __init__(self, roster: rosters.Roster,
+    def __init__(self, stores: dynamic_stores.DynamicStores,
                  sites: Callable[[], list[tuple[str, sites_.Site]]],
                  host: str | None = None,
                  clock: Callable[[], float] = time.time,
                  lead: leads.Lead | None = None) -> None:
         self.present: frozenset[str] | None = None
-        self._roster = roster
+        self._stores = stores
         self._sites = sites
         self._host = (host or socket.gethostname()).replace('/', '_')
         self._clock = clock
@@ -122,7 +122,7 @@ class Record:
             return True
         self._told.pop(None, None)
         return bool(self._retired()) or not self._recorded.issuperset(
-            self._roster.entries)
+            self._stores.entries)
 
     def follow(self) -> None:
         """Serve and drop what the leader of the host serves and drops."""
@@ -148,9 +148,9 @@ class Record:
     def _publish(self) -> None:
         """Leave the recorded sites to the other processes of the host."""
         text = json.dumps({
-            name: self._roster.entries[name].options
+            name: self._stores.entries[name].options
             for name in sorted(self._recorded)
-            if name in self._roster.entries})
+            if name in self._stores.entries})
         left = self._lead.term, text
         if self._left == left:
             return
@@ -164,7 +164,7 @@ class Record:
     def _exchange(self, recorded: definitions.Definitions,
                   present: frozenset[str]) -> None:
         known = recorded.load()
-        for name, entry in list(self._roster.entries.items()):
+        for name, entry in list(self._stores.entries.items()):
             if name in known:
                 self._recorded.add(name)
             if not entry.retired:
@@ -187,7 +187,7 @@ class Record:
 
     def _keep(self, recorded: definitions.Definitions,
               definition: definitions.Definition | None, name: str,
-              entry: rosters.Entry) -> None:
+              entry: dynamic_stores.Entry) -> None:
         """Record a site of this host."""
         if definition is None or definition.options != entry.options:
             recorded.save(name, entry.options)
@@ -199,12 +199,12 @@ class Record:
 
     def _serve(self, name: str, definition: definitions.Definition) -> None:
         """Make a store of a site whose file is gone, if it is none yet."""
-        if name in self._roster.entries:
+        if name in self._stores.entries:
             return
         try:
-            self._roster.check(name, definition.options)
+            self._stores.check(name, definition.options)
             self._check_conf_file(definition.options)
-            self._roster.adopt(name, definition.options)
+            self._stores.adopt(name, definition.options)
         except folder.Mistake as exc:
             self._tell(name, 'Site %s was taken away and is recorded, but '
                        'what it holds cannot be served: %s' % (name, exc))
@@ -230,7 +230,7 @@ class Record:
                 'other stores have their conf files in' % path)
 
     def _retired(self) -> list[str]:
-        return [name for name, entry in self._roster.entries.items()
+        return [name for name, entry in self._stores.entries.items()
                 if entry.retired]
 
     def _is_held(self, holders: dict[str, float]) -> bool:
@@ -240,7 +240,7 @@ class Record:
 
     def _drop_if_empty(self, name: str) -> bool:
         """Drop a store whose pool is empty; return whether it was."""
-        site = self._roster.entries[name].store.site
+        site = self._stores.entries[name].store.site
         now = time.monotonic()
         since, due = self._waiting.setdefault(name, (now, now))
         if now < due:
@@ -262,7 +262,7 @@ class Record:
         return True
 
     def _drop(self, name: str) -> None:
-        self._roster.drop(name)
+        self._stores.drop(name)
         self._recorded.discard(name)
         self._empty.pop(name, None)
         self._waiting.pop(name, None)
