@@ -17,7 +17,7 @@ memory than there is; a thread of Python that does holds up all others. So
 each file is inspected by a process of its own (:mod:`.child`), once, within
 limits that follow from how much there is to read. It answers with a few words
 of JSON, which are believed in no more than the file is. The process is forked
-from an inspection server (:mod:`.servers`) in a few milliseconds; without one,
+from a server (:mod:`.inspection_server`) in a few milliseconds; without one,
 and when the server is lost, a program is started.
 """
 
@@ -38,8 +38,8 @@ import typing
 from glance_dcn.images import errors
 from glance_dcn.images import formats
 from glance_dcn.images import hazards
+from glance_dcn.images import inspection_server
 from glance_dcn.images import limited
-from glance_dcn.images import servers
 
 LOG = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def inspect(path: str,
             beat: collections.abc.Callable[[], object] | None = None,
             tolerated: collections.abc.Iterable[str] = (),
             interpreter: str | None = None,
-            server: servers.InspectionServer | None = None) -> Image:
+            server: inspection_server.InspectionServer | None = None) -> Image:
     """Find out what an image file is.
 
     :param beat: called several times a second; what it raises ends it
@@ -164,7 +164,7 @@ def inspect(path: str,
                  tuple(answer['others']))
 
 
-def prepare(server: servers.InspectionServer,
+def prepare(server: inspection_server.InspectionServer,
             interpreter: str | None = None) -> None:
     """Have a server ready for a file that is about to be inspected.
 
@@ -224,14 +224,14 @@ def find_interpreter(path: str, configured: str | None = None
 
 
 def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
-         interpreter: str, server: servers.InspectionServer | None,
+         interpreter: str, server: inspection_server.InspectionServer | None,
          tick: collections.abc.Callable[[bytes], object] | None
          ) -> limited.Outcome:
     if server:
         try:
             return server.run(_server_command(interpreter), limits, file,
                               tolerated, tick)
-        except servers.Lost as exc:
+        except inspection_server.Lost as exc:
             LOG.info('Starting a program to inspect %(path)s: %(reason)s',
                      {'path': file.name, 'reason': exc})
     return limited.run(_command(interpreter, tolerated=tolerated), limits,
@@ -239,7 +239,7 @@ def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
 
 
 def _server_command(interpreter: str) -> list[str]:
-    return _command(interpreter, idle=servers.IDLE)
+    return _command(interpreter, idle=inspection_server.IDLE)
 
 
 def _command(interpreter: str, **request: object) -> list[str]:

@@ -27,6 +27,7 @@ scheduler thread of its own with the first call that it schedules.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import enum
 import heapq
@@ -377,20 +378,10 @@ def _nothing() -> None:
 
 
 def _take(queue: native.Queue[_T], timeout: float) -> _T | None:
-    """Return the next item of a queue that this native thread alone reads.
-
-    :param timeout: seconds
-    :returns: None if there was none in time
-    """
-    # First without a timeout: see glance_dcn.runtime.native.get().
-    try:
-        return queue.get_nowait()
-    except native.Empty:
-        pass
-    try:
-        return queue.get(timeout=timeout)
-    except native.Empty:
-        return None
+    """Return the next item of a queue, or None if there was none in time."""
+    with contextlib.suppress(native.Empty):
+        return native.take(queue, timeout)
+    return None
 
 
 #: Of this process.

@@ -38,7 +38,6 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import rbd_layout
 from glance_dcn.runtime import native
-from glance_dcn.runtime import shared
 
 if typing.TYPE_CHECKING:
     import rados
@@ -116,7 +115,7 @@ class RBD(base.Endpoint):
         self._objects: rbd_layout.DataObjects | None = None
         self._facts: rbd_layout.Facts | None = None
         self._let_go = hold() if hold else _nothing
-        self._shared = shared.Shared(self._close)
+        self._shared = native.Shared(self._close)
         self._is_open = True
         # What is told when it is closed by a thread of its own.
         self._closed: native.Queue[bool] | None = None

@@ -12,7 +12,7 @@
 
 """The inspection server of a process: where it is, and asking it.
 
-The server (:mod:`.server`) is started on first use, and ends by itself when it
+The server (:mod:`.child`) is started on first use, and ends by itself when it
 is idle. A child of a fork starts its own, and leaves that of its parent alone.
 Nothing here has a lock, which another thread might hold while the process
 forks; two threads that start a server at once have two for a while. What
@@ -33,8 +33,8 @@ import posix
 import subprocess
 import typing
 
+from glance_dcn.images import child
 from glance_dcn.images import limited
-from glance_dcn.images import server
 from glance_dcn.runtime import native
 
 #: Seconds without an image after which a server ends.
@@ -148,12 +148,12 @@ class _Process:
     def wait(self) -> int:
         """Wait in a native thread; return status, or minus a signal."""
         try:
-            data = self._link.recv(server.STATUS.size)
+            data = self._link.recv(child.STATUS.size)
         except OSError:
             data = b''
         self._link.close()
-        self.lost = len(data) != server.STATUS.size
-        return 0 if self.lost else server.STATUS.unpack(data)[0]
+        self.lost = len(data) != child.STATUS.size
+        return 0 if self.lost else child.STATUS.unpack(data)[0]
 
     def kill(self) -> None:
         """Have it killed by the server."""
