@@ -204,7 +204,7 @@ class TargetWriter:
         return self.rate.delay() if self._queue else 0
 
     def check(self) -> None:
-        """Drop it when the target owes answers and gives none."""
+        """Drop the target when it does not answer."""
         if self.finished:
             return
         now = self._loop.clock()

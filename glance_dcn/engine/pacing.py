@@ -111,8 +111,8 @@ class Rate:
     no request is ever too large, and the mean over time is the limit. One
     object may be shared by several transfers, as the limit of their site.
 
-    :param limit: bytes per second, or None for no limit; it may be set anew
-        at any time
+    :param limit: bytes per second, or None for no limit; it may be
+        changed at any time
     """
 
     def __init__(self, limit: float | None = None,

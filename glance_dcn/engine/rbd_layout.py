@@ -55,7 +55,7 @@ class Unsafe(rbd.InvalidArgument):
 
 
 def check(image: rbd.Image) -> None:
-    """See that an image that was opened is one to work with.
+    """Check the header of an image that was opened.
 
     All of it is known to the client: there is no round trip.
 
@@ -106,7 +106,7 @@ def facts(image: rbd.Image) -> Facts:
 
 
 def check_unchanged(image: rbd.Image, before: Facts) -> None:
-    """See that the header of an image is as it was.
+    """Check that the header of an image has not changed.
 
     :raises Unsafe: if it is not
     :raises rbd.Error: if that cannot be told

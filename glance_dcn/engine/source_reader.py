@@ -171,7 +171,7 @@ class SourceReader:
             raise self._error
         now = self._loop.clock()
         if not self._in_flight and (self._ready or self.listed):
-            # It owes nothing.
+            # There is nothing to wait for.
             self._last_progress = now
         elif now - self._last_progress > self._timeout:
             raise errors.Stalled(

@@ -201,7 +201,7 @@ class _Server:
                         if os.waitpid(pid, os.WNOHANG) == (0, 0)}
 
     def _kill(self, link: _socket.socket) -> None:
-        # It may stay for as long as a disk that is away: nobody waits for it.
+        # It may stay for as long as a disk that is away: it is not waited for.
         pid = self._links.pop(link)
         os.kill(pid, signal.SIGKILL)
         self._killed.add(pid)

@@ -130,8 +130,8 @@ def inspect(path: str,
     :param interpreter: path or name of a Python interpreter of the version
         that this process has; by default it is looked for
     :param server: what inspects it; by default, a program that is started
-    :raises glance_dcn.images.formats.Refused: the format is not clear, or the
-        file is not safe; the message says why, to users
+    :raises formats.Refused: the format is not clear, or the file is not safe;
+        the message says why, to users
     :raises InspectionFailed: it passed a limit, or there is no interpreter
     :raises OSError: it cannot be read
     """
@@ -194,8 +194,8 @@ def find_interpreter(path: str, configured: str | None = None
                      ) -> str:
     """Return the path of a Python interpreter like that of this process.
 
-    A program that has Python built in, such as uWSGI, is the executable of
-    its process: what it would do as an interpreter is unknown.
+    A program that has Python built in, such as uWSGI, is the executable of its
+    process: what it would do as an interpreter is unknown.
 
     :param path: path of the image file that it is for
     :param configured: ``[wsgi] python_interpreter``

@@ -98,7 +98,7 @@ class InspectionServer:
         :param tolerated: names of checks of partition tables that may fail
         :param tick: as for :func:`glance_dcn.images.limited.follow`
         :raises Lost: the server does not answer; nothing is known of the file
-        :raises glance_dcn.images.limited.TookTooLong: its time is over
+        :raises limited.TookTooLong: its time is over
         """
         message = json.dumps({
             'memory': limits.memory, 'cpu': limits.cpu, 'size': limits.size,

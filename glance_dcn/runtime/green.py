@@ -30,7 +30,7 @@ In a process that is not patched a function is run by the thread that calls.
 
 What both kinds of threads use all the time is logging, whose locks are those
 of green threads there. One that a green thread waits for and a native thread
-gives back wakes nobody: what is scheduled then is in the hub of the native
+gives back wakes no thread: what is scheduled then is in the hub of the native
 thread, which ends. Everything that logs from then on waits, requests first of
 all. So these locks are replaced by native ones. What the module's own lock
 guards never waits for anything: it is held for moments only. oslo.log gives

@@ -174,8 +174,7 @@ class ProcessLimits:
                   ) -> list[Shortage]:
         """Have so many clients at most, or as many as there is room for.
 
-        The soft limit of open files is raised as far as is needed and
-        allowed.
+        The soft limit of open files is raised as far as is needed and allowed.
 
         :param max_clients: connected clients of a process
         :param processes: processes of this service, which share the limits of

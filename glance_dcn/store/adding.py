@@ -293,8 +293,8 @@ def report_waiting(data: typing.Any) -> Callable[[list[str]], object] | None:
     """Return what keeps the task of an import alive while it waits.
 
     :returns: function of one argument, which it ignores: it saves the task,
-        so that its lock stays fresh, and raises what Glance raises when
-        somebody else has ended it; None where no task is behind the data
+        so that its lock stays fresh, and raises what Glance raises when it
+        was ended elsewhere; None where no task is behind the data
     """
     reader = data
     for _ in range(_DEEPEST):
@@ -354,7 +354,7 @@ class SparseReader:
             size = max(0, os.fstat(self._fd).st_size - self._position)
         size = min(size, extents.REQUEST - self._position % extents.REQUEST)
         if self._position >= self._hole:
-            self._look()
+            self._find_data()
         if self._position < self._data:
             count = min(size, self._data - self._position)
             self._position += count
@@ -378,7 +378,7 @@ class SparseReader:
         """Close the file."""
         self._file.close()
 
-    def _look(self) -> None:
+    def _find_data(self) -> None:
         """Find the next data, and where it ends."""
         end = os.fstat(self._fd).st_size
         if self._position >= end:

@@ -105,7 +105,7 @@ class ConfigWatch:
         try:
             self._look_at_files(settled=False)
         except Exception:
-            # The stores of enabled_backends are none the worse for it.
+            # The stores of enabled_backends work without them.
             LOG.exception('The site files could not be followed')
         if not queue.PROCESS.enabled:
             return

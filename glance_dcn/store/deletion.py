@@ -147,9 +147,7 @@ class Deletion:
         if not self.done or isinstance(self.error, (
                 errors.Unreachable, errors.NotDeployed, errors.Exhausted)):
             return True
-        # What a cluster answers, a refusal say, is none the less an answer:
-        # only what is not answered is deferred, also where the site has come
-        # back meanwhile.
+        # An error that a cluster answers with, a refusal say, is an answer.
         return isinstance(self.error, _ANSWERS) and (
             self.site.health.state == health.DOWN
             or abs(getattr(self.error, 'errno', None) or 0) == errno.ETIMEDOUT)
@@ -237,8 +235,7 @@ class ImageDeletion:
     def run(self) -> None:
         """Delete the image, and record what is not done in time.
 
-        :raises glance_dcn.store.failures.TimeoutError: if what is not done
-            cannot be recorded
+        :raises failures.TimeoutError: if what is not done cannot be recorded
         """
         try:
             self._run()
@@ -385,12 +382,12 @@ class Requests:
 
         :returns: the :class:`Deletion` to be answered: that of the location,
             or one that refuses for the whole image
-        :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
-            store, too, in which this Glance may only read
-        :raises glance_dcn.store.failures.TimeoutError: if it can neither be
-            removed nor can that be recorded
-        :raises glance_store.exceptions.BadStoreUri: if another location is
-            not in the cluster of its store
+        :raises failures.DeleteDenied: if it lies in another store, too, in
+            which this Glance may only read
+        :raises failures.TimeoutError: if it can neither be removed nor can
+            that be recorded
+        :raises exceptions.BadStoreUri: if another location is not in the
+            cluster of its store
         """
         image = callers.deleted_image()
         found = None if image is None else self._known.get(image)
@@ -462,8 +459,8 @@ def check_other_stores(store: driver.Store,
 
     Also if Glance removes the image from this store only.
 
-    :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
-        store, too, in which this Glance may only read
+    :raises failures.DeleteDenied: if it lies in another store, too, in which
+        this Glance may only read
     """
     if callers.is_removal_from_one_store():
         return
@@ -484,7 +481,7 @@ def explain(store: driver.Store, loc: location.StoreLocation,
     """Raise DeleteDenied if an error means that this Glance may only read.
 
     :param exc: what the cluster of the store has answered
-    :raises glance_dcn.store.failures.DeleteDenied: if it does
+    :raises failures.DeleteDenied: if it does
     """
     denied = permission.is_denied(exc) and store.site.access.refusal()
     if denied:

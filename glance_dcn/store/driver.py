@@ -123,8 +123,8 @@ class Store(driver.Store):
     def configure_add(self) -> None:
         """Take over the options; the cluster is not touched.
 
-        :raises glance_store.exceptions.BadStoreConfiguration: if an option
-            has no usable value
+        :raises exceptions.BadStoreConfiguration: if an option has no usable
+            value
         """
         group = self.backend_group or 'glance_store'
         conf = self._options(group)
@@ -275,15 +275,14 @@ class Store(driver.Store):
         :param chunk_size: number of bytes wanted from there; None: all
         :returns: tuple of an iterator over chunks of bytes and the number of
             bytes it will give
-        :raises glance_store.exceptions.NotFound: if there is no such image
-        :raises glance_store.exceptions.RemoteServiceUnavailable: if the site
-            is away
-        :raises glance_dcn.store.failures.Elsewhere: if the location is not
-            in this store's cluster
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.RemoteServiceUnavailable: if the site is away
+        :raises failures.Elsewhere: if the location is not in this store's
+            cluster
 
         Should the site that is read go away, reading goes on at another. To
-        the thread that fills Glance's cache ahead, which would end with it,
-        an error is raised with the first chunk.
+        the thread that fills Glance's cache ahead, which would end with it, an
+        error is raised with the first chunk.
         """
         loc = location.store_location
         try:
@@ -300,7 +299,7 @@ class Store(driver.Store):
     def _check_is_here(self, loc: location.StoreLocation) -> None:
         """Return if a location may be in this store's cluster.
 
-        :raises glance_dcn.store.failures.Elsewhere: if it is not
+        :raises failures.Elsewhere: if it is not
         """
         if not loc.fsid:
             return
@@ -332,12 +331,11 @@ class Store(driver.Store):
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
-            burden = self.site.limits
-            with limits.turn([burden]):
+            with limits.turn([self.site.limits]):
                 yield from self._chunks(loc, reading.chunks(
                     relay, source, offset, length, chunk=self.READ_CHUNKSIZE,
                     timeout=adding.stall_timeout(self.site),
-                    rate=burden.receiving))
+                    rate=self.site.limits.receiving))
 
     def _chunks(self, loc: location.StoreLocation,
                 chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -352,9 +350,9 @@ class Store(driver.Store):
                  context: typing.Any = None) -> int:
         """Return an image's size in bytes.
 
-        :raises glance_store.exceptions.NotFound: if there is no such image
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
-            in this store's cluster
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.BadStoreUri: if the location is not in this store's
+            cluster
         """
         loc = self._checked(location)
         if (loc.pool, loc.snapshot) == (self.pool, images.SNAPSHOT):
@@ -372,10 +370,10 @@ class Store(driver.Store):
             ) -> tuple[str, int, str, str, dict[str, str]]:
         """Store an image.
 
-        The image has no snapshot, and so cannot be read, until all its data
-        is there. Whatever goes wrong before, it is removed again. What an
-        earlier attempt left behind is taken over if it is complete and equal,
-        and replaced if it is half-written.
+        The image has no snapshot, and so cannot be read, until all its data is
+        there. Whatever goes wrong before, it is removed again. What an earlier
+        attempt left behind is taken over if it is complete and equal, and
+        replaced if it is half-written.
 
         :param image_file: file-like object or iterable of its data
         :param image_size: bytes; 0 if unknown
@@ -383,13 +381,12 @@ class Store(driver.Store):
         :param verifier: object whose ``update()`` is given all data, or None
         :returns: tuple of location URI, bytes stored, checksum (md5),
             multihash, and metadata of the location
-        :raises glance_store.exceptions.Duplicate: if there is an image of
-            that name with other content, or somebody is writing it
-        :raises glance_store.exceptions.StorageFull: if it does not fit
-        :raises glance_store.exceptions.Invalid: if there is more or less data
-            than ``image_size``
-        :raises glance_store.exceptions.StoreAddDisabled: if the site was
-            taken away
+        :raises exceptions.Duplicate: if there is an image of that name with
+            other content, or it is being written
+        :raises exceptions.StorageFull: if it does not fit
+        :raises exceptions.Invalid: if there is more or less data than
+            ``image_size``
+        :raises exceptions.StoreAddDisabled: if the site was taken away
         """
         self._check_open()
         waiting = adding.report_waiting(image_file)
@@ -414,20 +411,19 @@ class Store(driver.Store):
                context: typing.Any = None) -> None:
         """Delete an image, or move it to the trash while snapshots remain.
 
-        If Glance deletes the whole image, it is removed from all its stores
-        at once, or from none. Where a site does not answer in time, the
-        removal is recorded, and done by the task runner. If Glance does not
-        know the store of the location, that store is found.
+        If Glance deletes the whole image, it is removed from all its stores at
+        once, or from none. Where a site does not answer in time, the removal
+        is recorded, and done by the task runner. If Glance does not know the
+        store of the location, that store is found.
 
-        :raises glance_store.exceptions.NotFound: if there is no such image
-        :raises glance_store.exceptions.InUseByStore: if it has clones or is
-            open elsewhere
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
-            in this store's cluster
-        :raises glance_store.exceptions.TimeoutError: if the site is away and
-            the removal cannot be recorded either
-        :raises glance_dcn.store.failures.DeleteDenied: if this Glance may
-            only read there, or in another store of the image
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.InUseByStore: if it has clones or is open elsewhere
+        :raises exceptions.BadStoreUri: if the location is not in this store's
+            cluster
+        :raises exceptions.TimeoutError: if the site is away and the removal
+            cannot be recorded either
+        :raises failures.DeleteDenied: if this Glance may only read there, or
+            in another store of the image
         """
         loc = location.store_location
         if callers.is_search():
@@ -492,10 +488,10 @@ class Store(driver.Store):
                              ) -> StoreLocation:
         """Return the store location, if what it names is to be deleted.
 
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
-            in this store's cluster
-        :raises glance_store.exceptions.NotFound: if it is in a cluster that
-            was replaced: the location is all there is
+        :raises exceptions.BadStoreUri: if the location is not in this store's
+            cluster
+        :raises exceptions.NotFound: if it is in a cluster that was replaced:
+            the location is all there is
         """
         try:
             return self._checked(location)

@@ -21,8 +21,8 @@ what it finds.
 
 A store that was taken away is enabled as of type ``http``, the one type that
 Glance takes for read-only: ``GET /v2/info/stores`` says so, ``all_stores``
-leaves it out, and its images are found as before. (An http location is none
-of its own, and refused.)
+leaves it out, and its images are found as before. (It refuses http
+locations.)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if typing.TYPE_CHECKING:
 
 _SCHEMES = ('dcn', 'rbd')
 _READ_ONLY = 'http'
-# Options that a store follows as it is; for others it is built anew.
+# Options that a store follows as it is; for others it is built again.
 _FOLLOWED = ('store_description', 'weight', 'dcn_max_transfers',
              'dcn_bandwidth_limit')
 # Glance has one map of stores and one configuration for a process. Two threads
@@ -93,11 +93,11 @@ class DynamicStores:
         self.changed = False
 
     def check(self, name: str, options: dict[str, str]) -> list[str]:
-        """See that a site can become a store.
+        """Check that a site can become a store.
 
         :param options: as text, by name
         :returns: names of the options that are not known
-        :raises glance_dcn.sites.folder.Mistake: if it cannot
+        :raises folder.Mistake: if it cannot
         """
         folder.check_name(name)
         if name in self._static:
@@ -122,7 +122,7 @@ class DynamicStores:
 
         Requests that have the old one go on with it.
 
-        :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
+        :raises folder.Mistake: if it cannot be set up
         """
         with _lock:
             self._put(name, options, retired)
@@ -130,7 +130,7 @@ class DynamicStores:
     def adopt(self, name: str, options: dict[str, str]) -> None:
         """Add a store that was taken away, unless there is one of its name.
 
-        :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
+        :raises folder.Mistake: if it cannot be set up
         """
         with _lock:
             if name not in self.entries:
@@ -213,7 +213,7 @@ def refresh(conf: cfg.ConfigOpts) -> None:
 
 
 def _forget(name: str) -> None:
-    """Have nobody look after a site any more."""
+    """Stop what runs for a site beside requests."""
     queue.PROCESS.remove(name)
     wiring.PROCESS.remove(name)
     connection.forget(name)

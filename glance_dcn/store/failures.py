@@ -86,7 +86,7 @@ class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
 def survives_eviction(method: _Method) -> _Method:
     """Do it once more, on a new connection, if the cluster cut off this one.
 
-    Stock, which connects anew for each operation, does not notice either.
+    Stock, which connects for each operation, does not notice either.
     """
     @functools.wraps(method)
     def survivor(self: typing.Any, *args: typing.Any,
@@ -104,8 +104,8 @@ def open_pool(site: sites.Site,
     """Open a pool for a while.
 
     :param pool: name of the pool; None: the site's
-    :raises glance_store.exceptions.BadStoreConfiguration: if the cluster
-        does not answer or the options do not fit it
+    :raises exceptions.BadStoreConfiguration: if the cluster does not answer or
+        the options do not fit it
     """
     with contextlib.ExitStack() as stack:
         try:

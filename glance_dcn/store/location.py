@@ -51,8 +51,8 @@ class StoreLocation(location.StoreLocation):
     def parse_uri(self, uri: str) -> None:
         """Take the parts from a URI.
 
-        :raises glance_store.exceptions.BadStoreUri: if it is of another
-            scheme, or has not exactly one or four non-empty parts
+        :raises exceptions.BadStoreUri: if it is of another scheme, or has not
+            exactly one or four non-empty parts
         """
         self.validate_schemas(uri, valid_schemas=(_PREFIX,))
         pieces = [urllib.parse.unquote(piece)

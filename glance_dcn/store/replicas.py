@@ -53,7 +53,7 @@ class Replicas:
         group = getattr(store.conf, 'glance_store', None)
         self._local = getattr(group, 'default_backend', None)
         self._stores: dict[str, driver.Store] = {}
-        # An image that somebody else named is looked for nowhere else.
+        # An image that others have named is read at its location only.
         if (loc.pool, loc.snapshot) == (store.pool, images.SNAPSHOT):
             self._stores = stores_of(type(store))
 

@@ -86,7 +86,7 @@ class SiteRegistry:
         self._host = (host or socket.gethostname()).replace('/', '_')
         self._clock = clock
         # Sites that were seen in the record: one of these that is missing
-        # there was dropped by somebody.
+        # there was dropped by another process.
         self._recorded: set[str] = set()
         self._empty: dict[str, int] = {}
         # (since when, next inspection) of those that are not empty, by the
@@ -198,7 +198,7 @@ class SiteRegistry:
             recorded.hold(name, self._host, now)
 
     def _serve(self, name: str, definition: definitions.Definition) -> None:
-        """Make a store of a site whose file is gone, if it is none yet."""
+        """Make a store of a site whose file is gone, unless there is one."""
         if name in self._stores.entries:
             return
         try:
@@ -214,10 +214,10 @@ class SiteRegistry:
                     'and serves what it holds until it is empty', name)
 
     def _check_conf_file(self, options: dict[str, str]) -> None:
-        """See that no file is read that only the record says is one.
+        """Check that the record alone does not say what file is read.
 
-        Whoever may write to the pool, which Nova and Cinder may, could name
-        a file of his own: librados obeys what is in it.
+        A client that may write to the pool could name a file of its own:
+        librados obeys what is in it.
         """
         path = options.get('rbd_store_ceph_conf')
         if not path:

@@ -50,7 +50,7 @@ _LOT = 256
 # With the object map it is a look into memory.
 _MAPPED_LOT = 16 << 10
 # Seconds for which the closing of an image that was written is waited for: a
-# dozen round trips, or, where nobody answers, several times what one request
+# dozen round trips, or, without an answer, several times what one request
 # may take.
 _CLOSING = 5
 # Seconds that requests in flight have at the end of the process.
@@ -146,8 +146,7 @@ class RBD(base.Endpoint):
     def image(self) -> rbd.Image:
         """The open image, for what is outside the engine.
 
-        To open an image anew takes a dozen round trips, which count where the
-        cluster is far away.
+        To open an image once more takes a dozen round trips.
         """
         assert self._image is not None, 'the image is closed'
         return self._image
