@@ -91,9 +91,7 @@ class Addition:
         self._leads = False
 
     def run(self) -> records.Record:
-        """Store the image, or adopt what is there.
-
-        Whatever goes wrong, nothing half-written is left.
+        """Store the image, or adopt what is there; leave nothing incomplete.
 
         :raises: see :meth:`glance_dcn.store.driver.Store.add`
         """
@@ -118,8 +116,8 @@ class Addition:
                               rbd_backend.RBD | leftovers.Found]:
         """Open the pool and begin an image in it.
 
-        :returns: tuple of a context manager that closes the pool, the pool,
-            and the open image, or the complete one that is there already
+        :returns: what closes the pool, the pool, and the open image, or the
+            complete one that is there already
         """
         begun: rbd_backend.RBD | leftovers.Found
         with contextlib.ExitStack() as stack:
@@ -215,8 +213,7 @@ class Addition:
                    snapshot: str | None = None) -> dict[str, str]:
         """Return the hashes Glance wants of what was written.
 
-        Those that were computed on the way, or those of equal content; or
-        they are computed now.
+        They were computed on the way, or for equal content, or are now.
         """
         if self._leads:
             return result.hashes
@@ -292,9 +289,9 @@ def skip_holes(data: typing.Any) -> bool:
 def report_waiting(data: typing.Any) -> Callable[[list[str]], object] | None:
     """Return what keeps the task of an import alive while it waits.
 
-    :returns: function of one argument, which it ignores: it saves the task,
-        so that its lock stays fresh, and raises what Glance raises when it
-        was ended elsewhere; None where no task is behind the data
+    :returns: function that ignores its argument, saves the task, so that its
+        lock stays fresh, and raises what Glance raises when it was ended
+        elsewhere; None where no task is behind the data
     """
     reader = data
     for _ in range(_DEEPEST):
@@ -336,10 +333,8 @@ class SparseReader:
     """Reads a file in order, and its holes without touching the file.
 
     What it returns ends at the multiples of the engine's largest request at
-    the latest, and a hole from one to the next is ``extents.ZEROS`` itself,
-    which the engine need not look at to know what it is.
-
-    :param file: it is read from its current position
+    the latest, and a hole from one to the next is ``extents.ZEROS`` itself, in
+    which the engine need not search for data.
     """
 
     def __init__(self, file: io.BufferedReader) -> None:

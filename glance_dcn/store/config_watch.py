@@ -64,8 +64,7 @@ _watch: ConfigWatch | None = None
 def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
     """Watch for changes on behalf of Glance; set up the sites there are.
 
-    Called as each store is set up; the first call counts. It returns after
-    the sites of the folder are stores.
+    Called as each store is set up; the first call counts.
     """
     global _watch
     if _watch is not None:
@@ -98,12 +97,9 @@ class ConfigWatch:
             self._folder = folder.Folder(path, self._check)
 
     def start(self) -> None:
-        """Set up the sites of the folder, and go on watching.
-
-        The command, which ends soon, only has them set up.
-        """
+        """Set up the sites of the folder; watch on, except in the command."""
         try:
-            self._look_at_files(settled=False)
+            self._read_files(settled=False)
         except Exception:
             # The stores of enabled_backends work without them.
             LOG.exception('The site files could not be followed')
@@ -121,15 +117,15 @@ class ConfigWatch:
 
     def poll(self) -> None:
         """Take over what has changed in the files, and in the record."""
-        self._look_at_files()
+        self._read_files()
         if self._folder and not queue.PROCESS.lead.is_held:
             self.registry.follow()
         self._limits.poll()
 
-    def _look_at_files(self, settled: bool = True) -> None:
+    def _read_files(self, settled: bool = True) -> None:
         """Take over what has changed in the files.
 
-        At the start it is this alone: Glance does not have the stores of
+        At the start this comes alone: Glance does not have the stores of
         enabled_backends yet, which the record is compared with.
 
         :param settled: leave files alone that were changed a moment ago
@@ -200,10 +196,7 @@ class ConfigWatch:
         self._exchange.interval = _SETTLED if settled else _EXCHANGE
 
     def _home_site(self) -> sites.Site | None:
-        """Return the site that keeps the records, or None.
-
-        Where it comes from a file itself, it cannot keep which there were.
-        """
+        """Return the site that keeps the records, unless it has a file too."""
         site = queue.PROCESS.home.site
         return None if site is None or (
             site.name in self.stores.entries) else site

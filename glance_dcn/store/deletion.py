@@ -123,8 +123,7 @@ class Deletion:
     def run(self, events: native.Queue[Deletion]) -> None:
         """Remove the image, if that is decided.
 
-        :param events: queue that is given this object when it is prepared,
-            and when it is done
+        :param events: is given this object when it is prepared, and done
         """
         self.begun = True
         for last in (False, True):
@@ -211,8 +210,7 @@ class ImageDeletion:
     """The deletion of an image from one or several stores.
 
     :param deletions: in Glance's order
-    :ivar refused: the one whose store refuses, so that nothing is removed
-        anywhere; or None
+    :ivar refused: the one whose store refuses, for all of them; or None
     """
 
     def __init__(self, deletions: list[Deletion]) -> None:
@@ -368,8 +366,7 @@ class ImageDeletion:
 class Requests:
     """The deletions of images by requests of this process.
 
-    Glance has an object for the image of each request, and they live as long
-    as that.
+    Each lives as long as Glance's object for the image of the request.
     """
 
     def __init__(self) -> None:
@@ -380,12 +377,12 @@ class Requests:
                loc: location.StoreLocation) -> Deletion:
         """Delete the image of a location, and of all others if Glance does.
 
-        :returns: the :class:`Deletion` to be answered: that of the location,
-            or one that refuses for the whole image
+        :returns: the deletion to be answered: that of the location, or one
+            that refuses for the whole image
         :raises failures.DeleteDenied: if it lies in another store, too, in
             which this Glance may only read
-        :raises failures.TimeoutError: if it can neither be removed nor can
-            that be recorded
+        :raises failures.TimeoutError: if it can be neither removed nor
+            recorded
         :raises exceptions.BadStoreUri: if another location is not in the
             cluster of its store
         """
@@ -414,8 +411,7 @@ class Requests:
 def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
     """Have Glance mark many locations in one transaction, not in one each.
 
-    After each location it marks those that have an ID in the database as
-    deleted, and at the end all that are left, whatever became of them. Only
+    At the end it marks all as deleted that it has not marked one by one. Only
     where no other store can refuse any more.
     """
     places = list(image.image.locations)
@@ -427,7 +423,7 @@ def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
 def _deletions(kind: type[driver.Store], image: typing.Any) -> list[Deletion]:
     """Return the deletions of an image from all stores of a kind.
 
-    What Glance does not know the store of is left to a call of its own.
+    Locations without a known store are left to a call of their own.
     """
     stores = replicas.stores_of(kind)
     found = []
@@ -481,7 +477,6 @@ def explain(store: driver.Store, loc: location.StoreLocation,
     """Raise DeleteDenied if an error means that this Glance may only read.
 
     :param exc: what the cluster of the store has answered
-    :raises failures.DeleteDenied: if it does
     """
     denied = permission.is_denied(exc) and store.site.access.refusal()
     if denied:

@@ -12,11 +12,10 @@
 
 """The ``dcn`` store: images of one site, in the pool of its Ceph cluster.
 
-Everything stock ``rbd`` does, with the same options and outcomes. What is
-different: the process keeps one connection to each cluster, made on first
-use; only data is written and read, many requests at a time; the hashes are
-computed once an image; and an error names the store it belongs to and what
-to do.
+It does what stock ``rbd`` does, with the same options and outcomes. But the
+process keeps one connection to each cluster, made on first use; only data is
+written and read, many requests at a time; the hashes are computed once an
+image; and an error names the store it belongs to and what to do.
 """
 
 from __future__ import annotations
@@ -83,10 +82,7 @@ StoreLocation = location.StoreLocation
 
 
 class Store(driver.Store):
-    """A site's store.
-
-    It holds no state of a request, so that glance_store may use one instance
-    for all of them.
+    """A site's store; without state of a request, so that one serves all.
 
     :ivar site: for what moves images between sites
     """
@@ -123,8 +119,7 @@ class Store(driver.Store):
     def configure_add(self) -> None:
         """Take over the options; the cluster is not touched.
 
-        :raises exceptions.BadStoreConfiguration: if an option has no usable
-            value
+        :raises exceptions.BadStoreConfiguration: if one has no usable value
         """
         group = self.backend_group or 'glance_store'
         conf = self._options(group)
@@ -181,8 +176,7 @@ class Store(driver.Store):
     def _options(self, group: str) -> typing.Any:
         """Return the store's options, as attributes.
 
-        Releases 5.0 and later of glance_store have a group of defaults for
-        all stores, ``[backend_defaults]``.
+        glance_store 5.0 has defaults for all stores, ``[backend_defaults]``.
         """
         shared = getattr(driver, 'BackendGroupConfiguration', None)
         if shared is None:
@@ -235,9 +229,8 @@ class Store(driver.Store):
 
     @property
     def url_prefix(self) -> str | None:
-        """What all locations of this store begin with.
+        """What all locations of this store begin with, by which it is found.
 
-        Glance finds the store of a location by it, and the fsid it shows.
         None where the fsid is not known: no location can be this store's.
         """
         # Glance asks each store for it when it lists images.
@@ -249,11 +242,10 @@ class Store(driver.Store):
     def weight(self) -> float:
         """What Glance sorts the locations of an image by, heaviest first.
 
-        The configured weight, as stock's. Where the image is to be read, a
+        The configured weight, as stock's; for an image that is to be read, a
         fraction is added that orders stores of equal weight: the local one,
-        then the nearest; and a store that is away comes after all others.
-        What is shown keeps the order of the database. (glance_store 4.6.2 and
-        later.)
+        then the nearest, and one that is away after all others. What is shown
+        keeps the order of the database. (glance_store 4.6.2 and later.)
         """
         group = self.backend_group or 'glance_store'
         weight = getattr(getattr(self.conf, group), 'weight', 0)
@@ -269,20 +261,17 @@ class Store(driver.Store):
     def get(self, location: locations.Location, offset: int = 0,
             chunk_size: int | None = None,
             context: typing.Any = None) -> tuple[Iterator[bytes], int]:
-        """Return an image's data and its size.
-
-        :param offset: bytes to leave out at the beginning
-        :param chunk_size: number of bytes wanted from there; None: all
-        :returns: tuple of an iterator over chunks of bytes and the number of
-            bytes it will give
-        :raises exceptions.NotFound: if there is no such image
-        :raises exceptions.RemoteServiceUnavailable: if the site is away
-        :raises failures.Elsewhere: if the location is not in this store's
-            cluster
+        """Return an iterator over chunks of an image, and the bytes it gives.
 
         Should the site that is read go away, reading goes on at another. To
         the thread that fills Glance's cache ahead, which would end with it, an
         error is raised with the first chunk.
+
+        :param offset: bytes to leave out at the beginning
+        :param chunk_size: number of bytes wanted from there; None: all
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.RemoteServiceUnavailable: if the site is away
+        :raises failures.Elsewhere: if it is not in this store's cluster
         """
         loc = location.store_location
         try:
@@ -319,8 +308,7 @@ class Store(driver.Store):
               wanted: int | None) -> Iterator[typing.Any]:
         """Give the number of bytes there will be, then chunks of them.
 
-        From the first on the image is open, until the generator is closed or
-        dropped.
+        From the first on the image is open, until the generator is closed.
         """
         found = replicas.Replicas(self, loc)
         with found.relay() as relay:
@@ -351,8 +339,7 @@ class Store(driver.Store):
         """Return an image's size in bytes.
 
         :raises exceptions.NotFound: if there is no such image
-        :raises exceptions.BadStoreUri: if the location is not in this store's
-            cluster
+        :raises exceptions.BadStoreUri: if it is not in this store's cluster
         """
         loc = self._checked(location)
         if (loc.pool, loc.snapshot) == (self.pool, images.SNAPSHOT):
@@ -370,22 +357,20 @@ class Store(driver.Store):
             ) -> tuple[str, int, str, str, dict[str, str]]:
         """Store an image.
 
-        The image has no snapshot, and so cannot be read, until all its data is
-        there. Whatever goes wrong before, it is removed again. What an earlier
-        attempt left behind is taken over if it is complete and equal, and
-        replaced if it is half-written.
+        It has no snapshot, and so cannot be read, until all its data is there;
+        if that fails, it is removed again. An existing image is adopted if it
+        is complete and equal, and replaced if it is incomplete.
 
         :param image_file: file-like object or iterable of its data
         :param image_size: bytes; 0 if unknown
         :param hashing_algo: name of a hashlib algorithm for the multihash
         :param verifier: object whose ``update()`` is given all data, or None
-        :returns: tuple of location URI, bytes stored, checksum (md5),
-            multihash, and metadata of the location
+        :returns: location URI, bytes stored, checksum (md5), multihash, and
+            metadata of the location
         :raises exceptions.Duplicate: if there is an image of that name with
             other content, or it is being written
         :raises exceptions.StorageFull: if it does not fit
-        :raises exceptions.Invalid: if there is more or less data than
-            ``image_size``
+        :raises exceptions.Invalid: if its data is not ``image_size`` long
         :raises exceptions.StoreAddDisabled: if the site was taken away
         """
         self._check_open()
@@ -418,8 +403,7 @@ class Store(driver.Store):
 
         :raises exceptions.NotFound: if there is no such image
         :raises exceptions.InUseByStore: if it has clones or is open elsewhere
-        :raises exceptions.BadStoreUri: if the location is not in this store's
-            cluster
+        :raises exceptions.BadStoreUri: if it is not in this store's cluster
         :raises exceptions.TimeoutError: if the site is away and the removal
             cannot be recorded either
         :raises failures.DeleteDenied: if this Glance may only read there, or
@@ -442,7 +426,6 @@ class Store(driver.Store):
     def answer(self, deletion: deletions.Deletion) -> None:
         """Return if an image was removed from this store.
 
-        :param deletion: one that is done
         :raises: see :meth:`delete`
         """
         loc = deletion.loc
@@ -488,8 +471,7 @@ class Store(driver.Store):
                              ) -> StoreLocation:
         """Return the store location, if what it names is to be deleted.
 
-        :raises exceptions.BadStoreUri: if the location is not in this store's
-            cluster
+        :raises exceptions.BadStoreUri: if it is not in this store's cluster
         :raises exceptions.NotFound: if it is in a cluster that was replaced:
             the location is all there is
         """

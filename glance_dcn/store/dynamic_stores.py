@@ -93,10 +93,9 @@ class DynamicStores:
         self.changed = False
 
     def check(self, name: str, options: dict[str, str]) -> list[str]:
-        """Check that a site can become a store.
+        """Check that a site can become a store; return its unknown options.
 
         :param options: as text, by name
-        :returns: names of the options that are not known
         :raises folder.Mistake: if it cannot
         """
         folder.check_name(name)
@@ -182,10 +181,7 @@ class DynamicStores:
 
 
 def set_types(conf: cfg.ConfigOpts, types: dict[str, str | None]) -> None:
-    """Set the types of some stores.
-
-    Nothing is changed if the reserved stores, which nothing works without,
-    cannot be kept.
+    """Set the types of some stores, if the reserved stores can be kept.
 
     :param types: type by identifier of the store; None: not enabled any more
     """
@@ -206,8 +202,7 @@ def set_types(conf: cfg.ConfigOpts, types: dict[str, str | None]) -> None:
 def refresh(conf: cfg.ConfigOpts) -> None:
     """Make oslo.config forget the values it keeps of all options.
 
-    A request that was looking an option up while it was changed may have
-    kept the old value after all others were forgotten.
+    A request may have kept one that it looked up during a change.
     """
     set_types(conf, {})
 

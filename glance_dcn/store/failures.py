@@ -63,23 +63,20 @@ class Elsewhere(exceptions.NotFound, exceptions.BadStoreUri):
     """The location is in the cluster of another store.
 
     Where Glance does not know the store of a location, glance_store asks all
-    of them in turn, and asks the next one after the former only. A deletion
-    must not raise it: Glance would drop the location.
+    in turn, and the next one after the former only. A deletion must not raise
+    it: Glance would drop the location.
     """
 
 
 class WriteDenied(exceptions.StorageWriteDenied):
-    """The key of this Glance may only read at the site.
-
-    Glance answers an upload 503, with the message.
-    """
+    """The key of this Glance may only read at the site: 503 for an upload."""
 
 
 class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
     """The image lies where the key of this Glance may only read.
 
-    Glance answers the deletion of an image 403 on the former, and the
-    removal from one store 409 on the latter, with the message.
+    Glance answers 403 on the former to the deletion of an image, and 409 on
+    the latter to the removal from one store, with the message.
     """
 
 
@@ -101,9 +98,8 @@ def survives_eviction(method: _Method) -> _Method:
 @contextlib.contextmanager
 def open_pool(site: sites.Site,
               pool: str | None = None) -> Iterator[rados.Ioctx]:
-    """Open a pool for a while.
+    """Open a pool for a while; None: the site's.
 
-    :param pool: name of the pool; None: the site's
     :raises exceptions.BadStoreConfiguration: if the cluster does not answer or
         the options do not fit it
     """

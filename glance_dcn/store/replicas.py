@@ -12,8 +12,8 @@
 
 """Where else the image of a location lies, among the stores of this process.
 
-Glance gives a driver one location at a time. At other sites an image has the
-same name, its UUID; whether it is the same image, its record tells.
+At other sites an image has the same name, its UUID; whether it is the same
+image, its record tells.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Replicas:
     def relay(self) -> reading.Relay:
         """Return how the image is read, from one place after the other.
 
-        Until it is given the record of the image, which can be had once the
-        image is open at its location, there is no other place.
+        There is no other place until it is given the record of the image,
+        which can be had once the image is open at its location.
         """
         return reading.Relay(self._own.image, itertools.chain(
             [self._own], self._others()))
@@ -70,7 +70,7 @@ class Replicas:
         """Return the record that tells whether another image is the same.
 
         :returns: None if the image is to be read at its location only
-        :raises rbd.Error: if it cannot be told
+        :raises rbd.Error: if it cannot be read
         """
         if all(store is self._store for store in self._stores.values()):
             return None

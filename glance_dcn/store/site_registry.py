@@ -12,13 +12,11 @@
 
 """Keeps the record of sites, and drops those that are gone and empty.
 
-One process of a host does so, its leader; the others follow what it leaves
-beside its lead.
-
-The record is shared by all processes and hosts whose home is the
-same. A host that has the file of a site says so in it; a site of which no
-host says so any more is dropped when its pool is empty, by the host that sees
-it first: the others see that it is recorded no more.
+All processes and hosts of one home share it. At each host the leader keeps it,
+and the others follow what it leaves beside its lead. A host that has the file
+of a site says so in the record; a site of which no host says so any more is
+dropped when its pool is empty, by the host that sees it first: the others see
+that it is recorded no more.
 """
 
 from __future__ import annotations

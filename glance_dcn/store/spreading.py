@@ -158,7 +158,7 @@ class Spreading:
 def _is_worth_it(targets: list[sites.Site]) -> bool:
     """Return whether to copy to stores is faster than to write each.
 
-    A site of which nothing is known counts as a far one.
+    A site of unknown distance counts as a far one.
     """
     far = [site for site in targets
            if site.round_trip is None or site.round_trip >= _FAR]
@@ -166,10 +166,7 @@ def _is_worth_it(targets: list[sites.Site]) -> bool:
 
 
 def of(image: str) -> Spreading | None:
-    """Return the spreading of the import of an image.
-
-    :returns: None where no import is known that it could serve
-    """
+    """Return the spreading of the import of an image, or None."""
     going_on = active_imports.of(image)
     options = getattr(cfg.CONF, 'glance_dcn', None)
     if (going_on is None or going_on.entry.method not in _METHODS
