@@ -171,8 +171,10 @@ class Thread(typing.Generic[_Item]):
             del job, item, done, result
 
 
-class Hash:
+class Hash(Thread['bytes | int']):
     """A hash over all bytes of an image in order, in a thread of its own.
+
+    It is given bytes, or zeros by their number.
 
     :param name: hashlib name
     """
@@ -180,19 +182,7 @@ class Hash:
     def __init__(self, name: str) -> None:
         self.name = name
         self._hash = new(name)
-        self._thread: Thread[bytes | int] = Thread('hash-%s' % name,
-                                                   self._update)
-
-    def put(self, item: bytes | int, done: Done) -> None:
-        """Add bytes, or zeros by their number.
-
-        :param done: called afterwards with None, or with the exception
-        """
-        self._thread.put(item, done)
-
-    def stop(self) -> None:
-        """End the thread at once, even amid a long run of zeros."""
-        self._thread.stop()
+        super().__init__('hash-%s' % name, self._update)
 
     def hexdigest(self) -> str:
         """Return the digest, once all that was put is done."""
@@ -202,7 +192,8 @@ class Hash:
         if isinstance(item, bytes):
             self._hash.update(item)
             return
-        while item and not self._thread.stopped:
+        # Stopped amid a long run of zeros, it ends at once.
+        while item and not self.stopped:
             count = min(item, len(_ZEROS))
             self._hash.update(_ZEROS[:count])
             item -= count

@@ -455,7 +455,7 @@ class Fanout:
             for one in self._hashes:
                 self._give(one, count, None)
 
-    def _give(self, thread: digests.Thread[typing.Any] | digests.Hash,
+    def _give(self, thread: digests.Thread[typing.Any],
               item: typing.Any, chunk: Chunk | None) -> None:
         self._pending += 1
         thread.put(item, self._loop.callback(self._given, chunk))

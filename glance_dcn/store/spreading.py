@@ -165,11 +165,10 @@ def _is_worth_it(targets: list[sites.Site]) -> bool:
     return len(far) >= _FEWEST or len(targets) >= _MANY
 
 
-def of(image: str) -> Spreading | None:
-    """Return the spreading of the import of an image, or None."""
-    going_on = active_imports.of(image)
+def of(going_on: active_imports.Import) -> Spreading | None:
+    """Return the spreading of an import; None: it is not to be spread."""
     options = getattr(cfg.CONF, 'glance_dcn', None)
-    if (going_on is None or going_on.entry.method not in _METHODS
+    if (going_on.entry.method not in _METHODS
             or len(going_on.entry.stores) <= _FEWEST
             or not getattr(options, 'direct_copy', False)):
         return None

@@ -53,10 +53,8 @@ class SpreadingTest(base.BaseTestCase):
         self.going_on = active_imports.Import(types.SimpleNamespace(
             entry=self.entry))
         self.known = {'task': self.going_on}
-        for name, function in (('get', self.known.get),
-                               ('of', lambda image: self.known.get('task'))):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.active_imports.%s' % name, function))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.imports.active_imports.get', self.known.get))
 
     def patch(self, name, value):
         self.useFixture(fixtures.MonkeyPatch(
@@ -64,7 +62,7 @@ class SpreadingTest(base.BaseTestCase):
 
     def add(self, name):
         """Do what a store's driver does; return what there was already."""
-        spread = spreading.of('image')
+        spread = spreading.of(self.going_on)
         spread.prepare(self.sites[name], None)
         found = self.sites[name].held
         spread.stored(self.sites[name], self.record)
@@ -124,10 +122,9 @@ class SpreadingTest(base.BaseTestCase):
 
     def test_import_has_ended(self):
         self.add('central')
-        spread = spreading.of('image')
+        spread = spreading.of(self.going_on)
         self.known.clear()
         self.assertRaises(spreading._Ended, spread._check, None)
-        self.assertIsNone(spreading.of('image'))
 
     def test_only_the_store_of_this_site_is_copied(self):
         self.assertIsNone(self.add('dcn0'))
@@ -136,12 +133,12 @@ class SpreadingTest(base.BaseTestCase):
 
     def test_not_for_two_stores(self):
         self.entry.stores = ['central', 'dcn0']
-        self.assertIsNone(spreading.of('image'))
+        self.assertIsNone(spreading.of(self.going_on))
 
     def test_not_for_copies(self):
         self.entry.method = 'copy-image'
-        self.assertIsNone(spreading.of('image'))
+        self.assertIsNone(spreading.of(self.going_on))
 
     def test_turned_off(self):
         self.options.direct_copy = False
-        self.assertIsNone(spreading.of('image'))
+        self.assertIsNone(spreading.of(self.going_on))
