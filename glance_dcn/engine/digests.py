@@ -91,8 +91,6 @@ class ContentDigest:
         """Say that no block below an offset is still to come.
 
         It keeps memory small; the digest is the same without it.
-
-        :param before: bytes
         """
         self._folded = max(self._folded, before // CHUNK)
         for number in [n for n in self._open if n < self._folded]:
@@ -144,10 +142,7 @@ class Thread(typing.Generic[_Item]):
         native.start(name, self._run)
 
     def put(self, item: _Item, done: Done) -> None:
-        """Queue an item.
-
-        :param done: called afterwards with None, or with the exception
-        """
+        """Queue an item; ``done`` gets None afterwards, or the exception."""
         self._queue.put((item, done))
 
     def stop(self) -> None:

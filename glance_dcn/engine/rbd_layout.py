@@ -55,11 +55,9 @@ class Unsafe(rbd.InvalidArgument):
 
 
 def check(image: rbd.Image) -> None:
-    """Check the header of an image that was opened.
+    """Check the header of an image that was opened, without a round trip.
 
-    All of it is known to the client: there is no round trip.
-
-    :raises Unsafe: if it is not
+    :raises Unsafe: if it is not one to work with
     """
     if image.features() & rbd.RBD_FEATURE_MIGRATING:
         raise Unsafe('The image is being migrated: execute or abort that (rbd '
@@ -108,7 +106,7 @@ def facts(image: rbd.Image) -> Facts:
 def check_unchanged(image: rbd.Image, before: Facts) -> None:
     """Check that the header of an image has not changed.
 
-    :raises Unsafe: if it is not
+    :raises Unsafe: if it has
     :raises rbd.Error: if that cannot be told
     """
     check(image)

@@ -101,7 +101,6 @@ class Sink:
                    chunk: int = extents.REQUEST) -> None:
         """Take all bytes of a file-like object, or of an iterable of bytes.
 
-        :param source: has ``read(count)``, or yields bytes
         :param chunk: bytes to ask for at a time
         :raises: as :meth:`write`, and whatever the source raises
         """

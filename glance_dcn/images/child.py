@@ -149,10 +149,9 @@ def _inspect(tolerated: collections.abc.Iterable[str]) -> None:
 
 
 class _Server:
-    """What runs for the other end of a socket.
+    """Forks for the messages that come in at a socket.
 
-    :param work: what a process does about its image, its standard input;
-        called with the tolerated checks
+    :param work: see :func:`serve`
     """
 
     def __init__(self, control: _socket.socket, work: _Work) -> None:

@@ -87,9 +87,8 @@ class Image:
         return hazards.DRIVERS.get(self.format, self.format)
 
     def declared(self, name: str) -> Image:
-        """Return the image with the format that it is declared to have.
+        """Return the image as one of the format that it is declared to have.
 
-        :param name: what Glance calls the format
         :returns: the same where the file cannot have that format
         """
         if name not in self.others:
@@ -99,8 +98,7 @@ class Image:
     def check_safe(self) -> None:
         """Check that qemu-img may be given the file.
 
-        :raises UnsafeImage: it must not be, or is not the file that was
-            inspected any more
+        :raises UnsafeImage: it must not be, or has changed since
         :raises OSError: it is gone
         """
         if self.hazards:
@@ -166,12 +164,7 @@ def inspect(path: str,
 
 def prepare(server: inspection_server.InspectionServer,
             interpreter: str | None = None) -> None:
-    """Have a server ready for a file that is about to be inspected.
-
-    If it cannot be started, the inspection will say why.
-
-    :param interpreter: as for :func:`inspect`
-    """
+    """Have a server ready; if it cannot be started, inspecting says why."""
     with contextlib.suppress(errors.InspectionFailed, OSError):
         if formats.INSPECTORS:
             server.start(_server_command(find_interpreter('', interpreter)))
@@ -181,7 +174,7 @@ def limits_of(status: os.stat_result) -> limited.Limits:
     """Return what inspecting a file may use.
 
     Holes count for nothing: no ordinary image that has them is read to its
-    end, and a file of no more than a header may be as long as it likes.
+    end.
     """
     taken = min(status.st_size, 512 * status.st_blocks or status.st_size)
     share = -(-taken // _GIB)

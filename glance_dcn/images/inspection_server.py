@@ -50,9 +50,8 @@ class Lost(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Connection:
-    """A server that was started.
+    """A server that was started, by the process with ID ``pid``.
 
-    :ivar pid: ID of the process that has started it
     :ivar command: program and arguments of the server
     :ivar control: socket for messages
     """
@@ -75,7 +74,7 @@ class InspectionServer:
     def start(self, command: collections.abc.Sequence[str]) -> _Connection:
         """Start the server, unless it runs.
 
-        :param command: program and arguments of the server
+        :param command: its program and arguments
         :raises OSError: it cannot be started
         """
         connection = self._connection
@@ -119,9 +118,8 @@ class InspectionServer:
 class _Process:
     """A process of a server, as :class:`limited.Process` has it.
 
-    :param message: what to send
     :param image: descriptor of the image file
-    :raises OSError: it cannot be sent
+    :raises OSError: the message cannot be sent
     """
 
     def __init__(self, control: _socket.socket, message: str, image: int

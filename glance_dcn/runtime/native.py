@@ -159,11 +159,7 @@ def get(queue: Queue[_T], timeout: float) -> _T:
 
 
 def take(queue: Queue[_T], timeout: float) -> _T:
-    """Take the next item of a queue, in a native thread.
-
-    :param timeout: seconds to wait
-    :raises Empty: when nothing came in time
-    """
+    """Take the next item of a queue, in a native thread; as :func:`get`."""
     # First without a timeout: before Python 3.11, one that has run out while
     # get() finds the lock of an empty queue free makes it wait for ever. From
     # here on the lock is taken until something comes.
@@ -178,11 +174,10 @@ def take(queue: Queue[_T], timeout: float) -> _T:
 class Shared:
     """The uses of something that is open, which is closed after the last.
 
-    The first use is that of its opener. An open image or pool must not be
-    closed while a function that was left by its caller, because no answer
-    comes, still uses it in another thread.
+    The first use is that of its opener. A function that was left by its
+    caller, because no answer comes, may still use it in another thread.
 
-    :param close: closes it; called once, by the thread that ends the last use
+    :param close: called once, by the thread that ends the last use
     """
 
     def __init__(self, close: Callable[[], object]) -> None:
