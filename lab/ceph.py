@@ -17,6 +17,7 @@ and keyrings named as on a DCN node: ``dcn0.conf`` and
 ``dcn0.client.glance.keyring``. No manager is needed for pools and RBD.
 """
 
+from concurrent import futures
 import contextlib
 import json
 import pathlib
@@ -88,6 +89,10 @@ osd_objectstore = bluestore
 bluestore_block_size = %(size)d
 bluestore_block_wal_create = false
 bluestore_block_db_create = false
+# Closing its file waits for a poll of it, a dozen times when an OSD is made
+# and four when it starts; what was just made needs no check.
+bdev_aio_poll_ms = 20
+bluestore_fsck_on_mkfs = false
 """
 
 _CLIENT_CONF = """\
@@ -301,15 +306,14 @@ class Cluster:
         self._start_osd(timeout=60)
 
     def _make_pools(self):
-        with self.connect() as client:
+        with self.connect() as client, \
+                futures.ThreadPoolExecutor() as executor:
             for pool in POOLS:
                 command(client, {'prefix': 'osd pool create', 'pool': pool,
                                  'pg_num': 8})
-                command(client, {'prefix': 'osd pool set', 'pool': pool,
-                                 'var': 'size', 'val': '1',
-                                 'yes_i_really_mean_it': True})
-                with client.open_ioctx(pool) as ioctx:
-                    rbd.RBD().pool_init(ioctx, True)
+            # That waits for its placement groups.
+            list(executor.map(lambda pool: _prepare_pool(client, pool),
+                              POOLS))
 
     def _make_clients(self, facts):
         conf = _CLIENT_CONF % facts
@@ -335,16 +339,27 @@ class Cluster:
         self.mon.wait_until(self._monitor_answers, timeout)
 
     def _start_osd(self, timeout):
-        self._start_daemon(self.osd, ['ceph-osd', '-f', '-i', '0',
-                                      '-c', self._conf])
         with self.connect() as client:
-            self.osd.wait_until(lambda: _osd_is_up(client), timeout)
+            # The monitor takes one that was killed for up still. A client that
+            # learns of its new address too late asks for the map after 10 s.
+            before = None if self.osd.pid else _osd_up_since(client)
+            self._start_daemon(self.osd, ['ceph-osd', '-f', '-i', '0',
+                                          '-c', self._conf])
+            self.osd.wait_until(
+                lambda: _osd_up_since(client) not in (None, before), timeout)
 
     def _monitor_answers(self):
         with contextlib.suppress(rados.Error):
             with self.connect(timeout=5) as client:
                 return client.get_fsid() == self.fsid
         return False
+
+
+def _prepare_pool(client, pool):
+    command(client, {'prefix': 'osd pool set', 'pool': pool, 'var': 'size',
+                     'val': '1', 'yes_i_really_mean_it': True})
+    with client.open_ioctx(pool) as ioctx:
+        rbd.RBD().pool_init(ioctx, True)
 
 
 def command(client, request, data=''):
@@ -363,7 +378,11 @@ def command(client, request, data=''):
     return output.decode()
 
 
-def _osd_is_up(client):
+def _osd_up_since(client):
+    """Return the epoch since which the OSD is up; None: it is not, or out."""
     state = json.loads(command(client, {'prefix': 'osd dump',
                                         'format': 'json'}))
-    return any(osd['up'] and osd['in'] for osd in state['osds'])
+    for osd in state['osds']:
+        if osd['up'] and osd['in']:
+            return osd['up_from']
+    return None

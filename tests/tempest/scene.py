@@ -22,12 +22,14 @@ import os
 import pathlib
 import pkgutil
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
 
 import fixtures
 from keystoneclient.v3 import client as keystone_client
+import yaml
 
 from lab import process
 from lab import wsgi
@@ -40,6 +42,11 @@ _PLUGINS = {'dcn': '[dcn_distributed_staging,dcn_image_conversion]',
             'rbd': '[image_conversion]'}
 # Of the catalogue: the second worker, for what was staged at the first.
 _SECOND = 'image_second'
+# Of the short form: (user, project, role). The reader reads what the member
+# has made.
+_USERS = (('tempest-member', 'tempest', 'member'),
+          ('tempest-reader', 'tempest', 'reader'),
+          ('tempest-other', 'tempest-other', 'member'))
 _PACKAGES = ('tempest.api.image', 'glance_tempest_plugin.tests')
 # A line of testtools: name, an outcome.
 _LINE = re.compile(r'^(\S+) \.\.\. (ok|skip|FAIL|ERROR)', re.M)
@@ -52,20 +59,24 @@ class Scene(fixtures.Fixture):
     :ivar own: its :class:`tests.functional.api.base.OwnGlance`
 
     :param kind: type of the stores; ``rbd``: stock
+    :param short: whether it is for some tests of tempest.api.image alone: they
+        share users that are made once, and definitions of metadata are missing
     """
 
-    def __init__(self, kind='dcn'):
+    def __init__(self, kind='dcn', short=False):
         super().__init__()
         self.kind = kind
+        self._short = short
         self._region = 'tempest-%s' % kind
 
     def _setUp(self):
         self._folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self._keystone = keystone_client.Client(session=base.session())
         self.own = self.useFixture(self._glance())
-        process.run([wsgi.BIN / 'glance-manage', '--config-dir',
-                     self.own.worker.etc, 'db_load_metadefs',
-                     wsgi.BIN.parent / 'etc/glance/metadefs'])
+        if not self._short:
+            process.run([wsgi.BIN / 'glance-manage', '--config-dir',
+                         self.own.worker.etc, 'db_load_metadefs',
+                         wsgi.BIN.parent / 'etc/glance/metadefs'])
         second = self.useFixture(self._glance(self.own.database_url))
         base.lab().keystone.register_endpoint(self._region,
                                               self.own.worker.url)
@@ -119,16 +130,16 @@ class Scene(fixtures.Fixture):
         """Write what tempest reads."""
         image = self.useFixture(webserver.Served(self._image())).url
         keystone = base.lab().keystone
+        auth = self._make_accounts() if self._short else {}
         path = self._folder / 'tempest.conf'
         path.touch(0o600)
         wsgi.write_conf(path, {
             # Among the outcomes, otherwise.
             'DEFAULT': {'log_file': self._folder / 'tempest.log'},
-            'auth': {
-                'admin_username': 'admin', 'admin_project_name': 'admin',
-                'admin_password': keystone.password,
-                'admin_domain_name': 'Default',
-                'create_isolated_networks': 'false'},
+            'auth': dict(
+                auth, admin_username='admin', admin_project_name='admin',
+                admin_password=keystone.password, admin_domain_name='Default',
+                create_isolated_networks='false'),
             'identity': {'uri_v3': keystone.url, 'region': self._region},
             'image': {
                 'region': self._region, 'build_timeout': 60,
@@ -144,6 +155,35 @@ class Scene(fixtures.Fixture):
                 ('cinder', 'neutron', 'nova', 'swift', 'horizon'), 'false'),
             'oslo_concurrency': {'lock_path': self._folder / 'locks'},
         })
+
+    def _make_accounts(self):
+        """Make users; return the options with which tempest takes them."""
+        roles = {role.name: role for role in self._keystone.roles.list()}
+        projects = {}
+        accounts = [{
+            'username': 'admin', 'password': base.lab().keystone.password,
+            'project_name': 'admin', 'domain_name': 'Default',
+            'types': ['admin'], 'roles': ['admin']}]
+        for name, project, role in _USERS:
+            if project not in projects:
+                projects[project] = self._keystone.projects.create(
+                    project, 'default')
+                self.addCleanup(self._keystone.projects.delete,
+                                projects[project])
+            password = secrets.token_hex(12)
+            user = self._keystone.users.create(name, 'default',
+                                               password=password)
+            self.addCleanup(self._keystone.users.delete, user)
+            self._keystone.roles.grant(roles[role], user=user,
+                                       project=projects[project])
+            accounts.append({
+                'username': name, 'password': password,
+                'project_name': project, 'domain_name': 'Default',
+                'roles': [role]})
+        path = self._folder / 'accounts.yaml'
+        process.write_private(path, yaml.safe_dump(accounts))
+        return {'use_dynamic_credentials': 'false',
+                'test_accounts_file': path, 'tempest_roles': 'member'}
 
     @staticmethod
     def _image():

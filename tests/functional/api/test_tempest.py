@@ -44,7 +44,7 @@ class TempestTest(base.OwnGlanceTestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.scene = cls.use_for_class(scenes.Scene())
+        cls.scene = cls.use_for_class(scenes.Scene(short=True))
         cls.own = cls.scene.own
 
     def test_images(self):
