@@ -68,9 +68,9 @@ STATUS = struct.Struct('i')
 DESCRIPTORS = 4
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-# Seconds between two looks whether a process has ended, should that not be
+# Seconds between two checks whether a process has ended, should that not be
 # told.
-_LOOK = 1
+_POLL = 1
 # Descriptors that a server may have open: one for each image, and a few.
 _MOST_FILES = 1024
 _INT = array.array('i').itemsize
@@ -173,7 +173,7 @@ class _Server:
             readers: list[int | _socket.socket] = [
                 self._ended, *self._links, *[self._control] * takes]
             ready, _, _ = select.select(
-                readers, [], [], _LOOK if self._links else idle)
+                readers, [], [], _POLL if self._links else idle)
             if not ready and not self._links:
                 return
             if self._ended in ready:

@@ -67,7 +67,7 @@ TIMEOUT = 60.0
 
 # Bytes taken out of the pipe at a time; each is one function, or none.
 _WAKEUPS = 4096
-# Seconds between two looks whether a child of a fork is ready.
+# Seconds between two checks whether a child of a fork is ready.
 _PAUSE = 0.01
 
 

@@ -111,7 +111,7 @@ class Addition:
                 hashes.shared.give_up(self._name)
         return record
 
-    @failures.survives_eviction
+    @failures.retried_if_blocklisted
     def _begin(self) -> tuple[contextlib.ExitStack, rados.Ioctx,
                               rbd_backend.RBD | leftovers.Found]:
         """Open the pool and begin an image in it.

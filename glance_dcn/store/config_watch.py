@@ -12,7 +12,7 @@
 
 """Follows what may change while Glance runs: site files, and limits.
 
-Each process looks at the folder of site files and at the configuration files,
+Each process polls the folder of site files and the configuration files,
 which touches no cluster, so that no absent site delays it. Where there is a
 folder, the process that leads at its host keeps the record of its sites
 (:mod:`glance_dcn.ceph.definitions`), and inspects whether those that were
@@ -45,12 +45,12 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between looks at files, and at the record.
-_LOOK = 4
+# Seconds between polls of files, and of the record.
+_POLL = 4
 _EXCHANGE = 10
 # The same for the record while no site was taken away, and nothing changes.
 _SETTLED = 30
-# Looks in a row for which a file must be missing: some tools replace a file
+# Polls in a row for which a file must be missing: some tools replace a file
 # by removing it first.
 _MISSING = 2
 
@@ -86,7 +86,7 @@ class ConfigWatch:
         self._missing: dict[str, int] = {}
         self._refused: dict[str, dict[str, str]] = {}
         self._limits = LimitsFile(conf, self.stores)
-        self._looking = periodic.Periodic('dcn-files', self.poll, _LOOK)
+        self._polling = periodic.Periodic('dcn-files', self.poll, _POLL)
         self.registry = site_registry.SiteRegistry(self.stores, _sites,
                                                    lead=queue.PROCESS.lead)
         # Neither is used without a folder.
@@ -105,14 +105,14 @@ class ConfigWatch:
             LOG.exception('The site files could not be followed')
         if not queue.PROCESS.enabled:
             return
-        self._looking.start()
+        self._polling.start()
         if self._folder:
             self._exchange.start()
             queue.PROCESS.lead.on_lead(self._exchange.wake)
 
     def stop(self) -> None:
         """Watch no more."""
-        self._looking.stop()
+        self._polling.stop()
         self._exchange.stop()
 
     def poll(self) -> None:

@@ -79,8 +79,8 @@ _DECISION = 1.1
 _WORKERS = 24
 # Locations from which on Glance is spared what it does for each of them.
 _MANY = 20
-# Seconds between two looks whether a site is still there.
-_LOOK = 0.5
+# Seconds between two checks whether a site is still there.
+_POLL = 0.5
 
 # What a cluster ends a removal with, an answer or not.
 _ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
@@ -311,7 +311,7 @@ class ImageDeletion:
                                 for one in missing):
                 return
             try:
-                native.get(self._events, min(left, _LOOK))
+                native.get(self._events, min(left, _POLL))
                 while True:
                     self._events.get_nowait()
             except native.Empty:

@@ -298,7 +298,7 @@ class Store(driver.Store):
                 else fsid != loc.fsid):
             raise failures.elsewhere(self.site, loc, self.site.known_fsid)
 
-    @failures.survives_eviction
+    @failures.retried_if_blocklisted
     def _begin_reading(self, loc: location.StoreLocation, offset: int,
                        wanted: int | None) -> tuple[Iterator[bytes], int]:
         data = self._read(loc, offset, wanted)
@@ -333,7 +333,7 @@ class Store(driver.Store):
         except reading.Removed as exc:
             raise failures.not_found(self.site, loc) from exc
 
-    @failures.survives_eviction
+    @failures.retried_if_blocklisted
     def get_size(self, location: locations.Location,
                  context: typing.Any = None) -> int:
         """Return an image's size in bytes.

@@ -44,7 +44,7 @@ TimeoutError = getattr(exceptions, 'TimeoutError',
                        exceptions.BackendException)
 
 
-class Evicted(exceptions.BackendException):
+class Blocklisted(exceptions.BackendException):
     """The cluster has cut this client off (blocklisted it)."""
 
     errno = errno.ESHUTDOWN
@@ -80,19 +80,19 @@ class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
     """
 
 
-def survives_eviction(method: _Method) -> _Method:
-    """Do it once more, on a new connection, if the cluster cut off this one.
+def retried_if_blocklisted(method: _Method) -> _Method:
+    """Call a method once more, on a new connection, after a blocklisting.
 
     Stock, which connects for each operation, does not notice either.
     """
     @functools.wraps(method)
-    def survivor(self: typing.Any, *args: typing.Any,
-                 **kwargs: typing.Any) -> typing.Any:
+    def retried(self: typing.Any, *args: typing.Any,
+                **kwargs: typing.Any) -> typing.Any:
         try:
             return method(self, *args, **kwargs)
-        except Evicted:
+        except Blocklisted:
             return method(self, *args, **kwargs)
-    return typing.cast('_Method', survivor)
+    return typing.cast('_Method', retried)
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def failure(site: sites.Site, exc: BaseException, name: str,
             'see rbd_store_pool and rbd_store_user in [%s], and the osd '
             'caps of that user' % (site.pool, exc, site.name))
     if code == errno.ESHUTDOWN:
-        return Evicted(str(exc))
+        return Blocklisted(str(exc))
     return exceptions.BackendException(
         'Store %s failed with image %s: %s' % (site.name, name, exc))
 

@@ -38,8 +38,8 @@ if typing.TYPE_CHECKING:
     from glance_dcn.store import location as locations
 
 # Seconds for which clusters that are just being connected to are waited for,
-# and between two looks.
-_PATIENCE, _LOOK = 5, .02
+# and between two polls.
+_PATIENCE, _POLL = 5, .02
 
 
 class Replicas:
@@ -126,7 +126,7 @@ def owner(store: driver.Store,
         found = _other_owner(store, loc, fsid)
         if is_over:
             break
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
     return found or (store if fsid is None else None)
 
 

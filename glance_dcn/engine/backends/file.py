@@ -35,7 +35,7 @@ if typing.TYPE_CHECKING:
 _THREADS = 4
 # Bytes before the end of a growing file that may still be on their way.
 _MARGIN = 2 * extents.REQUEST
-# Seconds between looks at a file that does not grow.
+# Seconds between polls of a file that does not grow.
 _PAUSE = 0.05
 
 

@@ -54,7 +54,7 @@ _MAPPED_LOT = 16 << 10
 # may take.
 _CLOSING = 5
 # Seconds that requests in flight have at the end of the process.
-_LANDING = 10
+_ANSWER_TIMEOUT = 10
 _PAUSE = 0.05
 
 # The interpreter ends its threads when it ends, those of librbd as well that
@@ -64,17 +64,17 @@ _open: weakref.WeakSet[RBD] = weakref.WeakSet()
 _ended: native.Queue[bool] = native.Queue()
 
 
-def _land() -> None:
+def _wait_for_answers() -> None:
     """Begin no more requests, and wait for those that are in flight."""
     _ended.put(True)
-    deadline = time.monotonic() + _LANDING
+    deadline = time.monotonic() + _ANSWER_TIMEOUT
     while time.monotonic() < deadline and any(
             endpoint.in_flight for endpoint in list(_open)
             if endpoint.pid == os.getpid()):
         time.sleep(_PAUSE)
 
 
-atexit.register(_land)
+atexit.register(_wait_for_answers)
 
 
 class Cluster(typing.Protocol):
