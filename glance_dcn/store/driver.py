@@ -376,7 +376,8 @@ class Store(driver.Store):
         self._check_open()
         waiting = adding.report_waiting(image_file)
         going_on = active_imports.of(str(image_id))
-        spread = spreading.of(going_on) if going_on else None
+        spread = spreading.of(going_on, self.conf, queue.PROCESS.sites
+                              ) if going_on else None
         if spread:
             spread.prepare(self.site, waiting)
         with limits.turn([self.site.limits], waiting):
