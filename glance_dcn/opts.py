@@ -19,7 +19,6 @@ import typing
 from glance_dcn.imports import options as staging_options
 from glance_dcn.imports import plugin_options as process_options
 from glance_dcn.store import options
-from glance_dcn.store import resources
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import options as worker_options
 
@@ -37,6 +36,6 @@ def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     """
     return [(process_options.GROUP,
              [*process_options.OPTS, *staging_options.OPTS,
-              *worker_options.OPTS, *options.PROCESS_OPTS, *resources.OPTS,
+              *worker_options.OPTS, *options.PROCESS_OPTS,
               *task_setup.OPTS]),
             ('dcn0', options.STORE_OPTS)]

@@ -28,8 +28,8 @@ for as long. So the call is made by a thread of its own, and its caller waits::
 
 While the probe is answered the call goes on: a slow link is no reason to end
 it. Of a call that was left pool, image and client stay open until it ends
-(:mod:`glance_dcn.runtime.shared`); what it brings after all is given to a
-function, to be closed. Its client was retired and is blocklisted before
+(:class:`glance_dcn.runtime.native.Shared`); what it brings after all is given
+to a function, to be closed. Its client was retired and is blocklisted before
 another one takes its place, where what it has sent must not be carried out
 later. Where the process has no room for the client of a probe, the
 monitors alone are asked (:mod:`.monitors`).

@@ -48,7 +48,6 @@ from glance_dcn.ceph import state as states
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.runtime import scheduler as schedulers
-from glance_dcn.runtime import shared
 
 LOG = logging.getLogger(__name__)
 
@@ -108,7 +107,7 @@ class _Pool(typing.NamedTuple):
 
     entry: client_cache.Entry
     ioctx: rados.Ioctx
-    shared: shared.Shared
+    shared: native.Shared
 
 
 class Connection:
@@ -290,7 +289,7 @@ class Connection:
         # On a full cluster requests fail at once instead of waiting for room.
         ioctx.set_osdmap_full_try()
         opened = self._pools[id(ioctx)] = _Pool(
-            entry, ioctx, shared.Shared(functools.partial(
+            entry, ioctx, native.Shared(functools.partial(
                 self._close_pool, self._state().cache, entry, ioctx)))
         return opened
 

@@ -31,8 +31,7 @@ import rbd
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.ceph import trash
-from glance_dcn.engine import header
-from glance_dcn.engine import objects
+from glance_dcn.engine import rbd_layout
 
 LOG = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def create(ioctx: rados.Ioctx, name: str, size: int, order: int,
     # it, and what was written is lost. An image is written once, by one
     # client. Operators who need these features, for mirroring say, enable
     # them afterwards (rbd feature enable).
-    features = ((int(features or 0) & ~objects.LOCKED)
+    features = ((int(features or 0) & ~rbd_layout.LOCKED)
                 | rbd.RBD_FEATURE_LAYERING)
     # Not in stripes, whatever the cluster's configuration says.
     rbd.RBD().create(ioctx, name, size, order, old_format=False,
@@ -71,17 +70,17 @@ def create(ioctx: rados.Ioctx, name: str, size: int, order: int,
 
 
 def publish(image: rbd.Image, record: records.Record | None,
-            facts: header.Facts) -> None:
+            facts: rbd_layout.Facts) -> None:
     """Make the snapshot of a written image that everybody reads and clones.
 
     :param image: open for writing
     :param record: of its content; None: it is kept with the image already
     :param facts: that it was made with
-    :raises glance_dcn.engine.header.Unsafe: if its header is not as it was
+    :raises glance_dcn.engine.rbd_layout.Unsafe: if its header has changed
         made
     :raises rbd.Error: if it fails
     """
-    header.check_unchanged(image, facts)
+    rbd_layout.check_unchanged(image, facts)
     if record:
         # First what is known of it: an image that can be read is complete.
         records.save(image, record)
@@ -89,7 +88,7 @@ def publish(image: rbd.Image, record: records.Record | None,
     # would only cost round trips.
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)
     # By now its client has seen all that came before.
-    header.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))
+    rbd_layout.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))
     image.protect_snap(SNAPSHOT)
 
 
@@ -380,7 +379,7 @@ def inspect(ioctx: rados.Ioctx, name: str) -> ImageInfo | None:
     """
     try:
         with rbd.Image(ioctx, name, read_only=True) as image:
-            header.check(image)
+            rbd_layout.check(image)
             snapshots = [snap['name'] for snap in image.list_snaps()]
             return ImageInfo(image.id(), SNAPSHOT in snapshots,
                              not snapshots and _is_blank(image))
@@ -390,7 +389,7 @@ def inspect(ioctx: rados.Ioctx, name: str) -> ImageInfo | None:
 
 
 def _is_blank(image: rbd.Image) -> bool:
-    if header.has_parent(image):
+    if rbd_layout.has_parent(image):
         return False
     found: list[tuple[int, int, bool]] = []
     image.diff_iterate(0, image.size(), None,

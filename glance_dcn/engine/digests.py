@@ -91,8 +91,6 @@ class ContentDigest:
         """Say that no block below an offset is still to come.
 
         It keeps memory small; the digest is the same without it.
-
-        :param before: bytes
         """
         self._folded = max(self._folded, before // CHUNK)
         for number in [n for n in self._open if n < self._folded]:
@@ -130,7 +128,7 @@ def new(name: str) -> hashlib._Hash:
     return hashlib.new(name, usedforsecurity=False)
 
 
-class Worker(typing.Generic[_Item]):
+class Thread(typing.Generic[_Item]):
     """A thread that works through what it is given, in order.
 
     :param function: called with each item in that thread
@@ -144,10 +142,7 @@ class Worker(typing.Generic[_Item]):
         native.start(name, self._run)
 
     def put(self, item: _Item, done: Done) -> None:
-        """Queue an item.
-
-        :param done: called afterwards with None, or with the exception
-        """
+        """Queue an item; ``done`` gets None afterwards, or the exception."""
         self._queue.put((item, done))
 
     def stop(self) -> None:
@@ -171,8 +166,10 @@ class Worker(typing.Generic[_Item]):
             del job, item, done, result
 
 
-class Hash:
+class Hash(Thread['bytes | int']):
     """A hash over all bytes of an image in order, in a thread of its own.
+
+    It is given bytes, or zeros by their number.
 
     :param name: hashlib name
     """
@@ -180,19 +177,7 @@ class Hash:
     def __init__(self, name: str) -> None:
         self.name = name
         self._hash = new(name)
-        self._worker: Worker[bytes | int] = Worker('hash-%s' % name,
-                                                   self._update)
-
-    def put(self, item: bytes | int, done: Done) -> None:
-        """Add bytes, or zeros by their number.
-
-        :param done: called afterwards with None, or with the exception
-        """
-        self._worker.put(item, done)
-
-    def stop(self) -> None:
-        """End the thread at once, even amid a long run of zeros."""
-        self._worker.stop()
+        super().__init__('hash-%s' % name, self._update)
 
     def hexdigest(self) -> str:
         """Return the digest, once all that was put is done."""
@@ -202,7 +187,8 @@ class Hash:
         if isinstance(item, bytes):
             self._hash.update(item)
             return
-        while item and not self._worker.stopped:
+        # Stopped amid a long run of zeros, it ends at once.
+        while item and not self.stopped:
             count = min(item, len(_ZEROS))
             self._hash.update(_ZEROS[:count])
             item -= count

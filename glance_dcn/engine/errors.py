@@ -39,7 +39,7 @@ _HINTS: dict[int | None, str] = {
     codes.ETIMEDOUT: 'The site does not answer: look at its network and at '
                      'the health of its cluster.',
     codes.ESHUTDOWN: 'The client was cut off (blocklisted) by the cluster: '
-                     'open the image anew.',
+                     'open the image again.',
 }
 
 
@@ -90,7 +90,7 @@ class ShortRead(RequestError):
 
 
 class Stalled(RequestError):
-    """An endpoint owes an answer and gave none for too long.
+    """An endpoint has not answered for too long.
 
     :param seconds: how long it was waited for
     """
@@ -105,7 +105,7 @@ class Stalled(RequestError):
 
 
 class Lost(RequestError):
-    """An endpoint owes an answer, and is found to be away."""
+    """An endpoint that should answer is found to be away."""
 
     def __init__(self, endpoint: str, reason: object) -> None:
         super().__init__(endpoint, 'wait for an answer', codes.ETIMEDOUT,

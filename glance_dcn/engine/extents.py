@@ -148,7 +148,7 @@ def runs(data: bytes) -> Iterator[tuple[int, int]]:
         yield start, length
 
 
-def pieces(data: bytes, offset: int) -> list[tuple[int, bytes]]:
+def trim(data: bytes, offset: int) -> list[tuple[int, bytes]]:
     """Trim data to its blocks that are not zero.
 
     :param offset: where it is in its image: a block boundary

@@ -15,16 +15,16 @@ r"""One source, read once, to any number of targets at the same time.
 
 ::
 
-    lister -> Intake --reads--> Fanout --> Lane --writes--> target
-    (thread)                       |  \--> Lane --writes--> target
-                                   |---> content digest (thread)
-                                   \---> md5, sha512, ... (a thread each)
+    lister -> SourceReader --reads--> Fanout -> TargetWriter --writes--> target
+    (thread)                            | \-> TargetWriter --writes--> target
+                                        |---> content digest (thread)
+                                        \---> md5, sha512, ... (one each)
 
-All of it is driven by the caller's thread (see :mod:`.loop`). What bounds it
+All of it is driven by the caller's thread (see :mod:`.pacing`). What bounds it
 is the memory of the buffers: a read starts only when there is room for what
 it will bring, and room comes back when the last user of a buffer is done.
 So a slow target holds back a fast one by no more than that memory, unless it
-is let go of (see :mod:`.laggards`): its target is then written to the end by
+is let go of (see :mod:`.fanout`): its target is then written to the end by
 a transfer of its own, which begins where the shared one has left it.
 """
 
@@ -40,27 +40,20 @@ from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import fanout
-from glance_dcn.engine import intake
-from glance_dcn.engine import laggards
-from glance_dcn.engine import lane
-from glance_dcn.engine import loop as loops
-from glance_dcn.engine import rates
+from glance_dcn.engine import pacing
+from glance_dcn.engine import source_reader
 from glance_dcn.runtime import native
 
 
 MEMORY = 128 << 20
-WINDOW = 32 << 20
 TIMEOUT = 60
-
-# How long to sleep at most before deadlines are looked at, in seconds.
-_TICK = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """How far a transfer is; all numbers are bytes.
 
-    :ivar covered: extents of the source read so far
+    :ivar bytes_read: extents of the source read so far
     :ivar planned: extents of the source known so far
     :ivar listed: whether ``planned`` is all there is
     :ivar position: everything below it is read
@@ -69,7 +62,7 @@ class Progress:
     :ivar written: of these, what is written, by target name
     """
 
-    covered: int
+    bytes_read: int
     planned: int
     listed: bool
     position: int
@@ -81,7 +74,7 @@ class Progress:
     def fraction(self) -> float:
         """Part of the source that is read, 0 to 1."""
         if self.listed:
-            return self.covered / self.planned if self.planned else 1.0
+            return self.bytes_read / self.planned if self.planned else 1.0
         return self.position / self.size
 
 
@@ -131,13 +124,13 @@ class Transfer:
     :param expected: content digest that the source must turn out to have
     :param memory: bytes of buffers held at most, at least 8 MiB
     :param window: bytes in flight to each target at most; less with many,
-        see :func:`glance_dcn.engine.lane.share`
+        see :func:`glance_dcn.engine.fanout.window_for`
     :param timeout: seconds without any progress after which an endpoint is
         given up
     :param progress: called now and then, and at the end
     :param interval: seconds between calls of ``progress``
-    :param another: called with the error when the source fails; returns
-        another endpoint of the same content to go on with, or None
+    :param next_source: called with the error when the source fails;
+        returns another endpoint of the same content to go on with, or None
     :param lets_go: whether targets that hold back the others are let go of
     :param offset: where to begin, in bytes, a multiple of
         :data:`glance_dcn.engine.digests.CHUNK`
@@ -150,21 +143,20 @@ class Transfer:
     def __init__(self, source: base.Endpoint,
                  targets: Sequence[base.Endpoint] = (), content: bool = True,
                  hashes: Iterable[str] = (), expected: str | None = None,
-                 memory: int = MEMORY, window: int = WINDOW,
+                 memory: int = MEMORY, window: int = fanout.WINDOW,
                  timeout: float = TIMEOUT,
-                 limits: Mapping[base.Endpoint, rates.Rate] | None = None,
+                 limits: Mapping[base.Endpoint, pacing.Rate] | None = None,
                  progress: Callable[[Progress], object] | None = None,
                  interval: float = 1,
-                 another: Callable[[errors.EngineError],
-                                   base.Endpoint | None] | None = None,
+                 next_source: Callable[[errors.EngineError],
+                                       base.Endpoint | None] | None = None,
                  lets_go: bool = False, offset: int = 0,
                  chunks: list[tuple[int, bytes]] | None = None,
-                 loop: loops.Loop | None = None) -> None:
+                 loop: pacing.Loop | None = None) -> None:
         if memory < 2 * extents.REQUEST:
             raise ValueError('memory must be at least %d bytes'
                              % (2 * extents.REQUEST))
         limits = limits or {}
-        window = lane.share(window, len(targets))
         self._source = source
         self._size = source.size
         self._memory = memory
@@ -173,19 +165,18 @@ class Transfer:
         self._offset = offset
         self._progress = progress
         self._interval = interval
-        self._another = another
-        self._loop = loop or loops.Loop()
-        self._told = self._loop.clock()
-        self._intake = intake.Intake(
+        self._next_source = next_source
+        self._loop = loop or pacing.Loop()
+        self._reported = self._loop.clock()
+        self._reader = source_reader.SourceReader(
             self._loop, source, self._arrived, offset, timeout=timeout,
             rate=limits.get(source))
         self._fanout = fanout.Fanout(
-            self._loop, targets, lambda target, release: lane.Lane(
-                self._loop, target, release, window, timeout,
-                limits.get(target)),
-            content or expected is not None or chunks is not None, hashes)
-        self._laggards = laggards.Laggards(
-            self._loop.clock, self._fanout.lanes) if lets_go else None
+            self._loop, targets, timeout, limits,
+            content or expected is not None or chunks is not None, hashes,
+            window)
+        self._laggards = fanout.Laggards(
+            self._loop.clock, self._fanout.writers) if lets_go else None
 
     def cancel(self) -> None:
         """Make :meth:`run` raise at once. Any thread may call it."""
@@ -206,30 +197,30 @@ class Transfer:
         """
         try:
             self._check_sizes()
-            self._intake.start()
-            while not self._intake.finished and self._wanted():
-                self._turn()
+            self._reader.start()
+            while not self._reader.finished and self._wanted():
+                self._run_once()
             if self._wanted():
                 self._fanout.end(self._size)
             while not self._fanout.finished and self._wanted():
-                self._turn()
+                self._run_once()
             return self._result()
         finally:
-            self._intake.stop()
+            self._reader.stop()
             self._fanout.stop()
             native.give_back_memory()
 
     def _wanted(self) -> bool:
-        return bool(self._fanout.live) or not self._fanout.lanes
+        return bool(self._fanout.live) or not self._fanout.writers
 
-    def _turn(self) -> None:
-        self._intake.submit(self._room)
+    def _run_once(self) -> None:
+        self._reader.submit(self._room)
         self._fanout.submit()
-        if not self._intake.finished or not self._fanout.finished:
-            delays = [*self._fanout.delays(), self._intake.rate.delay()]
-            self._loop.turn(min([_TICK, *filter(None, delays)]))
+        if not self._reader.finished or not self._fanout.finished:
+            self._loop.run_once(delays=[*self._fanout.delays(),
+                                        self._reader.rate.delay()])
         try:
-            self._intake.check()
+            self._reader.check()
         except errors.EngineError as error:
             self._replace_source(error)
             # That took its time: see first what the targets have answered.
@@ -237,45 +228,46 @@ class Transfer:
         self._fanout.check()
         if self._laggards:
             self._let_laggards_go(self._laggards)
-        if self._loop.clock() - self._told >= self._interval:
-            self._tell()
+        if self._loop.clock() - self._reported >= self._interval:
+            self._report()
 
-    def _let_laggards_go(self, finder: laggards.Laggards) -> None:
-        ended = self._intake.finished
-        blocked = not ended and self._intake.is_blocked(self._room)
+    def _let_laggards_go(self, finder: fanout.Laggards) -> None:
+        ended = self._reader.finished
+        blocked = not ended and self._reader.is_blocked(self._room)
         for one in finder.find(blocked, ended):
-            one.let_go(self._intake.below)
+            one.let_go(self._reader.low_watermark)
 
     def _replace_source(self, error: errors.EngineError) -> None:
         """Go on with another source, or raise the error of this one."""
-        source = self._another(error) if self._another else None
+        source = (self._next_source(error) if self._next_source
+                  else None)
         if source is None:
             raise error
         if source.size != self._size:
             raise errors.SizeMismatch(source.name, self._size, source.size)
         self._source = source
-        self._intake.replace(source)
+        self._reader.replace(source)
 
     def _room(self, length: int) -> bool:
-        return (self._fanout.held + self._intake.reserved + length
+        return (self._fanout.held + self._reader.reserved + length
                 <= self._memory)
 
-    def _arrived(self, request: intake.Request, data: bytes) -> None:
+    def _arrived(self, request: source_reader.Request, data: bytes) -> None:
         found = self._fanout.put(request.sequence, request.offset, data,
-                                 self._intake.below)
-        self._intake.rate.charge(found - request.length)
+                                 self._reader.low_watermark)
+        self._reader.rate.charge(found - request.length)
 
-    def _tell(self) -> None:
-        self._told = self._loop.clock()
+    def _report(self) -> None:
+        self._reported = self._loop.clock()
         if not self._progress:
             return
         self._progress(Progress(
-            self._intake.covered, self._intake.planned, self._intake.listed,
-            self._intake.below, self._size, self._fanout.data,
-            {one.target.name: one.written for one in self._fanout.lanes}))
+            self._reader.bytes_read, self._reader.planned, self._reader.listed,
+            self._reader.low_watermark, self._size, self._fanout.data,
+            {one.target.name: one.written for one in self._fanout.writers}))
 
     def _check_sizes(self) -> None:
-        for one in self._fanout.lanes:
+        for one in self._fanout.writers:
             if one.target.size != self._size:
                 one.drop(errors.SizeMismatch(
                     one.target.name, self._size, one.target.size))
@@ -285,10 +277,10 @@ class Transfer:
         if self._source.size != self._size:
             raise errors.SizeMismatch(self._source.name, self._size,
                                       self._source.size)
-        if self._intake.covered != self._intake.planned:
+        if self._reader.bytes_read != self._reader.planned:
             raise errors.SizeMismatch(
-                self._source.name, self._intake.planned,
-                self._intake.covered, 'data read')
+                self._source.name, self._reader.planned,
+                self._reader.bytes_read, 'data read')
         for one in self._fanout.live:
             if one.written != self._fanout.data:
                 one.error = errors.SizeMismatch(
@@ -308,10 +300,10 @@ class Transfer:
                 raise errors.DigestMismatch(self._source.name,
                                             self._expected, content)
             self._check_chunks(chunks)
-        self._tell()
+        self._report()
         return Result(self._size, self._fanout.data, content, chunks, hashes,
                       [Outcome(one.target, one.written, one.error,
-                               one.left_at) for one in self._fanout.lanes])
+                               one.left_at) for one in self._fanout.writers])
 
     def _check_chunks(self, found: list[tuple[int, bytes]] | None) -> None:
         """Compare the chunks of what was read with those that it must have.

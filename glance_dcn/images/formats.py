@@ -124,14 +124,13 @@ def detect(file: typing.BinaryIO,
 
 
 def find_others(file: typing.BinaryIO, detected: str) -> list[str]:
-    """Return what else a file may be declared to be.
+    """Return what else a file may be declared to be, as Glance calls it.
 
     The inspectors call raw what they do not know: a VHD file of fixed size,
-    which is the raw disk and a footer, and a ploop image. Each of them may be
-    declared to be raw as well.
+    which is the raw disk and a footer, and a ploop image. Both may be declared
+    raw, too.
 
     :param detected: what :func:`detect` has returned
-    :returns: what Glance calls the formats
     :raises OSError: the file cannot be read
     """
     if detected != 'raw':

@@ -17,7 +17,7 @@ memory than there is; a thread of Python that does holds up all others. So
 each file is inspected by a process of its own (:mod:`.child`), once, within
 limits that follow from how much there is to read. It answers with a few words
 of JSON, which are believed in no more than the file is. The process is forked
-from an inspection server (:mod:`.servers`) in a few milliseconds; without one,
+from a server (:mod:`.inspection_server`) in a few milliseconds; without one,
 and when the server is lost, a program is started.
 """
 
@@ -38,8 +38,8 @@ import typing
 from glance_dcn.images import errors
 from glance_dcn.images import formats
 from glance_dcn.images import hazards
+from glance_dcn.images import inspection_server
 from glance_dcn.images import limited
-from glance_dcn.images import servers
 
 LOG = logging.getLogger(__name__)
 
@@ -87,9 +87,8 @@ class Image:
         return hazards.DRIVERS.get(self.format, self.format)
 
     def declared(self, name: str) -> Image:
-        """Return the image with the format that it is declared to have.
+        """Return the image as one of the format that it is declared to have.
 
-        :param name: what Glance calls the format
         :returns: the same where the file cannot have that format
         """
         if name not in self.others:
@@ -99,8 +98,7 @@ class Image:
     def check_safe(self) -> None:
         """Check that qemu-img may be given the file.
 
-        :raises UnsafeImage: it must not be, or is not the file that was
-            inspected any more
+        :raises UnsafeImage: it must not be, or has changed since
         :raises OSError: it is gone
         """
         if self.hazards:
@@ -122,7 +120,7 @@ def inspect(path: str,
             beat: collections.abc.Callable[[], object] | None = None,
             tolerated: collections.abc.Iterable[str] = (),
             interpreter: str | None = None,
-            server: servers.InspectionServer | None = None) -> Image:
+            server: inspection_server.InspectionServer | None = None) -> Image:
     """Find out what an image file is.
 
     :param beat: called several times a second; what it raises ends it
@@ -130,8 +128,8 @@ def inspect(path: str,
     :param interpreter: path or name of a Python interpreter of the version
         that this process has; by default it is looked for
     :param server: what inspects it; by default, a program that is started
-    :raises glance_dcn.images.formats.Refused: the format is not clear, or the
-        file is not safe; the message says why, to users
+    :raises formats.Refused: the format is not clear, or the file is not safe;
+        the message says why, to users
     :raises InspectionFailed: it passed a limit, or there is no interpreter
     :raises OSError: it cannot be read
     """
@@ -164,14 +162,9 @@ def inspect(path: str,
                  tuple(answer['others']))
 
 
-def prepare(server: servers.InspectionServer,
+def prepare(server: inspection_server.InspectionServer,
             interpreter: str | None = None) -> None:
-    """Have a server ready for a file that is about to be inspected.
-
-    If it cannot be started, the inspection will say why.
-
-    :param interpreter: as for :func:`inspect`
-    """
+    """Have a server ready; if it cannot be started, inspecting says why."""
     with contextlib.suppress(errors.InspectionFailed, OSError):
         if formats.INSPECTORS:
             server.start(_server_command(find_interpreter('', interpreter)))
@@ -181,7 +174,7 @@ def limits_of(status: os.stat_result) -> limited.Limits:
     """Return what inspecting a file may use.
 
     Holes count for nothing: no ordinary image that has them is read to its
-    end, and a file of no more than a header may be as long as it likes.
+    end.
     """
     taken = min(status.st_size, 512 * status.st_blocks or status.st_size)
     share = -(-taken // _GIB)
@@ -194,8 +187,8 @@ def find_interpreter(path: str, configured: str | None = None
                      ) -> str:
     """Return the path of a Python interpreter like that of this process.
 
-    A program that has Python built in, such as uWSGI, is the executable of
-    its process: what it would do as an interpreter is unknown.
+    A program that has Python built in, such as uWSGI, is the executable of its
+    process: what it would do as an interpreter is unknown.
 
     :param path: path of the image file that it is for
     :param configured: ``[wsgi] python_interpreter``
@@ -224,14 +217,14 @@ def find_interpreter(path: str, configured: str | None = None
 
 
 def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
-         interpreter: str, server: servers.InspectionServer | None,
+         interpreter: str, server: inspection_server.InspectionServer | None,
          tick: collections.abc.Callable[[bytes], object] | None
          ) -> limited.Outcome:
     if server:
         try:
             return server.run(_server_command(interpreter), limits, file,
                               tolerated, tick)
-        except servers.Lost as exc:
+        except inspection_server.Lost as exc:
             LOG.info('Starting a program to inspect %(path)s: %(reason)s',
                      {'path': file.name, 'reason': exc})
     return limited.run(_command(interpreter, tolerated=tolerated), limits,
@@ -239,7 +232,7 @@ def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
 
 
 def _server_command(interpreter: str) -> list[str]:
-    return _command(interpreter, idle=servers.IDLE)
+    return _command(interpreter, idle=inspection_server.IDLE)
 
 
 def _command(interpreter: str, **request: object) -> list[str]:

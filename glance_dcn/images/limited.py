@@ -118,8 +118,6 @@ def run(command: collections.abc.Sequence[str], limits: Limits,
         ) -> Outcome:
     """Run a program within limits, and wait for its end.
 
-    :param command: program and arguments
-    :param stdin: descriptor or file of its standard input
     :param tick: as for :func:`follow`
     :raises TookTooLong: its time is over
     :raises OSError: it cannot be started

@@ -68,11 +68,10 @@ def info(image: inspection.Image, limits: limited.Limits = INFO_LIMITS,
 def measure(image: inspection.Image, output: str = 'raw',
             limits: limited.Limits = INFO_LIMITS,
             cancelled: _Cancelled = None) -> dict[str, typing.Any]:
-    """Compute what an image will take in another format.
+    """Return what an image takes in another format.
 
     :param output: the format it would be converted to
-    :param cancelled: as for :func:`info`
-    :returns: dict with 'required' and 'fully-allocated', in bytes
+    :returns: 'required' and 'fully-allocated', in bytes
     :raises: as :func:`info`
     """
     return _report('measure', image, ['measure', '--output=json', '-O',
@@ -84,7 +83,6 @@ def check(image: inspection.Image, limits: limited.Limits = INFO_LIMITS,
           cancelled: _Cancelled = None) -> None:
     """Check that a file has its end, which would be read as zeros otherwise.
 
-    :param cancelled: as for :func:`info`
     :raises: as :func:`info`
     """
     source = _source(image)
@@ -101,14 +99,11 @@ def convert(image: inspection.Image, target: str, output: str = 'raw',
             progress: collections.abc.Callable[[float], object] | None = None,
             cancelled: _Cancelled = None, in_order: bool = False,
             described: bool = False) -> None:
-    """Convert an image file into a new, sparse file.
-
-    After any failure there is no target.
+    """Convert an image file into a new, sparse file; none after a failure.
 
     :param target: absolute path of the file to make; it must not exist
     :param output: its format
     :param progress: called with the part that is done, 0 to 1
-    :param cancelled: as for :func:`info`
     :param in_order: write it from its beginning to its end
     :param described: whether :func:`info` has found nothing in this very
         image; by default it is called once more

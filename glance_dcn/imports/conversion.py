@@ -36,8 +36,8 @@ from taskflow import task
 from glance_dcn.engine import errors
 from glance_dcn.images import formats
 from glance_dcn.images import inspection
+from glance_dcn.images import inspection_server
 from glance_dcn.images import qemu_img
-from glance_dcn.images import servers
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import folder
@@ -57,7 +57,7 @@ CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
 CONF.import_opt('image_size_cap', 'glance.common.config')
 
 # The inspection server of this process.
-_SERVER = servers.InspectionServer()
+_SERVER = inspection_server.InspectionServer()
 
 # What describes an image reads its header, and answers at once, or is at a
 # loss.

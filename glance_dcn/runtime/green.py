@@ -27,6 +27,17 @@ survive that, and so does the one at the pipe: the child puts a pipe of its
 own in the place of the inherited one, under the same descriptor.
 
 In a process that is not patched a function is run by the thread that calls.
+
+What both kinds of threads use all the time is logging, whose locks are those
+of green threads there. One that a green thread waits for and a native thread
+gives back wakes no thread: what is scheduled then is in the hub of the native
+thread, which ends. Everything that logs from then on waits, requests first of
+all. So these locks are replaced by native ones. What the module's own lock
+guards never waits for anything: it is held for moments only. oslo.log gives
+its handlers locks that serve both kinds of threads (``oslo_log.pipe_mutex``,
+with oslo.log 5.1 and later); those of others are replaced, too. A handler that
+waits in the hub while it writes, to a socket say, may be entered by another
+green thread meanwhile; lines may be mixed then, and nothing hangs.
 """
 
 from __future__ import annotations
@@ -39,7 +50,6 @@ import posix
 import time
 import typing
 
-from glance_dcn.runtime import logs
 from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
@@ -57,7 +67,7 @@ TIMEOUT = 60.0
 
 # Bytes taken out of the pipe at a time; each is one function, or none.
 _WAKEUPS = 4096
-# Seconds between two looks whether a child of a fork is ready.
+# Seconds between two checks whether a child of a fork is ready.
 _PAUSE = 0.01
 
 
@@ -115,7 +125,7 @@ class Bridge:
             return
         import eventlet
         # What the threads do that ask is logged.
-        logs.share_locks()
+        share_logging_locks()
         self._pid = os.getpid()
         self._hub_thread = native.thread_id()
         self._pipe = _make_pipe()
@@ -150,7 +160,8 @@ class Bridge:
             posix.write(self._pipe[1], b'.')
         result: _T
         try:
-            result, error = _wait(call.answers, deadline - time.monotonic())
+            result, error = native.take(call.answers,
+                                        deadline - time.monotonic())
         except native.Empty:
             call.abandoned = True
             raise NoAnswer('the hub of eventlet has not answered within '
@@ -168,7 +179,7 @@ class Bridge:
         pause: native.Queue[None] = native.Queue()
         while self._pid != os.getpid() and time.monotonic() < deadline:
             with contextlib.suppress(native.Empty):
-                _wait(pause, _PAUSE)
+                native.take(pause, _PAUSE)
 
     def _listen(self, descriptor: int) -> None:
         """Start a green thread for each function; never return."""
@@ -211,18 +222,28 @@ def _make_pipe() -> tuple[int, int]:
     return pipe
 
 
-def _wait(queue: native.Queue[_T], timeout: float) -> _T:
-    """Take an item in a native thread.
+def share_logging_locks() -> None:
+    """Let native threads log, if the process is patched.
 
-    :raises glance_dcn.runtime.native.Empty: when nothing came in time
+    For the native thread of the hub, after logging was set up, and before
+    there are other native threads; once more does no harm.
     """
-    # First without a timeout; see native.get(), which is for green threads.
-    try:
-        return queue.get_nowait()
-    except native.Empty:
-        if timeout <= 0:
-            raise
-        return queue.get(timeout=timeout)
+    if not native.patched():
+        return
+    # They are private to it.
+    private: typing.Any = logging
+    if _is_green(private._lock):
+        private._lock = native.rlock()
+    for reference in list(private._handlerList):
+        handler = reference()
+        if handler is not None and _is_green(handler.lock):
+            handler.lock = native.rlock()
+
+
+def _is_green(lock: typing.Any) -> bool:
+    """Return whether a lock is a reentrant one of Python's own, patched."""
+    # That is made of a lock of eventlet's. A native one is made in C.
+    return hasattr(lock, '_block')
 
 
 #: The bridge of this process.

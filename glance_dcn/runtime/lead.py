@@ -42,10 +42,7 @@ class Lead:
 
     @property
     def term(self) -> object:
-        """What differs between two times that this process leads.
-
-        None while it does not.
-        """
+        """What differs between two times that this process leads, or None."""
         return 'always'
 
     def beat(self) -> bool:
@@ -59,10 +56,7 @@ class Lead:
         """Let a sibling take the lead at once."""
 
     def on_work(self, function: Callable[[], object]) -> None:
-        """Have a function called in the leader when work was recorded.
-
-        A process of the host has said so, or may have before this one took
-        the lead.
+        """Have a function called in the leader when there may be work.
 
         :param function: without arguments; it must not block
         """
@@ -100,8 +94,5 @@ class Lead:
         """
 
     def published(self, name: str) -> str | None:
-        """Return what the leader has left, if it has changed since.
-
-        :returns: None if this process has the last one, or there is none
-        """
+        """Return what the leader has left, if it has changed; or None."""
         return None

@@ -151,8 +151,6 @@ class ProcessLimits:
     def room_for_clients(self, reserved: int = 0) -> int | None:
         """Return how many more clients can be made; None: no limit.
 
-        A reserve for everything else in the process is left alone.
-
         :param reserved: threads that there are not yet and will be
         """
         return _sum(self._spare(), Amount(-reserved, 0, 0)).holds(CLIENT)
@@ -174,12 +172,10 @@ class ProcessLimits:
                   ) -> list[Shortage]:
         """Have so many clients at most, or as many as there is room for.
 
-        The soft limit of open files is raised as far as is needed and
-        allowed.
+        The soft limit of open files is raised as far as needed and allowed.
 
         :param max_clients: connected clients of a process
-        :param processes: processes of this service, which share the limits of
-            its control group
+        :param processes: those that share the limits of the control group
         :returns: the limits that are too low for it
         """
         self._raise_file_limit(self.need(max_clients).files or 0)
@@ -190,10 +186,7 @@ class ProcessLimits:
 
     def shortages(self, max_clients: int,
                   processes: int = 1) -> list[Shortage]:
-        """Return the limits that are too low for so many clients.
-
-        Nothing is changed. For the parameters see :meth:`configure`.
-        """
+        """Return the limits that are too low; see :meth:`configure`."""
         return list(self._shortages(self.limit(), self.need(max_clients),
                                     processes))
 

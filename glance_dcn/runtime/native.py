@@ -142,16 +142,8 @@ def get(queue: Queue[_T], timeout: float) -> _T:
     :param timeout: seconds to wait
     :raises Empty: when nothing came in time
     """
-    # First without a timeout: before Python 3.11, one that has run out while
-    # get() finds the lock of an empty queue free makes it wait for ever. From
-    # here on the lock is taken until something comes.
-    try:
-        return queue.get_nowait()
-    except Empty:
-        if timeout <= 0:
-            raise
     if not patched():
-        return queue.get(timeout=timeout)
+        return take(queue, timeout)
     deadline = time.monotonic() + timeout
     pause = _SHORTEST
     while True:
@@ -164,3 +156,48 @@ def get(queue: Queue[_T], timeout: float) -> _T:
         # The patched sleep: it lets the hub run.
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST)
+
+
+def take(queue: Queue[_T], timeout: float) -> _T:
+    """Take the next item of a queue, in a native thread; as :func:`get`."""
+    # First without a timeout: before Python 3.11, one that has run out while
+    # get() finds the lock of an empty queue free makes it wait for ever. From
+    # here on the lock is taken until something comes.
+    try:
+        return queue.get_nowait()
+    except Empty:
+        if timeout <= 0:
+            raise
+        return queue.get(timeout=timeout)
+
+
+class Shared:
+    """The uses of something that is open, which is closed after the last.
+
+    The first use is that of its opener. A function that was left by its
+    caller, because no answer comes, may still use it in another thread.
+
+    :param close: called once, by the thread that ends the last use
+    """
+
+    def __init__(self, close: Callable[[], object]) -> None:
+        self._close = close
+        self._lock = lock()
+        self._uses = 1
+
+    def acquire(self) -> None:
+        """Begin a further use; there is one."""
+        with self._lock:
+            self._uses += 1
+
+    def release(self) -> bool:
+        """End a use, and close it after the last one.
+
+        :returns: whether it was the last one
+        """
+        with self._lock:
+            self._uses -= 1
+            last = not self._uses
+        if last:
+            self._close()
+        return last

@@ -27,6 +27,7 @@ scheduler thread of its own with the first call that it schedules.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import enum
 import heapq
@@ -115,10 +116,7 @@ class Call:
 
 
 class Repetition:
-    """Calls of a function at equal intervals, each after the last has ended.
-
-    They end when the function returns False, or raises.
-    """
+    """Calls of a function at intervals, until it returns False or raises."""
 
     def __init__(self, scheduler: Scheduler, interval: float,
                  function: Callable[[], bool]) -> None:
@@ -201,23 +199,12 @@ class Scheduler:
         """
         state = self._state()
         call = Call(self._clock() + max(0.0, delay), function, limit, state)
-        with state.lock:
-            first = not state.heap or call.due < state.heap[0][0]
-            heapq.heappush(state.heap, (call.due, next(state.numbers), call))
-            begin = not state.is_running
-            state.is_running = True
-        if begin:
-            self._start_scheduler(state)
-        elif first:
-            state.events.put(True)
+        self._schedule(state, call)
         return call
 
     def submit(self, function: Callable[[], object],
                limit: Limit | None = None) -> Call:
-        """Have a function called as soon as there is a thread for it.
-
-        For the parameters see :meth:`call_later`.
-        """
+        """Have a function called as soon as there is a thread for it."""
         state = self._state()
         call = Call(self._clock(), function, limit, state)
         self._begin(state, call)
@@ -236,7 +223,7 @@ class Scheduler:
     def run_due(self) -> float | None:
         """Hand what is due to the pool; called by the scheduler thread.
 
-        :returns: seconds until the next call is due; None: there is none
+        :returns: seconds until the next call is due, or None
         """
         state = self._state()
         while True:
@@ -258,6 +245,17 @@ class Scheduler:
             # Without a lock, which might be held for ever after a fork.
             state = self._states.setdefault(pid, _State())
         return state
+
+    def _schedule(self, state: _State, call: Call) -> None:
+        with state.lock:
+            first = not state.heap or call.due < state.heap[0][0]
+            heapq.heappush(state.heap, (call.due, next(state.numbers), call))
+            begin = not state.is_running
+            state.is_running = True
+        if begin:
+            self._start_scheduler(state)
+        elif first:
+            state.events.put(True)
 
     def _start_scheduler(self, state: _State) -> None:
         try:
@@ -306,13 +304,7 @@ class Scheduler:
         with state.lock:
             if call.limit is not None:
                 state.busy[call.limit.kind] -= 1
-            heapq.heappush(state.heap, (call.due, next(state.numbers), call))
-            begin = not state.is_running
-            state.is_running = True
-        if begin:
-            self._start_scheduler(state)
-        else:
-            state.events.put(True)
+        self._schedule(state, call)
 
     def _work(self, state: _State, call: Call | None) -> None:
         """Run calls, until there have been none for a while."""
@@ -377,20 +369,10 @@ def _nothing() -> None:
 
 
 def _take(queue: native.Queue[_T], timeout: float) -> _T | None:
-    """Return the next item of a queue that this native thread alone reads.
-
-    :param timeout: seconds
-    :returns: None if there was none in time
-    """
-    # First without a timeout: see glance_dcn.runtime.native.get().
-    try:
-        return queue.get_nowait()
-    except native.Empty:
-        pass
-    try:
-        return queue.get(timeout=timeout)
-    except native.Empty:
-        return None
+    """Return the next item of a queue, or None if there was none in time."""
+    with contextlib.suppress(native.Empty):
+        return native.take(queue, timeout)
+    return None
 
 
 #: Of this process.

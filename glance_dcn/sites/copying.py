@@ -365,7 +365,8 @@ class Copy:
                 source, list(written), hashes=hashes,
                 expected=content.record.content if content.record else None,
                 memory=self._memory, progress=self._tell_progress,
-                interval=self._interval, another=relay.another, lets_go=True,
+                interval=self._interval, next_source=relay.another,
+                lets_go=True,
                 **_pace(relay.source.site, source, written))
             result = _proven(relay, source.name, job, known, content.record)
         for outcome in result.outcomes:
@@ -465,7 +466,7 @@ class Copy:
                     if chunk[0] >= begin // digests.CHUNK],
                 expected=None if begin else content.record.content,
                 progress=functools.partial(_take_part, target),
-                another=relay.another,
+                next_source=relay.another,
                 **_pace(relay.source.site, opened, {endpoint: target}))
             target.began = time.monotonic()
             error = target.run(job).outcomes[0].error

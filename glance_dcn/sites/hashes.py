@@ -29,7 +29,7 @@ import time
 import typing
 
 from glance_dcn.ceph import records
-from glance_dcn.engine.backends import growing
+from glance_dcn.engine.backends import file
 from glance_dcn.engine import errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
@@ -128,7 +128,7 @@ class Ahead:
         self._path = path
         self._size = size
         self._algorithms = algorithms
-        self._source: growing.Growing | None = None
+        self._source: file.Growing | None = None
         self._job: transfer.Transfer | None = None
         self._complete = self._cancelled = False
 
@@ -187,11 +187,11 @@ class Ahead:
         assert result.content is not None
         return records.Record(result.size, result.content, result.hashes)
 
-    def _open(self) -> growing.Growing:
+    def _open(self) -> file.Growing:
         while True:
             gone = self._complete or self._cancelled
             try:
-                return growing.Growing(self._path, self._size)
+                return file.Growing(self._path, self._size)
             except errors.RequestError:
                 if gone:
                     raise

@@ -31,7 +31,7 @@ import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
-from glance_dcn.engine import header
+from glance_dcn.engine import rbd_layout
 from glance_dcn.engine import transfer
 from glance_dcn.sites import proofs
 
@@ -128,7 +128,7 @@ def look(ioctx: rados.Ioctx, image: str) -> Found:
     """
     try:
         with rbd.Image(ioctx, image, read_only=True) as opened:
-            header.check(opened)
+            rbd_layout.check(opened)
             snapshots = {snap['name']: snap['size']
                          for snap in opened.list_snaps()}
             published = images.SNAPSHOT in snapshots

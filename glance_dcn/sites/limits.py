@@ -30,7 +30,7 @@ import os
 import time
 import typing
 
-from glance_dcn.engine import rates
+from glance_dcn.engine import pacing
 from glance_dcn.runtime import native
 
 if typing.TYPE_CHECKING:
@@ -60,8 +60,8 @@ class Limits:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.sending = rates.Rate()
-        self.receiving = rates.Rate()
+        self.sending = pacing.Rate()
+        self.receiving = pacing.Rate()
         self.max_transfers = 0
         self.running = 0
 
@@ -215,8 +215,8 @@ def _after_fork() -> None:
     _turns = _Turns()
     for one in _registry.values():
         one.running = 0
-        one.sending = rates.Rate(one.sending.limit)
-        one.receiving = rates.Rate(one.receiving.limit)
+        one.sending = pacing.Rate(one.sending.limit)
+        one.receiving = pacing.Rate(one.receiving.limit)
 
 
 os.register_at_fork(after_in_child=_after_fork)

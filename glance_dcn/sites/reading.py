@@ -43,7 +43,7 @@ from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.engine import reader
+from glance_dcn.engine import stream
 from glance_dcn.runtime import native
 from glance_dcn.sites import proofs
 
@@ -264,13 +264,13 @@ def chunks(relay: Relay, endpoint: rbd_backend.RBD, offset: int,
 
     :param offset: where to begin, in bytes
     :param length: bytes; the image has as many from there
-    :param options: for :class:`glance_dcn.engine.reader.Reader`
+    :param options: for :class:`glance_dcn.engine.stream.Reader`
     :returns: none is given out that may have been read of a removed image
     :raises: what the last source failed with, one of :data:`FAILURES`
     """
     end = offset + length
     proved = offset
-    data = reader.Reader(endpoint, offset, length, **options)
+    data = stream.Reader(endpoint, offset, length, **options)
     try:
         while offset < end:
             try:
@@ -284,7 +284,7 @@ def chunks(relay: Relay, endpoint: rbd_backend.RBD, offset: int,
                 other = relay.another(exc)
                 if other is None:
                     raise
-                data = reader.Reader(other, offset, end - offset, **options)
+                data = stream.Reader(other, offset, end - offset, **options)
                 proved = offset
                 continue
             offset += len(chunk)

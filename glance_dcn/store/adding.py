@@ -10,19 +10,32 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Adding an image to a site out of a stream of bytes."""
+"""Adding an image to a site out of a stream of bytes.
+
+During an import Glance hands a store's ``add()`` the staged file inside
+several readers of its own, which limit, count and inspect what passes. To
+read a hole through the page cache costs as much as to read data, so the
+innermost of these, which does nothing but read the file, is given a ``read``
+that knows holes and answers them from a buffer of zeros. All the others see
+every byte as before.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import logging
+import os
+import stat
 import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
-from glance_dcn.engine.backends import null
+from glance_dcn.engine.backends import base
+from glance_dcn.engine import extents
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.imports import active_imports
@@ -30,7 +43,6 @@ from glance_dcn.sites import hashes
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import proofs
 from glance_dcn.store import failures
-from glance_dcn.store import staged
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +50,8 @@ if typing.TYPE_CHECKING:
 
     import rados
 
-    from glance_dcn.engine.backends import base
     from glance_dcn.engine.backends import rbd as rbd_backend
-    from glance_dcn.engine import rates
+    from glance_dcn.engine import pacing
     from glance_dcn.sites import site as sites
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +59,12 @@ LOG = logging.getLogger(__name__)
 # Seconds to wait for the hashes another store's addition is computing, before
 # computing them a second time.
 _PATIENCE = 600
+# What Glance's readers call the reader they wrap: _source in
+# glance.common.scripts.utils.CallbackIterator and in oslo.utils's
+# InspectWrapper; data and fd in glance.common.utils.LimitingReader and
+# CooperativeReader.
+_INNER = ('_source', 'data', 'fd')
+_DEEPEST = 16
 
 
 class Addition:
@@ -74,13 +91,11 @@ class Addition:
         self._leads = False
 
     def run(self) -> records.Record:
-        """Store the image, or adopt what is there.
-
-        Whatever goes wrong, nothing half-written is left.
+        """Store the image, or adopt what is there; leave nothing incomplete.
 
         :raises: see :meth:`glance_dcn.store.driver.Store.add`
         """
-        staged.skip_holes(self._data)
+        skip_holes(self._data)
         self._leads = hashes.shared.claim(self._name)
         record = None
         try:
@@ -96,13 +111,13 @@ class Addition:
                 hashes.shared.give_up(self._name)
         return record
 
-    @failures.survives_eviction
+    @failures.retried_if_blocklisted
     def _begin(self) -> tuple[contextlib.ExitStack, rados.Ioctx,
                               rbd_backend.RBD | leftovers.Found]:
         """Open the pool and begin an image in it.
 
-        :returns: tuple of a context manager that closes the pool, the pool,
-            and the open image, or the complete one that is there already
+        :returns: what closes the pool, the pool, and the open image, or the
+            complete one that is there already
         """
         begun: rbd_backend.RBD | leftovers.Found
         with contextlib.ExitStack() as stack:
@@ -153,7 +168,7 @@ class Addition:
                found: leftovers.Found) -> records.Record:
         """Take over a complete image, if it is what the stream brings."""
         with failures.explained(self._site, self._name):
-            result = self._write(null.Null(self._name))
+            result = self._write(base.Null(self._name))
             try:
                 # Those of the stream, if there are any yet.
                 leftovers.adopt(self._site, ioctx, found, result.size,
@@ -170,7 +185,7 @@ class Addition:
         return _record(result, computed)
 
     def _write(self, target: base.Endpoint,
-               rate: rates.Rate | None = None) -> transfer.Result:
+               rate: pacing.Rate | None = None) -> transfer.Result:
         """Write the stream to an endpoint."""
         with stream.Sink(
                 target, self._size or None,
@@ -198,8 +213,7 @@ class Addition:
                    snapshot: str | None = None) -> dict[str, str]:
         """Return the hashes Glance wants of what was written.
 
-        Those that were computed on the way, or those of equal content; or
-        they are computed now.
+        They were computed on the way, or for equal content, or are now.
         """
         if self._leads:
             return result.hashes
@@ -249,3 +263,126 @@ def _record(result: transfer.Result, computed: dict[str, str]
 def stall_timeout(site: sites.Site) -> float:
     """Seconds without any progress after which a transfer is given up."""
     return site.io_timeout or float('inf')
+
+
+def skip_holes(data: typing.Any) -> bool:
+    """Make the reader of a staged file skip holes; return if it is one."""
+    reader = data
+    for _ in range(_DEEPEST):
+        inner = _inner(reader)
+        if inner is None:
+            return False
+        if _is_file(inner):
+            sparse = SparseReader(inner)
+            # Glance's CooperativeReader (33) has its read as an attribute of
+            # the object: it is one that may be set. Others, before, have but
+            # the file.
+            if 'read' in vars(reader):
+                reader.read = sparse.read
+            else:
+                _put_inside(reader, sparse)
+            return True
+        reader = inner
+    return False
+
+
+def report_waiting(data: typing.Any) -> Callable[[list[str]], object] | None:
+    """Return what keeps the task of an import alive while it waits.
+
+    :returns: function that ignores its argument, saves the task, so that its
+        lock stays fresh, and raises what Glance raises when it was ended
+        elsewhere; None where no task is behind the data
+    """
+    reader = data
+    for _ in range(_DEEPEST):
+        # glance.common.scripts.utils.CallbackIterator
+        callback = getattr(reader, '_callback', None)
+        if callable(callback):
+            return lambda unused: callback(0, 0)
+        reader = _inner(reader)
+        if reader is None:
+            break
+    return None
+
+
+def _is_file(reader: typing.Any) -> bool:
+    """Return whether it reads a file: uploads may come from a socket."""
+    if not isinstance(reader, io.BufferedReader):
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(reader.fileno()).st_mode)
+    except OSError:
+        return False
+
+
+def _inner(reader: typing.Any) -> typing.Any:
+    for name in _INNER:
+        inner = getattr(reader, name, None)
+        if hasattr(inner, 'read') or hasattr(inner, '__next__'):
+            return inner
+    return None
+
+
+def _put_inside(reader: typing.Any, inner: SparseReader) -> None:
+    """Let a reader read from something else than it was made with."""
+    name = next(name for name in _INNER if hasattr(reader, name))
+    setattr(reader, name, inner)
+
+
+class SparseReader:
+    """Reads a file in order, and its holes without touching the file.
+
+    What it returns ends at the multiples of the engine's largest request at
+    the latest, and a hole from one to the next is ``extents.ZEROS`` itself, in
+    which the engine need not search for data.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._fd = file.fileno()
+        self._position = file.tell()
+        self._data = self._hole = self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes, at most ``size``; none at the end."""
+        if size is None or size < 0:
+            size = max(0, os.fstat(self._fd).st_size - self._position)
+        size = min(size, extents.REQUEST - self._position % extents.REQUEST)
+        if self._position >= self._hole:
+            self._find_data()
+        if self._position < self._data:
+            count = min(size, self._data - self._position)
+            self._position += count
+            # All of it is the same object, not a copy.
+            return extents.ZEROS[:count]
+        data = os.pread(self._fd, min(size, self._hole - self._position),
+                        self._position)
+        self._position += len(data)
+        return data
+
+    def __iter__(self) -> SparseReader:
+        return self
+
+    def __next__(self) -> bytes:
+        data = self.read(extents.REQUEST)
+        if not data:
+            raise StopIteration
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _find_data(self) -> None:
+        """Find the next data, and where it ends."""
+        end = os.fstat(self._fd).st_size
+        if self._position >= end:
+            self._data = self._hole = self._position
+            return
+        try:
+            self._data = os.lseek(self._fd, self._position, os.SEEK_DATA)
+            self._hole = os.lseek(self._fd, self._data, os.SEEK_HOLE)
+        except OSError as exc:
+            # No data follows (ENXIO), or the file system cannot tell.
+            self._data = end if exc.errno == errno.ENXIO else self._position
+            self._hole = end

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import sys
 import time
 import typing
 import weakref
@@ -53,6 +52,7 @@ from glance_dcn.ceph import permission
 from glance_dcn.ceph import record_format
 from glance_dcn.ceph import trash
 from glance_dcn.runtime import native
+from glance_dcn.store import callers
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
 from glance_dcn.tasks import queue
@@ -61,7 +61,6 @@ from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    import types
 
     import rados
 
@@ -81,8 +80,8 @@ _DECISION = 1.1
 _WORKERS = 24
 # Locations from which on Glance is spared what it does for each of them.
 _MANY = 20
-# Seconds between two looks whether a site is still there.
-_LOOK = 0.5
+# Seconds between two checks whether a site is still there.
+_POLL = 0.5
 
 # What a cluster ends a removal with, an answer or not.
 _ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
@@ -125,8 +124,7 @@ class Deletion:
     def run(self, events: native.Queue[Deletion]) -> None:
         """Remove the image, if that is decided.
 
-        :param events: queue that is given this object when it is prepared,
-            and when it is done
+        :param events: is given this object when it is prepared, and done
         """
         self.begun = True
         for last in (False, True):
@@ -149,9 +147,7 @@ class Deletion:
         if not self.done or isinstance(self.error, (
                 errors.Unreachable, errors.NotDeployed, errors.Exhausted)):
             return True
-        # What a cluster answers, a refusal say, is none the less an answer:
-        # only what is not answered is deferred, also where the site has come
-        # back meanwhile.
+        # An error that a cluster answers with, a refusal say, is an answer.
         return isinstance(self.error, _ANSWERS) and (
             self.site.health.state == health.DOWN
             or abs(getattr(self.error, 'errno', None) or 0) == errno.ETIMEDOUT)
@@ -215,8 +211,7 @@ class ImageDeletion:
     """The deletion of an image from one or several stores.
 
     :param deletions: in Glance's order
-    :ivar refused: the one whose store refuses, so that nothing is removed
-        anywhere; or None
+    :ivar refused: the one whose store refuses, for all of them; or None
     """
 
     def __init__(self, deletions: list[Deletion]) -> None:
@@ -239,8 +234,7 @@ class ImageDeletion:
     def run(self) -> None:
         """Delete the image, and record what is not done in time.
 
-        :raises glance_dcn.store.failures.TimeoutError: if what is not done
-            cannot be recorded
+        :raises failures.TimeoutError: if what is not done cannot be recorded
         """
         try:
             self._run()
@@ -318,7 +312,7 @@ class ImageDeletion:
                                 for one in missing):
                 return
             try:
-                native.get(self._events, min(left, _LOOK))
+                native.get(self._events, min(left, _POLL))
                 while True:
                     self._events.get_nowait()
             except native.Empty:
@@ -373,8 +367,7 @@ class ImageDeletion:
 class Requests:
     """The deletions of images by requests of this process.
 
-    Glance has an object for the image of each request, and they live as long
-    as that.
+    Each lives as long as Glance's object for the image of the request.
     """
 
     def __init__(self) -> None:
@@ -385,16 +378,16 @@ class Requests:
                loc: location.StoreLocation) -> Deletion:
         """Delete the image of a location, and of all others if Glance does.
 
-        :returns: the :class:`Deletion` to be answered: that of the location,
-            or one that refuses for the whole image
-        :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
-            store, too, in which this Glance may only read
-        :raises glance_dcn.store.failures.TimeoutError: if it can neither be
-            removed nor can that be recorded
-        :raises glance_store.exceptions.BadStoreUri: if another location is
-            not in the cluster of its store
+        :returns: the deletion to be answered: that of the location, or one
+            that refuses for the whole image
+        :raises failures.DeleteDenied: if it lies in another store, too, in
+            which this Glance may only read
+        :raises failures.TimeoutError: if it can be neither removed nor
+            recorded
+        :raises exceptions.BadStoreUri: if another location is not in the
+            cluster of its store
         """
-        image = _deleted_image()
+        image = callers.deleted_image()
         found = None if image is None else self._known.get(image)
         if found is None and image is not None:
             found = ImageDeletion(_deletions(type(store), image))
@@ -416,22 +409,10 @@ class Requests:
         return deletion
 
 
-def _deleted_image() -> typing.Any:
-    """Return Glance's object for the image that it deletes now, or None.
-
-    A driver is told neither that all of an image is deleted nor where else it
-    lies. The method of Glance's that walks through the locations knows both
-    (glance_interfaces.IMAGE_DELETION proves it).
-    """
-    frame = _caller('delete')
-    return None if frame is None else frame.f_locals.get('self')
-
-
 def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
     """Have Glance mark many locations in one transaction, not in one each.
 
-    After each location it marks those that have an ID in the database as
-    deleted, and at the end all that are left, whatever became of them. Only
+    At the end it marks all as deleted that it has not marked one by one. Only
     where no other store can refuse any more.
     """
     places = list(image.image.locations)
@@ -443,7 +424,7 @@ def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
 def _deletions(kind: type[driver.Store], image: typing.Any) -> list[Deletion]:
     """Return the deletions of an image from all stores of a kind.
 
-    What Glance does not know the store of is left to a call of its own.
+    Locations without a known store are left to a call of their own.
     """
     stores = replicas.stores_of(kind)
     found = []
@@ -475,10 +456,10 @@ def check_other_stores(store: driver.Store,
 
     Also if Glance removes the image from this store only.
 
-    :raises glance_dcn.store.failures.DeleteDenied: if it lies in another
-        store, too, in which this Glance may only read
+    :raises failures.DeleteDenied: if it lies in another store, too, in which
+        this Glance may only read
     """
-    if _is_removal_from_one_store():
+    if callers.is_removal_from_one_store():
         return
     others = [other for other in replicas.stores_of(type(store)).values()
               if other is not store]
@@ -497,7 +478,6 @@ def explain(store: driver.Store, loc: location.StoreLocation,
     """Raise DeleteDenied if an error means that this Glance may only read.
 
     :param exc: what the cluster of the store has answered
-    :raises glance_dcn.store.failures.DeleteDenied: if it does
     """
     denied = permission.is_denied(exc) and store.site.access.refusal()
     if denied:
@@ -509,23 +489,3 @@ def denial(image: str, reason: Exception) -> failures.DeleteDenied:
     LOG.warning('Image %(image)s is not deleted: %(reason)s',
                 {'image': image, 'reason': reason})
     return failures.DeleteDenied(str(reason))
-
-
-def _is_removal_from_one_store() -> bool:
-    """Return whether Glance takes one location from an image that stays.
-
-    A driver is told neither that nor which request it serves. Glance takes
-    locations from images in one method; what comes from elsewhere is taken
-    for the deletion of the whole image.
-    """
-    return _caller('pop') is not None
-
-
-def _caller(method: str) -> types.FrameType | None:
-    """Return the frame of a method of Glance's locations that led here."""
-    frame: types.FrameType | None = sys._getframe()
-    while frame is not None and (
-            frame.f_code.co_name != method
-            or frame.f_globals.get('__name__') != 'glance.location'):
-        frame = frame.f_back
-    return frame

@@ -12,11 +12,10 @@
 
 """The ``dcn`` store: images of one site, in the pool of its Ceph cluster.
 
-Everything stock ``rbd`` does, with the same options and outcomes. What is
-different: the process keeps one connection to each cluster, made on first
-use; only data is written and read, many requests at a time; the hashes are
-computed once an image; and an error names the store it belongs to and what
-to do.
+It does what stock ``rbd`` does, with the same options and outcomes. But the
+process keeps one connection to each cluster, made on first use; only data is
+written and read, many requests at a time; the hashes are computed once an
+image; and an error names the store it belongs to and what to do.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import sys
 import typing
 
 from glance_store import capabilities
@@ -33,6 +33,7 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
@@ -50,16 +51,15 @@ from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.sites import wiring
 from glance_dcn.store import adding
-from glance_dcn.store import backends
+from glance_dcn.store import callers
+from glance_dcn.store import config_watch
 from glance_dcn.store import deletion as deletions
+from glance_dcn.store import dynamic_stores
 from glance_dcn.store import failures
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
-from glance_dcn.store import resources
 from glance_dcn.store import spreading
-from glance_dcn.store import staged
-from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.upstream import glance_db
@@ -82,10 +82,7 @@ StoreLocation = location.StoreLocation
 
 
 class Store(driver.Store):
-    """A site's store.
-
-    It holds no state of a request, so that glance_store may use one instance
-    for all of them.
+    """A site's store; without state of a request, so that one serves all.
 
     :ivar site: for what moves images between sites
     """
@@ -122,8 +119,7 @@ class Store(driver.Store):
     def configure_add(self) -> None:
         """Take over the options; the cluster is not touched.
 
-        :raises glance_store.exceptions.BadStoreConfiguration: if an option
-            has no usable value
+        :raises exceptions.BadStoreConfiguration: if one has no usable value
         """
         group = self.backend_group or 'glance_store'
         conf = self._options(group)
@@ -156,7 +152,7 @@ class Store(driver.Store):
         task_setup.configure(
             queue.PROCESS, self.conf, database,
             folder.private(self.conf) if database else None)
-        resources.configure(self.conf, warn=queue.PROCESS.enabled)
+        self._configure_clients(warn=queue.PROCESS.enabled)
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
         if database and queue.PROCESS.enabled:
@@ -173,20 +169,31 @@ class Store(driver.Store):
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
-            watch.begin(self.conf, type(self))
+            config_watch.begin(self.conf, type(self))
         if home is None:
             raise self._no_home()
 
     def _options(self, group: str) -> typing.Any:
         """Return the store's options, as attributes.
 
-        Releases 5.0 and later of glance_store have a group of defaults for
-        all stores, ``[backend_defaults]``.
+        glance_store 5.0 has defaults for all stores, ``[backend_defaults]``.
         """
         shared = getattr(driver, 'BackendGroupConfiguration', None)
         if shared is None:
             return getattr(self.conf, group)
         return shared(options.STORE_OPTS, group, conf=self.conf)
+
+    def _configure_clients(self, warn: bool) -> None:
+        """Bound what the process holds of all clusters together.
+
+        Called as each store is set up; the same options have an effect once.
+        """
+        conf = self.conf[options.GROUP]
+        shortages = client_cache.PROCESS.configure(
+            conf.dcn_client_idle_timeout, conf.dcn_max_clients,
+            _process_count(self.conf))
+        for shortage in shortages if warn else ():
+            LOG.warning('%s', shortage)
 
     def take_limits(self) -> None:
         """Take over the options that hold for running transfers too."""
@@ -218,13 +225,12 @@ class Store(driver.Store):
         """
         if (self.backend_group and
                 self.conf.enabled_backends.get(self.backend_group) == 'dcn'):
-            backends.change(self.conf, {self.backend_group: 'rbd'})
+            dynamic_stores.set_types(self.conf, {self.backend_group: 'rbd'})
 
     @property
     def url_prefix(self) -> str | None:
-        """What all locations of this store begin with.
+        """What all locations of this store begin with, by which it is found.
 
-        Glance finds the store of a location by it, and the fsid it shows.
         None where the fsid is not known: no location can be this store's.
         """
         # Glance asks each store for it when it lists images.
@@ -236,15 +242,14 @@ class Store(driver.Store):
     def weight(self) -> float:
         """What Glance sorts the locations of an image by, heaviest first.
 
-        The configured weight, as stock's. Where the image is to be read, a
+        The configured weight, as stock's; for an image that is to be read, a
         fraction is added that orders stores of equal weight: the local one,
-        then the nearest; and a store that is away comes after all others.
-        What is shown keeps the order of the database. (glance_store 4.6.2 and
-        later.)
+        then the nearest, and one that is away after all others. What is shown
+        keeps the order of the database. (glance_store 4.6.2 and later.)
         """
         group = self.backend_group or 'glance_store'
         weight = getattr(getattr(self.conf, group), 'weight', 0)
-        if replicas.is_shown():
+        if callers.is_shown():
             return weight
         if not self.site.available:
             return -math.inf
@@ -256,21 +261,17 @@ class Store(driver.Store):
     def get(self, location: locations.Location, offset: int = 0,
             chunk_size: int | None = None,
             context: typing.Any = None) -> tuple[Iterator[bytes], int]:
-        """Return an image's data and its size.
+        """Return an iterator over chunks of an image, and the bytes it gives.
+
+        Should the site that is read go away, reading goes on at another. To
+        the thread that fills Glance's cache ahead, which would end with it, an
+        error is raised with the first chunk.
 
         :param offset: bytes to leave out at the beginning
         :param chunk_size: number of bytes wanted from there; None: all
-        :returns: tuple of an iterator over chunks of bytes and the number of
-            bytes it will give
-        :raises glance_store.exceptions.NotFound: if there is no such image
-        :raises glance_store.exceptions.RemoteServiceUnavailable: if the site
-            is away
-        :raises glance_dcn.store.failures.Elsewhere: if the location is not
-            in this store's cluster
-
-        Should the site that is read go away, reading goes on at another. To
-        the thread that fills Glance's cache ahead, which would end with it,
-        an error is raised with the first chunk.
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.RemoteServiceUnavailable: if the site is away
+        :raises failures.Elsewhere: if it is not in this store's cluster
         """
         loc = location.store_location
         try:
@@ -278,7 +279,7 @@ class Store(driver.Store):
             return self._begin_reading(loc, offset, chunk_size)
         except (exceptions.GlanceStoreException,
                 exceptions.BackendException) as exc:
-            if not replicas.is_cached_ahead() or (
+            if not callers.is_cached_ahead() or (
                     isinstance(exc, failures.Elsewhere)
                     and not replicas.is_last_answer(self, loc)):
                 raise
@@ -287,7 +288,7 @@ class Store(driver.Store):
     def _check_is_here(self, loc: location.StoreLocation) -> None:
         """Return if a location may be in this store's cluster.
 
-        :raises glance_dcn.store.failures.Elsewhere: if it is not
+        :raises failures.Elsewhere: if it is not
         """
         if not loc.fsid:
             return
@@ -297,7 +298,7 @@ class Store(driver.Store):
                 else fsid != loc.fsid):
             raise failures.elsewhere(self.site, loc, self.site.known_fsid)
 
-    @failures.survives_eviction
+    @failures.retried_if_blocklisted
     def _begin_reading(self, loc: location.StoreLocation, offset: int,
                        wanted: int | None) -> tuple[Iterator[bytes], int]:
         data = self._read(loc, offset, wanted)
@@ -307,8 +308,7 @@ class Store(driver.Store):
               wanted: int | None) -> Iterator[typing.Any]:
         """Give the number of bytes there will be, then chunks of them.
 
-        From the first on the image is open, until the generator is closed or
-        dropped.
+        From the first on the image is open, until the generator is closed.
         """
         found = replicas.Replicas(self, loc)
         with found.relay() as relay:
@@ -319,12 +319,11 @@ class Store(driver.Store):
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
-            burden = self.site.limits
-            with limits.turn([burden]):
+            with limits.turn([self.site.limits]):
                 yield from self._chunks(loc, reading.chunks(
                     relay, source, offset, length, chunk=self.READ_CHUNKSIZE,
                     timeout=adding.stall_timeout(self.site),
-                    rate=burden.receiving))
+                    rate=self.site.limits.receiving))
 
     def _chunks(self, loc: location.StoreLocation,
                 chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -334,14 +333,13 @@ class Store(driver.Store):
         except reading.Removed as exc:
             raise failures.not_found(self.site, loc) from exc
 
-    @failures.survives_eviction
+    @failures.retried_if_blocklisted
     def get_size(self, location: locations.Location,
                  context: typing.Any = None) -> int:
         """Return an image's size in bytes.
 
-        :raises glance_store.exceptions.NotFound: if there is no such image
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
-            in this store's cluster
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.BadStoreUri: if it is not in this store's cluster
         """
         loc = self._checked(location)
         if (loc.pool, loc.snapshot) == (self.pool, images.SNAPSHOT):
@@ -359,28 +357,27 @@ class Store(driver.Store):
             ) -> tuple[str, int, str, str, dict[str, str]]:
         """Store an image.
 
-        The image has no snapshot, and so cannot be read, until all its data
-        is there. Whatever goes wrong before, it is removed again. What an
-        earlier attempt left behind is taken over if it is complete and equal,
-        and replaced if it is half-written.
+        It has no snapshot, and so cannot be read, until all its data is there;
+        if that fails, it is removed again. An existing image is adopted if it
+        is complete and equal, and replaced if it is incomplete.
 
         :param image_file: file-like object or iterable of its data
         :param image_size: bytes; 0 if unknown
         :param hashing_algo: name of a hashlib algorithm for the multihash
         :param verifier: object whose ``update()`` is given all data, or None
-        :returns: tuple of location URI, bytes stored, checksum (md5),
-            multihash, and metadata of the location
-        :raises glance_store.exceptions.Duplicate: if there is an image of
-            that name with other content, or somebody is writing it
-        :raises glance_store.exceptions.StorageFull: if it does not fit
-        :raises glance_store.exceptions.Invalid: if there is more or less data
-            than ``image_size``
-        :raises glance_store.exceptions.StoreAddDisabled: if the site was
-            taken away
+        :returns: location URI, bytes stored, checksum (md5), multihash, and
+            metadata of the location
+        :raises exceptions.Duplicate: if there is an image of that name with
+            other content, or it is being written
+        :raises exceptions.StorageFull: if it does not fit
+        :raises exceptions.Invalid: if its data is not ``image_size`` long
+        :raises exceptions.StoreAddDisabled: if the site was taken away
         """
         self._check_open()
-        waiting = staged.report_waiting(image_file)
-        spread = spreading.of(str(image_id))
+        waiting = adding.report_waiting(image_file)
+        going_on = active_imports.of(str(image_id))
+        spread = spreading.of(going_on, self.conf, queue.PROCESS.sites
+                              ) if going_on else None
         if spread:
             spread.prepare(self.site, waiting)
         with limits.turn([self.site.limits], waiting):
@@ -401,23 +398,21 @@ class Store(driver.Store):
                context: typing.Any = None) -> None:
         """Delete an image, or move it to the trash while snapshots remain.
 
-        If Glance deletes the whole image, it is removed from all its stores
-        at once, or from none. Where a site does not answer in time, the
-        removal is recorded, and done by the task runner. If Glance does not
-        know the store of the location, that store is found.
+        If Glance deletes the whole image, it is removed from all its stores at
+        once, or from none. Where a site does not answer in time, the removal
+        is recorded, and done by the task runner. If Glance does not know the
+        store of the location, that store is found.
 
-        :raises glance_store.exceptions.NotFound: if there is no such image
-        :raises glance_store.exceptions.InUseByStore: if it has clones or is
-            open elsewhere
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
-            in this store's cluster
-        :raises glance_store.exceptions.TimeoutError: if the site is away and
-            the removal cannot be recorded either
-        :raises glance_dcn.store.failures.DeleteDenied: if this Glance may
-            only read there, or in another store of the image
+        :raises exceptions.NotFound: if there is no such image
+        :raises exceptions.InUseByStore: if it has clones or is open elsewhere
+        :raises exceptions.BadStoreUri: if it is not in this store's cluster
+        :raises exceptions.TimeoutError: if the site is away and the removal
+            cannot be recorded either
+        :raises failures.DeleteDenied: if this Glance may only read there, or
+            in another store of the image
         """
         loc = location.store_location
-        if replicas.is_search():
+        if callers.is_search():
             owner = replicas.owner(self, loc)
             if owner is not None and owner is not self:
                 # Neither an error that ends the search will do, nor one that
@@ -433,7 +428,6 @@ class Store(driver.Store):
     def answer(self, deletion: deletions.Deletion) -> None:
         """Return if an image was removed from this store.
 
-        :param deletion: one that is done
         :raises: see :meth:`delete`
         """
         loc = deletion.loc
@@ -479,10 +473,9 @@ class Store(driver.Store):
                              ) -> StoreLocation:
         """Return the store location, if what it names is to be deleted.
 
-        :raises glance_store.exceptions.BadStoreUri: if the location is not
-            in this store's cluster
-        :raises glance_store.exceptions.NotFound: if it is in a cluster that
-            was replaced: the location is all there is
+        :raises exceptions.BadStoreUri: if it is not in this store's cluster
+        :raises exceptions.NotFound: if it is in a cluster that was replaced:
+            the location is all there is
         """
         try:
             return self._checked(location)
@@ -501,3 +494,16 @@ class Store(driver.Store):
                 source = stack.enter_context(
                     self.site.reading(ioctx, loc.image, loc.snapshot))
             yield source
+
+
+def _process_count(conf: cfg.ConfigOpts) -> int:
+    """Return how many processes there are of this Glance."""
+    # That of glance_dcn.runtime.periodic.
+    uwsgi = sys.modules.get('uwsgi')
+    if uwsgi is not None:
+        return max(1, getattr(uwsgi, 'numproc', 1))
+    try:
+        # Of the standalone glance-api, which registers the option.
+        return max(1, conf.workers or 1)
+    except cfg.NoSuchOptError:
+        return 1

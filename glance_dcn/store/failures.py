@@ -44,7 +44,7 @@ TimeoutError = getattr(exceptions, 'TimeoutError',
                        exceptions.BackendException)
 
 
-class Evicted(exceptions.BackendException):
+class Blocklisted(exceptions.BackendException):
     """The cluster has cut this client off (blocklisted it)."""
 
     errno = errno.ESHUTDOWN
@@ -63,49 +63,45 @@ class Elsewhere(exceptions.NotFound, exceptions.BadStoreUri):
     """The location is in the cluster of another store.
 
     Where Glance does not know the store of a location, glance_store asks all
-    of them in turn, and asks the next one after the former only. A deletion
-    must not raise it: Glance would drop the location.
+    in turn, and the next one after the former only. A deletion must not raise
+    it: Glance would drop the location.
     """
 
 
 class WriteDenied(exceptions.StorageWriteDenied):
-    """The key of this Glance may only read at the site.
-
-    Glance answers an upload 503, with the message.
-    """
+    """The key of this Glance may only read at the site: 503 for an upload."""
 
 
 class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
     """The image lies where the key of this Glance may only read.
 
-    Glance answers the deletion of an image 403 on the former, and the
-    removal from one store 409 on the latter, with the message.
+    Glance answers 403 on the former to the deletion of an image, and 409 on
+    the latter to the removal from one store, with the message.
     """
 
 
-def survives_eviction(method: _Method) -> _Method:
-    """Do it once more, on a new connection, if the cluster cut off this one.
+def retried_if_blocklisted(method: _Method) -> _Method:
+    """Call a method once more, on a new connection, after a blocklisting.
 
-    Stock, which connects anew for each operation, does not notice either.
+    Stock, which connects for each operation, does not notice either.
     """
     @functools.wraps(method)
-    def survivor(self: typing.Any, *args: typing.Any,
-                 **kwargs: typing.Any) -> typing.Any:
+    def retried(self: typing.Any, *args: typing.Any,
+                **kwargs: typing.Any) -> typing.Any:
         try:
             return method(self, *args, **kwargs)
-        except Evicted:
+        except Blocklisted:
             return method(self, *args, **kwargs)
-    return typing.cast('_Method', survivor)
+    return typing.cast('_Method', retried)
 
 
 @contextlib.contextmanager
 def open_pool(site: sites.Site,
               pool: str | None = None) -> Iterator[rados.Ioctx]:
-    """Open a pool for a while.
+    """Open a pool for a while; None: the site's.
 
-    :param pool: name of the pool; None: the site's
-    :raises glance_store.exceptions.BadStoreConfiguration: if the cluster
-        does not answer or the options do not fit it
+    :raises exceptions.BadStoreConfiguration: if the cluster does not answer or
+        the options do not fit it
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -176,7 +172,7 @@ def failure(site: sites.Site, exc: BaseException, name: str,
             'see rbd_store_pool and rbd_store_user in [%s], and the osd '
             'caps of that user' % (site.pool, exc, site.name))
     if code == errno.ESHUTDOWN:
-        return Evicted(str(exc))
+        return Blocklisted(str(exc))
     return exceptions.BackendException(
         'Store %s failed with image %s: %s' % (site.name, name, exc))
 

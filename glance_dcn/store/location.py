@@ -13,8 +13,7 @@
 """Where an image lies: ``rbd://<fsid>/<pool>/<image>/<snapshot>``.
 
 Nova and Cinder clone only from locations of this form and scheme (Nova's
-``nova.storage.rbd_utils.RBDDriver.parse_url``), which is why a ``dcn`` store
-writes the same ones as stock ``rbd``.
+``nova.storage.rbd_utils.RBDDriver.parse_url``).
 """
 
 from __future__ import annotations
@@ -51,8 +50,8 @@ class StoreLocation(location.StoreLocation):
     def parse_uri(self, uri: str) -> None:
         """Take the parts from a URI.
 
-        :raises glance_store.exceptions.BadStoreUri: if it is of another
-            scheme, or has not exactly one or four non-empty parts
+        :raises exceptions.BadStoreUri: if it is of another scheme, or has not
+            one or four non-empty parts
         """
         self.validate_schemas(uri, valid_schemas=(_PREFIX,))
         pieces = [urllib.parse.unquote(piece)

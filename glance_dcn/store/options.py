@@ -203,4 +203,38 @@ Related options:
     * ``default_backend`` in ``[glance_store]``
 
 """),
+    cfg.IntOpt('dcn_client_idle_timeout', default=60, min=1,
+               help="""
+Seconds without any use after which a connection to a site's cluster is closed.
+
+A process connects to a cluster when it needs it, which costs a few round
+trips. A connection has 13 threads, 2 MiB of memory, 4 open files and one for
+each OSD that it has talked to.
+
+Possible values:
+    * Seconds, 1 or more
+
+Related options:
+    * dcn_max_clients
+
+"""),
+    cfg.IntOpt('dcn_max_clients', default=32, min=4,
+               help="""
+Connections to clusters that one Glance process should have at most.
+
+Where there would be more, the one that was not used for longest is closed
+first. One that is in use is never closed: where all are, there are more for
+that time. A copy writes so many targets at a time, less two, at most.
+
+Where the limits of the system (open files, threads, memory) have no room for
+so many, fewer are used, and a warning says which limit is too low when Glance
+starts.
+
+Possible values:
+    * Number of connections, 4 or more
+
+Related options:
+    * dcn_client_idle_timeout
+
+"""),
 ]

@@ -12,14 +12,13 @@
 
 """Where else the image of a location lies, among the stores of this process.
 
-Glance gives a driver one location at a time. At other sites an image has the
-same name, its UUID; whether it is the same image, its record tells.
+At other sites an image has the same name, its UUID; whether it is the same
+image, its record tells.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 import typing
 
@@ -33,38 +32,18 @@ from glance_dcn.sites import sources
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
-    import types
 
     from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.store import driver
     from glance_dcn.store import location as locations
 
-# Module of the controllers that show images; those that read an image's data
-# are in others (glance_interfaces.SHOWING proves it).
-_SHOWING = 'glance.api.v2.images'
-# The function that sorts locations, how many frames it is away at most, and
-# the name of the answer in its frame.
-_SORTING = 'sort_image_locations'
-_FRAMES = 6
-_ANSWER = '__glance_dcn_is_shown'
-# Module of the functions that ask all stores in turn for a location whose
-# store Glance does not know, and the name that they have for those then
-# (glance_interfaces.SEARCHING proves it).
-_SEARCHING = 'glance_store.multi_backend'
-_STORES = 'backends'
-# Module and method of the thread that fills Glance's cache ahead, which ends
-# for good with the first error that glance_store raises to it
-# (glance_interfaces.CACHE_WORKER proves it).
-_CACHING = 'glance.api.v2.cached_images', 'run'
 # Seconds for which clusters that are just being connected to are waited for,
-# and between two looks.
-_PATIENCE, _LOOK = 5, .02
+# and between two polls.
+_PATIENCE, _POLL = 5, .02
 
 
 class Replicas:
-    """The places where the image of a location may be read.
-
-    """
+    """The places where the image of a location may be read."""
 
     def __init__(self, store: driver.Store,
                  loc: locations.StoreLocation) -> None:
@@ -74,15 +53,15 @@ class Replicas:
         group = getattr(store.conf, 'glance_store', None)
         self._local = getattr(group, 'default_backend', None)
         self._stores: dict[str, driver.Store] = {}
-        # An image that somebody else named is looked for nowhere else.
+        # An image that others have named is read at its location only.
         if (loc.pool, loc.snapshot) == (store.pool, images.SNAPSHOT):
             self._stores = stores_of(type(store))
 
     def relay(self) -> reading.Relay:
         """Return how the image is read, from one place after the other.
 
-        Until it is given the record of the image, which can be had once the
-        image is open at its location, there is no other place.
+        There is no other place until it is given the record of the image,
+        which can be had once the image is open at its location.
         """
         return reading.Relay(self._own.image, itertools.chain(
             [self._own], self._others()))
@@ -91,7 +70,7 @@ class Replicas:
         """Return the record that tells whether another image is the same.
 
         :returns: None if the image is to be read at its location only
-        :raises rbd.Error: if it cannot be told
+        :raises rbd.Error: if it cannot be read
         """
         if all(store is self._store for store in self._stores.values()):
             return None
@@ -147,7 +126,7 @@ def owner(store: driver.Store,
         found = _other_owner(store, loc, fsid)
         if is_over:
             break
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
     return found or (store if fsid is None else None)
 
 
@@ -167,19 +146,6 @@ def _is_being_asked(store: driver.Store) -> bool:
             and store.site.health.state == health.UNKNOWN)
 
 
-def is_search() -> bool:
-    """Return whether all stores are asked for a location, one by one.
-
-    A driver is not told. The function that asks them knows.
-    """
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get('__name__') == _SEARCHING:
-            return _STORES in frame.f_locals
-        frame = frame.f_back
-    return False
-
-
 def is_last_answer(store: driver.Store,
                    loc: locations.StoreLocation) -> bool:
     """Return whether no other store could have a location, of any kind.
@@ -190,44 +156,3 @@ def is_last_answer(store: driver.Store,
     enabled = getattr(store.conf, 'enabled_backends', None) or {}
     return owner(store, loc) is None and not any(
         kind == 'rbd' and name not in ours for name, kind in enabled.items())
-
-
-def is_cached_ahead() -> bool:
-    """Return whether the thread that fills Glance's cache ahead reads."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if (frame.f_globals.get('__name__'),
-                frame.f_code.co_name) == _CACHING:
-            return True
-        frame = frame.f_back
-    return False
-
-
-def is_shown() -> bool:
-    """Return whether Glance loads an image in order to show it.
-
-    It asks for weights whenever it loads an image, and does not tell what
-    for. The controller that serves the request does. Of an image with hundreds
-    of locations it asks as often, so the answer is left in the frame of the
-    function that sorts them (PEP 667: names that the function does not have
-    stay there).
-    """
-    frame: types.FrameType | None = sys._getframe(1)
-    for _ in range(_FRAMES):
-        if frame is None:
-            break
-        if frame.f_code.co_name == _SORTING:
-            names = frame.f_locals
-            if _ANSWER not in names:
-                names[_ANSWER] = _shows(frame)
-            return bool(names[_ANSWER])
-        frame = frame.f_back
-    return _shows(sys._getframe(1))
-
-
-def _shows(frame: types.FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_globals.get('__name__') == _SHOWING:
-            return True
-        frame = frame.f_back
-    return False

@@ -30,21 +30,19 @@ import logging
 import threading
 import typing
 
-from oslo_config import cfg
-
-from glance_dcn.engine import transfer
 from glance_dcn.imports import active_imports
 from glance_dcn.runtime import native
 from glance_dcn.sites import copying
 from glance_dcn.sites import sources
-from glance_dcn.sites import waves
-from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Mapping
+
+    from oslo_config import cfg
 
     from glance_dcn.ceph import records
-    from glance_dcn.sites import site as sites
+    from glance_dcn.sites import site as sites_
 
 LOG = logging.getLogger(__name__)
 
@@ -66,25 +64,31 @@ class _Ended(Exception):
 
 
 class Spreading:
-    """The copies of one import to the stores whose turn is still to come."""
+    """The copies of one import to the stores whose turn is still to come.
 
-    def __init__(self, going_on: active_imports.Import) -> None:
+    :param sites: all of this process, by name
+    """
+
+    def __init__(self, going_on: active_imports.Import, conf: cfg.ConfigOpts,
+                 sites: Mapping[str, sites_.Site]) -> None:
         self._import = going_on
+        self._conf = conf
+        self._sites = sites
         # Of the store of this site, once it has the image.
-        self._source: tuple[sites.Site, records.Record] | None = None
+        self._source: tuple[sites_.Site, records.Record] | None = None
         self._stored: set[str] = set()
         # Whether a copy has come off, by store; each is told once.
         self._outcomes: dict[str, native.Queue[bool]] = {}
         self._lock = native.lock()
 
-    def stored(self, site: sites.Site, record: records.Record) -> None:
+    def stored(self, site: sites_.Site, record: records.Record) -> None:
         """Record that a store has the image."""
         with self._lock:
             self._stored.add(site.name)
-            if site.name == cfg.CONF.glance_store.default_backend:
+            if site.name == self._conf.glance_store.default_backend:
                 self._source = site, record
 
-    def prepare(self, site: sites.Site,
+    def prepare(self, site: sites_.Site,
                 waiting: Callable[[list[str]], object] | None) -> None:
         """Wait until a store has been copied to, if it is to be.
 
@@ -110,26 +114,25 @@ class Spreading:
                 if waiting:
                     waiting([site.name])
 
-    def _targets(self) -> list[sites.Site]:
+    def _targets(self) -> list[sites_.Site]:
         if self._source is None:
             return []
-        wanted = [queue.PROCESS.sites.get(name)
+        wanted = [self._sites.get(name)
                   for name in self._import.entry.stores if name]
         return [site for site in wanted
                 if site is not None and site.name not in self._stored]
 
-    def _copy(self, source: tuple[sites.Site, records.Record],
-              targets: list[sites.Site]) -> None:
+    def _copy(self, source: tuple[sites_.Site, records.Record],
+              targets: list[sites_.Site]) -> None:
         site, record = source
-        options = getattr(cfg.CONF, 'glance_dcn', None)
+        options = self._conf.glance_dcn
         image = self._import.entry.image
         try:
             copying.Copy(
                 image, [sources.Source(site, None, image, 'snap')], targets,
                 hashes=record.hashes, size=record.size,
-                memory=getattr(options, 'transfer_memory',
-                               transfer.MEMORY >> 20) << 20,
-                at_once=getattr(options, 'copy_targets', waves.AT_ONCE),
+                memory=options.transfer_memory << 20,
+                at_once=options.copy_targets,
                 progress=self._check, waiting=self._check,
                 finished=self._tell).run()
         except Exception as exc:
@@ -155,28 +158,26 @@ class Spreading:
             self._outcomes[name].put(True)
 
 
-def _is_worth_it(targets: list[sites.Site]) -> bool:
+def _is_worth_it(targets: list[sites_.Site]) -> bool:
     """Return whether to copy to stores is faster than to write each.
 
-    A site of which nothing is known counts as a far one.
+    A site of unknown distance counts as a far one.
     """
     far = [site for site in targets
            if site.round_trip is None or site.round_trip >= _FAR]
     return len(far) >= _FEWEST or len(targets) >= _MANY
 
 
-def of(image: str) -> Spreading | None:
-    """Return the spreading of the import of an image.
-
-    :returns: None where no import is known that it could serve
-    """
-    going_on = active_imports.of(image)
-    options = getattr(cfg.CONF, 'glance_dcn', None)
-    if (going_on is None or going_on.entry.method not in _METHODS
+def of(going_on: active_imports.Import, conf: cfg.ConfigOpts,
+       sites: Mapping[str, sites_.Site]) -> Spreading | None:
+    """Return the spreading of an import; None: it is not to be spread."""
+    # The options of the import plugins, which may not be registered.
+    options = getattr(conf, 'glance_dcn', None)
+    if (going_on.entry.method not in _METHODS
             or len(going_on.entry.stores) <= _FEWEST
             or not getattr(options, 'direct_copy', False)):
         return None
     # One step: no two threads get different ones.
-    found: Spreading = going_on.companions.setdefault('spreading',
-                                                      Spreading(going_on))
+    found: Spreading = going_on.companions.setdefault(
+        'spreading', Spreading(going_on, conf, sites))
     return found

@@ -25,9 +25,9 @@ import time
 from glance_dcn.images import errors
 from glance_dcn.images import formats
 from glance_dcn.images import inspection
+from glance_dcn.images import inspection_server
 from glance_dcn.images import limited
 from glance_dcn.images import qemu_img
-from glance_dcn.images import servers
 from tests.fuzz import changes
 from tests.fuzz import seeds
 
@@ -76,7 +76,7 @@ class Run:
 
     def __init__(self, folder, seed, files=None):
         self.folder = pathlib.Path(folder)
-        self._server = servers.InspectionServer()
+        self._server = inspection_server.InspectionServer()
         self.seed = seed
         self.files = files or seeds.make(self.folder)
         self._seeds = self.folder / 'seeds'

@@ -56,7 +56,7 @@ class Endpoint:
         self.size = 0
         self._tokens = itertools.count()
         # Adding to and discarding from a set are atomic.
-        self._flying: set[int] = set()
+        self._in_flight: set[int] = set()
 
     def __enter__(self: _Self) -> _Self:
         return self
@@ -67,7 +67,7 @@ class Endpoint:
     @property
     def in_flight(self) -> int:
         """Number of requests that are not answered yet."""
-        return len(self._flying)
+        return len(self._in_flight)
 
     def extents(self, offset: int = 0, length: int | None = None) -> Extents:
         """Iterate over the extents of data, and of holes.
@@ -112,7 +112,7 @@ class Endpoint:
 
     def _begin(self) -> int:
         token = next(self._tokens)
-        self._flying.add(token)
+        self._in_flight.add(token)
         return token
 
     def _error(self, operation: str, errno: int | None,
@@ -126,3 +126,16 @@ class Endpoint:
         if length is None:
             return self.size
         return min(self.size, offset + length)
+
+
+class Null(Endpoint):
+    """A target that forgets what is written to it, to have it digested."""
+
+    def write(self, offset: int, data: bytes, done: Done) -> None:
+        done(None)
+
+    def flush(self, done: Done) -> None:
+        done(None)
+
+    def resize(self, size: int) -> None:
+        self.size = size

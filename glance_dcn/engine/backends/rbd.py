@@ -36,10 +36,8 @@ import rbd
 from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import header
-from glance_dcn.engine import objects
+from glance_dcn.engine import rbd_layout
 from glance_dcn.runtime import native
-from glance_dcn.runtime import shared
 
 if typing.TYPE_CHECKING:
     import rados
@@ -52,11 +50,11 @@ _LOT = 256
 # With the object map it is a look into memory.
 _MAPPED_LOT = 16 << 10
 # Seconds for which the closing of an image that was written is waited for: a
-# dozen round trips, or, where nobody answers, several times what one request
+# dozen round trips, or, without an answer, several times what one request
 # may take.
 _CLOSING = 5
 # Seconds that requests in flight have at the end of the process.
-_LANDING = 10
+_ANSWER_TIMEOUT = 10
 _PAUSE = 0.05
 
 # The interpreter ends its threads when it ends, those of librbd as well that
@@ -66,17 +64,17 @@ _open: weakref.WeakSet[RBD] = weakref.WeakSet()
 _ended: native.Queue[bool] = native.Queue()
 
 
-def _land() -> None:
+def _wait_for_answers() -> None:
     """Begin no more requests, and wait for those that are in flight."""
     _ended.put(True)
-    deadline = time.monotonic() + _LANDING
+    deadline = time.monotonic() + _ANSWER_TIMEOUT
     while time.monotonic() < deadline and any(
             endpoint.in_flight for endpoint in list(_open)
             if endpoint.pid == os.getpid()):
         time.sleep(_PAUSE)
 
 
-atexit.register(_land)
+atexit.register(_wait_for_answers)
 
 
 class Cluster(typing.Protocol):
@@ -95,7 +93,7 @@ class RBD(base.Endpoint):
 
     :param ioctx: of the image's pool; it must stay open as long as this
     :param writable: open for writing too, as an image that is written for
-        the first time, see :mod:`glance_dcn.engine.objects`
+        the first time, see :mod:`glance_dcn.engine.rbd_layout`
     :param open_pool: opens a pool by its ID, where the data of images may be
         in another one
     :param name: what errors call it; by default the image's name
@@ -114,10 +112,10 @@ class RBD(base.Endpoint):
                  ) -> None:
         super().__init__(name or image)
         self._image: rbd.Image | None = None
-        self._objects: objects.DataObjects | None = None
-        self._facts: header.Facts | None = None
+        self._objects: rbd_layout.DataObjects | None = None
+        self._facts: rbd_layout.Facts | None = None
         self._let_go = hold() if hold else _nothing
-        self._shared = shared.Shared(self._close)
+        self._shared = native.Shared(self._close)
         self._is_open = True
         # What is told when it is closed by a thread of its own.
         self._closed: native.Queue[bool] | None = None
@@ -132,15 +130,15 @@ class RBD(base.Endpoint):
                 # Not by rbd.Image(snapshot=): in Ceph 16 a close soon after
                 # races with the end of such an open and aborts the process.
                 self._image.set_snap(snapshot)
-            self._look(self._image)
+            self._inspect(self._image)
             if writable:
-                self._objects = objects.DataObjects(ioctx, self._image,
-                                                    open_pool)
-                self._facts = header.facts(self._image)
-        except header.Unsafe as error:
+                self._objects = rbd_layout.DataObjects(
+                    ioctx, self._image, open_pool)
+                self._facts = rbd_layout.facts(self._image)
+        except rbd_layout.Unsafe as error:
             self.close()
             raise errors.RequestError(self.name, 'open', hint=error.reason)
-        except (rbd.Error, objects.Error) as error:
+        except (rbd.Error, rbd_layout.Error) as error:
             self.close()
             raise self._translated(error, 'open')
 
@@ -148,15 +146,14 @@ class RBD(base.Endpoint):
     def image(self) -> rbd.Image:
         """The open image, for what is outside the engine.
 
-        To open an image anew takes a dozen round trips, which count where the
-        cluster is far away.
+        To open an image once more takes a dozen round trips.
         """
         assert self._image is not None, 'the image is closed'
         return self._image
 
-    def _look(self, image: rbd.Image) -> None:
-        header.check(image)
-        self._is_clone = header.has_parent(image)
+    def _inspect(self, image: rbd.Image) -> None:
+        rbd_layout.check(image)
+        self._is_clone = rbd_layout.has_parent(image)
         stat = image.stat()
         self.size = stat['size']
         self.object_size = stat['obj_size']
@@ -210,7 +207,7 @@ class RBD(base.Endpoint):
         token = self._begin()
 
         def complete(completion: rbd.Completion, data: typing.Any) -> None:
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             count = completion.get_return_value()
             if count == length:
                 done(data)
@@ -225,7 +222,7 @@ class RBD(base.Endpoint):
         try:
             self.image.aio_read(offset, length, complete)
         except rbd.Error as error:
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             done(self._translated(error, 'read', offset, length))
 
     def write(self, offset: int, data: bytes, done: base.Done) -> None:
@@ -242,7 +239,7 @@ class RBD(base.Endpoint):
         token = self._begin()
 
         def complete(code: int) -> None:
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             done(self._error('write', -code, offset, length)
                  if code < 0 else None)
 
@@ -250,7 +247,7 @@ class RBD(base.Endpoint):
             self._objects.write(offset, data, complete)
         except Exception as error:
             # Whatever it is: other targets of the transfer must go on.
-            self._flying.discard(token)
+            self._in_flight.discard(token)
             done(self._translated(error, 'write', offset, length))
 
     def flush(self, done: base.Done) -> None:
@@ -292,11 +289,11 @@ class RBD(base.Endpoint):
                 self.call(self._objects.cut, size)
             else:
                 self.call(rbd.Image.resize, size)
-        except (rbd.Error, objects.Error) as error:
+        except (rbd.Error, rbd_layout.Error) as error:
             raise self._translated(error, 'resize', length=size)
         self.size = size
 
-    def facts(self) -> header.Facts:
+    def facts(self) -> rbd_layout.Facts:
         """Return what the header of a new image is to be like."""
         assert self._facts is not None, 'the image is not writable'
         return self._facts._replace(size=self.size)
@@ -336,12 +333,12 @@ def _nothing() -> None:
     pass
 
 
-def _close(image: rbd.Image, written: objects.DataObjects | None,
+def _close(image: rbd.Image, written: rbd_layout.DataObjects | None,
            let_go: Callable[[], object],
            closed: native.Queue[bool] | None = None) -> None:
     # What was written was answered before, or has failed.
     if written:
-        with contextlib.suppress(objects.Error):
+        with contextlib.suppress(rbd_layout.Error):
             written.close()
     with contextlib.suppress(rbd.Error):
         image.close()

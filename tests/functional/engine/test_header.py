@@ -23,7 +23,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as backend
 from glance_dcn.engine import errors
-from glance_dcn.engine import header
+from glance_dcn.engine import rbd_layout
 from glance_dcn.engine import stream
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import site
@@ -124,8 +124,8 @@ class ChangedMeanwhileTest(HeaderTestCase):
                 bytes(2 * MIB) + data, self.ioctx.read(
                     'rbd_data.%s.%016x' % (image_id, 0), 4 * MIB))
             self.assertRaises(
-                header.Unsafe, self.writer.publish, ioctx, self.name, target,
-                records.Record(8 * MIB, 'digest'))
+                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                target, records.Record(8 * MIB, 'digest'))
         self.assertEqual([None], answers)
 
     def test_nor_when_it_is_cut_to_size(self):
@@ -145,8 +145,8 @@ class ChangedMeanwhileTest(HeaderTestCase):
                 sink.finish()
             self.assertEqual(size, target.image.size())
             self.assertRaises(
-                header.Unsafe, self.writer.publish, ioctx, self.name, target,
-                records.Record(size, 'digest'))
+                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                target, records.Record(size, 'digest'))
         # It has zeros alone, and is not there.
         self.assertRaises(rados.ObjectNotFound, self.ioctx.stat,
                           'rbd_data.%s.%016x' % (image_id, 1))
@@ -159,8 +159,8 @@ class ChangedMeanwhileTest(HeaderTestCase):
             with rbd.Image(self.ioctx, self.name) as image:
                 image.update_features(rbd.RBD_FEATURE_EXCLUSIVE_LOCK, True)
             error = self.assertRaises(
-                header.Unsafe, self.writer.publish, ioctx, self.name, target,
-                None)
+                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                target, None)
             self.assertIn('features', str(error))
 
     def test_snapshot_that_is_made_meanwhile(self):
@@ -172,8 +172,8 @@ class ChangedMeanwhileTest(HeaderTestCase):
                 self.addCleanup(self.remove_snapshot)
                 image.create_snap('backup')
             error = self.assertRaises(
-                header.Unsafe, self.writer.publish, ioctx, self.name, target,
-                None)
+                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                target, None)
             self.assertIn('snapshots', str(error))
 
     def remove_snapshot(self):

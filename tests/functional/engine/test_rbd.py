@@ -25,7 +25,6 @@ from glance_dcn.ceph import images
 from glance_dcn.engine.backends import rbd
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.sites import site
@@ -67,7 +66,7 @@ class RBDTestCase(base.CephTestCase):
                             **kwargs)
         self.addCleanup(self.remove, name)
         with librbd.Image(self.ioctx, name) as image:
-            for offset, piece in extents.pieces(data, 0):
+            for offset, piece in extents.trim(data, 0):
                 image.write(piece, offset)
         return name
 
@@ -141,7 +140,7 @@ class TestShapes(RBDTestCase):
         same = transfer.Transfer(memory.Memory(data=expected)).run()
         self.assertEqual(same.content, result.content)
         self.assertEqual(same.data, result.data)
-        self.assertEqual(expected, b''.join(reader.Reader(source)))
+        self.assertEqual(expected, b''.join(stream.Reader(source)))
         return result
 
     def clone(self, parent, size=None):
@@ -306,7 +305,7 @@ class TestDataPool(base.CephTestCase):
                 self.site.publish(ioctx, name, target, None)
             with self.site.reading(ioctx, name) as source:
                 self.assertEqual(1, source.image.stripe_count())
-                self.assertEqual(data, b''.join(reader.Reader(source)))
+                self.assertEqual(data, b''.join(stream.Reader(source)))
                 prefix = source.image.block_name_prefix()
             with self.cluster('dcn0').pool('vms', user='admin') as vms:
                 self.assertEqual(4, sum(found.key.startswith(prefix)

@@ -49,7 +49,7 @@ class RemovedTest(test_copying.CopyingTestCase):
                           images.look_up(ioctx, self.image),
                           images.SNAPSHOT)
 
-    def copy_of_removed(self, when=lambda progress: progress.covered,
+    def copy_of_removed(self, when=lambda progress: progress.bytes_read,
                         instead=None, **options):
         """Copy to dcn0, and remove the source once.
 
@@ -104,7 +104,7 @@ class RemovedTest(test_copying.CopyingTestCase):
         # What was read is the image; the other is given no record.
         other = os.urandom(40 * MIB)
         self.copy_of_removed(
-            lambda now: now.listed and now.covered == now.planned,
+            lambda now: now.listed and now.bytes_read == now.planned,
             instead=other)
         self.assertEqual(self.data, self.read('dcn0'))
         self.assertEqual(other, self.read('central'))

@@ -17,7 +17,7 @@ import random
 
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import loop
+from glance_dcn.engine import pacing
 from glance_dcn.runtime import native
 from tests.unit.engine import memory
 
@@ -34,7 +34,7 @@ class Clock:
         return self.now
 
 
-class Loop(loop.Loop):
+class Loop(pacing.Loop):
     """A loop on a fake clock: waiting takes no time, but advances it.
 
     :ivar timers: [(time, function)] run when their time comes

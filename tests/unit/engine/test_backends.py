@@ -13,16 +13,23 @@
 
 """The conformance suite on memory and files."""
 
+import hashlib
 import os
 import pathlib
+import random
 import tempfile
+import threading
+import time
 
 from oslotest import base
 
 from glance_dcn.engine.backends import file
 from glance_dcn.engine import errors
+from glance_dcn.engine import transfer
 from tests.unit.engine import conformance
 from tests.unit.engine import memory
+
+MIB = 1 << 20
 
 
 class TestMemory(conformance.Suite, base.BaseTestCase):
@@ -85,3 +92,82 @@ class TestFile(conformance.Suite, base.BaseTestCase):
         error = self.ask(endpoint.read, 0, 1000)
         self.assertIsInstance(error, errors.ShortRead)
         self.assertIn('shorter', str(error))
+
+
+class GrowingTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.path = self.create_tempfiles([('image', '')])[0]
+
+    def content(self, seed, size):
+        """Return some sparse content, and the parts of it that are data."""
+        source = random.Random(seed)
+        data, parts = bytearray(size), []
+        at = 0
+        while at < size:
+            at += source.randrange(0, 6 * MIB) // 65536 * 65536
+            part = source.randbytes(min(source.randrange(1, 6 * MIB),
+                                        max(0, size - at)))
+            if part:
+                data[at:at + len(part)] = part
+                parts.append((at, part))
+                at += len(part)
+        return bytes(data), parts
+
+    def write(self, writer, parts, pause):
+        for at, part in parts:
+            os.pwrite(writer.fileno(), part, at)
+            time.sleep(pause)
+
+    def test_reads_what_is_written_meanwhile(self):
+        for seed in range(4):
+            size = random.Random(seed).randrange(1, 60 * MIB)
+            data, parts = self.content(seed, size)
+            with open(self.path, 'wb') as writer:
+                writer.truncate(size)
+                with file.Growing(self.path, size) as source:
+                    writer = threading.Thread(
+                        target=self.write, args=(writer, parts, 0.01))
+                    writer.start()
+                    job = transfer.Transfer(source, hashes=['md5'])
+                    results = []
+                    reader = threading.Thread(
+                        target=lambda job=job, results=results:
+                        results.append(job.run()))
+                    reader.start()
+                    writer.join()
+                    source.complete()
+                    reader.join()
+            self.assertEqual(hashlib.md5(data).hexdigest(),  # noqa: S324
+                             results[0].hashes['md5'], seed)
+
+    def test_reads_before_it_is_complete(self):
+        with open(self.path, 'wb') as writer:
+            writer.truncate(64 * MIB)
+            with file.Growing(self.path, 64 * MIB) as source:
+                os.pwrite(writer.fileno(), b'x' * 16 * MIB, 16 * MIB)
+                found = source.extents()
+                self.assertEqual((0, 16 * MIB, False), next(found))
+                offset, length, data = next(found)
+                self.assertEqual((16 * MIB, True), (offset, data))
+                # The newest part of it may still be on its way.
+                self.assertLess(length, 16 * MIB)
+                self.assertGreaterEqual(length, 8 * MIB)
+                source.complete()
+                rest = list(found)
+                self.assertEqual(64 * MIB, sum(rest[-1][:2]))
+
+    def test_who_waits_is_let_go_when_it_is_closed(self):
+        with open(self.path, 'wb') as writer:
+            writer.truncate(MIB)
+        source = file.Growing(self.path, MIB)
+        waiting = threading.Thread(target=list, args=(source.extents(),))
+        waiting.start()
+        source.close()
+        waiting.join(10)
+        self.assertFalse(waiting.is_alive())
+
+    def test_not_there(self):
+        self.assertRaises(errors.RequestError, file.Growing,
+                          self.path + '.not', MIB)

@@ -59,7 +59,7 @@ class TestExtents(base.BaseTestCase):
     def test_pieces(self, data):
         copy = bytearray(len(data))
         last = -1
-        for offset, piece in extents.pieces(data, 0):
+        for offset, piece in extents.trim(data, 0):
             self.assertGreater(offset, last)
             last = offset + len(piece)
             copy[offset:last] = piece
@@ -69,7 +69,7 @@ class TestExtents(base.BaseTestCase):
 
     def test_pieces_do_not_copy_all(self):
         data = b'x' * (2 * BLOCK)
-        self.assertIs(data, extents.pieces(data, 0)[0][1])
+        self.assertIs(data, extents.trim(data, 0)[0][1])
 
     def test_is_zero(self):
         for size in (0, 1, BLOCK, extents.REQUEST, extents.REQUEST + 1):
@@ -125,7 +125,7 @@ class TestContentDigest(base.BaseTestCase):
 
     @hypothesis.given(strategies.images(), st.randoms())
     def test_order_does_not_matter(self, data, chance):
-        parts = extents.pieces(data, 0)
+        parts = extents.trim(data, 0)
         parts += [(at, bytes(BLOCK)) for at in range(
             0, len(data) - BLOCK, BLOCK) if chance.random() < .1
             and extents.is_zero(data[at:at + BLOCK])]
@@ -138,7 +138,7 @@ class TestContentDigest(base.BaseTestCase):
     @hypothesis.given(strategies.images())
     def test_folding_does_not_matter(self, data):
         content = digests.ContentDigest()
-        for offset, part in extents.pieces(data, 0):
+        for offset, part in extents.trim(data, 0):
             content.update(offset, part)
             content.fold(offset + len(part))
         self.assertEqual(self.digest(data), content.finish(len(data)))

@@ -22,7 +22,6 @@ from oslotest import base
 
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import reader
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from tests.unit.engine import fakes
@@ -135,7 +134,7 @@ class TestReader(base.BaseTestCase):
         length = draw.draw(st.none() | st.integers(0, len(data) + 1))
         end = len(data) if length is None else offset + length
         source = fakes.Shuffled(data=data, seed=seed)
-        parts = list(reader.Reader(source, offset, length, chunk))
+        parts = list(stream.Reader(source, offset, length, chunk))
         self.assertEqual(data[offset:end], b''.join(parts))
         for part in parts[:-1]:
             self.assertEqual(chunk, len(part))
@@ -144,14 +143,14 @@ class TestReader(base.BaseTestCase):
         source = fakes.Faulty(size=64 * MB)
         source.write(32 * MB, b'x', lambda result: None)
         source.requests.clear()
-        parts = list(reader.Reader(source, chunk=8 * MB))
+        parts = list(stream.Reader(source, chunk=8 * MB))
         self.assertEqual([('read', 32 * MB, BLOCK)], source.requests)
         # All holes are one and the same buffer.
         self.assertIs(parts[0], parts[1])
 
     def test_reads_ahead_and_no_further(self):
         source = fakes.Faulty(data=b'x' * 64 * MB)
-        chunks_ = reader.Reader(source, chunk=MB, ahead=16 * MB)
+        chunks_ = stream.Reader(source, chunk=MB, ahead=16 * MB)
         next(chunks_)
         self.assertEqual(4, source.counts['read'])
         chunks_.close()
@@ -160,13 +159,13 @@ class TestReader(base.BaseTestCase):
     def test_only_what_is_asked_for(self):
         source = fakes.Faulty(data=b'x' * 64 * MB)
         self.assertEqual(b'x' * 10, b''.join(
-            reader.Reader(source, BLOCK - 5, 10)))
+            stream.Reader(source, BLOCK - 5, 10)))
         self.assertEqual([('read', 0, 2 * BLOCK)], source.requests)
 
     def test_source_fails(self):
         source = fakes.Faulty('bad', data=b'x' * MB, fail_at={'read': 0})
         error = self.assertRaises(errors.RequestError, next,
-                                  reader.Reader(source))
+                                  stream.Reader(source))
         self.assertEqual('bad', error.endpoint)
 
     def test_source_stalls(self):
@@ -174,13 +173,13 @@ class TestReader(base.BaseTestCase):
         source = fakes.Faulty(data=b'x' * MB, loop=loop,
                               stall_at={'read': 0})
         self.assertRaises(errors.Stalled, next,
-                          reader.Reader(source, loop=loop))
+                          stream.Reader(source, loop=loop))
 
     def test_a_slow_caller_is_no_stall(self):
         loop = fakes.Loop()
         source = fakes.Faulty(data=b'x' * 64 * MB, loop=loop, delay=0.1)
         count = 0
-        for data in reader.Reader(source, chunk=MB, loop=loop, timeout=10):
+        for data in stream.Reader(source, chunk=MB, loop=loop, timeout=10):
             loop.clock.now += 500
             # What was asked for meanwhile has been answered meanwhile.
             while loop.timers:

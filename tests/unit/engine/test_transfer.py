@@ -25,8 +25,8 @@ from oslotest import base
 from glance_dcn.engine import digests
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import lane
-from glance_dcn.engine import rates
+from glance_dcn.engine import fanout
+from glance_dcn.engine import pacing
 from glance_dcn.engine import transfer
 from tests.unit.engine import fakes
 from tests.unit.engine import memory
@@ -68,7 +68,7 @@ class TestTransfer(base.BaseTestCase):
         plain = transfer.Transfer(memory.Memory(data=data)).run()
         result = transfer.Transfer(
             first, [target], hashes=['md5'], expected=plain.content,
-            another=lambda unused: second).run()
+            next_source=lambda unused: second).run()
         self.assertEqual(data, target.content())
         self.assertEqual(hashlib.md5(data).hexdigest(), result.hashes['md5'])
         self.assertEqual(plain.data, result.data)
@@ -136,8 +136,8 @@ class TestTransfer(base.BaseTestCase):
         self.assertEqual(result.data, seen[-1].data)
         fractions = [one.fraction for one in seen]
         self.assertTrue(all(0 <= f <= 1 for f in fractions))
-        covered = [one.covered for one in seen]
-        self.assertEqual(sorted(covered), covered)
+        bytes_read = [one.bytes_read for one in seen]
+        self.assertEqual(sorted(bytes_read), bytes_read)
 
     def test_sizes_differ(self):
         source = memory.Memory(data=b'x' * MB)
@@ -198,7 +198,7 @@ class TestFaults(base.BaseTestCase):
         # What comes too late does no harm.
         for _done, request in bad.stalled:
             request()
-        self.loop.turn(0)
+        self.loop.run_once(0)
 
     def test_target_is_lost(self):
         # It is not waited for until the timeout, nor is one that is slow.
@@ -284,7 +284,7 @@ class TestFaults(base.BaseTestCase):
             met = []
             result = self.transfer(
                 [target], first, timeout=10, memory=16 * MB,
-                another=lambda error, met=met, second=second:
+                next_source=lambda error, met=met, second=second:
                     met.append(error) or second).run()
             self.assertEqual(['first'], [error.endpoint for error in met])
             self.assertIsNone(result.outcomes[0].error)
@@ -300,7 +300,7 @@ class TestFaults(base.BaseTestCase):
             # What the first one answers too late does no harm.
             for _done, request in first.stalled:
                 request()
-            self.loop.turn(0)
+            self.loop.run_once(0)
 
     def test_another_source_takes_its_time(self):
         # Meanwhile the target has answered: it has not stalled.
@@ -314,7 +314,7 @@ class TestFaults(base.BaseTestCase):
             return memory.Memory('second', data=self.data)
 
         result = self.transfer([target], first, timeout=10,
-                               another=another).run()
+                               next_source=another).run()
         self.assertIsNone(result.outcomes[0].error)
         self.assertEqual(self.data, target.content())
 
@@ -325,7 +325,7 @@ class TestFaults(base.BaseTestCase):
         error = self.assertRaises(
             errors.RequestError, self.transfer(
                 [self.target()], sources[0], memory=8 * MB,
-                another=lambda error: left.pop(0) if left else None).run)
+                next_source=lambda error: left.pop(0) if left else None).run)
         self.assertEqual('three', error.endpoint)
 
     def test_another_source_lists_the_rest(self):
@@ -345,14 +345,14 @@ class TestFaults(base.BaseTestCase):
             del first.blocks[number]
         target = self.target()
         second = memory.Memory('second', data=bytes(data))
-        self.transfer([target], first, another=lambda unused: second).run()
+        self.transfer([target], first, next_source=lambda unused: second).run()
         self.assertEqual(bytes(data), target.content())
 
     def test_another_source_of_another_size(self):
         first = fakes.Faulty('first', data=self.data, fail_at={'read': 3})
         self.assertRaises(errors.SizeMismatch, self.transfer(
             [self.target()], first,
-            another=lambda unused: memory.Memory('second', MB)).run)
+            next_source=lambda unused: memory.Memory('second', MB)).run)
 
     def test_memory_bound(self):
         copy = self.transfer([self.target(delay=0.1), self.target(delay=1),
@@ -360,7 +360,7 @@ class TestFaults(base.BaseTestCase):
         most = []
 
         def watch(progress):
-            most.append(copy._fanout.held + copy._intake.reserved)
+            most.append(copy._fanout.held + copy._reader.reserved)
 
         copy._progress, copy._interval = watch, 0
         copy.run()
@@ -375,7 +375,7 @@ class TestFaults(base.BaseTestCase):
 
     def test_many_targets_share_what_is_in_flight(self):
         self.assertEqual([32 * MB, 32 * MB, 16 * MB, 4 * MB], [
-            lane.share(32 * MB, count) for count in (1, 2, 4, 30)])
+            fanout.window_for(count) for count in (1, 2, 4, 30)])
 
     def test_thin_link(self):
         # 100 KiB a second, which do not come sooner for being asked for.
@@ -414,7 +414,7 @@ class TestLaggards(base.BaseTestCase):
         start = self.loop.clock.now
         result = transfer.Transfer(
             self.source, [*targets, *slow], loop=self.loop, lets_go=True,
-            limits={target: rates.Rate(limit, self.loop.clock)
+            limits={target: pacing.Rate(limit, self.loop.clock)
                     for target in slow}, **kwargs).run()
         return result, self.loop.clock.now - start
 
@@ -514,12 +514,12 @@ class TestRates(base.BaseTestCase):
 
     def test_target(self):
         target = memory.Memory('target', self.source.size)
-        rate = rates.Rate(8 * MB, self.loop.clock)
+        rate = pacing.Rate(8 * MB, self.loop.clock)
         taken = self.seconds({target: rate}, [target])
         self.assertTrue(6.9 < taken < 8.1, taken)
 
     def test_source(self):
-        rate = rates.Rate(4 * MB, self.loop.clock)
+        rate = pacing.Rate(4 * MB, self.loop.clock)
         taken = self.seconds({self.source: rate})
         self.assertTrue(14.5 < taken < 16.1, taken)
 
@@ -529,25 +529,25 @@ class TestRates(base.BaseTestCase):
         source = memory.Memory('source', data=data)
         source.extents = lambda *range_: [extents.Extent(0, len(data), True)]
         self.source = source
-        rate = rates.Rate(BLOCK, self.loop.clock)
+        rate = pacing.Rate(BLOCK, self.loop.clock)
         taken = self.seconds({source: rate})
         self.assertTrue(14 < taken < 90, taken)
 
     def test_changed_while_running(self):
         target = memory.Memory('target', self.source.size)
-        rate = rates.Rate(1 * MB, self.loop.clock)
+        rate = pacing.Rate(1 * MB, self.loop.clock)
         self.loop.later(10, lambda: setattr(rate, 'limit', 54 * MB))
         taken = self.seconds({target: rate}, [target])
         self.assertTrue(10 < taken < 13, taken)
 
     def test_slower_than_the_time_out(self):
         target = memory.Memory('target', self.source.size)
-        rate = rates.Rate(32 << 10, self.loop.clock)
+        rate = pacing.Rate(32 << 10, self.loop.clock)
         taken = self.seconds({target: rate}, [target])
         self.assertGreater(taken, 1800)
 
     def test_shared(self):
-        rate = rates.Rate(10, clock := fakes.Clock())
+        rate = pacing.Rate(10, clock := fakes.Clock())
         rate.charge(22)
         self.assertAlmostEqual(1.95, rate.delay())
         clock.now += 1.95

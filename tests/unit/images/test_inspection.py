@@ -31,8 +31,8 @@ from glance_dcn.images import child
 from glance_dcn.images import errors
 from glance_dcn.images import formats
 from glance_dcn.images import inspection
+from glance_dcn.images import inspection_server
 from glance_dcn.images import limited
-from glance_dcn.images import servers
 
 from tests.fuzz import made
 
@@ -48,8 +48,8 @@ _PATCHED = """
     eventlet.monkey_patch()
     from glance_dcn.images import errors
     from glance_dcn.images import inspection
+    from glance_dcn.images import inspection_server
     from glance_dcn.images import limited
-    from glance_dcn.images import servers
     import sys
     from unittest import mock
 
@@ -61,7 +61,7 @@ _PATCHED = """
             eventlet.sleep(0.001)
 
     eventlet.spawn(count)
-    server = servers.InspectionServer() if sys.argv[3:] else None
+    server = inspection_server.InspectionServer() if sys.argv[3:] else None
     assert inspection.inspect(sys.argv[1], server=server).format == 'vmdk'
     little = limited.Limits(memory=512 << 20, cpu=1, seconds=300, size=0)
     before, beats = len(counts), []
@@ -104,7 +104,7 @@ class Server(fixtures.Fixture):
     """An inspection server, without which nothing is inspected."""
 
     def _setUp(self):
-        self.server = servers.InspectionServer()
+        self.server = inspection_server.InspectionServer()
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.images.inspection.limited.run', None))
 

@@ -520,7 +520,7 @@ class MessageTest(base.BaseTestCase):
         self.now = 1000.0 + seconds
         return self.message.update(waves.Standing(**dict({
             'transfer': transfer.Progress(
-                covered=data, planned=400 << 20, listed=True, position=0,
+                bytes_read=data, planned=400 << 20, listed=True, position=0,
                 size=0, data=data, written={'dcn0: images/x': data,
                                             'dcn1: images/x': data // 2}),
             'fraction': data / (400 << 20), 'done': 0, 'running': 2,

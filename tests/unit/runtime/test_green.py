@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import pathlib
 import subprocess
@@ -276,3 +277,83 @@ class TestPatched(base.BaseTestCase):
             assert ask(os.getpid) == os.getpid()
             print('fine')
             """))
+
+
+# The lock of the module, or of a handler, is held by a native thread while one
+# of each kind logs.
+_LOGGING = """
+    import eventlet
+    eventlet.monkey_patch()
+    eventlet.hubs.use_hub('poll')
+    from eventlet import patcher
+    from glance_dcn.runtime import green
+    from glance_dcn.runtime import native
+    import logging
+    import os
+    import sys
+    import threading
+    import time
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    # As with an oslo.log that makes no locks for both kinds of threads.
+    logging._lock = threading.RLock()
+    handler = logging.getLogger().handlers[0]
+    handler.lock = threading.RLock()
+    assert green._is_green(logging._lock)
+    if 'unshared' not in sys.argv:
+        green.start()
+        assert not green._is_green(logging._lock)
+        assert not green._is_green(handler.lock)
+    really_sleep = patcher.original('time').sleep
+
+    def hold(lock, held):
+        with lock:
+            held.put(True)
+            really_sleep(.3)
+
+    for lock in (logging._lock, handler.lock):
+        for number in range(3):
+            held, done = native.Queue(), native.Queue()
+            native.start('holds', hold, lock, held)
+            native.get(held, 60)
+            # A logger that has asked for no level yet takes the first lock.
+            eventlet.spawn(lambda: done.put(logging.getLogger(
+                'green.%d' % number).info('said')))
+            native.start('logs', lambda: done.put(logging.getLogger(
+                'native.%d' % number).info('said')))
+            for _thread in range(2):
+                native.get(done, 20)
+    if os.fork():
+        assert os.wait()[1] == 0
+    logging.getLogger('after').info('said')
+    print('fine')
+    """
+
+
+@unittest.skipUnless(importlib.util.find_spec('eventlet'),
+                     'eventlet is not there')
+class TestPatchedLogging(base.BaseTestCase):
+
+    def run_script(self, *args: str) -> subprocess.CompletedProcess[str]:
+        folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
+        path = folder / 'script.py'
+        path.write_text(textwrap.dedent(_LOGGING))
+        return subprocess.run(
+            [sys.executable, '-W', 'ignore', path, *args], cwd=folder,
+            timeout=300, env={**os.environ,
+                              'PYTHONPATH': os.pathsep.join(sys.path)},
+            capture_output=True, text=True)
+
+    def test_nobody_waits_for_ever(self) -> None:
+        done = self.run_script()
+        self.assertEqual('fine\nfine\n', done.stdout, done.stderr)
+        self.assertEqual(14, done.stderr.count(':said'))
+
+
+class TestLogging(base.BaseTestCase):
+
+    def test_nothing_is_changed(self) -> None:
+        before = logging._lock
+        green.share_logging_locks()
+        self.assertIs(before, logging._lock)
+        self.assertFalse(green._is_green(before))

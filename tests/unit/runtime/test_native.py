@@ -11,7 +11,9 @@
 # under the License.
 
 
-"""The engine in a process that eventlet has patched."""
+"""Native threads, also in a process that eventlet has patched."""
+
+from __future__ import annotations
 
 import importlib.util
 import os
@@ -20,11 +22,14 @@ import subprocess
 import sys
 import textwrap
 import time
+import typing
 import unittest
+from unittest import mock
 
 import fixtures
 from oslotest import base
 
+from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.runtime import native
 
 _SCRIPT = """
@@ -37,7 +42,6 @@ _SCRIPT = """
 
     from eventlet import patcher
     from glance_dcn.engine.backends import file
-    from glance_dcn.engine import reader
     from glance_dcn.engine import stream
     from glance_dcn.engine import transfer
     from glance_dcn.runtime import native
@@ -69,7 +73,7 @@ _SCRIPT = """
             assert again.content == result.content
             assert again.hashes['md5'] == result.hashes['md5']
             assert len(beats) - count > 20, len(beats) - count
-            assert b''.join(reader.Reader(two)) == data
+            assert b''.join(stream.Reader(two)) == data
     count = len(beats)
     sleep = patcher.original('time').sleep
     assert native.call(lambda: (sleep(0.2), 'slept')[1]) == 'slept'
@@ -123,3 +127,90 @@ class TestEventlet(base.BaseTestCase):
             env=dict(os.environ, PYTHONPATH=str(root)), timeout=60,
             capture_output=True, text=True)
         self.assertEqual('fine\n', done.stdout, done.stderr)
+
+
+class SharedTest(base.BaseTestCase):
+
+    def test_closed_after_the_last_use(self) -> None:
+        close = mock.Mock()
+        uses = native.Shared(close)
+        uses.acquire()
+        self.assertFalse(uses.release())
+        close.assert_not_called()
+        self.assertTrue(uses.release())
+        close.assert_called_once_with()
+
+
+class Left(Exception):
+    """A call was left."""
+
+
+class Cluster:
+    """A cluster that answers no call before it is told to.
+
+    :ivar answer: lets it answer one
+    """
+
+    def __init__(self) -> None:
+        self.answer: typing.Any = native.Queue()
+        self.ended: typing.Any = native.Queue()
+
+    def call(self, function: typing.Callable[..., object], *args: object,
+             fence: bool = True) -> None:
+        def run() -> None:
+            self.answer.get()
+            function(*args)
+            self.ended.put(True)
+        native.start('call', run)
+        raise Left
+
+
+class ImageTest(base.BaseTestCase):
+    """An image of which a call was left is closed after that has ended."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.image = self.useFixture(fixtures.MockPatch(
+            'glance_dcn.engine.backends.rbd.rbd.Image')).mock.return_value
+        self.image.stat.return_value = {'size': 1, 'obj_size': 1 << 22,
+                                        'order': 22}
+        self.image.features.return_value = 1
+        self.image.stripe_count.return_value = 1
+        self.image.stripe_unit.return_value = 1 << 22
+        self.image.list_snaps.return_value = []
+        self.ioctx = mock.Mock()
+        self.ioctx.dup.return_value = self.ioctx
+        self.image.data_pool_id.return_value = (
+            self.ioctx.get_pool_id.return_value)
+        self.closed: typing.Any = native.Queue()
+        self.cluster = Cluster()
+
+    def open(self, writable: bool) -> rbd_backend.RBD:
+        return rbd_backend.RBD(
+            self.ioctx, 'image', writable=writable, cluster=self.cluster,
+            hold=lambda: lambda: self.closed.put(True))
+
+    def test_left(self) -> None:
+        for writable in (False, True):
+            self.image.reset_mock()
+            used = mock.Mock()
+            with self.open(writable) as endpoint:
+                for _ in range(2):
+                    self.assertRaises(Left, endpoint.call, used, 'record')
+            for _ in range(2):
+                self.image.close.assert_not_called()
+                self.assertTrue(self.closed.empty())
+                self.cluster.answer.put(True)
+                self.assertTrue(native.get(self.cluster.ended, 30))
+            self.assertTrue(native.get(self.closed, 30))
+            self.image.close.assert_called_once_with()
+            used.assert_called_with(self.image, 'record')
+
+    def test_none_was_left(self) -> None:
+        endpoint = self.open(True)
+        for _ in range(2):
+            # Once more does nothing.
+            endpoint.close()
+        self.assertTrue(native.get(self.closed, 30))
+        self.assertTrue(self.closed.empty())
+        self.image.close.assert_called_once_with()

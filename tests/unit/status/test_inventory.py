@@ -237,7 +237,7 @@ class TestInventory(base.BaseTestCase):
         self.assertEqual({'dcn1': 100, 'dcn10': 50},
                          self.transfer(going_on.message()).percents)
         progress = transfer.Progress(
-            covered=1, planned=4, listed=True, position=0, size=0, data=0,
+            bytes_read=1, planned=4, listed=True, position=0, size=0, data=0,
             written={'dcn0: images/x': 0})
         found = self.transfer(copy_image._Message(['dcn0']).update(
             waves.Standing(progress, fraction=.25, done=0, running=1,

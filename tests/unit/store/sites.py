@@ -25,9 +25,9 @@ from oslotest import base
 
 from glance_dcn.sites import limits
 from glance_dcn.sites import wiring
-from glance_dcn.store import backends
+from glance_dcn.store import config_watch
 from glance_dcn.store import driver
-from glance_dcn.store import watch
+from glance_dcn.store import dynamic_stores
 from glance_dcn.tasks import queue
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
@@ -48,13 +48,13 @@ class SitesCase(base.BaseTestCase):
         for target in (
                 location.SCHEME_TO_CLS_BACKEND_MAP,
                 multi_backend._RESERVED_STORES,
-                limits._registry, backends._types):
+                limits._registry, dynamic_stores._types):
             patch = mock.patch.dict(target, clear=True)
             patch.start()
             self.addCleanup(patch.stop)
         for name, value in (('glance_dcn.ceph.connection._registry', {}),
-                            ('glance_dcn.store.watch._watch', None),
-                            ('glance_dcn.store.backends._conf', None)):
+                            ('glance_dcn.store.config_watch._watch', None),
+                            ('glance_dcn.store.dynamic_stores._conf', None)):
             self.useFixture(fixtures.MonkeyPatch(name, value))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.runtime.periodic.Periodic', mock.Mock()))
@@ -84,7 +84,7 @@ class SitesCase(base.BaseTestCase):
         reserved = {'os_glance_staging_store': 'file'}
         multi_backend.register_store_opts(self.conf, reserved)
         multi_backend.create_multi_stores(self.conf, reserved)
-        return watch._watch
+        return config_watch._watch
 
     def write_conf(self, **central):
         path = self.root / 'glance-api.conf'

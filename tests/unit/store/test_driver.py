@@ -35,10 +35,10 @@ import webob.exc
 
 from glance_dcn.ceph import connection
 from glance_dcn.sites import wiring
+from glance_dcn.store import callers
+from glance_dcn.store import config_watch
 from glance_dcn.store import driver
 from glance_dcn.store import failures
-from glance_dcn.store import replicas
-from glance_dcn.store import watch
 from glance_dcn.tasks import queue
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
@@ -60,9 +60,10 @@ class StoreCase(base.BaseTestCase):
         for name in ('edge_7', 'edge_8'):
             self.addCleanup(connection.forget, name)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.watch._watch', None))
+            'glance_dcn.store.config_watch._watch', None))
         # It would look at files that are gone.
-        self.addCleanup(lambda: watch._watch and watch._watch.stop())
+        self.addCleanup(lambda: config_watch._watch
+                        and config_watch._watch.stop())
         process = wiring.Wiring()
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
@@ -232,8 +233,8 @@ class TestWeight(StoreCase):
             self.order(glance_images.ImagesController, 'show')
 
     def test_who_loads_it_is_looked_for_once(self):
-        with mock.patch('glance_dcn.store.replicas._shows',
-                        wraps=replicas._shows) as looked:
+        with mock.patch('glance_dcn.store.callers._find',
+                        wraps=callers._find) as looked:
             for number in range(1, 4):
                 self.test_shown_in_the_order_of_the_database()
                 self.test_read_from_the_local_store()

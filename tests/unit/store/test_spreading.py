@@ -40,31 +40,26 @@ class SpreadingTest(base.BaseTestCase):
         self.sites['central'].held = fakes.Image('central', data=data)
         self.record = records.Record(len(data), 'digest', {
             'sha256': hashlib.sha256(data).hexdigest()})
-        self.patch('queue', types.SimpleNamespace(
-            PROCESS=types.SimpleNamespace(sites=self.sites)))
         self.options = types.SimpleNamespace(
             direct_copy=True, copy_targets=16, transfer_memory=128)
-        self.patch('cfg', types.SimpleNamespace(CONF=types.SimpleNamespace(
+        self.conf = types.SimpleNamespace(
             glance_dcn=self.options, glance_store=types.SimpleNamespace(
-                default_backend='central'))))
+                default_backend='central'))
         self.entry = types.SimpleNamespace(
             image='image', task='task', method='glance-direct',
             stores=[*self.sites, 'nfs'])
         self.going_on = active_imports.Import(types.SimpleNamespace(
             entry=self.entry))
         self.known = {'task': self.going_on}
-        for name, function in (('get', self.known.get),
-                               ('of', lambda image: self.known.get('task'))):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.active_imports.%s' % name, function))
-
-    def patch(self, name, value):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.spreading.%s' % name, value))
+            'glance_dcn.imports.active_imports.get', self.known.get))
+
+    def spreading(self):
+        return spreading.of(self.going_on, self.conf, self.sites)
 
     def add(self, name):
         """Do what a store's driver does; return what there was already."""
-        spread = spreading.of('image')
+        spread = self.spreading()
         spread.prepare(self.sites[name], None)
         found = self.sites[name].held
         spread.stored(self.sites[name], self.record)
@@ -124,10 +119,9 @@ class SpreadingTest(base.BaseTestCase):
 
     def test_import_has_ended(self):
         self.add('central')
-        spread = spreading.of('image')
+        spread = self.spreading()
         self.known.clear()
         self.assertRaises(spreading._Ended, spread._check, None)
-        self.assertIsNone(spreading.of('image'))
 
     def test_only_the_store_of_this_site_is_copied(self):
         self.assertIsNone(self.add('dcn0'))
@@ -136,12 +130,12 @@ class SpreadingTest(base.BaseTestCase):
 
     def test_not_for_two_stores(self):
         self.entry.stores = ['central', 'dcn0']
-        self.assertIsNone(spreading.of('image'))
+        self.assertIsNone(self.spreading())
 
     def test_not_for_copies(self):
         self.entry.method = 'copy-image'
-        self.assertIsNone(spreading.of('image'))
+        self.assertIsNone(self.spreading())
 
     def test_turned_off(self):
         self.options.direct_copy = False
-        self.assertIsNone(spreading.of('image'))
+        self.assertIsNone(self.spreading())

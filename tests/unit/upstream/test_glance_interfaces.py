@@ -403,13 +403,13 @@ class TestClosed(InterfacesTestCase):
         self.assertFalse(heartbeat.works_on('task'))
 
     def test_reserved_stores_stay(self) -> None:
-        from glance_dcn.store import backends
+        from glance_dcn.store import dynamic_stores
         conf = cfg.ConfigOpts()
         conf.register_opt(cfg.DictOpt('enabled_backends', default={
             'central': 'dcn', 'os_glance_staging_store': 'file'}))
         conf([])
         self.break_(glance_interfaces.RESERVED_STORES)
-        backends.change(conf, {'central': 'rbd'})
+        dynamic_stores.set_types(conf, {'central': 'rbd'})
         self.assertEqual('dcn', conf.enabled_backends['central'])
 
 

@@ -28,10 +28,10 @@ import typing
 import fixtures
 from oslotest import base
 
+from glance_dcn.images import child
 from glance_dcn.images import inspection
+from glance_dcn.images import inspection_server
 from glance_dcn.images import limited
-from glance_dcn.images import server
-from glance_dcn.images import servers
 
 from tests.fuzz import made
 
@@ -42,19 +42,19 @@ _LIMITS = limited.Limits(memory=600 << 20, cpu=50, seconds=300, size=0)
 _PROGRAM = """
     import sys
     sys.path.insert(0, %r)
-    from glance_dcn.images import server
+    from glance_dcn.images import child
 
     def work(tolerated):
         exec(open(0, closefd=False).read(), {'tolerated': tolerated})
 
-    server.serve(%s, work)
+    child.serve(%s, work)
     """
 
 # Inspects for ever, and tells what inspects.
 _PARENT = """
     from glance_dcn.images import inspection
+    from glance_dcn.images import inspection_server
     from glance_dcn.images import limited
-    from glance_dcn.images import servers
     import os
     import sys
     limits = limited.Limits(memory=600 << 20, cpu=600, seconds=600, size=0)
@@ -64,7 +64,8 @@ _PARENT = """
             os.write(1, output)
 
     with open(sys.argv[1], 'rb') as image:
-        servers.InspectionServer().run(sys.argv[2:], limits, image, tick=tick)
+        inspection_server.InspectionServer().run(sys.argv[2:], limits, image,
+                                                 tick=tick)
     """
 
 _TELL_AND_WAIT = """
@@ -89,7 +90,7 @@ class ServersTestCase(base.BaseTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        self.server = servers.InspectionServer()
+        self.server = inspection_server.InspectionServer()
 
     def command(self, idle: float = 300) -> list[str]:
         return [sys.executable, '-I', '-S', '-c', textwrap.dedent(_PROGRAM % (
@@ -247,7 +248,7 @@ class TestEnd(ServersTestCase):
 
     def test_is_not_referred_to(self) -> None:
         pid = self.server_pid()
-        self.server = servers.InspectionServer()
+        self.server = inspection_server.InspectionServer()
         self.wait_for_end(pid)
 
     def test_parent_is_killed(self) -> None:
@@ -268,15 +269,15 @@ class TestEnd(ServersTestCase):
         thread, outcomes, (first, pid) = self.begin()
         os.kill(first, signal.SIGKILL)
         thread.join(120)
-        self.assertIsInstance(outcomes[0], servers.Lost)
+        self.assertIsInstance(outcomes[0], inspection_server.Lost)
         self.wait_for_end(pid)
         # There is another one.
         self.assertNotEqual(first, self.server_pid())
 
     def test_cannot_be_started(self) -> None:
         for command in (['/no/such/program'], ['/bin/false']):
-            self.assertRaises(servers.Lost, self.server.run, command, _LIMITS,
-                              self.image(''))
+            self.assertRaises(inspection_server.Lost, self.server.run,
+                              command, _LIMITS, self.image(''))
 
     def test_child_of_a_fork_has_its_own(self) -> None:
         pid = self.server_pid()
@@ -323,4 +324,4 @@ class TestInspection(ServersTestCase):
 
     def test_message_is_small(self) -> None:
         self.assertLess(len(str(inspection.limits_of(os.stat(self.path)))),
-                        server.LONGEST_MESSAGE // 100)
+                        child.LONGEST_MESSAGE // 100)

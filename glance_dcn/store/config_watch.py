@@ -12,7 +12,7 @@
 
 """Follows what may change while Glance runs: site files, and limits.
 
-Each process looks at the folder of site files and at the configuration files,
+Each process polls the folder of site files and the configuration files,
 which touches no cluster, so that no absent site delays it. Where there is a
 folder, the process that leads at its host keeps the record of its sites
 (:mod:`glance_dcn.ceph.definitions`), and inspects whether those that were
@@ -34,10 +34,9 @@ from oslo_config import cfg
 
 from glance_dcn.runtime import periodic
 from glance_dcn.sites import folder
-from glance_dcn.store import backends
+from glance_dcn.store import dynamic_stores
 from glance_dcn.store import options
-from glance_dcn.store import record
-from glance_dcn.store import roster
+from glance_dcn.store import site_registry
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
@@ -46,12 +45,12 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between looks at files, and at the record.
-_LOOK = 4
+# Seconds between polls of files, and of the record.
+_POLL = 4
 _EXCHANGE = 10
 # The same for the record while no site was taken away, and nothing changes.
 _SETTLED = 30
-# Looks in a row for which a file must be missing: some tools replace a file
+# Polls in a row for which a file must be missing: some tools replace a file
 # by removing it first.
 _MISSING = 2
 
@@ -59,38 +58,37 @@ _MISSING = 2
 # whether they are empty.
 _HANGS = 180
 
-_watch: Watch | None = None
+_watch: ConfigWatch | None = None
 
 
 def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
     """Watch for changes on behalf of Glance; set up the sites there are.
 
-    Called as each store is set up; the first call counts. It returns after
-    the sites of the folder are stores.
+    Called as each store is set up; the first call counts.
     """
     global _watch
     if _watch is not None:
         if _watch.conf is conf:
             return
         _watch.stop()
-    _watch = Watch(conf, kind)
+    _watch = ConfigWatch(conf, kind)
     _watch.start()
 
 
-class Watch:
+class ConfigWatch:
     """Follows the files of one configuration."""
 
     def __init__(self, conf: cfg.ConfigOpts,
                  kind: type[drivers.Store]) -> None:
         self.conf = conf
-        self.roster = roster.Roster(conf, kind)
+        self.stores = dynamic_stores.DynamicStores(conf, kind)
         self._folder: folder.Folder | None = None
         self._missing: dict[str, int] = {}
         self._refused: dict[str, dict[str, str]] = {}
-        self._limits = LimitsFile(conf, self.roster)
-        self._looking = periodic.Periodic('dcn-files', self.look, _LOOK)
-        self.record = record.Record(self.roster, _sites,
-                                    lead=queue.PROCESS.lead)
+        self._limits = LimitsFile(conf, self.stores)
+        self._polling = periodic.Periodic('dcn-files', self.poll, _POLL)
+        self.registry = site_registry.SiteRegistry(self.stores, _sites,
+                                                   lead=queue.PROCESS.lead)
         # Neither is used without a folder.
         self._exchange = periodic.Periodic('dcn-sites', self._keep_record,
                                            _EXCHANGE)
@@ -99,45 +97,42 @@ class Watch:
             self._folder = folder.Folder(path, self._check)
 
     def start(self) -> None:
-        """Set up the sites of the folder, and go on watching.
-
-        The command, which ends soon, only has them set up.
-        """
+        """Set up the sites of the folder; watch on, except in the command."""
         try:
-            self._look_at_files(settled=False)
+            self._read_files(settled=False)
         except Exception:
-            # The stores of enabled_backends are none the worse for it.
+            # The stores of enabled_backends work without them.
             LOG.exception('The site files could not be followed')
         if not queue.PROCESS.enabled:
             return
-        self._looking.start()
+        self._polling.start()
         if self._folder:
             self._exchange.start()
             queue.PROCESS.lead.on_lead(self._exchange.wake)
 
     def stop(self) -> None:
         """Watch no more."""
-        self._looking.stop()
+        self._polling.stop()
         self._exchange.stop()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take over what has changed in the files, and in the record."""
-        self._look_at_files()
+        self._read_files()
         if self._folder and not queue.PROCESS.lead.is_held:
-            self.record.follow()
-        self._limits.look()
+            self.registry.follow()
+        self._limits.poll()
 
-    def _look_at_files(self, settled: bool = True) -> None:
+    def _read_files(self, settled: bool = True) -> None:
         """Take over what has changed in the files.
 
-        At the start it is this alone: Glance does not have the stores of
+        At the start this comes alone: Glance does not have the stores of
         enabled_backends yet, which the record is compared with.
 
         :param settled: leave files alone that were changed a moment ago
         """
-        if self.roster.changed:
-            self.roster.changed = False
-            backends.refresh(self.conf)
+        if self.stores.changed:
+            self.stores.changed = False
+            dynamic_stores.refresh(self.conf)
         if self._folder:
             contents = self._folder.read(settled)
             if contents is not None:
@@ -145,24 +140,24 @@ class Watch:
 
     def _follow(self, contents: folder.Contents) -> None:
         for name, found in contents.sites.items():
-            entry = self.roster.entries.get(name)
+            entry = self.stores.entries.get(name)
             if ((entry is None or entry.retired or entry.options != found)
                     and self._refused.get(name) != found):
                 self._put(name, found)
-        for name, entry in list(self.roster.entries.items()):
+        for name, entry in list(self.stores.entries.items()):
             if name in contents.present:
                 self._missing.pop(name, None)
             elif not entry.retired:
                 self._missing[name] = self._missing.get(name, 0) + 1
                 if self._missing[name] >= _MISSING:
                     self._put(name, entry.options, retired=True)
-        self.record.present = contents.present
+        self.registry.present = contents.present
 
     def _put(self, name: str, found: dict[str, str],
              retired: bool = False) -> None:
-        known = self.roster.entries.get(name)
+        known = self.stores.entries.get(name)
         try:
-            self.roster.put(name, found, retired)
+            self.stores.put(name, found, retired)
         except Exception as exc:
             self._refused[name] = found
             LOG.error('Site %(name)s cannot be set up: %(reason)s',
@@ -185,7 +180,7 @@ class Watch:
         self._exchange.wake()
 
     def _check(self, name: str, found: dict[str, str]) -> None:
-        unknown = self.roster.check(name, found)
+        unknown = self.stores.check(name, found)
         if unknown:
             LOG.warning('Site file %(name)s.conf has options that no dcn '
                         'store knows; they are without effect: %(unknown)s', {
@@ -197,17 +192,14 @@ class Watch:
         if not lead.is_held:
             return
         with lead.job('record of sites', _HANGS):
-            settled = not self.record.exchange(self._home_site())
+            settled = not self.registry.exchange(self._home_site())
         self._exchange.interval = _SETTLED if settled else _EXCHANGE
 
     def _home_site(self) -> sites.Site | None:
-        """Return the site that keeps the records, or None.
-
-        Where it comes from a file itself, it cannot keep which there were.
-        """
+        """Return the site that keeps the records, unless it has a file too."""
         site = queue.PROCESS.home.site
         return None if site is None or (
-            site.name in self.roster.entries) else site
+            site.name in self.stores.entries) else site
 
 
 def _sites() -> list[tuple[str, sites.Site]]:
@@ -219,15 +211,16 @@ def _sites() -> list[tuple[str, sites.Site]]:
 class LimitsFile:
     """Limits in the configuration files, of stores in enabled_backends.
 
-    :param roster: of the others
+    :param stores: of the others
     """
 
-    def __init__(self, conf: cfg.ConfigOpts, roster: roster.Roster) -> None:
+    def __init__(self, conf: cfg.ConfigOpts,
+                 stores: dynamic_stores.DynamicStores) -> None:
         self._conf = conf
-        self._roster = roster
+        self._stores = stores
         self._state = self._files()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take over the limits, if a file has changed."""
         state = self._files()
         if state == self._state:
@@ -236,7 +229,7 @@ class LimitsFile:
         try:
             fresh = self._read()
             for name, site in _sites():
-                if name not in self._roster.entries:
+                if name not in self._stores.entries:
                     self._follow(fresh, name, site)
         except (cfg.Error, ValueError, OSError) as exc:
             LOG.error('The configuration files were changed, and cannot be '

@@ -10,18 +10,18 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Where the data of an image goes."""
+"""The header of an RBD image, and where the data of an image goes."""
 
 from __future__ import annotations
 
 import random
+import types
 import typing
 
 from oslotest import base
 import rbd
 
-from glance_dcn.engine import header
-from glance_dcn.engine import objects
+from glance_dcn.engine import rbd_layout
 from glance_dcn.runtime import native
 
 _PREFIX = 'rbd_data.abc'
@@ -103,7 +103,7 @@ class DataObjectsTest(base.BaseTestCase):
     def test_equals_the_layout_byte_by_byte(self) -> None:
         chance = random.Random(1)
         ioctx, answers = Ioctx(), []
-        written = objects.DataObjects(ioctx, Image())
+        written = rbd_layout.DataObjects(ioctx, Image())
         expected: dict[str, dict[int, int]] = {}
         for number in range(60):
             offset = chance.randrange(1 << 18)
@@ -125,7 +125,7 @@ class DataObjectsTest(base.BaseTestCase):
     def test_whole_object_is_written_at_once(self) -> None:
         ioctx, answers = Ioctx(), []
         ioctx.data['%s.%016x' % (_PREFIX, 1)] = bytearray(b'y' * 99999)
-        objects.DataObjects(ioctx, Image()).write(
+        rbd_layout.DataObjects(ioctx, Image()).write(
             1 << 14, b'x' * (1 << 14), answers.append)
         self.assertEqual(b'x' * (1 << 14), bytes(
             ioctx.data['%s.%016x' % (_PREFIX, 1)]))
@@ -133,7 +133,7 @@ class DataObjectsTest(base.BaseTestCase):
     def test_answered_once_with_what_failed(self) -> None:
         ioctx, answers = Ioctx(), []
         ioctx.code = {1: -28}
-        written = objects.DataObjects(ioctx, Image())
+        written = rbd_layout.DataObjects(ioctx, Image())
         written.write(0, b'x' * (3 << 14), answers.append)
         self.assertEqual([-28], answers)
         written.close()
@@ -141,17 +141,55 @@ class DataObjectsTest(base.BaseTestCase):
 
     def test_its_lock_is_not_that_of_green_threads(self) -> None:
         ioctx = Ioctx()
-        objects.DataObjects(ioctx, Image())
+        rbd_layout.DataObjects(ioctx, Image())
         self.assertIsInstance(ioctx.lock, type(native.lock()))
 
     def test_what_is_not_written_this_way(self) -> None:
         for wrong in ({'features': 5}, {'features': 9}, {'features': 65},
                       {'pool': 8}, {'snaps': ('snap',)}, {'count': 2}):
-            self.assertRaises(header.Unsafe, objects.DataObjects, Ioctx(),
-                              Image(**wrong))
+            self.assertRaises(rbd_layout.Unsafe, rbd_layout.DataObjects,
+                              Ioctx(), Image(**wrong))
         other = Ioctx()
         other.get_pool_id = lambda: 8
-        objects.DataObjects(Ioctx(), Image(pool=8), {8: other}.__getitem__)
+        rbd_layout.DataObjects(Ioctx(), Image(pool=8), {8: other}.__getitem__)
         self.assertEqual('ours', other.namespace)
-        objects.DataObjects(Ioctx(), Image(
+        rbd_layout.DataObjects(Ioctx(), Image(
             features=rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_DEEP_FLATTEN))
+
+
+class Header:
+    """An image whose header says what it likes."""
+
+    def __init__(self, features=61, order=23, size=1 << 30, stripes=1,
+                 unit=None):
+        self.features = lambda: features
+        self.stat = lambda: {'order': order, 'size': size,
+                             'obj_size': 1 << order if order < 64 else 0}
+        self.stripe_count = lambda: stripes
+        self.stripe_unit = lambda: (
+            self.stat()['obj_size'] if unit is None else unit)
+
+
+class CheckTest(base.BaseTestCase):
+
+    def test_those_that_rbd_makes(self):
+        for order in (12, 22, 25):
+            rbd_layout.check(Header(order=order))
+        rbd_layout.check(Header(features=3, stripes=16, unit=1 << 16))
+        rbd_layout.check(Header(size=0))
+
+    def test_what_librbd_cannot_bear(self):
+        for wrong in ({'features': 61 | 512}, {'order': 0}, {'order': 63},
+                      {'order': 255}, {'size': (1 << 64) - 1},
+                      {'stripes': 1 << 63}, {'stripes': 0}, {'unit': 0},
+                      {'unit': 64}, {'unit': 1 << 24}, {'unit': 5000}):
+            self.assertRaises(rbd.InvalidArgument, rbd_layout.check,
+                              Header(**wrong))
+
+    def test_clone(self):
+        def none():
+            raise rbd.ImageNotFound('no parent')
+        self.assertFalse(rbd_layout.has_parent(types.SimpleNamespace(
+            parent_info=none)))
+        self.assertTrue(rbd_layout.has_parent(types.SimpleNamespace(
+            parent_info=lambda: ('images', 'a', 'snap'))))

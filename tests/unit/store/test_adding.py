@@ -22,7 +22,7 @@ from glance.common import utils as glance_utils
 from oslotest import base
 
 from glance_dcn.engine import extents
-from glance_dcn.store import staged
+from glance_dcn.store import adding
 
 try:
     from glance.common import format_inspector
@@ -83,7 +83,7 @@ class StagedTest(base.BaseTestCase):
                 [0, 1, 4095, 65536, 3 * MIB + 17, 20 * MIB])
             path = self.sparse_file(seed, size)
             data = self.glance_readers(path)
-            self.assertTrue(staged.skip_holes(data))
+            self.assertTrue(adding.skip_holes(data))
             with open(path, 'rb') as f:
                 self.assertEqual(f.read(), self.read_all(data, 70000), seed)
 
@@ -92,7 +92,7 @@ class StagedTest(base.BaseTestCase):
         path = self.sparse_file(0, 0)
         os.truncate(path, 64 * MIB)
         data = self.glance_readers(path)
-        self.assertTrue(staged.skip_holes(data))
+        self.assertTrue(adding.skip_holes(data))
         before = self.bytes_read()
         self.assertEqual(64 * MIB, len(self.read_all(data, 8 * MIB)))
         self.assertLess(self.bytes_read() - before, MIB)
@@ -105,7 +105,7 @@ class StagedTest(base.BaseTestCase):
             f.seek(5 * MIB)
             f.write(b'x')
         data = self.glance_readers(path)
-        staged.skip_holes(data)
+        adding.skip_holes(data)
         parts = list(iter(lambda: data.read(8 * MIB), b''))
         self.assertEqual(3, sum(part is extents.ZEROS for part in parts))
 
@@ -117,7 +117,7 @@ class StagedTest(base.BaseTestCase):
         path = self.sparse_file(0, 0)
         os.truncate(path, 16 * MIB)
         data = self.glance_readers(path)
-        staged.skip_holes(data)
+        adding.skip_holes(data)
         self.read_all(data, MIB)
         data.close()
         self.assertEqual(('raw', 16 * MIB),
@@ -126,18 +126,18 @@ class StagedTest(base.BaseTestCase):
     def test_what_is_no_staged_file_is_left_alone(self):
         for data in (io.BytesIO(b'data'), iter([b'data']), None,
                      inspected(io.BytesIO(b'data'))):
-            self.assertFalse(staged.skip_holes(data))
+            self.assertFalse(adding.skip_holes(data))
 
     def test_what_comes_from_a_socket_is_left_alone(self):
         near, far = socket.socketpair()
         self.addCleanup(near.close)
         with far, near.makefile('rb') as stream:
             for wrapped in (stream, io.BufferedReader(io.BytesIO(b'data'))):
-                self.assertFalse(staged.skip_holes(inspected(wrapped)))
+                self.assertFalse(adding.skip_holes(inspected(wrapped)))
 
     def test_file_without_its_wrappers_is_left_alone(self):
         with open(self.sparse_file(1, MIB), 'rb') as f:
-            self.assertFalse(staged.skip_holes(f))
+            self.assertFalse(adding.skip_holes(f))
             self.assertEqual(MIB, len(f.read()))
 
 
@@ -150,10 +150,10 @@ class ReportWaitingTest(base.BaseTestCase):
             io.BytesIO(b'x'), lambda *args: told.append(args),
             min_interval=60)
         data = inspected(glance_utils.LimitingReader(data, 100))
-        staged.report_waiting(data)(['dcn0'])
+        adding.report_waiting(data)(['dcn0'])
         self.assertEqual([(0, 0)], told)
 
     def test_no_task(self):
         data = glance_utils.LimitingReader(io.BytesIO(b'x'), 100)
-        self.assertIsNone(staged.report_waiting(data))
-        self.assertIsNone(staged.report_waiting(iter([b'x'])))
+        self.assertIsNone(adding.report_waiting(data))
+        self.assertIsNone(adding.report_waiting(iter([b'x'])))

@@ -20,7 +20,7 @@ import fixtures
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
 from glance_dcn.runtime import lead as leads
-from glance_dcn.store import record
+from glance_dcn.store import site_registry
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
 from tests.unit.store import sites
@@ -85,19 +85,19 @@ class TestRecordCase(sites.SitesCase):
     def host(self, name='host'):
         """Start the Glance of a host; return what keeps its record."""
         watch = self.start()
-        watch.record = record.Record(
-            watch.roster, watch.record._sites, name, lambda: self.now)
-        watch.look()
+        watch.registry = site_registry.SiteRegistry(
+            watch.stores, watch.registry._sites, name, lambda: self.now)
+        watch.poll()
         return watch
 
     def exchange(self, watch, times=1):
         for _ in range(times):
-            watch.record.exchange(watch._home_site())
+            watch.registry.exchange(watch._home_site())
 
     def take_away(self, watch):
         (self.folder / 'dcn7.conf').unlink()
-        watch.look()
-        watch.look()
+        watch.poll()
+        watch.poll()
 
     def options(self):
         """Return the options of a site whose file is gone."""
@@ -118,7 +118,7 @@ class TestRecord(TestRecordCase):
         watch = self.host()
         self.exchange(watch)
         self.put(weight=4)
-        watch.look()
+        watch.poll()
         self.exchange(watch)
         self.assertEqual('4', self.known['dcn7'].options['weight'])
 
@@ -304,14 +304,14 @@ class TestRecord(TestRecordCase):
         path = self.put()
         watch = self.host()
         path.unlink()
-        watch.look()
-        watch.look()
-        watch.record.exchange(None)
+        watch.poll()
+        watch.poll()
+        watch.registry.exchange(None)
         self.assertEnabled(dcn7='http')
         self.assertIn('No dcn store of enabled_backends', self.log.output)
         self.empty = True
-        watch.record.exchange(None)
-        watch.record.exchange(None)
+        watch.registry.exchange(None)
+        watch.registry.exchange(None)
         self.assertEnabled()
 
 
@@ -343,19 +343,20 @@ class TestSiblings(TestRecordCase):
     def follower(self):
         """Start a Glance whose leader is another process."""
         watch = self.host()
-        watch.record = record.Record(watch.roster, watch.record._sites,
-                                     'host', lambda: self.now, self.lead)
-        watch.look()
+        watch.registry = site_registry.SiteRegistry(
+            watch.stores, watch.registry._sites, 'host', lambda: self.now,
+            self.lead)
+        watch.poll()
         return watch
 
     def test_site_that_was_taken_away_before(self):
         watch = self.follower()
         self.lead.left = json.dumps({'dcn7': self.options()})
-        watch.record.follow()
+        watch.registry.follow()
         self.assertEnabled(dcn7='http')
         # The leader has found it empty, or another host has.
         self.lead.left = '{}'
-        watch.record.follow()
+        watch.registry.follow()
         self.assertEnabled()
         self.assertEqual({}, self.known)
 
@@ -368,14 +369,14 @@ class TestSiblings(TestRecordCase):
         watch = self.start()
         self.assertEnabled()
         self.assertNotIn('cannot be served', self.log.output)
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn7='http')
 
     def test_site_whose_file_is_here(self):
         self.put()
         watch = self.follower()
         self.lead.left = json.dumps({'dcn7': self.options()})
-        watch.record.follow()
+        watch.registry.follow()
         self.assertEnabled(dcn7='rbd')
 
     def test_leader_leaves_what_is_recorded(self):
@@ -394,7 +395,7 @@ class TestSiblings(TestRecordCase):
         watch = self.follower()
         self.lead.left = json.dumps({'dcn7': dict(
             self.options(), rbd_store_ceph_conf='/tmp/evil.conf')})
-        watch.record.follow()
+        watch.registry.follow()
         self.assertEnabled()
         self.assertIn('none of the folders', self.log.output)
 
@@ -402,6 +403,6 @@ class TestSiblings(TestRecordCase):
         watch = self.follower()
         for text in ('x', '[]', '{"dcn7": 1}'):
             self.lead.left = text
-            watch.record.follow()
+            watch.registry.follow()
         self.assertEnabled()
         self.assertIn('cannot be understood', self.log.output)

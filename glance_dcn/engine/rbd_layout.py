@@ -10,30 +10,125 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The data objects of an RBD image, written to without librbd.
+"""Header and data objects of an RBD image, as far as librbd is not trusted.
 
-librbd follows the header of an image that it has open for writing, and the
-owner of the cluster may change that at any time. With the record of a
-migration in it, librbd takes a file or a URL, as seen by this host, for the
-parent of the image, and copies it up into each object that is written in
-part. Metadata in it turn on a cache as large as they say.
+The owner of a cluster can write anything into its headers at any time, and
+librbd, which runs in this process, believes it: it divides by what it finds,
+and takes a file or URL that a migration names, as seen by this host, for the
+parent of the image, which it copies up into each object that is written in
+part. Metadata in a header turn on a cache as large as they say.
 
-Here data goes where the header said when the image was opened, and nothing is
-read. See "Data layout" in the documentation of RBD for the names of objects.
+So the header of an image is checked once the image is open (what librbd does
+to open it comes before), and data goes where the header said then, without
+librbd. See "Data layout" in the documentation of RBD for the names of objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import errno
 import itertools
 import struct
+import typing
 
 import rados
 import rbd
 
-from glance_dcn.engine import header
 from glance_dcn.runtime import native
+
+# Of objects, as powers of two: those that "rbd create" takes.
+_ORDERS = range(12, 26)
+# Stripes that an object set may have, and bytes of an image.
+_STRIPES = 1 << 12
+# Bytes of a stripe at least.
+_LEAST_UNIT = 1 << 12
+_LARGEST = 1 << 60
+
+
+class Unsafe(rbd.InvalidArgument):
+    """The header says what librbd cannot bear."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, errno=errno.EINVAL)
+        self.reason = reason
+
+
+def check(image: rbd.Image) -> None:
+    """Check the header of an image that was opened, without a round trip.
+
+    :raises Unsafe: if it is not one to work with
+    """
+    if image.features() & rbd.RBD_FEATURE_MIGRATING:
+        raise Unsafe('The image is being migrated: execute or abort that (rbd '
+                     'migration), and try again.')
+    stat = image.stat()
+    if (stat['order'] not in _ORDERS or stat['obj_size'] != 1 << stat['order']
+            or stat['size'] > _LARGEST
+            or not 0 < image.stripe_count() <= _STRIPES
+            or not _LEAST_UNIT <= image.stripe_unit() <= stat['obj_size']
+            or stat['obj_size'] % image.stripe_unit()):
+        raise Unsafe(
+            'The header of the image is damaged (objects of 2^%d bytes, %d '
+            'stripes of %d bytes, %d bytes): see who writes to the cluster.'
+            % (stat['order'], image.stripe_count(), image.stripe_unit(),
+               stat['size']))
+
+
+class Facts(typing.NamedTuple):
+    """What must not change while an image is written.
+
+    :ivar size: bytes
+    """
+
+    size: int
+    snapshots: tuple[str, ...]
+    features: int
+    prefix: str
+    data_pool: int
+    order: int
+    stripe_unit: int
+    stripe_count: int
+
+
+def facts(image: rbd.Image) -> Facts:
+    """Return the facts of an image, as its client knows them.
+
+    :raises rbd.Error: if that cannot be told
+    """
+    stat = image.stat()
+    return Facts(
+        stat['size'], tuple(snap['name'] for snap in image.list_snaps()),
+        image.features(), image.block_name_prefix(), image.data_pool_id(),
+        stat['order'], image.stripe_unit(), image.stripe_count())
+
+
+def check_unchanged(image: rbd.Image, before: Facts) -> None:
+    """Check that the header of an image has not changed.
+
+    :raises Unsafe: if it has
+    :raises rbd.Error: if that cannot be told
+    """
+    check(image)
+    now = facts(image)
+    changed = [name for name, one, other in zip(Facts._fields, before, now)
+               if one != other]
+    if changed:
+        raise Unsafe('The header of the image was changed while it was '
+                     'written (%s): see who writes to the cluster.'
+                     % ', '.join(changed))
+
+
+def has_parent(image: rbd.Image) -> bool:
+    """Return whether an image is a clone.
+
+    :raises rbd.Error: if that cannot be told
+    """
+    try:
+        image.parent_info()
+    except rbd.ImageNotFound:
+        return False
+    return True
 
 
 #: Features of images that librbd keeps up to date with each write: all those
@@ -52,8 +147,7 @@ class DataObjects:
     :param image: one without snapshots, which no other client reads yet
     :param open_pool: opens a pool by its ID; for those that keep the data of
         images in another pool
-    :raises glance_dcn.engine.header.Unsafe: if it is not one to be written to
-        this way
+    :raises Unsafe: if it is not one to be written to this way
     :raises rbd.Error, Error: if its header cannot be told, or the pool cannot
         be opened
     """
@@ -63,7 +157,7 @@ class DataObjects:
                  ) -> None:
         if (image.features() & LOCKED or any(image.list_snaps())
                 or image.stripe_count() != 1):
-            raise header.Unsafe(
+            raise Unsafe(
                 'The image has snapshots, stripes, or a feature (exclusive-'
                 'lock, object-map, fast-diff, journaling) that it was not '
                 'created with: see who writes to the cluster.')
@@ -73,8 +167,8 @@ class DataObjects:
             open_pool(pool) if open_pool and pool != ioctx.get_pool_id()
             else ioctx.dup())
         if pool != self._ioctx.get_pool_id():
-            raise header.Unsafe('The image keeps its data in pool %d, which '
-                                'was not opened.' % pool)
+            raise Unsafe('The image keeps its data in pool %d, which was not '
+                         'opened.' % pool)
         self._ioctx.set_namespace(ioctx.get_namespace())
         # Answers come in threads of librados, which must not meet a lock of
         # eventlet's (see glance_dcn.runtime.native).

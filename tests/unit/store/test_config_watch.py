@@ -19,7 +19,7 @@ from glance_store import location
 from glance_store import multi_backend
 
 from glance_dcn.sites import limits
-from glance_dcn.store import backends
+from glance_dcn.store import dynamic_stores
 from glance_dcn.tasks import queue
 from tests import releases
 from tests.unit.store import sites
@@ -40,7 +40,7 @@ class TestSites(sites.SitesCase):
         watch = self.start()
         self.assertRaises(exceptions.UnknownScheme, self.store)
         self.put(weight=5)
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn7='rbd')
         self.assertEqual(['dcn', 'rbd'], self.schemes())
         self.assertEqual(5, self.store().conf.dcn7.weight)
@@ -56,7 +56,7 @@ class TestSites(sites.SitesCase):
         enabled = self.conf.enabled_backends
         seen = dict(stores), dict(enabled)
         self.put()
-        watch.look()
+        watch.poll()
         self.assertEqual(seen, (stores, enabled))
         # As each look-up of a store does:
         enabled = self.conf.enabled_backends
@@ -68,10 +68,10 @@ class TestSites(sites.SitesCase):
     def test_changes(self):
         watch = self.start()
         self.put(weight=5, store_description='old', dcn_max_transfers=3)
-        watch.look()
+        watch.poll()
         before = self.store()
         self.put(weight=6, dcn_bandwidth_limit=7, rbd_store_pool='other')
-        watch.look()
+        watch.poll()
         self.assertEqual((6, None), (self.conf.dcn7.weight,
                                      self.conf.dcn7.store_description))
         self.assertEqual('other', self.store().pool)
@@ -86,15 +86,15 @@ class TestSites(sites.SitesCase):
     def test_is_built_anew_only_where_it_must(self):
         watch = self.start()
         self.put(weight=5)
-        watch.look()
+        watch.poll()
         before = self.store()
         self.put(weight=6, dcn_max_transfers=2)
-        watch.look()
+        watch.poll()
         self.assertIs(before, self.store())
         self.assertEqual((6, 2), (before.conf.dcn7.weight,
                                   before.site.limits.max_transfers))
         self.put(weight=6, rbd_store_user='else')
-        watch.look()
+        watch.poll()
         self.assertIsNot(before, self.store())
         self.assertEqual(0, before.site.limits.max_transfers)
 
@@ -102,9 +102,9 @@ class TestSites(sites.SitesCase):
         self.put()
         watch = self.start()
         store = self.store()
-        watch.look()
+        watch.poll()
         os.utime(self.folder / 'dcn7.conf', (2, 2))
-        watch.look()
+        watch.poll()
         self.assertIs(store, self.store())
 
     def test_nothing_is_substituted(self):
@@ -118,10 +118,10 @@ class TestSites(sites.SitesCase):
         path = self.put()
         watch = self.start()
         path.unlink()
-        watch.look()
+        watch.poll()
         # Maybe it is being replaced.
         self.assertEnabled(dcn7='rbd')
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn7='http')
         self.assertEqual(['dcn', 'http', 'rbd'], self.schemes())
         store = self.store()
@@ -144,10 +144,10 @@ class TestSites(sites.SitesCase):
         path = self.put()
         watch = self.start()
         path.unlink()
-        watch.look()
-        watch.look()
+        watch.poll()
+        watch.poll()
         self.put()
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn7='rbd')
         self.assertEqual(['dcn', 'rbd'], self.schemes())
         self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
@@ -158,9 +158,9 @@ class TestSites(sites.SitesCase):
         watch = self.start()
         for weight in range(3):
             path.unlink()
-            watch.look()
+            watch.poll()
             self.put(weight=weight)
-            watch.look()
+            watch.poll()
             self.assertEnabled(dcn7='rbd')
 
     def test_folder_gone_is_not_sites_gone(self):
@@ -168,26 +168,26 @@ class TestSites(sites.SitesCase):
         watch = self.start()
         self.folder.rename(self.root / 'elsewhere')
         for _ in range(4):
-            watch.look()
+            watch.poll()
         self.assertEnabled(dcn7='rbd')
 
     def test_dropped(self):
         path = self.put()
         watch = self.start()
-        watch.roster.drop('dcn7')
+        watch.stores.drop('dcn7')
         # Not as long as there is a file.
         self.assertEnabled(dcn7='rbd')
         path.unlink()
-        watch.look()
-        watch.look()
-        watch.roster.drop('dcn7')
+        watch.poll()
+        watch.poll()
+        watch.stores.drop('dcn7')
         self.assertEnabled()
         self.assertEqual([], self.schemes())
         self.assertEqual(['central'], list(queue.PROCESS.sites))
         self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
         self.assertRaises(exceptions.UnknownScheme, self.store)
         self.put(dcn_max_transfers=9)
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn7='rbd')
         self.assertEqual(9, self.store().site.limits.max_transfers)
 
@@ -206,7 +206,7 @@ class TestSites(sites.SitesCase):
         self.put(rbd_store_chunk_size='heavy')
         self.put('dcn8', dcn_max_transfers=-1)
         self.put('dcn9', dcn_surprise=1)
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn9='rbd')
         for words in ('rbd_store_chunk_size: ', 'dcn_max_transfers: ',
                       "'dcn_surprise'"):
@@ -217,10 +217,10 @@ class TestSites(sites.SitesCase):
 
         def fail(*args, **kwargs):
             raise ValueError('no way')
-        watch.roster._kind = fail
+        watch.stores._kind = fail
         self.put()
         for _ in range(3):
-            watch.look()
+            watch.poll()
         self.assertEqual(1, self.log.output.count('cannot be set up: no way'))
         self.assertEnabled()
 
@@ -229,16 +229,17 @@ class TestSites(sites.SitesCase):
         watch = self.start()
         stale = self.conf.enabled_backends
         self.put()
-        watch.look()
+        watch.poll()
         self.conf._ConfigOpts__cache['DEFAULT', 'enabled_backends'] = stale
         self.conf._ConfigOpts__cache[None, 'enabled_backends'] = stale
-        watch.look()
+        watch.poll()
         self.assertEnabled(dcn7='rbd')
 
     def test_change_by_several_threads(self):
         self.start()
         threads = [threading.Thread(
-            target=backends.change, args=(self.conf, {'t%d' % n: 'rbd'}))
+            target=dynamic_stores.set_types,
+            args=(self.conf, {'t%d' % n: 'rbd'}))
             for n in range(20)]
         for thread in threads:
             thread.start()
@@ -249,7 +250,7 @@ class TestSites(sites.SitesCase):
     def test_without_a_folder(self):
         self.folder = ''
         watch = self.start()
-        watch.look()
+        watch.poll()
         self.assertEnabled()
 
 
@@ -273,17 +274,17 @@ class TestLimits(sites.SitesCase):
     def test_changed(self):
         watch = self.start(dcn_bandwidth_limit=2.5)
         self.change(dcn_max_transfers=2, dcn_bandwidth_limit=5)
-        watch.look()
+        watch.poll()
         self.assertLimits(2, 5)
         self.change()
-        watch.look()
+        watch.poll()
         self.assertLimits(0, 0)
 
     @releases.with_weights
     def test_nothing_else_is_taken_over(self):
         watch = self.start(weight=1)
         self.change(weight=2, dcn_bandwidth_limit=5, rbd_store_pool='other')
-        watch.look()
+        watch.poll()
         self.assertLimits(0, 5)
         self.assertEqual((1, 'images'), (self.conf.central.weight,
                                          self.store('central').pool))
@@ -292,23 +293,23 @@ class TestLimits(sites.SitesCase):
         watch = self.start(dcn_bandwidth_limit=2.5)
         for bad in ('-1', 'fast'):
             self.change(dcn_bandwidth_limit=bad)
-            watch.look()
+            watch.poll()
             self.assertLimits(0, 2.5)
         self.assertIn('Limits stay as they are', self.log.output)
         self.change(dcn_bandwidth_limit=4)
-        watch.look()
+        watch.poll()
         self.assertLimits(0, 4)
 
     @releases.with_defaults
     def test_shared_section(self):
         watch = self.start()
         self.change(weight='1\n[backend_defaults]\ndcn_max_transfers = 3')
-        watch.look()
+        watch.poll()
         self.assertLimits(3, 0)
 
     def test_of_site_files_are_not_looked_for_here(self):
         self.put(dcn_bandwidth_limit=3)
         watch = self.start()
         self.change(dcn_bandwidth_limit=5)
-        watch.look()
+        watch.poll()
         self.assertEqual(3, limits.get('dcn7').bandwidth)

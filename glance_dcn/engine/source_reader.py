@@ -15,10 +15,6 @@
 
 The source's extents are listed by a thread of its own, a bounded number of
 requests ahead of the reads.
-
-A source that failed can be replaced by another one of the same content: what
-it owes is then asked of the other, in the same order, and the listing goes on
-where it stopped. What the first one still answers is left aside.
 """
 
 from __future__ import annotations
@@ -31,8 +27,7 @@ import typing
 from glance_dcn.engine.backends import base
 from glance_dcn.engine import errors
 from glance_dcn.engine import extents
-from glance_dcn.engine import loop as loops
-from glance_dcn.engine import rates
+from glance_dcn.engine import pacing
 from glance_dcn.runtime import native
 
 
@@ -50,8 +45,12 @@ class Request(typing.NamedTuple):
     length: int
 
 
-class Intake:
-    """The source's side of a transfer.
+class SourceReader:
+    """Reads one source, which can be replaced by another of the same content.
+
+    What is asked of the source that failed is then asked of the other, in the
+    same order, and the listing goes on where it stopped. What the first one
+    still answers is left aside.
 
     :param arrived: called in the loop's thread with each request and its
         bytes, in any order
@@ -60,31 +59,31 @@ class Intake:
     :param timeout: seconds without progress after which it is given up
     :ivar listed: whether all extents are known
     :ivar planned: bytes of the requests listed so far
-    :ivar covered: bytes of the requests answered so far
+    :ivar bytes_read: bytes of the requests answered so far
     :ivar reserved: bytes of the requests in flight
     """
 
-    def __init__(self, loop: loops.Loop, source: base.Endpoint,
+    def __init__(self, loop: pacing.Loop, source: base.Endpoint,
                  arrived: Callable[[Request, bytes], object],
                  offset: int = 0, length: int | None = None,
-                 timeout: float = 60, rate: rates.Rate | None = None) -> None:
+                 timeout: float = 60, rate: pacing.Rate | None = None) -> None:
         self._loop = loop
         self._source = source
         self._arrived = arrived
         self._range = offset, length
         self._timeout = timeout
-        self.rate = rate or rates.Rate()
+        self.rate = rate or pacing.Rate()
         self._ready: collections.deque[Request] = collections.deque()
-        self._flying: dict[int, Request] = {}
+        self._in_flight: dict[int, Request] = {}
         self._sequence = itertools.count()
         self._taken = 0
         self._credits: native.Queue[None] = native.Queue()
         # Stands for the present source, in what comes from it.
-        self._turn: object | None = object()
+        self._token: object | None = object()
         self._error: Exception | None = None
-        self._moved = loop.clock()
+        self._last_progress = loop.clock()
         self.listed = False
-        self.planned = self.covered = self.reserved = 0
+        self.planned = self.bytes_read = self.reserved = 0
         # Everything below it is read, or a hole; below the other, listed.
         self._end = self._listed_to = offset
 
@@ -93,22 +92,22 @@ class Intake:
         for _ in range(_AHEAD):
             self._credits.put(None)
         native.start('extents', self._list, self._source, self._range,
-                     self._turn, self._credits)
+                     self._token, self._credits)
 
     def stop(self) -> None:
         """Let the lister end. Requests in flight are left alone."""
-        self._turn = None
+        self._token = None
         self._credits.put(None)
 
     def replace(self, source: base.Endpoint) -> None:
         """Go on with another source, which must have the same content."""
         self._credits.put(None)
-        self._turn, self._error = object(), None
+        self._token, self._error = object(), None
         self._source = source
-        self._ready.extendleft(reversed(self._flying.values()))
-        self._flying.clear()
+        self._ready.extendleft(reversed(self._in_flight.values()))
+        self._in_flight.clear()
         self.reserved = 0
-        self._moved = self._loop.clock()
+        self._last_progress = self._loop.clock()
         if self.listed:
             return
         offset, length = self._range
@@ -121,13 +120,13 @@ class Intake:
     @property
     def finished(self) -> bool:
         """Whether all there is has been read."""
-        return self.listed and not self._ready and not self._flying
+        return self.listed and not self._ready and not self._in_flight
 
     @property
-    def below(self) -> int:
+    def low_watermark(self) -> int:
         """Offset in bytes below which nothing is still to come."""
-        if self._flying:
-            return next(iter(self._flying.values())).offset
+        if self._in_flight:
+            return next(iter(self._in_flight.values())).offset
         if self._ready:
             return self._ready[0].offset
         return self._end
@@ -147,10 +146,10 @@ class Intake:
             if self.rate.delay():
                 break
             request = self._ready.popleft()
-            self._flying[request.sequence] = request
+            self._in_flight[request.sequence] = request
             self.reserved += request.length
             self._end = request.offset + request.length
-            self._moved = self._loop.clock()
+            self._last_progress = self._loop.clock()
             # Now, not when it arrives: by then all others would be on their
             # way. The bytes of holes in it are given back.
             self.rate.charge(request.length)
@@ -158,8 +157,8 @@ class Intake:
             if self._taken % _BATCH == 0:
                 self._credits.put(None)
             self._source.read(request.offset, request.length,
-                              self._loop.reply(self._read,
-                                               (self._turn, request)))
+                              self._loop.callback(
+                                  self._read, (self._token, request)))
 
     def check(self) -> None:
         """Look whether the source still moves.
@@ -171,22 +170,23 @@ class Intake:
         if self._error is not None:
             raise self._error
         now = self._loop.clock()
-        if not self._flying and (self._ready or self.listed):
-            # It owes nothing.
-            self._moved = now
-        elif now - self._moved > self._timeout:
+        if not self._in_flight and (self._ready or self.listed):
+            # There is nothing to wait for.
+            self._last_progress = now
+        elif now - self._last_progress > self._timeout:
             raise errors.Stalled(
-                self._source.name, 'read' if self._flying else 'list extents',
-                self._timeout, self.below)
-        elif now - self._moved > errors.QUIET:
+                self._source.name,
+                'read' if self._in_flight else 'list extents', self._timeout,
+                self.low_watermark)
+        elif now - self._last_progress > errors.QUIET:
             error = self._source.lost()
             if error is not None:
                 raise error
 
     def _read(self, asked: tuple[object, Request],
               result: bytes | Exception) -> None:
-        turn, request = asked
-        if turn is not self._turn:
+        token, request = asked
+        if token is not self._token:
             # A source that was replaced answers after all.
             return
         if isinstance(result, Exception):
@@ -196,10 +196,10 @@ class Intake:
             self._fail(errors.ShortRead(self._source.name, 'read', None,
                                         request.offset, request.length))
             return
-        del self._flying[request.sequence]
-        self._moved = self._loop.clock()
+        del self._in_flight[request.sequence]
+        self._last_progress = self._loop.clock()
         self.reserved -= request.length
-        self.covered += request.length
+        self.bytes_read += request.length
         self._arrived(request, result)
 
     def _fail(self, error: Exception) -> None:
@@ -207,12 +207,12 @@ class Intake:
         self._error = self._error or error
 
     def _list(self, source: base.Endpoint, range_: tuple[int, int | None],
-              turn: object, credits_: native.Queue[None]) -> None:
-        tell = self._loop.reply(self._listed, turn)
+              token: object, credits_: native.Queue[None]) -> None:
+        tell = self._loop.callback(self._listed, token)
         try:
             found = extents.requests(source.extents(*range_), source.size,
                                      source.limit)
-            while turn is self._turn:
+            while token is self._token:
                 batch = list(itertools.islice(found, _BATCH))
                 credits_.get()
                 tell(batch)
@@ -221,14 +221,14 @@ class Intake:
         except Exception as error:
             tell(error)
 
-    def _listed(self, turn: object,
+    def _listed(self, token: object,
                 batch: list[tuple[int, int]] | Exception) -> None:
-        if turn is not self._turn:
+        if token is not self._token:
             return
         if isinstance(batch, Exception):
             self._fail(batch)
             return
-        self._moved = self._loop.clock()
+        self._last_progress = self._loop.clock()
         if not batch:
             self.listed = True
         for offset, length in batch:

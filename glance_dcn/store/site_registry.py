@@ -12,13 +12,11 @@
 
 """Keeps the record of sites, and drops those that are gone and empty.
 
-One process of a host does so, its leader; the others follow what it leaves
-beside its lead.
-
-The record is shared by all processes and hosts whose home is the
-same. A host that has the file of a site says so in it; a site of which no
-host says so any more is dropped when its pool is empty, by the host that sees
-it first: the others see that it is recorded no more.
+All processes and hosts of one home share it. At each host the leader keeps it,
+and the others follow what it leaves beside its lead. A host that has the file
+of a site says so in the record; a site of which no host says so any more is
+dropped when its pool is empty, by the host that sees it first: the others see
+that it is recorded no more.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
     from glance_dcn.sites import site as sites_
-    from glance_dcn.store import roster as rosters
+    from glance_dcn.store import dynamic_stores
 
 LOG = logging.getLogger(__name__)
 
@@ -66,8 +64,8 @@ _PATIENCE = 5
 _PUBLISHED = 'sites'
 
 
-class Record:
-    """The record, as one process keeps it.
+class SiteRegistry:
+    """The record of sites, as one process keeps it.
 
     :param sites: returns all dcn stores of the process, with their names
     :param clock: returns seconds since the epoch
@@ -75,18 +73,18 @@ class Record:
         are not known
     """
 
-    def __init__(self, roster: rosters.Roster,
+    def __init__(self, stores: dynamic_stores.DynamicStores,
                  sites: Callable[[], list[tuple[str, sites_.Site]]],
                  host: str | None = None,
                  clock: Callable[[], float] = time.time,
                  lead: leads.Lead | None = None) -> None:
         self.present: frozenset[str] | None = None
-        self._roster = roster
+        self._stores = stores
         self._sites = sites
         self._host = (host or socket.gethostname()).replace('/', '_')
         self._clock = clock
         # Sites that were seen in the record: one of these that is missing
-        # there was dropped by somebody.
+        # there was dropped by another process.
         self._recorded: set[str] = set()
         self._empty: dict[str, int] = {}
         # (since when, next inspection) of those that are not empty, by the
@@ -122,7 +120,7 @@ class Record:
             return True
         self._told.pop(None, None)
         return bool(self._retired()) or not self._recorded.issuperset(
-            self._roster.entries)
+            self._stores.entries)
 
     def follow(self) -> None:
         """Serve and drop what the leader of the host serves and drops."""
@@ -148,9 +146,9 @@ class Record:
     def _publish(self) -> None:
         """Leave the recorded sites to the other processes of the host."""
         text = json.dumps({
-            name: self._roster.entries[name].options
+            name: self._stores.entries[name].options
             for name in sorted(self._recorded)
-            if name in self._roster.entries})
+            if name in self._stores.entries})
         left = self._lead.term, text
         if self._left == left:
             return
@@ -164,7 +162,7 @@ class Record:
     def _exchange(self, recorded: definitions.Definitions,
                   present: frozenset[str]) -> None:
         known = recorded.load()
-        for name, entry in list(self._roster.entries.items()):
+        for name, entry in list(self._stores.entries.items()):
             if name in known:
                 self._recorded.add(name)
             if not entry.retired:
@@ -187,7 +185,7 @@ class Record:
 
     def _keep(self, recorded: definitions.Definitions,
               definition: definitions.Definition | None, name: str,
-              entry: rosters.Entry) -> None:
+              entry: dynamic_stores.Entry) -> None:
         """Record a site of this host."""
         if definition is None or definition.options != entry.options:
             recorded.save(name, entry.options)
@@ -198,13 +196,13 @@ class Record:
             recorded.hold(name, self._host, now)
 
     def _serve(self, name: str, definition: definitions.Definition) -> None:
-        """Make a store of a site whose file is gone, if it is none yet."""
-        if name in self._roster.entries:
+        """Make a store of a site whose file is gone, unless there is one."""
+        if name in self._stores.entries:
             return
         try:
-            self._roster.check(name, definition.options)
+            self._stores.check(name, definition.options)
             self._check_conf_file(definition.options)
-            self._roster.adopt(name, definition.options)
+            self._stores.adopt(name, definition.options)
         except folder.Mistake as exc:
             self._tell(name, 'Site %s was taken away and is recorded, but '
                        'what it holds cannot be served: %s' % (name, exc))
@@ -214,10 +212,10 @@ class Record:
                     'and serves what it holds until it is empty', name)
 
     def _check_conf_file(self, options: dict[str, str]) -> None:
-        """See that no file is read that only the record says is one.
+        """Check that the record alone does not say what file is read.
 
-        Whoever may write to the pool, which Nova and Cinder may, could name
-        a file of his own: librados obeys what is in it.
+        A client that may write to the pool could name a file of its own:
+        librados obeys what is in it.
         """
         path = options.get('rbd_store_ceph_conf')
         if not path:
@@ -230,7 +228,7 @@ class Record:
                 'other stores have their conf files in' % path)
 
     def _retired(self) -> list[str]:
-        return [name for name, entry in self._roster.entries.items()
+        return [name for name, entry in self._stores.entries.items()
                 if entry.retired]
 
     def _is_held(self, holders: dict[str, float]) -> bool:
@@ -240,7 +238,7 @@ class Record:
 
     def _drop_if_empty(self, name: str) -> bool:
         """Drop a store whose pool is empty; return whether it was."""
-        site = self._roster.entries[name].store.site
+        site = self._stores.entries[name].store.site
         now = time.monotonic()
         since, due = self._waiting.setdefault(name, (now, now))
         if now < due:
@@ -262,7 +260,7 @@ class Record:
         return True
 
     def _drop(self, name: str) -> None:
-        self._roster.drop(name)
+        self._stores.drop(name)
         self._recorded.discard(name)
         self._empty.pop(name, None)
         self._waiting.pop(name, None)

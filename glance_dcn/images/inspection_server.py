@@ -12,7 +12,7 @@
 
 """The inspection server of a process: where it is, and asking it.
 
-The server (:mod:`.server`) is started on first use, and ends by itself when it
+The server (:mod:`.child`) is started on first use, and ends by itself when it
 is idle. A child of a fork starts its own, and leaves that of its parent alone.
 Nothing here has a lock, which another thread might hold while the process
 forks; two threads that start a server at once have two for a while. What
@@ -33,8 +33,8 @@ import posix
 import subprocess
 import typing
 
+from glance_dcn.images import child
 from glance_dcn.images import limited
-from glance_dcn.images import server
 from glance_dcn.runtime import native
 
 #: Seconds without an image after which a server ends.
@@ -50,9 +50,8 @@ class Lost(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _Connection:
-    """A server that was started.
+    """A server that was started, by the process with ID ``pid``.
 
-    :ivar pid: ID of the process that has started it
     :ivar command: program and arguments of the server
     :ivar control: socket for messages
     """
@@ -75,7 +74,7 @@ class InspectionServer:
     def start(self, command: collections.abc.Sequence[str]) -> _Connection:
         """Start the server, unless it runs.
 
-        :param command: program and arguments of the server
+        :param command: its program and arguments
         :raises OSError: it cannot be started
         """
         connection = self._connection
@@ -98,7 +97,7 @@ class InspectionServer:
         :param tolerated: names of checks of partition tables that may fail
         :param tick: as for :func:`glance_dcn.images.limited.follow`
         :raises Lost: the server does not answer; nothing is known of the file
-        :raises glance_dcn.images.limited.TookTooLong: its time is over
+        :raises limited.TookTooLong: its time is over
         """
         message = json.dumps({
             'memory': limits.memory, 'cpu': limits.cpu, 'size': limits.size,
@@ -119,9 +118,8 @@ class InspectionServer:
 class _Process:
     """A process of a server, as :class:`limited.Process` has it.
 
-    :param message: what to send
     :param image: descriptor of the image file
-    :raises OSError: it cannot be sent
+    :raises OSError: the message cannot be sent
     """
 
     def __init__(self, control: _socket.socket, message: str, image: int
@@ -148,12 +146,12 @@ class _Process:
     def wait(self) -> int:
         """Wait in a native thread; return status, or minus a signal."""
         try:
-            data = self._link.recv(server.STATUS.size)
+            data = self._link.recv(child.STATUS.size)
         except OSError:
             data = b''
         self._link.close()
-        self.lost = len(data) != server.STATUS.size
-        return 0 if self.lost else server.STATUS.unpack(data)[0]
+        self.lost = len(data) != child.STATUS.size
+        return 0 if self.lost else child.STATUS.unpack(data)[0]
 
     def kill(self) -> None:
         """Have it killed by the server."""

@@ -15,12 +15,14 @@
 Glance finds a store in two places: the option ``enabled_backends``, and
 glance_store's map of stores by scheme. A store that comes is put into the map
 before it is enabled; one that goes is taken off in the other order. Parts of
-the map are replaced, not changed, for requests walk through them.
+the map are replaced, not changed, for requests walk through them; and so is
+the option, as a whole and with the reserved stores in it, which Glance adds to
+what it finds.
 
 A store that was taken away is enabled as of type ``http``, the one type that
 Glance takes for read-only: ``GET /v2/info/stores`` says so, ``all_stores``
-leaves it out, and its images are found as before. (An http location is none
-of its own, and refused.)
+leaves it out, and its images are found as before. (It refuses http
+locations.)
 """
 
 from __future__ import annotations
@@ -32,14 +34,15 @@ import typing
 from glance_store import driver
 from glance_store import exceptions
 from glance_store import location
+from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import native
 from glance_dcn.sites import folder
 from glance_dcn.sites import wiring
-from glance_dcn.store import backends
 from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
+from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
@@ -48,11 +51,17 @@ if typing.TYPE_CHECKING:
 
 _SCHEMES = ('dcn', 'rbd')
 _READ_ONLY = 'http'
-# Options that a store follows as it is; for others it is built anew.
+# Options that a store follows as it is; for others it is built again.
 _FOLLOWED = ('store_description', 'weight', 'dcn_max_transfers',
              'dcn_bandwidth_limit')
-# Two threads change the roster of a process.
+# Glance has one map of stores and one configuration for a process. Two threads
+# change the stores.
 _lock = native.lock()
+_types_lock = native.lock()
+# Whose option was changed, and all that was changed of it: each change sets
+# them all, so that none is lost, whatever value oslo.config keeps.
+_conf: cfg.ConfigOpts | None = None
+_types: dict[str, str | None] = {}
 
 
 @dataclasses.dataclass
@@ -67,7 +76,7 @@ class Entry:
     retired: bool
 
 
-class Roster:
+class DynamicStores:
     """The stores of a process that come and go.
 
     :param conf: with enabled_backends as configured
@@ -84,11 +93,10 @@ class Roster:
         self.changed = False
 
     def check(self, name: str, options: dict[str, str]) -> list[str]:
-        """See that a site can become a store.
+        """Check that a site can become a store; return its unknown options.
 
         :param options: as text, by name
-        :returns: names of the options that are not known
-        :raises glance_dcn.sites.folder.Mistake: if it cannot
+        :raises folder.Mistake: if it cannot
         """
         folder.check_name(name)
         if name in self._static:
@@ -113,7 +121,7 @@ class Roster:
 
         Requests that have the old one go on with it.
 
-        :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
+        :raises folder.Mistake: if it cannot be set up
         """
         with _lock:
             self._put(name, options, retired)
@@ -121,7 +129,7 @@ class Roster:
     def adopt(self, name: str, options: dict[str, str]) -> None:
         """Add a store that was taken away, unless there is one of its name.
 
-        :raises glance_dcn.sites.folder.Mistake: if it cannot be set up
+        :raises folder.Mistake: if it cannot be set up
         """
         with _lock:
             if name not in self.entries:
@@ -132,7 +140,7 @@ class Roster:
         with _lock:
             if name in self.entries and self.entries[name].retired:
                 del self.entries[name]
-                backends.change(self._conf, {name: None})
+                set_types(self._conf, {name: None})
                 _place((), name, None)
                 _forget(name)
                 self.changed = True
@@ -158,7 +166,7 @@ class Roster:
         _place(schemes, name, {
             'store': store, 'store_entry': 'dcn',
             'location_class': store.get_store_location_class()})
-        backends.change(self._conf, {name: _READ_ONLY if retired else 'rbd'})
+        set_types(self._conf, {name: _READ_ONLY if retired else 'rbd'})
         self.entries[name] = Entry(store, dict(options), retired)
         self.changed = True
 
@@ -172,8 +180,35 @@ class Roster:
                 self._conf.clear_override(option, group=name)
 
 
+def set_types(conf: cfg.ConfigOpts, types: dict[str, str | None]) -> None:
+    """Set the types of some stores, if the reserved stores can be kept.
+
+    :param types: type by identifier of the store; None: not enabled any more
+    """
+    global _conf
+    if not glance_interfaces.usable(glance_interfaces.RESERVED_STORES):
+        return
+    with _types_lock:
+        if conf is not _conf:
+            _conf = conf
+            _types.clear()
+        _types.update(types)
+        enabled = {**conf.enabled_backends, **multi_backend._RESERVED_STORES,
+                   **_types}
+        conf.set_override('enabled_backends', {
+            name: kind for name, kind in enabled.items() if kind is not None})
+
+
+def refresh(conf: cfg.ConfigOpts) -> None:
+    """Make oslo.config forget the values it keeps of all options.
+
+    A request may have kept one that it looked up during a change.
+    """
+    set_types(conf, {})
+
+
 def _forget(name: str) -> None:
-    """Have nobody look after a site any more."""
+    """Stop what runs for a site beside requests."""
     queue.PROCESS.remove(name)
     wiring.PROCESS.remove(name)
     connection.forget(name)
@@ -209,8 +244,9 @@ def _place(schemes: tuple[str, ...], name: str,
 
 
 def _after_fork() -> None:
-    global _lock
+    global _lock, _types_lock
     _lock = native.lock()
+    _types_lock = native.lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
