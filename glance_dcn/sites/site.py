@@ -43,6 +43,7 @@ if typing.TYPE_CHECKING:
 
     import rados
 
+    from glance_dcn.ceph import client as clients
     from glance_dcn.sites import home as homes
     from glance_dcn.tasks import intents
     from glance_dcn.tasks import queue
@@ -63,13 +64,9 @@ _FRESH = 60
 class Site:
     """Where the images of one store lie.
 
+    :param config: with the pool of its images; an I/O has failed after
+        ``io_timeout`` without any progress
     :param order: size of new images' objects, as a power of two
-    :param conf_file: path of the cluster's conf file, or ''
-    :param user: cephx user without ``client.``
-    :param connect_timeout: seconds; below 0: the default of
-        :mod:`glance_dcn.ceph.connection`
-    :param io_timeout: seconds without any progress after which an I/O has
-        failed; 0: no limit
     :param home: of this process; by default, that of ``tasks``
     :param tasks: where writes and deferred work are recorded; None: nothing
         is recorded
@@ -80,31 +77,27 @@ class Site:
         more
     """
 
-    def __init__(self, name: str, pool: str, order: int, conf_file: str,
-                 user: str | None, connect_timeout: float = -1,
-                 io_timeout: float = 0, home: homes.Home | None = None,
+    def __init__(self, config: clients.ClusterConfig, order: int,
+                 home: homes.Home | None = None,
                  tasks: queue.TaskQueue | None = None,
                  read_only: bool = False,
                  on_write: Callable[[str, str, int], object] | None = None
                  ) -> None:
-        if connect_timeout < 0:
-            connect_timeout = connection.CONNECT_TIMEOUT
-        self.name = name
-        self.pool = pool
+        self.config = config
+        self.name = config.name
+        self.pool = config.pool
         self.order = order
-        self.io_timeout = io_timeout
+        self.io_timeout = config.io_timeout
         self.home = home or (tasks.home if tasks is not None else None)
         self._published: dict[str, tuple[int, float]] = {}
-        self.conf_file = conf_file
-        self.limits = limits.get(name)
+        self.limits = limits.get(self.name)
         self.retired = False
         self._on_write = on_write
-        self._connection = connection.get(name, conf_file, user,
-                                          connect_timeout, io_timeout, pool)
+        self._connection = connection.get(config)
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes: list[tuple[str, intents.Write]] = []
-        self.access = access.Access(self, user, read_only)
+        self.access = access.Access(self, config.user, read_only)
 
     @property
     def fsid(self) -> str | None:

@@ -124,8 +124,8 @@ class Looks:
         addresses = []
         # What is wrong with its files is found by the look itself.
         with contextlib.suppress(errors.ClusterError):
-            site.maker.check_files()
-            addresses = monitors.parse(site.maker.mon_host)
+            site.factory.check_files()
+            addresses = monitors.parse(site.factory.mon_host)
         if addresses:
             monitors.PROCESS.ask(addresses, functools.partial(
                 self._on_answer, site))
@@ -274,7 +274,7 @@ class _Kept:
 def _expected(site: subjects.Site) -> str | None:
     """Return the fsid that the conf file of a site names, or None."""
     try:
-        return site.target.fsid or site.maker.fsid
+        return site.target.fsid or site.factory.fsid
     except errors.ClusterError:
         return None
 

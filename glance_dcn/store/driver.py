@@ -33,6 +33,7 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
@@ -134,12 +135,13 @@ class Store(driver.Store):
             self.READ_CHUNKSIZE = self.WRITE_CHUNKSIZE = self.chunk_size
             self.thin_provisioning = conf.rbd_thin_provisioning
             self.site = site.Site(
-                self.name, self.pool,
+                clients.ClusterConfig(
+                    self.name, self.pool, conf.rbd_store_ceph_conf,
+                    conf.rbd_store_user, conf.rados_connect_timeout,
+                    conf.dcn_io_timeout),
                 # A power of two, as objects have: stock rounds down too.
                 order=self.chunk_size.bit_length() - 1,
-                conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
-                connect_timeout=conf.rados_connect_timeout,
-                io_timeout=conf.dcn_io_timeout, home=queue.PROCESS.home,
+                home=queue.PROCESS.home,
                 tasks=queue.PROCESS,
                 read_only=conf.dcn_access == 'read-only',
                 on_write=active_imports.writes)

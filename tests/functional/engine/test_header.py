@@ -19,6 +19,7 @@ import fixtures
 import rados
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as backend
@@ -76,9 +77,9 @@ class ChangedMeanwhileTest(HeaderTestCase):
 
     def setUp(self):
         super().setUp()
-        self.writer = site.Site('dcn0', 'images', 22,
-                                str(self.cluster('dcn0').conf), 'glance', 10,
-                                30)
+        self.writer = site.Site(clients.ClusterConfig(
+            'dcn0', 'images', str(self.cluster('dcn0').conf), 'glance', 10,
+            30), 22)
 
     def migration(self, path):
         """Return the record of a migration from a file."""

@@ -18,6 +18,7 @@ import random
 import fixtures
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import transfer
@@ -49,10 +50,10 @@ class CopyingTestCase(base.CephTestCase):
 
     def make_site(self, name, cluster=None, **options):
         cluster = self.cluster(cluster or name)
-        options = dict({'pool': 'images', 'user': 'glance',
-                        'home': self.home}, **options)
-        return site.Site(name, order=22, conf_file=str(cluster.conf),
-                         connect_timeout=10, io_timeout=30, **options)
+        options = dict({'pool': 'images', 'user': 'glance'}, **options)
+        return site.Site(clients.ClusterConfig(
+            name, conf_file=str(cluster.conf), connect_timeout=10,
+            io_timeout=30, **options), 22, home=self.home)
 
     def clean(self):
         for name in self.sites:

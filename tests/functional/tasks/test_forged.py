@@ -18,6 +18,7 @@ import pathlib
 import fixtures
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import definitions
 from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
@@ -303,8 +304,9 @@ class SpoolTest(base.TasksTestCase):
         self.queue = queues.TaskQueue(self.deployment)
         self.queue.configure(self.deployment, str(self.folder),
                              self.database)
-        self.home = base.sites.Site('home-%s' % self.image, 'images', 22,
-                                    conf, 'glance', 3, 3, tasks=self.queue)
+        self.home = base.sites.Site(clients.ClusterConfig(
+            'home-%s' % self.image, 'images', conf, 'glance', 3, 3), 22,
+            tasks=self.queue)
         self.edge = self.site('dcn0')
         self.queue.add(self.home, home=True)
         self.queue.add(self.edge)

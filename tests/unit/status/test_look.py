@@ -99,7 +99,8 @@ class TestLooks(base.BaseTestCase):
         with open(conf, 'w') as file:
             file.write('[global]\nmon_host = 127.0.0.1:9\n')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.client.Maker.check_files', lambda maker: None))
+            'glance_dcn.ceph.client.ClientFactory.check_files',
+            lambda factory: None))
         [state] = look.Looks([subjects.Target(
             'central', 'images', conf_file=conf)]).wait(60)
         self.assertEqual(health.DOWN, state.state)
