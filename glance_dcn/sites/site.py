@@ -32,9 +32,9 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import access
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import leftovers
 from glance_dcn.sites import limits
-from glance_dcn.sites import wiring
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ class Site:
         """How the site is."""
         found = self._connection.health
         if found.state in (health.UP, health.UNKNOWN):
-            fault = wiring.PROCESS.fault(self)
+            fault = cluster_identity.PROCESS.fault(self)
             if fault:
                 return health.Health(health.MISCONFIGURED, found.since,
                                      fault.reason)
@@ -244,7 +244,7 @@ class Site:
         :raises glance_dcn.ceph.errors.ClusterError: if it is not
         """
         self._connection.check()
-        fault = wiring.PROCESS.fault(self)
+        fault = cluster_identity.PROCESS.fault(self)
         if fault:
             raise fault
 
@@ -260,10 +260,10 @@ class Site:
         :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
-        wiring.PROCESS.begin(self)
+        cluster_identity.PROCESS.begin(self)
         # Both go on at the same time.
         with self._connection.use():
-            wiring.PROCESS.check(self)
+            cluster_identity.PROCESS.check(self)
             with self._connection.open_pool(pool or self.pool) as ioctx:
                 yield ioctx
 

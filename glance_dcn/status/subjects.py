@@ -32,9 +32,9 @@ if typing.TYPE_CHECKING:
     import rados
 
     from glance_dcn.ceph import errors
-    from glance_dcn.ceph import fsids
     from glance_dcn.checks import access
     from glance_dcn.checks import images
+    from glance_dcn.sites import cluster_identity
     from glance_dcn.sites import site as sites
 
 #: Name under which findings about this node's configuration are shown.
@@ -112,7 +112,7 @@ class Site(Subject):
         self.client: rados.Rados | None = None
         self.ioctx: rados.Ioctx | None = None
         self.fsid: str | None = None
-        self.kept: dict[str, fsids.Entry] | None = None
+        self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
         self.error: errors.ClusterError | None = None
         self.located: images.Located | None = None
 
@@ -213,7 +213,7 @@ class Sites(Subject):
     """
 
     def __init__(self, site: Site, others: list[Site],
-                 kept: fsids.Entry | None) -> None:
+                 kept: cluster_identity.ClusterIdentity | None) -> None:
         super().__init__(site.name)
         self.site = site
         self.others = others

@@ -43,13 +43,13 @@ from glance_dcn.imports import folder
 from glance_dcn.imports import watch as staging_watch
 from glance_dcn.runtime import green
 from glance_dcn.runtime import periodic
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import hashes
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
 from glance_dcn.sites import reading
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
-from glance_dcn.sites import wiring
 from glance_dcn.store import adding
 from glance_dcn.store import backends
 from glance_dcn.store import deletion as deletions
@@ -165,7 +165,7 @@ class Store(driver.Store):
             host.begin(self.conf, queue.PROCESS)
         home = self._home
         is_home = home == group
-        wiring.PROCESS.add(self.site, home=is_home)
+        cluster_identity.PROCESS.add(self.site, home=is_home)
         queue.PROCESS.add(self.site, home=is_home)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
@@ -230,7 +230,8 @@ class Store(driver.Store):
         None where the fsid is not known: no location can be this store's.
         """
         # Glance asks each store for it when it lists images.
-        if not self.site.known_fsid or wiring.PROCESS.fault(self.site):
+        if (not self.site.known_fsid
+                or cluster_identity.PROCESS.fault(self.site)):
             return None
         return self.site.uri('')[:-len('/snap')]
 
@@ -476,7 +477,7 @@ class Store(driver.Store):
             return self._checked(location)
         except exceptions.BadStoreUri:
             loc = location.store_location
-            if wiring.PROCESS.has_replaced(self.site, loc.fsid):
+            if cluster_identity.PROCESS.has_replaced(self.site, loc.fsid):
                 raise failures.not_found(self.site, loc)
             raise
 

@@ -35,8 +35,8 @@ from glance_store import location
 
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import native
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import folder
-from glance_dcn.sites import wiring
 from glance_dcn.store import backends
 from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
@@ -175,7 +175,7 @@ class Roster:
 def _forget(name: str) -> None:
     """Have nobody look after a site any more."""
     queue.PROCESS.remove(name)
-    wiring.PROCESS.remove(name)
+    cluster_identity.PROCESS.remove(name)
     connection.forget(name)
 
 

@@ -20,9 +20,9 @@ import rbd
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import definitions
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
 from glance_dcn.imports import journal
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
 from glance_dcn.store import driver  # noqa: F401, options of stores
 from glance_dcn.tasks import queue as queues
@@ -258,7 +258,7 @@ class OtherSiteTest(base.TasksTestCase):
                                             self.deployment).load()
             self.assertNotIn('evil', known)
             self.assertNotIn(self.edge.name,
-                             fsids.load(ioctx, self.deployment))
+                             cluster_identity.load(ioctx, self.deployment))
 
     def test_forged_worker(self):
         worker = registry.Worker('gone', self.home.name, staging='/')

@@ -34,7 +34,7 @@ import rbd as librbd
 import webob.exc
 
 from glance_dcn.ceph import connection
-from glance_dcn.sites import wiring
+from glance_dcn.sites import cluster_identity
 from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
@@ -63,10 +63,10 @@ class StoreCase(base.BaseTestCase):
             'glance_dcn.store.watch._watch', None))
         # It would look at files that are gone.
         self.addCleanup(lambda: watch._watch and watch._watch.stop())
-        process = wiring.Wiring()
+        process = cluster_identity.ClusterIdentities()
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.wiring.PROCESS', process))
+            'glance_dcn.sites.cluster_identity.PROCESS', process))
 
     def write_ceph_conf(self):
         """Write the conf file of a cluster that does not answer."""
