@@ -103,8 +103,7 @@ class Target:
         except leftovers.Refused as exc:
             self.fail(errors.Misconfigured(
                 self.site.name, 'it cannot take the image', str(exc)))
-        except (errors.ClusterError, name_lock.NameLockError,
-                engine_errors.EngineError, rbd.Error) as exc:
+        except Exception as exc:
             self.fail(exc)
 
     def _begin(self) -> None:
@@ -143,6 +142,13 @@ class Target:
         self._job = job
         self.check_cancelled()
         return job.run()
+
+    def record_progress(self, progress: transfer.Progress) -> None:
+        """Record how far a transfer to this target alone is."""
+        # What is read may be in memory still.
+        self.part = progress.fraction * (
+            sum(progress.written.values()) / progress.data
+            if progress.data else 1)
 
     def cancel(self) -> None:
         """Have a transfer to this target alone end. Any thread may call it."""
@@ -204,13 +210,20 @@ class Target:
     def close(self, failed: bool) -> None:
         """Close it; if this or the whole copy failed, leave nothing there.
 
-        Once more does nothing.
+        To call it again does nothing, and nothing is raised.
 
         :param failed: whether the whole copy has failed
         """
         if self._closed:
             return
         self._closed = True
+        try:
+            self._close(failed)
+        except Exception as exc:
+            LOG.warning('Store %(store)s: a copied image was not closed: '
+                        '%(error)s', {'store': self.site.name, 'error': exc})
+
+    def _close(self, failed: bool) -> None:
         with self._stack:
             endpoint = self.endpoint
             if endpoint and self._keeping and not self._keeping.done():

@@ -47,7 +47,6 @@ from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import hashes
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
-from glance_dcn.sites import reading
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from glance_dcn.store import adding
@@ -309,27 +308,27 @@ class Store(driver.Store):
         dropped.
         """
         found = replicas.Replicas(self, loc)
-        with found.relay() as relay:
+        with found.failover() as failover:
             with failures.explained_opening(self.site, loc):
-                source = relay.open()
+                source = failover.open()
             with failures.explained(self.site, loc.image):
-                relay.record = found.record(source)
+                failover.record = found.record(source)
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
             burden = self.site.limits
             with limits.turn([burden]):
-                yield from self._chunks(loc, reading.chunks(
-                    relay, source, offset, length, chunk=self.READ_CHUNKSIZE,
-                    timeout=adding.stall_timeout(self.site),
-                    rate=burden.receiving))
+                yield from self._chunks(loc, sources.chunks(
+                    failover, source, offset, length,
+                    chunk=self.READ_CHUNKSIZE, rate=burden.receiving,
+                    timeout=adding.stall_timeout(self.site)))
 
     def _chunks(self, loc: location.StoreLocation,
                 chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Say in glance_store's terms that the image is gone, if it is."""
         try:
             yield from chunks
-        except reading.Removed as exc:
+        except sources.Removed as exc:
             raise failures.not_found(self.site, loc) from exc
 
     @failures.survives_eviction
