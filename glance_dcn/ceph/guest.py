@@ -125,7 +125,7 @@ class Guest:
         """Remove an image that Glance does not know of, if it is there."""
         with contextlib.suppress(rbd.ImageNotFound):
             images.remove(self._images, image,
-                          images.look_up(self._images, image),
+                          images.read_image_id(self._images, image),
                           images.SNAPSHOT)
 
     def has(self, image: str) -> bool:

@@ -52,7 +52,7 @@ from glance_dcn.engine import digests
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.sites import limits
 from glance_dcn.sites import proofs
 from glance_dcn.sites import sources as sources_
@@ -394,7 +394,7 @@ class Copy:
             LOG.info('Image %s has no hash in Glance yet: its copies can be '
                      'compared with what is read only', self._image)
             return {}
-        name = leftovers.strongest(self._hashes)
+        name = existing.strongest(self._hashes)
         return {name: self._hashes[name]}
 
     def _let_go(self, target: targets_.Target) -> None:
@@ -658,7 +658,7 @@ def _remember(failover: sources_.SourceFailover, record: records.Record,
             (found, found.macs) == (record, record.macs)):
         return
     try:
-        source.site.remember(failover.ioctx, source.image, failover.identity,
+        source.site.remember(failover.ioctx, source.image, failover.image_id,
                              record)
     except (errors.ClusterError, rbd.Error) as exc:
         # Reading needs no right to write: the next copy verifies once more.

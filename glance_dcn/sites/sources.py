@@ -145,7 +145,7 @@ class SourceFailover:
     :param sources: preferred first; asked for the next one when that is
         needed
     :ivar record: what others must have; None: there will be no other
-    :ivar identity: internal ID of the RBD image that is open
+    :ivar image_id: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
     """
@@ -173,7 +173,7 @@ class SourceFailover:
         return self._stack.__exit__(*exc_info)
 
     @property
-    def identity(self) -> str:
+    def image_id(self) -> str:
         return self._reference.image_id
 
     def open(self) -> rbd_backend.RBD:

@@ -26,7 +26,7 @@ from glance_dcn.engine.backends import rbd as backend
 from glance_dcn.engine import errors
 from glance_dcn.engine import header
 from glance_dcn.engine import stream
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.sites import site
 from lab import process
 from tests.functional import base
@@ -68,7 +68,7 @@ class MigratingTest(HeaderTestCase):
         # It ended the process, which divided by zero.
         self.assertRaises(rbd.InvalidArgument, images.inspect, self.ioctx,
                           self.name)
-        self.assertRaises(rbd.InvalidArgument, leftovers.look, self.ioctx,
+        self.assertRaises(rbd.InvalidArgument, existing.inspect, self.ioctx,
                           self.name)
 
 
@@ -90,8 +90,9 @@ class ChangedMeanwhileTest(HeaderTestCase):
         with rados.ReadOpCtx() as op:
             found, _code = self.ioctx.get_omap_vals_by_keys(
                 op, ('migration',))
-            self.ioctx.operate_read_op(op, 'rbd_header.' + images.look_up(
-                self.ioctx, self.other))
+            self.ioctx.operate_read_op(
+                op, 'rbd_header.' + images.read_image_id(
+                    self.ioctx, self.other))
             return {**dict(found), 'features': (
                 rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_MIGRATING
                 ).to_bytes(8, 'little')}

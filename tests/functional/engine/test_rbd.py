@@ -313,4 +313,5 @@ class TestDataPool(base.CephTestCase):
 
     def remove(self, name):
         with self.cluster('dcn0').pool(user='admin') as ioctx:
-            images.remove(ioctx, name, images.look_up(ioctx, name), 'snap')
+            images.remove(ioctx, name, images.read_image_id(ioctx, name),
+                          'snap')

@@ -52,7 +52,7 @@ PREAMBLE = '''
 import os, signal, sys, time
 import rbd
 from glance_dcn.ceph import client as clients, images, records
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue as queues
 image, deployment, home, edge, name = sys.argv[1:6]
@@ -228,7 +228,7 @@ class TasksTestCase(base.CephTestCase):
 
     def identify(self, cluster='dcn0', name=None):
         with self.cluster(cluster).pool() as ioctx:
-            return images.look_up(ioctx, name or self.image)
+            return images.read_image_id(ioctx, name or self.image)
 
     def assertGone(self, cluster='dcn0'):
         self.assertNotIn(self.image, self.cluster(cluster).images())

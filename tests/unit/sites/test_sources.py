@@ -303,7 +303,7 @@ class SourceFailoverTest(base.BaseTestCase):
         site = FakeSite('one', self.record)
         with self.failover(site) as failover:
             failover.open()
-            self.assertEqual('id', failover.identity)
+            self.assertEqual('id', failover.image_id)
             failover.check()
             for reply in (rados.ObjectNotFound('gone', errno=2),
                           b'\x05\0\0\0trash', b''):
