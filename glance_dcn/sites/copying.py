@@ -160,9 +160,8 @@ class Copy:
     :param at_once: targets that are written at the same time at most
     :param progress: called now and then; an exception of its ends the copy
     :param interval: seconds between calls of ``progress``
-    :param waiting: called now and then, while its turn at the sites has not
-        come, with the names of those it waits for; an exception of its ends
-        the copy
+    :param waiting: called now and then, while it waits for slots at the
+        sites, with their names; an exception of its ends the copy
     :param finished: called each time that targets have come to their end,
         with the :class:`Outcome` of these, and with a function to be called
         right before Glance is told, before what has failed is removed, which
@@ -262,8 +261,8 @@ class Copy:
         sites = self._waves.next()
         wave: list[targets_.Target] = []
         try:
-            with limits.turn([site.limits for site in (preferred, *sites)],
-                             self._wait_for_turn):
+            with limits.slots([site.limits for site in (preferred, *sites)],
+                              self._wait_for_slots):
                 self._inspect()
                 content = self._content
                 wave += [targets_.Target(
@@ -433,8 +432,8 @@ class Copy:
             # It may still be being opened.
             target.work[0].result()
             if target.endpoint is not None and target.writes:
-                with limits.turn([target.site.limits],
-                                 lambda _names: target.check_cancelled(), 1):
+                with limits.slots([target.site.limits],
+                                  lambda _names: target.check_cancelled(), 1):
                     self._write_alone(target, target.endpoint)
         except BaseException as exc:
             target.fail(exc)
@@ -585,7 +584,7 @@ class Copy:
                          futures.FIRST_COMPLETED)
             self._note_ended()
 
-    def _wait_for_turn(self, names: list[str]) -> None:
+    def _wait_for_slots(self, names: list[str]) -> None:
         self._note_ended()
         if self._waiting:
             self._waiting(names)

@@ -91,9 +91,9 @@ class Addition:
                           else self._store(ioctx, begun))
         finally:
             if self._leads and record is not None:
-                hashes.shared.share(self._name, record)
+                hashes.shared.set_result(self._name, record)
             elif self._leads:
-                hashes.shared.give_up(self._name)
+                hashes.shared.set_failed(self._name)
         return record
 
     @failures.survives_eviction

@@ -316,11 +316,11 @@ class Store(driver.Store):
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
-            burden = self.site.limits
-            with limits.turn([burden]):
+            site_limits = self.site.limits
+            with limits.slots([site_limits]):
                 yield from self._chunks(loc, sources.chunks(
                     failover, source, offset, length,
-                    chunk=self.READ_CHUNKSIZE, rate=burden.receiving,
+                    chunk=self.READ_CHUNKSIZE, rate=site_limits.receiving,
                     timeout=adding.stall_timeout(self.site)))
 
     def _chunks(self, loc: location.StoreLocation,
@@ -380,7 +380,7 @@ class Store(driver.Store):
         spread = spreading.of(str(image_id))
         if spread:
             spread.prepare(self.site, waiting)
-        with limits.turn([self.site.limits], waiting):
+        with limits.slots([self.site.limits], waiting):
             # It may have been taken away meanwhile.
             self._check_open()
             record = adding.Addition(
