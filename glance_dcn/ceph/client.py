@@ -18,6 +18,7 @@ Nothing here keeps a connection: that is :mod:`glance_dcn.ceph.connection`.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import logging
@@ -31,8 +32,37 @@ from glance_dcn.ceph import errors
 
 LOG = logging.getLogger(__name__)
 
+#: Seconds to wait for the monitors of a site, where nothing else is said.
+CONNECT_TIMEOUT = 5
+
 # What librados reports for a cluster whose conf file names no fsid.
 _NO_FSID = '00000000-0000-0000-0000-000000000000'
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """What the options of a store say about its cluster.
+
+    :ivar name: identifier of the store, which is the site's name
+    :ivar pool: name of the pool of its images, whose OSDs must answer for the
+        cluster to be up
+    :ivar conf_file: path of the Ceph conf file; '': librados searches for one
+    :ivar user: cephx user without ``client.``; None: librados's choice
+    :ivar connect_timeout: seconds to wait for the monitors; 0: no limit; what
+        is below 0 becomes :data:`CONNECT_TIMEOUT`
+    :ivar io_timeout: seconds one request to an OSD may take; 0: no limit
+    """
+
+    name: str
+    pool: str
+    conf_file: str = ''
+    user: str | None = None
+    connect_timeout: float = CONNECT_TIMEOUT
+    io_timeout: float = 0
+
+    def __post_init__(self) -> None:
+        if self.connect_timeout < 0:
+            object.__setattr__(self, 'connect_timeout', CONNECT_TIMEOUT)
 
 
 class _Settings(typing.NamedTuple):
@@ -49,24 +79,16 @@ class _Settings(typing.NamedTuple):
     mon_host: str
 
 
-class Maker:
+class ClientFactory:
     """Makes clients of one cluster as one user.
 
-    It reads the conf file anew when that has changed.
-
-    :param store: identifier of the store, for messages
-    :param conf_file: path of the Ceph conf file, or '' for librados's own
-                      search for one
-    :param user: cephx user without ``client.``, or None for librados's choice
-    :param connect_timeout: seconds to wait for the monitors; 0: no limit
+    It reads the conf file again when that has changed.
     """
 
-    def __init__(self, store: str, conf_file: str, user: str | None,
-                 connect_timeout: float) -> None:
-        self.store = store
-        self.conf_file = conf_file
-        self.user = user
-        self._timeout = connect_timeout
+    def __init__(self, config: ClusterConfig) -> None:
+        self.config = config
+        self.store = config.name
+        self.conf_file = config.conf_file
         # State of the conf file, and what it says.
         self._read: tuple[tuple[int, ...] | None, _Settings | None] = (
             None, None)
@@ -113,10 +135,9 @@ class Maker:
             raise self._no_keyring(
                 errors.NotDeployed, settings.user, settings.keyrings)
 
-    def connect(self, io_timeout: float = 0) -> rados.Rados:
+    def connect(self) -> rados.Rados:
         """Return a new client that is connected.
 
-        :param io_timeout: seconds one request to an OSD may take; 0: no limit
         :raises NotDeployed: if conf file or keyring are not there
         :raises Misconfigured: if conf file, keyring or user do not fit, or
                                the cluster has another fsid than the conf file
@@ -126,7 +147,7 @@ class Maker:
         client = self._make()
         # Connecting replaces it by the cluster's own.
         configured_fsid = client.conf_get('fsid')
-        timeout = str(self._timeout)
+        timeout = str(self.config.connect_timeout)
         client.conf_set('client_mount_timeout', timeout)
         client.conf_set('rados_mon_op_timeout', timeout)
         # Each byte of an image is written once, past librbd, and read ahead by
@@ -142,8 +163,9 @@ class Maker:
         # targets while one of them hangs.
         client.conf_set('objecter_inflight_op_bytes', str(1 << 40))
         client.conf_set('objecter_inflight_ops', str(1 << 20))
-        if io_timeout > 0:
-            client.conf_set('rados_osd_op_timeout', str(io_timeout))
+        if self.config.io_timeout > 0:
+            client.conf_set('rados_osd_op_timeout',
+                            str(self.config.io_timeout))
             # By default librbd goes on where the update of an object map is
             # not answered in time, and marks the map as invalid. If that is
             # not answered either, the map lacks what is then written: it
@@ -224,7 +246,7 @@ class Maker:
         if self.conf_file and not os.path.exists(self.conf_file):
             raise self._bad_conf_file(errors.NotDeployed, 'cannot be read '
                                       '(%s)' % _why_unreadable(self.conf_file))
-        client = rados.Rados(rados_id=self.user)
+        client = rados.Rados(rados_id=self.config.user)
         try:
             # Empty: librados's own search.
             client.conf_read_file(self.conf_file or None)

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import dataclasses
 import errno
 import functools
 import logging
@@ -51,9 +52,6 @@ from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds to wait for the monitors of a site, where nothing else is said.
-CONNECT_TIMEOUT = 5
-
 # Seconds that an OSD has to answer when a cluster that was away is looked at.
 _PROBE_TIMEOUT = 5
 # Seconds by which a connection is waited for longer than librados is told to.
@@ -64,28 +62,15 @@ _RETIRED = 4
 
 _T = typing.TypeVar('_T')
 
-_registry: dict[tuple[typing.Any, ...], Connection] = {}
+_registry: dict[clients.ClusterConfig, Connection] = {}
 
 
-def get(store: str, conf_file: str, user: str | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT, io_timeout: float = 0,
-        pool: str | None = None) -> Connection:
-    """Return this process's connection for a store.
-
-    :param store: identifier of the store, for messages
-    :param conf_file: path of the Ceph conf file, or '' for librados's own
-                      search for one
-    :param user: cephx user without ``client.``, or None for librados's choice
-    :param connect_timeout: seconds to wait for the monitors
-    :param io_timeout: seconds one request to an OSD may take; 0: no limit
-    :param pool: name of the pool whose OSDs must answer for the cluster to be
-                 up; None: the monitors are enough
-    """
-    key = (store, conf_file, user, connect_timeout, io_timeout, pool)
-    if key not in _registry:
+def get(config: clients.ClusterConfig) -> Connection:
+    """Return this process's connection for a store."""
+    if config not in _registry:
         # Without a lock, which might be held for ever after a fork.
-        _registry.setdefault(key, Connection(*key))
-    return _registry[key]
+        _registry.setdefault(config, Connection(config))
+    return _registry[config]
 
 
 def forget(store: str) -> None:
@@ -93,9 +78,9 @@ def forget(store: str) -> None:
 
     Its cluster is not probed from then on. One that is in use still works.
     """
-    for key, connection in list(_registry.items()):
-        if connection.store == store:
-            _registry.pop(key, None)
+    for config, connection in list(_registry.items()):
+        if config.name == store:
+            _registry.pop(config, None)
             connection._state().watch.stop()
 
 
@@ -113,32 +98,27 @@ class _Pool(typing.NamedTuple):
 class Connection:
     """A connection to one cluster as one user, made on first use.
 
-    For the parameters see :func:`get`. Safe for use by many threads.
+    Safe for use by many threads.
 
     :ivar round_trip: seconds that a monitor took to answer when it was last
         connected to; None: it never was
     """
 
-    def __init__(self, store: str, conf_file: str, user: str | None = None,
-                 connect_timeout: float = CONNECT_TIMEOUT,
-                 io_timeout: float = 0, pool: str | None = None,
+    def __init__(self, config: clients.ClusterConfig,
                  caches: client_cache.Caches = client_cache.PROCESS) -> None:
-        self.store = store
+        self.store = config.name
         self._caches = caches
-        self.conf_file = conf_file
-        self.user = user
-        self.pool = pool
         self.round_trip: float | None = None
-        self._connect_timeout = connect_timeout
-        self._io_timeout = io_timeout
-        self._maker = clients.Maker(store, conf_file, user, connect_timeout)
+        self._config = config
+        self._factory = clients.ClientFactory(config)
         # What is not to be waited for as long as a call may wait.
-        self._prober = clients.Maker(store, conf_file, user,
-                                     connect_timeout or CONNECT_TIMEOUT)
+        patience = config.connect_timeout or clients.CONNECT_TIMEOUT
+        self._prober = clients.ClientFactory(dataclasses.replace(
+            config, connect_timeout=patience, io_timeout=_PROBE_TIMEOUT))
         # By this one nothing waits longer than a few seconds.
-        self._verifier = clients.Maker(
-            store, conf_file, user,
-            min(connect_timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT))
+        self._verifier = clients.ClientFactory(dataclasses.replace(
+            config, connect_timeout=min(patience, clients.CONNECT_TIMEOUT),
+            io_timeout=_PROBE_TIMEOUT))
         # What to call when the cluster is up.
         self._told: list[Callable[[], object]] = []
         # Open pools, by the identity of their Ioctx.
@@ -157,7 +137,7 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            return (self._found_fsid() or self._maker.fsid
+            return (self._found_fsid() or self._factory.fsid
                     or self._ask_fsid())
         except errors.ClusterError as exc:
             self._complain(exc)
@@ -171,7 +151,7 @@ class Connection:
         """
         state = self._state()
         try:
-            fsid = self._found_fsid() or self._maker.fsid
+            fsid = self._found_fsid() or self._factory.fsid
         except errors.ClusterError as exc:
             state.watch.lost(exc)
             self._complain(exc)
@@ -192,7 +172,7 @@ class Connection:
     def _found_fsid(self) -> str | None:
         """Return :attr:`connected_fsid`, unless the conf file has changed."""
         state = self._state()
-        if state.fsid and not state.client and not self._maker.is_up_to_date:
+        if state.fsid and not state.client and not self._factory.is_up_to_date:
             state.fsid = None
         return state.fsid
 
@@ -206,7 +186,7 @@ class Connection:
         state = self._state()
         if state.watch.health.state == health.UNKNOWN and not state.client:
             try:
-                self._maker.check_files()
+                self._factory.check_files()
             except errors.ClusterError as exc:
                 state.watch.lost(exc)
         return state.watch.health
@@ -282,7 +262,7 @@ class Connection:
         """Open a pool by a client that is in use, which it keeps."""
         client = entry.client
         try:
-            ioctx = self._maker.open_pool(client, pool)
+            ioctx = self._factory.open_pool(client, pool)
         except errors.Unreachable as exc:
             self._failed(exc, client)
             raise
@@ -539,7 +519,7 @@ class Connection:
         state.watch.check()
         if not state.client:
             try:
-                self._maker.check_files()
+                self._factory.check_files()
             except errors.ClusterError as exc:
                 state.watch.lost(exc)
                 raise
@@ -566,12 +546,12 @@ class Connection:
         if begun:
             self._begin(state, attempt)
         try:
-            attempt.wait(self._connect_timeout + _GRACE
-                         if self._connect_timeout else None)
+            attempt.wait(self._config.connect_timeout + _GRACE
+                         if self._config.connect_timeout else None)
         except native.Empty:
             error = errors.Unreachable(
                 self.store, 'there is no connection after %s s'
-                % self._connect_timeout, 'see that the site is up, its '
+                % self._config.connect_timeout, 'see that the site is up, its '
                 'monitors can be reached, and their names resolved')
             state.watch.lost(error)
             raise error
@@ -630,7 +610,7 @@ class Connection:
         return state.cache.making(self.store)
 
     def _connect(self) -> rados.Rados:
-        client = self._maker.connect(self._io_timeout)
+        client = self._factory.connect()
         self._state().blocklist_marked(client)
         self.round_trip = clients.round_trip(client)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
@@ -673,12 +653,12 @@ class Connection:
             self._ask_by_new_client(state, self._prober)
 
     def _ask_by_new_client(self, state: states.State,
-                           maker: clients.Maker) -> None:
+                           factory: clients.ClientFactory) -> None:
         """Ask the cluster through a client that is made for it.
 
         :raises ClusterError: if it cannot be used
         """
-        client = maker.connect(_PROBE_TIMEOUT)
+        client = factory.connect()
         try:
             state.fsid = state.fsid or client.get_fsid()
             # At once: librados sends again what was not answered.
@@ -688,9 +668,8 @@ class Connection:
             client.shutdown()
 
     def _ask(self, client: rados.Rados) -> None:
-        if self.pool is None:
-            return
-        with self._prober.open_pool(client, self.pool) as ioctx:
+        pool = self._config.pool
+        with self._prober.open_pool(client, pool) as ioctx:
             try:
                 probe.ask(ioctx)
             except rados.Error as exc:
@@ -698,12 +677,12 @@ class Connection:
                 if code in (errno.EPERM, errno.EACCES):
                     raise errors.Misconfigured(
                         self.store, 'pool %s refuses the user (%s)' % (
-                            self.pool, exc), 'see rbd_store_pool and '
+                            pool, exc), 'see rbd_store_pool and '
                         'rbd_store_user in [%s], and the osd caps of that '
                         'user' % self.store)
                 raise errors.Unreachable(
                     self.store, 'the OSDs of pool %s do not answer (%s)' % (
-                        self.pool, exc), 'see that the site\'s cluster is '
+                        pool, exc), 'see that the site\'s cluster is '
                     'healthy and its OSDs can be reached')
 
     def _state(self) -> states.State:

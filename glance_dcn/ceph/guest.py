@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 
 import rados
@@ -37,23 +38,22 @@ _CHUNK = 8 << 20
 class Guest:
     """A site as a compute node uses it; it must be closed.
 
-    :param conf_file: path of the cluster's conf file, or ''
-    :param user: cephx user without ``client.``
     :param disks: pool of disks
-    :param timeout: seconds to wait for the monitors
     :raises glance_dcn.ceph.errors.ClusterError: if the cluster cannot be used
     """
 
-    def __init__(self, name: str, conf_file: str, pool: str,
-                 user: str | None, disks: str, timeout: float) -> None:
-        self.name = name
-        self.pool = pool
-        maker = clients.Maker(name, conf_file, user, timeout)
+    def __init__(self, config: clients.ClusterConfig, disks: str) -> None:
+        self.name = config.name
+        self.pool = config.pool
+        factory = clients.ClientFactory(dataclasses.replace(
+            config, io_timeout=_IO_TIMEOUT))
         with contextlib.ExitStack() as stack:
-            client = maker.connect(_IO_TIMEOUT)
+            client = factory.connect()
             stack.callback(client.shutdown)
-            self._images = stack.enter_context(maker.open_pool(client, pool))
-            self._disks = stack.enter_context(maker.open_pool(client, disks))
+            self._images = stack.enter_context(factory.open_pool(
+                client, config.pool))
+            self._disks = stack.enter_context(factory.open_pool(
+                client, disks))
             self.fsid = client.get_fsid()
             self._stack = stack.pop_all()
 
@@ -126,7 +126,7 @@ class Guest:
         """Remove an image that Glance does not know of, if it is there."""
         with contextlib.suppress(rbd.ImageNotFound):
             images.remove(self._images, image,
-                          images.look_up(self._images, image),
+                          images.read_image_id(self._images, image),
                           images.SNAPSHOT)
 
     def has(self, image: str) -> bool:

@@ -252,7 +252,7 @@ class Removal:
 
     def _has_name(self) -> bool:
         return (self._image_id is not None
-                and look_up(self._ioctx, self._name) == self._image_id)
+                and read_image_id(self._ioctx, self._name) == self._image_id)
 
     def _not_found(self) -> rbd.ImageNotFound:
         return rbd.ImageNotFound('RBD image %s with ID %s'
@@ -340,7 +340,7 @@ def purge(ioctx: rados.Ioctx, name: str, image_id: str,
     if rbd.RBD().trash_get(ioctx, image_id)['name'] != name:
         raise rbd.ImageNotFound('RBD image %s with ID %s in the trash'
                                 % (name, image_id))
-    if look_up(ioctx, name) == image_id:
+    if read_image_id(ioctx, name) == image_id:
         # The move was interrupted: the pool would list the name for ever.
         rbd.RBD().trash_move(ioctx, name)
     try:
@@ -384,7 +384,7 @@ def inspect(ioctx: rados.Ioctx, name: str) -> ImageInfo | None:
             return ImageInfo(image.id(), SNAPSHOT in snapshots,
                              not snapshots and _is_blank(image))
     except rbd.ImageNotFound:
-        image_id = look_up(ioctx, name)
+        image_id = read_image_id(ioctx, name)
         return None if image_id is None else ImageInfo(image_id)
 
 
@@ -398,7 +398,7 @@ def _is_blank(image: rbd.Image) -> bool:
     return not found
 
 
-def look_up(ioctx: rados.Ioctx, name: str) -> str | None:
+def read_image_id(ioctx: rados.Ioctx, name: str) -> str | None:
     """Return the internal ID of an image, or None; one round trip, or two.
 
     Also of one that is half created, or half removed: librbd lists a name in
@@ -407,7 +407,7 @@ def look_up(ioctx: rados.Ioctx, name: str) -> str | None:
 
     :raises glance_dcn.ceph.omap.Error: if the cluster refuses
     """
-    found = _look_up_object(ioctx, name)
+    found = _read_id_object(ioctx, name)
     if found is not None:
         return found
     try:
@@ -418,14 +418,14 @@ def look_up(ioctx: rados.Ioctx, name: str) -> str | None:
     return trash.decode(reply)
 
 
-def _look_up_object(ioctx: rados.Ioctx, name: str) -> str | None:
+def _read_id_object(ioctx: rados.Ioctx, name: str) -> str | None:
     try:
         return trash.decode(ioctx.read(_ID % name, 1024))
     except rados.ObjectNotFound:
         return None
 
 
-def knock(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
+def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
     """Return if the cluster answers a question about an image in time.
 
     Where librbd would wait for as long as any request may take.
@@ -484,7 +484,7 @@ def is_unchanged(ioctx: rados.Ioctx, reference: Reference) -> bool:
     :raises glance_dcn.ceph.omap.Error: if the cluster does not answer
     """
     if reference.snapshot is None or reference.snapshot_id is None:
-        return _look_up_object(ioctx, reference.name) == reference.image_id
+        return _read_id_object(ioctx, reference.name) == reference.image_id
     try:
         _code, reply = ioctx.execute(
             'rbd_header.%s' % reference.image_id, 'rbd', 'get_snapshot_name',

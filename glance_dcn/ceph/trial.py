@@ -158,7 +158,7 @@ def _read(ioctx: rados.Ioctx, name: str) -> None:
 def _try_clone(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
     clone = name + '-clone'
     do('clone', rbd.RBD().clone, ioctx, name, images.SNAPSHOT, ioctx, clone)
-    identity = images.look_up(ioctx, clone)
+    identity = images.read_image_id(ioctx, clone)
     do('trash', rbd.RBD().trash_move, ioctx, clone)
     do('trash', rbd.RBD().trash_remove, ioctx, identity)
     with rbd.Image(ioctx, name) as image:
@@ -183,7 +183,7 @@ def remove(ioctx: rados.Ioctx, name: str) -> None:
                 rbd.RBD().trash_remove(ioctx, entry.image_id, force=True)
     for each in (name + '-clone', name):
         try:
-            images.remove(ioctx, each, images.look_up(ioctx, each),
+            images.remove(ioctx, each, images.read_image_id(ioctx, each),
                           images.SNAPSHOT)
         except rbd.ImageNotFound:
             pass

@@ -18,13 +18,13 @@ import os
 import stat
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
 from glance_dcn.deploy import model
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
 from glance_dcn.status import subjects
 
@@ -68,7 +68,7 @@ def conf(site: subjects.Site) -> str:
         if mode & stat.S_IWOTH:
             raise Found('writable', path=path, mode='%o' % mode)
     try:
-        fsid = site.maker.fsid
+        fsid = site.factory.fsid
     except errors.ClusterError as exc:
         raise Found('unusable', path=path or 'ceph.conf', error=exc.reason)
     if not fsid:
@@ -98,7 +98,7 @@ def _check_readable(site: subjects.Site, path: str) -> None:
           'whoever has the key can change every image of the site'))
 def keyring(site: subjects.Site) -> str:
     """Look at the keyring."""
-    paths = site.maker.keyrings
+    paths = site.factory.keyrings
     if not paths:
         return 'none is needed'
     there = [path for path in paths if os.path.exists(path)]
@@ -210,8 +210,8 @@ def pool(site: subjects.Site) -> str:
     if site.keeps_records:
         try:
             with site.home.open() as ioctx:
-                site.kept = fsids.load(ioctx, site.deployment)
-        except fsids.Error:
+                site.kept = cluster_identity.load(ioctx, site.deployment)
+        except cluster_identity.Error:
             site.kept = None
     return site.target.pool
 

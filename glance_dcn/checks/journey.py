@@ -19,6 +19,7 @@ of it is removed.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -109,9 +110,8 @@ class Journey:
     def _reach(self) -> None:
         for target in self._targets:
             self._guests[target.name] = guest.Guest(
-                target.name, target.conf_file, target.pool,
-                self._user or target.user, self._disks or target.pool,
-                target.connect_timeout)
+                dataclasses.replace(target, user=self._user or target.user),
+                self._disks or target.pool)
 
     def _import(self) -> None:
         # Known before Glance has it: it may be interrupted meanwhile.

@@ -195,7 +195,7 @@ def _glances(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _keyrings(site: subjects.Site) -> list[str]:
     try:
-        return list(site.maker.keyrings)
+        return list(site.factory.keyrings)
     except errors.ClusterError:
         return []
 

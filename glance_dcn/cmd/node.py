@@ -23,7 +23,7 @@ import typing
 from oslo_config import cfg
 from oslo_db import options as db_options
 
-from glance_dcn.ceph import connection
+from glance_dcn.ceph import client as clients
 from glance_dcn.checks import nodes
 from glance_dcn.cmd import output
 from glance_dcn.deploy import load
@@ -312,11 +312,11 @@ def _target(name: str, default: str, home: str | None, pool: str,
             conf_file: str | None, user: str | None, timeout: int,
             access: str | None) -> subjects.Target:
     # Whoever asks does not wait for longer than that, whatever Glance does.
-    longest = connection.CONNECT_TIMEOUT
+    longest = clients.CONNECT_TIMEOUT
     return subjects.Target(
         name, pool, conf_file or '', user,
-        min(timeout, longest) if timeout > 0 else longest, name == default,
-        access=model.Access(access) if access else
+        min(timeout, longest) if timeout > 0 else longest,
+        default=name == default, access=model.Access(access) if access else
         model.Access.OWNER if name in (default, home)
         else model.Access.READ_WRITE, home=None if home is None
         else name == home)

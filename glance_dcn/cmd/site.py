@@ -26,8 +26,8 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.cmd import cluster
 from glance_dcn.cmd import output
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import site as sites
-from glance_dcn.sites import wiring
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _accept(args: argparse.Namespace) -> int:
     if site is None:
         return _none(args, fsid=None, before=None)
     try:
-        before, now = wiring.PROCESS.accept(site)
+        before, now = cluster_identity.PROCESS.accept(site)
     except errors.ClusterError as exc:
         _print(args, str(exc), str(exc), fsid=None, before=None)
         return 1

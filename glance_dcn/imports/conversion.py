@@ -105,7 +105,7 @@ class _ConvertImage(task.Task):
         self._downloads = method in ('web-download', 'glance-download')
         self._keeps = False
         self._formats: dict[str, str] = {}
-        self._ahead: hashes.Ahead | None = None
+        self._ahead: hashes.BackgroundHasher | None = None
 
     def execute(self, file_path: str, **kwargs: object) -> str:
         """Convert the image, if it is not of the right format already.
@@ -201,7 +201,7 @@ class _ConvertImage(task.Task):
         return True
 
     def _hash_ahead(self, output: str, virtual_size: int
-                    ) -> hashes.Ahead | None:
+                    ) -> hashes.BackgroundHasher | None:
         """Begin to hash what qemu-img is about to write.
 
         Stores compute the hashes while they write, which takes longer than
@@ -212,7 +212,7 @@ class _ConvertImage(task.Task):
         if (output != 'raw' or virtual_size > _LARGEST_AHEAD
                 or not any(map(stores.site, self._targets))):
             return None
-        self._ahead = hashes.Ahead(
+        self._ahead = hashes.BackgroundHasher(
             self._action_wrapper.image_id, self._target, virtual_size,
             (hashes.CHECKSUM, CONF.hashing_algorithm))
         return self._ahead if self._ahead.start() else None

@@ -54,7 +54,7 @@ from glance_dcn.imports import active_imports
 from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
-from glance_dcn.sites import dead
+from glance_dcn.sites import existing
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
@@ -491,7 +491,7 @@ class _Recovery:
         if site is None or not site.available:
             return False
         try:
-            dead.answer_for(site, self._entry.image)
+            existing.record_published(site, self._entry.image)
         except Exception as exc:
             LOG.info('Store %(store)s has to take image %(image)s anew: '
                      '%(error)s', {'store': store, 'error': exc,
@@ -514,8 +514,8 @@ class _Recovery:
             # A Glance with a single store has no name for it.
             store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:
-                dead.bury(site, self._entry.image, instances, published,
-                          committed)
+                existing.discard_writes(site, self._entry.image, instances,
+                                        published, committed)
 
     def _may_resume(self) -> bool:
         # What proves a signature needs the token of the user.

@@ -52,10 +52,10 @@ from glance_dcn.engine import digests
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.sites import limits
 from glance_dcn.sites import proofs
-from glance_dcn.sites import reading
+from glance_dcn.sites import sources as sources_
 from glance_dcn.sites import target as targets_
 from glance_dcn.sites import waves
 
@@ -68,7 +68,6 @@ if typing.TYPE_CHECKING:
     from glance_dcn.engine.backends import base
     from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.sites import site as sites_
-    from glance_dcn.sites import sources as sources_
 
 LOG = logging.getLogger(__name__)
 
@@ -161,9 +160,8 @@ class Copy:
     :param at_once: targets that are written at the same time at most
     :param progress: called now and then; an exception of its ends the copy
     :param interval: seconds between calls of ``progress``
-    :param waiting: called now and then, while its turn at the sites has not
-        come, with the names of those it waits for; an exception of its ends
-        the copy
+    :param waiting: called now and then, while it waits for slots at the
+        sites, with their names; an exception of its ends the copy
     :param finished: called each time that targets have come to their end,
         with the :class:`Outcome` of these, and with a function to be called
         right before Glance is told, before what has failed is removed, which
@@ -197,7 +195,7 @@ class Copy:
         self._content = _Content(0, None, {})
         # What the source that is open has kept, and the sources.
         self._found: records.Record | None = None
-        self._relay = reading.Relay(image, ())
+        self._failover = sources_.SourceFailover(image, ())
         # Targets whose threads have ended; what closes them.
         self._ended: native.Queue[
             tuple[targets_.Target, bool]] = native.Queue()
@@ -231,12 +229,13 @@ class Copy:
             if source.site.name in reasons:
                 # It failed already when it was to go on with a copy.
                 continue
-            relay = reading.Relay(self._image, self._sources[number:])
+            self._failover = sources_.SourceFailover(
+                self._image, self._sources[number:])
             try:
-                self._copy_from(relay, source.site)
+                self._copy_from(source.site)
                 return
             except _SourceFailed as exc:
-                reasons.update(relay.failed)
+                reasons.update(self._failover.failed)
                 reasons.setdefault(source.site.name, exc.reason)
                 LOG.warning('Image %(image)s cannot be copied from store '
                             '%(store)s: %(error)s', {
@@ -249,34 +248,29 @@ class Copy:
         self._give_up_waiting(failure)
         self._settle()
 
-    def _copy_from(self, relay: reading.Relay,
-                   preferred: sites_.Site) -> None:
+    def _copy_from(self, preferred: sites_.Site) -> None:
         """Run waves until no target waits and none runs."""
-        self._relay = relay
-        with contextlib.ExitStack() as stack:
-            with _blaming_source():
-                stack.enter_context(relay)
+        with self._failover:
             while self._waves.waiting:
-                self._run_wave(relay, preferred)
+                self._run_wave(preferred)
                 self._settle(until_waiting=True)
 
-    def _run_wave(self, relay: reading.Relay,
-                  preferred: sites_.Site) -> None:
+    def _run_wave(self, preferred: sites_.Site) -> None:
         # Those that have ended make room.
         self._note_ended()
         sites = self._waves.next()
         wave: list[targets_.Target] = []
         try:
-            with limits.turn([site.limits for site in (preferred, *sites)],
-                             self._wait_for_turn):
-                self._inspect(relay)
+            with limits.slots([site.limits for site in (preferred, *sites)],
+                              self._wait_for_slots):
+                self._inspect()
                 content = self._content
                 wave += [targets_.Target(
                     site, self._image, content.size, content.record,
                     dict(content.hashes), self._memory) for site in sites]
                 self._waves.begin(wave)
                 opened = self._open(wave)
-                self._transfer(relay, opened)
+                self._transfer(opened)
         except _SourceFailed:
             self._close_now(wave)
             self._waves.retry(sites)
@@ -291,15 +285,20 @@ class Copy:
             if target.left_at is not None:
                 self._let_go(target)
 
-    def _inspect(self, relay: reading.Relay) -> None:
+    def _inspect(self) -> None:
         """Open the source, unless that is done, and learn what it holds."""
-        if relay.endpoint is None:
+        failover = self._failover
+        if failover.endpoint is None:
             with _blaming_source():
-                endpoint = relay.open()
+                endpoint = failover.open()
                 self._found = endpoint.call(records.load, fence=False)
+                # It may stand for Glance's hashes.
+                proved = proofs.proves(
+                    failover.source.site, self._image, self._found,
+                    endpoint.size, self._hashes, self._missing)
                 self._content = self._expect(
-                    endpoint, self._proved(relay, endpoint))
-            relay.record = self._content.record
+                    endpoint, self._found if proved else None)
+            failover.record = self._content.record
 
     def _expect(self, endpoint: rbd_backend.RBD,
                 record: records.Record | None) -> _Content:
@@ -325,16 +324,9 @@ class Copy:
                 endpoint.name, proven.content, record.content)
         return self._content
 
-    def _proved(self, relay: reading.Relay,
-                endpoint: rbd_backend.RBD) -> records.Record | None:
-        """Return the source's record, if it may stand for Glance's hashes."""
-        return self._found if proofs.proves(
-            relay.source.site, self._image, self._found, endpoint.size,
-            self._hashes, self._missing) else None
-
     def _open(self, wave: list[targets_.Target]) -> list[targets_.Target]:
         """Open the targets of a wave; return those that are not late."""
-        work = [self._start(target, _open, target) for target in wave]
+        work = [self._start(target, target.open) for target in wave]
         # To read a large source once more costs more than to wait.
         self._wait_for_most(
             work, min(_LATEST, self._content.size / _SIZE_OF_A_SECOND),
@@ -346,15 +338,14 @@ class Copy:
                 target.keep(self._content.record, self._threads)
         return opened
 
-    def _transfer(self, relay: reading.Relay,
-                  opened: list[targets_.Target]) -> None:
+    def _transfer(self, opened: list[targets_.Target]) -> None:
         """Move the data, and prove it."""
         written: dict[base.Endpoint, targets_.Target] = {
             target.endpoint: target for target in opened
             if target.endpoint is not None and target.writes}
         if not written:
             return
-        source = relay.endpoint
+        failover, source = self._failover, self._failover.endpoint
         # _inspect() has opened it.
         assert source is not None
         content = self._content
@@ -365,10 +356,9 @@ class Copy:
                 source, list(written), hashes=hashes,
                 expected=content.record.content if content.record else None,
                 memory=self._memory, progress=self._tell_progress,
-                interval=self._interval, next_source=relay.another,
-                lets_go=True,
-                **_pace(relay.source.site, source, written))
-            result = _proven(relay, source.name, job, known, content.record)
+                interval=self._interval, next_source=failover.next_source,
+                lets_go=True, **_pace(failover.source.site, source, written))
+            result = _proven(failover, source.name, job, known, content.record)
         for outcome in result.outcomes:
             target = written[outcome.target]
             if outcome.error is not None:
@@ -376,9 +366,9 @@ class Copy:
             elif outcome.left_at is not None:
                 target.left_at = (outcome.left_at - outcome.left_at
                                   % digests.CHUNK)
-        self._learn(relay, result)
+        self._learn(result)
 
-    def _learn(self, relay: reading.Relay, result: transfer.Result) -> None:
+    def _learn(self, result: transfer.Result) -> None:
         """Keep what a transfer has proven of the image."""
         if result.content is None:
             # All targets have failed before the end.
@@ -393,9 +383,9 @@ class Copy:
         if record == self._found:
             # Codes of other deployments stay.
             record = self._found
-        record = proofs.sign(relay.source.site, self._image, record)
-        _remember(relay, record, self._found)
-        content.record = relay.record = record
+        record = proofs.sign(self._failover.source.site, self._image, record)
+        _remember(self._failover, record, self._found)
+        content.record = self._failover.record = record
 
     def _strongest_hash(self) -> dict[str, str]:
         """Return one of the known hashes."""
@@ -403,7 +393,7 @@ class Copy:
             LOG.info('Image %s has no hash in Glance yet: its copies can be '
                      'compared with what is read only', self._image)
             return {}
-        name = leftovers.strongest(self._hashes)
+        name = existing.strongest(self._hashes)
         return {name: self._hashes[name]}
 
     def _let_go(self, target: targets_.Target) -> None:
@@ -442,8 +432,8 @@ class Copy:
             # It may still be being opened.
             target.work[0].result()
             if target.endpoint is not None and target.writes:
-                with limits.turn([target.site.limits],
-                                 lambda _names: target.check_cancelled(), 1):
+                with limits.slots([target.site.limits],
+                                  lambda _names: target.check_cancelled(), 1):
                     self._write_alone(target, target.endpoint)
         except BaseException as exc:
             target.fail(exc)
@@ -456,18 +446,19 @@ class Copy:
         assert content.record is not None
         begin = (target.left_at or 0) if content.chunks is not None else 0
         sources = [source for source in self._sources
-                   if source.site.name not in self._relay.failed]
-        with reading.Relay(self._image, sources, content.record) as relay:
-            opened = relay.open()
+                   if source.site.name not in self._failover.failed]
+        with sources_.SourceFailover(self._image, sources,
+                                     content.record) as failover:
+            opened = failover.open()
             job = transfer.Transfer(
                 opened, [endpoint], memory=_ALONE,
                 offset=begin, chunks=None if content.chunks is None else [
                     chunk for chunk in content.chunks
                     if chunk[0] >= begin // digests.CHUNK],
                 expected=None if begin else content.record.content,
-                progress=functools.partial(_take_part, target),
-                next_source=relay.another,
-                **_pace(relay.source.site, opened, {endpoint: target}))
+                progress=target.record_progress,
+                next_source=failover.next_source,
+                **_pace(failover.source.site, opened, {endpoint: target}))
             target.began = time.monotonic()
             error = target.run(job).outcomes[0].error
         if error is not None:
@@ -477,7 +468,7 @@ class Copy:
         """Remove what was written of a target that is to begin again."""
         # It may still be being opened.
         futures.wait(target.work[:1])
-        _close(target, True)
+        target.close(True)
         self._ended.put((target, True))
 
     # What is done about those that have ended, in the caller's thread.
@@ -517,7 +508,7 @@ class Copy:
         self._merge(outcome)
         for target in targets:
             self._waves.end(target)
-            self._closings.append(self._threads.submit(_close, target, False))
+            self._closings.append(self._threads.submit(target.close, False))
 
     def _give_up_waiting(self, error: CopyFailed) -> None:
         """Tell that the targets have failed that have not begun."""
@@ -538,7 +529,7 @@ class Copy:
         known.hashes.update(outcome.hashes)
 
     def _source_names(self) -> str:
-        return ', then '.join(self._relay.names)
+        return ', then '.join(self._failover.names)
 
     def _settle(self, until_waiting: bool = False) -> None:
         """Wait until no target runs any more.
@@ -558,7 +549,7 @@ class Copy:
 
     def _close_now(self, targets: Sequence[targets_.Target]) -> None:
         futures.wait([work for target in targets for work in target.work])
-        futures.wait([self._threads.submit(_close, target, True)
+        futures.wait([self._threads.submit(target.close, True)
                       for target in targets])
 
     # Waiting, and what is told of it.
@@ -593,7 +584,7 @@ class Copy:
                          futures.FIRST_COMPLETED)
             self._note_ended()
 
-    def _wait_for_turn(self, names: list[str]) -> None:
+    def _wait_for_slots(self, names: list[str]) -> None:
         self._note_ended()
         if self._waiting:
             self._waiting(names)
@@ -624,8 +615,8 @@ def _pace(site: sites_.Site, source: base.Endpoint,
         'timeout': min(site.io_timeout or float('inf') for site in sites)}
 
 
-def _proven(relay: reading.Relay, name: str, job: transfer.Transfer,
-            known: dict[str, str],
+def _proven(failover: sources_.SourceFailover, name: str,
+            job: transfer.Transfer, known: dict[str, str],
             record: records.Record | None) -> transfer.Result:
     """Run a transfer, and prove that what it has read is the image.
 
@@ -643,26 +634,11 @@ def _proven(relay: reading.Relay, name: str, job: transfer.Transfer,
                     '%s:%s' % (algorithm, result.hashes[algorithm]))
     except engine_errors.DigestMismatch:
         # This tells more, if it is the cause.
-        relay.check()
+        failover.check()
         raise
     if not known and record is None:
-        relay.check()
+        failover.check()
     return result
-
-
-def _open(target: targets_.Target) -> None:
-    try:
-        target.open()
-    except Exception as exc:
-        target.fail(exc)
-
-
-def _close(target: targets_.Target, failed: bool) -> None:
-    try:
-        target.close(failed)
-    except Exception as exc:
-        LOG.warning('Store %(store)s: a copied image was not closed: '
-                    '%(error)s', {'store': target.site.name, 'error': exc})
 
 
 def _tell(targets: Iterable[targets_.Target]) -> None:
@@ -670,25 +646,18 @@ def _tell(targets: Iterable[targets_.Target]) -> None:
         target.tell()
 
 
-def _take_part(target: targets_.Target,
-               progress: transfer.Progress) -> None:
-    # What is read may be in memory still.
-    target.part = progress.fraction * (
-        sum(progress.written.values()) / progress.data if progress.data else 1)
-
-
-def _remember(relay: reading.Relay, record: records.Record,
+def _remember(failover: sources_.SourceFailover, record: records.Record,
               found: records.Record | None) -> None:
     """Keep the record of a source that has none of this deployment's.
 
     :param found: the one it has
     """
-    source = relay.source
+    source = failover.source
     if not source.snapshot or found and (
             (found, found.macs) == (record, record.macs)):
         return
     try:
-        source.site.remember(relay.ioctx, source.image, relay.identity,
+        source.site.remember(failover.ioctx, source.image, failover.image_id,
                              record)
     except (errors.ClusterError, rbd.Error) as exc:
         # Reading needs no right to write: the next copy verifies once more.

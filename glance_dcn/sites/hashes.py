@@ -47,7 +47,7 @@ _REMEMBERED = 256
 
 # Bytes of buffers that hashing ahead holds, beside those of a transfer.
 _AHEAD_MEMORY = 32 << 20
-# Seconds between looks for a file that is not there yet.
+# Seconds between checks for a file that is not there yet.
 _PAUSE = 0.05
 
 
@@ -61,11 +61,11 @@ class SharedHashes:
         self._changed = threading.Condition()
 
     def claim(self, image_id: str) -> bool:
-        """Ask to be the one who computes the hashes of an image.
+        """Claim to compute the hashes of an image.
 
-        :returns: True: compute, then call :meth:`share` or :meth:`give_up`.
-            False: they are known, or are being computed; see
-            :meth:`wait`
+        :returns: True: compute, then call :meth:`set_result` or
+            :meth:`set_failed`. False: they are known, or are being computed;
+            see :meth:`wait`
         """
         with self._changed:
             if image_id in self._images:
@@ -73,8 +73,8 @@ class SharedHashes:
             self._images[image_id] = None
             return True
 
-    def share(self, image_id: str, record: records.Record) -> None:
-        """Tell the hashes that were computed."""
+    def set_result(self, image_id: str, record: records.Record) -> None:
+        """Give the hashes that were computed to those that wait."""
         with self._changed:
             self._images[image_id] = record
             self._images.move_to_end(image_id)
@@ -85,8 +85,8 @@ class SharedHashes:
                 del self._images[oldest]
             self._changed.notify_all()
 
-    def give_up(self, image_id: str) -> None:
-        """Tell that they were not computed after all."""
+    def set_failed(self, image_id: str) -> None:
+        """Let another one compute the hashes of an image."""
         with self._changed:
             self._images.pop(image_id, None)
             self._changed.notify_all()
@@ -96,7 +96,7 @@ class SharedHashes:
         """Return the record of an image, once it is computed.
 
         :param timeout: seconds to wait for it
-        :returns: None if it was given up or takes longer
+        :returns: None if that failed or takes longer
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._computing(image_id),
@@ -111,7 +111,7 @@ class SharedHashes:
 shared = SharedHashes()
 
 
-class Ahead:
+class BackgroundHasher:
     """Computes the hashes of a file while it is being written in order.
 
     A store that is given the file takes them over, if what it stores is what
@@ -150,7 +150,7 @@ class Ahead:
             source.complete()
 
     def cancel(self) -> None:
-        """Give it up, if it is not done yet."""
+        """Stop, if it is not done yet."""
         self._cancelled = True
         job = self._job
         if job:
@@ -167,9 +167,9 @@ class Ahead:
             LOG.exception('Cannot compute the hashes of image %s ahead',
                           self._image)
         if record:
-            shared.share(self._image, record)
+            shared.set_result(self._image, record)
         else:
-            shared.give_up(self._image)
+            shared.set_failed(self._image)
 
     def _compute(self) -> records.Record:
         with self._open() as source:

@@ -10,16 +10,16 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What this process may burden a site with.
+"""The limits of a site in this process: transfers, and bandwidth.
 
 A site's limits are shared by all its transfers in this process, and outlive
-the objects that describe the site: a site that is described anew goes on with
-the turns and the bandwidth that are taken. They may be changed at any time.
+the objects that describe the site: one that is made again has the same slots
+and bandwidth in use. They may be changed at any time.
 
-Whose turn it is: a transfer begins when none of its sites has as many as it
-may have. Those that wait do so in the order in which they came, at each site;
-but one that waits for one site does not hold up others at its other sites,
-unless so many have overtaken it that it would never come to its turn.
+A transfer begins when all its sites have a free slot. Those that wait do so
+in the order in which they came, at each site; but one that waits for one site
+does not hold up others at its other sites, unless so many have overtaken it
+that it would never begin.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if typing.TYPE_CHECKING:
     _Waiting = typing.Optional[Callable[[list[str]], object]]
 
 _MIB = 1 << 20
-# Seconds between looks whether a turn has come.
+# Seconds between checks whether slots are free.
 _TICK = 0.5
 # How many may overtake one that waits.
 _OVERTAKEN = 16
@@ -87,7 +87,7 @@ class Limits:
         self.max_transfers = max_transfers
         for rate in (self.sending, self.receiving):
             rate.limit = bandwidth * _MIB or None
-        _turns.look()
+        _scheduler.run_once()
         return True
 
 
@@ -97,16 +97,16 @@ def get(name: str) -> Limits:
     return _registry.setdefault(name, Limits(name))
 
 
-def turn(wanted: Iterable[Limits], waiting: _Waiting = None,
-         interval: float = 10) -> contextlib.AbstractContextManager[None]:
-    """Wait until a transfer may run: context manager for its duration.
+def slots(wanted: Iterable[Limits], waiting: _Waiting = None,
+          interval: float = 10) -> contextlib.AbstractContextManager[None]:
+    """Wait for a slot at each site, and hold them while the block runs.
 
-    :param wanted: limits of the sites it burdens
+    :param wanted: limits of the sites
     :param waiting: called now and then, while it waits, with the names of the
         sites it waits for; what it raises ends the waiting
     :param interval: seconds between calls of ``waiting``
     """
-    return _turns.turn(wanted, waiting, interval)
+    return _scheduler.slots(wanted, waiting, interval)
 
 
 class _Waiter:
@@ -118,7 +118,7 @@ class _Waiter:
         self.called: native.Queue[bool] = native.Queue()
 
 
-class _Turns:
+class TransferScheduler:
     """The transfers of the process that wait, in order."""
 
     def __init__(self) -> None:
@@ -127,25 +127,25 @@ class _Turns:
         self._ended: collections.deque[_Waiter] = collections.deque()
 
     @contextlib.contextmanager
-    def turn(self, wanted: Iterable[Limits], waiting: _Waiting,
-             interval: float) -> Iterator[None]:
+    def slots(self, wanted: Iterable[Limits], waiting: _Waiting,
+              interval: float) -> Iterator[None]:
         waiter = _Waiter(wanted)
         with self._lock:
             self._waiting.append(waiter)
         try:
             self._wait(waiter, waiting, interval)
         except BaseException:
-            self._give_up(waiter)
+            self._cancel(waiter)
             raise
         try:
             yield
         finally:
             self._end(waiter)
 
-    def look(self, patient: bool = True) -> None:
-        """Let those begin whose turn it is.
+    def run_once(self, patient: bool = True) -> None:
+        """Let those begin for which there are slots.
 
-        :param patient: wait for another thread that is looking
+        :param patient: wait for another thread that does the same
         """
         if not self._lock.acquire(patient):
             return
@@ -153,41 +153,41 @@ class _Turns:
             while self._ended:
                 for one in self._ended.popleft().wanted:
                     one.running -= 1
-            self._call()
+            self._begin_ready()
         finally:
             self._lock.release()
 
     def _wait(self, waiter: _Waiter, waiting: _Waiting,
               interval: float) -> None:
-        self.look()
+        self.run_once()
         told = time.monotonic()
         while True:
             try:
                 native.get(waiter.called, _TICK)
                 return
             except native.Empty:
-                self.look()
+                self.run_once()
             if waiting and time.monotonic() - told >= interval:
                 told = time.monotonic()
                 waiting(sorted(one.name for one in waiter.wanted if one.full))
 
-    def _give_up(self, waiter: _Waiter) -> None:
+    def _cancel(self, waiter: _Waiter) -> None:
         with self._lock:
             called = waiter not in self._waiting
             if not called:
                 self._waiting.remove(waiter)
         if called:
             self._end(waiter)
-        self.look()
+        self.run_once()
 
     def _end(self, waiter: _Waiter) -> None:
         # This may be the end of a generator that the garbage collector found,
-        # in the middle of anything, even of look(): it must not wait. If
-        # another thread has overlooked it, those who wait look again.
+        # in the middle of anything, even of run_once(): it must not wait.
+        # If another thread has overlooked it, those who wait check again.
         self._ended.append(waiter)
-        self.look(patient=False)
+        self.run_once(patient=False)
 
-    def _call(self) -> None:
+    def _begin_ready(self) -> None:
         taken: set[Limits] = set()
         passed: list[_Waiter] = []
         for waiter in list(self._waiting):
@@ -206,13 +206,13 @@ class _Turns:
             waiter.called.put(True)
 
 
-_turns = _Turns()
+_scheduler = TransferScheduler()
 
 
 def _after_fork() -> None:
     """Forget what only the parent has: threads, and with them transfers."""
-    global _turns
-    _turns = _Turns()
+    global _scheduler
+    _scheduler = TransferScheduler()
     for one in _registry.values():
         one.running = 0
         one.sending = pacing.Rate(one.sending.limit)

@@ -32,9 +32,9 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import access
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import cluster_identity
+from glance_dcn.sites import existing
 from glance_dcn.sites import limits
-from glance_dcn.sites import wiring
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ if typing.TYPE_CHECKING:
 
     import rados
 
+    from glance_dcn.ceph import client as clients
     from glance_dcn.sites import home as homes
     from glance_dcn.tasks import intents
     from glance_dcn.tasks import queue
@@ -63,13 +64,9 @@ _FRESH = 60
 class Site:
     """Where the images of one store lie.
 
+    :param config: with the pool of its images; an I/O has failed after
+        ``io_timeout`` without any progress
     :param order: size of new images' objects, as a power of two
-    :param conf_file: path of the cluster's conf file, or ''
-    :param user: cephx user without ``client.``
-    :param connect_timeout: seconds; below 0: the default of
-        :mod:`glance_dcn.ceph.connection`
-    :param io_timeout: seconds without any progress after which an I/O has
-        failed; 0: no limit
     :param home: of this process; by default, that of ``tasks``
     :param tasks: where writes and deferred work are recorded; None: nothing
         is recorded
@@ -80,31 +77,27 @@ class Site:
         more
     """
 
-    def __init__(self, name: str, pool: str, order: int, conf_file: str,
-                 user: str | None, connect_timeout: float = -1,
-                 io_timeout: float = 0, home: homes.Home | None = None,
+    def __init__(self, config: clients.ClusterConfig, order: int,
+                 home: homes.Home | None = None,
                  tasks: queue.TaskQueue | None = None,
                  read_only: bool = False,
                  on_write: Callable[[str, str, int], object] | None = None
                  ) -> None:
-        if connect_timeout < 0:
-            connect_timeout = connection.CONNECT_TIMEOUT
-        self.name = name
-        self.pool = pool
+        self.config = config
+        self.name = config.name
+        self.pool = config.pool
         self.order = order
-        self.io_timeout = io_timeout
+        self.io_timeout = config.io_timeout
         self.home = home or (tasks.home if tasks is not None else None)
         self._published: dict[str, tuple[int, float]] = {}
-        self.conf_file = conf_file
-        self.limits = limits.get(name)
+        self.limits = limits.get(self.name)
         self.retired = False
         self._on_write = on_write
-        self._connection = connection.get(name, conf_file, user,
-                                          connect_timeout, io_timeout, pool)
+        self._connection = connection.get(config)
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes: list[tuple[str, intents.Write]] = []
-        self.access = access.Access(self, user, read_only)
+        self.access = access.Access(self, config.user, read_only)
 
     @property
     def fsid(self) -> str | None:
@@ -137,7 +130,7 @@ class Site:
         """How the site is."""
         found = self._connection.health
         if found.state in (health.UP, health.UNKNOWN):
-            fault = wiring.PROCESS.fault(self)
+            fault = cluster_identity.PROCESS.fault(self)
             if fault:
                 return health.Health(health.MISCONFIGURED, found.since,
                                      fault.reason)
@@ -209,13 +202,13 @@ class Site:
         :param instances: RADOS instance IDs of the clients
         :raises glance_dcn.ceph.name_lock.NotLocked: if one cannot be
             blocklisted
-        :raises glance_dcn.sites.leftovers.BeingWritten: likewise
+        :raises glance_dcn.sites.existing.BeingWritten: likewise
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
         client = self._connection.client_of(ioctx)
         name_lock.break_lock(client, ioctx, image, instances)
         if not fencing.blocklist_watchers(client, ioctx, image, instances):
-            raise leftovers.BeingWritten(leftovers.look(ioctx, image))
+            raise existing.BeingWritten(existing.inspect(ioctx, image))
 
     def call(self, function: Callable[..., _T], *args: typing.Any,
              late: Callable[[_T], object] | None = None,
@@ -251,7 +244,7 @@ class Site:
         :raises glance_dcn.ceph.errors.ClusterError: if it is not
         """
         self._connection.check()
-        fault = wiring.PROCESS.fault(self)
+        fault = cluster_identity.PROCESS.fault(self)
         if fault:
             raise fault
 
@@ -267,10 +260,10 @@ class Site:
         :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
-        wiring.PROCESS.begin(self)
+        cluster_identity.PROCESS.begin(self)
         # Both go on at the same time.
         with self._connection.use():
-            wiring.PROCESS.check(self)
+            cluster_identity.PROCESS.check(self)
             with self._connection.open_pool(pool or self.pool) as ioctx:
                 yield ioctx
 
@@ -293,9 +286,9 @@ class Site:
 
         :param size: bytes
         :returns: for the caller to close
-        :raises glance_dcn.sites.leftovers.Complete: if there is a complete
+        :raises glance_dcn.sites.existing.Complete: if there is a complete
             one of that name
-        :raises glance_dcn.sites.leftovers.Refused: if there is one that is
+        :raises glance_dcn.sites.existing.Refused: if there is one that is
             in the way, or this process was stopped for too long
         :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
             at it for too long
@@ -315,7 +308,7 @@ class Site:
         try:
             endpoint = self.call(self._begin, ioctx, image, size, write,
                                  late=_close)
-        except (leftovers.Refused, name_lock.NotLocked):
+        except (existing.Refused, name_lock.NotLocked):
             self._end_write(image, write)
             raise
         if write:
@@ -347,8 +340,9 @@ class Site:
                 if not (write and self.tasks is not None
                         and self.tasks.run_pending_for_image(
                             self, ioctx, image, write)):
-                    leftovers.clear(ioctx, image, self.fence_writers)
-        raise leftovers.BeingWritten(leftovers.look(ioctx, image))
+                    existing.remove_incomplete(ioctx, image,
+                                               self.fence_writers)
+        raise existing.BeingWritten(existing.inspect(ioctx, image))
 
     def fence_writers(self, image: str, image_id: str | None) -> None:
         """Blocklist the clients that have recorded that they write an image.
@@ -356,7 +350,7 @@ class Site:
         None of them has it open any more, but one that was stopped would
         write to its objects when it goes on.
 
-        :raises glance_dcn.sites.leftovers.BeingWritten: if one of them cannot
+        :raises glance_dcn.sites.existing.BeingWritten: if one of them cannot
             be blocklisted
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
             home
@@ -367,12 +361,12 @@ class Site:
         addresses = self.tasks.writers_of(self, image, image_id)
         left = self.blocklist(addresses - {self.address})
         if left:
-            raise leftovers.BeingWritten(leftovers.Found(
+            raise existing.BeingWritten(existing.ExistingImage(
                 image, image_id, writers=tuple(sorted(left))))
 
     @contextlib.contextmanager
     def adopting(self, ioctx: rados.Ioctx, image: str,
-                 identity: str) -> Iterator[None]:
+                 image_id: str) -> Iterator[None]:
         """Answer for a complete image, as for one that is written.
 
         It may be one whose writer died before Glance had its location, which
@@ -383,7 +377,7 @@ class Site:
         write = self._begin_write(ioctx, image)
         try:
             if write:
-                write.bind(identity)
+                write.bind(image_id)
             yield
         except BaseException:
             self._end_write(image, write)
@@ -401,10 +395,10 @@ class Site:
         return write
 
     def _take_write(self, image: str,
-                    identity: str | None) -> intents.Write | None:
+                    image_id: str | None) -> intents.Write | None:
         """Return the latest write of an image, and forget it; or None."""
         for entry in reversed(self._writes):
-            if entry[0] == image and identity in (None,
+            if entry[0] == image and image_id in (None,
                                                   entry[1].intent.image_id):
                 self._writes.remove(entry)
                 return entry[1]
@@ -430,52 +424,52 @@ class Site:
         """
         endpoint.call(images.publish, record, endpoint.facts())
 
-    def commit(self, image: str, identity: str | None) -> None:
+    def commit(self, image: str, image_id: str | None) -> None:
         """Take the right to tell Glance of a published or adopted image.
 
         From here on it must not be discarded: Glance may have its location.
 
-        :raises glance_dcn.sites.leftovers.Gone: if it was given to another
+        :raises glance_dcn.sites.existing.Gone: if it was given to another
             process to be removed, because this one was stopped for too long
         """
-        write = self._take_write(image, identity)
+        write = self._take_write(image, image_id)
         if write:
             write.commit()
 
-    def is_committed(self, image: str, identity: str | None) -> bool:
+    def is_committed(self, image: str, image_id: str | None) -> bool:
         """Return whether a writer may be telling Glance of an image.
 
         True as well if that is not known: it is removed later then, if Glance
         does not have its location.
         """
         return self.tasks is not None and self.tasks.is_committed(
-            self, image, identity)
+            self, image, image_id)
 
-    def release_adopted(self, image: str, identity: str | None) -> None:
+    def release_adopted(self, image: str, image_id: str | None) -> None:
         """Stop answering for an adopted image of which Glance is not told.
 
         It stays, and may be adopted again. If it is not, it is removed once
         Glance is settled without its location.
         """
         # One that was lost is removed already.
-        with contextlib.suppress(leftovers.Gone):
-            self.commit(image, identity)
+        with contextlib.suppress(existing.Gone):
+            self.commit(image, image_id)
 
     def discard_or_defer(self, ioctx: rados.Ioctx, image: str,
-                         identity: str | None = None) -> None:
+                         image_id: str | None = None) -> None:
         """Remove an image whose writer has failed, now or later.
 
         Nothing is raised: what failed first is what counts. Nothing is done
         where the writing was refused before it was recorded: what has the
         name then is another writer's.
         """
-        if (identity is None and self.tasks is not None
+        if (image_id is None and self.tasks is not None
                 and all(entry[0] != image for entry in self._writes)):
             return
         reason = None
         if self.available:
             try:
-                self.call(self.discard, ioctx, image, identity)
+                self.call(self.discard, ioctx, image, image_id)
                 return
             except rbd.ImageNotFound:
                 return
@@ -487,19 +481,19 @@ class Site:
                         'image': image, 'store': self.name,
                         'reason': reason or 'the site is away'})
         self._connection.blocklist_retired_clients()
-        write = self._take_write(image, identity)
+        write = self._take_write(image, image_id)
         if write:
             # The client of a site that went away was retired. One that is
             # in use has other work, and nothing of this is in flight.
             write.abandon(fence=write.intent.address != self.address)
 
     def discard(self, ioctx: rados.Ioctx, image: str,
-                identity: str | None = None) -> None:
+                image_id: str | None = None) -> None:
         """Remove an image whose writer has failed.
 
         Another that has its name by now is left as it is.
 
-        :param identity: internal ID of the image that is meant; None: it is
+        :param image_id: internal ID of the image that is meant; None: it is
             not known, and only an incomplete one is meant
         :raises rbd.ImageNotFound: if there is no such image
         :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
@@ -513,12 +507,12 @@ class Site:
             self.require()
             try:
                 with self.name_lock(ioctx, image):
-                    leftovers.remove(ioctx, image, identity,
-                                     self._note_purge(image))
-                self._end_write(image, self._take_write(image, identity))
+                    existing.remove(ioctx, image, image_id,
+                                    self._note_purge(image))
+                self._end_write(image, self._take_write(image, image_id))
                 return
             except rbd.ImageNotFound:
-                self._end_write(image, self._take_write(image, identity))
+                self._end_write(image, self._take_write(image, image_id))
                 raise
             except images.InUse:
                 if time.monotonic() > deadline:
@@ -591,17 +585,17 @@ class Site:
         """Return what keeps the client of a pool while an image is open."""
         return functools.partial(self._connection.hold, ioctx)
 
-    def remember(self, ioctx: rados.Ioctx, image: str, identity: str | None,
+    def remember(self, ioctx: rados.Ioctx, image: str, image_id: str | None,
                  record: records.Record) -> None:
         """Keep a record with an image that is published already.
 
-        :param identity: internal ID of the image whose content it describes:
+        :param image_id: internal ID of the image whose content it describes:
             another may have taken the name
         :raises rbd.Error: if it fails
         :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
             away meanwhile
         """
-        self.call(_remember, ioctx, image, identity, record)
+        self.call(_remember, ioctx, image, image_id, record)
 
     def published(self, image: str, size: int) -> None:
         """Remember that this process has just published an image.
@@ -625,10 +619,10 @@ class Site:
         return '%s: %s/%s' % (self.name, self.pool, image)
 
 
-def _remember(ioctx: rados.Ioctx, image: str, identity: str | None,
+def _remember(ioctx: rados.Ioctx, image: str, image_id: str | None,
               record: records.Record) -> None:
     with rbd.Image(ioctx, image) as opened:
-        if opened.id() != identity:
+        if opened.id() != image_id:
             raise rbd.ImageNotFound('RBD image %s was removed, and another '
                                     'has its name' % image)
         records.save(opened, record)

@@ -10,20 +10,62 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Where an image can be read, and in which order that is tried."""
+"""The sources of an image: their order, and going on with another one.
+
+An image may be removed while it is read. What a client still reads of it then
+is zeros, without an error (see :func:`glance_dcn.ceph.images.is_unchanged`).
+So bytes are the image's if something proves them afterwards, a hash of all of
+them; or else if its snapshot was still there after they had been read.
+
+A download has no proof at its end, and what was given out cannot be taken
+back. Each chunk is therefore given out only when the snapshot was seen after
+all of it had been read: one plain RADOS round trip for what has arrived by
+then, beside the reads that are in flight. So at any time all that was given
+out is the image's, and another source can go on from there, whether the first
+one was removed or does not answer. What was read ahead of the first one is
+dropped and read again: nothing proves it.
+"""
+
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import functools
+import logging
 import math
+import time
 import typing
+
+import rbd
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import images
+from glance_dcn.ceph import monitors
+from glance_dcn.ceph import omap
+from glance_dcn.ceph import records
+from glance_dcn.engine import errors as engine_errors
+from glance_dcn.engine import stream
+from glance_dcn.runtime import native
+from glance_dcn.sites import proofs
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Iterator
     from collections.abc import Mapping
 
+    import rados
+
+    from glance_dcn.engine.backends import rbd as rbd_backend
     from glance_dcn.sites import site as sites
 
+LOG = logging.getLogger(__name__)
+
+# Seconds that the monitors of all further sources have to answer.
+_PATIENCE = monitors.TIMEOUT + 1
+#: What it means that a source cannot be read.
+FAILURES = (errors.ClusterError, engine_errors.EngineError, rbd.Error)
 # Seconds of a round trip up to which sites are equally near; and how many
 # times as far another has to be, to be in the next class of distance.
 _NEAR = 0.005
@@ -78,3 +120,240 @@ def preference(site: sites.Site, local: str | None) -> float:
     distance = max(0.0, math.log(max(site.round_trip, _NEAR) / _NEAR,
                                  _MARGIN))
     return 0.1 + 0.7 / (1 + math.ceil(distance))
+
+
+class Removed(engine_errors.RequestError):
+    """The image that is read was removed since it was opened."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(
+            endpoint, 'read', errno.ENOENT,
+            hint='The image or its snapshot was removed while it was read: '
+            'look whether it was deleted, and use the copy of another site.')
+
+
+class SourceFailover:
+    """The sources of one image, of which one at a time is open.
+
+    The first one that was opened is taken on trust; another takes its place
+    only if both have the same recorded size and content digest, and its
+    record is one that this deployment has made
+    (:mod:`glance_dcn.sites.proofs`). Use it as a context manager: it closes
+    what is open.
+
+    :param image: UUID of the image in Glance
+    :param sources: preferred first; asked for the next one when that is
+        needed
+    :ivar record: what others must have; None: there will be no other
+    :ivar image_id: internal ID of the RBD image that is open
+    :ivar names: names of the sites that were read, in order
+    :ivar failed: exceptions by the name of the site that could not be read
+    """
+
+    # What is open; not there before open().
+    source: Source
+    ioctx: rados.Ioctx
+    _reference: images.Reference
+
+    def __init__(self, image: str, sources: Iterable[Source],
+                 record: records.Record | None = None) -> None:
+        self.record = record
+        self.endpoint: rbd_backend.RBD | None = None
+        self.names: list[str] = []
+        self.failed: dict[str, Exception] = {}
+        self._image = image
+        self._sources = iter(sources)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> SourceFailover:
+        return self
+
+    def __exit__(self, *exc_info: typing.Any) -> bool | None:
+        # What a source failed with is to pass through its pool.
+        return self._stack.__exit__(*exc_info)
+
+    @property
+    def image_id(self) -> str:
+        return self._reference.image_id
+
+    def open(self) -> rbd_backend.RBD:
+        """Open the first source that can be opened.
+
+        :raises: what the first one failed with, one of :data:`FAILURES`
+        """
+        self.source = next(self._sources)
+        try:
+            endpoint = self._open()
+            # It was compared with nothing.
+            assert endpoint is not None
+            return endpoint
+        except FAILURES as exc:
+            endpoint = self.next_source(exc)
+            if endpoint is None:
+                raise
+            return endpoint
+
+    def next_source(self, error: Exception) -> rbd_backend.RBD | None:
+        """Give up the source that is open and open the next that will do.
+
+        :returns: None if there is none
+        """
+        if self.source.site.name not in self.failed:
+            self._give_up(error)
+        if self.record is None:
+            return None
+        left = [source for source in self._sources
+                if source.site.name not in self.failed]
+        for source in _answering_first(left):
+            if not source.site.available:
+                continue
+            self.source = source
+            left.remove(source)
+            self._sources = iter(left)
+            try:
+                endpoint = self._open(self.record)
+            except FAILURES as exc:
+                self._give_up(exc)
+                continue
+            if endpoint is not None:
+                LOG.warning('Reading of image %(image)s goes on from store '
+                            '%(store)s', {'image': source.image,
+                                          'store': source.site.name})
+                return endpoint
+        return None
+
+    def check(self) -> None:
+        """Prove that what was read of the open source until now was there.
+
+        At one round trip.
+
+        :raises Removed: if the image was removed since it was opened
+        :raises glance_dcn.engine.errors.RequestError: if the site does not
+            tell
+        """
+        name = '%s: %s' % (self.source.site.name, self._reference.name)
+        try:
+            unchanged = self.source.site.call(
+                images.is_unchanged, self.ioctx, self._reference, fence=False)
+        except omap.Error as exc:
+            raise engine_errors.RequestError(
+                name, 'look whether the image is still there',
+                abs(exc.errno or errno.EIO)) from exc
+        if not unchanged:
+            raise Removed(name)
+
+    def _give_up(self, error: Exception) -> None:
+        source = self.source
+        self.failed[source.site.name] = error
+        source.site.failed(error)
+        LOG.warning('Image %(image)s cannot be read from store %(store)s: '
+                    '%(error)s', {'image': source.image,
+                                  'store': source.site.name, 'error': error})
+
+    def _open(self, wanted: records.Record | None = None
+              ) -> rbd_backend.RBD | None:
+        """Open the present source; return None if it is another image."""
+        with contextlib.ExitStack() as stack:
+            ioctx, endpoint = stack.enter_context(_opened(self.source))
+            if wanted is not None and not self._is_same(endpoint, wanted):
+                return None
+            reference = endpoint.call(images.refer, self.source.image,
+                                      self.source.snapshot, fence=False)
+            # The one before it stays open until its requests have landed.
+            self._stack.push(stack.pop_all())
+        self.ioctx, self._reference = ioctx, reference
+        self.endpoint = endpoint
+        self.names.append(self.source.site.name)
+        return endpoint
+
+    def _is_same(self, endpoint: rbd_backend.RBD,
+                 wanted: records.Record) -> bool:
+        found = endpoint.call(records.load, fence=False)
+        return (found is not None and endpoint.size == wanted.size
+                and (found.size, found.content) == (wanted.size,
+                                                    wanted.content)
+                and proofs.is_authentic(self.source.site, self._image, found))
+
+
+def _answering_first(sources: Iterable[Source]
+                     ) -> Iterator[Source]:
+    """Give the sources whose monitors answer, in order, then the others.
+
+    Each that is away would take seconds to be found out; the monitors of all
+    are asked at once.
+    """
+    candidates = [source for source in sources if source.site.available]
+    if len(candidates) < 2:
+        yield from candidates
+        return
+    answers: native.Queue[tuple[str, str | None]] = native.Queue()
+    for source in candidates:
+        source.site.ask_monitors(functools.partial(_put, answers,
+                                                   source.site.name))
+    deadline = time.monotonic() + _PATIENCE
+    reasons: dict[str, str | None] = {}
+    silent = []
+    for source in candidates:
+        name = source.site.name
+        with contextlib.suppress(native.Empty):
+            while name not in reasons:
+                reasons.update([native.get(
+                    answers, max(0, deadline - time.monotonic()))])
+        if reasons.get(name, 'no answer') is None:
+            yield source
+        else:
+            silent.append(source)
+    # Those of very many that were asked later may have answered by now.
+    with contextlib.suppress(native.Empty):
+        while True:
+            reasons.update([answers.get_nowait()])
+    yield from sorted(silent, key=lambda source: reasons.get(
+        source.site.name, 'no answer') is not None)
+
+
+def _put(answers: native.Queue[tuple[str, str | None]], name: str,
+         reason: str | None) -> None:
+    answers.put((name, reason))
+
+
+def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,
+           length: int, **options: typing.Any) -> Iterator[bytes]:
+    """Give an image's bytes in order, from one source after the other.
+
+    :param offset: where to begin, in bytes
+    :param length: bytes; the image has as many from there
+    :param options: for :class:`glance_dcn.engine.stream.Reader`
+    :returns: none is given out that may have been read of a removed image
+    :raises: what the last source failed with, one of :data:`FAILURES`
+    """
+    end = offset + length
+    proved = offset
+    data = stream.Reader(endpoint, offset, length, **options)
+    try:
+        while offset < end:
+            try:
+                chunk = next(data)
+                if offset + len(chunk) > proved:
+                    arrived = data.arrived
+                    failover.check()
+                    proved = arrived
+            except FAILURES as exc:
+                data.close()
+                other = failover.next_source(exc)
+                if other is None:
+                    raise
+                data = stream.Reader(other, offset, end - offset, **options)
+                proved = offset
+                continue
+            offset += len(chunk)
+            yield chunk
+    finally:
+        data.close()
+
+
+@contextlib.contextmanager
+def _opened(source: Source
+            ) -> Iterator[tuple[rados.Ioctx, rbd_backend.RBD]]:
+    with source.site.open_pool(source.pool) as ioctx, source.site.reading(
+            ioctx, source.image, source.snapshot) as endpoint:
+        yield ioctx, endpoint

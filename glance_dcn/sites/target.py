@@ -26,7 +26,7 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 
 if typing.TYPE_CHECKING:
     from concurrent import futures
@@ -53,7 +53,7 @@ class Target:
     :ivar endpoint: for the engine, once it is open; None if there is nothing
         to write
     :ivar adopted: whether the image was there already
-    :ivar identity: internal ID of the RBD image that was begun, once it is
+    :ivar image_id: internal ID of the RBD image that was begun, once it is
         known
     :ivar left_at: where it has to be written from on, in bytes, if the others
         do not wait for it; None while they do
@@ -72,7 +72,7 @@ class Target:
         self.error: BaseException | None = None
         self.endpoint: rbd_backend.RBD | None = None
         self.adopted = False
-        self.identity: str | None = None
+        self.image_id: str | None = None
         self.left_at: int | None = None
         self.part = 0.0
         self.began: float | None = None
@@ -100,11 +100,10 @@ class Target:
         try:
             self._pool = self._stack.enter_context(self.site.open_pool())
             self._begin()
-        except leftovers.Refused as exc:
+        except existing.Refused as exc:
             self.fail(errors.Misconfigured(
                 self.site.name, 'it cannot take the image', str(exc)))
-        except (errors.ClusterError, name_lock.NameLockError,
-                engine_errors.EngineError, rbd.Error) as exc:
+        except Exception as exc:
             self.fail(exc)
 
     def _begin(self) -> None:
@@ -112,15 +111,15 @@ class Target:
             self._begun = True
             self.endpoint = self.site.begin(self._pool, self._image,
                                             self._size)
-            self.identity = self.endpoint.image.id()
-        except leftovers.Complete as exc:
+            self.image_id = self.endpoint.image.id()
+        except existing.Complete as exc:
             self._begun = False
-            leftovers.adopt(self.site, self._pool, exc.found, self._size,
-                            self._content, self._hashes, self._memory)
+            existing.adopt(self.site, self._pool, exc.found, self._size,
+                           self._content, self._hashes, self._memory)
             self.adopted = True
-            self.identity = exc.found.identity
+            self.image_id = exc.found.image_id
             self.site.published(self._image, self._size)
-        except (leftovers.Refused, name_lock.NotLocked, errors.ReadOnly):
+        except (existing.Refused, name_lock.NotLocked, errors.ReadOnly):
             self._begun = False
             raise
 
@@ -143,6 +142,13 @@ class Target:
         self._job = job
         self.check_cancelled()
         return job.run()
+
+    def record_progress(self, progress: transfer.Progress) -> None:
+        """Record how far a transfer to this target alone is."""
+        # What is read may be in memory still.
+        self.part = progress.fraction * (
+            sum(progress.written.values()) / progress.data
+            if progress.data else 1)
 
     def cancel(self) -> None:
         """Have a transfer to this target alone end. Any thread may call it."""
@@ -182,11 +188,11 @@ class Target:
         if self.endpoint:
             self.endpoint.close()
         try:
-            self.site.commit(self._image, self.identity)
-            if self.site.call(images.look_up, self._pool,
-                              self._image) != self.identity:
-                raise leftovers.Gone(leftovers.Found(self._image))
-        except (errors.ClusterError, leftovers.Gone, omap.Error) as exc:
+            self.site.commit(self._image, self.image_id)
+            if self.site.call(images.read_image_id, self._pool,
+                              self._image) != self.image_id:
+                raise existing.Gone(existing.ExistingImage(self._image))
+        except (errors.ClusterError, existing.Gone, omap.Error) as exc:
             self.fail(exc)
 
     def tell(self) -> None:
@@ -204,13 +210,20 @@ class Target:
     def close(self, failed: bool) -> None:
         """Close it; if this or the whole copy failed, leave nothing there.
 
-        Once more does nothing.
+        To call it again does nothing, and nothing is raised.
 
         :param failed: whether the whole copy has failed
         """
         if self._closed:
             return
         self._closed = True
+        try:
+            self._close(failed)
+        except Exception as exc:
+            LOG.warning('Store %(store)s: a copied image was not closed: '
+                        '%(error)s', {'store': self.site.name, 'error': exc})
+
+    def _close(self, failed: bool) -> None:
         with self._stack:
             endpoint = self.endpoint
             if endpoint and self._keeping and not self._keeping.done():
@@ -223,6 +236,6 @@ class Target:
                 return
             if self._begun:
                 self.site.discard_or_defer(self._pool, self._image,
-                                           self.identity)
+                                           self.image_id)
             elif self.adopted:
-                self.site.release_adopted(self._image, self.identity)
+                self.site.release_adopted(self._image, self.image_id)

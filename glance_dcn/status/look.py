@@ -21,7 +21,6 @@ import functools
 import time
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
@@ -29,6 +28,7 @@ from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
 from glance_dcn.status import subjects
 from glance_dcn.tasks import store as stores
@@ -109,7 +109,7 @@ class Looks:
         self._states = {target.name: State(target.name)
                         for target in targets}
         # Clusters as they are kept at home, by store; None: not read.
-        self.kept: dict[str, fsids.Entry] | None = None
+        self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
         self._home: str | None = None
         # Deferred tasks by the store that they are for.
         self._records: dict[str, list[tasks.Task]] = (
@@ -124,8 +124,8 @@ class Looks:
         addresses = []
         # What is wrong with its files is found by the look itself.
         with contextlib.suppress(errors.ClusterError):
-            site.maker.check_files()
-            addresses = monitors.parse(site.maker.mon_host)
+            site.factory.check_files()
+            addresses = monitors.parse(site.factory.mon_host)
         if addresses:
             monitors.PROCESS.ask(addresses, functools.partial(
                 self._on_answer, site))
@@ -180,7 +180,8 @@ class Looks:
             # Other sites keep their own, and show them there.
             try:
                 with site.home.open() as ioctx:
-                    kept.clusters = fsids.load(ioctx, self._deployment)
+                    kept.clusters = cluster_identity.load(
+                        ioctx, self._deployment)
                 kept.tasks = [
                     record for record in stores.TaskStore(
                         site.home, self._deployment).scan().records
@@ -268,13 +269,13 @@ class _Kept:
     """What is kept at home; None where it was not read."""
 
     tasks: list[tasks.Task] | None = None
-    clusters: dict[str, fsids.Entry] | None = None
+    clusters: dict[str, cluster_identity.ClusterIdentity] | None = None
 
 
 def _expected(site: subjects.Site) -> str | None:
     """Return the fsid that the conf file of a site names, or None."""
     try:
-        return site.target.fsid or site.maker.fsid
+        return site.target.fsid or site.factory.fsid
     except errors.ClusterError:
         return None
 

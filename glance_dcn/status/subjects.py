@@ -21,7 +21,6 @@ import typing
 from oslo_config import cfg
 
 from glance_dcn.ceph import client as clients
-from glance_dcn.ceph import connection
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from glance_dcn.sites import home as homes
@@ -33,9 +32,9 @@ if typing.TYPE_CHECKING:
     import rados
 
     from glance_dcn.ceph import errors
-    from glance_dcn.ceph import fsids
     from glance_dcn.checks import access
     from glance_dcn.checks import images
+    from glance_dcn.sites import cluster_identity
     from glance_dcn.sites import site as sites
 
 #: Name under which findings about this node's configuration are shown.
@@ -48,13 +47,9 @@ _IO_TIMEOUT = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Target(clients.ClusterConfig):
     """Where the images of a site lie, and how to get there.
 
-    :ivar name: of the store, which is the site's name
-    :ivar conf_file: path of the cluster's conf file, or ''
-    :ivar user: cephx user without ``client.``, or None
-    :ivar connect_timeout: seconds
     :ivar fsid: what the cluster's fsid must be, or None where only the conf
         file tells
     :ivar access: what the user should be able to do there
@@ -64,11 +59,7 @@ class Target:
         the first one counts
     """
 
-    name: str
-    pool: str
-    conf_file: str = ''
-    user: str | None = None
-    connect_timeout: int = connection.CONNECT_TIMEOUT
+    io_timeout: float = _IO_TIMEOUT
     default: bool = False
     fsid: str | None = None
     access: model.Access = model.Access.OWNER
@@ -117,12 +108,11 @@ class Site(Subject):
         self.target = target
         self.deployment = deployment
         self.access = access
-        self.maker = clients.Maker(target.name, target.conf_file, target.user,
-                                   target.connect_timeout)
+        self.factory = clients.ClientFactory(target)
         self.client: rados.Rados | None = None
         self.ioctx: rados.Ioctx | None = None
         self.fsid: str | None = None
-        self.kept: dict[str, fsids.Entry] | None = None
+        self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
         self.error: errors.ClusterError | None = None
         self.located: images.Located | None = None
 
@@ -143,7 +133,7 @@ class Site(Subject):
 
         :raises glance_dcn.ceph.errors.ClusterError: if that fails
         """
-        self.client = self.maker.connect(_IO_TIMEOUT)
+        self.client = self.factory.connect()
         self.fsid = self.client.get_fsid()
 
     def open(self) -> None:
@@ -151,7 +141,7 @@ class Site(Subject):
 
         :raises glance_dcn.ceph.errors.ClusterError: if there is none
         """
-        self.ioctx = self.maker.open_pool(self.connected, self.target.pool)
+        self.ioctx = self.factory.open_pool(self.connected, self.target.pool)
         self.ioctx.set_osdmap_full_try()
 
     def close(self) -> None:
@@ -168,7 +158,7 @@ class Site(Subject):
 
         :raises glance_dcn.ceph.errors.ClusterError: if there is no such pool
         """
-        with self.maker.open_pool(self.connected, self.target.pool) as ioctx:
+        with self.factory.open_pool(self.connected, self.target.pool) as ioctx:
             ioctx.set_osdmap_full_try()
             ioctx.set_namespace(namespace)
             yield ioctx
@@ -223,7 +213,7 @@ class Sites(Subject):
     """
 
     def __init__(self, site: Site, others: list[Site],
-                 kept: fsids.Entry | None) -> None:
+                 kept: cluster_identity.ClusterIdentity | None) -> None:
         super().__init__(site.name)
         self.site = site
         self.others = others

@@ -39,8 +39,8 @@ from glance_dcn.engine import extents
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.imports import active_imports
+from glance_dcn.sites import existing
 from glance_dcn.sites import hashes
-from glance_dcn.sites import leftovers
 from glance_dcn.sites import proofs
 from glance_dcn.store import failures
 
@@ -102,36 +102,36 @@ class Addition:
             held, ioctx, begun = self._begin()
             with held:
                 record = (self._adopt(ioctx, begun)
-                          if isinstance(begun, leftovers.Found)
+                          if isinstance(begun, existing.ExistingImage)
                           else self._store(ioctx, begun))
         finally:
             if self._leads and record is not None:
-                hashes.shared.share(self._name, record)
+                hashes.shared.set_result(self._name, record)
             elif self._leads:
-                hashes.shared.give_up(self._name)
+                hashes.shared.set_failed(self._name)
         return record
 
     @failures.retried_if_blocklisted
     def _begin(self) -> tuple[contextlib.ExitStack, rados.Ioctx,
-                              rbd_backend.RBD | leftovers.Found]:
+                              rbd_backend.RBD | existing.ExistingImage]:
         """Open the pool and begin an image in it.
 
         :returns: what closes the pool, the pool, and the open image, or the
             complete one that is there already
         """
-        begun: rbd_backend.RBD | leftovers.Found
+        begun: rbd_backend.RBD | existing.ExistingImage
         with contextlib.ExitStack() as stack:
             ioctx = stack.enter_context(failures.open_pool(self._site))
             try:
                 with failures.explained(self._site, self._name):
                     begun = self._site.begin(ioctx, self._name, self._size)
-            except leftovers.Complete as exc:
+            except existing.Complete as exc:
                 begun = exc.found
                 if self._size and self._size != begun.size:
-                    raise failures.duplicate(self._site, leftovers.Different(
+                    raise failures.duplicate(self._site, existing.Different(
                         begun, 'its size is %d bytes, not %d'
                         % (begun.size, self._size)))
-            except leftovers.Refused as exc:
+            except existing.Refused as exc:
                 raise failures.duplicate(self._site, exc)
             except errors.ReadOnly as exc:
                 LOG.error('Image %(image)s cannot be stored: %(error)s',
@@ -161,27 +161,27 @@ class Addition:
         """Say in glance_store's terms that the image was taken away."""
         try:
             yield
-        except leftovers.Gone as exc:
+        except existing.Gone as exc:
             raise failures.duplicate(self._site, exc)
 
     def _adopt(self, ioctx: rados.Ioctx,
-               found: leftovers.Found) -> records.Record:
+               found: existing.ExistingImage) -> records.Record:
         """Take over a complete image, if it is what the stream brings."""
         with failures.explained(self._site, self._name):
             result = self._write(base.Null(self._name))
             try:
                 # Those of the stream, if there are any yet.
-                leftovers.adopt(self._site, ioctx, found, result.size,
-                                result.content, result.hashes)
-            except leftovers.Refused as exc:
+                existing.adopt(self._site, ioctx, found, result.size,
+                               result.content, result.hashes)
+            except existing.Refused as exc:
                 raise failures.duplicate(self._site, exc)
             try:
                 computed = self._hashes_of(ioctx, result, images.SNAPSHOT)
             except BaseException:
-                self._site.release_adopted(self._name, found.identity)
+                self._site.release_adopted(self._name, found.image_id)
                 raise
         with self._lost_is_duplicate():
-            self._site.commit(self._name, found.identity)
+            self._site.commit(self._name, found.image_id)
         return _record(result, computed)
 
     def _write(self, target: base.Endpoint,
@@ -235,7 +235,7 @@ class Addition:
 
     @contextlib.contextmanager
     def _removed_on_failure(self, ioctx: rados.Ioctx,
-                            identity: str) -> Iterator[None]:
+                            image_id: str) -> Iterator[None]:
         """Remove the new image again if the block fails.
 
         Also when the process is told to end: SystemExit is no Exception.
@@ -249,7 +249,7 @@ class Addition:
                                     'error': exc or type(exc).__name__})
             # Or removing it would wait for a site that is away once more.
             self._site.failed(exc)
-            self._site.discard_or_defer(ioctx, self._name, identity)
+            self._site.discard_or_defer(ioctx, self._name, image_id)
             with failures.explained(self._site, self._name):
                 raise
 

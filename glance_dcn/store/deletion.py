@@ -185,9 +185,9 @@ class Deletion:
             self.site.access.require_write(ioctx)
         # A site that has just gone away, or hangs, is not to be waited for as
         # long as other requests are.
-        images.knock(ioctx, image, ANSWER)
+        images.check_responsive(ioctx, image, ANSWER)
         # Once: by now another may have the name.
-        self.image_id = (self.image_id or images.look_up(ioctx, image)
+        self.image_id = (self.image_id or images.read_image_id(ioctx, image)
                          or trash.find_being_removed(ioctx, image))
         with self.site.name_lock(ioctx, image):
             # Whether another has it by now is seen by its internal ID; what

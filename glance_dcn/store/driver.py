@@ -33,6 +33,7 @@ from oslo_config import cfg
 from oslo_utils import units
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
@@ -43,13 +44,12 @@ from glance_dcn.imports import folder
 from glance_dcn.imports import watch as staging_watch
 from glance_dcn.runtime import green
 from glance_dcn.runtime import periodic
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import hashes
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
-from glance_dcn.sites import reading
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
-from glance_dcn.sites import wiring
 from glance_dcn.store import adding
 from glance_dcn.store import callers
 from glance_dcn.store import config_watch
@@ -130,12 +130,13 @@ class Store(driver.Store):
             self.READ_CHUNKSIZE = self.WRITE_CHUNKSIZE = self.chunk_size
             self.thin_provisioning = conf.rbd_thin_provisioning
             self.site = site.Site(
-                self.name, self.pool,
+                clients.ClusterConfig(
+                    self.name, self.pool, conf.rbd_store_ceph_conf,
+                    conf.rbd_store_user, conf.rados_connect_timeout,
+                    conf.dcn_io_timeout),
                 # A power of two, as objects have: stock rounds down too.
                 order=self.chunk_size.bit_length() - 1,
-                conf_file=conf.rbd_store_ceph_conf, user=conf.rbd_store_user,
-                connect_timeout=conf.rados_connect_timeout,
-                io_timeout=conf.dcn_io_timeout, home=queue.PROCESS.home,
+                home=queue.PROCESS.home,
                 tasks=queue.PROCESS,
                 read_only=conf.dcn_access == 'read-only',
                 on_write=active_imports.writes)
@@ -159,7 +160,7 @@ class Store(driver.Store):
             host.begin(self.conf, queue.PROCESS)
         home = self._home
         is_home = home == group
-        wiring.PROCESS.add(self.site, home=is_home)
+        cluster_identity.PROCESS.add(self.site, home=is_home)
         queue.PROCESS.add(self.site, home=is_home)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
@@ -234,7 +235,8 @@ class Store(driver.Store):
         None where the fsid is not known: no location can be this store's.
         """
         # Glance asks each store for it when it lists images.
-        if not self.site.known_fsid or wiring.PROCESS.fault(self.site):
+        if (not self.site.known_fsid
+                or cluster_identity.PROCESS.fault(self.site)):
             return None
         return self.site.uri('')[:-len('/snap')]
 
@@ -311,26 +313,27 @@ class Store(driver.Store):
         From the first on the image is open, until the generator is closed.
         """
         found = replicas.Replicas(self, loc)
-        with found.relay() as relay:
+        with found.failover() as failover:
             with failures.explained_opening(self.site, loc):
-                source = relay.open()
+                source = failover.open()
             with failures.explained(self.site, loc.image):
-                relay.record = found.record(source)
+                failover.record = found.record(source)
             available = max(0, source.size - offset)
             length = available if wanted is None else min(wanted, available)
             yield length
-            with limits.turn([self.site.limits]):
-                yield from self._chunks(loc, reading.chunks(
-                    relay, source, offset, length, chunk=self.READ_CHUNKSIZE,
-                    timeout=adding.stall_timeout(self.site),
-                    rate=self.site.limits.receiving))
+            site_limits = self.site.limits
+            with limits.slots([site_limits]):
+                yield from self._chunks(loc, sources.chunks(
+                    failover, source, offset, length,
+                    chunk=self.READ_CHUNKSIZE, rate=site_limits.receiving,
+                    timeout=adding.stall_timeout(self.site)))
 
     def _chunks(self, loc: location.StoreLocation,
                 chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Say in glance_store's terms that the image is gone, if it is."""
         try:
             yield from chunks
-        except reading.Removed as exc:
+        except sources.Removed as exc:
             raise failures.not_found(self.site, loc) from exc
 
     @failures.retried_if_blocklisted
@@ -380,7 +383,7 @@ class Store(driver.Store):
                               ) if going_on else None
         if spread:
             spread.prepare(self.site, waiting)
-        with limits.turn([self.site.limits], waiting):
+        with limits.slots([self.site.limits], waiting):
             # It may have been taken away meanwhile.
             self._check_open()
             record = adding.Addition(
@@ -481,7 +484,7 @@ class Store(driver.Store):
             return self._checked(location)
         except exceptions.BadStoreUri:
             loc = location.store_location
-            if wiring.PROCESS.has_replaced(self.site, loc.fsid):
+            if cluster_identity.PROCESS.has_replaced(self.site, loc.fsid):
                 raise failures.not_found(self.site, loc)
             raise
 

@@ -38,8 +38,8 @@ from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import native
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import folder
-from glance_dcn.sites import wiring
 from glance_dcn.store import options as store_options
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
@@ -210,7 +210,7 @@ def refresh(conf: cfg.ConfigOpts) -> None:
 def _forget(name: str) -> None:
     """Stop what runs for a site beside requests."""
     queue.PROCESS.remove(name)
-    wiring.PROCESS.remove(name)
+    cluster_identity.PROCESS.remove(name)
     connection.forget(name)
 
 

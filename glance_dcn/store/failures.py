@@ -33,7 +33,7 @@ if typing.TYPE_CHECKING:
 
     import rados
 
-    from glance_dcn.sites import leftovers
+    from glance_dcn.sites import existing
     from glance_dcn.sites import site as sites
     from glance_dcn.store import location
 
@@ -204,6 +204,6 @@ def not_found(site: sites.Site,
 
 
 def duplicate(site: sites.Site,
-              exc: leftovers.Refused) -> exceptions.Duplicate:
+              exc: existing.Refused) -> exceptions.Duplicate:
     """Return what to raise if another image is in the way."""
     return exceptions.Duplicate(message='Store %s: %s' % (site.name, exc))

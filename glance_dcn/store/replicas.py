@@ -27,7 +27,6 @@ from glance_store import location
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
-from glance_dcn.sites import reading
 from glance_dcn.sites import sources
 
 if typing.TYPE_CHECKING:
@@ -57,13 +56,13 @@ class Replicas:
         if (loc.pool, loc.snapshot) == (store.pool, images.SNAPSHOT):
             self._stores = stores_of(type(store))
 
-    def relay(self) -> reading.Relay:
+    def failover(self) -> sources.SourceFailover:
         """Return how the image is read, from one place after the other.
 
         There is no other place until it is given the record of the image,
         which can be had once the image is open at its location.
         """
-        return reading.Relay(self._own.image, itertools.chain(
+        return sources.SourceFailover(self._own.image, itertools.chain(
             [self._own], self._others()))
 
     def record(self, endpoint: rbd_backend.RBD) -> records.Record | None:

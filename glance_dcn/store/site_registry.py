@@ -220,8 +220,8 @@ class SiteRegistry:
         path = options.get('rbd_store_ceph_conf')
         if not path:
             return
-        trusted = {os.path.dirname(os.path.realpath(site.conf_file))
-                   for _, site in self._sites() if site.conf_file}
+        trusted = {os.path.dirname(os.path.realpath(site.config.conf_file))
+                   for _, site in self._sites() if site.config.conf_file}
         if os.path.dirname(os.path.realpath(path)) not in trusted:
             raise folder.Mistake(
                 'its rbd_store_ceph_conf %s is in none of the folders that '

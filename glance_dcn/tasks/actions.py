@@ -322,7 +322,7 @@ class Executor:
         try:
             images.purge(ioctx, task.image, task.image_id, task.snapshot)
         except rbd.ImageNotFound:
-            if images.look_up(ioctx, task.image) == task.image_id:
+            if images.read_image_id(ioctx, task.image) == task.image_id:
                 raise RetryLater('it is not in the trash yet', expected=True)
         except images.InUse as exc:
             raise RetryLater(str(exc), expected=True) from exc
@@ -338,7 +338,7 @@ def _inspect(ioctx: rados.Ioctx, task: tasks.Task) -> images.ImageInfo | None:
     """
     image_id = task.image_id
     if image_id is not None:
-        found = images.look_up(ioctx, task.image)
+        found = images.read_image_id(ioctx, task.image)
         if found != image_id:
             if trash.is_being_removed(ioctx, task.image, image_id):
                 return images.ImageInfo(image_id, blank=False)

@@ -33,7 +33,7 @@ from glance_dcn.ceph import record_format
 from glance_dcn.runtime import fork_guard
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
@@ -51,7 +51,7 @@ _LINGER = 10
 _COMMITTED = 1000
 
 
-class WriteLost(leftovers.Gone):
+class WriteLost(existing.Gone):
     """The image was given to another process to be removed.
 
     This process did not renew its lease in time: Glance must not be told of
@@ -60,7 +60,7 @@ class WriteLost(leftovers.Gone):
 
     def __init__(self, intent: tasks.Intent) -> None:
         super().__init__(
-            leftovers.Found(intent.image, intent.image_id),
+            existing.ExistingImage(intent.image, intent.image_id),
             'it was taken for that of a dead process, because this one was '
             'stopped for too long; try again')
 

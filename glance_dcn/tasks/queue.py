@@ -24,8 +24,8 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import scheduler as schedulers
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
-from glance_dcn.sites import wiring
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import intents
 from glance_dcn.tasks import runner as runners
@@ -94,7 +94,7 @@ class TaskQueue:
             None
         """
         self.store.deployment = deployment
-        wiring.PROCESS.deployment = deployment
+        cluster_identity.PROCESS.deployment = deployment
         if folder and (self.store.spool is None):
             self.store.spool = spools.Spool(folder)
         self._database = database

@@ -567,7 +567,7 @@ def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
     if intent.image_id is None:
         return False
     with site.open_pool(intent.pool) as ioctx:
-        return (images.look_up(ioctx, intent.image) != intent.image_id
+        return (images.read_image_id(ioctx, intent.image) != intent.image_id
                 and not trash.is_being_removed(ioctx, intent.image,
                                                intent.image_id))
 

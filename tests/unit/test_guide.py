@@ -22,10 +22,10 @@ import re
 from oslotest import base
 
 from glance_dcn.ceph import definitions
-from glance_dcn.ceph import fsids
 from glance_dcn.cmd import main
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home
 from glance_dcn.tasks import spool
 from glance_dcn.tasks import store
@@ -115,7 +115,7 @@ class TestHowItWorks(base.BaseTestCase):
                                 if term.startswith('glance_dcn.')})
 
     def test_names_all_that_is_kept_in_the_namespace(self):
-        objects = {store.OBJECT, fsids.OBJECT, definitions.OBJECT,
+        objects = {store.OBJECT, cluster_identity.OBJECT, definitions.OBJECT,
                    registry.OBJECT, registry.ACTING + '*', home._DEPLOYMENT}
         self.assertLessEqual({*objects, home.NAMESPACE}, self.terms)
 

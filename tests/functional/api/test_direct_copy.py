@@ -195,9 +195,9 @@ class DirectCopyTest(base.ApiTestCase):
                     came.append(chunk)
                     if number == 4:
                         with self.cluster('central').pool() as ioctx:
-                            images.remove(ioctx, image_id,
-                                          images.look_up(ioctx, image_id),
-                                          'snap')
+                            images.remove(
+                                ioctx, image_id, images.read_image_id(
+                                    ioctx, image_id), 'snap')
             except requests.exceptions.RequestException:
                 pass
         came = b''.join(came)

@@ -30,6 +30,7 @@ _STORES = 60
 
 _USE = '''
 import concurrent.futures, json, os, sys, threading, time
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import limits
@@ -58,8 +59,9 @@ client_cache.PROCESS.settings.idle_timeout = idle
 limits.PROCESS.configure(most)
 limits.PROCESS.max_clients = most
 begin = held()
-sites = [site.Site('s%d' % number, 'images', 22, conf, 'glance',
-                   connect_timeout=120) for number in range(count)]
+sites = [site.Site(clients.ClusterConfig(
+    's%d' % number, 'images', conf, 'glance', connect_timeout=120), 22)
+    for number in range(count)]
 made = held()
 with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     list(pool.map(use, sites))

@@ -21,6 +21,7 @@ import time
 import rados
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import name_lock
@@ -31,8 +32,9 @@ from tests.functional import base
 _WRITER = '''
 import sys, time
 import rbd
-from glance_dcn.ceph import connection, name_lock
-site = connection.Connection('central', sys.argv[1], 'glance')
+from glance_dcn.ceph import client as clients, connection, name_lock
+site = connection.Connection(clients.ClusterConfig(
+    'central', 'images', sys.argv[1], 'glance'))
 with site.open_pool('images') as ioctx:
     rbd.RBD().create(ioctx, sys.argv[2], 1 << 20)
     with rbd.Image(ioctx, sys.argv[2]), name_lock.hold(
@@ -57,7 +59,8 @@ class FencingTest(base.CephTestCase):
         writer.kill()
         writer.wait()
         # As Glance's user: its rights are to suffice.
-        self.site = connection.Connection('central', conf, 'glance')
+        self.site = connection.Connection(clients.ClusterConfig(
+            'central', 'images', conf, 'glance'))
         pool = self.site.open_pool('images')
         self.ioctx = pool.__enter__()
         self.addCleanup(pool.__exit__, None, None, None)
@@ -105,7 +108,8 @@ class RetiredTest(base.CephTestCase):
     def setUp(self):
         super().setUp()
         conf = str(self.cluster('central').conf)
-        self.site = connection.Connection('central', conf, 'glance')
+        self.site = connection.Connection(clients.ClusterConfig(
+            'central', 'images', conf, 'glance'))
         self.name = self.image_name()
 
     def retire(self):

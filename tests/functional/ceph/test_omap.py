@@ -16,6 +16,7 @@ import sys
 
 import fixtures
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import omap
 from lab import ceph
@@ -24,8 +25,9 @@ from tests.functional import base
 # In a process of its own: what goes wrong ends it.
 _FORGETFUL = '''
 import os, sys, time
-from glance_dcn.ceph import connection, omap
-site = connection.Connection('central', sys.argv[1], 'glance')
+from glance_dcn.ceph import client as clients, connection, omap
+site = connection.Connection(clients.ClusterConfig(
+    'central', 'images', sys.argv[1], 'glance'))
 for number in range(300):
     with site.open_pool('images') as ioctx:
         for _ in range(4):
@@ -40,8 +42,9 @@ os._exit(0)
 # The OSD is stopped, asked, and answers when nobody waits any more.
 _IMPATIENT = '''
 import os, signal, sys, time
-from glance_dcn.ceph import connection, omap
-site = connection.Connection('central', sys.argv[1], 'glance')
+from glance_dcn.ceph import client as clients, connection, omap
+site = connection.Connection(clients.ClusterConfig(
+    'central', 'images', sys.argv[1], 'glance'))
 with site.open_pool('images') as ioctx:
     print(omap.exists(ioctx, sys.argv[2], 5))
     omap.put(ioctx, sys.argv[2], {'key': 'text'})
@@ -94,8 +97,8 @@ class OmapTest(base.CephTestCase):
 
     def test_records(self):
         name = self.image_name()
-        site = connection.Connection(
-            'central', str(self.cluster('central').conf), 'glance')
+        site = connection.Connection(clients.ClusterConfig(
+            'central', 'images', str(self.cluster('central').conf), 'glance'))
         with site.open_pool('images') as ioctx:
             self.assertIsNone(omap.get(ioctx, name, 'a'))
             omap.put(ioctx, name, {'a': '1', 'b': ''})

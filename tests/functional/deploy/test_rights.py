@@ -21,6 +21,7 @@ import fixtures
 import rados
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import probe
@@ -202,8 +203,8 @@ class RightsTest(base.CephTestCase):
         central = self.cluster('central')
         reader = notifier.Notifier(central.conf, keyring, 'client.' + user)
         self.addCleanup(reader.close)
-        writer = site.Site('central', 'images', 22, str(central.conf),
-                           'glance', 10, 30)
+        writer = site.Site(clients.ClusterConfig(
+            'central', 'images', str(central.conf), 'glance', 10, 30), 22)
         size = 16 << 20
         with writer.open_pool() as ioctx:
             self.addCleanup(self.remove_image, 'central')

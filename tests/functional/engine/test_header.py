@@ -19,13 +19,14 @@ import fixtures
 import rados
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as backend
 from glance_dcn.engine import errors
 from glance_dcn.engine import rbd_layout
 from glance_dcn.engine import stream
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.sites import site
 from lab import process
 from tests.functional import base
@@ -67,7 +68,7 @@ class MigratingTest(HeaderTestCase):
         # It ended the process, which divided by zero.
         self.assertRaises(rbd.InvalidArgument, images.inspect, self.ioctx,
                           self.name)
-        self.assertRaises(rbd.InvalidArgument, leftovers.look, self.ioctx,
+        self.assertRaises(rbd.InvalidArgument, existing.inspect, self.ioctx,
                           self.name)
 
 
@@ -76,9 +77,9 @@ class ChangedMeanwhileTest(HeaderTestCase):
 
     def setUp(self):
         super().setUp()
-        self.writer = site.Site('dcn0', 'images', 22,
-                                str(self.cluster('dcn0').conf), 'glance', 10,
-                                30)
+        self.writer = site.Site(clients.ClusterConfig(
+            'dcn0', 'images', str(self.cluster('dcn0').conf), 'glance', 10,
+            30), 22)
 
     def migration(self, path):
         """Return the record of a migration from a file."""
@@ -89,8 +90,9 @@ class ChangedMeanwhileTest(HeaderTestCase):
         with rados.ReadOpCtx() as op:
             found, _code = self.ioctx.get_omap_vals_by_keys(
                 op, ('migration',))
-            self.ioctx.operate_read_op(op, 'rbd_header.' + images.look_up(
-                self.ioctx, self.other))
+            self.ioctx.operate_read_op(
+                op, 'rbd_header.' + images.read_image_id(
+                    self.ioctx, self.other))
             return {**dict(found), 'features': (
                 rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_MIGRATING
                 ).to_bytes(8, 'little')}

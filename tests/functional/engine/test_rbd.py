@@ -21,6 +21,7 @@ import fixtures
 import rados
 import rbd as librbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
 from glance_dcn.engine.backends import rbd
 from glance_dcn.engine import errors
@@ -291,8 +292,8 @@ class TestDataPool(base.CephTestCase):
             'rbd_default_stripe_unit = 65536\nrbd_default_stripe_count = 4\n'
             % (cluster.conf.read_text(),
                cluster.directory / 'ceph.client.admin.keyring'))
-        self.site = site.Site('dcn0', 'images', 22, str(conf), 'admin', 10,
-                              30)
+        self.site = site.Site(clients.ClusterConfig(
+            'dcn0', 'images', str(conf), 'admin', 10, 30), 22)
 
     def test_written_and_read(self):
         name, data = self.image_name(), fakes.scattered(3 * OBJECT + 5, .9)
@@ -313,4 +314,5 @@ class TestDataPool(base.CephTestCase):
 
     def remove(self, name):
         with self.cluster('dcn0').pool(user='admin') as ioctx:
-            images.remove(ioctx, name, images.look_up(ioctx, name), 'snap')
+            images.remove(ioctx, name, images.read_image_id(ioctx, name),
+                          'snap')

@@ -20,8 +20,8 @@ import uuid
 
 import fixtures
 
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home
 from lab import ceph
 from lab import glance
@@ -246,13 +246,13 @@ class BrokenSitesTest(CheckTestCase):
         """Have it that a store had another cluster once."""
         deployment = base.deployment_id(self.lab.database.url('glance'))
         with self.home(cluster) as ioctx:
-            fsids.add(ioctx, deployment, store, fsid)
-            fsids.replace(ioctx, deployment, store, fsid)
+            cluster_identity.add(ioctx, deployment, store, fsid)
+            cluster_identity.replace(ioctx, deployment, store, fsid)
         self.addCleanup(self.forget_fsid, cluster, store)
 
     def forget_fsid(self, cluster, store):
         with self.home(cluster) as ioctx:
-            omap.remove(ioctx, fsids.OBJECT, store)
+            omap.remove(ioctx, cluster_identity.OBJECT, store)
 
     @contextlib.contextmanager
     def home(self, cluster):

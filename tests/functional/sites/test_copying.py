@@ -18,12 +18,13 @@ import random
 import fixtures
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import transfer
 from glance_dcn.sites import copying
+from glance_dcn.sites import existing
 from glance_dcn.sites import home
-from glance_dcn.sites import leftovers
 from glance_dcn.sites import proofs
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
@@ -49,10 +50,10 @@ class CopyingTestCase(base.CephTestCase):
 
     def make_site(self, name, cluster=None, **options):
         cluster = self.cluster(cluster or name)
-        options = dict({'pool': 'images', 'user': 'glance',
-                        'home': self.home}, **options)
-        return site.Site(name, order=22, conf_file=str(cluster.conf),
-                         connect_timeout=10, io_timeout=30, **options)
+        options = dict({'pool': 'images', 'user': 'glance'}, **options)
+        return site.Site(clients.ClusterConfig(
+            name, conf_file=str(cluster.conf), connect_timeout=10,
+            io_timeout=30, **options), 22, home=self.home)
 
     def clean(self):
         for name in self.sites:
@@ -173,9 +174,9 @@ class CopyTest(CopyingTestCase):
         publish = self.publishing('dcn0', lose)
         outcome = self.copy('dcn0', 'dcn1')
         self.assertEqual(['dcn1'], outcome.copied)
-        self.assertIsInstance(outcome.failed['dcn0'], leftovers.Gone)
+        self.assertIsInstance(outcome.failed['dcn0'], existing.Gone)
         with self.cluster('dcn0').pool() as ioctx:
-            images.remove(ioctx, name, images.look_up(ioctx, name),
+            images.remove(ioctx, name, images.read_image_id(ioctx, name),
                           images.SNAPSHOT)
 
     def test_digest_is_recorded_everywhere_and_used_for_the_next(self):
@@ -311,7 +312,7 @@ class CopyFaultTest(CopyingTestCase):
         if outcome.copied:
             with central.open_pool() as ioctx:
                 central.delete(ioctx, self.image,
-                               images.look_up(ioctx, self.image),
+                               images.read_image_id(ioctx, self.image),
                                images.SNAPSHOT)
 
     def remember(self, name):
@@ -321,7 +322,7 @@ class CopyFaultTest(CopyingTestCase):
             with there.reading(ioctx, self.image) as endpoint:
                 found = transfer.Transfer(endpoint).run()
             there.remember(
-                ioctx, self.image, images.look_up(ioctx, self.image),
+                ioctx, self.image, images.read_image_id(ioctx, self.image),
                 proofs.sign(there, self.image, records.Record(
                     found.size, found.content)))
 

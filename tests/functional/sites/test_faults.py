@@ -22,6 +22,7 @@ import time
 import rados
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.engine.backends import rbd as rbd_backend
 from glance_dcn.sites import copying
 from glance_dcn.sites import home
@@ -62,8 +63,9 @@ class TargetTestCase(base.CephTestCase):
                 image.protect_snap('snap')
         own = home.Home()
         self.sites = {
-            name: site.Site('%s-%s' % (name, self.image), 'images', 22,
-                            str(cluster.conf), 'glance', 5, 8, home=own)
+            name: site.Site(clients.ClusterConfig(
+                '%s-%s' % (name, self.image), 'images', str(cluster.conf),
+                'glance', 5, 8), 22, home=own)
             for name, cluster in self.clusters.items()}
         own.site = self.sites['good']
 

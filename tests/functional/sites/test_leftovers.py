@@ -24,7 +24,7 @@ import rbd
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.sites import copying
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from tests.functional.sites import test_copying
 
 MIB = test_copying.MIB
@@ -266,7 +266,7 @@ class RaceTest(LeftOverTestCase):
         try:
             return self.pools.enter_context(
                 site.begin(pool, self.image, MIB))
-        except leftovers.Refused as exc:
+        except existing.Refused as exc:
             return exc
 
     def test_one_wins(self):
@@ -281,7 +281,7 @@ class RaceTest(LeftOverTestCase):
                 self.assertEqual(1, len(winners), found)
                 for one in found:
                     if one is not winners[0]:
-                        self.assertIsInstance(one, leftovers.BeingWritten)
+                        self.assertIsInstance(one, existing.BeingWritten)
                 # It is the winner's image that is there.
                 self.assertEqual(winners[0].image.id(),
                                  self.identity('dcn0'))

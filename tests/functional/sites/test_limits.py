@@ -86,10 +86,10 @@ class LimitsTest(test_copying.CopyingTestCase):
         self.sites['dcn0'].limits.set(1, 0)
         self.sites['dcn0'].limits.running = 1
         self.addCleanup(setattr, self.sites['dcn0'].limits, 'running', 0)
-        turn = limits.turn
+        slots = limits.slots
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.limits.turn',
-            lambda wanted, waiting: turn(wanted, waiting, 0.5)))
+            'glance_dcn.sites.limits.slots',
+            lambda wanted, waiting: slots(wanted, waiting, 0.5)))
         self.assertRaises(ValueError, self.copy, 'dcn0', waiting=waiting)
         self.assertEqual([['dcn0']], told)
         self.assertAbsent('dcn0')

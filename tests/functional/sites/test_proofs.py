@@ -46,7 +46,7 @@ class RemovedTest(test_copying.CopyingTestCase):
     def remove(self, name='central'):
         with self.cluster(name).pool() as ioctx:
             images.remove(ioctx, self.image,
-                          images.look_up(ioctx, self.image),
+                          images.read_image_id(ioctx, self.image),
                           images.SNAPSHOT)
 
     def copy_of_removed(self, when=lambda progress: progress.bytes_read,
@@ -164,7 +164,7 @@ class ReferenceTest(test_copying.CopyingTestCase):
 
     def test_removed(self):
         images.remove(self.ioctx, self.image,
-                      images.look_up(self.ioctx, self.image),
+                      images.read_image_id(self.ioctx, self.image),
                       images.SNAPSHOT)
         self.check((False, False))
         self.write('central', self.data)
@@ -259,7 +259,7 @@ class ForgedTest(test_copying.CopyingTestCase):
             self.assertIsNotNone(self.record('dcn0'))
             with self.cluster('dcn1').pool() as ioctx:
                 images.remove(ioctx, self.image,
-                              images.look_up(ioctx, self.image),
+                              images.read_image_id(ioctx, self.image),
                               images.SNAPSHOT)
 
 

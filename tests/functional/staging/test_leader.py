@@ -24,6 +24,7 @@ import pathlib
 import signal
 import uuid
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
@@ -58,9 +59,9 @@ class LeaderTest(workers.WorkersTestCase):
         super().setUp()
         self.use_workers(self.workers)
         self.place = place.Place(str(self.workers.workers[0].staging))
-        site = sites.Site(
-            self.workers.site, 'images', 22,
-            str(base.lab().cluster('central').conf), 'glance', 5, 20)
+        site = sites.Site(clients.ClusterConfig(
+            self.workers.site, 'images',
+            str(base.lab().cluster('central').conf), 'glance', 5, 20), 22)
         deployment = base.deployment_id(self.workers.database_url)
         self.registry = registry.Registry(homes.Home(site), deployment)
         self.tasks = stores.TaskStore(homes.Home(site), deployment)

@@ -15,6 +15,7 @@
 import dataclasses
 import uuid
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import omap
 from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
@@ -27,9 +28,9 @@ class RegistryTest(base.CephTestCase):
 
     def setUp(self):
         super().setUp()
-        self.site = sites.Site(
-            'central-%s' % uuid.uuid4(), 'images', 22,
-            str(self.cluster('central').conf), 'glance', 5, 20)
+        self.site = sites.Site(clients.ClusterConfig(
+            'central-%s' % uuid.uuid4(), 'images',
+            str(self.cluster('central').conf), 'glance', 5, 20), 22)
         self.home = homes.Home(self.site)
         self.registry = registry.Registry(self.home)
         self.worker = registry.Worker(
@@ -118,8 +119,9 @@ class RegistryTest(base.CephTestCase):
     def test_right_to_act(self):
         self.assertTrue(self.registry.hold(self.identity, 'one', 30))
         other = registry.Registry(homes.Home(sites.Site(
-            'other-%s' % uuid.uuid4(), 'images', 22,
-            str(self.cluster('central').conf), 'glance', 5, 20)))
+            clients.ClusterConfig(
+                'other-%s' % uuid.uuid4(), 'images',
+                str(self.cluster('central').conf), 'glance', 5, 20), 22)))
         self.assertFalse(other.hold(self.identity, 'two', 30))
         self.assertTrue(self.registry.hold(self.identity, 'one', 30))
         self.registry.release(self.identity, 'one')

@@ -30,7 +30,7 @@ from oslo_config import cfg
 import rbd
 
 from glance_dcn.ceph import trash
-from glance_dcn.sites import wiring
+from glance_dcn.sites import cluster_identity
 from glance_dcn.tasks import queue
 from tests.functional import base
 
@@ -77,10 +77,10 @@ class Stores(fixtures.Fixture):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_store.%s.CONF' % module, self.conf))
         # That of other tests would count as that of the same process.
-        process = wiring.Wiring()
+        process = cluster_identity.ClusterIdentities()
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.wiring.PROCESS', process))
+            'glance_dcn.sites.cluster_identity.PROCESS', process))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
         self.conf(['--config-file', str(self._file)], project='glance')
@@ -151,7 +151,7 @@ class StoreTestCase(base.CephTestCase):
         self.here = self.cluster('central')
         # Other tests have stores of these names at other clusters.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.fsids.OBJECT',
+            'glance_dcn.sites.cluster_identity.OBJECT',
             'glance_dcn.fsids.%s' % self.image_name()))
         self.directory = pathlib.Path(
             self.useFixture(fixtures.TempDir()).path)

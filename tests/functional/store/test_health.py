@@ -26,12 +26,11 @@ from glance_store import exceptions
 from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import copying
 from glance_dcn.sites import home
 from glance_dcn.sites import sources
-from glance_dcn.sites import wiring
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import spool
 from lab import faults
@@ -412,7 +411,7 @@ class AbsentTest(HealthTestCase):
         self.assertFalse(store.site.available)
 
 
-class WiringTest(HealthTestCase):
+class ClusterIdentityTest(HealthTestCase):
     """Stores that are not wired to a cluster of their own."""
 
     def test_same_pool_twice(self):
@@ -463,7 +462,7 @@ class WiringTest(HealthTestCase):
         self.assertNotIn(name, after.images())
 
         self.assertEqual((before.fsid, after.fsid),
-                         wiring.PROCESS.accept(site_of(EDGE)))
+                         cluster_identity.PROCESS.accept(site_of(EDGE)))
         self.add(b'data', name=name, store=EDGE)
         self.assertIn(after.fsid, self.kept(EDGE))
         self.check_former(before, after, name)
@@ -477,14 +476,16 @@ class WiringTest(HealthTestCase):
                           self.uri(name, self.here), EDGE)
         # To go back and forth is not to lose what there is.
         with self.home() as ioctx:
-            fsids.replace(ioctx, '', EDGE, before.fsid)
-            self.assertEqual({after.fsid}, fsids.former(ioctx, '', EDGE))
-            self.assertEqual(set(), fsids.former(ioctx, '', 'unknown'))
+            cluster_identity.replace(ioctx, '', EDGE, before.fsid)
+            self.assertEqual({after.fsid}, cluster_identity.former(
+                ioctx, '', EDGE))
+            self.assertEqual(set(), cluster_identity.former(
+                ioctx, '', 'unknown'))
 
     def kept(self, store):
         """Return what the default site's cluster has of a store, as text."""
         with self.home() as ioctx:
-            return str(fsids.load(ioctx, '').get(store))
+            return str(cluster_identity.load(ioctx, '').get(store))
 
     @contextlib.contextmanager
     def home(self):

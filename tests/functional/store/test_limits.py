@@ -100,12 +100,12 @@ class LimitsTest(base.StoreTestCase):
             def read(self, size):
                 return self._source.read(size)
 
-        turn = limits.turn
+        slots = limits.slots
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.limits.turn',
-            lambda wanted, waiting: turn(wanted, waiting, 0.5)))
+            'glance_dcn.sites.limits.slots',
+            lambda wanted, waiting: slots(wanted, waiting, 0.5)))
         name = self.new_image()
-        with turn([self.limits]):
+        with slots([self.limits]):
             self.assertRaises(Ended, self.add, Callbacks(self.data),
                               len(self.data), name)
         self.assertAbsent(name)

@@ -172,7 +172,7 @@ class RemovedTest(ReadingTestCase):
     def remove(self, cluster):
         with cluster.pool(base.POOL) as ioctx:
             images.remove(ioctx, self.name,
-                          images.look_up(ioctx, self.name),
+                          images.read_image_id(ioctx, self.name),
                           images.SNAPSHOT)
 
     def read_while(self, meanwhile, store, after=8, **kwargs):

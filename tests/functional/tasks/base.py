@@ -28,6 +28,7 @@ from oslo_config import cfg
 from oslo_db import options as db_options
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
@@ -50,14 +51,16 @@ KEY = '0123456789abcdef'
 PREAMBLE = '''
 import os, signal, sys, time
 import rbd
-from glance_dcn.ceph import images, records
-from glance_dcn.sites import leftovers
+from glance_dcn.ceph import client as clients, images, records
+from glance_dcn.sites import existing
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue as queues
 image, deployment, home, edge, name = sys.argv[1:6]
 queue = queues.TaskQueue(deployment)
-queue.add(sites.Site('home', 'images', 22, home, 'glance', 5, 20), True)
-site = sites.Site(name, 'images', 22, edge, 'glance', 5, 20, tasks=queue)
+queue.add(sites.Site(clients.ClusterConfig(
+    'home', 'images', home, 'glance', 5, 20), 22), True)
+site = sites.Site(clients.ClusterConfig(
+    name, 'images', edge, 'glance', 5, 20), 22, tasks=queue)
 queue.add(site)
 def say(text):
     print(text, flush=True)
@@ -120,9 +123,10 @@ class TasksTestCase(base.CephTestCase):
         self.addCleanup(self.purge)
 
     def site(self, name):
-        return sites.Site('%s-%s' % (name, self.image), 'images', 22,
-                          str(self.cluster(name).conf), 'glance', 5, 20,
-                          tasks=self.queue)
+        return sites.Site(clients.ClusterConfig(
+            '%s-%s' % (name, self.image), 'images',
+            str(self.cluster(name).conf), 'glance', 5, 20), 22,
+            tasks=self.queue)
 
     def purge(self):
         """Leave nothing of the test."""
@@ -224,7 +228,7 @@ class TasksTestCase(base.CephTestCase):
 
     def identify(self, cluster='dcn0', name=None):
         with self.cluster(cluster).pool() as ioctx:
-            return images.look_up(ioctx, name or self.image)
+            return images.read_image_id(ioctx, name or self.image)
 
     def assertGone(self, cluster='dcn0'):
         self.assertNotIn(self.image, self.cluster(cluster).images())

@@ -18,10 +18,11 @@ import pathlib
 import fixtures
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import definitions
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import omap
 from glance_dcn.imports import journal
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
 from glance_dcn.store import driver  # noqa: F401, options of stores
 from glance_dcn.tasks import queue as queues
@@ -257,7 +258,7 @@ class OtherSiteTest(base.TasksTestCase):
                                             self.deployment).load()
             self.assertNotIn('evil', known)
             self.assertNotIn(self.edge.name,
-                             fsids.load(ioctx, self.deployment))
+                             cluster_identity.load(ioctx, self.deployment))
 
     def test_forged_worker(self):
         worker = registry.Worker('gone', self.home.name, staging='/')
@@ -303,8 +304,9 @@ class SpoolTest(base.TasksTestCase):
         self.queue = queues.TaskQueue(self.deployment)
         self.queue.configure(self.deployment, str(self.folder),
                              self.database)
-        self.home = base.sites.Site('home-%s' % self.image, 'images', 22,
-                                    conf, 'glance', 3, 3, tasks=self.queue)
+        self.home = base.sites.Site(clients.ClusterConfig(
+            'home-%s' % self.image, 'images', conf, 'glance', 3, 3), 22,
+            tasks=self.queue)
         self.edge = self.site('dcn0')
         self.queue.add(self.home, home=True)
         self.queue.add(self.edge)

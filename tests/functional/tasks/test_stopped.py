@@ -32,8 +32,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
-from glance_dcn.sites import dead
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import task as tasks
 from lab import clock
@@ -52,7 +51,7 @@ PUBLISH = ('site.publish(ioctx, image, target,'
 COMMIT = ('try:',
           '    site.commit(image, image_id)',
           '    say("committed")',
-          'except leftovers.Gone:',
+          'except existing.Gone:',
           '    say("lost")')
 
 
@@ -113,7 +112,7 @@ class WriterTest(base.TasksTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.images.create', create_and_take))
         with self.edge.open_pool() as ioctx:
-            self.assertRaises(leftovers.Gone, self.edge.begin, ioctx,
+            self.assertRaises(existing.Gone, self.edge.begin, ioctx,
                               self.image, base.MIB)
         self.assertGone()
 
@@ -263,8 +262,8 @@ class WriterTest(base.TasksTestCase):
         self.await_line(started, 'published')
         started.wait()
         with self.edge.open_pool() as ioctx:
-            found = leftovers.look(ioctx, self.image)
-            with self.edge.adopting(ioctx, self.image, found.identity):
+            found = existing.inspect(ioctx, self.image)
+            with self.edge.adopting(ioctx, self.image, found.image_id):
                 pass
             # The runner that comes to remove it leaves it to its new owner.
             self.glance.api.image_update(self.glance.context, self.image,
@@ -275,11 +274,11 @@ class WriterTest(base.TasksTestCase):
                 runner._attempts.clear()
                 runner.run()
                 time.sleep(1)
-            self.assertThere(found.identity)
-            self.edge.commit(self.image, found.identity)
+            self.assertThere(found.image_id)
+            self.edge.commit(self.image, found.image_id)
         self.locate(self.edge)
         self.settle()
-        self.assertThere(found.identity)
+        self.assertThere(found.image_id)
 
 
 class RemovalTest(base.TasksTestCase):
@@ -298,7 +297,7 @@ class RemovalTest(base.TasksTestCase):
         '    say(site.instance)',
         '    try:',
         '        site.delete(ioctx, image,'
-        ' images.look_up(ioctx, image), "snap")',
+        ' images.read_image_id(ioctx, image), "snap")',
         '        say("removed")',
         '    except (rbd.Error, images.InUse) as exc:',
         '        say(type(exc).__name__)',
@@ -343,7 +342,8 @@ class RemovalTest(base.TasksTestCase):
         first, started = self.begin(*self.DELETE)
         instance = int(started.stdout.readline())
         said = self.check(first, started, lambda: self.assertTrue(
-            dead.bury(self.edge, self.image, [instance], published=True)))
+            existing.discard_writes(self.edge, self.image, [instance],
+                                    published=True)))
         self.assertEqual('ConnectionShutdown', said)
 
     def test_blocklisted_no_more(self):
@@ -356,8 +356,8 @@ class RemovalTest(base.TasksTestCase):
                 held = omap.holder(
                     ioctx, name_lock.OBJECT, name_lock._lock(self.image))
             self.assertEqual(instance, held.instance)
-            self.assertTrue(dead.bury(self.edge, self.image, [instance],
-                                      published=True))
+            self.assertTrue(existing.discard_writes(
+                self.edge, self.image, [instance], published=True))
             with self.cluster('dcn0').connect() as admin:
                 self.assertEqual(0, admin.mon_command(json.dumps({
                     'prefix': 'osd blocklist', 'blocklistop': 'rm',

@@ -17,7 +17,7 @@ import contextlib
 
 import rbd
 
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import runner as runners
@@ -122,7 +122,7 @@ class DeleteTest(base.TasksTestCase):
         made = self.write()
         self.create(status='saving', dropped=[self.edge])
         self.queue.defer(Action.DELETE, self.edge, self.image)
-        self.assertRaises(leftovers.Complete, self.write, data=b'y')
+        self.assertRaises(existing.Complete, self.write, data=b'y')
         self.assertThere(made)
         self.assertWhole()
 

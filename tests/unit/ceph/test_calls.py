@@ -23,6 +23,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import calls
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
@@ -95,7 +96,8 @@ class ConnectionTest(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.calls.%s' % name, seconds))
         self.connection = connection.Connection(
-            'edge', '/nowhere', caches=client_cache.Caches())
+            clients.ClusterConfig('edge', 'images', '/nowhere'),
+            client_cache.Caches())
         self.state = self.connection._state()
         self.addCleanup(self.state.watch.stop)
         self.client = types.SimpleNamespace(
@@ -112,7 +114,7 @@ class ConnectionTest(base.BaseTestCase):
         self.addCleanup(self.go_on.put, None)
         self.addCleanup(self.verdicts.put, None)
 
-    def probe(self, state: typing.Any, maker: typing.Any) -> None:
+    def probe(self, state: typing.Any, factory: typing.Any) -> None:
         self.probed.put(True)
         verdict = self.verdicts.get()
         if verdict is not None:
@@ -172,7 +174,7 @@ class ConnectionTest(base.BaseTestCase):
     def test_pool_stays_open_until_the_call_ends(self) -> None:
         pool = mock.Mock()
         self.useFixture(fixtures.MockPatchObject(
-            self.connection._maker, 'open_pool', lambda *unused: pool))
+            self.connection._factory, 'open_pool', lambda *unused: pool))
         self.verdicts.put(errors.Unreachable('edge', 'no answer', 'wait'))
 
         def use() -> None:

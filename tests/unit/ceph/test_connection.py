@@ -30,6 +30,7 @@ import fixtures
 from oslotest import base
 import rados
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
@@ -64,8 +65,8 @@ class ConnectionCase(base.BaseTestCase):
             if item[1] is not None))
 
     def connection(self, connect_timeout=1):
-        link = connection.Connection('edge_7', str(self.conf), 'glance',
-                                     connect_timeout=connect_timeout)
+        link = connection.Connection(clients.ClusterConfig(
+            'edge_7', 'images', str(self.conf), 'glance', connect_timeout))
         self.addCleanup(lambda: link._state().watch.stop())
         return link
 
@@ -162,7 +163,7 @@ class TestUses(ConnectionCase):
         self.clients = []
         self.room = None
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.client.Maker.connect', self.connect))
+            'glance_dcn.ceph.client.ClientFactory.connect', self.connect))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection.clients.round_trip', lambda one: 0))
         # The probe after each connecting makes clients of its own.
@@ -173,8 +174,8 @@ class TestUses(ConnectionCase):
         limits.left.return_value = mock.Mock(threads=1, files=2)
         self.caches._limits = limits
 
-    def connect(self, maker, io_timeout=0):
-        client = mock.Mock()
+    def connect(self, factory):
+        client = mock.MagicMock()
         client.get_addrs.return_value = '127.0.0.1:0/%d' % len(self.clients)
         client.get_fsid.return_value = FSID
         self.clients.append(client)
@@ -319,8 +320,8 @@ class TestMonitors(ConnectionCase):
 class TestRegistry(ConnectionCase):
 
     def get(self, store='edge_7', conf=None, user='glance', connect=5, io=60):
-        return connection.get(store, str(conf or self.conf), user,
-                              connect, io)
+        return connection.get(clients.ClusterConfig(
+            store, 'images', str(conf or self.conf), user, connect, io))
 
     def test_one_of_a_store(self):
         self.assertIs(self.get(), self.get())
@@ -341,7 +342,10 @@ class TestRegistry(ConnectionCase):
 
 
 class Client:
-    """Stands for a connected rados.Rados."""
+    """Stands for a connected rados.Rados, whose OSDs answer."""
+
+    def open_ioctx(self, pool):
+        return mock.MagicMock()
 
     def get_fsid(self):
         return FSID
@@ -485,7 +489,8 @@ class TestProbe(ConnectionCase):
             raise error
         ioctx = mock.MagicMock()
         ioctx.__enter__.return_value.stat = stat
-        link = connection.Connection('edge_7', str(self.conf), pool='images')
+        link = connection.Connection(clients.ClusterConfig(
+            'edge_7', 'images', str(self.conf)))
         link._ask(mock.Mock(open_ioctx=lambda pool: ioctx))
 
     def test_no_such_object(self):

@@ -200,13 +200,13 @@ class LookUpTest(base.BaseTestCase):
                                (b'\x09\0\0\0ab', 'ab'),
                                (b'\x02\0\0\0\xff\xfe', '\ufffd\ufffd')):
             ioctx.read.return_value = data
-            self.assertEqual(expected, images.look_up(ioctx, IMAGE))
+            self.assertEqual(expected, images.read_image_id(ioctx, IMAGE))
         ioctx.read.side_effect = rados.ObjectNotFound('none')
         # It may be listed all the same: half created, or half removed.
         ioctx.execute.return_value = 4, b'\x04\0\0\0abcd'
-        self.assertEqual('abcd', images.look_up(ioctx, IMAGE))
+        self.assertEqual('abcd', images.read_image_id(ioctx, IMAGE))
         ioctx.execute.side_effect = rados.ObjectNotFound('none')
-        self.assertIsNone(images.look_up(ioctx, IMAGE))
+        self.assertIsNone(images.read_image_id(ioctx, IMAGE))
 
     def test_what_has_an_empty_id_is_there(self):
         # librbd finds no header of it.

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from oslotest import base
 
 from glance_dcn.ceph import definitions
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import record_format
+from glance_dcn.sites import cluster_identity
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import registry
@@ -49,8 +49,9 @@ _VALID = {
         registry.Worker, st.text(string.ascii_letters, min_size=1), _TEXT,
         _MAYBE, _TEXT, _TEXT, _TEXT, _TEXT, _COUNT, _SECONDS, _SECONDS, _TEXT,
         st.lists(_TEXT).map(tuple), _MAYBE),
-    fsids.Entry: st.builds(fsids.Entry, _TEXT, _SECONDS,
-                           st.lists(_TEXT).map(tuple)),
+    cluster_identity.ClusterIdentity: st.builds(
+        cluster_identity.ClusterIdentity, _TEXT, _SECONDS,
+        st.lists(_TEXT).map(tuple)),
     definitions._Options: st.builds(
         definitions._Options, st.dictionaries(_TEXT, _TEXT, max_size=5)),
     definitions._Holder: st.builds(definitions._Holder, _SECONDS),

@@ -22,11 +22,11 @@ from oslotest import base
 import rados
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import trial
 from glance_dcn.checks import access
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
+from glance_dcn.sites import cluster_identity
 from glance_dcn.status import subjects
 
 FSID = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001'
@@ -38,6 +38,10 @@ mon_host = 127.0.0.1:1
 [client.glance]
 keyring = %s
 """
+
+
+def _identity(fsid):
+    return cluster_identity.ClusterIdentity(fsid, 0)
 
 
 class ClusterTestCase(base.BaseTestCase):
@@ -210,7 +214,7 @@ class TestComparison(ClusterTestCase):
 
     def test_good(self):
         self.assertEqual('ok', self.others(('a', OTHER, 'images'),
-                                           kept=fsids.Entry(FSID, 0))[0])
+                                           kept=_identity(FSID))[0])
 
     def test_twin(self):
         level, text = self.others(('a', OTHER, 'images'),
@@ -222,7 +226,7 @@ class TestComparison(ClusterTestCase):
         self.assertEqual('warn', self.others(('a', FSID, 'others'))[0])
 
     def test_rebuilt(self):
-        finding_level, text = self.others(kept=fsids.Entry(OTHER, 0))
+        finding_level, text = self.others(kept=_identity(OTHER))
         self.assertEqual('fail', finding_level)
         self.assertIn('1970-01-01', text)
 

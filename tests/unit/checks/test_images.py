@@ -18,9 +18,9 @@ import fixtures
 from oslotest import base
 import rbd
 
-from glance_dcn.ceph import fsids
 from glance_dcn.checks import images
 from glance_dcn.checks import registry
+from glance_dcn.sites import cluster_identity
 from glance_dcn.status import inventory
 from glance_dcn.status import subjects
 
@@ -83,7 +83,8 @@ class TestImages(base.BaseTestCase):
     def test_stores_that_were_taken_away(self):
         found = {'edge': self.at('a'), 'dcn3': self.at('x', 'y', fsid='g'),
                  'others': self.at('z', fsid='h')}
-        kept = {name: fsids.Entry('g', 0) for name in ('edge', 'dcn3')}
+        kept = {name: cluster_identity.ClusterIdentity('g', 0)
+                for name in ('edge', 'dcn3')}
         level, text = self.look(found, kept=kept)
         self.assertEqual('warn', level)
         self.assertIn('dcn3 (2)', text)

@@ -21,7 +21,7 @@ import fixtures
 from oslo_config import cfg
 from oslotest import base
 
-from glance_dcn.ceph import connection
+from glance_dcn.ceph import client as clients
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.status import subjects
@@ -68,10 +68,10 @@ class TestNode(base.BaseTestCase):
         found = self.targets()
         self.assertEqual(
             [('central', 'images', '/etc/ceph/central.conf', 'glance',
-              connection.CONNECT_TIMEOUT, True),
+              clients.CONNECT_TIMEOUT, True),
              ('edge', 'glance-images', '', None, 2, False),
              ('old', 'images', '/etc/ceph/old.conf', None,
-              connection.CONNECT_TIMEOUT, False)],
+              clients.CONNECT_TIMEOUT, False)],
             [(target.name, target.pool, target.conf_file, target.user,
               target.connect_timeout, target.default) for target in found])
 

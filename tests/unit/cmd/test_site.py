@@ -33,9 +33,9 @@ class TestSite(base.BaseTestCase):
         self.site = mock.Mock(spec=sites.Site, fsid='fsid-one', pool='images',
                               open_pool=mock.MagicMock())
         self.site.name = 'edge'
-        self.wiring = mock.Mock()
+        self.identities = mock.Mock()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.wiring.PROCESS', self.wiring))
+            'glance_dcn.sites.cluster_identity.PROCESS', self.identities))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_store.get_store_from_store_identifier', self.find))
 
@@ -66,14 +66,14 @@ class TestSite(base.BaseTestCase):
         self.assertIn('edge: down: store edge: no answer; look', output)
 
     def test_accept(self):
-        self.wiring.accept.return_value = 'old', 'new'
+        self.identities.accept.return_value = 'old', 'new'
         status, output = self.run_command('accept', 'edge')
         self.assertEqual((0, 'edge: fsid new is accepted; it was old\n'),
                          (status, output))
-        self.wiring.accept.assert_called_once_with(self.site)
+        self.identities.accept.assert_called_once_with(self.site)
 
     def test_accept_one_that_is_away(self):
-        self.wiring.accept.side_effect = errors.Unreachable(
+        self.identities.accept.side_effect = errors.Unreachable(
             'edge', 'no answer', 'look')
         status, output = self.run_command('accept', 'edge')
         self.assertEqual(1, status)
@@ -98,11 +98,11 @@ class TestSite(base.BaseTestCase):
             self.run_for_json('show', 'edge'))
 
     def test_accept_as_json(self):
-        self.wiring.accept.return_value = None, 'new'
+        self.identities.accept.return_value = None, 'new'
         self.assertEqual(
             (0, {'store': 'edge', 'fsid': 'new', 'before': None,
                  'error': None}), self.run_for_json('accept', 'edge'))
-        self.wiring.accept.side_effect = errors.Unreachable(
+        self.identities.accept.side_effect = errors.Unreachable(
             'edge', 'no answer', 'look')
         self.assertEqual(
             (1, {'store': 'edge', 'fsid': None, 'before': None,
@@ -112,7 +112,7 @@ class TestSite(base.BaseTestCase):
     def test_no_such_store_as_json(self):
         # With the same fields as if there were one.
         for command in ('show', 'accept'):
-            self.wiring.accept.return_value = None, 'new'
+            self.identities.accept.return_value = None, 'new'
             known = self.run_for_json(command, 'edge')[1]
             status, found = self.run_for_json(command, 'nfs')
             self.assertEqual(2, status)

@@ -31,6 +31,7 @@ from glance import location
 from glance import quota
 from taskflow.types import failure
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.engine import transfer
 from glance_dcn.imports import copy_image
 from glance_dcn.sites import copying
@@ -50,7 +51,7 @@ class TakeOverTest(base.BaseTestCase):
         for name, value in (('_taken', {}), ('_said', set())):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.copy_image.%s' % name, value))
-        here = site.Site('dcn0', 'images', 22, '', None)
+        here = site.Site(clients.ClusterConfig('dcn0', 'images'), 22)
         self.patch('stores.site', lambda store: here if store.startswith('dcn')
                    else None)
         self.patch('_sources', lambda locations: locations)
@@ -324,7 +325,7 @@ class NoteTest(base.BaseTestCase):
         super().setUp()
         self.action = FakeAction([])
         self.patch('stores.site', lambda store: site.Site(
-            store, 'images', 22, '', None))
+            clients.ClusterConfig(store, 'images'), 22))
         self.patch('site.Site.uri', lambda there, image: there.name)
         self.patch('_describe', lambda image, outcome: None)
         self.layer = types.SimpleNamespace(locations=[])

@@ -50,7 +50,7 @@ class LocatedCase(base.BaseTestCase):
             ('central', 'dcn0', 'dcn1', 'dcn2'), 'ID')
         self.looked: list[str] = []
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.images.look_up', self.look_up))
+            'glance_dcn.ceph.images.read_image_id', self.look_up))
 
     def site(self, store: str) -> typing.Any:
         return types.SimpleNamespace(

@@ -358,7 +358,7 @@ class RecoveryTest(base.BaseTestCase):
         """Return what is asked to be removed at sites from now on."""
         found = []
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.dead.bury',
+            'glance_dcn.sites.existing.discard_writes',
             lambda site, image, instances, published, committed:
             found.append((site, instances, published, *[
                 'uncommitted'] * (not committed)))))

@@ -84,20 +84,20 @@ class Site:
     def published(self, image, size):
         pass
 
-    def commit(self, image, identity):
+    def commit(self, image, image_id):
         self.calls.append('commit')
 
     def failed(self, error):
         return False
 
-    def discard_or_defer(self, ioctx, image, identity=None):
+    def discard_or_defer(self, ioctx, image, image_id=None):
         self.calls.append('discard')
         self.held = None
 
-    def remember(self, ioctx, image, identity, record):
+    def remember(self, ioctx, image, image_id, record):
         pass
 
-    def release_adopted(self, image, identity):
+    def release_adopted(self, image, image_id):
         self.calls.append('release')
 
     def source(self):
@@ -111,7 +111,7 @@ class Cluster(fixtures.Fixture):
         for name, value in (
                 ('glance_dcn.ceph.images.refer', mock.Mock()),
                 ('glance_dcn.ceph.images.is_unchanged', lambda *args: True),
-                ('glance_dcn.ceph.images.look_up',
+                ('glance_dcn.ceph.images.read_image_id',
                  lambda site, image: site.held.image.id()),
                 ('glance_dcn.ceph.records.load', lambda image: None),
                 ('glance_dcn.ceph.records.save', lambda image, record: None),

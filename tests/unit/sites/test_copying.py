@@ -17,7 +17,7 @@ from unittest import mock
 
 from oslotest import base
 
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 from glance_dcn.sites import target
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -29,14 +29,14 @@ class AdoptedTargetTest(base.BaseTestCase):
         super().setUp()
         self.site = mock.Mock()
         self.site.open_pool.return_value = contextlib.nullcontext('ioctx')
-        self.site.begin.side_effect = leftovers.Complete(
-            leftovers.Found(IMAGE, '17', 10, ('snap',), True))
+        self.site.begin.side_effect = existing.Complete(
+            existing.ExistingImage(IMAGE, '17', 10, ('snap',), True))
         self.target = target.Target(self.site, IMAGE, 10, None, {}, 0)
-        with mock.patch('glance_dcn.sites.leftovers.adopt'):
+        with mock.patch('glance_dcn.sites.existing.adopt'):
             self.target.open()
 
     def assertReleased(self, *calls):
-        self.assertEqual([mock.call(IMAGE, identity) for identity in calls],
+        self.assertEqual([mock.call(IMAGE, image_id) for image_id in calls],
                          self.site.release_adopted.mock_calls)
         # It was there before, and another copy may adopt it.
         self.site.discard_or_defer.assert_not_called()

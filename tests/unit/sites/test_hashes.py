@@ -36,7 +36,7 @@ class SharedHashesTest(base.BaseTestCase):
     def test_first_one_computes_and_the_others_take_over(self):
         self.assertTrue(self.hashes.claim('a'))
         self.assertFalse(self.hashes.claim('a'))
-        self.hashes.share('a', RECORD)
+        self.hashes.set_result('a', RECORD)
         self.assertEqual(RECORD, self.hashes.wait('a', 0))
         self.assertFalse(self.hashes.claim('a'))
 
@@ -46,13 +46,13 @@ class SharedHashesTest(base.BaseTestCase):
         waiter = threading.Thread(
             target=lambda: got.append(self.hashes.wait('a', 30)))
         waiter.start()
-        self.hashes.share('a', RECORD)
+        self.hashes.set_result('a', RECORD)
         waiter.join(30)
         self.assertEqual([RECORD], got)
 
     def test_given_up(self):
         self.hashes.claim('a')
-        self.hashes.give_up('a')
+        self.hashes.set_failed('a')
         self.assertIsNone(self.hashes.wait('a', 30))
         self.assertTrue(self.hashes.claim('a'))
 
@@ -63,7 +63,7 @@ class SharedHashesTest(base.BaseTestCase):
     def test_memory_is_bounded(self):
         for number in range(1000):
             self.hashes.claim(number)
-            self.hashes.share(number, RECORD)
+            self.hashes.set_result(number, RECORD)
         self.assertLess(len(self.hashes._images), 300)
         self.assertEqual(RECORD, self.hashes.wait(999, 0))
 
@@ -80,8 +80,8 @@ class AheadTest(base.BaseTestCase):
         self.data = bytes(MIB) + os.urandom(MIB) + bytes(MIB)
 
     def ahead(self):
-        made = hashes.Ahead('image', self.path, len(self.data),
-                            ('md5', 'sha512'))
+        made = hashes.BackgroundHasher('image', self.path, len(self.data),
+                                       ('md5', 'sha512'))
         self.addCleanup(made.cancel)
         return made
 

@@ -43,7 +43,7 @@ class LimitsCase(base.BaseTestCase):
 
         def run():
             try:
-                with limits.turn(wanted, **kwargs):
+                with limits.slots(wanted, **kwargs):
                     self.order.append(name)
                     end.wait(10)
             except Exception as exc:
@@ -166,7 +166,7 @@ class TestTurns(LimitsCase):
         self.wait_order('a')
 
     def _fail(self, site):
-        with limits.turn([site]):
+        with limits.slots([site]):
             raise ValueError()
 
     def test_twice_the_same_site_is_one_turn(self):
@@ -180,12 +180,12 @@ class TestTurns(LimitsCase):
         site = self.limits('site')
 
         def reader():
-            with limits.turn([site]):
+            with limits.slots([site]):
                 yield
 
         one = reader()
         next(one)
-        with limits._turns._lock:
+        with limits._scheduler._lock:
             del one
             gc.collect()
         self.transfer('a', site)
@@ -196,7 +196,7 @@ class TestTurns(LimitsCase):
         most = []
 
         def run(wanted):
-            with limits.turn(wanted):
+            with limits.slots(wanted):
                 most.append((site.running, other.running))
                 time.sleep(0.005)
         threads = [threading.Thread(target=run, args=(
@@ -207,7 +207,7 @@ class TestTurns(LimitsCase):
             thread.join(20)
         self.assertEqual(60, len(most))
         self.assertEqual((3, 2), tuple(map(max, zip(*most))))
-        limits._turns.look()
+        limits._scheduler.run_once()
         self.assertEqual((0, 0), (site.running, other.running))
 
     def test_child_of_a_fork_starts_anew(self):
@@ -215,12 +215,12 @@ class TestTurns(LimitsCase):
         site.set(1, 8)
         self.transfer('a', site)
         self.wait_order('a')
-        limits._turns._lock.acquire()
+        limits._scheduler._lock.acquire()
         child = os.fork()
         if not child:
-            with limits.turn([site]):
+            with limits.slots([site]):
                 os._exit(0 if site.bandwidth == 8 else 1)
-        limits._turns._lock.release()
+        limits._scheduler._lock.release()
         deadline = time.monotonic() + 10
         status = None
         while status is None and time.monotonic() < deadline:

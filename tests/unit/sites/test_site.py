@@ -19,6 +19,7 @@ import types
 import fixtures
 from oslotest import base
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.sites import site
 from glance_dcn.tasks import queue
@@ -42,8 +43,9 @@ class SiteCase(base.BaseTestCase):
         self.home = fakes.Site('home')
         self.queue = queue.TaskQueue('ours')
         self.queue.add(self.home, home=True)
-        self.site = site.Site('edge', 'images', 22, '/nonexistent', 'glance',
-                              tasks=self.queue)
+        self.site = site.Site(
+            clients.ClusterConfig('edge', 'images', '/nonexistent', 'glance'),
+            22, tasks=self.queue)
         self.site._connection = types.SimpleNamespace(
             address_of=lambda ioctx: '10.0.0.1:0/1', fsid='f',
             call=lambda function, *args, **unused: function(*args))

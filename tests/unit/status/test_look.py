@@ -17,10 +17,10 @@ import time
 import fixtures
 from oslotest import base
 
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
 from glance_dcn.deploy import model
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home
 from glance_dcn.status import look
 from glance_dcn.status import subjects
@@ -99,7 +99,8 @@ class TestLooks(base.BaseTestCase):
         with open(conf, 'w') as file:
             file.write('[global]\nmon_host = 127.0.0.1:9\n')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.client.Maker.check_files', lambda maker: None))
+            'glance_dcn.ceph.client.ClientFactory.check_files',
+            lambda factory: None))
         [state] = look.Looks([subjects.Target(
             'central', 'images', conf_file=conf)]).wait(60)
         self.assertEqual(health.DOWN, state.state)
@@ -168,8 +169,8 @@ class TestLooks(base.BaseTestCase):
 
     def test_cluster_that_is_not_that_of_yesterday(self):
         with home.Home(self.sites['central']).open() as ioctx:
-            fsids.add(ioctx, 'ours', 'dcn0', 'another')
-            fsids.add(ioctx, 'ours', 'dcn1', 'fsid of dcn1')
+            cluster_identity.add(ioctx, 'ours', 'dcn0', 'another')
+            cluster_identity.add(ioctx, 'ours', 'dcn1', 'fsid of dcn1')
         found = self.look()
         self.assertEqual(
             [health.UP, health.MISCONFIGURED, health.UP],

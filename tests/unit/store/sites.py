@@ -23,8 +23,8 @@ from glance_store import multi_backend
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import limits
-from glance_dcn.sites import wiring
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
 from glance_dcn.store import dynamic_stores
@@ -58,8 +58,10 @@ class SitesCase(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(name, value))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.runtime.periodic.Periodic', mock.Mock()))
-        for name, value in (('sites.wiring.PROCESS', wiring.Wiring()),
-                            ('tasks.queue.PROCESS', queue.TaskQueue())):
+        for name, value in (
+                ('sites.cluster_identity.PROCESS',
+                 cluster_identity.ClusterIdentities()),
+                ('tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.%s' % name, value))
         self.ceph_conf('central')

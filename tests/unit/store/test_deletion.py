@@ -117,9 +117,9 @@ class TestImageDeletion(base.BaseTestCase):
         self.useFixture(fixtures.MockPatchObject(
             deletion.locations, 'get_location_from_uri_and_backend',
             lambda uri, name, conf: Location(uri=uri)))
-        self.useFixture(fixtures.MockPatchObject(images, 'knock'))
+        self.useFixture(fixtures.MockPatchObject(images, 'check_responsive'))
         self.useFixture(fixtures.MockPatchObject(
-            images, 'look_up', return_value='id'))
+            images, 'read_image_id', return_value='id'))
         self.useFixture(fixtures.MockPatchObject(
             glance_db, 'of', return_value=None))
         self.record = self.useFixture(fixtures.MockPatchObject(

@@ -34,7 +34,7 @@ import rbd as librbd
 import webob.exc
 
 from glance_dcn.ceph import connection
-from glance_dcn.sites import wiring
+from glance_dcn.sites import cluster_identity
 from glance_dcn.store import callers
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
@@ -64,10 +64,10 @@ class StoreCase(base.BaseTestCase):
         # It would look at files that are gone.
         self.addCleanup(lambda: config_watch._watch
                         and config_watch._watch.stop())
-        process = wiring.Wiring()
+        process = cluster_identity.ClusterIdentities()
         self.addCleanup(process.stop)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.wiring.PROCESS', process))
+            'glance_dcn.sites.cluster_identity.PROCESS', process))
 
     def write_ceph_conf(self):
         """Write the conf file of a cluster that does not answer."""

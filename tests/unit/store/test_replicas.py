@@ -19,7 +19,7 @@ from oslotest import base
 
 from glance_dcn.ceph import records
 from glance_dcn.store import replicas
-from tests.unit.sites import test_reading
+from tests.unit.sites import test_sources
 
 
 class FakeStore:
@@ -30,7 +30,7 @@ class FakeStore:
         glance_store=types.SimpleNamespace(default_backend='local'))
 
     def __init__(self, name, weight=None, **site):
-        self.site = test_reading.FakeSite(name, **site)
+        self.site = test_sources.FakeSite(name, **site)
         if weight is not None:
             self.weight = weight
 
@@ -42,7 +42,7 @@ class ReplicasTest(base.BaseTestCase):
         self.useFixture(fixtures.FakeLogger())
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.records.load', lambda image: image.record))
-        self.record = test_reading.signed('digest')
+        self.record = test_sources.signed('digest')
 
     def read(self, *stores, pool='images', snapshot='snap', fails=1):
         """Return the sites that an image of the last store is read from.
@@ -57,14 +57,14 @@ class ReplicasTest(base.BaseTestCase):
                     store.site.name: {'store': store} for store in stores}})))
         loc = types.SimpleNamespace(pool=pool, image='image',
                                     snapshot=snapshot)
-        endpoint = test_reading.FakeEndpoint(self.record, 10)
+        endpoint = test_sources.FakeEndpoint(self.record, 10)
         found = replicas.Replicas(stores[-1], loc)
-        with found.relay() as relay:
-            relay.open()
-            relay.record = found.record(endpoint)
+        with found.failover() as failover:
+            failover.open()
+            failover.record = found.record(endpoint)
             for _ in range(fails):
-                relay.another(OSError())
-            return relay.names
+                failover.next_source(OSError())
+            return failover.names
 
     def test_the_location_then_the_others_in_order(self):
         self.assertEqual(['far', 'local', 'near'], self.read(
@@ -82,7 +82,7 @@ class ReplicasTest(base.BaseTestCase):
 
     def test_another_image(self):
         self.assertEqual(['far'], self.read(
-            FakeStore('local', record=test_reading.signed('other')),
+            FakeStore('local', record=test_sources.signed('other')),
             FakeStore('far')))
 
     def test_record_of_anybody(self):

@@ -177,7 +177,7 @@ class MemoryCluster(fixtures.Fixture):
                      'remove_later', 'get', 'walk', 'remove_object'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.omap.' + name, getattr(self, name)))
-        for name in ('images.inspect', 'images.look_up',
+        for name in ('images.inspect', 'images.read_image_id',
                      'trash.is_being_removed', 'trash.find_being_removed'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.' + name,
@@ -223,7 +223,7 @@ class MemoryCluster(fixtures.Fixture):
     def inspect(self, ioctx, name):
         return ioctx.site.images.get((ioctx.pool, name))
 
-    def look_up(self, ioctx, name):
+    def read_image_id(self, ioctx, name):
         found = self.inspect(ioctx, name)
         return found and found.image_id
 
@@ -235,7 +235,7 @@ class MemoryCluster(fixtures.Fixture):
 
     def remove_image(self, ioctx, name, image_id, snapshot=None,
                      trashing=None, in_use_too=False):
-        if image_id is None or self.look_up(ioctx, name) != image_id:
+        if image_id is None or self.read_image_id(ioctx, name) != image_id:
             raise images.rbd.ImageNotFound(name)
         if name not in ioctx.site.locked:
             raise AssertionError('removed without the name lock')

@@ -19,8 +19,8 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import record_format
+from glance_dcn.sites import existing
 from glance_dcn.sites import home
-from glance_dcn.sites import leftovers
 from glance_dcn.tasks import intents
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import spool
@@ -129,7 +129,7 @@ class WriteLogTest(base.BaseTestCase):
         write.bind('1')
         self.take(write.intent)
         exc = self.assertRaises(intents.WriteLost, write.commit)
-        self.assertIsInstance(exc, leftovers.Gone)
+        self.assertIsInstance(exc, existing.Gone)
         self.assertIn(IMAGE, str(exc))
         self.assertKept(State.REMOVING, image_id='1')
         # Nothing more needs the lease.

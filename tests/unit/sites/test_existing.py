@@ -12,11 +12,16 @@
 
 """What is decided about images that a site holds already."""
 
+import contextlib
+from unittest import mock
+
+import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import records
-from glance_dcn.sites import leftovers
+from glance_dcn.sites import existing
 
+IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 MD5, SHA = 'a' * 32, 'b' * 128
 HASHES = {'md5': MD5, 'sha512': SHA}
 
@@ -24,7 +29,7 @@ HASHES = {'md5': MD5, 'sha512': SHA}
 def found(content='one', size=10, hashes=None, record=True, **fields):
     """Return what was found, a complete image unless said otherwise."""
     fields = dict({'snapshots': ('snap',), 'protected': True}, **fields)
-    return leftovers.Found(
+    return existing.ExistingImage(
         'image', 'id', size, record=records.Record(
             size, content, hashes or HASHES) if record else None, **fields)
 
@@ -47,15 +52,15 @@ class FoundTest(base.BaseTestCase):
                 protected=protected, writers=writers).being_written)
 
     def test_what_is_not_there(self):
-        nothing = leftovers.Found('image')
+        nothing = existing.ExistingImage('image')
         self.assertFalse(nothing.complete)
         self.assertFalse(nothing.being_written)
 
     def test_refusals_say_what_to_do(self):
         for error, words in (
-                (leftovers.BeingWritten(found(writers=('10.0.0.1:0/7',))),
+                (existing.BeingWritten(found(writers=('10.0.0.1:0/7',))),
                  ('image', '10.0.0.1:0/7', 'try again')),
-                (leftovers.Different(found()), ('image', 'location'))):
+                (existing.Different(found()), ('image', 'location'))):
             for word in words:
                 self.assertIn(word, str(error))
 
@@ -63,7 +68,7 @@ class FoundTest(base.BaseTestCase):
 class CompareTest(base.BaseTestCase):
 
     def compare(self, one, content=None, hashes=None, size=10):
-        return leftovers.compare(one, size, content, hashes, authentic=True)
+        return existing.compare(one, size, content, hashes, authentic=True)
 
     def test_by_size(self):
         self.assertIs(False, self.compare(found(), 'one', size=11))
@@ -90,11 +95,43 @@ class CompareTest(base.BaseTestCase):
 
     def test_record_of_anybody(self):
         for content in ('one', 'two'):
-            self.assertIsNone(leftovers.compare(found(), 10, content, HASHES))
-        self.assertIs(False, leftovers.compare(found(), 11, 'one', HASHES))
+            self.assertIsNone(existing.compare(found(), 10, content, HASHES))
+        self.assertIs(False, existing.compare(found(), 11, 'one', HASHES))
 
     def test_record_of_another_size(self):
         # Such as of the image's head, which has grown since.
-        one = leftovers.Found('image', 'id', 10, ('snap',), True,
-                              record=records.Record(9, 'one', HASHES))
+        one = existing.ExistingImage('image', 'id', 10, ('snap',), True,
+                                     record=records.Record(9, 'one', HASHES))
         self.assertIsNone(self.compare(one, 'one', HASHES))
+
+
+class DeadWriterTest(base.BaseTestCase):
+    """What of a dead writer's image is removed at once."""
+
+    def check(self, removed, snapshots, is_committed, **options):
+        site = mock.Mock(is_committed=lambda image, image_id: is_committed,
+                         open_pool=contextlib.nullcontext)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.existing.inspect',
+            lambda ioctx, image: existing.ExistingImage(
+                image, '17', 10, snapshots)))
+        self.assertTrue(existing.discard_writes(site, IMAGE, [7], **options))
+        self.assertEqual([mock.call(None, IMAGE, '17')] * removed,
+                         site.discard.mock_calls)
+
+    def test_incomplete(self):
+        for published in (True, False):
+            for committed in (True, False):
+                self.check(True, (), True, published=published,
+                           committed=committed)
+
+    def test_published(self):
+        self.check(False, ('snap',), False, published=False)
+        self.check(True, ('snap',), False, published=True)
+        self.check(True, ('snap',), False, published=True, committed=False)
+
+    def test_committed(self):
+        # Glance may come to know of it still.
+        self.check(False, ('snap',), True, published=True, committed=False)
+        self.check(False, ('snap',), True, published=False)
+        self.check(True, ('snap',), True, published=True)

@@ -25,7 +25,6 @@ import rados
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
-from glance_dcn.sites import reading
 from glance_dcn.sites import sources
 from tests.unit.engine import fakes
 from tests.unit.engine import memory
@@ -189,7 +188,7 @@ class OrderTest(base.BaseTestCase):
         self.assertTrue(all(0 <= one < 1 for one in found))
 
 
-class RelayTest(base.BaseTestCase):
+class SourceFailoverTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
@@ -199,20 +198,20 @@ class RelayTest(base.BaseTestCase):
         self.record = signed('digest')
         self.error = engine_errors.RequestError('one', 'read', 110)
 
-    def relay(self, *sites, record=True):
-        return reading.Relay('image', map(source, sites),
-                             self.record if record else None)
+    def failover(self, *sites, record=True):
+        return sources.SourceFailover('image', map(source, sites),
+                                      self.record if record else None)
 
     def test_next_one(self):
         one, two = FakeSite('one', self.record), FakeSite('two', self.record)
-        with self.relay(one, two) as relay:
-            self.assertEqual('one', relay.open().name)
-            self.assertEqual('two', relay.another(self.error).name)
-            self.assertEqual(['one', 'two'], relay.names)
-            self.assertIs(two, relay.source.site)
-            self.assertIsNone(relay.another(self.error))
+        with self.failover(one, two) as failover:
+            self.assertEqual('one', failover.open().name)
+            self.assertEqual('two', failover.next_source(self.error).name)
+            self.assertEqual(['one', 'two'], failover.names)
+            self.assertIs(two, failover.source.site)
+            self.assertIsNone(failover.next_source(self.error))
         self.assertEqual({'one': self.error, 'two': self.error},
-                         relay.failed)
+                         failover.failed)
         self.assertEqual([self.error], one.told)
         self.assertEqual((0, 0), (one.open, two.open))
 
@@ -227,91 +226,92 @@ class RelayTest(base.BaseTestCase):
                      records.Record(10, 'digest'), 'image', KEY[::-1])),
                  FakeSite('grown', self.record, size=11)]
         right = FakeSite('right', self.record)
-        with self.relay(FakeSite('one', self.record), *wrong,
-                        right) as relay:
-            relay.open()
-            self.assertEqual('right', relay.another(self.error).name)
+        with self.failover(FakeSite('one', self.record), *wrong,
+                           right) as failover:
+            failover.open()
+            self.assertEqual('right', failover.next_source(self.error).name)
             self.assertEqual([0] * 7, [site.open for site in wrong])
-            self.assertEqual(['one', 'right'], relay.names)
+            self.assertEqual(['one', 'right'], failover.names)
 
     def test_none_without_a_record(self):
-        with self.relay(FakeSite('one'), FakeSite('two', self.record),
-                        record=False) as relay:
-            relay.open()
-            self.assertIsNone(relay.another(self.error))
-            self.assertEqual({'one': self.error}, relay.failed)
+        with self.failover(FakeSite('one'), FakeSite('two', self.record),
+                           record=False) as failover:
+            failover.open()
+            self.assertIsNone(failover.next_source(self.error))
+            self.assertEqual({'one': self.error}, failover.failed)
 
     def test_those_that_are_away_are_not_waited_for(self):
         away = FakeSite('away', self.record, available=False)
-        with self.relay(FakeSite('one', self.record), away,
-                        FakeSite('two', self.record)) as relay:
-            relay.open()
-            self.assertEqual('two', relay.another(self.error).name)
+        with self.failover(FakeSite('one', self.record), away,
+                           FakeSite('two', self.record)) as failover:
+            failover.open()
+            self.assertEqual('two', failover.next_source(self.error).name)
         self.assertEqual([], away.told)
 
     def test_those_whose_monitors_do_not_answer_come_last(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.reading._PATIENCE', .2))
+            'glance_dcn.sites.sources._PATIENCE', .2))
         silent = [FakeSite('refuses', self.record, reason='refused'),
                   FakeSite('silent', self.record, reason='later')]
         well = [FakeSite(name, self.record) for name in ('two', 'three')]
-        with self.relay(FakeSite('one', self.record), silent[0], well[0],
-                        silent[1], well[1]) as relay:
-            relay.open()
+        with self.failover(FakeSite('one', self.record), silent[0], well[0],
+                           silent[1], well[1]) as failover:
+            failover.open()
             self.assertEqual(
                 ['two', 'three', 'refuses', 'silent'],
-                [relay.another(self.error).name for _ in range(4)])
-            self.assertIsNone(relay.another(self.error))
+                [failover.next_source(self.error).name for _ in range(4)])
+            self.assertIsNone(failover.next_source(self.error))
         # All at once, and whether the last one answers tells nothing.
         self.assertEqual([3, 3], [site.asked for site in silent])
 
     def test_an_answer_that_comes_late(self):
         # As where very many are asked, some at a time.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.reading._PATIENCE', 0))
+            'glance_dcn.sites.sources._PATIENCE', 0))
         late, silent = (FakeSite(name, self.record, reason='later')
                         for name in ('late', 'silent'))
         silent.ask_monitors = lambda then: late.then(None)
         late.ask_monitors = lambda then: setattr(late, 'then', then)
-        with self.relay(FakeSite('one', self.record), late,
-                        silent) as relay:
-            relay.open()
-            self.assertEqual('late', relay.another(self.error).name)
+        with self.failover(FakeSite('one', self.record), late,
+                           silent) as failover:
+            failover.open()
+            self.assertEqual('late', failover.next_source(self.error).name)
 
     def test_the_only_one_left_is_not_asked(self):
         two = FakeSite('two', self.record, reason='refused')
-        with self.relay(FakeSite('one', self.record), two) as relay:
-            relay.open()
-            self.assertEqual('two', relay.another(self.error).name)
+        with self.failover(FakeSite('one', self.record), two) as failover:
+            failover.open()
+            self.assertEqual('two', failover.next_source(self.error).name)
         self.assertEqual(0, two.asked)
 
     def test_first_cannot_be_opened(self):
         gone = FakeSite('one', error=errors.Unreachable('one', 'x', 'y'))
-        with self.relay(gone, FakeSite('two', self.record)) as relay:
-            self.assertEqual('two', relay.open().name)
+        with self.failover(gone, FakeSite('two', self.record)) as failover:
+            self.assertEqual('two', failover.open().name)
         self.assertEqual([gone.error], gone.told)
 
     def test_none_can_be_opened(self):
         first, second = (errors.Unreachable(name, 'x', 'y')
                          for name in ('one', 'two'))
-        with self.relay(FakeSite('one', error=first),
-                        FakeSite('two', error=second)) as relay:
+        with self.failover(FakeSite('one', error=first),
+                           FakeSite('two', error=second)) as failover:
             self.assertIs(first, self.assertRaises(errors.Unreachable,
-                                                   relay.open))
-        self.assertEqual(['one', 'two'], list(relay.failed))
+                                                   failover.open))
+        self.assertEqual(['one', 'two'], list(failover.failed))
 
     def test_check(self):
         site = FakeSite('one', self.record)
-        with self.relay(site) as relay:
-            relay.open()
-            self.assertEqual('id', relay.identity)
-            relay.check()
+        with self.failover(site) as failover:
+            failover.open()
+            self.assertEqual('id', failover.image_id)
+            failover.check()
             for reply in (rados.ObjectNotFound('gone', errno=2),
                           b'\x05\0\0\0trash', b''):
                 site.pool.reply = reply
-                self.assertRaises(reading.Removed, relay.check)
+                self.assertRaises(sources.Removed, failover.check)
             site.pool.reply = rados.TimedOut('late', errno=110)
-            error = self.assertRaises(engine_errors.RequestError, relay.check)
+            error = self.assertRaises(engine_errors.RequestError,
+                                      failover.check)
             self.assertEqual(110, error.errno)
             self.assertIn('one', str(error))
 
@@ -346,7 +346,7 @@ class Vanishing(memory.Memory):
             super().read(offset, length, done)
 
 
-class FakeRelay:
+class FakeFailover:
     """Endpoints of one image, of which the next is taken when one fails."""
 
     def __init__(self, *endpoints):
@@ -357,9 +357,9 @@ class FakeRelay:
     def check(self):
         self.checked += 1
         if getattr(self.open, 'removed', False):
-            raise reading.Removed('gone')
+            raise sources.Removed('gone')
 
-    def another(self, error):
+    def next_source(self, error):
         if not self._endpoints:
             return None
         self.open = self._endpoints.pop(0)
@@ -379,30 +379,30 @@ class ChunksTest(base.BaseTestCase):
             source.choice((bytes, source.randbytes))(self.CHUNK)
             for _ in range(14)) + b'end'
 
-    def read(self, relay, offset=0, length=None):
+    def read(self, failover, offset=0, length=None):
         """Return what is given out, and the error at its end, if any."""
         came = []
         try:
-            for chunk in reading.chunks(
-                    relay, relay.open, offset,
+            for chunk in sources.chunks(
+                    failover, failover.open, offset,
                     len(self.data) - offset if length is None else length,
                     chunk=self.CHUNK, ahead=self.CHUNK):
                 came.append(chunk)
-        except reading.Removed as exc:
+        except sources.Removed as exc:
             return b''.join(came), exc
         return b''.join(came), None
 
     def test_ranges(self):
         for offset, length in ((0, None), (5, 1), (7, 3 << 20), (0, 0),
                                (len(self.data) - 1, 1)):
-            relay = FakeRelay(Vanishing(self.data, 1000))
-            came, error = self.read(relay, offset, length)
+            failover = FakeFailover(Vanishing(self.data, 1000))
+            came, error = self.read(failover, offset, length)
             self.assertIsNone(error)
             end = None if length is None else offset + length
             self.assertEqual(self.data[offset:end], came)
             # At least once, and no more than once a chunk.
-            self.assertLessEqual(bool(came), relay.checked)
-            self.assertLessEqual(relay.checked,
+            self.assertLessEqual(bool(came), failover.checked)
+            self.assertLessEqual(failover.checked,
                                  -(-len(came) // self.CHUNK))
 
     @_SETTINGS
@@ -412,7 +412,7 @@ class ChunksTest(base.BaseTestCase):
                                               max_size=2))
     def test_removed_at_any_time(self, after, offset, others):
         endpoints = [Vanishing(self.data, one) for one in (after, *others)]
-        came, error = self.read(FakeRelay(*endpoints), offset)
+        came, error = self.read(FakeFailover(*endpoints), offset)
         self.assertEqual(self.data[offset:offset + len(came)], came)
         if error is None:
             self.assertEqual(self.data[offset:], came)
@@ -429,22 +429,22 @@ class ChunksTest(base.BaseTestCase):
     @hypothesis.given(strategies.integers(0, 24), strategies.integers(0, 9),
                       strategies.integers(1, 24 << 20))
     def test_source_fails(self, at, offset, length):
-        relay = FakeRelay(self.faulty('one', at),
-                          memory.Memory(data=self.data))
+        failover = FakeFailover(self.faulty('one', at),
+                                memory.Memory(data=self.data))
         length = min(length, len(self.data) - offset)
-        came, error = self.read(relay, offset, length)
+        came, error = self.read(failover, offset, length)
         self.assertIsNone(error)
         self.assertEqual(self.data[offset:offset + length], came)
 
     def test_last_source_fails(self):
-        relay = FakeRelay(self.faulty('one', 3), self.faulty('two', 3))
+        failover = FakeFailover(self.faulty('one', 3), self.faulty('two', 3))
         error = self.assertRaises(
-            engine_errors.RequestError, lambda: len(self.read(relay)[0]))
+            engine_errors.RequestError, lambda: len(self.read(failover)[0]))
         self.assertEqual('two', error.endpoint)
 
     def test_another_has_all_of_it(self):
         for after in range(30):
-            came, error = self.read(FakeRelay(
+            came, error = self.read(FakeFailover(
                 Vanishing(self.data, after), Vanishing(self.data, 1000)))
             self.assertIsNone(error)
             self.assertEqual(self.data, came)

@@ -17,9 +17,8 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fsids
 from glance_dcn.ceph import health
-from glance_dcn.sites import wiring
+from glance_dcn.sites import cluster_identity
 
 ONE, TWO, HOME = 'fsid-one', 'fsid-two', 'fsid-home'
 
@@ -85,7 +84,7 @@ class Leaving(Site):
         self._name, self.process = name, None
 
 
-class WiringCase(base.BaseTestCase):
+class IdentityCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
@@ -93,14 +92,15 @@ class WiringCase(base.BaseTestCase):
         self.kept, self.gone = {}, set()
         for name in ('load', 'add', 'replace', 'former'):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.fsids.' + name, getattr(self, name)))
+                'glance_dcn.sites.cluster_identity.' + name,
+                getattr(self, name)))
         self.home = Site('central', HOME)
         self.edge = Site('edge', ONE)
-        self.wiring = self.process(self.home, self.edge)
+        self.identities = self.process(self.home, self.edge)
 
     def load(self, pool, deployment):
         self.assertEqual(('glance-dcn', 'ours'), (pool.namespace, deployment))
-        return {store: fsids.Entry(*entry)
+        return {store: cluster_identity.ClusterIdentity(*entry)
                 for store, entry in self.kept.items()}
 
     def add(self, pool, deployment, store, fsid):
@@ -120,7 +120,7 @@ class WiringCase(base.BaseTestCase):
 
     def process(self, *sites):
         """Return what a new process has, whose first site is the default."""
-        made = wiring.Wiring()
+        made = cluster_identity.ClusterIdentities()
         made.deployment = 'ours'
         self.addCleanup(made.stop)
         for site in sites:
@@ -129,7 +129,7 @@ class WiringCase(base.BaseTestCase):
 
     def refused(self, site, *words, process=None):
         exc = self.assertRaises(errors.Misconfigured,
-                                (process or self.wiring).check, site)
+                                (process or self.identities).check, site)
         self.assertEqual(site.name, exc.store)
         for word in words:
             self.assertIn(word, str(exc))
@@ -141,18 +141,18 @@ class WiringCase(base.BaseTestCase):
         self.assertIn(store, self.kept)
 
 
-class TestTwins(WiringCase):
+class TestTwins(IdentityCase):
 
     def test_the_later_one_is_refused(self):
         twin = Site('twin', ONE)
-        self.wiring.add(twin)
+        self.identities.add(twin)
         self.refused(twin, 'images', ONE, 'edge', '[twin]')
         for site in (self.home, self.edge):
-            self.wiring.check(site)
+            self.identities.check(site)
 
     def test_first_one_not_used_yet(self):
         twin = Site('twin', ONE)
-        self.wiring.add(twin)
+        self.identities.add(twin)
         self.edge.connected = False
         self.refused(twin, 'edge')
         self.refused(twin, 'edge')
@@ -161,50 +161,50 @@ class TestTwins(WiringCase):
     def test_first_one_with_a_mistake_in_its_conf_file(self):
         # It claims the cluster of another, whose store must not suffer for it.
         right = Site('right', ONE)
-        self.wiring.add(right)
+        self.identities.add(right)
         self.edge.connected = False
         self.edge.mistake = True
         for _i in range(2):
-            self.wiring.check(right)
+            self.identities.check(right)
         self.assertEqual(1, self.edge.asked)
-        self.assertIsNone(self.wiring.fault(right))
+        self.assertIsNone(self.identities.fault(right))
 
     def test_other_pool(self):
         other = Site('other', ONE, 'more')
-        self.wiring.add(other)
-        self.wiring.check(other)
+        self.identities.add(other)
+        self.identities.check(other)
 
     def test_unknown_fsids(self):
         for name in ('one', 'two'):
             site = Site(name, None)
-            self.wiring.add(site)
-            self.wiring.check(site)
+            self.identities.add(site)
+            self.identities.check(site)
 
     def test_later_one_taken_away_meanwhile(self):
         twin = Leaving('twin', ONE)
-        self.wiring.add(twin)
-        twin.leave_after(1, self.wiring)
-        self.assertIsNone(self.wiring.fault(twin))
+        self.identities.add(twin)
+        twin.leave_after(1, self.identities)
+        self.assertIsNone(self.identities.fault(twin))
 
     def test_first_one_taken_away(self):
         twin = Site('twin', ONE)
-        self.wiring.add(twin)
-        self.wiring.remove('edge')
-        self.wiring.check(twin)
+        self.identities.add(twin)
+        self.identities.remove('edge')
+        self.identities.check(twin)
 
     def test_store_configured_again(self):
         again = Site('edge', ONE)
-        self.wiring.add(again)
-        self.wiring.check(again)
+        self.identities.add(again)
+        self.identities.check(again)
 
     def test_site_of_no_store(self):
-        self.wiring.check(Site('stranger', ONE))
+        self.identities.check(Site('stranger', ONE))
 
 
-class TestMemory(WiringCase):
+class TestMemory(IdentityCase):
 
     def test_kept_once_it_was_reached(self):
-        self.wiring.check(self.edge)
+        self.identities.check(self.edge)
         self.wait_until_kept('edge')
         self.assertEqual(ONE, self.kept['edge'][0])
         self.assertNotIn('central', self.kept)
@@ -212,21 +212,21 @@ class TestMemory(WiringCase):
     def test_not_kept_before(self):
         # What a conf file says may be wrong.
         self.edge.connected = False
-        self.wiring.check(self.edge)
-        self.wiring.synchronise()
+        self.identities.check(self.edge)
+        self.identities.synchronise()
         self.assertEqual({}, self.kept)
 
     def test_another_cluster(self):
         self.kept['edge'] = TWO, 1_700_000_000
         self.refused(self.edge, ONE, TWO, '2023-11-14',
                      'glance-dcn site accept edge', '[edge]')
-        self.wiring.check(self.home)
+        self.identities.check(self.home)
         self.assertEqual(TWO, self.kept['edge'][0])
 
     def test_another_cluster_in_one_process(self):
         # Nothing could be kept: the default site is away.
         self.home.health = health.Health(health.DOWN)
-        self.wiring.check(self.edge)
+        self.identities.check(self.edge)
         self.edge.known_fsid = TWO
         self.refused(self.edge, ONE, TWO)
 
@@ -236,17 +236,17 @@ class TestMemory(WiringCase):
         self.assertEqual(
             (TWO, ONE),
             self.process(self.home, self.edge).accept(self.edge))
-        self.wiring.synchronise()
-        self.wiring.check(self.edge)
+        self.identities.synchronise()
+        self.identities.check(self.edge)
 
     def test_accepted(self):
         self.kept['edge'] = TWO, 1_700_000_000
         self.refused(self.edge)
-        self.wiring.accept(self.edge)
-        self.wiring.check(self.edge)
+        self.identities.accept(self.edge)
+        self.identities.check(self.edge)
 
     def test_accepting_without_a_default(self):
-        process = wiring.Wiring()
+        process = cluster_identity.ClusterIdentities()
         process.add(self.edge)
         self.assertRaises(errors.Misconfigured, process.accept, self.edge)
         self.assertFalse(process.has_replaced(self.edge, TWO))
@@ -254,30 +254,30 @@ class TestMemory(WiringCase):
     def test_replaced_only_what_was_accepted_to_be(self):
         self.kept['edge'] = TWO, 1_700_000_000
         self.refused(self.edge)
-        self.assertFalse(self.wiring.has_replaced(self.edge, TWO))
-        self.wiring.accept(self.edge)
-        self.assertTrue(self.wiring.has_replaced(self.edge, TWO))
-        self.assertFalse(self.wiring.has_replaced(self.edge, ONE))
-        self.assertFalse(self.wiring.has_replaced(self.home, TWO))
+        self.assertFalse(self.identities.has_replaced(self.edge, TWO))
+        self.identities.accept(self.edge)
+        self.assertTrue(self.identities.has_replaced(self.edge, TWO))
+        self.assertFalse(self.identities.has_replaced(self.edge, ONE))
+        self.assertFalse(self.identities.has_replaced(self.home, TWO))
         # Nobody can be asked.
         self.home.health = health.Health(health.DOWN)
-        self.assertFalse(self.wiring.has_replaced(self.edge, TWO))
+        self.assertFalse(self.identities.has_replaced(self.edge, TWO))
 
     def test_looks_only_while_there_is_something_to_look_for(self):
-        self.wiring.synchronise()
-        self.wiring.synchronise()
+        self.identities.synchronise()
+        self.identities.synchronise()
         self.assertEqual(1, self.home.pools)
         self.edge.known_fsid = TWO
-        self.wiring.synchronise()
+        self.identities.synchronise()
         self.assertEqual(2, self.home.pools)
 
 
-class TestPatience(WiringCase):
+class TestPatience(IdentityCase):
 
     def test_default_that_is_known_to_be_away(self):
         self.home.health = health.Health(health.DOWN)
         began = time.monotonic()
-        self.wiring.check(self.edge)
+        self.identities.check(self.edge)
         self.assertLess(time.monotonic() - began, .8)
         self.assertEqual(0, self.home.pools)
 
@@ -290,20 +290,21 @@ class TestPatience(WiringCase):
 
     def test_default_that_hangs(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.fsids.load', lambda *args: time.sleep(10)))
+            'glance_dcn.sites.cluster_identity.load',
+            lambda *args: time.sleep(10)))
         began = time.monotonic()
-        self.wiring.check(self.edge)
+        self.identities.check(self.edge)
         self.assertLess(time.monotonic() - began, 8)
         # Once in the life of a process.
         began = time.monotonic()
-        self.wiring.check(self.edge)
+        self.identities.check(self.edge)
         self.assertLess(time.monotonic() - began, .8)
 
     def test_default_that_refuses(self):
         def load(*args):
-            raise fsids.Error('no caps')
+            raise cluster_identity.Error('no caps')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.fsids.load', load))
-        self.wiring.synchronise()
+            'glance_dcn.sites.cluster_identity.load', load))
+        self.identities.synchronise()
         self.assertIn('no caps', self.log.output)
-        self.wiring.check(self.edge)
+        self.identities.check(self.edge)

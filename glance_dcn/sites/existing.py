@@ -10,14 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What a site already holds under the name of an image that is to come there.
+"""An existing image, under the name of one that is to be written at a site.
 
-Such an image is complete or half-written; the snapshot that publishes an image
-tells. A complete one is what came of an earlier copy or import, whose
-location Glance did not get to note, or was put there by hand. It is adopted if
-its content is what is wanted, and otherwise left alone. A half-written one is
-being written, which its watch tells, or its writer died, and then it is
-replaced.
+It is complete or incomplete; the snapshot that publishes an image tells. A
+complete one is what came of an earlier copy or import, whose location Glance
+did not get to note, or was put there by hand. It is adopted if its content is
+what is wanted, and otherwise left alone. An incomplete one is being written,
+which its watch tells, or its writer died, and then it is replaced.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from glance_dcn.sites import proofs
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Collection
     from collections.abc import Mapping
 
     import rados
@@ -47,10 +47,10 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ExistingImage:
     """An RBD image as it was found.
 
-    :ivar identity: its internal ID; None for one that cannot be opened,
+    :ivar image_id: its internal ID; None for one that cannot be opened,
         because its maker died while creating it, or that is not there
     :ivar size: bytes; of the snapshot that publishes it, if there is one
     :ivar protected: whether the snapshot that publishes it is protected
@@ -59,7 +59,7 @@ class Found:
     """
 
     image: str
-    identity: str | None = None
+    image_id: str | None = None
     size: int = 0
     snapshots: tuple[str, ...] = ()
     protected: bool = False
@@ -80,7 +80,7 @@ class Found:
 class Refused(Exception):
     """The image that is there is in the way."""
 
-    def __init__(self, found: Found, reason: str) -> None:
+    def __init__(self, found: ExistingImage, reason: str) -> None:
         super().__init__('RBD image %s exists already: %s'
                          % (found.image, reason))
         self.found = found
@@ -89,14 +89,14 @@ class Refused(Exception):
 class Complete(Refused):
     """A complete image is there; whether it is the right one is open."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: ExistingImage) -> None:
         super().__init__(found, 'it is complete')
 
 
 class BeingWritten(Refused):
     """A client is writing it."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: ExistingImage) -> None:
         super().__init__(
             found, 'it is open for writing by the client at %s; if that has '
             'died, the cluster knows it within half a minute: try again then'
@@ -106,7 +106,7 @@ class BeingWritten(Refused):
 class Different(Refused):
     """A complete image is there, and its content is not what is wanted."""
 
-    def __init__(self, found: Found,
+    def __init__(self, found: ExistingImage,
                  reason: str = 'its content is another one') -> None:
         super().__init__(
             found, '%s. It is left as it is; see what it is, and remove it if '
@@ -116,12 +116,13 @@ class Different(Refused):
 class Gone(Refused):
     """A complete image was there, and is no more."""
 
-    def __init__(self, found: Found, reason: str = 'it was removed meanwhile, '
-                 'or another one took its place: try again') -> None:
+    def __init__(self, found: ExistingImage,
+                 reason: str = 'it was removed meanwhile, or another one took '
+                 'its place: try again') -> None:
         super().__init__(found, reason)
 
 
-def look(ioctx: rados.Ioctx, image: str) -> Found:
+def inspect(ioctx: rados.Ioctx, image: str) -> ExistingImage:
     """Return what there is under the name of an RBD image.
 
     :raises rbd.Error: if it cannot be told
@@ -132,7 +133,7 @@ def look(ioctx: rados.Ioctx, image: str) -> Found:
             snapshots = {snap['name']: snap['size']
                          for snap in opened.list_snaps()}
             published = images.SNAPSHOT in snapshots
-            return Found(
+            return ExistingImage(
                 image, opened.id(),
                 snapshots.get(images.SNAPSHOT, opened.size()),
                 tuple(snapshots),
@@ -140,12 +141,11 @@ def look(ioctx: rados.Ioctx, image: str) -> Found:
                 tuple(watcher['addr'] for watcher in opened.watchers_list()),
                 records.load(opened))
     except rbd.ImageNotFound:
-        return Found(image)
+        return ExistingImage(image)
 
 
-def clear(ioctx: rados.Ioctx, image: str,
-          fence: Callable[[str, str | None], object]
-          = lambda image, image_id: None) -> None:
+def remove_incomplete(ioctx: rados.Ioctx, image: str,
+                      fence: Callable[[str, str | None], object]) -> None:
     """Remove an incomplete image that no client writes any more.
 
     For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
@@ -157,7 +157,7 @@ def clear(ioctx: rados.Ioctx, image: str,
     :raises Different: if it is something else, by its snapshots
     :raises rbd.Error: if it cannot be removed
     """
-    found = look(ioctx, image)
+    found = inspect(ioctx, image)
     if found.being_written:
         raise BeingWritten(found)
     if found.complete:
@@ -167,42 +167,39 @@ def clear(ioctx: rados.Ioctx, image: str,
                         'publishes images' % ', '.join(found.snapshots))
     LOG.warning('RBD image %s was left incomplete by a client that is gone: '
                 'removing it', image)
-    fence(image, found.identity)
-    _remove(ioctx, found)
+    fence(image, found.image_id)
+    try:
+        with contextlib.suppress(rbd.ImageNotFound):
+            images.remove(ioctx, image, found.image_id
+                          or images.read_image_id(ioctx, image))
+    except images.InUse as exc:
+        raise BeingWritten(found) from exc
 
 
-def remove(ioctx: rados.Ioctx, image: str, identity: str | None,
+def remove(ioctx: rados.Ioctx, image: str, image_id: str | None,
            trashing: Callable[[str], object] | None = None) -> None:
     """Remove an image whose writer has failed; not another of its name.
 
     For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
 
-    :param identity: internal ID of the image that is meant; None: it is not
+    :param image_id: internal ID of the image that is meant; None: it is not
         known, and a complete image or one being written is not meant
     :param trashing: see :func:`glance_dcn.ceph.images.remove`
     :raises rbd.ImageNotFound: if there is none of that name
     :raises glance_dcn.ceph.images.InUse: if it is open elsewhere, or has
         clones
     """
-    found = look(ioctx, image)
-    if (found.snapshots if identity is None
-            else found.identity not in (identity, None)):
+    found = inspect(ioctx, image)
+    if (found.snapshots if image_id is None
+            else found.image_id not in (image_id, None)):
         LOG.info('RBD image %s is another than the one to be removed: it is '
                  'left as it is', image)
         return
-    if identity is None and found.being_written:
+    if image_id is None and found.being_written:
         raise images.InUse(str(BeingWritten(found)))
-    images.remove(ioctx, image, found.identity or identity
-                  or images.look_up(ioctx, image), images.SNAPSHOT, trashing)
-
-
-def _remove(ioctx: rados.Ioctx, found: Found) -> None:
-    try:
-        with contextlib.suppress(rbd.ImageNotFound):
-            images.remove(ioctx, found.image,
-                          found.identity or images.look_up(ioctx, found.image))
-    except images.InUse as exc:
-        raise BeingWritten(found) from exc
+    images.remove(ioctx, image, found.image_id or image_id
+                  or images.read_image_id(ioctx, image), images.SNAPSHOT,
+                  trashing)
 
 
 def strongest(hashes: Mapping[str, str]) -> str:
@@ -213,7 +210,7 @@ def strongest(hashes: Mapping[str, str]) -> str:
     return max(hashes, key=lambda name: len(hashes[name]))
 
 
-def compare(found: Found, size: int, content: str | None = None,
+def compare(found: ExistingImage, size: int, content: str | None = None,
             hashes: Mapping[str, str] | None = None,
             authentic: bool = False) -> bool | None:
     """Compare a complete image with what is wanted, without reading it.
@@ -237,11 +234,11 @@ def compare(found: Found, size: int, content: str | None = None,
     return record.hashes[name] == hashes[name]
 
 
-def adopt(site: sites.Site, ioctx: rados.Ioctx, found: Found, size: int,
-          content: str | None = None,
+def adopt(site: sites.Site, ioctx: rados.Ioctx, found: ExistingImage,
+          size: int, content: str | None = None,
           hashes: Mapping[str, str] | None = None,
           memory: int = transfer.MEMORY) -> None:
-    """Take over a complete image, if it is what is wanted.
+    """Adopt a complete image, if it is what is wanted.
 
     One that has no record of this deployment's, because stock Glance, Nova or
     another site's Glance wrote it, is read and given one.
@@ -257,9 +254,12 @@ def adopt(site: sites.Site, ioctx: rados.Ioctx, found: Found, size: int,
     The others are those of :func:`compare`.
     """
     # It is complete: it could be opened.
-    assert found.identity is not None
-    with site.adopting(ioctx, found.image, found.identity):
-        _check_it_stayed(site, ioctx, found)
+    assert found.image_id is not None
+    with site.adopting(ioctx, found.image, found.image_id):
+        # Is it still there, now that it is recorded as wanted?
+        now = site.call(_inspect_locked, site, ioctx, found.image)
+        if (now.image_id, now.complete) != (found.image_id, True):
+            raise Gone(found)
         equal = compare(found, size, content, hashes, proofs.is_authentic(
             site, found.image, found.record))
         if equal is None:
@@ -282,22 +282,15 @@ def _protect(ioctx: rados.Ioctx, image: str) -> None:
         opened.protect_snap(images.SNAPSHOT)
 
 
-def _look_locked(site: sites.Site, ioctx: rados.Ioctx, image: str) -> Found:
+def _inspect_locked(site: sites.Site, ioctx: rados.Ioctx,
+                    image: str) -> ExistingImage:
     with site.name_lock(ioctx, image):
-        return look(ioctx, image)
+        return inspect(ioctx, image)
 
 
-def _check_it_stayed(site: sites.Site, ioctx: rados.Ioctx,
-                     found: Found) -> None:
-    """See that it is there, now that it is recorded as wanted."""
-    now = site.call(_look_locked, site, ioctx, found.image)
-    if (now.identity, now.complete) != (found.identity, True):
-        raise Gone(found)
-
-
-def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx, found: Found,
-                      content: str | None, hashes: Mapping[str, str] | None,
-                      memory: int) -> bool:
+def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx,
+                      found: ExistingImage, content: str | None,
+                      hashes: Mapping[str, str] | None, memory: int) -> bool:
     name = strongest(hashes) if hashes and content is None else None
     with site.reading(ioctx, found.image) as endpoint:
         result = transfer.Transfer(
@@ -310,7 +303,64 @@ def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx, found: Found,
     else:
         equal = result.content == content
     if equal:
-        site.remember(ioctx, found.image, found.identity, proofs.sign(
+        site.remember(ioctx, found.image, found.image_id, proofs.sign(
             site, found.image, records.Record(
                 result.size, result.content, dict(hashes or {}))))
     return equal
+
+
+def discard_writes(site: sites.Site, image: str, instances: Collection[int],
+                   published: bool, committed: bool = True) -> bool:
+    """Remove what dead clients have written of an image.
+
+    Nothing is done for a site that is away: the intent of the dead writer is
+    at home, and the task runner acts on it when the site is back. Nothing is
+    raised.
+
+    :param instances: RADOS instance IDs of the clients, which are dead, or
+        are blocklisted because they are taken for dead
+    :param published: remove it although it is published
+    :param committed: and although its writer was about to tell Glance of it,
+        which may come to know of it still; else the task runner removes it,
+        if Glance does not
+    :returns: whether nothing of it is left, as far as is known
+    """
+    if not site.available:
+        return False
+    try:
+        with site.open_pool() as ioctx:
+            site.fence_dead(ioctx, image, instances)
+            found = inspect(ioctx, image)
+            if found.complete and not (published and (
+                    committed or not site.is_committed(image,
+                                                       found.image_id))):
+                return True
+            if not found.complete:
+                site.fence_writers(image, found.image_id)
+            site.discard(ioctx, image, found.image_id)
+    except rbd.ImageNotFound:
+        return True
+    except Exception as exc:
+        site.failed(exc)
+        LOG.warning('What a dead worker has left of image %(image)s in '
+                    'store %(store)s is removed later: %(error)s', {
+                        'image': image, 'store': site.name, 'error': exc})
+        return False
+    return True
+
+
+def record_published(site: sites.Site, image: str) -> None:
+    """Record that a published image is about to lose its location.
+
+    If it is not adopted, it is removed as what a dead writer has published.
+
+    :raises rbd.Error: if that cannot be recorded, or it is not published
+    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+    """
+    with site.open_pool() as ioctx:
+        found = inspect(ioctx, image)
+        if found.image_id is None or not found.complete:
+            raise rbd.ImageNotFound('%s is not published' % image)
+        with site.adopting(ioctx, image, found.image_id):
+            pass
+        site.commit(image, found.image_id)
