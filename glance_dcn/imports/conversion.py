@@ -43,7 +43,7 @@ from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
-from glance_dcn.imports import plugin_options
+from glance_dcn.imports import options
 from glance_dcn.imports import stores
 from glance_dcn.runtime import native
 from glance_dcn.sites import hashes
@@ -51,7 +51,7 @@ from glance_dcn.sites import hashes
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-plugin_options.register(CONF)
+options.register(CONF)
 # The output format is stock's own option.
 CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
 CONF.import_opt('image_size_cap', 'glance.common.config')

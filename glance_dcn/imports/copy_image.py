@@ -38,7 +38,7 @@ from taskflow.types import failure
 from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import located
-from glance_dcn.imports import plugin_options
+from glance_dcn.imports import options
 from glance_dcn.imports import stores
 from glance_dcn.sites import copying
 from glance_dcn.sites import site as sites
@@ -50,7 +50,7 @@ from glance_dcn.upstream import plugins
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-plugin_options.register(CONF)
+options.register(CONF)
 
 # The algorithm of Glance's ``checksum``.
 _CHECKSUM = 'md5'

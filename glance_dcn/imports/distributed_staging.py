@@ -34,7 +34,7 @@ from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
-from glance_dcn.imports import plugin_options
+from glance_dcn.imports import options
 from glance_dcn.imports import preflight
 from glance_dcn.imports import stores
 from glance_dcn.tasks import task as tasks
@@ -45,7 +45,7 @@ from glance_dcn.upstream import plugins
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-plugin_options.register(CONF)
+options.register(CONF)
 
 
 def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:

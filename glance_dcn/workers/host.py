@@ -48,12 +48,12 @@ from oslo_config import cfg
 
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.imports import options
 from glance_dcn.runtime import lead
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import leader
-from glance_dcn.workers import options
 from glance_dcn.workers import place
 
 if typing.TYPE_CHECKING:

@@ -37,6 +37,7 @@ from glance_dcn.ceph import record_format
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.imports import options
 from glance_dcn.imports import watch
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
@@ -46,7 +47,6 @@ from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import answer
 from glance_dcn.workers import host
-from glance_dcn.workers import options
 from glance_dcn.workers import peers
 from glance_dcn.workers import place as places
 from glance_dcn.workers import reference

@@ -22,9 +22,9 @@ import fixtures
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.imports import options
 from glance_dcn.tasks import queue
 from glance_dcn.workers import host
-from glance_dcn.workers import options
 
 
 class HostLeadTest(base.BaseTestCase):

@@ -22,8 +22,8 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.imports import journal
+from glance_dcn.imports import options
 from glance_dcn.workers import host
-from glance_dcn.workers import options
 from glance_dcn.workers import place
 from glance_dcn.workers import presence
 from glance_dcn.workers import reference
