@@ -44,7 +44,6 @@ from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
-from glance_dcn.imports import stores
 from glance_dcn.runtime import native
 from glance_dcn.sites import hashes
 
@@ -79,7 +78,7 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     :param kwargs: see :func:`glance_dcn.imports.copy_image.get_flow`
     """
     targets = kwargs.get('backend') or []
-    stores.name_once(targets)
+    distributed_staging.remove_duplicates(targets)
     # It gets ready while the image is downloaded, or the task begins.
     inspection.prepare(_SERVER, CONF.wsgi.python_interpreter)
     return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
@@ -210,7 +209,7 @@ class _ConvertImage(task.Task):
         :returns: None if it is not hashed
         """
         if (output != 'raw' or virtual_size > _LARGEST_AHEAD
-                or not any(map(stores.site, self._targets))):
+                or not any(map(distributed_staging.site_of, self._targets))):
             return None
         self._ahead = hashes.Ahead(
             self._action_wrapper.image_id, self._target, virtual_size,
