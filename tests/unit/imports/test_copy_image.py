@@ -187,7 +187,7 @@ class SourcesTest(base.BaseTestCase):
                                        ('dcn1', True, .02),
                                        ('dcn2', False, .01))}
         for name, value in (
-                ('stores', fake(site=known.get)),
+                ('distributed_staging.site_of', known.get),
                 ('glance_store', fake(location=fake(
                     get_location_from_uri_and_backend=lambda url, store: fake(
                         store_location=fake(pool='images', image=url,
