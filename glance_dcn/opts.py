@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import typing
 
-from glance_dcn.imports import options as staging_options
-from glance_dcn.imports import plugin_options as process_options
+from glance_dcn.imports import options as import_options
 from glance_dcn.store import options
 from glance_dcn.tasks import setup as task_setup
-from glance_dcn.workers import options as worker_options
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,8 +32,7 @@ def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     A store's options stand in the group named after the store; in the sample
     that store is called ``dcn0``.
     """
-    return [(process_options.GROUP,
-             [*process_options.OPTS, *staging_options.OPTS,
-              *worker_options.OPTS, *options.PROCESS_OPTS,
+    return [(import_options.GROUP,
+             [*import_options.OPTS, *options.PROCESS_OPTS,
               *task_setup.OPTS]),
             ('dcn0', options.STORE_OPTS)]

@@ -23,7 +23,7 @@ from glance_dcn.checks import registry
 from glance_dcn.runtime import limits
 from glance_dcn.status import subjects
 from glance_dcn.tasks import setup as task_setup
-from glance_dcn.workers import host
+from glance_dcn.workers import leader
 
 # A leader's file, by its generation, and the process in it.
 _LEAD = re.compile(r'lead\.(\d+)', re.ASCII)
@@ -43,7 +43,7 @@ def process_limits(node: subjects.Node) -> str:
     """Compare the limits of the Glance that runs here with its needs."""
     wanted = node.conf.glance_dcn.dcn_max_clients
     need = limits.ProcessLimits.need(wanted)
-    pid = leading_process(host.folders(
+    pid = leading_process(leader.folders(
         node.conf, task_setup.deployment_id(node.conf)))
     if pid is None:
         return ('no Glance runs here; each of its processes needs %s threads '

@@ -10,11 +10,16 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The imports and copies that this process is at.
+"""The active imports and copies of this process.
 
-Each has an entry in the journal, which says how far it is. Those who do the
-work say here what they begin; of an image that nobody has announced, because
-the import plugin is not used, nothing is kept.
+Each has an entry in the journal, with its phase. Those who do the work report
+here what they begin; nothing is kept of an image that was not announced,
+because the import plugin is not used.
+
+Between the request and the moment at which Glance makes the flow of an import
+the task waits for its turn, for long where many imports go on; the image is
+locked for it already. So its journal begins when SQLAlchemy tells this process
+that it writes the task to the database.
 """
 
 from __future__ import annotations
@@ -25,10 +30,13 @@ import os
 import time
 import typing
 
+from oslo_config import cfg
+
 from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.runtime import native
+from glance_dcn.tasks import task as tasks
 
 LOG = logging.getLogger(__name__)
 
@@ -47,6 +55,7 @@ _lock = native.lock()
 _imports: dict[str, Import] = {}
 _listeners: list[abc.Callable[[journal.Entry], object]] = []
 _pid: int | None = None
+_conf: cfg.ConfigOpts | None = None
 
 
 def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
@@ -324,3 +333,41 @@ def _forget_parents() -> None:
         _lock = native.lock()
         _imports.clear()
         _pid = os.getpid()
+
+
+def listen(conf: cfg.ConfigOpts) -> None:
+    """Record imports as soon as they are accepted; may be called again."""
+    global _conf
+    if _conf is None:
+        from glance.db.sqlalchemy import models
+        from sqlalchemy import event
+        event.listen(models.TaskInfo, 'after_insert', _inserted)
+    _conf = conf
+
+
+def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
+    """Open the journal; nothing is raised, for Glance would."""
+    try:
+        _accept(info.task_id, info.input)
+    except Exception:
+        LOG.exception('Task %s has no journal until it begins', info.task_id)
+
+
+def _accept(task: str, asked: dict[str, typing.Any] | None) -> None:
+    request = asked and asked.get('import_req')
+    if _conf is None or not asked or not request:
+        # Another type of task, say.
+        return
+    found = folder.of(_conf)
+    if found is None:
+        return
+    entry = journal.Entry(
+        task=task, image=asked['image_id'],
+        method=request['method']['name'],
+        stores=list(asked['backend']),
+        path=folder.staged(_conf, asked['image_id']),
+        phase=journal.ACCEPTED, by=tasks.host_and_process())
+    begin(found, entry)
+    if entry.method == 'glance-direct':
+        # It is all there, and the import may wait for long.
+        vouch(entry.image, journal.ACCEPTED, entry.path, journal.AS_STAGED)

@@ -43,15 +43,14 @@ from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
-from glance_dcn.imports import plugin_options
-from glance_dcn.imports import stores
+from glance_dcn.imports import options
 from glance_dcn.runtime import native
 from glance_dcn.sites import hashes
 
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-plugin_options.register(CONF)
+options.register(CONF)
 # The output format is stock's own option.
 CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
 CONF.import_opt('image_size_cap', 'glance.common.config')
@@ -79,7 +78,7 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     :param kwargs: see :func:`glance_dcn.imports.copy_image.get_flow`
     """
     targets = kwargs.get('backend') or []
-    stores.name_once(targets)
+    distributed_staging.remove_duplicates(targets)
     # It gets ready while the image is downloaded, or the task begins.
     inspection.prepare(_SERVER, CONF.wsgi.python_interpreter)
     return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
@@ -210,7 +209,7 @@ class _ConvertImage(task.Task):
         :returns: None if it is not hashed
         """
         if (output != 'raw' or virtual_size > _LARGEST_AHEAD
-                or not any(map(stores.site, self._targets))):
+                or not any(map(distributed_staging.site_of, self._targets))):
             return None
         self._ahead = hashes.BackgroundHasher(
             self._action_wrapper.image_id, self._target, virtual_size,

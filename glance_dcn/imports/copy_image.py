@@ -35,11 +35,10 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 from taskflow.types import failure
 
+from glance_dcn.imports import commits
 from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import heartbeat
-from glance_dcn.imports import located
-from glance_dcn.imports import plugin_options
-from glance_dcn.imports import stores
+from glance_dcn.imports import options
 from glance_dcn.sites import copying
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import sources
@@ -50,7 +49,7 @@ from glance_dcn.upstream import plugins
 CONF = cfg.CONF
 LOG = logging.getLogger(__name__)
 
-plugin_options.register(CONF)
+options.register(CONF)
 
 # The algorithm of Glance's ``checksum``.
 _CHECKSUM = 'md5'
@@ -69,7 +68,7 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
         ImportActionWrapper
     """
     flow = linear_flow.Flow(kwargs['task_type'])
-    stores.name_once(kwargs['backend'])
+    distributed_staging.remove_duplicates(kwargs['backend'])
     distributed_staging.announce(kwargs)
     targets = _take_over(kwargs)
     if targets:
@@ -99,7 +98,7 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
         _say_once('order', 'Images are copied by stock Glance: its copy_image '
                   'plugin comes after the one of glance_dcn in this process.')
         return []
-    targets = [store for store in wanted if stores.site(store)]
+    targets = [store for store in wanted if distributed_staging.site_of(store)]
     for store in set(wanted) - set(targets):
         _say_once(store, 'Copies to store %s are left to stock Glance: it is '
                   'no dcn store.', store)
@@ -203,7 +202,7 @@ def _sources(locations: abc.Iterable[typing.Any]) -> list[sources.Source]:
     found, weights = [], {}
     for location in locations:
         store = location['metadata'].get('store')
-        site = stores.site(store)
+        site = distributed_staging.site_of(store)
         if site is None:
             continue
         place = glance_store.location.get_location_from_uri_and_backend(
@@ -219,7 +218,7 @@ def _site(store: str) -> sites.Site:
 
     :raises glance.common.exception.UploadException: if the store was removed
     """
-    site = stores.site(store)
+    site = distributed_staging.site_of(store)
     if site is None:
         raise exception.UploadException(
             'Copying to store %s failed: it was removed meanwhile' % store)
@@ -316,7 +315,7 @@ class _CopyDirectly(task.Task):
         self._failed.update(outcome.failed)
         if outcome.failed and self._all_must_succeed:
             raise exception.UploadException(_why(outcome.failed))
-        watch = located.Stopwatch()
+        watch = commits.Stopwatch()
         # The end of the block saves the image.
         with self._action_wrapper as action:
             if outcome.copied:
@@ -334,7 +333,7 @@ class _CopyDirectly(task.Task):
             # The save comes next. If its answer is lost, Glance may have the
             # locations all the same.
             told()
-        located.check(watch, self._action_wrapper.image_id,
+        commits.check(watch, self._action_wrapper.image_id,
                       map(_site, outcome.copied))
         self._located.update(outcome.copied)
 

@@ -13,7 +13,7 @@
 """What a dead worker was at: gone on with, or undone.
 
 Each process of a worker looks at the journal when it starts and every few
-seconds (:mod:`glance_dcn.imports.watch`), and takes over the entries whose
+seconds (:mod:`glance_dcn.imports.scan`), and takes over the entries whose
 processes have died; of several one gets an entry. It brings the image back to
 where its import began, keeping what is worth to be kept, and then begins it
 again in its place, with the same task and the same lock, or, if that is not
@@ -60,8 +60,8 @@ from glance_dcn.tasks import queue
 if typing.TYPE_CHECKING:
     from glance_dcn.upstream import database
 
-    #: What begins an import again, see :func:`glance_dcn.imports.rerun.begin`.
-    Rerun = abc.Callable[[journal.Held, abc.Sequence[str | None]], None]
+    #: What resumes an import, see :func:`glance_dcn.imports.resume.begin`.
+    Resume = abc.Callable[[journal.Held, abc.Sequence[str | None]], None]
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ _USABLE = ('active', 'deactivated')
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 
-def recover(found: journal.Journal, again: Rerun | None = None
+def recover(found: journal.Journal, again: Resume | None = None
             ) -> list[tuple[journal.Entry, str | None]]:
     """Take over what dead processes have left.
 
@@ -168,7 +168,7 @@ def _lock(entry: journal.Entry) -> str:
 class _Recovery:
     """Of one entry."""
 
-    def __init__(self, held: journal.Held, again: Rerun | None) -> None:
+    def __init__(self, held: journal.Held, again: Resume | None) -> None:
         # Where there is no database there is nothing to recover.
         from glance_dcn.upstream import database
         self._database = database

@@ -15,7 +15,7 @@
 What a process does for its host, beyond its own requests, it does while it
 has the lead. This is the lead of a process that knows of no siblings, such as
 a command; that of Glance's processes is
-:class:`glance_dcn.workers.host.HostLead`.
+:class:`glance_dcn.workers.leader.HostLead`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import folder
-from glance_dcn.imports import watch as staging_watch
+from glance_dcn.imports import scan
 from glance_dcn.runtime import green
 from glance_dcn.runtime import periodic
 from glance_dcn.sites import cluster_identity
@@ -65,7 +65,7 @@ from glance_dcn.tasks import setup as task_setup
 from glance_dcn.upstream import glance_db
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
-from glance_dcn.workers import host
+from glance_dcn.workers import leader
 from glance_dcn.workers import presence
 
 if typing.TYPE_CHECKING:
@@ -157,14 +157,14 @@ class Store(driver.Store):
         if queue.PROCESS.enabled:
             glance_interfaces.start(self.conf)
         if database and queue.PROCESS.enabled:
-            host.begin(self.conf, queue.PROCESS)
+            leader.begin(self.conf, queue.PROCESS)
         home = self._home
         is_home = home == group
         cluster_identity.PROCESS.add(self.site, home=is_home)
         queue.PROCESS.add(self.site, home=is_home)
         if database and queue.PROCESS.enabled:
             queue.PROCESS.start()
-            staging_watch.start(self.conf)
+            scan.start(self.conf)
             if is_home:
                 presence.begin(self.conf, self.site)
         self._present_as_rbd()

@@ -10,12 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+"""The leader of a host: which process it is, and what it tells the others.
 
-"""Which process of a worker is its leader.
+One process of a host does the background work of all: it runs tasks, writes
+the heartbeats of the worker, recovers imports, removes orphans, and keeps the
+record of sites. The others do none, and have no connection for any.
 
-All processes of a worker share a folder beside what they have staged, on one
-host. The leader is the process that has the file ``lead.N`` with the highest
-N, the generation of the lead:
+They share a folder beside the staged data. The leader is the process that has
+the file ``lead.N`` with the highest N, the generation of the lead:
 
 * It holds a lock on that file (flock), which the system takes away from a
   process that ends: then the lead is free, and known to be free at once.
@@ -29,35 +31,383 @@ and locked under another name first, and then linked to its own, which fails
 if there is one already: of several siblings one succeeds. Only files of lower
 generations are ever removed, so the highest generation never comes down, and
 a former leader sees that it has lost the lead, whenever it wakes, by looking
-at the names of the files.
+at the names of the files. Between that look and what is done after it a
+process may be stopped: what a leader writes to where others read it must be
+fenced as well, such as by compare-and-swap.
 
-Between that look and what is done after it a process may be stopped. What is
-written by a leader to where others read it must therefore be fenced as well,
-such as by compare-and-swap.
+The folder has two files more:
+
+``wake``
+    is touched by a process that has recorded work; the leader sees its time.
+``published.NAME``
+    is written by the leader for the others to read, such as the sites that
+    are recorded at home.
+
+Where the staging folder cannot be used the folder is beside the locks of
+oslo.concurrency, or in the folder for temporary files. All processes look for
+a usable one in this order with each heartbeat, so that they meet again when a
+better one appears.
 """
 
 from __future__ import annotations
 
 from collections import abc
 import contextlib
+import errno
 import fcntl
+import hashlib
 import logging
 import os
 import re
+import stat
 import tempfile
 import time
 import typing
 import uuid
 
+from oslo_config import cfg
+
+from glance_dcn.imports import folder
+from glance_dcn.imports import journal
+from glance_dcn.imports import options
+from glance_dcn.runtime import lead
 from glance_dcn.runtime import native
+from glance_dcn.runtime import periodic
+from glance_dcn.upstream import glance_interfaces
+from glance_dcn.workers import identity
+
+if typing.TYPE_CHECKING:
+    from glance_dcn.tasks import queue as queues
 
 LOG = logging.getLogger(__name__)
 
+#: Seconds between two heartbeats of a worker in the registry, at most; such
+#: heartbeats in the time after which a silent worker is taken for dead.
+BEAT = 10
+BEATS = 8
+#: Such heartbeats that a leader may leave out until a sibling takes the lead.
+MISSING = 3
+
+# Seconds between two heartbeats beside the staged data, and two attempts of
+# the other processes to take the lead. Neither asks a cluster.
+_INTERVAL = 3
+# Seconds between two looks of the leader at the file that is touched.
+_POLL = 1
+_WAKE = 'wake'
+_PUBLISHED = 'published.'
+# Bytes of it, and of a heartbeat, that are read.
+_LARGEST = 4 << 20
+_LARGEST_HEARTBEAT = 200
 # What the file of a generation is called. In earlier releases there was one
 # file, without a number and empty.
 _NAME = re.compile(r'lead(?:\.(\d{1,18}))?', re.ASCII)
-# Bytes of it that are read.
-_LARGEST = 200
+# What says that a folder cannot be used at all, rather than at this moment.
+_UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
+                       errno.EPERM, errno.EROFS))
+
+
+def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
+    """Have this process share the background work of its host.
+
+    Called as each store is set up; the first call for a configuration counts.
+
+    :param queue: gets the lead as its ``lead``
+    """
+    known = queue.lead
+    if isinstance(known, HostLead):
+        if known.conf is conf:
+            return
+        known.stop()
+    options.register(conf)
+    queue.lead = HostLead(
+        folders(conf, queue.store.deployment),
+        MISSING * interval(conf),
+        # Others that have stores, such as the scrubber, end at any time.
+        may_lead=lambda: (glance_interfaces.serves_api(conf)
+                          or glance_interfaces.loaded()))
+    queue.lead.conf = conf
+    queue.lead.start()
+
+
+def interval(conf: cfg.ConfigOpts) -> float:
+    """Return the seconds between two heartbeats of a worker."""
+    timeout: int = conf[options.GROUP].dcn_worker_timeout
+    return min(BEAT, timeout / BEATS)
+
+
+def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
+    """Return the folders that the processes may share, the best first."""
+    name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
+        deployment.encode()).hexdigest()[:16])
+    staging = folder.path(conf)
+    locks = getattr(getattr(conf, 'oslo_concurrency', None), 'lock_path',
+                    None)
+    return [os.path.join(os.path.abspath(parent), last)
+            for parent, last in ((staging, journal.FOLDER), (locks, name),
+                                 (tempfile.gettempdir(), name)) if parent]
+
+
+class HostLead(lead.Lead):
+    """The lead of a host.
+
+    :param folders: paths that the processes may share, the best first
+    :param silence: seconds without a heartbeat after which a sibling takes
+        the lead
+    """
+
+    def __init__(self, folders: abc.Sequence[str], silence: float,
+                 may_lead: abc.Callable[[], bool] = lambda: True,
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.conf: cfg.ConfigOpts | None = None
+        self._silence = silence
+        self._may_lead = may_lead
+        self._clock = clock
+        self._leaderships = {path: Leadership(path, silence, clock)
+                             for path in folders}
+        self._beating = periodic.Periodic('dcn-lead', self.beat,
+                                          min(_INTERVAL, silence / 3))
+        self._polling = periodic.Periodic('dcn-wake', self._poll, _POLL)
+        # By process ID; what is the parent's is not touched in a child.
+        self._of: dict[int, _Process] = {}
+
+    @property
+    def _own(self) -> _Process:
+        pid = os.getpid()
+        return self._of.get(pid) or self._of.setdefault(pid, _Process())
+
+    def start(self) -> None:
+        """Take the lead whenever it is free, from now on."""
+        self._beating.start()
+
+    def stop(self) -> None:
+        """Leave the lead to the siblings."""
+        self._beating.stop()
+        self._polling.stop()
+        self.resign()
+
+    def resign(self) -> None:
+        """Let a sibling take the lead at once."""
+        self._own.alone = False
+        for leadership in self._leaderships.values():
+            leadership.resign()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process leads at this moment."""
+        own = self._own
+        leadership = self._leaderships.get(own.folder or '')
+        return own.alone or (leadership is not None and leadership.is_held)
+
+    @property
+    def term(self) -> object:
+        """What differs between two times that this process leads.
+
+        None while it does not.
+        """
+        folder = self._own.folder
+        leadership = self._leaderships.get(folder or '')
+        if not self.is_held:
+            return None
+        return (folder,
+                leadership.generation if leadership is not None else 0)
+
+    def beat(self) -> bool:
+        """Prove that this process leads and works, or take a free lead."""
+        own = self._own
+        with own.lock:
+            held = self._beat(own)
+            taken, own.led = held and not own.led, held
+        if taken:
+            LOG.info('This process does the background work of its host '
+                     '(lead in %s)', own.folder or 'no folder')
+            # What was touched before is seen by the first scan.
+            own.touched = self._state(_WAKE)
+            self._polling.start()
+            for function in [*self._beginners, *self._wakers]:
+                function()
+        elif not held:
+            self._polling.stop()
+        return held
+
+    def _beat(self, own: _Process) -> bool:
+        hung = self._hung(own)
+        if hung is not None and own.led:
+            LOG.warning('This process leaves the lead of its host to a '
+                        'sibling: its background work (%(name)s) has not '
+                        'ended for %(seconds).0f s. Check the store that the '
+                        'last messages name', {
+                            'name': hung.name,
+                            'seconds': self._clock() - hung.since})
+        if hung is not None or not self._may_lead():
+            self.resign()
+            return False
+        complaint = ''
+        for path, leadership in self._leaderships.items():
+            try:
+                if path != next(iter(self._leaderships)):
+                    _check_own(path)
+                held = leadership.beat() or leadership.acquire()
+            except OSError as exc:
+                complaint = '%s: %s' % (path, exc.strerror)
+                if exc.errno in _UNUSABLE:
+                    continue
+                self._complain(own, complaint)
+                return False
+            self._use(own, path)
+            return held
+        self._complain(own, complaint)
+        self._use(own, None)
+        # Those who lead at home have a lease there, all the same.
+        own.alone = True
+        return True
+
+    def _use(self, own: _Process, path: str | None) -> None:
+        """Use one folder, and no other any more."""
+        own.alone, own.folder = False, path
+        for other, leadership in self._leaderships.items():
+            if other != path:
+                leadership.resign()
+
+    def _complain(self, own: _Process, text: str) -> None:
+        if text != own.complained:
+            own.complained = text
+            LOG.warning('The processes of this host cannot choose the one '
+                        'that does the background work: %s. Give Glance\'s '
+                        'user a staging folder that it may write to', text)
+
+    def _hung(self, own: _Process) -> _Job | None:
+        """Return a job that takes too long, or None."""
+        now = self._clock()
+        return next((job for job in list(own.jobs)
+                     if now - job.since >= job.limit), None)
+
+    @contextlib.contextmanager
+    def job(self, name: str, limit: float | None = None) -> abc.Iterator[None]:
+        """Do work of the leader; see :meth:`glance_dcn.runtime.lead.Lead.job`.
+
+        While one takes too long, this process does not lead.
+        """
+        own = self._own
+        job = _Job(name, self._clock(),
+                   self._silence if limit is None else limit)
+        own.jobs.append(job)
+        try:
+            yield
+        finally:
+            own.jobs.remove(job)
+
+    def notify(self) -> None:
+        """Tell the leader that there is work; nothing is raised."""
+        if self.is_held:
+            self._wake()
+            return
+        known = self._own.folder
+        for path in [known] if known else self._leaderships:
+            wake = os.path.join(path, _WAKE)
+            try:
+                fd = os.open(wake, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+                             | os.O_CLOEXEC, 0o600)
+                try:
+                    os.utime(fd)
+                finally:
+                    os.close(fd)
+                return
+            except OSError as exc:
+                # It finds the work with its next scan.
+                LOG.debug('The leader is not told of work by %(path)s: '
+                          '%(error)s', {'path': wake, 'error': exc})
+
+    def _poll(self) -> None:
+        """See whether a sibling has recorded work."""
+        touched = self._state(_WAKE)
+        if touched != self._own.touched and self.is_held:
+            self._own.touched = touched
+            self._wake()
+
+    def publish(self, name: str, text: str) -> None:
+        """Leave a text to the siblings; see the base class."""
+        folder = self._own.folder
+        if folder is None:
+            return
+        fd, temporary = tempfile.mkstemp(dir=folder, prefix='.')
+        try:
+            with open(fd, 'w') as f:
+                f.write(text)
+            os.replace(temporary, os.path.join(folder, _PUBLISHED + name))
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def published(self, name: str) -> str | None:
+        """Return what the leader has left; see the base class."""
+        own = self._own
+        state = self._state(_PUBLISHED + name)
+        if state is None or state == own.read.get(name):
+            return None
+        try:
+            with open(os.path.join(own.folder or '', _PUBLISHED + name),
+                      opener=identity.open_at_once) as f:
+                text = f.read(_LARGEST)
+        except (OSError, ValueError) as exc:
+            LOG.debug('What the leader has left cannot be read: %s', exc)
+            return None
+        own.read[name] = state
+        return text
+
+    def _state(self, name: str) -> object:
+        """Return what changes with a file of the folder; None: no file."""
+        folder = self._own.folder
+        if folder is None:
+            return None
+        try:
+            found = os.stat(os.path.join(folder, name))
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+class _Job(typing.NamedTuple):
+    """Work of the leader that is under way."""
+
+    name: str
+    since: float
+    limit: float
+
+
+class _Process:
+    """What one process has of a lead.
+
+    :ivar lock: for one heartbeat at a time
+    :ivar alone: whether none can be used, so that this process leads itself
+    :ivar led: whether it led at the last heartbeat
+    :ivar touched: state of the file that is touched, as it was seen last
+    :ivar read: states of what the leader has left, as it was read last
+    :ivar complained: what was logged last
+    """
+
+    def __init__(self) -> None:
+        self.lock = native.lock()
+        self.folder: str | None = None
+        self.alone = self.led = False
+        self.jobs: list[_Job] = []
+        self.touched: object = None
+        self.read: dict[str, object] = {}
+        self.complained: str | None = None
+
+
+def _check_own(path: str) -> None:
+    """See that a folder where others may write is this user's.
+
+    :raises PermissionError: if it is not
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid()
+            or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        raise PermissionError(errno.EACCES, 'it is another user\'s', path)
 
 
 class Leadership:
@@ -203,7 +553,7 @@ class Leadership:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return ''
-            text = ' '.join(os.pread(fd, _LARGEST, 0).decode(
+            text = ' '.join(os.pread(fd, _LARGEST_HEARTBEAT, 0).decode(
                 errors='replace').split())
         finally:
             os.close(fd)
@@ -228,28 +578,28 @@ class Leadership:
         :returns: whether this process has done it and leads
         """
         fd, temporary = tempfile.mkstemp(dir=self._folder, prefix='.')
-        lead = _Lead(fd, generation)
+        held = _Lead(fd, generation)
         try:
             # Before others can see it.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lead.write()
+            held.write()
             try:
                 os.link(temporary, self._path(generation))
             except FileExistsError:
-                lead.close()
+                held.close()
                 return False
         except BaseException:
-            lead.close()
+            held.close()
             raise
         finally:
             os.unlink(temporary)
         # A process that was stopped before the link may have made the file of
         # an old generation again.
         if self._newest() != generation:
-            lead.close()
+            held.close()
             self._remove(generation)
             return False
-        self._held, self._seen = lead, None
+        self._held, self._seen = held, None
         for former in self._generations():
             if former < generation:
                 self._remove(former)

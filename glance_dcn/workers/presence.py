@@ -37,19 +37,16 @@ from glance_dcn.ceph import record_format
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
-from glance_dcn.imports import watch
+from glance_dcn.imports import options
+from glance_dcn.imports import scan
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
-from glance_dcn.workers import answer
-from glance_dcn.workers import host
-from glance_dcn.workers import options
-from glance_dcn.workers import peers
-from glance_dcn.workers import place as places
-from glance_dcn.workers import reference
+from glance_dcn.workers import identity as identities
+from glance_dcn.workers import leader
 from glance_dcn.workers import registry
 from glance_dcn.workers import takeover
 
@@ -81,12 +78,12 @@ def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
     if not staging or not glance_interfaces.serves_api(conf):
         return
     options.register(conf)
-    place = places.Place(staging)
-    answer.begin(place)
+    identity = identities.WorkerIdentity(staging)
+    identities.begin(identity)
     active_imports.on_begin(announce)
-    watch.ask_first(may_recover)
+    scan.ask_first(may_recover)
     _presence = Presence(conf, registry.Registry(
-        queue.PROCESS.home, queue.PROCESS.store.deployment), place,
+        queue.PROCESS.home, queue.PROCESS.store.deployment), identity,
         queue.PROCESS.lead)
     _presence.start()
 
@@ -110,15 +107,16 @@ class Presence:
     """The worker that this process belongs to, in the registry."""
 
     def __init__(self, conf: cfg.ConfigOpts, records: registry.Registry,
-                 place: places.Place, lead: leads.Lead) -> None:
+                 identity: identities.WorkerIdentity,
+                 lead: leads.Lead) -> None:
         self._conf = conf
         self._registry = records
-        self._place = place
-        self._journal = journal.Journal(place.staging)
+        self._identity = identity
+        self._journal = journal.Journal(identity.staging)
         self._lead = lead
         self._reset()
         self._timeout = conf[options.GROUP].dcn_worker_timeout
-        often = host.interval(conf)
+        often = leader.interval(conf)
         self._beating = periodic.Periodic('dcn-worker', self.beat, often)
         self._looking = periodic.Periodic('dcn-peers', self.look, often)
         self._checking = periodic.Periodic('dcn-self-reference', self.check,
@@ -130,12 +128,12 @@ class Presence:
         self._incarnation = uuid.uuid4().hex
         self._since = time.time()
         self._began = time.monotonic()
-        self._verdict = reference.Verdict(registry.UNCHECKED, [])
+        self._verdict = identities.Verdict(registry.UNCHECKED, [])
         self._misses = 0
         self._complained = ''
         # The time of the lead that all this is of.
         self._term = self._lead.term
-        self.peers: peers.Peers | None = None
+        self.peers: takeover.Peers | None = None
 
     def start(self) -> None:
         """Speak, look and check beside requests."""
@@ -166,7 +164,7 @@ class Presence:
         if not site.connected_fsid or not site.available:
             return
         try:
-            self._registry.note_later(self._place.identity(), entry)
+            self._registry.note_later(self._identity.uuid(), entry)
         except Exception as exc:
             LOG.debug('The peers of this worker do not hear of the import of '
                       'image %s: %s', entry.image, exc)
@@ -180,7 +178,7 @@ class Presence:
         if not self._registry.site.available:
             return True
         try:
-            known, _text = self._registry.worker(self._place.identity())
+            known, _text = self._registry.worker(self._identity.uuid())
         except (errors.ClusterError, omap.Error, OSError, ValueError):
             return True
         return known is None or known.taken_by is None
@@ -207,9 +205,9 @@ class Presence:
             self._checking.interval = _SETTLE
             return
         # What eventlet has patched is not for this thread to use.
-        verdict = reference.judge(
+        verdict = identities.judge(
             self._conf.worker_self_reference_url, self._conf.public_endpoint,
-            self._place, found.alive(), ask=not native.patched())
+            self._identity, found.alive(), ask=not native.patched())
         self._misses = self._misses + 1 if verdict.passing else 0
         if 0 < self._misses < _PATIENCE:
             return
@@ -226,10 +224,10 @@ class Presence:
         try:
             # It may have had the lead before, and others meanwhile.
             if self.peers is None or self._term != self._lead.term:
-                identity = self._place.identity()
+                own = self._identity.uuid()
                 self._reset()
-                self.peers = peers.Peers(
-                    self._registry, identity, self._timeout,
+                self.peers = takeover.Peers(
+                    self._registry, own, self._timeout,
                     functools.partial(takeover.undo, self._conf),
                     may_act=lambda: self._lead.is_held,
                     may_undo=_may_undo)
@@ -237,7 +235,7 @@ class Presence:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '
                            'and it does not check its %s: %s' % (
-                               self._place.staging, reference.OPTION, exc))
+                               self._identity.staging, identities.OPTION, exc))
             return False
         return True
 
@@ -265,7 +263,8 @@ class Presence:
             self._complain(
                 'Another worker, at host %s, has the staging folder %s too, '
                 'or a copy of %s. Each worker needs a staging folder of its '
-                'own' % (known.host, self._place.staging, self._place.folder))
+                'own' % (known.host, self._identity.staging,
+                         self._identity.folder))
 
     def _copy_journal(self, identity: str) -> None:
         """Have the registry know what the journal has."""
@@ -289,8 +288,8 @@ class Presence:
         :param known: this worker, as the peer has marked it
         :returns: whether that is done; the peer may be at it still
         """
-        with peers.acting(self._registry, known.identity,
-                          self._incarnation) as held:
+        with takeover.acting(self._registry, known.identity,
+                             self._incarnation) as held:
             if not held:
                 return False
             for entry in self._registry.tasks(known.identity):
@@ -305,8 +304,8 @@ class Presence:
     def _worker(self) -> registry.Worker:
         """Return the record of this worker as it is to be now."""
         former = self._written or registry.Worker(
-            self._place.identity(), self._registry.site.name,
-            host=socket.gethostname(), staging=self._place.staging,
+            self._identity.uuid(), self._registry.site.name,
+            host=socket.gethostname(), staging=self._identity.staging,
             release=_release(), incarnation=self._incarnation,
             since=self._since, beat=-1)
         return dataclasses.replace(
@@ -315,7 +314,7 @@ class Presence:
             reference=self._verdict.state,
             faults=tuple(map(record_format.printable, self._verdict.faults)))
 
-    def _take(self, verdict: reference.Verdict) -> None:
+    def _take(self, verdict: identities.Verdict) -> None:
         """Take over a verdict, and say what has changed."""
         before, self._verdict = self._verdict, verdict
         if verdict == before:
@@ -326,7 +325,7 @@ class Presence:
                         else logging.ERROR, '%s', fault)
         if verdict.state == registry.RIGHT:
             LOG.info('%(option)s %(url)s leads to this worker', {
-                'option': reference.OPTION,
+                'option': identities.OPTION,
                 'url': self._conf.worker_self_reference_url})
         self._beating.wake()
 

@@ -63,7 +63,7 @@ _NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
 class Worker:
     """A worker.
 
-    :ivar identity: its name, see :mod:`glance_dcn.workers.place`
+    :ivar identity: its name, see :mod:`glance_dcn.workers.identity`
     :ivar site: its default store
     :ivar staging: path of its staging folder at the host
     :ivar incarnation: differs after each start of who speaks for it

@@ -10,7 +10,16 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Undoing what a peer that is gone was doing.
+"""Takeover: rolling back what a worker that fell silent was doing.
+
+Peers have the same default store. Others may have another store in the same
+pool, and are left alone. Silence is measured by this worker's own clock, from
+the first heartbeat that it read, and only while it can read: nothing that
+happens to clocks or to the default site makes a living worker seem dead.
+
+A peer that takes over first gets the lock of those who act for that worker,
+then marks its record, which fails if there was a heartbeat meanwhile, and only
+then rolls back its work, task by task. To roll back twice does no harm.
 
 This worker puts the peer's entry into its own journal, as taken, changes the
 lock of the image into one of its own, moves the staged data into its own
@@ -25,6 +34,7 @@ the lock the peer believes in.
 
 from __future__ import annotations
 
+from collections import abc
 import contextlib
 import dataclasses
 import errno
@@ -33,6 +43,8 @@ import os
 import re
 import shutil
 import stat
+import time
+import uuid
 
 from oslo_config import cfg
 
@@ -40,12 +52,23 @@ from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
+from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.tasks import task as tasks
-from glance_dcn.workers import place
+from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
 
 LOG = logging.getLogger(__name__)
 
+# Seconds the right to act for a worker lasts, if it is not renewed.
+_ACTING = 60
+# Seconds between renewals, and for which the last one is waited for.
+_RENEWAL = 15
+_MOMENT = 10
+# Seconds between two scans after which it is not known what was in between.
+_GAP = 60
+# Seconds after which nobody waits for a worker to come back that left
+# nothing to be done.
+_FORGOTTEN = 7 * 24 * 3600
 # Users may give images IDs in capitals.
 _UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
                    re.ASCII | re.IGNORECASE)
@@ -109,7 +132,8 @@ def _theirs(worker: registry.Worker, task: str) -> journal.Held | None:
         # Others may have written the path, and what is there.
         found.check()
         # The folder of that path may be another's here.
-        if place.Place(worker.staging).known_identity() != worker.identity:
+        known = identities.WorkerIdentity(worker.staging).known_uuid()
+        if known != worker.identity:
             return None
         held = found.take(task)
         if held is None and found.read(task) is not None:
@@ -159,3 +183,175 @@ def _check_file(path: str) -> None:
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise OSError(errno.EINVAL, 'it is no file', path)
+
+
+@contextlib.contextmanager
+def acting(records: registry.Registry, identity: str, holder: str
+           ) -> abc.Iterator[abc.Callable[[], bool] | None]:
+    """Have the only right to act for a worker while the block runs.
+
+    :param holder: text that tells this holder from all others
+    :returns: context manager that gives None if another has it, or a function
+        that has it for longer, and returns whether it still was had
+    """
+    def renew() -> bool:
+        return records.hold(identity, holder, _ACTING)
+    if not renew():
+        yield None
+        return
+    # What is done may take longer: staged data is copied, say.
+    renewals = schedulers.PROCESS.every(_RENEWAL,
+                                        lambda: _renew_quietly(renew))
+    try:
+        yield renew
+    finally:
+        # Or it might take it once more after this.
+        renewals.stop(_MOMENT)
+        records.release(identity, holder)
+
+
+def _renew_quietly(renew: abc.Callable[[], bool]) -> bool:
+    """Renew the right to act; return whether it may be held for longer."""
+    try:
+        return renew()
+    except Exception as exc:
+        LOG.debug('The right to act for a worker was not renewed: %s', exc)
+        return True
+
+
+class Peers:
+    """The peers of one worker.
+
+    :param timeout: seconds of silence until a peer's work is taken over
+    :param may_act: returns whether this process is the leader of its worker
+        at this moment; asked before each step of a takeover
+    :param may_undo: returns whether ``undo`` can do its work in this process;
+        asked before a takeover begins
+    """
+
+    def __init__(self, records: registry.Registry, identity: str,
+                 timeout: float,
+                 undo: abc.Callable[[registry.Worker, journal.Entry],
+                                    object],
+                 may_act: abc.Callable[[], bool] = lambda: True,
+                 may_undo: abc.Callable[[], bool] = lambda: True) -> None:
+        self._registry = records
+        self._identity = identity
+        self._timeout = timeout
+        self._undo = undo
+        self._may_act = may_act
+        self._may_undo = may_undo
+        self._holder = uuid.uuid4().hex
+        self._looked: float | None = None
+        self._heard: dict[str, _Heard] = {}
+
+    def forget(self) -> None:
+        """Forget when peers were heard: it is not known what was meanwhile."""
+        self._heard.clear()
+
+    def alive(self) -> list[registry.Worker]:
+        """Return the peers that were heard to speak, not too long ago."""
+        now = time.monotonic()
+        return [heard.worker for heard in list(self._heard.values())
+                if heard.spoke and now - heard.since < self._timeout]
+
+    def look(self) -> None:
+        """Read all peers, and take over from those silent for too long.
+
+        :raises: as :class:`glance_dcn.workers.registry.Registry`
+        """
+        now = time.monotonic()
+        if self._looked is not None and now - self._looked > _GAP:
+            self.forget()
+        self._looked = now
+        found = {worker.identity: (worker, text)
+                 for worker, text in self._registry.workers()
+                 if worker.identity != self._identity
+                 and worker.site == self._registry.site.name}
+        for identity in set(self._heard).difference(found):
+            del self._heard[identity]
+        for identity, (worker, text) in found.items():
+            if not self._may_act():
+                return
+            known = self._heard.get(identity)
+            if known is None or known.count != _count(worker):
+                self._heard[identity] = _Heard(worker, now, known is not None)
+            elif now - known.since >= self._timeout:
+                self._undo_or_forget(worker, text)
+
+    def _undo_or_forget(self, worker: registry.Worker, text: str) -> None:
+        """Undo the work of a silent worker, or forget one without any."""
+        tasks = self._registry.tasks(worker.identity)
+        if tasks:
+            if not self._may_undo():
+                return
+            with acting(self._registry, worker.identity,
+                        self._holder) as renew:
+                if renew and self._may_act() and self._mark(worker, text):
+                    self._take_over(worker, renew)
+        elif time.time() - worker.seen > _FORGOTTEN:
+            LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
+                     'silent for long', {'worker': worker.identity,
+                                         'host': worker.host})
+            self._registry.remove(worker, text)
+
+    def _mark(self, worker: registry.Worker, text: str) -> bool:
+        """Write that a worker's work is taken over.
+
+        :returns: whether it is; it is not if the worker lives
+        """
+        if worker.taken_by is not None:
+            # The worker that had begun with it may be gone as well.
+            return self._registry.worker(worker.identity)[1] == text
+        marked = dataclasses.replace(worker, taken_by=self._identity)
+        if not self._registry.replace(text, marked):
+            return False
+        LOG.warning('Worker %(worker)s at host %(host)s is silent for more '
+                    'than %(timeout)d s: this worker undoes what it was doing',
+                    {'worker': worker.identity, 'host': worker.host,
+                     'timeout': self._timeout})
+        return True
+
+    def _take_over(self, worker: registry.Worker,
+                   renew: abc.Callable[[], bool]) -> None:
+        # Again: the worker may have begun one just before it was marked.
+        for entry in self._registry.tasks(worker.identity):
+            if not renew() or not self._may_act():
+                return
+            try:
+                self._undo(worker, entry)
+            except journal.Busy:
+                LOG.debug('Worker %(worker)s is silent, but lives: image '
+                          '%(image)s is left to it', {
+                              'worker': worker.identity,
+                              'image': entry.image})
+                continue
+            except Exception:
+                LOG.exception(
+                    'What worker %(worker)s did with image %(image)s could '
+                    'not be undone; it is tried again', {
+                        'worker': worker.identity, 'image': entry.image})
+                continue
+            self._registry.forget(worker.identity, entry.task)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Heard:
+    """When a worker was heard last.
+
+    :ivar since: seconds of this worker's monotonic clock
+    :ivar spoke: whether it spoke while this worker listened
+    """
+
+    worker: registry.Worker
+    since: float
+    spoke: bool
+
+    @property
+    def count(self) -> tuple[str, int]:
+        """What changes when the worker speaks."""
+        return _count(self.worker)
+
+
+def _count(worker: registry.Worker) -> tuple[str, int]:
+    return worker.incarnation, worker.beat

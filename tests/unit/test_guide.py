@@ -29,7 +29,7 @@ from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home
 from glance_dcn.tasks import spool
 from glance_dcn.tasks import store
-from glance_dcn.workers import place
+from glance_dcn.workers import identity
 from glance_dcn.workers import registry
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -122,7 +122,7 @@ class TestHowItWorks(base.BaseTestCase):
     def test_names_all_that_is_kept_on_disk(self):
         self.assertLessEqual(
             {journal.FOLDER, 'TASK' + journal._RECORD, 'TASK' + journal._LOCK,
-             place._IDENTITY, 'lead.N', place._CHALLENGE,
+             identity._IDENTITY, 'lead.N', identity._CHALLENGE,
              folder._WORKERS + '/*', spool.FOLDER + '/*'}, self.terms)
 
 

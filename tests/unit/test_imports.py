@@ -36,7 +36,7 @@ _ROOMS = {
     'store': 'ceph engine imports runtime sites tasks upstream workers',
     'deploy': 'sites',
     'status': 'ceph deploy runtime sites tasks',
-    'opts': 'imports store tasks workers',
+    'opts': 'imports store tasks',
     'checks': 'ceph deploy imports opts runtime sites status tasks upstream '
               'workers',
     'cmd': 'ceph checks deploy imports opts sites status tasks workers',

@@ -30,7 +30,7 @@ from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
-from glance_dcn.workers import place
+from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
 from lab import process
 from tests.functional.api import base
@@ -58,7 +58,8 @@ class LeaderTest(workers.WorkersTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.use_workers(self.workers)
-        self.place = place.Place(str(self.workers.workers[0].staging))
+        self.identity = identities.WorkerIdentity(
+            str(self.workers.workers[0].staging))
         site = sites.Site(clients.ClusterConfig(
             self.workers.site, 'images',
             str(base.lab().cluster('central').conf), 'glance', 5, 20), 22)
@@ -75,7 +76,7 @@ class LeaderTest(workers.WorkersTestCase):
             found) == 1 else None
 
     def record(self) -> registry.Worker:
-        worker, _text = self.registry.worker(self.place.identity())
+        worker, _text = self.registry.worker(self.identity.uuid())
         return worker
 
     def wait_for_beats(self, incarnation: str, beats: int) -> None:
@@ -96,7 +97,7 @@ class LeaderTest(workers.WorkersTestCase):
     def test_idle_ones_are_not_connected(self) -> None:
         # There are two stores; the leader needs its home alone.
         process.wait_for('a record', lambda: (
-            self.place.known_identity() and self.record()), PATIENCE)
+            self.identity.known_uuid() and self.record()), PATIENCE)
         leader = self.leader()
         self.assertEqual(
             {pid: int(pid == leader)
@@ -166,7 +167,7 @@ class LeaderTest(workers.WorkersTestCase):
 
     def test_stopped_leader(self) -> None:
         process.wait_for('a record', lambda: (
-            self.place.known_identity() and self.record()), PATIENCE)
+            self.identity.known_uuid() and self.record()), PATIENCE)
         first, before = self.leader(), self.record()
         # The master of them all has none.
         self.assertIn(first, self.workers.processes(0)[1:])

@@ -45,7 +45,7 @@ class ProcessesTest(base.BaseTestCase):
         self.folder = os.path.join(
             self.useFixture(fixtures.TempDir()).path, 'lead')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.host.folders',
+            'glance_dcn.workers.leader.folders',
             lambda conf, deployment: ['/nonexistent', self.folder]))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.tasks.setup.deployment_id', lambda conf: 'one'))

@@ -52,8 +52,8 @@ class TakeOverTest(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.copy_image.%s' % name, value))
         here = site.Site(clients.ClusterConfig('dcn0', 'images'), 22)
-        self.patch('stores.site', lambda store: here if store.startswith('dcn')
-                   else None)
+        self.patch('distributed_staging.site_of', lambda store: here
+                   if store.startswith('dcn') else None)
         self.patch('_sources', lambda locations: locations)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.upstream.plugins.ours_wins', lambda name: True))
@@ -260,7 +260,7 @@ class SourcesTest(base.BaseTestCase):
                                        ('dcn1', True, .02),
                                        ('dcn2', False, .01))}
         for name, value in (
-                ('stores', fake(site=known.get)),
+                ('distributed_staging.site_of', known.get),
                 ('glance_store', fake(location=fake(
                     get_location_from_uri_and_backend=lambda url, store: fake(
                         store_location=fake(pool='images', image=url,
@@ -324,7 +324,7 @@ class NoteTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.action = FakeAction([])
-        self.patch('stores.site', lambda store: site.Site(
+        self.patch('distributed_staging.site_of', lambda store: site.Site(
             clients.ClusterConfig(store, 'images'), 22))
         self.patch('site.Site.uri', lambda there, image: there.name)
         self.patch('_describe', lambda image, outcome: None)
@@ -373,7 +373,7 @@ class NoteTest(base.BaseTestCase):
 
     def test_a_store_is_removed_meanwhile(self):
         copy = self.copy(must_succeed=False)
-        self.patch('stores.site', lambda store: None)
+        self.patch('distributed_staging.site_of', lambda store: None)
         error = self.assertRaises(exception.UploadException, self.note, copy,
                                   copied=['dcn1'])
         self.assertIn('store dcn1 failed: it was removed', str(error))
@@ -421,8 +421,9 @@ class QuotaTest(base.BaseTestCase):
         action = FakeAction([])
         action._image = quota.ImageProxy(
             location.ImageProxy(image, None, None, None), None, None, None)
-        for name, function in (('stores.site', lambda store: store),
-                               ('_sources', lambda locations: [])):
+        for name, function in (
+                ('distributed_staging.site_of', lambda store: store),
+                ('_sources', lambda locations: [])):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.copy_image.%s' % name, function))
         self.begun = self.useFixture(fixtures.MockPatch(

@@ -308,16 +308,17 @@ class TestClosed(InterfacesTestCase):
         glance_interfaces.PROCESS._faults[interface] = 'it is broken'
 
     def test_size_of_a_download_is_not_asked_for(self) -> None:
-        from glance_dcn.imports import preflight
+        from glance_dcn.imports import distributed_staging
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.preflight._is_allowed', lambda uri: True))
+            'glance_dcn.imports.distributed_staging._is_allowed',
+            lambda uri: True))
         opened = self.useFixture(fixtures.MockPatch(
             'urllib.request.OpenerDirector.open')).mock
         method = {'name': 'web-download', 'uri': 'http://192.0.2.1/image'}
-        preflight.download_size(method)
+        distributed_staging.download_size(method)
         self.assertEqual(1, opened.call_count)
         self.break_(glance_interfaces.DOWNLOADS)
-        self.assertIsNone(preflight.download_size(method))
+        self.assertIsNone(distributed_staging.download_size(method))
         self.assertEqual(1, opened.call_count)
 
     def test_copies_are_left_to_stock(self) -> None:
@@ -360,19 +361,19 @@ class TestClosed(InterfacesTestCase):
     def watch(self) -> mock.Mock:
         """Look at the staging folder once, and return recover()."""
         from glance_dcn.imports import options
-        from glance_dcn.imports import watch
+        from glance_dcn.imports import scan
         options.register(cfg.CONF)
         for name, value in (
-                ('watch._conf', cfg.CONF), ('watch._since', 0),
-                ('watch._gate', None),
-                ('watch.folder.of', lambda conf: 'a journal'),
-                ('watch.plugins.staging_is_used', lambda conf: False),
-                ('watch._wait_for_glance', lambda conf: None)):
+                ('scan._conf', cfg.CONF), ('scan._since', 0),
+                ('scan._gate', None),
+                ('scan.folder.of', lambda conf: 'a journal'),
+                ('scan.plugins.staging_is_used', lambda conf: False),
+                ('scan._wait_for_glance', lambda conf: None)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.%s' % name, value))
         recover = self.useFixture(fixtures.MockPatch(
             'glance_dcn.imports.recovery.recover')).mock
-        watch._look()
+        scan._scan()
         return recover
 
     def test_imports_of_the_dead_are_left_alone(self) -> None:
@@ -396,8 +397,8 @@ class TestClosed(InterfacesTestCase):
 
     def test_imports_are_not_started_again(self) -> None:
         from glance_dcn.imports import heartbeat
-        from glance_dcn.imports import rerun
-        self.watch().assert_called_once_with('a journal', rerun.begin)
+        from glance_dcn.imports import resume
+        self.watch().assert_called_once_with('a journal', resume.begin)
         self.break_(glance_interfaces.TASK_EXECUTOR)
         self.watch().assert_called_once_with('a journal', None)
         self.assertFalse(heartbeat.works_on('task'))

@@ -22,18 +22,17 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.imports import journal
-from glance_dcn.workers import host
-from glance_dcn.workers import options
-from glance_dcn.workers import place
+from glance_dcn.imports import options
+from glance_dcn.workers import identity as identities
+from glance_dcn.workers import leader
 from glance_dcn.workers import presence
-from glance_dcn.workers import reference
 from glance_dcn.workers import registry
 from tests.unit.workers import fakes
 
 URL = 'http://worker-1:9292'
-RIGHT = reference.Verdict(registry.RIGHT, [])
-WRONG = reference.Verdict(registry.WRONG, ['it is wrong'])
-PASSING = reference.Verdict(registry.WRONG, ['nobody listens'], passing=True)
+RIGHT = identities.Verdict(registry.RIGHT, [])
+WRONG = identities.Verdict(registry.WRONG, ['it is wrong'])
+PASSING = identities.Verdict(registry.WRONG, ['nobody listens'], passing=True)
 
 
 class PresenceTest(base.BaseTestCase):
@@ -55,7 +54,7 @@ class PresenceTest(base.BaseTestCase):
                                              lambda: self.now))
         self.verdicts = []
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.reference.judge',
+            'glance_dcn.workers.identity.judge',
             lambda *args, **kwargs: self.verdicts.pop(0)))
         self.presence = self.process()
 
@@ -65,11 +64,11 @@ class PresenceTest(base.BaseTestCase):
 
     def at(self, staging):
         """Return what a process has whose staging folder is this one."""
-        found = place.Place(staging)
+        found = identities.WorkerIdentity(staging)
         # As long as heartbeats may be left out by default.
         made = presence.Presence(self.conf, self.registry, found,
-                                 host.HostLead([found.folder], 30,
-                                               clock=lambda: self.now))
+                                 leader.HostLead([found.folder], 30,
+                                                 clock=lambda: self.now))
         self.addCleanup(made.stop)
         return made
 
@@ -102,8 +101,8 @@ class PresenceTest(base.BaseTestCase):
             'glance_dcn.workers.presence._presence', None))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.imports.folder.path', lambda conf: self.staging))
-        for name in ('answer.begin', 'active_imports.on_begin',
-                     'watch.ask_first', 'Presence.start'):
+        for name in ('identities.begin', 'active_imports.on_begin',
+                     'scan.ask_first', 'Presence.start'):
             self.useFixture(fixtures.MockPatch(
                 'glance_dcn.workers.presence.%s' % name))
         self.conf([], prog=prog)
@@ -124,7 +123,7 @@ class PresenceTest(base.BaseTestCase):
         self.presence.beat()
         worker = self.worker
         self.assertEqual(
-            (place.Place(self.staging).identity(), 'central', URL,
+            (identities.WorkerIdentity(self.staging).uuid(), 'central', URL,
              self.staging, registry.UNCHECKED, None),
             (worker.identity, worker.site, worker.url, worker.staging,
              worker.reference, worker.taken_by))

@@ -10,12 +10,24 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Whether a worker's self reference leads to this very worker.
+"""Which worker this is, and whether its self reference leads to it.
+
+A worker is all processes that share a staging folder: those of one uWSGI
+master, or of one glance-api. Its identity is a UUID in that folder, which
+lasts as long as the volume of the folder does: a worker that comes back on
+another host with that volume is still the same.
 
 Peers send the import or deletion of what is staged here to the address in
 ``worker_self_reference_url``, with the path of the request behind it. A wrong
-one is found out by a failing import, unless it is looked at before: its form,
+one is found out by a failing import, unless it is checked before: its form,
 what others have, and who answers there.
+
+Glance's ``/healthcheck`` is answered by plugins of oslo.middleware, without a
+token, by whatever process gets the request. While the worker asks its own
+address, all its processes add a secret challenge to that answer; nobody else
+knows it. At all other times they add nothing. No configuration names the
+plugin: in processes of Glance that have a worker's folder, it wraps each of
+those that configurations name.
 """
 
 from __future__ import annotations
@@ -24,13 +36,19 @@ from collections import abc
 import contextlib
 import dataclasses
 import ipaddress
+import os
 import re
+import secrets
 import socket
+import tempfile
+import time
 import typing
 import urllib.parse
+import uuid
 
-from glance_dcn.workers import answer
-from glance_dcn.workers import place as places
+from glance_dcn.imports import durable
+from glance_dcn.imports import journal
+from glance_dcn.upstream import plugins
 from glance_dcn.workers import registry
 
 if typing.TYPE_CHECKING:
@@ -49,6 +67,17 @@ _LARGEST = 65536
 _STATUSES = (200, 503)
 _CURE = ('Set it to an address of this worker alone, such as '
          'http://%s:9292')
+_IDENTITY = 'identity'
+_CHALLENGE = 'challenge'
+# Seconds after which a challenge has no effect.
+_PATIENCE = 120
+_UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
+_MARK = 'glance-dcn '
+
+# What is added to healthchecks of this process: where the challenge is, and
+# whether Glance has loaded the plugin.
+_identity: WorkerIdentity | None = None
+_loaded = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +94,7 @@ class Verdict:
     passing: bool = False
 
 
-def judge(url: str | None, public: str | None, place: places.Place,
+def judge(url: str | None, public: str | None, identity: WorkerIdentity,
           others: abc.Iterable[registry.Worker], ask: bool = True) -> Verdict:
     """Check the self reference of this worker.
 
@@ -79,7 +108,7 @@ def judge(url: str | None, public: str | None, place: places.Place,
         return _wrong(fault)
     faults = _compare(url, others, cure)
     state, fault, passing = (
-        _ask(url, place, cure) if ask else
+        _ask(url, identity, cure) if ask else
         _unproved(url, 'Glance is patched by eventlet, so that nobody asks'))
     if fault:
         faults.append(fault)
@@ -186,7 +215,7 @@ def _is_loopback(url: str) -> bool:
         return False
 
 
-def _ask(url: str, place: places.Place, cure: str
+def _ask(url: str, identity: WorkerIdentity, cure: str
          ) -> tuple[str, str | None, bool]:
     """Ask an address who is there, as requests of Glance's would reach it.
 
@@ -195,18 +224,18 @@ def _ask(url: str, place: places.Place, cure: str
     :returns: the state, what is wrong or None, and whether that may pass
     """
     import requests
-    if not answer.loaded():
+    if not _loaded:
         return _unproved(url, 'the healthcheck of this worker has no backend, '
                          'or there is none')
     ours = strange = 0
-    with place.challenge() as secret, requests.Session() as session:
+    with identity.challenge() as secret, requests.Session() as session:
         for _ in range(_QUESTIONS):
             try:
                 status, text = _question(session, url)
             except (requests.RequestException, OSError, ValueError) as exc:
                 return (registry.WRONG, '%s %s %s. %s' % (
                     OPTION, url, _explain(exc), cure), True)
-            if answer.mark(secret) in text:
+            if mark(secret) in text:
                 ours += 1
             elif status in _STATUSES:
                 strange += 1
@@ -267,3 +296,147 @@ def _explain(exc: Exception) -> str:
         if isinstance(cause, ConnectionRefusedError):
             return 'cannot be reached: nobody listens there'
     return 'cannot be reached: %s' % chain[-1]
+
+
+class WorkerIdentity:
+    """The identity and the challenge of one worker, in its folder."""
+
+    def __init__(self, staging: str) -> None:
+        self.staging = os.path.abspath(staging)
+        self.folder = os.path.join(self.staging, journal.FOLDER)
+
+    def uuid(self) -> str:
+        """Return the UUID of the worker; it is made if need be.
+
+        :raises OSError: if it can be neither read nor written
+        :raises ValueError: if the file holds something else
+        """
+        known = self.known_uuid()
+        if known is not None:
+            return known
+        self._make()
+        path = os.path.join(self.folder, _IDENTITY)
+        temporary = self._write(str(uuid.uuid4()) + '\n')
+        try:
+            # Of several processes that make one, one has made it.
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        finally:
+            os.unlink(temporary)
+        durable.sync_folder(self.folder)
+        return _read_identity(path)
+
+    def known_uuid(self) -> str | None:
+        """Return the UUID of the worker, or None if it has none yet.
+
+        :raises OSError: if it cannot be read
+        :raises ValueError: if the file holds something else
+        """
+        try:
+            return _read_identity(os.path.join(self.folder, _IDENTITY))
+        except FileNotFoundError:
+            return None
+
+    @contextlib.contextmanager
+    def challenge(self) -> abc.Iterator[str]:
+        """Have all processes of the worker know a new secret meanwhile.
+
+        :returns: context manager that gives the secret, as text
+        :raises OSError: if it cannot be written
+        """
+        secret = secrets.token_hex(16)
+        self._make()
+        path = os.path.join(self.folder, _CHALLENGE)
+        os.replace(self._write(secret), path)
+        try:
+            yield secret
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def challenged(self) -> str | None:
+        """Return the secret of the moment, or None."""
+        try:
+            with open(os.path.join(self.folder, _CHALLENGE),
+                      opener=open_at_once) as f:
+                age = time.time() - os.fstat(f.fileno()).st_mtime
+                return f.read(64) if age < _PATIENCE else None
+        except (OSError, ValueError):
+            return None
+
+    def _make(self) -> None:
+        # Not the staging folder itself: it may have to be mounted yet.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.folder, mode=0o700)
+
+    def _write(self, text: str) -> str:
+        """Write a temporary file in the folder and return its path."""
+        fd, path = tempfile.mkstemp(dir=self.folder, prefix='.')
+        with open(fd, 'w') as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        return path
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open what may be no file: a pipe would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)
+
+
+def _read_identity(path: str) -> str:
+    with open(path, opener=open_at_once) as f:
+        text = f.read(100).strip()
+    if not _UUID.fullmatch(text):
+        raise ValueError('%s does not hold the name of a worker; remove it, '
+                         'and it is made anew' % path)
+    return text
+
+
+def begin(identity: WorkerIdentity) -> None:
+    """Have healthchecks of this process answered from now on.
+
+    It must be called before Glance makes its application.
+    """
+    global _identity
+    _identity = identity
+    points: list[typing.Any] = plugins.entry_points(plugins.HEALTHCHECK)
+    points[:] = [point if isinstance(point, _Point) else _Point(point)
+                 for point in points]
+
+
+def mark(secret: str) -> str:
+    """Return what the answer has in it while a secret is the challenge."""
+    return _MARK + secret
+
+
+class _Point:
+    """An entry point whose plugin has ours around it."""
+
+    def __init__(self, point: typing.Any) -> None:
+        self._point = point
+
+    def __getattr__(self, name: str) -> typing.Any:
+        return getattr(self._point, name)
+
+    def load(self) -> typing.Callable[..., Answer]:
+        """Return what makes the plugin."""
+        kind = self._point.load()
+        return lambda *args: Answer(kind(*args))
+
+
+class Answer:
+    """The plugin, as oslo.middleware calls it."""
+
+    def __init__(self, plugin: typing.Any) -> None:
+        global _loaded
+        _loaded = True
+        self._plugin = plugin
+
+    def healthcheck(self, server_port: int) -> typing.Any:
+        """Return the other plugin's result, with any secret of the moment."""
+        result = self._plugin.healthcheck(server_port)
+        secret = _identity.challenged() if _identity else None
+        if secret:
+            result.reason = '%s %s' % (result.reason, mark(secret))
+        return result

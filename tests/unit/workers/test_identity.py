@@ -15,7 +15,9 @@
 import datetime
 import http.server
 import ipaddress
+import os
 import pathlib
+import queue
 import socket
 import ssl
 import threading
@@ -27,9 +29,7 @@ from cryptography import x509
 import fixtures
 from oslotest import base
 
-from glance_dcn.workers import answer
-from glance_dcn.workers import place
-from glance_dcn.workers import reference
+from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
 
 
@@ -110,9 +110,9 @@ class ReferenceTestCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        self.place = place.Place(str(self.folder))
+        self.identity = identities.WorkerIdentity(str(self.folder))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.answer._loaded', True))
+            'glance_dcn.workers.identity._loaded', True))
         for name in ('http_proxy', 'HTTP_PROXY', 'https_proxy', 'HTTPS_PROXY',
                      'REQUESTS_CA_BUNDLE'):
             self.useFixture(fixtures.EnvironmentVariable(name))
@@ -120,7 +120,7 @@ class ReferenceTestCase(base.BaseTestCase):
             self.useFixture(fixtures.EnvironmentVariable(name, '*'))
 
     def judge(self, url, others=(), public=None):
-        return reference.judge(url, public, self.place, list(others))
+        return identities.judge(url, public, self.identity, list(others))
 
     def assertWrong(self, verdict, *words):
         """It is wrong, and the text has these words and a cure."""
@@ -132,8 +132,8 @@ class ReferenceTestCase(base.BaseTestCase):
 
     def own(self, path):
         """Answer as this worker does."""
-        secret = self.place.challenged()
-        return 200, 'OK %s' % answer.mark(secret) if secret else 'OK'
+        secret = self.identity.challenged()
+        return 200, 'OK %s' % identities.mark(secret) if secret else 'OK'
 
     def strange(self, path):
         """Answer as another worker does."""
@@ -180,7 +180,7 @@ class FormTest(ReferenceTestCase):
     def test_of_no_mistake(self):
         for url in ('http://worker-1:9292', 'https://worker-1',
                     'http://[fd00::1]:9292', 'http://10.0.0.1:9292/image'):
-            self.assertIsNone(reference._form(url, ''), url)
+            self.assertIsNone(identities._form(url, ''), url)
 
 
 class AnsweredTest(ReferenceTestCase):
@@ -190,7 +190,7 @@ class AnsweredTest(ReferenceTestCase):
 
     def test_by_this_worker(self):
         server = self.serve(self.own)
-        self.assertEqual(reference.Verdict(registry.RIGHT, []),
+        self.assertEqual(identities.Verdict(registry.RIGHT, []),
                          self.judge(server.url))
         for path, headers in server.requests:
             self.assertEqual('/healthcheck', path)
@@ -254,7 +254,7 @@ class AnsweredTest(ReferenceTestCase):
     def test_without_the_plugin(self):
         # Another than this worker would seem to answer.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.answer._loaded', False))
+            'glance_dcn.workers.identity._loaded', False))
         server = self.serve(self.strange)
         verdict = self.judge(server.url)
         self.assertEqual(registry.UNPROVED, verdict.state)
@@ -262,7 +262,8 @@ class AnsweredTest(ReferenceTestCase):
 
     def test_nobody_asks(self):
         server = self.serve(self.strange)
-        verdict = reference.judge(server.url, None, self.place, [], ask=False)
+        verdict = identities.judge(server.url, None, self.identity, [],
+                                   ask=False)
         self.assertEqual(registry.UNPROVED, verdict.state)
         self.assertEqual([], server.requests)
 
@@ -276,7 +277,7 @@ class AnsweredTest(ReferenceTestCase):
 
     def test_too_late(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.reference._TIMEOUT', (5, 0.2)))
+            'glance_dcn.workers.identity._TIMEOUT', (5, 0.2)))
         go_on = threading.Event()
         self.addCleanup(go_on.set)
 
@@ -339,3 +340,117 @@ class OthersTest(ReferenceTestCase):
         verdict = self.judge(server.url, [self.other(server.url)])
         self.assertEqual(registry.WRONG, verdict.state)
         self.assertEqual(2, len(verdict.faults))
+
+
+class TestPlace(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.staging = self.useFixture(fixtures.TempDir()).path
+        self.identity = identities.WorkerIdentity(self.staging)
+
+    def test_identity_is_made_once(self):
+        identity = self.identity.uuid()
+        self.assertEqual(
+            identity, identities.WorkerIdentity(self.staging + '/').uuid())
+        other = self.useFixture(fixtures.TempDir()).path
+        self.assertNotEqual(identity, identities.WorkerIdentity(other).uuid())
+        # Nothing else is left behind.
+        self.assertEqual(['identity'], os.listdir(self.identity.folder))
+
+    def test_pipe_is_not_waited_for(self):
+        os.mkdir(self.identity.folder)
+        for name in ('challenge', 'identity'):
+            os.mkfifo(os.path.join(self.identity.folder, name))
+        answers = queue.Queue()
+        threading.Thread(
+            target=lambda: answers.put(self.identity.challenged()),
+            daemon=True).start()
+        # Or a healthcheck would hang.
+        self.assertFalse(answers.get(timeout=5))
+        self.assertRaises(ValueError, self.identity.uuid)
+
+    def test_staging_folder_is_not_made(self):
+        missing = identities.WorkerIdentity(
+            os.path.join(self.staging, 'missing'))
+        self.assertRaises(FileNotFoundError, missing.uuid)
+        self.assertEqual([], os.listdir(self.staging))
+
+    def test_identity_is_of_the_first_of_several(self):
+        link, first = os.link, []
+
+        def late(*args):
+            if not first:
+                first.append(None)
+                first.append(identities.WorkerIdentity(self.staging).uuid())
+            link(*args)
+        self.useFixture(fixtures.MonkeyPatch('os.link', late))
+        self.assertEqual([None, self.identity.uuid()], first)
+
+    def test_identity_that_is_none(self):
+        os.makedirs(self.identity.folder)
+        pathlib.Path(self.identity.folder, 'identity').write_text(
+            '../../etc\n')
+        exc = self.assertRaises(ValueError, self.identity.uuid)
+        self.assertIn('remove it', str(exc))
+
+    def test_challenge(self):
+        self.assertIsNone(self.identity.challenged())
+        with self.identity.challenge() as secret:
+            self.assertEqual(secret,
+                             identities.WorkerIdentity(
+                                 self.staging).challenged())
+            with self.identity.challenge() as another:
+                self.assertNotEqual(secret, another)
+        self.assertIsNone(self.identity.challenged())
+
+    def test_challenge_of_one_who_died(self):
+        with self.identity.challenge():
+            path = os.path.join(self.identity.folder, 'challenge')
+            os.utime(path, (1, 1))
+            self.assertIsNone(self.identity.challenged())
+
+
+class TestAnswer(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.identity = identities.WorkerIdentity(
+            self.useFixture(fixtures.TempDir()).path)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.identity._identity', None))
+        self.disabling = os.path.join(self.identity.staging, 'disabling')
+
+    def app(self):
+        """Return the healthcheck as Glance's paste configuration has it."""
+        from oslo_middleware import healthcheck
+        return healthcheck.Healthcheck.app_factory(
+            {}, backends='disable_by_file',
+            disable_by_file_path=self.disabling)
+
+    def get(self, app, status=200):
+        import webob
+        response = webob.Request.blank(
+            '/', headers={'Accept': 'text/plain'}).get_response(app)
+        self.assertEqual(status, response.status_int)
+        return response.text
+
+    def test_has_the_secret_of_the_moment(self):
+        before = self.get(self.app())
+        self.assertIn('OK', before)
+        identities.begin(self.identity)
+        app = self.app()
+        self.assertTrue(identities._loaded)
+        self.assertEqual(before.split(), self.get(app).split())
+        with self.identity.challenge() as secret:
+            self.assertIn(identities.mark(secret), self.get(app))
+        self.assertEqual(before.split(), self.get(app).split())
+
+    def test_leaves_the_answer_to_the_plugin(self):
+        identities.begin(self.identity)
+        identities.begin(self.identity)
+        pathlib.Path(self.disabling).touch()
+        with self.identity.challenge() as secret:
+            text = self.get(self.app(), 503)
+        self.assertEqual(['DISABLED', 'BY', 'FILE', 'glance-dcn', secret],
+                         text.split())

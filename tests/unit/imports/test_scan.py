@@ -10,21 +10,72 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-
-"""Staged data that nobody owns."""
+"""When a process begins to look at what dead ones have left."""
 
 import os
 import pathlib
 import time
+import types
 import uuid
 
 import fixtures
 from oslotest import base
+from tests.unit.imports import glance
 
 from glance_dcn.imports import journal
-from glance_dcn.imports import orphans
+from glance_dcn.imports import scan
 from glance_dcn.upstream import database
-from tests.unit.imports import glance
+from glance_dcn.upstream import glance_interfaces
+
+
+class FakeTime:
+    """A clock that goes on while it is slept by."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.then = lambda: None
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+        self.then()
+
+
+class TestWaiting(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.time = FakeTime()
+        self.stores = {'central': 'rbd', 'dcn0': 'dcn', 'web': 'http'}
+        self.conf = types.SimpleNamespace(enabled_backends=self.stores)
+        for name, value in (('time', self.time), ('_since', self.time.now)):
+            self.useFixture(fixtures.MonkeyPatch(
+                'glance_dcn.imports.scan.' + name, value))
+        self.loaded = self.useFixture(fixtures.MockPatchObject(
+            glance_interfaces, 'loaded', return_value=True)).mock
+
+    def wait(self):
+        began = self.time.now
+        scan._wait_for_glance(self.conf)
+        return self.time.now - began
+
+    def test_for_all_stores(self):
+        def set_up():
+            if self.time.now > 107:
+                self.stores['dcn0'] = 'rbd'
+        self.time.then = set_up
+        self.assertAlmostEqual(7, self.wait(), delta=1)
+
+    def test_for_a_moment_where_all_are_set_up(self):
+        self.stores['dcn0'] = 'rbd'
+        self.assertAlmostEqual(1, self.wait(), delta=1)
+
+    def test_not_for_ever(self):
+        self.loaded.return_value = False
+        self.assertAlmostEqual(20, self.wait(), delta=1)
+
 
 AGE = 3600
 
@@ -50,7 +101,8 @@ class ResidueTest(base.BaseTestCase):
         return image_id + suffix
 
     def removed(self):
-        return sorted(map(os.path.basename, orphans.remove(self.journal, AGE)))
+        return sorted(map(os.path.basename,
+                          scan.remove_orphans(self.journal, AGE)))
 
     def test_of_no_image(self):
         names = [self.staged(), self.staged(suffix='.raw')]

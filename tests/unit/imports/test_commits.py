@@ -23,7 +23,7 @@ import fixtures
 from glance.common import exception
 from oslotest import base
 
-from glance_dcn.imports import located
+from glance_dcn.imports import commits
 from glance_dcn.upstream import database
 
 from tests.unit.imports import glance
@@ -72,9 +72,9 @@ class LocatedTest(LocatedCase):
     def save(self, *stores: str, clock: str = 'monotonic',
              seconds: float = 700) -> None:
         """Save locations, which takes some time by a clock."""
-        watch = located.Stopwatch()
+        watch = commits.Stopwatch()
         self.clocks[clock] += seconds
-        located.check(watch, IMAGE, map(self.site, stores))
+        commits.check(watch, IMAGE, map(self.site, stores))
 
     def test_stopped_and_removed_meanwhile(self) -> None:
         for clock, store in (('monotonic', 'dcn0'), ('time', 'dcn1')):
@@ -119,7 +119,7 @@ class CommitsTest(LocatedCase):
     def setUp(self) -> None:
         super().setUp()
         self.committed: list[typing.Any] = []
-        self.commits = located.Commits(self.take, self.site)
+        self.commits = commits.Commits(self.take, self.site)
 
     def take(self) -> list[typing.Any]:
         found, self.committed = self.committed, []
@@ -163,8 +163,8 @@ class CommitsTest(LocatedCase):
         self.assertEqual([], self.looked)
 
     def test_site_that_is_gone(self) -> None:
-        commits = located.Commits(self.take, lambda name: None)
+        kept = commits.Commits(self.take, lambda name: None)
         self.commit('dcn0')
         self.clocks['time'] += 700
-        commits.look()
+        kept.look()
         self.assertEqual([], self.looked)

@@ -10,10 +10,16 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Looking at the staging folder, in the process that leads at its host.
+"""Scans the staging folder, in the leader of a host.
 
 It begins when the process does, beside its requests: nothing waits for it.
 Each process keeps the journal of its own imports.
+
+What a killed worker leaves is the recovery's, as long as there is a journal.
+The rest are orphans: files of imports that began without it, or whose image
+was deleted while another worker had it. Stock scans once, at its start, for
+files of images that are gone. None is removed that may be the only copy of an
+image.
 """
 
 from __future__ import annotations
@@ -21,18 +27,17 @@ from __future__ import annotations
 from collections import abc
 import logging
 import os
+import re
 import time
 import typing
 
 from oslo_config import cfg
 
-from glance_dcn.imports import accepted
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
-from glance_dcn.imports import orphans
 from glance_dcn.imports import recovery
 from glance_dcn.runtime import green
 from glance_dcn.runtime import periodic
@@ -41,12 +46,17 @@ from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 
 if typing.TYPE_CHECKING:
-    from glance_dcn.imports import located
+    from glance_dcn.imports import commits
 
 LOG = logging.getLogger(__name__)
 
-# Seconds between looks at the journal.
+# Seconds between scans of the journal, and of all files.
 _INTERVAL = 5
+_ORPHANS_INTERVAL = 600
+# Users may give images IDs in capitals.
+_IMAGE_FILE = re.compile(
+    r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=$|\.)',
+    re.ASCII | re.IGNORECASE)
 # Seconds from the last store that was set up to the first look, and until
 # one is had even if Glance has not come up.
 _SETTLING = 1
@@ -58,7 +68,8 @@ _since = 0.0
 _watch: periodic.Periodic | None = None
 _gate: abc.Callable[[], bool] | None = None
 _said = False
-_commits: located.Commits | None = None
+_scanned: float | None = None
+_commits: commits.Commits | None = None
 
 
 def start(conf: cfg.ConfigOpts) -> None:
@@ -73,7 +84,7 @@ def start(conf: cfg.ConfigOpts) -> None:
     _conf, _since = conf, time.monotonic()
     if _watch is None:
         _mark_older(conf)
-        _watch = periodic.Periodic('glance-dcn-recovery', _look, _INTERVAL)
+        _watch = periodic.Periodic('glance-dcn-recovery', _scan, _INTERVAL)
         _watch.start()
         queue.PROCESS.lead.on_lead(_watch.wake)
 
@@ -102,7 +113,8 @@ def ask_first(function: abc.Callable[[], bool]) -> None:
     _gate = function
 
 
-def _look() -> None:
+def _scan() -> None:
+    global _scanned
     conf = _conf
     assert conf is not None, 'start() sets it, and has this called'
     _wait_for_glance(conf)
@@ -115,17 +127,20 @@ def _look() -> None:
     chosen = conf[options.GROUP]
     used = plugins.staging_is_used(conf)
     if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
-        green.call(accepted.listen, conf)
+        green.call(active_imports.listen, conf)
     if not queue.PROCESS.lead.is_held:
         return
     # A peer that took this worker for gone may be at it. While nothing is
     # left, the registry is not asked.
     if _gate is None or all(map(active_imports.get, found.tasks())) or _gate():
         recovery.recover(found,
-                         _rerun() if chosen.resume_imports else None)
+                         _resume() if chosen.resume_imports else None)
     if used:
         _say_doubts(conf)
-        orphans.look(found, chosen.staging_residue_age)
+        now = time.monotonic()
+        if _scanned is None or now - _scanned > _ORPHANS_INTERVAL:
+            _scanned = now
+            remove_orphans(found, chosen.staging_residue_age)
 
 
 def _check_commits() -> None:
@@ -134,9 +149,9 @@ def _check_commits() -> None:
     if not glance_interfaces.usable(glance_interfaces.DATABASE):
         return
     # The database of Glance is there by now, see _wait_for_glance().
-    from glance_dcn.imports import located
+    from glance_dcn.imports import commits
     if _commits is None:
-        _commits = located.Commits(queue.PROCESS.take_committed,
+        _commits = commits.Commits(queue.PROCESS.take_committed,
                                    queue.PROCESS.sites.get)
     try:
         _commits.look()
@@ -145,12 +160,12 @@ def _check_commits() -> None:
                       'cannot be told now')
 
 
-def _rerun() -> recovery.Rerun | None:
+def _resume() -> recovery.Resume | None:
     """Return the function that starts an import again, or None."""
     if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
         return None
-    from glance_dcn.imports import rerun
-    return rerun.begin
+    from glance_dcn.imports import resume
+    return resume.begin
 
 
 def _wait_for_glance(conf: cfg.ConfigOpts) -> None:
@@ -176,3 +191,53 @@ def _say_doubts(conf: cfg.ConfigOpts) -> None:
         _said = True
         for sentence in folder.doubts(conf):
             LOG.warning(sentence)
+
+
+def remove_orphans(found: journal.Journal, age: float) -> list[str]:
+    """Remove orphaned staged files, and return their paths.
+
+    :param age: seconds for which a file must not have changed: it is not
+        being staged any more
+    """
+    staging = os.path.dirname(found.folder)
+    owned = {entry.image for entry in found.entries()}
+    removed = []
+    for name in sorted(os.listdir(staging)):
+        match = _IMAGE_FILE.match(name)
+        path = os.path.join(staging, name)
+        if (match is None or match[0] in owned or not _is_old(path, age)
+                or not _is_orphan(match[0], name, staging)):
+            continue
+        LOG.warning('Staged file %s is an orphan: it is removed', path)
+        try:
+            folder.discard(path)
+        except OSError as exc:
+            LOG.warning('Staged file %(path)s cannot be removed: %(error)s',
+                        {'path': path, 'error': exc})
+            continue
+        removed.append(path)
+    return removed
+
+
+def _is_old(path: str, age: float) -> bool:
+    try:
+        state = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return time.time() - max(state.st_mtime, state.st_ctime) > age
+
+
+def _is_orphan(image_id: str, name: str, staging: str) -> bool:
+    from glance_dcn.upstream import database
+    image = database.image(image_id)
+    if image is None:
+        return True
+    if image['properties'].get(database.LOCK):
+        return False
+    if image['status'] in ('queued', 'active', 'deactivated'):
+        # Its data is elsewhere, or it has none; being staged it would be
+        # "uploading".
+        return True
+    # A half conversion: what it was made of is there.
+    return (image['status'] == 'uploading' and name != image_id
+            and os.path.exists(os.path.join(staging, image_id)))
