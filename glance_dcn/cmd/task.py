@@ -16,18 +16,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import time
 import typing
 
 from glance_dcn.ceph import health
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
+_T = typing.TypeVar('_T')
+
 #: Exit status: there are no tasks, there are some, wrong arguments, or the
 #: records cannot be read.
 NONE, SOME, WRONG, UNREADABLE = 0, 1, 2, 3
+#: Exit status of ``run``: another process runs the tasks.
+BUSY = 4
 
 _LIST = """\
 Shows the deferred tasks of this node's site: deletions that were accepted
@@ -38,6 +45,22 @@ task that stays for long, with a message beside it, needs to be looked at.
 They are kept in the cluster of the default store. Those of Glances at other
 sites are shown there.
 """
+_SHOW = """\
+Shows all that is recorded about an image at this node's site: its deferred
+tasks, and the intents of those who write it.
+"""
+_RETRY = """\
+Has the task runner, which is one of Glance's processes, try tasks at its next
+scan, within 15 s: at once, instead of after the pause that follows a failure.
+"""
+_RUN = """\
+Tries all deferred tasks once, in this process. For when Glance does not run:
+while it does, one of its processes runs the tasks, and no other may; use
+"glance-dcn task retry" then.
+
+With --dry-run nothing is done: it shows what would be done about each task
+now, and why. Whether the writer of an image is dead is not found out.
+"""
 _EPILOG = """\
 exit status:
   0  there are no tasks
@@ -45,60 +68,207 @@ exit status:
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read
 """
+_RETRY_EPILOG = """\
+exit status:
+  0  all chosen tasks are going to be tried
+  1  no task was chosen, or one was changed meanwhile
+  2  wrong arguments, or a configuration that cannot be used
+  3  the default site cannot be read
+"""
+_RUN_EPILOG = """\
+exit status:
+  0  no task is left; with --dry-run: the plans were shown
+  1  tasks are left, or records that cannot be understood
+  2  wrong arguments, or a configuration that cannot be used
+  3  the default site cannot be read
+  4  another process runs the tasks
+"""
 _COLUMNS = ('store', 'action', 'image', 'created', 'attempts', 'by',
             'message')
+_PLAN = ('store', 'action', 'image', 'plan', 'reason')
+# Seconds within which the lease of a runner that has ended expires.
+_PATIENCE = leases.RunnerLease.EXPIRY + 5
+
+
+class _Failed(Exception):
+    """The command cannot go on.
+
+    :ivar status: exit status
+    """
+
+    def __init__(self, status: int, reason: object) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def register(subparsers: output.Subparsers) -> None:
-    """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser('task', help='show deferred tasks')
+    """Add the subcommands to those of the command."""
+    parser = subparsers.add_parser(
+        'task', help='show deferred tasks, or have them tried')
     commands = parser.add_subparsers(dest='subcommand', required=True,
                                      metavar='COMMAND')
-    listing = output.add_command(commands, 'list', 'show deferred tasks',
-                                 _LIST, _EPILOG)
-    output.add_format(listing)
-    listing.add_argument(
-        '--site', action='append', metavar='STORE',
-        help='only those of this store; may be given several times')
+    listing = _add(commands, 'list', 'show deferred tasks', _LIST, _EPILOG,
+                   _list)
     listing.add_argument(
         '--all', action='store_true',
         help='also images that are being written, and records of other '
              'deployments')
-    listing.set_defaults(run=run)
+    show = _add(commands, 'show', 'show all that is recorded about an image',
+                _SHOW, _EPILOG, _show)
+    show.add_argument('image', metavar='IMAGE', help='ID of the image')
+    retry = _add(commands, 'retry', 'have tasks tried at once', _RETRY,
+                 _RETRY_EPILOG, _retry)
+    retry.add_argument('image', metavar='IMAGE', nargs='*',
+                       help='ID of an image; all images if none is given')
+    run = _add(commands, 'run', 'try tasks in this process', _RUN,
+               _RUN_EPILOG, _run)
+    run.add_argument('--dry-run', action='store_true',
+                     help='do nothing: show what would be done, and why')
 
 
-def run(args: argparse.Namespace) -> int:
-    """Show the tasks and return the exit status."""
+def _add(commands: output.Subparsers, name: str, summary: str,
+         description: str, epilog: str,
+         work: typing.Callable[[argparse.Namespace], int]
+         ) -> argparse.ArgumentParser:
+    parser = output.add_command(commands, name, summary, description, epilog)
+    output.add_format(parser)
+    if name != 'run':
+        parser.add_argument(
+            '--site', action='append', metavar='STORE',
+            help='only those of this store; may be given several times')
+
+    def run(args: argparse.Namespace) -> int:
+        try:
+            return work(args)
+        except _Failed as exc:
+            output.complain(exc)
+            return exc.status
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _list(args: argparse.Namespace) -> int:
+    scan = _scan(args)
+    found = [record for record in scan.records
+             if args.all or isinstance(record, tasks.Task)
+             or record.state is tasks.State.REMOVING]
+    return _print(args, found, [entry for entry in scan.unreadable
+                                if args.all or not entry.foreign])
+
+
+def _show(args: argparse.Namespace) -> int:
+    found = [record for record in _scan(args).records
+             if record.image == args.image]
+    shown = [_shown(record) for record in found]
+    if args.format == 'json':
+        print(output.text({'tasks': shown}))
+    for entry in shown if args.format != 'json' else ():
+        print(output.table(('field', 'value'), [
+            [name, value or None] for name, value in entry.items()]))
+    if not found and args.format != 'json':
+        print('Nothing is recorded about image %s.' % args.image)
+    return SOME if found else NONE
+
+
+def _retry(args: argparse.Namespace) -> int:
+    chosen = [record for record in _scan(args).records
+              if isinstance(record, tasks.Task)
+              and (not args.image or record.image in args.image)]
+    now, changed = time.time(), []
+    for task in chosen:
+        retried = dataclasses.replace(task, retried_at=now, retry_attempts=0)
+        if not _at_home(functools.partial(queue.PROCESS.store.replace, task,
+                                          retried)):
+            changed.append(task)
+    if args.format == 'json':
+        print(output.text({'retried': len(chosen) - len(changed),
+                           'changed': list(map(_shown, changed))}))
+    else:
+        print('Going to be tried: %d.' % (len(chosen) - len(changed)))
+    for task in changed:
+        output.complain('store %s: the task %s of image %s was changed or '
+                        'done meanwhile' % (task.site, task.action.value,
+                                            task.image))
+    return SOME if changed or not chosen else NONE
+
+
+def _run(args: argparse.Namespace) -> int:
+    scan = _scan(args)
+    if not queue.PROCESS.can_run:
+        raise _Failed(WRONG, 'the database of Glance cannot be asked, '
+                      'without which no task is run: run this with the '
+                      'configuration of a Glance that has one')
+    if args.dry_run:
+        _print_plans(args, scan.records)
+        return NONE
+    if not _at_home(lambda: queue.PROCESS.run_once(_PATIENCE)):
+        raise _Failed(BUSY, 'a process of Glance runs the tasks: use '
+                      '"glance-dcn task retry" to have it try them at once, '
+                      'or stop Glance')
+    return _list(argparse.Namespace(**vars(args), all=False))
+
+
+def _scan(args: argparse.Namespace) -> stores.Scan:
+    """Return what is recorded, of the stores that were chosen.
+
+    :raises _Failed: if the arguments are wrong, or it cannot be read
+    """
     known = queue.PROCESS.sites
     try:
         node.refuse_without_home(queue.PROCESS)
     except ValueError as exc:
-        output.complain(exc)
-        return WRONG
-    unknown = sorted(set(args.site or ()) - set(known))
+        raise _Failed(WRONG, exc) from exc
+    chosen = getattr(args, 'site', None) or ()
+    unknown = sorted(set(chosen) - set(known))
     if unknown:
-        output.complain('there is no dcn store %s; there are: %s' % (
+        raise _Failed(WRONG, 'there is no dcn store %s; there are: %s' % (
             ', '.join(unknown), ', '.join(sorted(known))))
-        return WRONG
+    scan = _at_home(queue.PROCESS.store.scan)
+    scan.records = [record for record in scan.records
+                    if not chosen or record.site in chosen]
+    return scan
+
+
+def _at_home(work: typing.Callable[[], _T]) -> _T:
+    """Return what a function returns that reads or changes records.
+
+    :raises _Failed: if home is away
+    """
     try:
-        scan = queue.PROCESS.store.scan()
+        return work()
     except stores.AWAY as exc:
         home = queue.PROCESS.home.name
-        output.complain(
-            'store %s, which keeps the tasks: they cannot be read (%s); see '
-            '"glance-dcn check --site %s"' % (home, exc, home))
-        return UNREADABLE
-    found = [_shown(record) for record in scan.records
-             if (args.all or isinstance(record, tasks.Task)
-                 or record.state is tasks.State.REMOVING)
-             and (not args.site or record.site in args.site)]
-    unreadable = [dataclasses.asdict(entry) for entry in scan.unreadable
-                  if args.all or not entry.foreign]
+        raise _Failed(
+            UNREADABLE, 'store %s, which keeps the tasks: they cannot be read '
+            '(%s); see "glance-dcn check --site %s"' % (home, exc, home)
+        ) from exc
+
+
+def _print(args: argparse.Namespace, records: list[tasks.Record],
+           unreadable: list[stores.Unreadable]) -> int:
+    found = [_shown(record) for record in records]
+    left_alone = [dataclasses.asdict(entry) for entry in unreadable]
     if args.format == 'json':
-        print(output.text({'tasks': found, 'unreadable': unreadable}))
+        print(output.text({'tasks': found, 'unreadable': left_alone}))
     else:
-        _print_table(found, unreadable)
-    return SOME if found or unreadable else NONE
+        _print_table(found, left_alone)
+    return SOME if found or left_alone else NONE
+
+
+def _print_plans(args: argparse.Namespace,
+                 records: list[tasks.Record]) -> None:
+    plans = []
+    for record in records:
+        decision = queue.PROCESS.plan(record)
+        plans.append(dict(_shown(record), plan=decision.verdict.value,
+                          reason=decision.reason))
+    if args.format == 'json':
+        print(output.text({'plans': plans}))
+    elif plans:
+        print(output.table(_PLAN, [[entry[name] for name in _PLAN]
+                                   for entry in plans]))
+    else:
+        print('There are no tasks.')
 
 
 def _shown(record: tasks.Record) -> dict[str, typing.Any]:

@@ -13,9 +13,10 @@
 """What is to be done about a task, and doing it.
 
 A record is a hint. Whether anything is removed is decided by what is there
-now, its internal ID, and what Glance's database says: :func:`plan` decides,
-without any effect, :class:`Executor` acts. What was decided is decided once
-more when the name lock is held, right before the removal.
+now, its internal ID, and what Glance's database says: :func:`plan` and
+:func:`plan_intent` decide, without any effect, :class:`Executor` acts. What
+was decided is decided once more when the name lock is held, right before the
+removal.
 
 ==================  ========================================================
 never removed       what Glance's database does not know; an image in another
@@ -168,6 +169,32 @@ def _plan_removal(info: images.ImageInfo, answer: glance_db.Answer,
                     info.image_id)
 
 
+def plan_intent(intent: tasks.Intent, is_dead: bool,
+                answer: glance_db.Answer | None, is_gone: bool) -> Decision:
+    """Decide what is to be done about an intent; without any effect.
+
+    :param is_dead: whether the lease of its writer has expired
+    :param answer: None where it does not matter: while it is being written
+    :param is_gone: whether nothing is left of the image
+    """
+    committed = intent.state is tasks.State.COMMITTED
+    if answer is None or not (
+            is_dead or committed or intent.state is tasks.State.REMOVING):
+        return Decision(Verdict.WAIT, 'it is being written')
+    if intent.state is not tasks.State.REMOVING:
+        if answer.location is glance_db.Location.NAMED:
+            return Decision(Verdict.DROP, 'Glance has its location')
+        if committed and is_gone:
+            # A copy or an import that failed elsewhere was undone.
+            return Decision(Verdict.DROP, 'there is no such image')
+        if committed and not answer.permits_removal:
+            return Decision(Verdict.WAIT,
+                            'Glance may be about to note its location')
+    return Decision(Verdict.REMOVE, 'Glance has not noted its location'
+                    if committed else 'its writer, %s, is dead'
+                    % intent.created_by, intent.image_id)
+
+
 def _unknown() -> Decision:
     return Decision(
         Verdict.REFUSE, 'the database of Glance does not know the image: it '
@@ -188,6 +215,44 @@ class Executor:
         self._store = store
         self._database = database
         self._check_lease = check_lease
+
+    def plan(self, site: sites.Site, record: tasks.Record) -> Decision:
+        """Return what would be done about a record now; without any effect.
+
+        Whether a writer is alive is known to the task runner alone, which
+        observes its lease: here it is taken to be.
+
+        :raises RetryLater: if Glance's database does not answer
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        if isinstance(record, tasks.Intent):
+            if record.state is not tasks.State.REMOVING:
+                return self.plan_intent(site, record, is_dead=False)[0]
+            record = remove_incomplete(record)
+        if self._is_of_another_cluster(site, record):
+            return _other_cluster(record)
+        with site.open_pool(record.pool) as ioctx:
+            return self.decide(site, ioctx, record)
+
+    def plan_intent(self, site: sites.Site, intent: tasks.Intent,
+                    is_dead: bool
+                    ) -> tuple[Decision, glance_db.Answer | None]:
+        """Return what is to be done about an intent, and what Glance says.
+
+        :raises: as :meth:`plan`
+        """
+        committed = intent.state is tasks.State.COMMITTED
+        if not (is_dead or committed):
+            return plan_intent(intent, is_dead, None, False), None
+        answer = self.ask(site, intent)
+        is_gone = (committed and answer.location
+                   is not glance_db.Location.NAMED and _is_gone(site, intent))
+        return plan_intent(intent, is_dead, answer, is_gone), answer
+
+    @staticmethod
+    def _is_of_another_cluster(site: sites.Site, task: tasks.Task) -> bool:
+        return bool(task.fsid and site.fsid and task.fsid != site.fsid)
 
     def decide(self, site: sites.Site, ioctx: rados.Ioctx, task: tasks.Task,
                creating: bool = False, waited: float = 0) -> Decision:
@@ -231,10 +296,8 @@ class Executor:
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
         """
-        if task.fsid and site.fsid and task.fsid != site.fsid:
-            return Decision(
-                Verdict.DROP, 'it was for cluster %s, in whose place the '
-                'store has another one' % task.fsid)
+        if self._is_of_another_cluster(site, task):
+            return _other_cluster(task)
         with (contextlib.nullcontext(ioctx) if ioctx is not None
               else site.open_pool(task.pool)) as pool:
             decision = self.decide(site, pool, task, bool(creating),
@@ -329,6 +392,25 @@ class Executor:
         return decision
 
 
+def _other_cluster(task: tasks.Task) -> Decision:
+    return Decision(Verdict.DROP, 'it was for cluster %s, in whose place the '
+                    'store has another one' % task.fsid)
+
+
+def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
+    """Return whether nothing is left of the image of an intent.
+
+    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+    """
+    if intent.image_id is None:
+        return False
+    with site.open_pool(intent.pool) as ioctx:
+        return (images.read_image_id(ioctx, intent.image) != intent.image_id
+                and not trash.is_being_removed(ioctx, intent.image,
+                                               intent.image_id))
+
+
 def _inspect(ioctx: rados.Ioctx, task: tasks.Task) -> images.ImageInfo | None:
     """Return what there is under the name of a task's image.
 
@@ -357,3 +439,12 @@ def purge(site: sites.Site, image: str, pool: str | None,
     return tasks.Task(tasks.Action.PURGE, site.name, image,
                       pool or site.pool, fsid=site.fsid, image_id=image_id,
                       snapshot=images.SNAPSHOT)
+
+
+def remove_incomplete(intent: tasks.Intent) -> tasks.Task:
+    """Return the task that removes what a dead writer has left."""
+    return tasks.Task(
+        tasks.Action.REMOVE_INCOMPLETE, intent.site, intent.image,
+        intent.pool, fsid=intent.fsid, image_id=intent.image_id,
+        addresses=(intent.address,) if intent.address else (),
+        uid=intent.uid)

@@ -111,6 +111,46 @@ class TaskQueue:
                 lead=self.lead)
             self.runner.start()
 
+    @property
+    def can_run(self) -> bool:
+        """Whether Glance's database can be asked, without which none runs."""
+        return self._database is not None and self._database.available
+
+    def plan(self, record: tasks.Record) -> actions.Decision:
+        """Return what would be done about a record now; without any effect.
+
+        Nothing is raised: what cannot be told now is waited for.
+        """
+        site = self.sites.get(record.site)
+        if site is None:
+            return actions.Decision(actions.Verdict.WAIT,
+                                    'this Glance has no such store')
+        assert self._database is not None, 'can_run tells'
+        try:
+            return actions.Executor(self.store, self._database).plan(site,
+                                                                     record)
+        except (actions.RetryLater, errors.ClusterError, rbd.Error,
+                omap.Error) as exc:
+            return actions.Decision(actions.Verdict.WAIT, str(exc))
+
+    def run_once(self, patience: float) -> bool:
+        """Try each record once, as the only process that runs tasks.
+
+        :param patience: seconds to wait for the lease of a process that ended
+        :returns: False if another process runs the tasks
+        :raises glance_dcn.ceph.errors.ClusterError: if home is away
+        :raises glance_dcn.ceph.omap.Error: if the cluster refuses
+        """
+        assert self._database is not None, 'can_run tells'
+        runner = runners.TaskRunner(self.store, self.sites.get,
+                                    self._database)
+        until = time.monotonic() + patience
+        while not runner.run_once():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE)
+        return True
+
     def begin_write(self, site: sites.Site, image: str,
                     address: str) -> intents.Write:
         """Record that an image is going to be written.

@@ -34,10 +34,8 @@ import typing
 import rbd
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.ceph import trash
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
@@ -90,12 +88,14 @@ _PATIENCE = 20
 class _Attempts:
     """The attempts at one record.
 
+    :ivar retried_at: of the record; another one is an order to retry
     :ivar since: when it was seen first, by the monotonic clock
     :ivar due: when it is to be tried next
     :ivar failed: how often it has failed in a row
     """
 
     since: float
+    retried_at: float = 0
     due: float = 0
     failed: int = 0
 
@@ -186,7 +186,24 @@ class TaskRunner:
             self._stand_by()
             return
         with self._lead.job('tasks', _HANGS):
-            self._run_once()
+            self._work()
+
+    def run_once(self) -> bool:
+        """Try each record once, and wait for all of them.
+
+        :returns: False if another process runs the tasks
+        :raises: as :class:`glance_dcn.tasks.store.TaskStore`
+        """
+        self._store.drain()
+        if not self._lease.acquire():
+            return False
+        try:
+            self._run(self._store.scan(), patience=float('inf'))
+            while self._running:
+                self._gather()
+            return True
+        finally:
+            self._lease.release()
 
     def _stand_by(self) -> None:
         home = self._store.home.site
@@ -200,7 +217,7 @@ class TaskRunner:
         except stores.AWAY as exc:
             LOG.debug('What is recorded on the local disk waits: %s', exc)
 
-    def _run_once(self) -> None:
+    def _work(self) -> None:
         home = self._store.home.site
         if home is None or not home.available:
             return
@@ -224,7 +241,7 @@ class TaskRunner:
         if self._observer.suspects:
             self._periodic.interval = _SOON
 
-    def _run(self, scan: stores.Scan) -> None:
+    def _run(self, scan: stores.Scan, patience: float = _ROUND) -> None:
         self._report(scan.unreadable)
         self._observer.update(scan.leases, {
             record.writer for record in scan.records
@@ -235,11 +252,16 @@ class TaskRunner:
             (record, self._site_of(record)) for record in scan.records
             if record.key not in self._running)
             if site is not None and self._is_due(record)]
-        self._do_all(due)
+        self._do_all(due, patience)
 
-    def _do_all(self, due: list[tuple[sites.Site, tasks.Record]]) -> None:
-        """Do what is due; what hangs is left running after a while."""
-        until = self._clock() + _ROUND
+    def _do_all(self, due: list[tuple[sites.Site, tasks.Record]],
+                patience: float) -> None:
+        """Do what is due.
+
+        :param patience: seconds after which what hangs is left running, and
+            the rest waits for the next round
+        """
+        until = self._clock() + patience
         waiting = _in_turn(due)
         while waiting and self._clock() < until:
             chosen = self._choose(waiting)
@@ -346,6 +368,10 @@ class TaskRunner:
     def _is_due(self, record: tasks.Record) -> bool:
         now = self._clock()
         attempts = self._attempts.setdefault(record.key, _Attempts(now))
+        retried_at = (record.retried_at if isinstance(record, tasks.Task)
+                      else 0)
+        if attempts.retried_at != retried_at:
+            attempts.retried_at, attempts.due = retried_at, 0
         return max(attempts.due, attempts.since + self._crashes.pause(
             record.key)) <= now
 
@@ -406,31 +432,22 @@ class TaskRunner:
         :raises glance_dcn.tasks.actions.RetryLater: while it is in order
         """
         if intent.state is not tasks.State.REMOVING:
-            expired = self._observer.is_expired(intent.writer,
-                                                self._expiry)
+            decision, answer = self._executor.plan_intent(
+                site, intent,
+                self._observer.is_expired(intent.writer, self._expiry))
+            if answer is None:
+                raise actions.RetryLater(decision.reason, expected=True)
+            if decision.verdict is actions.Verdict.DROP:
+                if answer.location is glance_db.Location.NAMED:
+                    self._check_kept(intent)
+                self._store.remove(intent)
+                return decision
             committed = intent.state is tasks.State.COMMITTED
-            if not (expired or committed):
-                raise actions.RetryLater('it is being written',
-                                         expected=True)
-            answer = self._executor.ask(site, intent)
-            if answer.location is glance_db.Location.NAMED:
-                self._check_kept(intent)
-                self._store.remove(intent)
-                return actions.Decision(actions.Verdict.DROP,
-                                        'Glance has its location')
-            if committed and _is_gone(site, intent):
-                # A copy or an import that failed elsewhere was undone.
-                self._store.remove(intent)
-                return actions.Decision(actions.Verdict.DROP,
-                                        'there is no such image')
             if committed:
                 self._check_settled(intent, answer)
-            intent = self._take(intent, committed)
-        decision = self._executor.execute(site, tasks.Task(
-            tasks.Action.REMOVE_INCOMPLETE, intent.site, intent.image,
-            intent.pool, fsid=intent.fsid, image_id=intent.image_id,
-            addresses=(intent.address,) if intent.address else (),
-            uid=intent.uid))
+            intent = self._take(intent, committed, decision.reason)
+        decision = self._executor.execute(site,
+                                          actions.remove_incomplete(intent))
         self._store.remove(intent)
         return decision
 
@@ -469,7 +486,8 @@ class TaskRunner:
         raise actions.RetryLater('Glance may be about to note its location',
                                  expected=True)
 
-    def _take(self, intent: tasks.Intent, committed: bool) -> tasks.Intent:
+    def _take(self, intent: tasks.Intent, committed: bool,
+              reason: str) -> tasks.Intent:
         """Take an intent from its writer, which cannot commit from then on.
 
         :raises glance_dcn.tasks.actions.RetryLater: if it was changed
@@ -485,9 +503,7 @@ class TaskRunner:
         LOG.warning('Image %(image)s in store %(store)s: %(why)s; what is '
                     'left of it is removed', {
                         'image': intent.image, 'store': intent.site,
-                        'why': 'Glance has not noted its location'
-                        if committed else 'its writer, %s, is dead'
-                        % intent.created_by})
+                        'why': reason})
         return taken
 
     def _retry(self, site: sites.Site, record: tasks.Record,
@@ -556,20 +572,6 @@ def _in_turn(due: list[tuple[sites.Site, tasks.Record]]
         seen[entry[0].name] += 1
     return [entry for _turn, entry in sorted(
         zip(turns, due), key=lambda pair: pair[0])]
-
-
-def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
-    """Return whether nothing is left of the image of an intent.
-
-    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
-    """
-    if intent.image_id is None:
-        return False
-    with site.open_pool(intent.pool) as ioctx:
-        return (images.read_image_id(ioctx, intent.image) != intent.image_id
-                and not trash.is_being_removed(ioctx, intent.image,
-                                               intent.image_id))
 
 
 def _title(record: tasks.Record) -> str:

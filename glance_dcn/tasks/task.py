@@ -92,6 +92,8 @@ class Task:
     :ivar retry_attempts: how often it has failed
     :ivar message: what it failed with last, or waits for; '' if it was not
         tried yet
+    :ivar retried_at: when an operator last asked for another attempt, in
+        seconds since the epoch; 0: never
     """
 
     action: Action
@@ -107,6 +109,7 @@ class Task:
     created_by: str = dataclasses.field(default_factory=host_and_process)
     retry_attempts: int = 0
     message: str = ''
+    retried_at: float = 0.0
 
     @property
     def key(self) -> str:

@@ -38,6 +38,20 @@ class DeleteTest(base.TasksTestCase):
         self.settle()
         self.assertGone()
 
+    def test_planned_and_run_without_a_runner(self):
+        made = self.write()
+        self.create(dropped=[self.edge])
+        self.destroy()
+        self.queue.defer(Action.DELETE, self.edge, self.image)
+        before = self.recorded()
+        self.assertEqual({'remove'}, {self.queue.plan(record).verdict.value
+                                      for record in before})
+        # Nothing was done.
+        self.assertEqual(before, self.recorded())
+        self.assertThere(made)
+        self.assertTrue(self.queue.run_once(30))
+        self.assertGone()
+
     def test_removed_from_one_store(self):
         self.write()
         self.create(located=[self.home], dropped=[self.edge])

@@ -10,17 +10,19 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""``glance-dcn task list`` without clusters."""
+"""``glance-dcn task`` without clusters."""
 
 import contextlib
 import io
 import json
+from unittest import mock
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.cmd import main
 from glance_dcn.cmd import task as command
+from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
@@ -29,7 +31,7 @@ from tests.unit.tasks import fakes
 IMAGE = fakes.IMAGE
 
 
-class TestTaskList(base.BaseTestCase):
+class TaskCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
@@ -46,12 +48,22 @@ class TestTaskList(base.BaseTestCase):
         self.queue.store.put(tasks.Task(action, site, IMAGE, 'images',
                                         **fields))
 
-    def run_command(self, *argv):
+    def run_task(self, *argv):
         """Return the exit status, and what was printed and complained."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main.main(['task', 'list', *argv])
+            status = main.main(['task', *argv])
         return status, out.getvalue(), err.getvalue()
+
+    @property
+    def left(self):
+        return self.queue.store.scan().records
+
+
+class TestList(TaskCase):
+
+    def run_command(self, *argv):
+        return self.run_task('list', *argv)
 
     def listed(self, *argv):
         """Return the exit status, and what is in the JSON."""
@@ -167,3 +179,167 @@ class TestTaskList(base.BaseTestCase):
             with contextlib.redirect_stderr(io.StringIO()):
                 exc = self.assertRaises(SystemExit, main.main, argv)
             self.assertEqual(main.FAILED, exc.code)
+
+
+class TestShow(TaskCase):
+
+    def test_nothing_is_recorded(self):
+        self.record()
+        status, out, _err = self.run_task('show', 'another')
+        self.assertEqual(command.NONE, status)
+        self.assertEqual('Nothing is recorded about image another.\n', out)
+
+    def test_all_of_an_image(self):
+        self.record(message='it is away', addresses=('10.0.0.1:0/7',))
+        self.queue.store.put(tasks.Intent('edge', IMAGE, 'images', 'f',
+                                          'writer', '10.0.0.1:0/8'))
+        status, out, _err = self.run_task('show', IMAGE)
+        self.assertEqual(command.SOME, status)
+        for text in ('it is away', 'write (writing)', 'delete'):
+            self.assertIn(text, out)
+        _status, out, _err = self.run_task('show', IMAGE, '--format', 'json')
+        self.assertEqual(['write (writing)', 'delete'], [
+            entry['action'] for entry in json.loads(out)['tasks']])
+
+
+class TestRetry(TaskCase):
+
+    def test_chosen_ones(self):
+        self.record(retry_attempts=7, message='it is away')
+        self.record(site='home', retry_attempts=7)
+        status, out, _err = self.run_task('retry', IMAGE, '--site', 'edge')
+        self.assertEqual((command.NONE, 'Going to be tried: 1.\n'),
+                         (status, out))
+        retried, other = self.left
+        self.assertEqual((0, 7), (retried.retry_attempts,
+                                  other.retry_attempts))
+        self.assertEqual('it is away', retried.message)
+        self.assertGreater(retried.retried_at, 0)
+        self.assertEqual(0, other.retried_at)
+
+    def test_none_is_chosen(self):
+        self.record()
+        before = self.left
+        self.assertEqual(command.SOME, self.run_task('retry', 'another')[0])
+        self.assertEqual(before, self.left)
+
+    def test_changed_meanwhile(self):
+        self.record()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.omap.swap', lambda *args: False))
+        status, out, err = self.run_task('retry')
+        self.assertEqual(command.SOME, status)
+        self.assertIn('tried: 0', out)
+        self.assertIn('store edge: the task delete of image %s was changed'
+                      % IMAGE, err)
+
+    def test_home_is_away(self):
+        self.home.away()
+        status, _out, err = self.run_task('retry')
+        self.assertEqual(command.UNREADABLE, status)
+        self.assertIn('it is away', err)
+
+
+class TestRun(TaskCase):
+
+    def setUp(self):
+        super().setUp()
+        self.database = self.queue._database = fakes.Database()
+
+    def dry_run(self):
+        """Return plan and reason of each record, which are all left."""
+        before = self.left
+        status, out, _err = self.run_task('run', '--dry-run', '--format',
+                                          'json')
+        self.assertEqual(command.NONE, status)
+        self.assertEqual(before, self.left)
+        return [(plan['action'], plan['plan'], plan['reason'])
+                for plan in json.loads(out)['plans']]
+
+    def test_without_a_database(self):
+        for database in (None, mock.Mock(available=False)):
+            self.queue._database = database
+            for argv in (('run',), ('run', '--dry-run')):
+                status, _out, err = self.run_task(*argv)
+                self.assertEqual(command.WRONG, status)
+                self.assertIn('database of Glance cannot be asked', err)
+
+    def test_dry_run(self):
+        self.edge.add('1')
+        self.record(image_id='1')
+        self.assertEqual(
+            [('delete', 'remove', 'Glance has no location of it')],
+            self.dry_run())
+        self.database.says = fakes.NAMED
+        self.assertEqual(
+            [('delete', 'wait', 'Glance still has its location')],
+            self.dry_run())
+        self.edge.add('2')
+        self.assertEqual([('delete', 'drop', 'another image has its name')],
+                         self.dry_run())
+        self.edge.away()
+        (_action, plan, reason), = self.dry_run()
+        self.assertEqual('wait', plan)
+        self.assertIn('away', reason)
+        self.assertIn((self.edge.pool, IMAGE), self.edge.images)
+
+    def test_dry_run_of_a_store_that_is_gone(self):
+        self.record(site='gone')
+        self.assertEqual([('delete', 'wait', 'this Glance has no such store')],
+                         self.dry_run())
+
+    def test_dry_run_of_another_cluster(self):
+        self.record(fsid='another')
+        self.assertEqual('drop', self.dry_run()[0][1])
+
+    def test_dry_run_of_intents(self):
+        self.edge.add('1')
+        for state in tasks.State:
+            self.queue.store.put(tasks.Intent(
+                'edge', IMAGE, 'images', self.edge.fsid, 'writer',
+                '10.0.0.1:0/8', '1', state, uid=state.value))
+        self.assertEqual([
+            ('write (committed)', 'remove',
+             'Glance has not noted its location'),
+            ('write (removing)', 'remove', 'Glance has no location of it'),
+            ('write (writing)', 'wait', 'it is being written')],
+            self.dry_run())
+
+    def test_table_of_plans(self):
+        self.assertEqual((command.NONE, 'There are no tasks.\n', ''),
+                         self.run_task('run', '--dry-run'))
+        self.record()
+        head, row = self.run_task('run', '--dry-run')[1].splitlines()
+        self.assertEqual(['STORE', 'ACTION', 'IMAGE', 'PLAN', 'REASON'],
+                         head.split())
+        self.assertIn('there is no such image', row)
+
+    def test_run(self):
+        self.edge.add('1')
+        self.record(image_id='1')
+        self.assertEqual((command.NONE, 'There are no tasks.\n', ''),
+                         self.run_task('run'))
+        self.assertEqual({}, self.edge.images)
+
+    def test_what_cannot_be_done_is_shown(self):
+        self.database.says = fakes.NAMED
+        self.edge.add('1')
+        self.record(image_id='1')
+        status, out, _err = self.run_task('run')
+        self.assertEqual(command.SOME, status)
+        self.assertIn('Glance still has its location', out)
+        # The lease is given back.
+        self.assertEqual(command.SOME, self.run_task('run')[0])
+
+    def test_another_process_runs_them(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.task._PATIENCE', 0))
+        self.assertTrue(leases.RunnerLease(self.queue.store).acquire())
+        self.edge.add('1')
+        self.record(image_id='1')
+        status, _out, err = self.run_task('run')
+        self.assertEqual(command.BUSY, status)
+        self.assertIn('glance-dcn task retry', err)
+        self.assertEqual(1, len(self.left))
+        # It needs no right to show what would be done.
+        self.assertEqual('remove', self.dry_run()[0][1])

@@ -89,6 +89,20 @@ class RunnerCase(base.BaseTestCase):
 
 class TestTasks(RunnerCase):
 
+    def test_retried_when_it_is_asked_for(self):
+        self.edge.add('1')
+        self.task()
+        self.database.says = fakes.NAMED
+        self.run_for(3600)
+        self.database.says = fakes.DROPPED
+        waiting, = self.left
+        self.runner.run()
+        self.assertEqual(['1'], self.images)
+        self.assertTrue(self.store.replace(
+            waiting, dataclasses.replace(waiting, retried_at=7.0)))
+        self.runner.run()
+        self.assertEqual(([], []), (self.left, self.images))
+
     def test_done(self):
         self.edge.add('1')
         self.task()
