@@ -22,6 +22,7 @@ import rbd
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
+from glance_dcn.ceph import trash
 
 #: What every function of this module raises when the cluster refuses.
 Error = (rados.Error, rbd.Error)
@@ -131,5 +132,5 @@ class Guest:
     def has(self, image: str) -> bool:
         """Return whether there is an image, or one in the trash."""
         return (image in rbd.RBD().list(self._images)
-                or any(entry['name'] == image
-                       for entry in rbd.RBD().trash_list(self._images)))
+                or any(entry.name == image
+                       for entry in trash.entries(self._images)))

@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import contextlib
 import dataclasses
-import io
 import logging
 import typing
 
@@ -31,6 +30,7 @@ import rbd
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.ceph import trash
 from glance_dcn.engine import rbd_layout
 
 LOG = logging.getLogger(__name__)
@@ -40,13 +40,6 @@ LOG = logging.getLogger(__name__)
 SNAPSHOT = 'snap'
 # The object that tells the internal ID of the image of a name.
 _ID = 'rbd_id.%s'
-# Source of the trash entries by which librbd removes (cls::rbd::
-# TrashImageSource); entries read at a time, the bytes that takes at most, and
-# the entries that are read at most: another site may have put them there.
-_REMOVING = 3
-_ENTRIES = 512
-_ENTRIES_BYTES = 1 << 18
-_MOST_ENTRIES = 1 << 16
 
 
 class InUse(Exception):
@@ -140,7 +133,8 @@ class Removal:
         if not self._has_name():
             self._was_interrupted = (
                 self._image_id is not None
-                and is_being_removed(self._ioctx, self._name, self._image_id))
+                and trash.is_being_removed(self._ioctx, self._name,
+                                           self._image_id))
             if self._was_interrupted:
                 return
             raise self._not_found()
@@ -318,10 +312,10 @@ def _restore_snapshot(ioctx: rados.Ioctx, name: str, snapshot: str) -> None:
 def is_empty(ioctx: rados.Ioctx) -> bool:
     """Return whether a pool has no images, nor any in its trash.
 
-    :raises rbd.Error: if it cannot be told
+    :raises rbd.Error, glance_dcn.ceph.omap.Error: if it cannot be told
     """
     return (not rbd.RBD().list(ioctx)
-            and not any(True for _ in rbd.RBD().trash_list(ioctx)))
+            and next(trash.entries(ioctx), None) is None)
 
 
 def _remove_snapshot(image: rbd.Image, snapshot: str) -> bool:
@@ -418,96 +412,17 @@ def look_up(ioctx: rados.Ioctx, name: str) -> str | None:
         return found
     try:
         _code, reply = ioctx.execute('rbd_directory', 'rbd', 'dir_get_id',
-                                     _encode(name))
+                                     trash.encode(name))
     except rados.ObjectNotFound:
         return None
-    return _decode(reply)
+    return trash.decode(reply)
 
 
 def _look_up_object(ioctx: rados.Ioctx, name: str) -> str | None:
     try:
-        return _decode(ioctx.read(_ID % name, 1024))
+        return trash.decode(ioctx.read(_ID % name, 1024))
     except rados.ObjectNotFound:
         return None
-
-
-def is_being_removed(ioctx: rados.Ioctx, name: str, image_id: str) -> bool:
-    """Return whether the removal of an image has taken its name, and goes on.
-
-    librbd removes an image by way of the trash: name, data and header go one
-    after the other, and its trash entry comes last. If the client or the
-    cluster ends meanwhile, all that is left can be found by that entry alone.
-    What an operator has moved to the trash is not meant.
-
-    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
-    """
-    try:
-        _code, reply = ioctx.execute('rbd_trash', 'rbd', 'trash_get',
-                                     _encode(image_id))
-    except rados.ObjectNotFound:
-        return False
-    return _read_trash_spec(io.BytesIO(reply)) == (_REMOVING, name)
-
-
-def find_being_removed(ioctx: rados.Ioctx, name: str) -> str | None:
-    """Return the internal ID of an image whose removal has taken its name.
-
-    For those who do not know its ID, see :func:`is_being_removed`.
-
-    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
-    """
-    last = ''
-    for _ in range(_MOST_ENTRIES // _ENTRIES):
-        try:
-            _code, reply = ioctx.execute(
-                'rbd_trash', 'rbd', 'trash_list',
-                _encode(last) + _ENTRIES.to_bytes(8, 'little'),
-                _ENTRIES_BYTES)
-        except rados.ObjectNotFound:
-            return None
-        stream = io.BytesIO(reply)
-        count = _read_length(stream)
-        for _ in range(min(count, _ENTRIES)):
-            last = _read_text(stream)
-            if _read_trash_spec(stream) == (_REMOVING, name):
-                return last
-        if count != _ENTRIES:
-            return None
-    LOG.warning('The trash of a pool has more than %(count)d entries: whether '
-                'one of them is what is left of image %(image)s is not known; '
-                'purge it (rbd trash purge)', {
-                    'count': _MOST_ENTRIES, 'image': name})
-    return None
-
-
-def _read_trash_spec(stream: io.BytesIO) -> tuple[int, str]:
-    """Return source and name of a trash entry.
-
-    It is encoded with two versions of a byte each and its length; source, a
-    byte, and name come first (cls::rbd::TrashImageSpec).
-    """
-    stream.read(2)
-    spec = io.BytesIO(stream.read(_read_length(stream)))
-    return int.from_bytes(spec.read(1), 'little'), _read_text(spec)
-
-
-def _read_text(stream: io.BytesIO) -> str:
-    return stream.read(_read_length(stream)).decode(errors='replace')
-
-
-def _read_length(stream: io.BytesIO) -> int:
-    return int.from_bytes(stream.read(4), 'little')
-
-
-def _encode(text: str) -> bytes:
-    """Return a string as Ceph encodes it: its length comes first."""
-    data = text.encode()
-    return len(data).to_bytes(4, 'little') + data
-
-
-def _decode(data: bytes) -> str:
-    """Return a string of Ceph's; what is damaged is the ID of no image."""
-    return _read_text(io.BytesIO(data))
 
 
 def knock(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
@@ -576,4 +491,4 @@ def is_unchanged(ioctx: rados.Ioctx, reference: Reference) -> bool:
             reference.snapshot_id.to_bytes(8, 'little'))
     except rados.ObjectNotFound:
         return False
-    return reply == _encode(reference.snapshot)
+    return reply == trash.encode(reference.snapshot)

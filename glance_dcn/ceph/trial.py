@@ -37,6 +37,7 @@ import rados
 import rbd
 
 from glance_dcn.ceph import images
+from glance_dcn.ceph import trash
 
 LOG = logging.getLogger(__name__)
 
@@ -177,9 +178,9 @@ def _expect_gone(ioctx: rados.Ioctx, name: str) -> None:
 def remove(ioctx: rados.Ioctx, name: str) -> None:
     """Remove a scratch image and its clone; nothing is raised."""
     for entry in _trashed(ioctx):
-        if entry['name'].startswith(name):
+        if entry.name.startswith(name):
             with contextlib.suppress(*Error):
-                rbd.RBD().trash_remove(ioctx, entry['id'], force=True)
+                rbd.RBD().trash_remove(ioctx, entry.image_id, force=True)
     for each in (name + '-clone', name):
         try:
             images.remove(ioctx, each, images.look_up(ioctx, each),
@@ -198,14 +199,14 @@ def sweep(ioctx: rados.Ioctx) -> None:
                 remove(ioctx, name.removesuffix('-clone'))
         now = _now()
         for entry in _trashed(ioctx):
-            if (entry['name'].startswith(PREFIX) and (
-                    now - entry['deletion_time']).total_seconds() > _OLD):
-                rbd.RBD().trash_remove(ioctx, entry['id'], force=True)
+            if (entry.name.startswith(PREFIX) and (
+                    now - entry.deleted_at).total_seconds() > _OLD):
+                rbd.RBD().trash_remove(ioctx, entry.image_id, force=True)
 
 
-def _trashed(ioctx: rados.Ioctx) -> list[rbd._TrashEntry]:
+def _trashed(ioctx: rados.Ioctx) -> list[trash.Entry]:
     try:
-        return list(rbd.RBD().trash_list(ioctx))
+        return list(trash.entries(ioctx))
     except Error:
         return []
 
@@ -301,7 +302,7 @@ def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
     for entry in json.loads(text)['mons']:
         places = [place['addr'].rpartition(':') for place in
                   entry['public_addrs']['addrvec']]
-        found.append((entry['name'], [
+        found.append((entry.name, [
             (host.strip('[]'), int(port)) for host, _, port in places]))
     return found
 

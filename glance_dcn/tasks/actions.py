@@ -39,6 +39,7 @@ import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
+from glance_dcn.ceph import trash
 from glance_dcn.tasks import task as tasks
 from glance_dcn.upstream import glance_db
 
@@ -339,12 +340,12 @@ def _inspect(ioctx: rados.Ioctx, task: tasks.Task) -> images.ImageInfo | None:
     if image_id is not None:
         found = images.look_up(ioctx, task.image)
         if found != image_id:
-            if images.is_being_removed(ioctx, task.image, image_id):
+            if trash.is_being_removed(ioctx, task.image, image_id):
                 return images.ImageInfo(image_id, blank=False)
             return images.ImageInfo(found) if found else None
     info = images.inspect(ioctx, task.image)
     if info is None:
-        image_id = images.find_being_removed(ioctx, task.image)
+        image_id = trash.find_being_removed(ioctx, task.image)
         return (images.ImageInfo(image_id, blank=False) if image_id
                 else None)
     return info

@@ -37,6 +37,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.ceph import trash
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
@@ -567,8 +568,8 @@ def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
         return False
     with site.open_pool(intent.pool) as ioctx:
         return (images.look_up(ioctx, intent.image) != intent.image_id
-                and not images.is_being_removed(ioctx, intent.image,
-                                                intent.image_id))
+                and not trash.is_being_removed(ioctx, intent.image,
+                                               intent.image_id))
 
 
 def _title(record: tasks.Record) -> str:

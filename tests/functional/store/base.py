@@ -29,6 +29,7 @@ from glance_store import multi_backend
 from oslo_config import cfg
 import rbd
 
+from glance_dcn.ceph import trash
 from glance_dcn.sites import wiring
 from glance_dcn.tasks import queue
 from tests.functional import base
@@ -291,9 +292,9 @@ def digest(data, algorithm='sha256'):
 def purge(cluster, name, pool=POOL):
     """Remove an RBD image with all that hangs on it, if it is there."""
     with cluster.pool(pool) as ioctx:
-        for entry in rbd.RBD().trash_list(ioctx):
-            if entry['name'] == name:
-                rbd.RBD().trash_restore(ioctx, entry['id'], name)
+        for entry in trash.entries(ioctx):
+            if entry.name == name and entry.source != trash.REMOVING:
+                rbd.RBD().trash_restore(ioctx, entry.image_id, name)
         if name not in rbd.RBD().list(ioctx):
             return
         # One whose maker died while creating it is listed, but cannot be

@@ -177,10 +177,11 @@ class MemoryCluster(fixtures.Fixture):
                      'remove_later', 'get', 'walk', 'remove_object'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.omap.' + name, getattr(self, name)))
-        for name in ('inspect', 'look_up', 'is_being_removed',
-                     'find_being_removed'):
+        for name in ('images.inspect', 'images.look_up',
+                     'trash.is_being_removed', 'trash.find_being_removed'):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.images.' + name, getattr(self, name)))
+                'glance_dcn.ceph.' + name,
+                getattr(self, name.partition('.')[2])))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.images.remove', self.remove_image))
         self.useFixture(fixtures.MonkeyPatch(
