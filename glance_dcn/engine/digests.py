@@ -119,15 +119,6 @@ class ContentDigest:
         return _FORMAT + digest.hexdigest()
 
 
-def new(name: str) -> hashlib._Hash:
-    """Return a hash object by its hashlib name.
-
-    :raises ValueError: no such hash here
-    """
-    # Glance's checksum is md5 also where FIPS forbids it for security.
-    return hashlib.new(name, usedforsecurity=False)
-
-
 class Thread(typing.Generic[_Item]):
     """A thread that works through what it is given, in order.
 
@@ -172,11 +163,13 @@ class Hash(Thread['bytes | int']):
     It is given bytes, or zeros by their number.
 
     :param name: hashlib name
+    :raises ValueError: there is no such hash here
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._hash = new(name)
+        # Glance's checksum is md5 also where FIPS forbids it for security.
+        self._hash = hashlib.new(name, usedforsecurity=False)
         super().__init__('hash-%s' % name, self._update)
 
     def hexdigest(self) -> str:

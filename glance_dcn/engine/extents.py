@@ -90,7 +90,7 @@ def requests(found: Iterable[Extent], size: int,
         if not extent.data or not extent.length:
             continue
         first = extent.offset // BLOCK * BLOCK
-        last = min(round_up(extent.offset + extent.length), size)
+        last = min(_round_up(extent.offset + extent.length), size)
         if first > stop:
             yield from _split(start, stop, limit)
             start = first
@@ -112,9 +112,9 @@ def _split(start: int, stop: int, limit: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def round_up(offset: int, unit: int = BLOCK) -> int:
-    """Round a number of bytes up to a whole number of units."""
-    return -(-offset // unit) * unit
+def _round_up(offset: int) -> int:
+    """Round a number of bytes up to a whole number of blocks."""
+    return -(-offset // BLOCK) * BLOCK
 
 
 def is_zero(data: bytes) -> bool:

@@ -74,7 +74,7 @@ class Periodic:
         self.interval = interval
         self._work = work
         self._scheduler = scheduler
-        self._runs: _Runs | None = None
+        self._runs: schedulers.Repetition | None = None
         self._pid: int | None = None
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class Periodic:
         if self in _started:
             _started.remove(self)
         if self._runs is not None and self._pid == os.getpid():
-            self._runs.stop()
+            self._runs.stop(0)
         self._runs = self._pid = None
 
     def _begin(self) -> None:
@@ -103,63 +103,25 @@ class Periodic:
             return
         self._pid = os.getpid()
         # New ones: the lock of the parent's may be held for ever here.
-        self._runs = _Runs(self, self._work, self._scheduler)
-        self._runs.wake()
+        self._runs = schedulers.Repetition(self._scheduler, 0, self._pause,
+                                           self._run)
 
+    def _pause(self) -> float:
+        return self.interval * random.uniform(  # noqa: S311
+            1 - _JITTER, 1 + _JITTER)
 
-class _Runs:
-    """The runs of periodic work in one process, from a start to a stop."""
-
-    def __init__(self, periodic: Periodic, work: Callable[[], object],
-                 scheduler: schedulers.Scheduler) -> None:
-        self._periodic = periodic
-        self._work = work
-        self._scheduler = scheduler
-        self._lock = native.lock()
-        self._stopped = self._running = self._again = False
-        self._next: schedulers.Call | None = None
-
-    def wake(self) -> None:
-        """Run now, or once more if it is running."""
-        with self._lock:
-            if self._running:
-                self._again = True
-            elif not self._stopped:
-                self._schedule(0)
-
-    def stop(self) -> None:
-        """Run no more."""
-        with self._lock:
-            self._stopped = True
-            if self._next is not None:
-                self._next.cancel()
-
-    def _schedule(self, delay: float) -> None:
-        if self._next is not None:
-            self._next.cancel()
-        self._next = self._scheduler.call_later(delay, self._run)
-
-    def _run(self) -> None:
-        with self._lock:
-            if self._stopped or self._running:
-                return
-            self._running, self._again = True, False
+    def _run(self) -> bool:
+        """Do the work, unless the process ends; return whether to go on."""
         if native.is_ending():
-            return
+            return False
         try:
             self._work()
         except Exception:
             if native.is_ending():
-                return
-            LOG.exception('%s failed; it is tried again in %s s',
-                          self._periodic.name, self._periodic.interval)
-        with self._lock:
-            self._running = False
-            if not self._stopped:
-                jitter = random.uniform(  # noqa: S311
-                    1 - _JITTER, 1 + _JITTER)
-                self._schedule(0 if self._again
-                               else self._periodic.interval * jitter)
+                return False
+            LOG.exception('%s failed; it is tried again in %s s', self.name,
+                          self.interval)
+        return True
 
 
 def become_master() -> None:

@@ -116,19 +116,34 @@ class Call:
 
 
 class Repetition:
-    """Calls of a function at intervals, until it returns False or raises."""
+    """Calls of a function, one after the other, until it returns False.
 
-    def __init__(self, scheduler: Scheduler, interval: float,
+    They end, too, when it raises.
+
+    :param first: seconds until the first call
+    :param pause: returns the seconds from the end of one call to the next
+    """
+
+    def __init__(self, scheduler: Scheduler, first: float,
+                 pause: Callable[[], float],
                  function: Callable[[], bool]) -> None:
         self._scheduler = scheduler
-        self._interval = interval
+        self._pause = pause
         self._function = function
         self._guard = native.lock()
-        self._stopped = False
+        self._stopped = self._is_running = self._again = False
         # Of those that wait for the function to return.
         self._waiting: list[native.Queue[bool]] = []
-        self._is_running = False
-        self._call = scheduler.call_later(interval, self._run)
+        with self._guard:
+            self._call = scheduler.call_later(first, self._run)
+
+    def wake(self) -> None:
+        """Have a call now, or once more if one is running."""
+        with self._guard:
+            if self._is_running:
+                self._again = True
+            elif not self._stopped:
+                self._schedule(0)
 
     def stop(self, timeout: float | None = None) -> bool:
         """Have no more calls, and wait for one that is running.
@@ -149,11 +164,16 @@ class Repetition:
             return False
         return True
 
+    def _schedule(self, delay: float) -> None:
+        self._call.cancel()
+        self._call = self._scheduler.call_later(delay, self._run)
+
     def _run(self) -> None:
         with self._guard:
-            if self._stopped:
+            # One that was woken may have begun by the time it is cancelled.
+            if self._stopped or self._is_running:
                 return
-            self._is_running = True
+            self._is_running, self._again = True, False
         go_on = False
         try:
             go_on = self._function()
@@ -162,8 +182,7 @@ class Repetition:
                 self._is_running = False
                 self._stopped = self._stopped or not go_on
                 if not self._stopped:
-                    self._call = self._scheduler.call_later(
-                        self._interval, self._run)
+                    self._schedule(0 if self._again else self._pause())
                 waiting, self._waiting = self._waiting, []
             for queue in waiting:
                 queue.put(True)
@@ -218,7 +237,7 @@ class Scheduler:
             one to the next
         :param function: without arguments; returns whether to go on
         """
-        return Repetition(self, interval, function)
+        return Repetition(self, interval, lambda: interval, function)
 
     def run_due(self) -> float | None:
         """Hand what is due to the pool; called by the scheduler thread.

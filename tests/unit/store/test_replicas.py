@@ -10,16 +10,32 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Where the image of a location is read."""
+"""Where the image of a location is read, and which store has a location.
 
+Glance asks all stores in turn for one whose store it does not know; its cache
+prefetches images that way.
+"""
+
+import time
 import types
+from unittest import mock
 
 import fixtures
+from glance.api.v2 import cached_images
+from glance import image_cache
+from glance.image_cache import prefetcher
+from glance_store import exceptions
+from glance_store import multi_backend
+from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import records
+from glance_dcn.store import driver
 from glance_dcn.store import replicas
 from tests.unit.sites import test_sources
+from tests.unit.store import sites
+
+IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 
 
 class FakeStore:
@@ -100,3 +116,159 @@ class ReplicasTest(base.BaseTestCase):
         self.record = None
         self.assertEqual(['far'], self.read(FakeStore('local'),
                                             FakeStore('far')))
+
+
+class SearchTest(sites.SitesCase):
+    """Store central is asked first, and its cluster does not answer."""
+
+    def setUp(self):
+        super().setUp()
+        self.put()
+        self.start()
+        self.assertEqual('central', next(iter(self.conf.enabled_backends)))
+
+    def found(self, fsid):
+        """Return what is read of a location in the cluster with a fsid."""
+        with mock.patch.object(self.store(), '_begin_reading',
+                               return_value=(iter([b'data']), 4)) as read:
+            data, size = multi_backend.get(
+                'rbd://%s/images/%s/snap' % (fsid, IMAGE), None)
+            self.assertEqual(IMAGE, read.call_args.args[0].image)
+        return b''.join(data), size
+
+    def test_first_store_has_another_cluster(self):
+        self.assertEqual((b'data', 4), self.found(
+            sites.FSID.replace('5f', '7f')))
+
+    def test_fsid_of_the_first_store_is_not_known(self):
+        # Its conf file does not have it, and the cluster is away.
+        conf = self.ceph_conf('central')
+        conf.write_text(conf.read_text().replace('fsid', '# fsid'))
+        began = time.monotonic()
+        self.assertEqual((b'data', 4), self.found(
+            sites.FSID.replace('5f', '7f')))
+        # It is not waited for.
+        self.assertLess(time.monotonic() - began, 4)
+
+    def check_deleted(self, fsid, name):
+        """See that a deletion is done by the store of a name."""
+        uri = 'rbd://%s/images/%s/snap' % (fsid, IMAGE)
+        deleted = mock.Mock(deferred=True)
+        with mock.patch.object(driver.Store, '_requests', mock.Mock(**{
+                'delete.return_value': deleted})) as requests:
+            multi_backend.delete(uri, None)
+        [call] = requests.delete.call_args_list
+        self.assertEqual((name, uri),
+                         (call.args[0].name, call.args[1].get_uri()))
+
+    def test_store_that_has_it_deletes_it(self):
+        self.check_deleted(sites.FSID, 'central')
+        self.check_deleted(sites.FSID.replace('5f', '7f'), 'dcn7')
+
+    def test_fsid_of_the_first_store_is_not_known_to_a_deletion(self):
+        # Otherwise it would be recorded for a site that does not have it.
+        conf = self.ceph_conf('central')
+        conf.write_text(conf.read_text().replace('fsid', '# fsid'))
+        self.check_deleted(sites.FSID.replace('5f', '7f'), 'dcn7')
+        # It may be its own: no other has that.
+        self.check_deleted(sites.FSID, 'central')
+
+    def test_pool_of_the_first_store_in_a_cluster_of_several(self):
+        conf = self.ceph_conf('central')
+        conf.write_text(conf.read_text().replace('fsid', '# fsid'))
+        self.store().pool = 'others'
+        self.check_deleted(sites.FSID.replace('5f', '7f'), 'central')
+
+    def test_location_that_no_store_has_is_kept(self):
+        # Glance drops it on NotFound.
+        error = self.assertRaises(
+            exceptions.BadStoreUri, multi_backend.delete,
+            'rbd://%s/images/%s/snap' % (sites.FSID.replace('5f', '9f'),
+                                         IMAGE), None)
+        self.assertNotIsInstance(error, exceptions.NotFound)
+
+    def test_store_that_is_named_deletes_for_no_other(self):
+        self.assertRaises(
+            exceptions.BadStoreUri, multi_backend.delete,
+            'rbd://%s/images/%s/snap' % (sites.FSID.replace('5f', '7f'),
+                                         IMAGE), 'central')
+
+    def test_no_store_has_the_cluster(self):
+        self.assertRaises(exceptions.NotFound, multi_backend.get,
+                          'rbd://%s/images/%s/snap' % (
+                              sites.FSID.replace('5f', '9f'), IMAGE), None)
+
+    def test_asked_by_its_name_it_says_why(self):
+        error = self.assertRaises(
+            exceptions.BadStoreUri, multi_backend.get,
+            'rbd://%s/images/%s/snap' % (sites.FSID.replace('5f', '9f'),
+                                         IMAGE), 'central')
+        self.assertIn('central', str(error))
+        self.assertIn(sites.FSID, str(error))
+
+
+class CacheTest(sites.SitesCase):
+    """Glance's thread that fills its cache ahead, with a real cache."""
+
+    def setUp(self):
+        super().setUp()
+        self.put()
+        self.start()
+        folder = self.useFixture(fixtures.TempDir()).path
+        for name, value in (('image_cache_dir', folder),
+                            ('image_cache_driver', 'sqlite')):
+            cfg.CONF.set_override(name, value)
+            self.addCleanup(cfg.CONF.clear_override, name)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance.image_cache.prefetcher.CONF', self.conf))
+        self.image = types.SimpleNamespace(status='active', checksum=None)
+        self.useFixture(fixtures.MockPatchObject(
+            prefetcher.Prefetcher, '__init__', return_value=None))
+        self.worker = cached_images.CacheWorker()
+        self.worker.prefetcher.cache = self.cache = image_cache.ImageCache()
+        self.worker.prefetcher.gateway = mock.Mock(**{
+            'get_repo.return_value.get.return_value': self.image})
+        self.worker.start()
+        self.addCleanup(self.worker.terminate)
+
+    def fetch(self, fsid):
+        """Have the thread fetch an image; return whether it is cached."""
+        self.image.locations = [
+            {'url': 'rbd://%s/images/%s/snap' % (fsid, IMAGE)}]
+        self.worker.submit(IMAGE)
+        began = time.monotonic()
+        while self.worker.q.unfinished_tasks:
+            self.assertTrue(self.worker.is_alive(), self.log.output)
+            self.assertLess(time.monotonic() - began, 60)
+            time.sleep(.01)
+        self.assertTrue(self.worker.is_alive(), self.log.output)
+        return self.cache.is_cached(IMAGE)
+
+    def check_lives(self):
+        """See that it caches what can be read."""
+        with mock.patch.object(self.store(), '_begin_reading',
+                               return_value=(iter([b'data']), 4)):
+            self.assertTrue(self.fetch(sites.FSID.replace('5f', '7f')))
+
+    def test_site_is_away(self):
+        # No keyring, no monitor.
+        self.assertFalse(self.fetch(sites.FSID))
+        self.assertIn('store central', self.log.output)
+        self.check_lives()
+
+    def test_location_of_no_store(self):
+        # That of an image which is at another edge only, say.
+        self.assertFalse(self.fetch(sites.FSID.replace('5f', '9f')))
+        self.assertIn('is not a location of store', self.log.output)
+        self.check_lives()
+
+    def test_image_is_not_there(self):
+        with mock.patch.object(self.store(), '_begin_reading',
+                               side_effect=exceptions.NotFound(image=IMAGE)):
+            self.assertFalse(self.fetch(sites.FSID.replace('5f', '7f')))
+        self.check_lives()
+
+    def test_others_are_told_at_once(self):
+        self.assertRaises(exceptions.BadStoreConfiguration, multi_backend.get,
+                          'rbd://%s/images/%s/snap' % (sites.FSID, IMAGE),
+                          None)
