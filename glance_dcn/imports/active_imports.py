@@ -59,29 +59,22 @@ _conf: cfg.ConfigOpts | None = None
 
 
 def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
-    """Have a function called with each entry that is begun, or written to.
+    """Call a function with each entry that is begun or written to.
 
-    A peer has to know of it to undo it.
-
-    :param function: it must not wait, and must raise nothing
+    :param function: must not wait, and must raise nothing
     """
     if function not in _listeners:
         _listeners.append(function)
 
 
-def _tell(entry: journal.Entry) -> None:
-    for listener in _listeners:
-        listener(entry)
-
-
 class Import:
-    """An import or a copy that is going on.
+    """An active import or copy.
 
     :ivar saved: when its task was saved last, by the monotonic clock
     :ivar flowing: whether a thread was seen to work on it
     :ivar missed: how often in a row no thread was seen to work on it
-    :ivar refusal: why a plugin has refused it, for users; or None
-    :ivar companions: what others keep with it while it goes on, by name
+    :ivar refusal: why a plugin has refused it, for users
+    :ivar companions: what others keep with it, by name
     """
 
     def __init__(self, held: journal.Held) -> None:
@@ -123,10 +116,7 @@ class Import:
         vouching.start()
 
     def _is_vouched_for(self, kind: str | None, size: int) -> bool:
-        """Return whether it is done already, or being done.
-
-        It was before the import was resumed, or is since it was accepted.
-        """
+        """Return whether it is done, or being done, before this phase."""
         known = self.entry.proofs.get(kind)
         if known is None or known.size != size:
             return False
@@ -142,10 +132,7 @@ class Import:
             changes, proofs={**entry.proofs, kind: proof}))
 
     def stop_vouching(self, keep: bool = False) -> None:
-        """End what is done to vouch for staged data.
-
-        :param keep: without what was to be done then
-        """
+        """End vouching for staged data, with or without what was to follow."""
         for vouching in list(self._vouchings.values()):
             vouching.close(keep)
 
@@ -158,24 +145,19 @@ class Import:
         entry = self.entry
         text = _WORDS.get(entry.phase, entry.phase)
         if entry.phase == journal.STORING and self._parts:
-            return '%s: %s' % (text, ', '.join(
-                '%s: %d %%' % (store, 100 * part)
-                for store, part in sorted(self._parts.items())))
-        if entry.phase == journal.DOWNLOADING:
-            return text + self._staged()
+            text += ': ' + ', '.join('%s: %d %%' % (store, 100 * part)
+                                     for store, part in sorted(
+                                         self._parts.items()))
+        elif entry.phase == journal.DOWNLOADING:
+            done = folder.size(entry.path)
+            if done is not None and entry.size:
+                text += ': %d %%' % min(100, 100 * done // entry.size)
+            elif done is not None:
+                text += ': %d MiB' % (done >> 20)
         return text
 
-    def _staged(self) -> str:
-        try:
-            done = os.stat(self.entry.path).st_size
-        except OSError:
-            return ''
-        if self.entry.size:
-            return ': %d %%' % min(100, 100 * done // self.entry.size)
-        return ': %d MiB' % (done >> 20)
 
-
-def begin(folder: journal.Journal, entry: journal.Entry) -> Import | None:
+def begin(journals: journal.Journal, entry: journal.Entry) -> Import | None:
     """Announce an import; once more does no harm.
 
     :returns: None if no journal can be kept
@@ -184,13 +166,14 @@ def begin(folder: journal.Journal, entry: journal.Entry) -> Import | None:
     if known is not None:
         return known
     try:
-        begun = adopt(folder.begin(entry))
+        begun = adopt(journals.begin(entry))
     except (journal.Busy, OSError) as exc:
         LOG.error('The import of image %(image)s has no journal, and is lost '
                   'if this worker dies: %(error)s', {
                       'image': entry.image, 'error': exc})
         return None
-    _tell(entry)
+    for listener in _listeners:
+        listener(entry)
     return begun
 
 
@@ -229,10 +212,9 @@ def get(task: str) -> Import | None:
 
 
 def of(image: str) -> Import | None:
-    """Return the import of an image, or None.
+    """Return the import of an image that was begun last, or None.
 
-    The last one that was begun: the one before may have done its work, and not
-    be closed yet.
+    The one before may have done its work, and not be closed yet.
     """
     return next((going_on for going_on in reversed(everything())
                  if going_on.entry.image == image), None)
@@ -254,10 +236,7 @@ def enter(image: str, phase: str, **changes: typing.Any) -> None:
 
 
 def refuse(image: str, reason: str) -> None:
-    """Record why the import of an image is refused.
-
-    :param reason: what users are told, should Glance say less in the end
-    """
+    """Record why an import is refused, for users, should Glance say less."""
     going_on = of(image)
     if going_on is not None:
         going_on.refusal = reason
@@ -266,10 +245,9 @@ def refuse(image: str, reason: str) -> None:
 def vouch(image: str, phase: str, path: str, kind: str | None,
           then: abc.Callable[[], None] = lambda: None,
           known: durable.Known | None = None) -> None:
-    """Say that the import of an image begins a phase that has staged data.
+    """Enter a phase of an import that has staged data.
 
-    Its length is in the journal at once. Beside the import it is brought to
-    the disk, and its digest then is in the journal too.
+    Its length is in the journal at once, its digest once it is on the disk.
 
     :param kind: the disk format it was converted to, or
         :data:`glance_dcn.imports.journal.AS_STAGED`
@@ -297,12 +275,13 @@ def writes(image: str, store: str, instance: int) -> None:
                 'phase': journal.COPYING if entry.phase == journal.COPYING
                 else journal.STORING}
     going_on.held.change(change)
-    _tell(going_on.entry)
+    for listener in _listeners:
+        listener(going_on.entry)
 
 
 def meter(image: str, store: str,
           size: int) -> abc.Callable[[abc.Sized], None] | None:
-    """Return a function to call with each piece of data that is stored.
+    """Return what is to be called with each piece of stored data.
 
     :param size: bytes of the image; 0 if unknown
     :returns: None if the progress is not shown
@@ -355,11 +334,9 @@ def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
 
 def _accept(task: str, asked: dict[str, typing.Any] | None) -> None:
     request = asked and asked.get('import_req')
-    if _conf is None or not asked or not request:
-        # Another type of task, say.
-        return
-    found = folder.of(_conf)
-    if found is None:
+    # There are other types of tasks.
+    found = folder.of(_conf) if _conf and request else None
+    if _conf is None or not asked or not request or found is None:
         return
     entry = journal.Entry(
         task=task, image=asked['image_id'],

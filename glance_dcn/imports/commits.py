@@ -50,7 +50,7 @@ _STOPPED = 30
 
 
 class Stopwatch:
-    """Tells how long something took, by the clock that shows more of it.
+    """Measures by the clock that shows more of the time.
 
     One of them stands still while a virtual machine is paused.
     """
@@ -67,7 +67,7 @@ class Stopwatch:
 
 def check(watch: Stopwatch, image_id: str,
           saved: abc.Iterable[sites.Site]) -> None:
-    """Take off an image the locations whose data was removed meanwhile.
+    """Drop the locations of an image whose data was removed meanwhile.
 
     :param watch: made before the save
     :param saved: sites of the locations that were saved
@@ -103,10 +103,7 @@ class _Commit:
 class Commits:
     """What this process has committed lately.
 
-    Its :meth:`look` is to be called every few seconds, by one thread.
-
-    :param take: returns the intents that were committed since it was called
-        last
+    :param take: returns the intents committed since it was called last
     :param sites: returns the site of a store by its identifier, or None
     """
 
@@ -119,9 +116,10 @@ class Commits:
         self._watch = Stopwatch()
 
     def look(self) -> None:
-        """Drop the locations of what was removed while it was stopped.
+        """Drop locations of what was removed while the process was stopped.
 
-        Nothing is asked as long as the process was not.
+        To be called every few seconds by one thread; nothing is asked as
+        long as the process was not stopped.
         """
         passed, self._watch = self._watch.seconds, Stopwatch()
         for intent in self._take():

@@ -107,9 +107,8 @@ class _ConvertImage(task.Task):
         self._ahead: hashes.BackgroundHasher | None = None
 
     def execute(self, file_path: str, **kwargs: object) -> str:
-        """Convert the image, if it is not of the right format already.
+        """Convert the image if need be; return the URI of the file to import.
 
-        :returns: URI of the file to import
         :raises glance.common.exception.UploadException: if it must not or
             cannot be converted
         """
@@ -120,12 +119,11 @@ class _ConvertImage(task.Task):
             try:
                 # A worker that died may have left one behind. The lock of
                 # the image is ours, so no other task is writing it.
-                _discard(self._target)
-                _discard(folder.aside(self._source))
+                folder.discard(self._target, folder.aside(self._source))
                 converted = self._convert(output)
             except BaseException:
                 self._end_hashing()
-                _discard(self._target)
+                folder.discard(self._target)
                 raise
         return 'file://%s' % self._target if converted else file_path
 
@@ -135,7 +133,7 @@ class _ConvertImage(task.Task):
         What was refused for lack of room can be imported later.
         """
         self._end_hashing()
-        _discard(self._target)
+        folder.discard(self._target)
         try:
             if self._keeps and distributed_staging.put_back(
                     self._action_wrapper, self._targets):
@@ -156,8 +154,7 @@ class _ConvertImage(task.Task):
         except exception.NotFound:
             LOG.info('Image %s was deleted while it was imported',
                      self._action_wrapper.image_id)
-        _discard(self._source)
-        _discard(folder.aside(self._source))
+        folder.discard(self._source, folder.aside(self._source))
 
     def _convert(self, output: str) -> bool:
         """Make the target of the source; return whether there was need to."""
@@ -194,19 +191,17 @@ class _ConvertImage(task.Task):
                          progress=self._phases.progress,
                          cancelled=self._phases.beat,
                          in_order=ahead is not None, described=True)
-        if ahead is not None:
+        if ahead:
             ahead.complete()
         self._finish(output, virtual_size)
         return True
 
     def _hash_ahead(self, output: str, virtual_size: int
                     ) -> hashes.BackgroundHasher | None:
-        """Begin to hash what qemu-img is about to write.
+        """Begin to hash what qemu-img is about to write; None if not hashed.
 
         Stores compute the hashes while they write, which takes longer than
-        anything else of an import; ``dcn`` stores take them over.
-
-        :returns: None if it is not hashed
+        anything else of an import; ``dcn`` stores use these instead.
         """
         if (output != 'raw' or virtual_size > _LARGEST_AHEAD
                 or not any(map(distributed_staging.site_of, self._targets))):
@@ -219,8 +214,8 @@ class _ConvertImage(task.Task):
     def _known_digest(self, seconds: float) -> tuple[int, str] | None:
         """Return length and content digest of the target, once hashed.
 
-        What was read while it was written: should the writer have gone back,
-        it is merely not trusted after a power cut.
+        Should the writer have gone back after that, the target is merely not
+        trusted after a power cut.
         """
         record = hashes.shared.wait(self._action_wrapper.image_id, seconds)
         return (record.size, record.content) if record else None
@@ -276,8 +271,7 @@ class _ConvertImage(task.Task):
             raise _refusal('it would take %d bytes of staging space, and %d '
                            'are allowed (conversion_max_output_size)'
                            % (need, most))
-        status = os.statvfs(os.path.dirname(self._source))
-        free = status.f_bavail * status.f_frsize
+        free = folder.free(os.path.dirname(self._source))
         if need > free:
             self._keeps = not self._downloads
             raise _refusal('it would take %d bytes of staging space, and %d '
@@ -306,7 +300,8 @@ class _ConvertImage(task.Task):
         aside = folder.aside(self._source)
         os.replace(self._source, aside)
         active_imports.vouch(self._action_wrapper.image_id, journal.CONVERTED,
-                             self._target, output, lambda: _discard(aside),
+                             self._target, output,
+                             lambda: folder.discard(aside),
                              self._known_digest if self._ahead and
                              not native.patched() else None)
         LOG.info('Converted image %s: size=%d disk_format=%s',
@@ -397,8 +392,7 @@ def _check_cap(size: int, what: str = 'it has') -> None:
 def _tolerated(declared: str | None) -> set[str]:
     """Return the checks of partition tables that need not succeed.
 
-    Those that the operator tolerates, and as in an upload, that of kernels and
-    RAM disks.
+    Those that the operator tolerates, and for kernels and RAM disks "mbr".
     """
     # The option came with Glance 30.
     found = getattr(CONF.image_format, 'gpt_safety_checks_nonfatal', None)
@@ -412,12 +406,6 @@ def _check_vmdk(report: dict[str, typing.Any]) -> None:
     if kind not in CONF.image_format.vmdk_allowed_types:
         raise _refusal('its VMDK create-type %s is not allowed '
                        '(vmdk_allowed_types)' % kind)
-
-
-def _discard(path: str) -> None:
-    """Remove a file of the staging folder, if it is there."""
-    if path:
-        folder.discard(path)
 
 
 def _refusal(reason: str) -> exception.UploadException:

@@ -64,8 +64,7 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     """Return the flow that gets an image to where stock can go on.
 
     :param backend: list of target stores; those taken over are removed
-    :param action_wrapper: glance.async_.flows.api_image_import's
-        ImportActionWrapper
+    :param action_wrapper: glance's ImportActionWrapper
     """
     flow = linear_flow.Flow(kwargs['task_type'])
     distributed_staging.remove_duplicates(kwargs['backend'])
@@ -160,10 +159,10 @@ def _undo_with_lock(wrapper: typing.Any, task_id: str) -> None:
 
 def _stays_within_limits(kwargs: dict[str, typing.Any], targets: list[str],
                          size: int) -> bool:
-    """Return whether a copy may begin; take its targets off, if it may not.
+    """Return whether a copy may begin; take its targets off if not.
 
-    Stock refuses it then, and takes back what it has saved itself. So it does
-    not where Keystone does not answer: there is no flow yet.
+    Stock refuses it then, and takes back only what it has saved itself, and
+    nothing where Keystone does not answer: there is no flow yet.
     """
     within = False
     try:
@@ -178,8 +177,8 @@ def _stays_within_limits(kwargs: dict[str, typing.Any], targets: list[str],
 def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:
     """Return whether the limits of Keystone let an image be copied.
 
-    Stock asks once the flow is made. A flow that it refuses then never runs,
-    and nothing undoes what was saved for it.
+    Stock asks once the flow is made: a flow that it refuses never runs, and
+    nothing undoes what was saved for it.
     """
     if not getattr(CONF, 'use_keystone_limits', False):
         return True
@@ -357,12 +356,9 @@ def _why(failed: dict[str, BaseException]) -> str:
 
 
 def _check_quota(image: typing.Any) -> None:
-    """Check that the quota of its owner has room for an image.
+    """Check the owner's quota as stock does, once for any number of stores.
 
-    As stock asks before it sets data: once for the image, whatever the number
-    of its stores.
-
-    :raises glance.common.exception.StorageQuotaFull: if it has not
+    :raises glance.common.exception.StorageQuotaFull: if it has no room
     """
     _layer, quotas = glance_interfaces.image_layers(image)
     if quotas is not None:
@@ -373,7 +369,7 @@ def _check_quota(image: typing.Any) -> None:
 def _hashes(image: typing.Any) -> dict[str, str | None]:
     """Return the hashes that Glance has of an image, or should have.
 
-    :returns: hex digests by hashlib name; None for one it has not
+    :returns: hex digests by hashlib name; None for a missing one
     """
     found = {_CHECKSUM: image.checksum}
     # It may be the same.

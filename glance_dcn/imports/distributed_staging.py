@@ -104,12 +104,11 @@ def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
         return None
     heartbeat.watch.start()
     known = active_imports.get(kwargs['task_id'])
+    begun = known or active_imports.begin(found, _entry(kwargs))
+    if begun is not None:
+        begun.flowing = heartbeat.works_on(kwargs['task_id'])
     if known is None:
-        known = active_imports.begin(found, _entry(kwargs))
-        if known is not None:
-            known.flowing = heartbeat.works_on(kwargs['task_id'])
-        return known
-    known.flowing = heartbeat.works_on(kwargs['task_id'])
+        return begun
     # One that was broken off before this is begun again as staged.
     if known.entry.phase == journal.ACCEPTED or not known.entry.formats:
         entry = _entry(kwargs)
@@ -136,7 +135,7 @@ def _entry(kwargs: dict[str, typing.Any]) -> journal.Entry:
 def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
     """End an import that has not begun, with a message.
 
-    As stock does it for quotas. Glance then finds the lock gone, and begins
+    As stock does for quotas: Glance then finds the lock gone, and begins
     nothing; what is staged stays, and the image as it was.
     """
     wrapper = kwargs['action_wrapper']
@@ -155,14 +154,13 @@ def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
 
 def put_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
              keep: bool = True) -> bool:
-    """Let an image be as it was when it had been staged.
+    """Return an image to where it was when it had been staged.
 
-    For an import that is given up before anything was changed. Glance's
-    domain model knows no way from there back to a staged image.
+    Glance's domain model knows no way from there back to a staged image.
 
     :param wrapper: ImportActionWrapper of the import
     :param keep: whether the staged data is good; otherwise it is discarded,
-        and the image is as it was before it was staged
+        and the image is as before it was staged
     :returns: whether it was done; False where the plugin is not used
     :raises glance.common.exception.NotFound: if the image was deleted
     """
@@ -203,9 +201,8 @@ class _Staged(task.Task):
     def execute(self) -> None:
         """Note it in the journal, and have it brought to the disk.
 
-        :raises glance.common.exception.UploadException: if the staged data
-            has not the length that it should have, or may have been lost when
-            the host was restarted
+        :raises glance.common.exception.UploadException: if the data has the
+            wrong length, or may have been lost in a restart of the host
         """
         image_id = self._action_wrapper.image_id
         going_on = active_imports.of(image_id)
@@ -269,10 +266,7 @@ class _Staged(task.Task):
             'Stage the image again.')
 
     def revert(self, result: object, **kwargs: object) -> None:
-        """Let an image that was uploaded be imported again.
-
-        Stock leaves it ``importing`` when no store could take it.
-        """
+        """Let an uploaded image, which stock leaves importing, be imported."""
         image = database.image(self._action_wrapper.image_id)
         going_on = active_imports.of(self._action_wrapper.image_id)
         if (image is None or going_on is None
@@ -309,8 +303,7 @@ def check_access(names: abc.Collection[str | None],
                  all_must_succeed: bool) -> None:
     """Check that this Glance may write in enough of the stores of an import.
 
-    :param names: of the stores; whether one of another type than ``dcn`` can
-        be written to is not looked at
+    :param names: of the stores; those of other types than ``dcn`` pass
     :param all_must_succeed: whether all of them are needed, or one
     :raises NoAccess: if it may only read in too many
     """
@@ -347,18 +340,16 @@ def check_room(entry: journal.Entry) -> None:
     conversion = image if converts else 0
     need = download + conversion
     if need > free:
+        parts = ', '.join('%s for its %s' % (_mib(size), what)
+                          for size, what in ((download, 'download'),
+                                             (conversion, 'conversion'))
+                          if size)
         raise NoRoom(
             'There is no room to import the image: %s of staging space are '
             'needed (%s), and %s are free: %d bytes are missing. Try again '
             'later, or ask the operator for more staging space.' % (
-                _mib(need), _parts(download, conversion), _mib(free),
+                _mib(need), parts, _mib(free),
                 need - free))
-
-
-def _parts(download: int, conversion: int) -> str:
-    return ', '.join(
-        '%s for its %s' % (_mib(size), what) for size, what in (
-            (download, 'download'), (conversion, 'conversion')) if size)
 
 
 def _mib(size: int) -> str:
@@ -374,10 +365,9 @@ def _converts(disk_format: str | None) -> bool:
 
 
 def download_size(method: dict[str, typing.Any]) -> int | None:
-    """Return the bytes of a download, if its server tells; or None.
+    """Return the bytes of a download, or None if its server does not tell.
 
-    It is asked under the rules that Glance downloads by, and not followed
-    elsewhere.
+    It is asked under the rules that Glance downloads by, without redirection.
     """
     uri = method.get('uri') or ''
     if (method['name'] != 'web-download'
@@ -394,7 +384,8 @@ def download_size(method: dict[str, typing.Any]) -> int | None:
     request = urllib.request.Request(uri, method='HEAD')  # noqa: S310
     try:
         with opener.open(request, timeout=_PATIENCE) as answer:
-            return _length(answer.headers.get('Content-Length'))
+            return max(0, int(answer.headers.get('Content-Length')
+                              or 0)) or None
     except (OSError, ValueError, urllib.error.URLError) as exc:
         LOG.info('The length of a download cannot be told: %s', exc)
     except Exception as exc:
@@ -411,11 +402,6 @@ def _is_allowed(uri: str) -> bool:
     return check is not None and bool(check(uri))
 
 
-def _length(text: str | None) -> int | None:
-    size = int(text or 0)
-    return size if size > 0 else None
-
-
 class _StayThere(urllib.request.HTTPRedirectHandler):
     """Follows no redirection."""
 
@@ -426,8 +412,8 @@ class _StayThere(urllib.request.HTTPRedirectHandler):
 def site_of(store: str | None) -> sites.Site | None:
     """Return the site of a store by its identifier.
 
-    :returns: None for stores of other types, and where Glance has a single
-        store without an identifier
+    :returns: None for stores of other types, and for the only store of a
+        Glance, which has no identifier
     """
     if not store or not CONF.enabled_backends:
         return None
@@ -440,9 +426,9 @@ def site_of(store: str | None) -> sites.Site | None:
 
 
 def remove_duplicates(stores: list[str | None]) -> None:
-    """Remove from a list, in place, stores that it names once more.
+    """Remove stores that a list names twice, in place.
 
-    Glance takes what a request names as it is: an import cannot begin with
-    two tasks of one name, and two writers of one image would fight.
+    An import cannot begin with two tasks of one name, and two writers of one
+    image would fight.
     """
     stores[:] = dict.fromkeys(stores)

@@ -79,10 +79,7 @@ _NICENESS = 10
 
 
 def boot_id() -> str:
-    """Return the ID that the kernel took when it started.
-
-    :returns: the ID; empty if there is none, which equals no other
-    """
+    """Return the kernel's boot ID; empty, which equals no other, if none."""
     try:
         with open(_BOOT_ID) as source:
             return source.read().strip()
@@ -98,12 +95,11 @@ def is_current(boot: str) -> bool:
 def mark_older(staging: str, hidden: str) -> None:
     """Mark the staged files that are older than the host's last restart.
 
-    Before the process that calls it lets any be written. What was not synced
-    when the host ended may have its length, and zeros in place of its data.
+    To be called before any are written. What was not synced when the host
+    ended may have its length, and zeros in place of its data.
 
     :param hidden: path of the folder in it that is this software's
-    :raises OSError: if that fails, of all or of some files; the others are
-        marked
+    :raises OSError: if that fails for some files; the others are marked
     """
     os.makedirs(hidden, mode=0o700, exist_ok=True)
     fd = os.open(os.path.join(hidden, _BOOTS),
@@ -151,9 +147,7 @@ def is_older_than_boot(path: str) -> bool:
 
 
 def renew(path: str) -> None:
-    """Bring a file to the disk, and let it count as written just now.
-
-    For one whose content was proven, see :func:`is_older_than_boot`.
+    """Sync a file of proven content, and let it count as written just now.
 
     :raises OSError: if that fails; the data may be lost then
     """
@@ -162,27 +156,26 @@ def renew(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Bring a file and its name to the disk.
+    """Sync a file and its name.
 
     :raises OSError: if that fails; the data may be lost then
     """
-    _sync(path, os.O_RDONLY | os.O_NOFOLLOW, os.fdatasync)
+    with _opened(path, os.O_NOFOLLOW) as fd:
+        os.fdatasync(fd)
     sync_folder(os.path.dirname(path))
 
 
 def sync_folder(path: str) -> None:
-    """Bring the names in a folder to the disk.
-
-    :raises OSError: if that fails
-    """
-    _sync(path, os.O_RDONLY | os.O_DIRECTORY, os.fsync)
+    """Sync the names in a folder; raise OSError if that fails."""
+    with _opened(path, os.O_DIRECTORY) as fd:
+        os.fsync(fd)
 
 
-def _sync(path: str, flags: int,
-          function: abc.Callable[[int], None]) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _opened(path: str, flags: int) -> abc.Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
-        function(fd)
+        yield fd
     finally:
         os.close(fd)
 
@@ -191,7 +184,7 @@ def digest(path: str,
            progress: abc.Callable[[float], None] | None = None) -> str:
     """Return the content digest of a file; holes cost nothing.
 
-    :param progress: called now and then with the part that is done, 0 to 1
+    :param progress: called now and then with the part done, 0 to 1
     :raises glance_dcn.engine.errors.EngineError: if it cannot be read
     """
     with file.File(path) as source:
@@ -201,7 +194,7 @@ def digest(path: str,
 def _digesting(source: file.File,
                progress: abc.Callable[[float], None] | None = None
                ) -> transfer.Transfer:
-    """Return a reading of a file that computes its content digest."""
+    """Return a transfer to nowhere that computes a file's content digest."""
     return transfer.Transfer(
         source, memory=_MEMORY, interval=_INTERVAL,
         progress=None if progress is None else
@@ -215,18 +208,16 @@ def _run(job: transfer.Transfer) -> tuple[int, str]:
 
 
 class Vouching:
-    """Brings a staged file to the disk beside its import, and tells of it.
+    """Syncs a staged file beside its import, and digests it.
 
-    :param path: path of the file; it is not changed meanwhile, or is to be
-        told of as it is not
+    :param path: path of the file, which is not changed meanwhile
     :param note: called, by the thread of this object, with the length in
         bytes and the content digest of what is on the disk
-    :param then: called once all is over, whether it came to that or not; it
-        must not wait, and may raise OSError
+    :param then: called at the end, successful or not; it must not wait, and
+        may raise OSError
     :param known: called with seconds to wait; returns the length and the
         content digest of what was written to the file, if another thread
-        computes them anyway, or None: not known yet, or, if that came at
-        once, never
+        computes them, or None: not known yet, or, if that came at once, never
     :param delay: seconds to wait first; if the import is over by then,
         nothing is done
     """
@@ -254,10 +245,7 @@ class Vouching:
         native.start('dcn-vouching', self._run)
 
     def close(self, keep: bool = False) -> None:
-        """End it: the import is over. More than once does no harm.
-
-        :param keep: without what was to be done then
-        """
+        """End it, with or without what was to follow; may be called again."""
         self._closed = True
         self._closing.put(True)
         job = self._job
@@ -286,10 +274,7 @@ class Vouching:
             self._end(False)
 
     def _is_over_soon(self) -> bool:
-        """Wait for the delay; return whether the file was gone by then.
-
-        Its removal is the last that Glance does with it.
-        """
+        """Wait for the delay; return whether the file was gone by then."""
         until = time.monotonic() + self._delay
         while not self._closed and os.path.exists(self._path):
             left = until - time.monotonic()

@@ -31,7 +31,6 @@ from glance_dcn.imports import journal
 
 LOG = logging.getLogger(__name__)
 
-# File systems whose data is not on this host.
 #: Types of file systems that are no local disk.
 NETWORK = frozenset((
     '9p', 'afs', 'beegfs', 'ceph', 'cifs', 'fuse.ceph', 'fuse.glusterfs',
@@ -57,8 +56,8 @@ def path(conf: cfg.ConfigOpts) -> str | None:
 
 def private(conf: cfg.ConfigOpts) -> str | None:
     """Return the path of this package's folder within it, or None."""
-    staging = path(conf)
-    return staging and os.path.join(staging, journal.FOLDER)
+    found = of(conf)
+    return found and found.folder
 
 
 def of(conf: cfg.ConfigOpts) -> journal.Journal | None:
@@ -84,16 +83,13 @@ def companions(staged: str) -> list[str]:
 
 
 def aside(staged: str) -> str:
-    """Return the path of the source of a conversion that is over.
-
-    It is kept until the journal vouches for what was made of it.
-    """
+    """Return where the source of a conversion is until it is vouched for."""
     return staged + _ASIDE
 
 
 def discard(*paths: str) -> None:
     """Remove files, if they are there."""
-    for each in paths:
+    for each in filter(None, paths):
         with contextlib.suppress(FileNotFoundError):
             os.remove(each)
 
@@ -137,7 +133,9 @@ def file_system(path: str, mounts: str = '/proc/self/mountinfo'
         with open(mounts) as file:
             for line in file:
                 fields, _, rest = line.partition(' - ')
-                point = _unescaped(fields.split()[4])
+                point = re.sub(
+                    r'\\([0-7]{3})', lambda code: chr(int(code[1], 8)),
+                    fields.split()[4])
                 if (len(point) >= len(best)
                         and os.path.commonpath([point, path]) == point):
                     best, kind = point, rest.split()[0]
@@ -146,14 +144,10 @@ def file_system(path: str, mounts: str = '/proc/self/mountinfo'
     return kind
 
 
-def _unescaped(text: str) -> str:
-    return re.sub(r'\\([0-7]{3})', lambda match: chr(int(match[1], 8)), text)
-
-
 def doubts(conf: cfg.ConfigOpts) -> list[str]:
     """Return what is wrong with the staging folder, as sentences for the log.
 
-    From the first call on, this worker is known in the folder.
+    From then on, this worker is known in the folder.
     """
     staging = path(conf)
     if not staging or not os.path.isdir(staging):

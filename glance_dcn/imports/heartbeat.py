@@ -57,8 +57,7 @@ _patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
 class Heartbeat:
     """Saves one task again and again.
 
-    :param action_wrapper: glance.async_.flows.api_image_import's
-        ImportActionWrapper, of the image the task works on
+    :param action_wrapper: glance's ImportActionWrapper of the task's image
     """
 
     def __init__(self, task_repo: typing.Any, task_id: str,
@@ -102,10 +101,9 @@ class Heartbeat:
 
 
 class Watch:
-    """Saves the tasks of the imports of this process.
+    """Saves tasks of this process's imports that nobody saved for a while.
 
-    Those that were not saved for a while; the journal of those that have
-    ended is closed. It has a thread of its own.
+    It closes the journal of those that have ended.
     """
 
     def __init__(self) -> None:
@@ -146,8 +144,8 @@ class Watch:
     def _is_abandoned(self, going_on: active_imports.Import) -> bool:
         """Return whether no thread works on an import, and give it up then.
 
-        Glance's thread has ended without being able to say so: the database
-        was away, say. Saved on and on, the task would lock the image for ever.
+        Glance's thread may have ended while the database was away. Saved on
+        and on, the task would keep its lock on the image.
         """
         if not going_on.flowing or works_on(going_on.entry.task):
             going_on.missed = 0
@@ -166,8 +164,8 @@ class Watch:
                task: dict[str, typing.Any] | None) -> None:
         """Close the journal of an import, unless it has left the image locked.
 
-        That is so where Glance has not undone it: because the flow could not
-        be made, or undoing it failed halfway. The recovery knows what to do.
+        Glance does that where the flow could not be made, or rolling it back
+        failed halfway; the recovery completes it.
         """
         entry = going_on.entry
         refusal, going_on.refusal = going_on.refusal, None
@@ -184,9 +182,8 @@ class Watch:
             folder.discard(entry.path, *folder.companions(entry.path))
         if lock == entry.task:
             # Glance may be about to unlock it.
-            going_on.missed += 1
-            if works_on(entry.task):
-                going_on.missed = 0
+            going_on.missed = (0 if works_on(entry.task)
+                               else going_on.missed + 1)
             if going_on.missed >= _MISSES:
                 LOG.error('Task %(task)s has ended and left image %(image)s '
                           'locked: the recovery rolls it back', {
@@ -210,8 +207,7 @@ class Watch:
 def works_on(task: str) -> bool:
     """Return whether a thread of this process is seen to execute a task.
 
-    Green threads are not seen, and nothing is of an executor that is none of
-    Glance's.
+    Green threads, and threads of executors that are not Glance's, are not.
     """
     module = sys.modules.get('glance.async_.taskflow_executor')
     if (module is None or native.patched()

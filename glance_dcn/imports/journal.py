@@ -95,10 +95,7 @@ class Busy(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What the journal knows of staged data.
-
-    :ivar digest: its content digest, once it is on the disk; None before
-    """
+    """Length of staged data in bytes, and its digest once it is synced."""
 
     size: int
     digest: str | None = None
@@ -110,17 +107,16 @@ class Entry:
 
     :ivar stores: identifiers of the target stores; None for the only one of a
         Glance with a single store
-    :ivar phase: what was begun last
     :ivar formats: disk format and container format before any conversion
     :ivar begun: RADOS instance IDs of the clients that have begun to write
         the image, by the store they write to
     :ivar size: bytes of the download, or None
-    :ivar attempts: how often it was begun again
-    :ivar taken: whether it was a peer's, which is gone: this worker undoes it
+    :ivar attempts: how often it was resumed
+    :ivar taken: whether it was a peer's, and this worker rolls it back
     :ivar since: when it was begun, seconds since the epoch
     :ivar boot: boot ID of the host that has staged the data, empty if unknown
-    :ivar proofs: :class:`Proof` of the staged data, by the disk format that
-        it was converted to; :data:`AS_STAGED` for what was staged
+    :ivar proofs: of the staged data, by the disk format that it was converted
+        to; :data:`AS_STAGED` for what was staged
     """
 
     task: str
@@ -146,9 +142,7 @@ class Entry:
 
 
 def parse(text: str) -> Entry:
-    """Return the entry that a text stands for.
-
-    Others may be able to write to where it is kept.
+    """Return the entry that a text stands for, which others may have written.
 
     :raises ValueError: if it cannot be understood
     """
@@ -181,10 +175,7 @@ def _no_number(text: str) -> None:
 
 
 def _proofs(values: typing.Any) -> dict[str | None, Proof]:
-    """Return the proofs that a value of an entry stands for.
-
-    :raises ValueError: if it cannot be understood
-    """
+    """Return the proofs that a value stands for, or raise ValueError."""
     try:
         return {kind: Proof(**value) for kind, value in values.items()}
     except (AttributeError, TypeError) as exc:
@@ -290,7 +281,7 @@ class Journal:
                 'it', self.folder)
 
     def begin(self, entry: Entry) -> Held:
-        """Write a new entry; it is held by this process from now on.
+        """Write a new entry, which this process holds.
 
         :raises Busy: if another process holds it
         :raises OSError: if it cannot be written
@@ -307,7 +298,7 @@ class Journal:
         return held
 
     def take(self, task: str) -> Held | None:
-        """Take over the entry of a task, if the process that held it has died.
+        """Hold and return the entry of a task, unless a process holds it.
 
         :raises OSError: if it cannot be read
         """
@@ -370,7 +361,7 @@ class Journal:
         return [entry for entry in found if entry is not None]
 
     def _lock_soon(self, task: str) -> int:
-        """Do the same; a process that only reads has it for a moment."""
+        """Lock as below; one that only reads has the lock for a moment."""
         for _attempt in range(_ATTEMPTS):
             try:
                 return self._lock(task)
@@ -420,13 +411,12 @@ class Held:
 
     def change(self, function: abc.Callable[[Entry], dict[str, typing.Any]]
                ) -> bool:
-        """Change the entry, on the disk too.
+        """Change the entry, on the disk too; return whether the disk has it.
 
-        A full disk must not end an import: that is logged, and what was
-        written before stays.
+        A full disk must not end an import: that is logged, and the former
+        entry stays.
 
         :param function: called with the entry; returns the changed fields
-        :returns: whether the disk has it
         """
         with self._writing:
             if self._lock is None:
@@ -485,10 +475,7 @@ def _remove(stem: str) -> None:
 
 
 def _contents(path: str) -> str:
-    """Return the text of a small file, and of nothing else.
-
-    :raises ValueError: if it is none
-    """
+    """Return the text of a small file; raise ValueError if it is none."""
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise ValueError('it is no file')
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -87,7 +87,7 @@ def recover(found: journal.Journal, again: Resume | None = None
             ) -> list[tuple[journal.Entry, str | None]]:
     """Take over what dead processes have left.
 
-    :param again: begins an import again; None: it is undone
+    :param again: resumes an import; None: it is rolled back
     :returns: entries and outcomes; None as the outcome of one that failed and
         is tried again
     """
@@ -229,8 +229,7 @@ class _Recovery:
             # While its deletion is delayed, its data is Glance's to remove.
             self._clean_up(self._entry.stores,
                            published=status != 'pending_delete')
-        folder.discard(self._entry.path,
-                       *folder.companions(self._entry.path))
+        self._discard()
         self._database.fail(self._entry.task, 'The image was deleted.')
         self._held.close()
         return UNDONE
@@ -250,8 +249,7 @@ class _Recovery:
 
     def _finish(self) -> str:
         """Nothing but the end was missing."""
-        folder.discard(self._entry.path,
-                       *folder.companions(self._entry.path))
+        self._discard()
         self._update(remaining=())
         self._database.succeed(self._entry.task, self._entry.image)
         self._unlock()
@@ -276,16 +274,11 @@ class _Recovery:
                             % _names(remaining))
 
     def _active(self) -> str:
-        """Some stores were enough, or all are done.
-
-        What is missing is copied: from the stores that have the image, it
-        is what staging it was for.
-        """
+        """Copy an active image to the stores that lack it."""
         remaining = self._remaining()
         if not remaining:
             return self._finish()
-        folder.discard(self._entry.path,
-                       *folder.companions(self._entry.path))
+        self._discard()
         # Glance copies no image that was deactivated meanwhile.
         if (self._image['status'] == 'active' and self._may_resume()
                 and self._database.may_copy()):
@@ -308,8 +301,7 @@ class _Recovery:
         keeps = (usable and self._entry.method not in _DOWNLOADS
                  and self._is_synced())
         if not keeps:
-            folder.discard(self._entry.path,
-                           *folder.companions(self._entry.path))
+            self._discard()
         # First of all: a peer that lives may be about to make it active.
         self._put_back('uploading' if keeps else 'queued',
                        self._entry.stores)
@@ -317,13 +309,15 @@ class _Recovery:
         self._clean_up(self._entry.stores, published=True)
         return self._undone(self._remedy(keeps))
 
-    def _is_synced(self) -> bool:
-        """Bring the staged file to the disk: nothing vouches for it any more.
+    def _discard(self) -> None:
+        """Remove the staged file, and what conversions have made of it."""
+        folder.discard(self._entry.path, *folder.companions(self._entry.path))
 
-        :returns: whether it is there; what failed once may be lost
-        """
+    def _is_synced(self) -> bool:
+        """Sync the staged file, for which nothing vouches any more."""
         try:
             durable.renew(self._entry.path)
+            return True
         except OSError as exc:
             LOG.error('Image %(image)s: staged file %(path)s cannot be '
                       'brought to the disk, and is not trusted: %(error)s', {
@@ -331,18 +325,19 @@ class _Recovery:
                           'path': self._entry.path, 'error': exc})
             self._mistrust = 'it could not be brought to the disk'
             return False
-        return True
 
     def _remedy(self, keeps: bool) -> str:
         """Return what the user of an import that was undone has to do."""
         if keeps:
             return 'the staged data is kept: repeat the import'
-        found = ('the staged data is not trusted (%s): ' % self._mistrust
-                 if self._mistrust else '')
-        if self._entry.method in _DOWNLOADS:
-            return found + 'repeat the import'
-        return (found or 'the staged data is not complete: '
-                ) + 'stage the image again'
+        if self._mistrust:
+            found = 'the staged data is not trusted (%s): ' % self._mistrust
+        elif self._entry.method in _DOWNLOADS:
+            found = ''
+        else:
+            found = 'the staged data is not complete: '
+        return found + ('repeat the import' if self._entry.method in _DOWNLOADS
+                        else 'stage the image again')
 
     def _restage(self) -> bool:
         """Put trusted data where the staged file was; return whether so."""
@@ -377,7 +372,7 @@ class _Recovery:
 
     def _is_trusted(self, path: str, proof: journal.Proof | None,
                     size: int | None) -> bool:
-        """Return whether a staged file is what it was; log why not.
+        """Return whether a staged file is what it was, or log why not.
 
         :param size: bytes that it would have, or None
         """
@@ -401,8 +396,7 @@ class _Recovery:
                   size: int) -> str | None:
         """Return why a file is not what the journal vouches for, or None.
 
-        The host has been restarted: what the file was is on the disk, or
-        gone.
+        The host was restarted: what the file was is on the disk, or gone.
         """
         if proof is None or proof.digest is None:
             return ('the host was restarted before it was known to be on the '
@@ -484,8 +478,7 @@ class _Recovery:
     def _answer_for(self, store: str | None) -> bool:
         """Let a store keep its data; return whether it does.
 
-        Should the import not come to take it over, it is removed as what a
-        dead writer has published.
+        Should the import not adopt it, it is removed as a dead writer's.
         """
         site = queue.PROCESS.sites.get(store or '')
         if site is None or not site.available:
@@ -505,8 +498,7 @@ class _Recovery:
 
         :param committed: also what Glance may be told of at this moment. Not
             where the status of the image stays: nothing else would keep a save
-            from succeeding that the process had sent before it died, or sends
-            when it was only stopped
+            from succeeding that was sent before, or by a process only stopped
         """
         there = self._database.located(self._image) if self._image else ()
         for name, instances in self._entry.begun.items():

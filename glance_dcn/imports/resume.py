@@ -50,7 +50,7 @@ _BEGINNING = 24 * 3600
 
 
 def begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
-    """Begin an import again, in a thread of Glance's.
+    """Resume an import, in a thread of Glance's.
 
     :raises Exception: if it cannot be begun; it is not held any more then
     """

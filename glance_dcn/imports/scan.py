@@ -73,10 +73,7 @@ _commits: commits.Commits | None = None
 
 
 def start(conf: cfg.ConfigOpts) -> None:
-    """Recover what dead processes leave, from now on.
-
-    Called as each store is set up.
-    """
+    """Recover what dead processes leave; called for each store."""
     global _conf, _since, _watch
     if not queue.PROCESS.enabled:
         return
@@ -105,16 +102,13 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
 
 
 def ask_first(function: abc.Callable[[], bool]) -> None:
-    """Have a function asked each time before what is left is recovered.
-
-    :param function: returns whether to recover it
-    """
+    """Have a function asked, each time, whether to recover anything."""
     global _gate
     _gate = function
 
 
 def _scan() -> None:
-    global _scanned
+    global _said, _scanned
     conf = _conf
     assert conf is not None, 'start() sets it, and has this called'
     _wait_for_glance(conf)
@@ -136,7 +130,10 @@ def _scan() -> None:
         recovery.recover(found,
                          _resume() if chosen.resume_imports else None)
     if used:
-        _say_doubts(conf)
+        if not _said:
+            _said = True
+            for sentence in folder.doubts(conf):
+                LOG.warning(sentence)
         now = time.monotonic()
         if _scanned is None or now - _scanned > _ORPHANS_INTERVAL:
             _scanned = now
@@ -169,35 +166,24 @@ def _resume() -> recovery.Resume | None:
 
 
 def _wait_for_glance(conf: cfg.ConfigOpts) -> None:
-    """Wait until Glance is there: what it is loading is not to be touched.
+    """Wait until Glance is loaded, which must not be disturbed.
 
-    And until its stores are: of an image that a dead process has left in one,
-    nothing would be known.
+    And until its stores are set up: nothing would be known of what a dead
+    process has left in another.
     """
     while time.monotonic() - _since < _SETTLING or (
-            not (glance_interfaces.loaded() and _stores_are_set_up(conf))
+            # Each is shown as of another type once it is, see
+            # driver._present_as_rbd().
+            not (glance_interfaces.loaded()
+                 and 'dcn' not in (conf.enabled_backends or {}).values())
             and time.monotonic() - _since < _PATIENCE):
         time.sleep(_PAUSE)
-
-
-def _stores_are_set_up(conf: cfg.ConfigOpts) -> bool:
-    # Each is shown as of another type once it is, see driver._present_as_rbd.
-    return 'dcn' not in (conf.enabled_backends or {}).values()
-
-
-def _say_doubts(conf: cfg.ConfigOpts) -> None:
-    global _said
-    if not _said:
-        _said = True
-        for sentence in folder.doubts(conf):
-            LOG.warning(sentence)
 
 
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
-    :param age: seconds for which a file must not have changed: it is not
-        being staged any more
+    :param age: seconds for which a file must not have changed
     """
     staging = os.path.dirname(found.folder)
     owned = {entry.image for entry in found.entries()}
@@ -205,7 +191,12 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     for name in sorted(os.listdir(staging)):
         match = _IMAGE_FILE.match(name)
         path = os.path.join(staging, name)
-        if (match is None or match[0] in owned or not _is_old(path, age)
+        try:
+            state = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if (match is None or match[0] in owned
+                or time.time() - max(state.st_mtime, state.st_ctime) <= age
                 or not _is_orphan(match[0], name, staging)):
             continue
         LOG.warning('Staged file %s is an orphan: it is removed', path)
@@ -217,14 +208,6 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
             continue
         removed.append(path)
     return removed
-
-
-def _is_old(path: str, age: float) -> bool:
-    try:
-        state = os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return time.time() - max(state.st_mtime, state.st_ctime) > age
 
 
 def _is_orphan(image_id: str, name: str, staging: str) -> bool:

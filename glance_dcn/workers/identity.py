@@ -85,8 +85,7 @@ class Verdict:
     """What is known of a self reference.
 
     :ivar state: RIGHT, WRONG or UNPROVED of the registry
-    :ivar passing: whether it may be right in a moment, such as while the
-        worker starts
+    :ivar passing: whether it may become right, as while the worker starts
     """
 
     state: str
@@ -161,15 +160,16 @@ def _form_of_parts(parts: urllib.parse.SplitResult, cure: str) -> str | None:
     elif re.search(r'/v[12](\.\d+)?$', parts.path):
         fault = ('ends with the version of the API, which is part of the '
                  'path that Glance puts behind it')
-    elif _is_unspecified(parts.hostname):
+    elif _is_address(parts.hostname, 'is_unspecified'):
         fault = ('names %s, at which a server listens, but nobody can be '
                  'reached' % parts.hostname)
     return fault and '%s %s. %s' % (OPTION, fault, cure)
 
 
-def _is_unspecified(host: str) -> bool:
+def _is_address(host: str, kind: str) -> bool:
+    """Return whether a host is an IP address of a kind of ipaddress's."""
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        return bool(getattr(ipaddress.ip_address(host), kind))
     except ValueError:
         return False
 
@@ -208,9 +208,9 @@ def _normal(url: str) -> object:
 def _is_loopback(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname
     try:
-        found = {str(entry[4][0]).partition('%')[0]
-                 for entry in socket.getaddrinfo(host, None)}
-        return all(ipaddress.ip_address(text).is_loopback for text in found)
+        return all(_is_address(str(entry[4][0]).partition('%')[0],
+                               'is_loopback')
+                   for entry in socket.getaddrinfo(host, None))
     except (OSError, ValueError):
         return False
 
@@ -339,9 +339,8 @@ class WorkerIdentity:
 
     @contextlib.contextmanager
     def challenge(self) -> abc.Iterator[str]:
-        """Have all processes of the worker know a new secret meanwhile.
+        """Have all processes of the worker know a new secret in the block.
 
-        :returns: context manager that gives the secret, as text
         :raises OSError: if it cannot be written
         """
         secret = secrets.token_hex(16)
@@ -355,7 +354,7 @@ class WorkerIdentity:
                 os.unlink(path)
 
     def challenged(self) -> str | None:
-        """Return the secret of the moment, or None."""
+        """Return the secret of the challenge, or None."""
         try:
             with open(os.path.join(self.folder, _CHALLENGE),
                       opener=open_at_once) as f:
@@ -394,10 +393,7 @@ def _read_identity(path: str) -> str:
 
 
 def begin(identity: WorkerIdentity) -> None:
-    """Have healthchecks of this process answered from now on.
-
-    It must be called before Glance makes its application.
-    """
+    """Wrap the healthcheck plugins, before Glance makes its application."""
     global _identity
     _identity = identity
     points: list[typing.Any] = plugins.entry_points(plugins.HEALTHCHECK)

@@ -109,7 +109,7 @@ _UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
 def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
     """Have this process share the background work of its host.
 
-    Called as each store is set up; the first call for a configuration counts.
+    Called for each store; the first call for a configuration counts.
 
     :param queue: gets the lead as its ``lead``
     """
@@ -201,10 +201,7 @@ class HostLead(lead.Lead):
 
     @property
     def term(self) -> object:
-        """What differs between two times that this process leads.
-
-        None while it does not.
-        """
+        """What differs between two times that this process leads, or None."""
         folder = self._own.folder
         leadership = self._leaderships.get(folder or '')
         if not self.is_held:
@@ -397,10 +394,7 @@ class _Process:
 
 
 def _check_own(path: str) -> None:
-    """See that a folder where others may write is this user's.
-
-    :raises PermissionError: if it is not
-    """
+    """Raise PermissionError if a folder is not this user's alone."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
@@ -411,14 +405,12 @@ def _check_own(path: str) -> None:
 
 
 class Leadership:
-    """The lead of a worker, as one of its processes sees it.
+    """The lead of a folder's processes, as one of them sees it.
 
-    Every process that may lead calls :meth:`beat` again and again, at equal
-    intervals, and :meth:`acquire` when that returns False. All other methods
-    may be called by any thread.
+    Every process that may lead calls :meth:`beat` at equal intervals, and
+    :meth:`acquire` when that returns False. Any thread may call the others.
 
-    :param folder: path of the worker's folder; the one that it is in must
-        exist
+    :param folder: path of the folder; its parent must exist
     :param silence: seconds without a heartbeat after which a sibling takes
         the lead; several times the interval of heartbeats
     """
@@ -437,9 +429,8 @@ class Leadership:
     def is_held(self) -> bool:
         """Whether this process leads at this moment.
 
-        A process that was stopped finds out here that a sibling has taken the
-        lead, or that the folder is another one now. If the folder cannot be
-        read, it does not lead.
+        A process that was stopped finds out here that a sibling leads, or that
+        the folder is another one. If it cannot be read, it does not lead.
         """
         held = self._held
         if held is None or self._pid != os.getpid():
@@ -457,7 +448,7 @@ class Leadership:
         return held.generation if held is not None else 0
 
     def acquire(self) -> bool:
-        """Take the lead if it is free or its leader has stopped beating.
+        """Take the lead if it is free or its leader is silent.
 
         :returns: whether this process leads
         :raises OSError: if the folder cannot be used
@@ -485,12 +476,10 @@ class Leadership:
         return True
 
     def beat(self) -> bool:
-        """Prove to the siblings that this process leads and works.
+        """Write a heartbeat; return whether this process still leads.
 
         A full disk does not end the lead: that is logged, and a sibling that
         sees no heartbeat may take over.
-
-        :returns: whether this process still leads
         """
         if not self.is_held:
             return False
@@ -540,8 +529,8 @@ class Leadership:
     def _vacant(self, generation: int) -> str | None:
         """Return whether the lead can be taken.
 
-        :returns: text of a leader that does not beat, empty if there is no
-            leader; None: it is led
+        :returns: text of a silent leader, empty if there is no leader; None:
+            it is led
         """
         try:
             fd = os.open(self._path(generation),
@@ -573,10 +562,7 @@ class Leadership:
         return now - seen.since >= self._silence
 
     def _take(self, generation: int) -> bool:
-        """Make the file of a generation.
-
-        :returns: whether this process has done it and leads
-        """
+        """Make the file of a generation; return whether this process leads."""
         fd, temporary = tempfile.mkstemp(dir=self._folder, prefix='.')
         held = _Lead(fd, generation)
         try:

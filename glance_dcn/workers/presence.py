@@ -65,10 +65,7 @@ _presence: Presence | None = None
 
 
 def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
-    """Have this worker known to its peers from now on.
-
-    The lead of its host is that of the task queue.
-    """
+    """Have this worker known to its peers, under the queue's lead."""
     global _presence
     if _presence is not None:
         _presence.stop()
@@ -89,10 +86,9 @@ def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
 
 
 def announce(entry: journal.Entry) -> None:
-    """Have the peers know at once what this worker begins.
+    """Tell the peers what this worker begins; wait for nothing, raise nothing.
 
-    Nothing is waited for, nor raised. What does not get there, and how far
-    it is, is written with one of the next beats.
+    What does not get there, and its phase, follows with a heartbeat.
     """
     if _presence is not None:
         _presence.announce(entry)
@@ -172,8 +168,8 @@ class Presence:
     def may_recover(self) -> bool:
         """Return whether no peer is at what this worker has left.
 
-        A peer that is cannot be known of while the default site is away; the
-        locks of the images tell then.
+        That cannot be known while the default site is away; the locks of the
+        images tell then.
         """
         if not self._registry.site.available:
             return True
@@ -283,10 +279,9 @@ class Presence:
             self._registry.forget(identity, task)
 
     def _let_go(self, known: registry.Worker) -> bool:
-        """Let go of what a peer has taken over while this one was silent.
+        """Let go of what a peer has taken over; return whether that is done.
 
         :param known: this worker, as the peer has marked it
-        :returns: whether that is done; the peer may be at it still
         """
         with takeover.acting(self._registry, known.identity,
                              self._incarnation) as held:

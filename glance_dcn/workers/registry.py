@@ -63,17 +63,16 @@ _NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
 class Worker:
     """A worker.
 
-    :ivar identity: its name, see :mod:`glance_dcn.workers.identity`
+    :ivar identity: its UUID, see :mod:`glance_dcn.workers.identity`
     :ivar site: its default store
     :ivar staging: path of its staging folder at the host
-    :ivar incarnation: differs after each start of who speaks for it
+    :ivar incarnation: differs after each start of who writes its heartbeats
     :ivar beat: a count that goes up
     :ivar since: when that one began, seconds since the epoch by its clock
-    :ivar seen: when it spoke last, by its clock
+    :ivar seen: time of its last heartbeat, by its clock
     :ivar reference: RIGHT, WRONG, UNPROVED or UNCHECKED
-    :ivar faults: what is wrong with its self reference, or why nothing can
-        be said
-    :ivar taken_by: name of the worker that has taken over its work
+    :ivar faults: what is wrong with its self reference, or why it is unproved
+    :ivar taken_by: UUID of the worker that has taken over its work
     """
 
     identity: str
@@ -112,13 +111,10 @@ def parse(text: str, deployment: str = '') -> Worker:
 
 
 class Registry:
-    """The records of one home.
+    """The records of one home; those of other deployments are left out.
 
     Everything raises :class:`glance_dcn.ceph.errors.ClusterError` if the site
     is away, and :class:`glance_dcn.ceph.omap.Error` if the cluster refuses.
-
-    :param deployment: identity of the deployment; records of others are left
-        out
     """
 
     def __init__(self, home: homes.Home, deployment: str = '') -> None:
@@ -133,35 +129,28 @@ class Registry:
 
     def workers(self) -> list[tuple[Worker, str]]:
         """Return (worker, text as it is kept), in the order of names."""
-        return self._all(self._parse, _WORKER)
+        return self._all(lambda text: parse(text, self.deployment), _WORKER)
 
     def worker(self, identity: str) -> tuple[Worker | None, str | None]:
-        """Return a worker and its text, as it is kept, or Nones.
-
-        One that cannot be understood is None, with its text.
-        """
+        """Return a worker and its text, or Nones; None if not understood."""
         with self.home.open() as ioctx:
             text = omap.get(ioctx, OBJECT, _WORKER + identity)
         try:
-            return self._parse(text) if text else None, text
+            return parse(text, self.deployment) if text else None, text
         except ValueError:
             return None, text
 
     def replace(self, before: str | None, worker: Worker) -> bool:
-        """Write a worker, if its record is still what it was.
+        """Write a worker if its record is as before; return whether it was.
 
         :param before: text of the record until now; None: there is none
-        :returns: whether it was written
         """
         with self.home.open() as ioctx:
             return omap.swap(ioctx, OBJECT, worker.key, before,
                              worker.text(self.deployment))
 
     def remove(self, worker: Worker, text: str) -> None:
-        """Forget a worker, unless it has spoken meanwhile.
-
-        :param text: of its record, as it was seen
-        """
+        """Remove the record of a worker, unless its text has changed."""
         with self.home.open() as ioctx:
             if omap.remove(ioctx, OBJECT, worker.key, text):
                 omap.remove_object(ioctx, ACTING + worker.identity)
@@ -189,11 +178,10 @@ class Registry:
             omap.remove(ioctx, OBJECT, _task_key(identity, task))
 
     def hold(self, identity: str, holder: str, seconds: float) -> bool:
-        """Take the right to act for a worker, or hold it for longer.
+        """Take or renew the right to act for a worker; return whether held.
 
         :param holder: text that tells this holder from all others
         :param seconds: for how long from now
-        :returns: whether it is held now
         """
         with self.home.open() as ioctx:
             return omap.lock(ioctx, ACTING + identity, _LOCK, holder, seconds)
@@ -202,9 +190,6 @@ class Registry:
         """Give the right to act for a worker back."""
         with self.home.open() as ioctx:
             omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
-
-    def _parse(self, text: str) -> Worker:
-        return parse(text, self.deployment)
 
     def _all(self, understand: abc.Callable[[str], _T],
              prefix: str) -> list[tuple[_T, str]]:

@@ -76,11 +76,11 @@ _UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
 
 def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
          entry: journal.Entry) -> str:
-    """Undo an import or a copy of a peer that is gone.
+    """Roll back an import or a copy of a peer that is gone.
 
-    :returns: what has become of it, see :mod:`glance_dcn.imports.recovery`
+    :returns: the outcome, see :mod:`glance_dcn.imports.recovery`
     :raises glance_dcn.imports.journal.Busy: if a process is at it
-    :raises Exception: if it cannot be undone now
+    :raises Exception: if it cannot be rolled back now
     """
     if not (_UUID.fullmatch(entry.task) and _UUID.fullmatch(entry.image)):
         # They become names of files; others may write to the pool.
@@ -124,8 +124,7 @@ def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
 def _theirs(worker: registry.Worker, task: str) -> journal.Held | None:
     """Return the peer's own entry, if its staging folder can be read here.
 
-    :raises glance_dcn.imports.journal.Busy: if the process that holds it
-        lives
+    :raises glance_dcn.imports.journal.Busy: if a living process holds it
     """
     try:
         found = journal.Journal(worker.staging)
@@ -144,16 +143,14 @@ def _theirs(worker: registry.Worker, task: str) -> journal.Held | None:
 
 
 def _move(source: str, target: str) -> None:
-    """Move staged files into the own staging folder, as far as possible.
-
-    :param source: path of the staged file; with it go those that a
-        conversion has made
-    """
+    """Move a staged file, and its conversions, into the own staging folder."""
     for path in [*folder.companions(source), source]:
         new = target + path[len(source):]
         part = '%s.part' % target
         try:
-            _check_file(path)
+            # A link may lead to what is secret.
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise OSError(errno.EINVAL, 'it is no file', path)
             try:
                 os.rename(path, new)
             except OSError:
@@ -176,23 +173,14 @@ def _move(source: str, target: str) -> None:
             folder.discard(path)
 
 
-def _check_file(path: str) -> None:
-    """Check that a path is a file: a link may lead to what is secret.
-
-    :raises OSError: if it is not
-    """
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise OSError(errno.EINVAL, 'it is no file', path)
-
-
 @contextlib.contextmanager
 def acting(records: registry.Registry, identity: str, holder: str
            ) -> abc.Iterator[abc.Callable[[], bool] | None]:
-    """Have the only right to act for a worker while the block runs.
+    """Hold the only right to act for a worker while the block runs.
 
     :param holder: text that tells this holder from all others
     :returns: context manager that gives None if another has it, or a function
-        that has it for longer, and returns whether it still was had
+        that renews it, and returns whether it still was held
     """
     def renew() -> bool:
         return records.hold(identity, holder, _ACTING)
@@ -223,10 +211,10 @@ class Peers:
     """The peers of one worker.
 
     :param timeout: seconds of silence until a peer's work is taken over
-    :param may_act: returns whether this process is the leader of its worker
-        at this moment; asked before each step of a takeover
-    :param may_undo: returns whether ``undo`` can do its work in this process;
-        asked before a takeover begins
+    :param may_act: whether this process leads its worker at this moment; asked
+        before each step of a takeover
+    :param may_undo: whether ``undo`` can do its work in this process; asked
+        before a takeover begins
     """
 
     def __init__(self, records: registry.Registry, identity: str,
@@ -274,7 +262,7 @@ class Peers:
             if not self._may_act():
                 return
             known = self._heard.get(identity)
-            if known is None or known.count != _count(worker):
+            if known is None or _count(known.worker) != _count(worker):
                 self._heard[identity] = _Heard(worker, now, known is not None)
             elif now - known.since >= self._timeout:
                 self._undo_or_forget(worker, text)
@@ -296,10 +284,7 @@ class Peers:
             self._registry.remove(worker, text)
 
     def _mark(self, worker: registry.Worker, text: str) -> bool:
-        """Write that a worker's work is taken over.
-
-        :returns: whether it is; it is not if the worker lives
-        """
+        """Mark a worker as taken over; return False if it lives."""
         if worker.taken_by is not None:
             # The worker that had begun with it may be gone as well.
             return self._registry.worker(worker.identity)[1] == text
@@ -337,20 +322,15 @@ class Peers:
 
 @dataclasses.dataclass(frozen=True)
 class _Heard:
-    """When a worker was heard last.
+    """When the heartbeat of a worker changed last.
 
     :ivar since: seconds of this worker's monotonic clock
-    :ivar spoke: whether it spoke while this worker listened
+    :ivar spoke: whether it changed while this worker read it
     """
 
     worker: registry.Worker
     since: float
     spoke: bool
-
-    @property
-    def count(self) -> tuple[str, int]:
-        """What changes when the worker speaks."""
-        return _count(self.worker)
 
 
 def _count(worker: registry.Worker) -> tuple[str, int]:
