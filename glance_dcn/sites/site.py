@@ -127,7 +127,7 @@ class Site:
 
     @property
     def health(self) -> health.Health:
-        """How the site is."""
+        """Health of the site."""
         found = self._connection.health
         if found.state in (health.UP, health.UNKNOWN):
             fault = cluster_identity.PROCESS.fault(self)
@@ -141,14 +141,14 @@ class Site:
         """Whether calls are not refused at once; True if it is unknown."""
         return self.health.state in (health.UP, health.UNKNOWN)
 
-    def when_back(self, function: Callable[[], object]) -> None:
-        """Have a function called each time the site is found to be up.
+    def add_up_callback(self, function: Callable[[], object]) -> None:
+        """Call a function each time the site is found to be up.
 
         It is called in a thread of its own, and once at the beginning if the
         site is up. Each process knows only what its own calls have met: a
         site may have been away without it being told.
         """
-        self._connection.when_up(function)
+        self._connection.add_up_callback(function)
 
     def failed(self, exc: BaseException) -> bool:
         """Learn from what an operation at the site ended with.
