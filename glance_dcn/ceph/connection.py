@@ -44,7 +44,6 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
-from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
@@ -138,8 +137,11 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            return (self._found_fsid() or self._factory.fsid
-                    or self._ask_fsid())
+            fsid = self._found_fsid() or self._factory.fsid
+            if fsid:
+                return fsid
+            with self.use() as client:
+                return client.get_fsid()
         except errors.ClusterError as exc:
             self._complain(exc)
             return None
@@ -176,10 +178,6 @@ class Connection:
         if state.fsid and not state.client and not self._factory.is_up_to_date:
             state.fsid = None
         return state.fsid
-
-    def _ask_fsid(self) -> str:
-        with self.use() as client:
-            return client.get_fsid()
 
     @property
     def health(self) -> health.Health:
@@ -642,7 +640,7 @@ class Connection:
     def _ask_or_retire(self, state: states.State,
                        client: rados.Rados) -> None:
         try:
-            self._ask(client)
+            self._prober.check_pool(client)
         except errors.Unreachable:
             state.retire(client)
             raise
@@ -664,27 +662,9 @@ class Connection:
             state.fsid = state.fsid or client.get_fsid()
             # At once: librados sends again what was not answered.
             state.blocklist_marked(client)
-            self._ask(client)
+            self._prober.check_pool(client)
         finally:
             client.shutdown()
-
-    def _ask(self, client: rados.Rados) -> None:
-        pool = self._config.pool
-        with self._prober.open_pool(client, pool) as ioctx:
-            try:
-                probe.ask(ioctx)
-            except rados.Error as exc:
-                code = abs(exc.errno or 0)
-                if code in (errno.EPERM, errno.EACCES):
-                    raise errors.Misconfigured(
-                        self.store, 'pool %s refuses the user (%s)' % (
-                            pool, exc), 'see rbd_store_pool and '
-                        'rbd_store_user in [%s], and the osd caps of that '
-                        'user' % self.store)
-                raise errors.Unreachable(
-                    self.store, 'the OSDs of pool %s do not answer (%s)' % (
-                        pool, exc), 'see that the site\'s cluster is '
-                    'healthy and its OSDs can be reached')
 
     def _state(self) -> states.State:
         """Return what this process has of the connection."""

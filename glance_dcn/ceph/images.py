@@ -519,16 +519,7 @@ def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
     :param timeout: seconds
     :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
     """
-    is_there(ioctx, name, timeout)
-
-
-def is_there(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
-    """Return whether there is an image of a name, at a round trip's cost.
-
-    :param timeout: seconds
-    :raises glance_dcn.ceph.omap.Error: if it is not answered in time
-    """
-    return omap.exists(ioctx, _ID % name, timeout)
+    omap.exists(ioctx, _ID % name, timeout)
 
 
 class Reference(typing.NamedTuple):

@@ -12,7 +12,7 @@
 
 """Copying an image from one site to others, straight and verified.
 
-The source is read once for all targets of a wave (:mod:`.waves`). What is
+The source is read once for all targets of a wave (:mod:`.targets`). What is
 copied is proven against the hash that Glance knows, over all bytes. An image
 that this deployment has stored or verified before has a record of its content
 digest and hashes, under a code that no other site can make
@@ -56,8 +56,7 @@ from glance_dcn.sites import existing
 from glance_dcn.sites import limits
 from glance_dcn.sites import proofs
 from glance_dcn.sites import sources as sources_
-from glance_dcn.sites import target as targets_
-from glance_dcn.sites import waves
+from glance_dcn.sites import targets as targets_
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,8 +173,9 @@ class Copy:
                  targets: Iterable[sites_.Site],
                  hashes: Mapping[str, str] | None = None,
                  size: int | None = None, wanted: Iterable[str] = (),
-                 memory: int = transfer.MEMORY, at_once: int = waves.AT_ONCE,
-                 progress: Callable[[waves.Standing], None] | None = None,
+                 memory: int = transfer.MEMORY,
+                 at_once: int = targets_.AT_ONCE,
+                 progress: Callable[[targets_.Standing], None] | None = None,
                  interval: float = 1,
                  waiting: Callable[[list[str]], None] | None = None,
                  finished: Callable[..., None] | None = None) -> None:
@@ -185,7 +185,7 @@ class Copy:
         self._size = size
         self._missing = [name for name in wanted if name not in self._hashes]
         self._memory = memory
-        self._waves = waves.Waves(targets, at_once)
+        self._waves = targets_.Waves(targets, at_once)
         self._progress = progress
         self._interval = interval
         self._told = time.monotonic()

@@ -37,7 +37,7 @@ from glance_dcn.imports import active_imports
 from glance_dcn.runtime import native
 from glance_dcn.sites import copying
 from glance_dcn.sites import sources
-from glance_dcn.sites import waves
+from glance_dcn.sites import targets as targets_
 from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Spreading:
                 hashes=record.hashes, size=record.size,
                 memory=getattr(options, 'transfer_memory',
                                transfer.MEMORY >> 20) << 20,
-                at_once=getattr(options, 'copy_targets', waves.AT_ONCE),
+                at_once=getattr(options, 'copy_targets', targets_.AT_ONCE),
                 progress=self._check, waiting=self._check,
                 finished=self._tell).run()
         except Exception as exc:

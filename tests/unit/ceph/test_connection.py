@@ -492,7 +492,7 @@ class TestProbe(ConnectionCase):
         ioctx.__enter__.return_value.stat = stat
         link = connection.Connection(clients.ClusterConfig(
             'edge_7', 'images', str(self.conf)))
-        link._ask(mock.Mock(open_ioctx=lambda pool: ioctx))
+        link._prober.check_pool(mock.Mock(open_ioctx=lambda pool: ioctx))
 
     def test_no_such_object(self):
         self.ask(rados.ObjectNotFound('x', errno.ENOENT))
