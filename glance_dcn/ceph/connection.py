@@ -52,7 +52,7 @@ from glance_dcn.runtime import shared
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that an OSD has to answer when a cluster that was away is looked at.
+# Seconds that an OSD has to answer when a cluster that was away is probed.
 _PROBE_TIMEOUT = 5
 # Seconds by which a connection is waited for longer than librados is told to.
 _GRACE = 1

@@ -92,8 +92,8 @@ def publish(image: rbd.Image, record: records.Record | None,
     if record:
         # First what is known of it: an image that can be read is complete.
         records.save(image, record)
-    # Nobody else has it open: to ask all who have whether they are quiet
-    # would only cost round trips.
+    # No other client has it open: to ask all that have for quiescence would
+    # only cost round trips.
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)
     # By now its client has seen all that came before.
     header.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))

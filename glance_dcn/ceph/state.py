@@ -86,7 +86,7 @@ class State:
     def retire(self, client: rados.Rados) -> bool:
         """Take a client out of use: the next use makes a new one.
 
-        It is closed when nobody uses it.
+        It is closed after its last use.
 
         :returns: whether it was the one in use
         """

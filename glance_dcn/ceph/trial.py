@@ -13,7 +13,7 @@
 """Trying out what a user may do in a pool, and how fast the pool is.
 
 It is done with scratch images and objects whose names begin with
-:data:`PREFIX`, which nobody can take for an image of Glance's. They are
+:data:`PREFIX`, which cannot be taken for an image of Glance's. They are
 removed at once, and by the next trial if a process was killed before it
 could.
 """

@@ -197,7 +197,7 @@ class Target:
     def release(self) -> None:
         """Close the published image, and take the right to tell Glance of it.
 
-        If this process was taken for dead meanwhile, the image is removed,
+        If this process was believed dead meanwhile, the image is removed,
         and Glance must not have its location.
         """
         if self.error:
@@ -360,7 +360,7 @@ class Waves:
             self._failed += 1
 
     def fail_waiting(self) -> list[str]:
-        """Give up the sites that wait, and return their names."""
+        """Fail the sites that wait, and return their names."""
         names = [site.name for site in self.waiting]
         self._failed += len(names)
         self.waiting.clear()
