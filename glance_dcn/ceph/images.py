@@ -419,15 +419,15 @@ def read_image_id(ioctx: rados.Ioctx, name: str) -> str | None:
         return found
     try:
         _code, reply = ioctx.execute('rbd_directory', 'rbd', 'dir_get_id',
-                                     _encode(name))
+                                     omap.encode_text(name))
     except rados.ObjectNotFound:
         return None
-    return _decode(reply)
+    return _read_text(io.BytesIO(reply))
 
 
 def _read_id_object(ioctx: rados.Ioctx, name: str) -> str | None:
     try:
-        return _decode(ioctx.read(_ID % name, 1024))
+        return _read_text(io.BytesIO(ioctx.read(_ID % name, 1024)))
     except rados.ObjectNotFound:
         return None
 
@@ -444,7 +444,7 @@ def is_being_removed(ioctx: rados.Ioctx, name: str, image_id: str) -> bool:
     """
     try:
         _code, reply = ioctx.execute('rbd_trash', 'rbd', 'trash_get',
-                                     _encode(image_id))
+                                     omap.encode_text(image_id))
     except rados.ObjectNotFound:
         return False
     return _read_trash_spec(io.BytesIO(reply)) == (_REMOVING, name)
@@ -462,7 +462,7 @@ def find_being_removed(ioctx: rados.Ioctx, name: str) -> str | None:
         try:
             _code, reply = ioctx.execute(
                 'rbd_trash', 'rbd', 'trash_list',
-                _encode(last) + _ENTRIES.to_bytes(8, 'little'),
+                omap.encode_text(last) + _ENTRIES.to_bytes(8, 'little'),
                 _ENTRIES_BYTES)
         except rados.ObjectNotFound:
             return None
@@ -493,22 +493,12 @@ def _read_trash_spec(stream: io.BytesIO) -> tuple[int, str]:
 
 
 def _read_text(stream: io.BytesIO) -> str:
+    """Read a string of Ceph's; what is damaged is the ID of no image."""
     return stream.read(_read_length(stream)).decode(errors='replace')
 
 
 def _read_length(stream: io.BytesIO) -> int:
     return int.from_bytes(stream.read(4), 'little')
-
-
-def _encode(text: str) -> bytes:
-    """Return a string as Ceph encodes it: its length comes first."""
-    data = text.encode()
-    return len(data).to_bytes(4, 'little') + data
-
-
-def _decode(data: bytes) -> str:
-    """Return a string of Ceph's; what is damaged is the ID of no image."""
-    return _read_text(io.BytesIO(data))
 
 
 def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
@@ -568,4 +558,4 @@ def is_unchanged(ioctx: rados.Ioctx, reference: Reference) -> bool:
             reference.snapshot_id.to_bytes(8, 'little'))
     except rados.ObjectNotFound:
         return False
-    return reply == _encode(reference.snapshot)
+    return reply == omap.encode_text(reference.snapshot)

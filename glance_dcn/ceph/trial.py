@@ -167,11 +167,9 @@ def _try_clone(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
 
 
 def _expect_gone(ioctx: rados.Ioctx, name: str) -> None:
-    try:
-        with rbd.Image(ioctx, name, read_only=True):
-            raise rbd.OSError('it is still there', errno=errno.EBUSY)
-    except rbd.ImageNotFound:
-        pass
+    with contextlib.suppress(rbd.ImageNotFound), \
+            rbd.Image(ioctx, name, read_only=True):
+        raise rbd.OSError('it is still there', errno=errno.EBUSY)
 
 
 def remove(ioctx: rados.Ioctx, name: str) -> None:
@@ -233,10 +231,8 @@ def round_trip(ioctx: rados.Ioctx) -> float:
     best = math.inf
     for _attempt in range(_STATS):
         began = time.monotonic()
-        try:
+        with contextlib.suppress(rados.ObjectNotFound):
             ioctx.stat(PREFIX + 'none')
-        except rados.ObjectNotFound:
-            pass
         best = min(best, time.monotonic() - began)
     return best
 
