@@ -52,7 +52,7 @@ from glance_dcn.runtime import scheduler as schedulers
 
 #: Seconds without an answer after which the cluster is suspected.
 QUIET = 3
-#: Seconds between two looks what has become of the suspicion.
+#: Seconds between two checks of the suspicion.
 PAUSE = 0.5
 #: Seconds that a probe has; one that has no answer by then has none.
 VERDICT = 11

@@ -18,6 +18,7 @@ Nothing here keeps a connection: that is :mod:`glance_dcn.ceph.connection`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -25,6 +26,7 @@ import logging
 import os
 import time
 import typing
+import uuid
 
 import rados
 
@@ -35,6 +37,11 @@ LOG = logging.getLogger(__name__)
 #: Seconds to wait for the monitors of a site, where nothing else is said.
 CONNECT_TIMEOUT = 5
 
+# Objects asked for, so that several placement groups, and with them OSDs,
+# have to answer. They need not exist: that they do not is an answer.
+_SPREAD = 7
+# What every listing and creation of images goes to.
+_DIRECTORY = 'rbd_directory'
 # What librados reports for a cluster whose conf file names no fsid.
 _NO_FSID = '00000000-0000-0000-0000-000000000000'
 
@@ -197,6 +204,28 @@ class ClientFactory:
         except rados.Error as exc:
             raise self.explain(exc, client)
 
+    def check_pool(self, client: rados.Rados) -> None:
+        """Return if the OSDs of the configured pool answer a client.
+
+        :raises Misconfigured: if there is no such pool, or it refuses the user
+        :raises Unreachable: if the cluster does not answer
+        """
+        pool = self.config.pool
+        with self.open_pool(client, pool) as ioctx:
+            try:
+                ask_osds(ioctx)
+            except rados.Error as exc:
+                if abs(exc.errno or 0) in (errno.EPERM, errno.EACCES):
+                    raise errors.Misconfigured(
+                        self.store, 'pool %s refuses the user (%s)' % (
+                            pool, exc), 'see rbd_store_pool and '
+                        'rbd_store_user in [%s], and the osd caps of that '
+                        'user' % self.store)
+                raise errors.Unreachable(
+                    self.store, 'the OSDs of pool %s do not answer (%s)' % (
+                        pool, exc), 'see that the site\'s cluster is '
+                    'healthy and its OSDs can be reached')
+
     def explain(self, exc: Exception,
                 client: rados.Rados) -> errors.ClusterError:
         """Return the ClusterError for what librados raised on connecting."""
@@ -295,6 +324,20 @@ class ClientFactory:
         return self.conf_file or 'ceph.conf'
 
 
+def ask_osds(ioctx: rados.Ioctx) -> None:
+    """Return when the OSDs of a pool have answered.
+
+    That the monitors answer says nothing about them.
+
+    :param ioctx: its client's timeout for requests counts
+    :raises rados.Error: if one does not
+    """
+    for name in [_DIRECTORY] + ['glance_dcn.probe.%s' % uuid.uuid4()
+                                for _i in range(_SPREAD)]:
+        with contextlib.suppress(rados.ObjectNotFound):
+            ioctx.stat(name)
+
+
 def round_trip(client: rados.Rados) -> float:
     """Return the seconds that a question takes which costs nothing else."""
     began = time.monotonic()
@@ -304,16 +347,13 @@ def round_trip(client: rados.Rados) -> float:
 
 def _settings_of(client: rados.Rados) -> _Settings:
     fsid = client.conf_get('fsid')
+    needs_none = (
+        client.conf_get('key') or client.conf_get('keyfile')
+        or 'cephx' not in (client.conf_get('auth_client_required') or ''))
     return _Settings(None if fsid in ('', _NO_FSID) else fsid,
-                     'client.%s' % client.rados_id, _needed_keyrings(client),
+                     'client.%s' % client.rados_id,
+                     [] if needs_none else _paths(client.conf_get('keyring')),
                      client.conf_get('mon_host') or '')
-
-
-def _needed_keyrings(client: rados.Rados) -> list[str]:
-    if (client.conf_get('key') or client.conf_get('keyfile') or
-            'cephx' not in (client.conf_get('auth_client_required') or '')):
-        return []
-    return _paths(client.conf_get('keyring'))
 
 
 def _paths(text: str | None) -> list[str]:

@@ -13,7 +13,7 @@
 """The connected clients of one process: who uses them, and how long they stay.
 
 A connected client of a cluster has a dozen threads and some open files. So
-one that nobody has used for a while is closed, and where there are more than
+one that was not used for a while is closed, and where there are more than
 there should be, the one that was not used for longest. One in use is never
 closed: whatever needs a client, an open pool or image say, counts as a use
 from before its beginning until after its end.
@@ -61,10 +61,10 @@ _CLOSING = schedulers.Limit('close client', 4)
 _MOMENT = 0.25
 _FIRST_MOMENT = 5.0
 # Seconds to wait for threads and files that others give back, and the pause
-# between looks.
+# between checks.
 _PATIENCE = 10.0
 _PAUSE = 0.05
-# Seconds between looks for idle clients: the longest, and as a part of the
+# Seconds between sweeps for idle clients: the longest, and as a part of the
 # time that they may be idle.
 _LONGEST = 5.0
 _PART = 0.25
@@ -317,7 +317,7 @@ class ClientCache:
             self._entries.remove(entry)
 
     def _schedule(self) -> None:
-        """Have the next look for idle clients, if there are clients."""
+        """Schedule the next sweep for idle clients, if there are clients."""
         with self.lock:
             if self._sweep_is_due or not self._entries:
                 return

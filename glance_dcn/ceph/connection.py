@@ -44,7 +44,6 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
-from glance_dcn.ceph import probe
 from glance_dcn.ceph import state as states
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
@@ -52,7 +51,7 @@ from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that an OSD has to answer when a cluster that was away is looked at.
+# Seconds that an OSD has to answer when a cluster that was away is probed.
 _PROBE_TIMEOUT = 5
 # Seconds by which a connection is waited for longer than librados is told to.
 _GRACE = 1
@@ -81,7 +80,7 @@ def forget(store: str) -> None:
     for config, connection in list(_registry.items()):
         if config.name == store:
             _registry.pop(config, None)
-            connection._state().watch.stop()
+            connection._state().breaker.stop()
 
 
 class _Pool(typing.NamedTuple):
@@ -120,7 +119,7 @@ class Connection:
             config, connect_timeout=min(patience, clients.CONNECT_TIMEOUT),
             io_timeout=_PROBE_TIMEOUT))
         # What to call when the cluster is up.
-        self._told: list[Callable[[], object]] = []
+        self._on_up: list[Callable[[], object]] = []
         # Open pools, by the identity of their Ioctx.
         self._pools: dict[int, _Pool] = {}
         # By process ID. Those of other processes are kept and not touched:
@@ -137,8 +136,11 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            return (self._found_fsid() or self._factory.fsid
-                    or self._ask_fsid())
+            fsid = self._found_fsid() or self._factory.fsid
+            if fsid:
+                return fsid
+            with self.use() as client:
+                return client.get_fsid()
         except errors.ClusterError as exc:
             self._complain(exc)
             return None
@@ -153,11 +155,11 @@ class Connection:
         try:
             fsid = self._found_fsid() or self._factory.fsid
         except errors.ClusterError as exc:
-            state.watch.lost(exc)
+            state.breaker.record_failure(exc)
             self._complain(exc)
             return None
-        if not fsid and state.watch.health.state == health.UNKNOWN:
-            state.watch.look()
+        if not fsid and state.breaker.health.state == health.UNKNOWN:
+            state.breaker.probe()
         return fsid
 
     @property
@@ -176,34 +178,30 @@ class Connection:
             state.fsid = None
         return state.fsid
 
-    def _ask_fsid(self) -> str:
-        with self.use() as client:
-            return client.get_fsid()
-
     @property
     def health(self) -> health.Health:
-        """How the cluster is."""
+        """Health of the cluster."""
         state = self._state()
-        if state.watch.health.state == health.UNKNOWN and not state.client:
+        if state.breaker.health.state == health.UNKNOWN and not state.client:
             try:
                 self._factory.check_files()
             except errors.ClusterError as exc:
-                state.watch.lost(exc)
-        return state.watch.health
+                state.breaker.record_failure(exc)
+        return state.breaker.health
 
-    def when_up(self, function: Callable[[], object]) -> None:
-        """Have a function called each time the cluster is found to be up.
+    def add_up_callback(self, function: Callable[[], object]) -> None:
+        """Call a function each time the cluster is found to be up.
 
         It is called in a thread of its own; once at the beginning, too, if
-        the cluster is known to be up. Where that is not known, the cluster is
-        not asked: who wants to know uses it.
+        the cluster is known to be up. If that is not known, the cluster is
+        not asked.
         """
-        self._told.append(function)
+        self._on_up.append(function)
         if periodic.is_master():
             return
-        watch = self._state().watch
-        if watch.health.state == health.UP:
-            watch.tell(function)
+        breaker = self._state().breaker
+        if breaker.health.state == health.UP:
+            breaker.call_when_up(function)
 
     @contextlib.contextmanager
     def use(self) -> Iterator[rados.Rados]:
@@ -285,8 +283,8 @@ class Connection:
             yield
         except Exception as exc:
             if getattr(exc, 'errno', None) == errno.ESHUTDOWN:
-                LOG.warning('Store %s was cut off by its cluster: making a '
-                            'new connection', self.store)
+                LOG.warning('Store %s: this client was blocklisted by the '
+                            'cluster; making a new connection', self.store)
                 # librados does not come back from that by itself.
                 self._state().retire(client)
             else:
@@ -343,7 +341,7 @@ class Connection:
         """
         state = self._state()
         try:
-            state.watch.check()
+            state.breaker.check()
         except errors.Unreachable as exc:
             return exc
         with state.lock:
@@ -435,7 +433,7 @@ class Connection:
                 error: errors.Unreachable) -> None:
         """Record that the cluster of a client is away."""
         if client is None or state.retire(client):
-            state.watch.lost(error)
+            state.breaker.record_failure(error)
 
     def hold(self, ioctx: rados.Ioctx) -> Callable[[], None]:
         """Keep the client of an open pool beyond the closing of the pool.
@@ -516,12 +514,12 @@ class Connection:
         :raises Unreachable: while the cluster is away
         """
         state = self._state()
-        state.watch.check()
+        state.breaker.check()
         if not state.client:
             try:
                 self._factory.check_files()
             except errors.ClusterError as exc:
-                state.watch.lost(exc)
+                state.breaker.record_failure(exc)
                 raise
 
     def client(self) -> rados.Rados:
@@ -553,7 +551,7 @@ class Connection:
                 self.store, 'there is no connection after %s s'
                 % self._config.connect_timeout, 'see that the site is up, its '
                 'monitors can be reached, and their names resolved')
-            state.watch.lost(error)
+            state.breaker.record_failure(error)
             raise error
 
     def _begin(self, state: states.State, attempt: states.Attempt) -> None:
@@ -582,11 +580,11 @@ class Connection:
                           self.store)
             error = errors.Unreachable(self.store, str(exc), 'see the log')
         if error and not isinstance(error, errors.Exhausted):
-            state.watch.lost(error)
+            state.breaker.record_failure(error)
         self._end(state, attempt, error)
         if not error:
             # Whether its OSDs are well, too, is to be seen.
-            state.watch.look()
+            state.breaker.probe()
 
     @staticmethod
     def _end(state: states.State, attempt: states.Attempt,
@@ -619,8 +617,8 @@ class Connection:
                                      'user': client.rados_id})
         return client
 
-    def _look(self, state: states.State) -> None:
-        """Return if the cluster can be used; for the watch.
+    def _check_cluster(self, state: states.State) -> None:
+        """Return if the cluster can be used; for the circuit breaker.
 
         No client is kept that there was not before.
 
@@ -628,11 +626,11 @@ class Connection:
         """
         entry = state.cache.acquire(state)
         if entry is None:
-            self._probe(state)
+            self._check_by_new_client(state)
             return
         try:
-            if state.watch.health.state == health.DOWN:
-                self._probe(state)
+            if state.breaker.health.state == health.DOWN:
+                self._check_by_new_client(state)
             else:
                 self._ask_or_retire(state, entry.client)
         finally:
@@ -641,12 +639,12 @@ class Connection:
     def _ask_or_retire(self, state: states.State,
                        client: rados.Rados) -> None:
         try:
-            self._ask(client)
+            self._prober.check_pool(client)
         except errors.Unreachable:
             state.retire(client)
             raise
 
-    def _probe(self, state: states.State) -> None:
+    def _check_by_new_client(self, state: states.State) -> None:
         # Before it takes the place of a client.
         self._prober.check_files()
         with state.cache.making(self.store):
@@ -663,27 +661,9 @@ class Connection:
             state.fsid = state.fsid or client.get_fsid()
             # At once: librados sends again what was not answered.
             state.blocklist_marked(client)
-            self._ask(client)
+            self._prober.check_pool(client)
         finally:
             client.shutdown()
-
-    def _ask(self, client: rados.Rados) -> None:
-        pool = self._config.pool
-        with self._prober.open_pool(client, pool) as ioctx:
-            try:
-                probe.ask(ioctx)
-            except rados.Error as exc:
-                code = abs(exc.errno or 0)
-                if code in (errno.EPERM, errno.EACCES):
-                    raise errors.Misconfigured(
-                        self.store, 'pool %s refuses the user (%s)' % (
-                            pool, exc), 'see rbd_store_pool and '
-                        'rbd_store_user in [%s], and the osd caps of that '
-                        'user' % self.store)
-                raise errors.Unreachable(
-                    self.store, 'the OSDs of pool %s do not answer (%s)' % (
-                        pool, exc), 'see that the site\'s cluster is '
-                    'healthy and its OSDs can be reached')
 
     def _state(self) -> states.State:
         """Return what this process has of the connection."""
@@ -691,8 +671,8 @@ class Connection:
         state = self._states.get(pid)
         if state is None:
             made = states.State(self._caches.current())
-            made.watch = health.Watch(
-                self.store, lambda: self._look(made), self._told,
+            made.breaker = health.CircuitBreaker(
+                self.store, lambda: self._check_cluster(made), self._on_up,
                 addresses=lambda: monitors.parse(self._prober.mon_host))
             state = self._states.setdefault(pid, made)
         return state

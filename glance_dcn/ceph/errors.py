@@ -14,8 +14,6 @@
 
 from __future__ import annotations
 
-import copy
-
 
 class ClusterError(Exception):
     """A site's cluster cannot be used.
@@ -31,10 +29,10 @@ class ClusterError(Exception):
 
     def again(self) -> ClusterError:
         """Return an equal error, to be raised by another thread."""
-        twin = self.__class__.__new__(self.__class__)
-        twin.__dict__.update(copy.copy(self.__dict__))
-        twin.args = self.args
-        return twin
+        # Its initializer takes other arguments.
+        error = self.__class__.__new__(self.__class__, *self.args)
+        error.__dict__.update(self.__dict__)
+        return error
 
 
 class Misconfigured(ClusterError):

@@ -10,11 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Cutting off clients whose work is not to go on, by RADOS's blocklist.
+"""Blocklisting clients whose work must not continue.
 
 For one that is dead, so that its image can be removed at once: a cluster
 takes half a minute to find out that a client which had an image open has
-died. For one that was given up, or that has not renewed its lease, so that
+died. For one that was retired, or that has not renewed its lease, so that
 what it has in flight is not written after the image was removed. Whatever a
 blocklisted client sends fails, and its watches end at once. ``profile rbd``
 of the monitors' capabilities allows it.
@@ -58,7 +58,7 @@ def blocklist(client: rados.Rados, addresses: Iterable[str]) -> set[str]:
         try:
             client.blocklist_add(address, _DURATION)
         except rados.Error as exc:
-            LOG.warning('Client %(address)s, which was given up, cannot be '
+            LOG.warning('Client %(address)s, which was retired, cannot be '
                         'blocklisted (%(error)s): what it has in flight may '
                         'still be written', {'address': address,
                                              'error': exc})

@@ -109,11 +109,8 @@ class Guest:
                 opened.create_snap(images.SNAPSHOT)
                 opened.protect_snap(images.SNAPSHOT)
         finally:
-            self._forget_snapshot(disk, name)
-
-    def _forget_snapshot(self, disk: str, name: str) -> None:
-        with contextlib.suppress(*Error):
-            with rbd.Image(self._disks, disk) as opened:
+            with contextlib.suppress(*Error), \
+                    rbd.Image(self._disks, disk) as opened:
                 opened.unprotect_snap(name)
                 opened.remove_snap(name)
 

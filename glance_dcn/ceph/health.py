@@ -12,13 +12,13 @@
 
 """Whether a cluster can be used, so that nothing waits for one that is away.
 
-Each process has one :class:`Watch` per connection. It is a circuit breaker:
-when something fails because the cluster is away, it opens, and whoever needs
-the cluster is refused at once; probes go to the cluster until it is back. A
-watch has no thread of its own: probes are scheduled, a few of them run at a
-time, and none is made before a monitor has been found to answer, which takes
-no thread (:mod:`glance_dcn.ceph.monitors`). So sites that stay away, however
-many, cost next to nothing, and hold up none that returns.
+Each process has one :class:`CircuitBreaker` for each connection: when
+something fails because the cluster is away, it opens, and all calls to the
+cluster are refused at once; probes go to the cluster until it is back. It has
+no thread of its own: probes are scheduled, a few of them run at a time, and
+none is made before a monitor has been found to answer, which takes no thread
+(:mod:`glance_dcn.ceph.monitors`). So sites that stay away, however many, cost
+next to nothing, and hold up none that returns.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _JITTER = 0.2
 # Probes by librados that run at a time: of clusters that are away and have
 # begun to answer, and of others.
 _PROBES = schedulers.Limit('probe', 8)
-_LOOKS = schedulers.Limit('look', 32)
+_CHECKS = schedulers.Limit('check', 32)
 
 # What requests to a cluster that does not answer end with. Everything else
 # is an answer.
@@ -94,7 +94,7 @@ _REMEDY = ('see that the site is up and can be reached, and that its cluster '
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """How a site is, as this process knows it.
+    """Health of a site, as this process knows it.
 
     :ivar since: when it was found to be so, in seconds since the epoch
     """
@@ -127,33 +127,33 @@ def explain(exc: BaseException | None,
     return None
 
 
-class Watch:
-    """How one cluster is, and looking after it when it is not well.
+class CircuitBreaker:
+    """Keeps the health of one cluster, and probes it while it is not well.
 
     Safe for use by many threads.
 
-    :param look: returns if the cluster can be used, and raises
+    :param ask: returns if the cluster can be used, and raises
         :class:`glance_dcn.ceph.errors.ClusterError` if not; it may take long
-    :param told: functions to call each time the cluster is found to be up, in
+    :param on_up: functions to call each time the cluster is found to be up, in
         threads of the scheduler; more may be added
     :param clock: returns seconds since the epoch
     :param addresses: returns the addresses of the cluster's monitors; none:
-        each probe is made by ``look``
+        each probe is made by ``ask``
     """
 
-    def __init__(self, store: str, look: Callable[[], object],
-                 told: Iterable[Callable[[], object]] = (),
+    def __init__(self, store: str, ask: Callable[[], object],
+                 on_up: Iterable[Callable[[], object]] = (),
                  clock: Callable[[], float] = time.time,
                  scheduler: schedulers.Scheduler = schedulers.PROCESS,
                  addresses: Callable[[], list[monitors.Address]] = list,
-                 asks: monitors.Monitors = monitors.PROCESS) -> None:
+                 asker: monitors.Monitors = monitors.PROCESS) -> None:
         self.store = store
-        self._look = look
-        self._told = told
+        self._ask = ask
+        self._on_up = on_up
         self._clock = clock
         self._scheduler = scheduler
         self._addresses = addresses
-        self._asks = asks
+        self._asker = asker
         # Held for moments only.
         self._lock = native.lock()
         self._health = Health(UNKNOWN)
@@ -167,7 +167,7 @@ class Watch:
 
     @property
     def health(self) -> Health:
-        """How it is."""
+        """Health of the cluster."""
         return self._health
 
     def check(self) -> None:
@@ -182,11 +182,11 @@ class Watch:
                     format_time(health.since), health.reason),
                 self._remedy, health.since)
 
-    def lost(self, error: errors.ClusterError) -> None:
+    def record_failure(self, error: errors.ClusterError) -> None:
         """Record why the cluster cannot be used, and begin to probe it."""
-        self._begin(wake=self._note(error))
+        self._begin_probes(wake=self._set_failed(error))
 
-    def _note(self, error: errors.ClusterError) -> bool:
+    def _set_failed(self, error: errors.ClusterError) -> bool:
         """Set the health, and return whether the state is another."""
         if isinstance(error, errors.NotDeployed):
             state = NOT_DEPLOYED
@@ -208,7 +208,7 @@ class Watch:
                         {'store': self.store, 'state': state, 'error': error})
         return before.state != state
 
-    def found(self) -> None:
+    def record_success(self) -> None:
         """Record that the cluster can be used."""
         with self._lock:
             before = self._health
@@ -220,22 +220,22 @@ class Watch:
                         '%(state)s since %(since)s', {
                             'store': self.store, 'state': before.state,
                             'since': format_time(before.since)})
-        for function in list(self._told):
-            self._tell(function)
+        for function in list(self._on_up):
+            self._submit(function)
 
-    def tell(self, function: Callable[[], object]) -> None:
-        """Call a function that has come to be told, if the cluster is up.
+    def call_when_up(self, function: Callable[[], object]) -> None:
+        """Call a function in a thread of the scheduler if the cluster is up.
 
-        If that is not known, it is found out.
+        If that is not known, the cluster is probed.
         """
         if self._health.state == UP:
-            self._tell(function)
+            self._submit(function)
         else:
-            self.look()
+            self.probe()
 
-    def look(self) -> None:
-        """Look at the cluster now, in the background."""
-        self._begin(wake=True)
+    def probe(self) -> None:
+        """Probe the cluster now, in the background."""
+        self._begin_probes(wake=True)
 
     def stop(self) -> None:
         """Do not probe the cluster any more."""
@@ -244,10 +244,10 @@ class Watch:
             if self._next is not None:
                 self._next.cancel()
 
-    def _tell(self, function: Callable[[], object]) -> None:
+    def _submit(self, function: Callable[[], object]) -> None:
         self._scheduler.submit(lambda: _call(function, self.store))
 
-    def _begin(self, wake: bool) -> None:
+    def _begin_probes(self, wake: bool) -> None:
         """Have the cluster probed.
 
         :param wake: at once
@@ -264,9 +264,9 @@ class Watch:
     def _schedule(self, delay: float) -> None:
         if self._next is not None:
             self._next.cancel()
-        self._next = self._scheduler.call_later(delay, self._probe)
+        self._next = self._scheduler.call_later(delay, self._begin_probe)
 
-    def _probe(self) -> None:
+    def _begin_probe(self) -> None:
         """Begin a probe; the first step for one that is away costs little."""
         with self._lock:
             if self._stopped or self._probing:
@@ -280,10 +280,10 @@ class Watch:
             LOG.debug('The monitors of store %(store)s are not known: '
                       '%(error)s', {'store': self.store, 'error': exc})
         if found:
-            self._asks.ask(found, self._on_answer)
+            self._asker.ask(found, self._on_answer)
         else:
-            self._scheduler.submit(self._look_once,
-                                   _PROBES if down else _LOOKS)
+            self._scheduler.submit(self._run_probe,
+                                   _PROBES if down else _CHECKS)
 
     def _on_answer(self, reason: str | None) -> None:
         """Continue a probe when the monitors were asked.
@@ -291,28 +291,28 @@ class Watch:
         :param reason: why none has answered, or None
         """
         if reason is None:
-            self._scheduler.submit(self._look_once, _PROBES)
+            self._scheduler.submit(self._run_probe, _PROBES)
             return
         LOG.debug('No monitor of store %(store)s answers: %(reason)s', {
             'store': self.store, 'reason': reason})
-        self._end()
+        self._end_probe()
 
-    def _look_once(self) -> None:
+    def _run_probe(self) -> None:
         try:
-            self._look()
+            self._ask()
         except errors.Exhausted as exc:
-            LOG.debug('Not looked at: %s', exc)
+            LOG.debug('Not probed: %s', exc)
         except errors.ClusterError as exc:
-            self._note(exc)
+            self._set_failed(exc)
         except Exception as exc:
-            LOG.exception('Looking at the cluster of store %s failed',
+            LOG.exception('Probing the cluster of store %s failed',
                           self.store)
-            self._note(errors.Unreachable(self.store, str(exc), _REMEDY))
+            self._set_failed(errors.Unreachable(self.store, str(exc), _REMEDY))
         else:
-            self.found()
-        self._end()
+            self.record_success()
+        self._end_probe()
 
-    def _end(self) -> None:
+    def _end_probe(self) -> None:
         """End a probe, and schedule the next one if there is to be one."""
         with self._lock:
             asked, self._asked, self._probing = self._asked, False, False
@@ -347,5 +347,4 @@ def _call(function: Callable[[], object], store: str) -> None:
     try:
         function()
     except Exception:
-        LOG.exception('What was to be done when store %s is back failed',
-                      store)
+        LOG.exception('A callback for the return of store %s failed', store)

@@ -84,8 +84,8 @@ def publish(image: rbd.Image, record: records.Record | None,
     if record:
         # First what is known of it: an image that can be read is complete.
         records.save(image, record)
-    # Nobody else has it open: to ask all who have whether they are quiet
-    # would only cost round trips.
+    # No other client has it open: to ask all that have for quiescence would
+    # only cost round trips.
     image.create_snap(SNAPSHOT, rbd.RBD_SNAP_CREATE_SKIP_QUIESCE)
     # By now its client has seen all that came before.
     rbd_layout.check_unchanged(image, facts._replace(snapshots=(SNAPSHOT,)))
@@ -412,7 +412,7 @@ def read_image_id(ioctx: rados.Ioctx, name: str) -> str | None:
         return found
     try:
         _code, reply = ioctx.execute('rbd_directory', 'rbd', 'dir_get_id',
-                                     trash.encode(name))
+                                     omap.encode_text(name))
     except rados.ObjectNotFound:
         return None
     return trash.decode(reply)
@@ -433,16 +433,7 @@ def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
     :param timeout: seconds
     :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
     """
-    is_there(ioctx, name, timeout)
-
-
-def is_there(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
-    """Return whether there is an image of a name, at a round trip's cost.
-
-    :param timeout: seconds
-    :raises glance_dcn.ceph.omap.Error: if it is not answered in time
-    """
-    return omap.exists(ioctx, _ID % name, timeout)
+    omap.exists(ioctx, _ID % name, timeout)
 
 
 class Reference(typing.NamedTuple):
@@ -491,4 +482,4 @@ def is_unchanged(ioctx: rados.Ioctx, reference: Reference) -> bool:
             reference.snapshot_id.to_bytes(8, 'little'))
     except rados.ObjectNotFound:
         return False
-    return reply == trash.encode(reference.snapshot)
+    return reply == omap.encode_text(reference.snapshot)

@@ -101,7 +101,7 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
     :param ioctx: of the pool, opened by the client that the block works with:
         it is this one that is blocklisted if it stops renewing
     :param patience: seconds to wait for a holder that renews its lock
-    :param expiry: seconds without a renewal after which a holder is taken for
+    :param expiry: seconds without a renewal after which a holder is believed
         dead
     :raises NotLocked: if the lock cannot be taken
     :raises NameLockError: at the end of the block, if the lock was taken by
@@ -133,19 +133,19 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
 
 def break_lock(client: rados.Rados, ioctx: rados.Ioctx, image: str,
                instances: Collection[int]) -> None:
-    """Take the lock of a name from a client that is taken for dead.
+    """Take the lock of a name from a client that is believed dead.
 
     It is blocklisted first: its process may only have been stopped, at the
     very call that removes what has the name.
 
-    :param instances: RADOS instance IDs of the clients that are taken for
+    :param instances: RADOS instance IDs of the clients that are believed
         dead; the lock of another is left alone
     :raises NotLocked: if it cannot be blocklisted; it keeps the lock
     :raises rados.Error: if the cluster refuses
     """
     found = omap.holder(ioctx, OBJECT, _lock(image))
     if found and found.instance in instances:
-        _fence(client, image, found, 'is taken for dead')
+        _fence(client, image, found, 'is believed dead')
         omap.break_lock(ioctx, OBJECT, _lock(image), found)
 
 
@@ -278,10 +278,10 @@ class _Waiter:
                         'again' % self._patience) from exc
             except rados.Error as exc:
                 raise _failed(NotLocked, self._held.image, exc) from exc
-            self._look()
+            self._check_holder()
             time.sleep(_PAUSE)
 
-    def _look(self) -> None:
+    def _check_holder(self) -> None:
         """Blocklist the holder if it has not renewed for too long."""
         try:
             found = omap.holder(self._held.ioctx, OBJECT, self._held.lock)

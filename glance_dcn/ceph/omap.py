@@ -23,9 +23,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 import errno
-import functools
 import os
 import socket
 import struct
@@ -52,7 +52,7 @@ _IDEMPOTENT = 0
 # Completions that were not called yet. python3-rados keeps them with their
 # Ioctx alone; should that be closed and forgotten first, librados would call
 # what is not there any more.
-_flying: set[rados.Completion] = set()
+_in_flight: set[rados.Completion] = set()
 
 
 def put(ioctx: rados.Ioctx, name: str, records: Mapping[str, str],
@@ -63,13 +63,10 @@ def put(ioctx: rados.Ioctx, name: str, records: Mapping[str, str],
     :param timeout: seconds to wait for the cluster
     :raises Error: if they could not be written, or may not have been
     """
-    answers: native.Queue[int] = native.Queue()
     with rados.WriteOpCtx() as op:
         ioctx.set_omap(op, tuple(records),
                        tuple(text.encode() for text in records.values()))
-        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
-               answers.put)
-        _check(answers, timeout, 'writing to %s' % name)
+        _operate(ioctx, op, name, timeout, 'writing to %s' % name)
 
 
 def put_later(ioctx: rados.Ioctx, name: str,
@@ -124,7 +121,7 @@ def remove_later(ioctx: rados.Ioctx, name: str, key: str,
 
     :param text: remove it only if this is its value
     :param failed: called if it could not be removed, in a thread of
-        librados: it must only take note
+        librados: it must not wait
     """
     def answered(code: int) -> None:
         if code < 0:
@@ -133,8 +130,7 @@ def remove_later(ioctx: rados.Ioctx, name: str, key: str,
         if text is not None:
             op.omap_cmp(key, text, _EQUAL)
         ioctx.remove_omap_keys(op, (key,))
-        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
-               answered)
+        _start(ioctx, op, name, answered)
 
 
 def get(ioctx: rados.Ioctx, name: str, key: str) -> str | None:
@@ -204,10 +200,8 @@ def lock(ioctx: rados.Ioctx, name: str, lock_name: str, holder: str,
 def unlock(ioctx: rados.Ioctx, name: str, lock_name: str,
            holder: str) -> None:
     """Give a lock back; one that is not held any more is no error."""
-    try:
+    with contextlib.suppress(rados.ObjectNotFound):
         ioctx.unlock(name, lock_name, holder)
-    except rados.ObjectNotFound:
-        pass
 
 
 class Undecodable(rados.Error):
@@ -239,7 +233,7 @@ def holder(ioctx: rados.Ioctx, name: str,
     """
     try:
         _code, reply = ioctx.execute(name, 'lock', 'get_info',
-                                     _encoded(_text(lock_name)))
+                                     _encoded(encode_text(lock_name)))
     except rados.ObjectNotFound:
         return None
     try:
@@ -312,15 +306,14 @@ def break_lock(ioctx: rados.Ioctx, name: str, lock_name: str,
 
     :raises Error: if the cluster refuses
     """
-    try:
+    with contextlib.suppress(rados.ObjectNotFound):
         # cls_lock_break_op: the name, then the entity and the cookie.
         ioctx.execute(name, 'lock', 'break_lock',
-                      _encoded(_text(lock_name) + held.locker))
-    except rados.ObjectNotFound:
-        pass
+                      _encoded(encode_text(lock_name) + held.locker))
 
 
-def _text(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
+    """Return a string as Ceph encodes it: its length comes first."""
     data = text.encode()
     return struct.pack('<I', len(data)) + data
 
@@ -331,10 +324,8 @@ def _encoded(fields: bytes) -> bytes:
 
 def remove_object(ioctx: rados.Ioctx, name: str) -> None:
     """Remove an object; one that is gone is no error."""
-    try:
+    with contextlib.suppress(rados.ObjectNotFound):
         ioctx.remove_object(name)
-    except rados.ObjectNotFound:
-        pass
 
 
 def exists(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
@@ -343,16 +334,13 @@ def exists(ioctx: rados.Ioctx, name: str, timeout: float) -> bool:
     :param timeout: seconds to wait
     :raises Error: if there is no answer
     """
-    answers: native.Queue[int] = native.Queue()
     with rados.WriteOpCtx() as op:
         # It writes nothing. Of an operation that could, librados keeps the
         # pool open until it is answered; it would look for the answer of
         # aio_stat() in a pool that was closed after the timeout, and abort.
         op.omap_cmp('glance_dcn', '', _EQUAL)
-        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
-               answers.put)
         try:
-            _check(answers, timeout, 'looking for %s' % name)
+            _operate(ioctx, op, name, timeout, 'looking for %s' % name)
         except rados.ObjectNotFound:
             return False
         except rados.Error as exc:
@@ -369,17 +357,14 @@ def may_write(ioctx: rados.Ioctx, name: str,
     :param timeout: seconds to wait
     :raises Error: if there is no answer
     """
-    answers: native.Queue[int] = native.Queue()
     with rados.WriteOpCtx() as op:
         # Rights are checked before anything else of an operation; this one
         # fails then, as there is nothing to be compared.
         op.omap_cmp('glance_dcn', 'glance_dcn', _EQUAL)
         ioctx.remove_omap_keys(op, ('glance_dcn',))
-        _start(functools.partial(ioctx.operate_aio_write_op, op, name),
-               answers.put)
         try:
-            _check(answers, timeout, 'asking whether %s may be written'
-                   % name)
+            _operate(ioctx, op, name, timeout,
+                     'asking whether %s may be written' % name)
         except rados.Error as exc:
             if abs(exc.errno or 0) in (errno.EPERM, errno.EACCES):
                 return False
@@ -388,11 +373,10 @@ def may_write(ioctx: rados.Ioctx, name: str,
     return True
 
 
-def _start(submit: Callable[[Callable[..., None]], rados.Completion],
+def _start(ioctx: rados.Ioctx, op: rados.WriteOp, name: str,
            answered: Callable[[int], object]) -> None:
-    """Start an operation, and see that its completion outlives it.
+    """Start an operation, and keep its completion until it is over.
 
-    :param submit: called with the completion's callback
     :param answered: called with the return value, in a thread of librados
     """
     lock = native.lock()
@@ -404,16 +388,19 @@ def _start(submit: Callable[[Callable[..., None]], rados.Completion],
         finally:
             with lock:
                 over.append(True)
-                _flying.discard(completion)
+                _in_flight.discard(completion)
 
-    completion = submit(complete)
+    completion = ioctx.operate_aio_write_op(op, name, complete)
     with lock:
         if not over:
-            _flying.add(completion)
+            _in_flight.add(completion)
 
 
-def _check(answers: native.Queue[int], timeout: float, what: str) -> None:
-    """Wait for a return value and raise what it stands for."""
+def _operate(ioctx: rados.Ioctx, op: rados.WriteOp, name: str,
+             timeout: float, what: str) -> None:
+    """Carry an operation out, and raise what its return value stands for."""
+    answers: native.Queue[int] = native.Queue()
+    _start(ioctx, op, name, answers.put)
     try:
         code = native.get(answers, timeout)
     except native.Empty:
@@ -438,7 +425,7 @@ def _if_matching(ioctx: rados.Ioctx, op: rados.WriteOp, name: str) -> bool:
 
 
 def _is_mismatch(exc: rados.Error) -> bool:
-    """Whether a comparison of the operation has failed.
+    """Return whether a comparison of the operation has failed.
 
     The cluster answers ECANCELED, or -(MAX_ERRNO + index), and ENOENT if
     there is no such object.

@@ -157,7 +157,7 @@ def parse(text: str, image_id: str) -> Record | None:
     """Return the record that a text is, or None if it is made for another.
 
     :param image_id: internal ID of the RBD image that has the text
-    :raises ValueError: if it is no record; anybody may have written it
+    :raises ValueError: if it is no record; any client may have written it
     """
     if len(text) > _LONGEST:
         raise ValueError('it has more than %d characters' % _LONGEST)

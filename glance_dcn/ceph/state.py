@@ -52,9 +52,9 @@ class State:
     :ivar fsid: fsid of the cluster that was connected to; it is known for as
         long as the site is not lost and the conf file is the same, however
         often the client is closed and made again
-    :ivar watch: set by who makes this
+    :ivar breaker: set by who makes this
     :ivar cleared: when one was found to be wrong last, by the monotonic clock
-    :ivar lock: that of the cache, for these but the watch and the callers;
+    :ivar lock: that of the cache, for these but the breaker and the callers;
         held for moments only
     """
 
@@ -64,7 +64,7 @@ class State:
         self.entry: client_cache.Entry | None = None
         self.fsid: str | None = None
         self.attempt: Attempt | None = None
-        self.watch: health.Watch
+        self.breaker: health.CircuitBreaker
         self.callers = calls.Callers()
         self.suspicion: calls.Suspicion | None = None
         self.cleared = float('-inf')
@@ -86,7 +86,7 @@ class State:
     def retire(self, client: rados.Rados) -> bool:
         """Take a client out of use: the next use makes a new one.
 
-        It is closed when nobody uses it.
+        It is closed after its last use.
 
         :returns: whether it was the one in use
         """

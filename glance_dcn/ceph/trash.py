@@ -26,6 +26,8 @@ import typing
 
 import rados
 
+from glance_dcn.ceph import omap
+
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -70,7 +72,8 @@ def entries(ioctx: rados.Ioctx) -> Iterator[Entry]:
         try:
             _code, reply = ioctx.execute(
                 _OBJECT, _CLASS, 'trash_list',
-                encode(last) + _ENTRIES.to_bytes(8, 'little'), _ENTRIES_BYTES)
+                omap.encode_text(last) + _ENTRIES.to_bytes(8, 'little'),
+                _ENTRIES_BYTES)
         except rados.ObjectNotFound:
             return
         stream = io.BytesIO(reply)
@@ -97,7 +100,7 @@ def is_being_removed(ioctx: rados.Ioctx, name: str, image_id: str) -> bool:
     """
     try:
         _code, reply = ioctx.execute(_OBJECT, _CLASS, 'trash_get',
-                                     encode(image_id))
+                                     omap.encode_text(image_id))
     except rados.ObjectNotFound:
         return False
     entry = _read_entry(io.BytesIO(reply), image_id)
@@ -127,12 +130,6 @@ def _read_entry(stream: io.BytesIO, image_id: str) -> Entry:
     name = _read_text(spec)
     return Entry(image_id, name, source, datetime.datetime.fromtimestamp(
         _read_number(spec), datetime.timezone.utc).replace(tzinfo=None))
-
-
-def encode(text: str) -> bytes:
-    """Return a string as Ceph encodes it: its length comes first."""
-    data = text.encode()
-    return len(data).to_bytes(4, 'little') + data
 
 
 def decode(data: bytes) -> str:

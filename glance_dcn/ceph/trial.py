@@ -13,7 +13,7 @@
 """Trying out what a user may do in a pool, and how fast the pool is.
 
 It is done with scratch images and objects whose names begin with
-:data:`PREFIX`, which nobody can take for an image of Glance's. They are
+:data:`PREFIX`, which cannot be taken for an image of Glance's. They are
 removed at once, and by the next trial if a process was killed before it
 could.
 """
@@ -168,11 +168,9 @@ def _try_clone(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
 
 
 def _expect_gone(ioctx: rados.Ioctx, name: str) -> None:
-    try:
-        with rbd.Image(ioctx, name, read_only=True):
-            raise rbd.OSError('it is still there', errno=errno.EBUSY)
-    except rbd.ImageNotFound:
-        pass
+    with contextlib.suppress(rbd.ImageNotFound), \
+            rbd.Image(ioctx, name, read_only=True):
+        raise rbd.OSError('it is still there', errno=errno.EBUSY)
 
 
 def remove(ioctx: rados.Ioctx, name: str) -> None:
@@ -234,10 +232,8 @@ def round_trip(ioctx: rados.Ioctx) -> float:
     best = math.inf
     for _attempt in range(_STATS):
         began = time.monotonic()
-        try:
+        with contextlib.suppress(rados.ObjectNotFound):
             ioctx.stat(PREFIX + 'none')
-        except rados.ObjectNotFound:
-            pass
         best = min(best, time.monotonic() - began)
     return best
 

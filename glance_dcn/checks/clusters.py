@@ -17,10 +17,10 @@ from __future__ import annotations
 import os
 import stat
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import permission
-from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
 from glance_dcn.deploy import model
@@ -202,7 +202,7 @@ def pool(site: subjects.Site) -> str:
     except errors.Misconfigured:
         raise Found('absent', **names)
     try:
-        probe.ask(site.opened)
+        clients.ask_osds(site.opened)
     except trial.Error as exc:
         if permission.is_denied(exc):
             raise Found('refused', error=exc, **names)

@@ -42,7 +42,7 @@ from glance_dcn.imports import options
 from glance_dcn.sites import copying
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import sources
-from glance_dcn.sites import waves
+from glance_dcn.sites import targets as targets_
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 
@@ -336,7 +336,7 @@ class _CopyDirectly(task.Task):
                       map(_site, outcome.copied))
         self._located.update(outcome.copied)
 
-    def _progress(self, standing: waves.Standing) -> None:
+    def _progress(self, standing: targets_.Standing) -> None:
         message = self._message.update(standing)
         counts = standing.done, standing.failed
         if self._heartbeat.due or (self._heartbeat.takes_news
@@ -404,7 +404,7 @@ class _Message:
         # Of the wave.
         self._data = 0
 
-    def update(self, standing: waves.Standing) -> str:
+    def update(self, standing: targets_.Standing) -> str:
         """Return the message of the moment."""
         progress = standing.transfer
         if progress is not None and (self._started is None

@@ -12,7 +12,7 @@
 
 """Copying an image from one site to others, straight and verified.
 
-The source is read once for all targets of a wave (:mod:`.waves`). What is
+The source is read once for all targets of a wave (:mod:`.targets`). What is
 copied is proven against the hash that Glance knows, over all bytes. An image
 that this deployment has stored or verified before has a record of its content
 digest and hashes, under a code that no other site can make
@@ -56,8 +56,7 @@ from glance_dcn.sites import existing
 from glance_dcn.sites import limits
 from glance_dcn.sites import proofs
 from glance_dcn.sites import sources as sources_
-from glance_dcn.sites import target as targets_
-from glance_dcn.sites import waves
+from glance_dcn.sites import targets as targets_
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +76,7 @@ LOG = logging.getLogger(__name__)
 _LATE, _TIMES, _LATEST = 2.0, 3, 15.0
 # Bytes of an image for each of which an open target waits a second more.
 _SIZE_OF_A_SECOND = 1 << 30
-# Seconds between looks whether a target has come to its end.
+# Seconds between checks whether a target has ended.
 _TICK = 0.5
 # Bytes of data held by a transfer to one target that was left by the others.
 _ALONE = 16 << 20
@@ -174,8 +173,9 @@ class Copy:
                  targets: Iterable[sites_.Site],
                  hashes: Mapping[str, str] | None = None,
                  size: int | None = None, wanted: Iterable[str] = (),
-                 memory: int = transfer.MEMORY, at_once: int = waves.AT_ONCE,
-                 progress: Callable[[waves.Standing], None] | None = None,
+                 memory: int = transfer.MEMORY,
+                 at_once: int = targets_.AT_ONCE,
+                 progress: Callable[[targets_.Standing], None] | None = None,
                  interval: float = 1,
                  waiting: Callable[[list[str]], None] | None = None,
                  finished: Callable[..., None] | None = None) -> None:
@@ -185,7 +185,7 @@ class Copy:
         self._size = size
         self._missing = [name for name in wanted if name not in self._hashes]
         self._memory = memory
-        self._waves = waves.Waves(targets, at_once)
+        self._waves = targets_.Waves(targets, at_once)
         self._progress = progress
         self._interval = interval
         self._told = time.monotonic()
@@ -206,7 +206,7 @@ class Copy:
     def run(self) -> Outcome:
         """Copy, verify and publish.
 
-        A target that fails is given up and the others go on. Nothing is left
+        A target that fails is closed and the others continue. Nothing is left
         at a target that failed. When an exception is raised, nothing is left
         at any target but those of which Glance was told.
 
@@ -245,7 +245,7 @@ class Copy:
         failure = CopyFailed(self._image, reasons)
         if not (self._outcome.copied or self._waves.running):
             raise failure
-        self._give_up_waiting(failure)
+        self._fail_waiting(failure)
         self._settle()
 
     def _copy_from(self, preferred: sites_.Site) -> None:
@@ -283,7 +283,7 @@ class Copy:
             for target in wave if target.left_at is None])
         for target in wave:
             if target.left_at is not None:
-                self._let_go(target)
+                self._straggle(target)
 
     def _inspect(self) -> None:
         """Open the source, unless that is done, and learn what it holds."""
@@ -396,7 +396,7 @@ class Copy:
         name = existing.strongest(self._hashes)
         return {name: self._hashes[name]}
 
-    def _let_go(self, target: targets_.Target) -> None:
+    def _straggle(self, target: targets_.Target) -> None:
         """Let a target go on by itself, or put it back."""
         while self._content.record is not None:
             if self._waves.straggles(target):
@@ -404,7 +404,7 @@ class Copy:
                     'Store %(store)s is much slower than the others that '
                     'image %(image)s is copied to: it goes on by itself', {
                         'store': target.site.name, 'image': self._image})
-                self._start(target, self._go_on, target)
+                self._start(target, self._write_straggler, target)
                 return
             if not self._waves.was_put_back(target):
                 break
@@ -426,7 +426,7 @@ class Copy:
             target.fail(exc)
         self._ended.put((target, False))
 
-    def _go_on(self, target: targets_.Target) -> None:
+    def _write_straggler(self, target: targets_.Target) -> None:
         """Write a target to its end that was left by the others."""
         try:
             # It may still be being opened.
@@ -442,7 +442,7 @@ class Copy:
     def _write_alone(self, target: targets_.Target,
                      endpoint: rbd_backend.RBD) -> None:
         content = self._content
-        # _let_go() has seen that there is one.
+        # _straggle() has seen that there is one.
         assert content.record is not None
         begin = (target.left_at or 0) if content.chunks is not None else 0
         sources = [source for source in self._sources
@@ -510,7 +510,7 @@ class Copy:
             self._waves.end(target)
             self._closings.append(self._threads.submit(target.close, False))
 
-    def _give_up_waiting(self, error: CopyFailed) -> None:
+    def _fail_waiting(self, error: CopyFailed) -> None:
         """Tell that the targets have failed that have not begun."""
         names = self._waves.fail_waiting()
         if names:

@@ -318,7 +318,7 @@ def discard_writes(site: sites.Site, image: str, instances: Collection[int],
     raised.
 
     :param instances: RADOS instance IDs of the clients, which are dead, or
-        are blocklisted because they are taken for dead
+        are blocklisted because they are believed dead
     :param published: remove it although it is published
     :param committed: and although its writer was about to tell Glance of it,
         which may come to know of it still; else the task runner removes it,

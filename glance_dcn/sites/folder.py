@@ -94,12 +94,12 @@ class Folder:
                  check: Callable[[str, dict[str, str]], object]
                  = lambda name, options: None, tell: bool = True) -> None:
         self.path = path
-        self._tells = tell
+        self._logs = tell
         #: Why the folder cannot be used, or None.
         self.mistake: str | None = None
         self._check = check
         self._files: dict[str, _Known] = {}
-        self._told: str | None = None
+        self._logged: str | None = None
 
     def read(self, settled: bool = True) -> Contents | None:
         """Return what is in the folder, or None if that cannot be told.
@@ -114,14 +114,14 @@ class Folder:
             mistake = _reason(exc)
         self.mistake = mistake
         if mistake:
-            self._tell('The folder of site files %s cannot be used: %s. Sites '
-                       'stay as they are.' % (self.path, mistake))
+            self._log_once('The folder of site files %s cannot be used: %s. '
+                           'Sites stay as they are.' % (self.path, mistake))
             return None
-        self._told = None
+        self._logged = None
         for name in set(self._files) - names:
             del self._files[name]
         for name in sorted(names):
-            self._look(name, settled)
+            self._read_file(name, settled)
         found = [(name, self._files[name]) for name in sorted(names)]
         return Contents({name: known.options for name, known in found
                          if known.options is not None},
@@ -133,7 +133,7 @@ class Folder:
         return {entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
                 if entry.endswith(_SUFFIX) and not entry.startswith('.')}
 
-    def _look(self, name: str, settled: bool) -> None:
+    def _read_file(self, name: str, settled: bool) -> None:
         known = self._files.setdefault(name, _Known())
         path = os.path.join(self.path, name + _SUFFIX)
         state: _State
@@ -161,16 +161,16 @@ class Folder:
             mistake = _reason(exc)
         known.mistake = mistake
         # Not while the exception is there: oslo.log would add it.
-        if mistake and self._tells:
+        if mistake and self._logs:
             LOG.error('Site file %(path)s is not taken: %(reason)s.%(rest)s',
                       {'path': path, 'reason': mistake,
                        'rest': '' if known.options is None else
                        ' What it said before holds.'})
 
-    def _tell(self, text: str) -> None:
-        if text != self._told and self._tells:
+    def _log_once(self, text: str) -> None:
+        if text != self._logged and self._logs:
             LOG.error(text)
-        self._told = text
+        self._logged = text
 
 
 def _reason(exc: OSError | Mistake) -> str:

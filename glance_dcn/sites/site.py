@@ -52,7 +52,7 @@ LOG = logging.getLogger(__name__)
 
 _T = typing.TypeVar('_T')
 
-# Seconds for which a half-written image may still be open, because requests
+# Seconds for which an incomplete image may still be open, because requests
 # of its writer are in flight.
 _LANDING = 30
 # Times that an image is begun, where others begin and remove it as well.
@@ -127,7 +127,7 @@ class Site:
 
     @property
     def health(self) -> health.Health:
-        """How the site is."""
+        """Health of the site."""
         found = self._connection.health
         if found.state in (health.UP, health.UNKNOWN):
             fault = cluster_identity.PROCESS.fault(self)
@@ -141,14 +141,14 @@ class Site:
         """Whether calls are not refused at once; True if it is unknown."""
         return self.health.state in (health.UP, health.UNKNOWN)
 
-    def when_back(self, function: Callable[[], object]) -> None:
-        """Have a function called each time the site is found to be up.
+    def add_up_callback(self, function: Callable[[], object]) -> None:
+        """Call a function each time the site is found to be up.
 
         It is called in a thread of its own, and once at the beginning if the
         site is up. Each process knows only what its own calls have met: a
         site may have been away without it being told.
         """
-        self._connection.when_up(function)
+        self._connection.add_up_callback(function)
 
     def failed(self, exc: BaseException) -> bool:
         """Learn from what an operation at the site ended with.
@@ -195,7 +195,7 @@ class Site:
 
     def fence_dead(self, ioctx: rados.Ioctx, image: str,
                    instances: Collection[int]) -> None:
-        """Take an image away from clients that are taken for dead.
+        """Take an image away from clients that are believed dead.
 
         They are blocklisted: their process may only have been stopped.
 
@@ -295,7 +295,7 @@ class Site:
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         :raises rbd.Error: if it cannot be created. After this or the two
-            before, a half-written image may be there: see :meth:`discard`
+            before, an incomplete image may be there: see :meth:`discard`
         :raises glance_dcn.ceph.errors.Retired: if it takes no new images
         :raises glance_dcn.ceph.errors.ReadOnly: if this process may only read
             there
@@ -600,7 +600,7 @@ class Site:
     def published(self, image: str, size: int) -> None:
         """Remember that this process has just published an image.
 
-        Glance looks at the size of a location it is given, which costs a
+        Glance asks for the size of a location it is given, which costs a
         dozen round trips to open the image again.
 
         :param size: bytes

@@ -129,7 +129,7 @@ class Removed(engine_errors.RequestError):
         super().__init__(
             endpoint, 'read', errno.ENOENT,
             hint='The image or its snapshot was removed while it was read: '
-            'look whether it was deleted, and use the copy of another site.')
+            'check whether it was deleted, and use the copy of another site.')
 
 
 class SourceFailover:
@@ -194,12 +194,12 @@ class SourceFailover:
             return endpoint
 
     def next_source(self, error: Exception) -> rbd_backend.RBD | None:
-        """Give up the source that is open and open the next that will do.
+        """Close the source that is open, and open the next one that will do.
 
         :returns: None if there is none
         """
         if self.source.site.name not in self.failed:
-            self._give_up(error)
+            self._set_failed(error)
         if self.record is None:
             return None
         left = [source for source in self._sources
@@ -213,7 +213,7 @@ class SourceFailover:
             try:
                 endpoint = self._open(self.record)
             except FAILURES as exc:
-                self._give_up(exc)
+                self._set_failed(exc)
                 continue
             if endpoint is not None:
                 LOG.warning('Reading of image %(image)s goes on from store '
@@ -237,12 +237,12 @@ class SourceFailover:
                 images.is_unchanged, self.ioctx, self._reference, fence=False)
         except omap.Error as exc:
             raise engine_errors.RequestError(
-                name, 'look whether the image is still there',
+                name, 'check whether the image is still there',
                 abs(exc.errno or errno.EIO)) from exc
         if not unchanged:
             raise Removed(name)
 
-    def _give_up(self, error: Exception) -> None:
+    def _set_failed(self, error: Exception) -> None:
         source = self.source
         self.failed[source.site.name] = error
         source.site.failed(error)

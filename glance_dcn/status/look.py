@@ -20,11 +20,11 @@ import dataclasses
 import functools
 import time
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import probe
 from glance_dcn.ceph import trial
 from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
@@ -165,7 +165,7 @@ class Looks:
         site.connect()
         site.open()
         state.fsid = site.fsid
-        probe.ask(site.opened)
+        clients.ask_osds(site.opened)
         state.round_trip = trial.round_trip(site.opened)
         try:
             state.total, state.free = trial.room(site.connected)

@@ -24,7 +24,6 @@ import rbd
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import permission
-from glance_dcn.ceph import probe
 from glance_dcn.ceph import records
 from glance_dcn.sites import home
 from glance_dcn.sites import site
@@ -145,7 +144,7 @@ class RightsTest(base.CephTestCase):
             self.assertEqual(b'x' * 4096 + b'\0',
                              image.read(0, 4097))
         list(rbd.RBD().trash_list(ioctx))
-        probe.ask(ioctx)
+        clients.ask_osds(ioctx)
 
     def assertNoRecords(self, client, site):
         """The records of a site can be neither read nor written."""

@@ -38,7 +38,7 @@ SIZE = 160 * MIB
 def written(now):
     """Return the bytes of data that a copy has moved by now.
 
-    :param now: :class:`glance_dcn.sites.waves.Standing`
+    :param now: :class:`glance_dcn.sites.targets.Standing`
     """
     return now.transfer.data if now.transfer else 0
 

@@ -99,7 +99,7 @@ class ConnectionTest(base.BaseTestCase):
             clients.ClusterConfig('edge', 'images', '/nowhere'),
             client_cache.Caches())
         self.state = self.connection._state()
-        self.addCleanup(self.state.watch.stop)
+        self.addCleanup(self.state.breaker.stop)
         self.client = types.SimpleNamespace(
             get_addrs=lambda: 'address', get_fsid=lambda: 'fsid',
             shutdown=lambda: self.closed.put(True))
@@ -133,14 +133,14 @@ class ConnectionTest(base.BaseTestCase):
         thread = native.start('answer', answer)
         self.assertEqual('result', self.connection.call(self.go_on.get))
         thread.join()
-        self.assertEqual(health.UNKNOWN, self.state.watch.health.state)
+        self.assertEqual(health.UNKNOWN, self.state.breaker.health.state)
 
     def test_lost(self) -> None:
         closed = native.Queue()
         self.verdicts.put(errors.Unreachable('edge', 'no answer', 'wait'))
         self.assertRaises(errors.Unreachable, self.connection.call,
                           self.go_on.get, late=closed.put)
-        self.assertEqual(health.DOWN, self.state.watch.health.state)
+        self.assertEqual(health.DOWN, self.state.breaker.health.state)
         self.assertIsNone(self.state.client)
         # Nothing that it has sent is to be carried out.
         self.assertEqual({'address'}, self.state._to_blocklist)
@@ -162,14 +162,14 @@ class ConnectionTest(base.BaseTestCase):
             native.get(self.probed, 30), self.go_on.put('result')))
         self.assertEqual('result', self.connection.call(self.go_on.get))
         thread.join()
-        self.assertEqual(health.UNKNOWN, self.state.watch.health.state)
+        self.assertEqual(health.UNKNOWN, self.state.breaker.health.state)
 
     def test_probe_that_hangs(self) -> None:
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.calls.VERDICT', 0.05))
         self.assertRaises(errors.Unreachable, self.connection.call,
                           self.go_on.get)
-        self.assertEqual(health.DOWN, self.state.watch.health.state)
+        self.assertEqual(health.DOWN, self.state.breaker.health.state)
 
     def test_pool_stays_open_until_the_call_ends(self) -> None:
         pool = mock.Mock()
@@ -215,7 +215,7 @@ class ConnectionTest(base.BaseTestCase):
         self.assertIn('monitors (no answer within 2 s)', str(error))
         self.assertEqual(2, len(asked.get()))
         self.assertTrue(self.probed.empty())
-        self.assertEqual(health.DOWN, self.state.watch.health.state)
+        self.assertEqual(health.DOWN, self.state.breaker.health.state)
 
     def test_within_another_call(self) -> None:
         self.assertTrue(self.connection.call(lambda: (

@@ -67,7 +67,7 @@ class ConnectionCase(base.BaseTestCase):
     def connection(self, connect_timeout=1):
         link = connection.Connection(clients.ClusterConfig(
             'edge_7', 'images', str(self.conf), 'glance', connect_timeout))
-        self.addCleanup(lambda: link._state().watch.stop())
+        self.addCleanup(lambda: link._state().breaker.stop())
         return link
 
     def become_nobody(self):
@@ -168,7 +168,8 @@ class TestUses(ConnectionCase):
             'glance_dcn.ceph.connection.clients.round_trip', lambda one: 0))
         # The probe after each connecting makes clients of its own.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.health.Watch.look', lambda watch: None))
+            'glance_dcn.ceph.health.CircuitBreaker.probe',
+            lambda breaker: None))
         limits = mock.Mock(max_clients=3)
         limits.room_for_clients = lambda reserved: self.room
         limits.left.return_value = mock.Mock(threads=1, files=2)
@@ -212,14 +213,14 @@ class TestUses(ConnectionCase):
         self.assertEqual(0, len(self.caches.current()))
 
     def test_a_probe_keeps_no_client(self):
-        self.link._look(self.link._state())
+        self.link._check_cluster(self.link._state())
         [client] = self.clients
         client.shutdown.assert_called_once_with()
         self.assertEqual(0, len(self.caches.current()))
         self.assertEqual(FSID, self.link.connected_fsid)
 
     def test_nothing_is_asked_for_whom_is_to_be_told(self):
-        self.link.when_up(lambda: None)
+        self.link.add_up_callback(lambda: None)
         self.assertEqual(health.UNKNOWN, self.link.health.state)
         self.assertEqual([], self.clients)
 
@@ -491,7 +492,7 @@ class TestProbe(ConnectionCase):
         ioctx.__enter__.return_value.stat = stat
         link = connection.Connection(clients.ClusterConfig(
             'edge_7', 'images', str(self.conf)))
-        link._ask(mock.Mock(open_ioctx=lambda pool: ioctx))
+        link._prober.check_pool(mock.Mock(open_ioctx=lambda pool: ioctx))
 
     def test_no_such_object(self):
         self.ask(rados.ObjectNotFound('x', errno.ENOENT))

@@ -64,7 +64,7 @@ class Scheduler:
             self.run()
 
 
-class WatchCase(base.BaseTestCase):
+class BreakerCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
@@ -75,11 +75,10 @@ class WatchCase(base.BaseTestCase):
         self.told = []
         self.addresses = []
         self.answers = []
-        self.watch = health.Watch(STORE, self.look, self.told,
-                                  clock=lambda: self.now,
-                                  scheduler=self.scheduler,
-                                  addresses=lambda: self.addresses,
-                                  asks=self)
+        self.breaker = health.CircuitBreaker(
+            STORE, self.look, self.told, clock=lambda: self.now,
+            scheduler=self.scheduler, addresses=lambda: self.addresses,
+            asker=self)
 
     def look(self):
         outcome = self.outcomes.pop(0)
@@ -92,20 +91,20 @@ class WatchCase(base.BaseTestCase):
         self.scheduler.submit(lambda: then(answer))
 
     def refusal(self):
-        return self.assertRaises(errors.Unreachable, self.watch.check)
+        return self.assertRaises(errors.Unreachable, self.breaker.check)
 
 
-class TestBreaker(WatchCase):
+class TestOpening(BreakerCase):
 
     def test_unknown_at_first(self):
-        self.assertEqual(health.Health(health.UNKNOWN), self.watch.health)
-        self.watch.check()
+        self.assertEqual(health.Health(health.UNKNOWN), self.breaker.health)
+        self.breaker.check()
         self.assertEqual([], self.scheduler.calls)
 
     def test_opens_and_says_since_when(self):
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         self.assertEqual(health.Health(health.DOWN, NOON, 'no answer'),
-                         self.watch.health)
+                         self.breaker.health)
         exc = self.refusal()
         self.assertEqual(NOON, exc.since)
         for word in (STORE, '2023-11-14 22:13:20 UTC', 'no answer',
@@ -114,63 +113,65 @@ class TestBreaker(WatchCase):
         self.assertIn(STORE, self.log.output)
 
     def test_the_first_failure_counts(self):
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         self.now += 60
-        self.watch.lost(away('still none'))
+        self.breaker.record_failure(away('still none'))
         self.assertEqual(NOON, self.refusal().since)
-        self.assertEqual('no answer', self.watch.health.reason)
+        self.assertEqual('no answer', self.breaker.health.reason)
         # One probe looks after it.
         self.assertEqual(1, len(self.scheduler.calls))
         self.assertEqual(1, len(self.log.output.splitlines()))
 
     def test_closes_when_it_is_found(self):
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         self.outcomes = [away(), away(), None]
         self.scheduler.run_all()
-        self.watch.check()
-        self.assertEqual(health.UP, self.watch.health.state)
+        self.breaker.check()
+        self.assertEqual(health.UP, self.breaker.health.state)
         self.assertIn('can be used again', self.log.output)
 
     def test_opens_again(self):
         self.outcomes = [None, None]
         for _i in range(2):
-            self.watch.lost(away())
+            self.breaker.record_failure(away())
             self.refusal()
             self.scheduler.run_all()
-            self.watch.check()
+            self.breaker.check()
 
     def test_what_looks_may_fail_as_it_likes(self):
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         self.outcomes = [KeyError('x'), None]
         self.scheduler.run_all()
-        self.watch.check()
+        self.breaker.check()
 
     def test_other_states_do_not_refuse(self):
         # Whoever tries finds out what is wrong, or that it was mended.
         for kind, state in ((errors.NotDeployed, health.NOT_DEPLOYED),
                             (errors.Misconfigured, health.MISCONFIGURED)):
-            self.watch.lost(kind(STORE, 'no file', 'make it'))
+            self.breaker.record_failure(kind(STORE, 'no file', 'make it'))
             self.assertEqual((state, 'no file'), (
-                self.watch.health.state, self.watch.health.reason))
-            self.watch.check()
+                self.breaker.health.state, self.breaker.health.reason))
+            self.breaker.check()
 
     def test_state_that_changes(self):
-        self.watch.lost(errors.NotDeployed(STORE, 'no file', 'make it'))
+        self.breaker.record_failure(
+            errors.NotDeployed(STORE, 'no file', 'make it'))
         self.now += 9
-        self.watch.lost(errors.NotDeployed(STORE, 'no keyring', 'make it'))
+        self.breaker.record_failure(
+            errors.NotDeployed(STORE, 'no keyring', 'make it'))
         self.assertEqual(
             health.Health(health.NOT_DEPLOYED, NOON, 'no keyring'),
-            self.watch.health)
-        self.watch.lost(away())
+            self.breaker.health)
+        self.breaker.record_failure(away())
         self.assertEqual(NOON + 9, self.refusal().since)
 
 
-class TestPauses(WatchCase):
+class TestPauses(BreakerCase):
 
     def looks(self, error):
         self.scheduler.delays = []
         self.outcomes = [error] * 20 + [None]
-        self.watch.lost(error)
+        self.breaker.record_failure(error)
         self.scheduler.run_all()
         return self.scheduler.delays
 
@@ -195,7 +196,7 @@ class TestPauses(WatchCase):
         self.assertGreater(min(pauses), 10)
 
 
-class TestMonitors(WatchCase):
+class TestMonitors(BreakerCase):
     """Asked before librados is, of a site that is away."""
 
     def setUp(self):
@@ -204,7 +205,7 @@ class TestMonitors(WatchCase):
 
     def test_none_answers(self):
         self.answers = ['no answer'] * 9
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         while self.answers or self.scheduler.calls[0].delay == 0:
             self.scheduler.run()
         # No probe of librados was made.
@@ -215,43 +216,43 @@ class TestMonitors(WatchCase):
     def test_one_answers(self):
         self.answers = ['no answer', None, None]
         self.outcomes = [away(), None]
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         self.scheduler.run_all()
-        self.watch.check()
+        self.breaker.check()
         self.assertEqual(([], []), (self.answers, self.outcomes))
 
     def test_not_where_nothing_is_known(self):
-        self.watch.look()
+        self.breaker.probe()
         self.outcomes = [None]
         self.scheduler.run_all()
-        self.assertEqual(health.UP, self.watch.health.state)
+        self.assertEqual(health.UP, self.breaker.health.state)
 
     def test_conf_file_that_cannot_be_read(self):
         def addresses():
             raise errors.Misconfigured(STORE, 'no file', 'make it')
-        self.watch._addresses = addresses
-        self.watch.lost(away())
+        self.breaker._addresses = addresses
+        self.breaker.record_failure(away())
         self.outcomes = [None]
         self.scheduler.run_all()
-        self.watch.check()
+        self.breaker.check()
 
     def test_stopped_meanwhile(self):
         self.answers = ['no answer']
-        self.watch.lost(away())
+        self.breaker.record_failure(away())
         self.scheduler.run()
-        self.watch.stop()
+        self.breaker.stop()
         self.scheduler.run_all()
-        self.watch.look()
+        self.breaker.probe()
         self.assertEqual([], self.scheduler.calls)
 
 
-class TestTold(WatchCase):
+class TestTold(BreakerCase):
 
     def test_each_time_it_is_back(self):
         call = mock.Mock()
         self.told.append(call)
         for i in range(1, 3):
-            self.watch.lost(away())
+            self.breaker.record_failure(away())
             self.outcomes = [away(), None]
             self.scheduler.run_all()
             self.assertEqual(i, call.call_count)
@@ -259,21 +260,21 @@ class TestTold(WatchCase):
     def test_at_the_beginning(self):
         call = mock.Mock()
         self.told.append(call)
-        self.watch.tell(call)
+        self.breaker.call_when_up(call)
         self.outcomes = [None]
         self.scheduler.run_all()
         call.assert_called_once_with()
 
     def test_if_it_is_known_to_be_up(self):
-        self.watch.found()
+        self.breaker.record_success()
         call = mock.Mock()
-        self.watch.tell(call)
+        self.breaker.call_when_up(call)
         self.scheduler.run_all()
         call.assert_called_once_with()
 
     def test_failure_is_logged(self):
         self.told.append(mock.Mock(side_effect=ValueError('oh')))
-        self.watch.found()
+        self.breaker.record_success()
         self.scheduler.run_all()
         self.assertIn('oh', self.log.output)
 
@@ -285,10 +286,10 @@ class TestThread(base.BaseTestCase):
         self.useFixture(fixtures.FakeLogger())
         go_on, looked = threading.Event(), threading.Event()
         self.addCleanup(go_on.set)
-        hanging = health.Watch(STORE, go_on.wait)
-        other = health.Watch('edge_8', looked.set)
-        hanging.lost(away())
-        other.lost(errors.Unreachable('edge_8', 'no answer', 'look'))
+        hanging = health.CircuitBreaker(STORE, go_on.wait)
+        other = health.CircuitBreaker('edge_8', looked.set)
+        hanging.record_failure(away())
+        other.record_failure(errors.Unreachable('edge_8', 'no answer', 'look'))
         self.assertTrue(looked.wait(5))
         self.assertRaises(errors.Unreachable, hanging.check)
 
@@ -299,13 +300,13 @@ class TestThread(base.BaseTestCase):
         def look():
             looks.release()
             raise away()
-        watch = health.Watch(STORE, look)
-        watch.look()
+        breaker = health.CircuitBreaker(STORE, look)
+        breaker.probe()
         self.assertTrue(looks.acquire(timeout=5))
-        watch.stop()
+        breaker.stop()
         while looks.acquire(timeout=.1):
             pass
-        watch.look()
+        breaker.probe()
         self.assertFalse(looks.acquire(timeout=2))
 
     def test_looks_again_when_asked(self):
@@ -315,11 +316,11 @@ class TestThread(base.BaseTestCase):
         def look():
             looks.release()
             raise errors.Misconfigured(STORE, 'refused', 'mend it')
-        watch = health.Watch(STORE, look)
-        watch.look()
+        breaker = health.CircuitBreaker(STORE, look)
+        breaker.probe()
         for _i in range(3):
             self.assertTrue(looks.acquire(timeout=5))
-            watch.look()
+            breaker.probe()
 
 
 class TestExplain(base.BaseTestCase):

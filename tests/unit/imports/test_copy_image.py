@@ -36,7 +36,7 @@ from glance_dcn.engine import transfer
 from glance_dcn.imports import copy_image
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
-from glance_dcn.sites import waves
+from glance_dcn.sites import targets as targets_
 from glance_dcn.upstream import database as db_of_glance
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
@@ -520,7 +520,7 @@ class MessageTest(base.BaseTestCase):
 
     def update(self, seconds, data, **standing):
         self.now = 1000.0 + seconds
-        return self.message.update(waves.Standing(**dict({
+        return self.message.update(targets_.Standing(**dict({
             'transfer': transfer.Progress(
                 bytes_read=data, planned=400 << 20, listed=True, position=0,
                 size=0, data=data, written={'dcn0: images/x': data,

@@ -10,17 +10,282 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What becomes of the targets of a copy, without a cluster."""
+"""Copies to many sites, without a cluster."""
 
 import contextlib
+import hashlib
+import itertools
+import random
+import threading
 from unittest import mock
 
+import fixtures
 from oslotest import base
 
+from glance_dcn.engine import errors
+from glance_dcn.sites import copying
 from glance_dcn.sites import existing
-from glance_dcn.sites import target
+from glance_dcn.sites import targets as targets_
+from tests.unit.sites import fakes
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+MIB = 1 << 20
+_numbers = itertools.count()
+
+
+class WavesTestCase(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fakes.Cluster())
+        self.data = random.Random(5).randbytes(9 * MIB + 77)
+        self.source = self.site('source', self.data)
+        self.noted = []
+
+    def site(self, name, data=None):
+        """Make a site, whose limits no other test has changed."""
+        return fakes.Site('%s-%d' % (name, next(_numbers)), data)
+
+    def sites(self, count):
+        return [self.site('dcn') for _number in range(count)]
+
+    def copy(self, targets, sources=None, **options):
+        options.setdefault('finished', self.note)
+        return copying.Copy(
+            'image', [one.source() for one in sources or [self.source]],
+            targets, {'sha256': hashlib.sha256(self.data).hexdigest()},
+            **options)
+
+    def note(self, outcome, told):
+        told()
+        self.noted += outcome.copied
+
+    def assertCopied(self, *sites):
+        for site in sites:
+            self.assertEqual(self.data, site.held.content())
+            self.assertEqual(['begin', 'publish', 'commit'], site.calls[-3:])
+
+
+class CopyTest(WavesTestCase):
+
+    def test_in_waves(self):
+        targets, most = self.sites(11), []
+        copy = self.copy(targets, at_once=4, interval=0, progress=lambda now:
+                         most.append(now.running))
+        outcome = copy.run()
+        self.assertEqual({target.name for target in targets},
+                         set(outcome.copied))
+        self.assertEqual(11, len(self.noted))
+        self.assertCopied(*targets)
+        self.assertLessEqual(max(most), 4)
+        # The source is opened once, and its record made once.
+        self.assertEqual(['read'], self.source.calls)
+
+    def test_fewer_where_the_process_has_no_room(self):
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.runtime.limits.targets_at_once',
+            lambda most, running: 2))
+        most = []
+        self.copy(self.sites(5), interval=0, progress=lambda now:
+                  most.append(now.running)).run()
+        self.assertEqual(2, max(most))
+
+    def test_failed_ones_are_named_and_the_others_go_on(self):
+        targets = self.sites(7)
+        targets[2].opening = mock.Mock(side_effect=errors.EngineError('no'))
+        targets[5].publishing = mock.Mock(side_effect=OSError('no room'))
+        outcome = self.copy(targets, at_once=3).run()
+        self.assertEqual({targets[2].name, targets[5].name},
+                         set(outcome.failed))
+        self.assertEqual(5, len(outcome.copied))
+        for failed in (targets[2], targets[5]):
+            self.assertEqual('discard', failed.calls[-1])
+        self.assertCopied(*targets[:2], *targets[3:5], targets[6])
+
+    def test_slow_one_does_not_hold_back_the_others(self):
+        targets, slow = self.sites(9), self.site('slow')
+        slow.limits.set(0, 0.1)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 9:
+                slow.limits.set(0, 0)
+        outcome = self.copy([slow, *targets], at_once=5, finished=note).run()
+        self.assertEqual({}, outcome.failed)
+        # Of two waves the others are there, and it is not.
+        self.assertEqual(slow.name, self.noted[-1])
+        self.assertEqual(10, len(self.noted))
+        self.assertCopied(slow, *targets)
+        # It had the source to itself once.
+        self.assertEqual(['read', 'read'], self.source.calls)
+
+    def test_more_slow_ones_than_may_go_on_are_put_back(self):
+        targets, slow = self.sites(8), [self.site('slow') for _ in range(3)]
+        for one in slow:
+            one.limits.set(0, 0.1)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 8:
+                for one in slow:
+                    one.limits.set(0, 0)
+        log = self.useFixture(fixtures.FakeLogger())
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.targets.Waves.straggles',
+            lambda waves, target: not waves.stragglers
+            and not waves.stragglers.append(target)))
+        self.copy([*slow, *targets], at_once=11, finished=note).run()
+        self.assertIn('takes image image later', log.output)
+        self.assertEqual({one.name for one in slow}, set(self.noted[-3:]))
+        self.assertCopied(*slow, *targets)
+
+    def test_late_one_does_not_hold_back_the_others(self):
+        targets, late = self.sites(3), self.site('late')
+        ready = threading.Event()
+        self.addCleanup(ready.set)
+        late.opening = lambda: ready.wait(60)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.copying._LATE', 0.1))
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 3:
+                ready.set()
+        self.copy([late, *targets], finished=note).run()
+        self.assertEqual(late.name, self.noted[-1])
+        self.assertCopied(late, *targets)
+
+    def test_one_that_is_full_does_not_hold_back_the_others(self):
+        full, other = self.site('full'), self.site('dcn')
+        full.limits.set(1, 0)
+        full.limits.running = 1
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            full.limits.set(0, 0)
+        self.copy([full, other], finished=note).run()
+        self.assertEqual([other.name, full.name], self.noted)
+
+    def test_ended_by_its_progress_keeps_what_was_noted(self):
+        targets = self.sites(6)
+
+        def progress(standing):
+            if standing.done == 3:
+                raise ZeroDivisionError
+        copy = self.copy(targets, at_once=3, interval=0, progress=progress)
+        self.assertRaises(ZeroDivisionError, copy.run)
+        self.assertEqual(3, len(self.noted))
+        for target in targets:
+            self.assertEqual(target.name not in self.noted,
+                             target.held is None)
+
+    def test_ended_while_one_goes_on_by_itself(self):
+        targets, slow = self.sites(2), self.site('slow')
+        slow.limits.set(0, 0.01)
+
+        def progress(standing):
+            if standing.stragglers:
+                raise ZeroDivisionError
+        copy = self.copy([*targets, slow], interval=0, progress=progress)
+        self.assertRaises(ZeroDivisionError, copy.run)
+        self.assertIsNone(slow.held)
+        self.assertEqual('discard', slow.calls[-1])
+
+    def test_source_that_is_not_there(self):
+        other = self.site('other', self.data)
+        gone = self.site('gone')
+        targets = self.sites(3)
+        outcome = self.copy(targets, [gone, other], at_once=2).run()
+        self.assertEqual(other.name, outcome.source)
+        self.assertCopied(*targets)
+
+    def test_no_source(self):
+        targets = self.sites(3)
+        self.assertRaises(copying.CopyFailed,
+                          self.copy(targets, [self.site('gone')]).run)
+        self.assertEqual([[], [], []], [one.calls for one in targets])
+
+    def test_source_that_is_damaged(self):
+        self.source.held.blocks[3][5] ^= 1
+        targets = self.sites(3)
+        self.assertRaises(copying.CopyFailed, self.copy(targets).run)
+        self.assertEqual([None] * 3, [one.held for one in targets])
+        self.assertEqual([], self.noted)
+
+    def test_source_fails_when_some_are_done(self):
+        targets = self.sites(4)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            self.source.held.blocks[3][5] ^= 1
+        outcome = self.copy(targets, at_once=2, finished=note).run()
+        self.assertEqual(2, len(outcome.copied))
+        self.assertEqual(2, len(outcome.failed))
+        self.assertIsInstance(outcome.failed[targets[3].name],
+                              copying.CopyFailed)
+        self.assertIsNone(targets[3].held)
+
+
+class StandingTest(base.BaseTestCase):
+
+    def setUp(self):
+        super().setUp()
+        self.now = 1000.0
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.sites.targets.time', mock.Mock(
+                monotonic=lambda: self.now)))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.runtime.limits.targets_at_once',
+            lambda most, running: most))
+        self.waves = targets_.Waves([fakes.Site('s%d' % number)
+                                     for number in range(8)], 4)
+
+    def begin(self):
+        targets = [mock.Mock(site=site, error=None, part=0, began=None)
+                   for site in self.waves.next()]
+        self.waves.begin(targets)
+        return targets
+
+    def test_tells_numbers_and_the_time_left(self):
+        self.assertEqual((0, 8, None), self.told())
+        targets = self.begin()
+        self.now += 10
+        for target in targets[:3]:
+            self.waves.end(target)
+        targets[3].error = OSError()
+        self.waves.end(targets[3])
+        standing = self.waves.standing()
+        self.assertEqual((3, 0, 4, 1, 0.5), (
+            standing.done, standing.running, standing.waiting,
+            standing.failed, standing.fraction))
+        self.assertEqual(10, standing.left)
+
+    def told(self):
+        standing = self.waves.standing()
+        return standing.done, standing.waiting, standing.left
+
+    def test_the_slowest_tells_the_time_left(self):
+        targets = self.begin()
+        for target in targets[:3]:
+            self.waves.end(target)
+        self.assertTrue(self.waves.straggles(targets[3]))
+        targets[3].began = self.now
+        for target in self.begin():
+            self.waves.end(target)
+        self.now += 30
+        targets[3].part = 0.25
+        self.assertEqual(90, self.waves.standing().left)
+        self.assertEqual(['s3'], self.waves.standing().stragglers)
+
+    def test_put_back_comes_last(self):
+        targets = self.begin()
+        self.waves.put_back(targets[0])
+        self.waves.retry([target.site for target in targets[1:]])
+        self.assertEqual(['s1', 's2', 's3', 's4'],
+                         [site.name for site in self.waves.next()])
+        self.assertEqual(['s5', 's6', 's7'],
+                         [site.name for site in self.waves.next()])
+        self.assertEqual(['s0'], [site.name for site in self.waves.next()])
 
 
 class AdoptedTargetTest(base.BaseTestCase):
@@ -31,7 +296,7 @@ class AdoptedTargetTest(base.BaseTestCase):
         self.site.open_pool.return_value = contextlib.nullcontext('ioctx')
         self.site.begin.side_effect = existing.Complete(
             existing.ExistingImage(IMAGE, '17', 10, ('snap',), True))
-        self.target = target.Target(self.site, IMAGE, 10, None, {}, 0)
+        self.target = targets_.Target(self.site, IMAGE, 10, None, {}, 0)
         with mock.patch('glance_dcn.sites.existing.adopt'):
             self.target.open()
 

@@ -26,7 +26,7 @@ from glance_dcn.engine import transfer
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import copy_image
 from glance_dcn.imports import journal
-from glance_dcn.sites import waves
+from glance_dcn.sites import targets as targets_
 from glance_dcn.status import inventory
 
 _SOME_TIME = datetime.datetime(2026, 11, 21, 14, 0)
@@ -240,9 +240,9 @@ class TestInventory(base.BaseTestCase):
             bytes_read=1, planned=4, listed=True, position=0, size=0, data=0,
             written={'dcn0: images/x': 0})
         found = self.transfer(copy_image._Message(['dcn0']).update(
-            waves.Standing(progress, fraction=.25, done=0, running=1,
-                           waiting=0, failed=0, stragglers=['dcn1'],
-                           left=75)))
+            targets_.Standing(progress, fraction=.25, done=0, running=1,
+                              waiting=0, failed=0, stragglers=['dcn1'],
+                              left=75)))
         self.assertEqual((25, {}), (found.percent_of('dcn0'), found.percents))
 
     def test_glance_keeps_stores_as_it_is_thought(self):

@@ -47,7 +47,7 @@ class TestLooks(base.BaseTestCase):
                 ('subjects.Site.connected', None),
                 ('subjects.Site.opened', None),
                 ('subjects.Site.open_pool', self._open_pool),
-                ('probe.ask', lambda ioctx: None),
+                ('clients.ask_osds', lambda ioctx: None),
                 ('trial.round_trip', lambda ioctx: .01),
                 ('trial.room', lambda client: (2, 1)),
                 ('trial.names', lambda ioctx: set(self.names))):

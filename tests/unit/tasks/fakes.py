@@ -104,7 +104,7 @@ class Site:
         for function in self.waiting:
             function()
 
-    def when_back(self, function):
+    def add_up_callback(self, function):
         self.waiting.append(function)
 
     def suspect(self):
