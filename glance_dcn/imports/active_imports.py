@@ -216,11 +216,11 @@ def of(image: str) -> Import | None:
 
     The one before may have done its work, and not be closed yet.
     """
-    return next((going_on for going_on in reversed(everything())
+    return next((going_on for going_on in reversed(all_imports())
                  if going_on.entry.image == image), None)
 
 
-def everything() -> list[Import]:
+def all_imports() -> list[Import]:
     """Return all imports of this process."""
     if _pid != os.getpid():
         return []
@@ -279,8 +279,8 @@ def writes(image: str, store: str, instance: int) -> None:
         listener(going_on.entry)
 
 
-def meter(image: str, store: str,
-          size: int) -> abc.Callable[[abc.Sized], None] | None:
+def progress_callback(image: str, store: str, size: int
+                      ) -> abc.Callable[[abc.Sized], None] | None:
     """Return what is to be called with each piece of stored data.
 
     :param size: bytes of the image; 0 if unknown
@@ -291,11 +291,11 @@ def meter(image: str, store: str,
         return None
     done = 0
 
-    def tap(data: abc.Sized) -> None:
+    def progress(data: abc.Sized) -> None:
         nonlocal done
         done += len(data)
         going_on.progress(store, done / size)
-    return tap
+    return progress
 
 
 def saved(task: str) -> None:

@@ -115,7 +115,7 @@ class Commits:
         self._kept: list[_Commit] = []
         self._watch = Stopwatch()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Drop locations of what was removed while the process was stopped.
 
         To be called every few seconds by one thread; nothing is asked as

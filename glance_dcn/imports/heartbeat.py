@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Keeps the task of an import alive, and tells users how far it is.
+"""Keeps the task of an import alive, and shows users its progress.
 
 A task that was not saved for an hour is taken for dead, and another request
 may steal its lock on the image; users see the message that is saved with it.
@@ -108,22 +108,22 @@ class Watch:
 
     def __init__(self) -> None:
         self._periodic = periodic.Periodic('glance-dcn-heartbeat',
-                                           self.look, _LOOK)
+                                           self.check, _LOOK)
 
     def start(self) -> None:
         """Begin to watch, unless this process does."""
         self._periodic.start()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check each import once."""
-        for going_on in active_imports.everything():
+        for going_on in active_imports.all_imports():
             try:
-                self._look(going_on)
+                self._check(going_on)
             except Exception as exc:
                 LOG.warning('Task %(task)s cannot be saved now: %(error)s', {
                     'task': going_on.entry.task, 'error': exc})
 
-    def _look(self, going_on: active_imports.Import) -> None:
+    def _check(self, going_on: active_imports.Import) -> None:
         entry = going_on.entry
         task = database.task(entry.task)
         if task is None and time.time() - entry.since < _SILENCE:
@@ -153,8 +153,8 @@ class Watch:
         going_on.missed += 1
         if going_on.missed < _MISSES:
             return False
-        LOG.error('Nobody works on task %(task)s of image %(image)s any more, '
-                  'and it has not ended: it is taken for broken off', {
+        LOG.error('No thread works on task %(task)s of image %(image)s, and '
+                  'it has not ended: it is taken for interrupted', {
                       'task': going_on.entry.task,
                       'image': going_on.entry.image})
         active_imports.give_up(going_on.entry.task)

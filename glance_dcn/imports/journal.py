@@ -10,14 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What a worker's imports are at, written down where its death does not reach.
+"""The journal of a worker's imports, which outlives its processes.
 
 A small file for each task lies in the staging folder, beside the data that it
 tells of: it comes, goes and moves with it. Each change is written to another
 file, brought to the disk and put in its place, so that what is read after a
 crash is what was written last, or what was written before.
 
-Whether somebody is still at it is told by a lock on a second file (flock),
+Whether a process still holds it is told by a lock on a second file (flock),
 which the system takes away from a process that ends, however it ends. Another
 process, of the same worker or of one that shares the folder, knows it at
 once.
@@ -332,7 +332,7 @@ class Journal:
             return None
         except ValueError as exc:
             LOG.error('%(path)s cannot be understood (%(error)s): it is left '
-                      'there as .bad, and its import is not looked after',
+                      'there as .bad, and its import is not recovered',
                       {'path': path, 'error': exc})
             # Another process may have done so.
             with contextlib.suppress(FileNotFoundError):
@@ -349,7 +349,7 @@ class Journal:
         except PermissionError as exc:
             if self.folder not in _refused:
                 _refused.add(self.folder)
-                LOG.error('What dead workers were at is not looked after: %s',
+                LOG.error('The imports of dead workers are not recovered: %s',
                           exc)
             return []
         return sorted({os.path.splitext(name)[0] for name in names
