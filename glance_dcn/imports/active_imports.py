@@ -121,9 +121,8 @@ class Import:
         if known is None or known.size != size:
             return False
         vouching = self._vouchings.get(kind)
-        if vouching is not None and not vouching.over:
-            return True
-        return (known.digest is not None
+        return (vouching is not None and not vouching.over
+                or known.digest is not None
                 and durable.is_current(self.entry.boot))
 
     def _prove(self, kind: str | None, proof: journal.Proof,
@@ -301,7 +300,7 @@ def progress_callback(image: str, store: str, size: int
 def saved(task: str) -> None:
     """Set the time at which a task was saved last to now."""
     going_on = get(task)
-    if going_on is not None:
+    if going_on:
         going_on.saved = time.monotonic()
 
 

@@ -73,9 +73,8 @@ def check(watch: Stopwatch, image_id: str,
     :param saved: sites of the locations that were saved
     :raises glance.common.exception.UploadException: if there were any
     """
-    if watch.seconds < SUSPECT:
-        return
-    gone = [site for site in saved if _is_gone(site, image_id)]
+    gone = [] if watch.seconds < SUSPECT else [
+        site for site in saved if _is_gone(site, image_id)]
     if not gone:
         return
     for site in gone:

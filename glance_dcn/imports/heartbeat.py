@@ -19,6 +19,7 @@ may steal its lock on the image; users see the message that is saved with it.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 import types
@@ -65,21 +66,17 @@ class Heartbeat:
         self._task_repo = task_repo
         self._task_id = task_id
         self._action_wrapper = action_wrapper
-        self._saved: float | None = None
+        self._saved = -math.inf
 
     @property
     def due(self) -> bool:
         """Whether it is time to save the task."""
-        return self._is_older_than(EVERY)
+        return time.monotonic() - self._saved >= EVERY
 
     @property
     def takes_news(self) -> bool:
         """Whether it is time to save the task, if there is news for users."""
-        return self._is_older_than(_NEWS)
-
-    def _is_older_than(self, seconds: float) -> bool:
-        return (self._saved is None
-                or time.monotonic() - self._saved >= seconds)
+        return time.monotonic() - self._saved >= _NEWS
 
     def save(self, message: str) -> None:
         """Save the task.
