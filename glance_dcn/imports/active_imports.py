@@ -121,9 +121,8 @@ class Import:
         if known is None or known.size != size:
             return False
         vouching = self._vouchings.get(kind)
-        if vouching is not None and not vouching.over:
-            return True
-        return (known.digest is not None
+        return (vouching is not None and not vouching.over
+                or known.digest is not None
                 and durable.is_current(self.entry.boot))
 
     def _prove(self, kind: str | None, proof: journal.Proof,
@@ -216,11 +215,11 @@ def of(image: str) -> Import | None:
 
     The one before may have done its work, and not be closed yet.
     """
-    return next((going_on for going_on in reversed(everything())
+    return next((going_on for going_on in reversed(all_imports())
                  if going_on.entry.image == image), None)
 
 
-def everything() -> list[Import]:
+def all_imports() -> list[Import]:
     """Return all imports of this process."""
     if _pid != os.getpid():
         return []
@@ -279,8 +278,8 @@ def writes(image: str, store: str, instance: int) -> None:
         listener(going_on.entry)
 
 
-def meter(image: str, store: str,
-          size: int) -> abc.Callable[[abc.Sized], None] | None:
+def progress_callback(image: str, store: str, size: int
+                      ) -> abc.Callable[[abc.Sized], None] | None:
     """Return what is to be called with each piece of stored data.
 
     :param size: bytes of the image; 0 if unknown
@@ -291,17 +290,17 @@ def meter(image: str, store: str,
         return None
     done = 0
 
-    def tap(data: abc.Sized) -> None:
+    def progress(data: abc.Sized) -> None:
         nonlocal done
         done += len(data)
         going_on.progress(store, done / size)
-    return tap
+    return progress
 
 
 def saved(task: str) -> None:
     """Set the time at which a task was saved last to now."""
     going_on = get(task)
-    if going_on is not None:
+    if going_on:
         going_on.saved = time.monotonic()
 
 

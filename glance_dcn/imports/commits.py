@@ -73,9 +73,8 @@ def check(watch: Stopwatch, image_id: str,
     :param saved: sites of the locations that were saved
     :raises glance.common.exception.UploadException: if there were any
     """
-    if watch.seconds < SUSPECT:
-        return
-    gone = [site for site in saved if _is_gone(site, image_id)]
+    gone = [] if watch.seconds < SUSPECT else [
+        site for site in saved if _is_gone(site, image_id)]
     if not gone:
         return
     for site in gone:
@@ -115,7 +114,7 @@ class Commits:
         self._kept: list[_Commit] = []
         self._watch = Stopwatch()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Drop locations of what was removed while the process was stopped.
 
         To be called every few seconds by one thread; nothing is asked as

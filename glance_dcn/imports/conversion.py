@@ -135,7 +135,7 @@ class _ConvertImage(task.Task):
         self._end_hashing()
         folder.discard(self._target)
         try:
-            if self._keeps and distributed_staging.put_back(
+            if self._keeps and distributed_staging.roll_back(
                     self._action_wrapper, self._targets):
                 return
             # This raises if another task has taken over: then the staged

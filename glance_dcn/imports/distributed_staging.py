@@ -152,8 +152,8 @@ def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
     active_imports.end(kwargs['task_id'])
 
 
-def put_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
-             keep: bool = True) -> bool:
+def roll_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
+              keep: bool = True) -> bool:
     """Return an image to where it was when it had been staged.
 
     Glance's domain model knows no way from there back to a staged image.
@@ -275,8 +275,8 @@ class _Staged(task.Task):
                 or folder.size(going_on.entry.path) is None):
             return
         try:
-            put_back(self._action_wrapper, self._stores,
-                     keep=not self._is_bad)
+            roll_back(self._action_wrapper, self._stores,
+                      keep=not self._is_bad)
         except (exception.NotFound, exception.Conflict,
                 exception.TaskAbortedError) as exc:
             LOG.info('Image %(image)s stays as it is: %(error)s', {

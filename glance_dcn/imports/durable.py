@@ -66,7 +66,7 @@ _UNKNOWN = '-'
 _MARK = 1
 # Bytes of buffers while a file is digested.
 _MEMORY = 16 << 20
-# Seconds between reports of how far that is.
+# Seconds between reports of progress.
 _INTERVAL = 20
 # Seconds to wait for a digest that another thread computes, at a time.
 _STEP = 2.0

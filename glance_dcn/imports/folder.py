@@ -57,7 +57,7 @@ def path(conf: cfg.ConfigOpts) -> str | None:
 def private(conf: cfg.ConfigOpts) -> str | None:
     """Return the path of this package's folder within it, or None."""
     found = of(conf)
-    return None if found is None else found.folder
+    return found.folder if found else None
 
 
 def of(conf: cfg.ConfigOpts) -> journal.Journal | None:

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Keeps the task of an import alive, and tells users how far it is.
+"""Keeps the task of an import alive, and shows users its progress.
 
 A task that was not saved for an hour is taken for dead, and another request
 may steal its lock on the image; users see the message that is saved with it.
@@ -19,6 +19,7 @@ may steal its lock on the image; users see the message that is saved with it.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 import types
@@ -65,21 +66,17 @@ class Heartbeat:
         self._task_repo = task_repo
         self._task_id = task_id
         self._action_wrapper = action_wrapper
-        self._saved: float | None = None
+        self._saved = -math.inf
 
     @property
     def due(self) -> bool:
         """Whether it is time to save the task."""
-        return self._is_older_than(EVERY)
+        return time.monotonic() - self._saved >= EVERY
 
     @property
     def takes_news(self) -> bool:
         """Whether it is time to save the task, if there is news for users."""
-        return self._is_older_than(_NEWS)
-
-    def _is_older_than(self, seconds: float) -> bool:
-        return (self._saved is None
-                or time.monotonic() - self._saved >= seconds)
+        return time.monotonic() - self._saved >= _NEWS
 
     def save(self, message: str) -> None:
         """Save the task.
@@ -108,22 +105,22 @@ class Watch:
 
     def __init__(self) -> None:
         self._periodic = periodic.Periodic('glance-dcn-heartbeat',
-                                           self.look, _LOOK)
+                                           self.check, _LOOK)
 
     def start(self) -> None:
         """Begin to watch, unless this process does."""
         self._periodic.start()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Check each import once."""
-        for going_on in active_imports.everything():
+        for going_on in active_imports.all_imports():
             try:
-                self._look(going_on)
+                self._check(going_on)
             except Exception as exc:
                 LOG.warning('Task %(task)s cannot be saved now: %(error)s', {
                     'task': going_on.entry.task, 'error': exc})
 
-    def _look(self, going_on: active_imports.Import) -> None:
+    def _check(self, going_on: active_imports.Import) -> None:
         entry = going_on.entry
         task = database.task(entry.task)
         if task is None and time.time() - entry.since < _SILENCE:
@@ -153,8 +150,8 @@ class Watch:
         going_on.missed += 1
         if going_on.missed < _MISSES:
             return False
-        LOG.error('Nobody works on task %(task)s of image %(image)s any more, '
-                  'and it has not ended: it is taken for broken off', {
+        LOG.error('No thread works on task %(task)s of image %(image)s, and '
+                  'it has not ended: it is taken for interrupted', {
                       'task': going_on.entry.task,
                       'image': going_on.entry.image})
         active_imports.give_up(going_on.entry.task)

@@ -10,14 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What a worker's imports are at, written down where its death does not reach.
+"""The journal of a worker's imports, which outlives its processes.
 
 A small file for each task lies in the staging folder, beside the data that it
 tells of: it comes, goes and moves with it. Each change is written to another
 file, brought to the disk and put in its place, so that what is read after a
 crash is what was written last, or what was written before.
 
-Whether somebody is still at it is told by a lock on a second file (flock),
+Whether a process still holds it is told by a lock on a second file (flock),
 which the system takes away from a process that ends, however it ends. Another
 process, of the same worker or of one that shares the folder, knows it at
 once.
@@ -158,8 +158,9 @@ def parse(text: str) -> Entry:
         # What is missing must not get a default of this process.
         raise ValueError('it has not the fields of an entry')
     entry = Entry(**dict(fields, proofs=_proofs(fields['proofs'])))
-    for name in _wrong(entry):
-        raise ValueError('its %s is not what it may be' % name)
+    for name, fits in _FITS.items():
+        if not fits(getattr(entry, name)):
+            raise ValueError('its %s is not what it may be' % name)
     return entry
 
 
@@ -182,13 +183,6 @@ def _proofs(values: typing.Any) -> dict[str | None, Proof]:
         raise ValueError('its proofs are not what they may be') from exc
 
 
-def _wrong(entry: Entry) -> abc.Iterator[str]:
-    """Yield the names of the fields that hold what they may not."""
-    for name, fits in _FITS.items():
-        if not fits(getattr(entry, name)):
-            yield name
-
-
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and bool(_NAME.fullmatch(value))
 
@@ -196,10 +190,6 @@ def _is_name(value: object) -> bool:
 def _is_text(value: object, longest: int = _LONGEST_TEXT) -> bool:
     return (isinstance(value, str) and len(value) <= longest
             and '\0' not in value)
-
-
-def _is_path(value: object) -> bool:
-    return _is_text(value, _LONGEST_PATH)
 
 
 def _is_number(value: object) -> bool:
@@ -219,13 +209,10 @@ def _is_list(values: object, fits: abc.Callable[[object], bool]) -> bool:
             and all(fits(value) for value in values))
 
 
-def _is_format(value: object) -> bool:
-    return value is None or _is_text(value)
-
-
 def _are_formats(value: object) -> bool:
     return (isinstance(value, dict) and set(value) <= set(_FORMATS)
-            and all(map(_is_format, value.values())))
+            and all(each is None or _is_text(each)
+                    for each in value.values()))
 
 
 def _are_writers(value: object) -> bool:
@@ -248,7 +235,7 @@ _FITS: abc.Mapping[str, abc.Callable[[typing.Any], bool]] = {
     'task': _is_name, 'image': _is_name, 'method': _is_name,
     'stores': lambda value: _is_list(
         value, lambda store: store is None or _is_text(store)),
-    'path': _is_path,
+    'path': lambda value: _is_text(value, _LONGEST_PATH),
     'phase': lambda value: isinstance(value, str) and value in _PHASES,
     'formats': _are_formats, 'begun': _are_writers,
     'size': lambda value: value is None or _is_number(value),
@@ -332,7 +319,7 @@ class Journal:
             return None
         except ValueError as exc:
             LOG.error('%(path)s cannot be understood (%(error)s): it is left '
-                      'there as .bad, and its import is not looked after',
+                      'there as .bad, and its import is not recovered',
                       {'path': path, 'error': exc})
             # Another process may have done so.
             with contextlib.suppress(FileNotFoundError):
@@ -349,7 +336,7 @@ class Journal:
         except PermissionError as exc:
             if self.folder not in _refused:
                 _refused.add(self.folder)
-                LOG.error('What dead workers were at is not looked after: %s',
+                LOG.error('The imports of dead workers are not recovered: %s',
                           exc)
             return []
         return sorted({os.path.splitext(name)[0] for name in names

@@ -145,25 +145,25 @@ Related options:
 """),
     cfg.BoolOpt('resume_imports', default=True,
                 help="""
-Go on with imports and copies that were broken off when a worker ended.
+Resume imports and copies that were interrupted when a worker ended.
 
 With the import plugin ``dcn_distributed_staging``, the worker that is started
-again begins those anew whose staged data is complete, under the same task. An
-import that is broken off more than twice is undone: it may be what ends the
-worker.
+again resumes those whose staged data is complete, under the same task. An
+import that is interrupted more than twice is rolled back: it may be what ends
+the worker.
 
 Possible values:
     * True
-    * False: undo them all, so that users can repeat them
+    * False: roll them all back, so that users can repeat them
 
 """),
-    cfg.IntOpt('staging_residue_age', default=3600, min=60,
+    cfg.IntOpt('staging_orphan_age', default=3600, min=60,
                help="""
-Seconds after which a staged file that nobody owns is removed.
+Seconds after which an orphaned staged file is removed.
 
-Nobody owns the file of an image that does not exist, or of one whose data is
-in its stores or not there at all, and that no task has locked. It must not
-have changed for this time.
+The file of an image is an orphan if the image does not exist, or its data is
+in its stores or not there at all, and no task has locked it. It must not have
+changed for this time.
 
 Possible values:
     * seconds, 60 or more
@@ -171,12 +171,12 @@ Possible values:
 """),
     cfg.IntOpt('dcn_worker_timeout', default=600, min=10,
                help="""
-Seconds for which a Glance worker may be silent, until a peer takes over.
+Seconds without a heartbeat of a Glance worker until a peer takes over.
 
-Workers with the same default store tell each other every few seconds that they
-live, in the pool of that store. When one has been silent for so long, a peer
-takes its locks off images and undoes the imports and copies it was at. A
-worker that is restarted earlier sees to them itself, and at once.
+Workers with the same default store write heartbeats every few seconds, in the
+pool of that store. When there was none of a worker for so long, a peer takes
+its locks off images and rolls its imports and copies back. A worker that is
+restarted earlier recovers them itself, and at once.
 
 Best longer than it takes a host to be rebooted; the same for all workers of a
 site.

@@ -10,24 +10,23 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What a dead worker was at: gone on with, or undone.
+"""Recovery: resuming or rolling back what a dead worker was doing.
 
-Each process of a worker looks at the journal when it starts and every few
+Each process of a worker scans the journal when it starts and every few
 seconds (:mod:`glance_dcn.imports.scan`), and takes over the entries whose
-processes have died; of several one gets an entry. It brings the image back to
-where its import began, keeping what is worth to be kept, and then begins it
-again in its place, with the same task and the same lock, or, if that is not
-possible, ends the task and lets go of the image. All of it may be broken off
-and done again.
+processes have died; of several one gets an entry. It rolls the image back to
+where its import began, keeping what is worth to be kept, and then resumes the
+import with the same task and the same lock, or, if that is not possible, ends
+the task and unlocks the image. All of it may be interrupted and done again.
 
 ======================== ===============================================
-what went on             what becomes of it
+phase                    outcome
 ======================== ===============================================
-glance-direct, any phase begun again with the staged data; else the image is
+glance-direct, any phase resumed with the staged data; else the image is
                          ``uploading``, with the data in its place
 download, until staged   ``queued``: the same request can be repeated
-download, from there on  begun again with the staged data; else ``queued``
-copy                     begun again for the stores that lack the image
+download, from there on  resumed with the staged data; else ``queued``
+copy                     resumed for the stores that lack the image
 active already           copied to the stores that lack it; else these have
                          failed, and the others stay
 staged data is not to be glance-direct, download: ``queued``; copy: staged
@@ -65,12 +64,12 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Times that an import is begun again: it may be what ends the worker.
+# Times that an import is resumed: it may be what ends the worker.
 _ATTEMPTS = 2
 
 #: What has become of an entry.
 RESUMED = 'resumed'
-UNDONE = 'undone'
+ROLLED_BACK = 'rolled back'
 FINISHED = 'finished'
 LEFT = 'left alone'
 
@@ -83,11 +82,11 @@ _USABLE = ('active', 'deactivated')
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 
-def recover(found: journal.Journal, again: Resume | None = None
+def recover(found: journal.Journal, resume: Resume | None = None
             ) -> list[tuple[journal.Entry, str | None]]:
     """Take over what dead processes have left.
 
-    :param again: resumes an import; None: it is rolled back
+    :param resume: resumes an import; None: it is rolled back
     :returns: entries and outcomes; None as the outcome of one that failed and
         is tried again
     """
@@ -99,7 +98,7 @@ def recover(found: journal.Journal, again: Resume | None = None
             held = found.take(task)
         except OSError as exc:
             # The others are none the worse for it.
-            LOG.error('What is left of task %(task)s cannot be looked at: '
+            LOG.error('What is left of task %(task)s cannot be read: '
                       '%(error)s', {'task': task, 'error': exc})
             continue
         if held is None:
@@ -109,15 +108,15 @@ def recover(found: journal.Journal, again: Resume | None = None
             held.entry, path=os.path.join(os.path.dirname(found.folder),
                                           held.entry.image))
         try:
-            outcome: str | None = _Recovery(held, again).run()
-            LOG.warning('Image %(image)s: its %(method)s was broken off when '
+            outcome: str | None = _Recovery(held, resume).run()
+            LOG.warning('Image %(image)s: its %(method)s was interrupted when '
                         '%(by)s ended (%(phase)s); it was %(outcome)s', {
                             'image': entry.image, 'method': entry.method,
                             'by': entry.by, 'phase': entry.phase,
                             'outcome': outcome})
         except Exception:
             LOG.exception('Image %(image)s: what is left of task %(task)s '
-                          'cannot be seen to now; it is tried again', {
+                          'cannot be recovered now; it is tried again', {
                               'image': entry.image, 'task': task})
             outcome = None
         finally:
@@ -128,7 +127,7 @@ def recover(found: journal.Journal, again: Resume | None = None
     return outcomes
 
 
-def undo(held: journal.Held) -> str:
+def roll_back(held: journal.Held) -> str:
     """Undo an entry, whatever it is; return what has become of it."""
     return _Recovery(held, None).run()
 
@@ -168,13 +167,13 @@ def _lock(entry: journal.Entry) -> str:
 class _Recovery:
     """Of one entry."""
 
-    def __init__(self, held: journal.Held, again: Resume | None) -> None:
+    def __init__(self, held: journal.Held, resume: Resume | None) -> None:
         # Where there is no database there is nothing to recover.
         from glance_dcn.upstream import database
         self._database = database
         self._held = held
         self._entry = held.entry
-        self._again = again
+        self._begin = resume
         # Empty before it is known, and if it is gone.
         self._image: database.Row = {}
         self._saves = False
@@ -190,16 +189,16 @@ class _Recovery:
         self._saves = (task is not None
                        and task['status'] not in self._database.ENDED)
         if self._saves:
-            # From now on nobody takes the lock for a stale one. Whether
-            # somebody has is seen next.
-            self._database.say(entry.task, 'Its worker has ended: seeing to '
+            # From now on no request takes the lock for a stale one. Whether
+            # one has is checked next.
+            self._database.say(entry.task, 'Its worker has ended: recovering '
                                'what it has left')
         self._image = self._database.image(entry.image) or {}
         if not self._image:
             return self._gone()
         if entry.taken:
             # The peer's process may be there still: with the same lock.
-            self._again = None
+            self._begin = None
             fence(entry)
             self._image = self._database.image(entry.image) or {}
             if not self._image:
@@ -212,7 +211,7 @@ class _Recovery:
         if task is not None and task['status'] == 'success':
             return self._finish()
         if task is None or task['status'] == 'failure':
-            self._again = None
+            self._begin = None
         if entry.method == 'copy-image':
             return self._copy()
         if self._image['status'] in _USABLE:
@@ -232,7 +231,7 @@ class _Recovery:
         self._discard()
         self._database.fail(self._entry.task, 'The image was deleted.')
         self._held.close()
-        return UNDONE
+        return ROLLED_BACK
 
     def _lost(self, lock: str | None) -> str:
         """The task has let go of the image, or lost it."""
@@ -270,8 +269,8 @@ class _Recovery:
         folder.discard(self._entry.path)
         self._clean_up(remaining, published=True, committed=False)
         self._update(remaining)
-        return self._undone('copying to %s was broken off: repeat it'
-                            % _names(remaining))
+        return self._rolled_back('copying to %s was interrupted: repeat it'
+                                 % _names(remaining))
 
     def _active(self) -> str:
         """Copy an active image to the stores that lack it."""
@@ -287,8 +286,8 @@ class _Recovery:
             return self._resume(remaining)
         self._clean_up(remaining, published=True, committed=False)
         self._update(remaining)
-        return self._undone(
-            'the image is %s; storing it in %s was broken off: copy it there '
+        return self._rolled_back(
+            'the image is %s; storing it in %s was interrupted: copy it there '
             '(copy-image)' % (self._image['status'], _names(remaining)))
 
     def _import(self) -> str:
@@ -296,18 +295,18 @@ class _Recovery:
         if usable and self._may_resume():
             self._clean_up(self._entry.stores, published=False)
             self._drop_locations(keep=True)
-            self._put_back('uploading', ())
+            self._restore_image('uploading', ())
             return self._resume(self._entry.stores)
         keeps = (usable and self._entry.method not in _DOWNLOADS
                  and self._is_synced())
         if not keeps:
             self._discard()
         # First of all: a peer that lives may be about to make it active.
-        self._put_back('uploading' if keeps else 'queued',
-                       self._entry.stores)
+        self._restore_image('uploading' if keeps else 'queued',
+                            self._entry.stores)
         self._drop_locations(keep=False)
         self._clean_up(self._entry.stores, published=True)
-        return self._undone(self._remedy(keeps))
+        return self._rolled_back(self._remedy(keeps))
 
     def _discard(self) -> None:
         """Remove the staged file, and what conversions have made of it."""
@@ -419,7 +418,8 @@ class _Recovery:
                 self._entry.task, 'Its worker has ended: verifying the '
                 'staged data: %d %%' % (100 * part))
 
-    def _put_back(self, status: str, failed: abc.Sequence[str | None]) -> None:
+    def _restore_image(self, status: str,
+                       failed: abc.Sequence[str | None]) -> None:
         """Let the image be as it was before the import."""
         values: database.Row = {
             'status': status, 'checksum': None, 'os_hash_value': None,
@@ -511,28 +511,28 @@ class _Recovery:
 
     def _may_resume(self) -> bool:
         # What proves a signature needs the token of the user.
-        return (self._again is not None
+        return (self._begin is not None
                 and self._entry.attempts < _ATTEMPTS
                 and 'img_signature' not in self._image['properties'])
 
     def _resume(self, stores: abc.Sequence[str | None]) -> str:
-        """Begin the import again, under the lock that it has."""
+        """Resume the import, under the lock that it has."""
         copies = self._held.entry.method == 'copy-image'
         self._held.note(phase=journal.COPYING if copies else journal.STAGED,
                         attempts=self._entry.attempts + 1,
                         boot=durable.boot_id())
-        assert self._again is not None, 'see _may_resume()'
-        self._again(self._held, stores)
+        assert self._begin is not None, 'see _may_resume()'
+        self._begin(self._held, stores)
         return RESUMED
 
-    def _undone(self, what: str) -> str:
+    def _rolled_back(self, what: str) -> str:
         # The lock first: who sees the task fail may repeat the import at once.
         self._unlock()
         self._database.fail(
-            self._entry.task, 'The worker ended while the import was at it '
+            self._entry.task, 'The worker ended in the middle of the import '
             '(%s); %s.' % (self._entry.phase, what))
         self._held.close()
-        return UNDONE
+        return ROLLED_BACK
 
     def _unlock(self) -> None:
         self._database.drop_property(self._image['id'], self._database.LOCK,

@@ -10,14 +10,14 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Beginning an import again, with Glance's own task executor.
+"""Resuming an import, with Glance's own task executor.
 
-The task is the one that was broken off: its owner and its user, its ID and
+The task is the one that was interrupted: its owner and its user, its ID and
 with that the lock that it has on the image stay. It begins where the staged
 data is complete, whatever way it came there, and goes through every task of
 the flow that does not bring it: plugins, stores, the end. Nothing of it
 depends on the one who began it but the user's token, which is needed to prove
-signatures; images that have one are not begun again.
+signatures; images that have one are not resumed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
 def _begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
     entry = held.entry
     # It may have waited for its turn when its worker ended.
-    database.begin(entry.task, 'Begun again after its worker had ended')
+    database.begin(entry.task, 'Resumed after its worker had ended')
     task = database.task(entry.task)
     if task is None:
         raise exception.TaskNotFound(task_id=entry.task)
@@ -74,7 +74,7 @@ def _begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
         raise
 
 
-def _run(executor: _Again, task_id: str) -> None:
+def _run(executor: _ResumedExecutor, task_id: str) -> None:
     try:
         executor._run(task_id, 'api_image_import')
     except Exception as exc:
@@ -84,13 +84,13 @@ def _run(executor: _Again, task_id: str) -> None:
 
 
 def _executor(task: database.Row, method: str,
-              stores: abc.Sequence[str | None]) -> _Again:
+              stores: abc.Sequence[str | None]) -> _ResumedExecutor:
     own = _context(task)
     gate = gateway.Gateway()
     copies = method == 'copy-image'
     # However it came there, the data is staged.
     method = method if copies else 'glance-direct'
-    return _Again(
+    return _ResumedExecutor(
         method, stores, own, gate.get_task_repo(own), gate.get_repo(own),
         gate.get_image_factory(own),
         admin_repo=gate.get_repo(_context(task)) if copies else None)
@@ -104,7 +104,7 @@ def _context(task: database.Row) -> context.RequestContext:
         roles=['admin', 'member', 'reader'], overwrite=False)
 
 
-class _Again(taskflow_executor.TaskExecutor):
+class _ResumedExecutor(taskflow_executor.TaskExecutor):
     """Runs a task with what is left to do of it.
 
     :param method: ``glance-direct`` or ``copy-image``

@@ -137,7 +137,7 @@ def _scan() -> None:
         now = time.monotonic()
         if _scanned is None or now - _scanned > _ORPHANS_INTERVAL:
             _scanned = now
-            remove_orphans(found, chosen.staging_residue_age)
+            remove_orphans(found, chosen.staging_orphan_age)
 
 
 def _check_commits() -> None:
@@ -151,7 +151,7 @@ def _check_commits() -> None:
         _commits = commits.Commits(queue.PROCESS.take_committed,
                                    queue.PROCESS.sites.get)
     try:
-        _commits.look()
+        _commits.check()
     except Exception:
         LOG.exception('Whether what this process has written is still there '
                       'cannot be told now')

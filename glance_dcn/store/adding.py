@@ -199,7 +199,8 @@ class Addition:
         """Return what all data is shown to: verifier and progress."""
         listeners = [listener for listener in (
             self._verifier and self._verifier.update,
-            active_imports.meter(self._name, self._site.name, self._size))
+            active_imports.progress_callback(
+                self._name, self._site.name, self._size))
             if listener]
         if len(listeners) < 2:
             return listeners[0] if listeners else None

@@ -10,13 +10,12 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Says to the peers of this worker that it lives.
+"""Presence: the heartbeats of this worker, for its peers.
 
-One process of a worker does so for all, its leader (see
+One process of a worker writes them for all, its leader (see
 :mod:`glance_dcn.workers.leader`), and another one when that ends or stops
 beating. Everything is done beside requests. While the default site is away,
-nothing can be said; the peers cannot hear of each other either then, and take
-nothing over.
+none are written; the peers cannot read any either then, and take nothing over.
 """
 
 from __future__ import annotations
@@ -114,14 +113,14 @@ class Presence:
         self._timeout = conf[options.GROUP].dcn_worker_timeout
         often = leader.interval(conf)
         self._beating = periodic.Periodic('dcn-worker', self.beat, often)
-        self._looking = periodic.Periodic('dcn-peers', self.look, often)
+        self._reading = periodic.Periodic('dcn-peers', self.read_peers, often)
         self._checking = periodic.Periodic('dcn-self-reference', self.check,
                                            _SETTLE)
 
     def _reset(self) -> None:
         # As it was written last.
         self._written: registry.Worker | None = None
-        self._incarnation = uuid.uuid4().hex
+        self._instance_id = uuid.uuid4().hex
         self._since = time.time()
         self._began = time.monotonic()
         self._verdict = identities.Verdict(registry.UNCHECKED, [])
@@ -132,26 +131,26 @@ class Presence:
         self.peers: takeover.Peers | None = None
 
     def start(self) -> None:
-        """Speak, look and check beside requests."""
-        for work in (self._beating, self._looking, self._checking):
+        """Write heartbeats, read those of peers and check, beside requests."""
+        for work in (self._beating, self._reading, self._checking):
             work.start()
         self._lead.on_lead(self._beating.wake)
 
     def stop(self) -> None:
         """Do so no more."""
-        for work in (self._beating, self._looking, self._checking):
+        for work in (self._beating, self._reading, self._checking):
             work.stop()
         self._lead.resign()
 
     def beat(self) -> None:
-        """Say that the worker lives, if this process is to say so."""
+        """Write a heartbeat of the worker, if this process leads it."""
         if not self._leads() or not self._registry.site.available:
             return
         try:
             with self._lead.job('heartbeat of the worker'):
-                self._speak()
+                self._write_heartbeat()
         except (errors.ClusterError, omap.Error) as exc:
-            LOG.debug('The peers of this worker do not hear of it: %s', exc)
+            LOG.debug('The heartbeat of this worker was not written: %s', exc)
 
     def announce(self, entry: journal.Entry) -> None:
         """Write down what this worker begins, without waiting."""
@@ -162,7 +161,7 @@ class Presence:
         try:
             self._registry.note_later(self._identity.uuid(), entry)
         except Exception as exc:
-            LOG.debug('The peers of this worker do not hear of the import of '
+            LOG.debug('The peers of this worker are not told of the import of '
                       'image %s: %s', entry.image, exc)
 
     def may_recover(self) -> bool:
@@ -179,18 +178,18 @@ class Presence:
             return True
         return known is None or known.taken_by is None
 
-    def look(self) -> None:
+    def read_peers(self) -> None:
         """Read the records of the peers, if this process is the one to."""
         found = self.peers
         if (found is None or not self._lead.is_held
                 or not self._registry.site.available):
             return
         try:
-            found.look()
+            found.scan()
         except (errors.ClusterError, omap.Error) as exc:
-            # What is not heard now is not to be taken for silence.
+            # What cannot be read now is not to be taken for silence.
             found.forget()
-            LOG.debug('The peers of this worker cannot be heard: %s', exc)
+            LOG.debug('Heartbeats of peers cannot be read: %s', exc)
 
     def check(self) -> None:
         """Check the self reference, if this process is the one to."""
@@ -212,7 +211,7 @@ class Presence:
         self._take(verdict)
 
     def _leads(self) -> bool:
-        """Whether this process speaks for the worker."""
+        """Return whether this process leads the worker."""
         if not self._lead.beat():
             # A sibling has the lead, or it was that of the parent of a fork.
             self.peers = None
@@ -224,9 +223,9 @@ class Presence:
                 self._reset()
                 self.peers = takeover.Peers(
                     self._registry, own, self._timeout,
-                    functools.partial(takeover.undo, self._conf),
+                    functools.partial(takeover.roll_back, self._conf),
                     may_act=lambda: self._lead.is_held,
-                    may_undo=_may_undo)
+                    may_roll_back=_may_roll_back)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '
@@ -235,14 +234,14 @@ class Presence:
             return False
         return True
 
-    def _speak(self) -> None:
+    def _write_heartbeat(self) -> None:
         """Write the record of this worker."""
         worker = self._worker()
         if self._written is not None:
             before: str | None = self._written.text(self._registry.deployment)
         else:
             known, before = self._registry.worker(worker.identity)
-            if known and known.taken_by and not self._let_go(known):
+            if known and known.taken_by and not self._accept_takeover(known):
                 return
         # This process may have been stopped since it looked.
         if not self._lead.is_held:
@@ -254,7 +253,7 @@ class Presence:
         # It is not what it should be: see what it is, at the next beat.
         self._written = None
         known, _text = self._registry.worker(worker.identity)
-        if (known and known.incarnation != self._incarnation
+        if (known and known.instance_id != self._instance_id
                 and self._lead.is_held):
             self._complain(
                 'Another worker, at host %s, has the staging folder %s too, '
@@ -278,20 +277,20 @@ class Presence:
         for task in set(known).difference(going_on):
             self._registry.forget(identity, task)
 
-    def _let_go(self, known: registry.Worker) -> bool:
+    def _accept_takeover(self, known: registry.Worker) -> bool:
         """Let go of what a peer has taken over; return whether that is done.
 
         :param known: this worker, as the peer has marked it
         """
         with takeover.acting(self._registry, known.identity,
-                             self._incarnation) as held:
+                             self._instance_id) as held:
             if not held:
                 return False
             for entry in self._registry.tasks(known.identity):
                 self._registry.forget(known.identity, entry.task)
-        LOG.warning('Store %(store)s did not hear of this worker for too '
+        LOG.warning('Store %(store)s got no heartbeat of this worker for too '
                     'long: worker %(peer)s has taken its locks off images '
-                    'and undone its imports', {
+                    'and rolled its imports back', {
                         'store': self._registry.site.name,
                         'peer': known.taken_by})
         return True
@@ -301,7 +300,7 @@ class Presence:
         former = self._written or registry.Worker(
             self._identity.uuid(), self._registry.site.name,
             host=socket.gethostname(), staging=self._identity.staging,
-            release=_release(), incarnation=self._incarnation,
+            release=_release(), instance_id=self._instance_id,
             since=self._since, beat=-1)
         return dataclasses.replace(
             former, beat=former.beat + 1, seen=time.time(),
@@ -330,7 +329,7 @@ class Presence:
             LOG.error('%s', text)
 
 
-def _may_undo() -> bool:
+def _may_roll_back() -> bool:
     """Return whether a peer's imports can be rolled back safely."""
     return (glance_interfaces.usable(glance_interfaces.DATABASE)
             and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))

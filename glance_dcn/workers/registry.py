@@ -20,7 +20,7 @@ compared: a peer reads whether the count has changed since it read it last.
 A record is only ever written over the text that its writer knows. So a
 worker whose work was taken over by a peer, because it was silent for too
 long, finds that out when it writes again; and a peer cannot take over from
-one that has spoken meanwhile.
+one that has written a heartbeat meanwhile.
 
 Beside it stands a copy of the worker's journal (see
 :mod:`glance_dcn.imports.journal`), from which a peer knows what it was doing.
@@ -66,7 +66,7 @@ class Worker:
     :ivar identity: its UUID, see :mod:`glance_dcn.workers.identity`
     :ivar site: its default store
     :ivar staging: path of its staging folder at the host
-    :ivar incarnation: differs after each start of who writes its heartbeats
+    :ivar instance_id: differs after each start of who writes its heartbeats
     :ivar beat: a count that goes up
     :ivar since: when that one began, seconds since the epoch by its clock
     :ivar seen: time of its last heartbeat, by its clock
@@ -81,7 +81,7 @@ class Worker:
     host: str = ''
     staging: str = ''
     release: str = ''
-    incarnation: str = ''
+    instance_id: str = ''
     beat: int = 0
     since: float = 0
     seen: float = dataclasses.field(default_factory=time.time)

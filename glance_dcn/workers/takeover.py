@@ -74,8 +74,8 @@ _UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
                    re.ASCII | re.IGNORECASE)
 
 
-def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
-         entry: journal.Entry) -> str:
+def roll_back(conf: cfg.ConfigOpts, worker: registry.Worker,
+              entry: journal.Entry) -> str:
     """Roll back an import or a copy of a peer that is gone.
 
     :returns: the outcome, see :mod:`glance_dcn.imports.recovery`
@@ -109,10 +109,10 @@ def undo(conf: cfg.ConfigOpts, worker: registry.Worker,
                 folder.discard(path, *folder.companions(path))
             if theirs is not None:
                 _move(os.path.join(worker.staging, entry.image), path)
-        outcome = recovery.undo(own)
+        outcome = recovery.roll_back(own)
         if theirs is not None:
             theirs.close()
-    LOG.warning('Image %(image)s: its %(method)s was broken off when worker '
+    LOG.warning('Image %(image)s: its %(method)s was interrupted when worker '
                 '%(worker)s at host %(host)s fell silent (%(phase)s); it was '
                 '%(outcome)s', {
                     'image': entry.image, 'method': entry.method,
@@ -213,37 +213,37 @@ class Peers:
     :param timeout: seconds of silence until a peer's work is taken over
     :param may_act: whether this process leads its worker at this moment; asked
         before each step of a takeover
-    :param may_undo: whether ``undo`` can do its work in this process; asked
-        before a takeover begins
+    :param may_roll_back: whether ``roll_back`` can do its work in this
+        process; asked before a takeover begins
     """
 
     def __init__(self, records: registry.Registry, identity: str,
                  timeout: float,
-                 undo: abc.Callable[[registry.Worker, journal.Entry],
-                                    object],
+                 roll_back: abc.Callable[[registry.Worker, journal.Entry],
+                                         object],
                  may_act: abc.Callable[[], bool] = lambda: True,
-                 may_undo: abc.Callable[[], bool] = lambda: True) -> None:
+                 may_roll_back: abc.Callable[[], bool] = lambda: True) -> None:
         self._registry = records
         self._identity = identity
         self._timeout = timeout
-        self._undo = undo
+        self._roll_back = roll_back
         self._may_act = may_act
-        self._may_undo = may_undo
+        self._may_roll_back = may_roll_back
         self._holder = uuid.uuid4().hex
         self._looked: float | None = None
-        self._heard: dict[str, _Heard] = {}
+        self._heartbeats: dict[str, _Heartbeat] = {}
 
     def forget(self) -> None:
-        """Forget when peers were heard: it is not known what was meanwhile."""
-        self._heard.clear()
+        """Forget the heartbeats of peers: some may have been missed."""
+        self._heartbeats.clear()
 
     def alive(self) -> list[registry.Worker]:
-        """Return the peers that were heard to speak, not too long ago."""
+        """Return the peers with a new heartbeat within the timeout."""
         now = time.monotonic()
-        return [heard.worker for heard in list(self._heard.values())
-                if heard.spoke and now - heard.since < self._timeout]
+        return [known.worker for known in list(self._heartbeats.values())
+                if known.changed and now - known.since < self._timeout]
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Read all peers, and take over from those silent for too long.
 
         :raises: as :class:`glance_dcn.workers.registry.Registry`
@@ -256,22 +256,23 @@ class Peers:
                  for worker, text in self._registry.workers()
                  if worker.identity != self._identity
                  and worker.site == self._registry.site.name}
-        for identity in set(self._heard).difference(found):
-            del self._heard[identity]
+        for identity in set(self._heartbeats).difference(found):
+            del self._heartbeats[identity]
         for identity, (worker, text) in found.items():
             if not self._may_act():
                 return
-            known = self._heard.get(identity)
+            known = self._heartbeats.get(identity)
             if known is None or _count(known.worker) != _count(worker):
-                self._heard[identity] = _Heard(worker, now, known is not None)
+                self._heartbeats[identity] = _Heartbeat(worker, now,
+                                                        known is not None)
             elif now - known.since >= self._timeout:
-                self._undo_or_forget(worker, text)
+                self._roll_back_or_forget(worker, text)
 
-    def _undo_or_forget(self, worker: registry.Worker, text: str) -> None:
-        """Undo the work of a silent worker, or forget one without any."""
+    def _roll_back_or_forget(self, worker: registry.Worker, text: str) -> None:
+        """Roll back the work of a silent worker, or forget one without."""
         tasks = self._registry.tasks(worker.identity)
         if tasks:
-            if not self._may_undo():
+            if not self._may_roll_back():
                 return
             with acting(self._registry, worker.identity,
                         self._holder) as renew:
@@ -292,7 +293,7 @@ class Peers:
         if not self._registry.replace(text, marked):
             return False
         LOG.warning('Worker %(worker)s at host %(host)s is silent for more '
-                    'than %(timeout)d s: this worker undoes what it was doing',
+                    'than %(timeout)d s: this worker rolls back what it did',
                     {'worker': worker.identity, 'host': worker.host,
                      'timeout': self._timeout})
         return True
@@ -304,7 +305,7 @@ class Peers:
             if not renew() or not self._may_act():
                 return
             try:
-                self._undo(worker, entry)
+                self._roll_back(worker, entry)
             except journal.Busy:
                 LOG.debug('Worker %(worker)s is silent, but lives: image '
                           '%(image)s is left to it', {
@@ -321,17 +322,17 @@ class Peers:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Heard:
+class _Heartbeat:
     """When the heartbeat of a worker changed last.
 
     :ivar since: seconds of this worker's monotonic clock
-    :ivar spoke: whether it changed while this worker read it
+    :ivar changed: whether it changed while this worker read it
     """
 
     worker: registry.Worker
     since: float
-    spoke: bool
+    changed: bool
 
 
 def _count(worker: registry.Worker) -> tuple[str, int]:
-    return worker.incarnation, worker.beat
+    return worker.instance_id, worker.beat

@@ -329,7 +329,7 @@ def _old_records(site, image, identity, fsid):
                 ('reap/%s' % identity, 'reap'))}
     worker = {'version': 1, 'identity': 'forged', 'site': site,
               'url': 'http://127.0.0.1:9', 'host': 'forged', 'staging': '/',
-              'release': '1', 'incarnation': 'forged', 'beat': 1,
+              'release': '1', 'instance_id': 'forged', 'beat': 1,
               'since': 1.0, 'seen': time.time(), 'reference': 'right',
               'faults': [], 'taken_by': None}
     options = json.dumps({'rbd_store_ceph_conf': '/nonsense/forged.conf',

@@ -86,7 +86,7 @@ class KillTest(base.ApiTestCase):
             [pathlib.Path(sys.executable).parent / 'glance-dcn',
              '--config-dir', self.scene.own.worker.etc, 'worker', 'recover'],
             capture_output=True, text=True, timeout=60, check=True).stdout
-        self.assertEqual('%s  glance-direct (storing): undone\n'
+        self.assertEqual('%s  glance-direct (storing): rolled back\n'
                          % job.image_id, printed)
         self.scene.restart()
         self.assertEqual('importable', job.usable(30))

@@ -79,9 +79,9 @@ class LeaderTest(workers.WorkersTestCase):
         worker, _text = self.registry.worker(self.identity.uuid())
         return worker
 
-    def wait_for_beats(self, incarnation: str, beats: int) -> None:
+    def wait_for_beats(self, instance_id: str, beats: int) -> None:
         process.wait_for('heartbeats', lambda: (
-            self.record().incarnation == incarnation
+            self.record().instance_id == instance_id
             and self.record().beat >= beats), PATIENCE)
 
     def clients(self, pid: int) -> int:
@@ -181,14 +181,14 @@ class LeaderTest(workers.WorkersTestCase):
         second = self.leader()
         self.assertIn(second, self.workers.processes(0)[1:])
         process.wait_for('another record', lambda: (
-            self.record().incarnation != before.incarnation), PATIENCE)
+            self.record().instance_id != before.instance_id), PATIENCE)
         after = self.record()
         self.assertIn('takes over the lead', self.workers.log(0))
-        self.wait_for_beats(after.incarnation, after.beat + 1)
+        self.wait_for_beats(after.instance_id, after.beat + 1)
         os.kill(first, signal.SIGCONT)
         beat = self.record().beat
         # The former leader beats in vain meanwhile.
-        self.wait_for_beats(after.incarnation, beat + 3)
+        self.wait_for_beats(after.instance_id, beat + 3)
         self.assertEqual(second, self.leader())
         self.assertNotIn('has the staging folder', self.workers.log(0))
         self.assertIsNone(self.record().taken_by)

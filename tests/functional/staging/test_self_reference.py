@@ -118,13 +118,13 @@ class SelfReferenceTest(workers.WorkersTestCase):
         self.assertEqual(('right', []), (entry['reference'],
                                          entry['faults']))
         # One of them speaks for all; another one goes on.
-        before = entry['beat'], entry['incarnation']
+        before = entry['beat'], entry['instance_id']
         for pid in own.worker.service.worker_pids():
             os.kill(pid, signal.SIGKILL)
 
         def goes_on():
             now = self.workers.listed()[0][staging]
-            return now['incarnation'] != before[1]
+            return now['instance_id'] != before[1]
         process.wait_for('another process to speak', goes_on, 60, interval=1)
         self.assertEqual(entry['identity'], self.workers.listed()[0][
             staging]['identity'])

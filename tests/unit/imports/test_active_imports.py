@@ -73,7 +73,8 @@ class RunningTest(base.BaseTestCase):
     def test_image_that_nobody_announced(self):
         active_imports.enter('another', journal.CONVERTING)
         active_imports.writes('another', 'dcn0', 1)
-        self.assertIsNone(active_imports.meter('another', 'dcn0', 1))
+        self.assertIsNone(
+            active_imports.progress_callback('another', 'dcn0', 1))
         self.assertFalse((self.staging / journal.FOLDER).exists())
 
     def test_writers(self):
@@ -179,14 +180,15 @@ class RunningTest(base.BaseTestCase):
         going_on = self.begin()
         active_imports.writes('the-image', 'dcn0', 1)
         self.assertEqual('Storing the image', going_on.message())
-        tap = active_imports.meter('the-image', 'dcn0', 1000)
+        tap = active_imports.progress_callback('the-image', 'dcn0', 1000)
         tap(bytes(100))
         tap(bytes(150))
         self.assertEqual('Storing the image: dcn0: 25 %', going_on.message())
 
     def test_size_that_is_not_known(self):
         self.begin()
-        self.assertIsNone(active_imports.meter('the-image', 'dcn0', 0))
+        self.assertIsNone(
+            active_imports.progress_callback('the-image', 'dcn0', 0))
 
     def test_folder_that_cannot_be_written(self):
         (self.staging / journal.FOLDER).write_text('in the way')

@@ -128,11 +128,11 @@ class CommitsTest(LocatedCase):
     def commit(self, *stores: str) -> None:
         self.committed = [types.SimpleNamespace(site=store, image=IMAGE)
                           for store in stores]
-        self.commits.look()
+        self.commits.check()
 
     def go_on(self, seconds: float, clock: str = 'monotonic') -> None:
         self.clocks[clock] += seconds
-        self.commits.look()
+        self.commits.check()
 
     def test_stopped_before_glance_saved_it(self) -> None:
         for clock, store in (('monotonic', 'dcn0'), ('time', 'dcn1')):
@@ -166,5 +166,5 @@ class CommitsTest(LocatedCase):
         kept = commits.Commits(self.take, lambda name: None)
         self.commit('dcn0')
         self.clocks['time'] += 700
-        kept.look()
+        kept.check()
         self.assertEqual([], self.looked)

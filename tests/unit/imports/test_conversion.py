@@ -667,7 +667,7 @@ class TestLimits(ConversionTestCase):
         self.make(data=os.urandom(3 * MiB))
         self.space(2 * MiB)
         self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.distributed_staging.put_back',
+            'glance_dcn.imports.distributed_staging.roll_back',
             side_effect=exception.ImageNotFound))
         error = self.assertRaises(exception.UploadException, self.run_flow)
         self.assertIn('bytes are missing', str(error))

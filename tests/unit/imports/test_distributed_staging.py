@@ -171,7 +171,7 @@ class StagingTest(base.BaseTestCase):
         path = self.staging / self.image_id
         path.write_bytes(b'data')
         self.begin(status='importing', size=4)
-        self.assertTrue(distributed_staging.put_back(
+        self.assertTrue(distributed_staging.roll_back(
             self.kwargs['action_wrapper'], ['dcn0']))
         image = database.image(self.image_id)
         self.assertEqual(
@@ -185,11 +185,11 @@ class StagingTest(base.BaseTestCase):
         with fixtures.MonkeyPatch('glance_dcn.upstream.database.image',
                                   lambda image_id: None):
             self.assertRaises(
-                exception.ImageNotFound, distributed_staging.put_back,
+                exception.ImageNotFound, distributed_staging.roll_back,
                 self.kwargs['action_wrapper'], ['dcn0'])
 
     def test_nothing_is_put_back_without_the_plugin(self):
-        self.assertFalse(distributed_staging.put_back(
+        self.assertFalse(distributed_staging.roll_back(
             Wrapper('unknown', 'task'), []))
 
     def staged(self, length, *args, **values):

@@ -103,19 +103,19 @@ class WatchTest(base.BaseTestCase):
     def test_silent_task_is_saved(self):
         before = database.task('the-task')['updated_at']
         self.be_silent()
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('The image is staged', self.message())
         self.assertEqual('processing', database.task('the-task')['status'])
         self.assertGreater(database.task('the-task')['updated_at'], before)
 
     def test_nobody_is_talked_over(self):
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('', self.message())
         self.be_silent()
-        self.watch.look()
+        self.watch.check()
         database.say('the-task', 'Converting: 3 %')
         active_imports.saved('the-task')
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('Converting: 3 %', self.message())
 
     def test_it_is_well_within_30_seconds(self):
@@ -124,14 +124,14 @@ class WatchTest(base.BaseTestCase):
     def test_task_that_has_lost_the_image_is_not_saved(self):
         database.drop_property('the-image', database.LOCK, 'the-task')
         self.be_silent()
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('', self.message())
 
     def test_ended_task_is_closed(self):
         database.drop_property('the-image', database.LOCK, 'the-task')
         database.fail('the-task', 'why')
         self.be_silent()
-        self.watch.look()
+        self.watch.check()
         self.assertIsNone(active_imports.get('the-task'))
         self.assertEqual('why', self.message())
         self.assertTrue(self.path.exists())
@@ -143,7 +143,7 @@ class WatchTest(base.BaseTestCase):
         database.fail('the-task', 'why')
         for _ in range(heartbeat._MISSES):
             self.assertIs(self.going_on, active_imports.get('the-task'))
-            self.watch.look()
+            self.watch.check()
         self.assertIsNone(active_imports.get('the-task'))
         recovery.recover(journal.Journal(str(self.path.parent)))
         image = database.image('the-image')
@@ -160,7 +160,7 @@ class WatchTest(base.BaseTestCase):
     def test_reason_of_a_refusal_is_kept(self):
         active_imports.refuse('the-image', 'it is too large')
         database.fail('the-task', 'Task failed due to Internal Error')
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('it is too large', self.message())
 
     def test_stores_of_a_flow_that_never_ran_are_cleared(self):
@@ -168,10 +168,10 @@ class WatchTest(base.BaseTestCase):
         database.update('the-image', 'importing', {
             database.IMPORTING: 'central,elsewhere'})
         database.fail('the-task', 'why')
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('central,elsewhere', self.importing)
         database.drop_property('the-image', database.LOCK, 'the-task')
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('elsewhere', self.importing)
         self.assertIsNone(active_imports.get('the-task'))
 
@@ -179,7 +179,7 @@ class WatchTest(base.BaseTestCase):
         database.update('the-image', 'importing', {
             database.IMPORTING: 'central', database.LOCK: 'another'})
         database.fail('the-task', 'why')
-        self.watch.look()
+        self.watch.check()
         self.assertEqual('central', self.importing)
         self.assertIsNone(active_imports.get('the-task'))
 
@@ -192,25 +192,25 @@ class WatchTest(base.BaseTestCase):
         with fixtures.MonkeyPatch('glance_dcn.imports.heartbeat.works_on',
                                   lambda task: True):
             for _ in range(2 * heartbeat._MISSES):
-                self.watch.look()
+                self.watch.check()
         self.assertIs(self.going_on, active_imports.get('the-task'))
 
     def test_staged_file_of_a_deleted_image(self):
         self.glance.delete_image('the-image')
-        self.watch.look()
+        self.watch.check()
         self.assertTrue(self.path.exists())
         database.fail('the-task', 'why')
-        self.watch.look()
+        self.watch.check()
         self.assertFalse(self.path.exists())
 
     def test_staged_file_of_an_import_that_a_limit_refused(self):
         # Stock: unlocked and queued, the task has failed, the file stays.
-        self.watch.look()
+        self.watch.check()
         self.assertTrue(self.path.exists())
         database.drop_property('the-image', database.LOCK, 'the-task')
         database.update('the-image', 'importing', {}, status='queued')
         database.fail('the-task', 'Resource image_size_total is over limit')
-        self.watch.look()
+        self.watch.check()
         self.assertFalse(self.path.exists())
         self.assertIsNone(active_imports.get('the-task'))
 
@@ -219,7 +219,7 @@ class WatchTest(base.BaseTestCase):
         database.update('the-image', 'importing', {database.LOCK: 'another'},
                         status='queued')
         database.fail('the-task', 'why')
-        self.watch.look()
+        self.watch.check()
         self.assertTrue(self.path.exists())
 
     def test_task_that_nobody_works_on_is_left_to_the_recovery(self):
@@ -230,7 +230,7 @@ class WatchTest(base.BaseTestCase):
         for _ in range(heartbeat._MISSES):
             self.assertIsNone(found.take('the-task'))
             self.be_silent()
-            self.watch.look()
+            self.watch.check()
         self.assertIsNone(active_imports.get('the-task'))
         taken = found.take('the-task')
         self.addCleanup(taken.close)
@@ -257,7 +257,7 @@ class WatchTest(base.BaseTestCase):
         self.assertFalse(heartbeat.works_on('another'))
         self.going_on.flowing = True
         for _ in range(2 * heartbeat._MISSES):
-            self.watch.look()
+            self.watch.check()
         self.assertIs(self.going_on, active_imports.get('the-task'))
 
     def test_task_whose_work_is_not_seen_is_kept(self):
@@ -270,18 +270,18 @@ class WatchTest(base.BaseTestCase):
         going_on = distributed_staging.announce({'task_id': 'the-task'})
         self.assertIs(self.going_on, going_on)
         for _ in range(2 * heartbeat._MISSES):
-            self.watch.look()
+            self.watch.check()
         self.assertIs(self.going_on, active_imports.get('the-task'))
 
     def test_task_that_waits_for_its_turn_is_kept(self):
         for _ in range(2 * heartbeat._MISSES):
-            self.watch.look()
+            self.watch.check()
         self.assertIs(self.going_on, active_imports.get('the-task'))
 
     def test_database_is_away(self):
         self.be_silent()
         with fixtures.MonkeyPatch('glance_dcn.upstream.database.task',
                                   mock.Mock(side_effect=OSError)):
-            self.watch.look()
-        self.watch.look()
+            self.watch.check()
+        self.watch.check()
         self.assertEqual('The image is staged', self.message())

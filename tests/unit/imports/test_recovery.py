@@ -169,7 +169,7 @@ class RecoveryTest(base.BaseTestCase):
         [record] = self.staging.glob('.glance-dcn/*.json')
         record.write_text(record.read_text().replace(
             str(self.path), str(other)))
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
         self.assertEqual(b'not ours', other.read_bytes())
 
@@ -199,41 +199,41 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_staged_image_is_put_back(self):
         self.died()
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertImportable()
         self.assertEqual('failure', self.task['status'])
         self.assertIn('repeat the import', self.task['message'])
 
     def test_before_the_image_was_touched(self):
         self.died(status='uploading', phase=journal.STAGED)
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertImportable()
 
     def test_what_ends_every_worker_is_not_tried_for_ever(self):
         self.died(attempts=recovery._ATTEMPTS)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertImportable()
 
     def test_signed_image_is_put_back(self):
         self.died()
         database.update(self.image_id, 'importing', {'img_signature': 'x'})
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertImportable()
 
     def test_data_that_is_not_complete(self):
         self.died(staged=99)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
         self.assertIn('stage the image again', self.task['message'])
 
     def test_data_that_is_gone(self):
         self.died(staged=None)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
 
     def test_half_download(self):
         self.died('web-download', journal.DOWNLOADING, size=None)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
 
     def test_download_that_is_staged(self):
@@ -244,7 +244,7 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_download_that_is_staged_is_put_back(self):
         self.died('web-download', journal.STORING, size=None)
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertQueued()
 
     def test_half_conversion(self):
@@ -260,7 +260,7 @@ class RecoveryTest(base.BaseTestCase):
             self.died(phase=journal.CONVERTING, disk_format='raw', size=500,
                       staged=source)
             pathlib.Path('%s.raw' % self.path).write_bytes(bytes(500))
-            self.assertEqual(recovery.UNDONE, self.recover(again=False))
+            self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
             self.assertImportable()
             self.assertEqual((500, 'raw'), (self.path.stat().st_size,
                                             self.image['disk_format']))
@@ -271,14 +271,14 @@ class RecoveryTest(base.BaseTestCase):
     def test_conversion_that_was_over_in_vain(self):
         self.died('web-download', journal.CONVERTED, disk_format='raw',
                   size=500, staged=500)
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertQueued()
 
     def test_image_was_deleted(self):
         self.died()
         pathlib.Path('%s.raw' % self.path).write_bytes(bytes(50))
         self.glance.delete_image(self.image_id)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertEqual([], self.files())
         self.assertEqual([], self.journal.tasks())
         self.assertEqual('failure', self.task['status'])
@@ -314,13 +314,13 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_task_has_failed_and_the_lock_stays(self):
         self.died(task='failure')
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertImportable()
 
     def test_task_is_gone(self):
         self.died()
         self.glance.delete_task(self.task_id)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertImportable()
 
     def test_image_is_active_and_only_the_end_was_missing(self):
@@ -333,11 +333,11 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_image_is_active_with_some_of_its_stores(self):
         self.died(status='active', located=['central'])
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertLetGo()
         self.assertEqual(('', 'dcn0'), self.lists())
         self.assertEqual({'central'}, database.located(self.image))
-        self.assertIn('storing it in dcn0 was broken off',
+        self.assertIn('storing it in dcn0 was interrupted',
                       self.task['message'])
 
     def test_image_that_was_deactivated_keeps_its_data(self):
@@ -348,7 +348,7 @@ class RecoveryTest(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.upstream.database.may_copy', lambda: True))
         self.died(status='deactivated', located=['central'])
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertLetGo()
         self.assertEqual('deactivated', self.image['status'])
         self.assertEqual({'central'}, database.located(self.image))
@@ -380,7 +380,7 @@ class RecoveryTest(base.BaseTestCase):
             self.died()
             self.wrote(begun={'dcn0': [7]})
             database.update(self.image_id, 'importing', status=status)
-            self.assertEqual(recovery.UNDONE, self.recover())
+            self.assertEqual(recovery.ROLLED_BACK, self.recover())
             self.assertEqual([('dcn0', [7], published)], found)
             self.image_id, self.task_id = (str(uuid.uuid4())
                                            for _ in range(2))
@@ -389,7 +389,7 @@ class RecoveryTest(base.BaseTestCase):
         found = self.buried()
         self.died()
         self.wrote(begun={'dcn0': [7]}, image=str(uuid.uuid4()))
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertEqual([], found)
 
     def test_image_becomes_active_meanwhile(self):
@@ -400,14 +400,14 @@ class RecoveryTest(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.upstream.database.remove_data',
             lambda *args: found.append(args)))
-        put_back = recovery._Recovery._put_back
+        put_back = recovery._Recovery._restore_image
 
         def becomes_active(recovering, *args):
             database.update(self.image_id, 'importing', status='active')
             put_back(recovering, *args)
 
         with fixtures.MonkeyPatch(
-                'glance_dcn.imports.recovery._Recovery._put_back',
+                'glance_dcn.imports.recovery._Recovery._restore_image',
                 becomes_active):
             self.assertIsNone(self.recover(again=False))
         self.assertEqual([], found)
@@ -417,7 +417,7 @@ class RecoveryTest(base.BaseTestCase):
         found = self.buried()
         self.died()
         self.wrote(begun={'glance_store': [7]}, stores=[None])
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertEqual([('glance_store', [7], True)], found)
 
     def test_what_glance_may_be_told_of_while_it_is_active(self):
@@ -427,7 +427,7 @@ class RecoveryTest(base.BaseTestCase):
             self.died(method, journal.COPYING, 'active', staged=None,
                       located=['other'])
             self.wrote(begun={'dcn0': [7]})
-            self.assertEqual(recovery.UNDONE, self.recover(again=False))
+            self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
             self.assertEqual(('dcn0', [7], True, 'uncommitted'), found[-1])
             self.image_id, self.task_id = (str(uuid.uuid4())
                                            for _ in range(2))
@@ -453,7 +453,7 @@ class RecoveryTest(base.BaseTestCase):
     def test_copy_is_given_up(self):
         self.died('copy-image', journal.COPYING, 'active', staged=None,
                   located=['other'])
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertLetGo()
         self.assertEqual(('', 'central,dcn0'), self.lists())
         self.assertEqual({'other'}, database.located(self.image))
@@ -496,14 +496,14 @@ class RecoveryTest(base.BaseTestCase):
     def test_host_was_restarted_and_it_is_put_back(self):
         self.restarted()
         syncs = self.useFixture(test_durable.Syncs())
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertImportable()
         self.assertIn(str(self.path), syncs.paths)
 
     def test_data_was_lost_when_the_host_was_restarted(self):
         for again in (True, False):
             self.restarted(lost=True)
-            self.assertEqual(recovery.UNDONE, self.recover(again))
+            self.assertEqual(recovery.ROLLED_BACK, self.recover(again))
             self.assertQueued()
             for word in ('its content changed', 'stage the image again'):
                 self.assertIn(word, self.task['message'])
@@ -513,7 +513,7 @@ class RecoveryTest(base.BaseTestCase):
         # Of the length, it is, and nothing else is known of it.
         for proofs in ({}, {journal.AS_STAGED: journal.Proof(100000)}):
             self.restarted(proofs=proofs)
-            self.assertEqual(recovery.UNDONE, self.recover())
+            self.assertEqual(recovery.ROLLED_BACK, self.recover())
             self.assertQueued()
             for word in ('known to be on the disk', 'stage the image again'):
                 self.assertIn(word, self.task['message'])
@@ -522,7 +522,7 @@ class RecoveryTest(base.BaseTestCase):
     def test_length_was_lost_when_the_host_was_restarted(self):
         self.restarted('web-download', size=None)
         os.truncate(self.path, 99999)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
         self.assertIn('99999 bytes instead of 100000', self.task['message'])
 
@@ -530,7 +530,7 @@ class RecoveryTest(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.imports.durable._BOOT_ID', '/not/here'))
         self.died(boot='')
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
 
     def test_download_and_the_host_was_restarted(self):
@@ -540,7 +540,7 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_download_was_lost_when_the_host_was_restarted(self):
         self.restarted('web-download', size=None, lost=True)
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
         self.assertIn(': repeat the import', self.task['message'])
 
@@ -550,7 +550,7 @@ class RecoveryTest(base.BaseTestCase):
         def pread(fd, length, offset):
             raise OSError(5, 'Input/output error')
         self.useFixture(fixtures.MonkeyPatch('os.pread', pread))
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertIn('cannot be read', self.task['message'])
 
     def test_data_cannot_be_brought_to_the_disk(self):
@@ -562,7 +562,7 @@ class RecoveryTest(base.BaseTestCase):
                 raise OSError(5, 'Input/output error')
             fdatasync(fd)
         self.useFixture(fixtures.MonkeyPatch('os.fdatasync', fails))
-        self.assertEqual(recovery.UNDONE, self.recover(again=False))
+        self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
         self.assertQueued()
         for word in ('could not be brought to the disk',
                      'stage the image again'):
@@ -616,7 +616,7 @@ class RecoveryTest(base.BaseTestCase):
     def test_conversion_and_the_host_was_restarted(self):
         for aside in (True, False):
             _source, made, _path = self.converted(aside)
-            self.assertEqual(recovery.UNDONE, self.recover(again=False))
+            self.assertEqual(recovery.ROLLED_BACK, self.recover(again=False))
             self.assertImportable()
             self.assertEqual('raw', self.image['disk_format'])
             self.assertEqual(made, self.path.read_bytes())
@@ -628,7 +628,8 @@ class RecoveryTest(base.BaseTestCase):
             for digest in (True, False):
                 source, _made, path = self.converted(aside, digest)
                 self.lose(path)
-                self.assertEqual(recovery.UNDONE, self.recover(again=False))
+                self.assertEqual(recovery.ROLLED_BACK,
+                                 self.recover(again=False))
                 # The source is worth something.
                 self.assertImportable()
                 self.assertEqual(('qcow2', 'bare', None), (
@@ -651,7 +652,7 @@ class RecoveryTest(base.BaseTestCase):
         _source, _made, path = self.converted()
         self.lose(path)
         self.lose(pathlib.Path('%s.source' % self.path))
-        self.assertEqual(recovery.UNDONE, self.recover())
+        self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
 
     def test_dies_over_putting_the_source_back(self):

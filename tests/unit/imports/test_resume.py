@@ -103,7 +103,7 @@ class RerunTest(base.BaseTestCase):
         self.assertIsNone(outcome)
         self.assertIsNone(active_imports.get(self.task_id))
         [(_entry, outcome)] = recovery.recover(found)
-        self.assertEqual(recovery.UNDONE, outcome)
+        self.assertEqual(recovery.ROLLED_BACK, outcome)
 
     def test_task_is_deleted_meanwhile(self):
         held = self.died('glance-direct').take(self.task_id)
@@ -162,7 +162,7 @@ class RerunTest(base.BaseTestCase):
         self.assertEqual(self.data,
                          (self.store / self.image_id).read_bytes())
         self.assertFalse(self.path.exists())
-        heartbeat.watch.look()
+        heartbeat.watch.check()
         self.assertEqual([], found.tasks())
 
     def test_staged_image(self):
@@ -180,7 +180,7 @@ class RerunTest(base.BaseTestCase):
         (self.store / self.image_id).write_bytes(b'other')
         recovery.recover(found, resume.begin)
         self.assertEqual('failure', self.wait()['status'])
-        heartbeat.watch.look()
+        heartbeat.watch.check()
         self.assertEqual([], found.tasks())
 
     def test_what_is_assumed_of_the_executor(self):

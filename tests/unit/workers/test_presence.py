@@ -139,13 +139,13 @@ class PresenceTest(base.BaseTestCase):
         second = self.process()
         self.presence.beat()
         second.beat()
-        second.look()
+        second.read_peers()
         second.check()
-        first = self.worker.incarnation
+        first = self.worker.instance_id
         self.assertEqual(0, self.worker.beat)
         self.presence.stop()
         second.beat()
-        self.assertNotEqual(first, self.worker.incarnation)
+        self.assertNotEqual(first, self.worker.instance_id)
         self.assertEqual([], self.warnings)
 
     def beat_in_vain(self, passed=120):
@@ -158,7 +158,7 @@ class PresenceTest(base.BaseTestCase):
 
     def test_leader_whose_thread_hangs_loses_the_lead(self):
         self.presence.beat()
-        first = self.worker.incarnation
+        first = self.worker.instance_id
         entered, go_on = threading.Event(), threading.Event()
         self.addCleanup(go_on.set)
         replace = self.registry.replace
@@ -174,7 +174,7 @@ class PresenceTest(base.BaseTestCase):
         self.assertTrue(entered.wait(60))
         sibling = self.beat_in_vain()
         taken = self.worker
-        self.assertNotEqual(first, taken.incarnation)
+        self.assertNotEqual(first, taken.instance_id)
         self.assertIn('takes over the lead', self.logged.output)
         # It wakes in the midst of its write: that comes too late.
         go_on.set()
@@ -182,13 +182,13 @@ class PresenceTest(base.BaseTestCase):
         self.assertEqual(taken, self.worker)
         for _ in range(3):
             self.presence.beat()
-            self.presence.look()
+            self.presence.read_peers()
         self.assertEqual(taken, self.worker)
         self.assertIsNone(self.presence.peers)
         self.assertNotIn('has the staging folder', self.logged.output)
         sibling.beat()
-        self.assertEqual((taken.incarnation, taken.beat + 1),
-                         (self.worker.incarnation, self.worker.beat))
+        self.assertEqual((taken.instance_id, taken.beat + 1),
+                         (self.worker.instance_id, self.worker.beat))
 
     def test_leader_that_beats_keeps_the_lead(self):
         sibling = self.process()
@@ -213,7 +213,7 @@ class PresenceTest(base.BaseTestCase):
     def test_takeover_of_the_peer_ends_with_the_lead(self):
         self.presence.beat()
         self.registry.records['gone'] = registry.Worker(
-            'gone', 'central', incarnation='first').text('ours')
+            'gone', 'central', instance_id='first').text('ours')
         for task in ('first', 'second'):
             self.registry.note('gone', self.entry(task))
         undone = []
@@ -222,14 +222,14 @@ class PresenceTest(base.BaseTestCase):
             undone.append(entry.task)
             self.beat_in_vain()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.takeover.undo', undo))
+            'glance_dcn.workers.takeover.roll_back', undo))
         self.presence.stop()
         self.presence.beat()
-        self.presence.look()
+        self.presence.read_peers()
         for _ in range(61):
             self.now += 10
             self.presence.beat()
-            self.presence.look()
+            self.presence.read_peers()
         # What was undone while it lost the lead is done; the rest is for the
         # process that leads now.
         self.assertEqual(['first'], undone)
@@ -238,7 +238,7 @@ class PresenceTest(base.BaseTestCase):
     def test_default_site_is_away(self):
         self.registry.reachable = False
         self.presence.beat()
-        self.presence.look()
+        self.presence.read_peers()
         self.registry.reachable = True
         self.presence.beat()
         self.assertEqual(0, self.worker.beat)
@@ -309,7 +309,7 @@ class PresenceTest(base.BaseTestCase):
         self.presence.beat()
         text = self.worker.text('ours')
         other = dataclasses.replace(self.worker, host='elsewhere',
-                                    incarnation='other')
+                                    instance_id='other')
         for _ in range(3):
             self.presence.beat()
             self.registry.records[other.identity] = other.text('ours')
@@ -322,7 +322,7 @@ class PresenceTest(base.BaseTestCase):
         self.presence = self.at('/proc/staging')
         for _ in range(3):
             self.presence.beat()
-            self.presence.look()
+            self.presence.read_peers()
             self.presence.check()
         self.assertEqual({}, self.registry.records)
         self.assertEqual(1, self.logged.output.count('Nothing can be kept'))

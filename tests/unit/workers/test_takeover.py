@@ -72,7 +72,7 @@ class TakeoverTest(base.BaseTestCase):
                                   'container_format': 'bare'})
 
     def undo(self, entry):
-        return takeover.undo(None, self.worker, entry)
+        return takeover.roll_back(None, self.worker, entry)
 
     @property
     def image(self):
@@ -101,7 +101,7 @@ class TakeoverTest(base.BaseTestCase):
         entry = self.broken_off()
         self.worker = registry.Worker(self.worker.identity, 'central',
                                       staging='/not/here')
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertFailed()
         self.assertEqual('queued', self.image['status'])
         # Or its deletion would be sent to nobody.
@@ -112,7 +112,7 @@ class TakeoverTest(base.BaseTestCase):
         (self.theirs / self.image_id).write_bytes(bytes(100))
         self.worker = registry.Worker(str(uuid.uuid4()), 'central',
                                       staging=str(self.theirs))
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertEqual('queued', self.image['status'])
         self.assertEqual([self.image_id], self.files(self.theirs))
 
@@ -121,7 +121,7 @@ class TakeoverTest(base.BaseTestCase):
         data = os.urandom(100)
         (self.theirs / self.image_id).write_bytes(data)
         journal.Journal(str(self.theirs)).begin(entry).release()
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertFailed()
         self.assertEqual('uploading', self.image['status'])
         self.assertEqual(glance.URL, self.host())
@@ -141,7 +141,7 @@ class TakeoverTest(base.BaseTestCase):
             journal.Journal(str(self.theirs)).begin(dataclasses.replace(
                 entry, proofs={journal.AS_STAGED: journal.Proof(
                     100, test_durable.content_digest(data))})).release()
-            self.assertEqual(recovery.UNDONE, self.undo(entry))
+            self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
             self.assertFailed()
             self.assertEqual('queued' if lost else 'uploading',
                              self.image['status'])
@@ -164,7 +164,7 @@ class TakeoverTest(base.BaseTestCase):
         secret.write_bytes(bytes(100))
         journal.Journal(str(self.theirs)).begin(entry).release()
         (self.theirs / self.image_id).symlink_to(secret)
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertEqual('queued', self.image['status'])
         self.assertEqual([], self.files(self.own))
         self.assertEqual(bytes(100), secret.read_bytes())
@@ -174,7 +174,7 @@ class TakeoverTest(base.BaseTestCase):
         (self.theirs / self.image_id).write_bytes(bytes(100))
         journal.Journal(str(self.theirs)).begin(entry).release()
         (self.theirs / journal.FOLDER).chmod(0o777)
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertEqual('queued', self.image['status'])
         self.assertEqual([self.image_id], self.files(self.theirs))
 
@@ -183,17 +183,17 @@ class TakeoverTest(base.BaseTestCase):
         data = os.urandom(100)
         (self.theirs / self.image_id).write_bytes(data)
         journal.Journal(str(self.theirs)).begin(entry).release()
-        with fixtures.MonkeyPatch('glance_dcn.imports.recovery.undo',
+        with fixtures.MonkeyPatch('glance_dcn.imports.recovery.roll_back',
                                   self.dies):
             self.assertRaises(KeyboardInterrupt, self.undo, entry)
         self.assertEqual([], self.files(self.theirs))
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertEqual('uploading', self.image['status'])
         self.assertEqual(data, (self.own / self.image_id).read_bytes())
 
     def test_image_with_an_id_in_capitals(self):
         self.image_id = self.image_id.upper()
-        self.assertEqual(recovery.UNDONE, self.undo(self.broken_off()))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(self.broken_off()))
         self.assertEqual('queued', self.image['status'])
 
     def test_on_another_file_system(self):
@@ -215,14 +215,14 @@ class TakeoverTest(base.BaseTestCase):
     def test_own_file_of_that_name(self):
         # It is none of this import's.
         (self.own / self.image_id).write_bytes(bytes(100))
-        self.assertEqual(recovery.UNDONE, self.undo(self.broken_off()))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(self.broken_off()))
         self.assertEqual('queued', self.image['status'])
         self.assertEqual([], self.files(self.own))
 
     def test_copy(self):
         entry = self.broken_off('copy-image', 'active', journal.COPYING,
                                 located=('central',))
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertFailed()
         properties = self.image['properties']
         self.assertEqual(('active', '', 'dcn0'), (
@@ -247,7 +247,7 @@ class TakeoverTest(base.BaseTestCase):
     def test_image_was_deleted(self):
         entry = self.broken_off()
         self.glance.delete_image(self.image_id)
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
 
     def test_the_one_who_comes_back_lets_go(self):
         entry = self.broken_off()
@@ -273,14 +273,14 @@ class TakeoverTest(base.BaseTestCase):
             self.assertEqual('importing', self.image['status'])
         [(_entry, outcome)] = recovery.recover(
             journal.Journal(str(self.own)), self.dies)
-        self.assertEqual(recovery.UNDONE, outcome)
+        self.assertEqual(recovery.ROLLED_BACK, outcome)
         self.assertFailed()
         self.assertEqual('queued', self.image['status'])
 
     def test_lock_is_gone_and_the_task_goes_on(self):
         entry = self.broken_off(lock='')
         self.assertIsNone(self.lock())
-        self.assertEqual(recovery.UNDONE, self.undo(entry))
+        self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertFailed()
         self.assertEqual('queued', self.image['status'])
 
@@ -319,14 +319,14 @@ class PeersTest(base.BaseTestCase):
     def speak(self, identity='other', beat=1, **fields):
         worker = registry.Worker(**dict(
             {'identity': identity, 'site': 'central',
-             'incarnation': 'first', 'beat': beat}, **fields))
+             'instance_id': 'first', 'beat': beat}, **fields))
         self.registry.records[identity] = worker.text('ours')
         return worker
 
     def look(self, passed=0, watcher=None, times=1):
         for _ in range(times):
             self.now += passed
-            (watcher or self.peers).look()
+            (watcher or self.peers).scan()
 
     def taken_by(self, identity='other'):
         return self.registry.worker(identity)[0].taken_by
@@ -446,7 +446,7 @@ class PeersTest(base.BaseTestCase):
             if failures:
                 raise failures.pop()
             undo(worker, entry)
-        self.peers._undo = fails_once
+        self.peers._roll_back = fails_once
         self.look(20, times=6)
         self.assertEqual([('other', 'second')], self.undone)
         self.look(20)
@@ -479,7 +479,7 @@ class PeersTest(base.BaseTestCase):
     def test_cannot_undo(self):
         self.registry.note('other', ENTRY)
         self.speak(seen=1)
-        self.peers._may_undo = lambda: False
+        self.peers._may_roll_back = lambda: False
         self.look(20, times=20)
         self.assertIsNone(self.taken_by())
 
@@ -489,7 +489,7 @@ class PeersTest(base.BaseTestCase):
         self.speak('gone', seen=time.time() - week + 1000)
         self.speak('owned', seen=1)
         self.registry.note('owned', ENTRY)
-        self.peers._undo = self.fails
+        self.peers._roll_back = self.fails
         self.look(20, times=8)
         self.assertEqual({'gone', 'owned'}, set(self.registry.records))
 
