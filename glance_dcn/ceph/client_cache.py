@@ -97,17 +97,13 @@ class Entry:
         #: Whether it has the threads that come with the first image.
         self.has_opened = False
         self._was_used = False
-        self._owner = owner
+        self.owner = owner
         self._idle_since = now
 
     @property
     def is_retired(self) -> bool:
         """Whether it serves no further use."""
-        return self._owner.entry is not self
-
-    def is_of(self, owner: Owner) -> bool:
-        """Return whether it was made for an owner."""
-        return self._owner is owner
+        return self.owner.entry is not self
 
     def idle_for(self, now: float) -> float:
         """Return the seconds for which it has had no use; 0: it has one."""
@@ -120,8 +116,8 @@ class Entry:
 
     def drop(self) -> None:
         """Have it serve no further use."""
-        if self._owner.entry is self:
-            self._owner.entry = None
+        if self.owner.entry is self:
+            self.owner.entry = None
 
     def end_use(self, now: float) -> None:
         """Count one use less."""
@@ -242,7 +238,7 @@ class ClientCache:
         """Return how many retired clients of an owner are still in use."""
         with self.lock:
             return sum(entry.is_retired for entry in self._entries
-                       if entry.is_of(owner))
+                       if entry.owner is owner)
 
     @contextlib.contextmanager
     def making(self, store: str,

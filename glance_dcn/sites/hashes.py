@@ -99,12 +99,9 @@ class SharedHashes:
         :returns: None if that failed or takes longer
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._computing(image_id),
-                                   timeout)
+            self._changed.wait_for(
+                lambda: self._images.get(image_id, True) is not None, timeout)
             return self._images.get(image_id)
-
-    def _computing(self, image_id: str) -> bool:
-        return image_id in self._images and self._images[image_id] is None
 
 
 #: One for all stores of the process: it is they who share.
