@@ -101,7 +101,7 @@ class _ConvertImage(task.Task):
         self._phases = _Phases(
             heartbeat.Heartbeat(task_repo, task_id, action_wrapper))
         self._source = self._target = ''
-        self._downloads = method in ('web-download', 'glance-download')
+        self._downloads = method in journal.DOWNLOADS
         self._keeps = False
         self._formats: dict[str, str] = {}
         self._ahead: hashes.BackgroundHasher | None = None

@@ -49,6 +49,7 @@ from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
+from glance_dcn.imports import recovery
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import task as tasks
 from glance_dcn.upstream import database
@@ -95,11 +96,8 @@ def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
 
     :returns: None if the plugin is not used, or no journal can be kept
     """
-    if not (plugins.staging_is_used(CONF)
-            and glance_interfaces.usable(glance_interfaces.DATABASE)
-            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
-        return None
-    found = folder.of(CONF)
+    found = (folder.of(CONF) if plugins.staging_is_used(CONF)
+             and recovery.is_possible() else None)
     if found is None:
         return None
     heartbeat.watch.start()
@@ -222,7 +220,7 @@ class _Staged(task.Task):
     def _check_length(self, entry: journal.Entry,
                       image: database.Row) -> None:
         found = folder.size(entry.path)
-        downloads = entry.method in ('web-download', 'glance-download')
+        downloads = entry.method in journal.DOWNLOADS
         # What is resumed was counted before, and may be converted since.
         expected = (image.get('size') if not downloads or entry.attempts
                     else entry.size)

@@ -60,6 +60,9 @@ COPYING = 'copying'
 _PHASES = (ACCEPTED, DOWNLOADING, STAGED, INSPECTED, CONVERTING, CONVERTED,
            STORING, COPYING)
 
+#: Methods of imports that download; the user can repeat them.
+DOWNLOADS = ('web-download', 'glance-download')
+
 #: Kind of the staged data that no conversion has made.
 AS_STAGED = ''
 

@@ -55,6 +55,7 @@ from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.sites import existing
 from glance_dcn.tasks import queue
+from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
     from glance_dcn.upstream import database
@@ -75,7 +76,6 @@ LEFT = 'left alone'
 
 # Namespace of the locks by which a peer's imports are undone.
 _FENCES = uuid.UUID('8f8c3f0e-6f0b-4b0b-9c39-5a8f3d6f2f11')
-_DOWNLOADS = ('web-download', 'glance-download')
 # Statuses of images whose data is in a store, and stays there.
 _USABLE = ('active', 'deactivated')
 # Phases before the end of a download.
@@ -125,6 +125,12 @@ def recover(found: journal.Journal, resume: Resume | None = None
                 held.release()
         outcomes.append((entry, outcome))
     return outcomes
+
+
+def is_possible() -> bool:
+    """Return whether this Glance has what it takes to recover an import."""
+    return (glance_interfaces.usable(glance_interfaces.DATABASE)
+            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
 def roll_back(held: journal.Held) -> str:
@@ -297,7 +303,7 @@ class _Recovery:
             self._drop_locations(keep=True)
             self._restore_image('uploading', ())
             return self._resume(self._entry.stores)
-        keeps = (usable and self._entry.method not in _DOWNLOADS
+        keeps = (usable and self._entry.method not in journal.DOWNLOADS
                  and self._is_synced())
         if not keeps:
             self._discard()
@@ -331,17 +337,18 @@ class _Recovery:
             return 'the staged data is kept: repeat the import'
         if self._mistrust:
             found = 'the staged data is not trusted (%s): ' % self._mistrust
-        elif self._entry.method in _DOWNLOADS:
+        elif self._entry.method in journal.DOWNLOADS:
             found = ''
         else:
             found = 'the staged data is not complete: '
-        return found + ('repeat the import' if self._entry.method in _DOWNLOADS
-                        else 'stage the image again')
+        return found + (
+            'repeat the import' if self._entry.method in journal.DOWNLOADS
+            else 'stage the image again')
 
     def _restage(self) -> bool:
         """Put trusted data where the staged file was; return whether so."""
         entry, image = self._entry, self._image
-        if entry.method in _DOWNLOADS and entry.phase in _NOT_STAGED:
+        if entry.method in journal.DOWNLOADS and entry.phase in _NOT_STAGED:
             return False
         kind, origin = image['disk_format'], entry.formats.get('disk_format')
         proofs, staged = entry.proofs, entry.proofs.get(journal.AS_STAGED)

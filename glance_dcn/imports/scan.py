@@ -114,9 +114,7 @@ def _scan() -> None:
     _wait_for_glance(conf)
     _check_commits()
     found = folder.of(conf)
-    if found is None or not (
-            glance_interfaces.usable(glance_interfaces.DATABASE)
-            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK)):
+    if found is None or not recovery.is_possible():
         return
     chosen = conf[options.GROUP]
     used = plugins.staging_is_used(conf)

@@ -37,6 +37,7 @@ from glance_dcn.imports import active_imports
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
+from glance_dcn.imports import recovery
 from glance_dcn.imports import scan
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
@@ -225,7 +226,7 @@ class Presence:
                     self._registry, own, self._timeout,
                     functools.partial(takeover.roll_back, self._conf),
                     may_act=lambda: self._lead.is_held,
-                    may_roll_back=_may_roll_back)
+                    may_roll_back=recovery.is_possible)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '
@@ -327,12 +328,6 @@ class Presence:
         if text != self._complained:
             self._complained = text
             LOG.error('%s', text)
-
-
-def _may_roll_back() -> bool:
-    """Return whether a peer's imports can be rolled back safely."""
-    return (glance_interfaces.usable(glance_interfaces.DATABASE)
-            and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
 def _release() -> str:

@@ -377,14 +377,14 @@ class TestClosed(InterfacesTestCase):
         return recover
 
     def test_imports_of_the_dead_are_left_alone(self) -> None:
-        from glance_dcn.workers import presence
-        self.assertTrue(presence._may_roll_back())
+        from glance_dcn.imports import recovery
+        self.assertTrue(recovery.is_possible())
         for interface in (glance_interfaces.DATABASE,
                           glance_interfaces.IMAGE_LOCK):
             self.useFixture(Fresh())
             self.break_(interface)
             self.assertFalse(self.watch().called)
-            self.assertFalse(presence._may_roll_back())
+            self.assertFalse(recovery.is_possible())
 
     def test_nothing_is_removed(self) -> None:
         from glance_dcn.upstream import glance_db
