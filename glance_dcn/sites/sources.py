@@ -181,7 +181,13 @@ class SourceFailover:
 
         :raises: what the first one failed with, one of :data:`FAILURES`
         """
-        self.source = next(self._sources)
+        source = next(self._sources, None)
+        if source is None:
+            raise engine_errors.RequestError(
+                'image %s' % self._image, 'read',
+                hint='No source is left: each has failed. Look for the '
+                'reasons in the messages before this one.')
+        self.source = source
         try:
             endpoint = self._open()
             # It was compared with nothing.

@@ -202,6 +202,14 @@ class SourceFailoverTest(base.BaseTestCase):
         return sources.SourceFailover('image', map(source, sites),
                                       self.record if record else None)
 
+    def test_none_is_left(self):
+        # As for a target that goes on by itself once each source has failed.
+        with self.failover() as failover:
+            error = self.assertRaises(engine_errors.RequestError,
+                                      failover.open)
+        self.assertIn('image image: read failed', str(error))
+        self.assertIn('No source is left', str(error))
+
     def test_next_one(self):
         one, two = FakeSite('one', self.record), FakeSite('two', self.record)
         with self.failover(one, two) as failover:
