@@ -28,7 +28,6 @@ import datetime
 import functools
 import typing
 
-from glance.common import crypt
 from glance.common import exception
 from glance import context
 from glance import db
@@ -37,6 +36,7 @@ from oslo_config import cfg
 import sqlalchemy
 
 from glance_dcn.runtime import green
+from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     # Python 3.9 has none to give.
@@ -49,7 +49,7 @@ _T = typing.TypeVar('_T')
 Row = dict[str, typing.Any]
 
 #: Property that holds the ID of the task that has the image, and only that.
-LOCK = 'os_glance_import_task'
+LOCK = glance_db.LOCK
 #: Property that tells whose staging folder the image is in.
 HOST = 'os_glance_stage_host'
 #: Properties that list stores.
@@ -91,10 +91,8 @@ def image(image_id: str) -> Row | None:
     found['properties'] = {
         item['name']: item['value'] for item in found['properties']
         if not item['deleted']}
-    key = CONF.metadata_encryption_key
-    if key:
-        for location in found['locations']:
-            location['url'] = crypt.urlsafe_decrypt(key, location['url'])
+    for location in found['locations']:
+        location['url'] = glance_db.clear_url(CONF, location)
     return found
 
 

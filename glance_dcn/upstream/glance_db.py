@@ -13,7 +13,8 @@
 """What Glance's database says of an image and its locations.
 
 Data at a site is removed only when Glance's database says that it may be: a
-record is but a hint. Only a process of Glance's can ask.
+record is but a hint. Only a process of Glance's can ask; others import this,
+so that Glance is imported by who asks.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if typing.TYPE_CHECKING:
 
 # An option that Glance registers, and no other program.
 _GLANCES_OWN = glance_interfaces.OPTION
-# Property that holds the ID of the task that has the image.
-_LOCK = 'os_glance_import_task'
+#: Property that holds the ID of the task that has the image, and only that.
+LOCK = 'os_glance_import_task'
 # Statuses of images that a request is about to give data, and of images whose
 # data is staged for an import.
 _UNSETTLED = ('saving', 'importing', 'uploading')
@@ -146,10 +147,15 @@ class GlanceDatabase:
 
     def _uris(self, locations: Iterable[dict[str, typing.Any]]) -> set[str]:
         """Return the URIs of locations, which Glance may keep encrypted."""
-        from glance.common import crypt
-        key = self._conf.metadata_encryption_key
-        return {crypt.urlsafe_decrypt(key, location['url']) if key
-                else location['url'] for location in locations}
+        return {clear_url(self._conf, location) for location in locations}
+
+
+def clear_url(conf: cfg.ConfigOpts, location: dict[str, typing.Any]) -> str:
+    """Return the URL of a location, which Glance may keep encrypted."""
+    from glance.common import crypt
+    key = conf.metadata_encryption_key
+    url: str = location['url']
+    return str(crypt.urlsafe_decrypt(key, url)) if key else url
 
 
 def of(conf: cfg.ConfigOpts) -> GlanceDatabase | None:
@@ -158,6 +164,6 @@ def of(conf: cfg.ConfigOpts) -> GlanceDatabase | None:
 
 
 def _is_settled(image: dict[str, typing.Any]) -> bool:
-    locked = any(item['name'] == _LOCK and not item['deleted']
+    locked = any(item['name'] == LOCK and not item['deleted']
                  for item in image['properties'])
     return not locked and image['status'] not in _UNSETTLED
