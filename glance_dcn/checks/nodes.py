@@ -28,6 +28,7 @@ from oslo_utils import units
 import requests
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores as rendered
 from glance_dcn.imports import folder
@@ -35,7 +36,6 @@ from glance_dcn import opts
 from glance_dcn.sites import folder as site_files
 from glance_dcn.sites import home as homes
 from glance_dcn.status import inventory
-from glance_dcn.status import subjects
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 

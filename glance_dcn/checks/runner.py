@@ -24,16 +24,14 @@ import time
 import typing
 
 from glance_dcn.checks import clusters  # noqa: F401
-from glance_dcn.checks import images  # noqa: F401
 from glance_dcn.checks import nodes  # noqa: F401
 from glance_dcn.checks import processes  # noqa: F401
 from glance_dcn.checks import records  # noqa: F401
 from glance_dcn.checks import registry
 from glance_dcn.checks import spelling  # noqa: F401
-from glance_dcn.checks import workers  # noqa: F401
+from glance_dcn.checks import subjects
 from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
-from glance_dcn.status import subjects
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable

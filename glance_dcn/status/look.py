@@ -30,7 +30,7 @@ from glance_dcn.ceph import trial
 from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import home as homes
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster as clusters
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
@@ -101,7 +101,7 @@ class Looks:
     none.
     """
 
-    def __init__(self, targets: list[subjects.Target],
+    def __init__(self, targets: list[clusters.Target],
                  deployment: str = '') -> None:
         self._deployment = deployment
         self._queue: native.Queue[tuple[State, _Kept]] = native.Queue()
@@ -115,12 +115,12 @@ class Looks:
         self._records: dict[str, list[tasks.Task]] = (
             collections.defaultdict(list))
         for target in targets:
-            site = subjects.Site(target, None, deployment)
+            site = clusters.Cluster(target, deployment)
             if site.keeps_records:
                 self._home = target.name
             self._begin(site)
 
-    def _begin(self, site: subjects.Site) -> None:
+    def _begin(self, site: clusters.Cluster) -> None:
         addresses = []
         # What is wrong with its files is found by the look itself.
         with contextlib.suppress(errors.ClusterError):
@@ -132,7 +132,7 @@ class Looks:
         else:
             self._on_answer(site, None)
 
-    def _on_answer(self, site: subjects.Site, reason: str | None) -> None:
+    def _on_answer(self, site: clusters.Cluster, reason: str | None) -> None:
         """Go on when the monitors of a site were asked.
 
         :param reason: why none has answered, or None
@@ -146,7 +146,7 @@ class Looks:
                 'the monitors do not answer (%s)' % reason,
                 expected=_expected(site), pool=site.target.pool), _Kept()))
 
-    def _look(self, site: subjects.Site) -> None:
+    def _look(self, site: clusters.Cluster) -> None:
         state = State(site.name, pool=site.target.pool,
                       expected=_expected(site))
         kept = _Kept()
@@ -161,7 +161,7 @@ class Looks:
         # Nobody waits for that.
         site.close()
 
-    def _ask(self, site: subjects.Site, state: State, kept: _Kept) -> None:
+    def _ask(self, site: clusters.Cluster, state: State, kept: _Kept) -> None:
         site.connect()
         site.open()
         state.fsid = site.fsid
@@ -271,7 +271,7 @@ class _Kept:
     clusters: dict[str, fsids.Entry] | None = None
 
 
-def _expected(site: subjects.Site) -> str | None:
+def _expected(site: clusters.Cluster) -> str | None:
     """Return the fsid that the conf file of a site names, or None."""
     try:
         return site.target.fsid or site.maker.fsid

@@ -19,9 +19,9 @@ import enum
 import time
 
 from glance_dcn.ceph import health
+from glance_dcn.status import cluster as clusters
 from glance_dcn.status import inventory
 from glance_dcn.status import look
-from glance_dcn.status import subjects
 
 #: Seconds for sites to answer, unless others are chosen, and for each table of
 #: the database.
@@ -151,7 +151,7 @@ class Snapshot:
                            for transfer in self.transfers}
 
 
-def take(targets: list[subjects.Target], timeout: float | None,
+def take(targets: list[clusters.Target], timeout: float | None,
          wanted: inventory.Filter | None = None, limit: int = 0,
          deployment: str = '',
          database: inventory.Database | None = None) -> Snapshot:

@@ -29,9 +29,9 @@ from glance_dcn.cmd import main
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import status
 from glance_dcn.deploy import sitesfile
+from glance_dcn.status import cluster
 from glance_dcn.status import inventory
 from glance_dcn.status import look
-from glance_dcn.status import subjects
 from glance_dcn.tasks import queue
 from tests.unit.status import test_metrics
 
@@ -49,7 +49,7 @@ class CommandTestCase(base.BaseTestCase):
                     'glance_dcn': types.SimpleNamespace(
                         deployment_id='ours')}),
                 ('glance_dcn.cmd.node.targets', lambda conf, tell: [
-                    subjects.Target(name, 'images')
+                    cluster.Target(name, 'images')
                     for name in ('central', 'edge')]),
                 ('glance_dcn.status.snapshot.take', self._take),
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
@@ -419,7 +419,7 @@ class TestMetrics(CommandTestCase):
         def targets(conf, tell):
             found.append(1)
             return [] if len(found) == 2 else [
-                subjects.Target('central', 'images')]
+                cluster.Target('central', 'images')]
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.cmd.node.targets', targets))
         self.useFixture(fixtures.MonkeyPatch(
