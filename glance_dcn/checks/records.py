@@ -29,7 +29,7 @@ from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
 from glance_dcn.sites import home as homes
 from glance_dcn.status import inventory
-from glance_dcn.status import look
+from glance_dcn.status import poll
 from glance_dcn.tasks import store as stores
 from glance_dcn.workers import registry as registries
 
@@ -78,13 +78,13 @@ def images(site: subjects.Site) -> str:
     except trial.Error as exc:
         raise registry.Found('unlisted', error=exc, pool=site.target.pool,
                              user=site.user, caps=site.caps)
-    state = look.State(site.name, fsid=site.fsid, pool=site.target.pool,
-                       names=names)
+    state = poll.SiteStatus(site.name, fsid=site.fsid, pool=site.target.pool,
+                            names=names)
     lacking = {uri for uri in wanted if state.lacks(uri)}
     if lacking:
         # What was deleted since is not lost.
         lacking &= _read(site.located.read).get(site.name, set())
-    cluster = '%s%s/' % (look.SCHEME, site.fsid)
+    cluster = '%s%s/' % (poll.SCHEME, site.fsid)
     for fault, uris in (
             ('lost', [uri for uri in lacking if uri.startswith(cluster)]),
             ('other', [uri for uri in lacking

@@ -24,7 +24,7 @@ import prometheus_client
 from prometheus_client import core
 
 from glance_dcn.ceph import health
-from glance_dcn.status import look
+from glance_dcn.status import poll
 from glance_dcn.status import snapshot as snapshots
 from glance_dcn.tasks import task as tasks
 
@@ -92,7 +92,7 @@ class Collector:
         if value is not None:
             self._families['glance_dcn_' + name].add_metric(labels, value)
 
-    def _add_site(self, site: look.State,
+    def _add_site(self, site: poll.SiteStatus,
                   snapshot: snapshots.Snapshot) -> None:
         name = site.name
         self._set('site_up', int(site.state == health.UP), name)
