@@ -138,17 +138,12 @@ class _Run:
 
     def end(self) -> None:
         """Tell threads to end, and let them clean up."""
-        late = [self._things[number] for number in self._left]
-        for thing in late:
-            thing.stopped = True
+        for number in self._left:
+            self._things[number].stopped = True
         # Only those have anything to clean up that had come to a pool.
-        if any(getattr(thing, 'ioctx', None) for thing in late):
-            self._wait_for_clean_up()
-
-    def _wait_for_clean_up(self) -> None:
-        deadline = time.monotonic() + _CLEAN_UP
         busy = {number for number in self._left
                 if getattr(self._things[number], 'ioctx', None)}
+        deadline = time.monotonic() + _CLEAN_UP
         while busy and time.monotonic() < deadline:
             try:
                 busy.discard(native.get(self._queue,

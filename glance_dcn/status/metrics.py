@@ -165,11 +165,6 @@ class Latest:
         return collector.collect() if collector else []
 
 
-class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
-
-    daemon_threads = True
-
-
 class _Handler(simple_server.WSGIRequestHandler):
 
     def log_message(self, *args: typing.Any) -> None:
@@ -200,7 +195,8 @@ def serve(latest: Latest, address: str, port: int) -> None:
                        [('Content-Type', 'text/plain; charset=utf-8')])
         return [('%s\n' % reason).encode()]
 
-    class Server(_Server):
+    class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
+        daemon_threads = True
         address_family = (socket.AF_INET6 if ':' in address
                           else socket.AF_INET)
 
