@@ -29,7 +29,7 @@ import signal
 import typing
 
 #: The user that packages run Glance as.
-USUAL = 'glance'
+DEFAULT_USER = 'glance'
 # Seconds that the child may take: a file may be on a file system that hangs.
 _TIMEOUT = 5
 
@@ -63,7 +63,7 @@ class Access:
         """Find out about files all at once; the rest is then known."""
         unknown = [path for path in paths if path not in self._known]
         if unknown:
-            self._known.update(self._ask(unknown))
+            self._known.update(self._ask_child(unknown))
 
     def why_unreadable(self, path: str) -> str | None:
         """Return why a file cannot be read, as text, or None if it can."""
@@ -75,9 +75,9 @@ class Access:
         self.ask([path])
         return self._known[path][1]
 
-    def _ask(self, paths: list[str]) -> _Reasons:
+    def _ask_child(self, paths: list[str]) -> _Reasons:
         if os.geteuid() == self._entry.pw_uid or os.geteuid() != 0:
-            return _look(paths)
+            return _inspect(paths)
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
@@ -95,7 +95,7 @@ class Access:
             os.waitpid(child, 0)
 
     def _answer(self, writer: int, paths: list[str]) -> None:
-        """Look at files as the user; in a child, which ends here."""
+        """Inspect files as the user; in a child, which ends here."""
         try:
             entry = self._entry
             os.setgroups([group.gr_gid for group in grp.getgrall()
@@ -103,7 +103,7 @@ class Access:
             os.setgid(entry.pw_gid)
             os.setuid(entry.pw_uid)
             with open(writer, 'w') as stream:
-                json.dump(_look(paths), stream)
+                json.dump(_inspect(paths), stream)
         finally:
             os._exit(0)
 
@@ -112,7 +112,7 @@ def _find(user: str | None) -> pwd.struct_passwd:
     if user is None:
         if os.geteuid() == 0:
             with contextlib.suppress(KeyError):
-                return pwd.getpwnam(USUAL)
+                return pwd.getpwnam(DEFAULT_USER)
         return pwd.getpwuid(os.geteuid())
     try:
         return pwd.getpwnam(user)
@@ -120,20 +120,21 @@ def _find(user: str | None) -> pwd.struct_passwd:
         raise NoSuchUser('there is no user %s on this node' % user)
 
 
-def _look(paths: list[str]) -> _Reasons:
-    return {path: (_try(path), _try_to_write(path)) for path in paths}
+def _inspect(paths: list[str]) -> _Reasons:
+    return {path: (_why_unreadable(path), _why_unwritable(path))
+            for path in paths}
 
 
-def _try(path: str) -> str | None:
+def _why_unreadable(path: str) -> str | None:
     try:
-        # Not to wait for whoever writes to a pipe.
+        # Not to wait for the writer of a pipe.
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as exc:
         return exc.strerror
     return None
 
 
-def _try_to_write(path: str) -> str | None:
+def _why_unwritable(path: str) -> str | None:
     if os.access(path, os.W_OK | os.X_OK):
         return None
     return os.strerror(errno.EACCES if os.path.exists(path)

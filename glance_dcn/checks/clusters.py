@@ -23,10 +23,10 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
-from glance_dcn.status import subjects
 
 FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
 Found = registry.Found
@@ -36,7 +36,7 @@ _FAR = .25
 _SLOW = 1 << 20
 _TIGHT = .1
 # Seconds for each monitor.
-_KNOCK = 2
+_MONITOR_TIMEOUT = 2
 _CAPS = ('on the cluster, run "ceph auth caps %(user)s %(caps)s", with what '
          'else the user needs')
 
@@ -122,7 +122,7 @@ def keyring(site: subjects.Site) -> str:
           '%(which)s', 'see that those monitors are up and can be reached '
           'from this node: should the others fail, the site is lost to it'))
 def monitors(site: subjects.Site) -> str:
-    """Connect, and knock at each monitor there is."""
+    """Connect, and try each monitor."""
     try:
         site.connect()
     except errors.Unreachable as exc:
@@ -137,7 +137,8 @@ def monitors(site: subjects.Site) -> str:
         return 'they answer'
     silent = {}
     for name, places in found:
-        why = [trial.answers(host, port, _KNOCK) for host, port in places]
+        why = [trial.answers(host, port, _MONITOR_TIMEOUT)
+               for host, port in places]
         if all(why):
             silent[name] = why[0]
     if silent:

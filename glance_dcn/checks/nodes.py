@@ -28,6 +28,7 @@ from oslo_utils import units
 import requests
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.deploy import stores as rendered
 from glance_dcn.imports import folder
@@ -35,7 +36,6 @@ from glance_dcn import opts
 from glance_dcn.sites import folder as site_files
 from glance_dcn.sites import home as homes
 from glance_dcn.status import inventory
-from glance_dcn.status import subjects
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 
@@ -54,9 +54,9 @@ _DECOMPRESSION = 'image_decompression'
 # Of file systems that are on another host, as the kernel names them.
 _LEAST = units.Gi
 # Seconds that a Glance has to answer.
-_PATIENCE = 4
+_GLANCE_TIMEOUT = 4
 # Seconds that the database has to answer.
-_DATABASE = 10
+_DATABASE_TIMEOUT = 10
 
 
 @registry.check(
@@ -158,7 +158,7 @@ def _sites_of_files(conf: cfg.ConfigOpts) -> set[str]:
 def database(node: subjects.Node) -> str:
     """Ask the database something."""
     try:
-        count = inventory.Database().ask(inventory.count, _DATABASE)
+        count = inventory.Database().ask(inventory.count, _DATABASE_TIMEOUT)
     except Exception as exc:
         raise Found('silent', error=str(exc).splitlines()[0])
     return 'it has %d image%s' % (count, 's' * (count != 1))
@@ -436,7 +436,7 @@ def why_silent(url: str) -> str | None:
     try:
         # The list of versions, for which nobody has to log in.
         answer = requests.get(url.rstrip('/') + '/versions',
-                              timeout=_PATIENCE, allow_redirects=False)
+                              timeout=_GLANCE_TIMEOUT, allow_redirects=False)
     except requests.RequestException as exc:
         return _reason(exc)
     if answer.status_code not in (200, 300):
@@ -452,7 +452,7 @@ def why_silent(url: str) -> str | None:
 
 def _reason(exc: BaseException) -> str:
     if isinstance(exc, requests.Timeout):
-        return 'no answer within %d s' % _PATIENCE
+        return 'no answer within %d s' % _GLANCE_TIMEOUT
     cause: BaseException | None = exc
     while cause is not None:
         # What the system said is at the bottom of what libraries made of it.

@@ -20,8 +20,8 @@ import os
 import re
 
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.runtime import limits
-from glance_dcn.status import subjects
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import leader
 

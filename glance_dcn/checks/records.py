@@ -10,17 +10,115 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Checks of the records that are kept at home."""
+"""Checks of what Glance has recorded of a site.
+
+In its database, which images are there; in the pool of its home, tasks,
+intents and workers.
+"""
 
 from __future__ import annotations
 
+import time
+import typing
 
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.sites import home as homes
-from glance_dcn.status import subjects
+from glance_dcn.status import inventory
+from glance_dcn.status import poll
 from glance_dcn.tasks import store as stores
+from glance_dcn.workers import registry as registries
+
+# How many images a message names.
+_SHOWN = 5
+# Seconds after which a worker is silent; they speak every ten. It is not
+# judged by what it said last.
+_SILENT = 60
+
+
+@registry.check(
+    'images', registry.SITE, 'The images that Glance has there are there',
+    needs=('pool',),
+    lost=(registry.WARN, '%(number)d images are not in pool %(pool)s, where '
+          'Glance has locations of them: %(which)s', 'Glance cannot read them '
+          'there: if its database is older than the pool, bring it up to '
+          'date; otherwise take the locations away with "glance stores-delete '
+          '--store %(site)s IMAGE", and copy the images there again'),
+    other=(registry.WARN, '%(number)d locations of this store name another '
+           'cluster than it has (%(fsid)s): %(which)s', 'those images are '
+           'not at this site: take the locations away with "glance '
+           'stores-delete --store %(site)s IMAGE", and copy the images there '
+           'again'),
+    strays=(registry.WARN, 'images have locations in stores that this Glance '
+            'had, and has no more: %(stores)s', 'delete those images, or '
+            'their locations, or set the stores up again, under their old '
+            'names: one whose site file was removed serves them until it is '
+            'empty, of any other Glance can read nothing'),
+    unread=(registry.WARN, 'not compared, as the database cannot be read '
+            '(%(error)s)', 'see connection in [database], and that the '
+            'database is up; until then it is not known whether images are '
+            'lost'),
+    unlisted=(registry.WARN, 'not compared, as pool %(pool)s cannot be listed '
+              '(%(error)s)', 'see with "ceph -s" whether the cluster is '
+              'healthy, and run "ceph auth caps %(user)s %(caps)s" if the '
+              'user may not list the pool; until then it is not known whether '
+              'images are lost'))
+def images(site: subjects.Site) -> str:
+    """Compare the locations in Glance's database with the pool."""
+    assert site.located is not None, 'it is that of a check'
+    found = _read(site.located.get)
+    wanted = found.get(site.name, set())
+    # After the database: what came since is not missed.
+    try:
+        names = trial.names(site.opened)
+    except trial.Error as exc:
+        raise registry.Found('unlisted', error=exc, pool=site.target.pool,
+                             user=site.user, caps=site.caps)
+    state = poll.SiteStatus(site.name, fsid=site.fsid, pool=site.target.pool,
+                            names=names)
+    lacking = {uri for uri in wanted if state.lacks(uri)}
+    if lacking:
+        # What was deleted since is not lost.
+        lacking &= _read(site.located.read).get(site.name, set())
+    cluster = '%s%s/' % (poll.SCHEME, site.fsid)
+    for fault, uris in (
+            ('lost', [uri for uri in lacking if uri.startswith(cluster)]),
+            ('other', [uri for uri in lacking
+                       if not uri.startswith(cluster)])):
+        if uris:
+            raise registry.Found(fault, number=len(uris), fsid=site.fsid,
+                                 pool=site.target.pool, which=_some(
+                                     uri.split('/')[4] for uri in uris))
+    strays = {store: len(uris) for store, uris in found.items()
+              if store in (site.kept or ()) and store not in
+              site.located.stores}
+    if strays:
+        raise registry.Found('strays', stores=_some(
+            '%s (%d)' % item for item in strays.items()))
+    return '%d locations, all of them there' % len(wanted)
+
+
+def _read(locations: typing.Callable[[], dict[str, set[str]]]
+          ) -> dict[str, set[str]]:
+    """Return what a function reads from the database.
+
+    :raises glance_dcn.checks.registry.Found: if the database does not answer
+    """
+    try:
+        return locations()
+    except inventory.DatabaseUnavailable as exc:
+        raise registry.Found('unread', error=exc)
+
+
+def _some(texts: typing.Iterable[str]) -> str:
+    ordered = sorted(texts)
+    return ', '.join(ordered[:_SHOWN]) + (
+        ' and %d more' % (len(ordered) - _SHOWN)
+        if len(ordered) > _SHOWN else '')
 
 
 @registry.check(
@@ -53,3 +151,64 @@ def records(site: subjects.Site) -> str:
                              keys=', '.join(unreadable[:5]),
                              pool=site.target.pool)
     return '%d, all of them understood' % len(scan.records)
+
+
+@registry.check(
+    'workers', registry.SITE, 'The Glance workers of the site are heard, '
+    'and reached where they say', needs=('pool',),
+    wrong=(registry.FAIL, 'the worker on host %(host)s has a wrong '
+           'worker_self_reference_url, %(url)s: %(faults)s', 'set it in '
+           '[DEFAULT] on %(host)s to the URL of that very worker: what is '
+           'staged there cannot be imported through the others'),
+    shared=(registry.FAIL, 'the workers on hosts %(hosts)s have the same '
+            'worker_self_reference_url, %(url)s', 'give each its own: '
+            'requests for what one has staged would go to the other'),
+    unproved=(registry.WARN, 'nobody has answered the worker on host '
+              '%(host)s at its worker_self_reference_url, %(url)s: '
+              '%(faults)s', 'see that it listens there'),
+    silent=(registry.WARN, 'nothing has been heard for more than a minute of '
+            'the workers on hosts %(hosts)s', 'see that Glance runs there, '
+            'reaches this site and has the right time; one that will not '
+            'come back is forgotten after a week, or with "rados -p %(pool)s '
+            '-N ' + homes.NAMESPACE + ' rmomapkey ' + registries.OBJECT
+            + ' worker/IDENTITY": '
+            'first see in "glance-dcn worker list", which tells its '
+            'identity, that it has left nothing to be done'))
+def workers(site: subjects.Site) -> str:
+    """Read what each worker has found out about itself."""
+    if not site.keeps_records:
+        return 'they are known at their own site alone'
+    now = time.time()
+    living: list[registries.Worker] = []
+    silent: list[registries.Worker] = []
+    for worker, _text in registries.Registry(
+            site.home, site.deployment).workers():
+        # A pool may once have been that of a store of another name.
+        if worker.site == site.name and worker.taken_by is None:
+            (living if now - worker.seen < _SILENT
+             else silent).append(worker)
+    by_url: dict[str | None, list[str]] = {}
+    for worker in living:
+        by_url.setdefault(worker.url, []).append(worker.host)
+    _refuse(living, registries.WRONG, 'wrong')
+    for url, hosts in sorted(by_url.items(), key=str):
+        if url and len(hosts) > 1:
+            raise registry.Found('shared', url=url,
+                                 hosts=', '.join(sorted(hosts)))
+    _refuse(living, registries.UNPROVED, 'unproved')
+    if silent:
+        raise registry.Found(
+            'silent', pool=site.target.pool, hosts=', '.join(sorted(
+                '%s (since %s)' % (worker.host,
+                                   health.format_time(worker.seen))
+                for worker in silent)))
+    return '%d, each where it says' % len(living) if living else (
+        'none has spoken of late')
+
+
+def _refuse(living: list[registries.Worker], state: str, fault: str) -> None:
+    for worker in living:
+        if worker.reference == state:
+            raise registry.Found(
+                fault, host=worker.host, url=worker.url,
+                faults='; '.join(worker.faults) or 'no reason is known')

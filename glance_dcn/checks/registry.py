@@ -29,7 +29,7 @@ import typing
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
-    from glance_dcn.status import subjects
+    from glance_dcn.checks import subjects
 
 LOG = logging.getLogger(__name__)
 

@@ -24,16 +24,14 @@ import time
 import typing
 
 from glance_dcn.checks import clusters  # noqa: F401
-from glance_dcn.checks import images  # noqa: F401
 from glance_dcn.checks import nodes  # noqa: F401
 from glance_dcn.checks import processes  # noqa: F401
 from glance_dcn.checks import records  # noqa: F401
 from glance_dcn.checks import registry
 from glance_dcn.checks import spelling  # noqa: F401
-from glance_dcn.checks import workers  # noqa: F401
+from glance_dcn.checks import subjects
 from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
-from glance_dcn.status import subjects
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +39,7 @@ if typing.TYPE_CHECKING:
 # Subjects at a time: each site takes a client, which has a dozen threads.
 _AT_ONCE = schedulers.Limit('check', 24)
 # Seconds that threads have for removing what they made, when all is over.
-_TIDYING = 5
+_CLEAN_UP = 5
 _SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
            subjects.Glance: registry.GLANCE}
 
@@ -59,7 +57,7 @@ def run(things: list[subjects.Subject], timeout: float,
     try:
         run.wait(timeout)
     finally:
-        # Also when the user has lost patience.
+        # Also at Ctrl-C.
         run.end()
     return run.findings(timeout)
 
@@ -89,7 +87,7 @@ class _Run:
         self._left = set(self._done)
         for number, thing in enumerate(things):
             schedulers.PROCESS.submit(
-                functools.partial(self._look, number, thing), _AT_ONCE)
+                functools.partial(self._run_checks, number, thing), _AT_ONCE)
 
     def _needed(self) -> set[str]:
         """Return the names of checks that are to be carried out."""
@@ -107,7 +105,7 @@ class _Run:
         return [check for check in registry.of(_SCOPES[type(thing)])
                 if check.name in self._wanted]
 
-    def _look(self, number: int, thing: subjects.Subject) -> None:
+    def _run_checks(self, number: int, thing: subjects.Subject) -> None:
         found = self._done[number]
         failed: dict[str, str] = {}
         try:
@@ -139,18 +137,13 @@ class _Run:
                 return
 
     def end(self) -> None:
-        """Tell threads to end, and let them tidy up."""
-        late = [self._things[number] for number in self._left]
-        for thing in late:
-            thing.stopped = True
-        # Only those have anything to tidy up that had come to a pool.
-        if any(getattr(thing, 'ioctx', None) for thing in late):
-            self._wait_for_tidying()
-
-    def _wait_for_tidying(self) -> None:
-        deadline = time.monotonic() + _TIDYING
+        """Tell threads to end, and let them clean up."""
+        for number in self._left:
+            self._things[number].stopped = True
+        # Only those have anything to clean up that had come to a pool.
         busy = {number for number in self._left
                 if getattr(self._things[number], 'ioctx', None)}
+        deadline = time.monotonic() + _CLEAN_UP
         while busy and time.monotonic() < deadline:
             try:
                 busy.discard(native.get(self._queue,

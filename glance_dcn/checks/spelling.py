@@ -25,7 +25,7 @@ from oslo_config import cfg
 from oslo_config import iniparser
 
 from glance_dcn.checks import registry
-from glance_dcn.status import subjects
+from glance_dcn.checks import subjects
 from glance_dcn.upstream import plugins
 
 # Namespaces of options that Glance and its libraries have.

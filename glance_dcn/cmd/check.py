@@ -19,14 +19,13 @@ import argparse
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
 from glance_dcn.checks import guide
-from glance_dcn.checks import images
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
+from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
-from glance_dcn.status import subjects
 from glance_dcn.tasks import setup as task_setup
 
 #: Exit status: all is well, or something is not.
@@ -150,8 +149,8 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     sites = [subjects.Site(target, allowed, deployment)
              for target in targets]
     # A database that hangs is told by a check; sites are looked at then, too.
-    located = images.Located((target.name for target in known),
-                             args.timeout / 3)
+    located = subjects.Located((target.name for target in known),
+                               args.timeout / 3)
     for site in sites:
         site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]

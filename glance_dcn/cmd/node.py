@@ -31,8 +31,8 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
+from glance_dcn.status import cluster
 from glance_dcn.status import snapshot
-from glance_dcn.status import subjects
 
 if typing.TYPE_CHECKING:
     from glance_dcn.status import inventory
@@ -156,7 +156,7 @@ def set_up(args: argparse.Namespace) -> None:
     args.conf = read_all(args)
 
 
-def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[subjects.Target]:
+def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[cluster.Target]:
     """Return where the sites of this node's Glance are.
 
     :returns: that of the default store first
@@ -195,7 +195,7 @@ def deployment(args: argparse.Namespace) -> model.Deployment | None:
 
 
 def targets_of(args: argparse.Namespace,
-               tell: bool = True) -> list[subjects.Target]:
+               tell: bool = True) -> list[cluster.Target]:
     """Return where the sites are: those of ``--sites-file``, or this node's.
 
     :returns: the central or default site first
@@ -208,7 +208,7 @@ def targets_of(args: argparse.Namespace,
             for site in said.stores_of(said.central)]
 
 
-def some_targets_of(args: argparse.Namespace) -> list[subjects.Target]:
+def some_targets_of(args: argparse.Namespace) -> list[cluster.Target]:
     """Return where the sites are, of which there must be one.
 
     :raises ValueError: if there is none; see :func:`targets_of`
@@ -269,7 +269,7 @@ def url(text: str) -> str:
     return text
 
 
-def _said_target(said: model.Deployment, site: model.Site) -> subjects.Target:
+def _said_target(said: model.Deployment, site: model.Site) -> cluster.Target:
     """Return what a sites file says of a site."""
     central = said.central.store
     target = _target(site.store, central, central, site.pool,
@@ -310,10 +310,10 @@ def _site_files(path: str, tell: bool) -> dict[str, dict[str, str]]:
 
 def _target(name: str, default: str, home: str | None, pool: str,
             conf_file: str | None, user: str | None, timeout: int,
-            access: str | None) -> subjects.Target:
+            access: str | None) -> cluster.Target:
     # Whoever asks does not wait for longer than that, whatever Glance does.
     longest = clients.CONNECT_TIMEOUT
-    return subjects.Target(
+    return cluster.Target(
         name, pool, conf_file or '', user,
         min(timeout, longest) if timeout > 0 else longest,
         default=name == default, access=model.Access(access) if access else
@@ -322,8 +322,8 @@ def _target(name: str, default: str, home: str | None, pool: str,
         else name == home)
 
 
-def choose(found: list[subjects.Target],
-           names: list[str] | None) -> list[subjects.Target]:
+def choose(found: list[cluster.Target],
+           names: list[str] | None) -> list[cluster.Target]:
     """Return the targets of some sites.
 
     :param names: those that are wanted; none: all

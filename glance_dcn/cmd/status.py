@@ -24,7 +24,7 @@ from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
-from glance_dcn.status import look
+from glance_dcn.status import poll
 from glance_dcn.status import snapshot
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.tasks import task as tasks
@@ -160,7 +160,7 @@ def _json(found: snapshot.Snapshot) -> str:
         compact=found.number > _LIMIT)
 
 
-def _plain(site: look.State) -> dict[str, typing.Any]:
+def _plain(site: poll.SiteStatus) -> dict[str, typing.Any]:
     """Return what is known of a site, without the names of all images."""
     return {field.name: getattr(site, field.name)
             for field in dataclasses.fields(site) if field.name != 'names'}
@@ -194,7 +194,7 @@ def _sites(found: snapshot.Snapshot) -> str:
                          'tasks', 'reason'), rows)
 
 
-def _tasks(site: look.State) -> str | None:
+def _tasks(site: poll.SiteStatus) -> str | None:
     if site.tasks is None:
         return None
     return ', '.join('%d %s' % (site.tasks[action.value], action.value)
@@ -218,7 +218,7 @@ def _images(found: snapshot.Snapshot, images: list[inventory.Image]) -> str:
 
 
 def _state(found: snapshot.Snapshot, image: inventory.Image,
-           site: look.State) -> str:
+           site: poll.SiteStatus) -> str:
     state, percent = found.state(image, site)
     return state if percent is None else '%s %d %%' % (state, percent)
 

@@ -20,11 +20,10 @@ import signal
 import time
 import typing
 
-from glance_dcn.checks import api
 from glance_dcn.checks import journey
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +92,7 @@ def register(subparsers: output.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Go all the way and return the exit status."""
     try:
-        glance = api.Api(_adapter(args))
+        glance = journey.Api(_adapter(args))
         targets = _targets(args, glance)
     except Exception as exc:
         if args.debug:
@@ -129,7 +128,7 @@ def _adapter(args: argparse.Namespace) -> typing.Any:
 
 
 def _targets(args: argparse.Namespace,
-             glance: api.Api) -> list[subjects.Target]:
+             glance: journey.Api) -> list[cluster.Target]:
     """Return where the way leads, the central site first."""
     stores = glance.stores()
     known = node.choose(node.targets_of(args), args.site)

@@ -24,7 +24,7 @@ import prometheus_client
 from prometheus_client import core
 
 from glance_dcn.ceph import health
-from glance_dcn.status import look
+from glance_dcn.status import poll
 from glance_dcn.status import snapshot as snapshots
 from glance_dcn.tasks import task as tasks
 
@@ -92,7 +92,7 @@ class Collector:
         if value is not None:
             self._families['glance_dcn_' + name].add_metric(labels, value)
 
-    def _add_site(self, site: look.State,
+    def _add_site(self, site: poll.SiteStatus,
                   snapshot: snapshots.Snapshot) -> None:
         name = site.name
         self._set('site_up', int(site.state == health.UP), name)
@@ -165,11 +165,6 @@ class Latest:
         return collector.collect() if collector else []
 
 
-class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
-
-    daemon_threads = True
-
-
 class _Handler(simple_server.WSGIRequestHandler):
 
     def log_message(self, *args: typing.Any) -> None:
@@ -200,7 +195,8 @@ def serve(latest: Latest, address: str, port: int) -> None:
                        [('Content-Type', 'text/plain; charset=utf-8')])
         return [('%s\n' % reason).encode()]
 
-    class Server(_Server):
+    class Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):
+        daemon_threads = True
         address_family = (socket.AF_INET6 if ':' in address
                           else socket.AF_INET)
 

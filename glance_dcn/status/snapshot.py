@@ -19,9 +19,9 @@ import enum
 import time
 
 from glance_dcn.ceph import health
+from glance_dcn.status import cluster as clusters
 from glance_dcn.status import inventory
-from glance_dcn.status import look
-from glance_dcn.status import subjects
+from glance_dcn.status import poll
 
 #: Seconds for sites to answer, unless others are chosen, and for each table of
 #: the database.
@@ -61,7 +61,7 @@ class Snapshot:
         it is not among those that are meant; True if none was asked for
     """
 
-    sites: list[look.State]
+    sites: list[poll.SiteStatus]
     totals: inventory.Totals
     transfers: list[inventory.Transfer]
     images: list[inventory.Image] | None
@@ -97,7 +97,7 @@ class Snapshot:
         return {store: number for store, number
                 in sorted(self.totals.present.items()) if store not in here}
 
-    def counts(self, site: look.State) -> dict[ImageState, int]:
+    def counts(self, site: poll.SiteStatus) -> dict[ImageState, int]:
         """Return the numbers of images by how they are at a site.
 
         Those that are lost are at least so many: of images in the right
@@ -110,18 +110,18 @@ class Snapshot:
                 LEFT: self.totals.failed.get(site.name, 0), LOST: lost,
                 MISSING: max(0, self.totals.active - listed)}
 
-    def stored(self, site: look.State) -> int:
+    def stored(self, site: poll.SiteStatus) -> int:
         """Return the bytes of images that a site has."""
         return self.totals.stored.get(site.name, 0) - self._lost(site)[1]
 
-    def _lost(self, site: look.State) -> tuple[int, int]:
+    def _lost(self, site: poll.SiteStatus) -> tuple[int, int]:
         """Return (number, bytes) of images that cannot be where they were."""
         if site.prefix is None:
             return 0, 0
         cluster = site.prefix.rpartition('/')[0] + '/'
         places = self.totals.places.get(site.name, {})
         others = [found for prefix, found in places.items()
-                  if prefix.startswith(look.SCHEME)
+                  if prefix.startswith(poll.SCHEME)
                   and not prefix.startswith(cluster)]
         number = sum(count for count, _data in others)
         data = sum(size for _count, size in others)
@@ -131,7 +131,7 @@ class Snapshot:
         return number, data
 
     def state(self, image: inventory.Image,
-              site: look.State) -> tuple[ImageState, int | None]:
+              site: poll.SiteStatus) -> tuple[ImageState, int | None]:
         """Return how an image is at a site, and the percent or None."""
         if site.name in image.importing:
             transfer = self._transfers.get(image.id)
@@ -151,7 +151,7 @@ class Snapshot:
                            for transfer in self.transfers}
 
 
-def take(targets: list[subjects.Target], timeout: float | None,
+def take(targets: list[clusters.Target], timeout: float | None,
          wanted: inventory.Filter | None = None, limit: int = 0,
          deployment: str = '',
          database: inventory.Database | None = None) -> Snapshot:
@@ -166,17 +166,18 @@ def take(targets: list[subjects.Target], timeout: float | None,
     """
     began = time.monotonic()
     # Sites are asked while the database is.
-    looks = look.Looks(targets, deployment)
+    polling = poll.Poll(targets, deployment)
     database = database or inventory.Database()
     if timeout is None:
         database.ask(inventory.ping, ANSWER)
     totals, images, number, transfers, exists = database.ask(
         lambda: _inventory(wanted, limit), timeout or _LISTING)
     left = (timeout or ANSWER) - (time.monotonic() - began)
-    sites = looks.wait(max(left, 1))
+    sites = polling.wait(max(left, 1))
     return Snapshot(sites, totals, transfers, images, number,
                     time.monotonic() - began, time.time(),
-                    None if looks.kept is None else set(looks.kept), exists)
+                    None if polling.kept is None else set(polling.kept),
+                    exists)
 
 
 def _inventory(wanted: inventory.Filter | None, limit: int) -> tuple[

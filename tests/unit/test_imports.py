@@ -42,7 +42,7 @@ _ROOMS = {
     'cmd': 'ceph checks deploy imports opts sites status tasks workers',
 }
 # What is imported for annotations alone, and from above.
-_FOR_TYPES = {('sites', 'tasks'), ('status', 'checks')}
+_FOR_TYPES = {('sites', 'tasks')}
 # Which rooms import what is not a part of every Python installation, or not
 # to be used anywhere.
 _LIBRARIES = {

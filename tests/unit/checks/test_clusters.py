@@ -26,8 +26,9 @@ from glance_dcn.ceph import trial
 from glance_dcn.checks import access
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
+from glance_dcn.checks import subjects
 from glance_dcn.sites import cluster_identity
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster
 
 FSID = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001'
 OTHER = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0002'
@@ -60,7 +61,7 @@ class ClusterTestCase(base.BaseTestCase):
         path.chmod(mode)
 
     def site(self, **fields):
-        return subjects.Site(subjects.Target(**dict({
+        return subjects.Site(cluster.Target(**dict({
             'name': 'edge', 'pool': 'images', 'conf_file': str(self.path),
             'user': 'glance'}, **fields)), access.Access())
 
@@ -175,7 +176,7 @@ class TestConnecting(ClusterTestCase):
 
     def test_some_monitors_are_silent(self):
         for name, value in (
-                ('status.subjects.Site.connect',
+                ('status.cluster.Cluster.connect',
                  lambda self: setattr(self, 'client', object())),
                 ('ceph.trial.monitors', lambda client: [
                     ('a', [('a', 1)]), ('b', [('b', 1), ('c', 2)])]),

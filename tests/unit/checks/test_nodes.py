@@ -26,7 +26,7 @@ from oslotest import base
 from glance_dcn.checks import access
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
-from glance_dcn.status import subjects
+from glance_dcn.checks import subjects
 
 GIB = 1 << 30
 

@@ -19,7 +19,7 @@ from oslotest import base
 
 from glance_dcn.checks import guide
 from glance_dcn.checks import registry
-from glance_dcn.status import subjects
+from glance_dcn.checks import subjects
 
 _PAGE = pathlib.Path(__file__).parents[3] / 'doc/source/admin/check.rst'
 _INC = pathlib.Path(__file__).parents[3] / 'doc/source/admin/checks.inc'

@@ -20,7 +20,8 @@ from oslotest import base
 
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
-from glance_dcn.status import subjects
+from glance_dcn.checks import subjects
+from glance_dcn.status import cluster
 
 
 class TestRun(base.BaseTestCase):
@@ -106,7 +107,7 @@ class TestRun(base.BaseTestCase):
                                   subject.kept)
             return 'fine'
         self.add('own-pool', compare, scope=registry.ALL)
-        runner.run([subjects.Site(subjects.Target(name, 'p', user=name), None)
+        runner.run([subjects.Site(cluster.Target(name, 'p', user=name), None)
                     for name in 'abc'], 5)
         self.assertEqual({'a': ([], None), 'b': (['a'], None),
                           'c': (['a', 'b'], ('old', 0))}, seen)

@@ -49,8 +49,8 @@ its_option = 1
 _LOOK = """\\
 import sys, types
 from glance_dcn.checks import runner, registry
+from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
-from glance_dcn.status import subjects
 for path in sys.argv[1:]:
     conf = node.read_all(types.SimpleNamespace(
         config_file=[path], config_dir=[]))

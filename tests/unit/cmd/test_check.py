@@ -22,7 +22,7 @@ from oslotest import base
 
 from glance_dcn.cmd import check
 from glance_dcn.cmd import main
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster
 from glance_dcn.tasks import queue
 
 
@@ -37,7 +37,7 @@ class TestOnly(base.BaseTestCase):
         for target, value in (
                 ('glance_dcn.cmd.node.read_all', lambda args: conf),
                 ('glance_dcn.cmd.node.targets', lambda conf, tell: [
-                    subjects.Target(name, 'images') for name in self.sites]),
+                    cluster.Target(name, 'images') for name in self.sites]),
                 ('glance_dcn.checks.runner.run', self._run),
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
             self.useFixture(fixtures.MonkeyPatch(target, value))

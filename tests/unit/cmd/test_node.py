@@ -24,7 +24,7 @@ from oslotest import base
 from glance_dcn.ceph import client as clients
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster
 
 _CONF = """\
 [DEFAULT]
@@ -167,7 +167,7 @@ class _Kept:
 
     def __init__(self, target):
         self.name, self.home = target.name, target.home
-        self.keeps = subjects.Site(target, None).keeps_records
+        self.keeps = cluster.Cluster(target).keeps_records
 
 
 class TestOutput(base.BaseTestCase):

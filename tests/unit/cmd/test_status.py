@@ -29,9 +29,9 @@ from glance_dcn.cmd import main
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import status
 from glance_dcn.deploy import sitesfile
+from glance_dcn.status import cluster
 from glance_dcn.status import inventory
-from glance_dcn.status import look
-from glance_dcn.status import subjects
+from glance_dcn.status import poll
 from glance_dcn.tasks import queue
 from tests.unit.status import test_metrics
 
@@ -49,7 +49,7 @@ class CommandTestCase(base.BaseTestCase):
                     'glance_dcn': types.SimpleNamespace(
                         deployment_id='ours')}),
                 ('glance_dcn.cmd.node.targets', lambda conf, tell: [
-                    subjects.Target(name, 'images')
+                    cluster.Target(name, 'images')
                     for name in ('central', 'edge')]),
                 ('glance_dcn.status.snapshot.take', self._take),
                 ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
@@ -93,11 +93,11 @@ class TestStatus(CommandTestCase):
 
     def test_healthy(self):
         self.snapshot = test_metrics.some_snapshot(
-            sites=[look.State('central', health.UP)])
+            sites=[poll.SiteStatus('central', health.UP)])
         self.assertEqual(status.GOOD, self.run_command('status')[0])
 
     def test_tasks_that_cannot_be_read(self):
-        self.snapshot = test_metrics.some_snapshot(sites=[look.State(
+        self.snapshot = test_metrics.some_snapshot(sites=[poll.SiteStatus(
             'central', health.UP, tasks=None, unread=True)])
         code, out, _err = self.run_command('status')
         self.assertEqual(status.BAD, code)
@@ -107,8 +107,8 @@ class TestStatus(CommandTestCase):
         self.assertEqual(status.GOOD, self.run_command('status')[0])
 
     def site(self, **more):
-        return look.State('central', health.UP, fsid='f0', pool='images',
-                          **more)
+        return poll.SiteStatus('central', health.UP, fsid='f0', pool='images',
+                               **more)
 
     def test_images_that_are_in_another_cluster(self):
         totals = inventory.Totals(
@@ -177,7 +177,7 @@ class TestStatus(CommandTestCase):
 
     def test_image_that_is_not_meant(self):
         self.snapshot = test_metrics.some_snapshot(
-            sites=[look.State('central', health.UP)], images=[], number=0)
+            sites=[poll.SiteStatus('central', health.UP)], images=[], number=0)
         code, out, err = self.run_command('status', '--image', IMAGE,
                                           '--missing', 'central')
         self.assertEqual(status.GOOD, code)
@@ -223,7 +223,7 @@ class TestStatus(CommandTestCase):
                       self.run_command('status', '--all')[1])
 
     def test_states(self):
-        sites = [look.State(name, health.UP) for name in
+        sites = [poll.SiteStatus(name, health.UP) for name in
                  ('a', 'b', 'c', 'd', 'e')]
         sites[2].images = {IMAGE}
         found = test_metrics.some_snapshot(sites=sites)
@@ -233,7 +233,7 @@ class TestStatus(CommandTestCase):
             [found.state(image, site)[0] for site in sites])
 
     def test_many_sites(self):
-        sites = [look.State('dcn%d' % number, health.UP)
+        sites = [poll.SiteStatus('dcn%d' % number, health.UP)
                  for number in range(50)]
         self.snapshot = test_metrics.some_snapshot(sites=sites, images=[
             self.image(*(site.name for site in sites[:30]),
@@ -419,7 +419,7 @@ class TestMetrics(CommandTestCase):
         def targets(conf, tell):
             found.append(1)
             return [] if len(found) == 2 else [
-                subjects.Target('central', 'images')]
+                cluster.Target('central', 'images')]
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.cmd.node.targets', targets))
         self.useFixture(fixtures.MonkeyPatch(

@@ -19,7 +19,7 @@ import types
 import fixtures
 from oslotest import base
 
-from glance_dcn.checks import api
+from glance_dcn.checks import journey
 from glance_dcn.cmd import validate
 
 
@@ -67,7 +67,7 @@ class TestValidate(base.BaseTestCase):
         self.assertEqual((0, 0, []), (status, way.cleaned, said['left']))
 
     def test_step_that_fails(self):
-        status, said, way = self.run_command(api.Refused('no\n way'))
+        status, said, way = self.run_command(journey.Refused('no\n way'))
         self.assertEqual((1, 1), (status, way.cleaned))
         self.assertEqual('no way', said['steps'][0]['error'])
 

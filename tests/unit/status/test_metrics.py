@@ -27,8 +27,8 @@ import yaml
 
 from glance_dcn.ceph import health
 from glance_dcn.status import inventory
-from glance_dcn.status import look
 from glance_dcn.status import metrics
+from glance_dcn.status import poll
 from glance_dcn.status import snapshot
 
 _DASHBOARD = (pathlib.Path(__file__).parents[3]
@@ -40,9 +40,9 @@ def some_snapshot(**changes):
     """Return a snapshot of two sites, one of them away."""
     return snapshot.Snapshot(**dict({
         'sites': [
-            look.State('central', health.UP, None, 'f0', .001, 1000, 600,
-                       {'delete': 2}, {'i9'}),
-            look.State('edge', health.DOWN, 'it is away')],
+            poll.SiteStatus('central', health.UP, None, 'f0', .001, 1000, 600,
+                            {'delete': 2}, {'i9'}),
+            poll.SiteStatus('edge', health.DOWN, 'it is away')],
         'totals': inventory.Totals(
             {'active': 3, 'queued': 1}, 40, {'central': 3, 'edge': 1},
             {'central': 40, 'edge': 10}, {'edge': 1}, {'edge': 1}),

@@ -35,7 +35,7 @@ from oslotest import base
 from glance_dcn.checks import access
 from glance_dcn.checks import nodes  # noqa: F401, its checks are known then
 from glance_dcn.checks import registry
-from glance_dcn.status import subjects
+from glance_dcn.checks import subjects
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 from tests import releases

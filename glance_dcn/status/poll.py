@@ -30,7 +30,7 @@ from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster as clusters
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
@@ -41,7 +41,7 @@ SCHEME = 'rbd://'
 
 
 @dataclasses.dataclass
-class State:
+class SiteStatus:
     """How a site is.
 
     :ivar state: one of the states of :mod:`glance_dcn.ceph.health`
@@ -93,20 +93,19 @@ class State:
                 and image not in self.names)
 
 
-class Looks:
-    """Looks at many sites at once, in threads of the scheduler.
+class Poll:
+    """A poll of many sites at once, in threads of the scheduler.
 
-    Each takes a client, which has a dozen threads. So first the monitors of
-    all are asked, at the cost of a socket each, and what does not answer takes
-    none.
+    A client of librados has a dozen threads. So the monitors of all sites are
+    asked first, over a socket each; only sites that answer take a client.
     """
 
-    def __init__(self, targets: list[subjects.Target],
+    def __init__(self, targets: list[clusters.Target],
                  deployment: str = '') -> None:
         self._deployment = deployment
-        self._queue: native.Queue[tuple[State, _Kept]] = native.Queue()
+        self._queue: native.Queue[tuple[SiteStatus, _Kept]] = native.Queue()
         self._targets = {target.name: target for target in targets}
-        self._states = {target.name: State(target.name)
+        self._states = {target.name: SiteStatus(target.name)
                         for target in targets}
         # Clusters as they are kept at home, by store; None: not read.
         self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
@@ -115,53 +114,54 @@ class Looks:
         self._records: dict[str, list[tasks.Task]] = (
             collections.defaultdict(list))
         for target in targets:
-            site = subjects.Site(target, None, deployment)
+            site = clusters.Cluster(target, deployment)
             if site.keeps_records:
                 self._home = target.name
             self._begin(site)
 
-    def _begin(self, site: subjects.Site) -> None:
+    def _begin(self, site: clusters.Cluster) -> None:
         addresses = []
-        # What is wrong with its files is found by the look itself.
+        # What is wrong with its files is found by the poll itself.
         with contextlib.suppress(errors.ClusterError):
             site.factory.check_files()
             addresses = monitors.parse(site.factory.mon_host)
         if addresses:
             monitors.PROCESS.ask(addresses, functools.partial(
-                self._on_answer, site))
+                self._on_monitors, site))
         else:
-            self._on_answer(site, None)
+            self._on_monitors(site, None)
 
-    def _on_answer(self, site: subjects.Site, reason: str | None) -> None:
+    def _on_monitors(self, site: clusters.Cluster, reason: str | None) -> None:
         """Go on when the monitors of a site were asked.
 
         :param reason: why none has answered, or None
         """
         if reason is None:
             schedulers.PROCESS.submit(
-                functools.partial(self._look, site), _AT_ONCE)
+                functools.partial(self._poll_site, site), _AT_ONCE)
         else:
-            self._queue.put((State(
+            self._queue.put((SiteStatus(
                 site.name, health.DOWN,
                 'the monitors do not answer (%s)' % reason,
                 expected=_expected(site), pool=site.target.pool), _Kept()))
 
-    def _look(self, site: subjects.Site) -> None:
-        state = State(site.name, pool=site.target.pool,
-                      expected=_expected(site))
+    def _poll_site(self, site: clusters.Cluster) -> None:
+        state = SiteStatus(site.name, pool=site.target.pool,
+                           expected=_expected(site))
         kept = _Kept()
         try:
-            self._ask(site, state, kept)
+            self._read(site, state, kept)
         except errors.ClusterError as exc:
-            state.state = _state(exc)
+            state.state = _state_of(exc)
             state.reason = exc.reason
         except Exception as exc:
             state.state, state.reason = health.DOWN, str(exc)
         self._queue.put((state, kept))
-        # Nobody waits for that.
+        # No one waits for that.
         site.close()
 
-    def _ask(self, site: subjects.Site, state: State, kept: _Kept) -> None:
+    def _read(self, site: clusters.Cluster, state: SiteStatus,
+              kept: _Kept) -> None:
         site.connect()
         site.open()
         state.fsid = site.fsid
@@ -193,7 +193,7 @@ class Looks:
                                     homes.NAMESPACE, site.target.pool, exc,
                                     site.name))
 
-    def wait(self, timeout: float) -> list[State]:
+    def wait(self, timeout: float) -> list[SiteStatus]:
         """Return the states, in the order of the targets.
 
         :param timeout: seconds until a site that was silent is called down
@@ -215,9 +215,9 @@ class Looks:
                 for record in kept.tasks:
                     self._records[record.site].append(record)
         for name in left:
-            self._states[name] = State(name, health.DOWN,
-                                       'no answer within %d s' % timeout,
-                                       pool=self._targets[name].pool)
+            self._states[name] = SiteStatus(name, health.DOWN,
+                                            'no answer within %d s' % timeout,
+                                            pool=self._targets[name].pool)
         if not tasks_read:
             for state in self._states.values():
                 state.tasks, state.unread = None, self._home is not None
@@ -228,11 +228,11 @@ class Looks:
             state.tasks = dict(collections.Counter(
                 record.action.value for record in records))
             state.images = {record.image for record in records}
-        self._refuse_changed()
-        self._refuse_twins()
+        self._refuse_changed_clusters()
+        self._refuse_shared_pools()
         return list(self._states.values())
 
-    def _refuse_changed(self) -> None:
+    def _refuse_changed_clusters(self) -> None:
         """Find the sites that Glance refuses: their clusters were others."""
         for name, state in self._states.items():
             entry = (self.kept or {}).get(name)
@@ -246,7 +246,7 @@ class Looks:
                         state.fsid, entry.fsid,
                         health.format_time(entry.since), name))
 
-    def _refuse_twins(self) -> None:
+    def _refuse_shared_pools(self) -> None:
         """Find the sites that Glance refuses: others have their pools."""
         owners: dict[tuple[str, str], str] = {}
         for target in sorted(self._targets.values(),
@@ -272,7 +272,7 @@ class _Kept:
     clusters: dict[str, cluster_identity.ClusterIdentity] | None = None
 
 
-def _expected(site: subjects.Site) -> str | None:
+def _expected(site: clusters.Cluster) -> str | None:
     """Return the fsid that the conf file of a site names, or None."""
     try:
         return site.target.fsid or site.factory.fsid
@@ -280,7 +280,7 @@ def _expected(site: subjects.Site) -> str | None:
         return None
 
 
-def _state(exc: errors.ClusterError) -> str:
+def _state_of(exc: errors.ClusterError) -> str:
     if isinstance(exc, errors.NotDeployed):
         return health.NOT_DEPLOYED
     if isinstance(exc, errors.Misconfigured):

@@ -22,8 +22,8 @@ from glance_dcn.ceph import omap
 from glance_dcn.deploy import model
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home
-from glance_dcn.status import look
-from glance_dcn.status import subjects
+from glance_dcn.status import cluster as clusters
+from glance_dcn.status import poll
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 from tests.unit.tasks import fakes
@@ -42,17 +42,17 @@ class TestLooks(base.BaseTestCase):
         # What each cluster answers.
         self.fsids = {}
         for target, value in (
-                ('subjects.Site.connect', self._connect),
-                ('subjects.Site.open', lambda site: None),
-                ('subjects.Site.connected', None),
-                ('subjects.Site.opened', None),
-                ('subjects.Site.open_pool', self._open_pool),
+                ('clusters.Cluster.connect', self._connect),
+                ('clusters.Cluster.open', lambda site: None),
+                ('clusters.Cluster.connected', None),
+                ('clusters.Cluster.opened', None),
+                ('clusters.Cluster.open_pool', self._open_pool),
                 ('clients.ask_osds', lambda ioctx: None),
                 ('trial.round_trip', lambda ioctx: .01),
                 ('trial.room', lambda client: (2, 1)),
                 ('trial.names', lambda ioctx: set(self.names))):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.status.look.' + target, value))
+                'glance_dcn.status.poll.' + target, value))
 
     def _connect(self, site):
         site.fsid = self.fsids.get(site.name, 'fsid of ' + site.name)
@@ -69,8 +69,8 @@ class TestLooks(base.BaseTestCase):
 
     def look(self):
         """Return the states of three sites by name."""
-        return {state.name: state for state in look.Looks([
-            subjects.Target(name, 'images', default=name == 'central')
+        return {state.name: state for state in poll.Poll([
+            clusters.Target(name, 'images', default=name == 'central')
             for name in self.sites], 'ours').wait(60)}
 
     def test_many_sites_take_some_clients_at_a_time(self):
@@ -84,7 +84,7 @@ class TestLooks(base.BaseTestCase):
                 ('connect', connect),
                 ('close', lambda site: connected.discard(site.name))):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.status.look.subjects.Site.' + target, value))
+                'glance_dcn.status.poll.clusters.Cluster.' + target, value))
         for number in range(100):
             self.sites['far%d' % number] = fakes.Site('far%d' % number)
         self.assertEqual({health.UP}, {
@@ -101,7 +101,7 @@ class TestLooks(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.client.ClientFactory.check_files',
             lambda factory: None))
-        [state] = look.Looks([subjects.Target(
+        [state] = poll.Poll([clusters.Target(
             'central', 'images', conf_file=conf)]).wait(60)
         self.assertEqual(health.DOWN, state.state)
         self.assertIn('monitors', state.reason)
@@ -146,7 +146,7 @@ class TestLooks(base.BaseTestCase):
         def refuse(*args):
             raise omap.Error('denied')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.look.stores.TaskStore.scan', refuse))
+            'glance_dcn.status.poll.stores.TaskStore.scan', refuse))
         found = self.look()
         self.assertEqual(health.UP, found['central'].state)
         self.assertIn('cannot be read (denied)', found['central'].reason)
@@ -154,15 +154,15 @@ class TestLooks(base.BaseTestCase):
             (state.tasks, state.unread) for state in found.values()})
 
     def test_glance_that_keeps_no_records(self):
-        [state] = look.Looks([subjects.Target(
+        [state] = poll.Poll([clusters.Target(
             'central', 'images', default=True,
             access=model.Access.READ_ONLY)], 'ours').wait(60)
         self.assertEqual((None, False), (state.tasks, state.unread))
 
     def test_home_that_is_not_the_default_store(self):
         self.record('dcn1', 'dcn0', 'a')
-        found = {state.name: state for state in look.Looks([
-            subjects.Target(name, 'images', default=name == 'central',
+        found = {state.name: state for state in poll.Poll([
+            clusters.Target(name, 'images', default=name == 'central',
                             home=name == 'dcn1')
             for name in self.sites], 'ours').wait(60)}
         self.assertEqual({'delete': 1}, found['dcn0'].tasks)

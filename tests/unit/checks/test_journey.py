@@ -17,7 +17,7 @@ import types
 import fixtures
 from oslotest import base
 
-from glance_dcn.checks import api
+from glance_dcn.checks import journey
 
 
 class Adapter:
@@ -40,11 +40,11 @@ class TestApi(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.api._POLL', .01))
+            'glance_dcn.checks.journey._POLL', .01))
 
     def api(self, *answers):
         self.adapter = Adapter(*answers)
-        return api.Api(self.adapter)
+        return journey.Api(self.adapter)
 
     def test_stores(self):
         self.assertEqual(['central', 'edge'], self.api((200, {'stores': [
@@ -60,13 +60,13 @@ class TestApi(base.BaseTestCase):
         self.assertEqual(4, len(self.adapter.asked))
 
     def test_wait_for_what_fails(self):
-        exc = self.assertRaises(api.Refused, self.api((200, {
+        exc = self.assertRaises(journey.Refused, self.api((200, {
             'status': 'active', 'stores': 'a',
             'os_glance_failed_import': 'b'})).wait, 'i', ['a', 'b'], 5)
         self.assertIn('did not get to b', str(exc))
 
     def test_wait_in_vain(self):
-        exc = self.assertRaises(api.Refused, self.api((200, {
+        exc = self.assertRaises(journey.Refused, self.api((200, {
             'status': 'active', 'stores': 'a'})).wait, 'i', ['a', 'b'], .05)
         self.assertIn('its stores are a', str(exc))
 
@@ -79,16 +79,16 @@ class TestApi(base.BaseTestCase):
     def test_delete_in_vain(self):
         for answer, timeout in (((403, 'forbidden'), 60), ((409, 'in use'),
                                                            .05)):
-            exc = self.assertRaises(api.Refused, self.api(answer).delete,
+            exc = self.assertRaises(journey.Refused, self.api(answer).delete,
                                     'i', timeout)
             self.assertIn(answer[1], str(exc))
 
     def test_hidden_locations(self):
-        exc = self.assertRaises(api.Refused, self.api((200, {})).locations,
+        exc = self.assertRaises(journey.Refused, self.api((200, {})).locations,
                                 'i')
         self.assertIn('show_multiple_locations', str(exc))
 
     def test_refusal(self):
-        exc = self.assertRaises(api.Refused, self.api(
+        exc = self.assertRaises(journey.Refused, self.api(
             (403, 'You  are\nnot allowed')).create, id='i')
         self.assertIn('403 You are not allowed', str(exc))

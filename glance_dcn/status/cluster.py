@@ -10,15 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What checks look at: clusters, a node's configuration, Glances."""
+"""The cluster of a site, as commands reach it from this node."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import typing
-
-from oslo_config import cfg
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.deploy import cephconf
@@ -31,14 +29,7 @@ if typing.TYPE_CHECKING:
 
     import rados
 
-    from glance_dcn.ceph import errors
-    from glance_dcn.checks import access
-    from glance_dcn.checks import images
-    from glance_dcn.sites import cluster_identity
     from glance_dcn.sites import site as sites
-
-#: Name under which findings about this node's configuration are shown.
-THIS_NODE = 'node'
 
 _T = typing.TypeVar('_T')
 
@@ -67,65 +58,35 @@ class Target(clients.ClusterConfig):
     order: int = 0
 
 
-class Subject:
-    """What checks are about.
+class Cluster:
+    """The cluster of a site, and a client of its own to it.
 
-    :ivar name: as shown in findings
-    :ivar figures: what was measured: dicts by name of the check
-    """
+    The client is apart from those of this process's stores, and is not
+    watched.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.figures: dict[str, dict[str, float]] = {}
-        self.stopped = False
-
-    def measured(self, check: str, **figures: float) -> None:
-        """Keep what a check has measured."""
-        self.figures[check] = figures
-
-    def going_on(self) -> bool:
-        """Whether the checks are still wanted."""
-        return not self.stopped
-
-
-class Site(Subject):
-    """The cluster of a site; the checks fill in what they find.
-
-    It makes a client of its own, apart from those of this process's stores,
-    and looks after nothing.
-
-    :ivar access: what Glance's user may do to files; None where no check asks
     :ivar deployment: identity of the deployment, whose records count
     :ivar fsid: of the cluster that answered, or None
-    :ivar kept: clusters by store, as kept at this home, or None
-    :ivar error: why there is no client, or None
-    :ivar located: where Glance has its images; None where that is not asked
     """
 
-    def __init__(self, target: Target, access: access.Access | None,
-                 deployment: str = '') -> None:
-        super().__init__(target.name)
+    def __init__(self, target: Target, deployment: str = '') -> None:
+        self.name = target.name
         self.target = target
         self.deployment = deployment
-        self.access = access
         self.factory = clients.ClientFactory(target)
         self.client: rados.Rados | None = None
         self.ioctx: rados.Ioctx | None = None
         self.fsid: str | None = None
-        self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
-        self.error: errors.ClusterError | None = None
-        self.located: images.Located | None = None
 
     @property
     def connected(self) -> rados.Rados:
-        """The client, once there is one."""
-        assert self.client is not None, 'a check needs check monitors'
+        """The client; :meth:`connect` must have been called."""
+        assert self.client is not None, 'not connected'
         return self.client
 
     @property
     def opened(self) -> rados.Ioctx:
-        """The pool, once it is open."""
-        assert self.ioctx is not None, 'a check needs check pool'
+        """The pool; :meth:`open` must have been called."""
+        assert self.ioctx is not None, 'the pool is not open'
         return self.ioctx
 
     def connect(self) -> None:
@@ -204,39 +165,3 @@ class Site(Subject):
     def user(self) -> str:
         """The user in full, as Ceph writes it."""
         return 'client.%s' % (self.target.user or 'admin')
-
-
-class Sites(Subject):
-    """All clusters together, once each was looked at, seen from one.
-
-    :ivar others: those that come before it
-    """
-
-    def __init__(self, site: Site, others: list[Site],
-                 kept: cluster_identity.ClusterIdentity | None) -> None:
-        super().__init__(site.name)
-        self.site = site
-        self.others = others
-        self.kept = kept
-
-
-class Node(Subject):
-    """The configuration of the Glance on this node.
-
-    :ivar room: bytes that the staging folder shall have free
-    """
-
-    def __init__(self, conf: cfg.ConfigOpts, access: access.Access,
-                 room: int) -> None:
-        super().__init__(THIS_NODE)
-        self.conf = conf
-        self.access = access
-        self.room = room
-
-
-class Glance(Subject):
-    """A Glance that serves somewhere."""
-
-    def __init__(self, name: str, url: str) -> None:
-        super().__init__(name)
-        self.url = url
