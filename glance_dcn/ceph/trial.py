@@ -298,7 +298,7 @@ def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
     for entry in json.loads(text)['mons']:
         places = [place['addr'].rpartition(':') for place in
                   entry['public_addrs']['addrvec']]
-        found.append((entry.name, [
+        found.append((entry['name'], [
             (host.strip('[]'), int(port)) for host, _, port in places]))
     return found
 
