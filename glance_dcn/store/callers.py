@@ -86,12 +86,17 @@ def is_shown() -> bool:
     function that sorts them (PEP 667: names that the function does not have
     stay there).
     """
-    for _, frame in zip(range(_FRAMES), _frames()):
+    # A plain loop: a list of images asks for each of their locations.
+    frame: types.FrameType | None = sys._getframe(1)
+    for _ in range(_FRAMES):
+        if frame is None:
+            break
         if frame.f_code.co_name == _SORTING:
             names = frame.f_locals
             if _ANSWER not in names:
                 names[_ANSWER] = _find(_SHOWING) is not None
             return bool(names[_ANSWER])
+        frame = frame.f_back
     return _find(_SHOWING) is not None
 
 
