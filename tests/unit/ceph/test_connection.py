@@ -162,8 +162,11 @@ class TestUses(ConnectionCase):
         self.link._caches = self.caches
         self.clients = []
         self.room = None
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.client.ClientFactory.connect', self.connect))
+        # Not of the class: connections of other tests may be probed.
+        for factory in (self.link._factory, self.link._prober,
+                        self.link._verifier):
+            self.useFixture(fixtures.MockPatchObject(factory, 'connect',
+                                                     self.connect))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.connection.clients.round_trip', lambda one: 0))
         # The probe after each connecting makes clients of its own.
@@ -175,7 +178,7 @@ class TestUses(ConnectionCase):
         limits.left.return_value = mock.Mock(threads=1, files=2)
         self.caches._limits = limits
 
-    def connect(self, factory):
+    def connect(self):
         client = mock.MagicMock()
         client.get_addrs.return_value = '127.0.0.1:0/%d' % len(self.clients)
         client.get_fsid.return_value = FSID
