@@ -47,6 +47,7 @@ import typing
 import rados
 
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 
@@ -132,9 +133,8 @@ class Callers:
     They are those of the scheduler, which all clusters have in common.
     """
 
-    def __init__(self, scheduler: schedulers.Scheduler = schedulers.PROCESS
-                 ) -> None:
-        self._scheduler = scheduler
+    def __init__(self, scheduler: schedulers.Scheduler | None = None) -> None:
+        self._scheduler = scheduler or process.get(schedulers.Scheduler)
         self._inside: set[int] = set()
 
     def is_caller(self) -> bool:

@@ -39,7 +39,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import os
 import time
 import typing
 
@@ -50,6 +49,7 @@ from glance_dcn.runtime import limits as process_limits
 from glance_dcn.runtime import native
 from glance_dcn.runtime import scheduler as schedulers
 
+from glance_dcn.runtime import process
 
 LOG = logging.getLogger(__name__)
 
@@ -140,12 +140,12 @@ class ClientCache:
 
     def __init__(self, settings: Settings,
                  limits: process_limits.ProcessLimits | None = None,
-                 scheduler: schedulers.Scheduler = schedulers.PROCESS,
+                 scheduler: schedulers.Scheduler | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = native.lock()
         self._settings = settings
-        self._limits = limits or process_limits.PROCESS
-        self._scheduler = scheduler
+        self._limits = limits or process.get(process_limits.ProcessLimits)
+        self._scheduler = scheduler or process.get(schedulers.Scheduler)
         self._clock = clock
         # Least recently used first.
         self._entries: list[Entry] = []
@@ -358,12 +358,11 @@ class Caches:
     def __init__(self, settings: Settings | None = None,
                  limits: process_limits.ProcessLimits | None = None) -> None:
         self.settings = settings or Settings()
-        self._limits = limits or process_limits.PROCESS
+        self._limits = limits or process.get(process_limits.ProcessLimits)
         self._wanted: tuple[int, int] | None = None
-        # By process ID. Those of other processes are kept and not touched:
-        # only the parent has the librados threads that would be joined, and
-        # its locks may be held for ever here.
-        self._caches: dict[int, ClientCache] = {}
+        self._limits.reclaimable = lambda: self.current().idle
+        self._caches = process.ForkLocal(
+            lambda: ClientCache(self.settings, self._limits))
 
     def configure(self, idle_timeout: float, max_clients: int,
                   processes: int) -> list[process_limits.Shortage]:
@@ -382,15 +381,4 @@ class Caches:
 
     def current(self) -> ClientCache:
         """Return the cache of this process."""
-        pid = os.getpid()
-        cache = self._caches.get(pid)
-        if cache is None:
-            # Without a lock, for the same reason.
-            cache = self._caches.setdefault(pid, ClientCache(
-                self.settings, self._limits))
-        return cache
-
-
-#: Of this process.
-PROCESS = Caches()
-process_limits.PROCESS.reclaimable = lambda: PROCESS.current().idle
+        return self._caches.get()

@@ -31,7 +31,6 @@ import dataclasses
 import errno
 import functools
 import logging
-import os
 import time
 import typing
 
@@ -47,6 +46,7 @@ from glance_dcn.ceph import monitors
 from glance_dcn.ceph import state as states
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
@@ -61,26 +61,29 @@ _RETIRED = 4
 
 _T = typing.TypeVar('_T')
 
-_registry: dict[clients.ClusterConfig, Connection] = {}
 
+class Connections:
+    """The connections of a process, each shared by all that need it."""
 
-def get(config: clients.ClusterConfig) -> Connection:
-    """Return this process's connection for a store."""
-    if config not in _registry:
-        # Without a lock, which might be held for ever after a fork.
-        _registry.setdefault(config, Connection(config))
-    return _registry[config]
+    def __init__(self) -> None:
+        self._known: dict[clients.ClusterConfig, Connection] = {}
 
+    def get(self, config: clients.ClusterConfig) -> Connection:
+        """Return the connection for a store."""
+        if config not in self._known:
+            # Without a lock, which might be held for ever after a fork.
+            self._known.setdefault(config, Connection(config))
+        return self._known[config]
 
-def forget(store: str) -> None:
-    """Forget the connections of a store that is gone.
+    def forget(self, store: str) -> None:
+        """Forget the connections of a store that is gone.
 
-    Its cluster is not probed from then on. One that is in use still works.
-    """
-    for config, connection in list(_registry.items()):
-        if config.name == store:
-            _registry.pop(config, None)
-            connection._state().breaker.stop()
+        Its cluster is not probed from then on. One that is in use still works.
+        """
+        for config, connection in list(self._known.items()):
+            if config.name == store:
+                self._known.pop(config, None)
+                connection._states.get().breaker.stop()
 
 
 class _Pool(typing.NamedTuple):
@@ -104,9 +107,9 @@ class Connection:
     """
 
     def __init__(self, config: clients.ClusterConfig,
-                 caches: client_cache.Caches = client_cache.PROCESS) -> None:
+                 caches: client_cache.Caches | None = None) -> None:
         self.store = config.name
-        self._caches = caches
+        self._caches = caches or process.get(client_cache.Caches)
         self.round_trip: float | None = None
         self._config = config
         self._factory = clients.ClientFactory(config)
@@ -122,10 +125,8 @@ class Connection:
         self._on_up: list[Callable[[], object]] = []
         # Open pools, by the identity of their Ioctx.
         self._pools: dict[int, _Pool] = {}
-        # By process ID. Those of other processes are kept and not touched:
-        # only the parent has the librados threads that would be joined, and
-        # its locks may be held for ever here.
-        self._states: dict[int, states.State] = {}
+        # Only a parent has the librados threads that would be joined.
+        self._states = process.ForkLocal(self._new_state)
         self._complaint: str | None = None
 
     @property
@@ -151,7 +152,7 @@ class Connection:
 
         If it is not known, it is found out in the background.
         """
-        state = self._state()
+        state = self._states.get()
         try:
             fsid = self._found_fsid() or self._factory.fsid
         except errors.ClusterError as exc:
@@ -169,11 +170,11 @@ class Connection:
         It is known for as long as the site is not lost, also while no client
         is connected because none is needed.
         """
-        return self._state().fsid
+        return self._states.get().fsid
 
     def _found_fsid(self) -> str | None:
         """Return :attr:`connected_fsid`, unless the conf file has changed."""
-        state = self._state()
+        state = self._states.get()
         if state.fsid and not state.client and not self._factory.is_up_to_date:
             state.fsid = None
         return state.fsid
@@ -181,7 +182,7 @@ class Connection:
     @property
     def health(self) -> health.Health:
         """Health of the cluster."""
-        state = self._state()
+        state = self._states.get()
         if state.breaker.health.state == health.UNKNOWN and not state.client:
             try:
                 self._factory.check_files()
@@ -199,7 +200,7 @@ class Connection:
         self._on_up.append(function)
         if periodic.is_master():
             return
-        breaker = self._state().breaker
+        breaker = self._states.get().breaker
         if breaker.health.state == health.UP:
             breaker.call_when_up(function)
 
@@ -216,7 +217,7 @@ class Connection:
                              it is known to be away
         :raises Exhausted: if this process has too few threads or files
         """
-        state = self._state()
+        state = self._states.get()
         entry = self._acquire(state)
         try:
             yield entry.client
@@ -243,7 +244,7 @@ class Connection:
                                reasons of :meth:`client`
         :raises Unreachable: if the cluster does not answer
         """
-        state = self._state()
+        state = self._states.get()
         entry = self._acquire(state)
         try:
             opened = self._open(entry, pool)
@@ -268,7 +269,7 @@ class Connection:
         ioctx.set_osdmap_full_try()
         opened = self._pools[id(ioctx)] = _Pool(
             entry, ioctx, native.Shared(functools.partial(
-                self._close_pool, self._state().cache, entry, ioctx)))
+                self._close_pool, self._states.get().cache, entry, ioctx)))
         return opened
 
     def _close_pool(self, cache: client_cache.ClientCache,
@@ -286,7 +287,7 @@ class Connection:
                 LOG.warning('Store %s: this client was blocklisted by the '
                             'cluster; making a new connection', self.store)
                 # librados does not come back from that by itself.
-                self._state().retire(client)
+                self._states.get().retire(client)
             else:
                 self._failed(exc, client)
             raise
@@ -306,7 +307,7 @@ class Connection:
         :raises Unreachable: if the cluster is found to be away meanwhile
         :raises Exception: what the function raises
         """
-        state = self._state()
+        state = self._states.get()
         if state.callers.is_caller():
             # It is waited for by another call.
             return function(*args)
@@ -339,7 +340,7 @@ class Connection:
         a connection of its own, and the next calls tell what it was answered.
         Nothing is waited for here.
         """
-        state = self._state()
+        state = self._states.get()
         try:
             state.breaker.check()
         except errors.Unreachable as exc:
@@ -353,7 +354,7 @@ class Connection:
                     return None
                 begun = state.suspicion = calls.Suspicion(state.client)
         if begun is not None:
-            schedulers.PROCESS.submit(functools.partial(
+            process.get(schedulers.Scheduler).submit(functools.partial(
                 self._verify, state, begun))
         elif suspicion and suspicion.is_over(time.monotonic()):
             error = errors.Unreachable(
@@ -408,7 +409,7 @@ class Connection:
         except errors.ClusterError:
             addresses = []
         if addresses:
-            monitors.PROCESS.ask(addresses, then)
+            process.get(monitors.Monitors).ask(addresses, then)
         else:
             # They have names alone, which only a client resolves.
             then(None)
@@ -441,7 +442,7 @@ class Connection:
         :param ioctx: what :meth:`open_pool` gave, which is still open
         :returns: is to be called when the client is not needed any more
         """
-        return self._state().cache.hold(self._pools[id(ioctx)].entry)
+        return self._states.get().cache.hold(self._pools[id(ioctx)].entry)
 
     def failed(self, exc: BaseException) -> bool:
         """Record what an operation ended with.
@@ -449,10 +450,10 @@ class Connection:
         :returns: whether it means that the cluster is away, so that from now
             on calls are refused
         """
-        return self._failed(exc, self._state().client)
+        return self._failed(exc, self._states.get().client)
 
     def _failed(self, exc: BaseException, client: rados.Rados | None) -> bool:
-        state = self._state()
+        state = self._states.get()
         error = health.explain(exc, self.store)
         if error is None:
             return False
@@ -467,7 +468,7 @@ class Connection:
         Of a client that was retired requests may be in flight. Before
         another takes its place, it is blocklisted.
         """
-        state = self._state()
+        state = self._states.get()
         state.mark_retired()
         entry = state.cache.acquire(state)
         if entry:
@@ -484,7 +485,7 @@ class Connection:
         :returns: those that could not be blocklisted
         :raises ClusterError: if the cluster cannot be used
         """
-        state = self._state()
+        state = self._states.get()
         entry = state.entry
         if entry and entry.address in addresses:
             # Its users get an error, and the next call a new client.
@@ -495,7 +496,7 @@ class Connection:
     @property
     def address(self) -> str | None:
         """Address of this process's client, or None if it has none."""
-        entry = self._state().entry
+        entry = self._states.get().entry
         return entry.address if entry else None
 
     def client_of(self, ioctx: rados.Ioctx) -> rados.Rados:
@@ -513,7 +514,7 @@ class Connection:
         :raises Misconfigured: if the conf file cannot be read
         :raises Unreachable: while the cluster is away
         """
-        state = self._state()
+        state = self._states.get()
         state.breaker.check()
         if not state.client:
             try:
@@ -609,7 +610,7 @@ class Connection:
 
     def _connect(self) -> rados.Rados:
         client = self._factory.connect()
-        self._state().blocklist_marked(client)
+        self._states.get().blocklist_marked(client)
         self.round_trip = clients.round_trip(client)
         LOG.info('Store %(store)s is connected to cluster %(fsid)s as '
                  'client.%(user)s', {'store': self.store,
@@ -665,17 +666,12 @@ class Connection:
         finally:
             client.shutdown()
 
-    def _state(self) -> states.State:
-        """Return what this process has of the connection."""
-        pid = os.getpid()
-        state = self._states.get(pid)
-        if state is None:
-            made = states.State(self._caches.current())
-            made.breaker = health.CircuitBreaker(
-                self.store, lambda: self._check_cluster(made), self._on_up,
-                addresses=lambda: monitors.parse(self._prober.mon_host))
-            state = self._states.setdefault(pid, made)
-        return state
+    def _new_state(self) -> states.State:
+        made = states.State(self._caches.current())
+        made.breaker = health.CircuitBreaker(
+            self.store, lambda: self._check_cluster(made), self._on_up,
+            addresses=lambda: monitors.parse(self._prober.mon_host))
+        return made
 
     def _complain(self, exc: errors.ClusterError) -> None:
         if str(exc) != self._complaint:

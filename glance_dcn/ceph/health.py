@@ -40,6 +40,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import monitors
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
@@ -144,16 +145,16 @@ class CircuitBreaker:
     def __init__(self, store: str, ask: Callable[[], object],
                  on_up: Iterable[Callable[[], object]] = (),
                  clock: Callable[[], float] = time.time,
-                 scheduler: schedulers.Scheduler = schedulers.PROCESS,
+                 scheduler: schedulers.Scheduler | None = None,
                  addresses: Callable[[], list[monitors.Address]] = list,
-                 asker: monitors.Monitors = monitors.PROCESS) -> None:
+                 asker: monitors.Monitors | None = None) -> None:
         self.store = store
         self._ask = ask
         self._on_up = on_up
         self._clock = clock
-        self._scheduler = scheduler
+        self._scheduler = scheduler or process.get(schedulers.Scheduler)
         self._addresses = addresses
-        self._asker = asker
+        self._asker = asker or process.get(monitors.Monitors)
         # Held for moments only.
         self._lock = native.lock()
         self._health = Health(UNKNOWN)

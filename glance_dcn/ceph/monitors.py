@@ -36,6 +36,7 @@ import time
 import typing
 
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 
@@ -182,12 +183,11 @@ class Monitors:
     :param clock: returns seconds of a monotonic clock
     """
 
-    def __init__(self, scheduler: schedulers.Scheduler = schedulers.PROCESS,
+    def __init__(self, scheduler: schedulers.Scheduler | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self._scheduler = scheduler
+        self._scheduler = scheduler or process.get(schedulers.Scheduler)
         self._clock = clock
-        # By process ID, see glance_dcn.runtime.scheduler.
-        self._of: dict[int, _Questions] = {}
+        self._questions = process.ForkLocal(_Questions)
 
     def ask(self, addresses: list[Address],
             then: Callable[[str | None], object]) -> None:
@@ -196,7 +196,7 @@ class Monitors:
         :param then: called in a thread of the scheduler with None if one
             does, or with the reason as text; it must not block
         """
-        questions = self._questions()
+        questions = self._questions.get()
         with questions.lock:
             questions.waiting.append(_Question(addresses, then))
             begin = not questions.is_polled
@@ -206,7 +206,7 @@ class Monitors:
 
     def poll(self, questions: _Questions | None = None) -> None:
         """Begin and end what can be; schedule the next poll if need be."""
-        questions = questions or self._questions()
+        questions = questions or self._questions.get()
         now = self._clock()
         with questions.lock:
             while questions.waiting and (
@@ -228,11 +228,3 @@ class Monitors:
         for question in over:
             question.close()
             question.then(question.reason)
-
-    def _questions(self) -> _Questions:
-        pid = os.getpid()
-        return self._of.get(pid) or self._of.setdefault(pid, _Questions())
-
-
-#: Of this process.
-PROCESS = Monitors()

@@ -54,6 +54,7 @@ import rados
 
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import omap
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 
@@ -118,7 +119,7 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
         raise
     # With the end of it, or a renewal under way would lock it again after the
     # unlocking.
-    renewals = schedulers.PROCESS.every(_RENEWAL, held.renew)
+    renewals = process.get(schedulers.Scheduler).every(_RENEWAL, held.renew)
     try:
         yield
     except BaseException:

@@ -33,6 +33,7 @@ import struct
 import rados
 
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 #: What every function of this module raises when the cluster refuses.
 Error = rados.Error
@@ -49,10 +50,13 @@ MUST_RENEW = 2
 _EQUAL = 1
 _IDEMPOTENT = 0
 
-# Completions that were not called yet. python3-rados keeps them with their
-# Ioctx alone; should that be closed and forgotten first, librados would call
-# what is not there any more.
-_in_flight: set[rados.Completion] = set()
+
+class _InFlight(set['rados.Completion']):
+    """Completions that were not called yet.
+
+    python3-rados keeps them with their Ioctx alone; should that be closed and
+    forgotten first, librados would call what is not there any more.
+    """
 
 
 def put(ioctx: rados.Ioctx, name: str, records: Mapping[str, str],
@@ -379,6 +383,7 @@ def _start(ioctx: rados.Ioctx, op: rados.WriteOp, name: str,
 
     :param answered: called with the return value, in a thread of librados
     """
+    in_flight = process.get(_InFlight)
     lock = native.lock()
     over: list[bool] = []
 
@@ -388,12 +393,12 @@ def _start(ioctx: rados.Ioctx, op: rados.WriteOp, name: str,
         finally:
             with lock:
                 over.append(True)
-                _in_flight.discard(completion)
+                in_flight.discard(completion)
 
     completion = ioctx.operate_aio_write_op(op, name, complete)
     with lock:
         if not over:
-            _in_flight.add(completion)
+            in_flight.add(completion)
 
 
 def _operate(ioctx: rados.Ioctx, op: rados.WriteOp, name: str,

@@ -31,6 +31,7 @@ from glance_dcn.checks import registry
 from glance_dcn.checks import spelling  # noqa: F401
 from glance_dcn.checks import subjects
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 if typing.TYPE_CHECKING:
@@ -86,7 +87,7 @@ class _Run:
         self._queue: native.Queue[int] = native.Queue()
         self._left = set(self._done)
         for number, thing in enumerate(things):
-            schedulers.PROCESS.submit(
+            process.get(schedulers.Scheduler).submit(
                 functools.partial(self._run_checks, number, thing), _AT_ONCE)
 
     def _needed(self) -> set[str]:

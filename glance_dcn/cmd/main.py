@@ -39,6 +39,7 @@ from glance_dcn.cmd import status
 from glance_dcn.cmd import task
 from glance_dcn.cmd import validate
 from glance_dcn.cmd import worker as worker_command
+from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 
 #: Exit status of wrong arguments or a configuration that cannot be used.
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         # About what Glance's libraries use.
         warnings.simplefilter('ignore')
     # It looks at the sites; their work is done by Glance.
-    queue.PROCESS.enabled = False
+    process.get(queue.TaskQueue).enabled = False
     try:
         getattr(args, 'set_up', _set_up_stores)(args)
     except Exception as exc:

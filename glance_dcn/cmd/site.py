@@ -26,6 +26,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.cmd import cluster
 from glance_dcn.cmd import output
+from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue
@@ -108,7 +109,8 @@ def _accept(args: argparse.Namespace) -> int:
     if site is None:
         return _none(args, fsid=None, before=None)
     try:
-        before, now = cluster_identity.PROCESS.accept(site)
+        before, now = process.get(
+            cluster_identity.ClusterIdentities).accept(site)
     except errors.ClusterError as exc:
         _print(args, str(exc), str(exc), fsid=None, before=None)
         return 1
@@ -126,8 +128,9 @@ def _print(args: argparse.Namespace, text: str, error: str | None = None,
 
 def _none(args: argparse.Namespace, **fields: str | None) -> int:
     """Say that there is no such store, and return the exit status."""
+    known = process.get(queue.TaskQueue).sites
     text = '%s is no store of type dcn; these are: %s' % (
-        args.store, ', '.join(sorted(queue.PROCESS.sites)) or 'none')
+        args.store, ', '.join(sorted(known)) or 'none')
     _print(args, text, text, **fields)
     return 2
 

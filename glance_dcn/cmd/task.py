@@ -23,6 +23,7 @@ import typing
 from glance_dcn.ceph import health
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
+from glance_dcn.runtime import process
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
@@ -174,11 +175,11 @@ def _retry(args: argparse.Namespace) -> int:
     chosen = [record for record in _scan(args).records
               if isinstance(record, tasks.Task)
               and (not args.image or record.image in args.image)]
+    store = process.get(queue.TaskQueue).store
     now, changed = time.time(), []
     for task in chosen:
         retried = dataclasses.replace(task, retried_at=now, retry_attempts=0)
-        if not _at_home(functools.partial(queue.PROCESS.store.replace, task,
-                                          retried)):
+        if not _at_home(functools.partial(store.replace, task, retried)):
             changed.append(task)
     if args.format == 'json':
         print(output.text({'retried': len(chosen) - len(changed),
@@ -193,15 +194,15 @@ def _retry(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    scan = _scan(args)
-    if not queue.PROCESS.can_run:
+    scan, queued = _scan(args), process.get(queue.TaskQueue)
+    if not queued.can_run:
         raise _Failed(WRONG, 'the database of Glance cannot be asked, '
                       'without which no task is run: run this with the '
                       'configuration of a Glance that has one')
     if args.dry_run:
         _print_plans(args, scan.records)
         return NONE
-    if not _at_home(lambda: queue.PROCESS.run_once(_PATIENCE)):
+    if not _at_home(lambda: queued.run_once(_PATIENCE)):
         raise _Failed(BUSY, 'a process of Glance runs the tasks: use '
                       '"glance-dcn task retry" to have it try them at once, '
                       'or stop Glance')
@@ -213,9 +214,10 @@ def _scan(args: argparse.Namespace) -> stores.Scan:
 
     :raises _Failed: if the arguments are wrong, or it cannot be read
     """
-    known = queue.PROCESS.sites
+    queued = process.get(queue.TaskQueue)
+    known = queued.sites
     try:
-        node.refuse_without_home(queue.PROCESS)
+        node.refuse_without_home(queued)
     except ValueError as exc:
         raise _Failed(WRONG, exc) from exc
     chosen = getattr(args, 'site', None) or ()
@@ -223,7 +225,7 @@ def _scan(args: argparse.Namespace) -> stores.Scan:
     if unknown:
         raise _Failed(WRONG, 'there is no dcn store %s; there are: %s' % (
             ', '.join(unknown), ', '.join(sorted(known))))
-    scan = _at_home(queue.PROCESS.store.scan)
+    scan = _at_home(queued.store.scan)
     scan.records = [record for record in scan.records
                     if not chosen or record.site in chosen]
     return scan
@@ -237,7 +239,7 @@ def _at_home(work: typing.Callable[[], _T]) -> _T:
     try:
         return work()
     except stores.AWAY as exc:
-        home = queue.PROCESS.home.name
+        home = process.get(queue.TaskQueue).home.name
         raise _Failed(
             UNREADABLE, 'store %s, which keeps the tasks: they cannot be read '
             '(%s); see "glance-dcn check --site %s"' % (home, exc, home)
@@ -259,7 +261,7 @@ def _print_plans(args: argparse.Namespace,
                  records: list[tasks.Record]) -> None:
     plans = []
     for record in records:
-        decision = queue.PROCESS.plan(record)
+        decision = process.get(queue.TaskQueue).plan(record)
         plans.append(dict(_shown(record), plan=decision.verdict.value,
                           reason=decision.reason))
     if args.format == 'json':

@@ -34,6 +34,7 @@ from glance_dcn.cmd import output
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
+from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
 
@@ -102,7 +103,7 @@ def register(subparsers: output.Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Undo what was broken off, and return the exit status."""
     try:
-        node.refuse_without_stores(queue.PROCESS)
+        node.refuse_without_stores(process.get(queue.TaskQueue))
     except ValueError as exc:
         output.complain(exc)
         return _FAILED
@@ -147,13 +148,14 @@ def _why_not_me(staging: str) -> str | None:
 
 def run_list(args: argparse.Namespace) -> int:
     """Show the workers and return the exit status."""
+    tasks = process.get(queue.TaskQueue)
     try:
-        node.refuse_without_home(queue.PROCESS)
+        node.refuse_without_home(tasks)
     except ValueError as exc:
         output.complain(exc)
         return _FAILED
-    found, unread = collect(registry.Registry(
-        queue.PROCESS.home, queue.PROCESS.store.deployment))
+    found, unread = collect(registry.Registry(tasks.home,
+                                              tasks.store.deployment))
     if args.format == 'json':
         print(json.dumps({'workers': found, 'unread': unread}, indent=1))
     else:

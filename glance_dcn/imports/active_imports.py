@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections import abc
 import logging
-import os
 import time
 import typing
 
@@ -36,6 +35,7 @@ from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.tasks import task as tasks
 
 LOG = logging.getLogger(__name__)
@@ -51,11 +51,23 @@ _WORDS = {
     journal.COPYING: 'Copying the image',
 }
 
-_lock = native.lock()
-_imports: dict[str, Import] = {}
-_listeners: list[abc.Callable[[journal.Entry], object]] = []
-_pid: int | None = None
-_conf: cfg.ConfigOpts | None = None
+
+class _Begun:
+    """The imports of one process, by task."""
+
+    def __init__(self) -> None:
+        self.lock = native.lock()
+        self.by_task: dict[str, Import] = {}
+
+
+class _Imports:
+    """The imports of this process, and those that are told of each."""
+
+    def __init__(self) -> None:
+        # What goes on is the parent's, not its child's.
+        self.begun = process.ForkLocal(_Begun)
+        self.listeners: list[abc.Callable[[journal.Entry], object]] = []
+        self.conf: cfg.ConfigOpts | None = None
 
 
 def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
@@ -63,8 +75,9 @@ def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
 
     :param function: must not wait, and must raise nothing
     """
-    if function not in _listeners:
-        _listeners.append(function)
+    listeners = process.get(_Imports).listeners
+    if function not in listeners:
+        listeners.append(function)
 
 
 class Import:
@@ -171,24 +184,23 @@ def begin(journals: journal.Journal, entry: journal.Entry) -> Import | None:
                   'if this worker dies: %(error)s', {
                       'image': entry.image, 'error': exc})
         return None
-    for listener in _listeners:
+    for listener in process.get(_Imports).listeners:
         listener(entry)
     return begun
 
 
 def adopt(held: journal.Held) -> Import:
     """Continue the import of an entry that this process holds."""
-    _forget_parents()
     going_on = Import(held)
-    with _lock:
-        _imports[held.entry.task] = going_on
+    begun = process.get(_Imports).begun.get()
+    with begun.lock:
+        begun.by_task[held.entry.task] = going_on
     return going_on
 
 
 def end(task: str) -> None:
     """Forget an import: its task has come to its end."""
-    with _lock:
-        going_on = _imports.pop(task, None)
+    going_on = _pop(task)
     if going_on is not None:
         going_on.stop_vouching()
         going_on.held.close()
@@ -196,8 +208,7 @@ def end(task: str) -> None:
 
 def give_up(task: str) -> None:
     """Leave an import that no thread works on to the recovery."""
-    with _lock:
-        going_on = _imports.pop(task, None)
+    going_on = _pop(task)
     if going_on is not None:
         going_on.stop_vouching(keep=True)
         # The clients are alive: they do other work, and clean up themselves.
@@ -207,7 +218,7 @@ def give_up(task: str) -> None:
 
 def get(task: str) -> Import | None:
     """Return the import of a task, or None."""
-    return _imports.get(task) if _pid == os.getpid() else None
+    return process.get(_Imports).begun.get().by_task.get(task)
 
 
 def of(image: str) -> Import | None:
@@ -221,10 +232,9 @@ def of(image: str) -> Import | None:
 
 def all_imports() -> list[Import]:
     """Return all imports of this process."""
-    if _pid != os.getpid():
-        return []
-    with _lock:
-        return list(_imports.values())
+    begun = process.get(_Imports).begun.get()
+    with begun.lock:
+        return list(begun.by_task.values())
 
 
 def enter(image: str, phase: str, **changes: typing.Any) -> None:
@@ -274,7 +284,7 @@ def writes(image: str, store: str, instance: int) -> None:
                 'phase': journal.COPYING if entry.phase == journal.COPYING
                 else journal.STORING}
     going_on.held.change(change)
-    for listener in _listeners:
+    for listener in process.get(_Imports).listeners:
         listener(going_on.entry)
 
 
@@ -304,23 +314,20 @@ def saved(task: str) -> None:
         going_on.saved = time.monotonic()
 
 
-def _forget_parents() -> None:
-    """In a child of a fork: what goes on is the parent's."""
-    global _lock, _pid
-    if _pid != os.getpid():
-        _lock = native.lock()
-        _imports.clear()
-        _pid = os.getpid()
+def _pop(task: str) -> Import | None:
+    begun = process.get(_Imports).begun.get()
+    with begun.lock:
+        return begun.by_task.pop(task, None)
 
 
 def listen(conf: cfg.ConfigOpts) -> None:
     """Record imports as soon as they are accepted; may be called again."""
-    global _conf
-    if _conf is None:
+    imports = process.get(_Imports)
+    if imports.conf is None:
         from glance.db.sqlalchemy import models
         from sqlalchemy import event
         event.listen(models.TaskInfo, 'after_insert', _inserted)
-    _conf = conf
+    imports.conf = conf
 
 
 def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
@@ -334,14 +341,15 @@ def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
 def _accept(task: str, asked: dict[str, typing.Any] | None) -> None:
     request = asked and asked.get('import_req')
     # There are other types of tasks.
-    found = folder.of(_conf) if _conf and request else None
-    if _conf is None or not asked or not request or found is None:
+    conf = process.get(_Imports).conf
+    found = folder.of(conf) if conf and request else None
+    if conf is None or not asked or not request or found is None:
         return
     entry = journal.Entry(
         task=task, image=asked['image_id'],
         method=request['method']['name'],
         stores=list(asked['backend']),
-        path=folder.staged(_conf, asked['image_id']),
+        path=folder.staged(conf, asked['image_id']),
         phase=journal.ACCEPTED, by=tasks.host_and_process())
     begin(found, entry)
     if entry.method == 'glance-direct':

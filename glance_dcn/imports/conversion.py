@@ -45,6 +45,7 @@ from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.sites import hashes
 
 CONF = cfg.CONF
@@ -56,7 +57,6 @@ CONF.register_opts(stock.conversion_plugin_opts, group='image_conversion')
 CONF.import_opt('image_size_cap', 'glance.common.config')
 
 # The inspection server of this process.
-_SERVER = inspection_server.InspectionServer()
 
 # What describes an image reads its header, and answers at once, or is at a
 # loss.
@@ -80,7 +80,9 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     targets = kwargs.get('backend') or []
     distributed_staging.remove_duplicates(targets)
     # It gets ready while the image is downloaded, or the task begins.
-    inspection.prepare(_SERVER, CONF.wsgi.python_interpreter)
+    inspection.prepare(
+        process.get(inspection_server.InspectionServer),
+        CONF.wsgi.python_interpreter)
     return linear_flow.Flow(kwargs['task_type']).add(_ConvertImage(
         kwargs['task_id'], kwargs['task_type'], kwargs['task_repo'],
         kwargs['action_wrapper'], targets,
@@ -217,7 +219,8 @@ class _ConvertImage(task.Task):
         Should the writer have gone back after that, the target is merely not
         trusted after a power cut.
         """
-        record = hashes.shared.wait(self._action_wrapper.image_id, seconds)
+        record = process.get(hashes.SharedHashes).wait(
+            self._action_wrapper.image_id, seconds)
         return (record.size, record.content) if record else None
 
     def _end_hashing(self) -> None:
@@ -232,10 +235,10 @@ class _ConvertImage(task.Task):
         """
         self._phases.enter(phase)
         try:
-            return inspection.inspect(path, self._phases.beat,
-                                      _tolerated(declared),
-                                      CONF.wsgi.python_interpreter,
-                                      _SERVER)
+            return inspection.inspect(
+                path, self._phases.beat, _tolerated(declared),
+                CONF.wsgi.python_interpreter,
+                process.get(inspection_server.InspectionServer))
         except formats.Refused as exc:
             raise _refusal(str(exc))
         except (exception.GlanceException, errors.EngineError, OSError):

@@ -39,6 +39,7 @@ from glance_dcn.imports import commits
 from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import options
+from glance_dcn.runtime import process
 from glance_dcn.sites import copying
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import sources
@@ -54,10 +55,17 @@ options.register(CONF)
 # The algorithm of Glance's ``checksum``.
 _CHECKSUM = 'md5'
 
-# Targets taken over, by task ID, until the task runs: Glance may ask for the
-# flow of a task again, with the list already shortened.
-_taken: dict[str, list[str]] = {}
-_said: set[str] = set()
+
+class _Taken(dict[str, 'list[str]']):
+    """Targets taken over, by task ID, until the task runs.
+
+    Glance may ask for the flow of a task again, with the list already
+    shortened.
+    """
+
+
+class _Told(set[str]):
+    """What was logged, once in a process."""
 
 
 def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
@@ -84,11 +92,11 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
 def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
     """Remove the targets that are ours from the list, and return them."""
     wanted, task_id = kwargs['backend'], kwargs['task_id']
-    if task_id in _taken:
-        wanted[:] = [store for store in wanted
-                     if store not in _taken[task_id]]
+    taken = process.get(_Taken)
+    if task_id in taken:
+        wanted[:] = [store for store in wanted if store not in taken[task_id]]
         _undo_with_lock(kwargs['action_wrapper'], task_id)
-        return _taken[task_id]
+        return taken[task_id]
     if not (CONF.glance_dcn.direct_copy
             and glance_interfaces.usable(glance_interfaces.IMPORT_ACTIONS)
             and glance_interfaces.usable(glance_interfaces.IMAGE_LAYERS)):
@@ -129,7 +137,7 @@ def _take_over(kwargs: dict[str, typing.Any]) -> list[str]:
         action.remove_failed_stores(targets)
     for store in targets:
         wanted.remove(store)
-    _taken[task_id] = targets
+    taken[task_id] = targets
     _undo_with_lock(kwargs['action_wrapper'], task_id)
     return targets
 
@@ -148,7 +156,7 @@ def _undo_with_lock(wrapper: typing.Any, task_id: str) -> None:
 
     def undo_and_drop_lock() -> None:
         try:
-            targets = _taken.pop(task_id, None)
+            targets = process.get(_Taken).pop(task_id, None)
             if targets:
                 with wrapper as action:
                     action.remove_importing_stores(targets)
@@ -225,8 +233,9 @@ def _site(store: str) -> sites.Site:
 
 
 def _say_once(key: str, message: str, *arguments: object) -> None:
-    if key not in _said:
-        _said.add(key)
+    told = process.get(_Told)
+    if key not in told:
+        told.add(key)
         LOG.info(message, *arguments)
 
 
@@ -259,7 +268,7 @@ class _CopyDirectly(task.Task):
         :raises glance.common.exception.StorageQuotaFull: if a quota forbids
             it, before any data moves
         """
-        _taken.pop(self._task_id, None)
+        process.get(_Taken).pop(self._task_id, None)
         try:
             outcome = self._copy()
         except copying.CopyFailed as exc:

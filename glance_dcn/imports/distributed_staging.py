@@ -50,6 +50,7 @@ from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
 from glance_dcn.imports import recovery
+from glance_dcn.runtime import process
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import task as tasks
 from glance_dcn.upstream import database
@@ -100,7 +101,7 @@ def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
              and recovery.is_possible() else None)
     if found is None:
         return None
-    heartbeat.watch.start()
+    process.get(heartbeat.Watch).start()
     known = active_imports.get(kwargs['task_id'])
     begun = known or active_imports.begin(found, _entry(kwargs))
     if begun is not None:

@@ -28,6 +28,7 @@ import socket
 from oslo_config import cfg
 
 from glance_dcn.imports import journal
+from glance_dcn.runtime import process
 
 LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,12 @@ _PREFIX = 'file://'
 # No disk format is called so.
 _ASIDE = '.source'
 
-_identities: dict[str, int] = {}
+
+class _Announced(process.ForkLocal['dict[str, int]']):
+    """Open files of this worker, by path."""
+
+    def __init__(self) -> None:
+        super().__init__(dict)
 
 
 def path(conf: cfg.ConfigOpts) -> str | None:
@@ -191,14 +197,15 @@ def _others(staging: str, identity: dict[str, object]) -> list[str]:
 
 def _announce(path: str, text: str) -> None:
     """Hold a shared lock on this worker's file; all its processes do."""
-    if _identities.get('pid') == os.getpid() and path in _identities:
+    announced = process.get(_Announced).get()
+    if path in announced:
         return
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(fd, fcntl.LOCK_SH)
     os.ftruncate(fd, 0)
     os.pwrite(fd, text.encode(), 0)
     # Kept open until the process ends.
-    _identities.update({'pid': os.getpid(), path: fd})
+    announced[path] = fd
 
 
 def _alive(path: str) -> abc.Iterator[str]:

@@ -218,7 +218,3 @@ def works_on(task: str) -> bool:
                 return True
             frame = frame.f_back
     return False
-
-
-#: The watch of this process.
-watch = Watch()

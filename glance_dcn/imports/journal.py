@@ -44,6 +44,7 @@ import typing
 
 from glance_dcn.imports import durable
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 LOG = logging.getLogger(__name__)
 
@@ -89,7 +90,9 @@ _MOST_DIGITS = 20
 _MOST = 10000
 _MOST_PROOFS = 8
 
-_refused: set[str] = set()
+
+class _Refused(set[str]):
+    """Folders of journals that this process was told it may not read."""
 
 
 class Busy(Exception):
@@ -337,8 +340,9 @@ class Journal:
         except FileNotFoundError:
             return []
         except PermissionError as exc:
-            if self.folder not in _refused:
-                _refused.add(self.folder)
+            refused = process.get(_Refused)
+            if self.folder not in refused:
+                refused.add(self.folder)
                 LOG.error('The imports of dead workers are not recovered: %s',
                           exc)
             return []

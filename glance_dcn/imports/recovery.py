@@ -53,6 +53,7 @@ from glance_dcn.imports import active_imports
 from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
@@ -487,7 +488,7 @@ class _Recovery:
 
         Should the import not adopt it, it is removed as a dead writer's.
         """
-        site = queue.PROCESS.sites.get(store or '')
+        site = process.get(queue.TaskQueue).sites.get(store or '')
         if site is None or not site.available:
             return False
         try:
@@ -509,7 +510,7 @@ class _Recovery:
         """
         there = self._database.located(self._image) if self._image else ()
         for name, instances in self._entry.begun.items():
-            site = queue.PROCESS.sites.get(name)
+            site = process.get(queue.TaskQueue).sites.get(name)
             # A Glance with a single store has no name for it.
             store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:

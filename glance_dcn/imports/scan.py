@@ -41,6 +41,7 @@ from glance_dcn.imports import options
 from glance_dcn.imports import recovery
 from glance_dcn.runtime import green
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
@@ -63,27 +64,98 @@ _SETTLING = 1
 _PATIENCE = 20
 _PAUSE = 0.2
 
-_conf: cfg.ConfigOpts | None = None
-_since = 0.0
-_watch: periodic.Periodic | None = None
-_gate: abc.Callable[[], bool] | None = None
-_said = False
-_scanned: float | None = None
-_commits: commits.Commits | None = None
 
+class Scanner:
+    """Recovers, again and again, what dead processes have left.
 
-def start(conf: cfg.ConfigOpts) -> None:
-    """Recover what dead processes leave; called for each store."""
-    global _conf, _since, _watch
-    if not queue.PROCESS.enabled:
-        return
-    options.register(conf)
-    _conf, _since = conf, time.monotonic()
-    if _watch is None:
-        _mark_older(conf)
-        _watch = periodic.Periodic('glance-dcn-recovery', _scan, _INTERVAL)
-        _watch.start()
-        queue.PROCESS.lead.on_lead(_watch.wake)
+    :ivar gate: is asked each time whether to recover anything, or None
+    """
+
+    def __init__(self) -> None:
+        self.gate: abc.Callable[[], bool] | None = None
+        self._tasks = process.get(queue.TaskQueue)
+        self._conf: cfg.ConfigOpts | None = None
+        self._since = 0.0
+        self._told = False
+        self._scanned: float | None = None
+        self._commits: commits.Commits | None = None
+
+    def start(self, conf: cfg.ConfigOpts) -> None:
+        """Begin, if not done yet; called as each store is set up."""
+        if not self._tasks.enabled:
+            return
+        options.register(conf)
+        is_first = self._conf is None
+        self._conf, self._since = conf, time.monotonic()
+        if is_first:
+            _mark_older(conf)
+            watch = periodic.Periodic('glance-dcn-recovery', self.scan,
+                                      _INTERVAL)
+            watch.start()
+            self._tasks.lead.on_lead(watch.wake)
+
+    def scan(self) -> None:
+        """Recover once, when Glance has come up."""
+        conf = self._conf
+        assert conf is not None, 'start() sets it, and has this called'
+        self._wait_for_glance(conf)
+        self._check_commits()
+        found = folder.of(conf)
+        if found is None or not recovery.is_possible():
+            return
+        used = plugins.staging_is_used(conf)
+        if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
+            green.call(active_imports.listen, conf)
+        if not self._tasks.lead.is_held:
+            return
+        # A peer that took this worker for gone may be at it. While nothing is
+        # left, the registry is not asked.
+        if (self.gate is None or all(map(active_imports.get, found.tasks()))
+                or self.gate()):
+            recovery.recover(found, _resume() if conf[
+                options.GROUP].resume_imports else None)
+        if used:
+            self._scan_files(conf, found)
+
+    def _scan_files(self, conf: cfg.ConfigOpts,
+                    found: journal.Journal) -> None:
+        if not self._told:
+            self._told = True
+            for sentence in folder.doubts(conf):
+                LOG.warning(sentence)
+        now = time.monotonic()
+        if self._scanned is None or now - self._scanned > _ORPHANS_INTERVAL:
+            self._scanned = now
+            remove_orphans(found, conf[options.GROUP].staging_orphan_age)
+
+    def _check_commits(self) -> None:
+        """Check that images this process was about to save are still there."""
+        if not glance_interfaces.usable(glance_interfaces.DATABASE):
+            return
+        # The database of Glance is there by now, see _wait_for_glance().
+        from glance_dcn.imports import commits
+        if self._commits is None:
+            self._commits = commits.Commits(self._tasks.take_committed,
+                                            self._tasks.sites.get)
+        try:
+            self._commits.check()
+        except Exception:
+            LOG.exception('Whether what this process has written is still '
+                          'there cannot be told now')
+
+    def _wait_for_glance(self, conf: cfg.ConfigOpts) -> None:
+        """Wait until Glance is loaded, which must not be disturbed.
+
+        And until its stores are set up: nothing would be known of what a dead
+        process has left in another.
+        """
+        while time.monotonic() - self._since < _SETTLING or (
+                # Each is shown as of another type once it is, see
+                # driver._present_as_rbd().
+                not (glance_interfaces.loaded()
+                     and 'dcn' not in (conf.enabled_backends or {}).values())
+                and time.monotonic() - self._since < _PATIENCE):
+            time.sleep(_PAUSE)
 
 
 def _mark_older(conf: cfg.ConfigOpts) -> None:
@@ -101,81 +173,12 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
                     {'folder': staging, 'error': exc})
 
 
-def ask_first(function: abc.Callable[[], bool]) -> None:
-    """Have a function asked, each time, whether to recover anything."""
-    global _gate
-    _gate = function
-
-
-def _scan() -> None:
-    global _said, _scanned
-    conf = _conf
-    assert conf is not None, 'start() sets it, and has this called'
-    _wait_for_glance(conf)
-    _check_commits()
-    found = folder.of(conf)
-    if found is None or not recovery.is_possible():
-        return
-    chosen = conf[options.GROUP]
-    used = plugins.staging_is_used(conf)
-    if used and glance_interfaces.usable(glance_interfaces.TASK_EVENTS):
-        green.call(active_imports.listen, conf)
-    if not queue.PROCESS.lead.is_held:
-        return
-    # A peer that took this worker for gone may be at it. While nothing is
-    # left, the registry is not asked.
-    if _gate is None or all(map(active_imports.get, found.tasks())) or _gate():
-        recovery.recover(found,
-                         _resume() if chosen.resume_imports else None)
-    if used:
-        if not _said:
-            _said = True
-            for sentence in folder.doubts(conf):
-                LOG.warning(sentence)
-        now = time.monotonic()
-        if _scanned is None or now - _scanned > _ORPHANS_INTERVAL:
-            _scanned = now
-            remove_orphans(found, chosen.staging_orphan_age)
-
-
-def _check_commits() -> None:
-    """Check that the images this process was about to save are still there."""
-    global _commits
-    if not glance_interfaces.usable(glance_interfaces.DATABASE):
-        return
-    # The database of Glance is there by now, see _wait_for_glance().
-    from glance_dcn.imports import commits
-    if _commits is None:
-        _commits = commits.Commits(queue.PROCESS.take_committed,
-                                   queue.PROCESS.sites.get)
-    try:
-        _commits.check()
-    except Exception:
-        LOG.exception('Whether what this process has written is still there '
-                      'cannot be told now')
-
-
 def _resume() -> recovery.Resume | None:
     """Return the function that starts an import again, or None."""
     if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
         return None
     from glance_dcn.imports import resume
     return resume.begin
-
-
-def _wait_for_glance(conf: cfg.ConfigOpts) -> None:
-    """Wait until Glance is loaded, which must not be disturbed.
-
-    And until its stores are set up: nothing would be known of what a dead
-    process has left in another.
-    """
-    while time.monotonic() - _since < _SETTLING or (
-            # Each is shown as of another type once it is, see
-            # driver._present_as_rbd().
-            not (glance_interfaces.loaded()
-                 and 'dcn' not in (conf.enabled_backends or {}).values())
-            and time.monotonic() - _since < _PATIENCE):
-        time.sleep(_PAUSE)
 
 
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:

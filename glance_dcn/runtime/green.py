@@ -51,6 +51,7 @@ import time
 import typing
 
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,7 +247,12 @@ def _is_green(lock: typing.Any) -> bool:
     return hasattr(lock, '_block')
 
 
-#: The bridge of this process.
-PROCESS = Bridge()
-start = PROCESS.start
-call = PROCESS.call
+def start() -> None:
+    """Start the bridge of this process; see :meth:`Bridge.start`."""
+    process.get(Bridge).start()
+
+
+def call(function: Callable[..., _T], *args: typing.Any,
+         timeout: float = TIMEOUT) -> _T:
+    """Call a function over that bridge; see :meth:`Bridge.call`."""
+    return process.get(Bridge).call(function, *args, timeout=timeout)

@@ -158,6 +158,8 @@ class ProcessLimits:
     def targets_at_once(self, at_most: int, running: int = 0) -> int:
         """Return how many targets a copy may write at the same time.
 
+        To be asked before each wave.
+
         :param at_most: how many it would write if there were no limits
         :param running: how many it writes already, with what they take
         :returns: from 1 to ``at_most``
@@ -302,18 +304,6 @@ class ProcessLimits:
             return len(os.listdir(folder))
         except OSError:
             return 0
-
-
-#: Of this process.
-PROCESS = ProcessLimits()
-
-
-def targets_at_once(at_most: int, running: int = 0) -> int:
-    """Return how many targets a copy of this process may write at a time.
-
-    See :meth:`ProcessLimits.targets_at_once`; ask before each wave.
-    """
-    return PROCESS.targets_at_once(at_most, running)
 
 
 def _sum(first: Amount, second: Amount) -> Amount:

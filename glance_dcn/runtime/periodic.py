@@ -28,6 +28,7 @@ import time
 import typing
 
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
 if typing.TYPE_CHECKING:
@@ -47,9 +48,16 @@ _JITTER = 0.2
 # Seconds after a fork before anything is begun in the child.
 _MOMENT = 1
 
-_started: list[Periodic] = []
-# ID of the process that said that others are forked from it to serve.
-_master: int | None = None
+
+class _Periodics:
+    """All that is started.
+
+    :ivar is_master: whether the process has said that it only forks others
+    """
+
+    def __init__(self) -> None:
+        self.started: list[Periodic] = []
+        self.is_master = process.ForkLocal(bool)
 
 
 class Periodic:
@@ -68,43 +76,41 @@ class Periodic:
 
     def __init__(self, name: str, work: Callable[[], object],
                  interval: float,
-                 scheduler: schedulers.Scheduler = schedulers.PROCESS
-                 ) -> None:
+                 scheduler: schedulers.Scheduler | None = None) -> None:
         self.name = name
         self.interval = interval
         self._work = work
-        self._scheduler = scheduler
-        self._runs: schedulers.Repetition | None = None
-        self._pid: int | None = None
+        self._scheduler = scheduler or process.get(schedulers.Scheduler)
+        self._all = process.get(_Periodics)
+        self._runs: process.ForkLocal[schedulers.Repetition | None] = (
+            process.ForkLocal(lambda: None))
 
     def start(self) -> None:
         """Run it at once, and from then on; in children of a fork too."""
-        if self not in _started:
-            _started.append(self)
+        if self not in self._all.started:
+            self._all.started.append(self)
             self._begin()
 
     def wake(self) -> None:
         """Run it now, or once more if it is running."""
-        runs = self._runs
-        if runs is not None and self._pid == os.getpid():
+        runs = self._runs.get()
+        if runs is not None:
             runs.wake()
 
     def stop(self) -> None:
         """Do not run it again. A run that has begun is not waited for."""
-        if self in _started:
-            _started.remove(self)
-        if self._runs is not None and self._pid == os.getpid():
-            self._runs.stop(0)
-        self._runs = self._pid = None
+        if self in self._all.started:
+            self._all.started.remove(self)
+        runs = self._runs.get()
+        if runs is not None:
+            runs.stop(0)
+        self._runs.set(None)
 
     def _begin(self) -> None:
         """Begin to run it, unless this process does already."""
-        if self._pid == os.getpid() or is_master():
-            return
-        self._pid = os.getpid()
-        # New ones: the lock of the parent's may be held for ever here.
-        self._runs = schedulers.Repetition(self._scheduler, 0, self._pause,
-                                           self._run)
+        if self._runs.get() is None and not is_master():
+            self._runs.set(schedulers.Repetition(self._scheduler, 0,
+                                                 self._pause, self._run))
 
     def _pause(self) -> float:
         return self.interval * random.uniform(  # noqa: S311
@@ -129,8 +135,7 @@ def become_master() -> None:
 
     It serves no requests; those that do are forked from it, now or later.
     """
-    global _master
-    _master = os.getpid()
+    process.get(_Periodics).is_master.set(True)
 
 
 def is_master() -> bool:
@@ -138,7 +143,7 @@ def is_master() -> bool:
 
     That is the master of uWSGI, and one that has said so.
     """
-    return _master == os.getpid() or (
+    return process.get(_Periodics).is_master.get() or (
         uwsgi is not None and uwsgi.worker_id() == 0)
 
 
@@ -151,7 +156,7 @@ def _begin_again() -> None:
     # Python for a moment too, and the librados of its parent must not be
     # touched in it. This thread ends with that moment.
     time.sleep(_MOMENT)
-    for periodic in list(_started):
+    for periodic in list(process.get(_Periodics).started):
         periodic._begin()
 
 

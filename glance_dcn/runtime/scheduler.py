@@ -33,11 +33,11 @@ import enum
 import heapq
 import itertools
 import logging
-import os
 import time
 import typing
 
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,9 +202,7 @@ class Scheduler:
                  start: Callable[..., object] = native.start) -> None:
         self._clock = clock
         self._start = start
-        # By process ID. That of a parent is kept and not touched: its lock
-        # may be held for ever here.
-        self._states: dict[int, _State] = {}
+        self._states = process.ForkLocal(_State)
 
     def call_later(self, delay: float, function: Callable[[], object],
                    limit: Limit | None = None) -> Call:
@@ -216,7 +214,7 @@ class Scheduler:
         :param function: without arguments; it may block
         :param limit: of the calls of its kind, those that run at a time
         """
-        state = self._state()
+        state = self._states.get()
         call = Call(self._clock() + max(0.0, delay), function, limit, state)
         self._schedule(state, call)
         return call
@@ -224,7 +222,7 @@ class Scheduler:
     def submit(self, function: Callable[[], object],
                limit: Limit | None = None) -> Call:
         """Have a function called as soon as there is a thread for it."""
-        state = self._state()
+        state = self._states.get()
         call = Call(self._clock(), function, limit, state)
         self._begin(state, call)
         return call
@@ -244,7 +242,7 @@ class Scheduler:
 
         :returns: seconds until the next call is due, or None
         """
-        state = self._state()
+        state = self._states.get()
         while True:
             with state.lock:
                 while state.heap and state.heap[0][2].is_cancelled:
@@ -256,14 +254,6 @@ class Scheduler:
                     return left
                 call = heapq.heappop(state.heap)[2]
             self._begin(state, call)
-
-    def _state(self) -> _State:
-        pid = os.getpid()
-        state = self._states.get(pid)
-        if state is None:
-            # Without a lock, which might be held for ever after a fork.
-            state = self._states.setdefault(pid, _State())
-        return state
 
     def _schedule(self, state: _State, call: Call) -> None:
         with state.lock:
@@ -392,7 +382,3 @@ def _take(queue: native.Queue[_T], timeout: float) -> _T | None:
     with contextlib.suppress(native.Empty):
         return native.take(queue, timeout)
     return None
-
-
-#: Of this process.
-PROCESS = Scheduler()

@@ -377,7 +377,3 @@ class ClusterIdentities:
             'if the site was rebuilt, and what it held is lost, run '
             '"glance-dcn site accept %s"; if not, correct '
             'rbd_store_ceph_conf in [%s]' % (site.name, site.name))
-
-
-#: Of this process.
-PROCESS = ClusterIdentities()

@@ -33,6 +33,7 @@ from glance_dcn.engine.backends import file
 from glance_dcn.engine import errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,10 +105,6 @@ class SharedHashes:
             return self._images.get(image_id)
 
 
-#: One for all stores of the process: it is they who share.
-shared = SharedHashes()
-
-
 class BackgroundHasher:
     """Computes the hashes of a file while it is being written in order.
 
@@ -122,6 +119,7 @@ class BackgroundHasher:
     def __init__(self, image_id: str, path: str, size: int,
                  algorithms: Sequence[str]) -> None:
         self._image = image_id
+        self._shared = process.get(SharedHashes)
         self._path = path
         self._size = size
         self._algorithms = algorithms
@@ -134,7 +132,7 @@ class BackgroundHasher:
 
         :returns: False if the hashes are known, or being computed, already
         """
-        if not shared.claim(self._image):
+        if not self._shared.claim(self._image):
             return False
         native.start('hash-ahead', self._run)
         return True
@@ -164,9 +162,9 @@ class BackgroundHasher:
             LOG.exception('Cannot compute the hashes of image %s ahead',
                           self._image)
         if record:
-            shared.set_result(self._image, record)
+            self._shared.set_result(self._image, record)
         else:
-            shared.set_failed(self._image)
+            self._shared.set_failed(self._image)
 
     def _compute(self) -> records.Record:
         with self._open() as source:

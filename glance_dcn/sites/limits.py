@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import time
 import typing
 
 from glance_dcn.engine import pacing
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,34 +46,52 @@ _TICK = 0.5
 # How many may overtake one that waits.
 _OVERTAKEN = 16
 
-_registry: dict[str, Limits] = {}
+
+class _Use:
+    """What one process uses of a site; transfers do not survive a fork."""
+
+    def __init__(self, bandwidth: float) -> None:
+        self.sending = pacing.Rate(bandwidth * _MIB or None)
+        self.receiving = pacing.Rate(bandwidth * _MIB or None)
+        self.running = 0
 
 
 class Limits:
     """The limits of one site; get it from :func:`get`.
 
-    :ivar sending: rate of all data that is sent to the site
-    :ivar receiving: rate of all data that is read from it
+    :ivar bandwidth: MiB per second in each direction; 0: no limit
     :ivar max_transfers: transfers at the same time; 0: no limit
-    :ivar running: how many there are
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.sending = pacing.Rate()
-        self.receiving = pacing.Rate()
+        self.bandwidth: float = 0
         self.max_transfers = 0
-        self.running = 0
+        self._use = process.ForkLocal(lambda: _Use(self.bandwidth))
 
     @property
-    def bandwidth(self) -> float:
-        """MiB per second in each direction; 0: no limit."""
-        return (self.sending.limit or 0) / _MIB
+    def sending(self) -> pacing.Rate:
+        """Rate of all data that is sent to the site."""
+        return self._use.get().sending
+
+    @property
+    def receiving(self) -> pacing.Rate:
+        """Rate of all data that is read from it."""
+        return self._use.get().receiving
+
+    @property
+    def running(self) -> int:
+        """Transfers that have begun and not ended."""
+        return self._use.get().running
 
     @property
     def full(self) -> bool:
         """Whether no other transfer may begin."""
         return 0 < self.max_transfers <= self.running
+
+    def count(self, transfers: int) -> None:
+        """Count transfers that begin, or end: a negative number."""
+        self._use.get().running += transfers
 
     def set(self, max_transfers: int, bandwidth: float) -> bool:
         """Take other limits; running transfers follow the bandwidth at once.
@@ -84,17 +102,16 @@ class Limits:
         """
         if (max_transfers, bandwidth) == (self.max_transfers, self.bandwidth):
             return False
-        self.max_transfers = max_transfers
+        self.max_transfers, self.bandwidth = max_transfers, bandwidth
         for rate in (self.sending, self.receiving):
             rate.limit = bandwidth * _MIB or None
-        _scheduler.run_once()
+        process.get(TransferScheduler).run_once()
         return True
 
 
 def get(name: str) -> Limits:
     """Return the limits of a site by the identifier of its store."""
-    # setdefault is one step: no two threads get different ones.
-    return _registry.setdefault(name, Limits(name))
+    return process.get(TransferScheduler).limits_of(name)
 
 
 def slots(wanted: Iterable[Limits], waiting: _Waiting = None,
@@ -106,7 +123,7 @@ def slots(wanted: Iterable[Limits], waiting: _Waiting = None,
         sites it waits for; what it raises ends the waiting
     :param interval: seconds between calls of ``waiting``
     """
-    return _scheduler.slots(wanted, waiting, interval)
+    return process.get(TransferScheduler).slots(wanted, waiting, interval)
 
 
 class _Waiter:
@@ -118,20 +135,34 @@ class _Waiter:
         self.called: native.Queue[bool] = native.Queue()
 
 
-class TransferScheduler:
-    """The transfers of the process that wait, in order."""
+class _Queue:
+    """The transfers of one process that wait, in order."""
 
     def __init__(self) -> None:
-        self._lock = native.lock()
-        self._waiting: list[_Waiter] = []
-        self._ended: collections.deque[_Waiter] = collections.deque()
+        self.lock = native.lock()
+        self.waiting: list[_Waiter] = []
+        self.ended: collections.deque[_Waiter] = collections.deque()
+
+
+class TransferScheduler:
+    """Gives slots to transfers, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._limits: dict[str, Limits] = {}
+        self._queue = process.ForkLocal(_Queue)
+
+    def limits_of(self, name: str) -> Limits:
+        """Return the limits of a site; see :func:`get`."""
+        # setdefault is one step: no two threads get different ones.
+        return self._limits.setdefault(name, Limits(name))
 
     @contextlib.contextmanager
     def slots(self, wanted: Iterable[Limits], waiting: _Waiting,
               interval: float) -> Iterator[None]:
         waiter = _Waiter(wanted)
-        with self._lock:
-            self._waiting.append(waiter)
+        queue = self._queue.get()
+        with queue.lock:
+            queue.waiting.append(waiter)
         try:
             self._wait(waiter, waiting, interval)
         except BaseException:
@@ -147,15 +178,16 @@ class TransferScheduler:
 
         :param patient: wait for another thread that does the same
         """
-        if not self._lock.acquire(patient):
+        queue = self._queue.get()
+        if not queue.lock.acquire(patient):
             return
         try:
-            while self._ended:
-                for one in self._ended.popleft().wanted:
-                    one.running -= 1
-            self._begin_ready()
+            while queue.ended:
+                for one in queue.ended.popleft().wanted:
+                    one.count(-1)
+            self._begin_ready(queue.waiting)
         finally:
-            self._lock.release()
+            queue.lock.release()
 
     def _wait(self, waiter: _Waiter, waiting: _Waiting,
               interval: float) -> None:
@@ -172,10 +204,11 @@ class TransferScheduler:
                 waiting(sorted(one.name for one in waiter.wanted if one.full))
 
     def _cancel(self, waiter: _Waiter) -> None:
-        with self._lock:
-            called = waiter not in self._waiting
+        queue = self._queue.get()
+        with queue.lock:
+            called = waiter not in queue.waiting
             if not called:
-                self._waiting.remove(waiter)
+                queue.waiting.remove(waiter)
         if called:
             self._end(waiter)
         self.run_once()
@@ -184,13 +217,14 @@ class TransferScheduler:
         # This may be the end of a generator that the garbage collector found,
         # in the middle of anything, even of run_once(): it must not wait.
         # If another thread has overlooked it, those who wait check again.
-        self._ended.append(waiter)
+        self._queue.get().ended.append(waiter)
         self.run_once(patient=False)
 
-    def _begin_ready(self) -> None:
+    @staticmethod
+    def _begin_ready(queue: list[_Waiter]) -> None:
         taken: set[Limits] = set()
         passed: list[_Waiter] = []
-        for waiter in list(self._waiting):
+        for waiter in list(queue):
             missing = {one for one in waiter.wanted
                        if one.full or one in taken}
             if missing:
@@ -198,25 +232,9 @@ class TransferScheduler:
                           else missing)
                 passed.append(waiter)
                 continue
-            self._waiting.remove(waiter)
+            queue.remove(waiter)
             for one in waiter.wanted:
-                one.running += 1
+                one.count(1)
             for other in passed:
                 other.overtaken += bool(other.wanted & waiter.wanted)
             waiter.called.put(True)
-
-
-_scheduler = TransferScheduler()
-
-
-def _after_fork() -> None:
-    """Forget what only the parent has: threads, and with them transfers."""
-    global _scheduler
-    _scheduler = TransferScheduler()
-    for one in _registry.values():
-        one.running = 0
-        one.sending = pacing.Rate(one.sending.limit)
-        one.receiving = pacing.Rate(one.receiving.limit)
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -31,6 +31,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.runtime import process
 from glance_dcn.sites import access
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import existing
@@ -93,7 +94,7 @@ class Site:
         self.limits = limits.get(self.name)
         self.retired = False
         self._on_write = on_write
-        self._connection = connection.get(config)
+        self._connection = process.get(connection.Connections).get(config)
         self.tasks = tasks
         # What is being written: (image, write).
         self._writes: list[tuple[str, intents.Write]] = []
@@ -130,7 +131,7 @@ class Site:
         """Health of the site."""
         found = self._connection.health
         if found.state in (health.UP, health.UNKNOWN):
-            fault = cluster_identity.PROCESS.fault(self)
+            fault = process.get(cluster_identity.ClusterIdentities).fault(self)
             if fault:
                 return health.Health(health.MISCONFIGURED, found.since,
                                      fault.reason)
@@ -244,7 +245,7 @@ class Site:
         :raises glance_dcn.ceph.errors.ClusterError: if it is not
         """
         self._connection.check()
-        fault = cluster_identity.PROCESS.fault(self)
+        fault = process.get(cluster_identity.ClusterIdentities).fault(self)
         if fault:
             raise fault
 
@@ -260,10 +261,10 @@ class Site:
         :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
-        cluster_identity.PROCESS.begin(self)
+        process.get(cluster_identity.ClusterIdentities).begin(self)
         # Both go on at the same time.
         with self._connection.use():
-            cluster_identity.PROCESS.check(self)
+            process.get(cluster_identity.ClusterIdentities).check(self)
             with self._connection.open_pool(pool or self.pool) as ioctx:
                 yield ioctx
 

@@ -38,6 +38,7 @@ from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.runtime import limits
+from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 
 if typing.TYPE_CHECKING:
@@ -402,7 +403,8 @@ class Waves:
         return max(estimates, default=0.0)
 
     def _limit(self) -> int:
-        return limits.targets_at_once(self._at_once, len(self.running))
+        return process.get(limits.ProcessLimits).targets_at_once(
+            self._at_once, len(self.running))
 
     def _forget(self, target: Target) -> None:
         self.running.remove(target)

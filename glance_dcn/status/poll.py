@@ -27,6 +27,7 @@ from glance_dcn.ceph import monitors
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import trial
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
@@ -126,7 +127,7 @@ class Poll:
             site.factory.check_files()
             addresses = monitors.parse(site.factory.mon_host)
         if addresses:
-            monitors.PROCESS.ask(addresses, functools.partial(
+            process.get(monitors.Monitors).ask(addresses, functools.partial(
                 self._on_monitors, site))
         else:
             self._on_monitors(site, None)
@@ -137,7 +138,7 @@ class Poll:
         :param reason: why none has answered, or None
         """
         if reason is None:
-            schedulers.PROCESS.submit(
+            process.get(schedulers.Scheduler).submit(
                 functools.partial(self._poll_site, site), _AT_ONCE)
         else:
             self._queue.put((SiteStatus(

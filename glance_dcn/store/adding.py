@@ -39,6 +39,7 @@ from glance_dcn.engine import extents
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
 from glance_dcn.imports import active_imports
+from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 from glance_dcn.sites import hashes
 from glance_dcn.sites import proofs
@@ -96,7 +97,7 @@ class Addition:
         :raises: see :meth:`glance_dcn.store.driver.Store.add`
         """
         skip_holes(self._data)
-        self._leads = hashes.shared.claim(self._name)
+        self._leads = process.get(hashes.SharedHashes).claim(self._name)
         record = None
         try:
             held, ioctx, begun = self._begin()
@@ -106,9 +107,9 @@ class Addition:
                           else self._store(ioctx, begun))
         finally:
             if self._leads and record is not None:
-                hashes.shared.set_result(self._name, record)
+                process.get(hashes.SharedHashes).set_result(self._name, record)
             elif self._leads:
-                hashes.shared.set_failed(self._name)
+                process.get(hashes.SharedHashes).set_failed(self._name)
         return record
 
     @failures.retried_if_blocklisted
@@ -218,7 +219,7 @@ class Addition:
         """
         if self._leads:
             return result.hashes
-        known = hashes.shared.wait(self._name, _PATIENCE)
+        known = process.get(hashes.SharedHashes).wait(self._name, _PATIENCE)
         if (known and set(self._wanted) <= set(known.hashes)
                 and (known.size, known.content) == (result.size,
                                                     result.content)):

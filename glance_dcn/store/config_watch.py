@@ -33,15 +33,16 @@ from glance_store import location
 from oslo_config import cfg
 
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.sites import folder
 from glance_dcn.store import dynamic_stores
 from glance_dcn.store import options
 from glance_dcn.store import site_registry
-from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
     from glance_dcn.sites import site as sites
     from glance_dcn.store import driver as drivers
+    from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
 
@@ -58,37 +59,37 @@ _MISSING = 2
 # whether they are empty.
 _HANGS = 180
 
-_watch: ConfigWatch | None = None
 
-
-def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store]) -> None:
+def begin(conf: cfg.ConfigOpts, kind: type[drivers.Store],
+          tasks: queue.TaskQueue) -> None:
     """Watch for changes on behalf of Glance; set up the sites there are.
 
     Called as each store is set up; the first call counts.
     """
-    global _watch
-    if _watch is not None:
-        if _watch.conf is conf:
+    watch = process.find(ConfigWatch)
+    if watch is not None:
+        if watch.conf is conf:
             return
-        _watch.stop()
-    _watch = ConfigWatch(conf, kind)
-    _watch.start()
+        watch.stop()
+    watch = ConfigWatch(conf, kind, tasks)
+    process.put(watch)
+    watch.start()
 
 
 class ConfigWatch:
     """Follows the files of one configuration."""
 
-    def __init__(self, conf: cfg.ConfigOpts,
-                 kind: type[drivers.Store]) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, kind: type[drivers.Store],
+                 tasks: queue.TaskQueue) -> None:
         self.conf = conf
-        self.stores = dynamic_stores.DynamicStores(conf, kind)
+        self.stores = dynamic_stores.DynamicStores(conf, kind, tasks)
+        self._tasks = tasks
         self._folder: folder.Folder | None = None
         self._missing: dict[str, int] = {}
         self._refused: dict[str, dict[str, str]] = {}
         self._limits = LimitsFile(conf, self.stores)
         self._polling = periodic.Periodic('dcn-files', self.poll, _POLL)
-        self.registry = site_registry.SiteRegistry(self.stores, _sites,
-                                                   lead=queue.PROCESS.lead)
+        self.registry = site_registry.SiteRegistry(self.stores, _sites, tasks)
         # Neither is used without a folder.
         self._exchange = periodic.Periodic('dcn-sites', self._keep_record,
                                            _EXCHANGE)
@@ -103,12 +104,12 @@ class ConfigWatch:
         except Exception:
             # The stores of enabled_backends work without them.
             LOG.exception('The site files could not be followed')
-        if not queue.PROCESS.enabled:
+        if not self._tasks.enabled:
             return
         self._polling.start()
         if self._folder:
             self._exchange.start()
-            queue.PROCESS.lead.on_lead(self._exchange.wake)
+            self._tasks.lead.on_lead(self._exchange.wake)
 
     def stop(self) -> None:
         """Watch no more."""
@@ -118,7 +119,7 @@ class ConfigWatch:
     def poll(self) -> None:
         """Take over what has changed in the files, and in the record."""
         self._read_files()
-        if self._folder and not queue.PROCESS.lead.is_held:
+        if self._folder and not self._tasks.lead.is_held:
             self.registry.follow()
         self._limits.poll()
 
@@ -188,7 +189,7 @@ class ConfigWatch:
                                 repr(option) for option in unknown)})
 
     def _keep_record(self) -> None:
-        lead = queue.PROCESS.lead
+        lead = self._tasks.lead
         if not lead.is_held:
             return
         with lead.job('record of sites', _HANGS):
@@ -197,7 +198,7 @@ class ConfigWatch:
 
     def _home_site(self) -> sites.Site | None:
         """Return the site that keeps the records, unless it has a file too."""
-        site = queue.PROCESS.home.site
+        site = self._tasks.home.site
         return None if site is None or (
             site.name in self.stores.entries) else site
 

@@ -214,8 +214,10 @@ class ImageDeletion:
     :ivar refused: the one whose store refuses, for all of them; or None
     """
 
-    def __init__(self, deletions: list[Deletion]) -> None:
+    def __init__(self, deletions: list[Deletion],
+                 tasks: queue.TaskQueue) -> None:
         self.refused: Deletion | None = None
+        self._tasks = tasks
         self._deletions = deletions
         self._events: native.Queue[Deletion] = native.Queue()
         self._waiting: native.Queue[Deletion] = native.Queue()
@@ -354,7 +356,7 @@ class ImageDeletion:
                                 'image': deletion.loc.image,
                                 'error': deletion.error})
         try:
-            queue.PROCESS.defer_all([one.task() for one in late])
+            self._tasks.defer_all([one.task() for one in late])
         except queue.NotRecorded as exc:
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.
@@ -390,7 +392,8 @@ class Requests:
         image = callers.deleted_image()
         found = None if image is None else self._known.get(image)
         if found is None and image is not None:
-            found = ImageDeletion(_deletions(type(store), image))
+            found = ImageDeletion(_deletions(type(store), image),
+                                  store.tasks)
             if found.of(store, loc) is not None:
                 self._known[image] = found
                 found.run()
@@ -403,7 +406,7 @@ class Requests:
         if deletion is None:
             check_other_stores(store, loc)
             deletion = Deletion(store.site, loc, store)
-            alone = ImageDeletion([deletion])
+            alone = ImageDeletion([deletion], store.tasks)
             alone.run()
             deletion = alone.refused or deletion
         return deletion

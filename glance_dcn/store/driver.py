@@ -44,6 +44,7 @@ from glance_dcn.imports import folder
 from glance_dcn.imports import scan
 from glance_dcn.runtime import green
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import hashes
 from glance_dcn.sites import home as homes
@@ -94,8 +95,6 @@ class Store(driver.Store):
     # all other drivers where a Glance has a single store: those of stock's
     # names would clash with stock's there, and keep Glance from starting.
     OPTIONS = options.DCN_STORE_OPTS
-    # glance_store makes stores without a way to pass anything to them.
-    _requests = deletions.Requests()
     EXAMPLE_URL = 'rbd://<FSID>/<POOL>/<IMAGE>/<SNAP>'
 
     def __init__(self, conf: cfg.ConfigOpts,
@@ -110,6 +109,9 @@ class Store(driver.Store):
                 # Stock's, of the same name, serves as well.
                 with contextlib.suppress(cfg.DuplicateOptError):
                     conf.register_opt(opt, group=group)
+        # glance_store makes stores without a way to pass anything to them.
+        self.tasks = process.get(queue.TaskQueue)
+        self._identities = process.get(cluster_identity.ClusterIdentities)
         super().__init__(conf, backend)
 
     def get_schemes(self) -> tuple[str, ...]:
@@ -136,8 +138,8 @@ class Store(driver.Store):
                     conf.dcn_io_timeout),
                 # A power of two, as objects have: stock rounds down too.
                 order=self.chunk_size.bit_length() - 1,
-                home=queue.PROCESS.home,
-                tasks=queue.PROCESS,
+                home=self.tasks.home,
+                tasks=self.tasks,
                 read_only=conf.dcn_access == 'read-only',
                 on_write=active_imports.writes)
             self.take_limits()
@@ -151,26 +153,26 @@ class Store(driver.Store):
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(
-            queue.PROCESS, self.conf, database,
+            self.tasks, self.conf, database,
             folder.private(self.conf) if database else None)
-        self._configure_clients(warn=queue.PROCESS.enabled)
-        if queue.PROCESS.enabled:
+        self._configure_clients(warn=self.tasks.enabled)
+        if self.tasks.enabled:
             glance_interfaces.start(self.conf)
-        if database and queue.PROCESS.enabled:
-            leader.begin(self.conf, queue.PROCESS)
+        if database and self.tasks.enabled:
+            leader.begin(self.conf, self.tasks)
         home = self._home
         is_home = home == group
-        cluster_identity.PROCESS.add(self.site, home=is_home)
-        queue.PROCESS.add(self.site, home=is_home)
-        if database and queue.PROCESS.enabled:
-            queue.PROCESS.start()
-            scan.start(self.conf)
+        self._identities.add(self.site, home=is_home)
+        self.tasks.add(self.site, home=is_home)
+        if database and self.tasks.enabled:
+            self.tasks.start()
+            process.get(scan.Scanner).start(self.conf)
             if is_home:
                 presence.begin(self.conf, self.site)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:
-            config_watch.begin(self.conf, type(self))
+            config_watch.begin(self.conf, type(self), self.tasks)
         if home is None:
             raise self._no_home()
 
@@ -190,7 +192,7 @@ class Store(driver.Store):
         Called as each store is set up; the same options have an effect once.
         """
         conf = self.conf[options.GROUP]
-        shortages = client_cache.PROCESS.configure(
+        shortages = process.get(client_cache.Caches).configure(
             conf.dcn_client_idle_timeout, conf.dcn_max_clients,
             _process_count(self.conf))
         for shortage in shortages if warn else ():
@@ -206,7 +208,7 @@ class Store(driver.Store):
         """Identifier of the store that keeps the records, or None."""
         if not self.backend_group:
             return self.name
-        return homes.choose(self.conf, queue.PROCESS.sites)
+        return homes.choose(self.conf, self.tasks.sites)
 
     def _no_home(self) -> exceptions.BadStoreConfiguration:
         """Return the error of a store whose writes cannot be recorded."""
@@ -236,7 +238,7 @@ class Store(driver.Store):
         """
         # Glance asks each store for it when it lists images.
         if (not self.site.known_fsid
-                or cluster_identity.PROCESS.fault(self.site)):
+                or self._identities.fault(self.site)):
             return None
         return self.site.uri('')[:-len('/snap')]
 
@@ -379,7 +381,7 @@ class Store(driver.Store):
         self._check_open()
         waiting = adding.report_waiting(image_file)
         going_on = active_imports.of(str(image_id))
-        spread = spreading.of(going_on, self.conf, queue.PROCESS.sites
+        spread = spreading.of(going_on, self.conf, self.tasks.sites
                               ) if going_on else None
         if spread:
             spread.prepare(self.site, waiting)
@@ -423,7 +425,7 @@ class Store(driver.Store):
                 owner.delete(location, context=context)
                 return
         loc = self.checked_for_deletion(location)
-        deletion = self._requests.delete(self, loc)
+        deletion = process.get(deletions.Requests).delete(self, loc)
         if not deletion.deferred:
             assert deletion.store is not None, 'a request is to a store'
             deletion.store.answer(deletion)
@@ -484,7 +486,7 @@ class Store(driver.Store):
             return self._checked(location)
         except exceptions.BadStoreUri:
             loc = location.store_location
-            if cluster_identity.PROCESS.has_replaced(self.site, loc.fsid):
+            if self._identities.has_replaced(self.site, loc.fsid):
                 raise failures.not_found(self.site, loc)
             raise
 

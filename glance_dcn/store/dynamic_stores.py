@@ -28,7 +28,6 @@ locations.)
 from __future__ import annotations
 
 import dataclasses
-import os
 import typing
 
 from glance_store import driver
@@ -38,30 +37,23 @@ from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import folder
 from glance_dcn.store import options as store_options
-from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
     from oslo_config import cfg
 
     from glance_dcn.store import driver as drivers
+    from glance_dcn.tasks import queue
 
 _SCHEMES = ('dcn', 'rbd')
 _READ_ONLY = 'http'
 # Options that a store follows as it is; for others it is built again.
 _FOLLOWED = ('store_description', 'weight', 'dcn_max_transfers',
              'dcn_bandwidth_limit')
-# Glance has one map of stores and one configuration for a process. Two threads
-# change the stores.
-_lock = native.lock()
-_types_lock = native.lock()
-# Whose option was changed, and all that was changed of it: each change sets
-# them all, so that none is lost, whatever value oslo.config keeps.
-_conf: cfg.ConfigOpts | None = None
-_types: dict[str, str | None] = {}
 
 
 @dataclasses.dataclass
@@ -84,9 +76,12 @@ class DynamicStores:
     """
 
     def __init__(self, conf: cfg.ConfigOpts,
-                 kind: type[drivers.Store]) -> None:
+                 kind: type[drivers.Store], tasks: queue.TaskQueue) -> None:
         self._conf = conf
         self._kind = kind
+        self._tasks = tasks
+        # Two threads change the stores.
+        self._lock = process.ForkLocal(native.lock)
         self._static = frozenset(conf.enabled_backends)
         self._ours: set[str] = set()
         self.entries: dict[str, Entry] = {}
@@ -123,7 +118,7 @@ class DynamicStores:
 
         :raises folder.Mistake: if it cannot be set up
         """
-        with _lock:
+        with self._lock.get():
             self._put(name, options, retired)
 
     def adopt(self, name: str, options: dict[str, str]) -> None:
@@ -131,18 +126,21 @@ class DynamicStores:
 
         :raises folder.Mistake: if it cannot be set up
         """
-        with _lock:
+        with self._lock.get():
             if name not in self.entries:
                 self._put(name, options, retired=True)
 
     def drop(self, name: str) -> None:
         """Remove a store that was taken away."""
-        with _lock:
+        with self._lock.get():
             if name in self.entries and self.entries[name].retired:
                 del self.entries[name]
                 set_types(self._conf, {name: None})
                 _place((), name, None)
-                _forget(name)
+                # What runs for the site beside requests.
+                self._tasks.remove(name)
+                process.get(cluster_identity.ClusterIdentities).remove(name)
+                process.get(connection.Connections).forget(name)
                 self.changed = True
 
     def _put(self, name: str, options: dict[str, str], retired: bool) -> None:
@@ -155,7 +153,7 @@ class DynamicStores:
                 store.take_limits()
             else:
                 if known:
-                    connection.forget(name)
+                    process.get(connection.Connections).forget(name)
                 store = self._kind(self._conf, backend=name)
                 self._set_options(name, options)
                 store.configure(re_raise_bsc=True)
@@ -180,23 +178,39 @@ class DynamicStores:
                 self._conf.clear_override(option, group=name)
 
 
+class _StoreTypes:
+    """All that was changed of ``enabled_backends``, of one configuration.
+
+    Each change sets them all, so that none is lost, whatever value oslo.config
+    keeps.
+    """
+
+    def __init__(self) -> None:
+        self._lock = process.ForkLocal(native.lock)
+        self._conf: cfg.ConfigOpts | None = None
+        self._types: dict[str, str | None] = {}
+
+    def set(self, conf: cfg.ConfigOpts,
+            types: dict[str, str | None]) -> None:
+        """Set the types of some stores; see :func:`set_types`."""
+        with self._lock.get():
+            if conf is not self._conf:
+                self._conf, self._types = conf, {}
+            self._types.update(types)
+            enabled = {**conf.enabled_backends,
+                       **multi_backend._RESERVED_STORES, **self._types}
+            conf.set_override('enabled_backends', {
+                name: kind for name, kind in enabled.items()
+                if kind is not None})
+
+
 def set_types(conf: cfg.ConfigOpts, types: dict[str, str | None]) -> None:
     """Set the types of some stores, if the reserved stores can be kept.
 
     :param types: type by identifier of the store; None: not enabled any more
     """
-    global _conf
-    if not glance_interfaces.usable(glance_interfaces.RESERVED_STORES):
-        return
-    with _types_lock:
-        if conf is not _conf:
-            _conf = conf
-            _types.clear()
-        _types.update(types)
-        enabled = {**conf.enabled_backends, **multi_backend._RESERVED_STORES,
-                   **_types}
-        conf.set_override('enabled_backends', {
-            name: kind for name, kind in enabled.items() if kind is not None})
+    if glance_interfaces.usable(glance_interfaces.RESERVED_STORES):
+        process.get(_StoreTypes).set(conf, types)
 
 
 def refresh(conf: cfg.ConfigOpts) -> None:
@@ -205,13 +219,6 @@ def refresh(conf: cfg.ConfigOpts) -> None:
     A request may have kept one that it looked up during a change.
     """
     set_types(conf, {})
-
-
-def _forget(name: str) -> None:
-    """Stop what runs for a site beside requests."""
-    queue.PROCESS.remove(name)
-    cluster_identity.PROCESS.remove(name)
-    connection.forget(name)
 
 
 def _lasting(options: dict[str, str]) -> dict[str, str]:
@@ -241,12 +248,3 @@ def _place(schemes: tuple[str, ...], name: str,
         else:
             # As if no store of this type had ever been there.
             del found[scheme]
-
-
-def _after_fork() -> None:
-    global _lock, _types_lock
-    _lock = native.lock()
-    _types_lock = native.lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

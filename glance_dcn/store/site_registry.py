@@ -34,16 +34,15 @@ from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
-from glance_dcn.runtime import lead as leads
 from glance_dcn.sites import folder
 from glance_dcn.sites import home as homes
-from glance_dcn.tasks import queue
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
     from glance_dcn.sites import site as sites_
     from glance_dcn.store import dynamic_stores
+    from glance_dcn.tasks import queue
 
 LOG = logging.getLogger(__name__)
 
@@ -68,6 +67,7 @@ class SiteRegistry:
     """The record of sites, as one process keeps it.
 
     :param sites: returns all dcn stores of the process, with their names
+    :param tasks: of which the sites have some yet or not
     :param clock: returns seconds since the epoch
     :ivar present: names of the site files of this host, or None while they
         are not known
@@ -75,9 +75,8 @@ class SiteRegistry:
 
     def __init__(self, stores: dynamic_stores.DynamicStores,
                  sites: Callable[[], list[tuple[str, sites_.Site]]],
-                 host: str | None = None,
-                 clock: Callable[[], float] = time.time,
-                 lead: leads.Lead | None = None) -> None:
+                 tasks: queue.TaskQueue, host: str | None = None,
+                 clock: Callable[[], float] = time.time) -> None:
         self.present: frozenset[str] | None = None
         self._stores = stores
         self._sites = sites
@@ -91,7 +90,7 @@ class SiteRegistry:
         # monotonic clock.
         self._waiting: dict[str, tuple[float, float]] = {}
         self._told: dict[str | None, str] = {}
-        self._lead = lead or leads.Lead()
+        self._tasks = tasks
         # What was left to the other processes last.
         self._left: tuple[object, str] | None = None
 
@@ -112,7 +111,7 @@ class SiteRegistry:
         try:
             with homes.Home(home).open() as ioctx:
                 self._exchange(definitions.Definitions(
-                    home.name, ioctx, queue.PROCESS.store.deployment),
+                    home.name, ioctx, self._tasks.store.deployment),
                     self.present)
         except (errors.ClusterError, definitions.RecordError) as exc:
             self._tell(None, 'The record of sites cannot be kept for now: %s'
@@ -126,7 +125,7 @@ class SiteRegistry:
         """Serve and drop what the leader of the host serves and drops."""
         if self.present is None:
             return
-        text = self._lead.published(_PUBLISHED)
+        text = self._tasks.lead.published(_PUBLISHED)
         if text is None:
             return
         try:
@@ -149,11 +148,11 @@ class SiteRegistry:
             name: self._stores.entries[name].options
             for name in sorted(self._recorded)
             if name in self._stores.entries})
-        left = self._lead.term, text
+        left = self._tasks.lead.term, text
         if self._left == left:
             return
         try:
-            self._lead.publish(_PUBLISHED, text)
+            self._tasks.lead.publish(_PUBLISHED, text)
             self._left = left
         except OSError as exc:
             self._tell(None, 'The other processes of this host do not learn '
@@ -245,7 +244,9 @@ class SiteRegistry:
             return False
         try:
             with site.open_pool() as ioctx:
-                empty = images.is_empty(ioctx) and not _has_tasks(site)
+                empty = images.is_empty(ioctx) and not any(
+                    record.site == name
+                    for record in self._tasks.store.scan().records)
         except (errors.ClusterError, rbd.Error, omap.Error) as exc:
             LOG.debug('Whether site %s is empty cannot be told: %s', name,
                       exc)
@@ -271,9 +272,3 @@ class SiteRegistry:
         if self._told.get(about) != text:
             LOG.warning(text)
         self._told[about] = text
-
-
-def _has_tasks(site: sites_.Site) -> bool:
-    """Return whether there is work to be done at a site yet."""
-    return any(record.site == site.name
-               for record in queue.PROCESS.store.scan().records)

@@ -30,9 +30,9 @@ import uuid
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.runtime import fork_guard
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
@@ -108,6 +108,25 @@ class Write:
         self._log.abandon(self.intent, fence)
 
 
+class _Open:
+    """The intents of one process; what a parent has open is the parent's.
+
+    :ivar open: intents that are not committed, by uid
+    :ivar late: changes that home was away for: (old, new), or (old, None)
+    :ivar committed: see :meth:`WriteLog.take_committed`
+    """
+
+    def __init__(self) -> None:
+        self.guard = native.lock()
+        self.lease = uuid.uuid4().hex
+        self.beat = 0
+        self.open: dict[str, tasks.Intent] = {}
+        self.late: list[tuple[tasks.Intent, tasks.Record | None]] = []
+        self.until = 0.0
+        self.committed: collections.deque[tasks.Intent] = collections.deque(
+            maxlen=_COMMITTED)
+
+
 class WriteLog:
     """The intents of this process.
 
@@ -120,22 +139,11 @@ class WriteLog:
         self._notify = notify
         self._periodic = periodic.Periodic('dcn-lease', self.renew,
                                            leases.RENEWAL)
-        self._fork_guard = fork_guard.ForkGuard(self._reset)
+        self._processes = process.ForkLocal(_Open)
 
-    def _reset(self) -> None:
-        """Begin as a new process does."""
-        self._guard = native.lock()
-        self._lease = uuid.uuid4().hex
-        self._beat = 0
-        # Intents that are not committed, by uid.
-        self._open: dict[str, tasks.Intent] = {}
-        # Changes that home was away for: (old, new), or (old, None).
-        self._late: list[tuple[tasks.Intent,
-                               tasks.Record | None]] = []
-        self._until = 0.0
-        # Intents that were committed; see take_committed().
-        self._committed: collections.deque[tasks.Intent] = collections.deque(
-            maxlen=_COMMITTED)
+    @property
+    def _own(self) -> _Open:
+        return self._processes.get()
 
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
         """Record that an image is going to be written.
@@ -143,22 +151,20 @@ class WriteLog:
         :param address: of the client that writes
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         """
-        # In a child of a fork, what is open is the parent's.
-        self._fork_guard.check()
-        with self._guard:
-            self._until = time.monotonic() + _LINGER
+        with self._own.guard:
+            self._own.until = time.monotonic() + _LINGER
             intent = tasks.Intent(site.name, image, site.pool, site.fsid,
-                                  self._lease, address)
-            self._open[intent.uid] = intent
-            self._beat += 1
-            lease = {stores.LEASES + self._lease: self._lease_text()}
+                                  self._own.lease, address)
+            self._own.open[intent.uid] = intent
+            self._own.beat += 1
+            lease = {stores.LEASES + self._own.lease: self._lease_text()}
         try:
             self._store.put(intent, lease)
         except BaseException:
-            with self._guard:
-                self._open.pop(intent.uid, None)
+            with self._own.guard:
+                self._own.open.pop(intent.uid, None)
                 # It may be written when the cluster goes on.
-                self._late.append((intent, None))
+                self._own.late.append((intent, None))
             self._periodic.start()
             raise
         self._periodic.start()
@@ -169,10 +175,10 @@ class WriteLog:
 
         :raises WriteLost: if it was changed by another process
         """
-        with self._guard:
+        with self._own.guard:
             # One that was given up meanwhile needs no lease any more.
-            if old.uid in self._open:
-                self._open[new.uid] = new
+            if old.uid in self._own.open:
+                self._own.open[new.uid] = new
         try:
             self._replace(old, new)
         except stores.AWAY:
@@ -183,8 +189,8 @@ class WriteLog:
 
         :raises WriteLost: if it was changed by another process
         """
-        with self._guard:
-            late = any(one.uid == old.uid for one, _new in self._late)
+        with self._own.guard:
+            late = any(one.uid == old.uid for one, _new in self._own.late)
         try:
             if late:
                 self._catch_up()
@@ -201,20 +207,19 @@ class WriteLog:
             self._put_off(old, new)
         finally:
             # Also if it is lost: nothing of it needs the lease any more.
-            with self._guard:
-                self._open.pop(old.uid, None)
-                self._until = time.monotonic() + _LINGER
-        self._committed.append(new)
+            with self._own.guard:
+                self._own.open.pop(old.uid, None)
+                self._own.until = time.monotonic() + _LINGER
+        self._own.committed.append(new)
 
     def take_committed(self) -> list[tasks.Intent]:
         """Return what was committed since this was called last.
 
         Of very many, only the latest.
         """
-        self._fork_guard.check()
-        with self._guard:
-            found = list(self._committed)
-            self._committed.clear()
+        with self._own.guard:
+            found = list(self._own.committed)
+            self._own.committed.clear()
         return found
 
     def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
@@ -223,8 +228,8 @@ class WriteLog:
 
     def end(self, intent: tasks.Intent) -> None:
         """Drop an intent."""
-        with self._guard:
-            self._open.pop(intent.uid, None)
+        with self._own.guard:
+            self._own.open.pop(intent.uid, None)
         try:
             self._store.remove_later(intent)
         except stores.AWAY:
@@ -240,8 +245,8 @@ class WriteLog:
             self._store.put(task)
         except stores.NotRecorded as exc:
             LOG.error('%s', exc)
-            with self._guard:
-                self._open.pop(intent.uid, None)
+            with self._own.guard:
+                self._own.open.pop(intent.uid, None)
             self._put_off(intent, task)
             return
         self.end(intent)
@@ -249,15 +254,15 @@ class WriteLog:
 
     def renew(self) -> None:
         """Renew the lease, as long as it matters, and catch up."""
-        if not self._fork_guard.is_current:
+        if not self._processes.is_made:
             return
-        with self._guard:
-            idle = (not self._open and not self._late
-                    and time.monotonic() > self._until)
-            self._beat += 1
-            key, text = stores.LEASES + self._lease, self._lease_text()
+        with self._own.guard:
+            idle = (not self._own.open and not self._own.late
+                    and time.monotonic() > self._own.until)
+            self._own.beat += 1
+            key, text = stores.LEASES + self._own.lease, self._lease_text()
             if idle:
-                self._lease = uuid.uuid4().hex
+                self._own.lease = uuid.uuid4().hex
                 self._periodic.stop()
         site = self._store.home.site
         if site is None or not site.available:
@@ -275,13 +280,13 @@ class WriteLog:
 
     def _lease_text(self) -> str:
         return record_format.dump(
-            leases.Lease(self._lease, self._beat, tasks.host_and_process()),
-            self._store.deployment)
+            leases.Lease(self._own.lease, self._own.beat,
+                         tasks.host_and_process()), self._store.deployment)
 
     def _put_off(self, old: tasks.Intent,
                  new: tasks.Record | None) -> None:
-        with self._guard:
-            self._late.append((old, new))
+        with self._own.guard:
+            self._own.late.append((old, new))
         self._periodic.start()
 
     def _catch_up(self) -> None:
@@ -290,10 +295,10 @@ class WriteLog:
         :raises: as :class:`glance_dcn.tasks.store.TaskStore`
         """
         while True:
-            with self._guard:
-                if not self._late:
+            with self._own.guard:
+                if not self._own.late:
                     return
-                entry = self._late[0]
+                entry = self._own.late[0]
             old, new = entry
             if isinstance(new, tasks.Task):
                 self._store.put(new)
@@ -302,7 +307,7 @@ class WriteLog:
                 self._store.remove(old)
             else:
                 self._store.replace(old, new)
-            with self._guard:
+            with self._own.guard:
                 # Another thread may have done the same.
-                if self._late and self._late[0] is entry:
-                    del self._late[0]
+                if self._own.late and self._own.late[0] is entry:
+                    del self._own.late[0]

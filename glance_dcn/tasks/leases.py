@@ -21,7 +21,6 @@ leases, makes a living holder seem dead.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import typing
 import uuid
@@ -29,6 +28,7 @@ import uuid
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
@@ -111,6 +111,23 @@ class LeaseLost(Exception):
     """The right to act was lost: nothing irreversible may be done."""
 
 
+class _Held:
+    """The lease as one process holds it; that of a parent is the parent's.
+
+    :ivar guard: of two threads that renew it at once, one would take it for
+        lost
+    :ivar text: of the record that it holds, or None
+    """
+
+    def __init__(self, clock: typing.Callable[[], float]) -> None:
+        self.guard = native.lock()
+        self.holder = uuid.uuid4().hex
+        self.observer = Observer(clock)
+        self.text: str | None = None
+        self.beat = 0
+        self.renewed = float('-inf')
+
+
 class RunnerLease:
     """The right of one process to run the tasks of a home.
 
@@ -128,51 +145,41 @@ class RunnerLease:
         self._store = store
         self._clock = clock
         self._key = _RUNNER + store.deployment
-        self._reset()
+        self._processes = process.ForkLocal(lambda: _Held(clock))
 
-    def _reset(self) -> None:
-        """Begin as a new process does."""
-        self._pid = os.getpid()
-        # Of two threads that renew it at once, one would take it for lost.
-        self._guard = native.lock()
-        self._holder = uuid.uuid4().hex
-        self._observer = Observer(self._clock)
-        self._text: str | None = None
-        self._beat = 0
-        self._renewed = float('-inf')
+    @property
+    def _own(self) -> _Held:
+        return self._processes.get()
 
     def acquire(self) -> bool:
         """Take the lease, or renew it; return whether it is held.
 
         :raises: as :class:`glance_dcn.tasks.store.TaskStore`
         """
-        if self._pid != os.getpid():
-            # In a child of a fork: the lease is the parent's.
-            self._reset()
-        with self._guard:
+        with self._own.guard:
             return self._acquire()
 
     def _acquire(self) -> bool:
-        now = self._clock()
-        if self._text is not None and now - self._renewed < self._RENEWAL:
+        own, now = self._own, self._clock()
+        if own.text is not None and now - own.renewed < self._RENEWAL:
             return True
         with self._store.home.open() as ioctx:
-            before = self._text
+            before = own.text
             if before is None:
                 before = omap.get(ioctx, stores.OBJECT, self._key)
-                self._observer.update({} if before is None
-                                      else {self._key: before})
-                if before is not None and not self._observer.is_expired(
+                own.observer.update({} if before is None
+                                    else {self._key: before})
+                if before is not None and not own.observer.is_expired(
                         self._key, self.EXPIRY):
                     return False
             after = record_format.dump(
-                Lease(self._holder, self._beat + 1,
+                Lease(own.holder, own.beat + 1,
                       tasks.host_and_process()), self._store.deployment)
             if not omap.swap(ioctx, stores.OBJECT, self._key, before,
                              after):
-                self._text = None
+                own.text = None
                 return False
-        self._text, self._beat, self._renewed = after, self._beat + 1, now
+        own.text, own.beat, own.renewed = after, own.beat + 1, now
         return True
 
     def check(self) -> None:
@@ -181,17 +188,17 @@ class RunnerLease:
         :raises LeaseLost: if it is not, or that is not known
         """
         try:
-            held = (self._clock() - self._renewed < self._TRUSTED
-                    or (self._text is not None and self.acquire()))
+            held = (self._clock() - self._own.renewed < self._TRUSTED
+                    or (self._own.text is not None and self.acquire()))
         except stores.AWAY as exc:
             raise LeaseLost(str(exc)) from exc
-        if not held or self._clock() - self._renewed >= self._TRUSTED:
+        if not held or self._clock() - self._own.renewed >= self._TRUSTED:
             raise LeaseLost('another process runs the tasks now')
 
     def release(self) -> None:
         """Let another process run the tasks at once."""
-        text, self._text = self._text, None
-        self._renewed = float('-inf')
+        text, self._own.text = self._own.text, None
+        self._own.renewed = float('-inf')
         if text is not None:
             try:
                 with self._store.home.open() as ioctx:

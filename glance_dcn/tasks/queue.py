@@ -23,6 +23,7 @@ import rbd
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import lead as leads
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
@@ -94,7 +95,7 @@ class TaskQueue:
             None
         """
         self.store.deployment = deployment
-        cluster_identity.PROCESS.deployment = deployment
+        process.get(cluster_identity.ClusterIdentities).deployment = deployment
         if folder and (self.store.spool is None):
             self.store.spool = spools.Spool(folder)
         self._database = database
@@ -190,7 +191,8 @@ class TaskQueue:
         if len(deferred) > _MANY:
             # To connect to so many sites would keep the request, which may be
             # this process's, from its end.
-            schedulers.PROCESS.call_later(_PAUSE, self.lead.notify)
+            process.get(schedulers.Scheduler).call_later(
+                _PAUSE, self.lead.notify)
         elif deferred:
             self.lead.notify()
 
@@ -284,8 +286,3 @@ class TaskQueue:
         return [record for record in self.store.records(site.name, image)
                 if isinstance(record, tasks.Task)
                 and record.action is not Action.PURGE]
-
-
-#: Of this process: glance_store makes drivers, and Glance its plugins,
-#: without a way to pass anything to them.
-PROCESS = TaskQueue()

@@ -27,7 +27,6 @@ import collections
 import contextlib
 import dataclasses
 import logging
-import os
 import time
 import typing
 
@@ -39,6 +38,7 @@ from glance_dcn.ceph import record_format
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import crashes
@@ -111,6 +111,18 @@ class _Running:
     since: float
 
 
+class _Tried:
+    """The attempts of one process.
+
+    :ivar running: those that go on, by key
+    :ivar ended: keys of those that have ended since
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[str, _Running] = {}
+        self.ended: native.Queue[str] = native.Queue()
+
+
 class TaskRunner:
     """Runs the tasks of a home.
 
@@ -146,11 +158,7 @@ class TaskRunner:
         self._executor = actions.Executor(store, database, self._lease.check)
         self._crashes = crashes.Crashes(self._lead)
         self._attempts: dict[str, _Attempts] = {}
-        # Those that are being tried, by key.
-        self._running: dict[str, _Running] = {}
-        # Keys of those that have ended since; it is the process's own.
-        self._ended: native.Queue[str] = native.Queue()
-        self._pid = os.getpid()
+        self._processes = process.ForkLocal(_Tried)
         # Since when Glance is settled without the location of a committed
         # image, by uid of the intent.
         self._settled: dict[str, float] = {}
@@ -161,6 +169,10 @@ class TaskRunner:
         self._reported: set[str] = set()
         self._periodic = periodic.Periodic('dcn-tasks', self.run,
                                            _INTERVAL)
+
+    @property
+    def _own(self) -> _Tried:
+        return self._processes.get()
 
     def start(self) -> None:
         """Run tasks beside requests, from now on."""
@@ -199,7 +211,7 @@ class TaskRunner:
             return False
         try:
             self._run(self._store.scan(), patience=float('inf'))
-            while self._running:
+            while self._own.running:
                 self._gather()
             return True
         finally:
@@ -250,7 +262,7 @@ class TaskRunner:
         self._drop_leases(scan)
         due = [(site, record) for record, site in (
             (record, self._site_of(record)) for record in scan.records
-            if record.key not in self._running)
+            if record.key not in self._own.running)
             if site is not None and self._is_due(record)]
         self._do_all(due, patience)
 
@@ -272,7 +284,7 @@ class TaskRunner:
                 self._begin(*chosen)
             else:
                 break
-        while self._running and self._clock() < until:
+        while self._own.running and self._clock() < until:
             self._gather()
         if waiting:
             # The rest is done in the next round.
@@ -282,14 +294,14 @@ class TaskRunner:
                 ) -> tuple[sites.Site, tasks.Record] | None:
         """Return what is to be begun now, or None."""
         now = self._clock()
-        lively = [key for key, one in list(self._running.items())
+        lively = [key for key, one in list(self._own.running.items())
                   if now - one.since < _ROUND]
         # One at which a process may end is tried alone.
-        if (len(lively) >= _WORKERS or len(self._running) >= _MOST
+        if (len(lively) >= _WORKERS or len(self._own.running) >= _MOST
                 or any(map(self._crashes.is_suspect, lively))):
             return None
         busy = collections.Counter(
-            one.site.name for one in list(self._running.values()))
+            one.site.name for one in list(self._own.running.values()))
         return next((entry for entry in waiting
                      if busy[entry[0].name] < _OF_A_SITE and not (
                          lively and self._crashes.is_suspect(entry[1].key))),
@@ -297,8 +309,8 @@ class TaskRunner:
 
     def _begin(self, site: sites.Site, record: tasks.Record) -> None:
         """Try a record in a native thread, of eventlet's process too."""
-        self._running[record.key] = _Running(site, self._clock())
-        ended = self._ended
+        self._own.running[record.key] = _Running(site, self._clock())
+        ended = self._own.ended
 
         def work() -> None:
             over = False
@@ -308,7 +320,7 @@ class TaskRunner:
             finally:
                 self._crashes.end(record.key, over)
                 ended.put(record.key)
-        schedulers.PROCESS.submit(work)
+        process.get(schedulers.Scheduler).submit(work)
 
     def _drop_leases(self, scan: stores.Scan) -> None:
         """Drop the leases of dead processes that have left no intents."""
@@ -328,23 +340,19 @@ class TaskRunner:
         Of what takes long it is found out whether the site is away.
         """
         with contextlib.suppress(native.Empty):
-            self._running.pop(native.get(self._ended, _WAIT), None)
+            self._own.running.pop(native.get(self._own.ended, _WAIT), None)
         self._forget_ended()
         now = self._clock()
-        for one in list(self._running.values()):
+        for one in list(self._own.running.values()):
             if now - one.since > _SUSPECT:
                 one.site.suspect()
         # The tasks themselves check it before they act.
         self._lease.acquire()
 
     def _forget_ended(self) -> None:
-        if self._pid != os.getpid():
-            # In a child of a fork: what runs are the parent's.
-            self._pid, self._running = os.getpid(), {}
-            self._ended = native.Queue()
         with contextlib.suppress(native.Empty):
             while True:
-                self._running.pop(self._ended.get_nowait(), None)
+                self._own.running.pop(self._own.ended.get_nowait(), None)
 
     def _site_of(self, record: tasks.Record) -> sites.Site | None:
         site = self._sites(record.site)

@@ -30,8 +30,8 @@ import typing
 import uuid
 
 from glance_dcn.ceph import record_format
-from glance_dcn.runtime import fork_guard
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,22 @@ _LOCK = '.lock'
 _LARGEST = 64 << 20
 
 
+class _Own:
+    """The file of one process.
+
+    :ivar moving: held while its records are written elsewhere
+    :ivar lock: descriptor of the locked file, once there is one
+    :ivar records: what it holds, texts by key
+    """
+
+    def __init__(self) -> None:
+        self.guard = native.lock()
+        self.moving = native.lock()
+        self.uid = uuid.uuid4().hex
+        self.lock: int | None = None
+        self.records: dict[str, str] = {}
+
+
 class Spool:
     """The records that this process could not write to its home.
 
@@ -57,14 +73,11 @@ class Spool:
         self._folder = folder
         # Files that cannot be read, which were reported.
         self._reported: set[str] = set()
-        self._fork_guard = fork_guard.ForkGuard(self._reset)
+        self._processes = process.ForkLocal(_Own)
 
-    def _reset(self) -> None:
-        self._guard = native.lock()
-        self._moving = native.lock()
-        self._uid = uuid.uuid4().hex
-        self._lock: int | None = None
-        self._records: dict[str, str] = {}
+    @property
+    def _own(self) -> _Own:
+        return self._processes.get()
 
     def put(self, key: str, text: str) -> None:
         """Keep a record, over an earlier one of its key.
@@ -79,9 +92,8 @@ class Spool:
         :param records: texts by key
         :raises OSError: if they cannot be written
         """
-        self._fork_guard.check()
-        with self._guard:
-            self._write({**self._records, **records})
+        with self._own.guard:
+            self._write({**self._own.records, **records})
 
     def swap(self, key: str, before: str, after: str) -> bool:
         """Change a record if it is kept here, and still what it was.
@@ -89,11 +101,10 @@ class Spool:
         :returns: whether it was changed
         :raises OSError: if that cannot be written
         """
-        self._fork_guard.check()
-        with self._guard:
-            if self._records.get(key) != before:
+        with self._own.guard:
+            if self._own.records.get(key) != before:
                 return False
-            self._write({**self._records, key: after})
+            self._write({**self._own.records, key: after})
             return True
 
     def move(self, write: Callable[[str, str], None]) -> None:
@@ -106,8 +117,7 @@ class Spool:
         :param write: called with key and text
         :raises OSError: if it cannot be dropped
         """
-        self._fork_guard.check()
-        with self._moving:
+        with self._own.moving:
             for key, text in self.items():
                 write(key, text)
                 self.discard(key, text)
@@ -118,19 +128,17 @@ class Spool:
         :param text: drop it only if this is its text
         :raises OSError: if that cannot be written
         """
-        self._fork_guard.check()
-        with self._guard:
-            if (key not in self._records
-                    or text not in (None, self._records[key])):
+        with self._own.guard:
+            if (key not in self._own.records
+                    or text not in (None, self._own.records[key])):
                 return False
-            self._write({name: text for name, text in self._records.items()
+            self._write({name: text for name, text in self._own.records.items()
                          if name != key})
             return True
 
     def items(self) -> list[tuple[str, str]]:
         """Return the records that this process keeps here."""
-        self._fork_guard.check()
-        return list(self._records.items())
+        return list(self._own.records.items())
 
     def abandoned(self, check: Callable[[dict[str, str]], None]
                   ) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
@@ -143,7 +151,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self._folder)):
                 stem, suffix = os.path.splitext(name)
-                if suffix == _SUFFIX and stem != self._uid:
+                if suffix == _SUFFIX and stem != self._own.uid:
                     yield from self._abandoned(
                         os.path.join(self._folder, stem), check)
 
@@ -180,12 +188,12 @@ class Spool:
                 'once it was looked into', {'path': path, 'error': exc})
 
     def _write(self, kept: dict[str, str]) -> None:
-        stem = os.path.join(self._folder, self._uid)
-        if self._lock is None:
+        stem = os.path.join(self._folder, self._own.uid)
+        if self._own.lock is None:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            self._lock = os.open(stem + _LOCK, os.O_RDWR | os.O_CREAT
-                                 | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._own.lock = os.open(
+                stem + _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._own.lock, fcntl.LOCK_EX)
         if kept:
             fd = os.open(stem + '.new', os.O_WRONLY | os.O_CREAT
                          | os.O_TRUNC, 0o600)
@@ -198,7 +206,7 @@ class Spool:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(stem + _SUFFIX)
         _sync(self._folder)
-        self._records = kept
+        self._own.records = kept
 
 
 def _read(path: str) -> dict[str, str]:

@@ -50,6 +50,7 @@ from oslo_config import cfg
 from glance_dcn.runtime import green
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.upstream import plugins
 
 if typing.TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Proofs:
     :param conf: of Glance
     """
 
-    def __init__(self, conf: cfg.ConfigOpts) -> None:
+    def __init__(self, conf: cfg.ConfigOpts = cfg.CONF) -> None:
         self._conf = conf
         self._faults: dict[Interface, str | None] = {}
         self._began = time.monotonic()
@@ -204,7 +205,7 @@ def start(conf: cfg.ConfigOpts) -> None:
     """
     # By no interface that is to be proved.
     if conf is cfg.CONF and 'glance' in sys.modules:
-        PROCESS.start()
+        process.get(Proofs).start()
 
 
 def _log(interface: Interface, error: str) -> None:
@@ -708,6 +709,7 @@ INTERFACES = (OPTIONS, PROGRAM, LOADING, DATABASE, IMAGE_LOCK, DOWNLOADS,
               ENTRY_POINTS, HEALTHCHECK, IMAGE_DELETION, SHOWING,
               SEARCHING, CACHE_WORKER, SHARED_OPTIONS)
 
-#: The proofs of this process.
-PROCESS = Proofs(cfg.CONF)
-usable = PROCESS.usable
+
+def usable(interface: Interface) -> bool:
+    """Return whether an interface of this process is what it should be."""
+    return process.get(Proofs).usable(interface)

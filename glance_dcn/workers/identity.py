@@ -48,6 +48,7 @@ import uuid
 
 from glance_dcn.imports import durable
 from glance_dcn.imports import journal
+from glance_dcn.runtime import process
 from glance_dcn.upstream import plugins
 from glance_dcn.workers import registry
 
@@ -74,10 +75,17 @@ _PATIENCE = 120
 _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 _MARK = 'glance-dcn '
 
-# What is added to healthchecks of this process: where the challenge is, and
-# whether Glance has loaded the plugin.
-_identity: WorkerIdentity | None = None
-_loaded = False
+
+class _Healthcheck:
+    """What is added to the healthchecks of this process.
+
+    :ivar identity: of the worker, where the challenge is
+    :ivar is_loaded: whether Glance has loaded the plugin
+    """
+
+    def __init__(self) -> None:
+        self.identity: WorkerIdentity | None = None
+        self.is_loaded = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +232,7 @@ def _ask(url: str, identity: WorkerIdentity, cure: str
     :returns: the state, what is wrong or None, and whether that may pass
     """
     import requests
-    if not _loaded:
+    if not process.get(_Healthcheck).is_loaded:
         return _unproved(url, 'the healthcheck of this worker has no backend, '
                          'or there is none')
     ours = strange = 0
@@ -394,8 +402,7 @@ def _read_identity(path: str) -> str:
 
 def begin(identity: WorkerIdentity) -> None:
     """Wrap the healthcheck plugins, before Glance makes its application."""
-    global _identity
-    _identity = identity
+    process.get(_Healthcheck).identity = identity
     points: list[typing.Any] = plugins.entry_points(plugins.HEALTHCHECK)
     points[:] = [point if isinstance(point, _Point) else _Point(point)
                  for point in points]
@@ -425,14 +432,14 @@ class Answer:
     """The plugin, as oslo.middleware calls it."""
 
     def __init__(self, plugin: typing.Any) -> None:
-        global _loaded
-        _loaded = True
+        process.get(_Healthcheck).is_loaded = True
         self._plugin = plugin
 
     def healthcheck(self, server_port: int) -> typing.Any:
         """Return the other plugin's result, with any secret of the moment."""
         result = self._plugin.healthcheck(server_port)
-        secret = _identity.challenged() if _identity else None
+        identity = process.get(_Healthcheck).identity
+        secret = identity.challenged() if identity else None
         if secret:
             result.reason = '%s %s' % (result.reason, mark(secret))
         return result

@@ -73,6 +73,7 @@ from glance_dcn.imports import options
 from glance_dcn.runtime import lead
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import identity
 
@@ -168,13 +169,11 @@ class HostLead(lead.Lead):
         self._beating = periodic.Periodic('dcn-lead', self.beat,
                                           min(_INTERVAL, silence / 3))
         self._polling = periodic.Periodic('dcn-wake', self._poll, _POLL)
-        # By process ID; what is the parent's is not touched in a child.
-        self._of: dict[int, _Process] = {}
+        self._processes = process.ForkLocal(_Process)
 
     @property
     def _own(self) -> _Process:
-        pid = os.getpid()
-        return self._of.get(pid) or self._of.setdefault(pid, _Process())
+        return self._processes.get()
 
     def start(self) -> None:
         """Take the lead whenever it is free, from now on."""

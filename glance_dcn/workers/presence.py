@@ -42,6 +42,7 @@ from glance_dcn.imports import scan
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
+from glance_dcn.runtime import process
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
@@ -61,15 +62,13 @@ _SETTLE = 5
 # Looks in a row that find nobody at the address until that is said.
 _PATIENCE = 2
 
-_presence: Presence | None = None
-
 
 def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
     """Have this worker known to its peers, under the queue's lead."""
-    global _presence
-    if _presence is not None:
-        _presence.stop()
-        _presence = None
+    former = process.find(Presence)
+    if former is not None:
+        former.stop()
+        process.remove(Presence)
     staging = folder.path(conf)
     # The scrubber and others have stores, and are no workers.
     if not staging or not glance_interfaces.serves_api(conf):
@@ -78,11 +77,12 @@ def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
     identity = identities.WorkerIdentity(staging)
     identities.begin(identity)
     active_imports.on_begin(announce)
-    scan.ask_first(may_recover)
-    _presence = Presence(conf, registry.Registry(
-        queue.PROCESS.home, queue.PROCESS.store.deployment), identity,
-        queue.PROCESS.lead)
-    _presence.start()
+    process.get(scan.Scanner).gate = may_recover
+    tasks = process.get(queue.TaskQueue)
+    presence = Presence(conf, registry.Registry(
+        tasks.home, tasks.store.deployment), identity, tasks.lead)
+    process.put(presence)
+    presence.start()
 
 
 def announce(entry: journal.Entry) -> None:
@@ -90,13 +90,15 @@ def announce(entry: journal.Entry) -> None:
 
     What does not get there, and its phase, follows with a heartbeat.
     """
-    if _presence is not None:
-        _presence.announce(entry)
+    presence = process.find(Presence)
+    if presence is not None:
+        presence.announce(entry)
 
 
 def may_recover() -> bool:
     """Return whether this worker may recover what it has left itself."""
-    return _presence is None or _presence.may_recover()
+    presence = process.find(Presence)
+    return presence is None or presence.may_recover()
 
 
 class Presence:

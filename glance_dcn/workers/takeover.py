@@ -52,6 +52,7 @@ from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
+from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import identity as identities
@@ -188,8 +189,8 @@ def acting(records: registry.Registry, identity: str, holder: str
         yield None
         return
     # What is done may take longer: staged data is copied, say.
-    renewals = schedulers.PROCESS.every(_RENEWAL,
-                                        lambda: _renew_quietly(renew))
+    renewals = process.get(schedulers.Scheduler).every(
+        _RENEWAL, lambda: _renew_quietly(renew))
     try:
         yield renew
     finally:

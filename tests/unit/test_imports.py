@@ -39,7 +39,8 @@ _ROOMS = {
     'opts': 'imports store tasks',
     'checks': 'ceph deploy imports opts runtime sites status tasks upstream '
               'workers',
-    'cmd': 'ceph checks deploy imports opts sites status tasks workers',
+    'cmd': 'ceph checks deploy imports opts runtime sites status tasks '
+           'workers',
 }
 # What is imported for annotations alone, and from above.
 _FOR_TYPES = {('sites', 'tasks')}
@@ -149,6 +150,28 @@ class TestImports(base.BaseTestCase):
             for room, names in self.foreign(self.modules).items()
             for other in names & set(_ROOMS)
             if other not in _ROOMS[room].split()})
+
+    def test_modules_keep_no_state(self):
+        """What a process has one of is held by its Runtime."""
+        found = []
+        for path in sorted(_PACKAGE.rglob('*.py')):
+            tree = ast.parse(path.read_text())
+            found += ['%s:%d' % (path, node.lineno) for node in ast.walk(tree)
+                      if isinstance(node, ast.Global)]
+            for node in tree.body:
+                if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+                    continue
+                targets = getattr(node, 'targets', None) or [node.target]
+                found += ['%s:%s' % (path.relative_to(_PACKAGE), target.id)
+                          for target in targets
+                          if isinstance(target, ast.Name)
+                          and target.id.lstrip('_').islower() and isinstance(
+                              node.value, (ast.Call, ast.Dict, ast.List,
+                                           ast.Set, ast.Constant))]
+        # A library, or a part of one that not all of its releases have.
+        self.assertEqual(['images/formats.py:modern',
+                          'imports/heartbeat.py:_patiently',
+                          'runtime/native.py:_libc'], found)
 
     def test_which_rooms_know_which_libraries(self):
         found = self.foreign(self.run_time)

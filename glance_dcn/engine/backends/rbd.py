@@ -38,6 +38,7 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import rbd_layout
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
 
 if typing.TYPE_CHECKING:
     import rados
@@ -57,24 +58,30 @@ _CLOSING = 5
 _ANSWER_TIMEOUT = 10
 _PAUSE = 0.05
 
-# The interpreter ends its threads when it ends, those of librbd as well that
-# come with an answer; C++ then aborts the process. So no answer may be
-# outstanding by then, and no way but this one leads to all of them.
-_open: weakref.WeakSet[RBD] = weakref.WeakSet()
-_ended: native.Queue[bool] = native.Queue()
 
+class _Endpoints:
+    """The endpoints of this process.
 
-def _wait_for_answers() -> None:
-    """Begin no more requests, and wait for those that are in flight."""
-    _ended.put(True)
-    deadline = time.monotonic() + _ANSWER_TIMEOUT
-    while time.monotonic() < deadline and any(
-            endpoint.in_flight for endpoint in list(_open)
-            if endpoint.pid == os.getpid()):
-        time.sleep(_PAUSE)
+    The interpreter ends its threads when it ends, those of librbd as well that
+    come with an answer; C++ then aborts the process. So no answer may be
+    outstanding by then, and no way but this one leads to all of them.
 
+    :ivar has_ended: set when the process ends
+    """
 
-atexit.register(_wait_for_answers)
+    def __init__(self) -> None:
+        self.open: weakref.WeakSet[RBD] = weakref.WeakSet()
+        self.has_ended = False
+        atexit.register(self.wait_for_answers)
+
+    def wait_for_answers(self) -> None:
+        """Begin no more requests, and wait for those that are in flight."""
+        self.has_ended = True
+        deadline = time.monotonic() + _ANSWER_TIMEOUT
+        while time.monotonic() < deadline and any(
+                endpoint.in_flight for endpoint in list(self.open)
+                if endpoint.pid == os.getpid()):
+            time.sleep(_PAUSE)
 
 
 class Cluster(typing.Protocol):
@@ -123,7 +130,8 @@ class RBD(base.Endpoint):
         self._cluster = cluster
         #: Process that opened it: in a child of a fork no answer comes.
         self.pid = os.getpid()
-        _open.add(self)
+        self._all = process.get(_Endpoints)
+        self._all.open.add(self)
         try:
             self._image = rbd.Image(ioctx, image, read_only=not writable)
             if snapshot is not None:
@@ -201,7 +209,7 @@ class RBD(base.Endpoint):
         return bool(fast and count == 1), self.object_size * count
 
     def read(self, offset: int, length: int, done: base.Read) -> None:
-        if not _ended.empty():
+        if self._all.has_ended:
             done(self._error('read', errno.ECANCELED, offset, length))
             return
         token = self._begin()
@@ -233,7 +241,7 @@ class RBD(base.Endpoint):
         if offset + length > self.size:
             done(self._error('write', errno.EINVAL, offset, length))
             return
-        if not _ended.empty():
+        if self._all.has_ended:
             done(self._error('write', errno.ECANCELED, offset, length))
             return
         token = self._begin()

@@ -54,7 +54,7 @@ _HOOK = """
                 context.get_admin_context(show_deleted=True),
                 os.environ['IMAGE'], force_show_deleted=True)
         # It is when the first store is set up.
-        while not green.PROCESS.started:
+        while not process.get(green.Bridge).started:
             sleep(0.2)
         while True:
             where = []

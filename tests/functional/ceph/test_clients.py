@@ -34,6 +34,7 @@ from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.runtime import limits
+from glance_dcn.runtime import process
 from glance_dcn.sites import site
 import rbd
 
@@ -45,7 +46,7 @@ if group:
 def held():
     return [len(os.listdir('/proc/self/task')),
             len(os.listdir('/proc/self/fd')) - 1,
-            len(client_cache.PROCESS.current())]
+            len(process.get(client_cache.Caches).current())]
 
 def use(one):
     with one.open_pool() as ioctx:
@@ -55,9 +56,9 @@ def use(one):
         time.sleep(pause)
 
 lock, peak = threading.Lock(), [0, 0, 0]
-client_cache.PROCESS.settings.idle_timeout = idle
-limits.PROCESS.configure(most)
-limits.PROCESS.max_clients = most
+process.get(client_cache.Caches).settings.idle_timeout = idle
+process.get(limits.ProcessLimits).configure(most)
+process.get(limits.ProcessLimits).max_clients = most
 begin = held()
 sites = [site.Site(clients.ClusterConfig(
     's%d' % number, 'images', conf, 'glance', connect_timeout=120), 22)
@@ -138,7 +139,7 @@ class TestManyStores(base.CephTestCase):
     @contextlib.contextmanager
     def control_group(self, threads):
         """Make a control group that allows so many threads."""
-        mine = next(limits.PROCESS._groups('pids'), None)
+        mine = next(limits.ProcessLimits()._groups('pids'), None)
         if mine is None or not os.access(mine, os.W_OK):
             self.skipTest('no control group can be made here')
         group = mine / ('glance-dcn-%s' % uuid.uuid4())

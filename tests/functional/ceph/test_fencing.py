@@ -117,7 +117,7 @@ class RetiredTest(base.CephTestCase):
         pool = self.site.open_pool('images')
         ioctx = pool.__enter__()
         self.addCleanup(pool.__exit__, None, None, None)
-        self.site._state().retire(self.site.client())
+        self.site._states.get().retire(self.site.client())
         return ioctx
 
     def assertBlocklisted(self, ioctx):

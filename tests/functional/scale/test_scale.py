@@ -153,9 +153,9 @@ class ScaleTest(functional.CephTestCase):
             subject.record_images(100)
             # The first one fills caches.
             subject.list_seconds()
-        # The least of each tells what it costs. Not how much more, which is for
-        # the bench to measure: the kernel counts in hundredths of a second,
-        # and what shares the machine's caches differs from list to list.
+        # The least of each tells what it costs. Not how much more, which the
+        # bench measures: the kernel counts in hundredths of a second, and what
+        # shares the machine's caches differs from list to list.
         for attempt in range(20):
             for subject in (stock, self.many):
                 before = meters.holdings(subject.pids()).cpu
@@ -166,7 +166,7 @@ class ScaleTest(functional.CephTestCase):
             if attempt >= 3 and least[self.many] <= 1.1 * least[stock]:
                 break
         self.assertLessEqual(least[self.many], 1.3 * least[stock])
-        # What a list costs does not depend on the sites: none of them is asked.
+        # None of the sites is asked.
         asked = self.many.operations()
         self.many.list_seconds()
         self.assertEqual(asked, self.many.operations())

@@ -30,9 +30,10 @@ from oslo_config import cfg
 import rbd
 
 from glance_dcn.ceph import trash
+from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
-from glance_dcn.tasks import queue
 from tests.functional import base
+from tests import runtimes
 
 MiB = 1 << 20
 POOL = 'images'
@@ -77,12 +78,8 @@ class Stores(fixtures.Fixture):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_store.%s.CONF' % module, self.conf))
         # That of other tests would count as that of the same process.
-        process = cluster_identity.ClusterIdentities()
-        self.addCleanup(process.stop)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.cluster_identity.PROCESS', process))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
+        self.useFixture(runtimes.Runtime())
+        self.addCleanup(process.get(cluster_identity.ClusterIdentities).stop)
         self.conf(['--config-file', str(self._file)], project='glance')
         multi_backend.register_store_opts(self.conf)
         self.count = multi_backend.create_multi_stores(self.conf)

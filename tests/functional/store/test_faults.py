@@ -32,6 +32,7 @@ from oslotest import base as oslotest_base
 import rados
 import rbd
 
+from glance_dcn.runtime import process as runtime
 from glance_dcn.tasks import queue
 from lab import ceph
 from lab import process
@@ -121,9 +122,9 @@ class DcnConfigurationTest(base.StoreTestCase):
 
     def deferred(self, name):
         """Return the actions of the tasks for an image at the store."""
-        found = queue.PROCESS.store.records(self.store, name)
+        found = runtime.get(queue.TaskQueue).store.records(self.store, name)
         for task in found:
-            self.addCleanup(queue.PROCESS.store.remove, task)
+            self.addCleanup(runtime.get(queue.TaskQueue).store.remove, task)
         return [task.action for task in found]
 
     def test_wrong_pool(self):

@@ -27,6 +27,7 @@ from glance_store import multi_backend
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import health
+from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import copying
 from glance_dcn.sites import home
@@ -97,8 +98,8 @@ class HealthTestCase(base.StoreTestCase):
 
     def use_stores(self, types, **options):
         for store in types:
-            connection.forget(store)
-            self.addCleanup(connection.forget, store)
+            process.get(connection.Connections).forget(store)
+            self.addCleanup(process.get(connection.Connections).forget, store)
         return super().use_stores(types, **options)
 
 
@@ -367,7 +368,7 @@ class AbsentTest(HealthTestCase):
                         **{'edge0': self.absent('edge0'),
                            self.store: self.site()})
         # As in Glance, which has a staging folder.
-        queue.PROCESS.store.spool = spool.Spool(
+        process.get(queue.TaskQueue).store.spool = spool.Spool(
             str(self.directory / 'records'))
         # It is waited for once, for as long as to connect may take: that an
         # image is written is recorded there, or known not to be.
@@ -461,8 +462,9 @@ class ClusterIdentityTest(HealthTestCase):
             self.assertIn(word, str(error))
         self.assertNotIn(name, after.images())
 
+        identities = process.get(cluster_identity.ClusterIdentities)
         self.assertEqual((before.fsid, after.fsid),
-                         cluster_identity.PROCESS.accept(site_of(EDGE)))
+                         identities.accept(site_of(EDGE)))
         self.add(b'data', name=name, store=EDGE)
         self.assertIn(after.fsid, self.kept(EDGE))
         self.check_former(before, after, name)

@@ -23,6 +23,7 @@ from glance_dcn.ceph import connection
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.runtime import process
 from tests.functional.store import base
 
 MiB = base.MiB
@@ -72,7 +73,7 @@ class SearchTest(ReadingTestCase):
         data, size = multi_backend.get(uri, None)
         self.assertSame(self.data, b''.join(data))
         self.assertEqual(len(self.data), size)
-        connection.forget('far')
+        process.get(connection.Connections).forget('far')
         self.use_stores(dict.fromkeys(stores, 'dcn'), **stores)
         multi_backend.delete(uri, None)
         self.assertAbsent(self.name, self.far)

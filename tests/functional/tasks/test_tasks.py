@@ -156,7 +156,7 @@ class DeleteTest(base.TasksTestCase):
         with futures.ThreadPoolExecutor() as pool:
             list(pool.map(runners.TaskRunner.run, runners_))
         self.settle(runner=next(one for one in runners_
-                                if one._lease._text))
+                                if one._lease._own.text))
         self.assertGone()
 
     def test_dead_runner_is_succeeded(self):

@@ -98,7 +98,7 @@ class ConnectionTest(base.BaseTestCase):
         self.connection = connection.Connection(
             clients.ClusterConfig('edge', 'images', '/nowhere'),
             client_cache.Caches())
-        self.state = self.connection._state()
+        self.state = self.connection._states.get()
         self.addCleanup(self.state.breaker.stop)
         self.client = types.SimpleNamespace(
             get_addrs=lambda: 'address', get_fsid=lambda: 'fsid',
@@ -199,8 +199,8 @@ class ConnectionTest(base.BaseTestCase):
         self.connection._prober = types.SimpleNamespace(
             mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection.monitors.PROCESS', mock.Mock(
-                ask=lambda addresses, then: asked.put((addresses, then)))))
+            'glance_dcn.ceph.monitors.Monitors.ask',
+            lambda _, addresses, then: asked.put((addresses, then))))
 
         def answer() -> None:
             native.get(asked, 30)[1](None)

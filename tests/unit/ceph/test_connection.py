@@ -35,6 +35,8 @@ from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
+from glance_dcn.runtime import process
+from tests import runtimes
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 # A well-formed key that no cluster knows.
@@ -50,8 +52,7 @@ class ConnectionCase(base.BaseTestCase):
         self.conf = self.folder / 'edge.conf'
         self.keyring = self.folder / 'edge.client.glance.keyring'
         self.log = self.useFixture(fixtures.FakeLogger(level=logging.WARNING))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection._registry', {}))
+        self.useFixture(runtimes.Runtime())
         self.keyring.write_text('[client.glance]\n\tkey = %s\n' % _KEY)
 
     def write_conf(self, **options):
@@ -67,7 +68,7 @@ class ConnectionCase(base.BaseTestCase):
     def connection(self, connect_timeout=1):
         link = connection.Connection(clients.ClusterConfig(
             'edge_7', 'images', str(self.conf), 'glance', connect_timeout))
-        self.addCleanup(lambda: link._state().breaker.stop())
+        self.addCleanup(lambda: link._states.get().breaker.stop())
         return link
 
     def become_nobody(self):
@@ -216,7 +217,7 @@ class TestUses(ConnectionCase):
         self.assertEqual(0, len(self.caches.current()))
 
     def test_a_probe_keeps_no_client(self):
-        self.link._check_cluster(self.link._state())
+        self.link._check_cluster(self.link._states.get())
         [client] = self.clients
         client.shutdown.assert_called_once_with()
         self.assertEqual(0, len(self.caches.current()))
@@ -248,7 +249,7 @@ class TestUses(ConnectionCase):
         with contextlib.ExitStack() as stack:
             for _i in range(4):
                 client = stack.enter_context(self.link.use())
-                self.link._state().retire(client)
+                self.link._states.get().retire(client)
             exc = self.assertRaises(errors.Exhausted, self.link.client)
             self.assertIn('dcn_io_timeout', str(exc))
             self.assertEqual(4, len(self.clients))
@@ -256,7 +257,7 @@ class TestUses(ConnectionCase):
 
     def test_conf_file_that_changes_while_none_is_connected(self):
         self.link.client()
-        state = self.link._state()
+        state = self.link._states.get()
         self.assertEqual(FSID, self.link.known_fsid)
         cache = self.caches.current()
         cache._drop(list(cache._entries))
@@ -324,7 +325,7 @@ class TestMonitors(ConnectionCase):
 class TestRegistry(ConnectionCase):
 
     def get(self, store='edge_7', conf=None, user='glance', connect=5, io=60):
-        return connection.get(clients.ClusterConfig(
+        return process.get(connection.Connections).get(clients.ClusterConfig(
             store, 'images', str(conf or self.conf), user, connect, io))
 
     def test_one_of_a_store(self):
@@ -529,7 +530,7 @@ class TestFork(ConnectionCase):
     def in_child(self):
         """Make the process look like a child of the one it was."""
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection.os.getpid', lambda: -1))
+            'glance_dcn.runtime.process.os.getpid', lambda: -1))
 
     def test_one_process_keeps_its_client(self):
         link = self.connection()

@@ -23,7 +23,7 @@ from oslotest import base
 from glance_dcn.cmd import check
 from glance_dcn.cmd import main
 from glance_dcn.status import cluster
-from glance_dcn.tasks import queue
+from tests import runtimes
 
 
 class TestOnly(base.BaseTestCase):
@@ -38,9 +38,9 @@ class TestOnly(base.BaseTestCase):
                 ('glance_dcn.cmd.node.read_all', lambda args: conf),
                 ('glance_dcn.cmd.node.targets', lambda conf, tell: [
                     cluster.Target(name, 'images') for name in self.sites]),
-                ('glance_dcn.checks.runner.run', self._run),
-                ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
+                ('glance_dcn.checks.runner.run', self._run)):
             self.useFixture(fixtures.MonkeyPatch(target, value))
+        self.useFixture(runtimes.Runtime())
 
     def _run(self, things, timeout, only):
         self.ran.append(([thing.name for thing in things], only))

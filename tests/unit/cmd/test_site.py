@@ -23,7 +23,10 @@ from oslotest import base
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.cmd import site
+from glance_dcn.runtime import process
+from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import site as sites
+from tests import runtimes
 
 
 class TestSite(base.BaseTestCase):
@@ -33,9 +36,10 @@ class TestSite(base.BaseTestCase):
         self.site = mock.Mock(spec=sites.Site, fsid='fsid-one', pool='images',
                               open_pool=mock.MagicMock())
         self.site.name = 'edge'
-        self.identities = mock.Mock()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.cluster_identity.PROCESS', self.identities))
+        self.useFixture(runtimes.Runtime())
+        kind = cluster_identity.ClusterIdentities
+        self.identities = mock.Mock(spec=kind)
+        process.put(self.identities, kind)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_store.get_store_from_store_identifier', self.find))
 

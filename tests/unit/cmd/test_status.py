@@ -32,7 +32,7 @@ from glance_dcn.deploy import sitesfile
 from glance_dcn.status import cluster
 from glance_dcn.status import inventory
 from glance_dcn.status import poll
-from glance_dcn.tasks import queue
+from tests import runtimes
 from tests.unit.status import test_metrics
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -51,9 +51,9 @@ class CommandTestCase(base.BaseTestCase):
                 ('glance_dcn.cmd.node.targets', lambda conf, tell: [
                     cluster.Target(name, 'images')
                     for name in ('central', 'edge')]),
-                ('glance_dcn.status.snapshot.take', self._take),
-                ('glance_dcn.tasks.queue.PROCESS', queue.TaskQueue())):
+                ('glance_dcn.status.snapshot.take', self._take)):
             self.useFixture(fixtures.MonkeyPatch(target, value))
+        self.useFixture(runtimes.Runtime())
 
     def _take(self, targets, timeout, wanted=None, limit=0, deployment='',
               database=None):

@@ -22,10 +22,12 @@ from oslotest import base
 
 from glance_dcn.cmd import main
 from glance_dcn.cmd import task as command
+from glance_dcn.runtime import process
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from tests import runtimes
 from tests.unit.tasks import fakes
 
 IMAGE = fakes.IMAGE
@@ -40,9 +42,10 @@ class TaskCase(base.BaseTestCase):
         self.queue = queue.TaskQueue('ours')
         self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
-        for name, value in (('cmd.main._set_up_stores', lambda args: None),
-                            ('tasks.queue.PROCESS', self.queue)):
-            self.useFixture(fixtures.MonkeyPatch('glance_dcn.' + name, value))
+        self.useFixture(runtimes.Runtime())
+        process.put(self.queue)
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.cmd.main._set_up_stores', lambda args: None))
 
     def record(self, action=tasks.Action.DELETE, site='edge', **fields):
         self.queue.store.put(tasks.Task(action, site, IMAGE, 'images',

@@ -25,8 +25,10 @@ from oslotest import base
 
 from glance_dcn.cmd import worker
 from glance_dcn.imports import journal
+from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
+from tests import runtimes
 from tests.unit.tasks import fakes as task_fakes
 from tests.unit.workers import fakes
 
@@ -35,11 +37,11 @@ class WorkerListTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        process = queue.TaskQueue('ours')
-        process.add(task_fakes.Site('central'), home=True)
-        process.add(task_fakes.Site('dcn0'))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS', process))
+        self.useFixture(runtimes.Runtime())
+        self.tasks = queue.TaskQueue('ours')
+        self.tasks.add(task_fakes.Site('central'), home=True)
+        self.tasks.add(task_fakes.Site('dcn0'))
+        process.put(self.tasks)
         self.registry = fakes.Registry()
         self.asked = []
         self.useFixture(fixtures.MonkeyPatch(
@@ -121,12 +123,11 @@ class WorkerListTest(base.BaseTestCase):
     def test_those_of_the_home(self):
         # Other sites show their own.
         self.list()
-        self.assertEqual([(queue.PROCESS.home, 'ours')], self.asked)
-        self.assertEqual('central', queue.PROCESS.home.name)
+        self.assertEqual([(self.tasks.home, 'ours')], self.asked)
+        self.assertEqual('central', self.tasks.home.name)
 
     def test_no_store_of_ours(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue('ours')))
+        process.put(queue.TaskQueue('ours'))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.cmd.node._enabled', lambda: {'a': 'file'}))
         for command in ('list', 'recover'):
@@ -137,7 +138,7 @@ class WorkerListTest(base.BaseTestCase):
 
     def test_no_store_keeps_the_records(self):
         """As where two are ours, and another one is the default."""
-        queue.PROCESS.home.site = None
+        self.tasks.home.site = None
         with contextlib.redirect_stderr(io.StringIO()) as err:
             self.assertEqual((2, ''), self.list())
         self.assertIn('home_store in [glance_dcn]', err.getvalue())

@@ -20,6 +20,7 @@ import uuid
 
 import fixtures
 from oslotest import base
+from tests import runtimes
 from tests.unit.imports import glance
 from tests.unit.imports import test_durable
 from tests.unit.imports import test_journal
@@ -209,8 +210,7 @@ class AcceptedTest(base.BaseTestCase):
         super().setUp()
         self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.glance = self.useFixture(glance.Database())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.active_imports._conf', None))
+        self.useFixture(runtimes.Runtime())
         self.task_id, self.image_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.addCleanup(active_imports.end, self.task_id)
 

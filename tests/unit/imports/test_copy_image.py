@@ -34,12 +34,14 @@ from taskflow.types import failure
 from glance_dcn.ceph import client as clients
 from glance_dcn.engine import transfer
 from glance_dcn.imports import copy_image
+from glance_dcn.runtime import process
 from glance_dcn.sites import copying
 from glance_dcn.sites import site
 from glance_dcn.sites import targets as targets_
 from glance_dcn.upstream import database as db_of_glance
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
+from tests import runtimes
 from tests.unit.imports import glance
 
 
@@ -48,9 +50,7 @@ class TakeOverTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
-        for name, value in (('_taken', {}), ('_said', set())):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.copy_image.%s' % name, value))
+        self.useFixture(runtimes.Runtime())
         here = site.Site(clients.ClusterConfig('dcn0', 'images'), 22)
         self.patch('distributed_staging.site_of', lambda store: here
                    if store.startswith('dcn') else None)
@@ -180,7 +180,7 @@ class TakeOverTest(base.BaseTestCase):
                 properties = db_of_glance.image(image)['properties']
                 self.assertEqual('', properties[db_of_glance.IMPORTING])
                 self.assertNotIn(db_of_glance.LOCK, properties)
-                self.assertNotIn(image, copy_image._taken)
+                self.assertNotIn(image, process.get(copy_image._Taken))
 
     def get_glances_flow(self, **kwargs):
         """Make the whole flow of a copy, as Glance's executor does."""

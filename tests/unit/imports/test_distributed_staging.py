@@ -79,7 +79,7 @@ class StagingTest(base.BaseTestCase):
             self.addCleanup(CONF.clear_override, name, group)
         # Its thread is not started.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.watch.start', lambda: None))
+            'glance_dcn.imports.heartbeat.Watch.start', lambda _: None))
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.addCleanup(active_imports.end, self.task_id)
 

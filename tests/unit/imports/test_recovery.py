@@ -19,7 +19,6 @@ are not there, see tests/functional/staging for these.
 
 import os
 import pathlib
-from unittest import mock
 import uuid
 
 import fixtures
@@ -30,7 +29,10 @@ from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
+from glance_dcn.runtime import process
+from glance_dcn.tasks import queue
 from glance_dcn.upstream import database
+from tests import runtimes
 from tests.unit.imports import glance
 from tests.unit.imports import test_durable
 
@@ -362,9 +364,9 @@ class RecoveryTest(base.BaseTestCase):
             lambda site, image, instances, published, committed:
             found.append((site, instances, published, *[
                 'uncommitted'] * (not committed)))))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS', mock.Mock(sites={
-                name: name for name in (*STORES, 'glance_store')})))
+        self.useFixture(runtimes.Runtime())
+        process.get(queue.TaskQueue).sites.update(
+            {name: name for name in (*STORES, 'glance_store')})
         return found
 
     def wrote(self, **changes):

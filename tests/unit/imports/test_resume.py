@@ -35,6 +35,7 @@ from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
 from glance_dcn.imports import resume
+from glance_dcn.runtime import process
 from glance_dcn.upstream import database
 from glance_dcn.upstream import plugins
 from tests.unit.imports import glance as fixture
@@ -72,7 +73,7 @@ class RerunTest(base.BaseTestCase):
         if glance.async_._THREADPOOL_MODEL is None:
             glance.async_.set_threadpool_model('native')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.watch.start', lambda: None))
+            'glance_dcn.imports.heartbeat.Watch.start', lambda _: None))
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.path = self.staging / self.image_id
         self.addCleanup(active_imports.end, self.task_id)
@@ -162,7 +163,7 @@ class RerunTest(base.BaseTestCase):
         self.assertEqual(self.data,
                          (self.store / self.image_id).read_bytes())
         self.assertFalse(self.path.exists())
-        heartbeat.watch.check()
+        process.get(heartbeat.Watch).check()
         self.assertEqual([], found.tasks())
 
     def test_staged_image(self):
@@ -180,7 +181,7 @@ class RerunTest(base.BaseTestCase):
         (self.store / self.image_id).write_bytes(b'other')
         recovery.recover(found, resume.begin)
         self.assertEqual('failure', self.wait()['status'])
-        heartbeat.watch.check()
+        process.get(heartbeat.Watch).check()
         self.assertEqual([], found.tasks())
 
     def test_what_is_assumed_of_the_executor(self):

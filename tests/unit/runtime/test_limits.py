@@ -300,4 +300,4 @@ class TestReal(base.BaseTestCase):
         with open('/dev/null'):
             self.assertEqual(None if files is None else files - 1,
                              found.left().files)
-        self.assertGreaterEqual(limits.targets_at_once(16), 1)
+        self.assertGreaterEqual(limits.ProcessLimits().targets_at_once(16), 1)

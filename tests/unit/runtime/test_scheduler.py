@@ -215,7 +215,7 @@ class ThreadsTest(base.BaseTestCase):
         ran = threading.Event()
         self.scheduler.call_later(3600, ran.set)
         reader, writer = os.pipe()
-        with self.scheduler._state().lock:
+        with self.scheduler._states.get().lock:
             child = os.fork()
             if not child:
                 signal.alarm(30)
@@ -240,6 +240,7 @@ class GreenTest(base.BaseTestCase):
                 import eventlet
                 eventlet.monkey_patch()
                 from glance_dcn.runtime import native
+                from glance_dcn.runtime import process
                 from glance_dcn.runtime import scheduler
                 import os
                 import time
@@ -253,16 +254,17 @@ class GreenTest(base.BaseTestCase):
                     ticks.append(1)
                     eventlet.spawn_after(0.01, tick)
                 tick()
-                scheduler.PROCESS.call_later(0.2, lambda: ran.put(1))
+                work = process.get(scheduler.Scheduler)
+                work.call_later(0.2, lambda: ran.put(1))
                 wait()
                 assert len(ticks) > 1, ticks
-                repetition = scheduler.PROCESS.every(
+                repetition = work.every(
                     0.01, lambda: ran.put(1) is None)
                 wait()
                 assert repetition.stop(60)
                 child = os.fork()
                 if not child:
-                    scheduler.PROCESS.call_later(0, lambda: os._exit(7))
+                    work.call_later(0, lambda: os._exit(7))
                     time.sleep(60)
                     os._exit(1)
                 print(os.WEXITSTATUS(os.waitpid(child, 0)[1]))

@@ -83,8 +83,8 @@ class CopyTest(WavesTestCase):
 
     def test_fewer_where_the_process_has_no_room(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.targets_at_once',
-            lambda most, running: 2))
+            'glance_dcn.runtime.limits.ProcessLimits.targets_at_once',
+            lambda _, most, running: 2))
         most = []
         self.copy(self.sites(5), interval=0, progress=lambda now:
                   most.append(now.running)).run()
@@ -158,7 +158,7 @@ class CopyTest(WavesTestCase):
     def test_one_that_is_full_does_not_hold_back_the_others(self):
         full, other = self.site('full'), self.site('dcn')
         full.limits.set(1, 0)
-        full.limits.running = 1
+        full.limits.count(1)
 
         def note(outcome, told):
             self.note(outcome, told)
@@ -235,8 +235,8 @@ class StandingTest(base.BaseTestCase):
             'glance_dcn.sites.targets.time', mock.Mock(
                 monotonic=lambda: self.now)))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.targets_at_once',
-            lambda most, running: most))
+            'glance_dcn.runtime.limits.ProcessLimits.targets_at_once',
+            lambda _, most, running: most))
         self.waves = targets_.Waves([fakes.Site('s%d' % number)
                                      for number in range(8)], 4)
 

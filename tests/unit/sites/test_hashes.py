@@ -21,7 +21,9 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import records
+from glance_dcn.runtime import process
 from glance_dcn.sites import hashes
+from tests import runtimes
 
 MIB = 1 << 20
 RECORD = records.Record(1, 'content', {'md5': '0'})
@@ -72,9 +74,8 @@ class AheadTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.shared = hashes.SharedHashes()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.hashes.shared', self.shared))
+        self.useFixture(runtimes.Runtime())
+        self.shared = process.get(hashes.SharedHashes)
         self.folder = self.useFixture(fixtures.TempDir()).path
         self.path = os.path.join(self.folder, 'image.raw')
         self.data = bytes(MIB) + os.urandom(MIB) + bytes(MIB)

@@ -18,6 +18,7 @@ import time
 import fixtures
 from oslotest import base
 
+from glance_dcn.runtime import process
 from glance_dcn.sites import limits
 
 MIB = 1 << 20
@@ -185,7 +186,7 @@ class TestTurns(LimitsCase):
 
         one = reader()
         next(one)
-        with limits._scheduler._lock:
+        with process.get(limits.TransferScheduler)._queue.get().lock:
             del one
             gc.collect()
         self.transfer('a', site)
@@ -207,7 +208,7 @@ class TestTurns(LimitsCase):
             thread.join(20)
         self.assertEqual(60, len(most))
         self.assertEqual((3, 2), tuple(map(max, zip(*most))))
-        limits._scheduler.run_once()
+        process.get(limits.TransferScheduler).run_once()
         self.assertEqual((0, 0), (site.running, other.running))
 
     def test_child_of_a_fork_starts_anew(self):
@@ -215,12 +216,12 @@ class TestTurns(LimitsCase):
         site.set(1, 8)
         self.transfer('a', site)
         self.wait_order('a')
-        limits._scheduler._lock.acquire()
+        process.get(limits.TransferScheduler)._queue.get().lock.acquire()
         child = os.fork()
         if not child:
             with limits.slots([site]):
                 os._exit(0 if site.bandwidth == 8 else 1)
-        limits._scheduler._lock.release()
+        process.get(limits.TransferScheduler)._queue.get().lock.release()
         deadline = time.monotonic() + 10
         status = None
         while status is None and time.monotonic() < deadline:

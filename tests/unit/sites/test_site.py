@@ -24,6 +24,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.sites import site
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
+from tests import runtimes
 from tests.unit.tasks import fakes
 
 IMAGE = fakes.IMAGE
@@ -38,8 +39,7 @@ class SiteCase(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.runtime.periodic.Periodic.start',
             lambda periodic: None))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection._registry', {}))
+        self.useFixture(runtimes.Runtime())
         self.home = fakes.Site('home')
         self.queue = queue.TaskQueue('ours')
         self.queue.add(self.home, home=True)

@@ -23,12 +23,11 @@ from glance_store import multi_backend
 from oslo_config import cfg
 from oslotest import base
 
-from glance_dcn.sites import cluster_identity
-from glance_dcn.sites import limits
+from glance_dcn.runtime import process
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
-from glance_dcn.store import dynamic_stores
 from glance_dcn.tasks import queue
+from tests import runtimes
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 
@@ -42,28 +41,19 @@ class SitesCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger())
+        self.useFixture(runtimes.Runtime())
         self.root = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.folder = self.root / 'sites'
         self.folder.mkdir(mode=0o755)
         for target in (
                 location.SCHEME_TO_CLS_BACKEND_MAP,
-                multi_backend._RESERVED_STORES,
-                limits._registry, dynamic_stores._types):
+                multi_backend._RESERVED_STORES):
             patch = mock.patch.dict(target, clear=True)
             patch.start()
             self.addCleanup(patch.stop)
-        for name, value in (('glance_dcn.ceph.connection._registry', {}),
-                            ('glance_dcn.store.config_watch._watch', None),
-                            ('glance_dcn.store.dynamic_stores._conf', None)):
-            self.useFixture(fixtures.MonkeyPatch(name, value))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.runtime.periodic.Periodic', mock.Mock()))
-        for name, value in (
-                ('sites.cluster_identity.PROCESS',
-                 cluster_identity.ClusterIdentities()),
-                ('tasks.queue.PROCESS', queue.TaskQueue())):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.%s' % name, value))
+        self.tasks = process.get(queue.TaskQueue)
         self.ceph_conf('central')
 
     def ceph_conf(self, name, fsid=FSID):
@@ -86,7 +76,7 @@ class SitesCase(base.BaseTestCase):
         reserved = {'os_glance_staging_store': 'file'}
         multi_backend.register_store_opts(self.conf, reserved)
         multi_backend.create_multi_stores(self.conf, reserved)
-        return config_watch._watch
+        return process.find(config_watch.ConfigWatch)
 
     def write_conf(self, **central):
         path = self.root / 'glance-api.conf'

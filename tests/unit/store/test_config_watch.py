@@ -20,7 +20,6 @@ from glance_store import multi_backend
 
 from glance_dcn.sites import limits
 from glance_dcn.store import dynamic_stores
-from glance_dcn.tasks import queue
 from tests import releases
 from tests.unit.store import sites
 
@@ -183,7 +182,7 @@ class TestSites(sites.SitesCase):
         watch.stores.drop('dcn7')
         self.assertEnabled()
         self.assertEqual([], self.schemes())
-        self.assertEqual(['central'], list(queue.PROCESS.sites))
+        self.assertEqual(['central'], list(self.tasks.sites))
         self.assertNotIn('http', location.SCHEME_TO_CLS_BACKEND_MAP)
         self.assertRaises(exceptions.UnknownScheme, self.store)
         self.put(dcn_max_transfers=9)

@@ -89,8 +89,9 @@ class FakeStore:
     conf = None
     answer = driver.Store.answer
 
-    def __init__(self, name):
+    def __init__(self, name, tasks=None):
         self.name = name
+        self.tasks = tasks
         self.site = FakeSite(name)
 
     def checked_for_deletion(self, location):
@@ -110,7 +111,9 @@ class TestImageDeletion(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.logged = self.useFixture(fixtures.FakeLogger())
-        self.stores = {name: FakeStore(name)
+        self.tasks = mock.Mock(spec=queue.TaskQueue)
+        self.record = self.tasks.defer_all
+        self.stores = {name: FakeStore(name, self.tasks)
                        for name in ('central', 'dcn0', 'dcn1')}
         self.useFixture(fixtures.MockPatchObject(
             replicas, 'stores_of', lambda kind: self.stores))
@@ -122,8 +125,6 @@ class TestImageDeletion(base.BaseTestCase):
             images, 'read_image_id', return_value='id'))
         self.useFixture(fixtures.MockPatchObject(
             glance_db, 'of', return_value=None))
-        self.record = self.useFixture(fixtures.MockPatchObject(
-            queue.PROCESS, 'defer_all')).mock
         self.requests = deletion.Requests()
         self.asked = []
 

@@ -34,12 +34,14 @@ import rbd as librbd
 import webob.exc
 
 from glance_dcn.ceph import connection
+from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.store import callers
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.tasks import queue
+from tests import runtimes
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -52,22 +54,18 @@ class StoreCase(base.BaseTestCase):
         self.useFixture(fixtures.FakeLogger())
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.ceph_conf = self.folder / 'edge.conf'
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection._registry', {}))
         # Nothing can be recorded: there is no other site.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
+        self.useFixture(runtimes.Runtime())
         for name in ('edge_7', 'edge_8'):
-            self.addCleanup(connection.forget, name)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.config_watch._watch', None))
-        # It would look at files that are gone.
-        self.addCleanup(lambda: config_watch._watch
-                        and config_watch._watch.stop())
-        process = cluster_identity.ClusterIdentities()
-        self.addCleanup(process.stop)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.cluster_identity.PROCESS', process))
+            self.addCleanup(process.get(connection.Connections).forget, name)
+        self.addCleanup(process.get(cluster_identity.ClusterIdentities).stop)
+        self.addCleanup(self.stop_watch)
+
+    def stop_watch(self):
+        """End the poll of files that are gone."""
+        watch = process.find(config_watch.ConfigWatch)
+        if watch:
+            watch.stop()
 
     def write_ceph_conf(self):
         """Write the conf file of a cluster that does not answer."""
@@ -155,20 +153,19 @@ class TestHome(StoreCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS', queue.TaskQueue()))
+        process.put(queue.TaskQueue())
 
     def test_the_default_store(self):
         self.store('edge_8', default='edge_7')
-        self.assertIsNone(queue.PROCESS.home.site)
+        self.assertIsNone(process.get(queue.TaskQueue).home.site)
         store = self.store(default='edge_7')
-        self.assertIs(store.site, queue.PROCESS.home.site)
+        self.assertIs(store.site, process.get(queue.TaskQueue).home.site)
 
     def test_none_is_said_to_keep_them(self):
         # That of the first one may be that of a site nobody need trust.
         for name in ('edge_7', 'edge_8'):
             store = self.store(name, default='nfs')
-            self.assertIsNone(queue.PROCESS.home.site)
+            self.assertIsNone(process.get(queue.TaskQueue).home.site)
             self.assertFalse(store.is_capable(
                 capabilities.BitMasks.WRITE_ACCESS))
             self.assertTrue(store.is_capable(
@@ -359,7 +356,7 @@ class TestUnansweredDeletion(StoreCase):
         self.write_ceph_conf()
         store = self.store()
         record = self.useFixture(fixtures.MockPatchObject(
-            queue.PROCESS, 'defer_all')).mock
+            store.tasks, 'defer_all')).mock
         for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
                     librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
             self.useFixture(fixtures.MockPatchObject(

@@ -30,7 +30,8 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import records
-from glance_dcn.store import driver
+from glance_dcn.runtime import process
+from glance_dcn.store import deletion
 from glance_dcn.store import replicas
 from tests.unit.sites import test_sources
 from tests.unit.store import sites
@@ -154,10 +155,12 @@ class SearchTest(sites.SitesCase):
         """See that a deletion is done by the store of a name."""
         uri = 'rbd://%s/images/%s/snap' % (fsid, IMAGE)
         deleted = mock.Mock(deferred=True)
-        with mock.patch.object(driver.Store, '_requests', mock.Mock(**{
-                'delete.return_value': deleted})) as requests:
+        requests = deletion.Requests()
+        with mock.patch.object(requests, 'delete',
+                               return_value=deleted) as delete:
+            process.put(requests)
             multi_backend.delete(uri, None)
-        [call] = requests.delete.call_args_list
+        [call] = delete.call_args_list
         self.assertEqual((name, uri),
                          (call.args[0].name, call.args[1].get_uri()))
 

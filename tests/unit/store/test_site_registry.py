@@ -21,7 +21,6 @@ from glance_dcn.ceph import definitions
 from glance_dcn.ceph import errors
 from glance_dcn.runtime import lead as leads
 from glance_dcn.store import site_registry
-from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
 from tests.unit.store import sites
 from tests.unit.tasks import fakes
@@ -86,7 +85,8 @@ class TestRecordCase(sites.SitesCase):
         """Start the Glance of a host; return what keeps its record."""
         watch = self.start()
         watch.registry = site_registry.SiteRegistry(
-            watch.stores, watch.registry._sites, name, lambda: self.now)
+            watch.stores, watch.registry._sites, self.tasks, name,
+            lambda: self.now)
         watch.poll()
         return watch
 
@@ -187,11 +187,11 @@ class TestRecord(TestRecordCase):
         self.empty = True
         task = tasks.Task(tasks.Action.PURGE, 'dcn7', 'image', 'images',
                           image_id='1')
-        queue.PROCESS.store.put(task)
+        self.tasks.store.put(task)
         self.exchange(watch, 4)
         self.assertEnabled(dcn7='http')
-        queue.PROCESS.store.remove(task)
-        queue.PROCESS.store.put(dataclasses.replace(task, site='dcn8'))
+        self.tasks.store.remove(task)
+        self.tasks.store.put(dataclasses.replace(task, site='dcn8'))
         self.exchange(watch, 2)
         self.assertEnabled()
 
@@ -343,9 +343,7 @@ class TestSiblings(TestRecordCase):
     def follower(self):
         """Start a Glance whose leader is another process."""
         watch = self.host()
-        watch.registry = site_registry.SiteRegistry(
-            watch.stores, watch.registry._sites, 'host', lambda: self.now,
-            self.lead)
+        self.tasks.lead = self.lead
         watch.poll()
         return watch
 
@@ -364,8 +362,7 @@ class TestSiblings(TestRecordCase):
         # What is recorded would be refused, for it is compared with them.
         lead = Follower()
         lead.left = json.dumps({'dcn7': self.options()})
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.queue.PROCESS.lead', lead))
+        self.tasks.lead = lead
         watch = self.start()
         self.assertEnabled()
         self.assertNotIn('cannot be served', self.log.output)

@@ -211,7 +211,7 @@ class RunnerTest(test_runner.RunnerCase):
         do = self.runner._do
 
         def watch(site: typing.Any, record: typing.Any) -> bool:
-            at_once.append((record.key, set(self.runner._running)))
+            at_once.append((record.key, set(self.runner._own.running)))
             return do(site, record)
         self.runner._do = watch
         self.runner.run()

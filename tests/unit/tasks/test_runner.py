@@ -311,7 +311,7 @@ class TestHanging(RunnerCase):
 
     def end(self):
         self.over.set()
-        while self.runner._running:
+        while self.runner._own.running:
             self.runner._gather()
 
     def hang(self, image, pool=None):
@@ -334,7 +334,7 @@ class TestHanging(RunnerCase):
         for _round in range(3):
             self.runner.run()
         # Of one site, however many there are.
-        self.assertEqual(2, len(self.runner._running))
+        self.assertEqual(2, len(self.runner._own.running))
         # It is found out whether it is away.
         self.assertGreater(self.sites['hanging'].suspicions, 0)
 
@@ -351,7 +351,7 @@ class TestHanging(RunnerCase):
         for _round in range(6):
             self.runner.run()
         self.assertEqual({}, last.images)
-        self.assertLessEqual(len(self.runner._running), 64)
+        self.assertLessEqual(len(self.runner._own.running), 64)
 
     def test_under_eventlet_too(self):
         self.useFixture(fixtures.MonkeyPatch(
@@ -415,7 +415,7 @@ class TestLease(RunnerCase):
             return ask(image_id, uri)
         self.database.ask = ask_slowly
         self.runner.run()
-        while self.runner._running:
+        while self.runner._own.running:
             self.runner._gather()
         self.assertEqual(['1'], self.images)
         self.assertEqual([task], self.left)

@@ -36,6 +36,7 @@ from glance_dcn.checks import access
 from glance_dcn.checks import nodes  # noqa: F401, its checks are known then
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
+from glance_dcn.runtime import process
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 from tests import releases
@@ -149,8 +150,7 @@ class Fresh(fixtures.Fixture):
     """Nothing has been proved in this process yet."""
 
     def _setUp(self) -> None:
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.glance_interfaces.PROCESS._faults', {}))
+        process.put(glance_interfaces.Proofs())
 
 
 class InterfacesTestCase(base.BaseTestCase):
@@ -197,13 +197,14 @@ class TestInstalledGlance(InterfacesTestCase):
             from oslo_config import cfg
             cfg.CONF([], project='glance', prog='glance-api',
                      default_config_files=[])
+            from glance_dcn.runtime import process
             from glance_dcn.upstream import glance_interfaces
 
             def refuse(*args, **kwargs):
                 raise AssertionError('it was connected to')
             socket.socket.connect = refuse
             began = time.process_time()
-            assert glance_interfaces.PROCESS.faults() == {}
+            assert process.get(glance_interfaces.Proofs).faults() == {}
             print(time.process_time() - began)
             assert 'rados' not in sys.modules
             """
@@ -305,7 +306,8 @@ class TestClosed(InterfacesTestCase):
 
     def break_(self, interface: glance_interfaces.Interface) -> None:
         """Have an interface fail its proof."""
-        glance_interfaces.PROCESS._faults[interface] = 'it is broken'
+        process.get(
+            glance_interfaces.Proofs)._faults[interface] = 'it is broken'
 
     def test_size_of_a_download_is_not_asked_for(self) -> None:
         from glance_dcn.imports import distributed_staging
@@ -364,16 +366,19 @@ class TestClosed(InterfacesTestCase):
         from glance_dcn.imports import scan
         options.register(cfg.CONF)
         for name, value in (
-                ('scan._conf', cfg.CONF), ('scan._since', 0),
-                ('scan._gate', None),
                 ('scan.folder.of', lambda conf: 'a journal'),
-                ('scan.plugins.staging_is_used', lambda conf: False),
-                ('scan._wait_for_glance', lambda conf: None)):
+                ('scan.plugins.staging_is_used', lambda conf: False)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.%s' % name, value))
         recover = self.useFixture(fixtures.MockPatch(
             'glance_dcn.imports.recovery.recover')).mock
-        scan._scan()
+        scanner = scan.Scanner()
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.runtime.periodic.Periodic.start', lambda _: None))
+        scanner.start(cfg.CONF)
+        self.useFixture(fixtures.MockPatchObject(
+            scanner, '_wait_for_glance'))
+        scanner.scan()
         return recover
 
     def test_imports_of_the_dead_are_left_alone(self) -> None:
@@ -436,8 +441,8 @@ class TestStart(InterfacesTestCase):
         self.assertNotIn('has all', self.logged.output)
 
     def test_processes_that_are_not_glance(self) -> None:
-        started = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.upstream.glance_interfaces.PROCESS.start')).mock
+        started = self.useFixture(fixtures.MockPatchObject(
+            process.get(glance_interfaces.Proofs), 'start')).mock
         glance_interfaces.start(cfg.ConfigOpts())
         self.assertFalse(started.called)
         glance_interfaces.start(cfg.CONF)

@@ -29,8 +29,10 @@ from cryptography import x509
 import fixtures
 from oslotest import base
 
+from glance_dcn.runtime import process
 from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
+from tests import runtimes
 
 
 class Server(fixtures.Fixture):
@@ -111,8 +113,8 @@ class ReferenceTestCase(base.BaseTestCase):
         super().setUp()
         self.folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.identity = identities.WorkerIdentity(str(self.folder))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.identity._loaded', True))
+        self.useFixture(runtimes.Runtime())
+        process.get(identities._Healthcheck).is_loaded = True
         for name in ('http_proxy', 'HTTP_PROXY', 'https_proxy', 'HTTPS_PROXY',
                      'REQUESTS_CA_BUNDLE'):
             self.useFixture(fixtures.EnvironmentVariable(name))
@@ -253,8 +255,7 @@ class AnsweredTest(ReferenceTestCase):
 
     def test_without_the_plugin(self):
         # Another than this worker would seem to answer.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.identity._loaded', False))
+        process.get(identities._Healthcheck).is_loaded = False
         server = self.serve(self.strange)
         verdict = self.judge(server.url)
         self.assertEqual(registry.UNPROVED, verdict.state)
@@ -417,8 +418,7 @@ class TestAnswer(base.BaseTestCase):
         super().setUp()
         self.identity = identities.WorkerIdentity(
             self.useFixture(fixtures.TempDir()).path)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.identity._identity', None))
+        self.useFixture(runtimes.Runtime())
         self.disabling = os.path.join(self.identity.staging, 'disabling')
 
     def app(self):
@@ -440,7 +440,7 @@ class TestAnswer(base.BaseTestCase):
         self.assertIn('OK', before)
         identities.begin(self.identity)
         app = self.app()
-        self.assertTrue(identities._loaded)
+        self.assertTrue(process.get(identities._Healthcheck).is_loaded)
         self.assertEqual(before.split(), self.get(app).split())
         with self.identity.challenge() as secret:
             self.assertIn(identities.mark(secret), self.get(app))

@@ -23,10 +23,12 @@ from oslotest import base
 
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
+from glance_dcn.runtime import process
 from glance_dcn.workers import identity as identities
 from glance_dcn.workers import leader
 from glance_dcn.workers import presence
 from glance_dcn.workers import registry
+from tests import runtimes
 from tests.unit.workers import fakes
 
 URL = 'http://worker-1:9292'
@@ -97,17 +99,16 @@ class PresenceTest(base.BaseTestCase):
 
     def begin(self, prog):
         """Return whether a process that is called so has a presence."""
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.presence._presence', None))
+        self.useFixture(runtimes.Runtime())
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.imports.folder.path', lambda conf: self.staging))
         for name in ('identities.begin', 'active_imports.on_begin',
-                     'scan.ask_first', 'Presence.start'):
+                     'Presence.start'):
             self.useFixture(fixtures.MockPatch(
                 'glance_dcn.workers.presence.%s' % name))
         self.conf([], prog=prog)
         presence.begin(self.conf, self.registry.site)
-        return presence._presence is not None
+        return process.find(presence.Presence) is not None
 
     def test_process_that_serves_the_api(self):
         with mock.patch.dict(sys.modules):
