@@ -22,14 +22,14 @@ import typing
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import sitesfile
-from glance_dcn.deploy import yamltext
+from glance_dcn.deploy import texts
 
 _MODE = 0o640
 
 
-def text(entry: dict[str, typing.Any]) -> str:
-    """Return an entry of the list of sites, as text."""
-    return yamltext.plain([entry])
+def text(entries: list[dict[str, typing.Any]]) -> str:
+    """Return entries of the list of sites, as text."""
+    return texts.yaml_text(entries)
 
 
 def prepare(path: sitesfile.Path,
@@ -40,7 +40,7 @@ def prepare(path: sitesfile.Path,
     :returns: its text, and the mode it has or is to have
     :raises sitesfile.Mistake: if it would not be right any more
     """
-    new = ''.join(text(entry) for entry in entries)
+    new = text(entries)
     # What a link points to is replaced, not the link.
     target = os.path.realpath(path)
     mode = _MODE

@@ -25,8 +25,8 @@ import tempfile
 import typing
 
 from glance_dcn.deploy import cephconf
-from glance_dcn.deploy import conf
 from glance_dcn.deploy import sitesfile
+from glance_dcn.deploy import texts
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
@@ -233,7 +233,7 @@ def _merged(path: str, file: File) -> str:
         raise Error('%s is not written over: %s; move it away, or mend it'
                     % (path, exc))
     lost = _sections(before).keys() - _sections(file.text).keys()
-    if before.startswith(conf.MARK):
+    if before.startswith(texts.MARK):
         # Of what was rendered, the sections of sites that are gone may go.
         lost = {name for name in lost - _RENDERED
                 if not _STORE_OPTION.search(_sections(before)[name])}
@@ -321,7 +321,7 @@ def _backup(path: str) -> str:
     """
     try:
         with open(path + BACKUP, 'rb') as source:
-            mark = conf.MARK.encode()
+            mark = texts.MARK.encode()
             ours = source.read(len(mark)) == mark
     except FileNotFoundError:
         ours = True

@@ -27,8 +27,10 @@ from glance_dcn.deploy import options
 from glance_dcn.deploy import reserved
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
-from glance_dcn.deploy import together
 from glance_dcn.sites import folder
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
         'glance', 'allow_inline_secrets', 'edge_access')
@@ -107,7 +109,7 @@ class _Loader:
         if not isinstance(node, sitesfile.Sequence) or not node.items:
             raise self._top.mistake('sites', 'sites must be a list of sites')
         sites = tuple(self._site(item) for item in node.items)
-        together.check(self._path, sites, self._top.line_of('sites'))
+        _check_together(self._path, sites, self._top.line_of('sites'))
         return model.Deployment(
             self._path, sites, self._paths,
             self._methods(), self._plugins())
@@ -468,3 +470,78 @@ def _what_is_wrong_with(url: str) -> str | None:
             or not re.fullmatch('[A-Za-z0-9._/-]*', parts.path)):
         return 'has what cannot stand there'
     return None
+
+
+def _check_together(path: str, sites: tuple[model.Site, ...],
+                    line: int) -> None:
+    """Raise Mistake if the sites of a deployment do not go together.
+
+    :param line: to name where no site is to blame
+    """
+    central = [site for site in sites if site.central]
+    if not central:
+        raise sitesfile.Mistake(path, line, 'no site is the central one; '
+                                'give one of them central: true')
+    if len(central) > 1:
+        raise sitesfile.Mistake(
+            path, central[1].line, 'site %s is central, but so is %s (line '
+            '%d); there can be one' % (central[1].name, central[0].name,
+                                       central[0].line))
+    for site, other, what in _clashes(sites):
+        raise sitesfile.Mistake(path, site.line, 'site %s has %s, and so has '
+                                'site %s (line %d)' % (
+                                    site.name, what, other.name, other.line))
+    _check_logins(path, sites, central[0])
+
+
+def _check_logins(path: str, sites: tuple[model.Site, ...],
+                  central: model.Site) -> None:
+    """Raise Mistake if one cephx user would need two kinds of rights."""
+    at_central = {central.ceph.user: ('that of central itself',
+                                      model.Access.OWNER)}
+    login = central.at_central or central.from_central
+    if login:
+        raise sitesfile.Mistake(path, login.line, 'site %s is the central '
+                                'one: at_central and from_central are for '
+                                'the others' % central.name)
+    for site in sites:
+        login = site.from_central
+        if login and login.user == site.ceph.user:
+            raise sitesfile.Mistake(
+                path, login.line, 'client.%s is the user of site %s itself: '
+                'the central Glance needs another one there, which cannot '
+                'reach the records of the site' % (login.user, site.name))
+        login = site.at_central
+        if login:
+            whose, access = at_central.setdefault(
+                login.user, ('that of site %s' % site.name,
+                             site.edge_access))
+            if access is not site.edge_access:
+                raise sitesfile.Mistake(
+                    path, login.line, 'site %s cannot have client.%s at '
+                    'central: it is %s, which has other rights'
+                    % (site.name, login.user, whose))
+
+
+def _clashes(sites: tuple[model.Site, ...]
+             ) -> Iterator[tuple[model.Site, model.Site, str]]:
+    """Give sites, others before them, and what they share."""
+    seen: dict[tuple[str, object], model.Site] = {}
+    for site in sites:
+        # oslo.config, and some file systems, do not tell case apart.
+        owned: list[tuple[str, object, str]] = [
+            ('name', site.name.lower(), 'the name %s' % site.name)]
+        if site.store:
+            cluster = site.ceph
+            owned += [
+                ('store', site.store.lower(), 'the store %s' % site.store),
+                ('cluster', cluster.name.lower(),
+                 'a cluster of the name %s' % cluster.name),
+                ('pool', (cluster.fsid, site.pool), 'pool %s of the cluster '
+                 'with fsid %s' % (site.pool, cluster.fsid))]
+        owned += [('worker', url.lower(), 'the worker %s' % url)
+                  for url in site.workers]
+        for kind, key, what in owned:
+            if (kind, key) in seen:
+                yield site, seen[kind, key], what
+            seen[kind, key] = site

@@ -22,13 +22,12 @@ from __future__ import annotations
 import re
 import typing
 
-from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import yamltext
+from glance_dcn.deploy import texts
 
 _BASE = '../base'
 # Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
@@ -77,9 +76,9 @@ def render(deployment: model.Deployment,
     template['extraMounts'] = [_mount(site) for site in sites]
     name = sites[0].name if len(sites) == 1 else ''
     return [files.Rendering(name, '', [
-        files.File('kustomization.yaml', yamltext.text(
+        files.File('kustomization.yaml', texts.yaml_file(
             _kustomization(sites, found)), kind=files.Kind.TEXT),
-        files.File('glance.yaml', yamltext.text(_patch(template)),
+        files.File('glance.yaml', texts.yaml_file(_patch(template)),
                    kind=files.Kind.TEXT), *found], tuple(notes))]
 
 
@@ -200,7 +199,7 @@ def _api(deployment: model.Deployment,
                             if value}
     if site.cache_size is not None:
         found['imageCache'] = {'size': str(site.cache_size)}
-    found['customServiceConfig'] = conf.text(_sections(deployment, site))
+    found['customServiceConfig'] = texts.conf(_sections(deployment, site))
     return found
 
 
@@ -215,7 +214,8 @@ def _service(given: model.Operator) -> dict[str, typing.Any]:
     }
 
 
-def _sections(deployment: model.Deployment, site: model.Site) -> conf.Sections:
+def _sections(deployment: model.Deployment,
+              site: model.Site) -> texts.Sections:
     """Return what the operator does not write by itself."""
     sections = stores.common(deployment, site)
     for other in deployment.stores_of(site):

@@ -11,15 +11,24 @@
 # under the License.
 
 
-"""What is rendered, whatever it is rendered as."""
+"""Rendering a deployment, in one of several forms.
+
+As files of nodes, in /etc/glance and /etc/ceph, here; as environment files of
+TripleO and as overlays for the operators on Kubernetes by modules of their
+own.
+"""
 
 from __future__ import annotations
 
+import collections
+import urllib.parse
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
-from glance_dcn.deploy import plain
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import stores
+from glance_dcn.deploy import texts
 from glance_dcn.deploy import tripleo
 
 KINDS = ('plain', 'tripleo', 'operator')
@@ -38,9 +47,9 @@ def render(deployment: model.Deployment, sites: list[model.Site],
     """
     if kind == 'operator':
         return [('', found) for found in operator.render(deployment, sites)]
-    module = plain if kind == 'plain' else tripleo
+    one = plain if kind == 'plain' else tripleo.render
     found = [rendering for site in sites
-             for rendering in module.render(deployment, site)]
+             for rendering in one(deployment, site)]
     return [(_prefix(rendering, len(sites) > 1), rendering)
             for rendering in found]
 
@@ -58,3 +67,129 @@ def placed(renderings: list[tuple[str, files.Rendering]]
     return [(rendering, files.File(
         prefix + file.path, file.text, file.mode, file.secrets, file.kind))
         for prefix, rendering in renderings for file in rendering.files]
+
+
+def plain(deployment: model.Deployment,
+          site: model.Site) -> list[files.Rendering]:
+    """Return the files of a site's nodes: one Rendering for each worker.
+
+    :raises glance_dcn.deploy.sitesfile.Mistake: if a secret cannot be had
+    """
+    if not site.workers:
+        return [files.Rendering(
+            site.name, '', _files(deployment, site, None),
+            ('site %s has no workers: worker_self_reference_url is not set'
+             % site.name, *_notes(deployment, site)))]
+    names = node_names(site.workers)
+    if len(names) == 1:
+        names = ['']
+    return [files.Rendering(site.name, name, _files(deployment, site, url),
+                            _notes(deployment, site))
+            for name, url in zip(names, site.workers)]
+
+
+def node_names(workers: tuple[str, ...]) -> list[str]:
+    """Return a name for each worker: its host, with the port if need be."""
+    parts = [urllib.parse.urlsplit(url) for url in workers]
+    hosts = collections.Counter(part.hostname for part in parts)
+    names = []
+    for part in parts:
+        name = (part.hostname or '').replace(':', '-')
+        if hosts[part.hostname] > 1:
+            name += '_%s' % (part.port or part.scheme)
+        names.append(name)
+    # Of one host and port, workers are told apart by their paths alone.
+    if len(set(names)) < len(names):
+        names = ['worker-%d' % number for number in range(len(workers))]
+    return names
+
+
+def drop_in(paths: model.Paths) -> str:
+    """Return the path of what is rendered for Glance, without its slash.
+
+    It comes after glance-api.conf and glance-image-import.conf, which are
+    those of packages and deployers, and stay as they are.
+    """
+    return '%s/glance-api.conf.d/glance-dcn.conf' % paths.glance.lstrip('/')
+
+
+def _notes(deployment: model.Deployment, site: model.Site) -> tuple[str, ...]:
+    paths = deployment.paths
+    return (*(() if paths.glance == model.Paths.glance else (
+        'Glance looks for glance-api.conf.d in %s: start it with '
+        '--config-dir=%s/glance-api.conf.d as well, or link it there'
+        % (model.Paths.glance, paths.glance),)),
+            *('site %s has no key of client.%s: its keyring is not written'
+              % (other.name, other.ceph.user)
+              for other in deployment.stores_of(site)
+              if other.ceph.key is None),
+            *stores.notes(site))
+
+
+def _files(deployment: model.Deployment, site: model.Site,
+           url: str | None) -> list[files.File]:
+    paths = deployment.paths
+    known = deployment.stores_of(site)
+    folder = (paths.sites or '').lstrip('/') if site.central else ''
+    in_folder = known[1:] if folder else []
+    sections, secret = _sections(
+        deployment, site, url,
+        [other for other in known if other not in in_folder])
+    found = [files.File(drop_in(paths), texts.conf(sections), files.INNER,
+                        secret)]
+    found += [
+        files.File('%s/%s.conf' % (folder, other.store),
+                   _site_file(other, paths.ceph),
+                   kind=files.Kind.SITE) for other in in_folder]
+    for other in known:
+        found += stores.ceph_files(other, paths.ceph)
+    return found
+
+
+def _site_file(site: model.Site, folder: str) -> str:
+    """Return the text of a file of sites_dir, where $ stands for itself."""
+    lines = [texts.MARK, '', '[%s]' % site.store]
+    lines += ['%s = %s' % (option, texts.quote(value))
+              for option, value in stores.section(site, folder).items()]
+    return '\n'.join([*lines, ''])
+
+
+def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
+              in_file: list[model.Site]
+              ) -> tuple[texts.Sections, tuple[str, ...]]:
+    """Return the sections that are rendered, and the secrets in them."""
+    paths = deployment.paths
+    sections = stores.common(deployment, site)
+    default = sections['DEFAULT']
+    default['enabled_backends'] = stores.backends(in_file)
+    default['show_multiple_locations'] = 'true'
+    default['show_image_direct_url'] = 'true'
+    if url:
+        default['worker_self_reference_url'] = url
+    if site.cache_size is not None:
+        default['image_cache_dir'] = '%s/image-cache' % paths.state
+        default['image_cache_max_size'] = str(site.cache_size)
+        # What else the deployer's glance-api.conf says of that is its own.
+        sections['paste_deploy'] = {'flavor': 'keystone+cachemanagement'}
+    for other in in_file:
+        sections[other.store] = stores.section(other, paths.ceph)
+    sections['os_glance_staging_store'] = {
+        'filesystem_store_datadir': site.staging}
+    sections['os_glance_tasks_store'] = {
+        'filesystem_store_datadir': '%s/os_glance_tasks_store' % paths.state}
+    if paths.sites and site.central:
+        sections['glance_dcn'] = {'sites_dir': paths.sites}
+    return sections, _add_options(sections, site)
+
+
+def _add_options(sections: texts.Sections,
+                 site: model.Site) -> tuple[str, ...]:
+    """Add the options that the sites file gives; return the secrets."""
+    found = []
+    for (group, option), value in sorted(site.options.items(),
+                                         key=lambda item: item[0]):
+        if isinstance(value, secrets.Secret):
+            value = value.read_line()
+            found.append(value)
+        sections.setdefault(group, {})[option] = value
+    return tuple(found)

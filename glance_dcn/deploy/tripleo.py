@@ -24,13 +24,12 @@ import re
 import typing
 
 from glance_dcn.deploy import cephconf
-from glance_dcn.deploy import conf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import yamltext
+from glance_dcn.deploy import texts
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,10 +89,9 @@ def _guests(deployment: model.Deployment,
 
 def _file(path: str, parameters: dict[str, typing.Any],
           keys: Sequence[str] = (), **more: typing.Any) -> files.File:
-    return files.File(path, yamltext.text({**more,
-                                           'parameter_defaults': parameters}),
-                      files.SECRET if keys else files.OPEN, tuple(keys),
-                      files.Kind.TEXT)
+    return files.File(
+        path, texts.yaml_file({**more, 'parameter_defaults': parameters}),
+        files.SECRET if keys else files.OPEN, tuple(keys), files.Kind.TEXT)
 
 
 def _glance(deployment: model.Deployment, site: model.Site,
@@ -108,7 +106,7 @@ def _glance(deployment: model.Deployment, site: model.Site,
         'GlanceNodeStagingUri': 'file://%s' % site.staging,
         'GlanceBackend': 'rbd',
         'GlanceBackendID': default.store,
-        'GlanceStoreDescription': _hiera(conf.escape(default.description)),
+        'GlanceStoreDescription': _hiera(texts.escape(default.description)),
         'GlanceRbdPoolName': default.pool,
         'CephClusterName': default.ceph.name,
     }
@@ -120,15 +118,15 @@ def _glance(deployment: model.Deployment, site: model.Site,
         found['GlanceImageCacheMaxSize'] = site.cache_size
     found['GlanceMultistoreConfig'] = {other.store: {
         'GlanceBackend': 'rbd',
-        'GlanceStoreDescription': _hiera(conf.escape(other.description)),
+        'GlanceStoreDescription': _hiera(texts.escape(other.description)),
         'GlanceRbdPoolName': other.pool,
         'CephClientUserName': other.ceph.user,
         'CephClusterName': other.ceph.name,
     } for other in others}
-    found.update((_PARAMETERS[name], _hiera(conf.escape(value)))
+    found.update((_PARAMETERS[name], _hiera(texts.escape(value)))
                  for name, value in values.items() if name in _PARAMETERS)
     found['ExtraConfig'] = {'glance::config::image_import_config': {
-        '%s/%s' % name: {'value': _hiera(conf.escape(value))}
+        '%s/%s' % name: {'value': _hiera(texts.escape(value))}
         for name, value in values.items() if name not in _PARAMETERS}}
     return found
 

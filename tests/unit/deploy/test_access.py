@@ -17,7 +17,7 @@ import yaml
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
-from glance_dcn.deploy import plain
+from glance_dcn.deploy import render
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import tripleo
 from tests.unit.deploy import base
@@ -154,7 +154,7 @@ class TestForms(base.SitesFileTestCase):
     def plain(self, site, text):
         """Return the configuration of a site's node, and the notes."""
         found = self.load(text)
-        rendering = plain.render(found, found.site(site))[0]
+        rendering = render.plain(found, found.site(site))[0]
         path = self.folder / 'glance-api.conf'
         path.write_text(next(file.text for file in rendering.files
                              if file.path.endswith('glance-dcn.conf')))
@@ -210,7 +210,7 @@ class TestForms(base.SitesFileTestCase):
 
     def test_no_key_of_another_edge(self):
         found = self.load()
-        names = [file.path for file in plain.render(
+        names = [file.path for file in render.plain(
             found, found.site('dcn0'))[0].files if 'keyring' in file.path]
         self.assertEqual(['etc/ceph/dcn0.client.external.keyring',
                           'etc/ceph/central.client.glance-dcn0.keyring'],

@@ -13,7 +13,7 @@
 
 from glance_dcn.deploy import diff
 from glance_dcn.deploy import files
-from glance_dcn.deploy import plain
+from glance_dcn.deploy import render
 from glance_dcn.deploy import tripleo
 from tests.unit.deploy import base
 
@@ -23,9 +23,9 @@ _OTHER_KEY = 'AQBO/mteAAAAABAAc4mVMTpq7OFtrPlRFqN+FQ=='
 
 class DiffTestCase(base.SitesFileTestCase):
 
-    def rendered(self, site, text=base.SITES, module=plain):
+    def rendered(self, site, text=base.SITES, render=render.plain):
         found = self.load(text)
-        return module.render(found, found.site(site))[0].files
+        return render(found, found.site(site))[0].files
 
 
 class TestRunning(DiffTestCase):
@@ -154,10 +154,10 @@ class TestSitesFiles(DiffTestCase):
   from_central: {key: {file: guests.keyring}}
 """ % base.FSIDS[5]
 
-    def changes(self, site, before, after, module=plain):
+    def changes(self, site, before, after, render=render.plain):
         found = diff.with_rendered(
-            self.rendered(site, before, module),
-            self.rendered(site, after, module))
+            self.rendered(site, before, render),
+            self.rendered(site, after, render))
         self.assertNotIn(base.KEY, str(found))
         return found
 
@@ -190,18 +190,18 @@ class TestSitesFiles(DiffTestCase):
                     'central', self.more, base.SITES)})
 
     def test_environment_files(self):
-        found = self.changes('central', base.SITES, self.more, tripleo)
+        found = self.changes('central', base.SITES, self.more, tripleo.render)
         self.assertEqual(['ceph_external.yaml', 'ceph_keys.yaml',
                           'glance.yaml'],
                          [change.path for change in found])
         self.assertIn('+      key: (secret)', found[0].details)
 
     def test_another_key(self):
-        before = self.rendered('dcn0', module=tripleo)
+        before = self.rendered('dcn0', render=tripleo.render)
         self.write_secret('guests.keyring', ''.join(
             '[client.%s]\n\tkey = %s\n' % user for user in (
                 ('glance-central', _OTHER_KEY), ('glance-dcn0', base.KEY))))
-        after = self.rendered('dcn0', module=tripleo)
+        after = self.rendered('dcn0', render=tripleo.render)
         self.assertEqual([diff.Change('ceph_keys.yaml', diff.CHANGED,
                                       ('! a secret differs',))],
                          diff.with_rendered(before, after))

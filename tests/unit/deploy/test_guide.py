@@ -20,7 +20,7 @@ from oslotest import base
 
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
-from glance_dcn.deploy import plain
+from glance_dcn.deploy import render
 
 _ROOT = pathlib.Path(__file__).parents[3]
 
@@ -31,7 +31,7 @@ class TestGuide(base.BaseTestCase):
         found = load.load(_ROOT / 'etc/sites.yaml.sample')
         self.assertEqual(['central', 'dcn0', 'kiosk'],
                          [site.name for site in found.sites])
-        self.assertEqual(3, len(plain.node_names(found.central.workers)))
+        self.assertEqual(3, len(render.node_names(found.central.workers)))
 
     def test_every_key_is_told(self):
         page = (_ROOT / 'doc/source/configuration/sites-file.rst').read_text()

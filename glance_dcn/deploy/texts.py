@@ -11,15 +11,46 @@
 # under the License.
 
 
-"""Text of YAML files, in the order in which things are said."""
+"""Text of the files that are rendered: conf files and YAML."""
 
 from __future__ import annotations
 
+import re
 import typing
 
 import yaml
 
-from glance_dcn.deploy import conf
+#: Values by section and option.
+Sections = dict[str, dict[str, str]]
+#: First line of every file that is written.
+MARK = '# Written by glance-dcn out of the sites file: change it there.'
+
+
+def conf(sections: Sections) -> str:
+    """Return the text of a conf file."""
+    lines = [MARK]
+    for section, options in sections.items():
+        lines += ['', '[%s]' % section]
+        lines += ['%s = %s' % (option, escape(value))
+                  for option, value in options.items()]
+    return '\n'.join([*lines, ''])
+
+
+def escape(value: str) -> str:
+    """Return a value so that oslo.config reads it as it is."""
+    # It takes \$ for $$, and so the backslash away.
+    return quote(re.sub(
+        r'(\\?)\$', lambda found: '\\\\$' if found.group(1) else '$$', value))
+
+
+def quote(value: str) -> str:
+    """Return a value so that oslo.config's parser reads it as it is."""
+    # It strips blanks, and takes quotes around a value away.
+    if value != value.strip() or (value[:1] in ('"', "'")
+                                  and value[0] == value[-1]):
+        return '"%s"' % value
+    return value
+
 
 _Base: typing.Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
 
@@ -39,12 +70,12 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent)
 
 
-def text(data: typing.Any) -> str:
+def yaml_file(data: typing.Any) -> str:
     """Return the text of a YAML file."""
-    return '%s\n%s' % (conf.MARK, plain(data))
+    return '%s\n%s' % (MARK, yaml_text(data))
 
 
-def plain(data: typing.Any) -> str:
+def yaml_text(data: typing.Any) -> str:
     """Return YAML text without the mark of files that are written."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False,
                      default_flow_style=False, width=4096,

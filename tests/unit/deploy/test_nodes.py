@@ -19,10 +19,9 @@ import fixtures
 import hypothesis
 from hypothesis import strategies
 
-from glance_dcn.deploy import conf as conftext
 from glance_dcn.deploy import files
-from glance_dcn.deploy import plain
 from glance_dcn.deploy import render
+from glance_dcn.deploy import texts
 from tests.unit.deploy import base
 from tests.unit.deploy import loading
 
@@ -34,7 +33,7 @@ class PlainTestCase(base.SitesFileTestCase):
     def rendered(self, site, text=base.SITES, number=0):
         """Return the text of each file of a site's node, by its path."""
         found = self.load(text)
-        rendering = plain.render(found, found.site(site))[number]
+        rendering = render.plain(found, found.site(site))[number]
         return {file.path: file.text for file in rendering.files}
 
     def loaded(self, site, text=base.SITES, number=0):
@@ -132,7 +131,7 @@ class TestCentral(PlainTestCase):
 
     def test_modes(self):
         found = self.load()
-        modes = {file.path: file.mode for file in plain.render(
+        modes = {file.path: file.mode for file in render.plain(
             found, found.central)[0].files}
         self.assertEqual({
             _API: 0o640,
@@ -146,7 +145,7 @@ class TestCentral(PlainTestCase):
     def test_site_without_a_key(self):
         found = self.load(base.SITES.replace(
             '    key: {file: dcn0.keyring}\n', ''))
-        rendering = plain.render(found, found.site('dcn0'))[0]
+        rendering = render.plain(found, found.site('dcn0'))[0]
         self.assertNotIn('etc/ceph/dcn0.client.external.keyring',
                          [file.path for file in rendering.files])
         self.assertEqual(('site dcn0 has no key of client.external: its '
@@ -246,7 +245,7 @@ class TestNodes(PlainTestCase):
                 (['http://a', 'https://a'], ['a_http', 'a_https']),
                 (['http://[::1]:9', 'http://b'], ['--1', 'b']),
                 (['http://a/x', 'http://a/y'], ['worker-0', 'worker-1'])):
-            self.assertEqual(names, plain.node_names(urls))
+            self.assertEqual(names, render.node_names(urls))
 
     def test_folders(self):
         found = self.load()
@@ -261,7 +260,7 @@ class TestNodes(PlainTestCase):
     def test_no_workers(self):
         found = self.load(base.SITES.replace(
             "  workers: ['http://10.1.0.11:9292']\n", ''))
-        [rendering] = plain.render(found, found.site('dcn0'))
+        [rendering] = render.plain(found, found.site('dcn0'))
         self.assertIn('no workers', rendering.notes[0])
 
 
@@ -284,7 +283,7 @@ class TestText(base.SitesFileTestCase):
         with fixtures.TempDir() as folder:
             path = folder.join('test.conf')
             with open(path, 'w') as target:
-                target.write(conftext.text({'a': {'b': value, 'c': 'd'}}))
+                target.write(texts.conf({'a': {'b': value, 'c': 'd'}}))
             conf = cfg.ConfigOpts()
             conf.register_opts([cfg.StrOpt('b'), cfg.StrOpt('c')], group='a')
             conf([], default_config_files=[path])
@@ -363,11 +362,11 @@ class TestFiles(base.SitesFileTestCase):
             self.assertFalse((self.output / 'first').exists())
 
     def test_sections_of_sites_that_are_gone_may_go(self):
-        before = conftext.text({
+        before = texts.conf({
             'DEFAULT': {'a': 'b'}, 'glance_dcn': {'c': 'd'},
             'dcn3': {'rbd_store_pool': 'images'}})
         self.write(files.File('a.conf', before))
-        self.write(files.File('a.conf', conftext.text(
+        self.write(files.File('a.conf', texts.conf(
             {'DEFAULT': {'a': 'b'}})))
         self.assertNotIn('dcn3', (self.output / 'a.conf').read_text())
         self.assertEqual(before, (self.output / 'a.conf.bak').read_text())
@@ -378,14 +377,14 @@ class TestFiles(base.SitesFileTestCase):
                 # No option of a store, wherever it says so.
                 '# rbd_store_pool = images', 'x = rbd_store_pool = images')):
             path = self.output / ('%d.conf' % number)
-            file = files.File(path.name, conftext.text(
+            file = files.File(path.name, texts.conf(
                 {'DEFAULT': {'a': 'b'}}))
             self.write(file)
             with path.open('a') as target:
                 target.write('\n[cors]\n%s\n' % body)
             before = path.read_text()
             exc = self.assertRaises(files.Error, self.write, files.File(
-                path.name, conftext.text({'DEFAULT': {'a': 'c'}})))
+                path.name, texts.conf({'DEFAULT': {'a': 'c'}})))
             self.assertIn('it has [cors], which is not rendered', str(exc))
             self.assertEqual(before, path.read_text())
 
@@ -393,21 +392,21 @@ class TestFiles(base.SitesFileTestCase):
         self.output.mkdir()
         path = self.output / 'a.conf'
         path.write_text('[DEFAULT]\nmine = 1\n')
-        texts = [conftext.text({'DEFAULT': {'a': str(number)}})
+        written = [texts.conf({'DEFAULT': {'a': str(number)}})
                  for number in range(3)]
-        for text in texts:
+        for text in written:
             self.write(files.File('a.conf', text))
         self.assertEqual({
-            'a.conf': texts[2], 'a.conf.bak': '[DEFAULT]\nmine = 1\n',
-            'a.conf.bak.1': texts[1]}, {
+            'a.conf': written[2], 'a.conf.bak': '[DEFAULT]\nmine = 1\n',
+            'a.conf.bak.1': written[1]}, {
                 path.name: path.read_text() for path in self.output.iterdir()})
 
     def test_copy_of_what_was_rendered_is_the_last_one(self):
-        texts = [conftext.text({'DEFAULT': {'a': str(number)}})
+        written = [texts.conf({'DEFAULT': {'a': str(number)}})
                  for number in range(3)]
-        for text in texts:
+        for text in written:
             self.write(files.File('a.conf', text))
-        self.assertEqual({'a.conf': texts[2], 'a.conf.bak': texts[1]}, {
+        self.assertEqual({'a.conf': written[2], 'a.conf.bak': written[1]}, {
             path.name: path.read_text() for path in self.output.iterdir()})
 
     def test_secret_that_is_kept_is_as_secret_as_before(self):
