@@ -200,7 +200,7 @@ class ClusterIdentities:
 
     def fault(self, site: sites.Site) -> errors.Misconfigured | None:
         """Return why a site must not be used; without any waiting."""
-        fsid = site.known_fsid if self._has(site) else None
+        fsid = site.connection.known_fsid if self._has(site) else None
         if not fsid:
             return None
         return (self._find_pool_conflict(site, fsid)
@@ -275,7 +275,7 @@ class ClusterIdentities:
         """Add the records that are missing, and return all."""
         recorded = load(ioctx, self.deployment)
         for name, site in list(self._sites.items()):
-            fsid = site.connected_fsid
+            fsid = site.connection.connected_fsid
             if fsid and name not in recorded and site is not self._home.site:
                 seen = self._seen.get(name)
                 add(ioctx, self.deployment, name, seen.fsid if seen else fsid)
@@ -301,7 +301,7 @@ class ClusterIdentities:
     def _pending(self, recorded: dict[str, ClusterIdentity]) -> bool:
         """Return whether a site is refused, or not recorded yet."""
         for name, site in list(self._sites.items()):
-            fsid = site.connected_fsid
+            fsid = site.connection.connected_fsid
             if fsid and site is not self._home.site and (
                     name not in recorded or recorded[name].fsid != fsid):
                 return True
@@ -313,14 +313,15 @@ class ClusterIdentities:
         They are asked at most once, unless they are away: from then on they
         are connected, or known not to be what they claim.
         """
-        fsid = site.connected_fsid
+        fsid = site.connection.connected_fsid
         if not fsid or not self._has(site):
             return
         for other in list(self._sites.values()):
             if other is site:
                 return
-            if (other.pool == site.pool and other.known_fsid == fsid
-                    and not other.connected_fsid and other.available):
+            connection = other.connection
+            if (other.pool == site.pool and connection.known_fsid == fsid
+                    and not connection.connected_fsid and other.available):
                 try:
                     other.answering_fsid()
                 except errors.ClusterError as exc:
@@ -358,16 +359,16 @@ class ClusterIdentities:
         """
         found: dict[tuple[str, str], tuple[int, str]] = {}
         for order, (name, site) in enumerate(list(self._sites.items())):
-            if site.connected_fsid:
-                found.setdefault((site.pool, site.connected_fsid),
-                                 (order, name))
+            fsid = site.connection.connected_fsid
+            if fsid:
+                found.setdefault((site.pool, fsid), (order, name))
         return found
 
     def _find_other_cluster(self, site: sites.Site,
                             fsid: str) -> errors.Misconfigured | None:
         """Return what is wrong if a site had another cluster before."""
         seen = self._seen.get(site.name)
-        if seen is None and site.connected_fsid == fsid:
+        if seen is None and site.connection.connected_fsid == fsid:
             self._seen[site.name] = ClusterIdentity(fsid, time.time())
         if seen is None or seen.fsid == fsid:
             return None

@@ -114,11 +114,11 @@ def preference(site: sites.Site, local: str | None) -> float:
         return 0
     if site.name == local:
         return 0.9
-    if site.round_trip is None:
+    seconds = site.connection.round_trip
+    if seconds is None:
         # One that was never connected to is as far as can be.
         return 0.1
-    distance = max(0.0, math.log(max(site.round_trip, _NEAR) / _NEAR,
-                                 _MARGIN))
+    distance = math.log(max(seconds, _NEAR) / _NEAR, _MARGIN)
     return 0.1 + 0.7 / (1 + math.ceil(distance))
 
 
@@ -294,8 +294,8 @@ def _answering_first(sources: Iterable[Source]
         return
     answers: native.Queue[tuple[str, str | None]] = native.Queue()
     for source in candidates:
-        source.site.ask_monitors(functools.partial(_put, answers,
-                                                   source.site.name))
+        source.site.connection.ask_monitors(
+            functools.partial(_put, answers, source.site.name))
     deadline = time.monotonic() + _PATIENCE
     reasons: dict[str, str | None] = {}
     silent = []

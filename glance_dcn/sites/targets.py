@@ -188,7 +188,7 @@ class Target:
         try:
             if self._keeping:
                 self._keeping.result()
-            self.site.publish(self._pool, self._image, self.endpoint,
+            self.site.publish(self.endpoint,
                               None if self._keeping else record)
             self.site.published(self._image, self._size)
         except (errors.ClusterError, rbd.Error) as exc:

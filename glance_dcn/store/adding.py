@@ -151,7 +151,7 @@ class Addition:
             result = self._write(target, self._site.limits.sending)
             record = proofs.sign(self._site, self._name, _record(
                 result, self._hashes_of(ioctx, result)))
-            self._site.publish(ioctx, self._name, target, record)
+            self._site.publish(target, record)
             with self._lost_is_duplicate():
                 self._site.commit(self._name, target.image.id())
             return record
