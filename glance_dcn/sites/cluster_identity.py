@@ -76,12 +76,9 @@ def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, ClusterIdentity]:
     :param ioctx: of the home's namespace
     :raises Error: if the cluster refuses
     """
-    found = {}
-    for store, text in omap.walk(ioctx, OBJECT):
-        entry = _parse(store, text, deployment)
-        if entry:
-            found[store] = entry
-    return found
+    found = {store: _parse(store, text, deployment)
+             for store, text in omap.walk(ioctx, OBJECT)}
+    return {store: entry for store, entry in found.items() if entry}
 
 
 def add(ioctx: rados.Ioctx, deployment: str, store: str, fsid: str) -> bool:
@@ -100,7 +97,7 @@ def replace(ioctx: rados.Ioctx, deployment: str, store: str,
     :returns: the fsid that was recorded, or None
     :raises Error: if the cluster refuses
     """
-    before = _load_one(ioctx, deployment, store)
+    before = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
     gone = {*before.former, before.fsid} - {fsid} if before else set()
     omap.put(ioctx, OBJECT, {store: record_format.dump(ClusterIdentity(
         fsid, time.time(), tuple(sorted(gone))), deployment)})
@@ -112,17 +109,14 @@ def former(ioctx: rados.Ioctx, deployment: str, store: str) -> set[str]:
 
     :raises Error: if the cluster refuses
     """
-    entry = _load_one(ioctx, deployment, store)
+    entry = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
     return set(entry.former) if entry else set()
 
 
-def _load_one(ioctx: rados.Ioctx, deployment: str,
-              store: str) -> ClusterIdentity | None:
-    text = omap.get(ioctx, OBJECT, store)
-    return _parse(store, text, deployment) if text else None
-
-
-def _parse(store: str, text: str, deployment: str) -> ClusterIdentity | None:
+def _parse(store: str, text: str | None,
+           deployment: str) -> ClusterIdentity | None:
+    if not text:
+        return None
     try:
         return record_format.load(ClusterIdentity, text, deployment)
     except record_format.ForeignRecord:
@@ -156,10 +150,7 @@ class ClusterIdentities:
                                        self.synchronise, _INTERVAL)
 
     def add(self, site: sites.Site, home: bool = False) -> None:
-        """Add a store's site.
-
-        :param home: whether it is that of the store that keeps the records
-        """
+        """Add a store's site, which may be the home of the records."""
         self._sites[site.name] = site
         self._owners_since = float('-inf')
         if home:
@@ -232,8 +223,6 @@ class ClusterIdentities:
         """Return whether the cluster of a site took the place of another.
 
         If so, an operator has said that what was in the other one is lost.
-
-        :param fsid: of the other one
         """
         if self._home.site is None or self.fault(site):
             return False
@@ -300,12 +289,11 @@ class ClusterIdentities:
 
     def _pending(self, recorded: dict[str, ClusterIdentity]) -> bool:
         """Return whether a site is refused, or not recorded yet."""
-        for name, site in list(self._sites.items()):
-            fsid = site.connection.connected_fsid
-            if fsid and site is not self._home.site and (
-                    name not in recorded or recorded[name].fsid != fsid):
-                return True
-        return False
+        return any(
+            site.connection.connected_fsid and site is not self._home.site
+            and (name not in recorded
+                 or recorded[name].fsid != site.connection.connected_fsid)
+            for name, site in list(self._sites.items()))
 
     def _verify_claims(self, site: sites.Site) -> None:
         """Find out whether earlier stores that claim this one's pool have it.

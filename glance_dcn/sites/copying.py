@@ -39,7 +39,6 @@ from __future__ import annotations
 from concurrent import futures
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 import typing
@@ -109,15 +108,13 @@ class Outcome:
 
     :ivar source: name of the site that was read; of several, joined by
         ``, then``
-    :ivar data: bytes of data in it, which is what was moved to a target; 0 if
-        no target needed any
+    :ivar data: bytes that were moved to a target; 0 if none needed any
     :ivar copied: names of the sites that have the image now
     :ivar failed: exceptions by the name of the site that has not
-    :ivar adopted: names of those sites that had it already, complete and
-        equal
+    :ivar adopted: names of those sites that had it already
     :ivar hashes: hex digests over all bytes by hashlib name: those that
-        Glance knew, and those that were wanted beside them. These are missing
-        if no target needed any data
+        Glance knew, and those that were wanted beside them, unless no target
+        needed any data
     """
 
     source: str
@@ -135,7 +132,7 @@ class _Content:
 
     :ivar size: bytes
     :ivar chunks: (number, digest) of its content digest's chunks
-    :ivar data: bytes of data in it, if that is known, or 0
+    :ivar data: bytes of data in it; 0: not known
     :ivar hashes: hex digests over all bytes by hashlib name
     """
 
@@ -157,16 +154,14 @@ class Copy:
     :param wanted: hashlib names of the hashes that Glance should know
     :param memory: bytes of data held at most by a wave
     :param at_once: targets that are written at the same time at most
-    :param progress: called now and then; an exception of its ends the copy
-    :param interval: seconds between calls of ``progress``
-    :param waiting: called now and then, while it waits for slots at the
-        sites, with their names; an exception of its ends the copy
-    :param finished: called each time that targets have come to their end,
-        with the :class:`Outcome` of these, and with a function to be called
-        right before Glance is told, before what has failed is removed, which
-        may take long. Its exceptions end the copy. After one from before
-        Glance was told, nothing of these targets stays; after one from then
-        on, all of it does, for Glance may have it
+    :param progress: called every ``interval`` seconds
+    :param waiting: called with the names of sites whose slots are waited for
+    :param finished: called each time that targets have ended, with the
+        :class:`Outcome` of these, and with a function to be called right
+        before Glance is told, before what has failed is removed, which may
+        take long. After an exception from before Glance was told, nothing of
+        these targets stays; after one from then on, all of it does, for
+        Glance may have it. Exceptions of all three end the copy
     """
 
     def __init__(self, image: str, sources: Sequence[sources_.Source],
@@ -206,9 +201,9 @@ class Copy:
     def run(self) -> Outcome:
         """Copy, verify and publish.
 
-        A target that fails is closed and the others continue. Nothing is left
-        at a target that failed. When an exception is raised, nothing is left
-        at any target but those of which Glance was told.
+        When a target fails, nothing is left there, and the others continue.
+        When an exception is raised, nothing is left at any target but those
+        of which Glance was told.
 
         :raises CopyFailed: if no source can be read and proven, and no target
             has the image
@@ -232,7 +227,10 @@ class Copy:
             self._failover = sources_.SourceFailover(
                 self._image, self._sources[number:])
             try:
-                self._copy_from(source.site)
+                with self._failover:
+                    while self._waves.waiting:
+                        self._run_wave(source.site)
+                        self._settle(until_waiting=True)
                 return
             except _SourceFailed as exc:
                 reasons.update(self._failover.failed)
@@ -247,13 +245,6 @@ class Copy:
             raise failure
         self._fail_waiting(failure)
         self._settle()
-
-    def _copy_from(self, preferred: sites_.Site) -> None:
-        """Run waves until no target waits and none runs."""
-        with self._failover:
-            while self._waves.waiting:
-                self._run_wave(preferred)
-                self._settle(until_waiting=True)
 
     def _run_wave(self, preferred: sites_.Site) -> None:
         # Those that have ended make room.
@@ -306,10 +297,6 @@ class Copy:
 
         What was proven with an earlier one holds for this one, too: Glance
         may have been told of it.
-
-        :raises glance_dcn.engine.errors.SizeMismatch: if it holds something
-            else by its length
-        :raises glance_dcn.engine.errors.DigestMismatch: by its record
         """
         proven = self._content.record
         size = self._size if proven is None else proven.size
@@ -474,10 +461,7 @@ class Copy:
     # What is done about those that have ended, in the caller's thread.
 
     def _note_ended(self, timeout: float = 0) -> None:
-        """Tell of the targets that have come to their end by now.
-
-        :param timeout: seconds to wait for one
-        """
+        """Tell of the targets that have ended, or do within ``timeout``."""
         ended = []
         with contextlib.suppress(native.Empty):
             ended.append(native.get(self._ended, timeout))
@@ -492,7 +476,8 @@ class Copy:
                 noted.append(target)
         if noted:
             self._note(noted)
-        self._tell_if_due()
+        if time.monotonic() - self._told >= self._interval:
+            self._tell_now()
 
     def _note(self, targets: list[targets_.Target]) -> None:
         content = self._content
@@ -504,7 +489,11 @@ class Copy:
                     if target.error},
             adopted=[target.site.name for target in done if target.adopted],
             hashes=dict(content.hashes))
-        self._finished(outcome, functools.partial(_tell, done))
+
+        def told() -> None:
+            for target in done:
+                target.tell()
+        self._finished(outcome, told)
         self._merge(outcome)
         for target in targets:
             self._waves.end(target)
@@ -516,7 +505,7 @@ class Copy:
         if names:
             outcome = Outcome(self._source_names(), self._content.size, 0, [],
                               dict.fromkeys(names, error))
-            self._finished(outcome, functools.partial(_tell, ()))
+            self._finished(outcome, lambda: None)
             self._merge(outcome)
 
     def _merge(self, outcome: Outcome) -> None:
@@ -532,10 +521,7 @@ class Copy:
         return ', then '.join(self._failover.names)
 
     def _settle(self, until_waiting: bool = False) -> None:
-        """Wait until no target runs any more.
-
-        :param until_waiting: or one waits
-        """
+        """Wait until no target runs any more, or until one waits."""
         while self._waves.running and not (until_waiting
                                            and self._waves.waiting):
             self._note_ended(_TICK)
@@ -566,8 +552,7 @@ class Copy:
         """Wait until work is done, but not long for a few that take longer.
 
         :param patience: seconds to wait in any case
-        :param counts: whether work of a number counts among that by which
-            the rest is measured
+        :param counts: whether the rest is measured by work of a number
         """
         began = time.monotonic()
         half = None
@@ -592,10 +577,6 @@ class Copy:
     def _tell_progress(self, progress: transfer.Progress) -> None:
         self._note_ended()
         self._tell_now(progress)
-
-    def _tell_if_due(self) -> None:
-        if time.monotonic() - self._told >= self._interval:
-            self._tell_now()
 
     def _tell_now(self, progress: transfer.Progress | None = None) -> None:
         self._told = time.monotonic()
@@ -622,8 +603,6 @@ def _proven(failover: sources_.SourceFailover, name: str,
 
     A hash that Glance knows, or a proved content digest, proves it whatever
     has become of the source by then.
-
-    :param known: hex digests that Glance knows, by hashlib name
     """
     try:
         result = job.run()
@@ -641,17 +620,9 @@ def _proven(failover: sources_.SourceFailover, name: str,
     return result
 
 
-def _tell(targets: Iterable[targets_.Target]) -> None:
-    for target in targets:
-        target.tell()
-
-
 def _remember(failover: sources_.SourceFailover, record: records.Record,
               found: records.Record | None) -> None:
-    """Keep the record of a source that has none of this deployment's.
-
-    :param found: the one it has
-    """
+    """Keep a record with a source, in place of the one that was found."""
     source = failover.source
     if not source.snapshot or found and (
             (found, found.macs) == (record, record.macs)):

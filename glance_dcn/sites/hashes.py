@@ -95,7 +95,7 @@ class SharedHashes:
              timeout: float) -> records.Record | None:
         """Return the record of an image, once it is computed.
 
-        :param timeout: seconds to wait for it
+        :param timeout: seconds
         :returns: None if that failed or takes longer
         """
         with self._changed:
@@ -114,7 +114,7 @@ class BackgroundHasher:
     A store that is given the file takes them over, if what it stores is what
     was hashed.
 
-    :param path: path of the file; it need not be there yet
+    :param path: of the file, which need not be there yet
     :param size: bytes that it will have
     :param algorithms: hashlib names
     """
@@ -134,39 +134,34 @@ class BackgroundHasher:
 
         :returns: False if the hashes are known, or being computed, already
         """
-        if not shared.claim(self._image):
-            return False
-        native.start('hash-ahead', self._run)
-        return True
+        claimed = shared.claim(self._image)
+        if claimed:
+            native.start('hash-ahead', self._run)
+        return claimed
 
     def complete(self) -> None:
         """Tell that all of the file is there."""
         self._complete = True
-        source = self._source
-        if source:
-            source.complete()
+        if self._source:
+            self._source.complete()
 
     def cancel(self) -> None:
         """Stop, if it is not done yet."""
         self._cancelled = True
-        job = self._job
-        if job:
-            job.cancel()
+        if self._job:
+            self._job.cancel()
 
     def _run(self) -> None:
-        record: records.Record | None = None
         try:
-            record = self._compute()
+            shared.set_result(self._image, self._compute())
+            return
         except (errors.EngineError, OSError) as exc:
             LOG.info('The hashes of image %(image)s are not computed ahead: '
                      '%(error)s', {'image': self._image, 'error': exc})
         except Exception:
             LOG.exception('Cannot compute the hashes of image %s ahead',
                           self._image)
-        if record:
-            shared.set_result(self._image, record)
-        else:
-            shared.set_failed(self._image)
+        shared.set_failed(self._image)
 
     def _compute(self) -> records.Record:
         with self._open() as source:

@@ -52,8 +52,8 @@ _T = typing.TypeVar('_T')
 class Home:
     """Where this process keeps its records.
 
-    :ivar site: site of the store that keeps them, see
-        :func:`choose`; None before it is configured
+    :ivar site: that keeps them, see :func:`choose`; None before it is
+        configured
     """
 
     def __init__(self, site: sites.Site | None = None) -> None:
@@ -69,8 +69,7 @@ class Home:
     def open(self) -> Iterator[rados.Ioctx]:
         """Open the namespace of the records.
 
-        :raises glance_dcn.ceph.errors.ClusterError: if the site cannot be
-            used
+        :raises glance_dcn.ceph.errors.ClusterError: if that fails
         """
         if self.site is None:
             raise errors.Misconfigured(
@@ -85,10 +84,7 @@ class Home:
             ioctx.set_namespace('')
 
     def call(self, function: Callable[..., _T], *args: typing.Any) -> _T:
-        """Call a function that waits for the site, while that is there.
-
-        See :meth:`glance_dcn.sites.site.Site.call`.
-        """
+        """Do as :meth:`glance_dcn.sites.site.Site.call`."""
         # Or open() has refused.
         assert self.site is not None
         return self.site.call(function, *args)
@@ -106,10 +102,9 @@ class Home:
         if self._key is None:
             with self.open() as ioctx:
                 found = self.call(_make_key, ioctx)
-            try:
+            key = b''
+            with contextlib.suppress(ValueError):
                 key = bytes.fromhex(found)
-            except ValueError:
-                key = b''
             if len(key) != _KEY_BYTES:
                 raise errors.Misconfigured(
                     self.name, 'the key of the deployment, in object %s of '
@@ -126,7 +121,6 @@ def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
     Not just any: the owner of its cluster can have images removed from all
     sites.
 
-    :param conf: of Glance, with this package's options
     :param configured: identifiers of ``dcn`` stores that are configured, or
         that site files define
     """

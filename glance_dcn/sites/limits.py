@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import os
 import time
 import typing
@@ -49,6 +50,7 @@ _OVERTAKEN = 16
 _registry: dict[str, Limits] = {}
 
 
+@dataclasses.dataclass(eq=False)
 class Limits:
     """The limits of one site; get it from :func:`get`.
 
@@ -58,12 +60,11 @@ class Limits:
     :ivar running: how many there are
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.sending = pacing.Rate()
-        self.receiving = pacing.Rate()
-        self.max_transfers = 0
-        self.running = 0
+    name: str
+    sending: pacing.Rate = dataclasses.field(default_factory=pacing.Rate)
+    receiving: pacing.Rate = dataclasses.field(default_factory=pacing.Rate)
+    max_transfers: int = 0
+    running: int = 0
 
     @property
     def bandwidth(self) -> float:
@@ -78,7 +79,6 @@ class Limits:
     def set(self, max_transfers: int, bandwidth: float) -> bool:
         """Take other limits; running transfers follow the bandwidth at once.
 
-        :param max_transfers: transfers at the same time; 0: no limit
         :param bandwidth: MiB per second in each direction; 0: no limit
         :returns: whether anything has changed
         """
@@ -101,16 +101,14 @@ def slots(wanted: Iterable[Limits], waiting: _Waiting = None,
           interval: float = 10) -> contextlib.AbstractContextManager[None]:
     """Wait for a slot at each site, and hold them while the block runs.
 
-    :param wanted: limits of the sites
-    :param waiting: called now and then, while it waits, with the names of the
-        sites it waits for; what it raises ends the waiting
-    :param interval: seconds between calls of ``waiting``
+    :param waiting: called while it waits, every ``interval`` seconds, with the
+        names of the sites it waits for; what it raises ends the waiting
     """
     return _scheduler.slots(wanted, waiting, interval)
 
 
 class _Waiter:
-    """A transfer that waits: for whom, and how many went past it."""
+    """A transfer that waits: for which sites, and how many overtook it."""
 
     def __init__(self, wanted: Iterable[Limits]) -> None:
         self.wanted = frozenset(wanted)

@@ -36,8 +36,6 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-_KEY_BYTES = 32
-
 
 def sign(site: sites.Site, image: str,
          record: records.Record) -> records.Record:
@@ -45,7 +43,7 @@ def sign(site: sites.Site, image: str,
 
     Only for content that this process has computed or verified.
 
-    :param site: site of this process, any
+    :param site: any of this process
     :param image: UUID of the image in Glance
     """
     key = _key(site)
@@ -54,11 +52,7 @@ def sign(site: sites.Site, image: str,
 
 def is_authentic(site: sites.Site, image: str,
                  record: records.Record | None) -> bool:
-    """Return whether this deployment has made a record, for this image.
-
-    :param site: site of this process, any
-    :param image: UUID of the image in Glance
-    """
+    """Return whether this deployment has made a record, for this image."""
     if record is None or not record.macs:
         return False
     key = _key(site)
@@ -72,19 +66,15 @@ def proves(site: sites.Site, image: str, record: records.Record | None,
 
     Then bytes of its content digest are those of the image.
 
-    :param site: site of this process, any
-    :param image: UUID of the image in Glance
     :param size: bytes of the RBD image that has the record
     :param hashes: what Glance knows: hex digests over all bytes by hashlib
         name
     :param wanted: hashlib names of hashes that Glance does not know and is to
         be told; the record must have them
     """
-    if record is None or record.size != size:
-        return False
-    if not {*hashes, *wanted} <= set(record.hashes):
-        return False
-    if not is_authentic(site, image, record):
+    if (record is None or record.size != size
+            or not {*hashes, *wanted} <= set(record.hashes)
+            or not is_authentic(site, image, record)):
         return False
     if any(record.hashes[name] != value for name, value in hashes.items()):
         LOG.warning('Store %(store)s: the record of image %(image)s has other '
@@ -100,15 +90,10 @@ def _key(site: sites.Site) -> bytes | None:
     if home is None or home.site is None:
         return None
     try:
-        key = home.key()
-    except (errors.ClusterError, omap.Error, ValueError) as exc:
+        return home.key()
+    except (errors.ClusterError, omap.Error) as exc:
         LOG.warning('Store %(store)s: the key of the deployment cannot be '
                     'read (%(error)s): records of images prove nothing '
                     'meanwhile, and copies are verified by hashing all '
                     'bytes', {'store': home.site.name, 'error': exc})
         return None
-    if len(key) != _KEY_BYTES:
-        LOG.error('Store %s: the key of the deployment is not valid: records '
-                  'of images prove nothing', home.site.name)
-        return None
-    return key

@@ -145,8 +145,7 @@ class Site:
                   ) -> contextlib.AbstractContextManager[None]:
         """Hold the exclusive right to create or remove an image.
 
-        :param ioctx: of one of this site's pools; the client that opened it
-            is blocklisted if this process stops
+        The client that opened the pool is blocklisted if this process stops.
         """
         return name_lock.hold(self.connection.client_of(ioctx), ioctx, image)
 
@@ -157,9 +156,8 @@ class Site:
         They are blocklisted: their process may only have been stopped.
 
         :param instances: RADOS instance IDs of the clients
-        :raises glance_dcn.ceph.name_lock.NotLocked: if one cannot be
-            blocklisted
-        :raises glance_dcn.sites.existing.BeingWritten: likewise
+        :raises glance_dcn.ceph.name_lock.NotLocked,
+            glance_dcn.sites.existing.BeingWritten: if one is not blocklisted
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
         client = self.connection.client_of(ioctx)
@@ -195,9 +193,8 @@ class Site:
 
     @contextlib.contextmanager
     def open_pool(self, pool: str | None = None) -> Iterator[rados.Ioctx]:
-        """Open a pool.
+        """Open a pool: the site's, or another of its cluster.
 
-        :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
         cluster_identity.PROCESS.begin(self)
@@ -234,9 +231,8 @@ class Site:
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         :raises rbd.Error: if it cannot be created. After this or the two
             before, an incomplete image may be there: see :meth:`discard`
-        :raises glance_dcn.ceph.errors.Retired: if it takes no new images
-        :raises glance_dcn.ceph.errors.ReadOnly: if this process may only read
-            there
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away,
+            retired or read-only
         """
         self.check_open()
         self.access.require_write(ioctx)
@@ -289,9 +285,8 @@ class Site:
 
         :raises glance_dcn.sites.existing.BeingWritten: if one of them cannot
             be blocklisted
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
-            home
-        :raises glance_dcn.ceph.omap.Error: if one of them refuses
+        :raises glance_dcn.ceph.errors.ClusterError,
+            glance_dcn.ceph.omap.Error: by the site, or home
         """
         if self.tasks is None:
             return
@@ -307,8 +302,8 @@ class Site:
                  image_id: str) -> Iterator[None]:
         """Answer for a complete image, as for one that is written.
 
-        It may be one whose writer died before Glance had its location, which
-        the task runner removes.
+        The task runner removes one whose writer died before Glance had its
+        location.
 
         :raises rbd.Error: if that cannot be recorded
         """
@@ -355,9 +350,7 @@ class Site:
 
         :param endpoint: what :meth:`begin` has returned
         :param record: of its content; None: it is kept with the image already
-        :raises rbd.Error: if it fails
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        :raises rbd.Error, glance_dcn.ceph.errors.Unreachable: if it fails
         """
         endpoint.call(images.publish, record, endpoint.facts())
 
@@ -376,8 +369,7 @@ class Site:
     def is_committed(self, image: str, image_id: str | None) -> bool:
         """Return whether a writer may be telling Glance of an image.
 
-        True as well if that is not known: it is removed later then, if Glance
-        does not have its location.
+        True as well if that is not known.
         """
         return self.tasks is not None and self.tasks.is_committed(
             self, image, image_id)
@@ -434,9 +426,8 @@ class Site:
         :param image_id: internal ID of the image that is meant; None: it is
             not known, and only an incomplete one is meant
         :raises rbd.ImageNotFound: if there is no such image
-        :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
-            at it for too long
-        :raises glance_dcn.ceph.images.InUse: if it is still open elsewhere
+        :raises glance_dcn.ceph.name_lock.NameLockError,
+            glance_dcn.ceph.images.InUse: if it stays in use by other clients
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
         deadline = time.monotonic() + _LANDING
@@ -468,8 +459,6 @@ class Site:
         """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
-
-        :param pool: name of the pool; None: this site's
         """
         return images.Removal(ioctx, image, image_id, snapshot,
                               trashing=self._note_purge(image, pool))
@@ -477,8 +466,7 @@ class Site:
     def uri(self, image: str, pool: str | None = None) -> str:
         """Return the location of a published image.
 
-        :raises glance_dcn.ceph.errors.ClusterError: if the fsid of the
-            cluster cannot be told
+        :raises glance_dcn.ceph.errors.ClusterError: if the fsid is not known
         """
         fsid = self.fsid or self.answering_fsid()
         return 'rbd://' + '/'.join(
@@ -491,9 +479,8 @@ class Site:
                 ) -> Iterator[rbd_backend.RBD]:
         """Open a snapshot of an image for the engine to read from.
 
-        :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        :raises glance_dcn.engine.errors.RequestError,
+            glance_dcn.ceph.errors.Unreachable: if it cannot be opened
         """
         opening = functools.partial(self._open, snapshot=snapshot)
         with self.call(opening, ioctx, image, late=rbd_backend.RBD.close,
@@ -514,19 +501,15 @@ class Site:
 
         :param image_id: internal ID of the image whose content it describes:
             another may have taken the name
-        :raises rbd.Error: if it fails
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        :raises rbd.Error, glance_dcn.ceph.errors.Unreachable: if it fails
         """
         self.call(_remember, ioctx, image, image_id, record)
 
     def published(self, image: str, size: int) -> None:
         """Remember that this process has just published an image.
 
-        Glance asks for the size of a location it is given, which costs a
-        dozen round trips to open the image again.
-
-        :param size: bytes
+        Glance asks for the size (bytes) of a location it is given, which
+        costs a dozen round trips to open the image again.
         """
         now = time.monotonic()
         self._published = {name: known for name, known in

@@ -67,11 +67,9 @@ class Target:
     :param hashes: hex digests over all bytes by hashlib name
     :param memory: bytes of data held at most, to read what is there
     :ivar error: why it has failed, or None
-    :ivar endpoint: for the engine, once it is open; None if there is nothing
-        to write
+    :ivar endpoint: for the engine, once it is open, if it is to be written
     :ivar adopted: whether the image was there already
-    :ivar image_id: internal ID of the RBD image that was begun, once it is
-        known
+    :ivar image_id: internal ID of the RBD image, once it is known
     :ivar left_at: where it has to be written from on, in bytes, if the others
         do not wait for it; None while they do
     :ivar part: the part of it that is written by a transfer of its own, 0 to 1
@@ -144,18 +142,14 @@ class Target:
              executor: futures.Executor) -> None:
         """Begin to keep the record with the image that is being written.
 
-        It counts only once the image is published, and costs round trips
-        that would otherwise have to be waited for.
+        Its round trips are not waited for then when the image is published.
         """
         if self.endpoint:
             self._keeping = executor.submit(
                 self.endpoint.call, records.save, record)
 
     def run(self, job: transfer.Transfer) -> transfer.Result:
-        """Run a transfer to this target alone, which :meth:`cancel` ends.
-
-        :raises: as :meth:`glance_dcn.engine.transfer.Transfer.run`
-        """
+        """Run a transfer to this target alone, which :meth:`cancel` ends."""
         self._job = job
         self.check_cancelled()
         return job.run()
@@ -174,10 +168,7 @@ class Target:
             self._job.cancel()
 
     def check_cancelled(self) -> None:
-        """Return if it was not cancelled.
-
-        :raises glance_dcn.engine.errors.Cancelled: if it was
-        """
+        """Raise Cancelled if the copy was cancelled."""
         if self._cancelled:
             raise engine_errors.Cancelled('The copy was cancelled.')
 
@@ -225,11 +216,9 @@ class Target:
         self.error = error
 
     def close(self, failed: bool) -> None:
-        """Close it; if this or the whole copy failed, leave nothing there.
+        """Close the target; leave nothing there if it or the copy failed.
 
         To call it again does nothing, and nothing is raised.
-
-        :param failed: whether the whole copy has failed
         """
         if self._closed:
             return
@@ -260,16 +249,12 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How far a copy is.
+    """How far a copy is, with the numbers of targets in each state.
 
-    :ivar transfer: progress of the wave's transfer, as last told; None if
-        none has told any yet
+    :ivar transfer: progress of the wave's transfer, as last told, if it was
     :ivar fraction: part of the whole copy that is done, 0 to 1
-    :ivar done: targets that have the image
-    :ivar running: targets that are being written
-    :ivar waiting: targets that wait for a later wave
-    :ivar failed: targets that have failed
-    :ivar stragglers: names of the sites that go on by themselves
+    :ivar waiting: for a later wave
+    :ivar stragglers: names of the sites that continue by themselves
     :ivar left: seconds until it is probably done; None if that is not known
     """
 
@@ -286,11 +271,10 @@ class Standing:
 class Waves:
     """The targets of one copy. Not thread-safe.
 
-    :param sites: those that are to have the image
     :param at_once: targets that run at the same time at most
     :ivar waiting: sites that wait for a later wave
-    :ivar running: targets that have begun and have not come to their end
-    :ivar stragglers: those of them that go on by themselves
+    :ivar running: targets that have begun and not ended
+    :ivar stragglers: those of them that continue by themselves
     """
 
     def __init__(self, sites: Iterable[sites_.Site],
@@ -326,10 +310,7 @@ class Waves:
         self.running.extend(targets)
 
     def straggles(self, target: Target) -> bool:
-        """Let a target go on by itself, if it may.
-
-        :returns: whether it may; False: it has to be put back
-        """
+        """Let a target continue by itself; False: it has to be put back."""
         if len(self.stragglers) >= max(1, self._limit() // 2):
             return False
         self.stragglers.append(target)
@@ -354,10 +335,8 @@ class Waves:
     def end(self, target: Target) -> None:
         """Record that a target has come to its end."""
         self._forget(target)
-        if target.error is None:
-            self._done += 1
-        else:
-            self._failed += 1
+        self._done += target.error is None
+        self._failed += target.error is not None
 
     def fail_waiting(self) -> list[str]:
         """Fail the sites that wait, and return their names."""
@@ -383,10 +362,7 @@ class Waves:
             self._left(ended, shared + len(self.waiting)))
 
     def _left(self, ended: float, count: int) -> float | None:
-        """Return the seconds until all is probably done.
-
-        Those that share a source go on as they did; each of the others, too.
-        """
+        """Return the seconds until all is done if speeds do not change."""
         now = time.monotonic()
         estimates = []
         if count:

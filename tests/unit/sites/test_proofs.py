@@ -87,9 +87,9 @@ class ProvesTest(base.BaseTestCase):
         self.assertFalse(self.proves(image='other'))
 
     def test_no_key(self):
-        for home in (None, FakeHome(site=None), FakeHome(b''),
-                     FakeHome(KEY[1:]), FakeHome(ValueError('no hex')),
+        for home in (None, FakeHome(site=None),
                      FakeHome(rados.TimedOut('late', errno=110)),
+                     FakeHome(errors.Misconfigured('central', 'x', 'y')),
                      FakeHome(errors.Unreachable('central', 'x', 'y'))):
             self.assertFalse(self.proves(home=home))
             bare = records.Record(10, 'digest', HASHES)
