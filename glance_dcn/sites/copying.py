@@ -16,7 +16,7 @@ The source is read once for all targets of a wave (:mod:`.targets`). What is
 copied is proven against the hash that Glance knows, over all bytes. An image
 that this deployment has stored or verified before has a record of its content
 digest and hashes, under a code that no other site can make
-(:mod:`glance_dcn.sites.proofs`); if the hashes are those that Glance knows,
+(:mod:`glance_dcn.sites.home`); if the hashes are those that Glance knows,
 the content digest is enough, so that the copy costs its data alone. Any other
 image is given such a record once it is proven.
 
@@ -52,8 +52,8 @@ from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
 from glance_dcn.sites import existing
+from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
-from glance_dcn.sites import proofs
 from glance_dcn.sites import sources as sources_
 from glance_dcn.sites import targets as targets_
 
@@ -284,7 +284,7 @@ class Copy:
                 endpoint = failover.open()
                 self._found = endpoint.call(records.load, fence=False)
                 # It may stand for Glance's hashes.
-                proved = proofs.proves(
+                proved = homes.proves(
                     failover.source.site, self._image, self._found,
                     endpoint.size, self._hashes, self._missing)
                 self._content = self._expect(
@@ -370,7 +370,7 @@ class Copy:
         if record == self._found:
             # Codes of other deployments stay.
             record = self._found
-        record = proofs.sign(self._failover.source.site, self._image, record)
+        record = homes.sign(self._failover.source.site, self._image, record)
         _remember(self._failover, record, self._found)
         content.record = self._failover.record = record
 

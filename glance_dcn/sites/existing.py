@@ -32,7 +32,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import rbd_layout
 from glance_dcn.engine import transfer
-from glance_dcn.sites import proofs
+from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,7 +215,7 @@ def compare(found: ExistingImage, size: int, content: str | None = None,
 
     :param hashes: hex digests over all bytes by hashlib name
     :param authentic: whether this deployment has made its record, see
-        :mod:`glance_dcn.sites.proofs`; another tells nothing
+        :mod:`glance_dcn.sites.home`; another tells nothing
     :returns: whether it is equal; None if that cannot be told
     """
     record = found.record
@@ -256,7 +256,7 @@ def adopt(site: sites.Site, ioctx: rados.Ioctx, found: ExistingImage,
         now = site.call(_inspect_locked, site, ioctx, found.image)
         if (now.image_id, now.complete) != (found.image_id, True):
             raise Gone(found)
-        equal = compare(found, size, content, hashes, proofs.is_authentic(
+        equal = compare(found, size, content, hashes, homes.is_authentic(
             site, found.image, found.record))
         if equal is None:
             if content is None and not hashes:
@@ -297,7 +297,7 @@ def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx,
     equal = (result.hashes[name] == hashes[name] if hashes and name
              else result.content == content)
     if equal:
-        site.remember(ioctx, found.image, found.image_id, proofs.sign(
+        site.remember(ioctx, found.image, found.image_id, homes.sign(
             site, found.image, records.Record(
                 result.size, result.content, dict(hashes or {}))))
     return equal

@@ -47,7 +47,7 @@ from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import stream
 from glance_dcn.runtime import native
-from glance_dcn.sites import proofs
+from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,7 +134,7 @@ class SourceFailover:
     The first one that was opened is taken on trust; another takes its place
     only if both have the same recorded size and content digest, and its
     record is one that this deployment has made
-    (:mod:`glance_dcn.sites.proofs`). Use it as a context manager: it closes
+    (:mod:`glance_dcn.sites.home`). Use it as a context manager: it closes
     what is open.
 
     :param image: UUID of the image in Glance
@@ -273,7 +273,7 @@ class SourceFailover:
         return (found is not None
                 and endpoint.size == found.size == wanted.size
                 and found.content == wanted.content
-                and proofs.is_authentic(self.source.site, self._image, found))
+                and homes.is_authentic(self.source.site, self._image, found))
 
 
 def _answering_first(sources: Iterable[Source]) -> Iterator[Source]:

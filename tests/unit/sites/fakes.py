@@ -116,9 +116,9 @@ class Cluster(fixtures.Fixture):
                  lambda site, image: site.held.image.id()),
                 ('glance_dcn.ceph.records.load', lambda image: None),
                 ('glance_dcn.ceph.records.save', lambda image, record: None),
-                ('glance_dcn.sites.proofs.proves', lambda *args: False),
-                ('glance_dcn.sites.proofs.is_authentic',
+                ('glance_dcn.sites.home.proves', lambda *args: False),
+                ('glance_dcn.sites.home.is_authentic',
                  lambda *args: True),
-                ('glance_dcn.sites.proofs.sign',
+                ('glance_dcn.sites.home.sign',
                  lambda site, image, record: record)):
             self.useFixture(fixtures.MonkeyPatch(name, value))
