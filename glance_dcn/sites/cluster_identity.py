@@ -201,8 +201,7 @@ class ClusterIdentities:
         """Take the cluster that a site has now for the right one.
 
         :returns: the fsid that was recorded, and that of now
-        :raises glance_dcn.ceph.errors.ClusterError: if the site, or the
-            home's, cannot be used
+        :raises glance_dcn.ceph.errors.ClusterError: by the site, or home
         """
         fsid = site.answering_fsid()
         if self._home.site is None:
@@ -235,10 +234,7 @@ class ClusterIdentities:
             return False
 
     def synchronise(self) -> None:
-        """Read the records, and add those that are missing.
-
-        Does nothing while all are as they should be.
-        """
+        """Read the records, and add missing ones; unless all are right."""
         if self._recorded is not None and not self._pending(self._recorded):
             return
         if self._home.site is None or not self._home.site.available:
@@ -296,10 +292,10 @@ class ClusterIdentities:
             for name, site in list(self._sites.items()))
 
     def _verify_claims(self, site: sites.Site) -> None:
-        """Find out whether earlier stores that claim this one's pool have it.
+        """Connect to earlier stores that claim this one's pool.
 
-        They are asked at most once, unless they are away: from then on they
-        are connected, or known not to be what they claim.
+        At most once, unless they are away: from then on they are connected,
+        or known not to be what they claim.
         """
         fsid = site.connection.connected_fsid
         if not fsid or not self._has(site):
@@ -322,8 +318,8 @@ class ClusterIdentities:
                             fsid: str) -> errors.Misconfigured | None:
         """Return what is wrong if an earlier store has the pool of this one.
 
-        Glance asks for all stores at once, each of which would ask for all
-        others: which pools are taken is remembered for a moment.
+        Glance asks for all stores at once, each of which would compare all
+        others: the owners of pools are remembered for a moment.
         """
         now = time.monotonic()
         if now - self._owners_since > _MOMENT:

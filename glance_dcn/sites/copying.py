@@ -489,12 +489,7 @@ class Copy:
                     if target.error},
             adopted=[target.site.name for target in done if target.adopted],
             hashes=dict(content.hashes))
-
-        def told() -> None:
-            for target in done:
-                target.tell()
-        self._finished(outcome, told)
-        self._merge(outcome)
+        self._report(outcome, done)
         for target in targets:
             self._waves.end(target)
             self._closings.append(self._threads.submit(target.close, False))
@@ -505,10 +500,15 @@ class Copy:
         if names:
             outcome = Outcome(self._source_names(), self._content.size, 0, [],
                               dict.fromkeys(names, error))
-            self._finished(outcome, lambda: None)
-            self._merge(outcome)
+            self._report(outcome)
 
-    def _merge(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome,
+                done: Sequence[targets_.Target] = ()) -> None:
+        def told() -> None:
+            for target in done:
+                target.tell()
+
+        self._finished(outcome, told)
         known = self._outcome
         known.source, known.size = outcome.source, outcome.size
         known.data = max(known.data, outcome.data)

@@ -23,6 +23,7 @@ content.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
 import threading
 import time
@@ -108,6 +109,7 @@ class SharedHashes:
 shared = SharedHashes()
 
 
+@dataclasses.dataclass(eq=False)
 class BackgroundHasher:
     """Computes the hashes of a file while it is being written in order.
 
@@ -119,22 +121,21 @@ class BackgroundHasher:
     :param algorithms: hashlib names
     """
 
-    def __init__(self, image_id: str, path: str, size: int,
-                 algorithms: Sequence[str]) -> None:
-        self._image = image_id
-        self._path = path
-        self._size = size
-        self._algorithms = algorithms
-        self._source: file.Growing | None = None
-        self._job: transfer.Transfer | None = None
-        self._complete = self._cancelled = False
+    image_id: str
+    path: str
+    size: int
+    algorithms: Sequence[str]
+    _source: file.Growing | None = None
+    _job: transfer.Transfer | None = None
+    _complete: bool = False
+    _cancelled: bool = False
 
     def start(self) -> bool:
         """Begin, in a thread of its own.
 
         :returns: False if the hashes are known, or being computed, already
         """
-        claimed = shared.claim(self._image)
+        claimed = shared.claim(self.image_id)
         if claimed:
             native.start('hash-ahead', self._run)
         return claimed
@@ -153,20 +154,20 @@ class BackgroundHasher:
 
     def _run(self) -> None:
         try:
-            shared.set_result(self._image, self._compute())
+            shared.set_result(self.image_id, self._compute())
             return
         except (errors.EngineError, OSError) as exc:
             LOG.info('The hashes of image %(image)s are not computed ahead: '
-                     '%(error)s', {'image': self._image, 'error': exc})
+                     '%(error)s', {'image': self.image_id, 'error': exc})
         except Exception:
             LOG.exception('Cannot compute the hashes of image %s ahead',
-                          self._image)
-        shared.set_failed(self._image)
+                          self.image_id)
+        shared.set_failed(self.image_id)
 
     def _compute(self) -> records.Record:
         with self._open() as source:
             self._job = transfer.Transfer(
-                source, hashes=self._algorithms, memory=_AHEAD_MEMORY,
+                source, hashes=self.algorithms, memory=_AHEAD_MEMORY,
                 timeout=float('inf'))
             self._source = source
             # What was told before the source was there.
@@ -183,7 +184,7 @@ class BackgroundHasher:
         while True:
             gone = self._complete or self._cancelled
             try:
-                return file.Growing(self._path, self._size)
+                return file.Growing(self.path, self.size)
             except errors.RequestError:
                 if gone:
                     raise

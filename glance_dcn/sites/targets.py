@@ -57,6 +57,7 @@ LOG = logging.getLogger(__name__)
 AT_ONCE = 16
 
 
+@dataclasses.dataclass(eq=False)
 class Target:
     """The image that is being written at one site.
 
@@ -77,33 +78,30 @@ class Target:
     :ivar work: what its threads do or have done
     """
 
+    site: sites_.Site
+    image: str
+    size: int
+    record: records.Record | None
+    hashes: dict[str, str]
+    memory: int
+    error: BaseException | None = None
+    endpoint: rbd_backend.RBD | None = None
+    adopted: bool = False
+    image_id: str | None = None
+    left_at: int | None = None
+    part: float = 0.0
+    began: float | None = None
+    work: list[futures.Future[None]] = dataclasses.field(default_factory=list)
     # Not there before open().
-    _pool: rados.Ioctx
-
-    def __init__(self, site: sites_.Site, image: str, size: int,
-                 record: records.Record | None, hashes: dict[str, str],
-                 memory: int) -> None:
-        self.site = site
-        self.error: BaseException | None = None
-        self.endpoint: rbd_backend.RBD | None = None
-        self.adopted = False
-        self.image_id: str | None = None
-        self.left_at: int | None = None
-        self.part = 0.0
-        self.began: float | None = None
-        self.work: list[futures.Future[None]] = []
-        self._image = image
-        self._size = size
-        self._content = record.content if record else None
-        self._hashes = hashes
-        self._memory = memory
-        self._begun = False
-        self._told = False
-        self._closed = False
-        self._cancelled = False
-        self._job: transfer.Transfer | None = None
-        self._keeping: futures.Future[None] | None = None
-        self._stack = contextlib.ExitStack()
+    _pool: rados.Ioctx = dataclasses.field(init=False)
+    _begun: bool = False
+    _told: bool = False
+    _closed: bool = False
+    _cancelled: bool = False
+    _job: transfer.Transfer | None = None
+    _keeping: futures.Future[None] | None = None
+    _stack: contextlib.ExitStack = dataclasses.field(
+        default_factory=contextlib.ExitStack)
 
     @property
     def writes(self) -> bool:
@@ -124,16 +122,16 @@ class Target:
     def _begin(self) -> None:
         try:
             self._begun = True
-            self.endpoint = self.site.begin(self._pool, self._image,
-                                            self._size)
+            self.endpoint = self.site.begin(self._pool, self.image, self.size)
             self.image_id = self.endpoint.image.id()
         except existing.Complete as exc:
             self._begun = False
-            existing.adopt(self.site, self._pool, exc.found, self._size,
-                           self._content, self._hashes, self._memory)
+            existing.adopt(self.site, self._pool, exc.found, self.size,
+                           self.record.content if self.record else None,
+                           self.hashes, self.memory)
             self.adopted = True
             self.image_id = exc.found.image_id
-            self.site.published(self._image, self._size)
+            self.site.published(self.image, self.size)
         except (existing.Refused, name_lock.NotLocked, errors.ReadOnly):
             self._begun = False
             raise
@@ -181,7 +179,7 @@ class Target:
                 self._keeping.result()
             self.site.publish(self.endpoint,
                               None if self._keeping else record)
-            self.site.published(self._image, self._size)
+            self.site.published(self.image, self.size)
         except (errors.ClusterError, rbd.Error) as exc:
             self.fail(exc)
 
@@ -196,10 +194,10 @@ class Target:
         if self.endpoint:
             self.endpoint.close()
         try:
-            self.site.commit(self._image, self.image_id)
+            self.site.commit(self.image, self.image_id)
             if self.site.call(images.read_image_id, self._pool,
-                              self._image) != self.image_id:
-                raise existing.Gone(existing.ExistingImage(self._image))
+                              self.image) != self.image_id:
+                raise existing.Gone(existing.ExistingImage(self.image))
         except (errors.ClusterError, existing.Gone, omap.Error) as exc:
             self.fail(exc)
 
@@ -210,7 +208,7 @@ class Target:
     def fail(self, error: BaseException) -> None:
         """Record the error and stop writing to this target."""
         LOG.error('Image %(image)s was not copied to store %(store)s: '
-                  '%(error)s', {'image': self._image,
+                  '%(error)s', {'image': self.image,
                                 'store': self.site.name, 'error': error})
         self.site.failed(error)
         self.error = error
@@ -241,10 +239,10 @@ class Target:
             if self._told or not (self.error or failed):
                 return
             if self._begun:
-                self.site.discard_or_defer(self._pool, self._image,
+                self.site.discard_or_defer(self._pool, self.image,
                                            self.image_id)
             elif self.adopted:
-                self.site.release_adopted(self._image, self.image_id)
+                self.site.release_adopted(self.image, self.image_id)
 
 
 @dataclasses.dataclass(frozen=True)
