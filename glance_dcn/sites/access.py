@@ -84,7 +84,7 @@ class Access:
     def refusal(self) -> errors.ReadOnly | None:
         """Return why the site cannot be written to, or None.
 
-        Of a site that is away that is what is known.
+        Of a site that is away, the last answer counts.
         """
         if self.site.available:
             try:

@@ -15,7 +15,7 @@
 Two stores on one pool would delete each other's images; a store that has come
 to another cluster, by a mistake in its conf file or because the site was
 rebuilt, would find none of its images there and take it for a loss. Such a
-store is refused, and the others go on.
+store is refused, and the others continue.
 
 The fsid of each site's cluster is recorded at home, in an omap with a key for
 each store, and in memory. Records are read and written in the background: no
@@ -43,7 +43,8 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: What the functions of this module raise when the cluster refuses.
+#: What functions that are given an Ioctx, that of the home's namespace, raise
+#: when the cluster refuses.
 Error = omap.Error
 #: Name of the RADOS object.
 OBJECT = 'fsids'
@@ -71,32 +72,21 @@ class ClusterIdentity:
 
 
 def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, ClusterIdentity]:
-    """Return the recorded identities by store, without unreadable ones.
-
-    :param ioctx: of the home's namespace
-    :raises Error: if the cluster refuses
-    """
+    """Return the recorded identities by store, without unreadable ones."""
     found = {store: _parse(store, text, deployment)
              for store, text in omap.walk(ioctx, OBJECT)}
     return {store: entry for store, entry in found.items() if entry}
 
 
 def add(ioctx: rados.Ioctx, deployment: str, store: str, fsid: str) -> bool:
-    """Record the cluster of a store, unless there is a record already.
-
-    :raises Error: if the cluster refuses
-    """
+    """Record the cluster of a store, unless there is a record already."""
     return omap.swap(ioctx, OBJECT, store, None, record_format.dump(
         ClusterIdentity(fsid, time.time()), deployment))
 
 
 def replace(ioctx: rados.Ioctx, deployment: str, store: str,
             fsid: str) -> str | None:
-    """Record the cluster of a store in place of what was recorded.
-
-    :returns: the fsid that was recorded, or None
-    :raises Error: if the cluster refuses
-    """
+    """Record the cluster of a store; return the fsid recorded before."""
     before = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
     gone = {*before.former, before.fsid} - {fsid} if before else set()
     omap.put(ioctx, OBJECT, {store: record_format.dump(ClusterIdentity(
@@ -105,10 +95,7 @@ def replace(ioctx: rados.Ioctx, deployment: str, store: str,
 
 
 def former(ioctx: rados.Ioctx, deployment: str, store: str) -> set[str]:
-    """Return the fsids of the clusters that a store had before.
-
-    :raises Error: if the cluster refuses
-    """
+    """Return the fsids of the clusters that a store had before."""
     entry = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
     return set(entry.former) if entry else set()
 
@@ -129,7 +116,7 @@ def _parse(store: str, text: str | None,
 
 
 class ClusterIdentities:
-    """The stores of one process, and what is known of their clusters."""
+    """The stores of one process, and the known identities of their clusters."""
 
     def __init__(self) -> None:
         #: Identity of the deployment, whose records count.
@@ -143,7 +130,8 @@ class ClusterIdentities:
         # The same, as this process saw it first.
         self._seen: dict[str, ClusterIdentity] = {}
         self._deadline: float | None = None
-        # Which store has which pool, and when that was found out.
+        # (position, name) of the first store with each (pool, fsid), and when
+        # that was found out.
         self._owners: dict[tuple[str, str], tuple[int, str]] = {}
         self._owners_since = float('-inf')
         self._work = periodic.Periodic('dcn-cluster-identity',
@@ -173,14 +161,11 @@ class ClusterIdentities:
         return self._deadline
 
     def stop(self) -> None:
-        """Do not read or write records any more."""
+        """Stop reading and writing records."""
         self._work.stop()
 
     def check(self, site: sites.Site) -> None:
-        """Return if a site may be used.
-
-        :raises glance_dcn.ceph.errors.Misconfigured: if not
-        """
+        """Raise Misconfigured if a site must not be used."""
         self._wait_for_records(site)
         self._verify_claims(site)
         # The cluster of one may have become known just now.
@@ -276,8 +261,8 @@ class ClusterIdentities:
         if not self._has(site) or home is None or home is site:
             return
         deadline = self._begin()
-        while (self._recorded is None and time.monotonic() < deadline
-               and home.health.state in (health.UP, health.UNKNOWN)):
+        while (self._recorded is None and home.available
+               and time.monotonic() < deadline):
             time.sleep(.01)
         if self._recorded is not None and not (
                 site.name in self._recorded or site.name in self._seen):
@@ -323,7 +308,14 @@ class ClusterIdentities:
         """
         now = time.monotonic()
         if now - self._owners_since > _MOMENT:
-            self._owners, self._owners_since = self._find_owners(), now
+            # Of those that are connected: what only a conf file says may be
+            # the very mistake, and others must not suffer for it.
+            owners: dict[tuple[str, str], tuple[int, str]] = {}
+            for order, (name, one) in enumerate(list(self._sites.items())):
+                known = one.connection.connected_fsid
+                if known:
+                    owners.setdefault((one.pool, known), (order, name))
+            self._owners, self._owners_since = owners, now
         order, other = self._owners.get((site.pool, fsid), (0, site.name))
         names = list(self._sites)
         # Only an earlier one counts. This one may be taken away meanwhile.
@@ -334,19 +326,6 @@ class ClusterIdentities:
             '%s already' % (site.pool, fsid, other),
             'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: each '
             'store needs a pool of its own' % site.name)
-
-    def _find_owners(self) -> dict[tuple[str, str], tuple[int, str]]:
-        """Return (position, name) of the first store with each pool.
-
-        By pool and fsid, of those that are connected: what only a conf file
-        says may be the very mistake, and others must not suffer for it.
-        """
-        found: dict[tuple[str, str], tuple[int, str]] = {}
-        for order, (name, site) in enumerate(list(self._sites.items())):
-            fsid = site.connection.connected_fsid
-            if fsid:
-                found.setdefault((site.pool, fsid), (order, name))
-        return found
 
     def _find_other_cluster(self, site: sites.Site,
                             fsid: str) -> errors.Misconfigured | None:

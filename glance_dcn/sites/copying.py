@@ -24,7 +24,7 @@ Where Glance knows no hash, as of Nova's snapshots, nothing can prove the bytes
 but that the image was still there after all of them had been read. The hashes
 are computed then, for Glance to be told.
 
-When the source fails on the way, the copy goes on from another one where it
+When the source fails on the way, the copy continues from another one where it
 stopped, if the same digest is recorded there; otherwise it starts again with
 another one.
 
@@ -128,7 +128,7 @@ class Outcome:
 
 @dataclasses.dataclass
 class _Content:
-    """What is known of the image that is copied.
+    """Known facts of the image that is copied.
 
     :ivar size: bytes
     :ivar chunks: (number, digest) of its content digest's chunks
@@ -211,7 +211,10 @@ class Copy:
         try:
             self._run()
         except BaseException:
-            self._abort()
+            running = list(self._waves.running)
+            for target in running:
+                target.cancel()
+            self._close_now(running)
             raise
         finally:
             futures.wait(self._closings)
@@ -222,7 +225,7 @@ class Copy:
         reasons: dict[str, Exception] = {}
         for number, source in enumerate(self._sources):
             if source.site.name in reasons:
-                # It failed already when it was to go on with a copy.
+                # It failed already when it was to continue a copy.
                 continue
             self._failover = sources_.SourceFailover(
                 self._image, self._sources[number:])
@@ -384,7 +387,7 @@ class Copy:
         return {name: self._hashes[name]}
 
     def _straggle(self, target: targets_.Target) -> None:
-        """Let a target go on by itself, or put it back."""
+        """Let a target continue by itself, or put it back."""
         while self._content.record is not None:
             if self._waves.straggles(target):
                 LOG.warning(
@@ -458,7 +461,7 @@ class Copy:
         target.close(True)
         self._ended.put((target, True))
 
-    # What is done about those that have ended, in the caller's thread.
+    # For targets that have ended, in the caller's thread.
 
     def _note_ended(self, timeout: float = 0) -> None:
         """Tell of the targets that have ended, or do within ``timeout``."""
@@ -526,19 +529,13 @@ class Copy:
                                            and self._waves.waiting):
             self._note_ended(_TICK)
 
-    def _abort(self) -> None:
-        """End all that runs, and leave nothing of it but what Glance has."""
-        running = list(self._waves.running)
-        for target in running:
-            target.cancel()
-        self._close_now(running)
-
     def _close_now(self, targets: Sequence[targets_.Target]) -> None:
+        """Close targets, and leave nothing there but what Glance has."""
         futures.wait([work for target in targets for work in target.work])
         futures.wait([self._threads.submit(target.close, True)
                       for target in targets])
 
-    # Waiting, and what is told of it.
+    # Waiting, and telling of it.
 
     def _start(self, target: targets_.Target, function: Callable[..., None],
                *args: typing.Any) -> futures.Future[None]:

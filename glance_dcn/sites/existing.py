@@ -122,10 +122,7 @@ class Gone(Refused):
 
 
 def inspect(ioctx: rados.Ioctx, image: str) -> ExistingImage:
-    """Return what there is under the name of an RBD image.
-
-    :raises rbd.Error: if it cannot be told
-    """
+    """Return what there is under the name of an RBD image."""
     try:
         with rbd.Image(ioctx, image, read_only=True) as opened:
             rbd_layout.check(opened)
@@ -201,10 +198,7 @@ def remove(ioctx: rados.Ioctx, image: str, image_id: str | None,
 
 
 def strongest(hashes: Mapping[str, str]) -> str:
-    """Return the name of the hash that proves the most: the longest.
-
-    :param hashes: hex digests by hashlib name, not empty
-    """
+    """Return the name of the longest hash, which proves the most."""
     return max(hashes, key=lambda name: len(hashes[name]))
 
 

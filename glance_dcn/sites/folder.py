@@ -58,7 +58,7 @@ class Mistake(Exception):
 
 @dataclasses.dataclass
 class Contents:
-    """What is in the folder.
+    """Contents of the folder.
 
     :ivar sites: options as text, by name of the site; of a file that has
         become unusable, those that it had
@@ -73,7 +73,7 @@ class Contents:
 
 @dataclasses.dataclass
 class _Known:
-    """What is known of a file: its state when read, and what it said."""
+    """A site file: its state when it was read, and its options."""
 
     state: _State = None
     since: float = 0
@@ -101,7 +101,7 @@ class Folder:
         self._files: dict[str, _Known] = {}
 
     def read(self, settled: bool = True) -> Contents | None:
-        """Return what is in the folder, or None if that cannot be told.
+        """Return the contents of the folder, or None if it cannot be used.
 
         :param settled: leave files alone that were changed a moment ago
         """

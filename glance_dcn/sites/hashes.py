@@ -94,11 +94,7 @@ class SharedHashes:
 
     def wait(self, image_id: str,
              timeout: float) -> records.Record | None:
-        """Return the record of an image, once it is computed.
-
-        :param timeout: seconds
-        :returns: None if that failed or takes longer
-        """
+        """Return the record of an image, or None after so many seconds."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._images.get(image_id, True) is not None, timeout)
@@ -131,10 +127,7 @@ class BackgroundHasher:
     _cancelled: bool = False
 
     def start(self) -> bool:
-        """Begin, in a thread of its own.
-
-        :returns: False if the hashes are known, or being computed, already
-        """
+        """Begin in a thread, unless the hashes are known or being computed."""
         claimed = shared.claim(self.image_id)
         if claimed:
             native.start('hash-ahead', self._run)

@@ -78,10 +78,7 @@ class Home:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[rados.Ioctx]:
-        """Open the namespace of the records.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if that fails
-        """
+        """Open the namespace of the records, or raise ClusterError."""
         if self.site is None:
             raise errors.Misconfigured(
                 self.name, 'the store whose cluster keeps the records is not '
@@ -145,7 +142,7 @@ def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
 
 
 def _make_key(ioctx: rados.Ioctx) -> str:
-    """Make the key of the deployment, if there is none; return what is."""
+    """Return the key of the deployment; make one if there is none."""
     omap.swap(ioctx, _DEPLOYMENT, _KEY, None, secrets.token_hex(_KEY_BYTES))
     return omap.get(ioctx, _DEPLOYMENT, _KEY) or ''
 

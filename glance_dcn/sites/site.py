@@ -94,7 +94,7 @@ class Site:
         self._on_write = on_write
         self.connection = connection.get(config)
         self.tasks = tasks
-        # What is being written.
+        # Images that are being written.
         self._writes: list[intents.Write] = []
         self.access = access.Access(self, config.user, read_only)
 
@@ -104,10 +104,7 @@ class Site:
         return self.connection.fsid
 
     def answering_fsid(self) -> str:
-        """Return the fsid of the cluster that answers now.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if none does
-        """
+        """Return the fsid of the cluster now; ClusterError if none answers."""
         with self.connection.use() as client:
             return client.get_fsid()
 
@@ -175,17 +172,11 @@ class Site:
         return self.connection.call(function, *args, late=late, fence=fence)
 
     def suspect(self) -> None:
-        """Check in the background whether the site is away.
-
-        For what has had no answer for some seconds.
-        """
+        """Have a site checked that has not answered for some seconds."""
         self.connection.lost()
 
     def require(self) -> None:
-        """Return if the site is available, without any waiting.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if it is not
-        """
+        """Raise ClusterError if the site is not available; never wait."""
         self.connection.check()
         fault = cluster_identity.PROCESS.fault(self)
         if fault:
@@ -198,17 +189,14 @@ class Site:
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
         cluster_identity.PROCESS.begin(self)
-        # Both go on at the same time.
+        # Connecting runs beside the reading of records.
         with self.connection.use():
             cluster_identity.PROCESS.check(self)
             with self.connection.open_pool(pool or self.pool) as ioctx:
                 yield ioctx
 
     def check_open(self) -> None:
-        """Check that the site takes new images.
-
-        :raises glance_dcn.ceph.errors.Retired: if it does not
-        """
+        """Raise Retired if the site takes no new images."""
         if self.retired:
             raise errors.Retired(self.name)
 
@@ -281,7 +269,7 @@ class Site:
         """Blocklist the clients that have recorded that they write an image.
 
         None of them has it open any more, but one that was stopped would
-        write to its objects when it goes on.
+        write to its objects when it continues.
 
         :raises glance_dcn.sites.existing.BeingWritten: if one of them cannot
             be blocklisted
@@ -348,7 +336,6 @@ class Site:
                 record: records.Record | None) -> None:
         """Let an image that was written be read.
 
-        :param endpoint: what :meth:`begin` has returned
         :param record: of its content; None: it is kept with the image already
         :raises rbd.Error, glance_dcn.ceph.errors.Unreachable: if it fails
         """
@@ -367,10 +354,7 @@ class Site:
             write.commit()
 
     def is_committed(self, image: str, image_id: str | None) -> bool:
-        """Return whether a writer may be telling Glance of an image.
-
-        True as well if that is not known.
-        """
+        """Return whether a writer may be telling Glance of an image."""
         return self.tasks is not None and self.tasks.is_committed(
             self, image, image_id)
 

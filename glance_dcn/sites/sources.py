@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The sources of an image: their order, and going on with another one.
+"""The sources of an image: their order, and failover.
 
 An image may be removed while it is read. What a client still reads of it then
 is zeros, without an error (see :func:`glance_dcn.ceph.images.is_unchanged`).
@@ -21,7 +21,7 @@ A download has no proof at its end, and what was given out cannot be taken
 back. Each chunk is therefore given out only when the snapshot was seen after
 all of it had been read: one plain RADOS round trip for what has arrived by
 then, beside the reads that are in flight. So at any time all that was given
-out is the image's, and another source can go on from there, whether the first
+out is the image's, and another source can continue from there, whether the first
 one was removed or does not answer. What was read ahead of the first one is
 dropped and read again: nothing proves it.
 """
@@ -145,7 +145,7 @@ class SourceFailover:
     :ivar failed: exceptions by the name of the site that could not be read
     """
 
-    # What is open; not there before open().
+    # Of the open source; not there before open().
     source: Source
     ioctx: rados.Ioctx
     _reference: images.Reference
