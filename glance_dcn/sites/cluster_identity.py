@@ -116,7 +116,7 @@ def _parse(store: str, text: str | None,
 
 
 class ClusterIdentities:
-    """The stores of one process, and the known identities of their clusters."""
+    """The stores of one process, and the identities of their clusters."""
 
     def __init__(self) -> None:
         #: Identity of the deployment, whose records count.

@@ -21,9 +21,9 @@ A download has no proof at its end, and what was given out cannot be taken
 back. Each chunk is therefore given out only when the snapshot was seen after
 all of it had been read: one plain RADOS round trip for what has arrived by
 then, beside the reads that are in flight. So at any time all that was given
-out is the image's, and another source can continue from there, whether the first
-one was removed or does not answer. What was read ahead of the first one is
-dropped and read again: nothing proves it.
+out is the image's, and another source can continue from there, whether the
+first one was removed or does not answer. What was read ahead of the first one
+is dropped and read again: nothing proves it.
 """
 
 from __future__ import annotations
