@@ -25,10 +25,10 @@ must not be accepted as a task that can never be done.
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import health
 from glance_dcn.ceph import permission
 
 if typing.TYPE_CHECKING:
@@ -40,21 +40,19 @@ if typing.TYPE_CHECKING:
 _TIMEOUT = 5
 
 
+@dataclasses.dataclass(eq=False)
 class Access:
     """What the user of one site's connection may do there.
 
     :param user: cephx user without ``client.``
-    :param read_only: whether the configuration says that it may only read
+    :param read_only: what the configuration says, and later the cluster
     """
 
-    def __init__(self, site: sites.Site, user: str | None,
-                 read_only: bool = False) -> None:
-        self._site = site
-        self._user = user
-        # Whether it may not write, as far as is known.
-        self._read_only = read_only
-        # Instance ID of the client that may write, once that is known.
-        self._writer: int | None = None
+    site: sites.Site
+    user: str | None
+    read_only: bool = False
+    # Instance ID of the client that may write, once that is known.
+    _writer: int | None = None
 
     def require_write(self, ioctx: rados.Ioctx) -> None:
         """Return if the user may write images at the site.
@@ -65,7 +63,7 @@ class Access:
             site does not answer and its last answer was so
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
-        client = self._site.instance
+        client = self.site.instance
         if client == self._writer:
             return
         try:
@@ -74,11 +72,11 @@ class Access:
             allowed = (permission.may_write(ioctx, _TIMEOUT)
                        or not permission.may_read(ioctx))
         except permission.Error as exc:
-            self._site.failed(exc)
-            if self._read_only:
+            self.site.failed(exc)
+            if self.read_only:
                 raise self._error() from exc
             return
-        self._read_only = not allowed
+        self.read_only = not allowed
         if not allowed:
             raise self._error()
         self._writer = client
@@ -86,22 +84,22 @@ class Access:
     def refusal(self) -> errors.ReadOnly | None:
         """Return why the site cannot be written to, or None.
 
-        Of a site that is away that is what is known.
+        Of a site that is away, the last answer counts.
         """
-        if self._site.health.state not in (health.UP, health.UNKNOWN):
-            return self.known_refusal()
-        try:
-            with self._site.open_pool() as ioctx:
-                self.require_write(ioctx)
-        except errors.ReadOnly as exc:
-            return exc
-        except errors.ClusterError:
-            return self.known_refusal()
-        return None
+        if self.site.available:
+            try:
+                with self.site.open_pool() as ioctx:
+                    self.require_write(ioctx)
+                return None
+            except errors.ReadOnly as exc:
+                return exc
+            except errors.ClusterError:
+                pass
+        return self.known_refusal()
 
     def known_refusal(self) -> errors.ReadOnly | None:
         """Return the same as far as is known, without asking the cluster."""
-        return self._error() if self._read_only else None
+        return self._error() if self.read_only else None
 
     def _error(self) -> errors.ReadOnly:
-        return errors.ReadOnly(self._site.name, self._user)
+        return errors.ReadOnly(self.site.name, self.user)

@@ -15,7 +15,7 @@
 Two stores on one pool would delete each other's images; a store that has come
 to another cluster, by a mistake in its conf file or because the site was
 rebuilt, would find none of its images there and take it for a loss. Such a
-store is refused, and the others go on.
+store is refused, and the others continue.
 
 The fsid of each site's cluster is recorded at home, in an omap with a key for
 each store, and in memory. Records are read and written in the background: no
@@ -43,7 +43,8 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: What the functions of this module raise when the cluster refuses.
+#: What functions that are given an Ioctx, that of the home's namespace, raise
+#: when the cluster refuses.
 Error = omap.Error
 #: Name of the RADOS object.
 OBJECT = 'fsids'
@@ -71,36 +72,22 @@ class ClusterIdentity:
 
 
 def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, ClusterIdentity]:
-    """Return the recorded identities by store, without unreadable ones.
-
-    :param ioctx: of the home's namespace
-    :raises Error: if the cluster refuses
-    """
-    found = {}
-    for store, text in omap.walk(ioctx, OBJECT):
-        entry = _parse(store, text, deployment)
-        if entry:
-            found[store] = entry
-    return found
+    """Return the recorded identities by store, without unreadable ones."""
+    found = {store: _parse(store, text, deployment)
+             for store, text in omap.walk(ioctx, OBJECT)}
+    return {store: entry for store, entry in found.items() if entry}
 
 
 def add(ioctx: rados.Ioctx, deployment: str, store: str, fsid: str) -> bool:
-    """Record the cluster of a store, unless there is a record already.
-
-    :raises Error: if the cluster refuses
-    """
+    """Record the cluster of a store, unless there is a record already."""
     return omap.swap(ioctx, OBJECT, store, None, record_format.dump(
         ClusterIdentity(fsid, time.time()), deployment))
 
 
 def replace(ioctx: rados.Ioctx, deployment: str, store: str,
             fsid: str) -> str | None:
-    """Record the cluster of a store in place of what was recorded.
-
-    :returns: the fsid that was recorded, or None
-    :raises Error: if the cluster refuses
-    """
-    before = _load_one(ioctx, deployment, store)
+    """Record the cluster of a store; return the fsid recorded before."""
+    before = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
     gone = {*before.former, before.fsid} - {fsid} if before else set()
     omap.put(ioctx, OBJECT, {store: record_format.dump(ClusterIdentity(
         fsid, time.time(), tuple(sorted(gone))), deployment)})
@@ -108,21 +95,15 @@ def replace(ioctx: rados.Ioctx, deployment: str, store: str,
 
 
 def former(ioctx: rados.Ioctx, deployment: str, store: str) -> set[str]:
-    """Return the fsids of the clusters that a store had before.
-
-    :raises Error: if the cluster refuses
-    """
-    entry = _load_one(ioctx, deployment, store)
+    """Return the fsids of the clusters that a store had before."""
+    entry = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
     return set(entry.former) if entry else set()
 
 
-def _load_one(ioctx: rados.Ioctx, deployment: str,
-              store: str) -> ClusterIdentity | None:
-    text = omap.get(ioctx, OBJECT, store)
-    return _parse(store, text, deployment) if text else None
-
-
-def _parse(store: str, text: str, deployment: str) -> ClusterIdentity | None:
+def _parse(store: str, text: str | None,
+           deployment: str) -> ClusterIdentity | None:
+    if not text:
+        return None
     try:
         return record_format.load(ClusterIdentity, text, deployment)
     except record_format.ForeignRecord:
@@ -135,7 +116,7 @@ def _parse(store: str, text: str, deployment: str) -> ClusterIdentity | None:
 
 
 class ClusterIdentities:
-    """The stores of one process, and what is known of their clusters."""
+    """The stores of one process, and the identities of their clusters."""
 
     def __init__(self) -> None:
         #: Identity of the deployment, whose records count.
@@ -149,17 +130,15 @@ class ClusterIdentities:
         # The same, as this process saw it first.
         self._seen: dict[str, ClusterIdentity] = {}
         self._deadline: float | None = None
-        # Which store has which pool, and when that was found out.
+        # (position, name) of the first store with each (pool, fsid), and when
+        # that was found out.
         self._owners: dict[tuple[str, str], tuple[int, str]] = {}
         self._owners_since = float('-inf')
         self._work = periodic.Periodic('dcn-cluster-identity',
                                        self.synchronise, _INTERVAL)
 
     def add(self, site: sites.Site, home: bool = False) -> None:
-        """Add a store's site.
-
-        :param home: whether it is that of the store that keeps the records
-        """
+        """Add a store's site, which may be the home of the records."""
         self._sites[site.name] = site
         self._owners_since = float('-inf')
         if home:
@@ -182,14 +161,11 @@ class ClusterIdentities:
         return self._deadline
 
     def stop(self) -> None:
-        """Do not read or write records any more."""
+        """Stop reading and writing records."""
         self._work.stop()
 
     def check(self, site: sites.Site) -> None:
-        """Return if a site may be used.
-
-        :raises glance_dcn.ceph.errors.Misconfigured: if not
-        """
+        """Raise Misconfigured if a site must not be used."""
         self._wait_for_records(site)
         self._verify_claims(site)
         # The cluster of one may have become known just now.
@@ -200,7 +176,7 @@ class ClusterIdentities:
 
     def fault(self, site: sites.Site) -> errors.Misconfigured | None:
         """Return why a site must not be used; without any waiting."""
-        fsid = site.known_fsid if self._has(site) else None
+        fsid = site.connection.known_fsid if self._has(site) else None
         if not fsid:
             return None
         return (self._find_pool_conflict(site, fsid)
@@ -210,8 +186,7 @@ class ClusterIdentities:
         """Take the cluster that a site has now for the right one.
 
         :returns: the fsid that was recorded, and that of now
-        :raises glance_dcn.ceph.errors.ClusterError: if the site, or the
-            home's, cannot be used
+        :raises glance_dcn.ceph.errors.ClusterError: by the site, or home
         """
         fsid = site.answering_fsid()
         if self._home.site is None:
@@ -232,8 +207,6 @@ class ClusterIdentities:
         """Return whether the cluster of a site took the place of another.
 
         If so, an operator has said that what was in the other one is lost.
-
-        :param fsid: of the other one
         """
         if self._home.site is None or self.fault(site):
             return False
@@ -246,10 +219,7 @@ class ClusterIdentities:
             return False
 
     def synchronise(self) -> None:
-        """Read the records, and add those that are missing.
-
-        Does nothing while all are as they should be.
-        """
+        """Read the records, and add missing ones; unless all are right."""
         if self._recorded is not None and not self._pending(self._recorded):
             return
         if self._home.site is None or not self._home.site.available:
@@ -275,7 +245,7 @@ class ClusterIdentities:
         """Add the records that are missing, and return all."""
         recorded = load(ioctx, self.deployment)
         for name, site in list(self._sites.items()):
-            fsid = site.connected_fsid
+            fsid = site.connection.connected_fsid
             if fsid and name not in recorded and site is not self._home.site:
                 seen = self._seen.get(name)
                 add(ioctx, self.deployment, name, seen.fsid if seen else fsid)
@@ -291,8 +261,8 @@ class ClusterIdentities:
         if not self._has(site) or home is None or home is site:
             return
         deadline = self._begin()
-        while (self._recorded is None and time.monotonic() < deadline
-               and home.health.state in (health.UP, health.UNKNOWN)):
+        while (self._recorded is None and home.available
+               and time.monotonic() < deadline):
             time.sleep(.01)
         if self._recorded is not None and not (
                 site.name in self._recorded or site.name in self._seen):
@@ -300,27 +270,27 @@ class ClusterIdentities:
 
     def _pending(self, recorded: dict[str, ClusterIdentity]) -> bool:
         """Return whether a site is refused, or not recorded yet."""
-        for name, site in list(self._sites.items()):
-            fsid = site.connected_fsid
-            if fsid and site is not self._home.site and (
-                    name not in recorded or recorded[name].fsid != fsid):
-                return True
-        return False
+        return any(
+            site.connection.connected_fsid and site is not self._home.site
+            and (name not in recorded
+                 or recorded[name].fsid != site.connection.connected_fsid)
+            for name, site in list(self._sites.items()))
 
     def _verify_claims(self, site: sites.Site) -> None:
-        """Find out whether earlier stores that claim this one's pool have it.
+        """Connect to earlier stores that claim this one's pool.
 
-        They are asked at most once, unless they are away: from then on they
-        are connected, or known not to be what they claim.
+        At most once, unless they are away: from then on they are connected,
+        or known not to be what they claim.
         """
-        fsid = site.connected_fsid
+        fsid = site.connection.connected_fsid
         if not fsid or not self._has(site):
             return
         for other in list(self._sites.values()):
             if other is site:
                 return
-            if (other.pool == site.pool and other.known_fsid == fsid
-                    and not other.connected_fsid and other.available):
+            connection = other.connection
+            if (other.pool == site.pool and connection.known_fsid == fsid
+                    and not connection.connected_fsid and other.available):
                 try:
                     other.answering_fsid()
                 except errors.ClusterError as exc:
@@ -333,12 +303,19 @@ class ClusterIdentities:
                             fsid: str) -> errors.Misconfigured | None:
         """Return what is wrong if an earlier store has the pool of this one.
 
-        Glance asks for all stores at once, each of which would ask for all
-        others: which pools are taken is remembered for a moment.
+        Glance asks for all stores at once, each of which would compare all
+        others: the owners of pools are remembered for a moment.
         """
         now = time.monotonic()
         if now - self._owners_since > _MOMENT:
-            self._owners, self._owners_since = self._find_owners(), now
+            # Of those that are connected: what only a conf file says may be
+            # the very mistake, and others must not suffer for it.
+            owners: dict[tuple[str, str], tuple[int, str]] = {}
+            for order, (name, one) in enumerate(list(self._sites.items())):
+                known = one.connection.connected_fsid
+                if known:
+                    owners.setdefault((one.pool, known), (order, name))
+            self._owners, self._owners_since = owners, now
         order, other = self._owners.get((site.pool, fsid), (0, site.name))
         names = list(self._sites)
         # Only an earlier one counts. This one may be taken away meanwhile.
@@ -350,24 +327,11 @@ class ClusterIdentities:
             'correct rbd_store_ceph_conf or rbd_store_pool in [%s]: each '
             'store needs a pool of its own' % site.name)
 
-    def _find_owners(self) -> dict[tuple[str, str], tuple[int, str]]:
-        """Return (position, name) of the first store with each pool.
-
-        By pool and fsid, of those that are connected: what only a conf file
-        says may be the very mistake, and others must not suffer for it.
-        """
-        found: dict[tuple[str, str], tuple[int, str]] = {}
-        for order, (name, site) in enumerate(list(self._sites.items())):
-            if site.connected_fsid:
-                found.setdefault((site.pool, site.connected_fsid),
-                                 (order, name))
-        return found
-
     def _find_other_cluster(self, site: sites.Site,
                             fsid: str) -> errors.Misconfigured | None:
         """Return what is wrong if a site had another cluster before."""
         seen = self._seen.get(site.name)
-        if seen is None and site.connected_fsid == fsid:
+        if seen is None and site.connection.connected_fsid == fsid:
             self._seen[site.name] = ClusterIdentity(fsid, time.time())
         if seen is None or seen.fsid == fsid:
             return None

@@ -16,7 +16,7 @@ The source is read once for all targets of a wave (:mod:`.targets`). What is
 copied is proven against the hash that Glance knows, over all bytes. An image
 that this deployment has stored or verified before has a record of its content
 digest and hashes, under a code that no other site can make
-(:mod:`glance_dcn.sites.proofs`); if the hashes are those that Glance knows,
+(:mod:`glance_dcn.sites.home`); if the hashes are those that Glance knows,
 the content digest is enough, so that the copy costs its data alone. Any other
 image is given such a record once it is proven.
 
@@ -24,7 +24,7 @@ Where Glance knows no hash, as of Nova's snapshots, nothing can prove the bytes
 but that the image was still there after all of them had been read. The hashes
 are computed then, for Glance to be told.
 
-When the source fails on the way, the copy goes on from another one where it
+When the source fails on the way, the copy continues from another one where it
 stopped, if the same digest is recorded there; otherwise it starts again with
 another one.
 
@@ -39,7 +39,6 @@ from __future__ import annotations
 from concurrent import futures
 import contextlib
 import dataclasses
-import functools
 import logging
 import time
 import typing
@@ -53,8 +52,8 @@ from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
 from glance_dcn.sites import existing
+from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
-from glance_dcn.sites import proofs
 from glance_dcn.sites import sources as sources_
 from glance_dcn.sites import targets as targets_
 
@@ -109,15 +108,13 @@ class Outcome:
 
     :ivar source: name of the site that was read; of several, joined by
         ``, then``
-    :ivar data: bytes of data in it, which is what was moved to a target; 0 if
-        no target needed any
+    :ivar data: bytes that were moved to a target; 0 if none needed any
     :ivar copied: names of the sites that have the image now
     :ivar failed: exceptions by the name of the site that has not
-    :ivar adopted: names of those sites that had it already, complete and
-        equal
+    :ivar adopted: names of those sites that had it already
     :ivar hashes: hex digests over all bytes by hashlib name: those that
-        Glance knew, and those that were wanted beside them. These are missing
-        if no target needed any data
+        Glance knew, and those that were wanted beside them, unless no target
+        needed any data
     """
 
     source: str
@@ -131,11 +128,11 @@ class Outcome:
 
 @dataclasses.dataclass
 class _Content:
-    """What is known of the image that is copied.
+    """Known facts of the image that is copied.
 
     :ivar size: bytes
     :ivar chunks: (number, digest) of its content digest's chunks
-    :ivar data: bytes of data in it, if that is known, or 0
+    :ivar data: bytes of data in it; 0: not known
     :ivar hashes: hex digests over all bytes by hashlib name
     """
 
@@ -157,16 +154,14 @@ class Copy:
     :param wanted: hashlib names of the hashes that Glance should know
     :param memory: bytes of data held at most by a wave
     :param at_once: targets that are written at the same time at most
-    :param progress: called now and then; an exception of its ends the copy
-    :param interval: seconds between calls of ``progress``
-    :param waiting: called now and then, while it waits for slots at the
-        sites, with their names; an exception of its ends the copy
-    :param finished: called each time that targets have come to their end,
-        with the :class:`Outcome` of these, and with a function to be called
-        right before Glance is told, before what has failed is removed, which
-        may take long. Its exceptions end the copy. After one from before
-        Glance was told, nothing of these targets stays; after one from then
-        on, all of it does, for Glance may have it
+    :param progress: called every ``interval`` seconds
+    :param waiting: called with the names of sites whose slots are waited for
+    :param finished: called each time that targets have ended, with the
+        :class:`Outcome` of these, and with a function to be called right
+        before Glance is told, before what has failed is removed, which may
+        take long. After an exception from before Glance was told, nothing of
+        these targets stays; after one from then on, all of it does, for
+        Glance may have it. Exceptions of all three end the copy
     """
 
     def __init__(self, image: str, sources: Sequence[sources_.Source],
@@ -206,9 +201,9 @@ class Copy:
     def run(self) -> Outcome:
         """Copy, verify and publish.
 
-        A target that fails is closed and the others continue. Nothing is left
-        at a target that failed. When an exception is raised, nothing is left
-        at any target but those of which Glance was told.
+        When a target fails, nothing is left there, and the others continue.
+        When an exception is raised, nothing is left at any target but those
+        of which Glance was told.
 
         :raises CopyFailed: if no source can be read and proven, and no target
             has the image
@@ -216,7 +211,10 @@ class Copy:
         try:
             self._run()
         except BaseException:
-            self._abort()
+            running = list(self._waves.running)
+            for target in running:
+                target.cancel()
+            self._close_now(running)
             raise
         finally:
             futures.wait(self._closings)
@@ -227,12 +225,15 @@ class Copy:
         reasons: dict[str, Exception] = {}
         for number, source in enumerate(self._sources):
             if source.site.name in reasons:
-                # It failed already when it was to go on with a copy.
+                # It failed already when it was to continue a copy.
                 continue
             self._failover = sources_.SourceFailover(
                 self._image, self._sources[number:])
             try:
-                self._copy_from(source.site)
+                with self._failover:
+                    while self._waves.waiting:
+                        self._run_wave(source.site)
+                        self._settle(until_waiting=True)
                 return
             except _SourceFailed as exc:
                 reasons.update(self._failover.failed)
@@ -247,13 +248,6 @@ class Copy:
             raise failure
         self._fail_waiting(failure)
         self._settle()
-
-    def _copy_from(self, preferred: sites_.Site) -> None:
-        """Run waves until no target waits and none runs."""
-        with self._failover:
-            while self._waves.waiting:
-                self._run_wave(preferred)
-                self._settle(until_waiting=True)
 
     def _run_wave(self, preferred: sites_.Site) -> None:
         # Those that have ended make room.
@@ -293,7 +287,7 @@ class Copy:
                 endpoint = failover.open()
                 self._found = endpoint.call(records.load, fence=False)
                 # It may stand for Glance's hashes.
-                proved = proofs.proves(
+                proved = homes.proves(
                     failover.source.site, self._image, self._found,
                     endpoint.size, self._hashes, self._missing)
                 self._content = self._expect(
@@ -306,10 +300,6 @@ class Copy:
 
         What was proven with an earlier one holds for this one, too: Glance
         may have been told of it.
-
-        :raises glance_dcn.engine.errors.SizeMismatch: if it holds something
-            else by its length
-        :raises glance_dcn.engine.errors.DigestMismatch: by its record
         """
         proven = self._content.record
         size = self._size if proven is None else proven.size
@@ -383,7 +373,7 @@ class Copy:
         if record == self._found:
             # Codes of other deployments stay.
             record = self._found
-        record = proofs.sign(self._failover.source.site, self._image, record)
+        record = homes.sign(self._failover.source.site, self._image, record)
         _remember(self._failover, record, self._found)
         content.record = self._failover.record = record
 
@@ -397,7 +387,7 @@ class Copy:
         return {name: self._hashes[name]}
 
     def _straggle(self, target: targets_.Target) -> None:
-        """Let a target go on by itself, or put it back."""
+        """Let a target continue by itself, or put it back."""
         while self._content.record is not None:
             if self._waves.straggles(target):
                 LOG.warning(
@@ -471,13 +461,10 @@ class Copy:
         target.close(True)
         self._ended.put((target, True))
 
-    # What is done about those that have ended, in the caller's thread.
+    # For targets that have ended, in the caller's thread.
 
     def _note_ended(self, timeout: float = 0) -> None:
-        """Tell of the targets that have come to their end by now.
-
-        :param timeout: seconds to wait for one
-        """
+        """Tell of the targets that have ended, or do within ``timeout``."""
         ended = []
         with contextlib.suppress(native.Empty):
             ended.append(native.get(self._ended, timeout))
@@ -492,7 +479,8 @@ class Copy:
                 noted.append(target)
         if noted:
             self._note(noted)
-        self._tell_if_due()
+        if time.monotonic() - self._told >= self._interval:
+            self._tell_now()
 
     def _note(self, targets: list[targets_.Target]) -> None:
         content = self._content
@@ -504,8 +492,7 @@ class Copy:
                     if target.error},
             adopted=[target.site.name for target in done if target.adopted],
             hashes=dict(content.hashes))
-        self._finished(outcome, functools.partial(_tell, done))
-        self._merge(outcome)
+        self._report(outcome, done)
         for target in targets:
             self._waves.end(target)
             self._closings.append(self._threads.submit(target.close, False))
@@ -516,10 +503,15 @@ class Copy:
         if names:
             outcome = Outcome(self._source_names(), self._content.size, 0, [],
                               dict.fromkeys(names, error))
-            self._finished(outcome, functools.partial(_tell, ()))
-            self._merge(outcome)
+            self._report(outcome)
 
-    def _merge(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome,
+                done: Sequence[targets_.Target] = ()) -> None:
+        def told() -> None:
+            for target in done:
+                target.tell()
+
+        self._finished(outcome, told)
         known = self._outcome
         known.source, known.size = outcome.source, outcome.size
         known.data = max(known.data, outcome.data)
@@ -532,27 +524,18 @@ class Copy:
         return ', then '.join(self._failover.names)
 
     def _settle(self, until_waiting: bool = False) -> None:
-        """Wait until no target runs any more.
-
-        :param until_waiting: or one waits
-        """
+        """Wait until no target runs any more, or until one waits."""
         while self._waves.running and not (until_waiting
                                            and self._waves.waiting):
             self._note_ended(_TICK)
 
-    def _abort(self) -> None:
-        """End all that runs, and leave nothing of it but what Glance has."""
-        running = list(self._waves.running)
-        for target in running:
-            target.cancel()
-        self._close_now(running)
-
     def _close_now(self, targets: Sequence[targets_.Target]) -> None:
+        """Close targets, and leave nothing there but what Glance has."""
         futures.wait([work for target in targets for work in target.work])
         futures.wait([self._threads.submit(target.close, True)
                       for target in targets])
 
-    # Waiting, and what is told of it.
+    # Waiting, and telling of it.
 
     def _start(self, target: targets_.Target, function: Callable[..., None],
                *args: typing.Any) -> futures.Future[None]:
@@ -566,8 +549,7 @@ class Copy:
         """Wait until work is done, but not long for a few that take longer.
 
         :param patience: seconds to wait in any case
-        :param counts: whether work of a number counts among that by which
-            the rest is measured
+        :param counts: whether the rest is measured by work of a number
         """
         began = time.monotonic()
         half = None
@@ -592,10 +574,6 @@ class Copy:
     def _tell_progress(self, progress: transfer.Progress) -> None:
         self._note_ended()
         self._tell_now(progress)
-
-    def _tell_if_due(self) -> None:
-        if time.monotonic() - self._told >= self._interval:
-            self._tell_now()
 
     def _tell_now(self, progress: transfer.Progress | None = None) -> None:
         self._told = time.monotonic()
@@ -622,8 +600,6 @@ def _proven(failover: sources_.SourceFailover, name: str,
 
     A hash that Glance knows, or a proved content digest, proves it whatever
     has become of the source by then.
-
-    :param known: hex digests that Glance knows, by hashlib name
     """
     try:
         result = job.run()
@@ -641,17 +617,9 @@ def _proven(failover: sources_.SourceFailover, name: str,
     return result
 
 
-def _tell(targets: Iterable[targets_.Target]) -> None:
-    for target in targets:
-        target.tell()
-
-
 def _remember(failover: sources_.SourceFailover, record: records.Record,
               found: records.Record | None) -> None:
-    """Keep the record of a source that has none of this deployment's.
-
-    :param found: the one it has
-    """
+    """Keep a record with a source, in place of the one that was found."""
     source = failover.source
     if not source.snapshot or found and (
             (found, found.macs) == (record, record.macs)):

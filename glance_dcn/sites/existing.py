@@ -32,7 +32,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import rbd_layout
 from glance_dcn.engine import transfer
-from glance_dcn.sites import proofs
+from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,17 +80,18 @@ class ExistingImage:
 class Refused(Exception):
     """The image that is there is in the way."""
 
-    def __init__(self, found: ExistingImage, reason: str) -> None:
+    reason = ''
+
+    def __init__(self, found: ExistingImage, reason: str = '') -> None:
         super().__init__('RBD image %s exists already: %s'
-                         % (found.image, reason))
+                         % (found.image, reason or self.reason))
         self.found = found
 
 
 class Complete(Refused):
     """A complete image is there; whether it is the right one is open."""
 
-    def __init__(self, found: ExistingImage) -> None:
-        super().__init__(found, 'it is complete')
+    reason = 'it is complete'
 
 
 class BeingWritten(Refused):
@@ -116,17 +117,12 @@ class Different(Refused):
 class Gone(Refused):
     """A complete image was there, and is no more."""
 
-    def __init__(self, found: ExistingImage,
-                 reason: str = 'it was removed meanwhile, or another one took '
-                 'its place: try again') -> None:
-        super().__init__(found, reason)
+    reason = ('it was removed meanwhile, or another one took its place: try '
+              'again')
 
 
 def inspect(ioctx: rados.Ioctx, image: str) -> ExistingImage:
-    """Return what there is under the name of an RBD image.
-
-    :raises rbd.Error: if it cannot be told
-    """
+    """Return what there is under the name of an RBD image."""
     try:
         with rbd.Image(ioctx, image, read_only=True) as opened:
             rbd_layout.check(opened)
@@ -151,9 +147,8 @@ def remove_incomplete(ioctx: rados.Ioctx, image: str,
     For the holder of its name lock (see :mod:`glance_dcn.ceph.name_lock`).
 
     :param fence: called before it is removed, with its name and its internal
-        ID: it is to cut off clients that may write to it when they go on
-    :raises Complete: if it is complete
-    :raises BeingWritten: if it is being written
+        ID, to blocklist clients that may write to it when they continue
+    :raises Complete, BeingWritten: if it is
     :raises Different: if it is something else, by its snapshots
     :raises rbd.Error: if it cannot be removed
     """
@@ -203,10 +198,7 @@ def remove(ioctx: rados.Ioctx, image: str, image_id: str | None,
 
 
 def strongest(hashes: Mapping[str, str]) -> str:
-    """Return the name of the hash that proves the most: the longest.
-
-    :param hashes: hex digests by hashlib name, not empty
-    """
+    """Return the name of the longest hash, which proves the most."""
     return max(hashes, key=lambda name: len(hashes[name]))
 
 
@@ -215,22 +207,21 @@ def compare(found: ExistingImage, size: int, content: str | None = None,
             authentic: bool = False) -> bool | None:
     """Compare a complete image with what is wanted, without reading it.
 
-    :param size: bytes
     :param hashes: hex digests over all bytes by hashlib name
     :param authentic: whether this deployment has made its record, see
-        :mod:`glance_dcn.sites.proofs`; another tells nothing
+        :mod:`glance_dcn.sites.home`; another tells nothing
     :returns: whether it is equal; None if that cannot be told
     """
+    record = found.record
     if found.size != size:
         return False
-    record = found.record
     if not authentic or record is None or record.size != size:
         return None
     if content is not None:
         return record.content == content
-    if not hashes or strongest(hashes) not in record.hashes:
+    name = strongest(hashes) if hashes else ''
+    if not hashes or name not in record.hashes:
         return None
-    name = strongest(hashes)
     return record.hashes[name] == hashes[name]
 
 
@@ -243,15 +234,14 @@ def adopt(site: sites.Site, ioctx: rados.Ioctx, found: ExistingImage,
     One that has no record of this deployment's, because stock Glance, Nova or
     another site's Glance wrote it, is read and given one.
 
+    :param hashes: hex digests over all bytes by hashlib name
     :param memory: bytes of data held at most
     :raises Different: if it is not, or nothing is known to tell it by
     :raises Gone: if it is there no longer
     :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are at
         it for too long
-    :raises glance_dcn.engine.errors.EngineError: if it cannot be read
-    :raises rbd.Error: likewise, or if it cannot be protected
-
-    The others are those of :func:`compare`.
+    :raises glance_dcn.engine.errors.EngineError, rbd.Error: if it cannot be
+        read or protected
     """
     # It is complete: it could be opened.
     assert found.image_id is not None
@@ -260,7 +250,7 @@ def adopt(site: sites.Site, ioctx: rados.Ioctx, found: ExistingImage,
         now = site.call(_inspect_locked, site, ioctx, found.image)
         if (now.image_id, now.complete) != (found.image_id, True):
             raise Gone(found)
-        equal = compare(found, size, content, hashes, proofs.is_authentic(
+        equal = compare(found, size, content, hashes, homes.is_authentic(
             site, found.image, found.record))
         if equal is None:
             if content is None and not hashes:
@@ -298,12 +288,10 @@ def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx,
             timeout=site.io_timeout or float('inf')).run()
     # It was read from its beginning.
     assert result.content is not None
-    if hashes and name:
-        equal = result.hashes[name] == hashes[name]
-    else:
-        equal = result.content == content
+    equal = (result.hashes[name] == hashes[name] if hashes and name
+             else result.content == content)
     if equal:
-        site.remember(ioctx, found.image, found.image_id, proofs.sign(
+        site.remember(ioctx, found.image, found.image_id, homes.sign(
             site, found.image, records.Record(
                 result.size, result.content, dict(hashes or {}))))
     return equal
@@ -313,9 +301,8 @@ def discard_writes(site: sites.Site, image: str, instances: Collection[int],
                    published: bool, committed: bool = True) -> bool:
     """Remove what dead clients have written of an image.
 
-    Nothing is done for a site that is away: the intent of the dead writer is
-    at home, and the task runner acts on it when the site is back. Nothing is
-    raised.
+    Nothing is done for a site that is away, and nothing is raised: the task
+    runner acts on the intent of the dead writer, which is at home.
 
     :param instances: RADOS instance IDs of the clients, which are dead, or
         are blocklisted because they are believed dead

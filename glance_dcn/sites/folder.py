@@ -58,7 +58,7 @@ class Mistake(Exception):
 
 @dataclasses.dataclass
 class Contents:
-    """What is in the folder.
+    """Contents of the folder.
 
     :ivar sites: options as text, by name of the site; of a file that has
         become unusable, those that it had
@@ -73,7 +73,7 @@ class Contents:
 
 @dataclasses.dataclass
 class _Known:
-    """What is known of a file: its state when read, and what it said."""
+    """A site file: its state when it was read, and its options."""
 
     state: _State = None
     since: float = 0
@@ -88,6 +88,7 @@ class Folder:
     :param check: called with the name and the options of a site; it raises
         :class:`Mistake` where they are no good
     :param tell: log what cannot be used
+    :ivar mistake: why the folder cannot be used, or None
     """
 
     def __init__(self, path: str,
@@ -95,46 +96,40 @@ class Folder:
                  = lambda name, options: None, tell: bool = True) -> None:
         self.path = path
         self._logs = tell
-        #: Why the folder cannot be used, or None.
         self.mistake: str | None = None
         self._check = check
         self._files: dict[str, _Known] = {}
-        self._logged: str | None = None
 
     def read(self, settled: bool = True) -> Contents | None:
-        """Return what is in the folder, or None if that cannot be told.
+        """Return the contents of the folder, or None if it cannot be used.
 
         :param settled: leave files alone that were changed a moment ago
         """
         mistake = None
         try:
             _check_owner(os.stat(self.path), 'folder')
-            names = self._names()
+            names = sorted(
+                entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
+                if entry.endswith(_SUFFIX) and not entry.startswith('.'))
         except (OSError, Mistake) as exc:
             mistake = _reason(exc)
-        self.mistake = mistake
+        is_new, self.mistake = mistake != self.mistake, mistake
         if mistake:
-            self._log_once('The folder of site files %s cannot be used: %s. '
-                           'Sites stay as they are.' % (self.path, mistake))
+            if is_new and self._logs:
+                LOG.error('The folder of site files %s cannot be used: %s. '
+                          'Sites stay as they are.', self.path, mistake)
             return None
-        self._logged = None
-        for name in set(self._files) - names:
-            del self._files[name]
-        for name in sorted(names):
-            self._read_file(name, settled)
-        found = [(name, self._files[name]) for name in sorted(names)]
-        return Contents({name: known.options for name, known in found
-                         if known.options is not None},
-                        frozenset(names), {
-                            name: known.mistake for name, known in found
-                            if known.mistake})
+        self._files = {name: self._files.get(name, _Known()) for name in names}
+        for name, known in self._files.items():
+            self._read_file(name, known, settled)
+        return Contents(
+            {name: known.options for name, known in self._files.items()
+             if known.options is not None},
+            frozenset(names),
+            {name: known.mistake for name, known in self._files.items()
+             if known.mistake})
 
-    def _names(self) -> set[str]:
-        return {entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
-                if entry.endswith(_SUFFIX) and not entry.startswith('.')}
-
-    def _read_file(self, name: str, settled: bool) -> None:
-        known = self._files.setdefault(name, _Known())
+    def _read_file(self, name: str, known: _Known, settled: bool) -> None:
         path = os.path.join(self.path, name + _SUFFIX)
         state: _State
         try:
@@ -151,26 +146,19 @@ class Folder:
             return
         if settled and now - known.since < _SETTLING and _is_new(path):
             return
-        known.read = state
-        mistake = None
+        known.read, known.mistake = state, None
         try:
             options = _parse(name, _contents(path))
             self._check(name, options)
             known.options = options
         except (OSError, Mistake) as exc:
-            mistake = _reason(exc)
-        known.mistake = mistake
+            known.mistake = _reason(exc)
         # Not while the exception is there: oslo.log would add it.
-        if mistake and self._logs:
+        if known.mistake and self._logs:
             LOG.error('Site file %(path)s is not taken: %(reason)s.%(rest)s',
-                      {'path': path, 'reason': mistake,
+                      {'path': path, 'reason': known.mistake,
                        'rest': '' if known.options is None else
                        ' What it said before holds.'})
-
-    def _log_once(self, text: str) -> None:
-        if text != self._logged and self._logs:
-            LOG.error(text)
-        self._logged = text
 
 
 def _reason(exc: OSError | Mistake) -> str:
@@ -210,7 +198,9 @@ def _contents(path: str) -> str:
         if not stat.S_ISREG(found.st_mode):
             raise Mistake('it is no regular file')
         _check_owner(found, 'file')
-        data = _read(fd)
+        # Enough to see that it is too large.
+        with open(fd, 'rb', closefd=False) as file:
+            data = file.read(_LARGEST + 1)
     finally:
         os.close(fd)
     if len(data) > _LARGEST:
@@ -222,17 +212,6 @@ def _contents(path: str) -> str:
     if '\0' in text:
         raise Mistake('it is no text')
     return text
-
-
-def _read(fd: int) -> bytes:
-    """Return what a file begins with, enough to see that it is too large."""
-    data = b''
-    while len(data) <= _LARGEST:
-        part = os.read(fd, _LARGEST + 1 - len(data))
-        if not part:
-            break
-        data += part
-    return data
 
 
 def check_name(name: str) -> None:

@@ -23,6 +23,7 @@ content.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
 import threading
 import time
@@ -94,82 +95,71 @@ class SharedHashes:
 
     def wait(self, image_id: str,
              timeout: float) -> records.Record | None:
-        """Return the record of an image, once it is computed.
-
-        :param timeout: seconds to wait for it
-        :returns: None if that failed or takes longer
-        """
+        """Return the record of an image, or None after so many seconds."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._images.get(image_id, True) is not None, timeout)
             return self._images.get(image_id)
 
 
+@dataclasses.dataclass(eq=False)
 class BackgroundHasher:
     """Computes the hashes of a file while it is being written in order.
 
     A store that is given the file takes them over, if what it stores is what
     was hashed.
 
-    :param path: path of the file; it need not be there yet
+    :param path: of the file, which need not be there yet
     :param size: bytes that it will have
     :param algorithms: hashlib names
     """
 
-    def __init__(self, image_id: str, path: str, size: int,
-                 algorithms: Sequence[str]) -> None:
-        self._image = image_id
-        self._shared = process.get(SharedHashes)
-        self._path = path
-        self._size = size
-        self._algorithms = algorithms
-        self._source: file.Growing | None = None
-        self._job: transfer.Transfer | None = None
-        self._complete = self._cancelled = False
+    image_id: str
+    path: str
+    size: int
+    algorithms: Sequence[str]
+    _shared: SharedHashes = dataclasses.field(
+        default_factory=lambda: process.get(SharedHashes))
+    _source: file.Growing | None = None
+    _job: transfer.Transfer | None = None
+    _complete: bool = False
+    _cancelled: bool = False
 
     def start(self) -> bool:
-        """Begin, in a thread of its own.
-
-        :returns: False if the hashes are known, or being computed, already
-        """
-        if not self._shared.claim(self._image):
-            return False
-        native.start('hash-ahead', self._run)
-        return True
+        """Begin in a thread, unless the hashes are known or being computed."""
+        claimed = self._shared.claim(self.image_id)
+        if claimed:
+            native.start('hash-ahead', self._run)
+        return claimed
 
     def complete(self) -> None:
         """Tell that all of the file is there."""
         self._complete = True
-        source = self._source
-        if source:
-            source.complete()
+        if self._source:
+            self._source.complete()
 
     def cancel(self) -> None:
         """Stop, if it is not done yet."""
         self._cancelled = True
-        job = self._job
-        if job:
-            job.cancel()
+        if self._job:
+            self._job.cancel()
 
     def _run(self) -> None:
-        record: records.Record | None = None
         try:
-            record = self._compute()
+            self._shared.set_result(self.image_id, self._compute())
+            return
         except (errors.EngineError, OSError) as exc:
             LOG.info('The hashes of image %(image)s are not computed ahead: '
-                     '%(error)s', {'image': self._image, 'error': exc})
+                     '%(error)s', {'image': self.image_id, 'error': exc})
         except Exception:
             LOG.exception('Cannot compute the hashes of image %s ahead',
-                          self._image)
-        if record:
-            self._shared.set_result(self._image, record)
-        else:
-            self._shared.set_failed(self._image)
+                          self.image_id)
+        self._shared.set_failed(self.image_id)
 
     def _compute(self) -> records.Record:
         with self._open() as source:
             self._job = transfer.Transfer(
-                source, hashes=self._algorithms, memory=_AHEAD_MEMORY,
+                source, hashes=self.algorithms, memory=_AHEAD_MEMORY,
                 timeout=float('inf'))
             self._source = source
             # What was told before the source was there.
@@ -186,7 +176,7 @@ class BackgroundHasher:
         while True:
             gone = self._complete or self._cancelled
             try:
-                return file.Growing(self._path, self._size)
+                return file.Growing(self.path, self.size)
             except errors.RequestError:
                 if gone:
                     raise

@@ -17,26 +17,37 @@ workers) lie in the pool of one store, best the default one, in a RADOS
 namespace of this software. Users of other sites have no right to that
 namespace, and no process reads what another site keeps in its own: a record
 that another site could have written is never acted upon.
+
+What is kept with images, in the pools themselves, may be written by others
+too (:mod:`glance_dcn.ceph.records`). It proves something only if it has a
+message authentication code under the key of this deployment, which is one of
+the records here. Where the key cannot be had, nothing is proved by it, and
+bytes are read and hashed instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import records
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Iterator
+    from collections.abc import Mapping
 
     from oslo_config import cfg
     import rados
 
     from glance_dcn.sites import site as sites
+
+LOG = logging.getLogger(__name__)
 
 #: RADOS namespace of the records, in the pool of the home's store.
 NAMESPACE = 'glance-dcn'
@@ -52,8 +63,8 @@ _T = typing.TypeVar('_T')
 class Home:
     """Where this process keeps its records.
 
-    :ivar site: site of the store that keeps them, see
-        :func:`choose`; None before it is configured
+    :ivar site: that keeps them, see :func:`choose`; None before it is
+        configured
     """
 
     def __init__(self, site: sites.Site | None = None) -> None:
@@ -67,11 +78,7 @@ class Home:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[rados.Ioctx]:
-        """Open the namespace of the records.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if the site cannot be
-            used
-        """
+        """Open the namespace of the records, or raise ClusterError."""
         if self.site is None:
             raise errors.Misconfigured(
                 self.name, 'the store whose cluster keeps the records is not '
@@ -85,10 +92,7 @@ class Home:
             ioctx.set_namespace('')
 
     def call(self, function: Callable[..., _T], *args: typing.Any) -> _T:
-        """Call a function that waits for the site, while that is there.
-
-        See :meth:`glance_dcn.sites.site.Site.call`.
-        """
+        """Do as :meth:`glance_dcn.sites.site.Site.call`."""
         # Or open() has refused.
         assert self.site is not None
         return self.site.call(function, *args)
@@ -106,10 +110,9 @@ class Home:
         if self._key is None:
             with self.open() as ioctx:
                 found = self.call(_make_key, ioctx)
-            try:
+            key = b''
+            with contextlib.suppress(ValueError):
                 key = bytes.fromhex(found)
-            except ValueError:
-                key = b''
             if len(key) != _KEY_BYTES:
                 raise errors.Misconfigured(
                     self.name, 'the key of the deployment, in object %s of '
@@ -126,7 +129,6 @@ def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
     Not just any: the owner of its cluster can have images removed from all
     sites.
 
-    :param conf: of Glance, with this package's options
     :param configured: identifiers of ``dcn`` stores that are configured, or
         that site files define
     """
@@ -140,6 +142,68 @@ def choose(conf: cfg.ConfigOpts, configured: Iterable[str]) -> str | None:
 
 
 def _make_key(ioctx: rados.Ioctx) -> str:
-    """Make the key of the deployment, if there is none; return what is."""
+    """Return the key of the deployment; make one if there is none."""
     omap.swap(ioctx, _DEPLOYMENT, _KEY, None, secrets.token_hex(_KEY_BYTES))
     return omap.get(ioctx, _DEPLOYMENT, _KEY) or ''
+
+
+def sign(site: sites.Site, image: str,
+         record: records.Record) -> records.Record:
+    """Return a record with a code of this deployment, if the key can be had.
+
+    Only for content that this process has computed or verified.
+
+    :param site: any of this process
+    :param image: UUID of the image in Glance
+    """
+    key = _key(site)
+    return record if key is None else records.sign(record, image, key)
+
+
+def is_authentic(site: sites.Site, image: str,
+                 record: records.Record | None) -> bool:
+    """Return whether this deployment has made a record, for this image."""
+    if record is None or not record.macs:
+        return False
+    key = _key(site)
+    return key is not None and records.is_authentic(record, image, key)
+
+
+def proves(site: sites.Site, image: str, record: records.Record | None,
+           size: int, hashes: Mapping[str, str],
+           wanted: Iterable[str] = ()) -> bool:
+    """Return whether a record may stand for the hashes that Glance has.
+
+    Then bytes of its content digest are those of the image.
+
+    :param size: bytes of the RBD image that has the record
+    :param hashes: what Glance knows: hex digests over all bytes by hashlib
+        name
+    :param wanted: hashlib names of hashes that Glance does not know and is to
+        be told; the record must have them
+    """
+    if (record is None or record.size != size
+            or not {*hashes, *wanted} <= set(record.hashes)
+            or not is_authentic(site, image, record)):
+        return False
+    if any(record.hashes[name] != value for name, value in hashes.items()):
+        LOG.warning('Store %(store)s: the record of image %(image)s has other '
+                    'hashes than Glance: its content is read and hashed', {
+                        'store': site.name, 'image': image})
+        return False
+    return True
+
+
+def _key(site: sites.Site) -> bytes | None:
+    """Return the key of the deployment, or None where it cannot be had."""
+    home = site.home
+    if home is None or home.site is None:
+        return None
+    try:
+        return home.key()
+    except (errors.ClusterError, omap.Error) as exc:
+        LOG.warning('Store %(store)s: the key of the deployment cannot be '
+                    'read (%(error)s): records of images prove nothing '
+                    'meanwhile, and copies are verified by hashing all '
+                    'bytes', {'store': home.site.name, 'error': exc})
+        return None

@@ -69,13 +69,12 @@ class Site:
         ``io_timeout`` without any progress
     :param order: size of new images' objects, as a power of two
     :param home: of this process; by default, that of ``tasks``
-    :param tasks: where writes and deferred work are recorded; None: nothing
-        is recorded
+    :param tasks: where writes and deferred work are recorded, if anywhere
     :param read_only: whether the user may only read, as far as is known
     :param on_write: called before an image is written, with its name, the
         site's and the RADOS instance ID of the client that writes it
-    :ivar retired: whether it was taken away: it holds images, and takes no
-        more
+    :ivar connection: to the cluster; pools are opened by :meth:`open_pool`
+    :ivar retired: whether it only holds images, and takes no more
     """
 
     def __init__(self, config: clients.ClusterConfig, order: int,
@@ -94,44 +93,29 @@ class Site:
         self.limits = limits.get(self.name)
         self.retired = False
         self._on_write = on_write
-        self._connection = process.get(connection.Connections).get(config)
+        self._identities = process.get(cluster_identity.ClusterIdentities)
+        self.connection = process.get(connection.Connections).get(config)
         self.tasks = tasks
-        # What is being written: (image, write).
-        self._writes: list[tuple[str, intents.Write]] = []
+        # Images that are being written.
+        self._writes: list[intents.Write] = []
         self.access = access.Access(self, config.user, read_only)
 
     @property
     def fsid(self) -> str | None:
-        """fsid of the cluster, or None where it cannot be told.
-
-        If the conf file does not name it, the cluster is asked.
-        """
-        return self._connection.fsid
-
-    @property
-    def known_fsid(self) -> str | None:
-        """The same, but the cluster is never waited for."""
-        return self._connection.known_fsid
-
-    @property
-    def connected_fsid(self) -> str | None:
-        """fsid of the cluster this process is connected to, or None."""
-        return self._connection.connected_fsid
+        """fsid of the cluster, which may be asked for it; None if unknown."""
+        return self.connection.fsid
 
     def answering_fsid(self) -> str:
-        """Return the fsid of the cluster that answers now.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if none does
-        """
-        with self._connection.use() as client:
+        """Return the fsid of the cluster now; ClusterError if none answers."""
+        with self.connection.use() as client:
             return client.get_fsid()
 
     @property
     def health(self) -> health.Health:
         """Health of the site."""
-        found = self._connection.health
+        found = self.connection.health
         if found.state in (health.UP, health.UNKNOWN):
-            fault = process.get(cluster_identity.ClusterIdentities).fault(self)
+            fault = self._identities.fault(self)
             if fault:
                 return health.Health(health.MISCONFIGURED, found.since,
                                      fault.reason)
@@ -142,57 +126,27 @@ class Site:
         """Whether calls are not refused at once; True if it is unknown."""
         return self.health.state in (health.UP, health.UNKNOWN)
 
-    def add_up_callback(self, function: Callable[[], object]) -> None:
-        """Call a function each time the site is found to be up.
-
-        It is called in a thread of its own, and once at the beginning if the
-        site is up. Each process knows only what its own calls have met: a
-        site may have been away without it being told.
-        """
-        self._connection.add_up_callback(function)
-
     def failed(self, exc: BaseException) -> bool:
-        """Learn from what an operation at the site ended with.
-
-        What passes through :meth:`open_pool` is known already.
+        """Learn from what an operation beside :meth:`open_pool` ended with.
 
         :returns: whether it means that the site is away; calls are refused
             from then on, until it is back
         """
-        return self._connection.failed(exc)
+        return self.connection.failed(exc)
 
     @property
     def instance(self) -> int:
         """RADOS instance ID of this process's client at the site."""
-        with self._connection.use() as client:
+        with self.connection.use() as client:
             return client.get_instance_id()
-
-    @property
-    def address(self) -> str | None:
-        """Address of this process's client at the site, if it has one."""
-        return self._connection.address
-
-    def address_of(self, ioctx: rados.Ioctx) -> str:
-        """Return the address of the client that opened a pool here."""
-        return self._connection.address_of(ioctx)
-
-    def blocklist(self, addresses: Collection[str]) -> set[str]:
-        """Blocklist clients of the site's cluster.
-
-        :returns: addresses that could not be blocklisted
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-        """
-        return self._connection.blocklist(addresses)
 
     def name_lock(self, ioctx: rados.Ioctx, image: str
                   ) -> contextlib.AbstractContextManager[None]:
         """Hold the exclusive right to create or remove an image.
 
-        :param ioctx: of one of this site's pools, opened by
-            :meth:`open_pool`; it is its client that is blocklisted if this
-            process stops
+        The client that opened the pool is blocklisted if this process stops.
         """
-        return name_lock.hold(self._connection.client_of(ioctx), ioctx, image)
+        return name_lock.hold(self.connection.client_of(ioctx), ioctx, image)
 
     def fence_dead(self, ioctx: rados.Ioctx, image: str,
                    instances: Collection[int]) -> None:
@@ -201,12 +155,11 @@ class Site:
         They are blocklisted: their process may only have been stopped.
 
         :param instances: RADOS instance IDs of the clients
-        :raises glance_dcn.ceph.name_lock.NotLocked: if one cannot be
-            blocklisted
-        :raises glance_dcn.sites.existing.BeingWritten: likewise
+        :raises glance_dcn.ceph.name_lock.NotLocked,
+            glance_dcn.sites.existing.BeingWritten: if one is not blocklisted
         :raises rbd.Error, glance_dcn.ceph.omap.Error: if that is not possible
         """
-        client = self._connection.client_of(ioctx)
+        client = self.connection.client_of(ioctx)
         name_lock.break_lock(client, ioctx, image, instances)
         if not fencing.blocklist_watchers(client, ioctx, image, instances):
             raise existing.BeingWritten(existing.inspect(ioctx, image))
@@ -216,63 +169,36 @@ class Site:
              fence: bool = True) -> _T:
         """Call a function that waits for the site, while that is there.
 
-        For what is done beside requests whose time is bounded. For the
-        parameters see :meth:`glance_dcn.ceph.connection.Connection.call`.
-
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        See :meth:`glance_dcn.ceph.connection.Connection.call`.
         """
-        return self._connection.call(function, *args, late=late, fence=fence)
+        return self.connection.call(function, *args, late=late, fence=fence)
 
     def suspect(self) -> None:
-        """Have it found out whether the site is away; nothing is waited for.
-
-        For what has had no answer for some seconds.
-        """
-        self._connection.lost()
-
-    def ask_monitors(self, then: Callable[[str | None], object]) -> None:
-        """Ask whether a monitor of the cluster answers, without a client.
-
-        :param then: called with None if one does or that cannot be told, or
-            with the reason as text; it must not block
-        """
-        self._connection.ask_monitors(then)
+        """Have a site checked that has not answered for some seconds."""
+        self.connection.lost()
 
     def require(self) -> None:
-        """Return if the site is available, without any waiting.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if it is not
-        """
-        self._connection.check()
-        fault = process.get(cluster_identity.ClusterIdentities).fault(self)
+        """Raise ClusterError if the site is not available; never wait."""
+        self.connection.check()
+        fault = self._identities.fault(self)
         if fault:
             raise fault
 
-    @property
-    def round_trip(self) -> float | None:
-        """Seconds a question to the cluster takes; None: not known yet."""
-        return self._connection.round_trip
-
     @contextlib.contextmanager
     def open_pool(self, pool: str | None = None) -> Iterator[rados.Ioctx]:
-        """Open a pool.
+        """Open a pool: the site's, or another of its cluster.
 
-        :param pool: name of another pool of the cluster
         :raises glance_dcn.ceph.errors.ClusterError: if it cannot be used
         """
-        process.get(cluster_identity.ClusterIdentities).begin(self)
-        # Both go on at the same time.
-        with self._connection.use():
-            process.get(cluster_identity.ClusterIdentities).check(self)
-            with self._connection.open_pool(pool or self.pool) as ioctx:
+        self._identities.begin(self)
+        # Connecting runs beside the reading of records.
+        with self.connection.use():
+            self._identities.check(self)
+            with self.connection.open_pool(pool or self.pool) as ioctx:
                 yield ioctx
 
     def check_open(self) -> None:
-        """Check that the site takes new images.
-
-        :raises glance_dcn.ceph.errors.Retired: if it does not
-        """
+        """Raise Retired if the site takes no new images."""
         if self.retired:
             raise errors.Retired(self.name)
 
@@ -281,9 +207,7 @@ class Site:
         """Create an RBD image and open it for the engine to write to.
 
         An incomplete one that no client writes any more is replaced. Of
-        several who begin the same image at once, one does. What a dead writer
-        leaves of it from now on is found and removed, see
-        :mod:`glance_dcn.tasks.intents`.
+        several writers that begin the same image at once, one does.
 
         :param size: bytes
         :returns: for the caller to close
@@ -297,9 +221,8 @@ class Site:
         :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
         :raises rbd.Error: if it cannot be created. After this or the two
             before, an incomplete image may be there: see :meth:`discard`
-        :raises glance_dcn.ceph.errors.Retired: if it takes no new images
-        :raises glance_dcn.ceph.errors.ReadOnly: if this process may only read
-            there
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away,
+            retired or read-only
         """
         self.check_open()
         self.access.require_write(ioctx)
@@ -308,9 +231,9 @@ class Site:
         write = self._begin_write(ioctx, image)
         try:
             endpoint = self.call(self._begin, ioctx, image, size, write,
-                                 late=_close)
+                                 late=rbd_backend.RBD.close)
         except (existing.Refused, name_lock.NotLocked):
-            self._end_write(image, write)
+            self._end_write(write)
             raise
         if write:
             image_id = endpoint.image.id()
@@ -324,16 +247,15 @@ class Site:
 
     def _begin(self, ioctx: rados.Ioctx, image: str, size: int,
                write: intents.Write | None) -> rbd_backend.RBD:
-        client = self._connection.client_of(ioctx)
+        client = self.connection.client_of(ioctx)
         features = client.conf_get('rbd_default_features')
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(rbd.ImageExists), \
                     contextlib.ExitStack() as stack:
                 with self.name_lock(ioctx, image):
                     images.create(ioctx, image, size, self.order, features)
-                    endpoint = stack.enter_context(rbd_backend.RBD(
-                        ioctx, image, writable=True, name=self._title(image),
-                        hold=self._holding(ioctx), cluster=self._connection,
+                    endpoint = stack.enter_context(self._open(
+                        ioctx, image, writable=True,
                         open_pool=client.open_ioctx2))
                 stack.pop_all()
                 return endpoint
@@ -349,18 +271,18 @@ class Site:
         """Blocklist the clients that have recorded that they write an image.
 
         None of them has it open any more, but one that was stopped would
-        write to its objects when it goes on.
+        write to its objects when it continues.
 
         :raises glance_dcn.sites.existing.BeingWritten: if one of them cannot
             be blocklisted
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away, or
-            home
-        :raises glance_dcn.ceph.omap.Error: if one of them refuses
+        :raises glance_dcn.ceph.errors.ClusterError,
+            glance_dcn.ceph.omap.Error: by the site, or home
         """
         if self.tasks is None:
             return
         addresses = self.tasks.writers_of(self, image, image_id)
-        left = self.blocklist(addresses - {self.address})
+        left = self.connection.blocklist(
+            addresses - {self.connection.address})
         if left:
             raise existing.BeingWritten(existing.ExistingImage(
                 image, image_id, writers=tuple(sorted(left))))
@@ -370,8 +292,8 @@ class Site:
                  image_id: str) -> Iterator[None]:
         """Answer for a complete image, as for one that is written.
 
-        It may be one whose writer died before Glance had its location, which
-        the task runner removes.
+        The task runner removes one whose writer died before Glance had its
+        location.
 
         :raises rbd.Error: if that cannot be recorded
         """
@@ -381,7 +303,7 @@ class Site:
                 write.bind(image_id)
             yield
         except BaseException:
-            self._end_write(image, write)
+            self._end_write(write)
             raise
         if self.tasks is not None:
             self.tasks.cancel_deletes(self, image)
@@ -391,37 +313,33 @@ class Site:
         if self.tasks is None:
             return None
         write = self.tasks.begin_write(self, image,
-                                       self._connection.address_of(ioctx))
-        self._writes.append((image, write))
+                                       self.connection.address_of(ioctx))
+        self._writes.append(write)
         return write
 
     def _take_write(self, image: str,
                     image_id: str | None) -> intents.Write | None:
         """Return the latest write of an image, and forget it; or None."""
-        for entry in reversed(self._writes):
-            if entry[0] == image and image_id in (None,
-                                                  entry[1].intent.image_id):
-                self._writes.remove(entry)
-                return entry[1]
+        for write in reversed(self._writes):
+            if write.intent.image == image and image_id in (
+                    None, write.intent.image_id):
+                self._writes.remove(write)
+                return write
         return None
 
-    def _end_write(self, image: str, write: intents.Write | None) -> None:
+    def _end_write(self, write: intents.Write | None) -> None:
         """Drop the record of a write: nothing of the image is left."""
         if write:
             with contextlib.suppress(ValueError):
-                self._writes.remove((image, write))
+                self._writes.remove(write)
             write.end()
 
-    def publish(self, ioctx: rados.Ioctx, image: str,
-                endpoint: rbd_backend.RBD,
+    def publish(self, endpoint: rbd_backend.RBD,
                 record: records.Record | None) -> None:
         """Let an image that was written be read.
 
-        :param endpoint: what :meth:`begin` has returned
         :param record: of its content; None: it is kept with the image already
-        :raises rbd.Error: if it fails
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        :raises rbd.Error, glance_dcn.ceph.errors.Unreachable: if it fails
         """
         endpoint.call(images.publish, record, endpoint.facts())
 
@@ -438,11 +356,7 @@ class Site:
             write.commit()
 
     def is_committed(self, image: str, image_id: str | None) -> bool:
-        """Return whether a writer may be telling Glance of an image.
-
-        True as well if that is not known: it is removed later then, if Glance
-        does not have its location.
-        """
+        """Return whether a writer may be telling Glance of an image."""
         return self.tasks is not None and self.tasks.is_committed(
             self, image, image_id)
 
@@ -464,8 +378,8 @@ class Site:
         where the writing was refused before it was recorded: what has the
         name then is another writer's.
         """
-        if (image_id is None and self.tasks is not None
-                and all(entry[0] != image for entry in self._writes)):
+        if image_id is None and self.tasks is not None and image not in [
+                write.intent.image for write in self._writes]:
             return
         reason = None
         if self.available:
@@ -481,12 +395,13 @@ class Site:
                     '%(store)s now (%(reason)s): it is removed later', {
                         'image': image, 'store': self.name,
                         'reason': reason or 'the site is away'})
-        self._connection.blocklist_retired_clients()
+        self.connection.blocklist_retired_clients()
         write = self._take_write(image, image_id)
         if write:
             # The client of a site that went away was retired. One that is
             # in use has other work, and nothing of this is in flight.
-            write.abandon(fence=write.intent.address != self.address)
+            write.abandon(fence=write.intent.address
+                          != self.connection.address)
 
     def discard(self, ioctx: rados.Ioctx, image: str,
                 image_id: str | None = None) -> None:
@@ -497,9 +412,8 @@ class Site:
         :param image_id: internal ID of the image that is meant; None: it is
             not known, and only an incomplete one is meant
         :raises rbd.ImageNotFound: if there is no such image
-        :raises glance_dcn.ceph.name_lock.NameLockError: if other clients are
-            at it for too long
-        :raises glance_dcn.ceph.images.InUse: if it is still open elsewhere
+        :raises glance_dcn.ceph.name_lock.NameLockError,
+            glance_dcn.ceph.images.InUse: if it stays in use by other clients
         :raises glance_dcn.ceph.errors.ClusterError: if the site is away
         """
         deadline = time.monotonic() + _LANDING
@@ -510,10 +424,10 @@ class Site:
                 with self.name_lock(ioctx, image):
                     existing.remove(ioctx, image, image_id,
                                     self._note_purge(image))
-                self._end_write(image, self._take_write(image, image_id))
+                self._end_write(self._take_write(image, image_id))
                 return
             except rbd.ImageNotFound:
-                self._end_write(image, self._take_write(image, image_id))
+                self._end_write(self._take_write(image, image_id))
                 raise
             except images.InUse:
                 if time.monotonic() > deadline:
@@ -531,29 +445,14 @@ class Site:
         """Return the removal of a published image, which is not begun.
 
         For the holder of its name lock.
-
-        :param pool: name of the pool; None: this site's
         """
         return images.Removal(ioctx, image, image_id, snapshot,
                               trashing=self._note_purge(image, pool))
 
-    def delete(self, ioctx: rados.Ioctx, image: str, image_id: str | None,
-               snapshot: str | None, pool: str | None = None) -> None:
-        """Remove a published image; for the parameters see :meth:`removal`.
-
-        :raises rbd.ImageNotFound: if there is no such image
-        :raises glance_dcn.ceph.images.InUse: if it has clones or is open
-            elsewhere
-        """
-        removal = self.removal(ioctx, image, image_id, snapshot, pool)
-        removal.prepare()
-        removal.finish()
-
     def uri(self, image: str, pool: str | None = None) -> str:
         """Return the location of a published image.
 
-        :raises glance_dcn.ceph.errors.ClusterError: if the fsid of the
-            cluster cannot be told
+        :raises glance_dcn.ceph.errors.ClusterError: if the fsid is not known
         """
         fsid = self.fsid or self.answering_fsid()
         return 'rbd://' + '/'.join(
@@ -566,25 +465,21 @@ class Site:
                 ) -> Iterator[rbd_backend.RBD]:
         """Open a snapshot of an image for the engine to read from.
 
-        :raises glance_dcn.engine.errors.RequestError: if it cannot be opened
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        :raises glance_dcn.engine.errors.RequestError,
+            glance_dcn.ceph.errors.Unreachable: if it cannot be opened
         """
-        with self.call(self._open_for_reading, ioctx, image, snapshot,
-                       late=_close, fence=False) as endpoint:
+        opening = functools.partial(self._open, snapshot=snapshot)
+        with self.call(opening, ioctx, image, late=rbd_backend.RBD.close,
+                       fence=False) as endpoint:
             yield endpoint
 
-    def _open_for_reading(self, ioctx: rados.Ioctx, image: str,
-                          snapshot: str | None) -> rbd_backend.RBD:
-        return rbd_backend.RBD(ioctx, image, snapshot=snapshot,
-                               name=self._title(image),
-                               hold=self._holding(ioctx),
-                               cluster=self._connection)
-
-    def _holding(self, ioctx: rados.Ioctx
-                 ) -> Callable[[], Callable[[], object]]:
-        """Return what keeps the client of a pool while an image is open."""
-        return functools.partial(self._connection.hold, ioctx)
+    def _open(self, ioctx: rados.Ioctx, image: str,
+              **options: typing.Any) -> rbd_backend.RBD:
+        """Open an image, which keeps the client of its pool until closed."""
+        return rbd_backend.RBD(
+            ioctx, image, name='%s: %s/%s' % (self.name, self.pool, image),
+            hold=functools.partial(self.connection.hold, ioctx),
+            cluster=self.connection, **options)
 
     def remember(self, ioctx: rados.Ioctx, image: str, image_id: str | None,
                  record: records.Record) -> None:
@@ -592,19 +487,15 @@ class Site:
 
         :param image_id: internal ID of the image whose content it describes:
             another may have taken the name
-        :raises rbd.Error: if it fails
-        :raises glance_dcn.ceph.errors.Unreachable: if the site is found to be
-            away meanwhile
+        :raises rbd.Error, glance_dcn.ceph.errors.Unreachable: if it fails
         """
         self.call(_remember, ioctx, image, image_id, record)
 
     def published(self, image: str, size: int) -> None:
         """Remember that this process has just published an image.
 
-        Glance asks for the size of a location it is given, which costs a
-        dozen round trips to open the image again.
-
-        :param size: bytes
+        Glance asks for the size (bytes) of a location it is given, which
+        costs a dozen round trips to open the image again.
         """
         now = time.monotonic()
         self._published = {name: known for name, known in
@@ -616,9 +507,6 @@ class Site:
         size, until = self._published.pop(image, (0, 0.0))
         return size if time.monotonic() < until else None
 
-    def _title(self, image: str) -> str:
-        return '%s: %s/%s' % (self.name, self.pool, image)
-
 
 def _remember(ioctx: rados.Ioctx, image: str, image_id: str | None,
               record: records.Record) -> None:
@@ -627,7 +515,3 @@ def _remember(ioctx: rados.Ioctx, image: str, image_id: str | None,
             raise rbd.ImageNotFound('RBD image %s was removed, and another '
                                     'has its name' % image)
         records.save(opened, record)
-
-
-def _close(endpoint: rbd_backend.RBD) -> None:
-    endpoint.close()

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The sources of an image: their order, and going on with another one.
+"""The sources of an image: their order, and failover.
 
 An image may be removed while it is read. What a client still reads of it then
 is zeros, without an error (see :func:`glance_dcn.ceph.images.is_unchanged`).
@@ -21,11 +21,10 @@ A download has no proof at its end, and what was given out cannot be taken
 back. Each chunk is therefore given out only when the snapshot was seen after
 all of it had been read: one plain RADOS round trip for what has arrived by
 then, beside the reads that are in flight. So at any time all that was given
-out is the image's, and another source can go on from there, whether the first
-one was removed or does not answer. What was read ahead of the first one is
-dropped and read again: nothing proves it.
+out is the image's, and another source can continue from there, whether the
+first one was removed or does not answer. What was read ahead of the first one
+is dropped and read again: nothing proves it.
 """
-
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import stream
 from glance_dcn.runtime import native
-from glance_dcn.sites import proofs
+from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
@@ -95,30 +94,27 @@ def ordered(sources: Iterable[Source], local: str | None,
 
     :param weights: of stores by name; 0 for those that are not in it
     """
-    def key(source: Source) -> tuple[bool, float, float]:
-        site = source.site
-        return (not site.available, -weights.get(site.name, 0),
-                -preference(site, local))
-    return sorted(sources, key=key)
+    return sorted(sources, key=lambda source: (
+        not source.site.available, -weights.get(source.site.name, 0),
+        -preference(source.site, local)))
 
 
 def preference(site: sites.Site, local: str | None) -> float:
     """Return how much a site is to be preferred, from 0 to less than 1.
 
     Above all the local site, then those nearer by a wide margin, by the round
-    trip that was measured when they were connected to; a site that is away
-    least of all. What is equally far is equal, so that the order does not
-    change with each measurement.
+    trip that was measured when they were connected to, so that the order does
+    not change with each measurement; a site that is away least of all.
     """
     if not site.available:
         return 0
     if site.name == local:
         return 0.9
-    if site.round_trip is None:
+    seconds = site.connection.round_trip
+    if seconds is None:
         # One that was never connected to is as far as can be.
         return 0.1
-    distance = max(0.0, math.log(max(site.round_trip, _NEAR) / _NEAR,
-                                 _MARGIN))
+    distance = math.log(max(seconds, _NEAR) / _NEAR, _MARGIN)
     return 0.1 + 0.7 / (1 + math.ceil(distance))
 
 
@@ -138,19 +134,18 @@ class SourceFailover:
     The first one that was opened is taken on trust; another takes its place
     only if both have the same recorded size and content digest, and its
     record is one that this deployment has made
-    (:mod:`glance_dcn.sites.proofs`). Use it as a context manager: it closes
+    (:mod:`glance_dcn.sites.home`). Use it as a context manager: it closes
     what is open.
 
     :param image: UUID of the image in Glance
-    :param sources: preferred first; asked for the next one when that is
-        needed
+    :param sources: preferred first; iterated over as they are needed
     :ivar record: what others must have; None: there will be no other
     :ivar image_id: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
     :ivar failed: exceptions by the name of the site that could not be read
     """
 
-    # What is open; not there before open().
+    # Of the open source; not there before open().
     source: Source
     ioctx: rados.Ioctx
     _reference: images.Reference
@@ -190,14 +185,13 @@ class SourceFailover:
         self.source = source
         try:
             endpoint = self._open()
-            # It was compared with nothing.
-            assert endpoint is not None
-            return endpoint
         except FAILURES as exc:
             endpoint = self.next_source(exc)
             if endpoint is None:
                 raise
-            return endpoint
+        # The first one was compared with nothing.
+        assert endpoint is not None
+        return endpoint
 
     def next_source(self, error: Exception) -> rbd_backend.RBD | None:
         """Close the source that is open, and open the next one that will do.
@@ -229,9 +223,7 @@ class SourceFailover:
         return None
 
     def check(self) -> None:
-        """Prove that what was read of the open source until now was there.
-
-        At one round trip.
+        """Prove by one round trip that what was read until now was there.
 
         :raises Removed: if the image was removed since it was opened
         :raises glance_dcn.engine.errors.RequestError: if the site does not
@@ -259,30 +251,32 @@ class SourceFailover:
     def _open(self, wanted: records.Record | None = None
               ) -> rbd_backend.RBD | None:
         """Open the present source; return None if it is another image."""
+        source = self.source
         with contextlib.ExitStack() as stack:
-            ioctx, endpoint = stack.enter_context(_opened(self.source))
+            ioctx = stack.enter_context(source.site.open_pool(source.pool))
+            endpoint = stack.enter_context(source.site.reading(
+                ioctx, source.image, source.snapshot))
             if wanted is not None and not self._is_same(endpoint, wanted):
                 return None
-            reference = endpoint.call(images.refer, self.source.image,
-                                      self.source.snapshot, fence=False)
+            reference = endpoint.call(images.refer, source.image,
+                                      source.snapshot, fence=False)
             # The one before it stays open until its requests have landed.
             self._stack.push(stack.pop_all())
         self.ioctx, self._reference = ioctx, reference
         self.endpoint = endpoint
-        self.names.append(self.source.site.name)
+        self.names.append(source.site.name)
         return endpoint
 
     def _is_same(self, endpoint: rbd_backend.RBD,
                  wanted: records.Record) -> bool:
         found = endpoint.call(records.load, fence=False)
-        return (found is not None and endpoint.size == wanted.size
-                and (found.size, found.content) == (wanted.size,
-                                                    wanted.content)
-                and proofs.is_authentic(self.source.site, self._image, found))
+        return (found is not None
+                and endpoint.size == found.size == wanted.size
+                and found.content == wanted.content
+                and homes.is_authentic(self.source.site, self._image, found))
 
 
-def _answering_first(sources: Iterable[Source]
-                     ) -> Iterator[Source]:
+def _answering_first(sources: Iterable[Source]) -> Iterator[Source]:
     """Give the sources whose monitors answer, in order, then the others.
 
     Each that is away would take seconds to be found out; the monitors of all
@@ -294,8 +288,9 @@ def _answering_first(sources: Iterable[Source]
         return
     answers: native.Queue[tuple[str, str | None]] = native.Queue()
     for source in candidates:
-        source.site.ask_monitors(functools.partial(_put, answers,
-                                                   source.site.name))
+        source.site.connection.ask_monitors(functools.partial(
+            lambda name, reason: answers.put((name, reason)),
+            source.site.name))
     deadline = time.monotonic() + _PATIENCE
     reasons: dict[str, str | None] = {}
     silent = []
@@ -317,19 +312,15 @@ def _answering_first(sources: Iterable[Source]
         source.site.name, 'no answer') is not None)
 
 
-def _put(answers: native.Queue[tuple[str, str | None]], name: str,
-         reason: str | None) -> None:
-    answers.put((name, reason))
-
-
 def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,
            length: int, **options: typing.Any) -> Iterator[bytes]:
     """Give an image's bytes in order, from one source after the other.
 
+    None is given out that may have been read of a removed image.
+
     :param offset: where to begin, in bytes
     :param length: bytes; the image has as many from there
     :param options: for :class:`glance_dcn.engine.stream.Reader`
-    :returns: none is given out that may have been read of a removed image
     :raises: what the last source failed with, one of :data:`FAILURES`
     """
     end = offset + length
@@ -355,11 +346,3 @@ def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,
             yield chunk
     finally:
         data.close()
-
-
-@contextlib.contextmanager
-def _opened(source: Source
-            ) -> Iterator[tuple[rados.Ioctx, rbd_backend.RBD]]:
-    with source.site.open_pool(source.pool) as ioctx, source.site.reading(
-            ioctx, source.image, source.snapshot) as endpoint:
-        yield ioctx, endpoint

@@ -58,6 +58,7 @@ LOG = logging.getLogger(__name__)
 AT_ONCE = 16
 
 
+@dataclasses.dataclass(eq=False)
 class Target:
     """The image that is being written at one site.
 
@@ -68,11 +69,9 @@ class Target:
     :param hashes: hex digests over all bytes by hashlib name
     :param memory: bytes of data held at most, to read what is there
     :ivar error: why it has failed, or None
-    :ivar endpoint: for the engine, once it is open; None if there is nothing
-        to write
+    :ivar endpoint: for the engine, once it is open, if it is to be written
     :ivar adopted: whether the image was there already
-    :ivar image_id: internal ID of the RBD image that was begun, once it is
-        known
+    :ivar image_id: internal ID of the RBD image, once it is known
     :ivar left_at: where it has to be written from on, in bytes, if the others
         do not wait for it; None while they do
     :ivar part: the part of it that is written by a transfer of its own, 0 to 1
@@ -80,33 +79,30 @@ class Target:
     :ivar work: what its threads do or have done
     """
 
+    site: sites_.Site
+    image: str
+    size: int
+    record: records.Record | None
+    hashes: dict[str, str]
+    memory: int
+    error: BaseException | None = None
+    endpoint: rbd_backend.RBD | None = None
+    adopted: bool = False
+    image_id: str | None = None
+    left_at: int | None = None
+    part: float = 0.0
+    began: float | None = None
+    work: list[futures.Future[None]] = dataclasses.field(default_factory=list)
     # Not there before open().
-    _pool: rados.Ioctx
-
-    def __init__(self, site: sites_.Site, image: str, size: int,
-                 record: records.Record | None, hashes: dict[str, str],
-                 memory: int) -> None:
-        self.site = site
-        self.error: BaseException | None = None
-        self.endpoint: rbd_backend.RBD | None = None
-        self.adopted = False
-        self.image_id: str | None = None
-        self.left_at: int | None = None
-        self.part = 0.0
-        self.began: float | None = None
-        self.work: list[futures.Future[None]] = []
-        self._image = image
-        self._size = size
-        self._content = record.content if record else None
-        self._hashes = hashes
-        self._memory = memory
-        self._begun = False
-        self._told = False
-        self._closed = False
-        self._cancelled = False
-        self._job: transfer.Transfer | None = None
-        self._keeping: futures.Future[None] | None = None
-        self._stack = contextlib.ExitStack()
+    _pool: rados.Ioctx = dataclasses.field(init=False)
+    _begun: bool = False
+    _told: bool = False
+    _closed: bool = False
+    _cancelled: bool = False
+    _job: transfer.Transfer | None = None
+    _keeping: futures.Future[None] | None = None
+    _stack: contextlib.ExitStack = dataclasses.field(
+        default_factory=contextlib.ExitStack)
 
     @property
     def writes(self) -> bool:
@@ -127,16 +123,16 @@ class Target:
     def _begin(self) -> None:
         try:
             self._begun = True
-            self.endpoint = self.site.begin(self._pool, self._image,
-                                            self._size)
+            self.endpoint = self.site.begin(self._pool, self.image, self.size)
             self.image_id = self.endpoint.image.id()
         except existing.Complete as exc:
             self._begun = False
-            existing.adopt(self.site, self._pool, exc.found, self._size,
-                           self._content, self._hashes, self._memory)
+            existing.adopt(self.site, self._pool, exc.found, self.size,
+                           self.record.content if self.record else None,
+                           self.hashes, self.memory)
             self.adopted = True
             self.image_id = exc.found.image_id
-            self.site.published(self._image, self._size)
+            self.site.published(self.image, self.size)
         except (existing.Refused, name_lock.NotLocked, errors.ReadOnly):
             self._begun = False
             raise
@@ -145,18 +141,14 @@ class Target:
              executor: futures.Executor) -> None:
         """Begin to keep the record with the image that is being written.
 
-        It counts only once the image is published, and costs round trips
-        that would otherwise have to be waited for.
+        Its round trips are not waited for then when the image is published.
         """
         if self.endpoint:
             self._keeping = executor.submit(
                 self.endpoint.call, records.save, record)
 
     def run(self, job: transfer.Transfer) -> transfer.Result:
-        """Run a transfer to this target alone, which :meth:`cancel` ends.
-
-        :raises: as :meth:`glance_dcn.engine.transfer.Transfer.run`
-        """
+        """Run a transfer to this target alone, which :meth:`cancel` ends."""
         self._job = job
         self.check_cancelled()
         return job.run()
@@ -175,10 +167,7 @@ class Target:
             self._job.cancel()
 
     def check_cancelled(self) -> None:
-        """Return if it was not cancelled.
-
-        :raises glance_dcn.engine.errors.Cancelled: if it was
-        """
+        """Raise Cancelled if the copy was cancelled."""
         if self._cancelled:
             raise engine_errors.Cancelled('The copy was cancelled.')
 
@@ -189,9 +178,9 @@ class Target:
         try:
             if self._keeping:
                 self._keeping.result()
-            self.site.publish(self._pool, self._image, self.endpoint,
+            self.site.publish(self.endpoint,
                               None if self._keeping else record)
-            self.site.published(self._image, self._size)
+            self.site.published(self.image, self.size)
         except (errors.ClusterError, rbd.Error) as exc:
             self.fail(exc)
 
@@ -206,10 +195,10 @@ class Target:
         if self.endpoint:
             self.endpoint.close()
         try:
-            self.site.commit(self._image, self.image_id)
+            self.site.commit(self.image, self.image_id)
             if self.site.call(images.read_image_id, self._pool,
-                              self._image) != self.image_id:
-                raise existing.Gone(existing.ExistingImage(self._image))
+                              self.image) != self.image_id:
+                raise existing.Gone(existing.ExistingImage(self.image))
         except (errors.ClusterError, existing.Gone, omap.Error) as exc:
             self.fail(exc)
 
@@ -220,17 +209,15 @@ class Target:
     def fail(self, error: BaseException) -> None:
         """Record the error and stop writing to this target."""
         LOG.error('Image %(image)s was not copied to store %(store)s: '
-                  '%(error)s', {'image': self._image,
+                  '%(error)s', {'image': self.image,
                                 'store': self.site.name, 'error': error})
         self.site.failed(error)
         self.error = error
 
     def close(self, failed: bool) -> None:
-        """Close it; if this or the whole copy failed, leave nothing there.
+        """Close the target; leave nothing there if it or the copy failed.
 
         To call it again does nothing, and nothing is raised.
-
-        :param failed: whether the whole copy has failed
         """
         if self._closed:
             return
@@ -253,24 +240,20 @@ class Target:
             if self._told or not (self.error or failed):
                 return
             if self._begun:
-                self.site.discard_or_defer(self._pool, self._image,
+                self.site.discard_or_defer(self._pool, self.image,
                                            self.image_id)
             elif self.adopted:
-                self.site.release_adopted(self._image, self.image_id)
+                self.site.release_adopted(self.image, self.image_id)
 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """How far a copy is.
+    """How far a copy is, with the numbers of targets in each state.
 
-    :ivar transfer: progress of the wave's transfer, as last told; None if
-        none has told any yet
+    :ivar transfer: progress of the wave's transfer, as last told, if it was
     :ivar fraction: part of the whole copy that is done, 0 to 1
-    :ivar done: targets that have the image
-    :ivar running: targets that are being written
-    :ivar waiting: targets that wait for a later wave
-    :ivar failed: targets that have failed
-    :ivar stragglers: names of the sites that go on by themselves
+    :ivar waiting: for a later wave
+    :ivar stragglers: names of the sites that continue by themselves
     :ivar left: seconds until it is probably done; None if that is not known
     """
 
@@ -287,11 +270,10 @@ class Standing:
 class Waves:
     """The targets of one copy. Not thread-safe.
 
-    :param sites: those that are to have the image
     :param at_once: targets that run at the same time at most
     :ivar waiting: sites that wait for a later wave
-    :ivar running: targets that have begun and have not come to their end
-    :ivar stragglers: those of them that go on by themselves
+    :ivar running: targets that have begun and not ended
+    :ivar stragglers: those of them that continue by themselves
     """
 
     def __init__(self, sites: Iterable[sites_.Site],
@@ -327,10 +309,7 @@ class Waves:
         self.running.extend(targets)
 
     def straggles(self, target: Target) -> bool:
-        """Let a target go on by itself, if it may.
-
-        :returns: whether it may; False: it has to be put back
-        """
+        """Let a target continue by itself; False: it has to be put back."""
         if len(self.stragglers) >= max(1, self._limit() // 2):
             return False
         self.stragglers.append(target)
@@ -355,10 +334,8 @@ class Waves:
     def end(self, target: Target) -> None:
         """Record that a target has come to its end."""
         self._forget(target)
-        if target.error is None:
-            self._done += 1
-        else:
-            self._failed += 1
+        self._done += target.error is None
+        self._failed += target.error is not None
 
     def fail_waiting(self) -> list[str]:
         """Fail the sites that wait, and return their names."""
@@ -384,10 +361,7 @@ class Waves:
             self._left(ended, shared + len(self.waiting)))
 
     def _left(self, ended: float, count: int) -> float | None:
-        """Return the seconds until all is probably done.
-
-        Those that share a source go on as they did; each of the others, too.
-        """
+        """Return the seconds until all is done if speeds do not change."""
         now = time.monotonic()
         estimates = []
         if count:

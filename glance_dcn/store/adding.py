@@ -42,7 +42,7 @@ from glance_dcn.imports import active_imports
 from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 from glance_dcn.sites import hashes
-from glance_dcn.sites import proofs
+from glance_dcn.sites import home as homes
 from glance_dcn.store import failures
 
 if typing.TYPE_CHECKING:
@@ -150,9 +150,9 @@ class Addition:
         """Write the stream to a new image and publish it."""
         with self._removed_on_failure(ioctx, target.image.id()), target:
             result = self._write(target, self._site.limits.sending)
-            record = proofs.sign(self._site, self._name, _record(
+            record = homes.sign(self._site, self._name, _record(
                 result, self._hashes_of(ioctx, result)))
-            self._site.publish(ioctx, self._name, target, record)
+            self._site.publish(target, record)
             with self._lost_is_duplicate():
                 self._site.commit(self._name, target.image.id())
             return record

@@ -166,13 +166,14 @@ class Deletion:
         """Return the task that removes the image later."""
         # The client of a site that went away was retired. One that is in use
         # has other work to do, and its answers tell what it has done.
-        fenced = self.address if self.address != self.site.address else None
+        connection = self.site.connection
+        fenced = self.address if self.address != connection.address else None
         reason = self.error or 'store %s has not answered in time' % (
             self.site.name)
         return tasks.Task(
             tasks.Action.DELETE, self.site.name, self.loc.image,
             self.loc.pool or self.site.pool,
-            fsid=self.loc.fsid or self.site.known_fsid,
+            fsid=self.loc.fsid or connection.known_fsid,
             image_id=self.image_id, snapshot=self.loc.snapshot,
             addresses=(fenced,) if fenced else (),
             message=record_format.printable(reason))
@@ -180,7 +181,7 @@ class Deletion:
     def _remove(self, ioctx: rados.Ioctx,
                 events: native.Queue[Deletion]) -> None:
         image = self.loc.image
-        self.address = self.site.address_of(ioctx)
+        self.address = self.site.connection.address_of(ioctx)
         if self._checks_access:
             self.site.access.require_write(ioctx)
         # A site that has just gone away, or hangs, is not to be waited for as
@@ -276,8 +277,8 @@ class ImageDeletion:
         # Sites that this process is connected to first, then the nearest; no
         # thread is needed for one that is known to be away.
         order = sorted(self._deletions, key=lambda one: (
-            not one.site.available, one.site.address is None,
-            one.site.round_trip or 0))
+            not one.site.available, one.site.connection.address is None,
+            one.site.connection.round_trip or 0))
         for deletion in order:
             self._waiting.put(deletion)
         started = 0

@@ -237,7 +237,7 @@ class Store(driver.Store):
         None where the fsid is not known: no location can be this store's.
         """
         # Glance asks each store for it when it lists images.
-        if (not self.site.known_fsid
+        if (not self.site.connection.known_fsid
                 or self._identities.fault(self.site)):
             return None
         return self.site.uri('')[:-len('/snap')]
@@ -297,10 +297,11 @@ class Store(driver.Store):
         if not loc.fsid:
             return
         # Other stores count only where this one cannot tell.
-        fsid = self.site.known_fsid
+        fsid = self.site.connection.known_fsid
         if (replicas.owner(self, loc) is not self if fsid is None
                 else fsid != loc.fsid):
-            raise failures.elsewhere(self.site, loc, self.site.known_fsid)
+            raise failures.elsewhere(self.site, loc,
+                                     self.site.connection.known_fsid)
 
     @failures.retried_if_blocklisted
     def _begin_reading(self, loc: location.StoreLocation, offset: int,

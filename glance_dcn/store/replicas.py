@@ -108,7 +108,7 @@ def owner(store: driver.Store,
     :returns: it, too, if it is not known to have another fsid and no other
         store has the location's; otherwise None
     """
-    fsid = store.site.known_fsid
+    fsid = store.site.connection.known_fsid
     if not loc.fsid or fsid == loc.fsid:
         return store
     found = _other_owner(store, loc, fsid)
@@ -132,7 +132,8 @@ def owner(store: driver.Store,
 def _other_owner(store: driver.Store, loc: locations.StoreLocation,
                  fsid: str | None) -> driver.Store | None:
     found = [other for other in stores_of(type(store)).values()
-             if other is not store and other.site.known_fsid == loc.fsid]
+             if other is not store
+             and other.site.connection.known_fsid == loc.fsid]
     # Several stores may have pools of one cluster.
     exact = [other for other in found if other.pool == loc.pool]
     if not exact and fsid is None and store.pool == loc.pool:
@@ -141,7 +142,7 @@ def _other_owner(store: driver.Store, loc: locations.StoreLocation,
 
 
 def _is_being_asked(store: driver.Store) -> bool:
-    return (store.site.known_fsid is None
+    return (store.site.connection.known_fsid is None
             and store.site.health.state == health.UNKNOWN)
 
 

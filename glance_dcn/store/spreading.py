@@ -163,8 +163,8 @@ def _is_worth_it(targets: list[sites_.Site]) -> bool:
 
     A site of unknown distance counts as a far one.
     """
-    far = [site for site in targets
-           if site.round_trip is None or site.round_trip >= _FAR]
+    known = [site.connection.round_trip for site in targets]
+    far = [seconds for seconds in known if seconds is None or seconds >= _FAR]
     return len(far) >= _FEWEST or len(targets) >= _MANY
 
 

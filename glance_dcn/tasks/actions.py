@@ -320,7 +320,8 @@ class Executor:
 
         :raises RetryLater: if one cannot be blocklisted
         """
-        left = site.blocklist(task.addresses) if task.addresses else ()
+        left = (site.connection.blocklist(task.addresses) if task.addresses
+                else ())
         if left:
             raise RetryLater('clients %s cannot be blocklisted'
                              % ', '.join(sorted(left)))

@@ -365,7 +365,7 @@ class TaskRunner:
         """Have the tasks of a site tried at once when it is back."""
         if site.name not in self._awaited:
             self._awaited.add(site.name)
-            site.add_up_callback(lambda: self._on_return(site.name))
+            site.connection.add_up_callback(lambda: self._on_return(site.name))
 
     def _on_return(self, name: str) -> None:
         for key, attempts in list(self._attempts.items()):

@@ -159,7 +159,7 @@ class Presence:
         """Write down what this worker begins, without waiting."""
         site = self._registry.site
         # Not where it would have to be connected to first.
-        if not site.connected_fsid or not site.available:
+        if not site.connection.connected_fsid or not site.available:
             return
         try:
             self._registry.note_later(self._identity.uuid(), entry)

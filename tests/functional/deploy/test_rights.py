@@ -212,8 +212,7 @@ class RightsTest(base.CephTestCase):
                 target.image.flush()
                 for asked in (0, size):
                     reader.ask_for_size(target.image.id(), asked)
-                writer.publish(ioctx, self.image, target,
-                               records.Record(size, 'digest'))
+                writer.publish(target, records.Record(size, 'digest'))
             with writer.reading(ioctx, self.image) as source:
                 self.assertEqual(b'x' * size, source.image.read(0, size))
 

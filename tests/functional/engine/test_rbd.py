@@ -303,7 +303,7 @@ class TestDataPool(base.CephTestCase):
                 result = transfer.Transfer(memory.Memory(data=data),
                                            [target]).run()
                 self.assertIsNone(result.outcomes[0].error)
-                self.site.publish(ioctx, name, target, None)
+                self.site.publish(target, None)
             with self.site.reading(ioctx, name) as source:
                 self.assertEqual(1, source.image.stripe_count())
                 self.assertEqual(data, b''.join(stream.Reader(source)))

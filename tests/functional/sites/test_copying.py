@@ -25,7 +25,6 @@ from glance_dcn.engine import transfer
 from glance_dcn.sites import copying
 from glance_dcn.sites import existing
 from glance_dcn.sites import home
-from glance_dcn.sites import proofs
 from glance_dcn.sites import site
 from glance_dcn.sites import sources
 from tests.functional import base
@@ -323,7 +322,7 @@ class CopyFaultTest(CopyingTestCase):
                 found = transfer.Transfer(endpoint).run()
             there.remember(
                 ioctx, self.image, images.read_image_id(ioctx, self.image),
-                proofs.sign(there, self.image, records.Record(
+                home.sign(there, self.image, records.Record(
                     found.size, found.content)))
 
     def test_source_that_is_not_there(self):

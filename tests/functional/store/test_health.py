@@ -164,7 +164,7 @@ class FaultTest(HealthTestCase):
 
     def test_killed_and_started(self):
         back = threading.Semaphore(0)
-        site_of(EDGE).add_up_callback(back.release)
+        site_of(EDGE).connection.add_up_callback(back.release)
         # It is not asked before there is something to do there.
         self.assertEqual(health.UNKNOWN, site_of(EDGE).health.state)
         self.add_there()
@@ -388,7 +388,7 @@ class AbsentTest(HealthTestCase):
                             rbd_store_ceph_conf=conf)})
         store = multi_backend.get_store_from_store_identifier(EDGE)
         back = threading.Event()
-        store.site.add_up_callback(back.set)
+        store.site.connection.add_up_callback(back.set)
         self.check_not_deployed(store, conf)
         text = other.conf.read_text().partition('[client.')[0]
         conf.write_text('%s[client.glance]\nkeyring = %s\n' % (text, keyring))

@@ -190,8 +190,7 @@ class TasksTestCase(base.CephTestCase):
                 endpoint.image.write(data * 4096, 0)
                 image_id = endpoint.image.id()
                 if publish:
-                    site.publish(ioctx, self.image, endpoint,
-                                 records.Record(MIB, 'digest'))
+                    site.publish(endpoint, records.Record(MIB, 'digest'))
             if publish and commit:
                 site.commit(self.image, image_id)
             return image_id

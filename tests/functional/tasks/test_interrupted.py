@@ -42,7 +42,7 @@ class InterruptedRemovalTest(base.TasksTestCase):
         image_id = self.identify()
         started = self.start(
             'with site.open_pool() as ioctx:',
-            '    say(site.address_of(ioctx))',
+            '    say(site.connection.address_of(ioctx))',
             '    images.remove(ioctx, image, "%s")' % image_id)
         address = started.stdout.readline().strip()
         process.wait_for('its name to go', lambda: self.identify() is None,
@@ -93,9 +93,9 @@ class InterruptedRemovalTest(base.TasksTestCase):
 
     def test_deleted_once_more(self):
         image_id, address = self.interrupt()
-        self.assertFalse(self.edge.blocklist([address]))
+        self.assertFalse(self.edge.connection.blocklist([address]))
         loc = location.StoreLocation(
-            {'fsid': self.edge.known_fsid, 'pool': 'images',
+            {'fsid': self.edge.connection.known_fsid, 'pool': 'images',
              'image': self.image, 'snapshot': images.SNAPSHOT}, None)
         part = deletion.Deletion(self.edge, loc)
         part.decide(True)
@@ -121,7 +121,7 @@ class InterruptedRemovalTest(base.TasksTestCase):
 
     def test_writer_gives_up_once_more(self):
         image_id, address = self.interrupt()
-        self.assertFalse(self.edge.blocklist([address]))
+        self.assertFalse(self.edge.connection.blocklist([address]))
         with self.edge.open_pool() as ioctx:
             self.edge.discard(ioctx, self.image, image_id)
         self.assertNothingLeft(image_id)

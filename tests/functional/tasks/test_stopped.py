@@ -45,8 +45,7 @@ WRITE = ('pool = site.open_pool(); ioctx = pool.__enter__()',
          'target = site.begin(ioctx, image, 1 << 20)',
          'target.image.write(b"x" * 4096, 0)',
          'image_id = target.image.id()')
-PUBLISH = ('site.publish(ioctx, image, target,'
-           ' records.Record(1 << 20, "digest"))',
+PUBLISH = ('site.publish(target, records.Record(1 << 20, "digest"))',
            'target.close()')
 COMMIT = ('try:',
           '    site.commit(image, image_id)',
@@ -236,7 +235,7 @@ class WriterTest(base.TasksTestCase):
         # librbd itself does not keep the stopped writer from going on.
         self.create(status='saving')
         started = self.start(
-            'site._connection.client().conf_set('
+            'site.connection.client().conf_set('
             '"rbd_default_features", "1")', *WRITE, 'say(image_id)',
             'stop()', 'failed = 0', 'for n in range(64):',
             '    try:',
@@ -296,8 +295,10 @@ class RemovalTest(base.TasksTestCase):
         'with site.open_pool() as ioctx, site.name_lock(ioctx, image):',
         '    say(site.instance)',
         '    try:',
-        '        site.delete(ioctx, image,'
+        '        removal = site.removal(ioctx, image,'
         ' images.read_image_id(ioctx, image), "snap")',
+        '        removal.prepare()',
+        '        removal.finish()',
         '        say("removed")',
         '    except (rbd.Error, images.InUse) as exc:',
         '        say(type(exc).__name__)',

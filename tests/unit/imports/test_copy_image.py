@@ -254,7 +254,8 @@ class SourcesTest(base.BaseTestCase):
 
     def test_down_and_local_and_weights(self):
         fake = types.SimpleNamespace
-        known = {name: fake(name=name, available=up, round_trip=far)
+        known = {name: fake(name=name, available=up,
+                            connection=fake(round_trip=far))
                  for name, up, far in (('central', True, .001),
                                        ('dcn0', True, .04),
                                        ('dcn1', True, .02),

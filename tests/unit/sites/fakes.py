@@ -13,6 +13,7 @@
 """Sites whose images are in memory."""
 
 import contextlib
+import types
 from unittest import mock
 
 import fixtures
@@ -48,7 +49,6 @@ class Site:
 
     available = True
     io_timeout = 60
-    round_trip = 0
 
     def __init__(self, name, data=None):
         self.name = name
@@ -57,6 +57,7 @@ class Site:
         self.opening = lambda: None
         self.publishing = lambda: None
         self.calls = []
+        self.connection = types.SimpleNamespace(round_trip=0)
 
     def open_pool(self, pool=None):
         return contextlib.nullcontext(self)
@@ -77,7 +78,7 @@ class Site:
     def call(self, function, *args, **unused):
         return function(*args)
 
-    def publish(self, ioctx, image, endpoint, record):
+    def publish(self, endpoint, record):
         self.publishing()
         self.calls.append('publish')
 
@@ -115,9 +116,9 @@ class Cluster(fixtures.Fixture):
                  lambda site, image: site.held.image.id()),
                 ('glance_dcn.ceph.records.load', lambda image: None),
                 ('glance_dcn.ceph.records.save', lambda image, record: None),
-                ('glance_dcn.sites.proofs.proves', lambda *args: False),
-                ('glance_dcn.sites.proofs.is_authentic',
+                ('glance_dcn.sites.home.proves', lambda *args: False),
+                ('glance_dcn.sites.home.is_authentic',
                  lambda *args: True),
-                ('glance_dcn.sites.proofs.sign',
+                ('glance_dcn.sites.home.sign',
                  lambda site, image, record: record)):
             self.useFixture(fixtures.MonkeyPatch(name, value))

@@ -35,6 +35,10 @@ class Site:
         self.health = types.SimpleNamespace(state=health.UP)
         self.failures = []
 
+    @property
+    def available(self):
+        return self.health.state == health.UP
+
     @contextlib.contextmanager
     def open_pool(self):
         if self.health.state == health.DOWN:

@@ -35,6 +35,7 @@ class Site:
         self.pools = 0
         self.asked = 0
         self.mistake = False
+        self.connection = self
 
     def set_namespace(self, namespace):
         """Do as the pool's Ioctx does."""

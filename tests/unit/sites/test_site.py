@@ -46,7 +46,7 @@ class SiteCase(base.BaseTestCase):
         self.site = site.Site(
             clients.ClusterConfig('edge', 'images', '/nonexistent', 'glance'),
             22, tasks=self.queue)
-        self.site._connection = types.SimpleNamespace(
+        self.site.connection = types.SimpleNamespace(
             address_of=lambda ioctx: '10.0.0.1:0/1', fsid='f',
             call=lambda function, *args, **unused: function(*args))
 
@@ -63,13 +63,13 @@ class UriTest(SiteCase):
             raise errors.Unreachable('edge', 'it is away', 'wait')
             yield
 
-        self.site._connection.fsid = None
-        self.site._connection.use = use
+        self.site.connection.fsid = None
+        self.site.connection.use = use
         self.assertRaises(errors.Unreachable, self.site.uri, IMAGE)
 
     def test_fsid_that_is_told_late(self):
-        self.site._connection.fsid = None
-        self.site._connection.use = lambda: contextlib.nullcontext(
+        self.site.connection.fsid = None
+        self.site.connection.use = lambda: contextlib.nullcontext(
             types.SimpleNamespace(get_fsid=lambda: 'g'))
         self.assertEqual('rbd://g/images/%s/snap' % IMAGE,
                          self.site.uri(IMAGE))

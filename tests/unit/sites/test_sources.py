@@ -110,6 +110,7 @@ class FakeSite:
         self.told = []
         self.open = 0
         self.pool = FakePool()
+        self.connection = self
 
     def call(self, function, *args, **unused):
         return function(*args)

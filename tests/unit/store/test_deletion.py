@@ -54,6 +54,7 @@ class FakeSite:
         self.access = mock.Mock()
         self.access.known_refusal.return_value = None
         self.suspect = mock.Mock()
+        self.connection = self
 
     @contextlib.contextmanager
     def open_pool(self, pool):

@@ -36,7 +36,7 @@ class SpreadingTest(base.BaseTestCase):
         self.sites = {name: fakes.Site(name) for name in (
             'central', 'dcn0', 'dcn1', 'dcn2')}
         for site in self.sites.values():
-            site.round_trip = .02
+            site.connection.round_trip = .02
         self.sites['central'].held = fakes.Image('central', data=data)
         self.record = records.Record(len(data), 'digest', {
             'sha256': hashlib.sha256(data).hexdigest()})
@@ -77,7 +77,7 @@ class SpreadingTest(base.BaseTestCase):
 
     def near(self, *names):
         for name in names:
-            self.sites[name].round_trip = .0005
+            self.sites[name].connection.round_trip = .0005
 
     def test_few_near_ones_are_written_as_ever(self):
         self.near('dcn0', 'dcn1')
@@ -87,7 +87,7 @@ class SpreadingTest(base.BaseTestCase):
 
     def test_several_far_ones_are_worth_it(self):
         self.near('dcn0')
-        self.sites['dcn2'].round_trip = None
+        self.sites['dcn2'].connection.round_trip = None
         self.add('central')
         self.assertEqual(self.data, self.add('dcn1').content())
         self.assertEqual(self.data, self.add('dcn2').content())

@@ -89,6 +89,7 @@ class Site:
         self.cannot_blocklist = set()
         self.waiting = []
         self.suspicions = 0
+        self.connection = self
 
     @property
     def available(self):

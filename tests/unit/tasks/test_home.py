@@ -25,6 +25,7 @@ from glance_dcn.tasks import queue
 from glance_dcn.tasks import runner
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from tests.unit.tasks import fakes
 
 
 def site(name, available=True):
@@ -91,6 +92,28 @@ class ChooseTest(base.BaseTestCase):
         self.assertEqual('c', self.choose(
             {'a': 'rbd', 'b': 'dcn', 'c': 'dcn'}, 'a', 'c'))
         self.assertEqual('c', self.choose({'a': 'dcn', 'c': 'dcn'}, 'a', 'c'))
+
+
+class KeyTest(base.BaseTestCase):
+    """The key of the deployment."""
+
+    def setUp(self):
+        super().setUp()
+        self.useFixture(fakes.MemoryCluster())
+        self.site = fakes.Site('central')
+        self.kept = fakes.records_of(self.site, 'deployment')
+
+    def test_the_first_process_makes_it(self):
+        key = homes.Home(self.site).key()
+        self.assertEqual(32, len(key))
+        self.assertEqual(key, homes.Home(self.site).key())
+
+    def test_damaged(self):
+        for text in ('no hex', 'ab' * 31):
+            self.kept['key'] = text
+            error = self.assertRaises(errors.Misconfigured,
+                                      homes.Home(self.site).key)
+            self.assertIn('damaged', str(error))
 
 
 class EvictedTest(base.BaseTestCase):

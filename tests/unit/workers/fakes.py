@@ -12,6 +12,8 @@
 
 """A registry without a cluster."""
 
+import types
+
 from glance_dcn.ceph import errors
 from glance_dcn.sites import home
 from glance_dcn.workers import registry
@@ -22,7 +24,7 @@ class Site:
 
     name = 'central'
     available = True
-    connected_fsid = 'f'
+    connection = types.SimpleNamespace(connected_fsid='f')
 
 
 class Registry:
