@@ -146,7 +146,7 @@ def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
     except exception.NotFound:
         LOG.debug('Task %s had lost its lock', kwargs['task_id'])
     # A user who sees that the task has failed may try again at once.
-    database.fail(kwargs['task_id'], reason)
+    database.fail_task(kwargs['task_id'], reason)
     active_imports.end(kwargs['task_id'])
 
 

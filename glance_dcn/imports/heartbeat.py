@@ -135,7 +135,7 @@ class Watch:
             return
         image = database.image(entry.image)
         if image and image['properties'].get(database.LOCK) == entry.task:
-            database.say(entry.task, going_on.message())
+            database.save_message(entry.task, going_on.message())
             active_imports.saved(entry.task)
 
     def _is_abandoned(self, going_on: active_imports.Import) -> bool:
@@ -169,7 +169,7 @@ class Watch:
         if (refusal and task and task['status'] == 'failure'
                 and refusal not in (task['message'] or '')):
             # Undoing it failed as well, which is all that Glance tells then.
-            database.say(entry.task, refusal)
+            database.save_message(entry.task, refusal)
         image = database.image(entry.image)
         lock = image and image['properties'].get(database.LOCK)
         # It was deleted on the way, where that staged file was not known. Or a

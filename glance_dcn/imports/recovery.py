@@ -197,8 +197,9 @@ class _Recovery:
         if self._saves:
             # From now on no request takes the lock for a stale one. Whether
             # one has is checked next.
-            self._database.say(entry.task, 'Its worker has ended: recovering '
-                               'what it has left')
+            self._database.save_message(
+                entry.task,
+                'Its worker has ended: recovering what it has left')
         self._image = self._database.image(entry.image) or {}
         if not self._image:
             return self._gone()
@@ -235,7 +236,7 @@ class _Recovery:
             self._clean_up(self._entry.stores,
                            published=status != 'pending_delete')
         self._discard()
-        self._database.fail(self._entry.task, 'The image was deleted.')
+        self._database.fail_task(self._entry.task, 'The image was deleted.')
         self._held.close()
         return ROLLED_BACK
 
@@ -245,7 +246,7 @@ class _Recovery:
             # Glance has removed what was staged before it let go; what that
             # was converted from is ours.
             folder.discard(*folder.companions(self._entry.path))
-        self._database.fail(
+        self._database.fail_task(
             self._entry.task, 'The worker ended; the image %s.' % (
                 'was taken over by task %s' % lock if lock
                 else 'had been given up'))
@@ -256,7 +257,7 @@ class _Recovery:
         """Nothing but the end was missing."""
         self._discard()
         self._update(remaining=())
-        self._database.succeed(self._entry.task, self._entry.image)
+        self._database.complete_task(self._entry.task, self._entry.image)
         self._unlock()
         self._held.close()
         return FINISHED
@@ -421,7 +422,7 @@ class _Recovery:
     def _verifies(self, part: float) -> None:
         """Save the task: this may take long, and the lock is to stay."""
         if self._saves:
-            self._database.say(
+            self._database.save_message(
                 self._entry.task, 'Its worker has ended: verifying the '
                 'staged data: %d %%' % (100 * part))
 
@@ -535,7 +536,7 @@ class _Recovery:
     def _rolled_back(self, what: str) -> str:
         # The lock first: who sees the task fail may repeat the import at once.
         self._unlock()
-        self._database.fail(
+        self._database.fail_task(
             self._entry.task, 'The worker ended in the middle of the import '
             '(%s); %s.' % (self._entry.phase, what))
         self._held.close()

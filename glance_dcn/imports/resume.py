@@ -61,7 +61,7 @@ def begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
 def _begin(held: journal.Held, stores: abc.Sequence[str | None]) -> None:
     entry = held.entry
     # It may have waited for its turn when its worker ended.
-    database.begin(entry.task, 'Resumed after its worker had ended')
+    database.begin_processing(entry.task, 'Resumed after its worker had ended')
     task = database.task(entry.task)
     if task is None:
         raise exception.TaskNotFound(task_id=entry.task)

@@ -128,7 +128,7 @@ def task(task_id: str) -> Row | None:
     return None if found.get('deleted') else found
 
 
-def say(task_id: str, message: str) -> None:
+def save_message(task_id: str, message: str) -> None:
     """Save the message of a task that goes on, and nothing else of it.
 
     Its status stays as the thread that works on it has just set it.
@@ -136,17 +136,17 @@ def say(task_id: str, message: str) -> None:
     _update_task(task_id, {'message': message})
 
 
-def begin(task_id: str, message: str) -> None:
+def begin_processing(task_id: str, message: str) -> None:
     """Set a task to processing, with a message."""
     _update_task(task_id, {'status': 'processing', 'message': message})
 
 
-def fail(task_id: str, message: str) -> None:
+def fail_task(task_id: str, message: str) -> None:
     """Set a task to failure, unless it has ended."""
     _end(task_id, {'status': 'failure', 'message': message})
 
 
-def succeed(task_id: str, image_id: str) -> None:
+def complete_task(task_id: str, image_id: str) -> None:
     """Set a task to success, unless it has ended."""
     _end(task_id, {'status': 'success', 'result': {'image_id': image_id}})
 

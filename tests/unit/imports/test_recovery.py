@@ -572,7 +572,7 @@ class RecoveryTest(base.BaseTestCase):
         said = []
         self.restarted()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.say',
+            'glance_dcn.upstream.database.save_message',
             lambda task, message: said.append(message)))
         self.assertEqual(recovery.RESUMED, self.recover())
         self.assertIn('verifying the staged data: 100 %', said[-1])

@@ -46,8 +46,9 @@ class TestInTheHub(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.runtime.green.call', call))
         names = self.functions()
-        self.assertLessEqual({'image', 'task', 'say', 'update', 'fail',
-                              'replace_lock', 'remove_data'}, set(names))
+        self.assertLessEqual({'image', 'task', 'save_message', 'update',
+                              'fail_task', 'replace_lock', 'remove_data'},
+                             set(names))
         for function in names.values():
             needed = [parameter for parameter in inspect.signature(
                 function).parameters.values()
