@@ -32,7 +32,6 @@ import typing
 
 from oslo_config import cfg
 
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.runtime import native
@@ -86,7 +85,7 @@ class Import:
         self.companions: dict[str, typing.Any] = {}
         # Parts of the image that are in, 0 to 1, by store.
         self._parts: dict[str, float] = {}
-        self._vouchings: dict[str | None, durable.Vouching] = {}
+        self._vouchings: dict[str | None, folder.Vouching] = {}
 
     @property
     def entry(self) -> journal.Entry:
@@ -99,7 +98,7 @@ class Import:
 
     def vouch(self, phase: str, path: str, kind: str | None,
               then: abc.Callable[[], None],
-              known: durable.Known | None = None) -> None:
+              known: folder.Known | None = None) -> None:
         """Begin a phase that has staged data; see :func:`vouch`."""
         size = folder.size(path)
         if size is None or (phase != journal.CONVERTED
@@ -108,10 +107,10 @@ class Import:
             then()
             return
         self._prove(kind, journal.Proof(size), phase=phase)
-        vouching = durable.Vouching(
+        vouching = folder.Vouching(
             path, lambda size, digest: self._prove(
                 kind, journal.Proof(size, digest)), then, known,
-            delay=durable.DELAY)
+            delay=folder.DELAY)
         self._vouchings[kind] = vouching
         vouching.start()
 
@@ -123,7 +122,7 @@ class Import:
         vouching = self._vouchings.get(kind)
         return (vouching is not None and not vouching.over
                 or known.digest is not None
-                and durable.is_current(self.entry.boot))
+                and folder.is_current(self.entry.boot))
 
     def _prove(self, kind: str | None, proof: journal.Proof,
                **changes: typing.Any) -> None:
@@ -243,7 +242,7 @@ def refuse(image: str, reason: str) -> None:
 
 def vouch(image: str, phase: str, path: str, kind: str | None,
           then: abc.Callable[[], None] = lambda: None,
-          known: durable.Known | None = None) -> None:
+          known: folder.Known | None = None) -> None:
     """Enter a phase of an import that has staged data.
 
     Its length is in the journal at once, its digest once it is on the disk.
@@ -252,7 +251,7 @@ def vouch(image: str, phase: str, path: str, kind: str | None,
         :data:`glance_dcn.imports.journal.AS_STAGED`
     :param then: called when that is done or has failed, or the import is
         over; it may raise OSError
-    :param known: see :class:`glance_dcn.imports.durable.Vouching`
+    :param known: see :class:`glance_dcn.imports.folder.Vouching`
     """
     going_on = of(image)
     if going_on is None:
@@ -334,7 +333,7 @@ def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
 def _accept(task: str, asked: dict[str, typing.Any] | None) -> None:
     request = asked and asked.get('import_req')
     # There are other types of tasks.
-    found = folder.of(_conf) if _conf and request else None
+    found = journal.of(_conf) if _conf and request else None
     if _conf is None or not asked or not request or found is None:
         return
     entry = journal.Entry(

@@ -44,7 +44,6 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
@@ -96,7 +95,7 @@ def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
 
     :returns: None if the plugin is not used, or no journal can be kept
     """
-    found = (folder.of(CONF) if plugins.staging_is_used(CONF)
+    found = (journal.of(CONF) if plugins.staging_is_used(CONF)
              and recovery.is_possible() else None)
     if found is None:
         return None
@@ -248,7 +247,7 @@ class _Staged(task.Task):
         if entry.method != 'glance-direct' or entry.attempts:
             return
         try:
-            if not durable.is_older_than_boot(entry.path):
+            if not folder.is_older_than_boot(entry.path):
                 return
         except OSError:
             # Stock says that it is not there.

@@ -23,7 +23,7 @@ process, of the same worker or of one that shares the folder, knows it at
 once.
 
 An entry vouches for the staged data with its length and its content digest,
-which is noted once the data is on the disk (:mod:`.durable`).
+which is noted once the data is on the disk (:mod:`.folder`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ import stat
 import time
 import typing
 
-from glance_dcn.imports import durable
+from oslo_config import cfg
+
+from glance_dcn.imports import folder
 from glance_dcn.runtime import native
 
 LOG = logging.getLogger(__name__)
@@ -66,9 +68,6 @@ DOWNLOADS = ('web-download', 'glance-download')
 #: Kind of the staged data that no conversion has made.
 AS_STAGED = ''
 
-#: Folder of the journal, in the staging folder. Glance leaves alone there what
-#: is not named after an image.
-FOLDER = '.glance-dcn'
 _VERSION = 2
 _RECORD = '.json'
 _LOCK = '.lock'
@@ -135,7 +134,7 @@ class Entry:
     taken: bool = False
     by: str = ''
     since: float = dataclasses.field(default_factory=time.time)
-    boot: str = dataclasses.field(default_factory=durable.boot_id)
+    boot: str = dataclasses.field(default_factory=folder.boot_id)
     proofs: dict[str | None, Proof] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
@@ -251,11 +250,17 @@ _FITS: abc.Mapping[str, abc.Callable[[typing.Any], bool]] = {
 }
 
 
+def of(conf: cfg.ConfigOpts) -> Journal | None:
+    """Return the journal in the staging folder, or None."""
+    staging = folder.path(conf)
+    return Journal(staging) if staging else None
+
+
 class Journal:
     """The journal in a staging folder."""
 
     def __init__(self, staging: str) -> None:
-        self.folder = os.path.join(staging, FOLDER)
+        self.folder = os.path.join(staging, folder.FOLDER)
 
     def check(self) -> None:
         """Check that no other user can have written what is in the folder.
@@ -281,7 +286,7 @@ class Journal:
         held = Held(self.folder, entry, self._lock_soon(entry.task))
         try:
             held.write(entry)
-            durable.sync_folder(self.folder)
+            folder.sync_folder(self.folder)
         except BaseException:
             held.close()
             raise
@@ -388,9 +393,9 @@ class Held:
     :param lock: descriptor of its locked file
     """
 
-    def __init__(self, folder: str, entry: Entry, lock: int) -> None:
+    def __init__(self, path: str, entry: Entry, lock: int) -> None:
         self.entry = entry
-        self._stem = os.path.join(folder, entry.task)
+        self._stem = os.path.join(path, entry.task)
         self._lock: int | None = lock
         # Threads that eventlet does not know of take it too.
         self._writing = native.lock()
@@ -440,7 +445,7 @@ class Held:
         before, self.entry = self.entry, entry
         if entry.proofs != before.proofs:
             # What it vouches for now may be all there is from here on.
-            durable.sync_folder(os.path.dirname(path))
+            folder.sync_folder(os.path.dirname(path))
 
     def close(self) -> None:
         """Remove the entry: nothing is left to do."""

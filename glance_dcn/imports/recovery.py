@@ -36,7 +36,7 @@ another task has it      left alone, but for the task's message
 ======================== ===============================================
 
 Staged data is trusted by its length as long as the host has not been
-restarted, and after that by its digest (:mod:`.durable`).
+restarted, and after that by its digest (:mod:`.folder`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ import uuid
 
 from glance_dcn.engine import errors
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.sites import existing
@@ -269,7 +268,7 @@ class _Recovery:
         self._clean_up(remaining, published=False)
         # Stock goes by the length alone, and nothing vouches for it.
         if (folder.size(self._entry.path) != self._image['size']
-                or not durable.is_current(self._entry.boot)):
+                or not folder.is_current(self._entry.boot)):
             folder.discard(self._entry.path)
         if self._may_resume():
             return self._resume(remaining)
@@ -322,7 +321,7 @@ class _Recovery:
     def _is_synced(self) -> bool:
         """Sync the staged file, for which nothing vouches any more."""
         try:
-            durable.renew(self._entry.path)
+            folder.renew(self._entry.path)
             return True
         except OSError as exc:
             LOG.error('Image %(image)s: staged file %(path)s cannot be '
@@ -373,7 +372,7 @@ class _Recovery:
         path = found[0]
         if path != entry.path:
             os.replace(path, entry.path)
-            durable.sync_folder(os.path.dirname(path))
+            folder.sync_folder(os.path.dirname(path))
         folder.discard(*folder.companions(entry.path))
         return True
 
@@ -389,7 +388,7 @@ class _Recovery:
         reason = (
             'it has %d bytes instead of %d' % (found, size)
             if size not in (None, found)
-            else None if durable.is_current(self._entry.boot)
+            else None if folder.is_current(self._entry.boot)
             else self._disproof(path, proof, found))
         if reason:
             self._mistrust = self._mistrust or reason
@@ -411,7 +410,7 @@ class _Recovery:
         if size != proof.size:
             return 'it has %d bytes instead of %d' % (size, proof.size)
         try:
-            digest = durable.digest(path, self._verifies)
+            digest = folder.digest(path, self._verifies)
         except errors.EngineError as exc:
             LOG.warning('Staged file %(path)s cannot be read: %(error)s',
                         {'path': path, 'error': exc})
@@ -528,7 +527,7 @@ class _Recovery:
         copies = self._held.entry.method == 'copy-image'
         self._held.note(phase=journal.COPYING if copies else journal.STAGED,
                         attempts=self._entry.attempts + 1,
-                        boot=durable.boot_id())
+                        boot=folder.boot_id())
         assert self._begin is not None, 'see _may_resume()'
         self._begin(self._held, stores)
         return RESUMED

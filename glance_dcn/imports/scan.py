@@ -34,7 +34,6 @@ import typing
 from oslo_config import cfg
 
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
@@ -93,7 +92,7 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
     if not staging or not os.path.isdir(staging):
         return
     try:
-        durable.mark_older(staging, os.path.join(staging, journal.FOLDER))
+        folder.mark_older(staging)
     except OSError as exc:
         LOG.warning('What was uploaded before this host was restarted cannot '
                     'be told in %(folder)s (%(error)s), and is believed: see '
@@ -113,7 +112,7 @@ def _scan() -> None:
     assert conf is not None, 'start() sets it, and has this called'
     _wait_for_glance(conf)
     _check_commits()
-    found = folder.of(conf)
+    found = journal.of(conf)
     if found is None or not recovery.is_possible():
         return
     chosen = conf[options.GROUP]

@@ -264,7 +264,7 @@ class WatchTest(base.BaseTestCase):
     def test_task_whose_work_is_not_seen_is_kept(self):
         # Of an executor that is none of Glance's, say, or in a green thread.
         for name, answer in (('upstream.plugins.staging_is_used', True),
-                             ('imports.folder.of', mock.sentinel.journal),
+                             ('imports.journal.of', mock.sentinel.journal),
                              ('imports.heartbeat.watch.start', None)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.' + name, mock.Mock(return_value=answer)))

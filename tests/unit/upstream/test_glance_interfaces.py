@@ -348,7 +348,7 @@ class TestClosed(InterfacesTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.upstream.plugins.staging_is_used', lambda conf: True))
         looked = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.folder.of', return_value=None)).mock
+            'glance_dcn.imports.journal.of', return_value=None)).mock
         self.assertIsNone(distributed_staging.announce({}))
         self.assertEqual(1, looked.call_count)
         for interface in (glance_interfaces.DATABASE,
@@ -366,7 +366,7 @@ class TestClosed(InterfacesTestCase):
         for name, value in (
                 ('scan._conf', cfg.CONF), ('scan._since', 0),
                 ('scan._gate', None),
-                ('scan.folder.of', lambda conf: 'a journal'),
+                ('scan.journal.of', lambda conf: 'a journal'),
                 ('scan.plugins.staging_is_used', lambda conf: False),
                 ('scan._wait_for_glance', lambda conf: None)):
             self.useFixture(fixtures.MonkeyPatch(
