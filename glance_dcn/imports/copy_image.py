@@ -35,10 +35,10 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 from taskflow.types import failure
 
-from glance_dcn.imports import commits
 from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import options
+from glance_dcn.imports import scan
 from glance_dcn.sites import copying
 from glance_dcn.sites import site as sites
 from glance_dcn.sites import sources
@@ -314,7 +314,7 @@ class _CopyDirectly(task.Task):
         self._failed.update(outcome.failed)
         if outcome.failed and self._all_must_succeed:
             raise exception.UploadException(_why(outcome.failed))
-        watch = commits.Stopwatch()
+        watch = scan.Stopwatch()
         # The end of the block saves the image.
         with self._action_wrapper as action:
             if outcome.copied:
@@ -332,8 +332,8 @@ class _CopyDirectly(task.Task):
             # The save comes next. If its answer is lost, Glance may have the
             # locations all the same.
             told()
-        commits.check(watch, self._action_wrapper.image_id,
-                      map(_site, outcome.copied))
+        scan.check_saved(watch, self._action_wrapper.image_id,
+                         map(_site, outcome.copied))
         self._located.update(outcome.copied)
 
     def _progress(self, standing: targets_.Standing) -> None:

@@ -42,6 +42,7 @@ restarted, and after that by its digest (:mod:`.folder`).
 from __future__ import annotations
 
 from collections import abc
+import copy
 import dataclasses
 import logging
 import os
@@ -52,6 +53,7 @@ from glance_dcn.engine import errors
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.runtime import green
 from glance_dcn.sites import existing
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
@@ -59,11 +61,14 @@ from glance_dcn.upstream import glance_interfaces
 if typing.TYPE_CHECKING:
     from glance_dcn.upstream import database
 
-    #: What resumes an import, see :func:`glance_dcn.imports.resume.begin`.
+    #: What resumes an import, see :func:`resume_import`.
     Resume = abc.Callable[[journal.Held, abc.Sequence[str | None]], None]
 
 LOG = logging.getLogger(__name__)
 
+# Seconds for which a native thread of a patched process waits until a resumed
+# import has begun. Only a hub that answers nothing at all takes long.
+_BEGINNING = 24 * 3600
 # Times that an import is resumed: it may be what ends the worker.
 _ATTEMPTS = 2
 
@@ -549,3 +554,84 @@ class _Recovery:
 def _names(stores: abc.Iterable[str | None]) -> str:
     # A Glance with a single store has no name for it.
     return ', '.join(store or 'the store' for store in stores)
+
+
+def resume_import(held: journal.Held, stores: abc.Sequence[str | None]
+                  ) -> None:
+    """Resume an import with the task that was interrupted.
+
+    Its owner and its user, its ID and with that the lock that it has on the
+    image stay. It begins where the staged data is complete, whatever way it
+    came there, and goes through every task of the flow that does not bring
+    it. Nothing of it depends on the one who began it but the user's token,
+    which is needed to prove signatures; images that have one are not resumed.
+
+    :raises Exception: if it cannot be begun; it is not held any more then
+    """
+    # Until it is known whether it has begun, the caller holds the entry.
+    green.call(_resume_import, held, stores, timeout=_BEGINNING)
+
+
+def _resume_import(held: journal.Held, stores: abc.Sequence[str | None]
+                   ) -> None:
+    from glance.api import common
+    from glance.common import exception
+
+    from glance_dcn.upstream import database
+    entry = held.entry
+    # It may have waited for its turn when its worker ended.
+    database.begin_processing(entry.task, 'Resumed after its worker had ended')
+    task = database.task(entry.task)
+    if task is None:
+        raise exception.TaskNotFound(task_id=entry.task)
+    executor = _executor(task, entry.method, stores)
+    active_imports.adopt(held)
+    try:
+        common.get_thread_pool('tasks_pool').spawn(
+            _execute, executor, entry.task)
+    except BaseException:
+        active_imports.give_up(entry.task)
+        raise
+
+
+def _execute(executor: typing.Any, task_id: str) -> None:
+    try:
+        executor._run(task_id, 'api_image_import')
+    except Exception as exc:
+        # Glance has logged it and set the task to failure.
+        LOG.debug('Task %(task)s has failed once more: %(error)s', {
+            'task': task_id, 'error': exc})
+
+
+def _executor(task: database.Row, method: str,
+              stores: abc.Sequence[str | None]) -> typing.Any:
+    """Return Glance's executor for what is left to do of a task."""
+    from glance.async_ import taskflow_executor
+    from glance import context
+    from glance import gateway
+
+    def owner() -> typing.Any:
+        """Return the context of the task's owner, with an admin's rights."""
+        return context.RequestContext(
+            user_id=task.get('user_id'), project_id=task['owner'],
+            request_id=task.get('request_id'), is_admin=True,
+            roles=['admin', 'member', 'reader'], overwrite=False)
+
+    def get_flow(task: typing.Any) -> typing.Any:
+        left = copy.deepcopy(task.task_input)
+        left['backend'] = list(stores)
+        # However it came there, the data is staged.
+        left['import_req']['method'] = {
+            'name': method if copies else 'glance-direct'}
+        # Not saved: neither Glance nor the heartbeat writes the input.
+        task.task_input = left
+        return glances_flow(task)
+
+    gate, own = gateway.Gateway(), owner()
+    copies = method == 'copy-image'
+    executor = taskflow_executor.TaskExecutor(
+        own, gate.get_task_repo(own), gate.get_repo(own),
+        gate.get_image_factory(own),
+        admin_repo=gate.get_repo(owner()) if copies else None)
+    glances_flow, executor._get_flow = executor._get_flow, get_flow
+    return executor

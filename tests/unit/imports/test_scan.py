@@ -50,15 +50,16 @@ class TestWaiting(base.BaseTestCase):
         self.time = FakeTime()
         self.stores = {'central': 'rbd', 'dcn0': 'dcn', 'web': 'http'}
         self.conf = types.SimpleNamespace(enabled_backends=self.stores)
-        for name, value in (('time', self.time), ('_since', self.time.now)):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.scan.' + name, value))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.imports.scan.time', self.time))
+        self.scanner = scan.Scanner()
+        self.scanner._since = self.time.now
         self.loaded = self.useFixture(fixtures.MockPatchObject(
             glance_interfaces, 'loaded', return_value=True)).mock
 
     def wait(self):
         began = self.time.now
-        scan._wait_for_glance(self.conf)
+        self.scanner._wait_for_glance(self.conf)
         return self.time.now - began
 
     def test_for_all_stores(self):

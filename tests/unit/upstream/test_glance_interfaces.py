@@ -363,17 +363,16 @@ class TestClosed(InterfacesTestCase):
         from glance_dcn.imports import options
         from glance_dcn.imports import scan
         options.register(cfg.CONF)
+        scanner = scan.Scanner()
         for name, value in (
-                ('scan._conf', cfg.CONF), ('scan._since', 0),
-                ('scan._gate', None),
                 ('scan.journal.of', lambda conf: 'a journal'),
-                ('scan.plugins.staging_is_used', lambda conf: False),
-                ('scan._wait_for_glance', lambda conf: None)):
+                ('scan.plugins.staging_is_used', lambda conf: False)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.%s' % name, value))
         recover = self.useFixture(fixtures.MockPatch(
             'glance_dcn.imports.recovery.recover')).mock
-        scan._scan()
+        scanner._conf = cfg.CONF
+        scanner.scan()
         return recover
 
     def test_imports_of_the_dead_are_left_alone(self) -> None:
@@ -397,8 +396,9 @@ class TestClosed(InterfacesTestCase):
 
     def test_imports_are_not_started_again(self) -> None:
         from glance_dcn.imports import heartbeat
-        from glance_dcn.imports import resume
-        self.watch().assert_called_once_with('a journal', resume.begin)
+        from glance_dcn.imports import recovery
+        self.watch().assert_called_once_with('a journal',
+                                             recovery.resume_import)
         self.break_(glance_interfaces.TASK_EXECUTOR)
         self.watch().assert_called_once_with('a journal', None)
         self.assertFalse(heartbeat.works_on('task'))
