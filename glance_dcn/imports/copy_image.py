@@ -12,10 +12,9 @@
 
 """``copy-image``, straight from cluster to cluster.
 
-It stands in the place of stock's internal plugin of the same name. Targets
-that are ``dcn`` stores are taken off the list that Glance makes its tasks of,
-and copied by one task of ours; whatever is left is stock's, with stock's own
-plugin.
+It replaces stock's internal plugin of the same name. Targets that are ``dcn``
+stores are taken off the list that Glance makes its tasks of, and copied by one
+task of ours; the rest is left to stock's own plugin.
 """
 
 from __future__ import annotations

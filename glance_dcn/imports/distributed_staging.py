@@ -149,7 +149,7 @@ def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
     active_imports.end(kwargs['task_id'])
 
 
-def roll_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
+def roll_back(wrapper: typing.Any, stores: abc.Collection[str | None],
               keep: bool = True) -> bool:
     """Return an image to where it was when it had been staged.
 
@@ -168,16 +168,13 @@ def roll_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
     image = database.image(wrapper.image_id)
     if image is None:
         raise exception.ImageNotFound(image_id=wrapper.image_id)
-    properties = {
-        database.IMPORTING: database.stores(image, database.IMPORTING,
-                                            remove=stores),
-        database.FAILED: database.stores(image, database.FAILED, add=stores)}
+    properties = database.move_stores(image, stores, stores)
     url = database.own_url()
     if keep and url:
         properties[database.HOST] = url
     path = going_on.entry.path
     if not keep:
-        folder.discard(path, *folder.companions(path))
+        folder.discard_staged(path)
     database.update(wrapper.image_id, image['status'], properties,
                     status='uploading' if keep else 'queued',
                     size=folder.size(path))

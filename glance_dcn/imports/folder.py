@@ -143,6 +143,11 @@ def discard(*paths: str) -> None:
             os.remove(each)
 
 
+def discard_staged(staged: str) -> None:
+    """Remove a staged file, and what conversions have made of it."""
+    discard(staged, *companions(staged))
+
+
 def size(path: str) -> int | None:
     """Return the length of a file in bytes, or None if it is not there."""
     try:
@@ -304,7 +309,10 @@ def mark_older(staging: str) -> None:
         with os.scandir(staging) as found:
             for entry in found:
                 try:
-                    _mark(entry, started)
+                    if entry.is_file(follow_symlinks=False) and entry.stat(
+                            follow_symlinks=False).st_mtime < started:
+                        os.utime(entry.path, (_MARK, _MARK),
+                                 follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 except OSError as exc:
@@ -317,12 +325,6 @@ def mark_older(staging: str) -> None:
         os.fsync(fd)
     if failed:
         raise failed[0]
-
-
-def _mark(entry: os.DirEntry[str], started: float) -> None:
-    if entry.is_file(follow_symlinks=False) and entry.stat(
-            follow_symlinks=False).st_mtime < started:
-        os.utime(entry.path, (_MARK, _MARK), follow_symlinks=False)
 
 
 def is_older_than_boot(path: str) -> bool:
@@ -375,36 +377,25 @@ def digest(path: str,
     :raises glance_dcn.engine.errors.EngineError: if it cannot be read
     """
     with file.File(path) as source:
-        return _run(_digesting(source, progress))[1]
-
-
-def _digesting(source: file.File,
-               progress: abc.Callable[[float], None] | None = None
-               ) -> transfer.Transfer:
-    """Return a transfer to nowhere that computes a file's content digest."""
-    return transfer.Transfer(
-        source, memory=_MEMORY, interval=_INTERVAL,
-        progress=None if progress is None else
-        lambda state: progress(state.fraction))
-
-
-def _run(job: transfer.Transfer) -> tuple[int, str]:
-    result = job.run()
-    assert result.content is not None, 'the digest was asked for'
-    return result.size, result.content
+        found = transfer.Transfer(
+            source, memory=_MEMORY, interval=_INTERVAL,
+            progress=progress and (lambda state: progress(state.fraction))
+            ).run().content
+    assert found is not None, 'the digest was asked for'
+    return found
 
 
 class Vouching:
     """Syncs a staged file beside its import, and digests it.
 
-    :param path: path of the file, which is not changed meanwhile
+    :param path: of the file, which is not changed meanwhile
     :param note: called, by the thread of this object, with the length in
         bytes and the content digest of what is on the disk
     :param then: called at the end, successful or not; it must not wait, and
         may raise OSError
-    :param known: called with seconds to wait; returns the length and the
-        content digest of what was written to the file, if another thread
-        computes them, or None: not known yet, or, if that came at once, never
+    :param known: called with seconds to wait; returns length and content
+        digest of what was written, if another thread computes them, or None:
+        not known yet, or, if that came at once, never
     :param delay: seconds to wait first; if the import is over by then,
         nothing is done
     """
@@ -428,16 +419,15 @@ class Vouching:
         return self._then is None
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
+        """Start the thread."""
         native.start('dcn-vouching', self._run)
 
     def close(self, keep: bool = False) -> None:
         """End it, with or without what was to follow; may be called again."""
         self._closed = True
         self._closing.put(True)
-        job = self._job
-        if job is not None:
-            job.cancel()
+        if self._job is not None:
+            self._job.cancel()
         self._end(keep)
 
     def _run(self) -> None:
@@ -485,10 +475,13 @@ class Vouching:
 
     def _digest(self) -> tuple[int, str]:
         with file.File(self._path) as source:
-            self._job = _digesting(source)
+            self._job = transfer.Transfer(source, memory=_MEMORY,
+                                          interval=_INTERVAL)
             if self._closed:
                 self._job.cancel()
-            return _run(self._job)
+            result = self._job.run()
+        assert result.content is not None, 'the digest was asked for'
+        return result.size, result.content
 
     def _end(self, keep: bool) -> None:
         with self._lock:

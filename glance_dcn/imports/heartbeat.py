@@ -46,9 +46,9 @@ _NEWS = 2
 # Seconds without a save after which the watch saves a task: those who save
 # it themselves say more, and are not to be talked over.
 _SILENCE = 20
-# Seconds between looks of the watch.
-_LOOK = 3
-# Looks in a row that see nobody work on an import until it is given up.
+# Seconds between checks of the watch.
+_CHECK = 3
+# Checks in a row that see no thread work on an import until it is given up.
 _MISSES = 3
 
 # Glance 33 and later do not give up at once when the database is locked.
@@ -98,18 +98,15 @@ class Heartbeat:
 
 
 class Watch:
-    """Saves tasks of this process's imports that nobody saved for a while.
+    """Saves tasks of this process's imports that were not saved for a while.
 
     It closes the journal of those that have ended.
     """
 
     def __init__(self) -> None:
         self._periodic = periodic.Periodic('glance-dcn-heartbeat',
-                                           self.check, _LOOK)
-
-    def start(self) -> None:
-        """Begin to watch, unless this process does."""
-        self._periodic.start()
+                                           self.check, _CHECK)
+        self.start = self._periodic.start
 
     def check(self) -> None:
         """Check each import once."""
@@ -176,7 +173,7 @@ class Watch:
         # limit refused the import: Glance leaves the file, and refuses to
         # stage the image again while it is there.
         if image is None or (image['status'] == 'queued' and not lock):
-            folder.discard(entry.path, *folder.companions(entry.path))
+            folder.discard_staged(entry.path)
         if lock == entry.task:
             # Glance may be about to unlock it.
             going_on.missed = (0 if works_on(entry.task)

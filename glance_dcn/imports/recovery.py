@@ -157,8 +157,7 @@ def fence(entry: journal.Entry) -> bool:
         return True
     if lock is None:
         task = database.task(entry.task)
-        # Nobody has it, and the task goes on: who fenced it last was broken
-        # off.
+        # The task goes on without a lock: its last fencing was broken off.
         if task is None or task['status'] in database.ENDED:
             return False
     elif lock != entry.task:
@@ -175,7 +174,7 @@ def _lock(entry: journal.Entry) -> str:
 
 
 class _Recovery:
-    """Of one entry."""
+    """The recovery of one entry."""
 
     def __init__(self, held: journal.Held, resume: Resume | None) -> None:
         # Where there is no database there is nothing to recover.
@@ -223,11 +222,14 @@ class _Recovery:
             return self._finish()
         if task is None or task['status'] == 'failure':
             self._begin = None
-        if entry.method == 'copy-image':
-            return self._copy()
-        if self._image['status'] in _USABLE:
-            return self._active()
-        return self._import()
+        copies = entry.method == 'copy-image'
+        if not copies and self._image['status'] not in _USABLE:
+            return self._import()
+        there = self._database.located(self._image)
+        remaining = [store for store in entry.stores if store not in there]
+        if not remaining:
+            return self._finish()
+        return self._copy(remaining) if copies else self._active(remaining)
 
     def _gone(self) -> str:
         """The user has deleted the image."""
@@ -239,7 +241,7 @@ class _Recovery:
             # While its deletion is delayed, its data is Glance's to remove.
             self._clean_up(self._entry.stores,
                            published=status != 'pending_delete')
-        self._discard()
+        folder.discard_staged(self._entry.path)
         self._database.fail_task(self._entry.task, 'The image was deleted.')
         self._held.close()
         return ROLLED_BACK
@@ -259,17 +261,15 @@ class _Recovery:
 
     def _finish(self) -> str:
         """Nothing but the end was missing."""
-        self._discard()
+        folder.discard_staged(self._entry.path)
         self._update(remaining=())
         self._database.complete_task(self._entry.task, self._entry.image)
         self._unlock()
         self._held.close()
         return FINISHED
 
-    def _copy(self) -> str:
-        remaining = self._remaining()
-        if not remaining:
-            return self._finish()
+    def _copy(self, remaining: list[str | None]) -> str:
+        """Copy the image to the stores that lack it."""
         self._clean_up(remaining, published=False)
         # Stock goes by the length alone, and nothing vouches for it.
         if (folder.size(self._entry.path) != self._image['size']
@@ -278,28 +278,28 @@ class _Recovery:
         if self._may_resume():
             return self._resume(remaining)
         folder.discard(self._entry.path)
-        self._clean_up(remaining, published=True, committed=False)
-        self._update(remaining)
-        return self._rolled_back('copying to %s was interrupted: repeat it'
-                                 % _names(remaining))
+        return self._give_up(remaining, 'copying to %s was interrupted: '
+                             'repeat it' % _names(remaining))
 
-    def _active(self) -> str:
-        """Copy an active image to the stores that lack it."""
-        remaining = self._remaining()
-        if not remaining:
-            return self._finish()
-        self._discard()
+    def _active(self, remaining: list[str | None]) -> str:
+        """Copy an active image to the stores that an import left out."""
+        folder.discard_staged(self._entry.path)
         # Glance copies no image that was deactivated meanwhile.
         if (self._image['status'] == 'active' and self._may_resume()
                 and self._database.may_copy()):
             self._clean_up(remaining, published=False)
             self._held.note(method='copy-image')
             return self._resume(remaining)
+        return self._give_up(
+            remaining, 'the image is %s; storing it in %s was interrupted: '
+            'copy it there (copy-image)' % (self._image['status'],
+                                            _names(remaining)))
+
+    def _give_up(self, remaining: list[str | None], remedy: str) -> str:
+        """Let the stores that lack the image have failed."""
         self._clean_up(remaining, published=True, committed=False)
         self._update(remaining)
-        return self._rolled_back(
-            'the image is %s; storing it in %s was interrupted: copy it there '
-            '(copy-image)' % (self._image['status'], _names(remaining)))
+        return self._rolled_back(remedy)
 
     def _import(self) -> str:
         usable = self._restage()
@@ -311,17 +311,13 @@ class _Recovery:
         keeps = (usable and self._entry.method not in journal.DOWNLOADS
                  and self._is_synced())
         if not keeps:
-            self._discard()
+            folder.discard_staged(self._entry.path)
         # First of all: a peer that lives may be about to make it active.
         self._restore_image('uploading' if keeps else 'queued',
                             self._entry.stores)
         self._drop_locations(keep=False)
         self._clean_up(self._entry.stores, published=True)
         return self._rolled_back(self._remedy(keeps))
-
-    def _discard(self) -> None:
-        """Remove the staged file, and what conversions have made of it."""
-        folder.discard(self._entry.path, *folder.companions(self._entry.path))
 
     def _is_synced(self) -> bool:
         """Sync the staged file, for which nothing vouches any more."""
@@ -432,11 +428,12 @@ class _Recovery:
 
     def _restore_image(self, status: str,
                        failed: abc.Sequence[str | None]) -> None:
-        """Let the image be as it was before the import."""
+        """Return the image to where it was before the import."""
         values: database.Row = {
             'status': status, 'checksum': None, 'os_hash_value': None,
             'os_hash_algo': None}
-        properties = self._lists(failed)
+        properties = self._database.move_stores(
+            self._image, self._entry.stores, failed)
         if status == 'uploading':
             values['size'] = folder.size(self._entry.path)
             if self._unconverted:
@@ -450,27 +447,15 @@ class _Recovery:
                               properties, **values)
         host = self._image['properties'].get(self._database.HOST)
         if status == 'queued' and self._entry.taken and host:
-            # Nothing is there, and nobody: a deletion must not be sent there.
+            # Nothing is there: a deletion must not be sent to that host.
             self._database.drop_property(self._image['id'],
                                          self._database.HOST, host)
 
     def _update(self, remaining: abc.Sequence[str | None]) -> None:
         """Set the lists of stores, and nothing else."""
         self._database.update(self._image['id'], self._image['status'],
-                              self._lists(remaining))
-
-    def _lists(self, failed: abc.Sequence[str | None]) -> dict[str, str]:
-        database = self._database
-        return {
-            database.IMPORTING: database.stores(
-                self._image, database.IMPORTING, remove=self._entry.stores),
-            database.FAILED: database.stores(
-                self._image, database.FAILED, add=failed)}
-
-    def _remaining(self) -> list[str | None]:
-        """Return the target stores that the image is not in."""
-        there = self._database.located(self._image)
-        return [store for store in self._entry.stores if store not in there]
+                              self._database.move_stores(
+                                  self._image, self._entry.stores, remaining))
 
     def _drop_locations(self, keep: bool) -> None:
         """Take the locations off an image that is not active yet.
@@ -498,7 +483,7 @@ class _Recovery:
         try:
             existing.record_published(site, self._entry.image)
         except Exception as exc:
-            LOG.info('Store %(store)s has to take image %(image)s anew: '
+            LOG.info('Store %(store)s has to take image %(image)s again: '
                      '%(error)s', {'store': store, 'error': exc,
                                    'image': self._entry.image})
             return False

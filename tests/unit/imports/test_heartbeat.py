@@ -119,7 +119,7 @@ class WatchTest(base.BaseTestCase):
         self.assertEqual('Converting: 3 %', self.message())
 
     def test_it_is_well_within_30_seconds(self):
-        self.assertLess(heartbeat._SILENCE + 2 * heartbeat._LOOK, 30)
+        self.assertLess(heartbeat._SILENCE + 2 * heartbeat._CHECK, 30)
 
     def test_task_that_has_lost_the_image_is_not_saved(self):
         database.drop_property('the-image', database.LOCK, 'the-task')

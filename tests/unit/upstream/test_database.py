@@ -27,7 +27,7 @@ from glance_dcn.upstream import database
 from tests.unit.imports import glance
 
 # Those that do not ask Glance for anything that eventlet patches.
-_OTHERS = {'located', 'stores', 'may_copy', 'own_url'}
+_OTHERS = {'located', 'stores', 'move_stores', 'may_copy', 'own_url'}
 
 
 class TestInTheHub(base.BaseTestCase):
