@@ -196,7 +196,7 @@ def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:
 
 
 def _sources(locations: abc.Iterable[typing.Any]) -> list[sources.Source]:
-    """Return where an image can be read, in the order to try it."""
+    """Return the sources of an image, in the order to try them."""
     found, weights = [], {}
     for location in locations:
         store = location['metadata'].get('store')
@@ -251,7 +251,7 @@ class _CopyDirectly(task.Task):
         self._counts = 0, 0
 
     def execute(self) -> None:
-        """Copy the image and note where it is, store by store.
+        """Copy the image and save its locations, store by store.
 
         :raises glance.common.exception.UploadException: if it could not be
             copied as asked for
@@ -270,7 +270,7 @@ class _CopyDirectly(task.Task):
         self._heartbeat.save(self._message.final(outcome))
 
     def revert(self, result: typing.Any, **kwargs: object) -> None:
-        """Undo what was noted, as stock does for each of its stores.
+        """Undo what was saved, as stock does for each of its stores.
 
         A copy that was ended from outside keeps what it has.
         """
@@ -378,7 +378,7 @@ def _hashes(image: typing.Any) -> dict[str, str | None]:
 
 
 def _describe(image: typing.Any, outcome: copying.Outcome) -> None:
-    """Set what is not known of an image yet, as stock's set_data() does."""
+    """Set the missing attributes of an image, as stock's set_data() does."""
     if image.size is None:
         image.size = outcome.size
     if not image.checksum:
@@ -395,7 +395,7 @@ def _describe(image: typing.Any, outcome: copying.Outcome) -> None:
 
 
 class _Message:
-    """Puts progress into words: percent, MiB/s, and how the stores are."""
+    """The message of a task: percent, MiB/s, and the state of the stores."""
 
     def __init__(self, targets: list[str]) -> None:
         self._targets = targets
@@ -404,7 +404,7 @@ class _Message:
         self._data = 0
 
     def update(self, standing: targets_.Standing) -> str:
-        """Return the message of the moment."""
+        """Return the message while the copy runs."""
         progress = standing.transfer
         if progress is not None and (self._started is None
                                      or progress.data < self._data):
@@ -427,7 +427,7 @@ class _Message:
         return '; '.join(parts)
 
     def final(self, outcome: copying.Outcome) -> str:
-        """Return the message of the end."""
+        """Return the message after the copy."""
         message = 'Copied %d MiB of data from %s to %s, %s' % (
             outcome.data // units.Mi, outcome.source,
             ', '.join(store for store in self._targets

@@ -74,8 +74,8 @@ _PREFIX = 'file://'
 # No disk format is called so.
 _ASIDE = '.source'
 _BOOT_ID = '/proc/sys/kernel/random/boot_id'
-# Boot IDs with which processes of Glance have looked at the folder: the file,
-# how many are kept, and the characters that are read of them.
+# Boot IDs with which processes of Glance have marked files in the folder: the
+# file, how many are kept, and the characters that are read of them.
 _BOOTS = 'boots'
 _BOOTS_KEPT = 99
 _LONGEST = 1 << 14
@@ -89,7 +89,7 @@ _MEMORY = 16 << 20
 _INTERVAL = 20
 # Seconds to wait for a digest that another thread computes, at a time.
 _STEP = 2.0
-# Seconds between looks whether a short import is over.
+# Seconds between checks whether a short import is over.
 _LOOK = 0.2
 #: Seconds that staged data has to be in use until it is vouched for.
 DELAY = 5
@@ -123,7 +123,7 @@ def staged(conf: cfg.ConfigOpts, image_id: str) -> str:
 
 
 def companions(staged: str) -> list[str]:
-    """Return the paths of the files that conversions have made of another."""
+    """Return the paths of the files that conversions made of a staged file."""
     folder, name = os.path.split(staged)
     with contextlib.suppress(FileNotFoundError):
         return [os.path.join(folder, other) for other in os.listdir(folder)
@@ -132,7 +132,7 @@ def companions(staged: str) -> list[str]:
 
 
 def aside(staged: str) -> str:
-    """Return where the source of a conversion is until it is vouched for."""
+    """Return the path of a conversion's source until the journal vouches."""
     return staged + _ASIDE
 
 
@@ -157,13 +157,13 @@ def size(path: str) -> int | None:
 
 
 def free(path: str) -> int:
-    """Return the bytes of a folder's file system that may be used."""
+    """Return the free bytes of a folder's file system."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
 
 def end_orphans(staged: str) -> None:
-    """End the qemu-img that a dead process has left at a staged file."""
+    """Kill the qemu-img that a dead process has left at a staged file."""
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
             with open('/proc/%s/cmdline' % pid, 'rb') as process:
@@ -199,10 +199,7 @@ def file_system(path: str, mounts: str = '/proc/self/mountinfo'
 
 
 def doubts(conf: cfg.ConfigOpts) -> list[str]:
-    """Return what is wrong with the staging folder, as sentences for the log.
-
-    From then on, this worker is known in the folder.
-    """
+    """Return warnings of the staging folder; announce this worker there."""
     staging = path(conf)
     if not staging or not os.path.isdir(staging):
         return []
@@ -415,7 +412,7 @@ class Vouching:
 
     @property
     def over(self) -> bool:
-        """Whether it is done, or has failed, or was ended."""
+        """Whether the digest is recorded, or that failed or was ended."""
         return self._then is None
 
     def start(self) -> None:
@@ -423,7 +420,7 @@ class Vouching:
         native.start('dcn-vouching', self._run)
 
     def close(self, keep: bool = False) -> None:
-        """End it, with or without what was to follow; may be called again."""
+        """Stop vouching, and do what follows unless that is to be kept."""
         self._closed = True
         self._closing.put(True)
         if self._job is not None:

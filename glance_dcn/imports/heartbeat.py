@@ -44,7 +44,7 @@ EVERY = 10
 # Seconds between saves of what has changed for users.
 _NEWS = 2
 # Seconds without a save after which the watch saves a task: those who save
-# it themselves say more, and are not to be talked over.
+# it themselves say more, and are not to be overwritten.
 _SILENCE = 20
 # Seconds between checks of the watch.
 _CHECK = 3

@@ -144,7 +144,7 @@ class Entry:
 
 
 def parse(text: str) -> Entry:
-    """Return the entry that a text stands for, which others may have written.
+    """Return the entry of a text, which others may have written.
 
     :raises ValueError: if it cannot be understood
     """
@@ -159,7 +159,12 @@ def parse(text: str) -> Entry:
     if set(fields) != names:
         # What is missing must not get a default of this process.
         raise ValueError('it has not the fields of an entry')
-    entry = Entry(**dict(fields, proofs=_proofs(fields['proofs'])))
+    try:
+        fields['proofs'] = {kind: Proof(**value)
+                            for kind, value in fields['proofs'].items()}
+    except (AttributeError, TypeError) as exc:
+        raise ValueError('its proofs are not what they may be') from exc
+    entry = Entry(**fields)
     for name, fits in _FITS.items():
         if not fits(getattr(entry, name)):
             raise ValueError('its %s is not what it may be' % name)
@@ -167,7 +172,7 @@ def parse(text: str) -> Entry:
 
 
 def _integer(text: str) -> int:
-    """Return an integer; the time it takes grows with the square of digits."""
+    # The time it takes grows with the square of digits.
     if len(text) > _MOST_DIGITS:
         raise ValueError('a number is too large')
     return int(text)
@@ -175,14 +180,6 @@ def _integer(text: str) -> int:
 
 def _no_number(text: str) -> None:
     raise ValueError('%s is no number' % text)
-
-
-def _proofs(values: typing.Any) -> dict[str | None, Proof]:
-    """Return the proofs that a value stands for, or raise ValueError."""
-    try:
-        return {kind: Proof(**value) for kind, value in values.items()}
-    except (AttributeError, TypeError) as exc:
-        raise ValueError('its proofs are not what they may be') from exc
 
 
 def _is_name(value: object) -> bool:
@@ -352,8 +349,7 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """Return all entries, held or not."""
-        found = [self.read(task) for task in self.tasks()]
-        return [entry for entry in found if entry is not None]
+        return list(filter(None, map(self.read, self.tasks())))
 
     def _lock_soon(self, task: str) -> int:
         """Lock as below; one that only reads has the lock for a moment."""
@@ -374,7 +370,7 @@ class Journal:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The one who had it may have removed it meanwhile.
+                # Its last holder may have removed it meanwhile.
                 if os.fstat(fd).st_ino == os.stat(path).st_ino:
                     return fd
             except OSError as exc:
@@ -452,15 +448,17 @@ class Held:
         with self._writing:
             if self._lock is not None:
                 _remove(self._stem)
-                os.close(self._lock)
-                self._lock = None
+                self._unlock()
 
     def release(self) -> None:
         """Leave the entry to the next process that takes it."""
         with self._writing:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _remove(stem: str) -> None:

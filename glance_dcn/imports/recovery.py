@@ -72,7 +72,7 @@ _BEGINNING = 24 * 3600
 # Times that an import is resumed: it may be what ends the worker.
 _ATTEMPTS = 2
 
-#: What has become of an entry.
+#: Outcomes of an entry.
 RESUMED = 'resumed'
 ROLLED_BACK = 'rolled back'
 FINISHED = 'finished'
@@ -88,7 +88,7 @@ _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 def recover(found: journal.Journal, resume: Resume | None = None
             ) -> list[tuple[journal.Entry, str | None]]:
-    """Take over what dead processes have left.
+    """Recover the imports that dead processes have left.
 
     :param resume: resumes an import; None: it is rolled back
     :returns: entries and outcomes; None as the outcome of one that failed and
@@ -132,18 +132,18 @@ def recover(found: journal.Journal, resume: Resume | None = None
 
 
 def is_possible() -> bool:
-    """Return whether this Glance has what it takes to recover an import."""
+    """Return whether imports can be recovered in this Glance."""
     return (glance_interfaces.usable(glance_interfaces.DATABASE)
             and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
 def roll_back(held: journal.Held) -> str:
-    """Undo an entry, whatever it is; return what has become of it."""
+    """Roll an import or a copy back; return the outcome."""
     return _Recovery(held, None).run()
 
 
 def fence(entry: journal.Entry) -> bool:
-    """Have the image of a peer's entry locked so that the peer loses it.
+    """Replace the lock on the image of a peer's entry by an own one.
 
     :param entry: one that was taken
     :returns: whether it is; if not, another task has it by now, or none
@@ -192,7 +192,7 @@ class _Recovery:
         self._mistrust = ''
 
     def run(self) -> str:
-        """Recover the import or copy; return what has become of it."""
+        """Recover the import or copy; return the outcome."""
         entry = self._entry
         task = self._database.task(entry.task)
         self._saves = (task is not None
@@ -232,7 +232,7 @@ class _Recovery:
         return self._copy(remaining) if copies else self._active(remaining)
 
     def _gone(self) -> str:
-        """The user has deleted the image."""
+        """End an import whose image the user has deleted."""
         folder.end_orphans(self._entry.path)
         status = self._database.last_status(self._entry.image)
         # One that was never known is that of another Glance, which has a
@@ -247,7 +247,7 @@ class _Recovery:
         return ROLLED_BACK
 
     def _lost(self, lock: str | None) -> str:
-        """The task has let go of the image, or lost it."""
+        """End an import whose task has unlocked the image, or lost it."""
         if not lock:
             # Glance has removed what was staged before it let go; what that
             # was converted from is ours.
@@ -260,7 +260,7 @@ class _Recovery:
         return LEFT if lock else FINISHED
 
     def _finish(self) -> str:
-        """Nothing but the end was missing."""
+        """Complete an import of which only the end was missing."""
         folder.discard_staged(self._entry.path)
         self._update(remaining=())
         self._database.complete_task(self._entry.task, self._entry.image)

@@ -252,7 +252,7 @@ def replace_lock(image_id: str, before: str | None, after: str) -> bool:
 
 
 def own_url() -> str | None:
-    """Return what other workers reach this one by, or None."""
+    """Return the URL by which other workers reach this one, or None."""
     url: str | None = CONF.worker_self_reference_url or CONF.public_endpoint
     return url
 

@@ -63,7 +63,7 @@ OPTION = 'worker_self_reference_url'
 
 _ROUTER = 'glance.api.v2.router'
 # Seconds until all is proved even if Glance is not seen to be loaded, between
-# two looks whether it is, and between two proofs: nothing that is known is
+# two checks whether it is, and between two proofs: nothing that is known is
 # proved again, but a child of a fork may have to be told.
 _PATIENCE, _PAUSE, _AGAIN = 20, 0.2, 3600
 
