@@ -126,9 +126,8 @@ class Watch:
         if task is None or task['status'] in database.ENDED:
             self._ended(going_on, task)
             return
-        if task['status'] != 'processing' or self._is_abandoned(going_on):
-            return
-        if time.monotonic() - going_on.saved < _SILENCE:
+        if (task['status'] != 'processing' or self._is_abandoned(going_on)
+                or time.monotonic() - going_on.saved < _SILENCE):
             return
         image = database.image(entry.image)
         if image and image['properties'].get(database.LOCK) == entry.task:
