@@ -85,8 +85,8 @@ class TakeoverTest(base.BaseTestCase):
     def host(self):
         return self.image['properties'].get(database.HOST)
 
-    def files(self, folder):
-        return sorted(path.name for path in folder.iterdir()
+    def files(self, staging):
+        return sorted(path.name for path in staging.iterdir()
                       if path.name != folder.FOLDER)
 
     def assertFailed(self):
