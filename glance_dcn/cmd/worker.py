@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as exc:
         output.complain(exc)
         return _FAILED
-    found, path = folder.of(CONF), folder.path(CONF)
+    found, path = journal.of(CONF), folder.path(CONF)
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
     if wrong or found is None:

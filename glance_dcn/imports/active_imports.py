@@ -13,8 +13,7 @@
 """The active imports and copies of this process.
 
 Each has an entry in the journal, with its phase. Those who do the work report
-here what they begin; nothing is kept of an image that was not announced,
-because the import plugin is not used.
+here what they begin; nothing is kept where the import plugin is not used.
 
 Between the request and the moment at which Glance makes the flow of an import
 the task waits for its turn, for long where many imports go on; the image is
@@ -31,7 +30,6 @@ import typing
 
 from oslo_config import cfg
 
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.runtime import native
@@ -40,7 +38,7 @@ from glance_dcn.tasks import task as tasks
 
 LOG = logging.getLogger(__name__)
 
-_WORDS = {
+_MESSAGES = {
     journal.ACCEPTED: 'The import is accepted',
     journal.DOWNLOADING: 'Staging the image',
     journal.STAGED: 'The image is staged',
@@ -88,6 +86,7 @@ class Import:
     :ivar missed: how often in a row no thread was seen to work on it
     :ivar refusal: why a plugin has refused it, for users
     :ivar companions: what others keep with it, by name
+    :ivar parts: parts of the image that are stored, 0 to 1, by store
     """
 
     def __init__(self, held: journal.Held) -> None:
@@ -97,13 +96,12 @@ class Import:
         self.missed = 0
         self.refusal: str | None = None
         self.companions: dict[str, typing.Any] = {}
-        # Parts of the image that are in, 0 to 1, by store.
-        self._parts: dict[str, float] = {}
-        self._vouchings: dict[str | None, durable.Vouching] = {}
+        self.parts: dict[str, float] = {}
+        self._vouchings: dict[str | None, folder.Vouching] = {}
 
     @property
     def entry(self) -> journal.Entry:
-        """Its entry in the journal."""
+        """The entry in the journal."""
         return self.held.entry
 
     def enter(self, phase: str, **changes: typing.Any) -> None:
@@ -112,7 +110,7 @@ class Import:
 
     def vouch(self, phase: str, path: str, kind: str | None,
               then: abc.Callable[[], None],
-              known: durable.Known | None = None) -> None:
+              known: folder.Known | None = None) -> None:
         """Begin a phase that has staged data; see :func:`vouch`."""
         size = folder.size(path)
         if size is None or (phase != journal.CONVERTED
@@ -121,22 +119,22 @@ class Import:
             then()
             return
         self._prove(kind, journal.Proof(size), phase=phase)
-        vouching = durable.Vouching(
+        vouching = folder.Vouching(
             path, lambda size, digest: self._prove(
                 kind, journal.Proof(size, digest)), then, known,
-            delay=durable.DELAY)
+            delay=folder.DELAY)
         self._vouchings[kind] = vouching
         vouching.start()
 
     def _is_vouched_for(self, kind: str | None, size: int) -> bool:
-        """Return whether it is done, or being done, before this phase."""
+        """Return whether that is done, or begun, before this phase."""
         known = self.entry.proofs.get(kind)
         if known is None or known.size != size:
             return False
         vouching = self._vouchings.get(kind)
         return (vouching is not None and not vouching.over
                 or known.digest is not None
-                and durable.is_current(self.entry.boot))
+                and folder.is_current(self.entry.boot))
 
     def _prove(self, kind: str | None, proof: journal.Proof,
                **changes: typing.Any) -> None:
@@ -148,18 +146,14 @@ class Import:
         for vouching in list(self._vouchings.values()):
             vouching.close(keep)
 
-    def progress(self, store: str, part: float) -> None:
-        """Set the part of the image that a store has, 0 to 1."""
-        self._parts[store] = part
-
     def message(self) -> str:
         """Return what users are told: the phase, and percent if known."""
         entry = self.entry
-        text = _WORDS.get(entry.phase, entry.phase)
-        if entry.phase == journal.STORING and self._parts:
-            text += ': ' + ', '.join('%s: %d %%' % (store, 100 * part)
-                                     for store, part in sorted(
-                                         self._parts.items()))
+        text = _MESSAGES.get(entry.phase, entry.phase)
+        if entry.phase == journal.STORING and self.parts:
+            text += ': ' + ', '.join(
+                '%s: %d %%' % (store, 100 * part)
+                for store, part in sorted(self.parts.items()))
         elif entry.phase == journal.DOWNLOADING:
             done = folder.size(entry.path)
             if done is not None and entry.size:
@@ -217,12 +211,12 @@ def give_up(task: str) -> None:
 
 
 def get(task: str) -> Import | None:
-    """Return the import of a task, or None."""
+    """Return the import of a task."""
     return process.get(_Imports).begun.get().by_task.get(task)
 
 
 def of(image: str) -> Import | None:
-    """Return the import of an image that was begun last, or None.
+    """Return the import of an image that was begun last.
 
     The one before may have done its work, and not be closed yet.
     """
@@ -238,7 +232,7 @@ def all_imports() -> list[Import]:
 
 
 def enter(image: str, phase: str, **changes: typing.Any) -> None:
-    """Say that the import of an image begins a phase."""
+    """Enter a phase of the import of an image."""
     going_on = of(image)
     if going_on is not None:
         going_on.enter(phase, **changes)
@@ -253,16 +247,15 @@ def refuse(image: str, reason: str) -> None:
 
 def vouch(image: str, phase: str, path: str, kind: str | None,
           then: abc.Callable[[], None] = lambda: None,
-          known: durable.Known | None = None) -> None:
+          known: folder.Known | None = None) -> None:
     """Enter a phase of an import that has staged data.
 
     Its length is in the journal at once, its digest once it is on the disk.
 
-    :param kind: the disk format it was converted to, or
-        :data:`glance_dcn.imports.journal.AS_STAGED`
+    :param kind: the disk format it was converted to, or AS_STAGED
     :param then: called when that is done or has failed, or the import is
         over; it may raise OSError
-    :param known: see :class:`glance_dcn.imports.durable.Vouching`
+    :param known: see :class:`glance_dcn.imports.folder.Vouching`
     """
     going_on = of(image)
     if going_on is None:
@@ -272,7 +265,7 @@ def vouch(image: str, phase: str, path: str, kind: str | None,
 
 
 def writes(image: str, store: str, instance: int) -> None:
-    """Say that a client is about to write an image to a store."""
+    """Record that a client is about to write an image to a store."""
     going_on = of(image)
     if going_on is None:
         return
@@ -290,10 +283,9 @@ def writes(image: str, store: str, instance: int) -> None:
 
 def progress_callback(image: str, store: str, size: int
                       ) -> abc.Callable[[abc.Sized], None] | None:
-    """Return what is to be called with each piece of stored data.
+    """Return a function to call with each chunk of stored data.
 
-    :param size: bytes of the image; 0 if unknown
-    :returns: None if the progress is not shown
+    :param size: bytes of the image; 0 if unknown, then there is no function
     """
     going_on = of(image)
     if going_on is None or not size:
@@ -303,7 +295,7 @@ def progress_callback(image: str, store: str, size: int
     def progress(data: abc.Sized) -> None:
         nonlocal done
         done += len(data)
-        going_on.progress(store, done / size)
+        going_on.parts[store] = done / size
     return progress
 
 
@@ -333,17 +325,17 @@ def listen(conf: cfg.ConfigOpts) -> None:
 def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
     """Open the journal; nothing is raised, for Glance would."""
     try:
-        _accept(info.task_id, info.input)
+        _accept(info.task_id, info.input or {})
     except Exception:
         LOG.exception('Task %s has no journal until it begins', info.task_id)
 
 
-def _accept(task: str, asked: dict[str, typing.Any] | None) -> None:
-    request = asked and asked.get('import_req')
+def _accept(task: str, asked: dict[str, typing.Any]) -> None:
+    request = asked.get('import_req')
     # There are other types of tasks.
     conf = process.get(_Imports).conf
-    found = folder.of(conf) if conf and request else None
-    if conf is None or not asked or not request or found is None:
+    found = journal.of(conf) if conf and request else None
+    if conf is None or not request or found is None:
         return
     entry = journal.Entry(
         task=task, image=asked['image_id'],

@@ -13,9 +13,9 @@
 """``dcn_image_conversion``: stock's ``image_conversion``, fast and safe.
 
 It makes every check of stock's, in stock's order, and sets what stock sets.
-Besides, it looks at the space that the image will take before it writes any
-of it, keeps qemu-img within limits, says how far it is, and tells users what
-is wrong with their image.
+Besides, it measures the space that the image will take before it writes any
+of it, keeps qemu-img within limits, reports progress, and tells users what is
+wrong with their image.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ class _ConvertImage(task.Task):
         super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._targets = targets
-        self._phases = _Phases(
-            heartbeat.Heartbeat(task_repo, task_id, action_wrapper))
+        self._heartbeat = heartbeat.Heartbeat(task_repo, task_id,
+                                              action_wrapper)
+        self._phase = ''
+        self._part: float | None = None
         self._source = self._target = ''
         self._downloads = method in journal.DOWNLOADS
         self._keeps = False
@@ -124,8 +126,7 @@ class _ConvertImage(task.Task):
                 folder.discard(self._target, folder.aside(self._source))
                 converted = self._convert(output)
             except BaseException:
-                self._end_hashing()
-                folder.discard(self._target)
+                self._discard_target()
                 raise
         return 'file://%s' % self._target if converted else file_path
 
@@ -134,8 +135,7 @@ class _ConvertImage(task.Task):
 
         What was refused for lack of room can be imported later.
         """
-        self._end_hashing()
-        folder.discard(self._target)
+        self._discard_target()
         try:
             if self._keeps and distributed_staging.roll_back(
                     self._action_wrapper, self._targets):
@@ -158,6 +158,11 @@ class _ConvertImage(task.Task):
                      self._action_wrapper.image_id)
         folder.discard(self._source, folder.aside(self._source))
 
+    def _discard_target(self) -> None:
+        if self._ahead:
+            self._ahead.cancel()
+        folder.discard(self._target)
+
     def _convert(self, output: str) -> bool:
         """Make the target of the source; return whether there was need to."""
         with self._action_wrapper as action:
@@ -169,29 +174,29 @@ class _ConvertImage(task.Task):
             raise _refusal('it is declared to be %s and its content is %s'
                            % (declared, image.format))
         active_imports.enter(self._action_wrapper.image_id, journal.INSPECTED)
+        size = os.stat(self._source).st_size
         if image.format == 'iso' or is_opaque:
-            _check_cap(os.stat(self._source).st_size)
+            _check_cap(size)
             return False
-        report = qemu_img.info(image, _INFO_LIMITS, self._phases.beat)
+        report = qemu_img.info(image, _INFO_LIMITS, self._beat)
         virtual_size = report.get('virtual-size', 0)
         if image.driver == 'vmdk':
             _check_vmdk(report)
         if declared == output:
-            _check_cap(os.stat(self._source).st_size)
+            _check_cap(size)
             with self._action_wrapper as action:
                 action.set_image_attribute(virtual_size=virtual_size)
             return False
         _check_virtual_size(virtual_size, output)
-        self._phases.enter('Measuring the image')
-        qemu_img.check(image, _measure_limits(), self._phases.beat)
+        self._enter('Measuring the image')
+        qemu_img.check(image, _measure_limits(), self._beat)
         limits = self._measure(image, virtual_size, output)
         active_imports.enter(self._action_wrapper.image_id, journal.CONVERTING)
-        self._phases.enter('Converting the image from %s to %s'
-                           % (declared, output), 0)
+        self._enter('Converting the image from %s to %s' % (declared, output),
+                    0)
         ahead = self._hash_ahead(output, virtual_size)
         qemu_img.convert(image, self._target, output, limits,
-                         progress=self._phases.progress,
-                         cancelled=self._phases.beat,
+                         progress=self._set_part, cancelled=self._beat,
                          in_order=ahead is not None, described=True)
         if ahead:
             ahead.complete()
@@ -223,20 +228,16 @@ class _ConvertImage(task.Task):
             self._action_wrapper.image_id, seconds)
         return (record.size, record.content) if record else None
 
-    def _end_hashing(self) -> None:
-        if self._ahead:
-            self._ahead.cancel()
-
     def _inspect(self, path: str, phase: str,
                  declared: str | None = None) -> inspection.Image:
         """Return what a file is by its content.
 
         :raises glance.common.exception.UploadException: if it is not safe
         """
-        self._phases.enter(phase)
+        self._enter(phase)
         try:
             return inspection.inspect(
-                path, self._phases.beat, _tolerated(declared),
+                path, self._beat, _tolerated(declared),
                 CONF.wsgi.python_interpreter,
                 process.get(inspection_server.InspectionServer))
         except formats.Refused as exc:
@@ -257,7 +258,7 @@ class _ConvertImage(task.Task):
         # is what a qcow2 file takes without its tables; those of a vmdk
         # file, which qemu-img cannot measure, are no larger.
         measured = qemu_img.measure(image, 'qcow2', _measure_limits(),
-                                    self._phases.beat)
+                                    self._beat)
         need, size = measured['required'], measured['fully-allocated']
         if output == 'raw':
             need, size = max(0, need - (size - virtual_size)), virtual_size
@@ -310,6 +311,28 @@ class _ConvertImage(task.Task):
         LOG.info('Converted image %s: size=%d disk_format=%s',
                  self._action_wrapper.image_id, size, output)
 
+    def _enter(self, phase: str, part: float | None = None) -> None:
+        """Begin a phase, and save the task.
+
+        :param part: the part of it that is done, 0 to 1; None if not known
+        :raises: as :meth:`glance_dcn.imports.heartbeat.Heartbeat.save`
+        """
+        self._phase, self._part = phase, part
+        self._save()
+
+    def _set_part(self, part: float) -> None:
+        self._part = part
+
+    def _beat(self) -> bool:
+        """Save the task if it is time to; return False: do not cancel."""
+        if self._heartbeat.due:
+            self._save()
+        return False
+
+    def _save(self) -> None:
+        part = '' if self._part is None else ': %d %%' % (100 * self._part)
+        self._heartbeat.save(self._phase + part)
+
     @contextlib.contextmanager
     def _explained(self) -> abc.Iterator[None]:
         """Turn errors into what Glance makes the message of the task."""
@@ -328,44 +351,6 @@ class _ConvertImage(task.Task):
             refusal = exc
         active_imports.refuse(image_id, str(refusal))
         raise refusal
-
-
-class _Phases:
-    """Tells which phase the task is in, and how far."""
-
-    def __init__(self, heartbeat: heartbeat.Heartbeat) -> None:
-        self._heartbeat = heartbeat
-        self._phase = ''
-        self._part: float | None = None
-
-    def enter(self, phase: str, part: float | None = None) -> None:
-        """Begin a phase, and save the task.
-
-        :param part: the part of it that is done, 0 to 1; None if not known
-        :raises: as :meth:`glance_dcn.imports.heartbeat.Heartbeat.save`
-        """
-        self._phase, self._part = phase, part
-        self._save()
-
-    def progress(self, part: float) -> None:
-        """Set the part of the phase that is done, 0 to 1."""
-        self._part = part
-
-    def beat(self) -> bool:
-        """Save the task if it is time to.
-
-        :returns: False, for the engine: nothing is to be cancelled
-        :raises: as :meth:`enter`
-        """
-        if self._heartbeat.due:
-            self._save()
-        return False
-
-    def _save(self) -> None:
-        message = self._phase
-        if self._part is not None:
-            message += ': %d %%' % (100 * self._part)
-        self._heartbeat.save(message)
 
 
 def _measure_limits() -> qemu_img.Limits:

@@ -12,10 +12,9 @@
 
 """``copy-image``, straight from cluster to cluster.
 
-It stands in the place of stock's internal plugin of the same name. Targets
-that are ``dcn`` stores are taken off the list that Glance makes its tasks of,
-and copied by one task of ours; whatever is left is stock's, with stock's own
-plugin.
+It replaces stock's internal plugin of the same name. Targets that are ``dcn``
+stores are taken off the list that Glance makes its tasks of, and copied by one
+task of ours; the rest is left to stock's own plugin.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 from taskflow.types import failure
 
-from glance_dcn.imports import commits
 from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import options
+from glance_dcn.imports import scan
 from glance_dcn.runtime import process
 from glance_dcn.sites import copying
 from glance_dcn.sites import site as sites
@@ -205,7 +204,7 @@ def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:
 
 
 def _sources(locations: abc.Iterable[typing.Any]) -> list[sources.Source]:
-    """Return where an image can be read, in the order to try it."""
+    """Return the sources of an image, in the order to try them."""
     found, weights = [], {}
     for location in locations:
         store = location['metadata'].get('store')
@@ -261,7 +260,7 @@ class _CopyDirectly(task.Task):
         self._counts = 0, 0
 
     def execute(self) -> None:
-        """Copy the image and note where it is, store by store.
+        """Copy the image and save its locations, store by store.
 
         :raises glance.common.exception.UploadException: if it could not be
             copied as asked for
@@ -280,7 +279,7 @@ class _CopyDirectly(task.Task):
         self._heartbeat.save(self._message.final(outcome))
 
     def revert(self, result: typing.Any, **kwargs: object) -> None:
-        """Undo what was noted, as stock does for each of its stores.
+        """Undo what was saved, as stock does for each of its stores.
 
         A copy that was ended from outside keeps what it has.
         """
@@ -323,7 +322,7 @@ class _CopyDirectly(task.Task):
         self._failed.update(outcome.failed)
         if outcome.failed and self._all_must_succeed:
             raise exception.UploadException(_why(outcome.failed))
-        watch = commits.Stopwatch()
+        watch = scan.Stopwatch()
         # The end of the block saves the image.
         with self._action_wrapper as action:
             if outcome.copied:
@@ -341,8 +340,8 @@ class _CopyDirectly(task.Task):
             # The save comes next. If its answer is lost, Glance may have the
             # locations all the same.
             told()
-        commits.check(watch, self._action_wrapper.image_id,
-                      map(_site, outcome.copied))
+        scan.check_saved(watch, self._action_wrapper.image_id,
+                         map(_site, outcome.copied))
         self._located.update(outcome.copied)
 
     def _progress(self, standing: targets_.Standing) -> None:
@@ -388,7 +387,7 @@ def _hashes(image: typing.Any) -> dict[str, str | None]:
 
 
 def _describe(image: typing.Any, outcome: copying.Outcome) -> None:
-    """Set what is not known of an image yet, as stock's set_data() does."""
+    """Set the missing attributes of an image, as stock's set_data() does."""
     if image.size is None:
         image.size = outcome.size
     if not image.checksum:
@@ -405,7 +404,7 @@ def _describe(image: typing.Any, outcome: copying.Outcome) -> None:
 
 
 class _Message:
-    """Puts progress into words: percent, MiB/s, and how the stores are."""
+    """The message of a task: percent, MiB/s, and the state of the stores."""
 
     def __init__(self, targets: list[str]) -> None:
         self._targets = targets
@@ -414,7 +413,7 @@ class _Message:
         self._data = 0
 
     def update(self, standing: targets_.Standing) -> str:
-        """Return the message of the moment."""
+        """Return the message while the copy runs."""
         progress = standing.transfer
         if progress is not None and (self._started is None
                                      or progress.data < self._data):
@@ -437,7 +436,7 @@ class _Message:
         return '; '.join(parts)
 
     def final(self, outcome: copying.Outcome) -> str:
-        """Return the message of the end."""
+        """Return the message after the copy."""
         message = 'Copied %d MiB of data from %s to %s, %s' % (
             outcome.data // units.Mi, outcome.source,
             ', '.join(store for store in self._targets

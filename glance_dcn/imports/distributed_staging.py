@@ -44,7 +44,6 @@ from taskflow.patterns import linear_flow
 from taskflow import task
 
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
@@ -71,7 +70,7 @@ _KEPT = ('iso', 'aki', 'ari', 'ami')
 
 
 def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
-    """Return the flow that notes that the image is staged.
+    """Return the flow that records that the image is staged.
 
     :param kwargs: see :func:`glance_dcn.imports.copy_image.get_flow`
     """
@@ -97,7 +96,7 @@ def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
 
     :returns: None if the plugin is not used, or no journal can be kept
     """
-    found = (folder.of(CONF) if plugins.staging_is_used(CONF)
+    found = (journal.of(CONF) if plugins.staging_is_used(CONF)
              and recovery.is_possible() else None)
     if found is None:
         return None
@@ -108,7 +107,7 @@ def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
         begun.flowing = heartbeat.works_on(kwargs['task_id'])
     if known is None:
         return begun
-    # One that was broken off before this is begun again as staged.
+    # One that was interrupted before this is resumed as staged.
     if known.entry.phase == journal.ACCEPTED or not known.entry.formats:
         entry = _entry(kwargs)
         known.enter(known.entry.phase if known.entry.attempts
@@ -147,11 +146,11 @@ def _refuse(kwargs: dict[str, typing.Any], reason: str) -> None:
     except exception.NotFound:
         LOG.debug('Task %s had lost its lock', kwargs['task_id'])
     # A user who sees that the task has failed may try again at once.
-    database.fail(kwargs['task_id'], reason)
+    database.fail_task(kwargs['task_id'], reason)
     active_imports.end(kwargs['task_id'])
 
 
-def roll_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
+def roll_back(wrapper: typing.Any, stores: abc.Collection[str | None],
               keep: bool = True) -> bool:
     """Return an image to where it was when it had been staged.
 
@@ -170,16 +169,13 @@ def roll_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
     image = database.image(wrapper.image_id)
     if image is None:
         raise exception.ImageNotFound(image_id=wrapper.image_id)
-    properties = {
-        database.IMPORTING: database.stores(image, database.IMPORTING,
-                                            remove=stores),
-        database.FAILED: database.stores(image, database.FAILED, add=stores)}
+    properties = database.move_stores(image, stores, stores)
     url = database.own_url()
     if keep and url:
         properties[database.HOST] = url
     path = going_on.entry.path
     if not keep:
-        folder.discard(path, *folder.companions(path))
+        folder.discard_staged(path)
     database.update(wrapper.image_id, image['status'], properties,
                     status='uploading' if keep else 'queued',
                     size=folder.size(path))
@@ -187,7 +183,7 @@ def roll_back(wrapper: typing.Any, stores: abc.Iterable[str | None],
 
 
 class _Staged(task.Task):
-    """Notes that the staged data is complete."""
+    """Records that the staged data is complete."""
 
     def __init__(self, task_id: str, task_type: str,
                  action_wrapper: typing.Any,
@@ -198,23 +194,22 @@ class _Staged(task.Task):
         self._is_bad = False
 
     def execute(self) -> None:
-        """Note it in the journal, and have it brought to the disk.
+        """Record it in the journal, and have the data synced.
 
         :raises glance.common.exception.UploadException: if the data has the
             wrong length, or may have been lost in a restart of the host
         """
-        image_id = self._action_wrapper.image_id
-        going_on = active_imports.of(image_id)
+        going_on = active_imports.of(self._action_wrapper.image_id)
         if going_on is None:
             return
         entry = going_on.entry
-        image = database.image(image_id) or {}
+        image = database.image(entry.image) or {}
         self._check_length(entry, image)
         self._check_age(entry)
         # What is resumed may have been converted before.
         kind, origin = image.get('disk_format'), entry.formats.get(
             'disk_format')
-        active_imports.vouch(image_id, journal.STAGED, entry.path,
+        active_imports.vouch(entry.image, journal.STAGED, entry.path,
                              kind if origin not in (None, kind)
                              else journal.AS_STAGED)
 
@@ -236,12 +231,11 @@ class _Staged(task.Task):
                       'found': found, 'expected': expected})
         self._is_bad = True
         raise exception.UploadException(
-            'The import cannot go on: %d bytes were staged, and %d were %s. '
-            '%s.' % (found, expected,
-                     'announced by the server of the download'
-                     if downloads else 'uploaded',
-                     'Repeat the import' if downloads
-                     else 'Stage the image again'))
+            ('The import cannot go on: %d bytes were staged, and %d were '
+             'announced by the server of the download. Repeat the import.'
+             if downloads else
+             'The import cannot go on: %d bytes were staged, and %d were '
+             'uploaded. Stage the image again.') % (found, expected))
 
     def _check_age(self, entry: journal.Entry) -> None:
         """Refuse what was uploaded before the host was restarted."""
@@ -249,7 +243,7 @@ class _Staged(task.Task):
         if entry.method != 'glance-direct' or entry.attempts:
             return
         try:
-            if not durable.is_older_than_boot(entry.path):
+            if not folder.is_older_than_boot(entry.path):
                 return
         except OSError:
             # Stock says that it is not there.
@@ -339,16 +333,14 @@ def check_room(entry: journal.Entry) -> None:
     conversion = image if converts else 0
     need = download + conversion
     if need > free:
-        parts = ', '.join('%s for its %s' % (_mib(size), what)
-                          for size, what in ((download, 'download'),
-                                             (conversion, 'conversion'))
-                          if size)
+        parts = ', '.join(
+            '%s for its %s' % (_mib(size), what) for size, what in (
+                (download, 'download'), (conversion, 'conversion')) if size)
         raise NoRoom(
             'There is no room to import the image: %s of staging space are '
             'needed (%s), and %s are free: %d bytes are missing. Try again '
-            'later, or ask the operator for more staging space.' % (
-                _mib(need), parts, _mib(free),
-                need - free))
+            'later, or ask the operator for more staging space.'
+            % (_mib(need), parts, _mib(free), need - free))
 
 
 def _mib(size: int) -> str:
@@ -383,8 +375,8 @@ def download_size(method: dict[str, typing.Any]) -> int | None:
     request = urllib.request.Request(uri, method='HEAD')  # noqa: S310
     try:
         with opener.open(request, timeout=_PATIENCE) as answer:
-            return max(0, int(answer.headers.get('Content-Length')
-                              or 0)) or None
+            size = int(answer.headers.get('Content-Length') or 0)
+            return size if size > 0 else None
     except (OSError, ValueError, urllib.error.URLError) as exc:
         LOG.info('The length of a download cannot be told: %s', exc)
     except Exception as exc:
@@ -411,8 +403,8 @@ class _StayThere(urllib.request.HTTPRedirectHandler):
 def site_of(store: str | None) -> sites.Site | None:
     """Return the site of a store by its identifier.
 
-    :returns: None for stores of other types, and for the only store of a
-        Glance, which has no identifier
+    There is none of other types, nor of the only store of a Glance, which has
+    no identifier.
     """
     if not store or not CONF.enabled_backends:
         return None

@@ -44,11 +44,11 @@ EVERY = 10
 # Seconds between saves of what has changed for users.
 _NEWS = 2
 # Seconds without a save after which the watch saves a task: those who save
-# it themselves say more, and are not to be talked over.
+# it themselves say more, and are not to be overwritten.
 _SILENCE = 20
-# Seconds between looks of the watch.
-_LOOK = 3
-# Looks in a row that see nobody work on an import until it is given up.
+# Seconds between checks of the watch.
+_CHECK = 3
+# Checks in a row that see no thread work on an import until it is given up.
 _MISSES = 3
 
 # Glance 33 and later do not give up at once when the database is locked.
@@ -98,18 +98,15 @@ class Heartbeat:
 
 
 class Watch:
-    """Saves tasks of this process's imports that nobody saved for a while.
+    """Saves tasks of this process's imports that were not saved for a while.
 
     It closes the journal of those that have ended.
     """
 
     def __init__(self) -> None:
         self._periodic = periodic.Periodic('glance-dcn-heartbeat',
-                                           self.check, _LOOK)
-
-    def start(self) -> None:
-        """Begin to watch, unless this process does."""
-        self._periodic.start()
+                                           self.check, _CHECK)
+        self.start = self._periodic.start
 
     def check(self) -> None:
         """Check each import once."""
@@ -129,13 +126,12 @@ class Watch:
         if task is None or task['status'] in database.ENDED:
             self._ended(going_on, task)
             return
-        if task['status'] != 'processing' or self._is_abandoned(going_on):
-            return
-        if time.monotonic() - going_on.saved < _SILENCE:
+        if (task['status'] != 'processing' or self._is_abandoned(going_on)
+                or time.monotonic() - going_on.saved < _SILENCE):
             return
         image = database.image(entry.image)
         if image and image['properties'].get(database.LOCK) == entry.task:
-            database.say(entry.task, going_on.message())
+            database.save_message(entry.task, going_on.message())
             active_imports.saved(entry.task)
 
     def _is_abandoned(self, going_on: active_imports.Import) -> bool:
@@ -169,14 +165,14 @@ class Watch:
         if (refusal and task and task['status'] == 'failure'
                 and refusal not in (task['message'] or '')):
             # Undoing it failed as well, which is all that Glance tells then.
-            database.say(entry.task, refusal)
+            database.save_message(entry.task, refusal)
         image = database.image(entry.image)
         lock = image and image['properties'].get(database.LOCK)
         # It was deleted on the way, where that staged file was not known. Or a
         # limit refused the import: Glance leaves the file, and refuses to
         # stage the image again while it is there.
         if image is None or (image['status'] == 'queued' and not lock):
-            folder.discard(entry.path, *folder.companions(entry.path))
+            folder.discard_staged(entry.path)
         if lock == entry.task:
             # Glance may be about to unlock it.
             going_on.missed = (0 if works_on(entry.task)

@@ -23,7 +23,7 @@ process, of the same worker or of one that shares the folder, knows it at
 once.
 
 An entry vouches for the staged data with its length and its content digest,
-which is noted once the data is on the disk (:mod:`.durable`).
+which is noted once the data is on the disk (:mod:`.folder`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ import stat
 import time
 import typing
 
-from glance_dcn.imports import durable
+from oslo_config import cfg
+
+from glance_dcn.imports import folder
 from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 
@@ -67,9 +69,6 @@ DOWNLOADS = ('web-download', 'glance-download')
 #: Kind of the staged data that no conversion has made.
 AS_STAGED = ''
 
-#: Folder of the journal, in the staging folder. Glance leaves alone there what
-#: is not named after an image.
-FOLDER = '.glance-dcn'
 _VERSION = 2
 _RECORD = '.json'
 _LOCK = '.lock'
@@ -138,7 +137,7 @@ class Entry:
     taken: bool = False
     by: str = ''
     since: float = dataclasses.field(default_factory=time.time)
-    boot: str = dataclasses.field(default_factory=durable.boot_id)
+    boot: str = dataclasses.field(default_factory=folder.boot_id)
     proofs: dict[str | None, Proof] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
@@ -148,7 +147,7 @@ class Entry:
 
 
 def parse(text: str) -> Entry:
-    """Return the entry that a text stands for, which others may have written.
+    """Return the entry of a text, which others may have written.
 
     :raises ValueError: if it cannot be understood
     """
@@ -163,7 +162,12 @@ def parse(text: str) -> Entry:
     if set(fields) != names:
         # What is missing must not get a default of this process.
         raise ValueError('it has not the fields of an entry')
-    entry = Entry(**dict(fields, proofs=_proofs(fields['proofs'])))
+    try:
+        fields['proofs'] = {kind: Proof(**value)
+                            for kind, value in fields['proofs'].items()}
+    except (AttributeError, TypeError) as exc:
+        raise ValueError('its proofs are not what they may be') from exc
+    entry = Entry(**fields)
     for name, fits in _FITS.items():
         if not fits(getattr(entry, name)):
             raise ValueError('its %s is not what it may be' % name)
@@ -171,7 +175,7 @@ def parse(text: str) -> Entry:
 
 
 def _integer(text: str) -> int:
-    """Return an integer; the time it takes grows with the square of digits."""
+    # The time it takes grows with the square of digits.
     if len(text) > _MOST_DIGITS:
         raise ValueError('a number is too large')
     return int(text)
@@ -179,14 +183,6 @@ def _integer(text: str) -> int:
 
 def _no_number(text: str) -> None:
     raise ValueError('%s is no number' % text)
-
-
-def _proofs(values: typing.Any) -> dict[str | None, Proof]:
-    """Return the proofs that a value stands for, or raise ValueError."""
-    try:
-        return {kind: Proof(**value) for kind, value in values.items()}
-    except (AttributeError, TypeError) as exc:
-        raise ValueError('its proofs are not what they may be') from exc
 
 
 def _is_name(value: object) -> bool:
@@ -254,11 +250,17 @@ _FITS: abc.Mapping[str, abc.Callable[[typing.Any], bool]] = {
 }
 
 
+def of(conf: cfg.ConfigOpts) -> Journal | None:
+    """Return the journal in the staging folder, or None."""
+    staging = folder.path(conf)
+    return Journal(staging) if staging else None
+
+
 class Journal:
     """The journal in a staging folder."""
 
     def __init__(self, staging: str) -> None:
-        self.folder = os.path.join(staging, FOLDER)
+        self.folder = os.path.join(staging, folder.FOLDER)
 
     def check(self) -> None:
         """Check that no other user can have written what is in the folder.
@@ -284,7 +286,7 @@ class Journal:
         held = Held(self.folder, entry, self._lock_soon(entry.task))
         try:
             held.write(entry)
-            durable.sync_folder(self.folder)
+            folder.sync_folder(self.folder)
         except BaseException:
             held.close()
             raise
@@ -351,8 +353,7 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """Return all entries, held or not."""
-        found = [self.read(task) for task in self.tasks()]
-        return [entry for entry in found if entry is not None]
+        return list(filter(None, map(self.read, self.tasks())))
 
     def _lock_soon(self, task: str) -> int:
         """Lock as below; one that only reads has the lock for a moment."""
@@ -373,7 +374,7 @@ class Journal:
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The one who had it may have removed it meanwhile.
+                # Its last holder may have removed it meanwhile.
                 if os.fstat(fd).st_ino == os.stat(path).st_ino:
                     return fd
             except OSError as exc:
@@ -392,9 +393,9 @@ class Held:
     :param lock: descriptor of its locked file
     """
 
-    def __init__(self, folder: str, entry: Entry, lock: int) -> None:
+    def __init__(self, path: str, entry: Entry, lock: int) -> None:
         self.entry = entry
-        self._stem = os.path.join(folder, entry.task)
+        self._stem = os.path.join(path, entry.task)
         self._lock: int | None = lock
         # Threads that eventlet does not know of take it too.
         self._writing = native.lock()
@@ -444,22 +445,24 @@ class Held:
         before, self.entry = self.entry, entry
         if entry.proofs != before.proofs:
             # What it vouches for now may be all there is from here on.
-            durable.sync_folder(os.path.dirname(path))
+            folder.sync_folder(os.path.dirname(path))
 
     def close(self) -> None:
         """Remove the entry: nothing is left to do."""
         with self._writing:
             if self._lock is not None:
                 _remove(self._stem)
-                os.close(self._lock)
-                self._lock = None
+                self._unlock()
 
     def release(self) -> None:
         """Leave the entry to the next process that takes it."""
         with self._writing:
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _remove(stem: str) -> None:

@@ -36,12 +36,13 @@ another task has it      left alone, but for the task's message
 ======================== ===============================================
 
 Staged data is trusted by its length as long as the host has not been
-restarted, and after that by its digest (:mod:`.durable`).
+restarted, and after that by its digest (:mod:`.folder`).
 """
 
 from __future__ import annotations
 
 from collections import abc
+import copy
 import dataclasses
 import logging
 import os
@@ -50,9 +51,9 @@ import uuid
 
 from glance_dcn.engine import errors
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.runtime import green
 from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 from glance_dcn.tasks import queue
@@ -61,15 +62,18 @@ from glance_dcn.upstream import glance_interfaces
 if typing.TYPE_CHECKING:
     from glance_dcn.upstream import database
 
-    #: What resumes an import, see :func:`glance_dcn.imports.resume.begin`.
+    #: What resumes an import, see :func:`resume_import`.
     Resume = abc.Callable[[journal.Held, abc.Sequence[str | None]], None]
 
 LOG = logging.getLogger(__name__)
 
+# Seconds for which a native thread of a patched process waits until a resumed
+# import has begun. Only a hub that answers nothing at all takes long.
+_BEGINNING = 24 * 3600
 # Times that an import is resumed: it may be what ends the worker.
 _ATTEMPTS = 2
 
-#: What has become of an entry.
+#: Outcomes of an entry.
 RESUMED = 'resumed'
 ROLLED_BACK = 'rolled back'
 FINISHED = 'finished'
@@ -85,7 +89,7 @@ _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 def recover(found: journal.Journal, resume: Resume | None = None
             ) -> list[tuple[journal.Entry, str | None]]:
-    """Take over what dead processes have left.
+    """Recover the imports that dead processes have left.
 
     :param resume: resumes an import; None: it is rolled back
     :returns: entries and outcomes; None as the outcome of one that failed and
@@ -129,18 +133,18 @@ def recover(found: journal.Journal, resume: Resume | None = None
 
 
 def is_possible() -> bool:
-    """Return whether this Glance has what it takes to recover an import."""
+    """Return whether imports can be recovered in this Glance."""
     return (glance_interfaces.usable(glance_interfaces.DATABASE)
             and glance_interfaces.usable(glance_interfaces.IMAGE_LOCK))
 
 
 def roll_back(held: journal.Held) -> str:
-    """Undo an entry, whatever it is; return what has become of it."""
+    """Roll an import or a copy back; return the outcome."""
     return _Recovery(held, None).run()
 
 
 def fence(entry: journal.Entry) -> bool:
-    """Have the image of a peer's entry locked so that the peer loses it.
+    """Replace the lock on the image of a peer's entry by an own one.
 
     :param entry: one that was taken
     :returns: whether it is; if not, another task has it by now, or none
@@ -154,8 +158,7 @@ def fence(entry: journal.Entry) -> bool:
         return True
     if lock is None:
         task = database.task(entry.task)
-        # Nobody has it, and the task goes on: who fenced it last was broken
-        # off.
+        # The task goes on without a lock: its last fencing was broken off.
         if task is None or task['status'] in database.ENDED:
             return False
     elif lock != entry.task:
@@ -172,7 +175,7 @@ def _lock(entry: journal.Entry) -> str:
 
 
 class _Recovery:
-    """Of one entry."""
+    """The recovery of one entry."""
 
     def __init__(self, held: journal.Held, resume: Resume | None) -> None:
         # Where there is no database there is nothing to recover.
@@ -190,7 +193,7 @@ class _Recovery:
         self._mistrust = ''
 
     def run(self) -> str:
-        """Recover the import or copy; return what has become of it."""
+        """Recover the import or copy; return the outcome."""
         entry = self._entry
         task = self._database.task(entry.task)
         self._saves = (task is not None
@@ -198,8 +201,9 @@ class _Recovery:
         if self._saves:
             # From now on no request takes the lock for a stale one. Whether
             # one has is checked next.
-            self._database.say(entry.task, 'Its worker has ended: recovering '
-                               'what it has left')
+            self._database.save_message(
+                entry.task,
+                'Its worker has ended: recovering what it has left')
         self._image = self._database.image(entry.image) or {}
         if not self._image:
             return self._gone()
@@ -219,14 +223,17 @@ class _Recovery:
             return self._finish()
         if task is None or task['status'] == 'failure':
             self._begin = None
-        if entry.method == 'copy-image':
-            return self._copy()
-        if self._image['status'] in _USABLE:
-            return self._active()
-        return self._import()
+        copies = entry.method == 'copy-image'
+        if not copies and self._image['status'] not in _USABLE:
+            return self._import()
+        there = self._database.located(self._image)
+        remaining = [store for store in entry.stores if store not in there]
+        if not remaining:
+            return self._finish()
+        return self._copy(remaining) if copies else self._active(remaining)
 
     def _gone(self) -> str:
-        """The user has deleted the image."""
+        """End an import whose image the user has deleted."""
         folder.end_orphans(self._entry.path)
         status = self._database.last_status(self._entry.image)
         # One that was never known is that of another Glance, which has a
@@ -235,18 +242,18 @@ class _Recovery:
             # While its deletion is delayed, its data is Glance's to remove.
             self._clean_up(self._entry.stores,
                            published=status != 'pending_delete')
-        self._discard()
-        self._database.fail(self._entry.task, 'The image was deleted.')
+        folder.discard_staged(self._entry.path)
+        self._database.fail_task(self._entry.task, 'The image was deleted.')
         self._held.close()
         return ROLLED_BACK
 
     def _lost(self, lock: str | None) -> str:
-        """The task has let go of the image, or lost it."""
+        """End an import whose task has unlocked the image, or lost it."""
         if not lock:
             # Glance has removed what was staged before it let go; what that
             # was converted from is ours.
             folder.discard(*folder.companions(self._entry.path))
-        self._database.fail(
+        self._database.fail_task(
             self._entry.task, 'The worker ended; the image %s.' % (
                 'was taken over by task %s' % lock if lock
                 else 'had been given up'))
@@ -254,48 +261,46 @@ class _Recovery:
         return LEFT if lock else FINISHED
 
     def _finish(self) -> str:
-        """Nothing but the end was missing."""
-        self._discard()
+        """Complete an import of which only the end was missing."""
+        folder.discard_staged(self._entry.path)
         self._update(remaining=())
-        self._database.succeed(self._entry.task, self._entry.image)
+        self._database.complete_task(self._entry.task, self._entry.image)
         self._unlock()
         self._held.close()
         return FINISHED
 
-    def _copy(self) -> str:
-        remaining = self._remaining()
-        if not remaining:
-            return self._finish()
+    def _copy(self, remaining: list[str | None]) -> str:
+        """Copy the image to the stores that lack it."""
         self._clean_up(remaining, published=False)
         # Stock goes by the length alone, and nothing vouches for it.
         if (folder.size(self._entry.path) != self._image['size']
-                or not durable.is_current(self._entry.boot)):
+                or not folder.is_current(self._entry.boot)):
             folder.discard(self._entry.path)
         if self._may_resume():
             return self._resume(remaining)
         folder.discard(self._entry.path)
-        self._clean_up(remaining, published=True, committed=False)
-        self._update(remaining)
-        return self._rolled_back('copying to %s was interrupted: repeat it'
-                                 % _names(remaining))
+        return self._give_up(remaining, 'copying to %s was interrupted: '
+                             'repeat it' % _names(remaining))
 
-    def _active(self) -> str:
-        """Copy an active image to the stores that lack it."""
-        remaining = self._remaining()
-        if not remaining:
-            return self._finish()
-        self._discard()
+    def _active(self, remaining: list[str | None]) -> str:
+        """Copy an active image to the stores that an import left out."""
+        folder.discard_staged(self._entry.path)
         # Glance copies no image that was deactivated meanwhile.
         if (self._image['status'] == 'active' and self._may_resume()
                 and self._database.may_copy()):
             self._clean_up(remaining, published=False)
             self._held.note(method='copy-image')
             return self._resume(remaining)
+        return self._give_up(
+            remaining, 'the image is %s; storing it in %s was interrupted: '
+            'copy it there (copy-image)' % (self._image['status'],
+                                            _names(remaining)))
+
+    def _give_up(self, remaining: list[str | None], remedy: str) -> str:
+        """Let the stores that lack the image have failed."""
         self._clean_up(remaining, published=True, committed=False)
         self._update(remaining)
-        return self._rolled_back(
-            'the image is %s; storing it in %s was interrupted: copy it there '
-            '(copy-image)' % (self._image['status'], _names(remaining)))
+        return self._rolled_back(remedy)
 
     def _import(self) -> str:
         usable = self._restage()
@@ -307,7 +312,7 @@ class _Recovery:
         keeps = (usable and self._entry.method not in journal.DOWNLOADS
                  and self._is_synced())
         if not keeps:
-            self._discard()
+            folder.discard_staged(self._entry.path)
         # First of all: a peer that lives may be about to make it active.
         self._restore_image('uploading' if keeps else 'queued',
                             self._entry.stores)
@@ -315,14 +320,10 @@ class _Recovery:
         self._clean_up(self._entry.stores, published=True)
         return self._rolled_back(self._remedy(keeps))
 
-    def _discard(self) -> None:
-        """Remove the staged file, and what conversions have made of it."""
-        folder.discard(self._entry.path, *folder.companions(self._entry.path))
-
     def _is_synced(self) -> bool:
         """Sync the staged file, for which nothing vouches any more."""
         try:
-            durable.renew(self._entry.path)
+            folder.renew(self._entry.path)
             return True
         except OSError as exc:
             LOG.error('Image %(image)s: staged file %(path)s cannot be '
@@ -373,7 +374,7 @@ class _Recovery:
         path = found[0]
         if path != entry.path:
             os.replace(path, entry.path)
-            durable.sync_folder(os.path.dirname(path))
+            folder.sync_folder(os.path.dirname(path))
         folder.discard(*folder.companions(entry.path))
         return True
 
@@ -389,7 +390,7 @@ class _Recovery:
         reason = (
             'it has %d bytes instead of %d' % (found, size)
             if size not in (None, found)
-            else None if durable.is_current(self._entry.boot)
+            else None if folder.is_current(self._entry.boot)
             else self._disproof(path, proof, found))
         if reason:
             self._mistrust = self._mistrust or reason
@@ -411,7 +412,7 @@ class _Recovery:
         if size != proof.size:
             return 'it has %d bytes instead of %d' % (size, proof.size)
         try:
-            digest = durable.digest(path, self._verifies)
+            digest = folder.digest(path, self._verifies)
         except errors.EngineError as exc:
             LOG.warning('Staged file %(path)s cannot be read: %(error)s',
                         {'path': path, 'error': exc})
@@ -422,17 +423,18 @@ class _Recovery:
     def _verifies(self, part: float) -> None:
         """Save the task: this may take long, and the lock is to stay."""
         if self._saves:
-            self._database.say(
+            self._database.save_message(
                 self._entry.task, 'Its worker has ended: verifying the '
                 'staged data: %d %%' % (100 * part))
 
     def _restore_image(self, status: str,
                        failed: abc.Sequence[str | None]) -> None:
-        """Let the image be as it was before the import."""
+        """Return the image to where it was before the import."""
         values: database.Row = {
             'status': status, 'checksum': None, 'os_hash_value': None,
             'os_hash_algo': None}
-        properties = self._lists(failed)
+        properties = self._database.move_stores(
+            self._image, self._entry.stores, failed)
         if status == 'uploading':
             values['size'] = folder.size(self._entry.path)
             if self._unconverted:
@@ -446,27 +448,15 @@ class _Recovery:
                               properties, **values)
         host = self._image['properties'].get(self._database.HOST)
         if status == 'queued' and self._entry.taken and host:
-            # Nothing is there, and nobody: a deletion must not be sent there.
+            # Nothing is there: a deletion must not be sent to that host.
             self._database.drop_property(self._image['id'],
                                          self._database.HOST, host)
 
     def _update(self, remaining: abc.Sequence[str | None]) -> None:
         """Set the lists of stores, and nothing else."""
         self._database.update(self._image['id'], self._image['status'],
-                              self._lists(remaining))
-
-    def _lists(self, failed: abc.Sequence[str | None]) -> dict[str, str]:
-        database = self._database
-        return {
-            database.IMPORTING: database.stores(
-                self._image, database.IMPORTING, remove=self._entry.stores),
-            database.FAILED: database.stores(
-                self._image, database.FAILED, add=failed)}
-
-    def _remaining(self) -> list[str | None]:
-        """Return the target stores that the image is not in."""
-        there = self._database.located(self._image)
-        return [store for store in self._entry.stores if store not in there]
+                              self._database.move_stores(
+                                  self._image, self._entry.stores, remaining))
 
     def _drop_locations(self, keep: bool) -> None:
         """Take the locations off an image that is not active yet.
@@ -494,7 +484,7 @@ class _Recovery:
         try:
             existing.record_published(site, self._entry.image)
         except Exception as exc:
-            LOG.info('Store %(store)s has to take image %(image)s anew: '
+            LOG.info('Store %(store)s has to take image %(image)s again: '
                      '%(error)s', {'store': store, 'error': exc,
                                    'image': self._entry.image})
             return False
@@ -528,7 +518,7 @@ class _Recovery:
         copies = self._held.entry.method == 'copy-image'
         self._held.note(phase=journal.COPYING if copies else journal.STAGED,
                         attempts=self._entry.attempts + 1,
-                        boot=durable.boot_id())
+                        boot=folder.boot_id())
         assert self._begin is not None, 'see _may_resume()'
         self._begin(self._held, stores)
         return RESUMED
@@ -536,7 +526,7 @@ class _Recovery:
     def _rolled_back(self, what: str) -> str:
         # The lock first: who sees the task fail may repeat the import at once.
         self._unlock()
-        self._database.fail(
+        self._database.fail_task(
             self._entry.task, 'The worker ended in the middle of the import '
             '(%s); %s.' % (self._entry.phase, what))
         self._held.close()
@@ -550,3 +540,84 @@ class _Recovery:
 def _names(stores: abc.Iterable[str | None]) -> str:
     # A Glance with a single store has no name for it.
     return ', '.join(store or 'the store' for store in stores)
+
+
+def resume_import(held: journal.Held, stores: abc.Sequence[str | None]
+                  ) -> None:
+    """Resume an import with the task that was interrupted.
+
+    Its owner and its user, its ID and with that the lock that it has on the
+    image stay. It begins where the staged data is complete, whatever way it
+    came there, and goes through every task of the flow that does not bring
+    it. Nothing of it depends on the one who began it but the user's token,
+    which is needed to prove signatures; images that have one are not resumed.
+
+    :raises Exception: if it cannot be begun; it is not held any more then
+    """
+    # Until it is known whether it has begun, the caller holds the entry.
+    green.call(_resume_import, held, stores, timeout=_BEGINNING)
+
+
+def _resume_import(held: journal.Held, stores: abc.Sequence[str | None]
+                   ) -> None:
+    from glance.api import common
+    from glance.common import exception
+
+    from glance_dcn.upstream import database
+    entry = held.entry
+    # It may have waited for its turn when its worker ended.
+    database.begin_processing(entry.task, 'Resumed after its worker had ended')
+    task = database.task(entry.task)
+    if task is None:
+        raise exception.TaskNotFound(task_id=entry.task)
+    executor = _executor(task, entry.method, stores)
+    active_imports.adopt(held)
+    try:
+        common.get_thread_pool('tasks_pool').spawn(
+            _execute, executor, entry.task)
+    except BaseException:
+        active_imports.give_up(entry.task)
+        raise
+
+
+def _execute(executor: typing.Any, task_id: str) -> None:
+    try:
+        executor._run(task_id, 'api_image_import')
+    except Exception as exc:
+        # Glance has logged it and set the task to failure.
+        LOG.debug('Task %(task)s has failed once more: %(error)s', {
+            'task': task_id, 'error': exc})
+
+
+def _executor(task: database.Row, method: str,
+              stores: abc.Sequence[str | None]) -> typing.Any:
+    """Return Glance's executor for what is left to do of a task."""
+    from glance.async_ import taskflow_executor
+    from glance import context
+    from glance import gateway
+
+    def owner() -> typing.Any:
+        """Return the context of the task's owner, with an admin's rights."""
+        return context.RequestContext(
+            user_id=task.get('user_id'), project_id=task['owner'],
+            request_id=task.get('request_id'), is_admin=True,
+            roles=['admin', 'member', 'reader'], overwrite=False)
+
+    def get_flow(task: typing.Any) -> typing.Any:
+        left = copy.deepcopy(task.task_input)
+        left['backend'] = list(stores)
+        # However it came there, the data is staged.
+        left['import_req']['method'] = {
+            'name': method if copies else 'glance-direct'}
+        # Not saved: neither Glance nor the heartbeat writes the input.
+        task.task_input = left
+        return glances_flow(task)
+
+    gate, own = gateway.Gateway(), owner()
+    copies = method == 'copy-image'
+    executor = taskflow_executor.TaskExecutor(
+        own, gate.get_task_repo(own), gate.get_repo(own),
+        gate.get_image_factory(own),
+        admin_repo=gate.get_repo(owner()) if copies else None)
+    glances_flow, executor._get_flow = executor._get_flow, get_flow
+    return executor

@@ -10,21 +10,29 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Scans the staging folder, in the leader of a host.
+"""The background work of a process for its imports.
 
 It begins when the process does, beside its requests: nothing waits for it.
-Each process keeps the journal of its own imports.
+Each process keeps the journal of its own imports; in the leader of a host the
+staging folder is scanned.
 
 What a killed worker leaves is the recovery's, as long as there is a journal.
 The rest are orphans: files of imports that began without it, or whose image
 was deleted while another worker had it. Stock scans once, at its start, for
 files of images that are gone. None is removed that may be the only copy of an
 image.
+
+Glance checks whether a task still has the lock of its image, and saves the
+image then. A process that is stopped between the two for so long that a peer
+takes its task over (``dcn_worker_timeout``) saves all the same when it goes
+on, though the peer has removed what the process has written. Nothing in
+Glance's save can be made to depend on that, so the process checks afterwards.
 """
 
 from __future__ import annotations
 
 from collections import abc
+import dataclasses
 import logging
 import os
 import re
@@ -33,8 +41,8 @@ import typing
 
 from oslo_config import cfg
 
+from glance_dcn.ceph import images
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
@@ -47,7 +55,8 @@ from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 
 if typing.TYPE_CHECKING:
-    from glance_dcn.imports import commits
+    from glance_dcn.sites import site as sites
+    from glance_dcn.tasks import task as tasks
 
 LOG = logging.getLogger(__name__)
 
@@ -58,15 +67,24 @@ _ORPHANS_INTERVAL = 600
 _IMAGE_FILE = re.compile(
     r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=$|\.)',
     re.ASCII | re.IGNORECASE)
-# Seconds from the last store that was set up to the first look, and until
-# one is had even if Glance has not come up.
+# Seconds from the last store that was set up to the first scan, and until
+# there is one even if Glance has not come up.
 _SETTLING = 1
 _PATIENCE = 20
 _PAUSE = 0.2
+#: Seconds that a save may take until its outcome is checked. A peer waits
+#: for longer, and an ordinary save takes a fraction of one.
+SUSPECT = 5
+# Checks, some seconds apart, for which an image is kept in mind: a save comes
+# soon after the commit, but for the time that the process is stopped.
+_CHECKS = 12
+# Seconds between two checks after which the process was stopped: less than it
+# takes until what it has committed is removed.
+_STOPPED = 30
 
 
 class Scanner:
-    """Recovers, again and again, what dead processes have left.
+    """The background work of one process.
 
     :ivar gate: is asked each time whether to recover anything, or None
     """
@@ -74,33 +92,41 @@ class Scanner:
     def __init__(self) -> None:
         self.gate: abc.Callable[[], bool] | None = None
         self._tasks = process.get(queue.TaskQueue)
-        self._conf: cfg.ConfigOpts | None = None
         self._since = 0.0
-        self._told = False
-        self._scanned: float | None = None
-        self._commits: commits.Commits | None = None
+        self._conf: cfg.ConfigOpts | None = None
+        self._periodic: periodic.Periodic | None = None
+        self._warned = False
+        self._scanned = float('-inf')
+        self._commits: Commits | None = None
 
     def start(self, conf: cfg.ConfigOpts) -> None:
-        """Begin, if not done yet; called as each store is set up."""
+        """Recover what dead processes leave; called for each store."""
         if not self._tasks.enabled:
             return
         options.register(conf)
-        is_first = self._conf is None
         self._conf, self._since = conf, time.monotonic()
-        if is_first:
+        if self._periodic is None:
             _mark_older(conf)
-            watch = periodic.Periodic('glance-dcn-recovery', self.scan,
-                                      _INTERVAL)
-            watch.start()
-            self._tasks.lead.on_lead(watch.wake)
+            self._periodic = periodic.Periodic('glance-dcn-recovery',
+                                               self.scan, _INTERVAL)
+            self._periodic.start()
+            self._tasks.lead.on_lead(self._periodic.wake)
 
     def scan(self) -> None:
-        """Recover once, when Glance has come up."""
+        """Do once what is due, when Glance is loaded."""
         conf = self._conf
         assert conf is not None, 'start() sets it, and has this called'
         self._wait_for_glance(conf)
-        self._check_commits()
-        found = folder.of(conf)
+        if glance_interfaces.usable(glance_interfaces.DATABASE):
+            # Its stopwatch begins in the process that scans.
+            self._commits = self._commits or Commits(
+                self._tasks.take_committed, self._tasks.sites.get)
+            try:
+                self._commits.check()
+            except Exception:
+                LOG.exception('Whether what this process has written is still '
+                              'there cannot be told now')
+        found = journal.of(conf)
         if found is None or not recovery.is_possible():
             return
         used = plugins.staging_is_used(conf)
@@ -108,40 +134,26 @@ class Scanner:
             green.call(active_imports.listen, conf)
         if not self._tasks.lead.is_held:
             return
+        chosen = conf[options.GROUP]
         # A peer that took this worker for gone may be at it. While nothing is
         # left, the registry is not asked.
-        if (self.gate is None or all(map(active_imports.get, found.tasks()))
+        if (self.gate is None
+                or all(map(active_imports.get, found.tasks()))
                 or self.gate()):
-            recovery.recover(found, _resume() if conf[
-                options.GROUP].resume_imports else None)
-        if used:
-            self._scan_files(conf, found)
-
-    def _scan_files(self, conf: cfg.ConfigOpts,
-                    found: journal.Journal) -> None:
-        if not self._told:
-            self._told = True
+            resumes = chosen.resume_imports and glance_interfaces.usable(
+                glance_interfaces.TASK_EXECUTOR)
+            recovery.recover(found,
+                             recovery.resume_import if resumes else None)
+        if not used:
+            return
+        if not self._warned:
+            self._warned = True
             for sentence in folder.doubts(conf):
                 LOG.warning(sentence)
         now = time.monotonic()
-        if self._scanned is None or now - self._scanned > _ORPHANS_INTERVAL:
+        if now - self._scanned > _ORPHANS_INTERVAL:
             self._scanned = now
-            remove_orphans(found, conf[options.GROUP].staging_orphan_age)
-
-    def _check_commits(self) -> None:
-        """Check that images this process was about to save are still there."""
-        if not glance_interfaces.usable(glance_interfaces.DATABASE):
-            return
-        # The database of Glance is there by now, see _wait_for_glance().
-        from glance_dcn.imports import commits
-        if self._commits is None:
-            self._commits = commits.Commits(self._tasks.take_committed,
-                                            self._tasks.sites.get)
-        try:
-            self._commits.check()
-        except Exception:
-            LOG.exception('Whether what this process has written is still '
-                          'there cannot be told now')
+            remove_orphans(found, chosen.staging_orphan_age)
 
     def _wait_for_glance(self, conf: cfg.ConfigOpts) -> None:
         """Wait until Glance is loaded, which must not be disturbed.
@@ -165,20 +177,12 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
     if not staging or not os.path.isdir(staging):
         return
     try:
-        durable.mark_older(staging, os.path.join(staging, journal.FOLDER))
+        folder.mark_older(staging)
     except OSError as exc:
         LOG.warning('What was uploaded before this host was restarted cannot '
                     'be told in %(folder)s (%(error)s), and is believed: see '
                     'that it is there and belongs to the user of Glance',
                     {'folder': staging, 'error': exc})
-
-
-def _resume() -> recovery.Resume | None:
-    """Return the function that starts an import again, or None."""
-    if not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR):
-        return None
-    from glance_dcn.imports import resume
-    return resume.begin
 
 
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:
@@ -225,3 +229,117 @@ def _is_orphan(image_id: str, name: str, staging: str) -> bool:
     # A half conversion: what it was made of is there.
     return (image['status'] == 'uploading' and name != image_id
             and os.path.exists(os.path.join(staging, image_id)))
+
+
+class Stopwatch:
+    """Measures by the clock that shows more of the time.
+
+    One of them stands still while a virtual machine is paused.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic(), time.time()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        monotonic, wall = self._began
+        return max(time.monotonic() - monotonic, time.time() - wall)
+
+
+def check_saved(watch: Stopwatch, image_id: str,
+                saved: abc.Iterable[sites.Site]) -> None:
+    """Drop the locations of an image whose data was removed meanwhile.
+
+    :param watch: made before the save
+    :param saved: sites of the locations that were saved
+    :raises glance.common.exception.UploadException: if there were any
+    """
+    from glance.common import exception
+    gone = [] if watch.seconds < SUSPECT else [
+        site for site in saved if _is_gone(site, image_id)]
+    if not gone:
+        return
+    for site in gone:
+        _drop(site, image_id, watch.seconds)
+    raise exception.UploadException(
+        'Copying to store %s failed: the process was stopped, and what it had '
+        'copied was removed meanwhile; repeat the copy' % ', '.join(
+            site.name for site in gone))
+
+
+@dataclasses.dataclass
+class _Commit:
+    """An image that Glance is told of.
+
+    :ivar checks: how often it was checked
+    :ivar stopped: seconds for which the process was stopped since, or 0
+    """
+
+    site: sites.Site
+    image: str
+    checks: int = 0
+    stopped: float = 0
+
+
+class Commits:
+    """What this process has committed lately.
+
+    :param take: returns the intents committed since it was called last
+    :param sites: returns the site of a store by its identifier, or None
+    """
+
+    def __init__(self,
+                 take: abc.Callable[[], list[tasks.Intent]],
+                 sites: abc.Callable[[str], sites.Site | None]) -> None:
+        self._take = take
+        self._sites = sites
+        self._kept: list[_Commit] = []
+        self._watch = Stopwatch()
+
+    def check(self) -> None:
+        """Drop locations of what was removed while the process was stopped.
+
+        To be called every few seconds by one thread; nothing is asked as
+        long as the process was not stopped.
+        """
+        passed, self._watch = self._watch.seconds, Stopwatch()
+        for intent in self._take():
+            site = self._sites(intent.site)
+            if site is not None:
+                self._kept.append(_Commit(site, intent.image))
+        for commit in self._kept:
+            commit.checks += 1
+            if passed > _STOPPED:
+                commit.checks, commit.stopped = 0, passed
+            if commit.stopped and _is_gone(commit.site, commit.image):
+                _drop(commit.site, commit.image, commit.stopped)
+        self._kept = [commit for commit in self._kept
+                      if commit.checks < _CHECKS]
+
+
+def _drop(site: sites.Site, image_id: str, seconds: float) -> None:
+    """Drop the location of an image that is gone, if Glance has it."""
+    from glance_dcn.upstream import database
+    uri = site.uri(image_id)
+    for location in (database.image(image_id) or {}).get('locations', ()):
+        if location['url'] == uri and location['status'] == 'active':
+            database.drop_location(image_id, location)
+            LOG.error('Image %(image)s was removed from store %(store)s while '
+                      'this process was stopped for %(seconds)d s at saving '
+                      'that it is there: its location there is dropped. Copy '
+                      'it once more; see why the process was stopped', {
+                          'image': image_id, 'store': site.name,
+                          'seconds': seconds})
+
+
+def _is_gone(site: sites.Site, image_id: str) -> bool:
+    """Return whether a site is known to have no image of a name."""
+    try:
+        with site.open_pool() as ioctx:
+            return images.read_image_id(ioctx, image_id) is None
+    except Exception as exc:
+        LOG.warning('Store %(store)s: whether image %(image)s is still there '
+                    'cannot be told: %(error)s; see "glance-dcn check"', {
+                        'store': site.name, 'image': image_id, 'error': exc})
+        return False

@@ -13,8 +13,8 @@
 """Images and tasks as Glance's database has them, for the work of the dead.
 
 It is asked as an administrator, and below Glance's domain model: that knows no
-way from an import that was broken off back to a staged image, and names no
-task's status as long as somebody might be at it.
+way from an import that was broken off back to a staged image, and tells no
+task's status as long as a thread might work on it.
 
 Each function asks in the hub where eventlet has patched Glance
 (:mod:`glance_dcn.runtime.green`), and then raises
@@ -24,6 +24,7 @@ Each function asks in the hub where eventlet has patched Glance
 from __future__ import annotations
 
 from collections import abc
+import contextlib
 import datetime
 import functools
 import typing
@@ -57,6 +58,8 @@ IMPORTING = 'os_glance_importing_to_stores'
 FAILED = 'os_glance_failed_import'
 #: Statuses of tasks that have ended.
 ENDED = ('success', 'failure')
+
+_admin = context.get_admin_context
 
 # Seconds for which a native thread waits for a store to remove data.
 _REMOVAL = 3600
@@ -102,12 +105,10 @@ def last_status(image_id: str) -> str | None:
 
     It is ``pending_delete`` while the image may still be given back.
     """
-    try:
-        status: str = db.get_api().image_get(
-            _admin(), image_id, force_show_deleted=True)['status']
-    except exception.NotFound:
-        return None
-    return status
+    with contextlib.suppress(exception.NotFound):
+        return str(db.get_api().image_get(
+            _admin(), image_id, force_show_deleted=True)['status'])
+    return None
 
 
 def located(found: Row) -> set[str | None]:
@@ -128,7 +129,7 @@ def task(task_id: str) -> Row | None:
     return None if found.get('deleted') else found
 
 
-def say(task_id: str, message: str) -> None:
+def save_message(task_id: str, message: str) -> None:
     """Save the message of a task that goes on, and nothing else of it.
 
     Its status stays as the thread that works on it has just set it.
@@ -136,17 +137,17 @@ def say(task_id: str, message: str) -> None:
     _update_task(task_id, {'message': message})
 
 
-def begin(task_id: str, message: str) -> None:
+def begin_processing(task_id: str, message: str) -> None:
     """Set a task to processing, with a message."""
     _update_task(task_id, {'status': 'processing', 'message': message})
 
 
-def fail(task_id: str, message: str) -> None:
+def fail_task(task_id: str, message: str) -> None:
     """Set a task to failure, unless it has ended."""
     _end(task_id, {'status': 'failure', 'message': message})
 
 
-def succeed(task_id: str, image_id: str) -> None:
+def complete_task(task_id: str, image_id: str) -> None:
     """Set a task to success, unless it has ended."""
     _end(task_id, {'status': 'success', 'result': {'image_id': image_id}})
 
@@ -185,20 +186,16 @@ def update(image_id: str, from_status: str,
 @_in_hub
 def drop_location(image_id: str, location: Row) -> None:
     """Take a location off an image; its data is not touched."""
-    try:
+    with contextlib.suppress(exception.NotFound):
         db.get_api().image_location_delete(_admin(), image_id,
                                            location['id'], 'deleted')
-    except exception.NotFound:
-        pass
 
 
 @_in_hub
 def drop_property(image_id: str, name: str, value: str) -> None:
     """Take a property off an image, if it has that value."""
-    try:
+    with contextlib.suppress(exception.NotFound):
         db.get_api().image_delete_property_atomic(image_id, name, value)
-    except exception.NotFound:
-        pass
 
 
 def stores(found: Row, prop: str, add: abc.Iterable[str | None] = (),
@@ -210,6 +207,16 @@ def stores(found: Row, prop: str, add: abc.Iterable[str | None] = (),
     names = {name for name in found['properties'].get(prop, '').split(',')
              if name}
     return ','.join(sorted((names | set(filter(None, add))) - set(remove)))
+
+
+def move_stores(found: Row, stores_: abc.Collection[str | None],
+                failed: abc.Iterable[str | None]) -> dict[str, str]:
+    """Return both properties when an import to some stores has ended.
+
+    :param failed: of the stores, those that did not get the image
+    """
+    return {IMPORTING: stores(found, IMPORTING, remove=stores_),
+            FAILED: stores(found, FAILED, add=failed)}
 
 
 def may_copy() -> bool:
@@ -227,7 +234,7 @@ def replace_lock(image_id: str, before: str | None, after: str) -> bool:
 
     :param before: ID of the task that has it, or None if none has
     :param after: ID of the task that shall have it
-    :returns: whether it has; another may have taken it
+    :returns: whether that has it; another may have taken it
     """
     api = db.get_api()
     if before is None:
@@ -245,7 +252,7 @@ def replace_lock(image_id: str, before: str | None, after: str) -> bool:
 
 
 def own_url() -> str | None:
-    """Return what other workers reach this one by, or None."""
+    """Return the URL by which other workers reach this one, or None."""
     url: str | None = CONF.worker_self_reference_url or CONF.public_endpoint
     return url
 
@@ -261,7 +268,3 @@ def remove_data(image_id: str, location: Row) -> None:
         _admin(), image_id, {'url': location['url'],
                              'metadata': location['metadata'],
                              'status': 'active'})
-
-
-def _admin() -> context.RequestContext:
-    return context.get_admin_context()

@@ -13,8 +13,8 @@
 """What Glance's database says of an image and its locations.
 
 Data at a site is removed only when Glance's database says that it may be: a
-record is but a hint. Only a process of Glance's can ask; others import this,
-so that Glance is imported by who asks.
+record is but a hint. Only a process of Glance's can ask; others import this
+too, so Glance is imported when the database is asked.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ if typing.TYPE_CHECKING:
 
     from oslo_config import cfg
 
-# An option that Glance registers, and no other program.
-_GLANCES_OWN = glance_interfaces.OPTION
 #: Property that holds the ID of the task that has the image, and only that.
 LOCK = 'os_glance_import_task'
 # Statuses of images that a request is about to give data, and of images whose
@@ -46,8 +44,8 @@ class Location(enum.Enum):
     NAMED: the image has it, or may still be given back (delayed delete).
     NOT_NAMED: Glance knows the image, and it does not have the location.
     DELETED: Glance knows that the image was deleted.
-    UNKNOWN: the database never had the image, or has forgotten it. It is
-    never a permission.
+    UNKNOWN: the database never had the image, or has forgotten it; never a
+    permission.
     """
 
     NAMED = 'named'
@@ -94,8 +92,6 @@ class GlanceDatabase:
     def ask(self, image_id: str, uri: str) -> Answer:
         """Return what the database says of an image at a location.
 
-        :param image_id: ID of the image
-        :param uri: URI of the location
         :raises RuntimeError: if it is not as this package knows it
         :raises glance_dcn.runtime.green.Unavailable: if the hub of a process
             that eventlet has patched does not answer
@@ -107,15 +103,9 @@ class GlanceDatabase:
         return green.call(self._ask, image_id, uri)
 
     def _ask(self, image_id: str, uri: str) -> Answer:
-        from glance.common import exception
-        from glance import context
-        from glance import db
-        try:
-            # With the locations that were dropped.
-            image = db.get_api().image_get(
-                context.get_admin_context(show_deleted=True), image_id,
-                force_show_deleted=True)
-        except exception.NotFound:
+        # With the locations that were dropped.
+        image = _get_image(image_id, deleted=True)
+        if image is None:
             return Answer(Location.UNKNOWN, settled=False)
         was_named = uri in self._uris(image['locations'])
         if image['status'] == 'pending_delete':
@@ -133,17 +123,10 @@ class GlanceDatabase:
     def locations(self, image_id: str) -> set[str]:
         """Return the URIs of an image's locations; for threads of requests.
 
-        :param image_id: ID of the image; none if there is no such image
+        There are none if there is no such image.
         """
-        from glance.common import exception
-        from glance import context
-        from glance import db
-        try:
-            image = db.get_api().image_get(context.get_admin_context(),
-                                           image_id)
-        except exception.NotFound:
-            return set()
-        return self._uris(image['locations'])
+        image = _get_image(image_id)
+        return self._uris(image['locations'] if image else ())
 
     def _uris(self, locations: Iterable[dict[str, typing.Any]]) -> set[str]:
         """Return the URIs of locations, which Glance may keep encrypted."""
@@ -159,8 +142,26 @@ def clear_url(conf: cfg.ConfigOpts, location: dict[str, typing.Any]) -> str:
 
 
 def of(conf: cfg.ConfigOpts) -> GlanceDatabase | None:
-    """Return the database behind a configuration of Glance's, or None."""
-    return GlanceDatabase(conf) if _GLANCES_OWN in conf else None
+    """Return the database behind a configuration, None if not Glance's."""
+    return GlanceDatabase(conf) if glance_interfaces.OPTION in conf else None
+
+
+def _get_image(image_id: str, deleted: bool = False
+               ) -> dict[str, typing.Any] | None:
+    """Return an image of the database.
+
+    :param deleted: whether deleted images and locations are shown
+    """
+    from glance.common import exception
+    from glance import context
+    from glance import db
+    try:
+        found: dict[str, typing.Any] = db.get_api().image_get(
+            context.get_admin_context(show_deleted=deleted), image_id,
+            force_show_deleted=deleted)
+    except exception.NotFound:
+        return None
+    return found
 
 
 def _is_settled(image: dict[str, typing.Any]) -> bool:

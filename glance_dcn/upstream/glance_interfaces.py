@@ -64,7 +64,7 @@ OPTION = 'worker_self_reference_url'
 
 _ROUTER = 'glance.api.v2.router'
 # Seconds until all is proved even if Glance is not seen to be loaded, between
-# two looks whether it is, and between two proofs: nothing that is known is
+# two checks whether it is, and between two proofs: nothing that is known is
 # proved again, but a child of a fork may have to be told.
 _PATIENCE, _PAUSE, _AGAIN = 20, 0.2, 3600
 
@@ -171,9 +171,8 @@ class Proofs:
 
     def faults(self) -> dict[Interface, str]:
         """Prove all interfaces, and return what is wrong with some."""
-        found = {interface: self.fault(interface)
-                 for interface in INTERFACES}
-        return {interface: text for interface, text in found.items() if text}
+        return {interface: text for interface in INTERFACES
+                if (text := self.fault(interface))}
 
     def fault(self, interface: Interface) -> str | None:
         """Return what is wrong with an interface, or None.
@@ -188,7 +187,12 @@ class Proofs:
                 return str(exc)
             self._faults[interface] = error
             if error is not None:
-                _log(interface, error)
+                LOG.error('Glance %(release)s: glance_dcn cannot use %(name)s,'
+                          ' %(needed)s (%(error)s). Therefore %(off)s. Install'
+                          ' a release of glance-dcn that supports this Glance',
+                          {'release': release(), 'name': interface.name,
+                           'error': error, 'needed': interface.needed,
+                           'off': interface.off})
         return self._faults[interface]
 
     def usable(self, interface: Interface) -> bool:
@@ -208,15 +212,6 @@ def start(conf: cfg.ConfigOpts) -> None:
         process.get(Proofs).start()
 
 
-def _log(interface: Interface, error: str) -> None:
-    LOG.error('Glance %(release)s: glance_dcn cannot use %(name)s, '
-              '%(needed)s (%(error)s). Therefore %(off)s. Install a release '
-              'of glance-dcn that supports this Glance', {
-                  'release': release(), 'name': interface.name,
-                  'error': error, 'needed': interface.needed,
-                  'off': interface.off})
-
-
 def _prove(interface: Interface, conf: cfg.ConfigOpts) -> str | None:
     try:
         interface.prove(conf)
@@ -228,10 +223,7 @@ def _prove(interface: Interface, conf: cfg.ConfigOpts) -> str | None:
 
 
 def _has(thing: object, *names: str) -> None:
-    """Return if something has attributes.
-
-    :raises Missing: if not
-    """
+    """Raise Missing unless something has attributes."""
     for name in names:
         if not hasattr(thing, name):
             raise Missing('%s has no %s' % (
@@ -240,10 +232,7 @@ def _has(thing: object, *names: str) -> None:
 
 def _takes(function: Callable[..., typing.Any], *args: typing.Any,
            **kwargs: typing.Any) -> None:
-    """Return if a function can be called with arguments; it is not.
-
-    :raises Missing: if not
-    """
+    """Raise Missing unless a function can be called with arguments."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError as exc:
@@ -270,6 +259,15 @@ def _constants(thing: typing.Any) -> Iterator[typing.Any]:
         yield from _constants(thing.__code__)
     else:
         yield thing
+
+
+def _mentions(module: types.ModuleType, *names: str) -> None:
+    """Raise Missing unless a module has some names as constants."""
+    found = {constant for constant in _constants(module)
+             if isinstance(constant, str)}
+    for name in names:
+        if name not in found:
+            raise Missing('%s does not know %s' % (module.__name__, name))
 
 
 def _prove_options(conf: cfg.ConfigOpts) -> None:
@@ -317,12 +315,8 @@ def _prove_image_lock(_conf: cfg.ConfigOpts) -> None:
     from glance.async_.flows import api_image_import
 
     from glance_dcn.upstream import database
-    found = {constant for constant in _constants(api_image_import)
-             if isinstance(constant, str)}
-    for name in (database.LOCK, database.HOST, database.IMPORTING,
-                 database.FAILED):
-        if name not in found:
-            raise Missing('imports do not know the property %s' % name)
+    _mentions(api_image_import, database.LOCK, database.HOST,
+              database.IMPORTING, database.FAILED)
     _has(api_image_import.ImportActionWrapper, 'image_id',
          'assert_task_lock', 'drop_lock_for_task')
 
@@ -387,12 +381,8 @@ def _prove_import_plugins(_conf: cfg.ConfigOpts) -> None:
     _takes(copy_image.get_flow, backend=[])
     _has(image_conversion, 'conversion_plugin_opts')
     _takes(utils.get_task, 'tasks', 'task')
-    found = {constant for constant in _constants(api_image_import)
-             if isinstance(constant, str)}
-    for name in ('task_id', 'task_type', 'task_repo', 'backend',
-                 'import_req', 'action_wrapper'):
-        if name not in found:
-            raise Missing('plugins are not told the %s' % name)
+    _mentions(api_image_import, 'task_id', 'task_type', 'task_repo',
+              'backend', 'import_req', 'action_wrapper')
 
 
 def _prove_import_actions(_conf: cfg.ConfigOpts) -> None:
@@ -480,17 +470,14 @@ def _prove_task_executor(_conf: cfg.ConfigOpts) -> None:
 def _prove_task_events(_conf: cfg.ConfigOpts) -> None:
     from glance.db.sqlalchemy import models
     from sqlalchemy import inspection
-    attributes = set(inspection.inspect(models.TaskInfo).columns.keys())
-    for name in ('task_id', 'input'):
-        if name not in attributes:
-            raise Missing('TaskInfo has no %s' % name)
+    _has(inspection.inspect(models.TaskInfo).columns, 'task_id', 'input')
 
 
 def _prove_reserved_stores(_conf: cfg.ConfigOpts) -> None:
     from glance_store import multi_backend
-    _has(multi_backend, '_RESERVED_STORES')
-    if not isinstance(multi_backend._RESERVED_STORES, dict):
-        raise Missing('_RESERVED_STORES is not a dict')
+    if not isinstance(getattr(multi_backend, '_RESERVED_STORES', None), dict):
+        raise Missing('glance_store.multi_backend has no _RESERVED_STORES, or '
+                      'it is not a dict')
 
 
 def _prove_store_map(_conf: cfg.ConfigOpts) -> None:

@@ -13,10 +13,9 @@
 """Which of two plugins of one name Glance uses.
 
 Glance looks up the plugin of an import method by the method's name, which is
-a closed set; glance_dcn's ``copy_image`` stands beside stock's, and stevedore
-lets the one it found last win. The order of finding is that of sys.path and
-of folders: not one to rely on. It is kept for the whole process in a list,
-though, that can be put in order before it is first used.
+a closed set; of glance_dcn's ``copy_image`` and stock's, stevedore uses that
+which it found last. That order is one of sys.path and of folders. It is kept
+for the whole process in a list, though, that can be sorted before it is used.
 """
 
 from __future__ import annotations
@@ -64,11 +63,9 @@ def ours_wins(name: str) -> bool:
 
     It is not known, and taken not to be, if the order is not kept.
     """
-    if not order_is_kept():
-        return False
     found = [point for point in entry_points(NAMESPACE)
              if point.name == name]
-    return bool(found) and _is_ours(found[-1])
+    return bool(found) and order_is_kept() and _is_ours(found[-1])
 
 
 def entry_points(namespace: str) -> list[metadata.EntryPoint]:

@@ -46,8 +46,7 @@ import typing
 import urllib.parse
 import uuid
 
-from glance_dcn.imports import durable
-from glance_dcn.imports import journal
+from glance_dcn.imports import folder
 from glance_dcn.runtime import process
 from glance_dcn.upstream import plugins
 from glance_dcn.workers import registry
@@ -311,7 +310,7 @@ class WorkerIdentity:
 
     def __init__(self, staging: str) -> None:
         self.staging = os.path.abspath(staging)
-        self.folder = os.path.join(self.staging, journal.FOLDER)
+        self.folder = os.path.join(self.staging, folder.FOLDER)
 
     def uuid(self) -> str:
         """Return the UUID of the worker; it is made if need be.
@@ -331,7 +330,7 @@ class WorkerIdentity:
                 os.link(temporary, path)
         finally:
             os.unlink(temporary)
-        durable.sync_folder(self.folder)
+        folder.sync_folder(self.folder)
         return _read_identity(path)
 
     def known_uuid(self) -> str | None:

@@ -68,7 +68,6 @@ import uuid
 from oslo_config import cfg
 
 from glance_dcn.imports import folder
-from glance_dcn.imports import journal
 from glance_dcn.imports import options
 from glance_dcn.runtime import lead
 from glance_dcn.runtime import native
@@ -144,7 +143,7 @@ def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     locks = getattr(getattr(conf, 'oslo_concurrency', None), 'lock_path',
                     None)
     return [os.path.join(os.path.abspath(parent), last)
-            for parent, last in ((staging, journal.FOLDER), (locks, name),
+            for parent, last in ((staging, folder.FOLDER), (locks, name),
                                  (tempfile.gettempdir(), name)) if parent]
 
 

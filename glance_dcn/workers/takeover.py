@@ -48,7 +48,6 @@ import uuid
 
 from oslo_config import cfg
 
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
@@ -94,7 +93,7 @@ def roll_back(conf: cfg.ConfigOpts, worker: registry.Worker,
             # The registry has it a little later.
             entry = dataclasses.replace(entry, boot=theirs.entry.boot,
                                         proofs=theirs.entry.proofs)
-        ours = folder.of(conf)
+        ours = journal.of(conf)
         assert ours is not None, 'a worker is one that has a staging folder'
         known = ours.read(entry.task)
         own = ours.begin(dataclasses.replace(
@@ -157,9 +156,9 @@ def _move(source: str, target: str) -> None:
             except OSError:
                 # On another file system, or not to be changed.
                 shutil.copyfile(path, part, follow_symlinks=False)
-                durable.sync(part)
+                folder.sync(part)
                 os.rename(part, new)
-            durable.sync_folder(os.path.dirname(new))
+            folder.sync_folder(os.path.dirname(new))
             if os.path.islink(new):
                 # It was changed meanwhile.
                 folder.discard(new)

@@ -121,7 +121,7 @@ class TestHowItWorks(base.BaseTestCase):
 
     def test_names_all_that_is_kept_on_disk(self):
         self.assertLessEqual(
-            {journal.FOLDER, 'TASK' + journal._RECORD, 'TASK' + journal._LOCK,
+            {folder.FOLDER, 'TASK' + journal._RECORD, 'TASK' + journal._LOCK,
              identity._IDENTITY, 'lead.N', identity._CHALLENGE,
              folder._WORKERS + '/*', spool.FOLDER + '/*'}, self.terms)
 

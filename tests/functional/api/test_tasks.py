@@ -21,7 +21,7 @@ import sys
 import time
 import uuid
 
-from glance_dcn.imports import journal
+from glance_dcn.imports import folder
 from glance_dcn.tasks import spool
 from lab import glance
 from lab import process
@@ -173,7 +173,7 @@ class TasksTest(base.OwnGlanceTestCase):
 
     def records(self, own):
         """Return the folder of the records on the local disk."""
-        return own.worker.staging / journal.FOLDER / spool.FOLDER
+        return own.worker.staging / folder.FOLDER / spool.FOLDER
 
     def wait_until_done(self, *images):
         """Wait until edge has nothing of some images, 60 s at most."""

@@ -45,8 +45,8 @@ class PromptGlance(glance.Glance):
         folder.mkdir(parents=True, exist_ok=True)
         module, _colon, application = glance.application().partition(':')
         (folder / 'prompt_glance.py').write_text(
-            'from glance_dcn.imports import durable\n'
-            'durable.DELAY = 0\n'
+            'from glance_dcn.imports import folder\n'
+            'folder.DELAY = 0\n'
             'import importlib\n'
             'application = importlib.import_module(%r).%s\n'
             % (module, application))

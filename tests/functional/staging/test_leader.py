@@ -25,6 +25,7 @@ import signal
 import uuid
 
 from glance_dcn.ceph import client as clients
+from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
@@ -70,7 +71,7 @@ class LeaderTest(workers.WorkersTestCase):
     def leader(self, number: int = 0) -> int | None:
         """Return the process ID of the leader of a worker, or None."""
         found = list((self.workers.workers[number].staging
-                      / journal.FOLDER).glob('lead.*'))
+                      / folder.FOLDER).glob('lead.*'))
         # For a moment there may be two.
         return int(found[0].read_text().split()[1]) if len(
             found) == 1 else None
@@ -118,7 +119,7 @@ class LeaderTest(workers.WorkersTestCase):
                           str(uuid.uuid4()), 'images', image_id='1')
         self.tasks.put(task)
         self.workers.workers[0].staging.joinpath(
-            journal.FOLDER, 'wake').touch()
+            folder.FOLDER, 'wake').touch()
         process.wait_for('the task', lambda: not self.tasks.records(
             task.site, task.image), PATIENCE)
 

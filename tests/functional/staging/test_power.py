@@ -26,7 +26,6 @@ import time
 import fixtures
 from oslotest import base as oslotest
 
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from lab import process
@@ -63,7 +62,7 @@ class DiskTest(oslotest.BaseTestCase):
             file.write(os.urandom(4 * MiB))
             file.flush()
             os.truncate(file.fileno(), 8 * MiB)
-        return durable.digest(str(self.path))
+        return folder.digest(str(self.path))
 
     def cut(self, held):
         held.release()
@@ -79,13 +78,13 @@ class DiskTest(oslotest.BaseTestCase):
         held.note(phase=journal.STORING)
         self.cut(held)
         self.assertEqual(8 * MiB, self.path.stat().st_size)
-        self.assertNotEqual(staged, durable.digest(str(self.path)))
+        self.assertNotEqual(staged, folder.digest(str(self.path)))
 
     def test_what_the_journal_vouches_for_is_there(self):
         staged = self.stage()
         held = self.begin()
         over = threading.Event()
-        durable.Vouching(
+        folder.Vouching(
             str(self.path), lambda size, digest: held.note(
                 proofs={'raw': journal.Proof(size, digest)}),
             over.set).start()
@@ -93,7 +92,7 @@ class DiskTest(oslotest.BaseTestCase):
         entry = self.cut(held)
         self.assertEqual({'raw': journal.Proof(8 * MiB, staged)},
                          entry.proofs)
-        self.assertEqual(staged, durable.digest(str(self.path)))
+        self.assertEqual(staged, folder.digest(str(self.path)))
 
 
 class PowerCutTest(base.ApiTestCase):
@@ -150,7 +149,7 @@ class PowerCutTest(base.ApiTestCase):
             # It is seen from the renaming on, which the worker syncs next;
             # the power is not to be cut between the two. That it does sync is
             # shown by DiskTest.
-            durable.sync_folder(self.scene.staging / '.glance-dcn')
+            folder.sync_folder(self.scene.staging / '.glance-dcn')
         return moment
 
     def proof(self, job, kind):

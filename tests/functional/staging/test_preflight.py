@@ -17,7 +17,7 @@ import contextlib
 import os
 import subprocess
 
-from glance_dcn.imports import journal
+from glance_dcn.imports import folder
 from lab import process
 from tests.functional.api import base
 from tests.kills import server
@@ -54,7 +54,7 @@ class FullDiskTest(base.ApiTestCase):
 
     def files(self):
         return [path.name for path in self.staging.iterdir()
-                if path.name != journal.FOLDER]
+                if path.name != folder.FOLDER]
 
     def assertFree(self, image_id, status):
         image = self.api.images.get(image_id)
@@ -96,6 +96,6 @@ class FullDiskTest(base.ApiTestCase):
         self.assertDescribes(image, data)
         with contextlib.suppress(process.LabError):
             process.wait_for('journal closed', lambda: not list(
-                (self.staging / journal.FOLDER).glob('*.json')), 10)
+                (self.staging / folder.FOLDER).glob('*.json')), 10)
         self.assertEqual([], list(
-            (self.staging / journal.FOLDER).glob('*.json')))
+            (self.staging / folder.FOLDER).glob('*.json')))

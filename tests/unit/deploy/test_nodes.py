@@ -393,7 +393,7 @@ class TestFiles(base.SitesFileTestCase):
         path = self.output / 'a.conf'
         path.write_text('[DEFAULT]\nmine = 1\n')
         written = [texts.conf({'DEFAULT': {'a': str(number)}})
-                 for number in range(3)]
+                   for number in range(3)]
         for text in written:
             self.write(files.File('a.conf', text))
         self.assertEqual({
@@ -403,7 +403,7 @@ class TestFiles(base.SitesFileTestCase):
 
     def test_copy_of_what_was_rendered_is_the_last_one(self):
         written = [texts.conf({'DEFAULT': {'a': str(number)}})
-                 for number in range(3)]
+                   for number in range(3)]
         for text in written:
             self.write(files.File('a.conf', text))
         self.assertEqual({'a.conf': written[2], 'a.conf.bak': written[1]}, {

@@ -26,6 +26,7 @@ from tests.unit.imports import test_durable
 from tests.unit.imports import test_journal
 
 from glance_dcn.imports import active_imports
+from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 
 
@@ -34,7 +35,7 @@ class RunningTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.durable.DELAY', 0))
+            'glance_dcn.imports.folder.DELAY', 0))
         self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.journal = journal.Journal(str(self.staging))
 
@@ -76,7 +77,7 @@ class RunningTest(base.BaseTestCase):
         active_imports.writes('another', 'dcn0', 1)
         self.assertIsNone(
             active_imports.progress_callback('another', 'dcn0', 1))
-        self.assertFalse((self.staging / journal.FOLDER).exists())
+        self.assertFalse((self.staging / folder.FOLDER).exists())
 
     def test_writers(self):
         self.begin()
@@ -192,7 +193,7 @@ class RunningTest(base.BaseTestCase):
             active_imports.progress_callback('the-image', 'dcn0', 0))
 
     def test_folder_that_cannot_be_written(self):
-        (self.staging / journal.FOLDER).write_text('in the way')
+        (self.staging / folder.FOLDER).write_text('in the way')
         self.assertIsNone(self.begin())
         active_imports.enter('the-image', journal.CONVERTING)
 
@@ -256,7 +257,7 @@ class AcceptedTest(base.BaseTestCase):
 
     def test_task_is_written_whatever_happens(self):
         self.listen()
-        (self.staging / journal.FOLDER).write_text('in the way')
+        (self.staging / folder.FOLDER).write_text('in the way')
         self.add()
         self.staging = pathlib.Path('/none/there')
         self.task_id = str(uuid.uuid4())

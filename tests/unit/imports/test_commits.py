@@ -23,7 +23,7 @@ import fixtures
 from glance.common import exception
 from oslotest import base
 
-from glance_dcn.imports import commits
+from glance_dcn.imports import scan
 from glance_dcn.upstream import database
 
 from tests.unit.imports import glance
@@ -72,9 +72,9 @@ class LocatedTest(LocatedCase):
     def save(self, *stores: str, clock: str = 'monotonic',
              seconds: float = 700) -> None:
         """Save locations, which takes some time by a clock."""
-        watch = commits.Stopwatch()
+        watch = scan.Stopwatch()
         self.clocks[clock] += seconds
-        commits.check(watch, IMAGE, map(self.site, stores))
+        scan.check_saved(watch, IMAGE, map(self.site, stores))
 
     def test_stopped_and_removed_meanwhile(self) -> None:
         for clock, store in (('monotonic', 'dcn0'), ('time', 'dcn1')):
@@ -119,7 +119,7 @@ class CommitsTest(LocatedCase):
     def setUp(self) -> None:
         super().setUp()
         self.committed: list[typing.Any] = []
-        self.commits = commits.Commits(self.take, self.site)
+        self.commits = scan.Commits(self.take, self.site)
 
     def take(self) -> list[typing.Any]:
         found, self.committed = self.committed, []
@@ -163,7 +163,7 @@ class CommitsTest(LocatedCase):
         self.assertEqual([], self.looked)
 
     def test_site_that_is_gone(self) -> None:
-        kept = commits.Commits(self.take, lambda name: None)
+        kept = scan.Commits(self.take, lambda name: None)
         self.commit('dcn0')
         self.clocks['time'] += 700
         kept.check()

@@ -40,7 +40,6 @@ from glance_dcn.images import formats
 from glance_dcn.images import qemu_img
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import conversion
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 
@@ -414,7 +413,7 @@ class TestHonest(ConversionTestCase):
 
     def files(self):
         return sorted(name for name in os.listdir(self.staging)
-                      if name != journal.FOLDER)
+                      if name != folder.FOLDER)
 
     def test_source_is_kept_until_the_target_is_on_the_disk(self):
         entry = self.journal(slow=True)
@@ -438,7 +437,7 @@ class TestHonest(ConversionTestCase):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(.01)
         self.assertEqual(
-            journal.Proof(10 * MiB, durable.digest(str(raw))),
+            journal.Proof(10 * MiB, folder.digest(str(raw))),
             entry().proofs['raw'])
 
     def test_import_fails_before_the_target_is_on_the_disk(self):

@@ -29,7 +29,6 @@ from tests.unit.imports import glance
 from glance_dcn.ceph import errors
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import distributed_staging
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.upstream import database
@@ -233,7 +232,7 @@ class StagingTest(base.BaseTestCase):
         task = self.staged(5, status='importing', size=5)
         path = self.staging / self.image_id
         os.utime(path, (1, 1))
-        durable.renew(str(path))
+        folder.renew(str(path))
         task.execute()
         self.assertEqual(5, self.entry.proofs[journal.AS_STAGED].size)
 

@@ -22,7 +22,7 @@ from oslotest import base
 
 from glance_dcn.engine import digests
 from glance_dcn.engine import errors
-from glance_dcn.imports import durable
+from glance_dcn.imports import folder
 
 MiB = 1 << 20
 
@@ -77,10 +77,10 @@ class OlderThanBootTest(FileTest):
         known = self.folder / 'boot_id'
         known.write_text(boot + '\n')
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.durable._BOOT_ID', str(known)))
-        durable.mark_older(str(self.folder), str(self.hidden))
+            'glance_dcn.imports.folder._BOOT_ID', str(known)))
+        folder.mark_older(str(self.folder))
         return {path.name for path in self.folder.glob('image*')
-                if durable.is_older_than_boot(str(path))}
+                if folder.is_older_than_boot(str(path))}
 
     def test_processes(self):
         self.assertEqual(set(), self.start('first'))
@@ -88,7 +88,7 @@ class OlderThanBootTest(FileTest):
         self.assertEqual({'image'}, self.start('second'))
         (self.folder / 'image-2').write_bytes(self.data)
         self.assertEqual({'image'}, self.start('second'))
-        durable.renew(str(self.path))
+        folder.renew(str(self.path))
         self.assertEqual(set(), self.start('second'))
 
     def test_hosts_that_have_one_folder(self):
@@ -143,44 +143,44 @@ class DurableTest(FileTest):
     def test_boot_id_is_that_of_the_kernel(self):
         self.assertEqual(
             pathlib.Path('/proc/sys/kernel/random/boot_id').read_text().strip(
-                ), durable.boot_id())
-        self.assertTrue(durable.is_current(durable.boot_id()))
+                ), folder.boot_id())
+        self.assertTrue(folder.is_current(folder.boot_id()))
 
     def test_boot_id_of_another_time_is_not_current(self):
         for boot in ('', '1b4e28ba-2fa1-11d2-883f-0016d3cca427'):
-            self.assertFalse(durable.is_current(boot))
+            self.assertFalse(folder.is_current(boot))
 
     def test_unknown_boot_id_equals_no_other(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.durable._BOOT_ID', '/not/here'))
-        self.assertEqual('', durable.boot_id())
-        self.assertFalse(durable.is_current(durable.boot_id()))
+            'glance_dcn.imports.folder._BOOT_ID', '/not/here'))
+        self.assertEqual('', folder.boot_id())
+        self.assertFalse(folder.is_current(folder.boot_id()))
 
     def test_file_is_synced_and_then_its_folder(self):
         syncs = self.useFixture(Syncs())
-        durable.sync(str(self.path))
+        folder.sync(str(self.path))
         self.assertEqual([str(self.path), str(self.folder)], syncs.paths)
 
     def test_link_is_not_followed(self):
         (self.folder / 'link').symlink_to(self.path)
-        self.assertRaises(OSError, durable.sync, str(self.folder / 'link'))
+        self.assertRaises(OSError, folder.sync, str(self.folder / 'link'))
 
     def test_digest_is_the_content_digest(self):
         self.assertEqual(content_digest(self.data),
-                         durable.digest(str(self.path)))
+                         folder.digest(str(self.path)))
 
     def test_holes_in_place_of_data_have_another_digest(self):
-        before = durable.digest(str(self.path))
+        before = folder.digest(str(self.path))
         os.truncate(self.path, 0)
         os.truncate(self.path, len(self.data))
-        self.assertNotEqual(before, durable.digest(str(self.path)))
+        self.assertNotEqual(before, folder.digest(str(self.path)))
 
     def test_digest_of_an_empty_file(self):
         self.path.write_bytes(b'')
-        self.assertEqual(content_digest(b''), durable.digest(str(self.path)))
+        self.assertEqual(content_digest(b''), folder.digest(str(self.path)))
 
     def test_digest_of_what_is_not_there(self):
-        self.assertRaises(errors.EngineError, durable.digest, '/not/here')
+        self.assertRaises(errors.EngineError, folder.digest, '/not/here')
 
 
 class VouchingTest(FileTest):
@@ -188,10 +188,10 @@ class VouchingTest(FileTest):
     def setUp(self):
         super().setUp()
         self.logger = self.useFixture(fixtures.FakeLogger(
-            'glance_dcn.imports.durable', level=logging.WARNING))
+            'glance_dcn.imports.folder', level=logging.WARNING))
         self.noted = []
         self.over = threading.Semaphore(0)
-        self.vouching = durable.Vouching(
+        self.vouching = folder.Vouching(
             str(self.path), lambda *what: self.noted.append(what),
             self.over.release)
 
@@ -222,13 +222,13 @@ class VouchingTest(FileTest):
             return len(self.data), 'theirs'
         self.vouching._known = known
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.durable._STEP', .2))
+            'glance_dcn.imports.folder._STEP', .2))
         self.run_it()
         self.assertEqual([(len(self.data), 'theirs')], self.noted)
 
     def test_digest_of_another_file_or_never_computed(self):
         for answer in (None, (1, 'of another')):
-            self.vouching = durable.Vouching(
+            self.vouching = folder.Vouching(
                 str(self.path), lambda *what: self.noted.append(what),
                 self.over.release, lambda seconds, answer=answer: answer)
             self.run_it()
@@ -308,5 +308,5 @@ class VouchingTest(FileTest):
     def test_what_comes_then_fails(self):
         def fails():
             raise PermissionError(1, 'Operation not permitted')
-        durable.Vouching(str(self.path), None, fails).close()
+        folder.Vouching(str(self.path), None, fails).close()
         self.assertIn('Operation not permitted', self.logger.output)

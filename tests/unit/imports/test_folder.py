@@ -54,7 +54,7 @@ class FolderTest(base.BaseTestCase):
         single = types.SimpleNamespace(
             enabled_backends={}, node_staging_uri='file:///var/staging')
         self.assertEqual('/var/staging', folder.path(single))
-        self.assertIsNone(folder.of(types.SimpleNamespace(
+        self.assertIsNone(journal.of(types.SimpleNamespace(
             enabled_backends={'central': 'dcn'})))
 
     def test_file_system(self):
@@ -82,7 +82,7 @@ class FolderTest(base.BaseTestCase):
 
     def another(self, url='http://two'):
         """Announce another worker; returns its locked file."""
-        workers = self.path / journal.FOLDER / 'workers'
+        workers = self.path / folder.FOLDER / 'workers'
         workers.mkdir(parents=True, exist_ok=True)
         file = (workers / 'another').open('w+')
         self.addCleanup(file.close)
@@ -100,7 +100,7 @@ class FolderTest(base.BaseTestCase):
     def test_other_worker_has_ended(self):
         self.another().close()
         self.assertEqual([], folder.doubts(conf(self.path)))
-        self.assertFalse((self.path / journal.FOLDER / 'workers'
+        self.assertFalse((self.path / folder.FOLDER / 'workers'
                           / 'another').exists())
 
     def test_companions(self):

@@ -113,13 +113,13 @@ class WatchTest(base.BaseTestCase):
         self.assertEqual('', self.message())
         self.be_silent()
         self.watch.check()
-        database.say('the-task', 'Converting: 3 %')
+        database.save_message('the-task', 'Converting: 3 %')
         active_imports.saved('the-task')
         self.watch.check()
         self.assertEqual('Converting: 3 %', self.message())
 
     def test_it_is_well_within_30_seconds(self):
-        self.assertLess(heartbeat._SILENCE + 2 * heartbeat._LOOK, 30)
+        self.assertLess(heartbeat._SILENCE + 2 * heartbeat._CHECK, 30)
 
     def test_task_that_has_lost_the_image_is_not_saved(self):
         database.drop_property('the-image', database.LOCK, 'the-task')
@@ -129,7 +129,7 @@ class WatchTest(base.BaseTestCase):
 
     def test_ended_task_is_closed(self):
         database.drop_property('the-image', database.LOCK, 'the-task')
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         self.be_silent()
         self.watch.check()
         self.assertIsNone(active_imports.get('the-task'))
@@ -140,7 +140,7 @@ class WatchTest(base.BaseTestCase):
         # As glance-download leaves it: undoing the task ends with an error.
         self.going_on.held.note(method='glance-download')
         database.update('the-image', 'importing', {}, disk_format='vmdk')
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         for _ in range(heartbeat._MISSES):
             self.assertIs(self.going_on, active_imports.get('the-task'))
             self.watch.check()
@@ -159,7 +159,7 @@ class WatchTest(base.BaseTestCase):
 
     def test_reason_of_a_refusal_is_kept(self):
         active_imports.refuse('the-image', 'it is too large')
-        database.fail('the-task', 'Task failed due to Internal Error')
+        database.fail_task('the-task', 'Task failed due to Internal Error')
         self.watch.check()
         self.assertEqual('it is too large', self.message())
 
@@ -167,7 +167,7 @@ class WatchTest(base.BaseTestCase):
         # As where a limit refuses a copy when its flow is made.
         database.update('the-image', 'importing', {
             database.IMPORTING: 'central,elsewhere'})
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         self.watch.check()
         self.assertEqual('central,elsewhere', self.importing)
         database.drop_property('the-image', database.LOCK, 'the-task')
@@ -178,7 +178,7 @@ class WatchTest(base.BaseTestCase):
     def test_stores_of_another_task_stay(self):
         database.update('the-image', 'importing', {
             database.IMPORTING: 'central', database.LOCK: 'another'})
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         self.watch.check()
         self.assertEqual('central', self.importing)
         self.assertIsNone(active_imports.get('the-task'))
@@ -188,7 +188,7 @@ class WatchTest(base.BaseTestCase):
         return database.image('the-image')['properties'][database.IMPORTING]
 
     def test_ended_task_that_somebody_still_works_on_is_kept(self):
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         with fixtures.MonkeyPatch('glance_dcn.imports.heartbeat.works_on',
                                   lambda task: True):
             for _ in range(2 * heartbeat._MISSES):
@@ -199,7 +199,7 @@ class WatchTest(base.BaseTestCase):
         self.glance.delete_image('the-image')
         self.watch.check()
         self.assertTrue(self.path.exists())
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         self.watch.check()
         self.assertFalse(self.path.exists())
 
@@ -209,7 +209,8 @@ class WatchTest(base.BaseTestCase):
         self.assertTrue(self.path.exists())
         database.drop_property('the-image', database.LOCK, 'the-task')
         database.update('the-image', 'importing', {}, status='queued')
-        database.fail('the-task', 'Resource image_size_total is over limit')
+        database.fail_task('the-task',
+                           'Resource image_size_total is over limit')
         self.watch.check()
         self.assertFalse(self.path.exists())
         self.assertIsNone(active_imports.get('the-task'))
@@ -218,7 +219,7 @@ class WatchTest(base.BaseTestCase):
         database.drop_property('the-image', database.LOCK, 'the-task')
         database.update('the-image', 'importing', {database.LOCK: 'another'},
                         status='queued')
-        database.fail('the-task', 'why')
+        database.fail_task('the-task', 'why')
         self.watch.check()
         self.assertTrue(self.path.exists())
 
@@ -263,7 +264,7 @@ class WatchTest(base.BaseTestCase):
     def test_task_whose_work_is_not_seen_is_kept(self):
         # Of an executor that is none of Glance's, say, or in a green thread.
         for name, answer in (('upstream.plugins.staging_is_used', True),
-                             ('imports.folder.of', mock.sentinel.journal),
+                             ('imports.journal.of', mock.sentinel.journal),
                              ('imports.heartbeat.Watch.start', None)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.' + name, mock.Mock(return_value=answer)))

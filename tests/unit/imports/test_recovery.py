@@ -25,7 +25,6 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.imports import active_imports
-from glance_dcn.imports import durable
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
@@ -76,7 +75,7 @@ class RecoveryTest(base.BaseTestCase):
             stores=list(STORES), path=str(self.path), phase=phase,
             formats={'disk_format': 'qcow2', 'container_format': 'bare'},
             attempts=attempts, proofs=proofs or {},
-            boot=durable.boot_id() if boot is None else boot)).release()
+            boot=folder.boot_id() if boot is None else boot)).release()
 
     def proof(self, data):
         return journal.Proof(len(data), test_durable.content_digest(data))
@@ -129,7 +128,7 @@ class RecoveryTest(base.BaseTestCase):
 
     def files(self):
         return sorted(path.name for path in self.staging.iterdir()
-                      if path.name != journal.FOLDER)
+                      if path.name != folder.FOLDER)
 
     def assertLetGo(self):
         self.assertNotIn(database.LOCK, self.image['properties'])
@@ -492,7 +491,7 @@ class RecoveryTest(base.BaseTestCase):
         self.assertBegunAgain()
         self.assertEqual(data, self.path.read_bytes())
         # From now on it is in the page cache of this one.
-        self.assertEqual(durable.boot_id(),
+        self.assertEqual(folder.boot_id(),
                          active_imports.of(self.image_id).entry.boot)
 
     def test_host_was_restarted_and_it_is_put_back(self):
@@ -530,7 +529,7 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_boot_id_is_not_known(self):
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.durable._BOOT_ID', '/not/here'))
+            'glance_dcn.imports.folder._BOOT_ID', '/not/here'))
         self.died(boot='')
         self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
@@ -574,7 +573,7 @@ class RecoveryTest(base.BaseTestCase):
         said = []
         self.restarted()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.say',
+            'glance_dcn.upstream.database.save_message',
             lambda task, message: said.append(message)))
         self.assertEqual(recovery.RESUMED, self.recover())
         self.assertIn('verifying the staged data: 100 %', said[-1])

@@ -34,7 +34,6 @@ from glance_dcn.imports import distributed_staging
 from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
-from glance_dcn.imports import resume
 from glance_dcn.runtime import process
 from glance_dcn.upstream import database
 from glance_dcn.upstream import plugins
@@ -100,7 +99,8 @@ class RerunTest(base.BaseTestCase):
         found = self.died('glance-direct')
         with fixtures.MonkeyPatch('glance.api.common.get_thread_pool',
                                   mock.Mock(side_effect=RuntimeError)):
-            [(_entry, outcome)] = recovery.recover(found, resume.begin)
+            [(_entry, outcome)] = recovery.recover(
+                found, recovery.resume_import)
         self.assertIsNone(outcome)
         self.assertIsNone(active_imports.get(self.task_id))
         [(_entry, outcome)] = recovery.recover(found)
@@ -111,8 +111,8 @@ class RerunTest(base.BaseTestCase):
         self.addCleanup(held.release)
         with fixtures.MonkeyPatch('glance_dcn.upstream.database.task',
                                   lambda task_id: None):
-            self.assertRaises(exception.TaskNotFound, resume.begin, held,
-                              ['here'])
+            self.assertRaises(exception.TaskNotFound,
+                              recovery.resume_import, held, ['here'])
         self.assertIsNone(active_imports.get(self.task_id))
 
     def test_thread_is_seen_to_work_on_it(self):
@@ -128,7 +128,7 @@ class RerunTest(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance.async_.flows.plugins.get_import_plugins',
             lambda **kwargs: [distributed_staging.get_flow(**kwargs)]))
-        recovery.recover(self.died('glance-direct'), resume.begin)
+        recovery.recover(self.died('glance-direct'), recovery.resume_import)
         self.assertEqual('success', self.wait()['status'])
         self.assertEqual([True, True], seen)
         deadline = time.monotonic() + 30
@@ -149,7 +149,8 @@ class RerunTest(base.BaseTestCase):
 
     def assertGoesOn(self, method, status='processing'):
         found = self.died(method, status)
-        [(_entry, outcome)] = recovery.recover(found, resume.begin)
+        [(_entry, outcome)] = recovery.recover(
+            found, recovery.resume_import)
         self.assertEqual(recovery.RESUMED, outcome)
         task = self.wait()
         self.assertEqual('success', task['status'], task['message'])
@@ -179,7 +180,8 @@ class RerunTest(base.BaseTestCase):
         found = self.died('glance-direct')
         # In the way: the store has no room for another of that name.
         (self.store / self.image_id).write_bytes(b'other')
-        recovery.recover(found, resume.begin)
+        recovery.recover(
+                found, recovery.resume_import)
         self.assertEqual('failure', self.wait()['status'])
         process.get(heartbeat.Watch).check()
         self.assertEqual([], found.tasks())

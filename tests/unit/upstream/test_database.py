@@ -27,7 +27,7 @@ from glance_dcn.upstream import database
 from tests.unit.imports import glance
 
 # Those that do not ask Glance for anything that eventlet patches.
-_OTHERS = {'located', 'stores', 'may_copy', 'own_url'}
+_OTHERS = {'located', 'stores', 'move_stores', 'may_copy', 'own_url'}
 
 
 class TestInTheHub(base.BaseTestCase):
@@ -46,8 +46,9 @@ class TestInTheHub(base.BaseTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.runtime.green.call', call))
         names = self.functions()
-        self.assertLessEqual({'image', 'task', 'say', 'update', 'fail',
-                              'replace_lock', 'remove_data'}, set(names))
+        self.assertLessEqual({'image', 'task', 'save_message', 'update',
+                              'fail_task', 'replace_lock', 'remove_data'},
+                             set(names))
         for function in names.values():
             needed = [parameter for parameter in inspect.signature(
                 function).parameters.values()

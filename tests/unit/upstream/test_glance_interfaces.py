@@ -350,7 +350,7 @@ class TestClosed(InterfacesTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.upstream.plugins.staging_is_used', lambda conf: True))
         looked = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.folder.of', return_value=None)).mock
+            'glance_dcn.imports.journal.of', return_value=None)).mock
         self.assertIsNone(distributed_staging.announce({}))
         self.assertEqual(1, looked.call_count)
         for interface in (glance_interfaces.DATABASE,
@@ -365,19 +365,15 @@ class TestClosed(InterfacesTestCase):
         from glance_dcn.imports import options
         from glance_dcn.imports import scan
         options.register(cfg.CONF)
+        scanner = scan.Scanner()
         for name, value in (
-                ('scan.folder.of', lambda conf: 'a journal'),
+                ('scan.journal.of', lambda conf: 'a journal'),
                 ('scan.plugins.staging_is_used', lambda conf: False)):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.imports.%s' % name, value))
         recover = self.useFixture(fixtures.MockPatch(
             'glance_dcn.imports.recovery.recover')).mock
-        scanner = scan.Scanner()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.periodic.Periodic.start', lambda _: None))
-        scanner.start(cfg.CONF)
-        self.useFixture(fixtures.MockPatchObject(
-            scanner, '_wait_for_glance'))
+        scanner._conf = cfg.CONF
         scanner.scan()
         return recover
 
@@ -402,8 +398,9 @@ class TestClosed(InterfacesTestCase):
 
     def test_imports_are_not_started_again(self) -> None:
         from glance_dcn.imports import heartbeat
-        from glance_dcn.imports import resume
-        self.watch().assert_called_once_with('a journal', resume.begin)
+        from glance_dcn.imports import recovery
+        self.watch().assert_called_once_with('a journal',
+                                             recovery.resume_import)
         self.break_(glance_interfaces.TASK_EXECUTOR)
         self.watch().assert_called_once_with('a journal', None)
         self.assertFalse(heartbeat.works_on('task'))

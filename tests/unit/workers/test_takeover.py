@@ -27,6 +27,7 @@ from tests.unit.imports import test_durable
 from tests.unit.workers import fakes
 
 from glance_dcn.ceph import errors
+from glance_dcn.imports import folder
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
 from glance_dcn.upstream import database
@@ -84,9 +85,9 @@ class TakeoverTest(base.BaseTestCase):
     def host(self):
         return self.image['properties'].get(database.HOST)
 
-    def files(self, folder):
-        return sorted(path.name for path in folder.iterdir()
-                      if path.name != journal.FOLDER)
+    def files(self, staging):
+        return sorted(path.name for path in staging.iterdir()
+                      if path.name != folder.FOLDER)
 
     def assertFailed(self):
         self.assertEqual('failure', database.task(self.task_id)['status'])
@@ -173,7 +174,7 @@ class TakeoverTest(base.BaseTestCase):
         entry = self.broken_off()
         (self.theirs / self.image_id).write_bytes(bytes(100))
         journal.Journal(str(self.theirs)).begin(entry).release()
-        (self.theirs / journal.FOLDER).chmod(0o777)
+        (self.theirs / folder.FOLDER).chmod(0o777)
         self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertEqual('queued', self.image['status'])
         self.assertEqual([self.image_id], self.files(self.theirs))
