@@ -22,13 +22,12 @@ the others follow it.
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import glob
 import logging
 import os
 import typing
 
-from glance_store import driver
 from glance_store import location
 from oslo_config import cfg
 
@@ -87,9 +86,11 @@ class ConfigWatch:
         self._folder: folder.Folder | None = None
         self._missing: dict[str, int] = {}
         self._refused: dict[str, dict[str, str]] = {}
-        self._limits = LimitsFile(conf, self.stores)
+        self._files = _stat(conf)
         self._polling = periodic.Periodic('dcn-files', self.poll, _POLL)
-        self.registry = site_registry.SiteRegistry(self.stores, _sites, tasks)
+        self.registry = site_registry.SiteRegistry(
+            self.stores, lambda: [store.site for _name, store in _stores()],
+            tasks)
         # Neither is used without a folder.
         self._exchange = periodic.Periodic('dcn-sites', self._keep_record,
                                            _EXCHANGE)
@@ -121,7 +122,7 @@ class ConfigWatch:
         self._read_files()
         if self._folder and not self._tasks.lead.is_held:
             self.registry.follow()
-        self._limits.poll()
+        self._mutate()
 
     def _read_files(self, settled: bool = True) -> None:
         """Take over what has changed in the files.
@@ -188,6 +189,25 @@ class ConfigWatch:
                             'name': name, 'unknown': ', '.join(
                                 repr(option) for option in unknown)})
 
+    def _mutate(self) -> None:
+        """Follow mutable options, if a configuration file has changed.
+
+        Those are the limits of stores in enabled_backends, among those of
+        oslo's libraries.
+        """
+        files = _stat(self.conf)
+        if files == self._files:
+            return
+        self._files = files
+        try:
+            self.conf.mutate_config_files()
+            for name, store in _stores():
+                if name not in self.stores.entries:
+                    store.take_limits()
+        except (cfg.Error, ValueError, OSError) as exc:
+            LOG.error('The configuration files were changed, and cannot be '
+                      'used: %s. Limits stay as they are.', exc)
+
     def _keep_record(self) -> None:
         lead = self._tasks.lead
         if not lead.is_held:
@@ -203,85 +223,21 @@ class ConfigWatch:
             site.name in self.stores.entries) else site
 
 
-def _sites() -> list[tuple[str, sites.Site]]:
-    """Return (name, site) of all dcn stores of the process."""
-    stores = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
-    return [(name, info['store'].site) for name, info in stores.items()]
+def _stores() -> list[tuple[str, drivers.Store]]:
+    """Return (name, store) of all dcn stores of the process."""
+    found = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
+    return [(name, info['store']) for name, info in found.items()]
 
 
-class LimitsFile:
-    """Limits in the configuration files, of stores in enabled_backends.
-
-    :param stores: of the others
-    """
-
-    def __init__(self, conf: cfg.ConfigOpts,
-                 stores: dynamic_stores.DynamicStores) -> None:
-        self._conf = conf
-        self._stores = stores
-        self._state = self._files()
-
-    def poll(self) -> None:
-        """Take over the limits, if a file has changed."""
-        state = self._files()
-        if state == self._state:
-            return
-        self._state = state
-        try:
-            fresh = self._read()
-            for name, site in _sites():
-                if name not in self._stores.entries:
-                    self._follow(fresh, name, site)
-        except (cfg.Error, ValueError, OSError) as exc:
-            LOG.error('The configuration files were changed, and cannot be '
-                      'used: %s. Limits stay as they are.', exc)
-
-    def _follow(self, fresh: cfg.ConfigOpts, name: str,
-                site: sites.Site) -> None:
-        values = [_value(fresh, name, opt) for opt in _mutable()]
-        if site.limits.set(*values):
-            LOG.info('Store %(name)s has other limits now: %(limits)s', {
-                'name': name, 'limits': ', '.join(
-                    '%s = %g' % (opt.name, value)
-                    for opt, value in zip(_mutable(), values))})
-
-    def _read(self) -> cfg.ConfigOpts:
-        fresh = cfg.ConfigOpts()
-        fresh(args=[], default_config_files=list(
-            self._conf.config_file or ()), default_config_dirs=list(
-                self._conf.config_dir or ()))
-        return fresh
-
-    def _files(self) -> dict[str, tuple[int, int, int]]:
-        found = {}
-        paths = list(self._conf.config_file or ())
-        for directory in self._conf.config_dir or ():
-            paths += sorted(glob.glob(os.path.join(
-                glob.escape(directory), '*.conf')))
-        for path in paths:
-            try:
-                state = os.stat(path)
-            except OSError:
-                continue
+def _stat(conf: cfg.ConfigOpts) -> dict[str, tuple[int, int, int]]:
+    """Return what tells another version of each configuration file."""
+    found = {}
+    paths = list(conf.config_file or ())
+    for directory in conf.config_dir or ():
+        paths += sorted(glob.glob(os.path.join(glob.escape(directory),
+                                               '*.conf')))
+    for path in paths:
+        with contextlib.suppress(OSError):
+            state = os.stat(path)
             found[path] = (state.st_ino, state.st_size, state.st_mtime_ns)
-        return found
-
-
-def _mutable() -> list[cfg.Opt]:
-    """Return the options that may change: those of Limits.set(), in order."""
-    by_name = {opt.name: opt for opt in options.STORE_OPTS}
-    return [by_name['dcn_max_transfers'], by_name['dcn_bandwidth_limit']]
-
-
-def _value(conf: cfg.ConfigOpts, group: str, opt: cfg.Opt) -> typing.Any:
-    """Return an option of a store, from its section or the shared one."""
-    opt = copy.copy(opt)
-    default, opt.default = opt.default, None
-    # glance_store before 5.0 has no shared section.
-    shared = getattr(driver, 'SHARED_CONF_GROUP', None)
-    for section in filter(None, (group, shared)):
-        conf.register_opt(opt, group=section)
-        value = conf[section][opt.name]
-        if value is not None:
-            return value
-    return default
+    return found

@@ -66,7 +66,7 @@ _PUBLISHED = 'sites'
 class SiteRegistry:
     """The record of sites, as one process keeps it.
 
-    :param sites: returns all dcn stores of the process, with their names
+    :param sites: returns those of all dcn stores of the process
     :param tasks: of which the sites have some yet or not
     :param clock: returns seconds since the epoch
     :ivar present: names of the site files of this host, or None while they
@@ -74,7 +74,7 @@ class SiteRegistry:
     """
 
     def __init__(self, stores: dynamic_stores.DynamicStores,
-                 sites: Callable[[], list[tuple[str, sites_.Site]]],
+                 sites: Callable[[], list[sites_.Site]],
                  tasks: queue.TaskQueue, host: str | None = None,
                  clock: Callable[[], float] = time.time) -> None:
         self.present: frozenset[str] | None = None
@@ -220,7 +220,7 @@ class SiteRegistry:
         if not path:
             return
         trusted = {os.path.dirname(os.path.realpath(site.config.conf_file))
-                   for _, site in self._sites() if site.config.conf_file}
+                   for site in self._sites() if site.config.conf_file}
         if os.path.dirname(os.path.realpath(path)) not in trusted:
             raise folder.Mistake(
                 'its rbd_store_ceph_conf %s is in none of the folders that '
