@@ -33,6 +33,7 @@ glance-scrubber) is done at another.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import time
@@ -54,10 +55,8 @@ from glance_dcn.ceph import trash
 from glance_dcn.runtime import native
 from glance_dcn.store import callers
 from glance_dcn.store import failures
-from glance_dcn.store import replicas
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
-from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,14 +69,6 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Seconds that one store has, if it is asked alone.
-ANSWER = 5
-#: Seconds that all stores of an image have together, and those after which it
-#: is decided although some have not prepared the removal.
-TOGETHER = 1.6
-_DECISION = 1.1
-# Stores at which an image is removed at the same time.
-_WORKERS = 24
 # Locations from which on Glance is spared what it does for each of them.
 _MANY = 20
 # Seconds between two checks whether a site is still there.
@@ -85,6 +76,23 @@ _POLL = 0.5
 
 # What a cluster ends a removal with, an answer or not.
 _ANSWERS = (rbd.Error, omap.Error, name_lock.NameLockError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long stores are waited for, and how many at a time.
+
+    :ivar answer: seconds that one store has, if it is asked alone
+    :ivar together: seconds that all stores of an image have together
+    :ivar decision: seconds after which it is decided although some have not
+        prepared the removal
+    :ivar workers: stores at which an image is removed at the same time
+    """
+
+    answer: float = 5
+    together: float = 1.6
+    decision: float = 1.1
+    workers: int = 24
 
 
 class Deletion:
@@ -103,7 +111,9 @@ class Deletion:
 
     def __init__(self, site: sites.Site, loc: location.StoreLocation,
                  store: driver.Store | None = None,
-                 checks_access: bool = False) -> None:
+                 checks_access: bool = False,
+                 answer: float = Patience.answer) -> None:
+        self._answer = answer
         self.loc = loc
         self.store = store
         self.site = site
@@ -186,7 +196,7 @@ class Deletion:
             self.site.access.require_write(ioctx)
         # A site that has just gone away, or hangs, is not to be waited for as
         # long as other requests are.
-        images.check_responsive(ioctx, image, ANSWER)
+        images.check_responsive(ioctx, image, self._answer)
         # Once: by now another may have the name.
         self.image_id = (self.image_id or images.read_image_id(ioctx, image)
                          or trash.find_being_removed(ioctx, image))
@@ -215,10 +225,11 @@ class ImageDeletion:
     :ivar refused: the one whose store refuses, for all of them; or None
     """
 
-    def __init__(self, deletions: list[Deletion],
-                 tasks: queue.TaskQueue) -> None:
+    def __init__(self, deletions: list[Deletion], tasks: queue.TaskQueue,
+                 patience: Patience) -> None:
         self.refused: Deletion | None = None
         self._tasks = tasks
+        self._patience = patience
         self._deletions = deletions
         self._events: native.Queue[Deletion] = native.Queue()
         self._waiting: native.Queue[Deletion] = native.Queue()
@@ -251,12 +262,14 @@ class ImageDeletion:
     def _run(self) -> None:
         alone = len(self._deletions) == 1
         began = time.monotonic()
-        until = began + (ANSWER if alone else TOGETHER)
+        until = began + (self._patience.answer if alone
+                         else self._patience.together)
         started = self._start()
         if alone:
             self._deletions[0].decide(True)
         else:
-            self._await(started, self._is_decidable, began + _DECISION)
+            self._await(started, self._is_decidable,
+                        began + self._patience.decision)
             self._decide()
         self._await(started if self.refused else self._deletions,
                     lambda one: one.done, until)
@@ -282,7 +295,7 @@ class ImageDeletion:
         for deletion in order:
             self._waiting.put(deletion)
         started = 0
-        for _ in order[:_WORKERS]:
+        for _ in order[:self._patience.workers]:
             try:
                 native.start('dcn-delete', self._work)
             except RuntimeError as exc:
@@ -373,7 +386,8 @@ class Requests:
     Each lives as long as Glance's object for the image of the request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Patience = Patience()) -> None:  # noqa: B008
+        self._patience = patience
         self._known: weakref.WeakKeyDictionary[
             typing.Any, ImageDeletion] = weakref.WeakKeyDictionary()
 
@@ -393,8 +407,8 @@ class Requests:
         image = callers.deleted_image()
         found = None if image is None else self._known.get(image)
         if found is None and image is not None:
-            found = ImageDeletion(_deletions(type(store), image),
-                                  store.tasks)
+            found = ImageDeletion(self._deletions(store.siblings, image),
+                                  store.tasks, self._patience)
             if found.of(store, loc) is not None:
                 self._known[image] = found
                 found.run()
@@ -406,11 +420,35 @@ class Requests:
                                                or found.of(store, loc))
         if deletion is None:
             check_other_stores(store, loc)
-            deletion = Deletion(store.site, loc, store)
-            alone = ImageDeletion([deletion], store.tasks)
+            deletion = Deletion(store.site, loc, store,
+                                answer=self._patience.answer)
+            alone = ImageDeletion([deletion], store.tasks, self._patience)
             alone.run()
             deletion = alone.refused or deletion
         return deletion
+
+    def _deletions(self, stores: dict[str, driver.Store],
+                   image: typing.Any) -> list[Deletion]:
+        """Return the deletions of an image from all of some stores.
+
+        Locations without a known store are left to a call of their own.
+        """
+        found = []
+        places = list(image.image.locations)
+        for place in places:
+            store = stores.get(place['metadata'].get('store'))
+            if store is None:
+                continue
+            loc = locations.get_location_from_uri_and_backend(
+                place['url'], store.name, conf=store.conf)
+            try:
+                checked = store.checked_for_deletion(loc)
+            except exceptions.NotFound:
+                continue
+            found.append(Deletion(store.site, checked, store,
+                                  checks_access=len(places) > 1,
+                                  answer=self._patience.answer))
+        return found
 
 
 def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
@@ -423,29 +461,6 @@ def _spare(image: typing.Any, deletion: ImageDeletion) -> None:
     if len(places) >= _MANY and len(places) == len(deletion):
         for place in places:
             place.pop('id', None)
-
-
-def _deletions(kind: type[driver.Store], image: typing.Any) -> list[Deletion]:
-    """Return the deletions of an image from all stores of a kind.
-
-    Locations without a known store are left to a call of their own.
-    """
-    stores = replicas.stores_of(kind)
-    found = []
-    places = list(image.image.locations)
-    for place in places:
-        store = stores.get(place['metadata'].get('store'))
-        if store is None:
-            continue
-        loc = locations.get_location_from_uri_and_backend(
-            place['url'], store.name, conf=store.conf)
-        try:
-            checked = store.checked_for_deletion(loc)
-        except exceptions.NotFound:
-            continue
-        found.append(Deletion(store.site, checked, store,
-                              checks_access=len(places) > 1))
-    return found
 
 
 def _is_refusal(deletion: Deletion) -> bool:
@@ -465,9 +480,9 @@ def check_other_stores(store: driver.Store,
     """
     if callers.is_removal_from_one_store():
         return
-    others = [other for other in replicas.stores_of(type(store)).values()
+    others = [other for other in store.siblings.values()
               if other is not store]
-    database = glance_db.of(store.conf) if others else None
+    database = store.database if others else None
     uris = database.locations(loc.image) if database else ()
     for other in others:
         prefix = other.url_prefix

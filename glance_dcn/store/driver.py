@@ -29,6 +29,7 @@ import typing
 from glance_store import capabilities
 from glance_store import driver
 from glance_store import exceptions
+from glance_store import location as glance_location
 from oslo_config import cfg
 from oslo_utils import units
 import rbd
@@ -71,8 +72,6 @@ from glance_dcn.workers import presence
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from glance_store import location as locations
 
     from glance_dcn.engine.backends import base
 
@@ -150,7 +149,7 @@ class Store(driver.Store):
         green.start()
         if glance_interfaces.forks_workers(self.conf):
             periodic.become_master()
-        database = glance_db.of(self.conf)
+        database = self.database
         # First: what is kept of the sites bears the name of the deployment.
         task_setup.configure(
             self.tasks, self.conf, database,
@@ -231,6 +230,18 @@ class Store(driver.Store):
             dynamic_stores.set_types(self.conf, {self.backend_group: 'rbd'})
 
     @property
+    def siblings(self) -> dict[str, Store]:
+        """All dcn stores of the process by identifier, this one too."""
+        known = glance_location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
+        return {name: entry['store'] for name, entry in known.items()
+                if isinstance(entry.get('store'), Store)}
+
+    @property
+    def database(self) -> glance_db.GlanceDatabase | None:
+        """The database of the Glance that this process belongs to."""
+        return glance_db.of(self.conf)
+
+    @property
     def url_prefix(self) -> str | None:
         """What all locations of this store begin with, by which it is found.
 
@@ -262,7 +273,7 @@ class Store(driver.Store):
             self.site, getattr(shared, 'default_backend', None))
 
     @capabilities.check
-    def get(self, location: locations.Location, offset: int = 0,
+    def get(self, location: glance_location.Location, offset: int = 0,
             chunk_size: int | None = None,
             context: typing.Any = None) -> tuple[Iterator[bytes], int]:
         """Return an iterator over chunks of an image, and the bytes it gives.
@@ -340,7 +351,7 @@ class Store(driver.Store):
             raise failures.not_found(self.site, loc) from exc
 
     @failures.retried_if_blocklisted
-    def get_size(self, location: locations.Location,
+    def get_size(self, location: glance_location.Location,
                  context: typing.Any = None) -> int:
         """Return an image's size in bytes.
 
@@ -400,7 +411,7 @@ class Store(driver.Store):
                 metadata)
 
     @capabilities.check
-    def delete(self, location: locations.Location,
+    def delete(self, location: glance_location.Location,
                context: typing.Any = None) -> None:
         """Delete an image, or move it to the trash while snapshots remain.
 
@@ -465,7 +476,7 @@ class Store(driver.Store):
         except errors.Retired as exc:
             raise exceptions.StoreAddDisabled(message=str(exc))
 
-    def _checked(self, location: locations.Location) -> StoreLocation:
+    def _checked(self, location: glance_location.Location) -> StoreLocation:
         """Return the store location, if it is in this store's cluster."""
         loc: StoreLocation = location.store_location
         fsid = self.site.fsid
@@ -475,7 +486,7 @@ class Store(driver.Store):
                         'fsid %s' % (loc.get_uri(), self.name, fsid))
         return loc
 
-    def checked_for_deletion(self, location: locations.Location
+    def checked_for_deletion(self, location: glance_location.Location
                              ) -> StoreLocation:
         """Return the store location, if what it names is to be deleted.
 

@@ -22,8 +22,6 @@ import itertools
 import time
 import typing
 
-from glance_store import location
-
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
@@ -54,7 +52,7 @@ class Replicas:
         self._stores: dict[str, driver.Store] = {}
         # An image that others have named is read at its location only.
         if (loc.pool, loc.snapshot) == (store.pool, images.SNAPSHOT):
-            self._stores = stores_of(type(store))
+            self._stores = store.siblings
 
     def failover(self) -> sources.SourceFailover:
         """Return how the image is read, from one place after the other.
@@ -90,13 +88,6 @@ class Replicas:
         yield from sources.ordered(others, self._local, weights)
 
 
-def stores_of(kind: type[driver.Store]) -> dict[str, driver.Store]:
-    """Return the stores of a kind that glance_store has, by identifier."""
-    known = location.SCHEME_TO_CLS_BACKEND_MAP.get('dcn', {})
-    return {name: entry['store'] for name, entry in known.items()
-            if isinstance(entry.get('store'), kind)}
-
-
 def owner(store: driver.Store,
           loc: locations.StoreLocation) -> driver.Store | None:
     """Return the store whose cluster has the fsid of a location.
@@ -121,7 +112,7 @@ def owner(store: driver.Store,
     while found is None:
         is_over = (time.monotonic() >= deadline
                    or not any(_is_being_asked(other)
-                              for other in stores_of(type(store)).values()))
+                              for other in store.siblings.values()))
         found = _other_owner(store, loc, fsid)
         if is_over:
             break
@@ -131,7 +122,7 @@ def owner(store: driver.Store,
 
 def _other_owner(store: driver.Store, loc: locations.StoreLocation,
                  fsid: str | None) -> driver.Store | None:
-    found = [other for other in stores_of(type(store)).values()
+    found = [other for other in store.siblings.values()
              if other is not store
              and other.site.connection.known_fsid == loc.fsid]
     # Several stores may have pools of one cluster.
@@ -152,7 +143,7 @@ def is_last_answer(store: driver.Store,
 
     :param store: one that has it not
     """
-    ours = stores_of(type(store))
+    ours = store.siblings
     enabled = getattr(store.conf, 'enabled_backends', None) or {}
     return owner(store, loc) is None and not any(
         kind == 'rbd' and name not in ours for name, kind in enabled.items())

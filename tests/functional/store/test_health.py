@@ -21,7 +21,6 @@ import signal
 import threading
 import time
 
-import fixtures
 from glance_store import exceptions
 from glance_store import multi_backend
 
@@ -32,6 +31,7 @@ from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import copying
 from glance_dcn.sites import home
 from glance_dcn.sites import sources
+from glance_dcn.store import deletion
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import spool
 from lab import faults
@@ -216,13 +216,12 @@ class FaultTest(HealthTestCase):
 
         Whatever dcn_io_timeout is: by the verdict of the probe alone.
         """
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.deletion.ANSWER', 60))
         self.use_stores(
             {self.store: 'dcn', EDGE: 'dcn'},
             **{self.store: self.site(), EDGE: self.site(
                 self.edge, rados_connect_timeout=CONNECT,
                 dcn_io_timeout=600)})
+        process.put(deletion.Requests(deletion.Patience(answer=60)))
         data = os.urandom(48 * base.MiB)
         names = [self.new_image(self.here, self.edge) for _i in range(7)]
         for name in names[:2]:

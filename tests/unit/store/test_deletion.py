@@ -29,9 +29,7 @@ from glance_dcn.runtime import native
 from glance_dcn.store import deletion
 from glance_dcn.store import driver
 from glance_dcn.store import failures
-from glance_dcn.store import replicas
 from glance_dcn.tasks import queue
-from glance_dcn.upstream import glance_db
 
 IMAGE = '0d4cd62b-9e7b-4f4a-9d7a-b3bb39d9e6c5'
 
@@ -87,12 +85,13 @@ class FakeSite:
 
 class FakeStore:
 
-    conf = None
+    conf = database = None
     answer = driver.Store.answer
 
-    def __init__(self, name, tasks=None):
+    def __init__(self, name, tasks, siblings):
         self.name = name
         self.tasks = tasks
+        self.siblings = siblings
         self.site = FakeSite(name)
 
     def checked_for_deletion(self, location):
@@ -114,20 +113,23 @@ class TestImageDeletion(base.BaseTestCase):
         self.logged = self.useFixture(fixtures.FakeLogger())
         self.tasks = mock.Mock(spec=queue.TaskQueue)
         self.record = self.tasks.defer_all
-        self.stores = {name: FakeStore(name, self.tasks)
-                       for name in ('central', 'dcn0', 'dcn1')}
-        self.useFixture(fixtures.MockPatchObject(
-            replicas, 'stores_of', lambda kind: self.stores))
+        self.stores = {}
+        for name in ('central', 'dcn0', 'dcn1'):
+            self.add_store(name)
         self.useFixture(fixtures.MockPatchObject(
             deletion.locations, 'get_location_from_uri_and_backend',
             lambda uri, name, conf: Location(uri=uri)))
         self.useFixture(fixtures.MockPatchObject(images, 'check_responsive'))
         self.useFixture(fixtures.MockPatchObject(
             images, 'read_image_id', return_value='id'))
-        self.useFixture(fixtures.MockPatchObject(
-            glance_db, 'of', return_value=None))
         self.requests = deletion.Requests()
         self.asked = []
+
+    def be_patient(self, **patience):
+        self.requests = deletion.Requests(deletion.Patience(**patience))
+
+    def add_store(self, name):
+        self.stores[name] = FakeStore(name, self.tasks, self.stores)
 
     def delete(self, context, image_id, place):
         if place['metadata']['store'] == 'swift':
@@ -209,8 +211,7 @@ class TestImageDeletion(base.BaseTestCase):
                 return start(name, *args)
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.runtime.native.start', fail))
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.store.deletion.TOGETHER', 0.5))
+            self.be_patient(together=0.5)
             self.image().delete()
             # What is not removed is recorded; nothing waits for ever.
             self.assertEqual([] if most else list(self.stores),
@@ -231,10 +232,7 @@ class TestImageDeletion(base.BaseTestCase):
                          decide.mock_calls)
 
     def test_sites_that_do_not_answer_in_time(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.deletion._DECISION', 0.1))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.deletion.TOGETHER', 0.2))
+        self.be_patient(decision=0.1, together=0.2)
         self.site('central').hangs = self.site('dcn1').hangs = True
         self.image().delete()
         self.assertEqual(list(self.stores), self.asked)
@@ -292,10 +290,9 @@ class TestImageDeletion(base.BaseTestCase):
                           'dcn1': []}, self.steps())
 
     def test_more_stores_than_threads(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.deletion._WORKERS', 2))
+        self.be_patient(workers=2)
         for number in range(20):
-            self.stores['edge%d' % number] = FakeStore('edge%d' % number)
+            self.add_store('edge%d' % number)
         image = self.image()
         image.delete()
         self.assertEqual({('prepared', 'removed')},
@@ -310,7 +307,7 @@ class TestImageDeletion(base.BaseTestCase):
         self.assertEqual(['central', 'dcn0', 'dcn1'], [
             place['id'] for place in image.image.locations])
         for number in range(20):
-            self.stores['edge%d' % number] = FakeStore('edge%d' % number)
+            self.add_store('edge%d' % number)
         image = self.image()
         # A store of another kind may still refuse.
         image.image.locations.append({
@@ -347,16 +344,12 @@ class TestOtherStores(base.BaseTestCase):
             site=types.SimpleNamespace(access=types.SimpleNamespace(
                 refusal=lambda name=name: self.refusals[name])))
             for name in self.refusals}
-        self.useFixture(fixtures.MockPatchObject(
-            replicas, 'stores_of', return_value=stores))
         self.located = ['dcn0', 'central']
-        self.useFixture(fixtures.MockPatchObject(
-            glance_db, 'of', lambda conf: types.SimpleNamespace(
-                locations=lambda image: {
-                    'rbd://%s/images/%s/snap' % (name, image)
-                    for name in self.located})))
         self.store = stores['dcn0']
-        self.store.conf = None
+        self.store.siblings = stores
+        self.store.database = types.SimpleNamespace(locations=lambda image: {
+            'rbd://%s/images/%s/snap' % (name, image)
+            for name in self.located})
         self.loc = types.SimpleNamespace(image=IMAGE)
 
     def check(self, *unused, **also_unused):

@@ -68,10 +68,7 @@ class ReplicasTest(base.BaseTestCase):
         """
         for store in stores:
             store.site.record = store.site.record or self.record
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.replicas.location', types.SimpleNamespace(
-                SCHEME_TO_CLS_BACKEND_MAP={'dcn': {
-                    store.site.name: {'store': store} for store in stores}})))
+            store.siblings = {one.site.name: one for one in stores}
         loc = types.SimpleNamespace(pool=pool, image='image',
                                     snapshot=snapshot)
         endpoint = test_sources.FakeEndpoint(self.record, 10)
