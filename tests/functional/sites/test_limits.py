@@ -84,8 +84,8 @@ class LimitsTest(test_copying.CopyingTestCase):
             told.append(names)
             raise ValueError('the task was ended')
         self.sites['dcn0'].limits.set(1, 0)
-        self.sites['dcn0'].limits.running = 1
-        self.addCleanup(setattr, self.sites['dcn0'].limits, 'running', 0)
+        self.sites['dcn0'].limits.count(1)
+        self.addCleanup(self.sites['dcn0'].limits.count, -1)
         slots = limits.slots
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.limits.slots',

@@ -174,7 +174,7 @@ class DeleteTest(base.TasksTestCase):
         heir.run()
         self.assertGone()
         # It finds out before it does anything that cannot be undone.
-        dead._lease._renewed = float('-inf')
+        dead._lease._own.renewed = float('-inf')
         self.assertRaises(leases.LeaseLost, dead._lease.check)
 
     def test_a_runner_that_was_stopped_does_not_act(self):
