@@ -40,6 +40,7 @@ from glance_dcn.runtime import process
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 from tests import releases
+from tests import runtimes
 
 # What a later release might do to each: (where, what, its new value). Without
 # one it is gone.
@@ -146,13 +147,6 @@ def changed(where: str, name: str, value: typing.Any
             yield
 
 
-class Fresh(fixtures.Fixture):
-    """Nothing has been proved in this process yet."""
-
-    def _setUp(self) -> None:
-        process.put(glance_interfaces.Proofs())
-
-
 class InterfacesTestCase(base.BaseTestCase):
 
     def setUp(self) -> None:
@@ -165,7 +159,7 @@ class InterfacesTestCase(base.BaseTestCase):
         cfg.CONF([], project='glance', prog='glance-api',
                  default_config_files=[])
         self.addCleanup(cfg.CONF.reset)
-        self.useFixture(Fresh())
+        self.useFixture(runtimes.Runtime())
 
     def check_fault(self, interface: glance_interfaces.Interface,
                     proofs: glance_interfaces.Proofs | None = None) -> None:
@@ -330,7 +324,7 @@ class TestClosed(InterfacesTestCase):
             lambda name: self.fail(name)))
         for interface in (glance_interfaces.IMPORT_ACTIONS,
                           glance_interfaces.IMAGE_LAYERS):
-            self.useFixture(Fresh())
+            self.useFixture(runtimes.Runtime())
             self.break_(interface)
             stores = ['dcn0']
             self.assertEqual([], copy_image._take_over(
@@ -355,7 +349,7 @@ class TestClosed(InterfacesTestCase):
         self.assertEqual(1, looked.call_count)
         for interface in (glance_interfaces.DATABASE,
                           glance_interfaces.IMAGE_LOCK):
-            self.useFixture(Fresh())
+            self.useFixture(runtimes.Runtime())
             self.break_(interface)
             self.assertIsNone(distributed_staging.announce({}))
         self.assertEqual(1, looked.call_count)
@@ -382,7 +376,7 @@ class TestClosed(InterfacesTestCase):
         self.assertTrue(recovery.is_possible())
         for interface in (glance_interfaces.DATABASE,
                           glance_interfaces.IMAGE_LOCK):
-            self.useFixture(Fresh())
+            self.useFixture(runtimes.Runtime())
             self.break_(interface)
             self.assertFalse(self.watch().called)
             self.assertFalse(recovery.is_possible())
@@ -391,7 +385,7 @@ class TestClosed(InterfacesTestCase):
         from glance_dcn.upstream import glance_db
         database = glance_db.GlanceDatabase(cfg.CONF)
         self.assertTrue(database.available)
-        self.useFixture(Fresh())
+        self.useFixture(runtimes.Runtime())
         self.break_(glance_interfaces.DATABASE)
         self.assertFalse(database.available)
         self.assertRaises(RuntimeError, database.ask, 'image', 'uri')
