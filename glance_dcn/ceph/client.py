@@ -18,6 +18,7 @@ Nothing here keeps a connection: that is :mod:`glance_dcn.ceph.connection`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import contextlib
 import dataclasses
 import errno
@@ -37,6 +38,11 @@ LOG = logging.getLogger(__name__)
 #: Seconds to wait for the monitors of a site, where nothing else is said.
 CONNECT_TIMEOUT = 5
 
+# Seconds for which a client stays blocklisted. Its process may have been
+# stopped with a virtual machine that is suspended over weeks: when it goes on,
+# the request that it was about to send is to fail. An entry of the OSDs' map
+# has some 50 bytes; Ceph's own default is an hour.
+_BLOCKLISTED = 90 * 24 * 3600
 # Objects asked for, so that several placement groups, and with them OSDs,
 # have to answer. They need not exist: that they do not is an answer.
 _SPREAD = 7
@@ -336,6 +342,31 @@ def ask_osds(ioctx: rados.Ioctx) -> None:
                                 for _i in range(_SPREAD)]:
         with contextlib.suppress(rados.ObjectNotFound):
             ioctx.stat(name)
+
+
+def blocklist(client: rados.Rados, addresses: Iterable[str]) -> set[str]:
+    """Blocklist clients whose work must not continue, by their addresses.
+
+    What they send from then on fails, and their watches end at once. What
+    they have in flight is carried out before anything that this client asks
+    for from now on, or not at all: librados waits for the map of OSDs that has
+    the blocklist, and each OSD takes that map from the next request.
+    ``profile rbd`` of the monitors' capabilities allows it.
+
+    :param addresses: as rados.Rados.get_addrs() returns them
+    :returns: those that could not be blocklisted
+    """
+    left = set()
+    for address in addresses:
+        try:
+            client.blocklist_add(address, _BLOCKLISTED)
+        except rados.Error as exc:
+            LOG.warning('Client %(address)s, which was retired, cannot be '
+                        'blocklisted (%(error)s): what it has in flight may '
+                        'still be written', {'address': address,
+                                             'error': exc})
+            left.add(address)
+    return left
 
 
 def round_trip(client: rados.Rados) -> float:

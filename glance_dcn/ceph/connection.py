@@ -40,7 +40,6 @@ from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import monitors
 from glance_dcn.ceph import state as states
@@ -491,7 +490,7 @@ class Connection:
             # Its users get an error, and the next call a new client.
             state.retire(entry.client)
         with self.use() as client:
-            return fencing.blocklist(client, addresses)
+            return clients.blocklist(client, addresses)
 
     @property
     def address(self) -> str | None:

@@ -20,14 +20,17 @@ still being written, or whose writer died.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Collection
 import contextlib
 import dataclasses
 import logging
+import time
 import typing
 
 import rados
 import rbd
 
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.ceph import trash
@@ -38,6 +41,9 @@ LOG = logging.getLogger(__name__)
 #: Name of the snapshot that publishes an image; Nova, Cinder and stock Glance
 #: use the same (glance_store._drivers.rbd.DEFAULT_SNAPNAME).
 SNAPSHOT = 'snap'
+# Seconds that the cluster has for letting the watches of a blocklisted client
+# end, and the pause between checks.
+_PATIENCE, _PAUSE = 10, 0.1
 # The object that tells the internal ID of the image of a name.
 _ID = 'rbd_id.%s'
 
@@ -434,6 +440,47 @@ def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
     :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
     """
     omap.exists(ioctx, _ID % name, timeout)
+
+
+def blocklist_watchers(client: rados.Rados, ioctx: rados.Ioctx, image: str,
+                       instances: Collection[int]) -> bool:
+    """Blocklist dead clients that have an image open.
+
+    So that it can be removed at once: a cluster takes half a minute to find
+    out that a client which had an image open has died.
+
+    :param instances: RADOS instance IDs of the dead
+    :returns: whether none of them has it open any more
+    :raises rbd.Error: if the image cannot be opened
+    """
+    done: set[str] = set()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        watching = _watching(ioctx, image, instances)
+        if not watching:
+            return True
+        left = clients.blocklist(client, watching - done)
+        if left:
+            return False
+        for address in watching - done:
+            LOG.info('Client %(address)s, which was writing RBD image '
+                     '%(image)s, is dead: it is blocklisted', {
+                         'address': address, 'image': image})
+        done |= watching
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE)
+
+
+def _watching(ioctx: rados.Ioctx, image: str,
+              instances: Collection[int]) -> set[str]:
+    """Return the addresses of those that have the image open."""
+    try:
+        with rbd.Image(ioctx, image, read_only=True) as opened:
+            return {watcher['addr'] for watcher in opened.watchers_list()
+                    if watcher['id'] in instances}
+    except rbd.ImageNotFound:
+        return set()
 
 
 class Reference(typing.NamedTuple):

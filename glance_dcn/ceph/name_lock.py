@@ -52,7 +52,7 @@ import uuid
 
 import rados
 
-from glance_dcn.ceph import fencing
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
@@ -156,7 +156,7 @@ def _fence(client: rados.Rados, image: str, holder: omap.Holder,
 
     :raises NotLocked: if that is not possible
     """
-    if not holder.address or fencing.blocklist(client, [holder.address]):
+    if not holder.address or clients.blocklist(client, [holder.address]):
         raise NotLocked(
             image, 'its name lock is held by client %s, which %s and cannot '
             'be blocklisted; the user needs the monitor capability "profile '

@@ -21,9 +21,9 @@ import time
 import rados
 
 from glance_dcn.ceph import calls
+from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.runtime import native
 
@@ -118,7 +118,7 @@ class State:
         # it is to have the map of OSDs that has the blocklist.
         with self.lock:
             marked = set(self._to_blocklist)
-        left = fencing.blocklist(client, marked)
+        left = clients.blocklist(client, marked)
         with self.lock:
             self._to_blocklist -= marked - left
 

@@ -12,10 +12,11 @@
 
 """Trying out what a user may do in a pool, and how fast the pool is.
 
-It is done with scratch images and objects whose names begin with
+A question about a right is a request that cannot succeed, whatever the rights
+of the user: whether it fails for lack of them, or later, is the answer. What
+is done is done to scratch images and objects whose names begin with
 :data:`PREFIX`, which cannot be taken for an image of Glance's. They are
-removed at once, and by the next trial if a process was killed before it
-could.
+removed at once, or by the next trial if a process was killed before it could.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import rados
 import rbd
 
 from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 from glance_dcn.ceph import trash
 
 LOG = logging.getLogger(__name__)
@@ -46,6 +48,10 @@ Error = (rados.Error, rbd.Error)
 #: What names of scratch images and objects begin with.
 PREFIX = 'glance-dcn-scratch-'
 
+_DENIED = (errno.EPERM, errno.EACCES)
+# No client has it: the monitors refuse it as an address, after they have
+# looked at the rights of who asks.
+_NO_ADDRESS = 'glance-dcn/0'
 _SIZE = 4 << 20
 _BLOCK = b'glance-dcn' * 409 + b'glance'
 # Seconds after which a scratch image is that of a process that was killed.
@@ -68,6 +74,56 @@ class Refused(Exception):
         super().__init__('%s: %s' % (right, error))
         self.right = right
         self.error = error
+
+
+def may_write(ioctx: rados.Ioctx, timeout: float = omap.TIMEOUT) -> bool:
+    """Return whether the user may write in the namespace of an Ioctx.
+
+    :param timeout: seconds to wait for the cluster
+    :raises rados.Error: if there is no answer
+    """
+    return omap.may_write(ioctx, _absent(), timeout)
+
+
+def may_read(ioctx: rados.Ioctx) -> bool:
+    """Return whether the user may read in the namespace of an Ioctx.
+
+    :raises rados.Error: if there is no answer
+    """
+    try:
+        ioctx.stat(_absent())
+    except rados.ObjectNotFound:
+        pass
+    except rados.Error as exc:
+        if abs(exc.errno or 0) in _DENIED:
+            return False
+        raise
+    return True
+
+
+def may_blocklist(client: rados.Rados) -> bool:
+    """Return whether the user may blocklist other clients of the cluster.
+
+    :raises rados.Error: if there is no answer
+    """
+    code, _output, status = client.mon_command(json.dumps({
+        'prefix': 'osd blocklist', 'blocklistop': 'add',
+        'addr': _NO_ADDRESS}), b'')
+    if -code in _DENIED:
+        return False
+    if code in (0, -errno.EINVAL):
+        return True
+    raise rados.OSError('osd blocklist: %s' % status, errno=-code)
+
+
+def is_denied(exc: BaseException) -> bool:
+    """Return whether an error of librados or librbd tells a lack of rights."""
+    code = typing.cast('int | None', getattr(exc, 'errno', None))
+    return abs(code or 0) in _DENIED
+
+
+def _absent() -> str:
+    return 'glance_dcn.permission.%s' % uuid.uuid4()
 
 
 def rights(ioctx: rados.Ioctx,

@@ -25,7 +25,6 @@ import rbd
 
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import fencing
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
@@ -161,7 +160,7 @@ class Site:
         """
         client = self.connection.client_of(ioctx)
         name_lock.break_lock(client, ioctx, image, instances)
-        if not fencing.blocklist_watchers(client, ioctx, image, instances):
+        if not images.blocklist_watchers(client, ioctx, image, instances):
             raise existing.BeingWritten(existing.inspect(ioctx, image))
 
     def call(self, function: Callable[..., _T], *args: typing.Any,

@@ -49,9 +49,9 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import permission
 from glance_dcn.ceph import record_format
 from glance_dcn.ceph import trash
+from glance_dcn.ceph import trial
 from glance_dcn.runtime import native
 from glance_dcn.store import callers
 from glance_dcn.store import failures
@@ -498,7 +498,7 @@ def explain(store: driver.Store, loc: location.StoreLocation,
 
     :param exc: what the cluster of the store has answered
     """
-    denied = permission.is_denied(exc) and store.site.access.refusal()
+    denied = trial.is_denied(exc) and store.site.access.refusal()
     if denied:
         raise denial(loc.image, denied) from exc
 

@@ -23,7 +23,7 @@ import rbd
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import connection
-from glance_dcn.ceph import fencing
+from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from tests.functional import base
@@ -74,7 +74,7 @@ class FencingTest(base.CephTestCase):
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
                           self.name)
         self.break_lock([self.instance])
-        self.assertTrue(fencing.blocklist_watchers(
+        self.assertTrue(images.blocklist_watchers(
             self.site.client(), self.ioctx,
             self.name, [self.instance]))
         with name_lock.hold(self.site.client(), self.ioctx, self.name):
@@ -83,7 +83,7 @@ class FencingTest(base.CephTestCase):
 
     def test_others_are_left_alone(self):
         self.break_lock([self.instance + 1])
-        self.assertTrue(fencing.blocklist_watchers(
+        self.assertTrue(images.blocklist_watchers(
             self.site.client(), self.ioctx,
             self.name, [self.instance + 1]))
         self.assertRaises(rbd.ImageBusy, rbd.RBD().remove, self.ioctx,
@@ -92,8 +92,8 @@ class FencingTest(base.CephTestCase):
                             name_lock._lock(self.name))
         self.assertEqual(self.instance, found.instance)
         self.break_lock([self.instance])
-        fencing.blocklist_watchers(self.site.client(), self.ioctx, self.name,
-                                   [self.instance])
+        images.blocklist_watchers(self.site.client(), self.ioctx, self.name,
+                                  [self.instance])
         rbd.RBD().remove(self.ioctx, self.name)
         # Once more does no harm.
         self.break_lock([self.instance])
