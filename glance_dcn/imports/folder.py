@@ -22,7 +22,7 @@ which staged data is believed:
 - it was synced before its content digest was noted, and has that digest.
 
 What was uploaded before a restart, and is imported after it, has neither: no
-import has looked at it before. It has to be uploaded once more. The first
+import has read it before. It has to be uploaded once more. The first
 process of Glance after a restart marks it; the clock may have been set
 meanwhile.
 

@@ -48,10 +48,10 @@ _NEWS = 2
 _SILENCE = 20
 # Seconds between checks of the watch.
 _CHECK = 3
-# Checks in a row that see no thread work on an import until it is given up.
+# Checks in a row that see no thread work on an import until it is abandoned.
 _MISSES = 3
 
-# Glance 33 and later do not give up at once when the database is locked.
+# Glance 33 and later try again when the database is locked.
 _patiently = getattr(glance_utils, 'retry_on_db_lock', lambda save: save())
 
 

@@ -158,7 +158,7 @@ def fence(entry: journal.Entry) -> bool:
         return True
     if lock is None:
         task = database.task(entry.task)
-        # The task goes on without a lock: its last fencing was broken off.
+        # The task goes on without a lock: its last fencing was interrupted.
         if task is None or task['status'] in database.ENDED:
             return False
     elif lock != entry.task:
@@ -217,7 +217,7 @@ class _Recovery:
         lock = self._image['properties'].get(self._database.LOCK)
         if lock != _lock(entry):
             return self._lost(lock)
-        # Not of an image that is imported anew by now.
+        # Not of an image that is imported again by now.
         folder.end_orphans(entry.path)
         if task is not None and task['status'] == 'success':
             return self._finish()
@@ -256,7 +256,7 @@ class _Recovery:
         self._database.fail_task(
             self._entry.task, 'The worker ended; the image %s.' % (
                 'was taken over by task %s' % lock if lock
-                else 'had been given up'))
+                else 'had been abandoned'))
         self._held.close()
         return LEFT if lock else FINISHED
 

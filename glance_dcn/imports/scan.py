@@ -135,8 +135,8 @@ class Scanner:
         if not self._tasks.lead.is_held:
             return
         chosen = conf[options.GROUP]
-        # A peer that took this worker for gone may be at it. While nothing is
-        # left, the registry is not asked.
+        # A peer that took this worker for gone may roll it back. While nothing
+        # is left, the registry is not asked.
         if (self.gate is None
                 or all(map(active_imports.get, found.tasks()))
                 or self.gate()):

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What one process has, and each child of a fork has anew.
+"""What one process has one of, and each child of a fork makes again.
 
 Glance and glance_store make drivers and plugins without a way to pass
 anything to them. So what a process has one of, a cache of clients say, is held

@@ -263,7 +263,7 @@ def _record(result: transfer.Result, computed: dict[str, str]
 
 
 def stall_timeout(site: sites.Site) -> float:
-    """Seconds without any progress after which a transfer is given up."""
+    """Seconds without any progress after which a transfer is cancelled."""
     return site.io_timeout or float('inf')
 
 

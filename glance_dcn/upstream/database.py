@@ -13,7 +13,7 @@
 """Images and tasks as Glance's database has them, for the work of the dead.
 
 It is asked as an administrator, and below Glance's domain model: that knows no
-way from an import that was broken off back to a staged image, and tells no
+way from an import that was interrupted back to a staged image, and tells no
 task's status as long as a thread might work on it.
 
 Each function asks in the hub where eventlet has patched Glance
