@@ -17,7 +17,6 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-import re
 import socket
 import sys
 import typing
@@ -35,6 +34,7 @@ from glance_dcn.imports import folder
 from glance_dcn import opts
 from glance_dcn.sites import folder as site_files
 from glance_dcn.sites import home as homes
+from glance_dcn.sites import worker_url
 from glance_dcn.status import inventory
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
@@ -373,7 +373,7 @@ def staging(node: subjects.Node) -> str:
            'set it in [DEFAULT] to the URL at which the Glances of all '
            'nodes reach this one, not one that several share: what is staged '
            'here is only here'),
-    malformed=(FAIL, 'worker_self_reference_url %(url)s is no URL',
+    malformed=(FAIL, 'worker_self_reference_url %(url)s %(reason)s',
                'write it as http://HOST:PORT or https://HOST:PORT'),
     unknown=(FAIL, 'the host of worker_self_reference_url %(url)s is not '
              'known (%(error)s)', 'see to the name service, or write an '
@@ -389,8 +389,9 @@ def self_reference(node: subjects.Node) -> str:
     url: str | None = node.conf.worker_self_reference_url
     if not url:
         raise Found('unset')
-    if not is_http_url(url):
-        raise Found('malformed', url=url)
+    fault = worker_url.fault(url)
+    if fault:
+        raise Found('malformed', url=url, reason=fault)
     host = urllib.parse.urlsplit(url).hostname
     try:
         places = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -403,17 +404,6 @@ def self_reference(node: subjects.Node) -> str:
     if error:
         raise Found('silent', url=url, error=error)
     return url
-
-
-def is_http_url(text: str) -> bool:
-    """Return whether text is a URL at which a Glance could be asked."""
-    try:
-        parts = urllib.parse.urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return False
-    return (parts.scheme in ('http', 'https') and bool(parts.hostname)
-            and port != 0 and not re.search(r'[\s\x00-\x1f]', text))
 
 
 def _is_here(family: int, address: tuple[typing.Any, ...]) -> bool:

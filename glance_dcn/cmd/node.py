@@ -31,6 +31,7 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
+from glance_dcn.sites import worker_url
 from glance_dcn.status import cluster
 from glance_dcn.status import snapshot
 
@@ -262,7 +263,7 @@ def url(text: str) -> str:
 
     :raises argparse.ArgumentTypeError: if it is not one of http or https
     """
-    if not nodes.is_http_url(text):
+    if worker_url.fault(text.rstrip('/')):
         raise argparse.ArgumentTypeError(
             '%r is no URL; write it as http://HOST:PORT or https://HOST:PORT'
             % text)

@@ -28,6 +28,7 @@ from glance_dcn.deploy import reserved
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
 from glance_dcn.sites import folder
+from glance_dcn.sites import worker_url
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -376,14 +377,14 @@ class _Loader:
         return secret
 
     def _workers(self, fields: sitesfile.Fields) -> tuple[str, ...]:
-        urls = fields.texts('workers')
+        urls = tuple(url.rstrip('/') for url in fields.texts('workers'))
         for url in urls:
-            wrong = _what_is_wrong_with(url)
-            if wrong:
+            fault = _url_fault(url)
+            if fault:
                 raise fields.mistake('workers', '%r %s; the URL of a worker '
                                      'is like http://10.0.0.11:9292'
-                                     % (url[:80], wrong))
-        return tuple(url.rstrip('/') for url in urls)
+                                     % (url[:80], fault))
+        return urls
 
     def _cache_size(self, fields: sitesfile.Fields,
                     cluster: model.Cluster | None) -> int | None:
@@ -456,19 +457,15 @@ class _Loader:
         return found
 
 
-def _what_is_wrong_with(url: str) -> str | None:
-    """Return what is wrong with the URL of a worker, or None."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        parts.port  # noqa: B018
-    except ValueError:
-        return 'is no URL'
-    if parts.scheme not in ('http', 'https') or not parts.hostname:
-        return 'is no http or https URL'
-    if (parts.username is not None or parts.query or parts.fragment
-            or not _HOST.fullmatch(parts.hostname)
-            or not re.fullmatch('[A-Za-z0-9._/-]*', parts.path)):
-        return 'has what cannot stand there'
+def _url_fault(url: str) -> str | None:
+    """Return why a URL cannot be that of a worker, or None."""
+    fault = worker_url.fault(url)
+    if fault:
+        return fault
+    parts = urllib.parse.urlsplit(url)
+    if not (_HOST.fullmatch(parts.hostname or '')
+            and re.fullmatch('[A-Za-z0-9._/-]*', parts.path)):
+        return 'has other characters than letters, digits, ., _, - and /'
     return None
 
 

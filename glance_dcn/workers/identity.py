@@ -35,7 +35,6 @@ from __future__ import annotations
 from collections import abc
 import contextlib
 import dataclasses
-import ipaddress
 import os
 import re
 import secrets
@@ -48,6 +47,7 @@ import uuid
 
 from glance_dcn.imports import folder
 from glance_dcn.runtime import process
+from glance_dcn.sites import worker_url
 from glance_dcn.upstream import plugins
 from glance_dcn.workers import registry
 
@@ -109,9 +109,9 @@ def judge(url: str | None, public: str | None, identity: WorkerIdentity,
     cure = _CURE % (socket.getfqdn() or 'HOST')
     if not url:
         return _wrong(_missing(public, cure))
-    fault = _form(url, cure)
+    fault = worker_url.fault(url)
     if fault:
-        return _wrong(fault)
+        return _wrong('%s %s. %s' % (OPTION, fault, cure))
     faults = _compare(url, others, cure)
     state, fault, passing = (
         _ask(url, identity, cure) if ask else
@@ -134,51 +134,6 @@ def _missing(public: str | None, cure: str) -> str:
             'others cannot be told where an image is staged')
     return ('%s is not set: %s. What is staged here cannot be imported or '
             'deleted through other workers. %s' % (OPTION, told, cure))
-
-
-def _form(url: str, cure: str) -> str | None:
-    """Return what is wrong with the form of an address, or None."""
-    with contextlib.suppress(ValueError):
-        parts = urllib.parse.urlsplit(url)
-        # Raises if it is no number.
-        _ = parts.port
-        if url == url.strip() and not re.search(r'[\s\x00-\x1f]', url):
-            return _form_of_parts(parts, cure)
-    return '%s is no URL. %s' % (OPTION, cure)
-
-
-def _form_of_parts(parts: urllib.parse.SplitResult, cure: str) -> str | None:
-    fault = None
-    if not parts.scheme or not parts.netloc:
-        fault = 'is not absolute: it lacks http:// or the host'
-    elif parts.scheme not in ('http', 'https'):
-        fault = 'begins with %s:// and not with http:// or https://' % (
-            parts.scheme)
-    elif not parts.hostname:
-        fault = 'names no host'
-    elif parts.username is not None or parts.password is not None:
-        # They would be kept with each image, where users can see them.
-        fault = 'has a user name or password in it, which are without effect'
-    elif parts.query or parts.fragment:
-        fault = 'has a query or a fragment in it'
-    elif parts.path.endswith('/'):
-        fault = ('ends with "/": Glance puts the path of a request, which '
-                 'begins with one, behind it')
-    elif re.search(r'/v[12](\.\d+)?$', parts.path):
-        fault = ('ends with the version of the API, which is part of the '
-                 'path that Glance puts behind it')
-    elif _is_address(parts.hostname, 'is_unspecified'):
-        fault = ('names %s, at which a server listens, but nobody can be '
-                 'reached' % parts.hostname)
-    return fault and '%s %s. %s' % (OPTION, fault, cure)
-
-
-def _is_address(host: str, kind: str) -> bool:
-    """Return whether a host is an IP address of a kind of ipaddress's."""
-    try:
-        return bool(getattr(ipaddress.ip_address(host), kind))
-    except ValueError:
-        return False
 
 
 def _compare(url: str, others: abc.Iterable[registry.Worker], cure: str
@@ -215,8 +170,8 @@ def _normal(url: str) -> object:
 def _is_loopback(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname
     try:
-        return all(_is_address(str(entry[4][0]).partition('%')[0],
-                               'is_loopback')
+        return all(worker_url.is_address(
+            str(entry[4][0]).partition('%')[0], 'is_loopback')
                    for entry in socket.getaddrinfo(host, None))
     except (OSError, ValueError):
         return False

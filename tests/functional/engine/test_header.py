@@ -126,7 +126,7 @@ class ChangedMeanwhileTest(HeaderTestCase):
                 bytes(2 * MIB) + data, self.ioctx.read(
                     'rbd_data.%s.%016x' % (image_id, 0), 4 * MIB))
             self.assertRaises(
-                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                rbd_layout.Unsafe, self.writer.publish,
                 target, records.Record(8 * MIB, 'digest'))
         self.assertEqual([None], answers)
 
@@ -147,7 +147,7 @@ class ChangedMeanwhileTest(HeaderTestCase):
                 sink.finish()
             self.assertEqual(size, target.image.size())
             self.assertRaises(
-                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                rbd_layout.Unsafe, self.writer.publish,
                 target, records.Record(size, 'digest'))
         # It has zeros alone, and is not there.
         self.assertRaises(rados.ObjectNotFound, self.ioctx.stat,
@@ -161,7 +161,7 @@ class ChangedMeanwhileTest(HeaderTestCase):
             with rbd.Image(self.ioctx, self.name) as image:
                 image.update_features(rbd.RBD_FEATURE_EXCLUSIVE_LOCK, True)
             error = self.assertRaises(
-                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                rbd_layout.Unsafe, self.writer.publish,
                 target, None)
             self.assertIn('features', str(error))
 
@@ -174,7 +174,7 @@ class ChangedMeanwhileTest(HeaderTestCase):
                 self.addCleanup(self.remove_snapshot)
                 image.create_snap('backup')
             error = self.assertRaises(
-                rbd_layout.Unsafe, self.writer.publish, ioctx, self.name,
+                rbd_layout.Unsafe, self.writer.publish,
                 target, None)
             self.assertIn('snapshots', str(error))
 

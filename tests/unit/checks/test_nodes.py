@@ -298,6 +298,9 @@ class TestSelfReference(NodeTestCase):
     def test_wrong(self):
         for url, fault in ((None, 'unset'), ('glance:9292', 'malformed'),
                            ('http://', 'malformed'),
+                           ('http://h:0', 'malformed'),
+                           ('http://u:p@h', 'malformed'),
+                           ('http://h/v2', 'malformed'),
                            ('http://h:99999999', 'malformed'),
                            ('http://[::1', 'malformed'),
                            ('http://no.such.host.invalid:1', 'unknown'),

@@ -30,6 +30,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.runtime import process
+from glance_dcn.sites import worker_url
 from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
 from tests import runtimes
@@ -182,7 +183,7 @@ class FormTest(ReferenceTestCase):
     def test_of_no_mistake(self):
         for url in ('http://worker-1:9292', 'https://worker-1',
                     'http://[fd00::1]:9292', 'http://10.0.0.1:9292/image'):
-            self.assertIsNone(identities._form(url, ''), url)
+            self.assertIsNone(worker_url.fault(url), url)
 
 
 class AnsweredTest(ReferenceTestCase):
