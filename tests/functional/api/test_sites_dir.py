@@ -251,8 +251,7 @@ class SitesDirTest(base.OwnGlanceTestCase):
         path = self.own.worker.etc / 'glance-api.conf'
         path.write_text(path.read_text().replace(
             'dcn_bandwidth_limit = 1\n', 'dcn_bandwidth_limit = 500\n'))
-        self.wait_logged('Store dcn0 has other limits',
-                         'dcn_bandwidth_limit = 500')
+        self.wait_logged('Option dcn0.dcn_bandwidth_limit changed', '500')
         self.api.wait(image, 'dcn0')
         taken = time.monotonic() - started
         # Neither at full speed, nor at 1 MiB/s to the end: that takes 160 s.
