@@ -51,7 +51,7 @@ STAGING = 'os_glance_staging_store'
 _CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
 _STAGING_PLUGIN = 'dcn_distributed_staging'
 _DECOMPRESSION = 'image_decompression'
-# Of file systems that are on another host, as the kernel names them.
+# Bytes below which the staging folder is full.
 _LEAST = units.Gi
 # Seconds that a Glance has to answer.
 _GLANCE_TIMEOUT = 4
@@ -63,8 +63,8 @@ _DATABASE_TIMEOUT = 10
     'stores', NODE, 'Every store is known, and one of them is the default',
     folder=(FAIL, 'the folder of site files %(path)s cannot be used '
             '(%(error)s)',
-            'see that it is there, owned by root, and written by nobody '
-            'else, or correct sites_dir in [glance_dcn]'),
+            'see that it is there, owned by root, and writable by root '
+            'alone, or correct sites_dir in [glance_dcn]'),
     files=(FAIL, 'site files in %(path)s are not taken: %(names)s',
            'correct them, or render them with "glance-dcn config render"'),
     kind=(FAIL, 'store %(store)s has type %(kind)s, of which there is no '
@@ -376,7 +376,7 @@ def staging(node: subjects.Node) -> str:
     malformed=(FAIL, 'worker_self_reference_url %(url)s is no URL',
                'write it as http://HOST:PORT or https://HOST:PORT'),
     unknown=(FAIL, 'the host of worker_self_reference_url %(url)s is not '
-             'known (%(error)s)', 'see to the name service, or write an '
+             'known (%(error)s)', 'correct the name service, or write an '
              'address'),
     foreign=(FAIL, 'worker_self_reference_url %(url)s leads to %(address)s, '
              'which is no address of this node', 'set it to the URL of this '
@@ -434,7 +434,7 @@ def _is_here(family: int, address: tuple[typing.Any, ...]) -> bool:
 def why_silent(url: str) -> str | None:
     """Return why no Glance answers at a URL, or None if one does."""
     try:
-        # The list of versions, for which nobody has to log in.
+        # The list of versions, which needs no login.
         answer = requests.get(url.rstrip('/') + '/versions',
                               timeout=_GLANCE_TIMEOUT, allow_redirects=False)
     except requests.RequestException as exc:
@@ -471,5 +471,5 @@ def glance(subject: subjects.Glance) -> str:
     """Ask for the versions of the API."""
     error = why_silent(subject.url)
     if error:
-        raise Found('silent', url=subject.url, error=error)
+        raise Found('silent', error=error)
     return subject.url
