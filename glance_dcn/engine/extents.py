@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""Where the data of an image is, and where its holes are.
+"""Extents of data in an image, and its holes.
 
 The unit of sparseness is a block of 64 KiB: what an endpoint reports as data
 is rounded outward to whole blocks to be read, and what was read is trimmed

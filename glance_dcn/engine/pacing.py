@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What makes a transfer go on, and what slows it down.
+"""The event loop of a transfer, and its rate limits.
 
 Each transfer is run by its caller's thread, which alone looks at its state:
 there are no locks. Completions come from the threads of librbd and of the
