@@ -57,7 +57,7 @@ _CAPS = ('on the cluster, run "ceph auth caps %(user)s %(caps)s", with what '
              'its [global]: without it Glance must reach the site to know '
              'which images are there'))
 def conf(site: subjects.Site) -> str:
-    """Look at the conf file."""
+    """Check the conf file and its rights."""
     path = site.target.conf_file
     if path:
         if not os.path.exists(path):
@@ -94,15 +94,15 @@ def _check_readable(site: subjects.Site, path: str) -> None:
                 '%(path)s'),
     open=(WARN, 'keyring %(path)s can be read by everybody (mode %(mode)s)',
           'chmod 0640 %(path)s, and chown it to the group of Glance\'s user: '
-          'whoever has the key can change every image of the site'))
+          'the key lets its holder change every image of the site'))
 def keyring(site: subjects.Site) -> str:
-    """Look at the keyring."""
+    """Check the keyring and its rights."""
     paths = site.factory.keyrings
     if not paths:
         return 'none is needed'
     there = [path for path in paths if os.path.exists(path)]
     if not there:
-        raise Found('absent', user=site.user, path=', '.join(paths))
+        raise Found('absent', path=', '.join(paths))
     path = there[0]
     _check_readable(site, path)
     mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -121,7 +121,7 @@ def keyring(site: subjects.Site) -> str:
           '%(which)s', 'see that those monitors are up and can be reached '
           'from this node: should the others fail, the site is lost to it'))
 def monitors(site: subjects.Site) -> str:
-    """Connect, and try each monitor."""
+    """Connect to the cluster, and to each monitor."""
     try:
         site.connect()
     except errors.Unreachable as exc:
@@ -157,9 +157,9 @@ def monitors(site: subjects.Site) -> str:
     failed=(FAIL, 'cannot log in: %(error)s',
             'see the conf file and keyring of [%(site)s]'))
 def login(site: subjects.Site) -> str:
-    """Tell whether the cluster took the key."""
+    """Report whether the cluster accepted the key."""
     if isinstance(site.error, errors.Refused):
-        raise Found('refused', error=site.error.reason, user=site.user)
+        raise Found('refused', error=site.error.reason)
     if site.error and not isinstance(site.error, errors.WrongCluster):
         raise Found('failed', error=site.error.reason)
     return 'as %s' % site.user
@@ -175,7 +175,7 @@ def login(site: subjects.Site) -> str:
             'file says %(wanted)s', 'correct the sites file, or the conf '
             'file of the site'))
 def fsid(site: subjects.Site) -> str:
-    """Compare the fsid with what is expected."""
+    """Compare the fsid with the expected one."""
     if site.error:
         raise Found('other', error=site.error.reason)
     if site.target.fsid not in (None, site.fsid):
@@ -193,20 +193,18 @@ def fsid(site: subjects.Site) -> str:
             'see with "ceph -s" whether the cluster is healthy, and that the '
             'ports of its OSDs can be reached from this node'))
 def pool(site: subjects.Site) -> str:
-    """Open the pool, and ask its OSDs."""
-    names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps}
+    """Open the pool, and send a request to its OSDs."""
     try:
         site.open()
     except errors.Unreachable as exc:
-        raise Found('silent', error=exc.reason, **names)
+        raise Found('silent', error=exc.reason)
     except errors.Misconfigured:
-        raise Found('absent', **names)
+        raise Found('absent')
     try:
         clients.ask_osds(site.opened)
     except trial.Error as exc:
-        if trial.is_denied(exc):
-            raise Found('refused', error=exc, **names)
-        raise Found('silent', error=exc, **names)
+        raise Found('refused' if trial.is_denied(exc) else 'silent',
+                    error=exc)
     if site.keeps_records:
         try:
             with site.home.open() as ioctx:
@@ -225,7 +223,7 @@ def pool(site: subjects.Site) -> str:
             '(%(error)s)', 'see with "ceph -s" whether the cluster is '
             'healthy and has room'))
 def rights(site: subjects.Site) -> str:
-    """Do to a scratch image whatever Glance does."""
+    """Do all operations of Glance to a scratch image."""
     try:
         if site.target.access is model.Access.READ_ONLY:
             done = trial.reading(site.opened)
@@ -234,8 +232,7 @@ def rights(site: subjects.Site) -> str:
             done = trial.rights(site.opened, site.going_on)
     except trial.Refused as exc:
         raise Found('missing' if trial.is_denied(exc.error)
-                    else 'failed', user=site.user, pool=site.target.pool,
-                    right=exc.right, error=exc.error, caps=site.caps)
+                    else 'failed', right=exc.right, error=exc.error)
     return ', '.join(done)
 
 
@@ -249,28 +246,27 @@ def rights(site: subjects.Site) -> str:
     blocklists=(FAIL, '%(user)s may blocklist clients of the cluster; '
                 'expected read-only', _CAPS),
     records=(FAIL, '%(user)s can reach the records of that site, which are '
-             'in namespace %(namespace)s of pool %(pool)s', _CAPS),
+             'in namespace ' + homes.NAMESPACE + ' of pool %(pool)s', _CAPS),
     no_records=(FAIL, '%(user)s cannot reach the records of this site, which '
-                'are in namespace %(namespace)s of pool %(pool)s', _CAPS))
+                'are in namespace ' + homes.NAMESPACE + ' of pool %(pool)s',
+                _CAPS))
 def excess(site: subjects.Site) -> str:
-    """Ask for what the user should not be allowed, changing nothing."""
-    names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps,
-             'namespace': homes.NAMESPACE}
+    """Try what the user should not be allowed, changing nothing."""
     with site.open_namespace(homes.NAMESPACE) as ioctx:
         reads = trial.may_read(ioctx)
         writes = trial.may_write(ioctx)
     if site.target.access is model.Access.OWNER:
         if not reads or not writes:
-            raise Found('no_records', **names)
+            raise Found('no_records')
         return 'it is the user of the site itself'
     if reads or writes:
-        raise Found('records', **names)
+        raise Found('records')
     if site.target.access is model.Access.READ_WRITE:
         return 'it can reach no records'
     if trial.may_write(site.opened):
-        raise Found('writes', **names)
+        raise Found('writes')
     if trial.may_blocklist(site.connected):
-        raise Found('blocklists', **names)
+        raise Found('blocklists')
     return 'it may only read'
 
 
@@ -280,7 +276,7 @@ def excess(site: subjects.Site) -> str:
          'nothing fails for that, but to open an image takes a dozen round '
          'trips: see whether the way to the site is the right one'))
 def round_trip(site: subjects.Site) -> str:
-    """Measure the smallest question to an OSD."""
+    """Measure the smallest request to an OSD."""
     seconds = trial.round_trip(site.opened)
     site.measured('round-trip', seconds=seconds)
     if seconds > _FAR:
@@ -294,7 +290,7 @@ def round_trip(site: subjects.Site) -> str:
           '%(read).2f MiB/s back', 'an image takes that long: see the '
           'bandwidth of the way to the site, and who else uses it'))
 def throughput(site: subjects.Site) -> str:
-    """Measure writing and reading of a scratch object."""
+    """Measure the rates of writing and reading a scratch object."""
     if site.target.access is model.Access.READ_ONLY:
         return 'not measured, as nothing may be written there'
     write, read = trial.throughput(site.opened)
@@ -310,10 +306,10 @@ def throughput(site: subjects.Site) -> str:
     'room', SITE, 'The cluster has room', needs=('pool',),
     tight=(WARN, '%(free).1f GiB of %(total).1f GiB are free',
            'delete images or add OSDs: a full cluster takes no more'),
-    unread=(WARN, 'what is free cannot be asked (%(error)s)',
+    unread=(WARN, 'the free space cannot be read (%(error)s)',
             'see with "ceph -s" whether the cluster is healthy'))
 def room(site: subjects.Site) -> str:
-    """Look at what is free."""
+    """Read the free space."""
     try:
         total, free = trial.room(site.connected)
     except trial.Error as exc:
@@ -331,7 +327,7 @@ def room(site: subjects.Site) -> str:
 
 @registry.check(
     'own-pool', registry.ALL, 'No other site has the same pool, and the '
-    'cluster is that of yesterday',
+    'cluster is still the same one',
     twin=(FAIL, 'it has pool %(pool)s of cluster %(fsid)s, which is that of '
           'site %(other)s already', 'correct rbd_store_ceph_conf or '
           'rbd_store_pool in [%(site)s]: the two would delete each other\'s '
@@ -344,16 +340,15 @@ def room(site: subjects.Site) -> str:
              'lost, run "glance-dcn site accept %(site)s"; if not, correct '
              'rbd_store_ceph_conf in [%(site)s]'))
 def own_pool(subject: subjects.Sites) -> str:
-    """Compare the cluster with those of the others, and with what is kept."""
+    """Compare the cluster with those of others, and with the one recorded."""
     site = subject.site
     for other in subject.others:
         if other.fsid == site.fsid and other.target.pool == site.target.pool:
-            raise Found('twin', pool=site.target.pool, fsid=site.fsid,
-                        other=other.name)
+            raise Found('twin', other=other.name)
     if subject.kept and subject.kept.fsid != site.fsid:
-        raise Found('changed', fsid=site.fsid, kept=subject.kept.fsid,
+        raise Found('changed', kept=subject.kept.fsid,
                     since=health.format_time(subject.kept.since))
     for other in subject.others:
         if other.fsid == site.fsid:
-            raise Found('same', fsid=site.fsid, other=other.name)
+            raise Found('same', other=other.name)
     return 'cluster and pool are its own'

@@ -110,7 +110,7 @@ class Api:
                           found['status'], found.get('stores') or 'none'))
 
     def add_location(self, image: str, uri: str, store: str) -> None:
-        """Tell Glance where an image is, as Nova does."""
+        """Add a location to an image, as Nova does."""
         self._ask('PATCH', '/images/%s' % image, json=[{
             'op': 'add', 'path': '/locations/-',
             'value': {'url': uri, 'metadata': {'store': store}}}],
@@ -151,17 +151,13 @@ class Api:
 
 
 def _said(answer: typing.Any) -> str:
-    """Return what an answer says, without its markup."""
+    """Return status and text of an answer, without its markup."""
     text = ' '.join(answer.text.split())
     return '%d %s' % (answer.status_code, text[:300])
 
 
 #: What ends a step.
 FAILURES = (Refused, errors.ClusterError, *guest.Error)
-
-
-class Wrong(Refused):
-    """Something is not what it should be."""
 
 
 class Journey:
@@ -189,6 +185,7 @@ class Journey:
         # Names of sites where there may be a clone.
         self._with_disks: set[str] = set()
         self._tag = uuid.uuid4().hex[:12]
+        self._disk = trial.PREFIX + self._tag
         # '' until they may be there.
         self.image = self.snapshot = ''
 
@@ -203,7 +200,7 @@ class Journey:
         return self.names[-1]
 
     def steps(self) -> list[tuple[str, Callable[[], None]]]:
-        """Return what is to be done, in words and as functions, in order."""
+        """Return descriptions and functions of all steps, in order."""
         first, rest = self.names[:2], self.names[2:]
         result = [('reach %s' % ', '.join(self.names), self._reach),
                   ('import an image to %s' % ' and '.join(first),
@@ -251,21 +248,17 @@ class Journey:
         for name, site in self._guests.items():
             wanted = self._uri(site, self.image)
             if locations.get(name) != wanted:
-                raise Wrong('the location at %s is %s, not %s' % (
+                raise Refused('the location at %s is %s, not %s' % (
                     name, locations.get(name), wanted))
             if not site.is_protected(self.image):
-                raise Wrong('the snapshot at %s is not protected' % name)
+                raise Refused('the snapshot at %s is not protected' % name)
             self._expect(self._digest, site, self.image)
 
     def _expect(self, digest: str, site: guest.Guest, name: str,
                 disk: bool = False) -> None:
         if site.digest(name, disk) != digest:
-            raise Wrong('the content of %s at %s is not what it should be'
-                        % (name, site.name))
-
-    @property
-    def _disk(self) -> str:
-        return '%s%s' % (trial.PREFIX, self._tag)
+            raise Refused('the content of %s at %s is not what it should be'
+                          % (name, site.name))
 
     def _clone(self, name: str) -> None:
         site = self._guests[name]
@@ -276,7 +269,7 @@ class Journey:
             self._with_disks.discard(name)
             raise
         if parent != (site.pool, self.image, 'snap'):
-            raise Wrong('the clone at %s is one of %s' % (name, parent))
+            raise Refused('the clone at %s is one of %s' % (name, parent))
         self._expect(self._digest, site, self._disk, disk=True)
 
     def _snapshot(self) -> None:
@@ -308,12 +301,12 @@ class Journey:
     def _delete(self) -> None:
         left = self.clean()
         if left:
-            raise Wrong('; '.join(left))
+            raise Refused('; '.join(left))
 
     def clean(self) -> list[str]:
-        """Remove everything there may be.
+        """Remove all disks and images of the journey.
 
-        :returns: what could not be removed, in words
+        :returns: errors, as text
         """
         left = []
 
@@ -338,19 +331,19 @@ class Journey:
         return left
 
     def _clear(self, site: guest.Guest, image: str) -> None:
-        """See that nothing of an image is at a site."""
+        """Remove an image from a site, and wait until it is gone."""
         deadline = time.monotonic() + _CLEAN_TIMEOUT
         # A copy may have been under way, which removes what it wrote.
         while site.has(image) and time.monotonic() < deadline:
             if image == self.snapshot:
                 # Glance may not have been told of it.
                 site.remove_image(image)
-            time.sleep(.5)
+            time.sleep(_POLL)
         if site.has(image):
-            raise Wrong('it is still in pool %s' % site.pool)
+            raise Refused('it is still in pool %s' % site.pool)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         for site in self._guests.values():
             site.close()
 

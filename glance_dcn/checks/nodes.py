@@ -50,8 +50,10 @@ STAGING = 'os_glance_staging_store'
 
 _CONVERSION, _STOCK_CONVERSION = 'dcn_image_conversion', 'image_conversion'
 _STAGING_PLUGIN = 'dcn_distributed_staging'
-_DECOMPRESSION = 'image_decompression'
-# Of file systems that are on another host, as the kernel names them.
+# The order that plugins must have: the others need the staged file, and a
+# compressed image cannot be converted.
+_ORDER = (_STAGING_PLUGIN, 'image_decompression', _CONVERSION)
+# Bytes below which the staging folder is full.
 _LEAST = units.Gi
 # Seconds that a Glance has to answer.
 _GLANCE_TIMEOUT = 4
@@ -63,8 +65,8 @@ _DATABASE_TIMEOUT = 10
     'stores', NODE, 'Every store is known, and one of them is the default',
     folder=(FAIL, 'the folder of site files %(path)s cannot be used '
             '(%(error)s)',
-            'see that it is there, owned by root, and written by nobody '
-            'else, or correct sites_dir in [glance_dcn]'),
+            'see that it is there, owned by root, and writable by root '
+            'alone, or correct sites_dir in [glance_dcn]'),
     files=(FAIL, 'site files in %(path)s are not taken: %(names)s',
            'correct them, or render them with "glance-dcn config render"'),
     kind=(FAIL, 'store %(store)s has type %(kind)s, of which there is no '
@@ -88,7 +90,7 @@ _DATABASE_TIMEOUT = 10
     driver=(FAIL, 'the store driver dcn is not there', 'install glance-dcn '
             'into the Python that Glance runs in (%(python)s)'))
 def stores(node: subjects.Node) -> str:
-    """Look at enabled_backends, and at the sites of sites_dir."""
+    """Check enabled_backends, and the sites of sites_dir."""
     backends = node.conf.enabled_backends or {}
     if 'dcn' not in backends.values():
         raise Found('none')
@@ -156,7 +158,7 @@ def _sites_of_files(conf: cfg.ConfigOpts) -> set[str]:
     silent=(FAIL, 'the database does not answer (%(error)s)',
             'see connection in [database], and that the database is up'))
 def database(node: subjects.Node) -> str:
-    """Ask the database something."""
+    """Count the images in the database."""
     try:
         count = inventory.Database().ask(inventory.count, _DATABASE_TIMEOUT)
     except Exception as exc:
@@ -192,7 +194,7 @@ def interfaces(node: subjects.Node) -> str:
     method=(FAIL, 'copy-image is not among enabled_import_methods',
             'add copy-image to enabled_import_methods in [DEFAULT]'))
 def copies(node: subjects.Node) -> str:
-    """See whether glance_dcn's copy_image stands in the place of stock's."""
+    """Check whether glance_dcn's copy_image replaces stock's."""
     plugins.prefer_ours()
     if not plugins.ours_wins('copy_image'):
         raise Found('stock')
@@ -221,7 +223,7 @@ def copies(node: subjects.Node) -> str:
                'lying', 'set image_import_plugins = [%(wanted)s] in '
                '[image_import_opts]'))
 def import_plugins(node: subjects.Node) -> str:
-    """Look at image_import_plugins."""
+    """Check the names and order of image_import_plugins."""
     found = list(node.conf.image_import_opts.image_import_plugins)
     known = _installed('glance.image_import.plugins')
     for name in found:
@@ -243,31 +245,21 @@ def import_plugins(node: subjects.Node) -> str:
 
 
 def _installed(namespace: str) -> set[str]:
-    """Return the names of what is installed in a namespace of plugins."""
+    """Return the names of the plugins installed in a namespace."""
     return {point.name for point in plugins.entry_points(namespace)}
 
 
 def _in_order(found: list[str]) -> str:
-    """Return what image_import_plugins ought to be, as text."""
+    """Return the right value of image_import_plugins."""
     others = [name for name in found if name not in (
         _STOCK_CONVERSION, _CONVERSION, _STAGING_PLUGIN, 'no_op')]
     return ', '.join(_ordered([*others, _STAGING_PLUGIN, _CONVERSION]))
 
 
 def _ordered(found: list[str]) -> list[str]:
-    """Return plugins in the order they must have.
-
-    The staging plugin first, as the others need the staged file; what is
-    compressed cannot be converted.
-    """
-    def rank(name: str) -> int:
-        if name == _STAGING_PLUGIN:
-            return 0
-        if name == _DECOMPRESSION:
-            return 1
-        return 2 if name == _CONVERSION else 3
-    ours = sorted((name for name in found if rank(name) < 3), key=rank)
-    result = [ours.pop(0) if rank(name) < 3 else name for name in found]
+    """Return plugins in the order they must have, the staging plugin first."""
+    ours = sorted(filter(_ORDER.__contains__, found), key=_ORDER.index)
+    result = [ours.pop(0) if name in _ORDER else name for name in found]
     if _STAGING_PLUGIN in result:
         result.remove(_STAGING_PLUGIN)
         result.insert(0, _STAGING_PLUGIN)
@@ -281,7 +273,7 @@ def _ordered(found: list[str]) -> list[str]:
            'set output_format = raw in [image_conversion]: what is not raw '
            'is downloaded and converted by each compute node'))
 def raw(node: subjects.Node) -> str:
-    """Look at the format images are converted to."""
+    """Check the format that images are converted to."""
     found = node.conf.image_conversion.output_format
     if found != 'raw':
         raise Found('other', found=found)
@@ -344,7 +336,7 @@ def quota(node: subjects.Node) -> str:
            'are imported at the same time, before and after conversion, or '
            'say with --staging-room how much is enough'))
 def staging(node: subjects.Node) -> str:
-    """Look at the staging folder."""
+    """Check the staging folder: rights, file system and free space."""
     path = node.conf[STAGING].filesystem_store_datadir
     user = node.access.user
     if not os.path.isdir(path):
@@ -376,7 +368,7 @@ def staging(node: subjects.Node) -> str:
     malformed=(FAIL, 'worker_self_reference_url %(url)s %(reason)s',
                'write it as http://HOST:PORT or https://HOST:PORT'),
     unknown=(FAIL, 'the host of worker_self_reference_url %(url)s is not '
-             'known (%(error)s)', 'see to the name service, or write an '
+             'known (%(error)s)', 'correct the name service, or write an '
              'address'),
     foreign=(FAIL, 'worker_self_reference_url %(url)s leads to %(address)s, '
              'which is no address of this node', 'set it to the URL of this '
@@ -385,7 +377,7 @@ def staging(node: subjects.Node) -> str:
             '(%(error)s)', 'see that Glance runs here, and listens at that '
             'address and port'))
 def self_reference(node: subjects.Node) -> str:
-    """See that worker_self_reference_url leads here."""
+    """Check that worker_self_reference_url leads here."""
     url: str | None = node.conf.worker_self_reference_url
     if not url:
         raise Found('unset')
@@ -424,7 +416,7 @@ def _is_here(family: int, address: tuple[typing.Any, ...]) -> bool:
 def why_silent(url: str) -> str | None:
     """Return why no Glance answers at a URL, or None if one does."""
     try:
-        # The list of versions, for which nobody has to log in.
+        # The list of versions, which needs no login.
         answer = requests.get(url.rstrip('/') + '/versions',
                               timeout=_GLANCE_TIMEOUT, allow_redirects=False)
     except requests.RequestException as exc:
@@ -461,5 +453,5 @@ def glance(subject: subjects.Glance) -> str:
     """Ask for the versions of the API."""
     error = why_silent(subject.url)
     if error:
-        raise Found('silent', url=subject.url, error=error)
+        raise Found('silent', error=error)
     return subject.url

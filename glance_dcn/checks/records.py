@@ -76,8 +76,7 @@ def images(site: subjects.Site) -> str:
     try:
         names = trial.names(site.opened)
     except trial.Error as exc:
-        raise registry.Found('unlisted', error=exc, pool=site.target.pool,
-                             user=site.user, caps=site.caps)
+        raise registry.Found('unlisted', error=exc)
     state = poll.SiteStatus(site.name, fsid=site.fsid, pool=site.target.pool,
                             names=names)
     lacking = {uri for uri in wanted if state.lacks(uri)}
@@ -90,9 +89,8 @@ def images(site: subjects.Site) -> str:
             ('other', [uri for uri in lacking
                        if not uri.startswith(cluster)])):
         if uris:
-            raise registry.Found(fault, number=len(uris), fsid=site.fsid,
-                                 pool=site.target.pool, which=_some(
-                                     uri.split('/')[4] for uri in uris))
+            raise registry.Found(fault, number=len(uris), which=_some(
+                uri.split('/')[4] for uri in uris))
     strays = {store: len(uris) for store, uris in found.items()
               if store in (site.kept or ()) and store not in
               site.located.stores}
@@ -142,14 +140,12 @@ def records(site: subjects.Site) -> str:
     try:
         scan = store.scan()
     except (errors.ClusterError, omap.Error) as exc:
-        raise registry.Found('refused', user=site.user, error=exc,
-                             pool=site.target.pool)
+        raise registry.Found('refused', error=exc)
     unreadable = [entry.key for entry in scan.unreadable
                   if not entry.foreign]
     if unreadable:
         raise registry.Found('unreadable', number=len(unreadable),
-                             keys=', '.join(unreadable[:5]),
-                             pool=site.target.pool)
+                             keys=', '.join(unreadable[:5]))
     return '%d, all of them understood' % len(scan.records)
 
 
@@ -163,9 +159,9 @@ def records(site: subjects.Site) -> str:
     shared=(registry.FAIL, 'the workers on hosts %(hosts)s have the same '
             'worker_self_reference_url, %(url)s', 'give each its own: '
             'requests for what one has staged would go to the other'),
-    unproved=(registry.WARN, 'nobody has answered the worker on host '
-              '%(host)s at its worker_self_reference_url, %(url)s: '
-              '%(faults)s', 'see that it listens there'),
+    unproved=(registry.WARN, 'the worker on host %(host)s got no answer at '
+              'its worker_self_reference_url, %(url)s: %(faults)s',
+              'see that it listens there'),
     silent=(registry.WARN, 'nothing has been heard for more than a minute of '
             'the workers on hosts %(hosts)s', 'see that Glance runs there, '
             'reaches this site and has the right time; one that will not '
@@ -197,11 +193,9 @@ def workers(site: subjects.Site) -> str:
                                  hosts=', '.join(sorted(hosts)))
     _refuse(living, registries.UNPROVED, 'unproved')
     if silent:
-        raise registry.Found(
-            'silent', pool=site.target.pool, hosts=', '.join(sorted(
-                '%s (since %s)' % (worker.host,
-                                   health.format_time(worker.seen))
-                for worker in silent)))
+        raise registry.Found('silent', hosts=', '.join(sorted(
+            '%s (since %s)' % (worker.host, health.format_time(worker.seen))
+            for worker in silent)))
     return '%d, each where it says' % len(living) if living else (
         'none has spoken of late')
 

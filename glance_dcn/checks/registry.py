@@ -10,9 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What is checked of a deployment, what may be found, and what cures it.
+"""The checks of a deployment, the faults they find, and the remedies.
 
-A check is a function that returns, in words, what is well, or raises
+A check is a function that returns a text for a passed check, or raises
 :class:`Found` with the name of one of the faults that it was registered with.
 Each fault has its level, its message and its remedy, so that the guide can
 list them all.
@@ -35,7 +35,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Level(str, enum.Enum):
-    """How what was looked at is, as it is shown."""
+    """The outcome of a check, as it is shown."""
 
     OK = 'ok'
     WARN = 'warn'
@@ -46,7 +46,7 @@ class Level(str, enum.Enum):
 
 
 class Scope(enum.Enum):
-    """What a check is about."""
+    """The kind of subject of a check."""
 
     SITE = 'the cluster of a site'
     ALL = 'all clusters together'
@@ -69,10 +69,10 @@ BROKEN_REMEDY = 'run the command with --debug, which shows where it failed'
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What a check may find.
+    """A fault that a check may find.
 
-    :ivar text: what is wrong, with ``%(name)s`` for what is filled in
-    :ivar remedy: what to do about it, likewise
+    :ivar text: the symptom, with ``%(name)s`` for fields
+    :ivar remedy: likewise
     """
 
     level: Level
@@ -83,7 +83,8 @@ class Fault:
 class Found(Exception):
     """A check found a fault.
 
-    :ivar fields: what its message and remedy are filled in with
+    :ivar fields: what fills in its message and remedy, beside the fields of
+        the subject
     """
 
     def __init__(self, fault: str, **fields: object) -> None:
@@ -94,9 +95,9 @@ class Found(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What became of a check.
+    """The outcome of a check.
 
-    :ivar site: what was looked at: a site, ``node``, or a URL
+    :ivar site: the subject: a site, ``node``, or a URL
     """
 
     site: str
@@ -110,11 +111,11 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Something that is looked at.
+    """A check.
 
     :ivar name: as shown and chosen by operators
-    :ivar title: what is well if it passes
-    :ivar needs: names of checks without which this one cannot be carried out
+    :ivar title: the state that is proved if it passes
+    :ivar needs: names of checks that must pass before this one can run
     """
 
     name: str
@@ -125,14 +126,14 @@ class Check:
     needs: tuple[str, ...] = ()
 
     def run(self, subject: subjects.Subject) -> Finding:
-        """Carry it out, and return the finding; nothing is raised."""
+        """Run the check and return the finding; raise nothing."""
         began = time.monotonic()
         level, remedy = OK, None
         try:
             text = self.function(subject)
         except Found as exc:
             fault = self.faults[exc.fault]
-            fields = dict(exc.fields, site=subject.name)
+            fields = {**subject.fields, **exc.fields}
             level = fault.level
             text, remedy = fault.text % fields, fault.remedy % fields
         except Exception as exc:
@@ -145,12 +146,12 @@ class Check:
                        subject.figures.get(self.name, {}))
 
     def late(self, subject: subjects.Subject, seconds: float) -> Finding:
-        """Return the finding that it did not end in time."""
+        """Return the finding of a check that did not end in time."""
         return Finding(subject.name, self.name, FAIL,
                        LATE % {'seconds': seconds}, LATE_REMEDY, seconds)
 
     def skipped(self, subject: subjects.Subject, why: str) -> Finding:
-        """Return the finding that it was not carried out."""
+        """Return the finding of a check that did not run."""
         return Finding(subject.name, self.name, SKIP, why)
 
 

@@ -10,15 +10,16 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Carrying out checks: everything at once, and within a time.
+"""Runs checks: all subjects at once, and within a time.
 
-A question to a cluster that hangs cannot be taken back: librados waits for as
+A request to a cluster that hangs cannot be taken back: librados waits for as
 long as it was told to. Each subject therefore has a thread of its own, some at
 a time, which is left alone when the time is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import typing
@@ -47,12 +48,12 @@ _SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
 
 def run(things: list[subjects.Subject], timeout: float,
         only: Iterable[str] = ()) -> list[registry.Finding]:
-    """Carry out all checks.
+    """Run all checks.
 
-    :param timeout: seconds until what has not ended is said to be late
+    :param timeout: seconds after which a check is late
     :param only: names of checks whose outcome is wanted; none: all
     :returns: with those of others that failed, without which a wanted one
-        could not be carried out
+        could not run
     """
     run = _Run(things, only)
     try:
@@ -65,7 +66,7 @@ def run(things: list[subjects.Subject], timeout: float,
 
 def idle(things: list[subjects.Subject],
          names: Iterable[str]) -> list[registry.Check]:
-    """Return those of some checks that have nothing to look at."""
+    """Return those of some checks that have no subject."""
     scopes = {_SCOPES[type(thing)] for thing in things}
     if registry.SITE in scopes:
         scopes.add(registry.ALL)
@@ -91,7 +92,7 @@ class _Run:
                 functools.partial(self._run_checks, number, thing), _AT_ONCE)
 
     def _needed(self) -> set[str]:
-        """Return the names of checks that are to be carried out."""
+        """Return the names of the checks to run."""
         names = set(self._only) or set(registry.CHECKS)
         if 'own-pool' in names:
             names.add('pool')
@@ -129,13 +130,7 @@ class _Run:
 
     def wait(self, timeout: float) -> None:
         """Wait for the threads, at most for some seconds."""
-        deadline = time.monotonic() + timeout
-        while self._left:
-            left = deadline - time.monotonic()
-            try:
-                self._left.discard(native.get(self._queue, max(left, 0)))
-            except native.Empty:
-                return
+        self._discard_ended(self._left, timeout)
 
     def end(self) -> None:
         """Tell threads to end, and let them clean up."""
@@ -144,21 +139,22 @@ class _Run:
         # Only those have anything to clean up that had come to a pool.
         busy = {number for number in self._left
                 if getattr(self._things[number], 'ioctx', None)}
-        deadline = time.monotonic() + _CLEAN_UP
-        while busy and time.monotonic() < deadline:
-            try:
-                busy.discard(native.get(self._queue,
-                                        deadline - time.monotonic()))
-            except native.Empty:
-                return
+        self._discard_ended(busy, _CLEAN_UP)
+
+    def _discard_ended(self, running: set[int], timeout: float) -> None:
+        """Wait until none of some subjects is left, or the time is over."""
+        deadline = time.monotonic() + timeout
+        with contextlib.suppress(native.Empty):
+            while running:
+                running.discard(native.get(
+                    self._queue, max(deadline - time.monotonic(), 0)))
 
     def findings(self, timeout: float) -> list[registry.Finding]:
         """Return all that was found."""
         result = []
         for number, thing in enumerate(self._things):
             found = list(self._done[number])
-            checks = self._checks(thing)
-            rest = checks[len(found):]
+            rest = self._checks(thing)[len(found):]
             if number in self._left and rest:
                 found.append(rest[0].late(thing, timeout))
                 found += [check.skipped(thing, 'not possible, see %s'
@@ -175,19 +171,13 @@ class _Run:
                 or finding.level == registry.FAIL]
 
     def _compare(self) -> list[registry.Finding]:
-        """Carry out the checks of all clusters together."""
+        """Run the checks of all clusters together."""
         sites = [thing for thing in self._things
                  if isinstance(thing, subjects.Site)]
         kept = next((site.kept for site in sites if site.kept), None) or {}
-        result = []
-        for check in registry.of(registry.ALL):
-            if check.name not in self._wanted:
-                continue
-            for number, site in enumerate(sites):
-                if site.ioctx is None or site.fsid is None:
-                    continue
-                result.append(check.run(subjects.Sites(
-                    site, [other for other in sites[:number]
-                           if other.fsid is not None],
-                    kept.get(site.name))))
-        return result
+        return [check.run(subjects.Sites(
+            site, [other for other in sites[:number] if other.fsid],
+            kept.get(site.name)))
+            for check in registry.of(registry.ALL)
+            if check.name in self._wanted
+            for number, site in enumerate(sites) if site.ioctx and site.fsid]

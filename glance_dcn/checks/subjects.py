@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What checks are about: clusters, a node's configuration, Glances."""
+"""Subjects of checks: clusters, a node's configuration, Glances."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class Located:
 
 
 class Subject:
-    """What checks are about.
+    """A subject of checks.
 
     :ivar name: as shown in findings
-    :ivar figures: what was measured: dicts by name of the check
+    :ivar figures: measurements: dicts by name of the check
     """
 
     def __init__(self, name: str) -> None:
@@ -81,8 +81,13 @@ class Subject:
         self.figures: dict[str, dict[str, float]] = {}
         self.stopped = False
 
+    @property
+    def fields(self) -> dict[str, object]:
+        """Values that any fault of this subject may name."""
+        return {'site': self.name}
+
     def measured(self, check: str, **figures: float) -> None:
-        """Keep what a check has measured."""
+        """Record the measurements of a check."""
         self.figures[check] = figures
 
     def going_on(self) -> bool:
@@ -108,6 +113,11 @@ class Site(cluster.Cluster, Subject):
         self.error: errors.ClusterError | None = None
         self.located: Located | None = None
 
+    @property
+    def fields(self) -> dict[str, object]:
+        return {**super().fields, 'user': self.user, 'caps': self.caps,
+                'pool': self.target.pool, 'fsid': self.fsid}
+
 
 class Sites(Subject):
     """All clusters together, once each was looked at, seen from one.
@@ -121,6 +131,10 @@ class Sites(Subject):
         self.site = site
         self.others = others
         self.kept = kept
+
+    @property
+    def fields(self) -> dict[str, object]:
+        return self.site.fields
 
 
 class Node(Subject):
@@ -143,3 +157,7 @@ class Glance(Subject):
     def __init__(self, name: str, url: str) -> None:
         super().__init__(name)
         self.url = url
+
+    @property
+    def fields(self) -> dict[str, object]:
+        return {**super().fields, 'url': self.url}

@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""Digests of what passes through.
+"""Digests of the data of a transfer.
 
 The content digest, version ``dcn1``, stands for the virtual content of an
 image at the cost of its data alone:
@@ -137,7 +137,7 @@ class Thread(typing.Generic[_Item]):
         self._queue.put((item, done))
 
     def stop(self) -> None:
-        """End the thread; what is queued is forgotten."""
+        """End the thread and drop its queue."""
         self.stopped = True
         self._queue.put(None)
 

@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""What can go wrong in the data path.
+"""Errors of the data path.
 
 Each error is a class with fields, and its message says what to do next.
 """

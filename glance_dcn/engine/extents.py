@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""Where the data of an image is, and where its holes are.
+"""Extents of data in an image, and its holes.
 
 The unit of sparseness is a block of 64 KiB: what an endpoint reports as data
 is rounded outward to whole blocks to be read, and what was read is trimmed
@@ -90,7 +90,8 @@ def requests(found: Iterable[Extent], size: int,
         if not extent.data or not extent.length:
             continue
         first = extent.offset // BLOCK * BLOCK
-        last = min(_round_up(extent.offset + extent.length), size)
+        end = extent.offset + extent.length
+        last = min(-(-end // BLOCK) * BLOCK, size)
         if first > stop:
             yield from _split(start, stop, limit)
             start = first
@@ -110,11 +111,6 @@ def _split(start: int, stop: int, limit: int) -> Iterator[tuple[int, int]]:
         end = min(stop, (start // limit + 1) * limit)
         yield start, end - start
         start = end
-
-
-def _round_up(offset: int) -> int:
-    """Round a number of bytes up to a whole number of blocks."""
-    return -(-offset // BLOCK) * BLOCK
 
 
 def is_zero(data: bytes) -> bool:

@@ -10,9 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Gives each chunk of data to all who need it, and counts what they hold.
+"""Shares each chunk of data among its users, and counts their memory.
 
-Those are the writers of the targets, the content digest, and the hashes, which
+Users are the writers of the targets, the content digest, and the hashes, which
 need every byte in order, zeros too. A chunk's buffer is shared among them
 and counted once, until the last of them is done with it.
 
@@ -187,7 +187,7 @@ class TargetWriter:
         self._ending = True
 
     def submit(self) -> None:
-        """Start what the window and the rate let."""
+        """Start the writes that window and rate allow."""
         while (self._queue and self._bytes < self._allowed
                and len(self._in_flight) < _REQUESTS
                and not self.rate.delay()):
@@ -249,7 +249,7 @@ class TargetWriter:
         self._left.clear()
 
     def _write_next(self) -> None:
-        """Write what is allowed of the first chunk of the queue."""
+        """Write as much of the queue's first chunk as is allowed."""
         chunk, at = self._queue[0], self._begun
         room = max(_LEAST, self._allowed - self._bytes)
         size = min(room // extents.BLOCK * extents.BLOCK,
@@ -293,7 +293,7 @@ class TargetWriter:
             self._release(chunk)
 
     def _adapt(self, seconds: float) -> None:
-        """Have more or less in flight, as a write has taken so long."""
+        """Adapt the bytes in flight to the seconds that a write took."""
         if seconds > _SECONDS:
             self._allowed = max(_LEAST, self._allowed // 2)
         elif seconds < _SECONDS / 2:
@@ -367,7 +367,7 @@ class Fanout:
 
     def put(self, sequence: int, offset: int, data: bytes,
             low_watermark: int) -> int:
-        """Take what was read.
+        """Distribute the data of one read.
 
         :param sequence: its place among all that is put, counted from 0
         :param offset: bytes, a block boundary
@@ -391,10 +391,7 @@ class Fanout:
         return size
 
     def end(self, size: int) -> None:
-        """Take note that nothing more will come.
-
-        :param size: bytes of the image
-        """
+        """End the data; ``size`` is the bytes of the image."""
         self._zeros(size)
         for writer in self.writers:
             writer.end()

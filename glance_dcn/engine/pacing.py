@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What makes a transfer go on, and what slows it down.
+"""The event loop of a transfer, and its rate limits.
 
 Each transfer is run by its caller's thread, which alone looks at its state:
 there are no locks. Completions come from the threads of librbd and of the
@@ -80,21 +80,18 @@ class Loop:
         :raises Cancelled: after :meth:`cancel`
         """
         try:
-            self._handle(self._wait(
-                min([timeout, *filter(None, delays)])))
+            event = self._wait(min([timeout, *filter(None, delays)]))
             # All of them, before it is checked whether something has stalled;
             # no handler starts requests, so they come to an end.
             while True:
-                self._handle(self._queue.get_nowait())
+                self._check()
+                handler, request, result = event
+                if handler is not None:
+                    handler(request, result)
+                event = self._queue.get_nowait()
         except native.Empty:
             pass
         self._check()
-
-    def _handle(self, event: _Event) -> None:
-        self._check()
-        handler, request, result = event
-        if handler is not None:
-            handler(request, result)
 
     def _wait(self, timeout: float) -> _Event:
         return native.get(self._queue, timeout)

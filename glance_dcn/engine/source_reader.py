@@ -100,7 +100,7 @@ class SourceReader:
         self._credits.put(None)
 
     def replace(self, source: base.Endpoint) -> None:
-        """Go on with another source, which must have the same content."""
+        """Continue with another source, which must have the same content."""
         self._credits.put(None)
         self._token, self._error = object(), None
         self._source = source
@@ -119,7 +119,7 @@ class SourceReader:
 
     @property
     def finished(self) -> bool:
-        """Whether all there is has been read."""
+        """Whether all data has been read."""
         return self.listed and not self._ready and not self._in_flight
 
     @property
@@ -137,7 +137,7 @@ class SourceReader:
                 and not self.rate.delay())
 
     def submit(self, room: Callable[[int], bool]) -> None:
-        """Start what can be started.
+        """Start the reads that rate and memory allow.
 
         :param room: called with a length in bytes; returns whether so much
             may be read now
@@ -161,11 +161,11 @@ class SourceReader:
                                   self._read, (self._token, request)))
 
     def check(self) -> None:
-        """Look whether the source still moves.
+        """Check that the source makes progress.
 
-        :raises EngineError: what it failed with
-        :raises Stalled: when it does not move
-        :raises Lost: when it is found to be away meanwhile
+        :raises EngineError: its error
+        :raises Stalled: it makes no progress
+        :raises Lost: its site does not answer
         """
         if self._error is not None:
             raise self._error

@@ -51,7 +51,7 @@ TIMEOUT = 60
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a transfer is; all numbers are bytes.
+    """Progress of a transfer; all numbers are bytes.
 
     :ivar bytes_read: extents of the source read so far
     :ivar planned: extents of the source known so far
@@ -80,7 +80,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one target.
+    """The outcome of one target.
 
     :ivar left_at: where another transfer has to begin, in bytes, if it was
         let go of: everything below is written; None if it was not
@@ -94,7 +94,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a transfer did.
+    """The result of a transfer.
 
     :ivar data: bytes of its blocks that are not zero
     :ivar chunks: (number, digest) of the content digest's chunks that were
@@ -183,7 +183,7 @@ class Transfer:
         self._loop.cancel()
 
     def run(self) -> Result:
-        """Do it, in the caller's thread.
+        """Run the transfer, in the caller's thread.
 
         A target that fails is given up, and the others go on; when the last
         one has failed, it ends.
@@ -238,7 +238,7 @@ class Transfer:
             one.let_go(self._reader.low_watermark)
 
     def _replace_source(self, error: errors.EngineError) -> None:
-        """Go on with another source, or raise the error of this one."""
+        """Continue with another source, or raise the error of this one."""
         source = (self._next_source(error) if self._next_source
                   else None)
         if source is None:

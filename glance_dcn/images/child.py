@@ -140,7 +140,7 @@ def _tell(answer: dict[str, typing.Any]) -> None:
 
 
 def _inspect(tolerated: collections.abc.Iterable[str]) -> None:
-    """Tell what the image at standard input is."""
+    """Inspect the image at standard input and write the answer."""
     # From here on the image has a say: no file is opened any more.
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     # What a server has as sys.stdin is made for its socket.

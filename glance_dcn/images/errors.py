@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What can be wrong with image files, and with looking at them.
+"""Errors of image files, and of inspecting them.
 
 The reasons of an error are for users: they name neither paths nor programs'
 options. Its text, for the log, does.

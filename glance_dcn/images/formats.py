@@ -135,7 +135,9 @@ def find_others(file: typing.BinaryIO, detected: str) -> list[str]:
     """
     if detected != 'raw':
         return []
-    return (['vhd'] * _is_fixed_vhd(file) + ['ploop'] * _is_ploop(file))
+    others = ['vhd'] if _is_fixed_vhd(file) else []
+    file.seek(0)
+    return others + ['ploop'] * (file.read(16) in _PLOOP_MAGICS)
 
 
 def _is_fixed_vhd(file: typing.BinaryIO) -> bool:
@@ -150,11 +152,6 @@ def _is_fixed_vhd(file: typing.BinaryIO) -> bool:
     kind, = struct.unpack_from('>I', footer, 60)
     # What is cut out of the disk would be read as zeros.
     return bool(kind == _VHD_FIXED and disk <= size - _VHD_FOOTER)
-
-
-def _is_ploop(file: typing.BinaryIO) -> bool:
-    file.seek(0)
-    return file.read(16) in _PLOOP_MAGICS
 
 
 def _detect(file: typing.BinaryIO, tolerated: set[str]) -> str:
@@ -176,16 +173,10 @@ def _detect(file: typing.BinaryIO, tolerated: set[str]) -> str:
     return 'raw' if str(inspector) == 'gpt' else str(inspector)
 
 
-class _Source:
-    """A file as inspectors need it: they close what can be closed."""
-
-    def __init__(self, file: typing.BinaryIO) -> None:
-        self.read = file.read
-
-
 def _match(file: typing.BinaryIO) -> typing.Any:
     """Do what detect_file_format() does, in larger chunks."""
-    wrapper = modern.InspectWrapper(_Source(file))
+    # Without close(): inspectors close what can be closed.
+    wrapper = modern.InspectWrapper(types.SimpleNamespace(read=file.read))
     try:
         while _matching(wrapper) is None and wrapper.read(_CHUNK):
             pass

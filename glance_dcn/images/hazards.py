@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What an image file must not make qemu-img do, and whether its end is there.
+"""Hazards of image files to qemu-img, and files without their end.
 
 Formats can name other files, which qemu-img would open on this machine. The
 header is examined here before qemu-img sees the file, because even

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What an image file is, found out in a limited process.
+"""Inspects image files, in a limited process.
 
 A hostile file may make those who read its header work for hours, or need more
 memory than there is; a thread of Python that does holds up all others. So
@@ -121,7 +121,7 @@ def inspect(path: str,
             tolerated: collections.abc.Iterable[str] = (),
             interpreter: str | None = None,
             server: inspection_server.InspectionServer | None = None) -> Image:
-    """Find out what an image file is.
+    """Inspect an image file.
 
     :param beat: called several times a second; what it raises ends it
     :param tolerated: names of checks of partition tables that may fail

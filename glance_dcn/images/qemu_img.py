@@ -41,6 +41,7 @@ _LAST = 64
 Limits = limited.Limits
 INFO_LIMITS = Limits(memory=GIB, cpu=30, seconds=60)
 _CONVERT_LIMITS = Limits()
+_HOSTILE = 'The image may be hostile, or the limit too low.'
 
 _Cancelled = typing.Optional[collections.abc.Callable[[], bool]]
 
@@ -171,8 +172,7 @@ def _run(operation: str, image: inspection.Image, arguments: list[str],
     except limited.TookTooLong:
         raise errors.QemuImgError(
             operation, image.path,
-            'it took more than %g seconds' % limits.seconds,
-            hint='The image may be hostile, or the limit too low.')
+            'it took more than %g seconds' % limits.seconds, hint=_HOSTILE)
     if outcome.status:
         raise _failure(operation, image.path, outcome, limits)
     if progress:
@@ -197,16 +197,16 @@ def _check_space(operation: str, path: str, target: str | None,
         return
     if taken > limits.space:
         raise errors.QemuImgError(
-            operation, path, 'its output took more than %d bytes'
-            % limits.space,
-            hint='The image may be hostile, or the limit too low.')
+            operation, path,
+            'its output took more than %d bytes' % limits.space,
+            hint=_HOSTILE)
 
 
 def _failure(operation: str, path: str, outcome: limited.Outcome,
              limits: limited.Limits) -> errors.QemuImgError:
     if outcome.used_up_cpu:
         reason = 'it took more than %d seconds of CPU time' % limits.cpu
-        hint = 'The image may be hostile, or the limit too low.'
+        hint = _HOSTILE
     elif outcome.status < 0:
         reason = 'it was ended by signal %d' % -outcome.status
         hint = 'It passed a limit on size or memory; it may be hostile.'

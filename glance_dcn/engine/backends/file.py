@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 import errno
 import os
 import pathlib
@@ -131,9 +132,6 @@ class File(base.Endpoint):
             done(result)
             # Do not keep the buffer while waiting for the next request.
             del job, argument, done, result
-        self._leave()
-
-    def _leave(self) -> None:
         self._threads.pop()
         if self._threads:
             self._queue.put(None)
@@ -218,7 +216,5 @@ class Growing(File):
             * extents.BLOCK
 
     def _wait(self) -> None:
-        try:
+        with contextlib.suppress(native.Empty):
             self._changed.get(timeout=_PAUSE)
-        except native.Empty:
-            pass

@@ -121,7 +121,7 @@ class RBD(base.Endpoint):
         self._image: rbd.Image | None = None
         self._objects: rbd_layout.DataObjects | None = None
         self._facts: rbd_layout.Facts | None = None
-        self._let_go = hold() if hold else _nothing
+        self._let_go = hold() if hold else lambda: None
         self._shared = native.Shared(self._close)
         self._is_open = True
         # What is told when it is closed by a thread of its own.
@@ -335,10 +335,6 @@ class RBD(base.Endpoint):
                     length: int | None = None) -> errors.RequestError:
         number = getattr(error, 'errno', None) or errno.EIO
         return self._error(operation, abs(number), offset, length)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _close(image: rbd.Image, written: rbd_layout.DataObjects | None,

@@ -87,7 +87,7 @@ class TestRoom(ClusterTestCase):
     def test_no_answer(self):
         level, text = self.refused(rados.TimedOut('hung', errno=110))
         self.assertEqual('warn', level)
-        self.assertIn('what is free cannot be asked (', text)
+        self.assertIn('the free space cannot be read (', text)
 
 
 class TestFiles(ClusterTestCase):

@@ -24,8 +24,10 @@ import types
 import fixtures
 from oslotest import base
 
+from glance_dcn.checks import access
 from glance_dcn.checks import processes
 from glance_dcn.checks import registry
+from glance_dcn.checks import subjects
 from glance_dcn.workers import leader
 
 _PROGRAM = '''
@@ -64,11 +66,10 @@ class ProcessesTest(base.BaseTestCase):
 
     def check(self, max_clients=4):
         """Return what the check finds."""
-        node = types.SimpleNamespace(
-            name='node', figures={}, conf=types.SimpleNamespace(
-                glance_dcn=types.SimpleNamespace(
-                    dcn_max_clients=max_clients)))
-        return registry.CHECKS['limits'].run(node)
+        conf = types.SimpleNamespace(glance_dcn=types.SimpleNamespace(
+            dcn_max_clients=max_clients))
+        return registry.CHECKS['limits'].run(
+            subjects.Node(conf, access.Access(), 1))
 
     def test_no_glance(self):
         found = self.check(32)

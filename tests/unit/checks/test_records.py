@@ -210,7 +210,7 @@ class TestWorkers(base.BaseTestCase):
                 ('wrong', [self.worker('a', registries.WRONG)]),
                 ('same', [self.worker('a', url='http://vip:9292'),
                           self.worker('b', url='http://vip:9292')]),
-                ('nobody has answered', [self.worker(
+                ('got no answer at', [self.worker(
                     'a', registries.UNPROVED)])):
             self.assertIn(words, self.look(silent, *workers).text)
 
