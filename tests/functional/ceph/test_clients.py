@@ -112,7 +112,7 @@ class TestManyStores(base.CephTestCase):
 
     def test_used_and_idle(self):
         # One that was in use a moment ago is not closed: each is for longer.
-        found = self.run_child(_IDLE, idle=1, most=8, threads=2, count=24,
+        found = self.run_child(_IDLE, idle=3, most=8, threads=2, count=24,
                                pause=.4)
         # A store that is not used costs nothing.
         self.assertEqual(found['begin'], found['made'])
