@@ -132,9 +132,9 @@ class CopyTest(CopyingTestCase):
         """Have something done instead of the publishing at a site."""
         publish = site.Site.publish
 
-        def at(there, ioctx, image, opened, record):
+        def at(there, opened, record):
             (instead if there is self.sites[name] else publish)(
-                there, ioctx, image, opened, record)
+                there, opened, record)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.site.Site.publish', at))
         return publish
@@ -167,9 +167,10 @@ class CopyTest(CopyingTestCase):
     def test_gone_before_anybody_was_told(self):
         name = self.image_name()
 
-        def lose(there, ioctx, image, opened, record):
-            publish(there, ioctx, image, opened, record)
-            rbd.RBD().rename(ioctx, image, name)
+        def lose(there, opened, record):
+            publish(there, opened, record)
+            with there.open_pool() as ioctx:
+                rbd.RBD().rename(ioctx, self.image, name)
         publish = self.publishing('dcn0', lose)
         outcome = self.copy('dcn0', 'dcn1')
         self.assertEqual(['dcn1'], outcome.copied)
@@ -310,9 +311,11 @@ class CopyFaultTest(CopyingTestCase):
         central = self.sites['central']
         if outcome.copied:
             with central.open_pool() as ioctx:
-                central.delete(ioctx, self.image,
-                               images.read_image_id(ioctx, self.image),
-                               images.SNAPSHOT)
+                removal = central.removal(
+                    ioctx, self.image,
+                    images.read_image_id(ioctx, self.image), images.SNAPSHOT)
+                removal.prepare()
+                removal.finish()
 
     def remember(self, name):
         """Have a record of this deployment's with an image."""

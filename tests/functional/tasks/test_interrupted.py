@@ -80,7 +80,10 @@ class InterruptedRemovalTest(base.TasksTestCase):
         self.assertThere(other)
         self.assertWhole(b'y')
         with self.edge.open_pool() as ioctx:
-            self.edge.delete(ioctx, self.image, other, images.SNAPSHOT)
+            removal = self.edge.removal(ioctx, self.image, other,
+                                        images.SNAPSHOT)
+            removal.prepare()
+            removal.finish()
         self.assertNothingLeft(image_id)
 
     def test_task_that_knows_only_the_name(self):
