@@ -105,12 +105,14 @@ class DcnReadingTest(ReadingTestCase):
         uri = self.use_two()
         opened = []
 
-        def open_image(*args, **kwargs):
-            opened.append(rbd_backend.RBD(*args, **kwargs))
-            return opened[-1]
+        class Opened(rbd_backend.RBD):
+
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                opened.append(self)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.sites.site.rbd_backend',
-            types.SimpleNamespace(RBD=open_image)))
+            types.SimpleNamespace(RBD=Opened)))
         self.assertSame(self.data, self.read(uri, 'far'))
         self.assertEqual([None], [one._image for one in opened])
         # It is closed also if nobody reads it.
