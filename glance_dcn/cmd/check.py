@@ -25,11 +25,7 @@ from glance_dcn.checks import runner
 from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.deploy import sitesfile
 from glance_dcn.tasks import setup as task_setup
-
-#: Exit status: all is well, or something is not.
-GOOD, BAD, WRONG = 0, 1, 2
 
 _DESCRIPTION = """\
 Looks at this node's Glance and, from here, at every site, all at the same
@@ -92,7 +88,8 @@ def register(subparsers: output.Subparsers) -> None:
                         type=node.url, metavar='URL',
                         help='see that a Glance answers there; may be given '
                              'several times')
-    parser.add_argument('--explain', nargs='?', const='', metavar='CHECK',
+    parser.add_argument('--explain', nargs='?', const=[*registry.CHECKS],
+                        type=_names, metavar='CHECK',
                         help='say what is checked and what may be found, and '
                              'check nothing')
     parser.set_defaults(run=run, set_up=_set_up)
@@ -100,16 +97,12 @@ def register(subparsers: output.Subparsers) -> None:
 
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(',') if name.strip()]
-    _refuse_unknown(names)
-    return names
-
-
-def _refuse_unknown(names: list[str]) -> None:
     unknown = [name for name in names if name not in registry.CHECKS]
     if unknown:
         raise argparse.ArgumentTypeError(
             'there is no check %s; there are %s' % (
                 ', '.join(unknown), ', '.join(registry.CHECKS)))
+    return names
 
 
 def _set_up(args: argparse.Namespace) -> None:
@@ -120,13 +113,10 @@ def _set_up(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the checks and return the exit status."""
     if args.explain is not None:
-        return _explain(args.explain)
-    try:
-        things = _subjects(args)
-    except (ValueError, access.NoSuchUser, sitesfile.Mistake) as exc:
-        output.complain(exc)
-        return WRONG
-    findings = runner.run(things, args.timeout, args.only)
+        print('\n'.join(guide.plain(registry.CHECKS[name])
+                        for name in args.explain))
+        return output.Exit.GOOD
+    findings = runner.run(_subjects(args), args.timeout, args.only)
     shown = [finding for finding in findings
              if finding.level in (registry.WARN, registry.FAIL)
              or not args.problems and finding.level == registry.OK]
@@ -136,7 +126,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(shown, findings)
     bad = (registry.FAIL, registry.WARN) if args.strict else (registry.FAIL,)
-    return BAD if any(finding.level in bad for finding in findings) else GOOD
+    return (output.Exit.BAD if any(finding.level in bad
+                                   for finding in findings)
+            else output.Exit.GOOD)
 
 
 def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
@@ -170,13 +162,13 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
 def _refuse_idle(things: list[subjects.Subject], names: list[str]) -> None:
     """Refuse checks that would not be carried out, and not be missed.
 
-    :raises ValueError: if there are any
+    :raises output.Failed: if there are any
     """
     idle: dict[str, list[str]] = {}
     for check in runner.idle(things, names):
         idle.setdefault(_IDLE[check.scope], []).append(check.name)
     if idle:
-        raise ValueError('nothing to look at for ' + '; nor for '.join(
+        raise output.Failed('nothing to look at for ' + '; nor for '.join(
             '%s: %s' % (', '.join(dict.fromkeys(found)), why)
             for why, found in idle.items()))
 
@@ -213,14 +205,3 @@ def _print(shown: list[registry.Finding],
                              registry.SKIP)}
     print('%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
           'possible because of those' % numbers)
-
-
-def _explain(name: str) -> int:
-    names = [name] if name else list(registry.CHECKS)
-    try:
-        _refuse_unknown(names)
-    except argparse.ArgumentTypeError as exc:
-        output.complain(exc)
-        return WRONG
-    print('\n'.join(guide.plain(registry.CHECKS[name]) for name in names))
-    return GOOD

@@ -164,8 +164,8 @@ def _register_key(commands: output.Subparsers) -> None:
 
 def _import(args: argparse.Namespace) -> int:
     if bool(args.ceph_conf) == bool(args.export):
-        raise sitesfile.Wrong('give either --ceph-conf, of a running '
-                              'cluster, or --export')
+        raise output.Failed('give either --ceph-conf, of a running '
+                            'cluster, or --export')
     entries, keys = (_of_export(args) if args.export
                      else ([_of_cluster(args)], []))
     notes = _add_guests(args, entries)
@@ -187,7 +187,7 @@ def _import(args: argparse.Namespace) -> int:
     if args.format != 'json':
         for note in notes:
             print('%sNote: %s.' % ('' if args.add else '# ', note))
-    return sitesfile.DONE
+    return output.Exit.GOOD
 
 
 def _add_guests(args: argparse.Namespace, entries: list[_Entry]) -> list[str]:
@@ -223,9 +223,9 @@ def _write(args: argparse.Namespace, entries: list[_Entry],
     prepared = entry.prepare(args.sites_file, entries)
     for path, file in keys:
         if os.path.lexists(path) and not _same_key(path, file):
-            raise sitesfile.Wrong('%s is there already, with another key; '
-                                  'move it away, or name another folder '
-                                  'with --keys' % path)
+            raise output.Failed('%s is there already, with another key; '
+                                'move it away, or name another folder '
+                                'with --keys' % path)
     for path, file in keys:
         files.write(os.path.dirname(path), [file])
     entry.write(args.sites_file, *prepared)
@@ -239,13 +239,13 @@ def _same_key(path: str, file: files.File) -> bool:
 def _of_cluster(args: argparse.Namespace) -> _Entry:
     """Return the entry of a running cluster."""
     if not args.name:
-        raise sitesfile.Wrong('say how the site is called')
+        raise output.Failed('say how the site is called')
     found = users.describe(args.name, args.ceph_conf, args.user,
                            args.keyring)
     if args.pool not in found['pools']:
-        raise sitesfile.Wrong('the cluster of %s has no pool %r; it has: %s'
-                              % (args.name, args.pool,
-                                 ', '.join(sorted(found['pools']))))
+        raise output.Failed('the cluster of %s has no pool %r; it has: %s'
+                            % (args.name, args.pool,
+                               ', '.join(sorted(found['pools']))))
     keyring = args.keyring and os.path.abspath(args.keyring)
     return _entry(args, args.name, found['fsid'], found['mons'], args.user,
                   keyring)
@@ -258,18 +258,18 @@ def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
     clusters = [found for found in export.read(args.export)
                 if args.name in (None, found.name)]
     if not clusters:
-        raise sitesfile.Wrong('%s has no cluster %s'
-                              % (args.export, args.name or ''))
+        raise output.Failed('%s has no cluster %s'
+                            % (args.export, args.name or ''))
     if len(clusters) > 1 and (args.central or args.worker):
-        raise sitesfile.Wrong('%s has several clusters; name the one that '
-                              '--central or --worker is for' % args.export)
+        raise output.Failed('%s has several clusters; name the one that '
+                            '--central or --worker is for' % args.export)
     entries: list[_Entry] = []
     keys: list[_Key] = []
     for found in clusters:
         name = '%s.client.%s.keyring' % (found.name, found.user)
         if os.path.basename(name) != name:
-            raise sitesfile.Wrong('%r cannot be the name of a cluster'
-                                  % found.name)
+            raise output.Failed('%r cannot be the name of a cluster'
+                                % found.name)
         keys.append((os.path.join(folder, name), files.File(
             name, cephconf.keyring(found.user, found.key), files.SECRET,
             (found.key,), files.Kind.CEPH)))
@@ -306,7 +306,7 @@ def _key(args: argparse.Namespace) -> int:
         args.name, args.ceph_conf, args.admin, args.keyring, fsid, user,
         caps, args.replace_caps)
     if not secrets.is_key(key):
-        raise sitesfile.Wrong('the cluster gave no key of the usual form')
+        raise output.Failed('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [done] = files.write(folder, [files.File(
         name, cephconf.keyring(user, key), files.SECRET, (key,),
@@ -321,7 +321,7 @@ def _key(args: argparse.Namespace) -> int:
         print('%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
             args.name, user, what, ', '.join(pools), access.value, path,
             done.state))
-    return sitesfile.DONE
+    return output.Exit.GOOD
 
 
 def _wanted(args: argparse.Namespace
@@ -329,24 +329,24 @@ def _wanted(args: argparse.Namespace
     """Return user, pools, access, path of the keyring, and fsid if known."""
     if args.user or args.pool or args.access:
         if args.guest or not (args.user and args.pool and args.output):
-            raise sitesfile.Wrong('without a sites file, --user, --pool and '
-                                  '--output are all needed, and --for is not '
-                                  'taken')
+            raise output.Failed('without a sites file, --user, --pool and '
+                                '--output are all needed, and --for is not '
+                                'taken')
         access = model.Access(args.access or model.Access.OWNER.value)
         return args.user, args.pool, access, args.output, None
     deployment = sitesfile.read(args)
     [site] = sitesfile.sites(deployment, [args.name])
     if site.cluster is None:
-        raise sitesfile.Wrong('site %s has no cluster' % site.name)
+        raise output.Failed('site %s has no cluster' % site.name)
     if args.guest not in (None, site.name):
         [guest] = sitesfile.sites(deployment, [args.guest])
         site = _seen_by(deployment, site, guest)
     cluster = site.ceph
     path = args.output or (cluster.key and cluster.key.file)
     if not path:
-        raise sitesfile.Wrong('the sites file refers to no file with the key '
-                              'of client.%s at %s; name one with --output'
-                              % (cluster.user, site.name))
+        raise output.Failed('the sites file refers to no file with the key '
+                            'of client.%s at %s; name one with --output'
+                            % (cluster.user, site.name))
     return (cluster.user, [*cluster.extra_pools, site.pool], cluster.access,
             path, cluster.fsid)
 
@@ -357,5 +357,5 @@ def _seen_by(deployment: model.Deployment, site: model.Site,
     for other, seen in deployment.guests_of(site):
         if other.name == guest.name:
             return seen
-    raise sitesfile.Wrong('the Glance of site %s has no store of %s, and '
-                          'needs no key there' % (guest.name, site.name))
+    raise output.Failed('the Glance of site %s has no store of %s, and '
+                        'needs no key there' % (guest.name, site.name))

@@ -180,7 +180,7 @@ def _render(args: argparse.Namespace) -> int:
               for done in written if done.withheld]
            + _contradictions(args.output, placed)
            + ['nothing was written (--dry-run)'] * args.dry_run)
-    return sitesfile.DONE
+    return output.Exit.GOOD
 
 
 def _contradictions(folder: str,
@@ -204,10 +204,10 @@ def _worker(found: list[tuple[str, files.Rendering]], name: str,
             sites: list[model.Site]) -> files.Rendering:
     """Return the rendering of one worker."""
     if len(sites) > 1:
-        raise sitesfile.Wrong('--worker needs one --site')
+        raise output.Failed('--worker needs one --site')
     known = {rendering.node: rendering for _prefix, rendering in found}
     if name not in known:
-        raise sitesfile.Wrong('site %s has no worker %r; it has: %s' % (
+        raise output.Failed('site %s has no worker %r; it has: %s' % (
             sites[0].name, name, ', '.join(filter(None, known)) or
             'one only, which needs no --worker'))
     return known[name]
@@ -227,7 +227,7 @@ def _print(args: argparse.Namespace, what: str, heads: tuple[str, ...],
 
 def _diff(args: argparse.Namespace) -> int:
     if (args.running is None) == (args.before is None):
-        raise sitesfile.Wrong('give either RUNNING_DIR or --from OLD')
+        raise output.Failed('give either RUNNING_DIR or --from OLD')
     deployment = sitesfile.read(args)
     changes = (_with_running(args, deployment) if args.before is None
                else _with_older(args, deployment))
@@ -238,7 +238,7 @@ def _diff(args: argparse.Namespace) -> int:
             for site, node, change in changes]}))
     else:
         _print_changes(changes)
-    return sitesfile.DIFFERENT if changes else sitesfile.DONE
+    return output.Exit.BAD if changes else output.Exit.GOOD
 
 
 def _print_changes(changes: list[_Change]) -> None:
@@ -254,18 +254,18 @@ def _print_changes(changes: list[_Change]) -> None:
 def _with_running(args: argparse.Namespace,
                   deployment: model.Deployment) -> list[_Change]:
     if len(args.site) != 1:
-        raise sitesfile.Wrong('say with one --site which site the node in '
-                              '%s is of' % args.running)
+        raise output.Failed('say with one --site which site the node in '
+                            '%s is of' % args.running)
     if args.kind != 'plain':
-        raise sitesfile.Wrong('a running node is compared --as plain')
+        raise output.Failed('a running node is compared --as plain')
     sites = sitesfile.sites(deployment, args.site)
     found = render.render(deployment, sites, args.kind)
     if args.worker:
         rendering = _worker(found, args.worker, sites)
     elif len(found) > 1:
-        raise sitesfile.Wrong('say with --worker which one of %s the node is'
-                              % ', '.join(rendering.node for _prefix,
-                                          rendering in found))
+        raise output.Failed('say with --worker which one of %s the node is'
+                            % ', '.join(rendering.node for _prefix,
+                                        rendering in found))
     else:
         rendering = found[0][1]
     group = files.gid(args.group) if args.group else None
@@ -277,7 +277,7 @@ def _with_running(args: argparse.Namespace,
 def _with_older(args: argparse.Namespace,
                 deployment: model.Deployment) -> list[_Change]:
     if args.worker:
-        raise sitesfile.Wrong('--worker does not go with --from')
+        raise output.Failed('--worker does not go with --from')
     before = load.load(args.before)
     known = [*dict.fromkeys(site.name for site in (*deployment.sites,
                                                    *before.sites))]

@@ -32,10 +32,11 @@ from glance_dcn.deploy import stores
 from glance_dcn import opts
 from glance_dcn.sites import home as homes
 from glance_dcn.status import cluster
+from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
+from glance_dcn.tasks import setup as task_setup
 
 if typing.TYPE_CHECKING:
-    from glance_dcn.status import inventory
     from glance_dcn.tasks import queue
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
@@ -211,13 +212,13 @@ def targets_of(args: argparse.Namespace,
 def some_targets_of(args: argparse.Namespace) -> list[cluster.Target]:
     """Return where the sites are, of which there must be one.
 
-    :raises ValueError: if there is none; see :func:`targets_of`
+    :raises output.Failed: if there is none; see :func:`targets_of`
     """
     found = targets_of(args)
     if not found:
-        raise ValueError('no store of enabled_backends is of type dcn or rbd; '
-                         'there are: %s'
-                         % _listed(args.conf.enabled_backends))
+        raise output.Failed('no store of enabled_backends is of type dcn or '
+                            'rbd; there are: %s'
+                            % _listed(args.conf.enabled_backends))
     return found
 
 
@@ -225,26 +226,27 @@ def refuse_without_stores(known: queue.TaskQueue) -> None:
     """Refuse a configuration that has no store of type dcn.
 
     :param known: what the stores were added to
-    :raises ValueError: if there is none; it tells which stores there are
+    :raises output.Failed: if there is none; it tells which there are
     """
     if not known.sites:
-        raise ValueError('no store is of type dcn; there are: %s; run this '
-                         'where Glance has one, or correct enabled_backends '
-                         'in [DEFAULT]' % _listed(_enabled()))
+        raise output.Failed('no store is of type dcn; there are: %s; run this '
+                            'where Glance has one, or correct '
+                            'enabled_backends in [DEFAULT]'
+                            % _listed(_enabled()))
 
 
 def refuse_without_home(known: queue.TaskQueue) -> None:
     """Refuse a configuration in which no store keeps the records.
 
     :param known: what the stores were added to
-    :raises ValueError: if there is none
+    :raises output.Failed: if there is none
     """
     refuse_without_stores(known)
     if known.home.site is None:
-        raise ValueError('no store keeps the records: set default_backend in '
-                         '[glance_store], or home_store in [glance_dcn], to '
-                         'one of type dcn, of which there are: %s'
-                         % ', '.join(sorted(known.sites)))
+        raise output.Failed('no store keeps the records: set default_backend '
+                            'in [glance_store], or home_store in '
+                            '[glance_dcn], to one of type dcn, of which '
+                            'there are: %s' % ', '.join(sorted(known.sites)))
 
 
 def _enabled() -> dict[str, str]:
@@ -296,22 +298,44 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
              'database that answers, to count many images)' % snapshot.ANSWER)
 
 
-def why_no_database(exc: inventory.DatabaseUnavailable) -> str:
-    """Return that the database cannot be read, why, and what to do."""
-    return ('the database of Glance cannot be read: %s; see connection in '
+def take_snapshot(args: argparse.Namespace, targets: list[cluster.Target],
+                  wanted: inventory.Filter | None = None, limit: int = 0,
+                  database: inventory.Database | None = None
+                  ) -> snapshot.Snapshot:
+    """Return a snapshot of the deployment of this node's Glance.
+
+    :raises output.Failed: if the database cannot be read
+    """
+    try:
+        return snapshot.take(targets, args.timeout, wanted, limit,
+                             task_setup.deployment_id(args.conf), database)
+    except inventory.DatabaseUnavailable as exc:
+        raise output.Failed(
+            'the database of Glance cannot be read: %s; see connection in '
             '[database], and that the database is up, or allow more time '
-            'with --timeout' % exc)
+            'with --timeout' % exc) from exc
 
 
 def _site_files(path: str, tell: bool) -> dict[str, dict[str, str]]:
-    contents = nodes.site_folder(path, tell).read(settled=False)
-    return contents.sites if contents else {}
+    folder = nodes.site_folder(path)
+    contents = folder.read(settled=False)
+    if contents is None:
+        if tell:
+            output.complain('the folder of site files %s cannot be used, and '
+                            'its sites are left out: %s; correct sites_dir '
+                            'in [glance_dcn], or the folder'
+                            % (path, folder.mistake))
+        return {}
+    for name, mistake in contents.mistakes.items() if tell else ():
+        output.complain('site file %s is not taken: %s'
+                        % (os.path.join(path, name + '.conf'), mistake))
+    return contents.sites
 
 
 def _target(name: str, default: str, home: str | None, pool: str,
             conf_file: str | None, user: str | None, timeout: int,
             access: str | None) -> cluster.Target:
-    # Whoever asks does not wait for longer than that, whatever Glance does.
+    # A command does not wait for longer than that, whatever Glance does.
     longest = clients.CONNECT_TIMEOUT
     return cluster.Target(
         name, pool, conf_file or '', user,
@@ -327,11 +351,11 @@ def choose(found: list[cluster.Target],
     """Return the targets of some sites.
 
     :param names: those that are wanted; none: all
-    :raises ValueError: if there is none of a name
+    :raises output.Failed: if there is none of a name
     """
     unknown = set(names or ()) - {target.name for target in found}
     if unknown:
-        raise ValueError('there is no site %s; there are %s' % (
+        raise output.Failed('there is no site %s; there are %s' % (
             ', '.join(sorted(unknown)),
             ', '.join(target.name for target in found) or 'none'))
     return [target for target in found if not names or target.name in names]

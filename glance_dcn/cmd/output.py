@@ -10,12 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Tables and JSON, as the commands print them."""
+"""What all commands share: arguments, exit statuses, tables and JSON."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import enum
 import json
 import math
 import sys
@@ -34,6 +35,31 @@ if typing.TYPE_CHECKING:
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 # Seconds; more is a slip of the finger.
 _LONGEST = 86400
+
+
+class Exit(enum.IntEnum):
+    """Exit statuses; the help of each command says what they mean there."""
+
+    GOOD = 0
+    #: Something differs, is left, or is not as it should be.
+    BAD = 1
+    #: Wrong arguments, or a configuration that cannot be used.
+    WRONG = 2
+    #: Something cannot be read, written or removed.
+    UNABLE = 3
+    #: Another process runs the tasks.
+    BUSY = 4
+    INTERRUPTED = 130
+    #: The reader of the output has gone; that of SIGPIPE.
+    CLOSED = 141
+
+
+class Failed(Exception):
+    """A command cannot do its work; its text says why."""
+
+    def __init__(self, reason: object, status: Exit = Exit.WRONG) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def add_command(commands: Subparsers, name: str, summary: str,

@@ -22,15 +22,10 @@ import typing
 
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import poll
 from glance_dcn.status import snapshot
-from glance_dcn.tasks import setup as task_setup
 from glance_dcn.tasks import task as tasks
-
-#: Exit status: every site is up and there are no deferred tasks, or not.
-GOOD, BAD, WRONG = 0, 1, 2
 
 _DESCRIPTION = """\
 Shows where images are, how sites are, the deferred tasks for them, and the
@@ -105,24 +100,17 @@ def run(args: argparse.Namespace) -> int:
     wanted: inventory.Filter | None = inventory.Filter(**{
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(inventory.Filter)})
-    try:
-        targets = node.some_targets_of(args)
-        node.choose(targets, [name for name in (args.site, args.missing)
-                              if name])
-    except (ValueError, sitesfile.Mistake) as exc:
-        output.complain(exc)
-        return WRONG
+    targets = node.some_targets_of(args)
+    node.choose(targets, [*filter(None, (args.site, args.missing))])
     if wanted == inventory.Filter() and not args.all:
         wanted = None
     found = None
     try:
         while True:
-            found = snapshot.take(targets, args.timeout, wanted, args.limit,
-                                  task_setup.deployment_id(args.conf))
+            found = node.take_snapshot(args, targets, wanted, args.limit)
             if not found.exists:
-                output.complain('there is no image %s; "glance-dcn status '
-                                '--all" lists all' % args.image)
-                return WRONG
+                raise output.Failed('there is no image %s; "glance-dcn status '
+                                    '--all" lists all' % args.image)
             if (args.watch and args.format == 'table'
                     and sys.stdout.isatty()):
                 print(_CLEAR, end='')
@@ -133,14 +121,13 @@ def run(args: argparse.Namespace) -> int:
                     'status --image %s" alone shows where it is'
                     % (args.image, args.image))
             if not args.watch:
-                return GOOD if found.healthy else BAD
+                break
             sys.stdout.flush()
             time.sleep(args.watch)
     except KeyboardInterrupt:
-        return GOOD if found and found.healthy else BAD
-    except inventory.DatabaseUnavailable as exc:
-        output.complain(node.why_no_database(exc))
-        return WRONG
+        # That is how a watch ends.
+        pass
+    return output.Exit.GOOD if found and found.healthy else output.Exit.BAD
 
 
 def _json(found: snapshot.Snapshot) -> str:

@@ -31,12 +31,6 @@ from glance_dcn.tasks import task as tasks
 
 _T = typing.TypeVar('_T')
 
-#: Exit status: there are no tasks, there are some, wrong arguments, or the
-#: records cannot be read.
-NONE, SOME, WRONG, UNREADABLE = 0, 1, 2, 3
-#: Exit status of ``run``: another process runs the tasks.
-BUSY = 4
-
 _LIST = """\
 Shows the deferred tasks of this node's site: deletions that were accepted
 while a site was away, incomplete images of dead writers, and images in the
@@ -91,17 +85,6 @@ _PLAN = ('store', 'action', 'image', 'plan', 'reason')
 _PATIENCE = leases.RunnerLease.EXPIRY + 5
 
 
-class _Failed(Exception):
-    """The command cannot go on.
-
-    :ivar status: exit status
-    """
-
-    def __init__(self, status: int, reason: object) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
     parser = subparsers.add_parser(
@@ -137,14 +120,7 @@ def _add(commands: output.Subparsers, name: str, summary: str,
         parser.add_argument(
             '--site', action='append', metavar='STORE',
             help='only those of this store; may be given several times')
-
-    def run(args: argparse.Namespace) -> int:
-        try:
-            return work(args)
-        except _Failed as exc:
-            output.complain(exc)
-            return exc.status
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=work)
     return parser
 
 
@@ -168,7 +144,7 @@ def _show(args: argparse.Namespace) -> int:
             [name, value or None] for name, value in entry.items()]))
     if not found and args.format != 'json':
         print('Nothing is recorded about image %s.' % args.image)
-    return SOME if found else NONE
+    return output.Exit.BAD if found else output.Exit.GOOD
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -190,40 +166,37 @@ def _retry(args: argparse.Namespace) -> int:
         output.complain('store %s: the task %s of image %s was changed or '
                         'done meanwhile' % (task.site, task.action.value,
                                             task.image))
-    return SOME if changed or not chosen else NONE
+    return output.Exit.BAD if changed or not chosen else output.Exit.GOOD
 
 
 def _run(args: argparse.Namespace) -> int:
     scan, queued = _scan(args), process.get(queue.TaskQueue)
     if not queued.can_run:
-        raise _Failed(WRONG, 'the database of Glance cannot be asked, '
-                      'without which no task is run: run this with the '
-                      'configuration of a Glance that has one')
+        raise output.Failed('the database of Glance cannot be asked, without '
+                            'which no task is run: run this with the '
+                            'configuration of a Glance that has one')
     if args.dry_run:
         _print_plans(args, scan.records)
-        return NONE
+        return output.Exit.GOOD
     if not _at_home(lambda: queued.run_once(_PATIENCE)):
-        raise _Failed(BUSY, 'a process of Glance runs the tasks: use '
-                      '"glance-dcn task retry" to have it try them at once, '
-                      'or stop Glance')
+        raise output.Failed('a process of Glance runs the tasks: use '
+                            '"glance-dcn task retry" to have it try them at '
+                            'once, or stop Glance', output.Exit.BUSY)
     return _list(argparse.Namespace(**vars(args), all=False))
 
 
 def _scan(args: argparse.Namespace) -> stores.Scan:
     """Return what is recorded, of the stores that were chosen.
 
-    :raises _Failed: if the arguments are wrong, or it cannot be read
+    :raises output.Failed: if arguments are wrong, or it cannot be read
     """
     queued = process.get(queue.TaskQueue)
     known = queued.sites
-    try:
-        node.refuse_without_home(queued)
-    except ValueError as exc:
-        raise _Failed(WRONG, exc) from exc
+    node.refuse_without_home(queued)
     chosen = getattr(args, 'site', None) or ()
     unknown = sorted(set(chosen) - set(known))
     if unknown:
-        raise _Failed(WRONG, 'there is no dcn store %s; there are: %s' % (
+        raise output.Failed('there is no dcn store %s; there are: %s' % (
             ', '.join(unknown), ', '.join(sorted(known))))
     scan = _at_home(queued.store.scan)
     scan.records = [record for record in scan.records
@@ -234,16 +207,16 @@ def _scan(args: argparse.Namespace) -> stores.Scan:
 def _at_home(work: typing.Callable[[], _T]) -> _T:
     """Return what a function returns that reads or changes records.
 
-    :raises _Failed: if home is away
+    :raises output.Failed: if home is away
     """
     try:
         return work()
     except stores.AWAY as exc:
         home = process.get(queue.TaskQueue).home.name
-        raise _Failed(
-            UNREADABLE, 'store %s, which keeps the tasks: they cannot be read '
-            '(%s); see "glance-dcn check --site %s"' % (home, exc, home)
-        ) from exc
+        raise output.Failed(
+            'store %s, which keeps the tasks: they cannot be read (%s); see '
+            '"glance-dcn check --site %s"' % (home, exc, home),
+            output.Exit.UNABLE) from exc
 
 
 def _print(args: argparse.Namespace, records: list[tasks.Record],
@@ -254,7 +227,7 @@ def _print(args: argparse.Namespace, records: list[tasks.Record],
         print(output.text({'tasks': found, 'unreadable': left_alone}))
     else:
         _print_table(found, left_alone)
-    return SOME if found or left_alone else NONE
+    return output.Exit.BAD if found or left_alone else output.Exit.GOOD
 
 
 def _print_plans(args: argparse.Namespace,

@@ -30,9 +30,6 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Exit status: it works, it does not, wrong arguments, something was left.
-GOOD, BAD, WRONG, LEFT, INTERRUPTED = 0, 1, 2, 3, 130
-
 _DESCRIPTION = """\
 Takes a small image of its own through the whole deployment, as users, Nova
 and Cinder would: imports it to central and a site, copies it to the others,
@@ -97,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as exc:
         if args.debug:
             raise
-        output.complain(exc)
-        return WRONG
+        raise output.Failed(exc) from exc
     way = journey.Journey(glance, targets, args.size, args.timeout,
                           args.compute_user, args.compute_pool)
     # To be ended is no reason to leave something behind.
@@ -139,37 +135,38 @@ def _targets(args: argparse.Namespace,
                if name not in stores or name not in
                [target.name for target in found]]
     if args.site and strange:
-        raise ValueError('no store of Glance\'s that takes images: %s; there '
-                         'are %s' % (', '.join(strange), ', '.join(stores)))
+        raise output.Failed('no store of Glance\'s that takes images: %s; '
+                            'there are %s' % (', '.join(strange),
+                                              ', '.join(stores)))
     if not found:
-        raise ValueError('Glance has no store that this node\'s '
-                         'configuration has too: Glance has %s'
-                         % ', '.join(stores))
+        raise output.Failed('Glance has no store that this node\'s '
+                            'configuration has too: Glance has %s'
+                            % ', '.join(stores))
     return found
 
 
 def _go(args: argparse.Namespace, way: journey.Journey) -> int:
     steps: list[dict[str, typing.Any]] = []
     left: list[str] = []
-    status = GOOD
+    status = output.Exit.GOOD
     shown = args.format == 'table'
     try:
         for what, step in way.steps():
             status = _step(steps, what, step, shown)
-            if status != GOOD:
+            if status:
                 break
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = output.Exit.INTERRUPTED
     finally:
-        if status != GOOD or len(steps) < len(way.steps()):
+        if status or len(steps) < len(way.steps()):
             left = _clean(way, shown)
     if not shown:
         print(output.text({'steps': steps, 'left': left}))
-    return LEFT if left else status
+    return output.Exit.UNABLE if left else status
 
 
 def _step(steps: list[dict[str, typing.Any]], what: str,
-          function: Callable[[], None], shown: bool) -> int:
+          function: Callable[[], None], shown: bool) -> output.Exit:
     began = time.monotonic()
     if shown:
         print('%s ...' % what, end=' ', flush=True)
@@ -195,7 +192,7 @@ def _step(steps: list[dict[str, typing.Any]], what: str,
     if shown:
         print('%s (%.1f s)' % ('FAILED: %s' % error if error else 'ok',
                                seconds))
-    return BAD if error else GOOD
+    return output.Exit.BAD if error else output.Exit.GOOD
 
 
 def _clean(way: journey.Journey, shown: bool) -> list[str]:

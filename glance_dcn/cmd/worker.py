@@ -40,13 +40,6 @@ from glance_dcn.workers import registry
 
 CONF = cfg.CONF
 
-#: Exit status: all is seen to, some of it cannot be now.
-DONE, SOME_LEFT = 0, 1
-_FAILED = 2
-#: Exit status of the list: all are well, one is not, or it cannot be told
-#: because the records in the default site cannot be read.
-WELL, NOT_WELL, UNREADABLE = 0, 1, 3
-
 _RECOVER = """\
 Undoes imports and copies that were broken off when a process of this worker
 died, so that they can be repeated at once; those that still go on are left
@@ -102,17 +95,12 @@ def register(subparsers: output.Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Undo what was broken off, and return the exit status."""
-    try:
-        node.refuse_without_stores(process.get(queue.TaskQueue))
-    except ValueError as exc:
-        output.complain(exc)
-        return _FAILED
+    node.refuse_without_stores(process.get(queue.TaskQueue))
     found, path = journal.of(CONF), folder.path(CONF)
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
     if wrong or found is None:
-        output.complain(wrong)
-        return _FAILED
+        raise output.Failed(wrong)
     outcomes = recovery.recover(found)
     if args.format == 'json':
         print(json.dumps([
@@ -126,8 +114,9 @@ def run(args: argparse.Namespace) -> int:
                 outcome or 'cannot be seen to now'))
         if not outcomes:
             print('Nothing was broken off.')
-    return SOME_LEFT if any(outcome is None for _entry, outcome
-                            in outcomes) else DONE
+    return (output.Exit.BAD if any(outcome is None
+                                   for _entry, outcome in outcomes)
+            else output.Exit.GOOD)
 
 
 def _why_not_me(staging: str) -> str | None:
@@ -149,29 +138,23 @@ def _why_not_me(staging: str) -> str | None:
 def run_list(args: argparse.Namespace) -> int:
     """Show the workers and return the exit status."""
     tasks = process.get(queue.TaskQueue)
-    try:
-        node.refuse_without_home(tasks)
-    except ValueError as exc:
-        output.complain(exc)
-        return _FAILED
-    found, unread = collect(registry.Registry(tasks.home,
-                                              tasks.store.deployment))
+    node.refuse_without_home(tasks)
+    found, unread = _collect(registry.Registry(tasks.home,
+                                               tasks.store.deployment))
     if args.format == 'json':
         print(json.dumps({'workers': found, 'unread': unread}, indent=1))
     else:
         _print_table(found, unread)
     if unread:
-        return UNREADABLE
-    return NOT_WELL if any(
+        return output.Exit.UNABLE
+    return output.Exit.BAD if any(
         entry['state'] != 'up' or entry['reference'] == registry.WRONG
-        for entry in found) else WELL
+        for entry in found) else output.Exit.GOOD
 
 
-def collect(records: registry.Registry
-            ) -> tuple[list[dict[str, typing.Any]], list[dict[str, str]]]:
-    """Return the workers of a registry, and what cannot be read.
-
-    """
+def _collect(records: registry.Registry
+             ) -> tuple[list[dict[str, typing.Any]], list[dict[str, str]]]:
+    """Return the workers of a registry, and the errors of reading it."""
     try:
         return [_shown(worker, records.tasks(worker.identity))
                 for worker, _text in records.workers()], []
