@@ -158,7 +158,7 @@ def _add_kind(parser: argparse.ArgumentParser,
 
 
 def _render(args: argparse.Namespace) -> int:
-    deployment = sitesfile.read(args)
+    deployment = load.load(args.sites_file)
     sites = sitesfile.sites(deployment, args.site)
     # All of it is there, and right, before anything is written.
     found = render.render(deployment, sites, args.kind)
@@ -228,7 +228,7 @@ def _print(args: argparse.Namespace, what: str, heads: tuple[str, ...],
 def _diff(args: argparse.Namespace) -> int:
     if (args.running is None) == (args.before is None):
         raise output.Failed('give either RUNNING_DIR or --from OLD')
-    deployment = sitesfile.read(args)
+    deployment = load.load(args.sites_file)
     changes = (_with_running(args, deployment) if args.before is None
                else _with_older(args, deployment))
     if args.format == 'json':
@@ -297,12 +297,7 @@ def _by_node(deployment: model.Deployment, names: list[str],
     """Return the rendered files of each node of each site."""
     sites = [site for site in deployment.sites
              if not names or site.name in names]
-    if kind == 'operator':
-        groups = [[site] for site in sites]
-        found = [rendering for group in groups for _prefix, rendering
-                 in render.render(deployment, group, kind)]
-    else:
-        found = [rendering for _prefix, rendering
-                 in render.render(deployment, sites, kind)]
+    groups = [[site] for site in sites] if kind == 'operator' else [sites]
     return {(rendering.site, rendering.node): rendering.files
-            for rendering in found}
+            for group in groups
+            for _prefix, rendering in render.render(deployment, group, kind)}

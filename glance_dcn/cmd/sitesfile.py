@@ -19,7 +19,6 @@ import os
 import typing
 
 from glance_dcn.cmd import output
-from glance_dcn.deploy import load
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
@@ -65,8 +64,3 @@ def sites(deployment: model.Deployment, names: list[str]) -> list[model.Site]:
                 ', '.join(known[:20]) + (', ...' if known[20:] else '')))
         found.append(site)
     return found or list(deployment.sites)
-
-
-def read(args: argparse.Namespace) -> model.Deployment:
-    """Return the deployment of ``--sites-file``."""
-    return load.load(args.sites_file)
