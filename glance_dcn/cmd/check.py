@@ -62,7 +62,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'check', 'see whether this node and all sites are in '
-        'order', _DESCRIPTION, _EPILOG)
+        'order', _DESCRIPTION, _EPILOG, run=run, set_up=_set_up)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
@@ -92,7 +92,6 @@ def register(subparsers: output.Subparsers) -> None:
                         type=_names, metavar='CHECK',
                         help='say what is checked and what may be found, and '
                              'check nothing')
-    parser.set_defaults(run=run, set_up=_set_up)
 
 
 def _names(text: str) -> list[str]:

@@ -99,10 +99,9 @@ _DEPLOYERS = ('glance-api.conf', 'glance-image-import.conf')
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'config', help='make the configuration of sites out of a sites file')
-    commands = parser.add_subparsers(dest='config_command', required=True,
-                                     metavar='COMMAND')
+    commands = output.add_group(
+        subparsers, 'config',
+        'make the configuration of sites out of a sites file')
     _register_render(commands)
     _register_diff(commands)
 
@@ -126,7 +125,6 @@ def _register_render(commands: output.Subparsers) -> None:
                              'without it, their owner alone (0600)')
     parser.add_argument('--dry-run', action='store_true',
                         help='write nothing, and show what would be written')
-    output.add_format(parser)
 
 
 def _register_diff(commands: output.Subparsers) -> None:
@@ -146,7 +144,6 @@ def _register_diff(commands: output.Subparsers) -> None:
                         help='which worker of a site with several')
     parser.add_argument('--group', metavar='GROUP',
                         help='group that may read secrets')
-    output.add_format(parser)
 
 
 def _add_kind(parser: argparse.ArgumentParser,

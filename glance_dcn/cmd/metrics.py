@@ -56,7 +56,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'metrics', 'give the figures of status to Prometheus',
-        _DESCRIPTION, _EPILOG)
+        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
     node.add_sites(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--output', metavar='FILE', type=_file,
@@ -69,7 +69,6 @@ def register(subparsers: output.Subparsers) -> None:
                         metavar='SECONDS', help='with --listen: time from '
                         'one look at everything to the next (60)')
     node.add_timeout(parser)
-    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def _file(text: str) -> str:

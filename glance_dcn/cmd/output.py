@@ -62,12 +62,26 @@ class Failed(Exception):
         self.status = status
 
 
+def add_group(commands: Subparsers, name: str, summary: str) -> Subparsers:
+    """Add a command that has subcommands, and return where to add these."""
+    parser = commands.add_parser(name, help=summary)
+    return parser.add_subparsers(dest='subcommand', required=True,
+                                 metavar='COMMAND')
+
+
 def add_command(commands: Subparsers, name: str, summary: str,
-                description: str, epilog: str) -> argparse.ArgumentParser:
-    """Add a subcommand, whose texts are shown as they are written."""
-    return commands.add_parser(
+                description: str, epilog: str, **defaults: typing.Any
+                ) -> argparse.ArgumentParser:
+    """Add a subcommand, whose texts are shown as they are written.
+
+    :param defaults: ``run(args)``, which returns an exit status, and
+        ``set_up(args)`` if glance_store need not configure the stores
+    """
+    parser = commands.add_parser(
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def complain(reason: object) -> None:

@@ -38,9 +38,6 @@ from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
-
 _SHOW = """\
 Connects to the cluster of a store of this node's Glance, as that does, and
 says whether it is up, with its fsid and pool, or why it is not.
@@ -125,33 +122,23 @@ _Key = tuple[str, files.File]
 
 
 def register(subparsers: output.Subparsers) -> None:
-    """Add the subcommand.
-
-    Its ``run(args)`` returns an exit status; the stores of glance_store must
-    have been set up by then.
-    """
-    parser = subparsers.add_parser(
-        'site', help='show a site, accept that it has another cluster, or '
-        'prepare one for the sites file')
-    commands = parser.add_subparsers(dest='site_command', required=True,
-                                     metavar='COMMAND')
-    _add(commands, 'show', _show, _SHOW, _SHOW_END,
-         'connect to the cluster of a store and say how it is')
-    _add(commands, 'accept', _accept, _ACCEPT, _ACCEPT_END,
-         'take the cluster that a store has now for the right one, after its '
-         'site was rebuilt')
+    """Add the subcommands to those of the command."""
+    commands = output.add_group(
+        subparsers, 'site', 'show a site, accept that it has another '
+        'cluster, or prepare one for the sites file')
+    for parser in (
+            output.add_command(
+                commands, 'show', 'connect to the cluster of a store and say '
+                'how it is', _SHOW, _SHOW_END, run=_show),
+            output.add_command(
+                commands, 'accept', 'take the cluster that a store has now '
+                'for the right one, after its site was rebuilt', _ACCEPT,
+                _ACCEPT_END, run=_accept)):
+        parser.add_argument('store', metavar='STORE',
+                            help='name of the store in enabled_backends')
+        output.add_format(parser)
     _register_import(commands)
     _register_key(commands)
-
-
-def _add(commands: output.Subparsers, name: str,
-         run: Callable[[argparse.Namespace], int], description: str,
-         epilog: str, summary: str) -> None:
-    parser = output.add_command(commands, name, summary, description, epilog)
-    parser.add_argument('store', metavar='STORE',
-                        help='name of the store in enabled_backends')
-    output.add_format(parser)
-    parser.set_defaults(run=run)
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -238,7 +225,6 @@ def _register_import(commands: output.Subparsers) -> None:
                              'sites file)')
     parser.add_argument('--add', action='store_true',
                         help='add it to the sites file')
-    output.add_format(parser)
 
 
 def _register_key(commands: output.Subparsers) -> None:
@@ -271,7 +257,6 @@ def _register_key(commands: output.Subparsers) -> None:
     parser.add_argument('--replace-caps', action='store_true',
                         help='of a user that is there, replace other '
                              'capabilities by those that Glance needs')
-    output.add_format(parser)
 
 
 def _import(args: argparse.Namespace) -> int:

@@ -35,18 +35,16 @@ def add_command(commands: output.Subparsers, name: str, summary: str,
                 run: Callable[[argparse.Namespace], int]
                 ) -> argparse.ArgumentParser:
     """Add a subcommand that works on ``--sites-file`` alone."""
-    parser = output.add_command(commands, name, summary, description, epilog)
-    parser.set_defaults(run=run, set_up=_needs_no_glance)
+    # Glance need not even be installed.
+    parser = output.add_command(commands, name, summary, description, epilog,
+                                run=run, set_up=lambda args: None)
+    output.add_format(parser)
     parser.add_argument(
         '--sites-file', metavar='FILE',
         default=os.environ.get(VARIABLE) or _DEFAULT,
         help='the sites file (%(default)s; the variable ' + VARIABLE
              + ' names another)')
     return parser
-
-
-def _needs_no_glance(args: argparse.Namespace) -> None:
-    """Set up nothing: Glance need not even be installed."""
 
 
 def sites(deployment: model.Deployment, names: list[str]) -> list[model.Site]:

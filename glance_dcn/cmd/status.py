@@ -69,7 +69,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'status', 'show which images are where, and how sites are',
-        _DESCRIPTION, _EPILOG)
+        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
     output.add_format(parser)
     node.add_sites(parser)
     filters = parser.add_argument_group('which images')
@@ -92,7 +92,6 @@ def register(subparsers: output.Subparsers) -> None:
     parser.add_argument('--watch', nargs='?', type=output.seconds, const=5,
                         metavar='SECONDS',
                         help='show it again and again, every 5 seconds')
-    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -87,10 +87,8 @@ _PATIENCE = leases.RunnerLease.EXPIRY + 5
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
-    parser = subparsers.add_parser(
-        'task', help='show deferred tasks, or have them tried')
-    commands = parser.add_subparsers(dest='subcommand', required=True,
-                                     metavar='COMMAND')
+    commands = output.add_group(subparsers, 'task',
+                                'show deferred tasks, or have them tried')
     listing = _add(commands, 'list', 'show deferred tasks', _LIST, _EPILOG,
                    _list)
     listing.add_argument(
@@ -114,13 +112,13 @@ def _add(commands: output.Subparsers, name: str, summary: str,
          description: str, epilog: str,
          work: typing.Callable[[argparse.Namespace], int]
          ) -> argparse.ArgumentParser:
-    parser = output.add_command(commands, name, summary, description, epilog)
+    parser = output.add_command(commands, name, summary, description, epilog,
+                                run=work)
     output.add_format(parser)
     if name != 'run':
         parser.add_argument(
             '--site', action='append', metavar='STORE',
             help='only those of this store; may be given several times')
-    parser.set_defaults(run=work)
     return parser
 
 

@@ -61,7 +61,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'validate', 'prove end to end that the deployment works',
-        _DESCRIPTION, _EPILOG)
+        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--os-cloud', metavar='NAME',
@@ -83,7 +83,6 @@ def register(subparsers: output.Subparsers) -> None:
                              '(Glance\'s)')
     parser.add_argument('--compute-pool', metavar='POOL',
                         help='pool of the clones (that of the images)')
-    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -76,25 +76,19 @@ _SILENT = 60
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
-    parser = subparsers.add_parser(
-        'worker', help='show the Glance workers of this site, or undo what '
-        'the one of this node was at when it died')
-    commands = parser.add_subparsers(dest='subcommand', required=True,
-                                     metavar='COMMAND')
-    recover = output.add_command(
-        commands, 'recover', 'undo imports and copies that were broken off',
-        _RECOVER, _EPILOG)
-    output.add_format(recover)
-    recover.set_defaults(run=run)
-    listing = output.add_command(
+    commands = output.add_group(
+        subparsers, 'worker', 'show the Glance workers of this site, or roll '
+        'back the imports of one of this node that died')
+    output.add_format(output.add_command(
+        commands, 'recover', 'roll back imports and copies that were '
+        'interrupted', _RECOVER, _EPILOG, run=_recover))
+    output.add_format(output.add_command(
         commands, 'list', 'show the workers of this site, and what is wrong '
-        'with them', _LIST, _LIST_EPILOG)
-    output.add_format(listing)
-    listing.set_defaults(run=run_list)
+        'with them', _LIST, _LIST_EPILOG, run=_list))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Undo what was broken off, and return the exit status."""
+def _recover(args: argparse.Namespace) -> int:
+    """Roll back imports of dead workers, and return the exit status."""
     node.refuse_without_stores(process.get(queue.TaskQueue))
     found, path = journal.of(CONF), folder.path(CONF)
     wrong = (_why_not_me(path) if path
@@ -135,8 +129,7 @@ def _why_not_me(staging: str) -> str | None:
                                                                owner))
 
 
-def run_list(args: argparse.Namespace) -> int:
-    """Show the workers and return the exit status."""
+def _list(args: argparse.Namespace) -> int:
     tasks = process.get(queue.TaskQueue)
     node.refuse_without_home(tasks)
     found, unread = _collect(registry.Registry(tasks.home,
