@@ -119,11 +119,8 @@ def run(args: argparse.Namespace) -> int:
     shown = [finding for finding in findings
              if finding.level in (registry.WARN, registry.FAIL)
              or not args.problems and finding.level == registry.OK]
-    if args.format == 'json':
-        print(output.text({'checks': findings if not args.problems
-                           else shown}))
-    else:
-        _print(shown, findings)
+    output.show(args, {'checks': shown if args.problems else findings},
+                _text(shown, findings))
     bad = (registry.FAIL, registry.WARN) if args.strict else (registry.FAIL,)
     return (output.Exit.BAD if any(finding.level in bad
                                    for finding in findings)
@@ -190,17 +187,17 @@ def _keyrings(site: subjects.Site) -> list[str]:
         return []
 
 
-def _print(shown: list[registry.Finding],
-           findings: list[registry.Finding]) -> None:
-    """Print one line for each check, with the remedy where there is one."""
-    if shown:
-        rows = [(finding.site, finding.check, finding.level,
-                 ' '.join(finding.text.split())
-                 + ('; %s' % finding.remedy if finding.remedy else ''))
-                for finding in shown]
-        print(output.table(('site', 'check', 'is', 'what'), rows))
+def _text(shown: list[registry.Finding],
+          findings: list[registry.Finding]) -> str:
+    """Return one line for each check, with its remedy, and their numbers."""
+    rows = [(finding.site, finding.check, finding.level,
+             ' '.join(finding.text.split())
+             + ('; %s' % finding.remedy if finding.remedy else ''))
+            for finding in shown]
+    table = output.table(('site', 'check', 'is', 'what'), rows) + '\n'
     numbers = {level.value: sum(finding.level is level for finding in findings)
                for level in (registry.OK, registry.WARN, registry.FAIL,
                              registry.SKIP)}
-    print('%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
-          'possible because of those' % numbers)
+    return (table if rows else '') + (
+        '%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
+        'possible because of those' % numbers)

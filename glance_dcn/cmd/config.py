@@ -168,7 +168,7 @@ def _render(args: argparse.Namespace) -> int:
     rows = [(rendering.site, rendering.node, file.path,
              '%04o' % done.mode, done.state)
             for (rendering, file), done in zip(placed, written)]
-    _print(args, 'files', ('site', 'node', 'file', 'mode', 'state'), rows,
+    _print(args, rows,
            [note for _prefix, rendering in found for note in rendering.notes]
            + ['%s has what others have written: it keeps its owner and its '
               'group, and gets mode %04o; give Glance the right to read it, '
@@ -210,16 +210,14 @@ def _worker(found: list[tuple[str, files.Rendering]], name: str,
     return known[name]
 
 
-def _print(args: argparse.Namespace, what: str, heads: tuple[str, ...],
-           rows: Sequence[Sequence[object]], notes: list[str]) -> None:
-    if args.format == 'json':
-        print(output.text({what: [dict(zip(heads, row)) for row in rows],
-                           'notes': list(dict.fromkeys(notes))}))
-        return
-    if rows:
-        print(output.table(heads, rows))
-    for note in dict.fromkeys(notes):
-        print('Note: %s.' % note)
+def _print(args: argparse.Namespace, rows: Sequence[Sequence[object]],
+           notes: list[str]) -> None:
+    heads, notes = ('site', 'node', 'file', 'mode', 'state'), [
+        *dict.fromkeys(notes)]
+    output.show(args, {'files': [dict(zip(heads, row)) for row in rows],
+                       'notes': notes}, '\n'.join([
+                           output.table(heads, rows),
+                           *('Note: %s.' % note for note in notes)]))
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -228,24 +226,17 @@ def _diff(args: argparse.Namespace) -> int:
     deployment = load.load(args.sites_file)
     changes = (_with_running(args, deployment) if args.before is None
                else _with_older(args, deployment))
-    if args.format == 'json':
-        print(output.text({'changes': [
-            dict(site=site, node=node, file=change.path, what=change.what,
-                 details=change.details)
-            for site, node, change in changes]}))
-    else:
-        _print_changes(changes)
-    return output.Exit.BAD if changes else output.Exit.GOOD
-
-
-def _print_changes(changes: list[_Change]) -> None:
-    if not changes:
-        print('Nothing differs.')
+    lines = []
     for site, node, change in changes:
-        print('%s  %s  %s' % ('/'.join(filter(None, (site, node))) or '-',
-                              change.what, change.path))
-        for line in change.details:
-            print('    %s' % line)
+        lines.append('%s  %s  %s' % (
+            '/'.join(filter(None, (site, node))) or '-', change.what,
+            change.path))
+        lines += ['    %s' % line for line in change.details]
+    output.show(args, {'changes': [
+        dict(site=site, node=node, file=change.path, what=change.what,
+             details=change.details) for site, node, change in changes]},
+        '\n'.join(lines) or 'Nothing differs.')
+    return output.Exit.BAD if changes else output.Exit.GOOD
 
 
 def _with_running(args: argparse.Namespace,

@@ -95,6 +95,11 @@ def add_format(parser: argparse.ArgumentParser) -> None:
                         default='table', help='form of the output (table)')
 
 
+def show(args: argparse.Namespace, thing: typing.Any, readable: str) -> None:
+    """Print a thing as JSON, or as text for people, as ``--format`` says."""
+    print(text(thing) if args.format == 'json' else readable)
+
+
 def seconds(text: str) -> float:
     """Return a number of seconds that an argument says.
 
@@ -168,6 +173,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return '\n'.join('  '.join(
         text.ljust(width) for text, width in zip(line, widths)).rstrip()
         for line in lines)
+
+
+def entries(columns: Sequence[str], found: Sequence[dict[str, typing.Any]],
+            none: str) -> str:
+    """Return a table of dicts as text, or what to say without any."""
+    return table(columns, [[entry[name] for name in columns]
+                           for entry in found]) if found else none
 
 
 def _printable(text: str) -> str:

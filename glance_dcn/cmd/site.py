@@ -175,9 +175,8 @@ def _accept(args: argparse.Namespace) -> int:
 
 def _print(args: argparse.Namespace, text: str, error: str | None = None,
            **fields: str | None) -> None:
-    """Print what came of it: the text, or the rest as JSON."""
-    print(text if args.format == 'table' else output.text(
-        dict({'store': args.store}, **fields, error=error)))
+    output.show(args, dict({'store': args.store}, **fields, error=error),
+                text)
 
 
 def _none(args: argparse.Namespace, **fields: str | None) -> int:
@@ -268,22 +267,16 @@ def _import(args: argparse.Namespace) -> int:
     notes = _add_guests(args, entries)
     if args.add:
         _write(args, entries, keys)
-    if args.format == 'json':
-        print(output.text({
-            'sites_file': args.sites_file, 'added': args.add,
-            'sites': entries, 'keyrings': [path for path, _file in keys],
-            'notes': notes}))
-    elif args.add:
-        for found in entries:
-            print('%s: site %s is added' % (args.sites_file, found['name']))
-    else:
-        for found in entries:
-            print(entry.text([found]), end='')
-        for path, _file in keys:
-            print('# The key is to be in %s; --add writes it.' % path)
-    if args.format != 'json':
-        for note in notes:
-            print('%sNote: %s.' % ('' if args.add else '# ', note))
+    lines = ['%s: site %s is added' % (args.sites_file, found['name'])
+             for found in entries] if args.add else [
+        *(entry.text([found]).removesuffix('\n') for found in entries),
+        *('# The key is to be in %s; --add writes it.' % path
+          for path, _file in keys)]
+    output.show(args, {
+        'sites_file': args.sites_file, 'added': args.add, 'sites': entries,
+        'keyrings': [path for path, _file in keys], 'notes': notes},
+        '\n'.join(lines + ['%sNote: %s.' % ('' if args.add else '# ', note)
+                           for note in notes]))
     return output.Exit.GOOD
 
 
@@ -410,12 +403,11 @@ def _key(args: argparse.Namespace) -> int:
         files.Kind.CEPH)])
     what = ('made' if before is None else 'there' if before == caps
             else 'given other capabilities')
-    if args.format == 'json':
-        print(output.text({'site': args.name, 'user': user, 'pools': pools,
-                           'access': access.value, 'what': what,
-                           'keyring': path, 'state': done.state}))
-    else:
-        print('%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
+    output.show(
+        args, {'site': args.name, 'user': user, 'pools': pools,
+               'access': access.value, 'what': what, 'keyring': path,
+               'state': done.state},
+        '%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
             args.name, user, what, ', '.join(pools), access.value, path,
             done.state))
     return output.Exit.GOOD

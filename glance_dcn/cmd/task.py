@@ -80,6 +80,7 @@ exit status:
 """
 _COLUMNS = ('store', 'action', 'image', 'created', 'attempts', 'by',
             'message')
+_NO_TASKS = 'There are no tasks.'
 _PLAN = ('store', 'action', 'image', 'plan', 'reason')
 # Seconds within which the lease of a runner that has ended expires.
 _PATIENCE = leases.RunnerLease.EXPIRY + 5
@@ -124,24 +125,28 @@ def _add(commands: output.Subparsers, name: str, summary: str,
 
 def _list(args: argparse.Namespace) -> int:
     scan = _scan(args)
-    found = [record for record in scan.records
+    found = [_shown(record) for record in scan.records
              if args.all or isinstance(record, tasks.Task)
              or record.state is tasks.State.REMOVING]
-    return _print(args, found, [entry for entry in scan.unreadable
-                                if args.all or not entry.foreign])
+    unreadable = [dataclasses.asdict(entry) for entry in scan.unreadable
+                  if args.all or not entry.foreign]
+    rows = [dict(entry, attempts=entry['attempts'] or None)
+            for entry in found]
+    output.show(args, {'tasks': found, 'unreadable': unreadable}, '\n'.join([
+        output.entries(_COLUMNS, rows, _NO_TASKS),
+        *('Record %(key)s is left alone: %(reason)s' % entry
+          for entry in unreadable)]))
+    return output.Exit.BAD if found or unreadable else output.Exit.GOOD
 
 
 def _show(args: argparse.Namespace) -> int:
-    found = [record for record in _scan(args).records
+    found = [_shown(record) for record in _scan(args).records
              if record.image == args.image]
-    shown = [_shown(record) for record in found]
-    if args.format == 'json':
-        print(output.text({'tasks': shown}))
-    for entry in shown if args.format != 'json' else ():
-        print(output.table(('field', 'value'), [
-            [name, value or None] for name, value in entry.items()]))
-    if not found and args.format != 'json':
-        print('Nothing is recorded about image %s.' % args.image)
+    output.show(args, {'tasks': found}, '\n'.join(
+        output.table(('field', 'value'), [(name, value or None)
+                                          for name, value in entry.items()])
+        for entry in found)
+        or 'Nothing is recorded about image %s.' % args.image)
     return output.Exit.BAD if found else output.Exit.GOOD
 
 
@@ -152,14 +157,14 @@ def _retry(args: argparse.Namespace) -> int:
     store = process.get(queue.TaskQueue).store
     now, changed = time.time(), []
     for task in chosen:
-        retried = dataclasses.replace(task, retried_at=now, retry_attempts=0)
-        if not _at_home(functools.partial(store.replace, task, retried)):
+        if not _at_home(functools.partial(
+                store.replace, task, dataclasses.replace(
+                    task, retried_at=now, retry_attempts=0))):
             changed.append(task)
-    if args.format == 'json':
-        print(output.text({'retried': len(chosen) - len(changed),
-                           'changed': list(map(_shown, changed))}))
-    else:
-        print('Going to be tried: %d.' % (len(chosen) - len(changed)))
+    retried = len(chosen) - len(changed)
+    output.show(args, {'retried': retried,
+                       'changed': list(map(_shown, changed))},
+                'Going to be tried: %d.' % retried)
     for task in changed:
         output.complain('store %s: the task %s of image %s was changed or '
                         'done meanwhile' % (task.site, task.action.value,
@@ -174,7 +179,13 @@ def _run(args: argparse.Namespace) -> int:
                             'which no task is run: run this with the '
                             'configuration of a Glance that has one')
     if args.dry_run:
-        _print_plans(args, scan.records)
+        plans = []
+        for record in scan.records:
+            plan = queued.plan(record)
+            plans.append(dict(_shown(record), plan=plan.verdict.value,
+                              reason=plan.reason))
+        output.show(args, {'plans': plans},
+                    output.entries(_PLAN, plans, _NO_TASKS))
         return output.Exit.GOOD
     if not _at_home(lambda: queued.run_once(_PATIENCE)):
         raise output.Failed('a process of Glance runs the tasks: use '
@@ -217,33 +228,6 @@ def _at_home(work: typing.Callable[[], _T]) -> _T:
             output.Exit.UNABLE) from exc
 
 
-def _print(args: argparse.Namespace, records: list[tasks.Record],
-           unreadable: list[stores.Unreadable]) -> int:
-    found = [_shown(record) for record in records]
-    left_alone = [dataclasses.asdict(entry) for entry in unreadable]
-    if args.format == 'json':
-        print(output.text({'tasks': found, 'unreadable': left_alone}))
-    else:
-        _print_table(found, left_alone)
-    return output.Exit.BAD if found or left_alone else output.Exit.GOOD
-
-
-def _print_plans(args: argparse.Namespace,
-                 records: list[tasks.Record]) -> None:
-    plans = []
-    for record in records:
-        decision = process.get(queue.TaskQueue).plan(record)
-        plans.append(dict(_shown(record), plan=decision.verdict.value,
-                          reason=decision.reason))
-    if args.format == 'json':
-        print(output.text({'plans': plans}))
-    elif plans:
-        print(output.table(_PLAN, [[entry[name] for name in _PLAN]
-                                   for entry in plans]))
-    else:
-        print('There are no tasks.')
-
-
 def _shown(record: tasks.Record) -> dict[str, typing.Any]:
     """Return a task or an intent as a dict, for people to read."""
     shown = {'store': record.site, 'image': record.image,
@@ -255,15 +239,3 @@ def _shown(record: tasks.Record) -> dict[str, typing.Any]:
                     attempts=record.retry_attempts, message=record.message)
     return dict(shown, action='write (%s)' % record.state.value, attempts=0,
                 message='')
-
-
-def _print_table(found: list[dict[str, typing.Any]],
-                 unreadable: list[dict[str, typing.Any]]) -> None:
-    if found:
-        print(output.table(_COLUMNS, [[entry[name] or None
-                                       for name in _COLUMNS]
-                                      for entry in found]))
-    else:
-        print('There are no tasks.')
-    for entry in unreadable:
-        print('Record %(key)s is left alone: %(reason)s' % entry)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import pwd
 import time
@@ -96,18 +95,13 @@ def _recover(args: argparse.Namespace) -> int:
     if wrong or found is None:
         raise output.Failed(wrong)
     outcomes = recovery.recover(found)
-    if args.format == 'json':
-        print(json.dumps([
-            {'image': entry.image, 'task': entry.task,
-             'method': entry.method, 'phase': entry.phase,
-             'outcome': outcome} for entry, outcome in outcomes], indent=1))
-    else:
-        for entry, outcome in outcomes:
-            print('%s  %s (%s): %s' % (
-                entry.image, entry.method, entry.phase,
-                outcome or 'cannot be seen to now'))
-        if not outcomes:
-            print('Nothing was broken off.')
+    output.show(args, [
+        {'image': entry.image, 'task': entry.task, 'method': entry.method,
+         'phase': entry.phase, 'outcome': outcome}
+        for entry, outcome in outcomes], '\n'.join(
+            '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
+                                 outcome or 'cannot be rolled back now')
+            for entry, outcome in outcomes) or 'Nothing was interrupted.')
     return (output.Exit.BAD if any(outcome is None
                                    for _entry, outcome in outcomes)
             else output.Exit.GOOD)
@@ -134,10 +128,12 @@ def _list(args: argparse.Namespace) -> int:
     node.refuse_without_home(tasks)
     found, unread = _collect(registry.Registry(tasks.home,
                                                tasks.store.deployment))
-    if args.format == 'json':
-        print(json.dumps({'workers': found, 'unread': unread}, indent=1))
-    else:
-        _print_table(found, unread)
+    output.show(args, {'workers': found, 'unread': unread}, '\n'.join([
+        output.entries(_COLUMNS, found, 'No worker is known.'),
+        *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
+          for entry in found for fault in entry['faults']),
+        *('The workers of %(site)s cannot be read: %(error)s' % entry
+          for entry in unread)]))
     if unread:
         return output.Exit.UNABLE
     return output.Exit.BAD if any(
@@ -164,18 +160,3 @@ def _shown(worker: registry.Worker,
         since=health.format_time(worker.since),
         seen=health.format_time(worker.seen), doing=len(entries),
         tasks=[dataclasses.asdict(entry) for entry in entries])
-
-
-def _print_table(found: list[dict[str, typing.Any]],
-                 unread: list[dict[str, str]]) -> None:
-    if found:
-        print(output.table(_COLUMNS, [[entry[name] for name in _COLUMNS]
-                                      for entry in found]))
-    else:
-        print('No worker is known.')
-    for entry in found:
-        for fault in entry['faults']:
-            print('%s at host %s: %s' % (entry['identity'], entry['host'],
-                                         fault))
-    for entry in unread:
-        print('The workers of %(site)s cannot be read: %(error)s' % entry)
