@@ -98,17 +98,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.listen:
             _serve(args, metrics)
-            return output.Exit.GOOD
-        found = node.take_snapshot(args, targets)
-        if args.output:
-            metrics.write(found, args.output)
+        elif args.output:
+            metrics.write(node.take_snapshot(args, targets), args.output)
             os.chmod(args.output, 0o644)
-        else:
-            print(metrics.text(found).decode(), end='')
-    except BrokenPipeError:
-        raise
     except OSError as exc:
         raise output.Failed(exc, output.Exit.UNABLE) from exc
+    if not args.listen and not args.output:
+        found = node.take_snapshot(args, targets)
+        print(metrics.text(found).decode(), end='')
     return output.Exit.GOOD
 
 

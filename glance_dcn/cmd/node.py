@@ -46,6 +46,9 @@ _FILES = ('glance-image-import.conf', 'glance-api.conf')
 RESERVED = {'os_glance_staging_store': 'file',
             'os_glance_tasks_store': 'file'}
 _TYPES = ('dcn', 'rbd')
+# What is to be known of a store.
+_OPTIONS = ('rbd_store_pool', 'rbd_store_ceph_conf', 'rbd_store_user',
+            'rados_connect_timeout', 'dcn_access')
 _GROUP = 'glance_dcn'
 # What a store that says nothing has.
 _POOL = 'images'
@@ -166,24 +169,18 @@ def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[cluster.Target]:
     files = (_site_files(conf.glance_dcn.sites_dir, tell)
              if conf.glance_dcn.sites_dir else {})
     home = homes.choose(conf, files)
-    found = [
-        _target(name, default, home, conf[name].rbd_store_pool,
-                conf[name].rbd_store_ceph_conf, conf[name].rbd_store_user,
-                conf[name].rados_connect_timeout,
-                getattr(conf[name], 'dcn_access', None))
-        for name, kind in (conf.enabled_backends or {}).items()
-        if kind in _TYPES]
-    if files:
-        found += [
-            _target(name, default, home, said.get('rbd_store_pool', _POOL),
-                    said.get('rbd_store_ceph_conf', ''),
-                    said.get('rbd_store_user'),
-                    int(said.get('rados_connect_timeout', -1)),
-                    said.get('dcn_access'))
-            for name, said in files.items()
-            if name not in (conf.enabled_backends or {})]
-    found = [dataclasses.replace(target, order=number)
-             for number, target in enumerate(found)]
+    enabled = conf.enabled_backends or {}
+    settings: dict[str, dict[str, typing.Any]] = {
+        name: {option: getattr(conf[name], option, None)
+               for option in _OPTIONS}
+        for name, kind in enabled.items() if kind in _TYPES}
+    settings.update((name, said) for name, said in files.items()
+                    if name not in enabled)
+    found = [dataclasses.replace(_target(
+        name, default, home, said.get('rbd_store_pool', _POOL),
+        said.get('rbd_store_ceph_conf'), said.get('rbd_store_user'),
+        int(said.get('rados_connect_timeout', -1)), said.get('dcn_access')),
+        order=order) for order, (name, said) in enumerate(settings.items())]
     return sorted(found, key=lambda target: not target.default)
 
 

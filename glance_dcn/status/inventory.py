@@ -21,10 +21,10 @@ the database.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from concurrent import futures
 import dataclasses
 import json
-import queue
 import re
 import threading
 import typing
@@ -36,6 +36,7 @@ import sqlalchemy
 from sqlalchemy import sql
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterator
     import datetime
 
@@ -106,6 +107,10 @@ class Transfer:
         return self.percents.get(store) if self.percents else self.percent
 
 
+def _counters() -> typing.Any:
+    return dataclasses.field(default_factory=collections.Counter)
+
+
 @dataclasses.dataclass
 class Totals:
     """Images in numbers: all by status, and those of each store.
@@ -118,10 +123,10 @@ class Totals:
 
     images: dict[str, int]
     data: int
-    present: dict[str, int]
-    stored: dict[str, int]
-    importing: dict[str, int]
-    failed: dict[str, int]
+    present: collections.Counter[str] = _counters()
+    stored: collections.Counter[str] = _counters()
+    importing: collections.Counter[str] = _counters()
+    failed: collections.Counter[str] = _counters()
     places: dict[str, dict[str, tuple[int, int]]] = dataclasses.field(
         default_factory=dict)
 
@@ -187,7 +192,7 @@ class Database:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._answer: futures.Future[typing.Any] | None = None
 
     def ask(self, question: Callable[[], _Answer], timeout: float) -> _Answer:
         """Return what a function returns that asks the database.
@@ -195,33 +200,26 @@ class Database:
         :param timeout: seconds to wait for it
         :raises DatabaseUnavailable: if there is no answer
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._answer is not None and not self._answer.done():
             raise DatabaseUnavailable('it has not answered the last question')
-        found: list[_Answer] = []
-        errors: queue.Queue[Exception | None] = queue.Queue()
+        answer = self._answer = futures.Future[_Answer]()
 
         def run() -> None:
             try:
-                found.append(question())
-                errors.put(None)
+                answer.set_result(question())
             except Exception as exc:
-                errors.put(exc)
-        self._thread = threading.Thread(target=run, name='database',
-                                        daemon=True)
-        self._thread.start()
-        try:
-            error = errors.get(timeout=timeout)
-        except queue.Empty:
+                answer.set_exception(exc)
+        # Not of an executor, which the end of the process would wait for.
+        threading.Thread(target=run, name='database', daemon=True).start()
+        if not futures.wait([answer], timeout).done:
             raise DatabaseUnavailable('it does not answer within %g s'
-                                      % timeout) from None
-        if isinstance(error, (sqlalchemy.exc.SQLAlchemyError,
-                              oslo_db.exception.DBError,
-                              # No connection is configured.
-                              oslo_db.exception.CantStartEngineError)):
-            raise DatabaseUnavailable(str(error).splitlines()[0]) from error
-        if error is not None:
-            raise error
-        return found[0]
+                                      % timeout)
+        try:
+            return answer.result()
+        except (sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError,
+                # No connection is configured.
+                oslo_db.exception.CantStartEngineError) as exc:
+            raise DatabaseUnavailable(str(exc).splitlines()[0]) from exc
 
 
 def _engine() -> sqlalchemy.engine.Engine:
@@ -254,7 +252,7 @@ def count() -> int:
 
 def totals() -> Totals:
     """Return the numbers of all images."""
-    result = Totals({}, 0, {}, {}, {}, {})
+    result = Totals({}, 0)
     with _engine().connect() as connection:
         for status, number, data in connection.execute(
                 sql.select(_IMAGES.c.status, sql.func.count(),
@@ -264,18 +262,16 @@ def totals() -> Totals:
             result.images[status] = number
             result.data += int(data or 0)
         for metadata, prefix, number, data in _places(connection):
-            store = _store(metadata)
-            _add(result.present, store, number)
-            _add(result.stored, store, int(data or 0))
+            store, data = _store(metadata), int(data or 0)
             if store is not None:
+                result.present[store] += number
+                result.stored[store] += data
                 places = result.places.setdefault(store, {})
                 before = places.get(prefix, (0, 0))
-                places[prefix] = (before[0] + number,
-                                  before[1] + int(data or 0))
+                places[prefix] = before[0] + number, before[1] + data
         for _image, name, stores in _properties_of(connection):
-            kind = result.importing if name == IMPORTING else result.failed
-            for store in stores:
-                _add(kind, store, 1)
+            (result.importing if name == IMPORTING
+             else result.failed).update(stores)
     return result
 
 
@@ -397,9 +393,8 @@ def _locate(connection: sqlalchemy.engine.Connection, found: dict[str, Image],
             found[image].present.add(store)
             found[image].places[store] = _clear(uri)
     for image, name, stores in _properties_of(connection, ids):
-        kind = found[image].importing if name == IMPORTING else (
-            found[image].failed)
-        kind.update(stores)
+        (found[image].importing if name == IMPORTING
+         else found[image].failed).update(stores)
 
 
 def _properties_of(connection: sqlalchemy.engine.Connection,
@@ -457,8 +452,3 @@ def _store(metadata: str | None) -> str | None:
     except (ValueError, AttributeError):
         return None
     return store
-
-
-def _add(numbers: dict[str, int], name: str | None, number: int) -> None:
-    if name is not None:
-        numbers[name] = numbers.get(name, 0) + number

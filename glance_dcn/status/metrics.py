@@ -84,10 +84,6 @@ class Collector:
         """Return the families of metrics."""
         return list(self._families.values())
 
-    def describe(self) -> list[core.Metric]:
-        """Return the families, without asking anybody."""
-        return self.collect()
-
     def _set(self, name: str, value: float | None, *labels: str) -> None:
         if value is not None:
             self._families['glance_dcn_' + name].add_metric(labels, value)
@@ -154,10 +150,6 @@ class Latest:
     def fail(self, reason: str) -> None:
         """Give no figures until the next snapshot: they would not be true."""
         self._collector, self.reason = None, reason
-
-    def describe(self) -> list[core.Metric]:
-        """Return nothing: the names are known by what they are."""
-        return []
 
     def collect(self) -> list[core.Metric]:
         """Return the families of metrics."""

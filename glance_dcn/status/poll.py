@@ -168,14 +168,10 @@ class Poll:
         state.fsid = site.fsid
         clients.ask_osds(site.opened)
         state.round_trip = trial.round_trip(site.opened)
-        try:
+        with contextlib.suppress(*trial.Error):
             state.total, state.free = trial.room(site.connected)
-        except trial.Error:
-            pass
-        try:
+        with contextlib.suppress(*trial.Error):
             state.names = trial.names(site.opened)
-        except trial.Error:
-            pass
         state.state = health.UP
         if site.keeps_records:
             # Other sites keep their own, and show them there.
