@@ -142,13 +142,13 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     for site in sites:
         site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]
-    things: list[subjects.Subject] = [*sites]
+    things: list[subjects.Subject] = []
     if not args.site:
-        this = subjects.Node(args.conf, allowed,
-                             int(args.staging_room * (1 << 30)))
         paths.append(args.conf[nodes.STAGING].filesystem_store_datadir)
-        things.insert(0, this)
-    things += [subjects.Glance(name, url) for name, url in _glances(args)]
+        things.append(subjects.Node(args.conf, allowed,
+                                    int(args.staging_room * (1 << 30))))
+    things += [*sites, *(subjects.Glance(name, url)
+                         for name, url in _glances(args))]
     _refuse_idle(things, args.only)
     # In one go, before there are threads.
     allowed.ask(paths + [path for site in sites for path in _keyrings(site)])
@@ -171,13 +171,11 @@ def _refuse_idle(things: list[subjects.Subject], names: list[str]) -> None:
 
 def _glances(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Return names and URLs of the Glances that shall answer."""
-    found = [('glance', url) for url in args.glance]
     said = node.deployment(args)
-    if said:
-        found += [(site.name, url) for site in said.sites
-                  if not args.site or site.store in args.site
-                  for url in site.workers]
-    return found
+    return [*(('glance', url) for url in args.glance),
+            *((site.name, url) for site in (said.sites if said else ())
+              if not args.site or site.store in args.site
+              for url in site.workers)]
 
 
 def _keyrings(site: subjects.Site) -> list[str]:

@@ -73,7 +73,7 @@ _REASONS = (access.NoSuchUser, errors.ClusterError, files.Error,
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    :param argv: list of arguments; None: those of the process
+    :param argv: None: the arguments of the process, which ends here
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(
@@ -95,7 +95,10 @@ def main(argv: list[str] | None = None) -> int:
         return output.Exit.WRONG
     result = run(args)
     if argv is None:
-        _leave(result)
+        # Threads that wait for a site that hangs would be waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(result)
     return result
 
 
@@ -114,16 +117,6 @@ def run(args: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return output.Exit.CLOSED
     return status
-
-
-def _leave(status: int) -> None:
-    """End the process, whatever its threads are doing.
-
-    Those that wait for a site that hangs would be waited for.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

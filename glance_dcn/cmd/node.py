@@ -201,9 +201,13 @@ def targets_of(args: argparse.Namespace,
     said = deployment(args)
     if said is None:
         return targets(args.conf, tell)
+    central = said.central.store
     # As the central Glance reaches them.
-    return [_said_target(said, site)
-            for site in said.stores_of(said.central)]
+    return [dataclasses.replace(
+        _target(site.store, central, central, site.pool,
+                stores.conf_path(said.paths.ceph, site.ceph), site.ceph.user,
+                site.limits.connect_timeout or -1, site.ceph.access.value),
+        fsid=site.ceph.fsid) for site in said.stores_of(said.central)]
 
 
 def some_targets_of(args: argparse.Namespace) -> list[cluster.Target]:
@@ -222,7 +226,6 @@ def some_targets_of(args: argparse.Namespace) -> list[cluster.Target]:
 def refuse_without_stores(known: queue.TaskQueue) -> None:
     """Refuse a configuration that has no store of type dcn.
 
-    :param known: what the stores were added to
     :raises output.Failed: if there is none; it tells which there are
     """
     if not known.sites:
@@ -235,7 +238,6 @@ def refuse_without_stores(known: queue.TaskQueue) -> None:
 def refuse_without_home(known: queue.TaskQueue) -> None:
     """Refuse a configuration in which no store keeps the records.
 
-    :param known: what the stores were added to
     :raises output.Failed: if there is none
     """
     refuse_without_stores(known)
@@ -266,16 +268,6 @@ def url(text: str) -> str:
             '%r is no URL; write it as http://HOST:PORT or https://HOST:PORT'
             % text)
     return text
-
-
-def _said_target(said: model.Deployment, site: model.Site) -> cluster.Target:
-    """Return what a sites file says of a site."""
-    central = said.central.store
-    target = _target(site.store, central, central, site.pool,
-                     stores.conf_path(said.paths.ceph, site.ceph),
-                     site.ceph.user, site.limits.connect_timeout or -1,
-                     site.ceph.access.value)
-    return dataclasses.replace(target, fsid=site.ceph.fsid)
 
 
 def add_sites(parser: argparse.ArgumentParser) -> None:
@@ -345,9 +337,8 @@ def _target(name: str, default: str, home: str | None, pool: str,
 
 def choose(found: list[cluster.Target],
            names: list[str] | None) -> list[cluster.Target]:
-    """Return the targets of some sites.
+    """Return the targets of the sites of some names, of all without names.
 
-    :param names: those that are wanted; none: all
     :raises output.Failed: if there is none of a name
     """
     unknown = set(names or ()) - {target.name for target in found}

@@ -18,7 +18,6 @@ import argparse
 import dataclasses
 import sys
 import time
-import typing
 
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
@@ -136,20 +135,16 @@ def _json(found: snapshot.Snapshot) -> str:
              site.name: _state(found, image, site)
              for site in found.sites}} for image in found.images]
     return output.text({
-        'sites': [dict(_plain(site),
-                       **found.counts(site)) for site in found.sites],
+        # Without the names of all images.
+        'sites': [dict({name: value for name, value in vars(site).items()
+                        if name != 'names'}, **found.counts(site))
+                  for site in found.sites],
         'strays': found.strays, 'elsewhere': found.elsewhere,
         'totals': {'images': found.totals.images,
                    'bytes': found.totals.data},
         'transfers': found.transfers, 'images': images,
         'images_meant': found.number, 'seconds': round(found.seconds, 3)},
         compact=found.number > _LIMIT)
-
-
-def _plain(site: poll.SiteStatus) -> dict[str, typing.Any]:
-    """Return what is known of a site, without the names of all images."""
-    return {field.name: getattr(site, field.name)
-            for field in dataclasses.fields(site) if field.name != 'names'}
 
 
 def _text(found: snapshot.Snapshot) -> str:
@@ -190,12 +185,11 @@ def _tasks(site: poll.SiteStatus) -> str | None:
 
 def _images(found: snapshot.Snapshot, images: list[inventory.Image]) -> str:
     if len(found.sites) <= _COLUMNS:
-        heads = ['image', 'name', 'status'] + [site.name
-                                               for site in found.sites]
-        return output.table(heads, [
-            [image.id, image.name, image.status]
-            + [_state(found, image, site) for site in found.sites]
-            for image in images])
+        return output.table(
+            ['image', 'name', 'status', *(site.name for site in found.sites)],
+            [[image.id, image.name, image.status,
+              *(_state(found, image, site) for site in found.sites)]
+             for image in images])
     return output.table(
         ('image', 'name', 'status', 'present', 'elsewhere'),
         [(image.id, image.name, image.status,

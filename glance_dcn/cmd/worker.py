@@ -87,7 +87,6 @@ def register(subparsers: output.Subparsers) -> None:
 
 
 def _recover(args: argparse.Namespace) -> int:
-    """Roll back imports of dead workers, and return the exit status."""
     node.refuse_without_stores(process.get(queue.TaskQueue))
     found, path = journal.of(CONF), folder.path(CONF)
     wrong = (_why_not_me(path) if path
@@ -126,8 +125,13 @@ def _why_not_me(staging: str) -> str | None:
 def _list(args: argparse.Namespace) -> int:
     tasks = process.get(queue.TaskQueue)
     node.refuse_without_home(tasks)
-    found, unread = _collect(registry.Registry(tasks.home,
-                                               tasks.store.deployment))
+    records = registry.Registry(tasks.home, tasks.store.deployment)
+    found, unread = [], []
+    try:
+        found = [_shown(worker, records.tasks(worker.identity))
+                 for worker, _text in records.workers()]
+    except (errors.ClusterError, omap.Error) as exc:
+        unread = [{'site': records.home.name, 'error': str(exc)}]
     output.show(args, {'workers': found, 'unread': unread}, '\n'.join([
         output.entries(_COLUMNS, found, 'No worker is known.'),
         *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
@@ -139,16 +143,6 @@ def _list(args: argparse.Namespace) -> int:
     return output.Exit.BAD if any(
         entry['state'] != 'up' or entry['reference'] == registry.WRONG
         for entry in found) else output.Exit.GOOD
-
-
-def _collect(records: registry.Registry
-             ) -> tuple[list[dict[str, typing.Any]], list[dict[str, str]]]:
-    """Return the workers of a registry, and the errors of reading it."""
-    try:
-        return [_shown(worker, records.tasks(worker.identity))
-                for worker, _text in records.workers()], []
-    except (errors.ClusterError, omap.Error) as exc:
-        return [], [{'site': records.home.name, 'error': str(exc)}]
 
 
 def _shown(worker: registry.Worker,

@@ -33,9 +33,6 @@ if typing.TYPE_CHECKING:
 
 _T = typing.TypeVar('_T')
 
-# Seconds that one request to an OSD may take.
-_IO_TIMEOUT = 5
-
 
 @dataclasses.dataclass(frozen=True)
 class Target(clients.ClusterConfig):
@@ -50,7 +47,8 @@ class Target(clients.ClusterConfig):
         the first one counts
     """
 
-    io_timeout: float = _IO_TIMEOUT
+    # Seconds that one request to an OSD may take.
+    io_timeout: float = 5
     default: bool = False
     fsid: str | None = None
     access: model.Access = model.Access.OWNER
