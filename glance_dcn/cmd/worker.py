@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""``glance-dcn worker``: the workers, and what this one was at."""
+"""``glance-dcn worker``: workers of the site, and recovery of one."""
 
 from __future__ import annotations
 
@@ -40,36 +40,36 @@ from glance_dcn.workers import registry
 CONF = cfg.CONF
 
 _RECOVER = """\
-Undoes imports and copies that were broken off when a process of this worker
-died, so that they can be repeated at once; those that still go on are left
-alone. For before the worker starts, in an init container or ExecStartPre: a
-running worker does it by itself, and goes on with what it can. Run it as the
-user that Glance runs as.
+Rolls back imports and copies that were interrupted when a process of this
+worker died, so that they can be repeated at once; active ones are left alone.
+For before the worker starts, in an init container or ExecStartPre: a running
+worker does it by itself, and resumes what it can. Run it as the user that
+Glance runs as.
 """
 _EPILOG = """\
 exit status:
-  0  nothing was left, or all of it was seen to
-  1  some of it cannot be seen to now; the worker tries it again
+  0  nothing was interrupted, or all of it was rolled back
+  1  some of it cannot be rolled back now; the worker tries it again
   2  wrong arguments, or a configuration that cannot be used
 """
 _LIST = """\
 Shows the Glance workers of this node's site, what is wrong with their
-worker_self_reference_url, and how many imports and copies each is at. Workers
+worker_self_reference_url, and how many imports and copies each has. Workers
 send a heartbeat every few seconds, to the cluster of their default store; one
 that has sent none for a minute is silent. Those of other sites are shown
 there.
 """
 _LIST_EPILOG = """\
 exit status:
-  0  all workers speak, and none has a self reference known to be wrong
+  0  no worker is silent, and none has a self reference known to be wrong
   1  a worker is silent, or its worker_self_reference_url is wrong
   2  wrong arguments, or a configuration that cannot be used
-  3  the default site cannot be read, so that it cannot be told
+  3  the default site cannot be read, so that neither is known
 """
 _COLUMNS = ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing',
             'release', 'identity')
-# Seconds without a beat after which a worker is shown as silent: three beats,
-# and clocks of hosts differ by some.
+# Seconds without a heartbeat after which a worker is shown as silent: three of
+# them, and clocks of hosts differ by some.
 _SILENT = 60
 
 
@@ -107,7 +107,7 @@ def _recover(args: argparse.Namespace) -> int:
 
 
 def _why_not_me(staging: str) -> str | None:
-    """Return why root must not see to a staging folder, or None."""
+    """Return why root must not recover a staging folder, or None."""
     try:
         uid = os.stat(staging).st_uid
     except FileNotFoundError:
