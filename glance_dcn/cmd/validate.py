@@ -126,13 +126,12 @@ def _targets(args: argparse.Namespace,
              glance: journey.Api) -> list[cluster.Target]:
     """Return where the way leads, the central site first."""
     stores = glance.stores()
-    known = node.choose(node.targets_of(args), args.site)
-    order = args.site or stores
-    found = sorted((target for target in known if target.name in order),
-                   key=lambda target: order.index(target.name))
+    known = {target.name: target for target
+             in node.choose(node.targets_of(args), args.site)}
+    order = list(dict.fromkeys(args.site or stores))
+    found = [known[name] for name in order if name in known]
     strange = [name for name in order
-               if name not in stores or name not in
-               [target.name for target in found]]
+               if name not in stores or name not in known]
     if args.site and strange:
         raise output.Failed('no store of Glance\'s that takes images: %s; '
                             'there are %s' % (', '.join(strange),

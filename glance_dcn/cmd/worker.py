@@ -37,8 +37,6 @@ from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
 
-CONF = cfg.CONF
-
 _RECOVER = """\
 Rolls back imports and copies that were interrupted when a process of this
 worker died, so that they can be repeated at once; active ones are left alone.
@@ -88,7 +86,7 @@ def register(subparsers: output.Subparsers) -> None:
 
 def _recover(args: argparse.Namespace) -> int:
     node.refuse_without_stores(process.get(queue.TaskQueue))
-    found, path = journal.of(CONF), folder.path(CONF)
+    found, path = journal.of(cfg.CONF), folder.path(cfg.CONF)
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
     if wrong or found is None:

@@ -78,6 +78,12 @@ class SiteStatus:
         fsid = self.fsid or self.expected
         return '%s%s/%s' % (SCHEME, fsid, self.pool) if fsid else None
 
+    def refuse(self, reason: str) -> None:
+        """Call a site misconfigured that is up and that Glance refuses."""
+        if self.state == health.UP:
+            self.state = health.MISCONFIGURED
+            self.reason = 'Glance refuses it: ' + reason
+
     def lacks(self, uri: str | None) -> bool:
         """Return whether an image cannot be there whose location says so.
 
@@ -218,10 +224,8 @@ class Poll:
         if not tasks_read:
             for state in self._states.values():
                 state.tasks, state.unread = None, self._home is not None
-        for name, records in self._records.items():
-            if name not in self._states:
-                continue
-            state = self._states[name]
+        for name in self._records.keys() & self._states.keys():
+            state, records = self._states[name], self._records[name]
             state.tasks = dict(collections.Counter(
                 record.action.value for record in records))
             state.images = {record.image for record in records}
@@ -233,13 +237,11 @@ class Poll:
         """Find the sites that Glance refuses: their clusters were others."""
         for name, state in self._states.items():
             entry = (self.kept or {}).get(name)
-            if state.state == health.UP and entry and (
-                    entry.fsid != state.fsid):
-                state.state = health.MISCONFIGURED
-                state.reason = (
-                    'Glance refuses it: its cluster has fsid %s, and had fsid '
-                    '%s since %s; if the site was rebuilt, and what it held '
-                    'is lost, run "glance-dcn site accept %s"' % (
+            if entry and entry.fsid != state.fsid:
+                state.refuse(
+                    'its cluster has fsid %s, and had fsid %s since %s; if '
+                    'the site was rebuilt, and what it held is lost, run '
+                    '"glance-dcn site accept %s"' % (
                         state.fsid, entry.fsid,
                         health.format_time(entry.since), name))
 
@@ -252,13 +254,11 @@ class Poll:
             if state.fsid is None:
                 continue
             owner = owners.setdefault((state.fsid, target.pool), target.name)
-            if owner != target.name and state.state == health.UP:
-                state.state = health.MISCONFIGURED
-                state.reason = (
-                    'Glance refuses it: it has pool %s of cluster %s, which '
-                    'is that of store %s already; correct '
-                    'rbd_store_ceph_conf or rbd_store_pool in [%s]' % (
-                        target.pool, state.fsid, owner, target.name))
+            if owner != target.name:
+                state.refuse(
+                    'it has pool %s of cluster %s, which is that of store %s '
+                    'already; correct rbd_store_ceph_conf or rbd_store_pool '
+                    'in [%s]' % (target.pool, state.fsid, owner, target.name))
 
 
 @dataclasses.dataclass
