@@ -106,7 +106,7 @@ def _names(text: str) -> list[str]:
 
 def _set_up(args: argparse.Namespace) -> None:
     if args.explain is None:
-        args.conf = node.read_all(args)
+        node.set_up(args)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -259,10 +259,7 @@ def _listed(stores: dict[str, str] | None) -> str:
 
 
 def url(text: str) -> str:
-    """Return the URL of a Glance that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is not one of http or https
-    """
+    """Return the URL of an argument, of http or https."""
     if not nodes.is_http_url(text):
         raise argparse.ArgumentTypeError(
             '%r is no URL; write it as http://HOST:PORT or https://HOST:PORT'

@@ -101,10 +101,7 @@ def show(args: argparse.Namespace, thing: typing.Any, readable: str) -> None:
 
 
 def seconds(text: str) -> float:
-    """Return a number of seconds that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is not above 0, or beyond reason
-    """
+    """Return the seconds of an argument, above 0 and within reason."""
     try:
         number = float(text)
     except ValueError:
@@ -119,12 +116,7 @@ def seconds(text: str) -> float:
 
 def between(least: float, most: float, unit: str,
             kind: Callable[[str], float] = float) -> Callable[[str], float]:
-    """Return a function that returns the number that an argument says.
-
-    It raises argparse.ArgumentTypeError if it is none, or out of bounds.
-
-    :param unit: of which it is a number, as text
-    """
+    """Return a function that converts an argument to a number in bounds."""
     def convert(text: str) -> float:
         try:
             number = kind(text)
@@ -140,20 +132,14 @@ def between(least: float, most: float, unit: str,
 
 
 def count(text: str) -> int:
-    """Return a number of things that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is below 1
-    """
+    """Return the number of an argument, at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError('%r is no number above 0' % text)
     return int(text)
 
 
 def image(text: str) -> str:
-    """Return the ID of an image that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is none
-    """
+    """Return the image ID of an argument."""
     if not uuidutils.is_uuid_like(text):
         raise argparse.ArgumentTypeError(
             '%r is not the ID of an image, which is a UUID' % text)
@@ -192,9 +178,8 @@ def _printable(text: str) -> str:
 
 
 def text(thing: typing.Any, compact: bool = False) -> str:
-    """Return something as JSON text.
+    """Return a thing of dicts, lists, sets and dataclasses as JSON text.
 
-    :param thing: of dicts, lists, sets and dataclasses
     :param compact: on one line, which is made much faster
     """
     return json.dumps(thing, indent=None if compact else 1, default=_plain)

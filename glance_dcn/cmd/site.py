@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pathlib
 import typing
 
 import glance_store
@@ -312,18 +313,14 @@ def _write(args: argparse.Namespace, entries: list[_Entry],
     """Add entries to the sites file, and write the keys they refer to."""
     prepared = entry.prepare(args.sites_file, entries)
     for path, file in keys:
-        if os.path.lexists(path) and not _same_key(path, file):
+        if os.path.lexists(path) and (
+                pathlib.Path(path).read_text() != file.text):
             raise output.Failed('%s is there already, with another key; '
                                 'move it away, or name another folder '
                                 'with --keys' % path)
     for path, file in keys:
         files.write(os.path.dirname(path), [file])
     entry.write(args.sites_file, *prepared)
-
-
-def _same_key(path: str, file: files.File) -> bool:
-    with open(path) as source:
-        return source.read() == file.text
 
 
 def _of_cluster(args: argparse.Namespace) -> _Entry:
@@ -429,7 +426,14 @@ def _wanted(args: argparse.Namespace
         raise output.Failed('site %s has no cluster' % site.name)
     if args.guest not in (None, site.name):
         [guest] = sitesfile.sites(deployment, [args.guest])
-        site = _seen_by(deployment, site, guest)
+        # As the Glance of the other one sees it.
+        seen = {other.name: view
+                for other, view in deployment.guests_of(site)}
+        if guest.name not in seen:
+            raise output.Failed('the Glance of site %s has no store of %s, '
+                                'and needs no key there' % (guest.name,
+                                                            site.name))
+        site = seen[guest.name]
     cluster = site.ceph
     path = args.output or (cluster.key and cluster.key.file)
     if not path:
@@ -438,13 +442,3 @@ def _wanted(args: argparse.Namespace
                             % (cluster.user, site.name))
     return (cluster.user, [*cluster.extra_pools, site.pool], cluster.access,
             path, cluster.fsid)
-
-
-def _seen_by(deployment: model.Deployment, site: model.Site,
-             guest: model.Site) -> model.Site:
-    """Return a site as the Glance of another one sees it."""
-    for other, seen in deployment.guests_of(site):
-        if other.name == guest.name:
-            return seen
-    raise output.Failed('the Glance of site %s has no store of %s, and '
-                        'needs no key there' % (guest.name, site.name))

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What Glance's database has of all images: where they are, what goes on.
+"""Images, their places and transfers, as Glance's database has them.
 
 The database is asked itself, not the API: the API gives a page of images at a
 time, with all their locations, which takes minutes where a deployment has
@@ -80,12 +80,11 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """An import or copy that goes on.
+    """An active import or copy.
 
-    :ivar message: how far it is, as its task says
+    :ivar message: its progress, as its task says
     :ivar percent: the same as a number, or None; where stores are told one by
         one, of the one that is furthest behind
-    :ivar begun: when, as text
     :ivar heard: when its task was saved last, as text
     :ivar percents: the same by store, of those that are told one by one
     """
@@ -185,7 +184,7 @@ class DatabaseUnavailable(Exception):
 
 
 class Database:
-    """Asks the database of Glance, one question at a time, for so long.
+    """Asks the database of Glance one question at a time.
 
     The driver of a database may wait for ever for a server that hangs. Its
     thread is left behind then, and nothing more is asked while it waits.
@@ -197,8 +196,7 @@ class Database:
     def ask(self, question: Callable[[], _Answer], timeout: float) -> _Answer:
         """Return what a function returns that asks the database.
 
-        :param timeout: seconds to wait for it
-        :raises DatabaseUnavailable: if there is no answer
+        :raises DatabaseUnavailable: if there is no answer within the seconds
         """
         if self._answer is not None and not self._answer.done():
             raise DatabaseUnavailable('it has not answered the last question')
@@ -304,7 +302,7 @@ def _places(connection: sqlalchemy.engine.Connection
 
 
 def locations() -> dict[str, set[str]]:
-    """Return the locations of all usable images: sets of URIs, by store."""
+    """Return sets of the URIs of all usable images, by store."""
     result: dict[str, set[str]] = {}
     with _engine().connect() as connection:
         for metadata, uri in connection.execute(_located(
@@ -330,10 +328,7 @@ def _clear(uri: str) -> str:
 
 
 def images(wanted: Filter, limit: int) -> tuple[list[Image], int]:
-    """Return images and where they are.
-
-    :returns: in the order of names, and the number of all that are meant
-    """
+    """Return images in the order of names, and the number of all meant."""
     conditions = _conditions(wanted)
     with _engine().connect() as connection:
         rows = connection.execute(
@@ -416,7 +411,7 @@ def _properties_of(connection: sqlalchemy.engine.Connection,
 
 
 def transfers() -> list[Transfer]:
-    """Return the transfers that go on."""
+    """Return the active transfers."""
     with _engine().connect() as connection:
         return [_transfer(*row) for row in connection.execute(
             sql.select(_TASKS.c.id, _TASKS.c.image_id, _INFOS.c.message,
