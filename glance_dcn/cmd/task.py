@@ -15,8 +15,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import time
 import typing
 
@@ -29,7 +29,8 @@ from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
-_T = typing.TypeVar('_T')
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LIST = """\
 Shows the deferred tasks of this node's site: deletions that were accepted
@@ -157,10 +158,10 @@ def _retry(args: argparse.Namespace) -> int:
     store = process.get(queue.TaskQueue).store
     now, changed = time.time(), []
     for task in chosen:
-        if not _at_home(functools.partial(
-                store.replace, task, dataclasses.replace(
-                    task, retried_at=now, retry_attempts=0))):
-            changed.append(task)
+        with _at_home():
+            if not store.replace(task, dataclasses.replace(
+                    task, retried_at=now, retry_attempts=0)):
+                changed.append(task)
     retried = len(chosen) - len(changed)
     output.show(args, {'retried': retried,
                        'changed': list(map(_shown, changed))},
@@ -187,7 +188,9 @@ def _run(args: argparse.Namespace) -> int:
         output.show(args, {'plans': plans},
                     output.entries(_PLAN, plans, _NO_TASKS))
         return output.Exit.GOOD
-    if not _at_home(lambda: queued.run_once(_PATIENCE)):
+    with _at_home():
+        done = queued.run_once(_PATIENCE)
+    if not done:
         raise output.Failed('a process of Glance runs the tasks: use '
                             '"glance-dcn task retry" to have it try them at '
                             'once, or stop Glance', output.Exit.BUSY)
@@ -207,19 +210,18 @@ def _scan(args: argparse.Namespace) -> stores.Scan:
     if unknown:
         raise output.Failed('there is no dcn store %s; there are: %s' % (
             ', '.join(unknown), ', '.join(sorted(known))))
-    scan = _at_home(queued.store.scan)
+    with _at_home():
+        scan = queued.store.scan()
     scan.records = [record for record in scan.records
                     if not chosen or record.site in chosen]
     return scan
 
 
-def _at_home(work: typing.Callable[[], _T]) -> _T:
-    """Return what a function returns that reads or changes records.
-
-    :raises output.Failed: if home is away
-    """
+@contextlib.contextmanager
+def _at_home() -> Iterator[None]:
+    """Read or change records; raise output.Failed if home is away."""
     try:
-        return work()
+        yield
     except stores.AWAY as exc:
         home = process.get(queue.TaskQueue).home.name
         raise output.Failed(

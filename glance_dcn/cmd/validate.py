@@ -171,8 +171,6 @@ def _step(steps: list[dict[str, typing.Any]], what: str,
     error = None
     try:
         function()
-    except journey.FAILURES as exc:
-        error = str(exc)
     except KeyboardInterrupt:
         if shown:
             print('interrupted')
@@ -181,9 +179,9 @@ def _step(steps: list[dict[str, typing.Any]], what: str,
         # Glance, Keystone or what stands before them went away, say: what
         # was made is removed all the same, and it is told what stays.
         LOG.debug('To %s failed', what, exc_info=True)
-        error = '%s: %s' % (type(exc).__name__, exc)
-    if error is not None:
-        error = ' '.join(error.split())
+        kind = ('' if isinstance(exc, journey.FAILURES)
+                else '%s: ' % type(exc).__name__)
+        error = ' '.join((kind + str(exc)).split())
     seconds = time.monotonic() - began
     steps.append({'step': what, 'seconds': round(seconds, 3),
                   'error': error})
