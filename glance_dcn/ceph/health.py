@@ -93,6 +93,13 @@ _REMEDY = ('see that the site is up and can be reached, and that its cluster '
            'is healthy; it is used again by itself when it answers')
 
 
+def state_of(error: errors.ClusterError) -> State:
+    """Return the state of a site whose cluster cannot be used."""
+    if isinstance(error, errors.NotDeployed):
+        return NOT_DEPLOYED
+    return MISCONFIGURED if isinstance(error, errors.Misconfigured) else DOWN
+
+
 @dataclasses.dataclass(frozen=True)
 class Health:
     """Health of a site, as this process knows it.
@@ -189,12 +196,7 @@ class CircuitBreaker:
 
     def _set_failed(self, error: errors.ClusterError) -> bool:
         """Set the health, and return whether the state is another."""
-        if isinstance(error, errors.NotDeployed):
-            state = NOT_DEPLOYED
-        elif isinstance(error, errors.Misconfigured):
-            state = MISCONFIGURED
-        else:
-            state = DOWN
+        state = state_of(error)
         with self._lock:
             before = self._health
             # Kept while it lasts: the first failure tells most.

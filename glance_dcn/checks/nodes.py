@@ -121,8 +121,8 @@ def stores(node: subjects.Node) -> str:
                                               default)
 
 
-def site_folder(path: str, tell: bool = True) -> site_files.Folder:
-    """Return the folder of site files.
+def site_folder(path: str) -> site_files.Folder:
+    """Return the folder of site files, which logs nothing.
 
     It takes no file with a value that an option cannot have.
     """
@@ -135,7 +135,7 @@ def site_folder(path: str, tell: bool = True) -> site_files.Folder:
                 known[name].type(values[name])
             except (ValueError, TypeError) as exc:
                 raise site_files.Mistake('%s: %s' % (name, exc)) from exc
-    return site_files.Folder(path, check, tell)
+    return site_files.Folder(path, check, tell=False)
 
 
 def _sites_of_files(conf: cfg.ConfigOpts) -> set[str]:
@@ -143,7 +143,7 @@ def _sites_of_files(conf: cfg.ConfigOpts) -> set[str]:
     path = conf.glance_dcn.sites_dir
     if not path:
         return set()
-    folder_of = site_folder(path, tell=False)
+    folder_of = site_folder(path)
     found = folder_of.read(settled=False)
     if found is None:
         raise Found('folder', path=path, error=folder_of.mistake)

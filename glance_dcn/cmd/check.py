@@ -25,11 +25,7 @@ from glance_dcn.checks import runner
 from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.deploy import sitesfile
 from glance_dcn.tasks import setup as task_setup
-
-#: Exit status: all is well, or something is not.
-GOOD, BAD, WRONG = 0, 1, 2
 
 _DESCRIPTION = """\
 Looks at this node's Glance and, from here, at every site, all at the same
@@ -66,7 +62,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'check', 'see whether this node and all sites are in '
-        'order', _DESCRIPTION, _EPILOG)
+        'order', _DESCRIPTION, _EPILOG, run=run, set_up=_set_up)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
@@ -92,51 +88,43 @@ def register(subparsers: output.Subparsers) -> None:
                         type=node.url, metavar='URL',
                         help='see that a Glance answers there; may be given '
                              'several times')
-    parser.add_argument('--explain', nargs='?', const='', metavar='CHECK',
+    parser.add_argument('--explain', nargs='?', const=[*registry.CHECKS],
+                        type=_names, metavar='CHECK',
                         help='say what is checked and what may be found, and '
                              'check nothing')
-    parser.set_defaults(run=run, set_up=_set_up)
 
 
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(',') if name.strip()]
-    _refuse_unknown(names)
-    return names
-
-
-def _refuse_unknown(names: list[str]) -> None:
     unknown = [name for name in names if name not in registry.CHECKS]
     if unknown:
         raise argparse.ArgumentTypeError(
             'there is no check %s; there are %s' % (
                 ', '.join(unknown), ', '.join(registry.CHECKS)))
+    return names
 
 
 def _set_up(args: argparse.Namespace) -> None:
     if args.explain is None:
-        args.conf = node.read_all(args)
+        node.set_up(args)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the checks and return the exit status."""
     if args.explain is not None:
-        return _explain(args.explain)
-    try:
-        things = _subjects(args)
-    except (ValueError, access.NoSuchUser, sitesfile.Mistake) as exc:
-        output.complain(exc)
-        return WRONG
-    findings = runner.run(things, args.timeout, args.only)
+        print('\n'.join(guide.plain(registry.CHECKS[name])
+                        for name in args.explain))
+        return output.Exit.GOOD
+    findings = runner.run(_subjects(args), args.timeout, args.only)
     shown = [finding for finding in findings
              if finding.level in (registry.WARN, registry.FAIL)
              or not args.problems and finding.level == registry.OK]
-    if args.format == 'json':
-        print(output.text({'checks': findings if not args.problems
-                           else shown}))
-    else:
-        _print(shown, findings)
+    output.show(args, {'checks': shown if args.problems else findings},
+                _text(shown, findings))
     bad = (registry.FAIL, registry.WARN) if args.strict else (registry.FAIL,)
-    return BAD if any(finding.level in bad for finding in findings) else GOOD
+    return (output.Exit.BAD if any(finding.level in bad
+                                   for finding in findings)
+            else output.Exit.GOOD)
 
 
 def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
@@ -154,13 +142,13 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     for site in sites:
         site.located = located
     paths = [target.conf_file for target in targets if target.conf_file]
-    things: list[subjects.Subject] = [*sites]
+    things: list[subjects.Subject] = []
     if not args.site:
-        this = subjects.Node(args.conf, allowed,
-                             int(args.staging_room * (1 << 30)))
         paths.append(args.conf[nodes.STAGING].filesystem_store_datadir)
-        things.insert(0, this)
-    things += [subjects.Glance(name, url) for name, url in _glances(args)]
+        things.append(subjects.Node(args.conf, allowed,
+                                    int(args.staging_room * (1 << 30))))
+    things += [*sites, *(subjects.Glance(name, url)
+                         for name, url in _glances(args))]
     _refuse_idle(things, args.only)
     # In one go, before there are threads.
     allowed.ask(paths + [path for site in sites for path in _keyrings(site)])
@@ -170,26 +158,24 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
 def _refuse_idle(things: list[subjects.Subject], names: list[str]) -> None:
     """Refuse checks that would not be carried out, and not be missed.
 
-    :raises ValueError: if there are any
+    :raises output.Failed: if there are any
     """
     idle: dict[str, list[str]] = {}
     for check in runner.idle(things, names):
         idle.setdefault(_IDLE[check.scope], []).append(check.name)
     if idle:
-        raise ValueError('nothing to look at for ' + '; nor for '.join(
+        raise output.Failed('nothing to look at for ' + '; nor for '.join(
             '%s: %s' % (', '.join(dict.fromkeys(found)), why)
             for why, found in idle.items()))
 
 
 def _glances(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Return names and URLs of the Glances that shall answer."""
-    found = [('glance', url) for url in args.glance]
     said = node.deployment(args)
-    if said:
-        found += [(site.name, url) for site in said.sites
-                  if not args.site or site.store in args.site
-                  for url in site.workers]
-    return found
+    return [*(('glance', url) for url in args.glance),
+            *((site.name, url) for site in (said.sites if said else ())
+              if not args.site or site.store in args.site
+              for url in site.workers)]
 
 
 def _keyrings(site: subjects.Site) -> list[str]:
@@ -199,28 +185,17 @@ def _keyrings(site: subjects.Site) -> list[str]:
         return []
 
 
-def _print(shown: list[registry.Finding],
-           findings: list[registry.Finding]) -> None:
-    """Print one line for each check, with the remedy where there is one."""
-    if shown:
-        rows = [(finding.site, finding.check, finding.level,
-                 ' '.join(finding.text.split())
-                 + ('; %s' % finding.remedy if finding.remedy else ''))
-                for finding in shown]
-        print(output.table(('site', 'check', 'is', 'what'), rows))
+def _text(shown: list[registry.Finding],
+          findings: list[registry.Finding]) -> str:
+    """Return one line for each check, with its remedy, and their numbers."""
+    rows = [(finding.site, finding.check, finding.level,
+             ' '.join(finding.text.split())
+             + ('; %s' % finding.remedy if finding.remedy else ''))
+            for finding in shown]
+    table = output.table(('site', 'check', 'is', 'what'), rows) + '\n'
     numbers = {level.value: sum(finding.level is level for finding in findings)
                for level in (registry.OK, registry.WARN, registry.FAIL,
                              registry.SKIP)}
-    print('%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
-          'possible because of those' % numbers)
-
-
-def _explain(name: str) -> int:
-    names = [name] if name else list(registry.CHECKS)
-    try:
-        _refuse_unknown(names)
-    except argparse.ArgumentTypeError as exc:
-        output.complain(exc)
-        return WRONG
-    print('\n'.join(guide.plain(registry.CHECKS[name]) for name in names))
-    return GOOD
+    return (table if rows else '') + (
+        '%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
+        'possible because of those' % numbers)

@@ -99,10 +99,9 @@ _DEPLOYERS = ('glance-api.conf', 'glance-image-import.conf')
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
-    parser = subparsers.add_parser(
-        'config', help='make the configuration of sites out of a sites file')
-    commands = parser.add_subparsers(dest='config_command', required=True,
-                                     metavar='COMMAND')
+    commands = output.add_group(
+        subparsers, 'config',
+        'make the configuration of sites out of a sites file')
     _register_render(commands)
     _register_diff(commands)
 
@@ -126,7 +125,6 @@ def _register_render(commands: output.Subparsers) -> None:
                              'without it, their owner alone (0600)')
     parser.add_argument('--dry-run', action='store_true',
                         help='write nothing, and show what would be written')
-    output.add_format(parser)
 
 
 def _register_diff(commands: output.Subparsers) -> None:
@@ -146,7 +144,6 @@ def _register_diff(commands: output.Subparsers) -> None:
                         help='which worker of a site with several')
     parser.add_argument('--group', metavar='GROUP',
                         help='group that may read secrets')
-    output.add_format(parser)
 
 
 def _add_kind(parser: argparse.ArgumentParser,
@@ -158,7 +155,7 @@ def _add_kind(parser: argparse.ArgumentParser,
 
 
 def _render(args: argparse.Namespace) -> int:
-    deployment = sitesfile.read(args)
+    deployment = load.load(args.sites_file)
     sites = sitesfile.sites(deployment, args.site)
     # All of it is there, and right, before anything is written.
     found = render.render(deployment, sites, args.kind)
@@ -171,7 +168,7 @@ def _render(args: argparse.Namespace) -> int:
     rows = [(rendering.site, rendering.node, file.path,
              '%04o' % done.mode, done.state)
             for (rendering, file), done in zip(placed, written)]
-    _print(args, 'files', ('site', 'node', 'file', 'mode', 'state'), rows,
+    _print(args, rows,
            [note for _prefix, rendering in found for note in rendering.notes]
            + ['%s has what others have written: it keeps its owner and its '
               'group, and gets mode %04o; give Glance the right to read it, '
@@ -180,7 +177,7 @@ def _render(args: argparse.Namespace) -> int:
               for done in written if done.withheld]
            + _contradictions(args.output, placed)
            + ['nothing was written (--dry-run)'] * args.dry_run)
-    return sitesfile.DONE
+    return output.Exit.GOOD
 
 
 def _contradictions(folder: str,
@@ -204,68 +201,59 @@ def _worker(found: list[tuple[str, files.Rendering]], name: str,
             sites: list[model.Site]) -> files.Rendering:
     """Return the rendering of one worker."""
     if len(sites) > 1:
-        raise sitesfile.Wrong('--worker needs one --site')
+        raise output.Failed('--worker needs one --site')
     known = {rendering.node: rendering for _prefix, rendering in found}
     if name not in known:
-        raise sitesfile.Wrong('site %s has no worker %r; it has: %s' % (
+        raise output.Failed('site %s has no worker %r; it has: %s' % (
             sites[0].name, name, ', '.join(filter(None, known)) or
             'one only, which needs no --worker'))
     return known[name]
 
 
-def _print(args: argparse.Namespace, what: str, heads: tuple[str, ...],
-           rows: Sequence[Sequence[object]], notes: list[str]) -> None:
-    if args.format == 'json':
-        print(output.text({what: [dict(zip(heads, row)) for row in rows],
-                           'notes': list(dict.fromkeys(notes))}))
-        return
-    if rows:
-        print(output.table(heads, rows))
-    for note in dict.fromkeys(notes):
-        print('Note: %s.' % note)
+def _print(args: argparse.Namespace, rows: Sequence[Sequence[object]],
+           notes: list[str]) -> None:
+    heads, notes = ('site', 'node', 'file', 'mode', 'state'), [
+        *dict.fromkeys(notes)]
+    output.show(args, {'files': [dict(zip(heads, row)) for row in rows],
+                       'notes': notes}, '\n'.join([
+                           output.table(heads, rows),
+                           *('Note: %s.' % note for note in notes)]))
 
 
 def _diff(args: argparse.Namespace) -> int:
     if (args.running is None) == (args.before is None):
-        raise sitesfile.Wrong('give either RUNNING_DIR or --from OLD')
-    deployment = sitesfile.read(args)
+        raise output.Failed('give either RUNNING_DIR or --from OLD')
+    deployment = load.load(args.sites_file)
     changes = (_with_running(args, deployment) if args.before is None
                else _with_older(args, deployment))
-    if args.format == 'json':
-        print(output.text({'changes': [
-            dict(site=site, node=node, file=change.path, what=change.what,
-                 details=change.details)
-            for site, node, change in changes]}))
-    else:
-        _print_changes(changes)
-    return sitesfile.DIFFERENT if changes else sitesfile.DONE
-
-
-def _print_changes(changes: list[_Change]) -> None:
-    if not changes:
-        print('Nothing differs.')
+    lines = []
     for site, node, change in changes:
-        print('%s  %s  %s' % ('/'.join(filter(None, (site, node))) or '-',
-                              change.what, change.path))
-        for line in change.details:
-            print('    %s' % line)
+        lines.append('%s  %s  %s' % (
+            '/'.join(filter(None, (site, node))) or '-', change.what,
+            change.path))
+        lines += ['    %s' % line for line in change.details]
+    output.show(args, {'changes': [
+        dict(site=site, node=node, file=change.path, what=change.what,
+             details=change.details) for site, node, change in changes]},
+        '\n'.join(lines) or 'Nothing differs.')
+    return output.Exit.BAD if changes else output.Exit.GOOD
 
 
 def _with_running(args: argparse.Namespace,
                   deployment: model.Deployment) -> list[_Change]:
     if len(args.site) != 1:
-        raise sitesfile.Wrong('say with one --site which site the node in '
-                              '%s is of' % args.running)
+        raise output.Failed('say with one --site which site the node in '
+                            '%s is of' % args.running)
     if args.kind != 'plain':
-        raise sitesfile.Wrong('a running node is compared --as plain')
+        raise output.Failed('a running node is compared --as plain')
     sites = sitesfile.sites(deployment, args.site)
     found = render.render(deployment, sites, args.kind)
     if args.worker:
         rendering = _worker(found, args.worker, sites)
     elif len(found) > 1:
-        raise sitesfile.Wrong('say with --worker which one of %s the node is'
-                              % ', '.join(rendering.node for _prefix,
-                                          rendering in found))
+        raise output.Failed('say with --worker which one of %s the node is'
+                            % ', '.join(rendering.node for _prefix,
+                                        rendering in found))
     else:
         rendering = found[0][1]
     group = files.gid(args.group) if args.group else None
@@ -277,7 +265,7 @@ def _with_running(args: argparse.Namespace,
 def _with_older(args: argparse.Namespace,
                 deployment: model.Deployment) -> list[_Change]:
     if args.worker:
-        raise sitesfile.Wrong('--worker does not go with --from')
+        raise output.Failed('--worker does not go with --from')
     before = load.load(args.before)
     known = [*dict.fromkeys(site.name for site in (*deployment.sites,
                                                    *before.sites))]
@@ -297,12 +285,7 @@ def _by_node(deployment: model.Deployment, names: list[str],
     """Return the rendered files of each node of each site."""
     sites = [site for site in deployment.sites
              if not names or site.name in names]
-    if kind == 'operator':
-        groups = [[site] for site in sites]
-        found = [rendering for group in groups for _prefix, rendering
-                 in render.render(deployment, group, kind)]
-    else:
-        found = [rendering for _prefix, rendering
-                 in render.render(deployment, sites, kind)]
+    groups = [[site] for site in sites] if kind == 'operator' else [sites]
     return {(rendering.site, rendering.node): rendering.files
-            for rendering in found}
+            for group in groups
+            for _prefix, rendering in render.render(deployment, group, kind)}

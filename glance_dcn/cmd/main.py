@@ -29,6 +29,8 @@ import warnings
 
 from oslo_config import cfg
 
+from glance_dcn.ceph import errors
+from glance_dcn.checks import access
 from glance_dcn.cmd import check
 from glance_dcn.cmd import config
 from glance_dcn.cmd import metrics
@@ -38,14 +40,15 @@ from glance_dcn.cmd import site
 from glance_dcn.cmd import status
 from glance_dcn.cmd import task
 from glance_dcn.cmd import validate
-from glance_dcn.cmd import worker as worker_command
+from glance_dcn.cmd import worker
+from glance_dcn.deploy import files
+from glance_dcn.deploy import sitesfile
 from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 
-#: Exit status of wrong arguments or a configuration that cannot be used.
 _DESCRIPTION = """\
 Shows how the sites of Glance are, makes their configuration out of one sites
-file, and sees to what workers have left.
+file, and cleans up after workers that died.
 """
 _EPILOG = """\
 examples:
@@ -59,22 +62,18 @@ or as the user that it runs as. config, site import and site key need a sites
 file in place of that.
 """
 
-FAILED = 2
-#: Exit status after Ctrl-C.
-INTERRUPTED = 130
-#: Exit status if the reader of the output has gone, that of SIGPIPE.
-CLOSED = 141
-
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
-_COMMANDS = (check, config, metrics, site, status, task, validate,
-             worker_command)
+_COMMANDS = (check, config, metrics, site, status, task, validate, worker)
+# What says why a command cannot do its work.
+_REASONS = (access.NoSuchUser, errors.ClusterError, files.Error,
+            output.Failed, sitesfile.Mistake)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status.
 
-    :param argv: list of arguments; None: those of the process
+    :param argv: None: the arguments of the process, which ends here
     """
     args = _parser().parse_args(argv)
     logging.basicConfig(
@@ -93,29 +92,31 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         output.complain('the configuration of Glance cannot be used: %s' % exc)
-        return FAILED
-    try:
-        result: int = args.run(args)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        result = INTERRUPTED
-    except BrokenPipeError:
-        # "head", say, has read enough; nothing is to be flushed to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        result = CLOSED
+        return output.Exit.WRONG
+    result = run(args)
     if argv is None:
-        _leave(result)
+        # Threads that wait for a site that hangs would be waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(result)
     return result
 
 
-def _leave(status: int) -> None:
-    """End the process, whatever its threads are doing.
-
-    Those that wait for a site that hangs would be waited for.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+def run(args: argparse.Namespace) -> int:
+    """Do the work of a subcommand and return the exit status."""
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+    except _REASONS as exc:
+        output.complain(exc)
+        return getattr(exc, 'status', output.Exit.WRONG)
+    except KeyboardInterrupt:
+        return output.Exit.INTERRUPTED
+    except BrokenPipeError:
+        # "head", say, has read enough; nothing is to be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return output.Exit.CLOSED
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

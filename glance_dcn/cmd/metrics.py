@@ -25,8 +25,6 @@ from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
-from glance_dcn.status import snapshot
-from glance_dcn.tasks import setup as task_setup
 
 if typing.TYPE_CHECKING:
     import types
@@ -34,11 +32,6 @@ if typing.TYPE_CHECKING:
     from glance_dcn.status import metrics
 
 LOG = logging.getLogger(__name__)
-
-#: Exit status.
-GOOD, WRONG, UNWRITTEN = 0, 2, 3
-
-_UNREADABLE = 'the database of Glance cannot be read: %s'
 
 _DESCRIPTION = """\
 Gives the figures of "glance-dcn status" in Prometheus's text format: once, to
@@ -63,7 +56,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'metrics', 'give the figures of status to Prometheus',
-        _DESCRIPTION, _EPILOG)
+        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
     node.add_sites(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--output', metavar='FILE', type=_file,
@@ -76,7 +69,6 @@ def register(subparsers: output.Subparsers) -> None:
                         metavar='SECONDS', help='with --listen: time from '
                         'one look at everything to the next (60)')
     node.add_timeout(parser)
-    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def _file(text: str) -> str:
@@ -98,40 +90,26 @@ def run(args: argparse.Namespace) -> int:
     """Give the figures and return the exit status."""
     try:
         from glance_dcn.status import metrics
-    except ImportError:
-        output.complain('metrics need the Python package prometheus_client')
-        return WRONG
+    except ImportError as exc:
+        raise output.Failed('metrics need the Python package '
+                            'prometheus_client') from exc
+    # Wrong once is wrong for ever.
+    targets = node.some_targets_of(args)
     try:
-        # Wrong once is wrong for ever.
-        node.some_targets_of(args)
         if args.listen:
-            return _serve(args, metrics)
-        found = _take(args)
-        if args.output:
-            metrics.write(found, args.output)
+            _serve(args, metrics)
+        elif args.output:
+            metrics.write(node.take_snapshot(args, targets), args.output)
             os.chmod(args.output, 0o644)
-        else:
-            print(metrics.text(found).decode(), end='')
-    except inventory.DatabaseUnavailable as exc:
-        output.complain(node.why_no_database(exc))
-        return WRONG
-    except (ValueError, sitesfile.Mistake) as exc:
-        output.complain(exc)
-        return WRONG
     except OSError as exc:
-        output.complain(exc)
-        return UNWRITTEN
-    return GOOD
+        raise output.Failed(exc, output.Exit.UNABLE) from exc
+    if not args.listen and not args.output:
+        found = node.take_snapshot(args, targets)
+        print(metrics.text(found).decode(), end='')
+    return output.Exit.GOOD
 
 
-def _take(args: argparse.Namespace,
-          database: inventory.Database | None = None) -> snapshot.Snapshot:
-    return snapshot.take(
-        node.some_targets_of(args), args.timeout,
-        deployment=task_setup.deployment_id(args.conf), database=database)
-
-
-def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
+def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> None:
     """Look at everything now and then, and serve what was found last.
 
     :raises OSError: if the address cannot be listened at
@@ -150,7 +128,6 @@ def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:
             stop.wait(max(1, args.interval - (time.monotonic() - began)))
     except KeyboardInterrupt:
         pass
-    return GOOD
 
 
 def _update(latest: metrics.Latest, args: argparse.Namespace,
@@ -162,11 +139,10 @@ def _update(latest: metrics.Latest, args: argparse.Namespace,
     found before is not shown any longer than true.
     """
     try:
-        latest.update(_take(args, database))
-    except inventory.DatabaseUnavailable as exc:
-        reason = node.why_no_database(exc)
-    except (ValueError, sitesfile.Mistake) as exc:
-        reason = 'the sites cannot be read: %s' % exc
+        latest.update(node.take_snapshot(args, node.some_targets_of(args),
+                                         database=database))
+    except (output.Failed, sitesfile.Mistake) as exc:
+        reason = str(exc)
     except Exception as exc:
         LOG.debug('There are no figures', exc_info=True)
         reason = 'there are no figures (%s); see where with --debug' % (

@@ -33,10 +33,11 @@ from glance_dcn import opts
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import worker_url
 from glance_dcn.status import cluster
+from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
+from glance_dcn.tasks import setup as task_setup
 
 if typing.TYPE_CHECKING:
-    from glance_dcn.status import inventory
     from glance_dcn.tasks import queue
 
 # Glance's own, in the folder that OS_GLANCE_CONFIG_DIR names.
@@ -46,6 +47,9 @@ _FILES = ('glance-image-import.conf', 'glance-api.conf')
 RESERVED = {'os_glance_staging_store': 'file',
             'os_glance_tasks_store': 'file'}
 _TYPES = ('dcn', 'rbd')
+# What is to be known of a store.
+_OPTIONS = ('rbd_store_pool', 'rbd_store_ceph_conf', 'rbd_store_user',
+            'rados_connect_timeout', 'dcn_access')
 _GROUP = 'glance_dcn'
 # What a store that says nothing has.
 _POOL = 'images'
@@ -166,24 +170,18 @@ def targets(conf: cfg.ConfigOpts, tell: bool = True) -> list[cluster.Target]:
     files = (_site_files(conf.glance_dcn.sites_dir, tell)
              if conf.glance_dcn.sites_dir else {})
     home = homes.choose(conf, files)
-    found = [
-        _target(name, default, home, conf[name].rbd_store_pool,
-                conf[name].rbd_store_ceph_conf, conf[name].rbd_store_user,
-                conf[name].rados_connect_timeout,
-                getattr(conf[name], 'dcn_access', None))
-        for name, kind in (conf.enabled_backends or {}).items()
-        if kind in _TYPES]
-    if files:
-        found += [
-            _target(name, default, home, said.get('rbd_store_pool', _POOL),
-                    said.get('rbd_store_ceph_conf', ''),
-                    said.get('rbd_store_user'),
-                    int(said.get('rados_connect_timeout', -1)),
-                    said.get('dcn_access'))
-            for name, said in files.items()
-            if name not in (conf.enabled_backends or {})]
-    found = [dataclasses.replace(target, order=number)
-             for number, target in enumerate(found)]
+    enabled = conf.enabled_backends or {}
+    settings: dict[str, dict[str, typing.Any]] = {
+        name: {option: getattr(conf[name], option, None)
+               for option in _OPTIONS}
+        for name, kind in enabled.items() if kind in _TYPES}
+    settings.update((name, said) for name, said in files.items()
+                    if name not in enabled)
+    found = [dataclasses.replace(_target(
+        name, default, home, said.get('rbd_store_pool', _POOL),
+        said.get('rbd_store_ceph_conf'), said.get('rbd_store_user'),
+        int(said.get('rados_connect_timeout', -1)), said.get('dcn_access')),
+        order=order) for order, (name, said) in enumerate(settings.items())]
     return sorted(found, key=lambda target: not target.default)
 
 
@@ -204,48 +202,51 @@ def targets_of(args: argparse.Namespace,
     said = deployment(args)
     if said is None:
         return targets(args.conf, tell)
+    central = said.central.store
     # As the central Glance reaches them.
-    return [_said_target(said, site)
-            for site in said.stores_of(said.central)]
+    return [dataclasses.replace(
+        _target(site.store, central, central, site.pool,
+                stores.conf_path(said.paths.ceph, site.ceph), site.ceph.user,
+                site.limits.connect_timeout or -1, site.ceph.access.value),
+        fsid=site.ceph.fsid) for site in said.stores_of(said.central)]
 
 
 def some_targets_of(args: argparse.Namespace) -> list[cluster.Target]:
     """Return where the sites are, of which there must be one.
 
-    :raises ValueError: if there is none; see :func:`targets_of`
+    :raises output.Failed: if there is none; see :func:`targets_of`
     """
     found = targets_of(args)
     if not found:
-        raise ValueError('no store of enabled_backends is of type dcn or rbd; '
-                         'there are: %s'
-                         % _listed(args.conf.enabled_backends))
+        raise output.Failed('no store of enabled_backends is of type dcn or '
+                            'rbd; there are: %s'
+                            % _listed(args.conf.enabled_backends))
     return found
 
 
 def refuse_without_stores(known: queue.TaskQueue) -> None:
     """Refuse a configuration that has no store of type dcn.
 
-    :param known: what the stores were added to
-    :raises ValueError: if there is none; it tells which stores there are
+    :raises output.Failed: if there is none; it tells which there are
     """
     if not known.sites:
-        raise ValueError('no store is of type dcn; there are: %s; run this '
-                         'where Glance has one, or correct enabled_backends '
-                         'in [DEFAULT]' % _listed(_enabled()))
+        raise output.Failed('no store is of type dcn; there are: %s; run this '
+                            'where Glance has one, or correct '
+                            'enabled_backends in [DEFAULT]'
+                            % _listed(_enabled()))
 
 
 def refuse_without_home(known: queue.TaskQueue) -> None:
     """Refuse a configuration in which no store keeps the records.
 
-    :param known: what the stores were added to
-    :raises ValueError: if there is none
+    :raises output.Failed: if there is none
     """
     refuse_without_stores(known)
     if known.home.site is None:
-        raise ValueError('no store keeps the records: set default_backend in '
-                         '[glance_store], or home_store in [glance_dcn], to '
-                         'one of type dcn, of which there are: %s'
-                         % ', '.join(sorted(known.sites)))
+        raise output.Failed('no store keeps the records: set default_backend '
+                            'in [glance_store], or home_store in '
+                            '[glance_dcn], to one of type dcn, of which '
+                            'there are: %s' % ', '.join(sorted(known.sites)))
 
 
 def _enabled() -> dict[str, str]:
@@ -259,25 +260,12 @@ def _listed(stores: dict[str, str] | None) -> str:
 
 
 def url(text: str) -> str:
-    """Return the URL of a Glance that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is not one of http or https
-    """
+    """Return the URL of an argument, of http or https."""
     if worker_url.fault(text.rstrip('/')):
         raise argparse.ArgumentTypeError(
             '%r is no URL; write it as http://HOST:PORT or https://HOST:PORT'
             % text)
     return text
-
-
-def _said_target(said: model.Deployment, site: model.Site) -> cluster.Target:
-    """Return what a sites file says of a site."""
-    central = said.central.store
-    target = _target(site.store, central, central, site.pool,
-                     stores.conf_path(said.paths.ceph, site.ceph),
-                     site.ceph.user, site.limits.connect_timeout or -1,
-                     site.ceph.access.value)
-    return dataclasses.replace(target, fsid=site.ceph.fsid)
 
 
 def add_sites(parser: argparse.ArgumentParser) -> None:
@@ -297,22 +285,44 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
              'database that answers, to count many images)' % snapshot.ANSWER)
 
 
-def why_no_database(exc: inventory.DatabaseUnavailable) -> str:
-    """Return that the database cannot be read, why, and what to do."""
-    return ('the database of Glance cannot be read: %s; see connection in '
+def take_snapshot(args: argparse.Namespace, targets: list[cluster.Target],
+                  wanted: inventory.Filter | None = None, limit: int = 0,
+                  database: inventory.Database | None = None
+                  ) -> snapshot.Snapshot:
+    """Return a snapshot of the deployment of this node's Glance.
+
+    :raises output.Failed: if the database cannot be read
+    """
+    try:
+        return snapshot.take(targets, args.timeout, wanted, limit,
+                             task_setup.deployment_id(args.conf), database)
+    except inventory.DatabaseUnavailable as exc:
+        raise output.Failed(
+            'the database of Glance cannot be read: %s; see connection in '
             '[database], and that the database is up, or allow more time '
-            'with --timeout' % exc)
+            'with --timeout' % exc) from exc
 
 
 def _site_files(path: str, tell: bool) -> dict[str, dict[str, str]]:
-    contents = nodes.site_folder(path, tell).read(settled=False)
-    return contents.sites if contents else {}
+    folder = nodes.site_folder(path)
+    contents = folder.read(settled=False)
+    if contents is None:
+        if tell:
+            output.complain('the folder of site files %s cannot be used, and '
+                            'its sites are left out: %s; correct sites_dir '
+                            'in [glance_dcn], or the folder'
+                            % (path, folder.mistake))
+        return {}
+    for name, mistake in contents.mistakes.items() if tell else ():
+        output.complain('site file %s is not taken: %s'
+                        % (os.path.join(path, name + '.conf'), mistake))
+    return contents.sites
 
 
 def _target(name: str, default: str, home: str | None, pool: str,
             conf_file: str | None, user: str | None, timeout: int,
             access: str | None) -> cluster.Target:
-    # Whoever asks does not wait for longer than that, whatever Glance does.
+    # A command does not wait for longer than that, whatever Glance does.
     longest = clients.CONNECT_TIMEOUT
     return cluster.Target(
         name, pool, conf_file or '', user,
@@ -325,14 +335,13 @@ def _target(name: str, default: str, home: str | None, pool: str,
 
 def choose(found: list[cluster.Target],
            names: list[str] | None) -> list[cluster.Target]:
-    """Return the targets of some sites.
+    """Return the targets of the sites of some names, of all without names.
 
-    :param names: those that are wanted; none: all
-    :raises ValueError: if there is none of a name
+    :raises output.Failed: if there is none of a name
     """
     unknown = set(names or ()) - {target.name for target in found}
     if unknown:
-        raise ValueError('there is no site %s; there are %s' % (
+        raise output.Failed('there is no site %s; there are %s' % (
             ', '.join(sorted(unknown)),
             ', '.join(target.name for target in found) or 'none'))
     return [target for target in found if not names or target.name in names]

@@ -10,12 +10,13 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Tables and JSON, as the commands print them."""
+"""What all commands share: arguments, exit statuses, tables and JSON."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import enum
 import json
 import math
 import sys
@@ -36,12 +37,51 @@ _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 _LONGEST = 86400
 
 
+class Exit(enum.IntEnum):
+    """Exit statuses; the help of each command says what they mean there."""
+
+    GOOD = 0
+    #: Something differs, is left, or is not as it should be.
+    BAD = 1
+    #: Wrong arguments, or a configuration that cannot be used.
+    WRONG = 2
+    #: Something cannot be read, written or removed.
+    UNABLE = 3
+    #: Another process runs the tasks.
+    BUSY = 4
+    INTERRUPTED = 130
+    #: The reader of the output has gone; that of SIGPIPE.
+    CLOSED = 141
+
+
+class Failed(Exception):
+    """A command cannot do its work; its text says why."""
+
+    def __init__(self, reason: object, status: Exit = Exit.WRONG) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def add_group(commands: Subparsers, name: str, summary: str) -> Subparsers:
+    """Add a command that has subcommands, and return where to add these."""
+    parser = commands.add_parser(name, help=summary)
+    return parser.add_subparsers(dest='subcommand', required=True,
+                                 metavar='COMMAND')
+
+
 def add_command(commands: Subparsers, name: str, summary: str,
-                description: str, epilog: str) -> argparse.ArgumentParser:
-    """Add a subcommand, whose texts are shown as they are written."""
-    return commands.add_parser(
+                description: str, epilog: str, **defaults: typing.Any
+                ) -> argparse.ArgumentParser:
+    """Add a subcommand, whose texts are shown as they are written.
+
+    :param defaults: ``run(args)``, which returns an exit status, and
+        ``set_up(args)`` if glance_store need not configure the stores
+    """
+    parser = commands.add_parser(
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def complain(reason: object) -> None:
@@ -55,11 +95,13 @@ def add_format(parser: argparse.ArgumentParser) -> None:
                         default='table', help='form of the output (table)')
 
 
-def seconds(text: str) -> float:
-    """Return a number of seconds that an argument says.
+def show(args: argparse.Namespace, thing: typing.Any, readable: str) -> None:
+    """Print a thing as JSON, or as text for people, as ``--format`` says."""
+    print(text(thing) if args.format == 'json' else readable)
 
-    :raises argparse.ArgumentTypeError: if it is not above 0, or beyond reason
-    """
+
+def seconds(text: str) -> float:
+    """Return the seconds of an argument, above 0 and within reason."""
     try:
         number = float(text)
     except ValueError:
@@ -74,12 +116,7 @@ def seconds(text: str) -> float:
 
 def between(least: float, most: float, unit: str,
             kind: Callable[[str], float] = float) -> Callable[[str], float]:
-    """Return a function that returns the number that an argument says.
-
-    It raises argparse.ArgumentTypeError if it is none, or out of bounds.
-
-    :param unit: of which it is a number, as text
-    """
+    """Return a function that converts an argument to a number in bounds."""
     def convert(text: str) -> float:
         try:
             number = kind(text)
@@ -95,20 +132,14 @@ def between(least: float, most: float, unit: str,
 
 
 def count(text: str) -> int:
-    """Return a number of things that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is below 1
-    """
+    """Return the number of an argument, at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError('%r is no number above 0' % text)
     return int(text)
 
 
 def image(text: str) -> str:
-    """Return the ID of an image that an argument says.
-
-    :raises argparse.ArgumentTypeError: if it is none
-    """
+    """Return the image ID of an argument."""
     if not uuidutils.is_uuid_like(text):
         raise argparse.ArgumentTypeError(
             '%r is not the ID of an image, which is a UUID' % text)
@@ -130,6 +161,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for line in lines)
 
 
+def entries(columns: Sequence[str], found: Sequence[dict[str, typing.Any]],
+            none: str) -> str:
+    """Return a table of dicts as text, or what to say without any."""
+    return table(columns, [[entry[name] for name in columns]
+                           for entry in found]) if found else none
+
+
 def _printable(text: str) -> str:
     """Return text that does nothing to a terminal: users name images."""
     if text.isprintable():
@@ -140,9 +178,8 @@ def _printable(text: str) -> str:
 
 
 def text(thing: typing.Any, compact: bool = False) -> str:
-    """Return something as JSON text.
+    """Return a thing of dicts, lists, sets and dataclasses as JSON text.
 
-    :param thing: of dicts, lists, sets and dataclasses
     :param compact: on one line, which is made much faster
     """
     return json.dumps(thing, indent=None if compact else 1, default=_plain)

@@ -10,29 +10,34 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""``glance-dcn site``: the clusters of the stores, and accepting another.
-
-Those that work on a sites file are in :mod:`glance_dcn.cmd.cluster`.
-"""
+"""``glance-dcn site``: the clusters of the stores, and of a sites file."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import pathlib
 import typing
 
 import glance_store
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
-from glance_dcn.cmd import cluster
+from glance_dcn.ceph import users
 from glance_dcn.cmd import output
+from glance_dcn.cmd import sitesfile
+from glance_dcn.deploy import cephconf
+from glance_dcn.deploy import entry
+from glance_dcn.deploy import export
+from glance_dcn.deploy import files
+from glance_dcn.deploy import load
+from glance_dcn.deploy import model
+from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile as mistakes
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Callable
 
 _SHOW = """\
 Connects to the cluster of a store of this node's Glance, as that does, and
@@ -56,35 +61,85 @@ exit status:
   1  it cannot be reached
   2  wrong arguments, no such store, or a configuration that cannot be used
 """
+_IMPORT = """\
+Makes an entry for the sites file: from a running cluster, which is asked for
+its fsid, monitors and pools, or from what "openstack overcloud export ceph"
+has written. The entry is printed; with --add it is added to the sites file,
+the rest of which stays as it is to the byte. Keys are never printed. The entry
+names the files with the keys that its Glance needs at central, and the central
+Glance at its cluster: make them with "glance-dcn site key".
+"""
+_IMPORT_END = """\
+examples:
+  glance-dcn site import dcn3 --ceph-conf /etc/ceph/dcn3.conf \\
+      --user glance --keyring /etc/ceph/dcn3.client.glance.keyring --add
+      Ask the cluster of dcn3; the entry refers to the keyring where it is.
+  glance-dcn site import --export ceph-export-2-stacks.yaml --add
+      Every cluster of a TripleO export. Its keys are written into the folder
+      keys beside the sites file, each for its owner alone.
+
+exit status:
+  0  done
+  2  wrong arguments, a cluster that does not answer, or a sites file that
+     would not be right any more: it is left as it is
+"""
+_KEY = """\
+Makes a cephx user with the capabilities that a Glance needs at the cluster of
+a site, and no others, and writes its keyring, for its owner alone, to where
+the sites file refers to. It is the Glance of that site, which may do anything
+in the pool, or with --for that of another one: the central Glance may read,
+write and remove images of an edge; an edge may read those of central, and
+write there only if the sites file says "edge_access: read-write". Neither can
+reach the records that a site keeps in its pool.
+
+The user, its pools and the fsid are those of the sites file. A user that is
+there keeps its key; if it has other capabilities, others may need them, and
+it is left as it is. The key is never printed.
+
+It has to be run with the conf file and a keyring of the site's cluster that
+may make users, such as client.admin's.
+"""
+_KEY_END = """\
+examples:
+  glance-dcn site key dcn3 --ceph-conf /etc/ceph/ceph.conf \\
+      --keyring /etc/ceph/ceph.client.admin.keyring
+      For the Glance of dcn3 at its own cluster.
+  glance-dcn site key dcn3 --for central --ceph-conf dcn3.conf
+      For the central Glance at the cluster of dcn3.
+  glance-dcn site key central --for dcn3 --ceph-conf central.conf
+      For the Glance of dcn3 at the cluster of central.
+  glance-dcn site key dcn3 --ceph-conf ceph.conf --user glance \\
+      --pool images --output dcn3.client.glance.keyring
+      For a site that is in no sites file yet.
+
+exit status:
+  0  done
+  2  wrong arguments, or a cluster that does not answer, refuses it, or is
+     not that of the site
+"""
+# A site as it stands in a sites file, and where which keyring is to be.
+_Entry = dict[str, typing.Any]
+_Key = tuple[str, files.File]
 
 
 def register(subparsers: output.Subparsers) -> None:
-    """Add the subcommand.
-
-    Its ``run(args)`` returns an exit status; the stores of glance_store must
-    have been set up by then.
-    """
-    parser = subparsers.add_parser(
-        'site', help='show a site, accept that it has another cluster, or '
-        'prepare one for the sites file')
-    commands = parser.add_subparsers(dest='site_command', required=True,
-                                     metavar='COMMAND')
-    _add(commands, 'show', _show, _SHOW, _SHOW_END,
-         'connect to the cluster of a store and say how it is')
-    _add(commands, 'accept', _accept, _ACCEPT, _ACCEPT_END,
-         'take the cluster that a store has now for the right one, after its '
-         'site was rebuilt')
-    cluster.register(commands)
-
-
-def _add(commands: output.Subparsers, name: str,
-         run: Callable[[argparse.Namespace], int], description: str,
-         epilog: str, summary: str) -> None:
-    parser = output.add_command(commands, name, summary, description, epilog)
-    parser.add_argument('store', metavar='STORE',
-                        help='name of the store in enabled_backends')
-    output.add_format(parser)
-    parser.set_defaults(run=run)
+    """Add the subcommands to those of the command."""
+    commands = output.add_group(
+        subparsers, 'site', 'show a site, accept that it has another '
+        'cluster, or prepare one for the sites file')
+    for parser in (
+            output.add_command(
+                commands, 'show', 'connect to the cluster of a store and say '
+                'how it is', _SHOW, _SHOW_END, run=_show),
+            output.add_command(
+                commands, 'accept', 'take the cluster that a store has now '
+                'for the right one, after its site was rebuilt', _ACCEPT,
+                _ACCEPT_END, run=_accept)):
+        parser.add_argument('store', metavar='STORE',
+                            help='name of the store in enabled_backends')
+        output.add_format(parser)
+    _register_import(commands)
+    _register_key(commands)
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -121,9 +176,8 @@ def _accept(args: argparse.Namespace) -> int:
 
 def _print(args: argparse.Namespace, text: str, error: str | None = None,
            **fields: str | None) -> None:
-    """Print what came of it: the text, or the rest as JSON."""
-    print(text if args.format == 'table' else output.text(
-        dict({'store': args.store}, **fields, error=error)))
+    output.show(args, dict({'store': args.store}, **fields, error=error),
+                text)
 
 
 def _none(args: argparse.Namespace, **fields: str | None) -> int:
@@ -142,3 +196,249 @@ def _find(store: str) -> sites.Site | None:
     except (glance_store.UnknownScheme, AttributeError):
         return None
     return found if isinstance(found, sites.Site) else None
+
+
+def _register_import(commands: output.Subparsers) -> None:
+    parser = sitesfile.add_command(
+        commands, 'import', 'make an entry for the sites file', _IMPORT,
+        _IMPORT_END, _import)
+    parser.add_argument('name', nargs='?', metavar='SITE',
+                        help='name of the site; with --export, of the '
+                             'cluster in it: without, all of them')
+    parser.add_argument('--ceph-conf', metavar='FILE',
+                        help='conf file of the running cluster')
+    parser.add_argument('--keyring', metavar='FILE',
+                        help='keyring of the user; the entry refers to it')
+    parser.add_argument('--user', metavar='USER', default='glance',
+                        help='cephx user, without "client." (%(default)s)')
+    parser.add_argument('--export', metavar='FILE',
+                        help='output of "openstack overcloud export ceph"')
+    parser.add_argument('--pool', default='images', metavar='POOL',
+                        help='pool of the images (%(default)s)')
+    parser.add_argument('--central', action='store_true',
+                        help='it is the central site')
+    parser.add_argument('--worker', action='append', default=[],
+                        metavar='URL', help='URL of a Glance worker of the '
+                        'site; may be given several times')
+    parser.add_argument('--keys', metavar='DIR',
+                        help='folder for keys of an export (keys, beside the '
+                             'sites file)')
+    parser.add_argument('--add', action='store_true',
+                        help='add it to the sites file')
+
+
+def _register_key(commands: output.Subparsers) -> None:
+    parser = sitesfile.add_command(
+        commands, 'key', 'make a cephx key for Glance at a site', _KEY,
+        _KEY_END, _key)
+    parser.add_argument('name', metavar='SITE',
+                        help='name of the site whose cluster it is')
+    parser.add_argument('--for', dest='guest', metavar='SITE',
+                        help='site whose Glance the user is for (the site of '
+                             'the cluster)')
+    parser.add_argument('--access', choices=[
+        access.value for access in model.Access], help='what the user may '
+        'do, where there is no sites file (owner)')
+    parser.add_argument('--ceph-conf', required=True, metavar='FILE',
+                        help='conf file of the cluster')
+    parser.add_argument('--keyring', metavar='FILE',
+                        help='keyring of the user that makes the key')
+    parser.add_argument('--admin', default='admin', metavar='USER',
+                        help='that user, without "client." (%(default)s)')
+    parser.add_argument('--user', metavar='USER',
+                        help='user to make, where there is no sites file')
+    parser.add_argument('--pool', action='append', default=[],
+                        metavar='POOL', help='pool the key is good for, '
+                        'where there is no sites file; may be given several '
+                        'times')
+    parser.add_argument('--output', metavar='FILE',
+                        help='keyring to write, in place of the one the '
+                             'sites file refers to')
+    parser.add_argument('--replace-caps', action='store_true',
+                        help='of a user that is there, replace other '
+                             'capabilities by those that Glance needs')
+
+
+def _import(args: argparse.Namespace) -> int:
+    if bool(args.ceph_conf) == bool(args.export):
+        raise output.Failed('give either --ceph-conf, of a running '
+                            'cluster, or --export')
+    entries, keys = (_of_export(args) if args.export
+                     else ([_of_cluster(args)], []))
+    notes = _add_guests(args, entries)
+    if args.add:
+        _write(args, entries, keys)
+    lines = ['%s: site %s is added' % (args.sites_file, found['name'])
+             for found in entries] if args.add else [
+        *(entry.text([found]).removesuffix('\n') for found in entries),
+        *('# The key is to be in %s; --add writes it.' % path
+          for path, _file in keys)]
+    output.show(args, {
+        'sites_file': args.sites_file, 'added': args.add, 'sites': entries,
+        'keyrings': [path for path, _file in keys], 'notes': notes},
+        '\n'.join(lines + ['%sNote: %s.' % ('' if args.add else '# ', note)
+                           for note in notes]))
+    return output.Exit.GOOD
+
+
+def _add_guests(args: argparse.Namespace, entries: list[_Entry]) -> list[str]:
+    """Name the keys that Glances need at clusters of other sites.
+
+    :returns: texts that say which keys are to be made, and how
+    """
+    try:
+        central = load.load(args.sites_file).central.ceph.name
+    except mistakes.Mistake:
+        # There is none yet, or it is told when it is written.
+        central = 'central'
+    notes = []
+    for found in entries:
+        if found.get('central'):
+            continue
+        name = found['name']
+        for key, path in (
+                ('at_central', '%s.client.glance-%s.keyring' % (central,
+                                                                name)),
+                ('from_central', '%s.client.glance-central.keyring' % name)):
+            found[key] = {'key': {'file': os.path.join('keys', path)}}
+        notes.append(
+            'make the keys of %s with "glance-dcn site key %s --for central" '
+            'and "glance-dcn site key CENTRAL --for %s", CENTRAL being the '
+            'central site' % (name, name, name))
+    return notes
+
+
+def _write(args: argparse.Namespace, entries: list[_Entry],
+           keys: list[_Key]) -> None:
+    """Add entries to the sites file, and write the keys they refer to."""
+    prepared = entry.prepare(args.sites_file, entries)
+    for path, file in keys:
+        if os.path.lexists(path) and (
+                pathlib.Path(path).read_text() != file.text):
+            raise output.Failed('%s is there already, with another key; '
+                                'move it away, or name another folder '
+                                'with --keys' % path)
+    for path, file in keys:
+        files.write(os.path.dirname(path), [file])
+    entry.write(args.sites_file, *prepared)
+
+
+def _of_cluster(args: argparse.Namespace) -> _Entry:
+    """Return the entry of a running cluster."""
+    if not args.name:
+        raise output.Failed('say how the site is called')
+    found = users.describe(args.name, args.ceph_conf, args.user,
+                           args.keyring)
+    if args.pool not in found['pools']:
+        raise output.Failed('the cluster of %s has no pool %r; it has: %s'
+                            % (args.name, args.pool,
+                               ', '.join(sorted(found['pools']))))
+    keyring = args.keyring and os.path.abspath(args.keyring)
+    return _entry(args, args.name, found['fsid'], found['mons'], args.user,
+                  keyring)
+
+
+def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
+    """Return the entries of an export, and their keyrings."""
+    folder = os.path.abspath(args.keys or os.path.join(
+        os.path.dirname(os.path.abspath(args.sites_file)), 'keys'))
+    clusters = [found for found in export.read(args.export)
+                if args.name in (None, found.name)]
+    if not clusters:
+        raise output.Failed('%s has no cluster %s'
+                            % (args.export, args.name or ''))
+    if len(clusters) > 1 and (args.central or args.worker):
+        raise output.Failed('%s has several clusters; name the one that '
+                            '--central or --worker is for' % args.export)
+    entries: list[_Entry] = []
+    keys: list[_Key] = []
+    for found in clusters:
+        name = '%s.client.%s.keyring' % (found.name, found.user)
+        if os.path.basename(name) != name:
+            raise output.Failed('%r cannot be the name of a cluster'
+                                % found.name)
+        keys.append((os.path.join(folder, name), files.File(
+            name, cephconf.keyring(found.user, found.key), files.SECRET,
+            (found.key,), files.Kind.CEPH)))
+        entries.append(_entry(args, found.name, found.fsid, found.mons,
+                              found.user, keys[-1][0], found.pools))
+    return entries, keys
+
+
+def _entry(args: argparse.Namespace, name: str, fsid: str, mons: list[str],
+           user: str, keyring: str | None,
+           pools: tuple[str, ...] = ()) -> _Entry:
+    found: _Entry = {'name': name}
+    if args.central:
+        found['central'] = True
+    found['cluster'] = {'fsid': fsid, 'mons': mons, 'user': user}
+    if keyring:
+        found['cluster']['key'] = {'file': keyring}
+    # Nova and Cinder of a stack have the same user: whatever is made of the
+    # sites file must leave it what it may do.
+    others = [pool for pool in pools if pool != args.pool]
+    if others:
+        found['cluster']['extra_pools'] = others
+    if args.pool != 'images':
+        found['pool'] = args.pool
+    if args.worker:
+        found['workers'] = args.worker
+    return found
+
+
+def _key(args: argparse.Namespace) -> int:
+    user, pools, access, path, fsid = _wanted(args)
+    caps = cephconf.caps(pools, access)
+    key, before = users.make_key(
+        args.name, args.ceph_conf, args.admin, args.keyring, fsid, user,
+        caps, args.replace_caps)
+    if not secrets.is_key(key):
+        raise output.Failed('the cluster gave no key of the usual form')
+    folder, name = os.path.split(os.path.abspath(path))
+    [done] = files.write(folder, [files.File(
+        name, cephconf.keyring(user, key), files.SECRET, (key,),
+        files.Kind.CEPH)])
+    what = ('made' if before is None else 'there' if before == caps
+            else 'given other capabilities')
+    output.show(
+        args, {'site': args.name, 'user': user, 'pools': pools,
+               'access': access.value, 'what': what, 'keyring': path,
+               'state': done.state},
+        '%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
+            args.name, user, what, ', '.join(pools), access.value, path,
+            done.state))
+    return output.Exit.GOOD
+
+
+def _wanted(args: argparse.Namespace
+            ) -> tuple[str, list[str], model.Access, str, str | None]:
+    """Return user, pools, access, path of the keyring, and fsid if known."""
+    if args.user or args.pool or args.access:
+        if args.guest or not (args.user and args.pool and args.output):
+            raise output.Failed('without a sites file, --user, --pool and '
+                                '--output are all needed, and --for is not '
+                                'taken')
+        access = model.Access(args.access or model.Access.OWNER.value)
+        return args.user, args.pool, access, args.output, None
+    deployment = load.load(args.sites_file)
+    [site] = sitesfile.sites(deployment, [args.name])
+    if site.cluster is None:
+        raise output.Failed('site %s has no cluster' % site.name)
+    if args.guest not in (None, site.name):
+        [guest] = sitesfile.sites(deployment, [args.guest])
+        # As the Glance of the other one sees it.
+        seen = {other.name: view
+                for other, view in deployment.guests_of(site)}
+        if guest.name not in seen:
+            raise output.Failed('the Glance of site %s has no store of %s, '
+                                'and needs no key there' % (guest.name,
+                                                            site.name))
+        site = seen[guest.name]
+    cluster = site.ceph
+    path = args.output or (cluster.key and cluster.key.file)
+    if not path:
+        raise output.Failed('the sites file refers to no file with the key '
+                            'of client.%s at %s; name one with --output'
+                            % (cluster.user, site.name))
+    return (cluster.user, [*cluster.extra_pools, site.pool], cluster.access,
+            path, cluster.fsid)

@@ -18,19 +18,13 @@ import argparse
 import dataclasses
 import sys
 import time
-import typing
 
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import poll
 from glance_dcn.status import snapshot
-from glance_dcn.tasks import setup as task_setup
 from glance_dcn.tasks import task as tasks
-
-#: Exit status: every site is up and there are no deferred tasks, or not.
-GOOD, BAD, WRONG = 0, 1, 2
 
 _DESCRIPTION = """\
 Shows where images are, how sites are, the deferred tasks for them, and the
@@ -74,7 +68,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'status', 'show which images are where, and how sites are',
-        _DESCRIPTION, _EPILOG)
+        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
     output.add_format(parser)
     node.add_sites(parser)
     filters = parser.add_argument_group('which images')
@@ -97,7 +91,6 @@ def register(subparsers: output.Subparsers) -> None:
     parser.add_argument('--watch', nargs='?', type=output.seconds, const=5,
                         metavar='SECONDS',
                         help='show it again and again, every 5 seconds')
-    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,24 +98,17 @@ def run(args: argparse.Namespace) -> int:
     wanted: inventory.Filter | None = inventory.Filter(**{
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(inventory.Filter)})
-    try:
-        targets = node.some_targets_of(args)
-        node.choose(targets, [name for name in (args.site, args.missing)
-                              if name])
-    except (ValueError, sitesfile.Mistake) as exc:
-        output.complain(exc)
-        return WRONG
+    targets = node.some_targets_of(args)
+    node.choose(targets, [*filter(None, (args.site, args.missing))])
     if wanted == inventory.Filter() and not args.all:
         wanted = None
     found = None
     try:
         while True:
-            found = snapshot.take(targets, args.timeout, wanted, args.limit,
-                                  task_setup.deployment_id(args.conf))
+            found = node.take_snapshot(args, targets, wanted, args.limit)
             if not found.exists:
-                output.complain('there is no image %s; "glance-dcn status '
-                                '--all" lists all' % args.image)
-                return WRONG
+                raise output.Failed('there is no image %s; "glance-dcn status '
+                                    '--all" lists all' % args.image)
             if (args.watch and args.format == 'table'
                     and sys.stdout.isatty()):
                 print(_CLEAR, end='')
@@ -133,14 +119,13 @@ def run(args: argparse.Namespace) -> int:
                     'status --image %s" alone shows where it is'
                     % (args.image, args.image))
             if not args.watch:
-                return GOOD if found.healthy else BAD
+                break
             sys.stdout.flush()
             time.sleep(args.watch)
     except KeyboardInterrupt:
-        return GOOD if found and found.healthy else BAD
-    except inventory.DatabaseUnavailable as exc:
-        output.complain(node.why_no_database(exc))
-        return WRONG
+        # That is how a watch ends.
+        pass
+    return output.Exit.GOOD if found and found.healthy else output.Exit.BAD
 
 
 def _json(found: snapshot.Snapshot) -> str:
@@ -150,20 +135,16 @@ def _json(found: snapshot.Snapshot) -> str:
              site.name: _state(found, image, site)
              for site in found.sites}} for image in found.images]
     return output.text({
-        'sites': [dict(_plain(site),
-                       **found.counts(site)) for site in found.sites],
+        # Without the names of all images.
+        'sites': [dict({name: value for name, value in vars(site).items()
+                        if name != 'names'}, **found.counts(site))
+                  for site in found.sites],
         'strays': found.strays, 'elsewhere': found.elsewhere,
         'totals': {'images': found.totals.images,
                    'bytes': found.totals.data},
         'transfers': found.transfers, 'images': images,
         'images_meant': found.number, 'seconds': round(found.seconds, 3)},
         compact=found.number > _LIMIT)
-
-
-def _plain(site: poll.SiteStatus) -> dict[str, typing.Any]:
-    """Return what is known of a site, without the names of all images."""
-    return {field.name: getattr(site, field.name)
-            for field in dataclasses.fields(site) if field.name != 'names'}
 
 
 def _text(found: snapshot.Snapshot) -> str:
@@ -204,12 +185,11 @@ def _tasks(site: poll.SiteStatus) -> str | None:
 
 def _images(found: snapshot.Snapshot, images: list[inventory.Image]) -> str:
     if len(found.sites) <= _COLUMNS:
-        heads = ['image', 'name', 'status'] + [site.name
-                                               for site in found.sites]
-        return output.table(heads, [
-            [image.id, image.name, image.status]
-            + [_state(found, image, site) for site in found.sites]
-            for image in images])
+        return output.table(
+            ['image', 'name', 'status', *(site.name for site in found.sites)],
+            [[image.id, image.name, image.status,
+              *(_state(found, image, site) for site in found.sites)]
+             for image in images])
     return output.table(
         ('image', 'name', 'status', 'present', 'elsewhere'),
         [(image.id, image.name, image.status,

@@ -15,8 +15,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import time
 import typing
 
@@ -29,13 +29,8 @@ from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 
-_T = typing.TypeVar('_T')
-
-#: Exit status: there are no tasks, there are some, wrong arguments, or the
-#: records cannot be read.
-NONE, SOME, WRONG, UNREADABLE = 0, 1, 2, 3
-#: Exit status of ``run``: another process runs the tasks.
-BUSY = 4
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LIST = """\
 Shows the deferred tasks of this node's site: deletions that were accepted
@@ -86,28 +81,16 @@ exit status:
 """
 _COLUMNS = ('store', 'action', 'image', 'created', 'attempts', 'by',
             'message')
+_NO_TASKS = 'There are no tasks.'
 _PLAN = ('store', 'action', 'image', 'plan', 'reason')
 # Seconds within which the lease of a runner that has ended expires.
 _PATIENCE = leases.RunnerLease.EXPIRY + 5
 
 
-class _Failed(Exception):
-    """The command cannot go on.
-
-    :ivar status: exit status
-    """
-
-    def __init__(self, status: int, reason: object) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
-    parser = subparsers.add_parser(
-        'task', help='show deferred tasks, or have them tried')
-    commands = parser.add_subparsers(dest='subcommand', required=True,
-                                     metavar='COMMAND')
+    commands = output.add_group(subparsers, 'task',
+                                'show deferred tasks, or have them tried')
     listing = _add(commands, 'list', 'show deferred tasks', _LIST, _EPILOG,
                    _list)
     listing.add_argument(
@@ -131,44 +114,41 @@ def _add(commands: output.Subparsers, name: str, summary: str,
          description: str, epilog: str,
          work: typing.Callable[[argparse.Namespace], int]
          ) -> argparse.ArgumentParser:
-    parser = output.add_command(commands, name, summary, description, epilog)
+    parser = output.add_command(commands, name, summary, description, epilog,
+                                run=work)
     output.add_format(parser)
     if name != 'run':
         parser.add_argument(
             '--site', action='append', metavar='STORE',
             help='only those of this store; may be given several times')
-
-    def run(args: argparse.Namespace) -> int:
-        try:
-            return work(args)
-        except _Failed as exc:
-            output.complain(exc)
-            return exc.status
-    parser.set_defaults(run=run)
     return parser
 
 
 def _list(args: argparse.Namespace) -> int:
     scan = _scan(args)
-    found = [record for record in scan.records
+    found = [_shown(record) for record in scan.records
              if args.all or isinstance(record, tasks.Task)
              or record.state is tasks.State.REMOVING]
-    return _print(args, found, [entry for entry in scan.unreadable
-                                if args.all or not entry.foreign])
+    unreadable = [dataclasses.asdict(entry) for entry in scan.unreadable
+                  if args.all or not entry.foreign]
+    rows = [dict(entry, attempts=entry['attempts'] or None)
+            for entry in found]
+    output.show(args, {'tasks': found, 'unreadable': unreadable}, '\n'.join([
+        output.entries(_COLUMNS, rows, _NO_TASKS),
+        *('Record %(key)s is left alone: %(reason)s' % entry
+          for entry in unreadable)]))
+    return output.Exit.BAD if found or unreadable else output.Exit.GOOD
 
 
 def _show(args: argparse.Namespace) -> int:
-    found = [record for record in _scan(args).records
+    found = [_shown(record) for record in _scan(args).records
              if record.image == args.image]
-    shown = [_shown(record) for record in found]
-    if args.format == 'json':
-        print(output.text({'tasks': shown}))
-    for entry in shown if args.format != 'json' else ():
-        print(output.table(('field', 'value'), [
-            [name, value or None] for name, value in entry.items()]))
-    if not found and args.format != 'json':
-        print('Nothing is recorded about image %s.' % args.image)
-    return SOME if found else NONE
+    output.show(args, {'tasks': found}, '\n'.join(
+        output.table(('field', 'value'), [(name, value or None)
+                                          for name, value in entry.items()])
+        for entry in found)
+        or 'Nothing is recorded about image %s.' % args.image)
+    return output.Exit.BAD if found else output.Exit.GOOD
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -178,99 +158,76 @@ def _retry(args: argparse.Namespace) -> int:
     store = process.get(queue.TaskQueue).store
     now, changed = time.time(), []
     for task in chosen:
-        retried = dataclasses.replace(task, retried_at=now, retry_attempts=0)
-        if not _at_home(functools.partial(store.replace, task, retried)):
-            changed.append(task)
-    if args.format == 'json':
-        print(output.text({'retried': len(chosen) - len(changed),
-                           'changed': list(map(_shown, changed))}))
-    else:
-        print('Going to be tried: %d.' % (len(chosen) - len(changed)))
+        with _at_home():
+            if not store.replace(task, dataclasses.replace(
+                    task, retried_at=now, retry_attempts=0)):
+                changed.append(task)
+    retried = len(chosen) - len(changed)
+    output.show(args, {'retried': retried,
+                       'changed': list(map(_shown, changed))},
+                'Going to be tried: %d.' % retried)
     for task in changed:
         output.complain('store %s: the task %s of image %s was changed or '
                         'done meanwhile' % (task.site, task.action.value,
                                             task.image))
-    return SOME if changed or not chosen else NONE
+    return output.Exit.BAD if changed or not chosen else output.Exit.GOOD
 
 
 def _run(args: argparse.Namespace) -> int:
     scan, queued = _scan(args), process.get(queue.TaskQueue)
     if not queued.can_run:
-        raise _Failed(WRONG, 'the database of Glance cannot be asked, '
-                      'without which no task is run: run this with the '
-                      'configuration of a Glance that has one')
+        raise output.Failed('the database of Glance cannot be asked, without '
+                            'which no task is run: run this with the '
+                            'configuration of a Glance that has one')
     if args.dry_run:
-        _print_plans(args, scan.records)
-        return NONE
-    if not _at_home(lambda: queued.run_once(_PATIENCE)):
-        raise _Failed(BUSY, 'a process of Glance runs the tasks: use '
-                      '"glance-dcn task retry" to have it try them at once, '
-                      'or stop Glance')
+        plans = []
+        for record in scan.records:
+            plan = queued.plan(record)
+            plans.append(dict(_shown(record), plan=plan.verdict.value,
+                              reason=plan.reason))
+        output.show(args, {'plans': plans},
+                    output.entries(_PLAN, plans, _NO_TASKS))
+        return output.Exit.GOOD
+    with _at_home():
+        done = queued.run_once(_PATIENCE)
+    if not done:
+        raise output.Failed('a process of Glance runs the tasks: use '
+                            '"glance-dcn task retry" to have it try them at '
+                            'once, or stop Glance', output.Exit.BUSY)
     return _list(argparse.Namespace(**vars(args), all=False))
 
 
 def _scan(args: argparse.Namespace) -> stores.Scan:
     """Return what is recorded, of the stores that were chosen.
 
-    :raises _Failed: if the arguments are wrong, or it cannot be read
+    :raises output.Failed: if arguments are wrong, or it cannot be read
     """
     queued = process.get(queue.TaskQueue)
     known = queued.sites
-    try:
-        node.refuse_without_home(queued)
-    except ValueError as exc:
-        raise _Failed(WRONG, exc) from exc
+    node.refuse_without_home(queued)
     chosen = getattr(args, 'site', None) or ()
     unknown = sorted(set(chosen) - set(known))
     if unknown:
-        raise _Failed(WRONG, 'there is no dcn store %s; there are: %s' % (
+        raise output.Failed('there is no dcn store %s; there are: %s' % (
             ', '.join(unknown), ', '.join(sorted(known))))
-    scan = _at_home(queued.store.scan)
+    with _at_home():
+        scan = queued.store.scan()
     scan.records = [record for record in scan.records
                     if not chosen or record.site in chosen]
     return scan
 
 
-def _at_home(work: typing.Callable[[], _T]) -> _T:
-    """Return what a function returns that reads or changes records.
-
-    :raises _Failed: if home is away
-    """
+@contextlib.contextmanager
+def _at_home() -> Iterator[None]:
+    """Read or change records; raise output.Failed if home is away."""
     try:
-        return work()
+        yield
     except stores.AWAY as exc:
         home = process.get(queue.TaskQueue).home.name
-        raise _Failed(
-            UNREADABLE, 'store %s, which keeps the tasks: they cannot be read '
-            '(%s); see "glance-dcn check --site %s"' % (home, exc, home)
-        ) from exc
-
-
-def _print(args: argparse.Namespace, records: list[tasks.Record],
-           unreadable: list[stores.Unreadable]) -> int:
-    found = [_shown(record) for record in records]
-    left_alone = [dataclasses.asdict(entry) for entry in unreadable]
-    if args.format == 'json':
-        print(output.text({'tasks': found, 'unreadable': left_alone}))
-    else:
-        _print_table(found, left_alone)
-    return SOME if found or left_alone else NONE
-
-
-def _print_plans(args: argparse.Namespace,
-                 records: list[tasks.Record]) -> None:
-    plans = []
-    for record in records:
-        decision = process.get(queue.TaskQueue).plan(record)
-        plans.append(dict(_shown(record), plan=decision.verdict.value,
-                          reason=decision.reason))
-    if args.format == 'json':
-        print(output.text({'plans': plans}))
-    elif plans:
-        print(output.table(_PLAN, [[entry[name] for name in _PLAN]
-                                   for entry in plans]))
-    else:
-        print('There are no tasks.')
+        raise output.Failed(
+            'store %s, which keeps the tasks: they cannot be read (%s); see '
+            '"glance-dcn check --site %s"' % (home, exc, home),
+            output.Exit.UNABLE) from exc
 
 
 def _shown(record: tasks.Record) -> dict[str, typing.Any]:
@@ -284,15 +241,3 @@ def _shown(record: tasks.Record) -> dict[str, typing.Any]:
                     attempts=record.retry_attempts, message=record.message)
     return dict(shown, action='write (%s)' % record.state.value, attempts=0,
                 message='')
-
-
-def _print_table(found: list[dict[str, typing.Any]],
-                 unreadable: list[dict[str, typing.Any]]) -> None:
-    if found:
-        print(output.table(_COLUMNS, [[entry[name] or None
-                                       for name in _COLUMNS]
-                                      for entry in found]))
-    else:
-        print('There are no tasks.')
-    for entry in unreadable:
-        print('Record %(key)s is left alone: %(reason)s' % entry)

@@ -30,9 +30,6 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-#: Exit status: it works, it does not, wrong arguments, something was left.
-GOOD, BAD, WRONG, LEFT, INTERRUPTED = 0, 1, 2, 3, 130
-
 _DESCRIPTION = """\
 Takes a small image of its own through the whole deployment, as users, Nova
 and Cinder would: imports it to central and a site, copies it to the others,
@@ -64,7 +61,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'validate', 'prove end to end that the deployment works',
-        _DESCRIPTION, _EPILOG)
+        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
     output.add_format(parser)
     node.add_sites(parser)
     parser.add_argument('--os-cloud', metavar='NAME',
@@ -86,7 +83,6 @@ def register(subparsers: output.Subparsers) -> None:
                              '(Glance\'s)')
     parser.add_argument('--compute-pool', metavar='POOL',
                         help='pool of the clones (that of the images)')
-    parser.set_defaults(run=run, set_up=node.set_up)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as exc:
         if args.debug:
             raise
-        output.complain(exc)
-        return WRONG
+        raise output.Failed(exc) from exc
     way = journey.Journey(glance, targets, args.size, args.timeout,
                           args.compute_user, args.compute_pool)
     # To be ended is no reason to leave something behind.
@@ -131,53 +126,51 @@ def _targets(args: argparse.Namespace,
              glance: journey.Api) -> list[cluster.Target]:
     """Return where the way leads, the central site first."""
     stores = glance.stores()
-    known = node.choose(node.targets_of(args), args.site)
-    order = args.site or stores
-    found = sorted((target for target in known if target.name in order),
-                   key=lambda target: order.index(target.name))
+    known = {target.name: target for target
+             in node.choose(node.targets_of(args), args.site)}
+    order = list(dict.fromkeys(args.site or stores))
+    found = [known[name] for name in order if name in known]
     strange = [name for name in order
-               if name not in stores or name not in
-               [target.name for target in found]]
+               if name not in stores or name not in known]
     if args.site and strange:
-        raise ValueError('no store of Glance\'s that takes images: %s; there '
-                         'are %s' % (', '.join(strange), ', '.join(stores)))
+        raise output.Failed('no store of Glance\'s that takes images: %s; '
+                            'there are %s' % (', '.join(strange),
+                                              ', '.join(stores)))
     if not found:
-        raise ValueError('Glance has no store that this node\'s '
-                         'configuration has too: Glance has %s'
-                         % ', '.join(stores))
+        raise output.Failed('Glance has no store that this node\'s '
+                            'configuration has too: Glance has %s'
+                            % ', '.join(stores))
     return found
 
 
 def _go(args: argparse.Namespace, way: journey.Journey) -> int:
     steps: list[dict[str, typing.Any]] = []
     left: list[str] = []
-    status = GOOD
+    status = output.Exit.GOOD
     shown = args.format == 'table'
     try:
         for what, step in way.steps():
             status = _step(steps, what, step, shown)
-            if status != GOOD:
+            if status:
                 break
     except KeyboardInterrupt:
-        status = INTERRUPTED
+        status = output.Exit.INTERRUPTED
     finally:
-        if status != GOOD or len(steps) < len(way.steps()):
+        if status or len(steps) < len(way.steps()):
             left = _clean(way, shown)
     if not shown:
         print(output.text({'steps': steps, 'left': left}))
-    return LEFT if left else status
+    return output.Exit.UNABLE if left else status
 
 
 def _step(steps: list[dict[str, typing.Any]], what: str,
-          function: Callable[[], None], shown: bool) -> int:
+          function: Callable[[], None], shown: bool) -> output.Exit:
     began = time.monotonic()
     if shown:
         print('%s ...' % what, end=' ', flush=True)
     error = None
     try:
         function()
-    except journey.FAILURES as exc:
-        error = str(exc)
     except KeyboardInterrupt:
         if shown:
             print('interrupted')
@@ -186,16 +179,16 @@ def _step(steps: list[dict[str, typing.Any]], what: str,
         # Glance, Keystone or what stands before them went away, say: what
         # was made is removed all the same, and it is told what stays.
         LOG.debug('To %s failed', what, exc_info=True)
-        error = '%s: %s' % (type(exc).__name__, exc)
-    if error is not None:
-        error = ' '.join(error.split())
+        kind = ('' if isinstance(exc, journey.FAILURES)
+                else '%s: ' % type(exc).__name__)
+        error = ' '.join((kind + str(exc)).split())
     seconds = time.monotonic() - began
     steps.append({'step': what, 'seconds': round(seconds, 3),
                   'error': error})
     if shown:
         print('%s (%.1f s)' % ('FAILED: %s' % error if error else 'ok',
                                seconds))
-    return BAD if error else GOOD
+    return output.Exit.BAD if error else output.Exit.GOOD
 
 
 def _clean(way: journey.Journey, shown: bool) -> list[str]:

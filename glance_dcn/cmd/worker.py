@@ -11,14 +11,13 @@
 # under the License.
 
 
-"""``glance-dcn worker``: the workers, and what this one was at."""
+"""``glance-dcn worker``: workers of the site, and recovery of one."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import pwd
 import time
@@ -38,100 +37,75 @@ from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
 from glance_dcn.workers import registry
 
-CONF = cfg.CONF
-
-#: Exit status: all is seen to, some of it cannot be now.
-DONE, SOME_LEFT = 0, 1
-_FAILED = 2
-#: Exit status of the list: all are well, one is not, or it cannot be told
-#: because the records in the default site cannot be read.
-WELL, NOT_WELL, UNREADABLE = 0, 1, 3
-
 _RECOVER = """\
-Undoes imports and copies that were broken off when a process of this worker
-died, so that they can be repeated at once; those that still go on are left
-alone. For before the worker starts, in an init container or ExecStartPre: a
-running worker does it by itself, and goes on with what it can. Run it as the
-user that Glance runs as.
+Rolls back imports and copies that were interrupted when a process of this
+worker died, so that they can be repeated at once; active ones are left alone.
+For before the worker starts, in an init container or ExecStartPre: a running
+worker does it by itself, and resumes what it can. Run it as the user that
+Glance runs as.
 """
 _EPILOG = """\
 exit status:
-  0  nothing was left, or all of it was seen to
-  1  some of it cannot be seen to now; the worker tries it again
+  0  nothing was interrupted, or all of it was rolled back
+  1  some of it cannot be rolled back now; the worker tries it again
   2  wrong arguments, or a configuration that cannot be used
 """
 _LIST = """\
 Shows the Glance workers of this node's site, what is wrong with their
-worker_self_reference_url, and how many imports and copies each is at. Workers
+worker_self_reference_url, and how many imports and copies each has. Workers
 send a heartbeat every few seconds, to the cluster of their default store; one
 that has sent none for a minute is silent. Those of other sites are shown
 there.
 """
 _LIST_EPILOG = """\
 exit status:
-  0  all workers speak, and none has a self reference known to be wrong
+  0  no worker is silent, and none has a self reference known to be wrong
   1  a worker is silent, or its worker_self_reference_url is wrong
   2  wrong arguments, or a configuration that cannot be used
-  3  the default site cannot be read, so that it cannot be told
+  3  the default site cannot be read, so that neither is known
 """
 _COLUMNS = ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing',
             'release', 'identity')
-# Seconds without a beat after which a worker is shown as silent: three beats,
-# and clocks of hosts differ by some.
+# Seconds without a heartbeat after which a worker is shown as silent: three of
+# them, and clocks of hosts differ by some.
 _SILENT = 60
 
 
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
-    parser = subparsers.add_parser(
-        'worker', help='show the Glance workers of this site, or undo what '
-        'the one of this node was at when it died')
-    commands = parser.add_subparsers(dest='subcommand', required=True,
-                                     metavar='COMMAND')
-    recover = output.add_command(
-        commands, 'recover', 'undo imports and copies that were broken off',
-        _RECOVER, _EPILOG)
-    output.add_format(recover)
-    recover.set_defaults(run=run)
-    listing = output.add_command(
+    commands = output.add_group(
+        subparsers, 'worker', 'show the Glance workers of this site, or roll '
+        'back the imports of one of this node that died')
+    output.add_format(output.add_command(
+        commands, 'recover', 'roll back imports and copies that were '
+        'interrupted', _RECOVER, _EPILOG, run=_recover))
+    output.add_format(output.add_command(
         commands, 'list', 'show the workers of this site, and what is wrong '
-        'with them', _LIST, _LIST_EPILOG)
-    output.add_format(listing)
-    listing.set_defaults(run=run_list)
+        'with them', _LIST, _LIST_EPILOG, run=_list))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Undo what was broken off, and return the exit status."""
-    try:
-        node.refuse_without_stores(process.get(queue.TaskQueue))
-    except ValueError as exc:
-        output.complain(exc)
-        return _FAILED
-    found, path = journal.of(CONF), folder.path(CONF)
+def _recover(args: argparse.Namespace) -> int:
+    node.refuse_without_stores(process.get(queue.TaskQueue))
+    found, path = journal.of(cfg.CONF), folder.path(cfg.CONF)
     wrong = (_why_not_me(path) if path
              else 'no staging folder is configured')
     if wrong or found is None:
-        output.complain(wrong)
-        return _FAILED
+        raise output.Failed(wrong)
     outcomes = recovery.recover(found)
-    if args.format == 'json':
-        print(json.dumps([
-            {'image': entry.image, 'task': entry.task,
-             'method': entry.method, 'phase': entry.phase,
-             'outcome': outcome} for entry, outcome in outcomes], indent=1))
-    else:
-        for entry, outcome in outcomes:
-            print('%s  %s (%s): %s' % (
-                entry.image, entry.method, entry.phase,
-                outcome or 'cannot be seen to now'))
-        if not outcomes:
-            print('Nothing was broken off.')
-    return SOME_LEFT if any(outcome is None for _entry, outcome
-                            in outcomes) else DONE
+    output.show(args, [
+        {'image': entry.image, 'task': entry.task, 'method': entry.method,
+         'phase': entry.phase, 'outcome': outcome}
+        for entry, outcome in outcomes], '\n'.join(
+            '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
+                                 outcome or 'cannot be rolled back now')
+            for entry, outcome in outcomes) or 'Nothing was interrupted.')
+    return (output.Exit.BAD if any(outcome is None
+                                   for _entry, outcome in outcomes)
+            else output.Exit.GOOD)
 
 
 def _why_not_me(staging: str) -> str | None:
-    """Return why root must not see to a staging folder, or None."""
+    """Return why root must not recover a staging folder, or None."""
     try:
         uid = os.stat(staging).st_uid
     except FileNotFoundError:
@@ -146,37 +120,27 @@ def _why_not_me(staging: str) -> str | None:
                                                                owner))
 
 
-def run_list(args: argparse.Namespace) -> int:
-    """Show the workers and return the exit status."""
+def _list(args: argparse.Namespace) -> int:
     tasks = process.get(queue.TaskQueue)
+    node.refuse_without_home(tasks)
+    records = registry.Registry(tasks.home, tasks.store.deployment)
+    found, unread = [], []
     try:
-        node.refuse_without_home(tasks)
-    except ValueError as exc:
-        output.complain(exc)
-        return _FAILED
-    found, unread = collect(registry.Registry(tasks.home,
-                                              tasks.store.deployment))
-    if args.format == 'json':
-        print(json.dumps({'workers': found, 'unread': unread}, indent=1))
-    else:
-        _print_table(found, unread)
-    if unread:
-        return UNREADABLE
-    return NOT_WELL if any(
-        entry['state'] != 'up' or entry['reference'] == registry.WRONG
-        for entry in found) else WELL
-
-
-def collect(records: registry.Registry
-            ) -> tuple[list[dict[str, typing.Any]], list[dict[str, str]]]:
-    """Return the workers of a registry, and what cannot be read.
-
-    """
-    try:
-        return [_shown(worker, records.tasks(worker.identity))
-                for worker, _text in records.workers()], []
+        found = [_shown(worker, records.tasks(worker.identity))
+                 for worker, _text in records.workers()]
     except (errors.ClusterError, omap.Error) as exc:
-        return [], [{'site': records.home.name, 'error': str(exc)}]
+        unread = [{'site': records.home.name, 'error': str(exc)}]
+    output.show(args, {'workers': found, 'unread': unread}, '\n'.join([
+        output.entries(_COLUMNS, found, 'No worker is known.'),
+        *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
+          for entry in found for fault in entry['faults']),
+        *('The workers of %(site)s cannot be read: %(error)s' % entry
+          for entry in unread)]))
+    if unread:
+        return output.Exit.UNABLE
+    return output.Exit.BAD if any(
+        entry['state'] != 'up' or entry['reference'] == registry.WRONG
+        for entry in found) else output.Exit.GOOD
 
 
 def _shown(worker: registry.Worker,
@@ -188,18 +152,3 @@ def _shown(worker: registry.Worker,
         since=health.format_time(worker.since),
         seen=health.format_time(worker.seen), doing=len(entries),
         tasks=[dataclasses.asdict(entry) for entry in entries])
-
-
-def _print_table(found: list[dict[str, typing.Any]],
-                 unread: list[dict[str, str]]) -> None:
-    if found:
-        print(output.table(_COLUMNS, [[entry[name] for name in _COLUMNS]
-                                      for entry in found]))
-    else:
-        print('No worker is known.')
-    for entry in found:
-        for fault in entry['faults']:
-            print('%s at host %s: %s' % (entry['identity'], entry['host'],
-                                         fault))
-    for entry in unread:
-        print('The workers of %(site)s cannot be read: %(error)s' % entry)

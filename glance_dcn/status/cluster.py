@@ -33,9 +33,6 @@ if typing.TYPE_CHECKING:
 
 _T = typing.TypeVar('_T')
 
-# Seconds that one request to an OSD may take.
-_IO_TIMEOUT = 5
-
 
 @dataclasses.dataclass(frozen=True)
 class Target(clients.ClusterConfig):
@@ -50,7 +47,8 @@ class Target(clients.ClusterConfig):
         the first one counts
     """
 
-    io_timeout: float = _IO_TIMEOUT
+    # Seconds that one request to an OSD may take.
+    io_timeout: float = 5
     default: bool = False
     fsid: str | None = None
     access: model.Access = model.Access.OWNER
@@ -59,10 +57,7 @@ class Target(clients.ClusterConfig):
 
 
 class Cluster:
-    """The cluster of a site, and a client of its own to it.
-
-    The client is apart from those of this process's stores, and is not
-    watched.
+    """The cluster of a site, and a client apart from those of its store.
 
     :ivar deployment: identity of the deployment, whose records count
     :ivar fsid: of the cluster that answered, or None
@@ -90,23 +85,17 @@ class Cluster:
         return self.ioctx
 
     def connect(self) -> None:
-        """Connect to the cluster.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if that fails
-        """
+        """Connect to the cluster, or raise ClusterError."""
         self.client = self.factory.connect()
         self.fsid = self.client.get_fsid()
 
     def open(self) -> None:
-        """Open the pool.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if there is none
-        """
+        """Open the pool, or raise ClusterError."""
         self.ioctx = self.factory.open_pool(self.connected, self.target.pool)
         self.ioctx.set_osdmap_full_try()
 
     def close(self) -> None:
-        """Give the connection back; on a site that hangs it may take long."""
+        """Close the connection; on a site that hangs it may take long."""
         if self.ioctx is not None:
             self.ioctx.close()
         if self.client is not None:
@@ -115,10 +104,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def open_namespace(self, namespace: str) -> Iterator[rados.Ioctx]:
-        """Open a namespace of the pool for a while.
-
-        :raises glance_dcn.ceph.errors.ClusterError: if there is no such pool
-        """
+        """Open a namespace of the pool; see :meth:`open`."""
         with self.factory.open_pool(self.connected, self.target.pool) as ioctx:
             ioctx.set_osdmap_full_try()
             ioctx.set_namespace(namespace)

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What Glance's database has of all images: where they are, what goes on.
+"""Images, their places and transfers, as Glance's database has them.
 
 The database is asked itself, not the API: the API gives a page of images at a
 time, with all their locations, which takes minutes where a deployment has
@@ -21,10 +21,10 @@ the database.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from concurrent import futures
 import dataclasses
 import json
-import queue
 import re
 import threading
 import typing
@@ -36,6 +36,7 @@ import sqlalchemy
 from sqlalchemy import sql
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterator
     import datetime
 
@@ -79,12 +80,11 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """An import or copy that goes on.
+    """An active import or copy.
 
-    :ivar message: how far it is, as its task says
+    :ivar message: its progress, as its task says
     :ivar percent: the same as a number, or None; where stores are told one by
         one, of the one that is furthest behind
-    :ivar begun: when, as text
     :ivar heard: when its task was saved last, as text
     :ivar percents: the same by store, of those that are told one by one
     """
@@ -106,6 +106,10 @@ class Transfer:
         return self.percents.get(store) if self.percents else self.percent
 
 
+def _counters() -> typing.Any:
+    return dataclasses.field(default_factory=collections.Counter)
+
+
 @dataclasses.dataclass
 class Totals:
     """Images in numbers: all by status, and those of each store.
@@ -118,10 +122,10 @@ class Totals:
 
     images: dict[str, int]
     data: int
-    present: dict[str, int]
-    stored: dict[str, int]
-    importing: dict[str, int]
-    failed: dict[str, int]
+    present: collections.Counter[str] = _counters()
+    stored: collections.Counter[str] = _counters()
+    importing: collections.Counter[str] = _counters()
+    failed: collections.Counter[str] = _counters()
     places: dict[str, dict[str, tuple[int, int]]] = dataclasses.field(
         default_factory=dict)
 
@@ -180,48 +184,40 @@ class DatabaseUnavailable(Exception):
 
 
 class Database:
-    """Asks the database of Glance, one question at a time, for so long.
+    """Asks the database of Glance one question at a time.
 
     The driver of a database may wait for ever for a server that hangs. Its
     thread is left behind then, and nothing more is asked while it waits.
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._answer: futures.Future[typing.Any] | None = None
 
     def ask(self, question: Callable[[], _Answer], timeout: float) -> _Answer:
         """Return what a function returns that asks the database.
 
-        :param timeout: seconds to wait for it
-        :raises DatabaseUnavailable: if there is no answer
+        :raises DatabaseUnavailable: if there is no answer within the seconds
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._answer is not None and not self._answer.done():
             raise DatabaseUnavailable('it has not answered the last question')
-        found: list[_Answer] = []
-        errors: queue.Queue[Exception | None] = queue.Queue()
+        answer = self._answer = futures.Future[_Answer]()
 
         def run() -> None:
             try:
-                found.append(question())
-                errors.put(None)
+                answer.set_result(question())
             except Exception as exc:
-                errors.put(exc)
-        self._thread = threading.Thread(target=run, name='database',
-                                        daemon=True)
-        self._thread.start()
-        try:
-            error = errors.get(timeout=timeout)
-        except queue.Empty:
+                answer.set_exception(exc)
+        # Not of an executor, which the end of the process would wait for.
+        threading.Thread(target=run, name='database', daemon=True).start()
+        if not futures.wait([answer], timeout).done:
             raise DatabaseUnavailable('it does not answer within %g s'
-                                      % timeout) from None
-        if isinstance(error, (sqlalchemy.exc.SQLAlchemyError,
-                              oslo_db.exception.DBError,
-                              # No connection is configured.
-                              oslo_db.exception.CantStartEngineError)):
-            raise DatabaseUnavailable(str(error).splitlines()[0]) from error
-        if error is not None:
-            raise error
-        return found[0]
+                                      % timeout)
+        try:
+            return answer.result()
+        except (sqlalchemy.exc.SQLAlchemyError, oslo_db.exception.DBError,
+                # No connection is configured.
+                oslo_db.exception.CantStartEngineError) as exc:
+            raise DatabaseUnavailable(str(exc).splitlines()[0]) from exc
 
 
 def _engine() -> sqlalchemy.engine.Engine:
@@ -254,7 +250,7 @@ def count() -> int:
 
 def totals() -> Totals:
     """Return the numbers of all images."""
-    result = Totals({}, 0, {}, {}, {}, {})
+    result = Totals({}, 0)
     with _engine().connect() as connection:
         for status, number, data in connection.execute(
                 sql.select(_IMAGES.c.status, sql.func.count(),
@@ -264,18 +260,16 @@ def totals() -> Totals:
             result.images[status] = number
             result.data += int(data or 0)
         for metadata, prefix, number, data in _places(connection):
-            store = _store(metadata)
-            _add(result.present, store, number)
-            _add(result.stored, store, int(data or 0))
+            store, data = _store(metadata), int(data or 0)
             if store is not None:
+                result.present[store] += number
+                result.stored[store] += data
                 places = result.places.setdefault(store, {})
                 before = places.get(prefix, (0, 0))
-                places[prefix] = (before[0] + number,
-                                  before[1] + int(data or 0))
+                places[prefix] = before[0] + number, before[1] + data
         for _image, name, stores in _properties_of(connection):
-            kind = result.importing if name == IMPORTING else result.failed
-            for store in stores:
-                _add(kind, store, 1)
+            (result.importing if name == IMPORTING
+             else result.failed).update(stores)
     return result
 
 
@@ -308,7 +302,7 @@ def _places(connection: sqlalchemy.engine.Connection
 
 
 def locations() -> dict[str, set[str]]:
-    """Return the locations of all usable images: sets of URIs, by store."""
+    """Return sets of the URIs of all usable images, by store."""
     result: dict[str, set[str]] = {}
     with _engine().connect() as connection:
         for metadata, uri in connection.execute(_located(
@@ -334,10 +328,7 @@ def _clear(uri: str) -> str:
 
 
 def images(wanted: Filter, limit: int) -> tuple[list[Image], int]:
-    """Return images and where they are.
-
-    :returns: in the order of names, and the number of all that are meant
-    """
+    """Return images in the order of names, and the number of all meant."""
     conditions = _conditions(wanted)
     with _engine().connect() as connection:
         rows = connection.execute(
@@ -397,9 +388,8 @@ def _locate(connection: sqlalchemy.engine.Connection, found: dict[str, Image],
             found[image].present.add(store)
             found[image].places[store] = _clear(uri)
     for image, name, stores in _properties_of(connection, ids):
-        kind = found[image].importing if name == IMPORTING else (
-            found[image].failed)
-        kind.update(stores)
+        (found[image].importing if name == IMPORTING
+         else found[image].failed).update(stores)
 
 
 def _properties_of(connection: sqlalchemy.engine.Connection,
@@ -421,7 +411,7 @@ def _properties_of(connection: sqlalchemy.engine.Connection,
 
 
 def transfers() -> list[Transfer]:
-    """Return the transfers that go on."""
+    """Return the active transfers."""
     with _engine().connect() as connection:
         return [_transfer(*row) for row in connection.execute(
             sql.select(_TASKS.c.id, _TASKS.c.image_id, _INFOS.c.message,
@@ -457,8 +447,3 @@ def _store(metadata: str | None) -> str | None:
     except (ValueError, AttributeError):
         return None
     return store
-
-
-def _add(numbers: dict[str, int], name: str | None, number: int) -> None:
-    if name is not None:
-        numbers[name] = numbers.get(name, 0) + number

@@ -84,10 +84,6 @@ class Collector:
         """Return the families of metrics."""
         return list(self._families.values())
 
-    def describe(self) -> list[core.Metric]:
-        """Return the families, without asking anybody."""
-        return self.collect()
-
     def _set(self, name: str, value: float | None, *labels: str) -> None:
         if value is not None:
             self._families['glance_dcn_' + name].add_metric(labels, value)
@@ -133,10 +129,7 @@ def text(snapshot: snapshots.Snapshot) -> bytes:
 
 
 def write(snapshot: snapshots.Snapshot, path: str) -> None:
-    """Write them to a file, which is replaced at once or not at all.
-
-    :param path: as node_exporter's textfile collector wants it, ``*.prom``
-    """
+    """Write the figures to a file ``*.prom``, replaced at once or not."""
     prometheus_client.write_to_textfile(path, registry_of(snapshot))
 
 
@@ -155,10 +148,6 @@ class Latest:
         """Give no figures until the next snapshot: they would not be true."""
         self._collector, self.reason = None, reason
 
-    def describe(self) -> list[core.Metric]:
-        """Return nothing: the names are known by what they are."""
-        return []
-
     def collect(self) -> list[core.Metric]:
         """Return the families of metrics."""
         collector = self._collector
@@ -174,11 +163,10 @@ class _Handler(simple_server.WSGIRequestHandler):
 def serve(latest: Latest, address: str, port: int) -> None:
     """Serve figures over HTTP, in a thread of its own.
 
-    Where there are none the answer is 503, so that the target is down for
+    Without figures the answer is 503, so that the target is down for
     Prometheus; an answer without figures would look like a site that is gone.
 
-    :param address: IP address to listen at
-    :raises OSError: if it cannot be listened there
+    :raises OSError: if the address cannot be listened at
     """
     result = prometheus_client.CollectorRegistry()
     result.register(latest)

@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -78,6 +77,12 @@ class SiteStatus:
         fsid = self.fsid or self.expected
         return '%s%s/%s' % (SCHEME, fsid, self.pool) if fsid else None
 
+    def refuse(self, reason: str) -> None:
+        """Call a site misconfigured that is up and that Glance refuses."""
+        if self.state == health.UP:
+            self.state = health.MISCONFIGURED
+            self.reason = 'Glance refuses it: ' + reason
+
     def lacks(self, uri: str | None) -> bool:
         """Return whether an image cannot be there whose location says so.
 
@@ -110,14 +115,10 @@ class Poll:
                         for target in targets}
         # Clusters as they are kept at home, by store; None: not read.
         self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
-        self._home: str | None = None
-        # Deferred tasks by the store that they are for.
-        self._records: dict[str, list[tasks.Task]] = (
-            collections.defaultdict(list))
+        self._has_home = False
         for target in targets:
             site = clusters.Cluster(target, deployment)
-            if site.keeps_records:
-                self._home = target.name
+            self._has_home |= site.keeps_records
             self._begin(site)
 
     def _begin(self, site: clusters.Cluster) -> None:
@@ -133,10 +134,7 @@ class Poll:
             self._on_monitors(site, None)
 
     def _on_monitors(self, site: clusters.Cluster, reason: str | None) -> None:
-        """Go on when the monitors of a site were asked.
-
-        :param reason: why none has answered, or None
-        """
+        """Poll a site unless there is a reason why no monitor answered."""
         if reason is None:
             process.get(schedulers.Scheduler).submit(
                 functools.partial(self._poll_site, site), _AT_ONCE)
@@ -153,12 +151,11 @@ class Poll:
         try:
             self._read(site, state, kept)
         except errors.ClusterError as exc:
-            state.state = _state_of(exc)
-            state.reason = exc.reason
+            state.state, state.reason = health.state_of(exc), exc.reason
         except Exception as exc:
             state.state, state.reason = health.DOWN, str(exc)
         self._queue.put((state, kept))
-        # No one waits for that.
+        # After the answer, for it may take long.
         site.close()
 
     def _read(self, site: clusters.Cluster, state: SiteStatus,
@@ -168,14 +165,10 @@ class Poll:
         state.fsid = site.fsid
         clients.ask_osds(site.opened)
         state.round_trip = trial.round_trip(site.opened)
-        try:
+        with contextlib.suppress(*trial.Error):
             state.total, state.free = trial.room(site.connected)
-        except trial.Error:
-            pass
-        try:
+        with contextlib.suppress(*trial.Error):
             state.names = trial.names(site.opened)
-        except trial.Error:
-            pass
         state.state = health.UP
         if site.keeps_records:
             # Other sites keep their own, and show them there.
@@ -195,13 +188,13 @@ class Poll:
                                     site.name))
 
     def wait(self, timeout: float) -> list[SiteStatus]:
-        """Return the states, in the order of the targets.
+        """Return the states in the order of the targets.
 
-        :param timeout: seconds until a site that was silent is called down
+        :param timeout: seconds until a silent site is called down
         """
         deadline = time.monotonic() + timeout
         left = set(self._states)
-        tasks_read = False
+        records: list[tasks.Task] | None = None
         while left:
             try:
                 state, kept = native.get(
@@ -211,24 +204,20 @@ class Poll:
             self._states[state.name] = state
             left.discard(state.name)
             if kept.tasks is not None:
-                tasks_read = True
-                self.kept = kept.clusters
-                for record in kept.tasks:
-                    self._records[record.site].append(record)
+                records, self.kept = kept.tasks, kept.clusters
         for name in left:
             self._states[name] = SiteStatus(name, health.DOWN,
                                             'no answer within %d s' % timeout,
                                             pool=self._targets[name].pool)
-        if not tasks_read:
+        if records is None:
             for state in self._states.values():
-                state.tasks, state.unread = None, self._home is not None
-        for name, records in self._records.items():
-            if name not in self._states:
-                continue
-            state = self._states[name]
-            state.tasks = dict(collections.Counter(
-                record.action.value for record in records))
-            state.images = {record.image for record in records}
+                state.tasks, state.unread = None, self._has_home
+        for record in records or ():
+            found = self._states.get(record.site)
+            if found is not None and found.tasks is not None:
+                action = record.action.value
+                found.tasks[action] = found.tasks.get(action, 0) + 1
+                found.images.add(record.image)
         self._refuse_changed_clusters()
         self._refuse_shared_pools()
         return list(self._states.values())
@@ -237,13 +226,11 @@ class Poll:
         """Find the sites that Glance refuses: their clusters were others."""
         for name, state in self._states.items():
             entry = (self.kept or {}).get(name)
-            if state.state == health.UP and entry and (
-                    entry.fsid != state.fsid):
-                state.state = health.MISCONFIGURED
-                state.reason = (
-                    'Glance refuses it: its cluster has fsid %s, and had fsid '
-                    '%s since %s; if the site was rebuilt, and what it held '
-                    'is lost, run "glance-dcn site accept %s"' % (
+            if entry and entry.fsid != state.fsid:
+                state.refuse(
+                    'its cluster has fsid %s, and had fsid %s since %s; if '
+                    'the site was rebuilt, and what it held is lost, run '
+                    '"glance-dcn site accept %s"' % (
                         state.fsid, entry.fsid,
                         health.format_time(entry.since), name))
 
@@ -256,13 +243,11 @@ class Poll:
             if state.fsid is None:
                 continue
             owner = owners.setdefault((state.fsid, target.pool), target.name)
-            if owner != target.name and state.state == health.UP:
-                state.state = health.MISCONFIGURED
-                state.reason = (
-                    'Glance refuses it: it has pool %s of cluster %s, which '
-                    'is that of store %s already; correct '
-                    'rbd_store_ceph_conf or rbd_store_pool in [%s]' % (
-                        target.pool, state.fsid, owner, target.name))
+            if owner != target.name:
+                state.refuse(
+                    'it has pool %s of cluster %s, which is that of store %s '
+                    'already; correct rbd_store_ceph_conf or rbd_store_pool '
+                    'in [%s]' % (target.pool, state.fsid, owner, target.name))
 
 
 @dataclasses.dataclass
@@ -279,11 +264,3 @@ def _expected(site: clusters.Cluster) -> str | None:
         return site.target.fsid or site.factory.fsid
     except errors.ClusterError:
         return None
-
-
-def _state_of(exc: errors.ClusterError) -> str:
-    if isinstance(exc, errors.NotDeployed):
-        return health.NOT_DEPLOYED
-    if isinstance(exc, errors.Misconfigured):
-        return health.MISCONFIGURED
-    return health.DOWN

@@ -183,10 +183,7 @@ def take(targets: list[clusters.Target], timeout: float | None,
 def _inventory(wanted: inventory.Filter | None, limit: int) -> tuple[
         inventory.Totals, list[inventory.Image] | None, int,
         list[inventory.Transfer], bool]:
-    """Return totals, images or None, their number, transfers, and exists.
-
-    See :class:`Snapshot`.
-    """
+    """Return what the database tells of a :class:`Snapshot`."""
     totals = inventory.totals()
     number = sum(totals.images.values())
     images, exists = None, True

@@ -20,8 +20,8 @@ import types
 import fixtures
 from oslotest import base
 
-from glance_dcn.cmd import check
 from glance_dcn.cmd import main
+from glance_dcn.cmd import output
 from glance_dcn.status import cluster
 from tests import runtimes
 
@@ -63,13 +63,13 @@ class TestOnly(base.BaseTestCase):
                 (('--only', 'glance', '--glance', 'HTTPS://[::1]:443/image/'),
                  ['node', 'central', 'edge', 'glance']),
                 (('--site', 'edge'), ['edge'])):
-            self.assertEqual((check.GOOD, ''), self.check(*argv))
+            self.assertEqual((output.Exit.GOOD, ''), self.check(*argv))
             self.assertEqual(things, self.ran[-1][0])
 
     def refused(self, *argv):
         """Return why a check is refused."""
         status, err = self.check(*argv)
-        self.assertEqual(check.WRONG, status)
+        self.assertEqual(output.Exit.WRONG, status)
         self.assertEqual([], self.ran)
         return err
 

@@ -21,6 +21,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.cmd import main
+from glance_dcn.cmd import output
 
 _PAGE = pathlib.Path(__file__).parents[3] / 'doc/source/cli/index.rst'
 
@@ -92,4 +93,5 @@ class TestProcess(base.BaseTestCase):
         with os.fdopen(write, 'w') as pipe:
             done = self.run_command('--config-file', str(conf), 'check',
                                     '--only', 'stores', stdout=pipe)
-        self.assertEqual((main.CLOSED, ''), (done.returncode, done.stderr))
+        self.assertEqual((output.Exit.CLOSED, ''),
+                         (done.returncode, done.stderr))

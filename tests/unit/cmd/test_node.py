@@ -13,6 +13,7 @@
 """The sites of a node's configuration, and of a sites file."""
 
 import contextlib
+import io
 import os
 import pathlib
 import types
@@ -58,11 +59,11 @@ class TestNode(base.BaseTestCase):
             'OS_GLANCE_CONFIG_DIR', str(self.folder)))
         self.addCleanup(cfg.CONF.reset)
 
-    def targets(self):
+    def targets(self, tell=True):
         args = types.SimpleNamespace(config_file=[], config_dir=[],
                                      sites=None)
         args.conf = node.read_all(args)
-        return node.targets_of(args)
+        return node.targets_of(args, tell)
 
     def test_stores(self):
         found = self.targets()
@@ -140,14 +141,32 @@ class TestNode(base.BaseTestCase):
         self.assertEqual(('dcn7', 'images', '/etc/ceph/dcn7.conf'), (
             found.name, found.pool, found.conf_file))
         path.write_text('[dcn7]\nrados_connect_timeout = many\n')
-        self.assertNotIn('dcn7', [target.name for target in self.targets()])
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertNotIn('dcn7', [target.name
+                                      for target in self.targets()])
+        self.assertIn('site file %s is not taken: rados_connect_timeout'
+                      % path, err.getvalue())
+
+    def test_folder_of_site_files_that_cannot_be_used(self):
+        folder = self.folder / 'sites'
+        folder.chmod(0o777)
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.assertEqual(['central', 'edge', 'old'], [
+                target.name for target in self.targets()])
+        [line] = err.getvalue().splitlines()
+        self.assertIn('glance-dcn: the folder of site files %s cannot be '
+                      'used, and its sites are left out: others may write it'
+                      % folder, line)
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            self.targets(tell=False)
+        self.assertEqual('', err.getvalue())
 
     def test_choice(self):
         found = self.targets()
         self.assertEqual(found, node.choose(found, None))
         self.assertEqual(['edge'], [
             target.name for target in node.choose(found, ['edge'])])
-        exc = self.assertRaises(ValueError, node.choose, found, ['dcn9'])
+        exc = self.assertRaises(output.Failed, node.choose, found, ['dcn9'])
         self.assertIn('no site dcn9', str(exc))
 
     def test_options_of_imports_are_known(self):

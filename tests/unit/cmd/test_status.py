@@ -26,8 +26,7 @@ from oslotest import base
 
 from glance_dcn.ceph import health
 from glance_dcn.cmd import main
-from glance_dcn.cmd import metrics
-from glance_dcn.cmd import status
+from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import cluster
 from glance_dcn.status import inventory
@@ -79,7 +78,7 @@ class TestStatus(CommandTestCase):
 
     def test_summary(self):
         code, out, _err = self.run_command('status')
-        self.assertEqual(status.BAD, code)
+        self.assertEqual(output.Exit.BAD, code)
         lines = out.splitlines()
         self.assertEqual(
             ['central', 'up', '1.0', 'ms', '600', 'B', '3', '0', '0', '0',
@@ -94,17 +93,17 @@ class TestStatus(CommandTestCase):
     def test_healthy(self):
         self.snapshot = test_metrics.some_snapshot(
             sites=[poll.SiteStatus('central', health.UP)])
-        self.assertEqual(status.GOOD, self.run_command('status')[0])
+        self.assertEqual(output.Exit.GOOD, self.run_command('status')[0])
 
     def test_tasks_that_cannot_be_read(self):
         self.snapshot = test_metrics.some_snapshot(sites=[poll.SiteStatus(
             'central', health.UP, tasks=None, unread=True)])
         code, out, _err = self.run_command('status')
-        self.assertEqual(status.BAD, code)
+        self.assertEqual(output.Exit.BAD, code)
         self.assertEqual('-', out.splitlines()[1].split()[-2])
         # A Glance that keeps none has none to be read.
         self.snapshot.sites[0].unread = False
-        self.assertEqual(status.GOOD, self.run_command('status')[0])
+        self.assertEqual(output.Exit.GOOD, self.run_command('status')[0])
 
     def site(self, **more):
         return poll.SiteStatus('central', health.UP, fsid='f0', pool='images',
@@ -121,7 +120,7 @@ class TestStatus(CommandTestCase):
         self.snapshot = test_metrics.some_snapshot(
             sites=[self.site()], totals=totals, images=[image])
         code, out, _err = self.run_command('status', '--all')
-        self.assertEqual(status.BAD, code)
+        self.assertEqual(output.Exit.BAD, code)
         self.assertEqual(['2', '0', '0', '3', '0'],
                          out.splitlines()[1].split()[4:9])
         self.assertIn('active  lost', out)
@@ -134,10 +133,10 @@ class TestStatus(CommandTestCase):
             {'active': 2}, 20, {'central': 2}, {'central': 20}, {}, {},
             {'central': {'rbd://f0/images': (2, 20)}})
         for names, lost, shown, expected in (
-                ({IMAGE, 'b'}, '0', 'present', status.GOOD),
-                ({'b', 'c'}, '0', 'lost', status.BAD),
-                ({IMAGE}, '1', 'present', status.BAD),
-                (None, '0', 'present', status.GOOD)):
+                ({IMAGE, 'b'}, '0', 'present', output.Exit.GOOD),
+                ({'b', 'c'}, '0', 'lost', output.Exit.BAD),
+                ({IMAGE}, '1', 'present', output.Exit.BAD),
+                (None, '0', 'present', output.Exit.GOOD)):
             self.snapshot = test_metrics.some_snapshot(
                 sites=[self.site(names=names)], totals=totals, images=[
                     self.image('central', places={'central': uri})])
@@ -153,7 +152,7 @@ class TestStatus(CommandTestCase):
         self.snapshot = test_metrics.some_snapshot(
             sites=[self.site()], totals=totals, known={'central', 'dcn3'})
         code, out, _err = self.run_command('status')
-        self.assertEqual(status.BAD, code)
+        self.assertEqual(output.Exit.BAD, code)
         self.assertEqual(['dcn3', 'taken', 'away', '-', '-', '2'],
                          out.splitlines()[2].split()[:6])
         # That one may be a store of other nodes alone.
@@ -164,7 +163,7 @@ class TestStatus(CommandTestCase):
         self.assertEqual({'dcn3': 2}, found['strays'])
         self.snapshot = test_metrics.some_snapshot(
             sites=[self.site()], totals=totals, known={'central'})
-        self.assertEqual(status.GOOD, self.run_command('status')[0])
+        self.assertEqual(output.Exit.GOOD, self.run_command('status')[0])
 
     def test_image_that_is_none(self):
         self.snapshot = test_metrics.some_snapshot(images=[], number=0,
@@ -172,7 +171,7 @@ class TestStatus(CommandTestCase):
         for more in ((), ('--missing', 'edge')):
             code, out, err = self.run_command('status', '--image', IMAGE,
                                               *more)
-            self.assertEqual((status.WRONG, ''), (code, out))
+            self.assertEqual((output.Exit.WRONG, ''), (code, out))
             self.assertIn('there is no image ' + IMAGE, err)
 
     def test_image_that_is_not_meant(self):
@@ -180,7 +179,7 @@ class TestStatus(CommandTestCase):
             sites=[poll.SiteStatus('central', health.UP)], images=[], number=0)
         code, out, err = self.run_command('status', '--image', IMAGE,
                                           '--missing', 'central')
-        self.assertEqual(status.GOOD, code)
+        self.assertEqual(output.Exit.GOOD, code)
         self.assertIn('CENTRAL', out.upper())
         self.assertIn('image %s is not among those that are meant' % IMAGE,
                       err)
@@ -195,7 +194,7 @@ class TestStatus(CommandTestCase):
                 enabled_backends={'a': 'file'})))
         for command in ('status', 'metrics'):
             code, out, err = self.run_command(command)
-            self.assertEqual((status.WRONG, ''), (code, out))
+            self.assertEqual((output.Exit.WRONG, ''), (code, out))
             self.assertIn('there are: a:file', err)
 
     def test_images(self):
@@ -273,7 +272,7 @@ class TestStatus(CommandTestCase):
             err = io.StringIO()
             with contextlib.redirect_stderr(err):
                 exc = self.assertRaises(SystemExit, main.main, list(argv))
-            self.assertEqual(status.WRONG, exc.code)
+            self.assertEqual(output.Exit.WRONG, exc.code)
             self.assertIn(argv[-1], err.getvalue())
             # Of our functions.
             self.assertNotIn('invalid', err.getvalue())
@@ -287,7 +286,7 @@ class TestStatus(CommandTestCase):
             with contextlib.redirect_stderr(err):
                 exc = self.assertRaises(SystemExit, main.main,
                                         ['status', *argv])
-            self.assertEqual(status.WRONG, exc.code)
+            self.assertEqual(output.Exit.WRONG, exc.code)
             self.assertIn(argv[-1], err.getvalue())
         self.assertEqual([], self.asked)
 
@@ -310,7 +309,7 @@ class TestStatus(CommandTestCase):
 
     def test_unknown_site(self):
         code, _out, err = self.run_command('status', '--missing', 'dcn9')
-        self.assertEqual(status.WRONG, code)
+        self.assertEqual(output.Exit.WRONG, code)
         self.assertIn('there are central, edge', err)
 
     def test_json(self):
@@ -325,7 +324,7 @@ class TestStatus(CommandTestCase):
     def test_database_that_does_not_answer(self):
         self.snapshot = inventory.DatabaseUnavailable('no way')
         code, _out, err = self.run_command('status')
-        self.assertEqual(status.WRONG, code)
+        self.assertEqual(output.Exit.WRONG, code)
         self.assertIn('no way', err)
 
 
@@ -333,7 +332,7 @@ class TestMetrics(CommandTestCase):
 
     def test_terminal(self):
         code, out, _err = self.run_command('metrics')
-        self.assertEqual(metrics.GOOD, code)
+        self.assertEqual(output.Exit.GOOD, code)
         self.assertIn('glance_dcn_site_up{site="edge"} 0.0', out)
 
     def test_file(self):
@@ -346,7 +345,7 @@ class TestMetrics(CommandTestCase):
     def test_file_that_cannot_be_written(self):
         code, _out, err = self.run_command(
             'metrics', '--output', '/nonsense/dcn.prom')
-        self.assertEqual(metrics.UNWRITTEN, code)
+        self.assertEqual(output.Exit.UNABLE, code)
         self.assertIn('/nonsense/dcn.prom', err)
 
     def test_wrong_arguments(self):
@@ -354,7 +353,7 @@ class TestMetrics(CommandTestCase):
                      ('--listen', 'host:0'), ('--listen', 'host:http')):
             exc = self.assertRaises(SystemExit, self.run_command, 'metrics',
                                     *argv)
-            self.assertEqual(metrics.WRONG, exc.code)
+            self.assertEqual(output.Exit.WRONG, exc.code)
 
     def serve(self, *rounds):
         """Serve, and return (figures are there, reason) after each round.
@@ -381,7 +380,7 @@ class TestMetrics(CommandTestCase):
                  types.SimpleNamespace(Event=Event))):
             self.useFixture(fixtures.MonkeyPatch(target, value))
         code, _out, err = self.run_command('metrics', '--listen', 'host:9750')
-        self.assertEqual(metrics.GOOD, code, err)
+        self.assertEqual(output.Exit.GOOD, code, err)
         self.assertEqual([], todo)
         return found, err.splitlines()
 
@@ -410,7 +409,7 @@ class TestMetrics(CommandTestCase):
         code, _out, err = self.run_command(
             'metrics', '--listen', 'host:9750', '--sites-file', str(path))
         # What was wrong from the beginning is not waited for.
-        self.assertEqual(metrics.WRONG, code)
+        self.assertEqual(output.Exit.WRONG, code)
         self.assertIn('sites.yaml:2: this is no YAML', err)
 
     def test_exporter_whose_stores_are_gone(self):

@@ -21,7 +21,7 @@ import fixtures
 from oslotest import base
 
 from glance_dcn.cmd import main
-from glance_dcn.cmd import task as command
+from glance_dcn.cmd import output
 from glance_dcn.runtime import process
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import queue
@@ -74,16 +74,16 @@ class TestList(TaskCase):
         return status, json.loads(out)
 
     def test_none(self):
-        self.assertEqual((command.NONE, 'There are no tasks.\n', ''),
+        self.assertEqual((output.Exit.GOOD, 'There are no tasks.\n', ''),
                          self.run_command())
-        self.assertEqual((command.NONE, {'tasks': [], 'unreadable': []}),
+        self.assertEqual((output.Exit.GOOD, {'tasks': [], 'unreadable': []}),
                          self.listed())
 
     def test_table(self):
         self.record(created_at=0, created_by='host:7', retry_attempts=3,
                     message='it is away')
         status, out, _err = self.run_command()
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         head, row = out.splitlines()
         self.assertEqual(
             ['STORE', 'ACTION', 'IMAGE', 'CREATED', 'ATTEMPTS', 'BY',
@@ -95,7 +95,7 @@ class TestList(TaskCase):
     def test_json(self):
         self.record(tasks.Action.PURGE, image_id='12', message='in use')
         status, found = self.listed()
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         task, = found['tasks']
         self.assertEqual(
             ('edge', 'purge', IMAGE, 'images', '12', 0, 'in use'),
@@ -105,11 +105,12 @@ class TestList(TaskCase):
 
     def test_only_one_store(self):
         self.record()
-        self.assertEqual(command.NONE, self.run_command('--site', 'home')[0])
-        self.assertEqual(command.SOME, self.run_command(
+        self.assertEqual(output.Exit.GOOD,
+                         self.run_command('--site', 'home')[0])
+        self.assertEqual(output.Exit.BAD, self.run_command(
             '--site', 'edge', '--site', 'home')[0])
         status, _out, err = self.run_command('--site', 'elsewhere')
-        self.assertEqual(command.WRONG, status)
+        self.assertEqual(output.Exit.WRONG, status)
         self.assertIn('no dcn store elsewhere; there are: edge, home', err)
 
     def test_no_store_at_all(self):
@@ -118,14 +119,14 @@ class TestList(TaskCase):
             'glance_dcn.cmd.node._enabled', lambda: {'a': 'file'}))
         for argv in ((), ('--site', 'a')):
             status, out, err = self.run_command(*argv)
-            self.assertEqual((command.WRONG, ''), (status, out))
+            self.assertEqual((output.Exit.WRONG, ''), (status, out))
             self.assertIn('no store is of type dcn; there are: a:file', err)
 
     def test_no_store_keeps_the_records(self):
         """As where two are ours, and another one is the default."""
         self.queue.home.site = None
         status, out, err = self.run_command()
-        self.assertEqual((command.WRONG, ''), (status, out))
+        self.assertEqual((output.Exit.WRONG, ''), (status, out))
         self.assertIn('home_store in [glance_dcn]', err)
         self.assertIn('edge, home', err)
 
@@ -145,27 +146,27 @@ class TestList(TaskCase):
         key = tasks.prefix('edge', IMAGE) + 'task/delete'
         fakes.records_of(self.home)[key] = '{'
         status, out, _err = self.run_command()
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         self.assertIn('Record %s is left alone: it is no JSON' % key, out)
 
     def test_records_of_another_deployment(self):
         stores.TaskStore(self.queue.home, 'theirs').put(tasks.Task(
             tasks.Action.DELETE, 'edge', IMAGE, 'images'))
-        self.assertEqual(command.NONE, self.run_command()[0])
+        self.assertEqual(output.Exit.GOOD, self.run_command()[0])
         status, found = self.listed('--all')
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         self.assertIn("deployment 'theirs'", found['unreadable'][0]['reason'])
 
     def test_site_that_is_away(self):
         self.record()
         self.edge.away()
-        self.assertEqual(command.SOME, self.run_command()[0])
+        self.assertEqual(output.Exit.BAD, self.run_command()[0])
 
     def test_default_site_that_is_away(self):
         self.record()
         self.home.away()
         status, _out, err = self.run_command()
-        self.assertEqual(command.UNREADABLE, status)
+        self.assertEqual(output.Exit.UNABLE, status)
         self.assertIn('it is away', err)
 
     def test_configuration_that_cannot_be_used(self):
@@ -174,14 +175,14 @@ class TestList(TaskCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.cmd.main._set_up_stores', fail))
         status, _out, err = self.run_command()
-        self.assertEqual(main.FAILED, status)
+        self.assertEqual(output.Exit.WRONG, status)
         self.assertIn('no such file', err)
 
     def test_wrong_arguments(self):
         for argv in (['tusk'], ['task'], ['task', 'last']):
             with contextlib.redirect_stderr(io.StringIO()):
                 exc = self.assertRaises(SystemExit, main.main, argv)
-            self.assertEqual(main.FAILED, exc.code)
+            self.assertEqual(output.Exit.WRONG, exc.code)
 
 
 class TestShow(TaskCase):
@@ -189,7 +190,7 @@ class TestShow(TaskCase):
     def test_nothing_is_recorded(self):
         self.record()
         status, out, _err = self.run_task('show', 'another')
-        self.assertEqual(command.NONE, status)
+        self.assertEqual(output.Exit.GOOD, status)
         self.assertEqual('Nothing is recorded about image another.\n', out)
 
     def test_all_of_an_image(self):
@@ -197,7 +198,7 @@ class TestShow(TaskCase):
         self.queue.store.put(tasks.Intent('edge', IMAGE, 'images', 'f',
                                           'writer', '10.0.0.1:0/8'))
         status, out, _err = self.run_task('show', IMAGE)
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         for text in ('it is away', 'write (writing)', 'delete'):
             self.assertIn(text, out)
         _status, out, _err = self.run_task('show', IMAGE, '--format', 'json')
@@ -211,7 +212,7 @@ class TestRetry(TaskCase):
         self.record(retry_attempts=7, message='it is away')
         self.record(site='home', retry_attempts=7)
         status, out, _err = self.run_task('retry', IMAGE, '--site', 'edge')
-        self.assertEqual((command.NONE, 'Going to be tried: 1.\n'),
+        self.assertEqual((output.Exit.GOOD, 'Going to be tried: 1.\n'),
                          (status, out))
         retried, other = self.left
         self.assertEqual((0, 7), (retried.retry_attempts,
@@ -223,7 +224,7 @@ class TestRetry(TaskCase):
     def test_none_is_chosen(self):
         self.record()
         before = self.left
-        self.assertEqual(command.SOME, self.run_task('retry', 'another')[0])
+        self.assertEqual(output.Exit.BAD, self.run_task('retry', 'another')[0])
         self.assertEqual(before, self.left)
 
     def test_changed_meanwhile(self):
@@ -231,7 +232,7 @@ class TestRetry(TaskCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.omap.swap', lambda *args: False))
         status, out, err = self.run_task('retry')
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         self.assertIn('tried: 0', out)
         self.assertIn('store edge: the task delete of image %s was changed'
                       % IMAGE, err)
@@ -239,7 +240,7 @@ class TestRetry(TaskCase):
     def test_home_is_away(self):
         self.home.away()
         status, _out, err = self.run_task('retry')
-        self.assertEqual(command.UNREADABLE, status)
+        self.assertEqual(output.Exit.UNABLE, status)
         self.assertIn('it is away', err)
 
 
@@ -254,7 +255,7 @@ class TestRun(TaskCase):
         before = self.left
         status, out, _err = self.run_task('run', '--dry-run', '--format',
                                           'json')
-        self.assertEqual(command.NONE, status)
+        self.assertEqual(output.Exit.GOOD, status)
         self.assertEqual(before, self.left)
         return [(plan['action'], plan['plan'], plan['reason'])
                 for plan in json.loads(out)['plans']]
@@ -264,7 +265,7 @@ class TestRun(TaskCase):
             self.queue._database = database
             for argv in (('run',), ('run', '--dry-run')):
                 status, _out, err = self.run_task(*argv)
-                self.assertEqual(command.WRONG, status)
+                self.assertEqual(output.Exit.WRONG, status)
                 self.assertIn('database of Glance cannot be asked', err)
 
     def test_dry_run(self):
@@ -309,7 +310,7 @@ class TestRun(TaskCase):
             self.dry_run())
 
     def test_table_of_plans(self):
-        self.assertEqual((command.NONE, 'There are no tasks.\n', ''),
+        self.assertEqual((output.Exit.GOOD, 'There are no tasks.\n', ''),
                          self.run_task('run', '--dry-run'))
         self.record()
         head, row = self.run_task('run', '--dry-run')[1].splitlines()
@@ -320,7 +321,7 @@ class TestRun(TaskCase):
     def test_run(self):
         self.edge.add('1')
         self.record(image_id='1')
-        self.assertEqual((command.NONE, 'There are no tasks.\n', ''),
+        self.assertEqual((output.Exit.GOOD, 'There are no tasks.\n', ''),
                          self.run_task('run'))
         self.assertEqual({}, self.edge.images)
 
@@ -329,10 +330,10 @@ class TestRun(TaskCase):
         self.edge.add('1')
         self.record(image_id='1')
         status, out, _err = self.run_task('run')
-        self.assertEqual(command.SOME, status)
+        self.assertEqual(output.Exit.BAD, status)
         self.assertIn('Glance still has its location', out)
         # The lease is given back.
-        self.assertEqual(command.SOME, self.run_task('run')[0])
+        self.assertEqual(output.Exit.BAD, self.run_task('run')[0])
 
     def test_another_process_runs_them(self):
         self.useFixture(fixtures.MonkeyPatch(
@@ -341,7 +342,7 @@ class TestRun(TaskCase):
         self.edge.add('1')
         self.record(image_id='1')
         status, _out, err = self.run_task('run')
-        self.assertEqual(command.BUSY, status)
+        self.assertEqual(output.Exit.BUSY, status)
         self.assertIn('glance-dcn task retry', err)
         self.assertEqual(1, len(self.left))
         # It needs no right to show what would be done.

@@ -23,6 +23,7 @@ import types
 import fixtures
 from oslotest import base
 
+from glance_dcn.cmd import main
 from glance_dcn.cmd import worker
 from glance_dcn.imports import journal
 from glance_dcn.runtime import process
@@ -63,7 +64,7 @@ class WorkerListTest(base.BaseTestCase):
         worker.register(parser.add_subparsers())
         args = parser.parse_args(['worker', *arguments])
         with contextlib.redirect_stdout(io.StringIO()) as output:
-            status = args.run(args)
+            status = main.run(args)
         return status, output.getvalue()
 
     def test_root_is_not_glance(self):

@@ -232,8 +232,7 @@ class TestInventory(base.BaseTestCase):
         # What the two who say how far stores are really say.
         going_on = active_imports.Import(types.SimpleNamespace(
             entry=types.SimpleNamespace(phase=journal.STORING)))
-        going_on.progress('dcn1', 1)
-        going_on.progress('dcn10', .5)
+        going_on.parts.update(dcn1=1, dcn10=.5)
         self.assertEqual({'dcn1': 100, 'dcn10': 50},
                          self.transfer(going_on.message()).percents)
         progress = transfer.Progress(
