@@ -36,7 +36,6 @@ import typing
 
 import rados
 
-from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
@@ -311,14 +310,14 @@ class Connection:
         if state.callers.is_caller():
             # It is waited for by another call.
             return function(*args)
-        call = calls.Call(function, args, late, self._share_pools(args))
+        call = states.Call(function, args, late, self._share_pools(args))
         state.callers.submit(call)
-        pause: float = calls.QUIET
+        pause: float = states.QUIET
         while True:
             try:
                 return call.wait(pause)
             except native.Empty:
-                pause = calls.PAUSE
+                pause = states.PAUSE
             error = self.lost()
             if error is not None and call.leave():
                 if fence:
@@ -348,29 +347,29 @@ class Connection:
         with state.lock:
             suspicion, begun = state.suspicion, None
             if suspicion is None:
-                if time.monotonic() - state.cleared < calls.QUIET:
+                if time.monotonic() - state.cleared < states.QUIET:
                     # It answers, if slowly: on a thin link, more probes would
                     # make it slower.
                     return None
-                begun = state.suspicion = calls.Suspicion(state.client)
+                begun = state.suspicion = states.Suspicion(state.client)
         if begun is not None:
             process.get(schedulers.Scheduler).submit(functools.partial(
                 self._verify, state, begun))
         elif suspicion and suspicion.is_over(time.monotonic()):
             error = errors.Unreachable(
                 self.store, 'neither a request nor a probe was answered '
-                'within %d s' % calls.VERDICT, 'see that the site is up and '
+                'within %d s' % states.VERDICT, 'see that the site is up and '
                 'can be reached, and that its cluster is healthy')
             self._conclude(state, suspicion, error)
             return error
         return None
 
     def _verify(self, state: states.State,
-                suspicion: calls.Suspicion) -> None:
+                suspicion: states.Suspicion) -> None:
         """Ask whether the cluster is there, where a client has no answer."""
         error: errors.Unreachable | None = None
         try:
-            with state.cache.making(self.store, calls.PATIENCE):
+            with state.cache.making(self.store, states.PATIENCE):
                 suspicion.since = time.monotonic()
                 self._ask_by_new_client(state, self._verifier)
         except errors.Exhausted as exc:
@@ -388,7 +387,7 @@ class Connection:
         self._conclude(state, suspicion, error)
 
     def _verify_by_monitors(self, state: states.State,
-                            suspicion: calls.Suspicion) -> None:
+                            suspicion: states.Suspicion) -> None:
         def conclude(reason: str | None) -> None:
             self._conclude(state, suspicion, errors.Unreachable(
                 self.store, 'a request is not answered, and neither do the '
@@ -414,7 +413,7 @@ class Connection:
             # They have names alone, which only a client resolves.
             then(None)
 
-    def _conclude(self, state: states.State, suspicion: calls.Suspicion,
+    def _conclude(self, state: states.State, suspicion: states.Suspicion,
                   error: errors.Unreachable | None) -> None:
         """End a suspicion, unless that was done.
 
