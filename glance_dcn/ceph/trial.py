@@ -37,7 +37,6 @@ import rados
 import rbd
 
 from glance_dcn.ceph import images
-from glance_dcn.ceph import trash
 
 LOG = logging.getLogger(__name__)
 
@@ -202,9 +201,9 @@ def sweep(ioctx: rados.Ioctx) -> None:
                 rbd.RBD().trash_remove(ioctx, entry.image_id, force=True)
 
 
-def _trashed(ioctx: rados.Ioctx) -> list[trash.Entry]:
+def _trashed(ioctx: rados.Ioctx) -> list[images.TrashEntry]:
     try:
-        return list(trash.entries(ioctx))
+        return list(images.trash_entries(ioctx))
     except Error:
         return []
 

@@ -50,7 +50,6 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import permission
 from glance_dcn.ceph import record_format
-from glance_dcn.ceph import trash
 from glance_dcn.runtime import native
 from glance_dcn.store import callers
 from glance_dcn.store import failures
@@ -189,7 +188,7 @@ class Deletion:
         images.check_responsive(ioctx, image, ANSWER)
         # Once: by now another may have the name.
         self.image_id = (self.image_id or images.read_image_id(ioctx, image)
-                         or trash.find_being_removed(ioctx, image))
+                         or images.find_being_removed(ioctx, image))
         with self.site.name_lock(ioctx, image):
             # Whether another has it by now is seen by its internal ID; what
             # was abandoned is done by the task runner.
