@@ -215,7 +215,7 @@ class ClientFactory:
             try:
                 ask_osds(ioctx)
             except rados.Error as exc:
-                if abs(exc.errno or 0) in (errno.EPERM, errno.EACCES):
+                if errors.is_denied(exc):
                     raise errors.Misconfigured(
                         self.store, 'pool %s refuses the user (%s)' % (
                             pool, exc), 'see rbd_store_pool and '
@@ -229,9 +229,8 @@ class ClientFactory:
     def explain(self, exc: Exception,
                 client: rados.Rados) -> errors.ClusterError:
         """Return the ClusterError for what librados raised on connecting."""
-        code = abs(getattr(exc, 'errno', None) or 0)
-        if code not in (errno.EPERM, errno.EACCES, errno.ENOENT,
-                        errno.EINVAL):
+        if errors.code(exc) not in (*errors.DENIED, errno.ENOENT,
+                                    errno.EINVAL):
             return errors.Unreachable(
                 self.store, 'the monitors %s do not answer (%s)' % (
                     client.conf_get('mon_host'), exc),
@@ -241,7 +240,7 @@ class ClientFactory:
         keyrings = _paths(client.conf_get('keyring'))
         if all(_why_unreadable(path) for path in keyrings):
             return self._no_keyring(errors.Refused, user, keyrings)
-        if code in (errno.EPERM, errno.EACCES):
+        if errors.is_denied(exc):
             return errors.Refused(
                 self.store, 'the cluster refuses %s (%s)' % (user, exc),
                 self._user_remedy)

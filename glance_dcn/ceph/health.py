@@ -121,7 +121,7 @@ def explain(exc: BaseException | None,
         if (isinstance(exc, (rados.Error, rbd.Error,
                              engine_errors.RequestError))
                 and vars(exc).setdefault('dcn_store', store) == store
-                and abs(getattr(exc, 'errno', None) or 0) in _AWAY):
+                and errors.code(exc) in _AWAY):
             return errors.Unreachable(
                 store, 'a request was not answered (%s)' % exc, _REMEDY)
         exc = exc.__cause__

@@ -52,6 +52,7 @@ import uuid
 
 import rados
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import fencing
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import process
@@ -306,4 +307,4 @@ class _Waiter:
 def _failed(kind: type[NameLockError], image: str,
             exc: Exception) -> NameLockError:
     return kind(image, 'its name lock failed: %s' % exc,
-                abs(getattr(exc, 'errno', None) or 0) or None)
+                errors.code(exc) or None)

@@ -36,7 +36,9 @@ import uuid
 import rados
 import rbd
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
+from glance_dcn.ceph import omap
 
 LOG = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ _OLD = 900
 _SAMPLES = (256 << 10, 1 << 20, 4 << 20, 4 << 20)
 _ENOUGH = 1.0
 _STATS = 5
+# No client has it: the monitors refuse it as an address, after they have
+# looked at the rights of who asks.
+_NO_ADDRESS = 'glance-dcn/0'
 
 
 class Refused(Exception):
@@ -221,6 +226,54 @@ def _is_old(ioctx: rados.Ioctx, name: str) -> bool:
     except rbd.ImageNotFound:
         # One whose maker died while creating it cannot be opened.
         return True
+
+
+def may_write(ioctx: rados.Ioctx, timeout: float = omap.TIMEOUT) -> bool:
+    """Return whether the user may write in the namespace of an Ioctx.
+
+    Like :func:`may_read` and :func:`may_blocklist` it changes nothing: it
+    asks for what cannot succeed, whatever the rights of the user. Whether that
+    fails for lack of them, or later, is the answer.
+
+    :param timeout: seconds to wait for the cluster
+    :raises rados.Error: if there is no answer
+    """
+    return omap.may_write(ioctx, _absent(), timeout)
+
+
+def may_read(ioctx: rados.Ioctx) -> bool:
+    """Return whether the user may read in the namespace of an Ioctx.
+
+    :raises rados.Error: if there is no answer
+    """
+    try:
+        ioctx.stat(_absent())
+    except rados.ObjectNotFound:
+        pass
+    except rados.Error as exc:
+        if errors.is_denied(exc):
+            return False
+        raise
+    return True
+
+
+def may_blocklist(client: rados.Rados) -> bool:
+    """Return whether the user may cut off other clients of the cluster.
+
+    :raises rados.Error: if there is no answer
+    """
+    code, _output, status = client.mon_command(json.dumps({
+        'prefix': 'osd blocklist', 'blocklistop': 'add',
+        'addr': _NO_ADDRESS}), b'')
+    if -code in errors.DENIED:
+        return False
+    if code in (0, -errno.EINVAL):
+        return True
+    raise rados.OSError('osd blocklist: %s' % status, errno=-code)
+
+
+def _absent() -> str:
+    return 'glance_dcn.permission.%s' % uuid.uuid4()
 
 
 def round_trip(ioctx: rados.Ioctx) -> float:

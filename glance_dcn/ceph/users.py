@@ -159,8 +159,7 @@ def _connected(name: str, conf: str, user: str,
 def _explain(exc: Exception, name: str, conf: str, user: str,
              client: rados.Rados) -> errors.ClusterError:
     """Return the ClusterError for what librados raised on connecting."""
-    code = abs(getattr(exc, 'errno', None) or 0)
-    if code in (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EINVAL):
+    if errors.code(exc) in (*errors.DENIED, errno.ENOENT, errno.EINVAL):
         return errors.Misconfigured(
             name, 'cannot connect as client.%s (%s)' % (user, exc),
             'see that its key is in %s' % client.conf_get('keyring'))

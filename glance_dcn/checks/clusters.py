@@ -20,7 +20,6 @@ import stat
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
-from glance_dcn.ceph import permission
 from glance_dcn.ceph import trial
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
@@ -205,7 +204,7 @@ def pool(site: subjects.Site) -> str:
     try:
         clients.ask_osds(site.opened)
     except trial.Error as exc:
-        if permission.is_denied(exc):
+        if errors.is_denied(exc):
             raise Found('refused', error=exc, **names)
         raise Found('silent', error=exc, **names)
     if site.keeps_records:
@@ -234,7 +233,7 @@ def rights(site: subjects.Site) -> str:
             trial.sweep(site.opened)
             done = trial.rights(site.opened, site.going_on)
     except trial.Refused as exc:
-        raise Found('missing' if permission.is_denied(exc.error)
+        raise Found('missing' if errors.is_denied(exc.error)
                     else 'failed', user=site.user, pool=site.target.pool,
                     right=exc.right, error=exc.error, caps=site.caps)
     return ', '.join(done)
@@ -258,8 +257,8 @@ def excess(site: subjects.Site) -> str:
     names = {'pool': site.target.pool, 'user': site.user, 'caps': site.caps,
              'namespace': homes.NAMESPACE}
     with site.open_namespace(homes.NAMESPACE) as ioctx:
-        reads = permission.may_read(ioctx)
-        writes = permission.may_write(ioctx)
+        reads = trial.may_read(ioctx)
+        writes = trial.may_write(ioctx)
     if site.target.access is model.Access.OWNER:
         if not reads or not writes:
             raise Found('no_records', **names)
@@ -268,9 +267,9 @@ def excess(site: subjects.Site) -> str:
         raise Found('records', **names)
     if site.target.access is model.Access.READ_WRITE:
         return 'it can reach no records'
-    if permission.may_write(site.opened):
+    if trial.may_write(site.opened):
         raise Found('writes', **names)
-    if permission.may_blocklist(site.connected):
+    if trial.may_blocklist(site.connected):
         raise Found('blocklists', **names)
     return 'it may only read'
 
@@ -318,7 +317,7 @@ def room(site: subjects.Site) -> str:
     try:
         total, free = trial.room(site.connected)
     except trial.Error as exc:
-        if permission.is_denied(exc):
+        if errors.is_denied(exc):
             return 'the user may not ask'
         raise Found('unread', error=exc)
     if total is None or free is None:

@@ -29,7 +29,7 @@ import dataclasses
 import typing
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import permission
+from glance_dcn.ceph import trial
 
 if typing.TYPE_CHECKING:
     import rados
@@ -69,9 +69,9 @@ class Access:
         try:
             # One that may not even read is misconfigured, which is told by
             # what the cluster answers to the write.
-            allowed = (permission.may_write(ioctx, _TIMEOUT)
-                       or not permission.may_read(ioctx))
-        except permission.Error as exc:
+            allowed = (trial.may_write(ioctx, _TIMEOUT)
+                       or not trial.may_read(ioctx))
+        except trial.Error as exc:
             self.site.failed(exc)
             if self.read_only:
                 raise self._error() from exc

@@ -48,7 +48,6 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import permission
 from glance_dcn.ceph import record_format
 from glance_dcn.runtime import native
 from glance_dcn.store import callers
@@ -482,7 +481,7 @@ def explain(store: driver.Store, loc: location.StoreLocation,
 
     :param exc: what the cluster of the store has answered
     """
-    denied = permission.is_denied(exc) and store.site.access.refusal()
+    denied = errors.is_denied(exc) and store.site.access.refusal()
     if denied:
         raise denial(loc.image, denied) from exc
 

@@ -23,8 +23,8 @@ import rbd
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import name_lock
-from glance_dcn.ceph import permission
 from glance_dcn.ceph import records
+from glance_dcn.ceph import trial
 from glance_dcn.sites import home
 from glance_dcn.sites import site
 from lab import ceph
@@ -160,8 +160,8 @@ class RightsTest(base.CephTestCase):
             self.assertDenied(ioctx.remove_object, self.image)
             self.assertDenied(ioctx.lock_exclusive, self.image, 'l', 'c')
             self.assertEqual([], list(ioctx.list_objects()))
-            self.assertFalse(permission.may_read(ioctx))
-            self.assertFalse(permission.may_write(ioctx))
+            self.assertFalse(trial.may_read(ioctx))
+            self.assertFalse(trial.may_write(ioctx))
 
     def remove_record(self, site):
         with self.cluster(site).pool(user='glance') as ioctx:
@@ -185,8 +185,8 @@ class RightsTest(base.CephTestCase):
             for method in ('child_attach', 'child_detach', 'metadata_set'):
                 self.assertDenied(ioctx.execute, header, 'rbd', method, b'')
             self.assertDenied(ioctx.watch, header, lambda *unused: None)
-            self.assertFalse(permission.may_write(ioctx))
-            self.assertFalse(permission.may_blocklist(client))
+            self.assertFalse(trial.may_write(ioctx))
+            self.assertFalse(trial.may_blocklist(client))
             self.assertRaises(rados.Error, client.blocklist_add,
                               '192.0.2.1:0/1', 1)
             self.assertDenied(self.clone, client, ioctx)
@@ -223,8 +223,8 @@ class RightsTest(base.CephTestCase):
             self.assertReads(ioctx)
             self.write(ioctx)
             self.name_lock(ioctx)
-            self.assertTrue(permission.may_write(ioctx))
-            self.assertTrue(permission.may_blocklist(client))
+            self.assertTrue(trial.may_write(ioctx))
+            self.assertTrue(trial.may_blocklist(client))
             self.assertNoRecords(client, 'central')
 
     def test_central_at_an_edge(self):
@@ -247,19 +247,19 @@ class RightsTest(base.CephTestCase):
     def test_narrowed_by_the_command(self):
         self.write_sites('read-write')
         with self.connected('central', '--for', 'dcn0') as (_client, ioctx):
-            self.assertTrue(permission.may_write(ioctx))
+            self.assertTrue(trial.may_write(ioctx))
         self.write_sites('read-only')
         with self.connected('central', '--for', 'dcn0', '--replace-caps') as (
                 _client, ioctx):
-            self.assertFalse(permission.may_write(ioctx))
+            self.assertFalse(trial.may_write(ioctx))
 
     def test_asking_changes_nothing(self):
         with self.cluster('dcn0').connect('glance') as client, \
                 client.open_ioctx('images') as ioctx:
             before = {item.key for item in ioctx.list_objects()}
-            self.assertTrue(permission.may_write(ioctx))
-            self.assertTrue(permission.may_read(ioctx))
-            self.assertTrue(permission.may_blocklist(client))
+            self.assertTrue(trial.may_write(ioctx))
+            self.assertTrue(trial.may_read(ioctx))
+            self.assertTrue(trial.may_blocklist(client))
             self.assertEqual([], [
                 item.key for item in ioctx.list_objects()
                 if 'permission' in item.key and item.key not in before])

@@ -21,7 +21,7 @@ import rados
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
-from glance_dcn.ceph import permission
+from glance_dcn.ceph import trial
 from glance_dcn.sites import access
 
 
@@ -56,9 +56,9 @@ class TestAccess(base.BaseTestCase):
         self.site = Site()
         self.access = access.Access(self.site, 'glance-dcn0')
         self.asked = self.useFixture(fixtures.MockPatchObject(
-            permission, 'may_write', return_value=True)).mock
+            trial, 'may_write', return_value=True)).mock
         self.readable = self.useFixture(fixtures.MockPatchObject(
-            permission, 'may_read', return_value=True)).mock
+            trial, 'may_read', return_value=True)).mock
 
     def test_one_that_may_not_even_read_is_told_by_the_write(self):
         self.asked.return_value = self.readable.return_value = False
