@@ -136,7 +136,7 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            fsid = self._found_fsid() or self._factory.fsid
+            fsid = self._found_fsid() or self._factory.settings.fsid
             if fsid:
                 return fsid
             with self.use() as client:
@@ -153,7 +153,7 @@ class Connection:
         """
         state = self._states.get()
         try:
-            fsid = self._found_fsid() or self._factory.fsid
+            fsid = self._found_fsid() or self._factory.settings.fsid
         except errors.ClusterError as exc:
             state.breaker.record_failure(exc)
             self._complain(exc)
@@ -404,7 +404,7 @@ class Connection:
             it must not block
         """
         try:
-            addresses = monitors.parse(self._prober.mon_host)
+            addresses = monitors.parse(self._prober.settings.mon_host)
         except errors.ClusterError:
             addresses = []
         if addresses:
@@ -669,7 +669,7 @@ class Connection:
         made = states.State(self._caches.current())
         made.breaker = health.CircuitBreaker(
             self.store, lambda: self._check_cluster(made), self._on_up,
-            addresses=lambda: monitors.parse(self._prober.mon_host))
+            addresses=lambda: monitors.parse(self._prober.settings.mon_host))
         return made
 
     def _complain(self, exc: errors.ClusterError) -> None:

@@ -65,23 +65,6 @@ class _Options:
 
     options: dict[str, str]
 
-    @classmethod
-    def of(cls, options: Mapping[str, str]) -> _Options:
-        """Return the record of some options."""
-        return cls({name: json.dumps(str(value))
-                    for name, value in options.items()})
-
-    def read(self) -> dict[str, str]:
-        """Return the options by name.
-
-        :raises ValueError: if a value is no JSON string
-        """
-        found = {name: json.loads(text)
-                 for name, text in self.options.items()}
-        if not all(isinstance(value, str) for value in found.values()):
-            raise ValueError('an option is no text')
-        return found
-
 
 @dataclasses.dataclass(frozen=True)
 class _Holder:
@@ -125,8 +108,8 @@ class Definitions:
         for key, value in entries:
             try:
                 if key.startswith(_SITE):
-                    found[key[len(_SITE):]] = Definition(
-                        self._parse(_Options, value).read())
+                    found[key[len(_SITE):]] = Definition(_read_options(
+                        self._parse(_Options, value)))
                 elif key.startswith(_HOLDER):
                     name, host = key[len(_HOLDER):].split('/', 1)
                     holders.append((name, host, self._parse(
@@ -146,7 +129,9 @@ class Definitions:
 
         :raises RecordError: if it cannot be written
         """
-        self._set(_SITE + name, _Options.of(options))
+        self._set(_SITE + name, _Options({
+            option: json.dumps(str(value))
+            for option, value in options.items()}))
 
     def hold(self, name: str, host: str, seconds: float) -> None:
         """Note that a host has the file of a site.
@@ -187,3 +172,14 @@ class Definitions:
             yield
         except (omap.Error, UnicodeDecodeError) as exc:
             raise RecordError(self._store, exc) from exc
+
+
+def _read_options(record: _Options) -> dict[str, str]:
+    """Return the options of a site by name.
+
+    :raises ValueError: if a value is no JSON string
+    """
+    found = {name: json.loads(text) for name, text in record.options.items()}
+    if not all(isinstance(value, str) for value in found.values()):
+        raise ValueError('an option is no text')
+    return found

@@ -246,7 +246,13 @@ class CircuitBreaker:
                 self._next.cancel()
 
     def _submit(self, function: Callable[[], object]) -> None:
-        self._scheduler.submit(lambda: _call(function, self.store))
+        def call() -> None:
+            try:
+                function()
+            except Exception:
+                LOG.exception('A callback for the return of store %s failed',
+                              self.store)
+        self._scheduler.submit(call)
 
     def _begin_probes(self, wake: bool) -> None:
         """Have the cluster probed.
@@ -342,10 +348,3 @@ def format_time(seconds: float | None) -> str:
         return 'an unknown time'
     return datetime.datetime.fromtimestamp(
         seconds, datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')
-
-
-def _call(function: Callable[[], object], store: str) -> None:
-    try:
-        function()
-    except Exception:
-        LOG.exception('A callback for the return of store %s failed', store)

@@ -67,7 +67,7 @@ def conf(site: subjects.Site) -> str:
         if mode & stat.S_IWOTH:
             raise Found('writable', path=path, mode='%o' % mode)
     try:
-        fsid = site.factory.fsid
+        fsid = site.factory.settings.fsid
     except errors.ClusterError as exc:
         raise Found('unusable', path=path or 'ceph.conf', error=exc.reason)
     if not fsid:
@@ -97,7 +97,7 @@ def _check_readable(site: subjects.Site, path: str) -> None:
           'whoever has the key can change every image of the site'))
 def keyring(site: subjects.Site) -> str:
     """Look at the keyring."""
-    paths = site.factory.keyrings
+    paths = site.factory.settings.keyrings
     if not paths:
         return 'none is needed'
     there = [path for path in paths if os.path.exists(path)]
