@@ -239,9 +239,8 @@ class Connection:
         What fails in the block because the cluster is away opens the circuit
         breaker.
 
-        :raises Misconfigured: if the cluster has no such pool, or for the
-                               reasons of :meth:`client`
-        :raises Unreachable: if the cluster does not answer
+        :raises Misconfigured: if the cluster has no such pool
+        :raises ClusterError: as :meth:`use`
         """
         state = self._states.get()
         entry = self._acquire(state)
@@ -415,10 +414,7 @@ class Connection:
 
     def _conclude(self, state: states.State, suspicion: states.Suspicion,
                   error: errors.Unreachable | None) -> None:
-        """End a suspicion, unless that was done.
-
-        :param error: why the cluster is away
-        """
+        """End a suspicion, unless that was done."""
         with state.lock:
             if state.suspicion is not suspicion:
                 return
@@ -439,7 +435,7 @@ class Connection:
         """Keep the client of an open pool beyond the closing of the pool.
 
         :param ioctx: what :meth:`open_pool` gave, which is still open
-        :returns: is to be called when the client is not needed any more
+        :returns: function that ends it
         """
         return self._states.get().cache.hold(self._pools[id(ioctx)].entry)
 
@@ -452,14 +448,12 @@ class Connection:
         return self._failed(exc, self._states.get().client)
 
     def _failed(self, exc: BaseException, client: rados.Rados | None) -> bool:
-        state = self._states.get()
         error = health.explain(exc, self.store)
-        if error is None:
-            return False
-        # If it is about a connection that was retired already, nothing is
-        # said about the one that came after it.
-        self._retire(state, client, error)
-        return True
+        if error is not None:
+            # If it is about a connection that was retired already, nothing is
+            # said about the one that came after it.
+            self._retire(self._states.get(), client, error)
+        return error is not None
 
     def blocklist_retired_clients(self) -> None:
         """Prevent that what retired clients have sent is written later.
@@ -509,8 +503,7 @@ class Connection:
     def check(self) -> None:
         """Return if the cluster may be tried; costs nothing.
 
-        :raises NotDeployed: if conf file or keyring are not there
-        :raises Misconfigured: if the conf file cannot be read
+        :raises Misconfigured: if conf file or keyring cannot be read
         :raises Unreachable: while the cluster is away
         """
         state = self._states.get()
@@ -542,7 +535,13 @@ class Connection:
             if attempt is None:
                 attempt = state.attempt = states.Attempt()
         if begun:
-            self._begin(state, attempt)
+            try:
+                native.start('dcn-connect-%s' % self.store, self._try, state,
+                             attempt)
+            except RuntimeError as exc:
+                self._end(state, attempt, errors.Exhausted(
+                    self.store, 'no thread can be started to connect (%s)'
+                    % exc, 'raise pids.max (pids_limit of the container)'))
         try:
             attempt.wait(self._config.connect_timeout + _GRACE
                          if self._config.connect_timeout else None)
@@ -553,15 +552,6 @@ class Connection:
                 'monitors can be reached, and their names resolved')
             state.breaker.record_failure(error)
             raise error
-
-    def _begin(self, state: states.State, attempt: states.Attempt) -> None:
-        try:
-            native.start('dcn-connect-%s' % self.store, self._try, state,
-                         attempt)
-        except RuntimeError as exc:
-            self._end(state, attempt, errors.Exhausted(
-                self.store, 'no thread can be started to connect (%s)' % exc,
-                'raise pids.max (pids_limit of the container)'))
 
     def _try(self, state: states.State, attempt: states.Attempt) -> None:
         error: errors.ClusterError | None = None
@@ -595,10 +585,7 @@ class Connection:
 
     def _room(self, state: states.State
               ) -> contextlib.AbstractContextManager[None]:
-        """Have room for another client while it is made.
-
-        :raises Exhausted: if there is none
-        """
+        """Have room for another client while it is made."""
         retired = state.cache.retired_of(state)
         if retired >= _RETIRED:
             raise errors.Exhausted(
@@ -621,8 +608,6 @@ class Connection:
         """Return if the cluster can be used; for the circuit breaker.
 
         No client is kept that there was not before.
-
-        :raises ClusterError: if not
         """
         entry = state.cache.acquire(state)
         if entry is None:
@@ -631,18 +616,14 @@ class Connection:
         try:
             if state.breaker.health.state == health.DOWN:
                 self._check_by_new_client(state)
-            else:
-                self._ask_or_retire(state, entry.client)
+                return
+            try:
+                self._prober.check_pool(entry.client)
+            except errors.Unreachable:
+                state.retire(entry.client)
+                raise
         finally:
             state.cache.release(entry)
-
-    def _ask_or_retire(self, state: states.State,
-                       client: rados.Rados) -> None:
-        try:
-            self._prober.check_pool(client)
-        except errors.Unreachable:
-            state.retire(client)
-            raise
 
     def _check_by_new_client(self, state: states.State) -> None:
         # Before it takes the place of a client.
@@ -652,10 +633,7 @@ class Connection:
 
     def _ask_by_new_client(self, state: states.State,
                            factory: clients.ClientFactory) -> None:
-        """Ask the cluster through a client that is made for it.
-
-        :raises ClusterError: if it cannot be used
-        """
+        """Ask the cluster through a client that is made for it."""
         client = factory.connect()
         try:
             state.fsid = state.fsid or client.get_fsid()

@@ -87,9 +87,7 @@ def publish(image: rbd.Image, record: records.Record | None,
 
     :param image: open for writing
     :param record: of its content; None: it is kept with the image already
-    :param facts: that it was made with
     :raises glance_dcn.engine.rbd_layout.Unsafe: if its header has changed
-        made
     :raises rbd.Error: if it fails
     """
     rbd_layout.check_unchanged(image, facts)
@@ -136,7 +134,7 @@ class Removal:
         self._was_interrupted = False
 
     def prepare(self) -> None:
-        """See that nothing is in the way, and let no more clones be made.
+        """Check that nothing is in the way, and let no more clones be made.
 
         :raises rbd.ImageNotFound: if there is no such image
         :raises InUse: if the snapshot has clones, or the image is open
@@ -160,7 +158,11 @@ class Removal:
             return
         self._opened = image, self._snapshot
         try:
-            _check_not_open(image)
+            # One of the watchers is this client. To remove the snapshot of an
+            # image that then cannot be removed would leave one that cannot be
+            # read.
+            if len(list(image.watchers_list())) > 1:
+                raise rbd.ImageBusy('another client has it open')
             self._unprotect(image, self._snapshot)
         except rbd.ImageBusy as exc:
             self._close()
@@ -186,9 +188,7 @@ class Removal:
         removed = ''
         try:
             if self._has_clones:
-                LOG.warning('RBD image %s has clones: moving it to the '
-                            'trash', self._name)
-                self._trash()
+                self._trash('has clones')
                 return
             if self._opened and self._has_snapshot:
                 image, snapshot = self._opened
@@ -201,15 +201,11 @@ class Removal:
                 # Others made snapshots of it, or clones that need no
                 # protection (clone format 2): the data goes when the last of
                 # them is gone.
-                LOG.warning('RBD image %s has snapshots left: moving it to '
-                            'the trash', self._name)
-                self._trash()
+                self._trash('has snapshots left')
             except rbd.ImageBusy:
                 if not self._in_use_too:
                     raise
-                LOG.warning('RBD image %s is open elsewhere: moving it to '
-                            'the trash', self._name)
-                self._trash()
+                self._trash('is open elsewhere')
         except rbd.ImageBusy as exc:
             if removed:
                 _restore_snapshot(self._ioctx, self._name, removed)
@@ -245,14 +241,15 @@ class Removal:
             return
         self._has_snapshot = True
 
-    def _trash(self) -> None:
+    def _trash(self, why: str) -> None:
+        LOG.warning('RBD image %s %s: moving it to the trash', self._name, why)
         if self._trashing and self._image_id is not None:
             self._trashing(self._image_id)
         self._check_name()
         rbd.RBD().trash_move(self._ioctx, self._name)
 
     def _check_name(self) -> None:
-        """See that the name is that of the image that is meant.
+        """Check that the name is that of the image that is meant.
 
         librbd removes by name, and this process may have been stopped for
         longer than a holder of a name lock stays blocklisted.
@@ -285,8 +282,7 @@ def remove(ioctx: rados.Ioctx, name: str, image_id: str | None,
            in_use_too: bool = False) -> None:
     """Remove an image, or move it to the trash while snapshots remain.
 
-    An image that is in use is left as it was. For the parameters see
-    :class:`Removal`.
+    An image that is in use is left as it was; see :class:`Removal`.
 
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
@@ -294,19 +290,6 @@ def remove(ioctx: rados.Ioctx, name: str, image_id: str | None,
     removal = Removal(ioctx, name, image_id, snapshot, trashing, in_use_too)
     removal.prepare()
     removal.finish()
-
-
-def _check_not_open(image: rbd.Image) -> None:
-    """See that no other client has an image open for writing.
-
-    To remove the snapshot of one that then cannot be removed would leave an
-    image that cannot be read.
-
-    :raises rbd.ImageBusy: if one has
-    """
-    # One of the watchers is this client.
-    if len(list(image.watchers_list())) > 1:
-        raise rbd.ImageBusy('another client has it open')
 
 
 def _restore_snapshot(ioctx: rados.Ioctx, name: str, snapshot: str) -> None:
