@@ -328,10 +328,11 @@ def _settings_of(client: rados.Rados) -> Settings:
     needs_none = (
         client.conf_get('key') or client.conf_get('keyfile')
         or 'cephx' not in (client.conf_get('auth_client_required') or ''))
-    return Settings(None if fsid in ('', _NO_FSID) else fsid,
-                    'client.%s' % client.rados_id,
-                     [] if needs_none else _paths(client.conf_get('keyring')),
-                     client.conf_get('mon_host') or '')
+    return Settings(
+        None if fsid in ('', _NO_FSID) else fsid,
+        'client.%s' % client.rados_id,
+        [] if needs_none else _paths(client.conf_get('keyring')),
+        client.conf_get('mon_host') or '')
 
 
 def _paths(text: str | None) -> list[str]:

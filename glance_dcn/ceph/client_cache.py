@@ -178,11 +178,7 @@ class ClientCache:
         self._schedule()
 
     def acquire(self, owner: Owner) -> Entry | None:
-        """Begin a use of an owner's client.
-
-        :returns: what :meth:`release` is to be given; None: there is no
-            client
-        """
+        """Begin a use of an owner's client; return None if it has none."""
         with self.lock:
             entry = owner.entry
             if entry is not None:
@@ -366,8 +362,6 @@ class Caches:
                   processes: int) -> list[process_limits.Shortage]:
         """Have clients closed after other times; the same have no effect.
 
-        :param idle_timeout: seconds without any use
-        :param max_clients: connected clients of a process
         :returns: the limits of the system that are too low for it
         """
         self.settings.idle_timeout = idle_timeout

@@ -166,8 +166,7 @@ class Connection:
     def connected_fsid(self) -> str | None:
         """fsid of the cluster that this process has connected to, or None.
 
-        It is known for as long as the site is not lost, also while no client
-        is connected because none is needed.
+        It stays known until the site is lost, also if no client is needed.
         """
         return self._states.get().fsid
 
@@ -182,11 +181,9 @@ class Connection:
     def health(self) -> health.Health:
         """Health of the cluster."""
         state = self._states.get()
-        if state.breaker.health.state == health.UNKNOWN and not state.client:
-            try:
-                self._factory.check_files()
-            except errors.ClusterError as exc:
-                state.breaker.record_failure(exc)
+        if state.breaker.health.state == health.UNKNOWN:
+            with contextlib.suppress(errors.ClusterError):
+                self._check_files(state)
         return state.breaker.health
 
     def add_up_callback(self, function: Callable[[], object]) -> None:
@@ -209,11 +206,9 @@ class Connection:
 
         It is not closed while the block runs.
 
-        :raises NotDeployed: if conf file or keyring are not there
-        :raises Misconfigured: if conf file, keyring or user do not fit, or
-                               the cluster has another fsid than the conf file
+        :raises Misconfigured: as :meth:`.ClientFactory.connect`
         :raises Unreachable: if the cluster does not answer, and at once while
-                             it is known to be away
+            it is known to be away
         :raises Exhausted: if this process has too few threads or files
         """
         state = self._states.get()
@@ -303,7 +298,6 @@ class Connection:
         :param fence: whether what it has sent must not be carried out once it
             was left
         :raises Unreachable: if the cluster is found to be away meanwhile
-        :raises Exception: what the function raises
         """
         state = self._states.get()
         if state.callers.is_caller():
@@ -458,8 +452,7 @@ class Connection:
     def blocklist_retired_clients(self) -> None:
         """Prevent that what retired clients have sent is written later.
 
-        Of a client that was retired requests may be in flight. Before
-        another takes its place, it is blocklisted.
+        They are blocklisted before another takes their place.
         """
         state = self._states.get()
         state.mark_retired()
@@ -476,7 +469,6 @@ class Connection:
 
         :param addresses: as :meth:`address_of` returns them
         :returns: those that could not be blocklisted
-        :raises ClusterError: if the cluster cannot be used
         """
         state = self._states.get()
         entry = state.entry
@@ -508,6 +500,9 @@ class Connection:
         """
         state = self._states.get()
         state.breaker.check()
+        self._check_files(state)
+
+    def _check_files(self, state: states.State) -> None:
         if not state.client:
             try:
                 self._factory.check_files()

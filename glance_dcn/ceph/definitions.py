@@ -87,6 +87,8 @@ class Definition:
 class Definitions:
     """The record in one pool.
 
+    Each method raises RecordError if it cannot be read or written.
+
     :param ioctx: of the home's namespace
     """
 
@@ -97,10 +99,7 @@ class Definitions:
         self._deployment = deployment
 
     def load(self) -> dict[str, Definition]:
-        """Return what is recorded, by name of the site.
-
-        :raises RecordError: if it cannot be read
-        """
+        """Return what is recorded, by name of the site."""
         found: dict[str, Definition] = {}
         holders = []
         with self._explained():
@@ -125,10 +124,7 @@ class Definitions:
         return found
 
     def save(self, name: str, options: Mapping[str, str]) -> None:
-        """Record a site.
-
-        :raises RecordError: if it cannot be written
-        """
+        """Record a site."""
         self._set(_SITE + name, _Options({
             option: json.dumps(str(value))
             for option, value in options.items()}))
@@ -137,7 +133,6 @@ class Definitions:
         """Note that a host has the file of a site.
 
         :param seconds: since the epoch
-        :raises RecordError: if it cannot be written
         """
         self._set('%s%s/%s' % (_HOLDER, name, host), _Holder(float(seconds)))
 
@@ -146,10 +141,7 @@ class Definitions:
         self._remove('%s%s/%s' % (_HOLDER, name, host))
 
     def forget(self, name: str, hosts: Iterable[str] = ()) -> None:
-        """Remove a site, and the notes of hosts about it.
-
-        :raises RecordError: if it cannot be written
-        """
+        """Remove a site, and the notes of hosts about it."""
         self._remove(_SITE + name, *('%s%s/%s' % (_HOLDER, name, host)
                                      for host in hosts))
 

@@ -255,10 +255,7 @@ class CircuitBreaker:
         self._scheduler.submit(call)
 
     def _begin_probes(self, wake: bool) -> None:
-        """Have the cluster probed.
-
-        :param wake: at once
-        """
+        """Have the cluster probed; at once if it is to ``wake``."""
         with self._lock:
             if self._stopped:
                 return
@@ -293,10 +290,7 @@ class CircuitBreaker:
                                    _PROBES if down else _CHECKS)
 
     def _on_answer(self, reason: str | None) -> None:
-        """Continue a probe when the monitors were asked.
-
-        :param reason: why none has answered, or None
-        """
+        """Continue a probe; the reason tells why no monitor answers."""
         if reason is None:
             self._scheduler.submit(self._run_probe, _PROBES)
             return
@@ -340,10 +334,7 @@ class CircuitBreaker:
 
 
 def format_time(seconds: float | None) -> str:
-    """Return a time as text.
-
-    :param seconds: since the epoch
-    """
+    """Return a time in seconds since the epoch as text."""
     if seconds is None:
         return 'an unknown time'
     return datetime.datetime.fromtimestamp(

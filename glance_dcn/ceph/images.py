@@ -242,7 +242,8 @@ class Removal:
         self._has_snapshot = True
 
     def _trash(self, why: str) -> None:
-        LOG.warning('RBD image %s %s: moving it to the trash', self._name, why)
+        LOG.warning('RBD image %(image)s %(why)s: moving it to the trash',
+                    {'image': self._name, 'why': why})
         if self._trashing and self._image_id is not None:
             self._trashing(self._image_id)
         self._check_name()
@@ -421,11 +422,10 @@ def _read_id_object(ioctx: rados.Ioctx, name: str) -> str | None:
 
 
 def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
-    """Return if the cluster answers a question about an image in time.
+    """Return if the cluster answers about an image in ``timeout`` seconds.
 
     Where librbd would wait for as long as any request may take.
 
-    :param timeout: seconds
     :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
     """
     omap.exists(ioctx, _ID % name, timeout)
@@ -445,11 +445,7 @@ class Reference(typing.NamedTuple):
 
 
 def refer(image: rbd.Image, name: str, snapshot: str | None) -> Reference:
-    """Return what an open image is, without a round trip.
-
-    :param snapshot: name of the snapshot that is read; None: the image itself
-    :raises rbd.Error: if that cannot be told
-    """
+    """Return what an open image is, without a round trip."""
     found = {snap['name']: snap['id'] for snap in image.list_snaps()}
     return Reference(name, image.id(), snapshot,
                      None if snapshot is None else found[snapshot])

@@ -155,10 +155,7 @@ def break_lock(client: rados.Rados, ioctx: rados.Ioctx, image: str,
 
 def _fence(client: rados.Rados, image: str, holder: omap.Holder,
            why: str) -> None:
-    """Blocklist the holder of a lock.
-
-    :raises NotLocked: if that is not possible
-    """
+    """Blocklist the holder of a lock, or raise NotLocked."""
     if not holder.address or fencing.blocklist(client, [holder.address]):
         raise NotLocked(
             image, 'its name lock is held by client %s, which %s and cannot '
@@ -218,9 +215,6 @@ class _Held:
 
         If that is not answered, it is asked for once more: left locked, the
         next client to wait for it would blocklist this one, which lives.
-
-        :raises rados.ObjectNotFound: if it is not held
-        :raises rados.Error: if the cluster refuses, or never answers
         """
         try:
             self.ioctx.unlock(OBJECT, self.lock, self._cookie)

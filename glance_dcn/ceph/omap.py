@@ -88,7 +88,6 @@ def swap(ioctx: rados.Ioctx, name: str, key: str, before: str | None,
     """Write a record, if it is still what it was.
 
     :param before: its text until now; None: there is none
-    :param after: its text from now on
     :returns: whether it was written
     :raises Error: if the cluster refuses
     """

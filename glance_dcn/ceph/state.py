@@ -88,7 +88,6 @@ class _Retired:
 class State:
     """What one process has of a connection.
 
-    :ivar entry: the connected client, with its uses
     :ivar fsid: fsid of the cluster that was connected to; it is known for as
         long as the site is not lost and the conf file is the same, however
         often the client is closed and made again
@@ -191,10 +190,9 @@ class Attempt:
     def wait(self, timeout: float | None) -> None:
         """Return when there is a client.
 
-        :param timeout: seconds, or None
         :raises ClusterError: if there is none
-        :raises native.Empty: if it takes longer; the time until there is room
-            for the client does not count
+        :raises native.Empty: if it takes more seconds; the time until there is
+            room for the client does not count
         """
         queue: native.Queue[bool] = native.Queue()
         with self._lock:
@@ -259,8 +257,7 @@ class Call(typing.Generic[_T]):
     def wait(self, timeout: float) -> _T:
         """Return what the function returned, or raise what it raised.
 
-        :param timeout: seconds
-        :raises glance_dcn.runtime.native.Empty: if there is nothing yet
+        :raises native.Empty: if there is nothing within the seconds
         """
         result, error = native.get(self._outcome, timeout)
         if error is not None:
@@ -301,6 +298,7 @@ class Callers:
             self._inside.discard(thread)
 
 
+@dataclasses.dataclass
 class Suspicion:
     """That a cluster is lost, while a probe asks whether it is.
 
@@ -309,9 +307,8 @@ class Suspicion:
         clock; None: there is no room for its client yet
     """
 
-    def __init__(self, client: rados.Rados | None) -> None:
-        self.client = client
-        self.since: float | None = None
+    client: rados.Rados | None
+    since: float | None = None
 
     def is_over(self, now: float) -> bool:
         """Return whether the probe has asked for as long as it may."""

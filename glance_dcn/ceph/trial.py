@@ -106,10 +106,7 @@ def rights(ioctx: rados.Ioctx,
 
 
 def names(ioctx: rados.Ioctx) -> set[str]:
-    """Return the names of the RBD images in a pool.
-
-    :raises rados.Error, rbd.Error: if the cluster refuses
-    """
+    """Return the names of the RBD images in a pool."""
     return set(rbd.RBD().list(ioctx))
 
 
@@ -140,16 +137,12 @@ def _try_image(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
     do('create', images.create, ioctx, name, _SIZE, 22,
        rbd.RBD_FEATURE_LAYERING)
     with contextlib.ExitStack() as stack:
-        do('write', lambda: _write(stack, ioctx, name))
+        do('write', lambda: stack.enter_context(
+            rbd.Image(ioctx, name)).write(_BLOCK, 0))
         do('read', _read, ioctx, name)
     with rbd.Image(ioctx, name) as image:
         do('snapshot', image.create_snap, images.SNAPSHOT)
         do('protect', image.protect_snap, images.SNAPSHOT)
-
-
-def _write(stack: contextlib.ExitStack, ioctx: rados.Ioctx, name: str) -> None:
-    image = stack.enter_context(rbd.Image(ioctx, name))
-    image.write(_BLOCK, 0)
 
 
 def _read(ioctx: rados.Ioctx, name: str) -> None:
@@ -234,18 +227,12 @@ def may_write(ioctx: rados.Ioctx, timeout: float = omap.TIMEOUT) -> bool:
     Like :func:`may_read` and :func:`may_blocklist` it changes nothing: it
     asks for what cannot succeed, whatever the rights of the user. Whether that
     fails for lack of them, or later, is the answer.
-
-    :param timeout: seconds to wait for the cluster
-    :raises rados.Error: if there is no answer
     """
     return omap.may_write(ioctx, _absent(), timeout)
 
 
 def may_read(ioctx: rados.Ioctx) -> bool:
-    """Return whether the user may read in the namespace of an Ioctx.
-
-    :raises rados.Error: if there is no answer
-    """
+    """Return whether the user may read in the namespace of an Ioctx."""
     try:
         ioctx.stat(_absent())
     except rados.ObjectNotFound:
@@ -258,10 +245,7 @@ def may_read(ioctx: rados.Ioctx) -> bool:
 
 
 def may_blocklist(client: rados.Rados) -> bool:
-    """Return whether the user may cut off other clients of the cluster.
-
-    :raises rados.Error: if there is no answer
-    """
+    """Return whether the user may cut off other clients of the cluster."""
     code, _output, status = client.mon_command(json.dumps({
         'prefix': 'osd blocklist', 'blocklistop': 'add',
         'addr': _NO_ADDRESS}), b'')
@@ -277,10 +261,7 @@ def _absent() -> str:
 
 
 def round_trip(ioctx: rados.Ioctx) -> float:
-    """Return the seconds that the smallest question to an OSD takes.
-
-    :raises rados.Error: if there is no answer
-    """
+    """Return the seconds that the smallest question to an OSD takes."""
     best = math.inf
     for _attempt in range(_STATS):
         began = time.monotonic()
@@ -294,8 +275,6 @@ def throughput(ioctx: rados.Ioctx) -> tuple[float, float]:
     """Return the bytes per second of writing and reading, one at a time.
 
     It takes a few seconds at most where the pool writes 256 KiB in one.
-
-    :raises rados.Error: if it fails
     """
     name = '%s%s' % (PREFIX, uuid.uuid4().hex)
     try:
@@ -329,7 +308,6 @@ def room(client: rados.Rados) -> tuple[int, int] | tuple[None, None]:
 
     :returns: (None, None) of a cluster that does not count, as its managers
         are away
-    :raises rados.Error: if the user may not ask
     """
     stats = client.get_cluster_stats()
     if not stats['kb']:
@@ -338,10 +316,7 @@ def room(client: rados.Rados) -> tuple[int, int] | tuple[None, None]:
 
 
 def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Return name and addresses of each monitor of a cluster.
-
-    :raises rados.Error: if there is no answer
-    """
+    """Return name and addresses of each monitor of a cluster."""
     code, text, error = client.mon_command(
         json.dumps({'prefix': 'mon dump', 'format': 'json'}), b'')
     if code:
@@ -356,10 +331,7 @@ def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def answers(host: str, port: int, timeout: float) -> str | None:
-    """Return why nothing listens at an address, or None if something does.
-
-    :param timeout: seconds to wait
-    """
+    """Return why nothing listens there (asked for some seconds), or None."""
     try:
         socket.create_connection((host, port), timeout).close()
     except OSError as exc:

@@ -38,7 +38,6 @@ def describe(name: str, conf: str, user: str,
     """Return what clients of a cluster need to know of it.
 
     :param name: what the cluster is called in messages
-    :param user: cephx user without ``client.``
     :param keyring: path; None: as the conf file says
     :returns: fsid, mons (list of texts) and pools (list of names)
     :raises glance_dcn.ceph.errors.ClusterError: if it does not answer
