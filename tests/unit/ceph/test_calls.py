@@ -197,7 +197,8 @@ class ConnectionTest(base.BaseTestCase):
         self.useFixture(fixtures.MockPatchObject(
             self.state.cache, '_reserve', lambda: False))
         self.connection._prober = types.SimpleNamespace(
-            mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]')
+            settings=types.SimpleNamespace(
+                mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]'))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.monitors.Monitors.ask',
             lambda _, addresses, then: asked.put((addresses, then))))
