@@ -28,7 +28,7 @@ import uuid
 import rados
 import rbd
 
-from glance_dcn.ceph import trash
+from glance_dcn.ceph import images
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from lab import process
@@ -266,8 +266,8 @@ class Cluster:
     def trash(self, pool='images'):
         """Return the sorted names of the RBD images in a pool's trash."""
         with self.pool(pool) as ioctx:
-            return sorted(entry.name for entry in trash.entries(ioctx)
-                          if entry.source != trash.REMOVING)
+            return sorted(entry.name for entry in images.trash_entries(ioctx)
+                          if entry.source != images.REMOVING)
 
     def _choose_port(self):
         if self.link:

@@ -37,7 +37,7 @@ import typing
 import rados
 import rbd
 
-from glance_dcn.ceph import trash
+from glance_dcn.ceph import images
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from lab import ceph
@@ -115,8 +115,8 @@ class SharedSite:
     def trash(self) -> list[str]:
         """Return the sorted names of the RBD images in its trash."""
         with self.pool() as ioctx:
-            return sorted(entry.name for entry in trash.entries(ioctx)
-                          if entry.source != trash.REMOVING)
+            return sorted(entry.name for entry in images.trash_entries(ioctx)
+                          if entry.source != images.REMOVING)
 
     def start(self) -> None:
         """Do nothing: its cluster is started."""
@@ -178,8 +178,8 @@ def images_at(sites: Iterable[SharedSite]) -> dict[str, list[str]]:
                 clients[key] = stack.enter_context(site.connect())
             with clients[key].open_ioctx(site.images_pool) as ioctx:
                 names = rbd.RBD().list(ioctx) + [
-                    entry.name for entry in trash.entries(ioctx)
-                    if entry.source != trash.REMOVING]
+                    entry.name for entry in images.trash_entries(ioctx)
+                    if entry.source != images.REMOVING]
             if names:
                 found[site.name] = sorted(names)
     return found

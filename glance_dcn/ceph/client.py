@@ -78,9 +78,10 @@ class ClusterConfig:
             object.__setattr__(self, 'connect_timeout', CONNECT_TIMEOUT)
 
 
-class _Settings(typing.NamedTuple):
+class Settings(typing.NamedTuple):
     """What a conf file says.
 
+    :ivar fsid: None: it names none
     :ivar user: cephx user, with ``client.``
     :ivar keyrings: paths one of which must be there; none if no keyring is
         needed
@@ -93,26 +94,33 @@ class _Settings(typing.NamedTuple):
 
 
 class ClientFactory:
-    """Makes clients of one cluster as one user.
-
-    It reads the conf file again when that has changed.
-    """
+    """Makes clients of one cluster as one user."""
 
     def __init__(self, config: ClusterConfig) -> None:
         self.config = config
         self.store = config.name
         self.conf_file = config.conf_file
         # State of the conf file, and what it says.
-        self._read: tuple[tuple[int, ...] | None, _Settings | None] = (
+        self._read: tuple[tuple[int, ...] | None, Settings | None] = (
             None, None)
 
     @property
-    def fsid(self) -> str | None:
-        """The fsid that the conf file names.
+    def settings(self) -> Settings:
+        """What the conf file says, which is read again when it has changed.
 
         :raises Misconfigured: if the conf file cannot be read
         """
-        return self._settings().fsid
+        state = self._state()
+        known, settings = self._read
+        if settings is None or known != state:
+            client = self._make()
+            try:
+                settings = _settings_of(client)
+            finally:
+                # One that is only dropped leaks 350 KiB.
+                client.shutdown()
+            self._read = (state, settings)
+        return settings
 
     @property
     def is_up_to_date(self) -> bool:
@@ -120,29 +128,13 @@ class ClientFactory:
         known, settings = self._read
         return settings is not None and known == self._state()
 
-    @property
-    def keyrings(self) -> list[str]:
-        """Paths one of which must be there; none if no keyring is needed.
-
-        :raises Misconfigured: if the conf file cannot be read
-        """
-        return self._settings().keyrings
-
-    @property
-    def mon_host(self) -> str:
-        """Where the conf file says that the monitors are.
-
-        :raises Misconfigured: if the conf file cannot be read
-        """
-        return self._settings().mon_host
-
     def check_files(self) -> None:
         """Return if conf file and keyring are there, at next to no cost.
 
         :raises NotDeployed: if one is not
         :raises Misconfigured: if the conf file cannot be read
         """
-        settings = self._settings()
+        settings = self.settings
         if settings.keyrings and not any(
                 os.path.exists(path) for path in settings.keyrings):
             raise self._no_keyring(
@@ -221,7 +213,7 @@ class ClientFactory:
             try:
                 ask_osds(ioctx)
             except rados.Error as exc:
-                if abs(exc.errno or 0) in (errno.EPERM, errno.EACCES):
+                if errors.is_denied(exc):
                     raise errors.Misconfigured(
                         self.store, 'pool %s refuses the user (%s)' % (
                             pool, exc), 'see rbd_store_pool and '
@@ -235,9 +227,8 @@ class ClientFactory:
     def explain(self, exc: Exception,
                 client: rados.Rados) -> errors.ClusterError:
         """Return the ClusterError for what librados raised on connecting."""
-        code = abs(getattr(exc, 'errno', None) or 0)
-        if code not in (errno.EPERM, errno.EACCES, errno.ENOENT,
-                        errno.EINVAL):
+        if errors.code(exc) not in (*errors.DENIED, errno.ENOENT,
+                                    errno.EINVAL):
             return errors.Unreachable(
                 self.store, 'the monitors %s do not answer (%s)' % (
                     client.conf_get('mon_host'), exc),
@@ -247,26 +238,13 @@ class ClientFactory:
         keyrings = _paths(client.conf_get('keyring'))
         if all(_why_unreadable(path) for path in keyrings):
             return self._no_keyring(errors.Refused, user, keyrings)
-        if code in (errno.EPERM, errno.EACCES):
+        if errors.is_denied(exc):
             return errors.Refused(
                 self.store, 'the cluster refuses %s (%s)' % (user, exc),
                 self._user_remedy)
         return errors.Misconfigured(
             self.store, 'cannot connect as %s (%s)' % (user, exc),
             self._user_remedy)
-
-    def _settings(self) -> _Settings:
-        state = self._state()
-        known, settings = self._read
-        if settings is None or known != state:
-            client = self._make()
-            try:
-                settings = _settings_of(client)
-            finally:
-                # One that is only dropped leaks 350 KiB.
-                client.shutdown()
-            self._read = (state, settings)
-        return settings
 
     def _state(self) -> tuple[int, ...] | None:
         """Return what changes when the conf file does; None: cannot tell."""
@@ -376,15 +354,16 @@ def round_trip(client: rados.Rados) -> float:
     return time.monotonic() - began
 
 
-def _settings_of(client: rados.Rados) -> _Settings:
+def _settings_of(client: rados.Rados) -> Settings:
     fsid = client.conf_get('fsid')
     needs_none = (
         client.conf_get('key') or client.conf_get('keyfile')
         or 'cephx' not in (client.conf_get('auth_client_required') or ''))
-    return _Settings(None if fsid in ('', _NO_FSID) else fsid,
-                     'client.%s' % client.rados_id,
-                     [] if needs_none else _paths(client.conf_get('keyring')),
-                     client.conf_get('mon_host') or '')
+    return Settings(
+        None if fsid in ('', _NO_FSID) else fsid,
+        'client.%s' % client.rados_id,
+        [] if needs_none else _paths(client.conf_get('keyring')),
+        client.conf_get('mon_host') or '')
 
 
 def _paths(text: str | None) -> list[str]:

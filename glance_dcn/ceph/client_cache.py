@@ -111,8 +111,8 @@ class Entry:
 
     def may_be_closed(self, now: float) -> bool:
         """Return whether it may be closed for the sake of others."""
-        moment = _MOMENT if self._was_used else _FIRST_MOMENT
-        return not self.uses and now - self._idle_since >= moment
+        return self.idle_for(now) >= (
+            _MOMENT if self._was_used else _FIRST_MOMENT)
 
     def drop(self) -> None:
         """Have it serve no further use."""
@@ -167,8 +167,6 @@ class ClientCache:
         """Take a client that was just connected.
 
         If its owner has one already, the new one is closed.
-
-        :param owner: what gets it as its ``entry``
         """
         with self.lock:
             is_first = owner.entry is None
@@ -180,11 +178,7 @@ class ClientCache:
         self._schedule()
 
     def acquire(self, owner: Owner) -> Entry | None:
-        """Begin a use of an owner's client.
-
-        :returns: what :meth:`release` is to be given; None: there is no
-            client
-        """
+        """Begin a use of an owner's client; return None if it has none."""
         with self.lock:
             entry = owner.entry
             if entry is not None:
@@ -246,7 +240,7 @@ class ClientCache:
         """Make a client in the block, when there is room for another one.
 
         :param patience: seconds to wait for threads and files
-        :raises glance_dcn.ceph.errors.Exhausted: if the process has too few
+        :raises errors.Exhausted: if the process has too few
         """
         waiter = object()
         with self.lock:
@@ -368,8 +362,6 @@ class Caches:
                   processes: int) -> list[process_limits.Shortage]:
         """Have clients closed after other times; the same have no effect.
 
-        :param idle_timeout: seconds without any use
-        :param max_clients: connected clients of a process
         :returns: the limits of the system that are too low for it
         """
         self.settings.idle_timeout = idle_timeout

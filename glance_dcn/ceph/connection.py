@@ -36,7 +36,6 @@ import typing
 
 import rados
 
-from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
@@ -136,7 +135,7 @@ class Connection:
         file that does not name it makes a connection necessary.
         """
         try:
-            fsid = self._found_fsid() or self._factory.fsid
+            fsid = self._found_fsid() or self._factory.settings.fsid
             if fsid:
                 return fsid
             with self.use() as client:
@@ -153,7 +152,7 @@ class Connection:
         """
         state = self._states.get()
         try:
-            fsid = self._found_fsid() or self._factory.fsid
+            fsid = self._found_fsid() or self._factory.settings.fsid
         except errors.ClusterError as exc:
             state.breaker.record_failure(exc)
             self._complain(exc)
@@ -166,8 +165,7 @@ class Connection:
     def connected_fsid(self) -> str | None:
         """fsid of the cluster that this process has connected to, or None.
 
-        It is known for as long as the site is not lost, also while no client
-        is connected because none is needed.
+        It stays known until the site is lost, also if no client is needed.
         """
         return self._states.get().fsid
 
@@ -182,11 +180,9 @@ class Connection:
     def health(self) -> health.Health:
         """Health of the cluster."""
         state = self._states.get()
-        if state.breaker.health.state == health.UNKNOWN and not state.client:
-            try:
-                self._factory.check_files()
-            except errors.ClusterError as exc:
-                state.breaker.record_failure(exc)
+        if state.breaker.health.state == health.UNKNOWN:
+            with contextlib.suppress(errors.ClusterError):
+                self._check_files(state)
         return state.breaker.health
 
     def add_up_callback(self, function: Callable[[], object]) -> None:
@@ -209,11 +205,9 @@ class Connection:
 
         It is not closed while the block runs.
 
-        :raises NotDeployed: if conf file or keyring are not there
-        :raises Misconfigured: if conf file, keyring or user do not fit, or
-                               the cluster has another fsid than the conf file
+        :raises Misconfigured: as :meth:`.ClientFactory.connect`
         :raises Unreachable: if the cluster does not answer, and at once while
-                             it is known to be away
+            it is known to be away
         :raises Exhausted: if this process has too few threads or files
         """
         state = self._states.get()
@@ -239,9 +233,8 @@ class Connection:
         What fails in the block because the cluster is away opens the circuit
         breaker.
 
-        :raises Misconfigured: if the cluster has no such pool, or for the
-                               reasons of :meth:`client`
-        :raises Unreachable: if the cluster does not answer
+        :raises Misconfigured: if the cluster has no such pool
+        :raises ClusterError: as :meth:`use`
         """
         state = self._states.get()
         entry = self._acquire(state)
@@ -304,20 +297,19 @@ class Connection:
         :param fence: whether what it has sent must not be carried out once it
             was left
         :raises Unreachable: if the cluster is found to be away meanwhile
-        :raises Exception: what the function raises
         """
         state = self._states.get()
         if state.callers.is_caller():
             # It is waited for by another call.
             return function(*args)
-        call = calls.Call(function, args, late, self._share_pools(args))
+        call = states.Call(function, args, late, self._share_pools(args))
         state.callers.submit(call)
-        pause: float = calls.QUIET
+        pause: float = states.QUIET
         while True:
             try:
                 return call.wait(pause)
             except native.Empty:
-                pause = calls.PAUSE
+                pause = states.PAUSE
             error = self.lost()
             if error is not None and call.leave():
                 if fence:
@@ -347,29 +339,29 @@ class Connection:
         with state.lock:
             suspicion, begun = state.suspicion, None
             if suspicion is None:
-                if time.monotonic() - state.cleared < calls.QUIET:
+                if time.monotonic() - state.cleared < states.QUIET:
                     # It answers, if slowly: on a thin link, more probes would
                     # make it slower.
                     return None
-                begun = state.suspicion = calls.Suspicion(state.client)
+                begun = state.suspicion = states.Suspicion(state.client)
         if begun is not None:
             process.get(schedulers.Scheduler).submit(functools.partial(
                 self._verify, state, begun))
         elif suspicion and suspicion.is_over(time.monotonic()):
             error = errors.Unreachable(
                 self.store, 'neither a request nor a probe was answered '
-                'within %d s' % calls.VERDICT, 'see that the site is up and '
+                'within %d s' % states.VERDICT, 'see that the site is up and '
                 'can be reached, and that its cluster is healthy')
             self._conclude(state, suspicion, error)
             return error
         return None
 
     def _verify(self, state: states.State,
-                suspicion: calls.Suspicion) -> None:
+                suspicion: states.Suspicion) -> None:
         """Ask whether the cluster is there, where a client has no answer."""
         error: errors.Unreachable | None = None
         try:
-            with state.cache.making(self.store, calls.PATIENCE):
+            with state.cache.making(self.store, states.PATIENCE):
                 suspicion.since = time.monotonic()
                 self._ask_by_new_client(state, self._verifier)
         except errors.Exhausted as exc:
@@ -387,7 +379,7 @@ class Connection:
         self._conclude(state, suspicion, error)
 
     def _verify_by_monitors(self, state: states.State,
-                            suspicion: calls.Suspicion) -> None:
+                            suspicion: states.Suspicion) -> None:
         def conclude(reason: str | None) -> None:
             self._conclude(state, suspicion, errors.Unreachable(
                 self.store, 'a request is not answered, and neither do the '
@@ -404,7 +396,7 @@ class Connection:
             it must not block
         """
         try:
-            addresses = monitors.parse(self._prober.mon_host)
+            addresses = monitors.parse(self._prober.settings.mon_host)
         except errors.ClusterError:
             addresses = []
         if addresses:
@@ -413,12 +405,9 @@ class Connection:
             # They have names alone, which only a client resolves.
             then(None)
 
-    def _conclude(self, state: states.State, suspicion: calls.Suspicion,
+    def _conclude(self, state: states.State, suspicion: states.Suspicion,
                   error: errors.Unreachable | None) -> None:
-        """End a suspicion, unless that was done.
-
-        :param error: why the cluster is away
-        """
+        """End a suspicion, unless that was done."""
         with state.lock:
             if state.suspicion is not suspicion:
                 return
@@ -439,7 +428,7 @@ class Connection:
         """Keep the client of an open pool beyond the closing of the pool.
 
         :param ioctx: what :meth:`open_pool` gave, which is still open
-        :returns: is to be called when the client is not needed any more
+        :returns: function that ends it
         """
         return self._states.get().cache.hold(self._pools[id(ioctx)].entry)
 
@@ -452,20 +441,17 @@ class Connection:
         return self._failed(exc, self._states.get().client)
 
     def _failed(self, exc: BaseException, client: rados.Rados | None) -> bool:
-        state = self._states.get()
         error = health.explain(exc, self.store)
-        if error is None:
-            return False
-        # If it is about a connection that was retired already, nothing is
-        # said about the one that came after it.
-        self._retire(state, client, error)
-        return True
+        if error is not None:
+            # If it is about a connection that was retired already, nothing is
+            # said about the one that came after it.
+            self._retire(self._states.get(), client, error)
+        return error is not None
 
     def blocklist_retired_clients(self) -> None:
         """Prevent that what retired clients have sent is written later.
 
-        Of a client that was retired requests may be in flight. Before
-        another takes its place, it is blocklisted.
+        They are blocklisted before another takes their place.
         """
         state = self._states.get()
         state.mark_retired()
@@ -482,7 +468,6 @@ class Connection:
 
         :param addresses: as :meth:`address_of` returns them
         :returns: those that could not be blocklisted
-        :raises ClusterError: if the cluster cannot be used
         """
         state = self._states.get()
         entry = state.entry
@@ -509,12 +494,14 @@ class Connection:
     def check(self) -> None:
         """Return if the cluster may be tried; costs nothing.
 
-        :raises NotDeployed: if conf file or keyring are not there
-        :raises Misconfigured: if the conf file cannot be read
+        :raises Misconfigured: if conf file or keyring cannot be read
         :raises Unreachable: while the cluster is away
         """
         state = self._states.get()
         state.breaker.check()
+        self._check_files(state)
+
+    def _check_files(self, state: states.State) -> None:
         if not state.client:
             try:
                 self._factory.check_files()
@@ -542,7 +529,13 @@ class Connection:
             if attempt is None:
                 attempt = state.attempt = states.Attempt()
         if begun:
-            self._begin(state, attempt)
+            try:
+                native.start('dcn-connect-%s' % self.store, self._try, state,
+                             attempt)
+            except RuntimeError as exc:
+                self._end(state, attempt, errors.Exhausted(
+                    self.store, 'no thread can be started to connect (%s)'
+                    % exc, 'raise pids.max (pids_limit of the container)'))
         try:
             attempt.wait(self._config.connect_timeout + _GRACE
                          if self._config.connect_timeout else None)
@@ -553,15 +546,6 @@ class Connection:
                 'monitors can be reached, and their names resolved')
             state.breaker.record_failure(error)
             raise error
-
-    def _begin(self, state: states.State, attempt: states.Attempt) -> None:
-        try:
-            native.start('dcn-connect-%s' % self.store, self._try, state,
-                         attempt)
-        except RuntimeError as exc:
-            self._end(state, attempt, errors.Exhausted(
-                self.store, 'no thread can be started to connect (%s)' % exc,
-                'raise pids.max (pids_limit of the container)'))
 
     def _try(self, state: states.State, attempt: states.Attempt) -> None:
         error: errors.ClusterError | None = None
@@ -595,10 +579,7 @@ class Connection:
 
     def _room(self, state: states.State
               ) -> contextlib.AbstractContextManager[None]:
-        """Have room for another client while it is made.
-
-        :raises Exhausted: if there is none
-        """
+        """Have room for another client while it is made."""
         retired = state.cache.retired_of(state)
         if retired >= _RETIRED:
             raise errors.Exhausted(
@@ -621,8 +602,6 @@ class Connection:
         """Return if the cluster can be used; for the circuit breaker.
 
         No client is kept that there was not before.
-
-        :raises ClusterError: if not
         """
         entry = state.cache.acquire(state)
         if entry is None:
@@ -631,18 +610,14 @@ class Connection:
         try:
             if state.breaker.health.state == health.DOWN:
                 self._check_by_new_client(state)
-            else:
-                self._ask_or_retire(state, entry.client)
+                return
+            try:
+                self._prober.check_pool(entry.client)
+            except errors.Unreachable:
+                state.retire(entry.client)
+                raise
         finally:
             state.cache.release(entry)
-
-    def _ask_or_retire(self, state: states.State,
-                       client: rados.Rados) -> None:
-        try:
-            self._prober.check_pool(client)
-        except errors.Unreachable:
-            state.retire(client)
-            raise
 
     def _check_by_new_client(self, state: states.State) -> None:
         # Before it takes the place of a client.
@@ -652,10 +627,7 @@ class Connection:
 
     def _ask_by_new_client(self, state: states.State,
                            factory: clients.ClientFactory) -> None:
-        """Ask the cluster through a client that is made for it.
-
-        :raises ClusterError: if it cannot be used
-        """
+        """Ask the cluster through a client that is made for it."""
         client = factory.connect()
         try:
             state.fsid = state.fsid or client.get_fsid()
@@ -669,7 +641,7 @@ class Connection:
         made = states.State(self._caches.current())
         made.breaker = health.CircuitBreaker(
             self.store, lambda: self._check_cluster(made), self._on_up,
-            addresses=lambda: monitors.parse(self._prober.mon_host))
+            addresses=lambda: monitors.parse(self._prober.settings.mon_host))
         return made
 
     def _complain(self, exc: errors.ClusterError) -> None:

@@ -65,23 +65,6 @@ class _Options:
 
     options: dict[str, str]
 
-    @classmethod
-    def of(cls, options: Mapping[str, str]) -> _Options:
-        """Return the record of some options."""
-        return cls({name: json.dumps(str(value))
-                    for name, value in options.items()})
-
-    def read(self) -> dict[str, str]:
-        """Return the options by name.
-
-        :raises ValueError: if a value is no JSON string
-        """
-        found = {name: json.loads(text)
-                 for name, text in self.options.items()}
-        if not all(isinstance(value, str) for value in found.values()):
-            raise ValueError('an option is no text')
-        return found
-
 
 @dataclasses.dataclass(frozen=True)
 class _Holder:
@@ -104,6 +87,8 @@ class Definition:
 class Definitions:
     """The record in one pool.
 
+    Each method raises RecordError if it cannot be read or written.
+
     :param ioctx: of the home's namespace
     """
 
@@ -114,10 +99,7 @@ class Definitions:
         self._deployment = deployment
 
     def load(self) -> dict[str, Definition]:
-        """Return what is recorded, by name of the site.
-
-        :raises RecordError: if it cannot be read
-        """
+        """Return what is recorded, by name of the site."""
         found: dict[str, Definition] = {}
         holders = []
         with self._explained():
@@ -125,8 +107,8 @@ class Definitions:
         for key, value in entries:
             try:
                 if key.startswith(_SITE):
-                    found[key[len(_SITE):]] = Definition(
-                        self._parse(_Options, value).read())
+                    found[key[len(_SITE):]] = Definition(_read_options(
+                        self._parse(_Options, value)))
                 elif key.startswith(_HOLDER):
                     name, host = key[len(_HOLDER):].split('/', 1)
                     holders.append((name, host, self._parse(
@@ -142,17 +124,15 @@ class Definitions:
         return found
 
     def save(self, name: str, options: Mapping[str, str]) -> None:
-        """Record a site.
-
-        :raises RecordError: if it cannot be written
-        """
-        self._set(_SITE + name, _Options.of(options))
+        """Record a site."""
+        self._set(_SITE + name, _Options({
+            option: json.dumps(str(value))
+            for option, value in options.items()}))
 
     def hold(self, name: str, host: str, seconds: float) -> None:
         """Note that a host has the file of a site.
 
         :param seconds: since the epoch
-        :raises RecordError: if it cannot be written
         """
         self._set('%s%s/%s' % (_HOLDER, name, host), _Holder(float(seconds)))
 
@@ -161,10 +141,7 @@ class Definitions:
         self._remove('%s%s/%s' % (_HOLDER, name, host))
 
     def forget(self, name: str, hosts: Iterable[str] = ()) -> None:
-        """Remove a site, and the notes of hosts about it.
-
-        :raises RecordError: if it cannot be written
-        """
+        """Remove a site, and the notes of hosts about it."""
         self._remove(_SITE + name, *('%s%s/%s' % (_HOLDER, name, host)
                                      for host in hosts))
 
@@ -187,3 +164,14 @@ class Definitions:
             yield
         except (omap.Error, UnicodeDecodeError) as exc:
             raise RecordError(self._store, exc) from exc
+
+
+def _read_options(record: _Options) -> dict[str, str]:
+    """Return the options of a site by name.
+
+    :raises ValueError: if a value is no JSON string
+    """
+    found = {name: json.loads(text) for name, text in record.options.items()}
+    if not all(isinstance(value, str) for value in found.values()):
+        raise ValueError('an option is no text')
+    return found

@@ -14,6 +14,10 @@
 
 from __future__ import annotations
 
+import errno
+
+DENIED = (errno.EPERM, errno.EACCES)
+
 
 class ClusterError(Exception):
     """A site's cluster cannot be used.
@@ -94,3 +98,14 @@ class Retired(ClusterError):
             'it serves what it holds until it is empty',
             'choose another store, or put its file back into the folder of '
             'site files')
+
+
+def code(exc: BaseException | None) -> int:
+    """Return the positive error number of an exception, or 0."""
+    number: int | None = getattr(exc, 'errno', None)
+    return abs(number or 0)
+
+
+def is_denied(exc: BaseException) -> bool:
+    """Return whether an error of librados or librbd tells a lack of rights."""
+    return code(exc) in DENIED

@@ -23,7 +23,6 @@ import rbd
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import images
-from glance_dcn.ceph import trash
 
 #: What every function of this module raises when the cluster refuses.
 Error = (rados.Error, rbd.Error)
@@ -130,4 +129,4 @@ class Guest:
         """Return whether there is an image, or one in the trash."""
         return (image in rbd.RBD().list(self._images)
                 or any(entry.name == image
-                       for entry in trash.entries(self._images)))
+                       for entry in images.trash_entries(self._images)))

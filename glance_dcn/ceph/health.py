@@ -128,7 +128,7 @@ def explain(exc: BaseException | None,
         if (isinstance(exc, (rados.Error, rbd.Error,
                              engine_errors.RequestError))
                 and vars(exc).setdefault('dcn_store', store) == store
-                and abs(getattr(exc, 'errno', None) or 0) in _AWAY):
+                and errors.code(exc) in _AWAY):
             return errors.Unreachable(
                 store, 'a request was not answered (%s)' % exc, _REMEDY)
         exc = exc.__cause__
@@ -248,13 +248,16 @@ class CircuitBreaker:
                 self._next.cancel()
 
     def _submit(self, function: Callable[[], object]) -> None:
-        self._scheduler.submit(lambda: _call(function, self.store))
+        def call() -> None:
+            try:
+                function()
+            except Exception:
+                LOG.exception('A callback for the return of store %s failed',
+                              self.store)
+        self._scheduler.submit(call)
 
     def _begin_probes(self, wake: bool) -> None:
-        """Have the cluster probed.
-
-        :param wake: at once
-        """
+        """Have the cluster probed; at once if it is to ``wake``."""
         with self._lock:
             if self._stopped:
                 return
@@ -289,10 +292,7 @@ class CircuitBreaker:
                                    _PROBES if down else _CHECKS)
 
     def _on_answer(self, reason: str | None) -> None:
-        """Continue a probe when the monitors were asked.
-
-        :param reason: why none has answered, or None
-        """
+        """Continue a probe; the reason tells why no monitor answers."""
         if reason is None:
             self._scheduler.submit(self._run_probe, _PROBES)
             return
@@ -336,18 +336,8 @@ class CircuitBreaker:
 
 
 def format_time(seconds: float | None) -> str:
-    """Return a time as text.
-
-    :param seconds: since the epoch
-    """
+    """Return a time in seconds since the epoch as text."""
     if seconds is None:
         return 'an unknown time'
     return datetime.datetime.fromtimestamp(
         seconds, datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')
-
-
-def _call(function: Callable[[], object], store: str) -> None:
-    try:
-        function()
-    except Exception:
-        LOG.exception('A callback for the return of store %s failed', store)

@@ -21,8 +21,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Collection
+from collections.abc import Iterator
 import contextlib
 import dataclasses
+import datetime
+import io
 import logging
 import time
 import typing
@@ -33,7 +36,6 @@ import rbd
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
-from glance_dcn.ceph import trash
 from glance_dcn.engine import rbd_layout
 
 LOG = logging.getLogger(__name__)
@@ -46,6 +48,16 @@ SNAPSHOT = 'snap'
 _PATIENCE, _PAUSE = 10, 0.1
 # The object that tells the internal ID of the image of a name.
 _ID = 'rbd_id.%s'
+# Object of the trash, and class of its methods.
+_TRASH = 'rbd_trash'
+#: Source of an entry whose image is being removed
+#: (cls::rbd::TRASH_IMAGE_SOURCE_REMOVING).
+REMOVING = 3
+# Entries of one reply, bytes of the largest one, and entries that are read at
+# most.
+_ENTRIES = 512
+_ENTRIES_BYTES = 1 << 18
+_MOST_ENTRIES = 1 << 16
 
 
 class InUse(Exception):
@@ -81,9 +93,7 @@ def publish(image: rbd.Image, record: records.Record | None,
 
     :param image: open for writing
     :param record: of its content; None: it is kept with the image already
-    :param facts: that it was made with
     :raises glance_dcn.engine.rbd_layout.Unsafe: if its header has changed
-        made
     :raises rbd.Error: if it fails
     """
     rbd_layout.check_unchanged(image, facts)
@@ -130,7 +140,7 @@ class Removal:
         self._was_interrupted = False
 
     def prepare(self) -> None:
-        """See that nothing is in the way, and let no more clones be made.
+        """Check that nothing is in the way, and let no more clones be made.
 
         :raises rbd.ImageNotFound: if there is no such image
         :raises InUse: if the snapshot has clones, or the image is open
@@ -139,8 +149,8 @@ class Removal:
         if not self._has_name():
             self._was_interrupted = (
                 self._image_id is not None
-                and trash.is_being_removed(self._ioctx, self._name,
-                                           self._image_id))
+                and is_being_removed(self._ioctx, self._name,
+                                     self._image_id))
             if self._was_interrupted:
                 return
             raise self._not_found()
@@ -154,7 +164,11 @@ class Removal:
             return
         self._opened = image, self._snapshot
         try:
-            _check_not_open(image)
+            # One of the watchers is this client. To remove the snapshot of an
+            # image that then cannot be removed would leave one that cannot be
+            # read.
+            if len(list(image.watchers_list())) > 1:
+                raise rbd.ImageBusy('another client has it open')
             self._unprotect(image, self._snapshot)
         except rbd.ImageBusy as exc:
             self._close()
@@ -180,9 +194,7 @@ class Removal:
         removed = ''
         try:
             if self._has_clones:
-                LOG.warning('RBD image %s has clones: moving it to the '
-                            'trash', self._name)
-                self._trash()
+                self._trash('has clones')
                 return
             if self._opened and self._has_snapshot:
                 image, snapshot = self._opened
@@ -195,15 +207,11 @@ class Removal:
                 # Others made snapshots of it, or clones that need no
                 # protection (clone format 2): the data goes when the last of
                 # them is gone.
-                LOG.warning('RBD image %s has snapshots left: moving it to '
-                            'the trash', self._name)
-                self._trash()
+                self._trash('has snapshots left')
             except rbd.ImageBusy:
                 if not self._in_use_too:
                     raise
-                LOG.warning('RBD image %s is open elsewhere: moving it to '
-                            'the trash', self._name)
-                self._trash()
+                self._trash('is open elsewhere')
         except rbd.ImageBusy as exc:
             if removed:
                 _restore_snapshot(self._ioctx, self._name, removed)
@@ -239,14 +247,16 @@ class Removal:
             return
         self._has_snapshot = True
 
-    def _trash(self) -> None:
+    def _trash(self, why: str) -> None:
+        LOG.warning('RBD image %(image)s %(why)s: moving it to the trash',
+                    {'image': self._name, 'why': why})
         if self._trashing and self._image_id is not None:
             self._trashing(self._image_id)
         self._check_name()
         rbd.RBD().trash_move(self._ioctx, self._name)
 
     def _check_name(self) -> None:
-        """See that the name is that of the image that is meant.
+        """Check that the name is that of the image that is meant.
 
         librbd removes by name, and this process may have been stopped for
         longer than a holder of a name lock stays blocklisted.
@@ -279,8 +289,7 @@ def remove(ioctx: rados.Ioctx, name: str, image_id: str | None,
            in_use_too: bool = False) -> None:
     """Remove an image, or move it to the trash while snapshots remain.
 
-    An image that is in use is left as it was. For the parameters see
-    :class:`Removal`.
+    An image that is in use is left as it was; see :class:`Removal`.
 
     :raises rbd.ImageNotFound: if there is no such image
     :raises InUse: if the snapshot has clones, or the image is open elsewhere
@@ -288,19 +297,6 @@ def remove(ioctx: rados.Ioctx, name: str, image_id: str | None,
     removal = Removal(ioctx, name, image_id, snapshot, trashing, in_use_too)
     removal.prepare()
     removal.finish()
-
-
-def _check_not_open(image: rbd.Image) -> None:
-    """See that no other client has an image open for writing.
-
-    To remove the snapshot of one that then cannot be removed would leave an
-    image that cannot be read.
-
-    :raises rbd.ImageBusy: if one has
-    """
-    # One of the watchers is this client.
-    if len(list(image.watchers_list())) > 1:
-        raise rbd.ImageBusy('another client has it open')
 
 
 def _restore_snapshot(ioctx: rados.Ioctx, name: str, snapshot: str) -> None:
@@ -321,7 +317,7 @@ def is_empty(ioctx: rados.Ioctx) -> bool:
     :raises rbd.Error, glance_dcn.ceph.omap.Error: if it cannot be told
     """
     return (not rbd.RBD().list(ioctx)
-            and next(trash.entries(ioctx), None) is None)
+            and next(trash_entries(ioctx), None) is None)
 
 
 def _remove_snapshot(image: rbd.Image, snapshot: str) -> bool:
@@ -421,22 +417,21 @@ def read_image_id(ioctx: rados.Ioctx, name: str) -> str | None:
                                      omap.encode_text(name))
     except rados.ObjectNotFound:
         return None
-    return trash.decode(reply)
+    return _decode(reply)
 
 
 def _read_id_object(ioctx: rados.Ioctx, name: str) -> str | None:
     try:
-        return trash.decode(ioctx.read(_ID % name, 1024))
+        return _decode(ioctx.read(_ID % name, 1024))
     except rados.ObjectNotFound:
         return None
 
 
 def check_responsive(ioctx: rados.Ioctx, name: str, timeout: float) -> None:
-    """Return if the cluster answers a question about an image in time.
+    """Return if the cluster answers about an image in ``timeout`` seconds.
 
     Where librbd would wait for as long as any request may take.
 
-    :param timeout: seconds
     :raises glance_dcn.ceph.omap.Error: if it does not, with ETIMEDOUT
     """
     omap.exists(ioctx, _ID % name, timeout)
@@ -497,11 +492,7 @@ class Reference(typing.NamedTuple):
 
 
 def refer(image: rbd.Image, name: str, snapshot: str | None) -> Reference:
-    """Return what an open image is, without a round trip.
-
-    :param snapshot: name of the snapshot that is read; None: the image itself
-    :raises rbd.Error: if that cannot be told
-    """
+    """Return what an open image is, without a round trip."""
     found = {snap['name']: snap['id'] for snap in image.list_snaps()}
     return Reference(name, image.id(), snapshot,
                      None if snapshot is None else found[snapshot])
@@ -530,3 +521,106 @@ def is_unchanged(ioctx: rados.Ioctx, reference: Reference) -> bool:
     except rados.ObjectNotFound:
         return False
     return reply == omap.encode_text(reference.snapshot)
+
+
+class TrashEntry(typing.NamedTuple):
+    """An image in the trash.
+
+    :ivar image_id: internal ID of the RBD image
+    :ivar source: what has put it there, as cls::rbd::TrashImageSource
+    :ivar deleted_at: by the clock of the client that did; in UTC, and naive
+        as librbd gives times
+    """
+
+    image_id: str
+    name: str
+    source: int
+    deleted_at: datetime.datetime
+
+
+def trash_entries(ioctx: rados.Ioctx) -> Iterator[TrashEntry]:
+    """Yield the entries of a pool's trash, by internal ID.
+
+    librbd's own list is not enough: it leaves out what is being removed, and
+    its binding for Python raises IndexError at an entry of a source that it
+    has no name for, as Ceph 16's does for an image that is being migrated.
+    Of very many, the first 65,536 are yielded, and a warning is logged.
+
+    :raises omap.Error: if the cluster refuses
+    """
+    last = ''
+    for _ in range(_MOST_ENTRIES // _ENTRIES):
+        try:
+            _code, reply = ioctx.execute(
+                _TRASH, 'rbd', 'trash_list',
+                omap.encode_text(last) + _ENTRIES.to_bytes(8, 'little'),
+                _ENTRIES_BYTES)
+        except rados.ObjectNotFound:
+            return
+        stream = io.BytesIO(reply)
+        count = _read_number(stream)
+        for _ in range(min(count, _ENTRIES)):
+            last = _read_text(stream)
+            yield _read_entry(stream, last)
+        if count != _ENTRIES:
+            return
+    LOG.warning('The trash of a pool has more than %d entries; those after '
+                'them are not seen. Purge it (rbd trash purge)',
+                _MOST_ENTRIES)
+
+
+def is_being_removed(ioctx: rados.Ioctx, name: str, image_id: str) -> bool:
+    """Return whether the removal of an image has taken its name, and goes on.
+
+    librbd removes an image by way of the trash: name, data and header go one
+    after the other, and its trash entry comes last. If the client or the
+    cluster ends meanwhile, all that is left can be found by that entry alone.
+    What an operator has moved to the trash is not meant.
+
+    :raises omap.Error: if the cluster refuses
+    """
+    try:
+        _code, reply = ioctx.execute(_TRASH, 'rbd', 'trash_get',
+                                     omap.encode_text(image_id))
+    except rados.ObjectNotFound:
+        return False
+    entry = _read_entry(io.BytesIO(reply), image_id)
+    return (entry.source, entry.name) == (REMOVING, name)
+
+
+def find_being_removed(ioctx: rados.Ioctx, name: str) -> str | None:
+    """Return the internal ID of an image whose removal has taken its name.
+
+    For those who do not know its ID, see :func:`is_being_removed`.
+
+    :raises omap.Error: if the cluster refuses
+    """
+    return next((entry.image_id for entry in trash_entries(ioctx)
+                 if (entry.source, entry.name) == (REMOVING, name)), None)
+
+
+def _read_entry(stream: io.BytesIO, image_id: str) -> TrashEntry:
+    """Return the next entry; what is damaged is that of no image.
+
+    It is encoded with two versions of a byte each and its length; source, a
+    byte, name and time of the deletion come first (cls::rbd::TrashImageSpec).
+    """
+    stream.read(2)
+    spec = io.BytesIO(stream.read(_read_number(stream)))
+    source = int.from_bytes(spec.read(1), 'little')
+    name = _read_text(spec)
+    return TrashEntry(image_id, name, source, datetime.datetime.fromtimestamp(
+        _read_number(spec), datetime.timezone.utc).replace(tzinfo=None))
+
+
+def _decode(data: bytes) -> str:
+    """Return a string of Ceph's; what is damaged is the ID of no image."""
+    return _read_text(io.BytesIO(data))
+
+
+def _read_text(stream: io.BytesIO) -> str:
+    return stream.read(_read_number(stream)).decode(errors='replace')
+
+
+def _read_number(stream: io.BytesIO) -> int:
+    return int.from_bytes(stream.read(4), 'little')

@@ -91,6 +91,7 @@ class _Question:
     """To the monitors of one cluster.
 
     :param then: called with None, or why none has answered
+    :ivar reason: why none has answered, or None if one has
     """
 
     def __init__(self, addresses: list[Address],
@@ -99,8 +100,8 @@ class _Question:
                           if len(addresses) > _MONITORS else addresses)
         self.then = then
         self.since = 0.0
-        self._sockets: list[_socket.socket] = []
-        self._reason = 'they do not accept connections'
+        self.sockets: list[_socket.socket] = []
+        self.reason: str | None = 'they do not accept connections'
 
     def begin(self, now: float) -> None:
         """Begin to connect, without waiting."""
@@ -111,50 +112,38 @@ class _Question:
                     _socket.AF_INET6 if ':' in address.host
                     else _socket.AF_INET,
                     _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-                self._sockets.append(connecting)
+                self.sockets.append(connecting)
                 connecting.setblocking(False)
                 code = connecting.connect_ex(address)
             except OSError as exc:
                 code = exc.errno or errno.EIO
             if code not in (0, errno.EINPROGRESS):
-                self._reason = os.strerror(code)
+                self.reason = os.strerror(code)
 
     def poll(self, now: float) -> bool:
         """Return whether it is over; from then on there is a reason."""
-        for connecting in list(self._sockets):
+        for connecting in list(self.sockets):
             try:
                 if connecting.recv(1):
-                    self._reason = ''
+                    self.reason = None
                     return True
-                reason = 'the connection was closed'
+                self.reason = 'the connection was closed'
             except BlockingIOError:
                 continue
             except OSError as exc:
-                reason = exc.strerror or str(exc)
-            self._reason = reason
-            self._sockets.remove(connecting)
+                self.reason = exc.strerror or str(exc)
+            self.sockets.remove(connecting)
             connecting.close()
-        if self._sockets and now - self.since >= TIMEOUT:
-            self._reason = 'no answer within %g s' % TIMEOUT
+        if self.sockets and now - self.since >= TIMEOUT:
+            self.reason = 'no answer within %g s' % TIMEOUT
             return True
-        return not self._sockets
-
-    @property
-    def connections(self) -> int:
-        """How many are open."""
-        return len(self._sockets)
-
-    @property
-    def reason(self) -> str | None:
-        """Why none has answered, or None if one has."""
-        return self._reason or None
+        return not self.sockets
 
     def close(self) -> None:
         """Close all connections."""
-        for connecting in self._sockets:
+        for connecting in self.sockets:
             with contextlib.suppress(OSError):
                 connecting.close()
-        self._sockets = []
 
 
 class _Questions:
@@ -168,11 +157,6 @@ class _Questions:
         self.asked: list[_Question] = []
         self.waiting: collections.deque[_Question] = collections.deque()
         self.is_polled = False
-
-    @property
-    def connections(self) -> int:
-        """How many there are, answered or not."""
-        return sum(question.connections for question in self.asked)
 
 
 class Monitors:
@@ -211,7 +195,8 @@ class Monitors:
         with questions.lock:
             while questions.waiting and (
                     len(questions.asked) < _AT_ONCE
-                    or questions.connections < _CONNECTIONS):
+                    or sum(len(question.sockets) for question
+                           in questions.asked) < _CONNECTIONS):
                 question = questions.waiting.popleft()
                 questions.asked.append(question)
                 question.begin(now)

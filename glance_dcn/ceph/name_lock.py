@@ -53,6 +53,7 @@ import uuid
 import rados
 
 from glance_dcn.ceph import client as clients
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
@@ -110,12 +111,14 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
     """
     held = _Held(ioctx, image)
     try:
-        _Waiter(client, held, patience, expiry).wait()
-    except BaseException:
+        _wait(client, held, patience, expiry)
+    except BaseException as exc:
         # The cluster may have locked it, and only the answer was lost: the
         # next one to wait for it would blocklist this client.
         with contextlib.suppress(rados.Error):
             held.unlock()
+        if isinstance(exc, rados.Error):
+            raise _failed(NotLocked, image, exc) from exc
         raise
     # With the end of it, or a renewal under way would lock it again after the
     # unlocking.
@@ -152,10 +155,7 @@ def break_lock(client: rados.Rados, ioctx: rados.Ioctx, image: str,
 
 def _fence(client: rados.Rados, image: str, holder: omap.Holder,
            why: str) -> None:
-    """Blocklist the holder of a lock.
-
-    :raises NotLocked: if that is not possible
-    """
+    """Blocklist the holder of a lock, or raise NotLocked."""
     if not holder.address or clients.blocklist(client, [holder.address]):
         raise NotLocked(
             image, 'its name lock is held by client %s, which %s and cannot '
@@ -215,9 +215,6 @@ class _Held:
 
         If that is not answered, it is asked for once more: left locked, the
         next client to wait for it would blocklist this one, which lives.
-
-        :raises rados.ObjectNotFound: if it is not held
-        :raises rados.Error: if the cluster refuses, or never answers
         """
         try:
             self.ioctx.unlock(OBJECT, self.lock, self._cookie)
@@ -247,63 +244,40 @@ class _Held:
             raise _failed(NameLockError, self.image, exc) from exc
 
 
-class _Waiter:
-    """Waits for a lock, and takes it from a holder that is dead."""
+def _wait(client: rados.Rados, held: _Held, patience: float,
+          expiry: float) -> None:
+    """Take a lock when it is free, or from a holder that is dead.
 
-    def __init__(self, client: rados.Rados, held: _Held, patience: float,
-                 expiry: float) -> None:
-        self._client = client
-        self._held = held
-        self._expiry = expiry
-        self._patience = patience
-        self._seen: omap.Holder | None = None
-        self._since = 0.0
-
-    def wait(self) -> None:
-        """Return when the lock is held.
-
-        :raises NotLocked: if it cannot be taken
-        """
-        # A dead holder is to be found dead before patience ends.
-        deadline = time.monotonic() + max(self._patience, self._expiry + 10)
-        while True:
-            try:
-                self._held.take()
-                return
-            except rados.ObjectBusy as exc:
-                if time.monotonic() > deadline:
-                    raise NotLocked(
-                        self._held.image, 'for %d s other clients have been '
-                        'creating or removing it, or an image that shares '
-                        'its lock; see that the cluster is healthy, and try '
-                        'again' % self._patience) from exc
-            except rados.Error as exc:
-                raise _failed(NotLocked, self._held.image, exc) from exc
-            self._check_holder()
-            time.sleep(_PAUSE)
-
-    def _check_holder(self) -> None:
-        """Blocklist the holder if it has not renewed for too long."""
+    :raises NotLocked: if it cannot be taken
+    """
+    # A dead holder is to be found dead before patience ends.
+    deadline = time.monotonic() + max(patience, expiry + 10)
+    seen: omap.Holder | None = None
+    since = 0.0
+    while True:
         try:
-            found = omap.holder(self._held.ioctx, OBJECT, self._held.lock)
-        except rados.Error as exc:
-            raise _failed(NotLocked, self._held.image, exc) from exc
+            held.take()
+            return
+        except rados.ObjectBusy as exc:
+            if time.monotonic() > deadline:
+                raise NotLocked(
+                    held.image, 'for %d s other clients have been creating or '
+                    'removing it, or an image that shares its lock; see that '
+                    'the cluster is healthy, and try again'
+                    % patience) from exc
+        found = omap.holder(held.ioctx, OBJECT, held.lock)
         now = time.monotonic()
-        if found is None or found != self._seen:
-            self._seen, self._since = found, now
-            return
-        if now - self._since < self._expiry:
-            return
-        _fence(self._client, self._held.image, found,
-               'has not renewed its name lock for %d s' % self._expiry)
-        try:
-            omap.break_lock(self._held.ioctx, OBJECT, self._held.lock, found)
-        except rados.Error as exc:
-            raise _failed(NotLocked, self._held.image, exc) from exc
-        self._seen = None
+        if found is None or found != seen:
+            seen, since = found, now
+        elif now - since >= expiry:
+            _fence(client, held.image, found,
+                   'has not renewed its name lock for %d s' % expiry)
+            omap.break_lock(held.ioctx, OBJECT, held.lock, found)
+            seen = None
+        time.sleep(_PAUSE)
 
 
 def _failed(kind: type[NameLockError], image: str,
             exc: Exception) -> NameLockError:
     return kind(image, 'its name lock failed: %s' % exc,
-                abs(getattr(exc, 'errno', None) or 0) or None)
+                errors.code(exc) or None)

@@ -32,6 +32,7 @@ import struct
 
 import rados
 
+from glance_dcn.ceph import errors
 from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 
@@ -87,7 +88,6 @@ def swap(ioctx: rados.Ioctx, name: str, key: str, before: str | None,
     """Write a record, if it is still what it was.
 
     :param before: its text until now; None: there is none
-    :param after: its text from now on
     :returns: whether it was written
     :raises Error: if the cluster refuses
     """
@@ -370,7 +370,7 @@ def may_write(ioctx: rados.Ioctx, name: str,
             _operate(ioctx, op, name, timeout,
                      'asking whether %s may be written' % name)
         except rados.Error as exc:
-            if abs(exc.errno or 0) in (errno.EPERM, errno.EACCES):
+            if errors.is_denied(exc):
                 return False
             if not _is_mismatch(exc):
                 raise
@@ -435,5 +435,5 @@ def _is_mismatch(exc: rados.Error) -> bool:
     The cluster answers ECANCELED, or -(MAX_ERRNO + index), and ENOENT if
     there is no such object.
     """
-    code = abs(getattr(exc, 'errno', None) or 0)
+    code = errors.code(exc)
     return code in (errno.ENOENT, errno.ECANCELED) or code >= 4095

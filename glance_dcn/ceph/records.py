@@ -81,7 +81,6 @@ def sign(record: Record, name: str, key: bytes) -> Record:
     Only for content that this process has computed or verified.
 
     :param name: name of the image that has the content: its UUID
-    :param key: secret of the deployment
     """
     others = {one: mac for one, mac in record.macs.items()
               if one != key_id(key)}
@@ -94,7 +93,6 @@ def is_authentic(record: Record, name: str, key: bytes) -> bool:
     """Return whether a record has a code of this key, and it is right.
 
     :param name: name of the image that is to have the content: its UUID
-    :param key: secret of the deployment
     """
     found = record.macs.get(key_id(key))
     return found is not None and hmac.compare_digest(
@@ -169,19 +167,16 @@ def parse(text: str, image_id: str) -> Record | None:
         raise ValueError('it is no object')
     if fields.get('version') != _VERSION or fields.get('image') != image_id:
         return None
+    size = fields.get('size')
+    # True is an int, too.
+    if type(size) is not int or not 0 <= size < _LARGEST:
+        raise ValueError('its size is no number of bytes')
     return Record(
-        _size(fields.get('size')),
+        size,
         _checked(fields.get('content'), _DIGEST, 'content digest'),
         _table(fields.get('hashes'), _HASH_NAME, _HASH, _MOST_HASHES,
                'hashes'),
         _table(fields.get('macs', {}), _KEY_ID, _CODE, _MOST_CODES, 'macs'))
-
-
-def _size(value: object) -> int:
-    # True is an int, too.
-    if type(value) is not int or not 0 <= value < _LARGEST:
-        raise ValueError('its size is no number of bytes')
-    return value
 
 
 def _checked(value: object, pattern: re.Pattern[str], what: str) -> str:

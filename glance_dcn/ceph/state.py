@@ -10,27 +10,67 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What one process has of a connection to a cluster."""
+"""What one process has of a connection, and calls that may never be answered.
+
+A call to librbd or librados blocks its thread until it is answered, or until
+the time that one request may take is over, which is long: data takes its time
+on a slow link. A site that is lost in the midst of a call must not be waited
+for as long. So the call is made by a thread of its own, and its caller waits::
+
+    caller                 thread of the call        thread of the probe
+    ------                 ------------------        -------------------
+    submit                 open, snapshot, lock ...
+    (3 s without an answer)
+    suspect the cluster    ...                       connect, ask the OSDs
+    (every half a second)  ...                       no answer: the client is
+    leave the call         ...                       retired, the site is down
+    raise Unreachable      (ends some time)
+
+While the probe is answered the call goes on: a slow link is no reason to end
+it. Of a call that was left pool, image and client stay open until it ends
+(:class:`glance_dcn.runtime.native.Shared`); what it brings after all is given
+to a function, to be closed. Its client was retired and is blocklisted before
+another one takes its place, where what it has sent must not be carried out
+later. Where the process has no room for the client of a probe, the
+monitors alone are asked (:mod:`.monitors`).
+
+The engine's requests block no thread; a transfer that does not move for as
+long asks the same probe (:meth:`glance_dcn.ceph.connection.Connection.lost`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
+import functools
 import threading
 import time
+import typing
 
 import rados
 
-from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
+from glance_dcn.runtime import scheduler as schedulers
 
-
+#: Seconds without an answer after which the cluster is suspected.
+QUIET = 3
+#: Seconds between two checks of the suspicion.
+PAUSE = 0.5
+#: Seconds that a probe has; one that has no answer by then has none.
+VERDICT = 11
+#: Seconds for which a probe waits for threads and files; after these the
+#: monitors are asked without a client.
+PATIENCE = 1
 # Seconds for which the address of a retired client is known: requests that
 # it has sent may be carried out.
 _KEPT = 150
+
+_T = typing.TypeVar('_T')
 
 
 @dataclasses.dataclass
@@ -48,7 +88,6 @@ class _Retired:
 class State:
     """What one process has of a connection.
 
-    :ivar entry: the connected client, with its uses
     :ivar fsid: fsid of the cluster that was connected to; it is known for as
         long as the site is not lost and the conf file is the same, however
         often the client is closed and made again
@@ -65,8 +104,8 @@ class State:
         self.fsid: str | None = None
         self.attempt: Attempt | None = None
         self.breaker: health.CircuitBreaker
-        self.callers = calls.Callers()
-        self.suspicion: calls.Suspicion | None = None
+        self.callers = Callers()
+        self.suspicion: Suspicion | None = None
         self.cleared = float('-inf')
         self._retired: list[_Retired] = []
         # Addresses of those whose requests must not be carried out any more.
@@ -151,10 +190,9 @@ class Attempt:
     def wait(self, timeout: float | None) -> None:
         """Return when there is a client.
 
-        :param timeout: seconds, or None
         :raises ClusterError: if there is none
-        :raises native.Empty: if it takes longer; the time until there is room
-            for the client does not count
+        :raises native.Empty: if it takes more seconds; the time until there is
+            room for the client does not count
         """
         queue: native.Queue[bool] = native.Queue()
         with self._lock:
@@ -175,3 +213,103 @@ class Attempt:
                         raise
         if self._error:
             raise self._error.again()
+
+
+class Call(typing.Generic[_T]):
+    """One call, and what has come of it.
+
+    :param late: called with the result if nothing waits for it any more
+    :param ended: called when the function has ended, before its caller knows
+    """
+
+    def __init__(self, function: Callable[..., _T],
+                 args: tuple[typing.Any, ...],
+                 late: Callable[[_T], object] | None = None,
+                 ended: Callable[[], object] | None = None) -> None:
+        self._function = function
+        self._args = args
+        self._late = late
+        self._ended = ended
+        self._lock = native.lock()
+        self._outcome: native.Queue[
+            tuple[typing.Any, BaseException | None]] = native.Queue()
+        self._left = False
+
+    def run(self) -> None:
+        """Make the call; for the thread that does."""
+        result: typing.Any = None
+        error: BaseException | None = None
+        try:
+            result = self._function(*self._args)
+        except BaseException as exc:
+            error = exc
+        # What the call was about may be waiting for that to be closed.
+        del self._function, self._args
+        if self._ended is not None:
+            self._ended()
+        with self._lock:
+            if not self._left:
+                self._outcome.put((result, error))
+                return
+        if error is None and self._late is not None:
+            self._late(result)
+
+    def wait(self, timeout: float) -> _T:
+        """Return what the function returned, or raise what it raised.
+
+        :raises native.Empty: if there is nothing within the seconds
+        """
+        result, error = native.get(self._outcome, timeout)
+        if error is not None:
+            raise error
+        return typing.cast(_T, result)
+
+    def leave(self) -> bool:
+        """Wait no longer; return False if there is an outcome already."""
+        with self._lock:
+            self._left = self._outcome.empty()
+            return self._left
+
+
+class Callers:
+    """The threads that make the calls to one cluster, in one process.
+
+    They are those of the scheduler, which all clusters have in common.
+    """
+
+    def __init__(self, scheduler: schedulers.Scheduler | None = None) -> None:
+        self._scheduler = scheduler or process.get(schedulers.Scheduler)
+        self._inside: set[int] = set()
+
+    def is_caller(self) -> bool:
+        """Return whether the running thread makes a call to this cluster."""
+        return native.thread_id() in self._inside
+
+    def submit(self, call: Call[typing.Any]) -> None:
+        """Have a call made."""
+        self._scheduler.submit(functools.partial(self._run, call))
+
+    def _run(self, call: Call[typing.Any]) -> None:
+        thread = native.thread_id()
+        self._inside.add(thread)
+        try:
+            call.run()
+        finally:
+            self._inside.discard(thread)
+
+
+@dataclasses.dataclass
+class Suspicion:
+    """That a cluster is lost, while a probe asks whether it is.
+
+    :ivar client: that has no answer
+    :ivar since: when the probe began to ask, in seconds of the monotonic
+        clock; None: there is no room for its client yet
+    """
+
+    client: rados.Rados | None
+    since: float | None = None
+
+    def is_over(self, now: float) -> bool:
+        """Return whether the probe has asked for as long as it may."""
+        return self.since is not None and now - self.since > VERDICT

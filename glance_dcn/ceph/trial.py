@@ -37,9 +37,9 @@ import uuid
 import rados
 import rbd
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import images
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import trash
 
 LOG = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ Error = (rados.Error, rbd.Error)
 #: What names of scratch images and objects begin with.
 PREFIX = 'glance-dcn-scratch-'
 
-_DENIED = (errno.EPERM, errno.EACCES)
 # No client has it: the monitors refuse it as an address, after they have
 # looked at the rights of who asks.
 _NO_ADDRESS = 'glance-dcn/0'
@@ -61,6 +60,9 @@ _OLD = 900
 _SAMPLES = (256 << 10, 1 << 20, 4 << 20, 4 << 20)
 _ENOUGH = 1.0
 _STATS = 5
+# No client has it: the monitors refuse it as an address, after they have
+# looked at the rights of who asks.
+_NO_ADDRESS = 'glance-dcn/0'
 
 
 class Refused(Exception):
@@ -74,56 +76,6 @@ class Refused(Exception):
         super().__init__('%s: %s' % (right, error))
         self.right = right
         self.error = error
-
-
-def may_write(ioctx: rados.Ioctx, timeout: float = omap.TIMEOUT) -> bool:
-    """Return whether the user may write in the namespace of an Ioctx.
-
-    :param timeout: seconds to wait for the cluster
-    :raises rados.Error: if there is no answer
-    """
-    return omap.may_write(ioctx, _absent(), timeout)
-
-
-def may_read(ioctx: rados.Ioctx) -> bool:
-    """Return whether the user may read in the namespace of an Ioctx.
-
-    :raises rados.Error: if there is no answer
-    """
-    try:
-        ioctx.stat(_absent())
-    except rados.ObjectNotFound:
-        pass
-    except rados.Error as exc:
-        if abs(exc.errno or 0) in _DENIED:
-            return False
-        raise
-    return True
-
-
-def may_blocklist(client: rados.Rados) -> bool:
-    """Return whether the user may blocklist other clients of the cluster.
-
-    :raises rados.Error: if there is no answer
-    """
-    code, _output, status = client.mon_command(json.dumps({
-        'prefix': 'osd blocklist', 'blocklistop': 'add',
-        'addr': _NO_ADDRESS}), b'')
-    if -code in _DENIED:
-        return False
-    if code in (0, -errno.EINVAL):
-        return True
-    raise rados.OSError('osd blocklist: %s' % status, errno=-code)
-
-
-def is_denied(exc: BaseException) -> bool:
-    """Return whether an error of librados or librbd tells a lack of rights."""
-    code = typing.cast('int | None', getattr(exc, 'errno', None))
-    return abs(code or 0) in _DENIED
-
-
-def _absent() -> str:
-    return 'glance_dcn.permission.%s' % uuid.uuid4()
 
 
 def rights(ioctx: rados.Ioctx,
@@ -158,10 +110,7 @@ def rights(ioctx: rados.Ioctx,
 
 
 def names(ioctx: rados.Ioctx) -> set[str]:
-    """Return the names of the RBD images in a pool.
-
-    :raises rados.Error, rbd.Error: if the cluster refuses
-    """
+    """Return the names of the RBD images in a pool."""
     return set(rbd.RBD().list(ioctx))
 
 
@@ -192,16 +141,12 @@ def _try_image(ioctx: rados.Ioctx, name: str, do: Callable[..., None]) -> None:
     do('create', images.create, ioctx, name, _SIZE, 22,
        rbd.RBD_FEATURE_LAYERING)
     with contextlib.ExitStack() as stack:
-        do('write', lambda: _write(stack, ioctx, name))
+        do('write', lambda: stack.enter_context(
+            rbd.Image(ioctx, name)).write(_BLOCK, 0))
         do('read', _read, ioctx, name)
     with rbd.Image(ioctx, name) as image:
         do('snapshot', image.create_snap, images.SNAPSHOT)
         do('protect', image.protect_snap, images.SNAPSHOT)
-
-
-def _write(stack: contextlib.ExitStack, ioctx: rados.Ioctx, name: str) -> None:
-    image = stack.enter_context(rbd.Image(ioctx, name))
-    image.write(_BLOCK, 0)
 
 
 def _read(ioctx: rados.Ioctx, name: str) -> None:
@@ -258,9 +203,9 @@ def sweep(ioctx: rados.Ioctx) -> None:
                 rbd.RBD().trash_remove(ioctx, entry.image_id, force=True)
 
 
-def _trashed(ioctx: rados.Ioctx) -> list[trash.Entry]:
+def _trashed(ioctx: rados.Ioctx) -> list[images.TrashEntry]:
     try:
-        return list(trash.entries(ioctx))
+        return list(images.trash_entries(ioctx))
     except Error:
         return []
 
@@ -280,11 +225,47 @@ def _is_old(ioctx: rados.Ioctx, name: str) -> bool:
         return True
 
 
-def round_trip(ioctx: rados.Ioctx) -> float:
-    """Return the seconds that the smallest question to an OSD takes.
+def may_write(ioctx: rados.Ioctx, timeout: float = omap.TIMEOUT) -> bool:
+    """Return whether the user may write in the namespace of an Ioctx.
 
-    :raises rados.Error: if there is no answer
+    Like :func:`may_read` and :func:`may_blocklist` it changes nothing: it
+    asks for what cannot succeed, whatever the rights of the user. Whether that
+    fails for lack of them, or later, is the answer.
     """
+    return omap.may_write(ioctx, _absent(), timeout)
+
+
+def may_read(ioctx: rados.Ioctx) -> bool:
+    """Return whether the user may read in the namespace of an Ioctx."""
+    try:
+        ioctx.stat(_absent())
+    except rados.ObjectNotFound:
+        pass
+    except rados.Error as exc:
+        if errors.is_denied(exc):
+            return False
+        raise
+    return True
+
+
+def may_blocklist(client: rados.Rados) -> bool:
+    """Return whether the user may cut off other clients of the cluster."""
+    code, _output, status = client.mon_command(json.dumps({
+        'prefix': 'osd blocklist', 'blocklistop': 'add',
+        'addr': _NO_ADDRESS}), b'')
+    if -code in errors.DENIED:
+        return False
+    if code in (0, -errno.EINVAL):
+        return True
+    raise rados.OSError('osd blocklist: %s' % status, errno=-code)
+
+
+def _absent() -> str:
+    return 'glance_dcn.permission.%s' % uuid.uuid4()
+
+
+def round_trip(ioctx: rados.Ioctx) -> float:
+    """Return the seconds that the smallest question to an OSD takes."""
     best = math.inf
     for _attempt in range(_STATS):
         began = time.monotonic()
@@ -298,8 +279,6 @@ def throughput(ioctx: rados.Ioctx) -> tuple[float, float]:
     """Return the bytes per second of writing and reading, one at a time.
 
     It takes a few seconds at most where the pool writes 256 KiB in one.
-
-    :raises rados.Error: if it fails
     """
     name = '%s%s' % (PREFIX, uuid.uuid4().hex)
     try:
@@ -333,7 +312,6 @@ def room(client: rados.Rados) -> tuple[int, int] | tuple[None, None]:
 
     :returns: (None, None) of a cluster that does not count, as its managers
         are away
-    :raises rados.Error: if the user may not ask
     """
     stats = client.get_cluster_stats()
     if not stats['kb']:
@@ -342,10 +320,7 @@ def room(client: rados.Rados) -> tuple[int, int] | tuple[None, None]:
 
 
 def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
-    """Return name and addresses of each monitor of a cluster.
-
-    :raises rados.Error: if there is no answer
-    """
+    """Return name and addresses of each monitor of a cluster."""
     code, text, error = client.mon_command(
         json.dumps({'prefix': 'mon dump', 'format': 'json'}), b'')
     if code:
@@ -360,10 +335,7 @@ def monitors(client: rados.Rados) -> list[tuple[str, list[tuple[str, int]]]]:
 
 
 def answers(host: str, port: int, timeout: float) -> str | None:
-    """Return why nothing listens at an address, or None if something does.
-
-    :param timeout: seconds to wait
-    """
+    """Return why nothing listens there (asked for some seconds), or None."""
     try:
         socket.create_connection((host, port), timeout).close()
     except OSError as exc:

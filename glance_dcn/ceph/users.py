@@ -38,8 +38,7 @@ def describe(name: str, conf: str, user: str,
     """Return what clients of a cluster need to know of it.
 
     :param name: what the cluster is called in messages
-    :param user: cephx user without ``client.``
-    :param keyring: path of its keyring; None: as the conf file says
+    :param keyring: path; None: as the conf file says
     :returns: fsid, mons (list of texts) and pools (list of names)
     :raises glance_dcn.ceph.errors.ClusterError: if it does not answer
     """
@@ -56,8 +55,8 @@ def _address(mon: Mapping[str, typing.Any]) -> str:
     vector = mon.get('public_addrs', {}).get('addrvec') or []
     if not vector:
         return str(mon['public_addr'].partition('/')[0])
-    texts = ['%s:%s' % (entry['type'], entry['addr']) for entry in vector]
-    return '[%s]' % ','.join(texts)
+    return '[%s]' % ','.join('%s:%s' % (entry['type'], entry['addr'])
+                             for entry in vector)
 
 
 def make_key(name: str, conf: str, admin: str, keyring: str | None,
@@ -86,15 +85,15 @@ def make_key(name: str, conf: str, admin: str, keyring: str | None,
                 name, 'the cluster of %s has fsid %s, but the sites file '
                 'says %s' % (conf, actual, fsid),
                 'give the conf file of the right cluster')
-        before = _user(client, name, entity)
-        if before is None:
-            found = _users(_command(client, name, {
-                'prefix': 'auth get-or-create', 'entity': entity,
-                'caps': flat, 'format': 'json'}))
-            return found['key'], None
+        try:
+            before = _auth(client, name, 'auth get', entity)
+        except _NoSuchUser:
+            return _auth(client, name, 'auth get-or-create', entity,
+                         caps=flat)['key'], None
         if before['caps'] != caps:
-            if user == admin or _administers(before['caps']):
-                # There may be no other user who could give them back.
+            if user == admin or any('*' in part.split()
+                                    for part in before['caps'].values()):
+                # There may be no other administrator to give them back.
                 raise errors.Misconfigured(
                     name, '%s administers the cluster; its capabilities are '
                     'not replaced' % entity, 'name another user for Glance')
@@ -110,23 +109,11 @@ def make_key(name: str, conf: str, admin: str, keyring: str | None,
         return before['key'], before['caps']
 
 
-def _administers(caps: Mapping[str, str]) -> bool:
-    """Return whether capabilities are those of an administrator."""
-    return any('*' in part.split() for part in caps.values())
-
-
-def _user(client: rados.Rados, name: str,
-          entity: str) -> dict[str, typing.Any] | None:
-    """Return key and capabilities of a user, or None if there is none."""
-    try:
-        return _users(_command(client, name, {
-            'prefix': 'auth get', 'entity': entity, 'format': 'json'}))
-    except _NoSuchUser:
-        return None
-
-
-def _users(text: str) -> dict[str, typing.Any]:
-    return dict(json.loads(text)[0])
+def _auth(client: rados.Rados, name: str, prefix: str, entity: str,
+          **more: object) -> dict[str, typing.Any]:
+    """Return key and capabilities of a user, as a command tells them."""
+    return dict(json.loads(_command(client, name, dict(
+        more, prefix=prefix, entity=entity, format='json')))[0])
 
 
 class _NoSuchUser(errors.ClusterError):
@@ -158,9 +145,7 @@ def _connected(name: str, conf: str, user: str,
 
 def _explain(exc: Exception, name: str, conf: str, user: str,
              client: rados.Rados) -> errors.ClusterError:
-    """Return the ClusterError for what librados raised on connecting."""
-    code = abs(getattr(exc, 'errno', None) or 0)
-    if code in (errno.EPERM, errno.EACCES, errno.ENOENT, errno.EINVAL):
+    if errors.code(exc) in (*errors.DENIED, errno.ENOENT, errno.EINVAL):
         return errors.Misconfigured(
             name, 'cannot connect as client.%s (%s)' % (user, exc),
             'see that its key is in %s' % client.conf_get('keyring'))

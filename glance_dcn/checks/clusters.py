@@ -67,7 +67,7 @@ def conf(site: subjects.Site) -> str:
         if mode & stat.S_IWOTH:
             raise Found('writable', path=path, mode='%o' % mode)
     try:
-        fsid = site.factory.fsid
+        fsid = site.factory.settings.fsid
     except errors.ClusterError as exc:
         raise Found('unusable', path=path or 'ceph.conf', error=exc.reason)
     if not fsid:
@@ -97,7 +97,7 @@ def _check_readable(site: subjects.Site, path: str) -> None:
           'the key lets its holder change every image of the site'))
 def keyring(site: subjects.Site) -> str:
     """Check the keyring and its rights."""
-    paths = site.factory.keyrings
+    paths = site.factory.settings.keyrings
     if not paths:
         return 'none is needed'
     there = [path for path in paths if os.path.exists(path)]
@@ -203,7 +203,7 @@ def pool(site: subjects.Site) -> str:
     try:
         clients.ask_osds(site.opened)
     except trial.Error as exc:
-        raise Found('refused' if trial.is_denied(exc) else 'silent',
+        raise Found('refused' if errors.is_denied(exc) else 'silent',
                     error=exc)
     if site.keeps_records:
         try:
@@ -231,7 +231,7 @@ def rights(site: subjects.Site) -> str:
             trial.sweep(site.opened)
             done = trial.rights(site.opened, site.going_on)
     except trial.Refused as exc:
-        raise Found('missing' if trial.is_denied(exc.error)
+        raise Found('missing' if errors.is_denied(exc.error)
                     else 'failed', right=exc.right, error=exc.error)
     return ', '.join(done)
 
@@ -313,7 +313,7 @@ def room(site: subjects.Site) -> str:
     try:
         total, free = trial.room(site.connected)
     except trial.Error as exc:
-        if trial.is_denied(exc):
+        if errors.is_denied(exc):
             return 'the user may not ask'
         raise Found('unread', error=exc)
     if total is None or free is None:

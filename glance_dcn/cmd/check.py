@@ -180,7 +180,7 @@ def _glances(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def _keyrings(site: subjects.Site) -> list[str]:
     try:
-        return list(site.factory.keyrings)
+        return list(site.factory.settings.keyrings)
     except errors.ClusterError:
         return []
 

@@ -126,7 +126,7 @@ class Poll:
         # What is wrong with its files is found by the poll itself.
         with contextlib.suppress(errors.ClusterError):
             site.factory.check_files()
-            addresses = monitors.parse(site.factory.mon_host)
+            addresses = monitors.parse(site.factory.settings.mon_host)
         if addresses:
             process.get(monitors.Monitors).ask(addresses, functools.partial(
                 self._on_monitors, site))
@@ -261,6 +261,6 @@ class _Kept:
 def _expected(site: clusters.Cluster) -> str | None:
     """Return the fsid that the conf file of a site names, or None."""
     try:
-        return site.target.fsid or site.factory.fsid
+        return site.target.fsid or site.factory.settings.fsid
     except errors.ClusterError:
         return None

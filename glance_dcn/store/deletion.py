@@ -50,8 +50,6 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
-from glance_dcn.ceph import trash
-from glance_dcn.ceph import trial
 from glance_dcn.runtime import native
 from glance_dcn.store import callers
 from glance_dcn.store import failures
@@ -199,7 +197,7 @@ class Deletion:
         images.check_responsive(ioctx, image, self._answer)
         # Once: by now another may have the name.
         self.image_id = (self.image_id or images.read_image_id(ioctx, image)
-                         or trash.find_being_removed(ioctx, image))
+                         or images.find_being_removed(ioctx, image))
         with self.site.name_lock(ioctx, image):
             # Whether another has it by now is seen by its internal ID; what
             # was abandoned is done by the task runner.
@@ -498,7 +496,7 @@ def explain(store: driver.Store, loc: location.StoreLocation,
 
     :param exc: what the cluster of the store has answered
     """
-    denied = trial.is_denied(exc) and store.site.access.refusal()
+    denied = errors.is_denied(exc) and store.site.access.refusal()
     if denied:
         raise denial(loc.image, denied) from exc
 

@@ -40,7 +40,6 @@ import rbd
 
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
-from glance_dcn.ceph import trash
 from glance_dcn.tasks import task as tasks
 from glance_dcn.upstream import glance_db
 
@@ -408,8 +407,8 @@ def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
         return False
     with site.open_pool(intent.pool) as ioctx:
         return (images.read_image_id(ioctx, intent.image) != intent.image_id
-                and not trash.is_being_removed(ioctx, intent.image,
-                                               intent.image_id))
+                and not images.is_being_removed(ioctx, intent.image,
+                                                intent.image_id))
 
 
 def _inspect(ioctx: rados.Ioctx, task: tasks.Task) -> images.ImageInfo | None:
@@ -423,12 +422,12 @@ def _inspect(ioctx: rados.Ioctx, task: tasks.Task) -> images.ImageInfo | None:
     if image_id is not None:
         found = images.read_image_id(ioctx, task.image)
         if found != image_id:
-            if trash.is_being_removed(ioctx, task.image, image_id):
+            if images.is_being_removed(ioctx, task.image, image_id):
                 return images.ImageInfo(image_id, blank=False)
             return images.ImageInfo(found) if found else None
     info = images.inspect(ioctx, task.image)
     if info is None:
-        image_id = trash.find_being_removed(ioctx, task.image)
+        image_id = images.find_being_removed(ioctx, task.image)
         return (images.ImageInfo(image_id, blank=False) if image_id
                 else None)
     return info

@@ -30,7 +30,7 @@ import rbd
 import requests
 from testtools import content
 
-from glance_dcn.ceph import trash
+from glance_dcn.ceph import images
 from glance_dcn.sites import home as homes
 from glance_dcn.tasks import setup as task_setup
 from glance_dcn.workers import registry
@@ -328,8 +328,8 @@ class OwnGlanceTestCase(ApiTestCase):
 def purge(cluster, name):
     """Remove an image of pool images with its snapshots, if it is there."""
     with cluster.pool('images') as ioctx:
-        for entry in trash.entries(ioctx):
-            if entry.name == name and entry.source != trash.REMOVING:
+        for entry in images.trash_entries(ioctx):
+            if entry.name == name and entry.source != images.REMOVING:
                 process.wait_for('an image in the trash', functools.partial(
                     _restore, ioctx, entry.image_id, name), 30)
         if name not in rbd.RBD().list(ioctx):

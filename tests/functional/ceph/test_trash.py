@@ -15,7 +15,6 @@
 import rbd
 
 from glance_dcn.ceph import images
-from glance_dcn.ceph import trash
 from glance_dcn.ceph import trial
 from tests.functional import base
 
@@ -43,11 +42,11 @@ class MigrationTest(base.CephTestCase):
                         self.name + '-new')
 
     def test_it_is_listed(self):
-        (entry,) = trash.entries(self.ioctx)
+        (entry,) = images.trash_entries(self.ioctx)
         self.assertEqual(self.name, entry.name)
-        self.assertFalse(trash.is_being_removed(self.ioctx, self.name,
-                                                entry.image_id))
-        self.assertIsNone(trash.find_being_removed(self.ioctx, self.name))
+        self.assertFalse(images.is_being_removed(self.ioctx, self.name,
+                                                 entry.image_id))
+        self.assertIsNone(images.find_being_removed(self.ioctx, self.name))
 
     def test_others_go_on(self):
         self.assertFalse(images.is_empty(self.ioctx))

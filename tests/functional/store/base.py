@@ -29,7 +29,7 @@ from glance_store import multi_backend
 from oslo_config import cfg
 import rbd
 
-from glance_dcn.ceph import trash
+from glance_dcn.ceph import images
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from tests.functional import base
@@ -289,8 +289,8 @@ def digest(data, algorithm='sha256'):
 def purge(cluster, name, pool=POOL):
     """Remove an RBD image with all that hangs on it, if it is there."""
     with cluster.pool(pool) as ioctx:
-        for entry in trash.entries(ioctx):
-            if entry.name == name and entry.source != trash.REMOVING:
+        for entry in images.trash_entries(ioctx):
+            if entry.name == name and entry.source != images.REMOVING:
                 rbd.RBD().trash_restore(ioctx, entry.image_id, name)
         if name not in rbd.RBD().list(ioctx):
             return

@@ -17,7 +17,6 @@ import time
 import rbd
 
 from glance_dcn.ceph import images
-from glance_dcn.ceph import trash
 from glance_dcn.runtime import native
 from glance_dcn.store import deletion
 from glance_dcn.store import location
@@ -50,11 +49,11 @@ class InterruptedRemovalTest(base.TasksTestCase):
         started.kill()
         started.wait()
         with self.edge.open_pool() as ioctx:
-            self.assertTrue(trash.is_being_removed(ioctx, self.image,
-                                                   image_id))
-            self.assertFalse(trash.is_being_removed(ioctx, 'another',
+            self.assertTrue(images.is_being_removed(ioctx, self.image,
                                                     image_id))
-            self.assertEqual(image_id, trash.find_being_removed(
+            self.assertFalse(images.is_being_removed(ioctx, 'another',
+                                                     image_id))
+            self.assertEqual(image_id, images.find_being_removed(
                 ioctx, self.image))
         return image_id, address
 

@@ -22,12 +22,12 @@ from unittest import mock
 import fixtures
 from oslotest import base
 
-from glance_dcn.ceph import calls
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
+from glance_dcn.ceph import state
 from glance_dcn.runtime import native
 
 
@@ -35,11 +35,11 @@ class CallersTest(base.BaseTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.callers = calls.Callers()
+        self.callers = state.Callers()
 
     def call(self, function: typing.Callable[..., typing.Any],
              *args: typing.Any) -> typing.Any:
-        call = calls.Call(function, args)
+        call = state.Call(function, args)
         self.callers.submit(call)
         return call.wait(30)
 
@@ -49,13 +49,13 @@ class CallersTest(base.BaseTestCase):
 
     def test_threads_do_not_wait_for_each_other(self) -> None:
         meeting = threading.Barrier(3)
-        made = [calls.Call(meeting.wait, (30,)) for _ in range(3)]
+        made = [state.Call(meeting.wait, (30,)) for _ in range(3)]
         for call in made:
             self.callers.submit(call)
         self.assertEqual({0, 1, 2}, {call.wait(30) for call in made})
 
     def test_thread_knows_whose_call_it_makes(self) -> None:
-        other = calls.Callers()
+        other = state.Callers()
         self.assertFalse(self.callers.is_caller())
         self.assertEqual((True, False), self.call(lambda: (
             self.callers.is_caller(), other.is_caller())))
@@ -66,7 +66,7 @@ class CallersTest(base.BaseTestCase):
 
     def test_left(self) -> None:
         go_on, closed = native.Queue(), native.Queue()
-        call = calls.Call(go_on.get, (), closed.put)
+        call = state.Call(go_on.get, (), closed.put)
         self.callers.submit(call)
         self.assertRaises(native.Empty, call.wait, 0.01)
         self.assertTrue(call.leave())
@@ -74,14 +74,14 @@ class CallersTest(base.BaseTestCase):
         self.assertEqual('result', native.get(closed, 30))
 
     def test_answered_in_time(self) -> None:
-        call = calls.Call(int, ())
+        call = state.Call(int, ())
         call.run()
         self.assertFalse(call.leave())
         self.assertEqual(0, call.wait(0))
 
     def test_end_is_told_before_the_outcome(self) -> None:
         ended: list[bool] = []
-        call = calls.Call(int, (), ended=lambda: ended.append(
+        call = state.Call(int, (), ended=lambda: ended.append(
             call._outcome.empty()))
         call.run()
         self.assertEqual([True], ended)
@@ -94,7 +94,7 @@ class ConnectionTest(base.BaseTestCase):
         self.useFixture(fixtures.FakeLogger())
         for name, seconds in (('QUIET', 0.02), ('PAUSE', 0.01)):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.calls.%s' % name, seconds))
+                'glance_dcn.ceph.state.%s' % name, seconds))
         self.connection = connection.Connection(
             clients.ClusterConfig('edge', 'images', '/nowhere'),
             client_cache.Caches())
@@ -166,7 +166,7 @@ class ConnectionTest(base.BaseTestCase):
 
     def test_probe_that_hangs(self) -> None:
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.calls.VERDICT', 0.05))
+            'glance_dcn.ceph.state.VERDICT', 0.05))
         self.assertRaises(errors.Unreachable, self.connection.call,
                           self.go_on.get)
         self.assertEqual(health.DOWN, self.state.breaker.health.state)
@@ -193,11 +193,12 @@ class ConnectionTest(base.BaseTestCase):
     def test_no_room_for_a_probe(self) -> None:
         asked = native.Queue()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.calls.PATIENCE', 0))
+            'glance_dcn.ceph.state.PATIENCE', 0))
         self.useFixture(fixtures.MockPatchObject(
             self.state.cache, '_reserve', lambda: False))
         self.connection._prober = types.SimpleNamespace(
-            mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]')
+            settings=types.SimpleNamespace(
+                mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]'))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.monitors.Monitors.ask',
             lambda _, addresses, then: asked.put((addresses, then))))

@@ -178,11 +178,10 @@ class MemoryCluster(fixtures.Fixture):
                      'remove_later', 'get', 'walk', 'remove_object'):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.ceph.omap.' + name, getattr(self, name)))
-        for name in ('images.inspect', 'images.read_image_id',
-                     'trash.is_being_removed', 'trash.find_being_removed'):
+        for name in ('inspect', 'read_image_id', 'is_being_removed',
+                     'find_being_removed'):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.' + name,
-                getattr(self, name.partition('.')[2])))
+                'glance_dcn.ceph.images.' + name, getattr(self, name)))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.images.remove', self.remove_image))
         self.useFixture(fixtures.MonkeyPatch(

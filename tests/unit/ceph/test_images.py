@@ -18,7 +18,7 @@ from unittest import mock
 from oslotest import base
 import rados
 
-from glance_dcn.ceph import trash
+from glance_dcn.ceph import images
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 
@@ -61,29 +61,29 @@ class TrashTest(base.BaseTestCase):
         self.add('id1', IMAGE, source=2, deleted_at=1_700_000_000)
         self.assertEqual(
             [('id1', IMAGE, 2, datetime.datetime(2023, 11, 14, 22, 13, 20))],
-            list(trash.entries(self.ioctx)))
+            list(images.trash_entries(self.ioctx)))
 
     def test_among_many(self):
         for number in range(1500):
             self.add('id%04d' % number, 'n' * 96)
         self.add('id0700', IMAGE, source=0)
-        self.assertIsNone(trash.find_being_removed(self.ioctx, IMAGE))
+        self.assertIsNone(images.find_being_removed(self.ioctx, IMAGE))
         self.add('id1234', IMAGE)
-        self.assertEqual('id1234', trash.find_being_removed(self.ioctx,
-                                                            IMAGE))
-        self.assertTrue(trash.is_being_removed(self.ioctx, IMAGE, 'id1234'))
+        self.assertEqual('id1234', images.find_being_removed(self.ioctx,
+                                                             IMAGE))
+        self.assertTrue(images.is_being_removed(self.ioctx, IMAGE, 'id1234'))
         for image_id in ('id0700', 'id0701', 'none'):
-            self.assertFalse(trash.is_being_removed(self.ioctx, IMAGE,
-                                                    image_id))
+            self.assertFalse(images.is_being_removed(self.ioctx, IMAGE,
+                                                     image_id))
 
     def test_damaged(self):
         self.add('id', IMAGE)
         for damage in (lambda reply: b'', lambda reply: reply[:9],
                        lambda reply: b'\xff' * len(reply)):
             self.damage = damage
-            self.assertIsNone(trash.find_being_removed(self.ioctx, IMAGE))
-            self.assertFalse(trash.is_being_removed(self.ioctx, IMAGE, 'id'))
+            self.assertIsNone(images.find_being_removed(self.ioctx, IMAGE))
+            self.assertFalse(images.is_being_removed(self.ioctx, IMAGE, 'id'))
 
     def test_no_trash(self):
         self.ioctx.execute.side_effect = rados.ObjectNotFound('none')
-        self.assertIsNone(trash.find_being_removed(self.ioctx, IMAGE))
+        self.assertIsNone(images.find_being_removed(self.ioctx, IMAGE))
