@@ -23,11 +23,10 @@ from glance_dcn.ceph import users
 from glance_dcn.cmd import output
 from glance_dcn.cmd import sitesfile
 from glance_dcn.deploy import cephconf
-from glance_dcn.deploy import entry
-from glance_dcn.deploy import export
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import secrets
+from glance_dcn.deploy import site_entry
 from glance_dcn.deploy import sitesfile as mistakes
 
 _IMPORT = """\
@@ -181,7 +180,7 @@ def _import(args: argparse.Namespace) -> int:
             print('%s: site %s is added' % (args.sites_file, found['name']))
     else:
         for found in entries:
-            print(entry.text([found]), end='')
+            print(site_entry.text([found]), end='')
         for path, _file in keys:
             print('# The key is to be in %s; --add writes it.' % path)
     if args.format != 'json':
@@ -220,7 +219,7 @@ def _add_guests(args: argparse.Namespace, entries: list[_Entry]) -> list[str]:
 def _write(args: argparse.Namespace, entries: list[_Entry],
            keys: list[_Key]) -> None:
     """Add entries to the sites file, and write the keys they refer to."""
-    prepared = entry.prepare(args.sites_file, entries)
+    prepared = site_entry.prepare(args.sites_file, entries)
     for path, file in keys:
         if os.path.lexists(path) and not _same_key(path, file):
             raise sitesfile.Wrong('%s is there already, with another key; '
@@ -228,7 +227,7 @@ def _write(args: argparse.Namespace, entries: list[_Entry],
                                   'with --keys' % path)
     for path, file in keys:
         files.write(os.path.dirname(path), [file])
-    entry.write(args.sites_file, *prepared)
+    site_entry.write(args.sites_file, *prepared)
 
 
 def _same_key(path: str, file: files.File) -> bool:
@@ -255,7 +254,7 @@ def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
     """Return the entries of an export, and their keyrings."""
     folder = os.path.abspath(args.keys or os.path.join(
         os.path.dirname(os.path.abspath(args.sites_file)), 'keys'))
-    clusters = [found for found in export.read(args.export)
+    clusters = [found for found in site_entry.read_export(args.export)
                 if args.name in (None, found.name)]
     if not clusters:
         raise sitesfile.Wrong('%s has no cluster %s'
