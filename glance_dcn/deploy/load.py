@@ -24,7 +24,6 @@ import urllib.parse
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from glance_dcn.deploy import options
-from glance_dcn.deploy import reserved
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
 from glance_dcn.sites import folder
@@ -264,7 +263,7 @@ class _Loader:
 
     @staticmethod
     def _check_store(fields: sitesfile.Fields, key: str, store: str) -> None:
-        taken = reserved.what_is(store)
+        taken = options.reserved_for(store)
         if taken:
             raise fields.mistake(key, 'a store cannot be called %s: that is '
                                  '%s' % (store, taken))
