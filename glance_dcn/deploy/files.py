@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""Files that are rendered, and writing them."""
+"""Files that are rendered: their texts, and writing them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ import stat
 import tempfile
 import typing
 
+import yaml
+
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import sitesfile
-from glance_dcn.deploy import texts
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Sequence
 
+#: Values by section and option.
+Sections = dict[str, dict[str, str]]
+#: First line of every file that is written.
+MARK = '# Written by glance-dcn out of the sites file: change it there.'
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
@@ -233,7 +238,7 @@ def _merged(path: str, file: File) -> str:
         raise Error('%s is not written over: %s; move it away, or mend it'
                     % (path, exc))
     lost = _sections(before).keys() - _sections(file.text).keys()
-    if before.startswith(texts.MARK):
+    if before.startswith(MARK):
         # Of what was rendered, the sections of sites that are gone may go.
         lost = {name for name in lost - _RENDERED
                 if not _STORE_OPTION.search(_sections(before)[name])}
@@ -321,7 +326,7 @@ def _backup(path: str) -> str:
     """
     try:
         with open(path + BACKUP, 'rb') as source:
-            mark = texts.MARK.encode()
+            mark = MARK.encode()
             ours = source.read(len(mark)) == mark
     except FileNotFoundError:
         ours = True
@@ -372,3 +377,59 @@ def replace(path: str, data: bytes, mode: int, group: int | None = None,
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def conf(sections: Sections) -> str:
+    """Return the text of a conf file."""
+    lines = [MARK]
+    for section, options in sections.items():
+        lines += ['', '[%s]' % section]
+        lines += ['%s = %s' % (option, escape(value))
+                  for option, value in options.items()]
+    return '\n'.join([*lines, ''])
+
+
+def escape(value: str) -> str:
+    """Return a value so that oslo.config reads it as it is."""
+    # It takes \$ for $$, and so the backslash away.
+    return quote(re.sub(
+        r'(\\?)\$', lambda found: '\\\\$' if found.group(1) else '$$', value))
+
+
+def quote(value: str) -> str:
+    """Return a value so that oslo.config's parser reads it as it is."""
+    # It strips blanks, and takes quotes around a value away.
+    if value != value.strip() or (value[:1] in ('"', "'")
+                                  and value[0] == value[-1]):
+        return '"%s"' % value
+    return value
+
+
+_Base: typing.Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
+
+
+class _Dumper(_Base):
+    """Writes texts of several lines as such."""
+
+    def ignore_aliases(self, data: typing.Any) -> bool:
+        return True
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar('tag:yaml.org,2002:str', text,
+                                   style='|' if '\n' in text else None)
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def yaml_file(data: typing.Any) -> str:
+    """Return the text of a YAML file."""
+    return '%s\n%s' % (MARK, yaml_text(data))
+
+
+def yaml_text(data: typing.Any) -> str:
+    """Return YAML text without the mark of files that are written."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False,
+                     default_flow_style=False, width=4096,
+                     allow_unicode=True)

@@ -27,7 +27,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import texts
 
 _BASE = '../base'
 # Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
@@ -76,9 +75,9 @@ def render(deployment: model.Deployment,
     template['extraMounts'] = [_mount(site) for site in sites]
     name = sites[0].name if len(sites) == 1 else ''
     return [files.Rendering(name, '', [
-        files.File('kustomization.yaml', texts.yaml_file(
+        files.File('kustomization.yaml', files.yaml_file(
             _kustomization(sites, found)), kind=files.Kind.TEXT),
-        files.File('glance.yaml', texts.yaml_file(_patch(template)),
+        files.File('glance.yaml', files.yaml_file(_patch(template)),
                    kind=files.Kind.TEXT), *found], tuple(notes))]
 
 
@@ -199,7 +198,7 @@ def _api(deployment: model.Deployment,
                             if value}
     if site.cache_size is not None:
         found['imageCache'] = {'size': str(site.cache_size)}
-    found['customServiceConfig'] = texts.conf(_sections(deployment, site))
+    found['customServiceConfig'] = files.conf(_sections(deployment, site))
     return found
 
 
@@ -215,7 +214,7 @@ def _service(given: model.Operator) -> dict[str, typing.Any]:
 
 
 def _sections(deployment: model.Deployment,
-              site: model.Site) -> texts.Sections:
+              site: model.Site) -> files.Sections:
     """Return what the operator does not write by itself."""
     sections = stores.common(deployment, site)
     for other in deployment.stores_of(site):

@@ -28,7 +28,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import texts
 from glance_dcn.deploy import tripleo
 
 KINDS = ('plain', 'tripleo', 'operator')
@@ -135,7 +134,7 @@ def _files(deployment: model.Deployment, site: model.Site,
     sections, secret = _sections(
         deployment, site, url,
         [other for other in known if other not in in_folder])
-    found = [files.File(drop_in(paths), texts.conf(sections), files.INNER,
+    found = [files.File(drop_in(paths), files.conf(sections), files.INNER,
                         secret)]
     found += [
         files.File('%s/%s.conf' % (folder, other.store),
@@ -148,15 +147,15 @@ def _files(deployment: model.Deployment, site: model.Site,
 
 def _site_file(site: model.Site, folder: str) -> str:
     """Return the text of a file of sites_dir, where $ stands for itself."""
-    lines = [texts.MARK, '', '[%s]' % site.store]
-    lines += ['%s = %s' % (option, texts.quote(value))
+    lines = [files.MARK, '', '[%s]' % site.store]
+    lines += ['%s = %s' % (option, files.quote(value))
               for option, value in stores.section(site, folder).items()]
     return '\n'.join([*lines, ''])
 
 
 def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
               in_file: list[model.Site]
-              ) -> tuple[texts.Sections, tuple[str, ...]]:
+              ) -> tuple[files.Sections, tuple[str, ...]]:
     """Return the sections that are rendered, and the secrets in them."""
     paths = deployment.paths
     sections = stores.common(deployment, site)
@@ -182,7 +181,7 @@ def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
     return sections, _add_options(sections, site)
 
 
-def _add_options(sections: texts.Sections,
+def _add_options(sections: files.Sections,
                  site: model.Site) -> tuple[str, ...]:
     """Add the options that the sites file gives; return the secrets."""
     found = []

@@ -29,14 +29,13 @@ from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
-from glance_dcn.deploy import texts
 
 _MODE = 0o640
 
 
 def text(entries: list[dict[str, typing.Any]]) -> str:
     """Return entries of the list of sites, as text."""
-    return texts.yaml_text(entries)
+    return files.yaml_text(entries)
 
 
 def prepare(path: sitesfile.Path,

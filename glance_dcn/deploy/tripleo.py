@@ -29,7 +29,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import texts
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +89,7 @@ def _guests(deployment: model.Deployment,
 def _file(path: str, parameters: dict[str, typing.Any],
           keys: Sequence[str] = (), **more: typing.Any) -> files.File:
     return files.File(
-        path, texts.yaml_file({**more, 'parameter_defaults': parameters}),
+        path, files.yaml_file({**more, 'parameter_defaults': parameters}),
         files.SECRET if keys else files.OPEN, tuple(keys), files.Kind.TEXT)
 
 
@@ -106,7 +105,7 @@ def _glance(deployment: model.Deployment, site: model.Site,
         'GlanceNodeStagingUri': 'file://%s' % site.staging,
         'GlanceBackend': 'rbd',
         'GlanceBackendID': default.store,
-        'GlanceStoreDescription': _hiera(texts.escape(default.description)),
+        'GlanceStoreDescription': _hiera(files.escape(default.description)),
         'GlanceRbdPoolName': default.pool,
         'CephClusterName': default.ceph.name,
     }
@@ -118,15 +117,15 @@ def _glance(deployment: model.Deployment, site: model.Site,
         found['GlanceImageCacheMaxSize'] = site.cache_size
     found['GlanceMultistoreConfig'] = {other.store: {
         'GlanceBackend': 'rbd',
-        'GlanceStoreDescription': _hiera(texts.escape(other.description)),
+        'GlanceStoreDescription': _hiera(files.escape(other.description)),
         'GlanceRbdPoolName': other.pool,
         'CephClientUserName': other.ceph.user,
         'CephClusterName': other.ceph.name,
     } for other in others}
-    found.update((_PARAMETERS[name], _hiera(texts.escape(value)))
+    found.update((_PARAMETERS[name], _hiera(files.escape(value)))
                  for name, value in values.items() if name in _PARAMETERS)
     found['ExtraConfig'] = {'glance::config::image_import_config': {
-        '%s/%s' % name: {'value': _hiera(texts.escape(value))}
+        '%s/%s' % name: {'value': _hiera(files.escape(value))}
         for name, value in values.items() if name not in _PARAMETERS}}
     return found
 
