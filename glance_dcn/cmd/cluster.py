@@ -25,7 +25,6 @@ from glance_dcn.cmd import sitesfile
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
-from glance_dcn.deploy import secrets
 from glance_dcn.deploy import site_entry
 from glance_dcn.deploy import sitesfile as mistakes
 
@@ -304,7 +303,7 @@ def _key(args: argparse.Namespace) -> int:
     key, before = users.make_key(
         args.name, args.ceph_conf, args.admin, args.keyring, fsid, user,
         caps, args.replace_caps)
-    if not secrets.is_key(key):
+    if not model.is_key(key):
         raise sitesfile.Wrong('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [done] = files.write(folder, [files.File(

@@ -24,7 +24,6 @@ import urllib.parse
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from glance_dcn.deploy import options
-from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
 from glance_dcn.sites import folder
 
@@ -97,8 +96,8 @@ class _Loader:
         self._top = top
         self._inline = top.flag('allow_inline_secrets')
         if self._inline and os.path.exists(path):
-            secrets.Secret(path, top.line_of('allow_inline_secrets'),
-                           file=path).check()
+            model.Secret(path, top.line_of('allow_inline_secrets'),
+                         file=path).check()
         self._paths = self._read_paths()
         self._defaults = sitesfile.Fields(
             path, self._node(top, 'defaults'), 'defaults', _DEFAULTS)
@@ -342,7 +341,7 @@ class _Loader:
         return model.Cluster(fsid=fsid, **others)
 
     def _secret(self, fields: sitesfile.Fields,
-                key: str) -> secrets.Secret | None:
+                key: str) -> model.Secret | None:
         """Return the Secret that the value of a key refers to, or None."""
         node = fields.node(key)
         if node is None:
@@ -352,7 +351,7 @@ class _Loader:
                                  'as {file: PATH} or {env: NAME}' % key)
         return self.reference(node, key)
 
-    def reference(self, node: sitesfile.Node, key: str) -> secrets.Secret:
+    def reference(self, node: sitesfile.Node, key: str) -> model.Secret:
         """Return the Secret that a node refers to."""
         found = sitesfile.Fields(self._path, node, key,
                                  ('file', 'env', 'inline'))
@@ -365,10 +364,10 @@ class _Loader:
                     'inline', 'secrets stand in files of their own; if this '
                     'one has to be here, say allow_inline_secrets: true and '
                     'keep the sites file from others')
-            return secrets.Secret(self._path, node.line,
-                                  value=found.required_text('inline'))
+            return model.Secret(self._path, node.line,
+                                value=found.required_text('inline'))
         name = found.text('file', None)
-        secret = secrets.Secret(
+        secret = model.Secret(
             self._path, node.line, env=found.text('env', None),
             file=name and os.path.join(self._folder, name))
         secret.check()

@@ -15,20 +15,162 @@
 
 Every object here is right by itself and beside the others: names, clusters
 and URLs are each one's own, and there is one central site. Only keys have not
-been read yet; see :class:`glance_dcn.deploy.secrets.Secret`.
+been read yet; see :class:`Secret`.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 import enum
+import os
+import re
+import stat
 import typing
 
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile
 
 #: Order matters: what stages comes before what reads the staged data.
 IMPORT_PLUGINS = ('dcn_distributed_staging', 'dcn_image_conversion')
 IMPORT_METHODS = ('glance-direct', 'web-download', 'copy-image')
+# Of a secret, in bytes.
+_LARGEST = 64 << 10
+# Of a keyring.
+_SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*')
+_KEY = re.compile(r'key\s*=\s*(\S+)\s*')
+
+
+@dataclasses.dataclass(frozen=True)
+class Secret:
+    """Where a secret is to be found.
+
+    :ivar path: of the sites file
+    :ivar line: on which it refers to the secret
+    """
+
+    path: str
+    line: int
+    file: str | None = None
+    env: str | None = None
+    value: str | None = dataclasses.field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Raise Mistake if others may read the file; it need not be there.
+
+        :raises sitesfile.Mistake: which names the sites file
+        """
+        if self.file is None:
+            return
+        try:
+            found = os.stat(self.file)
+        except OSError:
+            return
+        self._check_mode(found)
+
+    def read(self) -> str:
+        """Return the secret, as text without the blanks around it.
+
+        :raises sitesfile.Mistake: if it cannot be had
+        """
+        if self.value is not None:
+            return self.value
+        if self.file is not None:
+            return self._read_file(self.file)
+        text = os.environ.get(self.env or '', '').strip()
+        if not text:
+            raise self._mistake('the environment variable %s is not set'
+                                % self.env)
+        return text
+
+    def read_line(self) -> str:
+        """Return the secret, which must be one line.
+
+        :raises sitesfile.Mistake: if it is not, or cannot be had
+        """
+        text = self.read()
+        # It becomes a value in a conf file.
+        if not text.isprintable():
+            raise self._mistake('what %s has is not one line of text'
+                                % self._place)
+        return text
+
+    def read_key(self, user: str) -> str:
+        """Return a cephx key, out of a keyring or a file with nothing else.
+
+        :param user: without ``client.``
+        :raises sitesfile.Mistake: if there is none
+        """
+        text = self.read()
+        key = _key_of(text, 'client.%s' % user) if '[' in text else text
+        if key is None:
+            raise self._mistake('%s has no key of client.%s'
+                                % (self._place, user))
+        if not is_key(key):
+            raise self._mistake('%s is no cephx key' % (
+                'what %s has' % self._place if self.value is None
+                else 'this'))
+        return key
+
+    @property
+    def _place(self) -> str:
+        return self.file or 'the environment variable %s' % self.env
+
+    def _mistake(self, reason: str) -> sitesfile.Mistake:
+        return sitesfile.Mistake(self.path, self.line, reason)
+
+    def _check_mode(self, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise self._mistake('%s is no regular file' % self.file)
+        if found.st_mode & stat.S_IRWXO:
+            raise self._mistake(
+                'everybody may use %s (mode %o); take that right away with '
+                'chmod o-rwx, and if others may have read the key, make '
+                'another one' % (self.file, stat.S_IMODE(found.st_mode)))
+
+    def _read_file(self, path: str) -> str:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, 'rb') as source:
+                self._check_mode(os.fstat(fd))
+                data = source.read(_LARGEST + 1)
+        except OSError as exc:
+            raise self._mistake('%s cannot be read: %s'
+                                % (path, exc.strerror))
+        if len(data) > _LARGEST:
+            raise self._mistake('%s is larger than %d KiB'
+                                % (path, _LARGEST >> 10))
+        try:
+            text = data.decode().strip()
+        except UnicodeDecodeError:
+            raise self._mistake('%s is no text' % path)
+        if not text:
+            raise self._mistake('%s is empty' % path)
+        return text
+
+
+def _key_of(text: str, entity: str) -> str | None:
+    """Return the key of an entity in the text of a keyring, or None."""
+    current = key = None
+    for line in text.splitlines():
+        section = _SECTION.fullmatch(line.strip())
+        if section:
+            current = section.group(1)
+        elif current == entity:
+            found = _KEY.fullmatch(line.strip())
+            key = found.group(1) if found else key
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text has the form of a cephx key."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    # Type, time and length of the secret come before it.
+    return len(data) > 12 and len(data) - 12 == int.from_bytes(data[10:12],
+                                                               'little')
 
 
 class Access(enum.Enum):
@@ -43,7 +185,7 @@ class Access(enum.Enum):
 
 
 #: Values by (group, option).
-Options = dict[tuple[str, str], typing.Union[str, secrets.Secret]]
+Options = dict[tuple[str, str], typing.Union[str, Secret]]
 #: What an edge may have at central.
 EDGE_ACCESS = (Access.READ_ONLY, Access.READ_WRITE)
 
@@ -79,7 +221,7 @@ class Cluster:
     fsid: str
     mon_host: str
     user: str
-    key: secrets.Secret | None = None
+    key: Secret | None = None
     settings: tuple[tuple[str, str], ...] = ()
     extra_pools: tuple[str, ...] = ()
     access: Access = Access.OWNER
@@ -94,7 +236,7 @@ class Login:
     """
 
     user: str
-    key: secrets.Secret | None = None
+    key: Secret | None = None
     line: int = 0
 
 

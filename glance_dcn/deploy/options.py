@@ -24,7 +24,6 @@ if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
     from glance_dcn.deploy import model
-    from glance_dcn.deploy import secrets
 
 _GROUP = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.:-]*', re.ASCII)
 _OPTION = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_-]*', re.ASCII)
@@ -63,7 +62,7 @@ _USER_INFO = re.compile(r'://\S*:\S*@')
 
 
 def read(path: str, node: sitesfile.Node,
-         reference: Callable[[sitesfile.Node, str], secrets.Secret]
+         reference: Callable[[sitesfile.Node, str], model.Secret]
          ) -> model.Options:
     """Return options by (group, option).
 

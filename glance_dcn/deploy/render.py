@@ -26,7 +26,6 @@ import urllib.parse
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
-from glance_dcn.deploy import secrets
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import tripleo
 
@@ -187,7 +186,7 @@ def _add_options(sections: files.Sections,
     found = []
     for (group, option), value in sorted(site.options.items(),
                                          key=lambda item: item[0]):
-        if isinstance(value, secrets.Secret):
+        if isinstance(value, model.Secret):
             value = value.read_line()
             found.append(value)
         sections.setdefault(group, {})[option] = value

@@ -27,7 +27,7 @@ import typing
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
 _MODE = 0o640
@@ -165,7 +165,7 @@ def _cluster(path: str, node: sitesfile.Node) -> Found:
                                 'there are %d' % len(keys.items))
     entity = _text(path, keys.items[0], 'name')
     key = _text(path, keys.items[0], 'key')
-    if not entity.startswith('client.') or not secrets.is_key(key):
+    if not entity.startswith('client.') or not model.is_key(key):
         raise sitesfile.Mistake(path, keys.line, 'this is not the key of a '
                                 'client')
     return Found(_text(path, node, 'cluster'), fsid, split_mon_host(mons),
