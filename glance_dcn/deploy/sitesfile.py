@@ -312,6 +312,11 @@ class Fields:
         """Return the node of a key, or None."""
         return self._items.get(key)
 
+    def fields(self, key: str, known: Collection[str]) -> Fields:
+        """Return the keys of a mapping, which has none if it is not there."""
+        node = self._items.get(key) or Mapping(self.line, {}, {})
+        return Fields(self.path, node, key, known)
+
     def require(self, key: str, why: str = '') -> None:
         """Raise Mistake if a key is not there."""
         if key not in self._items:
