@@ -179,7 +179,7 @@ def _import(args: argparse.Namespace) -> int:
             print('%s: site %s is added' % (args.sites_file, found['name']))
     else:
         for found in entries:
-            print(site_entry.text([found]), end='')
+            print(files.yaml_text([found]), end='')
         for path, _file in keys:
             print('# The key is to be in %s; --add writes it.' % path)
     if args.format != 'json':

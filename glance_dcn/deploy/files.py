@@ -30,6 +30,7 @@ from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import sitesfile
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Sequence
 
@@ -40,7 +41,7 @@ MARK = '# Written by glance-dcn out of the sites file: change it there.'
 #: Modes of files: what all may know, what has a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
-#: What the name of the copy of a file ends in that is written over it.
+#: Ending of the name of the copy of a file that is written over.
 BACKUP = '.bak'
 #: Likewise, where the first name has a copy of a file of the deployer's.
 NEXT_BACKUP = '.bak.1'
@@ -87,7 +88,7 @@ class File:
     """A rendered file.
 
     :ivar path: relative to the folder it is written to
-    :ivar secrets: texts in it that nobody may see
+    :ivar secrets: texts in it that are never shown
     """
 
     path: str
@@ -353,7 +354,7 @@ def replace(path: str, data: bytes, mode: int, group: int | None = None,
             acl: bytes | None = None) -> None:
     """Write a file under another name, and give it its own at the end.
 
-    Nobody but its owner can read it before it has the right mode.
+    Only its owner can read it before it has the right mode.
 
     :param wait: for the disk, so that a power cut leaves the old file or the
                  new one
@@ -379,16 +380,6 @@ def replace(path: str, data: bytes, mode: int, group: int | None = None,
         raise
 
 
-def conf(sections: Sections) -> str:
-    """Return the text of a conf file."""
-    lines = [MARK]
-    for section, options in sections.items():
-        lines += ['', '[%s]' % section]
-        lines += ['%s = %s' % (option, escape(value))
-                  for option, value in options.items()]
-    return '\n'.join([*lines, ''])
-
-
 def escape(value: str) -> str:
     """Return a value so that oslo.config reads it as it is."""
     # It takes \$ for $$, and so the backslash away.
@@ -403,6 +394,19 @@ def quote(value: str) -> str:
                                   and value[0] == value[-1]):
         return '"%s"' % value
     return value
+
+
+def conf(sections: Sections, written: Callable[[str], str] = escape) -> str:
+    """Return the text of a conf file.
+
+    :param written: makes of a value its text in the file
+    """
+    lines = [MARK]
+    for section, options in sections.items():
+        lines += ['', '[%s]' % section]
+        lines += ['%s = %s' % (option, written(value))
+                  for option, value in options.items()]
+    return '\n'.join([*lines, ''])
 
 
 _Base: typing.Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)

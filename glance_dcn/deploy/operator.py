@@ -58,9 +58,9 @@ def render(deployment: model.Deployment,
     found: list[files.File] = []
     if any(site.central for site in sites):
         template['keystoneEndpoint'] = _name(deployment.central)
-    template['glanceAPIs'] = {}
+    template['glanceAPIs'] = {_name(site): _api(deployment, site)
+                              for site in sites}
     for site in sites:
-        template['glanceAPIs'][_name(site)] = _api(deployment, site)
         notes += ['%s of site %s is left to the operators and '
                   'customServiceConfigSecrets, and is not rendered'
                   % (name, site.name) for name
@@ -77,8 +77,12 @@ def render(deployment: model.Deployment,
     return [files.Rendering(name, '', [
         files.File('kustomization.yaml', files.yaml_file(
             _kustomization(sites, found)), kind=files.Kind.TEXT),
-        files.File('glance.yaml', files.yaml_file(_patch(template)),
-                   kind=files.Kind.TEXT), *found], tuple(notes))]
+        files.File('glance.yaml', files.yaml_file({
+            'apiVersion': 'core.openstack.org/v1beta1',
+            'kind': 'OpenStackControlPlane',
+            'metadata': {'name': 'openstack'},
+            'spec': {'glance': {'template': template}},
+        }), kind=files.Kind.TEXT), *found], tuple(notes))]
 
 
 def _name(site: model.Site) -> str:
@@ -113,15 +117,6 @@ def _check(site: model.Site) -> None:
             % (_VOLUME, site.name, site.staging))
 
 
-def _patch(template: dict[str, typing.Any]) -> dict[str, typing.Any]:
-    return {
-        'apiVersion': 'core.openstack.org/v1beta1',
-        'kind': 'OpenStackControlPlane',
-        'metadata': {'name': 'openstack'},
-        'spec': {'glance': {'template': template}},
-    }
-
-
 def _kustomization(sites: list[model.Site],
                    found: list[files.File]) -> dict[str, typing.Any]:
     return {
@@ -152,7 +147,7 @@ def _ceph_files(deployment: model.Deployment,
                 site: model.Site) -> list[files.File]:
     found = []
     for other in deployment.stores_of(site):
-        # Here there is nobody else to put it in its place.
+        # No other tool writes it: it must be there.
         stores.key(other)
         found += stores.ceph_files(other, _FOLDER, _folder(site))
     if sum(len(file.text) for file in found) > _LARGEST_SECRET:
@@ -189,7 +184,14 @@ def _api(deployment: model.Deployment,
     if given.networks:
         found['networkAttachments'] = list(given.networks)
     if given.internal_address:
-        found['override'] = {'service': {'internal': _service(given)}}
+        found['override'] = {'service': {'internal': {
+            'metadata': {'annotations': {
+                'metallb.universe.tf/address-pool': given.address_pool,
+                'metallb.universe.tf/allow-shared-ip': given.address_pool,
+                'metallb.universe.tf/loadBalancerIPs': given.internal_address,
+            }},
+            'spec': {'type': 'LoadBalancer'},
+        }}}
     # Each replica gets a volume of its own, which one node may write to.
     storage = {'storageRequest': given.storage_request,
                'storageClass': given.storage_class}
@@ -202,27 +204,11 @@ def _api(deployment: model.Deployment,
     return found
 
 
-def _service(given: model.Operator) -> dict[str, typing.Any]:
-    return {
-        'metadata': {'annotations': {
-            'metallb.universe.tf/address-pool': given.address_pool,
-            'metallb.universe.tf/allow-shared-ip': given.address_pool,
-            'metallb.universe.tf/loadBalancerIPs': given.internal_address,
-        }},
-        'spec': {'type': 'LoadBalancer'},
-    }
-
-
 def _sections(deployment: model.Deployment,
               site: model.Site) -> files.Sections:
-    """Return what the operator does not write by itself."""
-    sections = stores.common(deployment, site)
-    for other in deployment.stores_of(site):
-        sections[other.store] = stores.section(other, _FOLDER)
-    sections['os_glance_staging_store'] = {
-        'filesystem_store_datadir': site.staging}
-    sections['os_glance_tasks_store'] = {
-        'filesystem_store_datadir': '%s/os_glance_tasks_store' % _VOLUME}
+    """Return the sections that the operator does not write by itself."""
+    sections = {**stores.common(deployment, site), **stores.sections(
+        site, deployment.stores_of(site), _FOLDER, _VOLUME)}
     given, _left = options.without_deployers(site.options)
     for (group, option), value in sorted(given.items()):
         sections.setdefault(group, {})[option] = value

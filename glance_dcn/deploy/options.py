@@ -40,16 +40,16 @@ _OURS = {
     ('os_glance_staging_store', 'filesystem_store_datadir'): 'staging',
     ('glance_dcn', 'sites_dir'): 'paths',
 }
-# The same, of whatever store: what is compared with the other sites must be
-# what Glance is told.
+# The same, of any store: the values compared with those of other sites must be
+# those that Glance gets.
 _OF_STORES = {
     'rbd_store_ceph_conf': 'cluster',
     'rbd_store_user': 'cluster',
     'rbd_store_pool': 'pool',
 }
-#: Groups that TripleO and the operators on Kubernetes write themselves, with
-#: secrets that a sites file does not have.
-DEPLOYERS = frozenset((
+# Groups that TripleO and the operators on Kubernetes write themselves, with
+# secrets that a sites file does not have.
+_DEPLOYERS = frozenset((
     'barbican', 'barbican_service_user', 'database', 'keystone_authtoken',
     'oslo_limit', 'oslo_messaging_notifications', 'oslo_messaging_rabbit',
     'paste_deploy', 'service_user'))
@@ -67,7 +67,8 @@ def read(path: str, node: sitesfile.Node,
     """Return options by (group, option).
 
     :param node: mapping of groups, each a mapping of options
-    :param reference: called with the node and the name of what is a mapping
+    :param reference: called with the node and the name of an option that is
+        a mapping
     :raises sitesfile.Mistake: if they cannot be options
     """
     groups = _mapping(path, node, 'glance')
@@ -84,7 +85,10 @@ def read(path: str, node: sitesfile.Node,
                 found[group, option] = reference(value, option)
             else:
                 text = sitesfile.text_of(path, value, option)
-                _check_open(path, line, option, text)
+                if is_secret(option) or has_password(text):
+                    raise sitesfile.Mistake(
+                        path, line, '%s is a secret and must not stand here '
+                        'itself, but as {file: PATH} or {env: NAME}' % option)
                 found[group, option] = text
     return found
 
@@ -96,12 +100,12 @@ def without_deployers(found: model.Options
     A group that it writes itself would have its options replaced by those
     here, and without its secrets it is of no use.
 
-    :returns: tuple of those whose values are text, and a list of what is left
+    :returns: tuple of those whose values are text, and a list of those left
         out: groups, and single options of [DEFAULT], as people write them
     """
     secret = {name for name, value in found.items()
               if not isinstance(value, str)}
-    left = {group for group, _option in found if group.lower() in DEPLOYERS}
+    left = {group for group, _option in found if group.lower() in _DEPLOYERS}
     left.update(group for group, _option in secret if group != 'DEFAULT')
     single = {name for name in secret if name[0] == 'DEFAULT'}
     return ({name: value for name, value in found.items()
@@ -137,15 +141,6 @@ def _check(path: str, line: int, group: str, option: str) -> None:
         raise sitesfile.Mistake(
             path, line, '[%s] %s follows from the key %s of the sites file'
             % (group, option, source))
-
-
-def _check_open(path: str, line: int, option: str, text: str) -> None:
-    """Raise Mistake if a text that stands in the sites file is a secret."""
-    if not is_secret(option) and not has_password(text):
-        return
-    raise sitesfile.Mistake(path, line, '%s is a secret and must not stand '
-                            'here itself, but as {file: PATH} or {env: NAME}'
-                            % option)
 
 
 # Names that no store can have. The options of a store stand in the group named

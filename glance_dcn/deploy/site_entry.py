@@ -33,11 +33,6 @@ from glance_dcn.deploy import sitesfile
 _MODE = 0o640
 
 
-def text(entries: list[dict[str, typing.Any]]) -> str:
-    """Return entries of the list of sites, as text."""
-    return files.yaml_text(entries)
-
-
 def prepare(path: sitesfile.Path,
             entries: list[dict[str, typing.Any]]) -> tuple[str, int]:
     """Return a sites file with more sites; nothing is written.
@@ -46,7 +41,7 @@ def prepare(path: sitesfile.Path,
     :returns: its text, and the mode it has or is to have
     :raises sitesfile.Mistake: if it would not be right any more
     """
-    new = text(entries)
+    new = files.yaml_text(entries)
     # What a link points to is replaced, not the link.
     target = os.path.realpath(path)
     mode = _MODE
