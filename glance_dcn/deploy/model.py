@@ -130,13 +130,11 @@ class Secret:
 
     def _read_file(self, path: str) -> str:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(fd, 'rb') as source:
-                self._check_mode(os.fstat(fd))
-                data = source.read(_LARGEST + 1)
+            data, found = sitesfile.read_bytes(path, _LARGEST)
         except OSError as exc:
             raise self._mistake('%s cannot be read: %s'
                                 % (path, exc.strerror))
+        self._check_mode(found)
         if len(data) > _LARGEST:
             raise self._mistake('%s is larger than %d KiB'
                                 % (path, _LARGEST >> 10))
