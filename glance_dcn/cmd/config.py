@@ -233,7 +233,7 @@ def _diff(args: argparse.Namespace) -> int:
                else _with_older(args, deployment))
     if args.format == 'json':
         print(output.text({'changes': [
-            dict(site=site, node=node, file=change.path, what=change.what,
+            dict(site=site, node=node, file=change.path, what=change.kind,
                  details=change.details)
             for site, node, change in changes]}))
     else:
@@ -246,7 +246,7 @@ def _print_changes(changes: list[_Change]) -> None:
         print('Nothing differs.')
     for site, node, change in changes:
         print('%s  %s  %s' % ('/'.join(filter(None, (site, node))) or '-',
-                              change.what, change.path))
+                              change.kind, change.path))
         for line in change.details:
             print('    %s' % line)
 

@@ -23,7 +23,7 @@ from glance_dcn.deploy import sitesfile
 _SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*(?:[#;].*)?')
 _COMMENT = re.compile(r'(^|(?<=\s))[#;].*')
 
-# Of [global] and [client], what is for one machine or said anew.
+# Of [global] and [client], options that are for one machine or written by us.
 _NOT_TAKEN = (
     'fsid', 'mon_host', 'keyring', 'key', 'keyfile', 'log_file',
     'log_to_file', 'admin_socket', 'run_dir', 'cluster',
@@ -67,25 +67,21 @@ def parse(path: str, text: str) -> dict[str, dict[str, str]]:
                 raise sitesfile.Mistake(
                     path, number, 'this is no line of a Ceph conf file: '
                     'neither a [section] nor an option in one')
-            name = _name(name)
-            current[name] = _unquoted(value.strip())
+            value = value.strip()
+            quoted = (len(value) > 1 and value[0] == value[-1]
+                      and value[0] in '"\'')
+            current[option_name(name)] = value[1:-1] if quoted else value
     return sections
 
 
-def _name(text: str) -> str:
-    """Return the name of an option as it is compared."""
+def option_name(text: str) -> str:
+    """Return the name of an option as Ceph compares it."""
     return re.sub(r'[\s-]+', '_', text.strip())
-
-
-def _unquoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
-        return value[1:-1]
-    return value
 
 
 def settings(sections: dict[str, dict[str, str]]
              ) -> tuple[tuple[str, str], ...]:
-    """Return what of a conf file is for all its clients: (name, value)s."""
+    """Return the options for all clients of a conf file: (name, value)s."""
     found = dict(sections.get('global', {}))
     found.update(sections.get('client', {}))
     return tuple((name, value) for name, value in found.items()
@@ -168,7 +164,7 @@ class _Sections:
                 name = None
             else:
                 name, equals, _value = plain.partition('=')
-                name = _name(name) if equals else None
+                name = option_name(name) if equals else None
             self._parts[-1][1].append((name, line))
             held = (name, line) if plain.endswith('\\') else None
             if name and self._parts[-1][0]:
