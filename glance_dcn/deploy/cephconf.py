@@ -45,10 +45,7 @@ def read(path: str) -> dict[str, dict[str, str]]:
 
 
 def parse(path: str, text: str) -> dict[str, dict[str, str]]:
-    """Return the sections of the text of a conf file, as :func:`read` does.
-
-    :param path: for the message
-    """
+    """Return the sections of the text of a conf file, as :func:`read` does."""
     sections: dict[str, dict[str, str]] = {}
     current: dict[str, str] | None = None
     held = ''
@@ -82,8 +79,7 @@ def option_name(text: str) -> str:
 def settings(sections: dict[str, dict[str, str]]
              ) -> tuple[tuple[str, str], ...]:
     """Return the options for all clients of a conf file: (name, value)s."""
-    found = dict(sections.get('global', {}))
-    found.update(sections.get('client', {}))
+    found = {**sections.get('global', {}), **sections.get('client', {})}
     return tuple((name, value) for name, value in found.items()
                  if name not in _NOT_TAKEN and _VALUE.fullmatch(value)
                  and re.fullmatch(r'[a-z0-9_]+', name))
@@ -92,8 +88,7 @@ def settings(sections: dict[str, dict[str, str]]
 def fsid_of(text: str) -> str | None:
     """Return an fsid in lower case, or None if it is none."""
     text = text.lower()
-    return text if (_FSID.fullmatch(text)
-                    and text.strip('0-')) else None
+    return text if _FSID.fullmatch(text) and text.strip('0-') else None
 
 
 def of_other_cluster(before: dict[str, dict[str, str]],
@@ -119,11 +114,11 @@ def conf(cluster: model.Cluster, keyring: str) -> str:
 
     :param keyring: path of the user's keyring on the node
     """
-    lines = ['[global]', 'fsid = %s' % cluster.fsid,
-             'mon_host = %s' % cluster.mon_host]
-    lines += ['%s = %s' % setting for setting in cluster.settings]
-    lines += ['', '[client.%s]' % cluster.user, 'keyring = %s' % keyring, '']
-    return '\n'.join(lines)
+    return '\n'.join([
+        '[global]', 'fsid = %s' % cluster.fsid,
+        'mon_host = %s' % cluster.mon_host,
+        *('%s = %s' % setting for setting in cluster.settings), '',
+        '[client.%s]' % cluster.user, 'keyring = %s' % keyring, ''])
 
 
 def merge(path: str, text: str) -> str:

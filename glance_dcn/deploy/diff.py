@@ -34,7 +34,7 @@ from glance_dcn.deploy import sitesfile
 
 _LARGEST = 4 << 20
 _MASK = '(secret)'
-# A cephx key, whatever stands around it.
+# A cephx key, in any text.
 _KEY = re.compile(r'\bA[A-Za-z0-9+/]{37}==')
 
 
@@ -54,7 +54,7 @@ ADDED, REMOVED, CHANGED, UNREADABLE = ChangeKind
 _Options = dict[tuple[str, str], str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Change:
     """A file that is not as it is rendered."""
 
@@ -93,8 +93,7 @@ def with_folder(rendered: list[files.File], folder: str,
                            % (mode, files.mode_of(file, group)))
         if details:
             found.append(Change(file.path, CHANGED, tuple(details)))
-    return sorted(found + _left_over(rendered, folder),
-                  key=lambda change: change.path)
+    return sorted(found + _left_over(rendered, folder))
 
 
 def contradicted(file: files.File, folder: str,
@@ -152,11 +151,10 @@ def with_rendered(before: list[files.File],
             found.append(Change(path, CHANGED, tuple(_details(
                 old[path].text, new[path].text, new[path].kind,
                 old[path].secrets + new[path].secrets))))
-    return sorted(found, key=lambda change: change.path)
+    return sorted(found)
 
 
 def _read(path: str) -> tuple[str, int]:
-    """Return (text, mode) of a file."""
     data, found = sitesfile.read_bytes(path, _LARGEST)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError('it is no regular file')

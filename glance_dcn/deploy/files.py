@@ -38,7 +38,7 @@ if typing.TYPE_CHECKING:
 Sections = dict[str, dict[str, str]]
 #: First line of every file that is written.
 MARK = '# Written by glance-dcn out of the sites file: change it there.'
-#: Modes of files: what all may know, what has a secret in it, a secret.
+#: Modes of files: readable by all, with a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
 #: Ending of the name of the copy of a file that is written over.
@@ -51,14 +51,14 @@ _RENDERED = frozenset((
     'DEFAULT', 'glance_dcn', 'glance_store', 'image_conversion',
     'image_import_opts', 'os_glance_staging_store', 'os_glance_tasks_store',
     'paste_deploy'))
-# What every section of a store has.
+# Options that every section of a store has.
 _STORE_OPTION = re.compile(r'^rbd_store_\w+[ \t]*[=:]', re.MULTILINE)
 _ACL = 'system.posix_acl_access'
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 
 
 class Kind(enum.Enum):
-    """What a file has in it."""
+    """Contents of a file."""
 
     CONF = 'sections of options'
     SITE = 'those of a file of sites_dir'
@@ -100,7 +100,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """What is rendered for a node, a stack, or an overlay.
+    """Files for a node, a stack, or an overlay.
 
     :ivar node: name of the node where a site has several, or ''
     """
@@ -125,7 +125,6 @@ def gid(name: str) -> int:
 class Written(typing.NamedTuple):
     """A file that was written, or would be.
 
-    :ivar state: how it was before
     :ivar mode: permission bits it has then
     :ivar withheld: whether Glance may lack the right to read it, as others
         have a part in it and it keeps its owner, its group and its mode
@@ -139,7 +138,7 @@ class Written(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a file gets.
+    """Contents, owner and rights that a file gets.
 
     :ivar uid: number of its owner; None: the writer
     :ivar gid: number of its group; None: the writer's
@@ -187,10 +186,7 @@ def write(folder: str, files: Sequence[File], group: int | None = None,
 
 
 def _plan(path: str, file: File, group: int | None) -> _Plan:
-    """Return what a file gets; nothing is written.
-
-    :raises Error: as :func:`write` does
-    """
+    """Return the plan of a file, or raise Error; nothing is written."""
     text, mode = _merged(path, file), mode_of(file, group)
     if file.mode == OPEN:
         group = None
@@ -217,7 +213,6 @@ def _plan(path: str, file: File, group: int | None) -> _Plan:
 
 
 def _acl(path: str) -> bytes | None:
-    """Return the access control list of a file, None without one."""
     try:
         return os.getxattr(path, _ACL)
     except OSError:
@@ -335,7 +330,6 @@ def _backup(path: str) -> str:
 
 
 def _state(plan: _Plan) -> State:
-    """Return how a file is, compared with how it should be."""
     try:
         found = os.lstat(plan.path)
     except FileNotFoundError:

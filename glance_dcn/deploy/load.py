@@ -36,11 +36,9 @@ _SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
          'chunk_size', 'weight', 'workers', 'staging', 'limits',
          'cache_size', 'operator', 'glance', 'edge_access', 'at_central',
          'from_central')
-_LOGIN = ('user', 'key')
 _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
              'limits', 'cache_size', 'operator', 'glance')
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
-_LAYOUT = ('split', 'single')
 # Ceph, oslo.config and hiera each take some other characters for their own.
 _PATH = re.compile(r'/[A-Za-z0-9_.@+/-]+', re.ASCII)
 # What may stand in names that become parts of conf files and capabilities.
@@ -58,8 +56,6 @@ _FORMS = {
     _LABEL: 'a name as Kubernetes has it, of lower-case letters, digits, . '
             'and -'}
 _METHODS = (*model.IMPORT_METHODS, 'glance-download')
-_GIB = 1 << 30
-_STAGING = 'os_glance_staging_store'
 
 
 def load(path: sitesfile.Path) -> model.Deployment:
@@ -211,7 +207,7 @@ class _Loader:
             workers=self._workers(fields),
             staging=self._folder_of(
                 self._holder(fields, 'staging'), 'staging',
-                os.path.join(self._paths.state, _STAGING)),
+                os.path.join(self._paths.state, 'os_glance_staging_store')),
             cache_size=self._cache_size(fields, cluster),
             limits=self._limits(fields), operator=self._operator(fields),
             options=self._options(fields),
@@ -226,14 +222,11 @@ class _Loader:
                 bool(cluster) and not central), path=self._path)
 
     def _login(self, fields: sitesfile.Fields, key: str, user: str,
-               needed: bool) -> model.Login | None:
-        """Return the user of a Glance at the cluster of another site.
-
-        :param needed: whether there is one where nothing is said
-        """
-        if key not in fields and not needed:
+               by_default: bool) -> model.Login | None:
+        """Return the user of a Glance at the cluster of another site."""
+        if key not in fields and not by_default:
             return None
-        given = fields.fields(key, _LOGIN)
+        given = fields.fields(key, ('user', 'key'))
         return model.Login(_word(given, 'user', user),
                            self._secret(given, 'key'), given.line)
 
@@ -251,11 +244,11 @@ class _Loader:
         if 'cluster' not in fields:
             return None
         given = fields.fields('cluster', _CLUSTER)
-        pools = self._holder(given, 'extra_pools')
         name = self._name(given, 'name') if 'name' in given else site
         user = _word(self._holder(given, 'user'), 'user', 'glance')
         key = self._secret(given, 'key')
-        extra_pools = _words(pools, 'extra_pools')
+        extra_pools = _words(self._holder(given, 'extra_pools'),
+                             'extra_pools')
         text, mon_host, settings = (
             self._read_conf(given) if 'conf' in given
             else (*self._fsid_and_mons(given), ()))
@@ -349,7 +342,7 @@ class _Loader:
             raise fields.mistake('cache_size', 'a site with a cluster has no '
                                  'use for an image cache')
         size = self._holder(fields, 'cache_size').number(
-            'cache_size', 10 * _GIB, 1 << 20)
+            'cache_size', 10 << 30, 1 << 20)
         return None if cluster else size
 
     def _limits(self, fields: sitesfile.Fields) -> model.Limits:
@@ -372,7 +365,8 @@ class _Loader:
             default = model.Operator(replicas=None, storage_request=None)
         return model.Operator(
             api=_like(given, 'api', _LABEL, None),
-            layout=_choice(given, 'layout', _LAYOUT, default.layout),
+            layout=_choice(given, 'layout', ('split', 'single'),
+                           default.layout),
             replicas=given.number('replicas', default.replicas, most=32),
             storage_class=_like(given, 'storage_class', _LABEL, None),
             storage_request=_like(given, 'storage_request', _QUANTITY,

@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""What a sites file says: the sites of a deployment, checked.
+"""The sites of a deployment, as a sites file describes them, checked.
 
 Every object here is right by itself and beside the others: names, clusters
 and URLs are each one's own, and there is one central site. Only keys have not
@@ -21,7 +21,6 @@ been read yet; see :class:`Secret`.
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import enum
 import os
@@ -31,7 +30,7 @@ import typing
 
 from glance_dcn.deploy import sitesfile
 
-#: Order matters: what stages comes before what reads the staged data.
+#: Order matters: data are staged before the other plugin reads them.
 IMPORT_PLUGINS = ('dcn_distributed_staging', 'dcn_image_conversion')
 IMPORT_METHODS = ('glance-direct', 'web-download', 'copy-image')
 # Of a secret, in bytes.
@@ -56,10 +55,7 @@ class Secret:
     value: str | None = dataclasses.field(default=None, repr=False)
 
     def check(self) -> None:
-        """Raise Mistake if others may read the file; it need not be there.
-
-        :raises sitesfile.Mistake: which names the sites file
-        """
+        """Raise Mistake if others may read the file; it need not be there."""
         if self.file is None:
             return
         try:
@@ -164,7 +160,7 @@ def is_key(text: str) -> bool:
     """Return whether a text has the form of a cephx key."""
     try:
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         return False
     # Type, time and length of the secret come before it.
     return len(data) > 12 and len(data) - 12 == int.from_bytes(data[10:12],
@@ -172,7 +168,7 @@ def is_key(text: str) -> bool:
 
 
 class Access(enum.Enum):
-    """What a cephx user of a Glance may do in the pool of a store."""
+    """Rights of a cephx user of a Glance in the pool of a store."""
 
     #: All of it, with the records of the site: the site's own Glance.
     OWNER = 'owner'
@@ -184,7 +180,7 @@ class Access(enum.Enum):
 
 #: Values by (group, option).
 Options = dict[tuple[str, str], typing.Union[str, Secret]]
-#: What an edge may have at central.
+#: Rights that an edge may have at central.
 EDGE_ACCESS = (Access.READ_ONLY, Access.READ_WRITE)
 
 
@@ -194,7 +190,7 @@ class Paths:
 
     :ivar glance: folder of glance-api.conf
     :ivar ceph: folder of conf files and keyrings
-    :ivar state: folder of what Glance keeps: staging, tasks, image cache
+    :ivar state: folder of staging, tasks and image cache
     :ivar sites: folder of site files ([glance_dcn] sites_dir), or None
     """
 
@@ -208,7 +204,7 @@ class Paths:
 class Cluster:
     """A Ceph cluster, as its clients know it.
 
-    :ivar name: what its files are named after
+    :ivar name: beginning of the names of its files
     :ivar fsid: in lower case
     :ivar mon_host: text for the option of that name
     :ivar settings: further options of [global], (name, value)
@@ -243,8 +239,7 @@ class Limits:
     """Options of a site's store; None: Glance's default.
 
     :ivar bandwidth_limit: MiB per second
-    :ivar connect_timeout: seconds
-    :ivar io_timeout: seconds
+    :ivar connect_timeout: seconds, as io_timeout
     """
 
     max_transfers: int | None = None
@@ -255,7 +250,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """What only the operators on Kubernetes need.
+    """Settings for the operators on Kubernetes alone.
 
     :ivar api: name of the GlanceAPI; None: that of the site
     :ivar layout: of the central GlanceAPI, ``split`` or ``single``
@@ -318,7 +313,7 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """All that a sites file says.
+    """All sites of a sites file, and their common settings.
 
     :ivar sites: all, in the order of the file
     """

@@ -28,7 +28,6 @@ from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 
-_BASE = '../base'
 # Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
 # integration there, as volume "ceph", in the pods of every GlanceAPI, and
 # Kubernetes refuses the same name or path twice.
@@ -122,7 +121,7 @@ def _kustomization(sites: list[model.Site],
     return {
         'apiVersion': 'kustomize.config.k8s.io/v1beta1',
         'kind': 'Kustomization',
-        'resources': [_BASE],
+        'resources': ['../base'],
         'patches': [{'path': 'glance.yaml',
                      'target': {'kind': 'OpenStackControlPlane'}}],
         'secretGenerator': [{
@@ -175,7 +174,6 @@ def _mount(site: model.Site) -> dict[str, typing.Any]:
 
 def _api(deployment: model.Deployment,
          site: model.Site) -> dict[str, typing.Any]:
-    """Return the GlanceAPI of a site."""
     given = site.operator
     found: dict[str, typing.Any] = {
         'type': given.layout if site.central else 'edge'}

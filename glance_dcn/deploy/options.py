@@ -80,7 +80,16 @@ def read(path: str, node: sitesfile.Node,
         options = _mapping(path, node, group)
         for option, value in options.items.items():
             line = options.lines[option]
-            _check(path, line, group, option)
+            if not _OPTION.fullmatch(option):
+                raise sitesfile.Mistake(path, line,
+                                        '%r is no option' % option[:60])
+            # Groups are told apart without regard to case, but DEFAULT.
+            known = group if group == 'DEFAULT' else group.lower()
+            source = _OURS.get((known, option)) or _OF_STORES.get(option)
+            if source:
+                raise sitesfile.Mistake(
+                    path, line, '[%s] %s follows from the key %s of the sites '
+                    'file' % (group, option, source))
             if isinstance(value, sitesfile.Mapping):
                 found[group, option] = reference(value, option)
             else:
@@ -129,18 +138,6 @@ def _mapping(path: str, node: sitesfile.Node, what: str) -> sitesfile.Mapping:
         raise sitesfile.Mistake(path, node.line, '%s must be a mapping, but '
                                 'this is %s' % (what, node.kind))
     return node
-
-
-def _check(path: str, line: int, group: str, option: str) -> None:
-    if not _OPTION.fullmatch(option):
-        raise sitesfile.Mistake(path, line, '%r is no option' % option[:60])
-    # Groups are told apart without regard to case, but DEFAULT.
-    known = group if group == 'DEFAULT' else group.lower()
-    source = _OURS.get((known, option)) or _OF_STORES.get(option)
-    if source:
-        raise sitesfile.Mistake(
-            path, line, '[%s] %s follows from the key %s of the sites file'
-            % (group, option, source))
 
 
 # Names that no store can have. The options of a store stand in the group named

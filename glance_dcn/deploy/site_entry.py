@@ -30,8 +30,6 @@ from glance_dcn.deploy import load
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
-_MODE = 0o640
-
 
 def prepare(path: sitesfile.Path,
             entries: list[dict[str, typing.Any]]) -> tuple[str, int]:
@@ -44,13 +42,10 @@ def prepare(path: sitesfile.Path,
     new = files.yaml_text(entries)
     # What a link points to is replaced, not the link.
     target = os.path.realpath(path)
-    mode = _MODE
+    whole, mode = 'sites:\n' + new, 0o640
     if os.path.lexists(target):
-        before = sitesfile.read(target)
-        whole = _with(path, before, new)
+        whole = _with(path, sitesfile.read(target), new)
         mode = stat.S_IMODE(os.stat(target).st_mode)
-    else:
-        whole = 'sites:\n' + new
     load.build(os.fspath(path), sitesfile.parse(path, whole))
     return whole, mode
 
@@ -83,8 +78,8 @@ def _with(path: sitesfile.Path, before: str, new: str) -> str:
         raise sitesfile.Mistake(path, sites.line, 'the first site does not '
                                 'begin in the line of its dash: nothing can '
                                 'be added')
-    # What follows the sites begins there; blank lines and comments before
-    # it belong to it.
+    # The next key begins there; blank lines and comments before it belong
+    # to it.
     end = min(sites.end - 1, len(lines))
     while end and (not lines[end - 1].strip()
                    or lines[end - 1].startswith('#')):
@@ -109,7 +104,6 @@ class Found:
     mons: list[str]
     user: str
     key: str = dataclasses.field(repr=False)
-    line: int = 0
     pools: tuple[str, ...] = ()
 
 
@@ -164,8 +158,7 @@ def _cluster(path: str, node: sitesfile.Node) -> Found:
         raise sitesfile.Mistake(path, keys.line, 'this is not the key of a '
                                 'client')
     return Found(_text(path, node, 'cluster'), fsid, split_mon_host(mons),
-                 entity[len('client.'):], key, node.line,
-                 _pools(path, keys.items[0]))
+                 entity[len('client.'):], key, _pools(path, keys.items[0]))
 
 
 def _pools(path: str, node: sitesfile.Node) -> tuple[str, ...]:

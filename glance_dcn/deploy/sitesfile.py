@@ -77,7 +77,7 @@ class Scalar:
 class Sequence:
     """A list of nodes.
 
-    :ivar end: number of the line on which what follows it begins
+    :ivar end: number of the line on which the next node begins
     :ivar flow: whether it is written in brackets
     """
 

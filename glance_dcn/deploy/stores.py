@@ -26,7 +26,7 @@ from glance_dcn.deploy import sitesfile
 _CONNECT_TIMEOUT = 5
 # Locations that an image may have, unless Glance is told otherwise.
 _LOCATION_QUOTA = 10
-# What it may be instead, times powers of ten.
+# Its other values, divided by powers of ten.
 _STEPS = (1, 2, 3, 5)
 
 

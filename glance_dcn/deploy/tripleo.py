@@ -69,21 +69,15 @@ def render(deployment: model.Deployment,
                  _external(other) for other in foreign]},
                  [stores.key(other) for other in foreign])]
     if site.cluster:
-        guests = _guests(deployment, site)
+        # Once for each user that other Glances have there.
+        guests: dict[str, model.Site] = {}
+        for _other, seen in deployment.guests_of(site):
+            guests.setdefault(seen.ceph.user, seen)
         found.append(_file('ceph_keys.yaml', {'CephExtraKeys': [
-            _key(guest) for guest in guests]},
-            [stores.key(guest) for guest in guests]))
+            _key(guest) for guest in guests.values()]},
+            [stores.key(guest) for guest in guests.values()]))
     return [files.Rendering(site.name, '', found,
                             (*notes, *stores.notes(site)))]
-
-
-def _guests(deployment: model.Deployment,
-            site: model.Site) -> list[model.Site]:
-    """Return a site once for each user that other Glances have there."""
-    found: dict[str, model.Site] = {}
-    for _other, seen in deployment.guests_of(site):
-        found.setdefault(seen.ceph.user, seen)
-    return list(found.values())
 
 
 def _file(path: str, parameters: dict[str, typing.Any],
@@ -95,7 +89,6 @@ def _file(path: str, parameters: dict[str, typing.Any],
 
 def _glance(deployment: model.Deployment, site: model.Site,
             values: dict[tuple[str, str], str]) -> dict[str, typing.Any]:
-    """Return the parameters of Glance."""
     default, *others = deployment.stores_of(site)
     found = {
         'GlanceShowMultipleLocations': True,
@@ -105,7 +98,7 @@ def _glance(deployment: model.Deployment, site: model.Site,
         'GlanceNodeStagingUri': 'file://%s' % site.staging,
         'GlanceBackend': 'rbd',
         'GlanceBackendID': default.store,
-        'GlanceStoreDescription': _hiera(files.escape(default.description)),
+        'GlanceStoreDescription': _hiera(default.description),
         'GlanceRbdPoolName': default.pool,
         'CephClusterName': default.ceph.name,
     }
@@ -117,15 +110,15 @@ def _glance(deployment: model.Deployment, site: model.Site,
         found['GlanceImageCacheMaxSize'] = site.cache_size
     found['GlanceMultistoreConfig'] = {other.store: {
         'GlanceBackend': 'rbd',
-        'GlanceStoreDescription': _hiera(files.escape(other.description)),
+        'GlanceStoreDescription': _hiera(other.description),
         'GlanceRbdPoolName': other.pool,
         'CephClientUserName': other.ceph.user,
         'CephClusterName': other.ceph.name,
     } for other in others}
-    found.update((_PARAMETERS[name], _hiera(files.escape(value)))
+    found.update((_PARAMETERS[name], _hiera(value))
                  for name, value in values.items() if name in _PARAMETERS)
     found['ExtraConfig'] = {'glance::config::image_import_config': {
-        '%s/%s' % name: {'value': _hiera(files.escape(value))}
+        '%s/%s' % name: {'value': _hiera(value)}
         for name, value in values.items() if name not in _PARAMETERS}}
     return found
 
@@ -156,8 +149,8 @@ def _values(deployment: model.Deployment,
 
 
 def _hiera(value: str) -> str:
-    """Return a value so that hiera reads it as it is."""
-    return value.replace('%{', "%{literal('%')}{")
+    """Return a value so that hiera and oslo.config read it as it is."""
+    return files.escape(value).replace('%{', "%{literal('%')}{")
 
 
 def _key(site: model.Site) -> dict[str, typing.Any]:
@@ -174,7 +167,6 @@ def _key(site: model.Site) -> dict[str, typing.Any]:
 def _external(site: model.Site) -> dict[str, typing.Any]:
     """Return the item of CephExternalMultiConfig for a site's cluster."""
     cluster = site.ceph
-    overrides = dict(cluster.settings)
     return {
         'cluster': cluster.name,
         'fsid': cluster.fsid,
@@ -182,5 +174,6 @@ def _external(site: model.Site) -> dict[str, typing.Any]:
         'keys': [_key(site)],
         'dashboard_enabled': False,
         'ceph_conf_overrides': {'client': {
-            **overrides, 'keyring': stores.keyring_path(_FOLDER, cluster)}},
+            **dict(cluster.settings),
+            'keyring': stores.keyring_path(_FOLDER, cluster)}},
     }

@@ -123,7 +123,7 @@ class TestExport(base.SitesFileTestCase):
         self.assertEqual(
             site_entry.Found('dcn5', base.FSIDS[5],
                              ['172.16.11.61', '172.16.11.64'], 'openstack',
-                             base.KEY, 3, ('vms', 'images')), found)
+                             base.KEY, ('vms', 'images')), found)
         self.assertNotIn(base.KEY, repr(found))
 
     def test_monitors(self):
