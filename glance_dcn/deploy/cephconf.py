@@ -196,10 +196,7 @@ class _Sections:
 
 
 def keyring(user: str, key: str) -> str:
-    """Return the text of a keyring.
-
-    :param user: without ``client.``
-    """
+    """Return the text of the keyring of a user, given without ``client.``."""
     return '[client.%s]\n\tkey = %s\n' % (user, key)
 
 

@@ -146,11 +146,11 @@ def with_rendered(before: list[files.File],
     new = {file.path: file for file in after}
     found = [Change(path, ADDED) for path in new.keys() - old.keys()]
     found += [Change(path, REMOVED) for path in old.keys() - new.keys()]
-    for path in old.keys() & new.keys():
-        if old[path].text != new[path].text:
-            found.append(Change(path, CHANGED, tuple(_details(
-                old[path].text, new[path].text, new[path].kind,
-                old[path].secrets + new[path].secrets))))
+    found += [Change(path, CHANGED, tuple(_details(
+        old[path].text, new[path].text, new[path].kind,
+        old[path].secrets + new[path].secrets)))
+        for path in old.keys() & new.keys()
+        if old[path].text != new[path].text]
     return sorted(found)
 
 

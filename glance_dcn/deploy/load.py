@@ -27,9 +27,6 @@ from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.sites import folder
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Collection
-
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
         'glance', 'allow_inline_secrets', 'edge_access')
 _SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
@@ -63,15 +60,11 @@ def load(path: sitesfile.Path) -> model.Deployment:
 
     :raises sitesfile.Mistake: if anything in it is wrong
     """
-    path = os.fspath(path)
-    return build(path, sitesfile.load(path))
+    return build(os.fspath(path), sitesfile.load(path))
 
 
 def build(path: str, root: sitesfile.Mapping) -> model.Deployment:
-    """Return the deployment that nodes describe.
-
-    :param path: of the sites file; what it refers to is relative to it
-    """
+    """Return the deployment of nodes; paths in them are relative to path."""
     top = sitesfile.Fields(path, root, 'the sites file', _TOP)
     top.require('sites')
     return _Loader(path, top).deployment()
@@ -365,7 +358,7 @@ class _Loader:
             default = model.Operator(replicas=None, storage_request=None)
         return model.Operator(
             api=_like(given, 'api', _LABEL, None),
-            layout=_choice(given, 'layout', ('split', 'single'),
+            layout=_choice(given, 'layout', ['split', 'single'],
                            default.layout),
             replicas=given.number('replicas', default.replicas, most=32),
             storage_class=_like(given, 'storage_class', _LABEL, None),
@@ -406,7 +399,7 @@ def _checked(fields: sitesfile.Fields, key: str, word: str) -> str:
     return word
 
 
-def _choice(fields: sitesfile.Fields, key: str, values: Collection[str],
+def _choice(fields: sitesfile.Fields, key: str, values: list[str],
             default: str) -> str:
     text = fields.text(key, default)
     if text not in values:

@@ -239,7 +239,7 @@ class Limits:
     """Options of a site's store; None: Glance's default.
 
     :ivar bandwidth_limit: MiB per second
-    :ivar connect_timeout: seconds, as io_timeout
+    :ivar connect_timeout: seconds, as is io_timeout
     """
 
     max_transfers: int | None = None
@@ -276,8 +276,7 @@ class Site:
     :ivar store: name of its store at every Glance; '' without a cluster
     :ivar workers: URLs by which other workers reach its Glance processes
     :ivar cache_size: bytes of stock's image cache, or None without one
-    :ivar edge_access: what the Glance of the site may do at central, one of
-        EDGE_ACCESS
+    :ivar edge_access: rights of its Glance at central, one of EDGE_ACCESS
     :ivar at_central: of the Glance of the site at the cluster of central;
         None for central
     :ivar from_central: of the central Glance at the cluster of the site; None
@@ -353,10 +352,7 @@ class Deployment:
                       else Access.OWNER)]
 
     def guests_of(self, site: Site) -> list[tuple[Site, Site]]:
-        """Return how other Glances see a site: pairs of (their site, site).
-
-        :param site: one with a cluster
-        """
+        """Return (their site, site) for each other Glance that sees a site."""
         return [(other, seen) for other in self.sites if other is not site
                 for seen in self.stores_of(other) if seen.name == site.name]
 

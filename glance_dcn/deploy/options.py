@@ -140,12 +140,16 @@ def _mapping(path: str, node: sitesfile.Node, what: str) -> sitesfile.Mapping:
     return node
 
 
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Names that no store can have. The options of a store stand in the group named
 # after it: a group of Glance or of a library would be mixed up with it, and an
 # option of [DEFAULT], or what else oslo.config knows by name, be hidden behind
 # it. Those of Glance 22 to 33, so that a sites file is judged alike wherever
 # it is read.
-_RESERVED_GROUPS = frozenset("""
+_RESERVED_GROUPS = _words("""
     audit_middleware_notifications backend_defaults barbican
     barbican_service_user cache cors database glance_dcn
     glance_download_properties glance_store healthcheck image_conversion
@@ -158,8 +162,8 @@ _RESERVED_GROUPS = frozenset("""
     profiler_jaeger profiler_otlp sample_castellan_source
     sample_remote_file_source service_user ssl store_type_location_strategy
     task taskflow_executor vault wsgi
-""".split())
-_RESERVED_OPTIONS = frozenset("""
+""")
+_RESERVED_OPTIONS = _words("""
     admin_role allow_additional_image_properties allow_anonymous_access
     api_limit_max api_paste_config backdoor_port backdoor_socket backlog
     bind_host bind_port ca_file cache_prefetcher_interval cert_file
@@ -193,9 +197,9 @@ _RESERVED_OPTIONS = frozenset("""
     use_stderr use_syslog use_user_token user_storage_quota verbose wakeup_time
     worker_self_reference_url workers wsgi_default_pool_size wsgi_keep_alive
     wsgi_log_format wsgi_server_debug
-""".split())
+""")
 # Attributes of oslo_config.cfg.ConfigOpts.
-_RESERVED_ATTRIBUTES = frozenset("""
+_RESERVED_ATTRIBUTES = _words("""
     GroupAttr StrSubWrapper SubCommandAttr Template args clear clear_default
     clear_override config_dirs default_config_dirs default_config_files
     disallow_names export_state find_file get get_location import_group
@@ -205,7 +209,7 @@ _RESERVED_ATTRIBUTES = frozenset("""
     register_opts reload_config_files reset set_default set_override
     supported_shell_completion unregister_opt unregister_opts usage values
     version
-""".split())
+""")
 
 
 def reserved_for(name: str) -> str | None:

@@ -110,10 +110,8 @@ def _files(deployment: model.Deployment, site: model.Site,
     paths = deployment.paths
     known = deployment.stores_of(site)
     folder = (paths.sites or '').lstrip('/') if site.central else ''
-    in_folder = known[1:] if folder else []
-    sections, secret = _sections(
-        deployment, site, url,
-        [other for other in known if other not in in_folder])
+    own = known[:1] if folder else known
+    sections, secret = _sections(deployment, site, url, own)
     # After glance-api.conf and glance-image-import.conf, which are those of
     # packages and deployers, and stay as they are.
     found = [files.File('%s/glance-api.conf.d/glance-dcn.conf'
@@ -124,7 +122,7 @@ def _files(deployment: model.Deployment, site: model.Site,
         '%s/%s.conf' % (folder, other.store),
         files.conf({other.store: stores.section(other, paths.ceph)},
                    files.quote),
-        kind=files.Kind.SITE) for other in in_folder]
+        kind=files.Kind.SITE) for other in known[len(own):]]
     for other in known:
         found += stores.ceph_files(other, paths.ceph)
     return found

@@ -118,8 +118,8 @@ def read_export(path: str) -> list[Found]:
 
     :raises sitesfile.Mistake: if it is none
     """
-    root = sitesfile.load(path)
-    parameters = _get(path, root, 'parameter_defaults', sitesfile.Mapping)
+    parameters = _get(path, sitesfile.load(path), 'parameter_defaults',
+                      sitesfile.Mapping)
     clusters = _get(path, parameters, 'CephExternalMultiConfig',
                     sitesfile.Sequence)
     return [_cluster(path, node) for node in clusters.items]

@@ -144,7 +144,7 @@ def read(path: Path) -> str:
 
 
 def load(path: Path) -> Mapping:
-    """Return what a file says, as nodes.
+    """Return the root node of a file.
 
     :raises Mistake: if it cannot be read or is no YAML of the form above
     """
@@ -152,7 +152,7 @@ def load(path: Path) -> Mapping:
 
 
 def parse(path: Path, text: str) -> Mapping:
-    """Return what a text says, as nodes.
+    """Return the root node of a text.
 
     :raises Mistake: if it is no YAML of the form above
     """

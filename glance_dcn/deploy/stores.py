@@ -31,10 +31,7 @@ _STEPS = (1, 2, 3, 5)
 
 
 def backends(sites: list[model.Site]) -> str:
-    """Return the value of enabled_backends.
-
-    :param sites: those that have stores
-    """
+    """Return the value of enabled_backends for sites that have stores."""
     return ','.join('%s:dcn' % site.store for site in sites)
 
 
@@ -76,8 +73,8 @@ def section(site: model.Site, folder: str) -> dict[str, str]:
         'rbd_store_pool': site.pool,
         # For stock rbd, should the store be moved back to it.
         'rbd_thin_provisioning': 'true',
+        **tuning(site),
     }
-    options.update(tuning(site))
     options.setdefault('rados_connect_timeout', str(_CONNECT_TIMEOUT))
     return options
 

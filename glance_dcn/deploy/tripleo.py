@@ -30,9 +30,6 @@ from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
 
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
-
 # TripleO's own limit for CephClusterName.
 _CLUSTER = re.compile('[A-Za-z0-9]+', re.ASCII)
 _FOLDER = '/etc/ceph'
@@ -63,7 +60,7 @@ def render(deployment: model.Deployment,
                 'cluster a name' % other.ceph.name)
     foreign = [other for other in known if other.name != site.name]
     values, notes = _values(deployment, site)
-    found = [_file('glance.yaml', _glance(deployment, site, values),
+    found = [_file('glance.yaml', _glance(deployment, site, values), [],
                    parameter_merge_strategies={'ExtraConfig': 'merge'}),
              _file('ceph_external.yaml', {'CephExternalMultiConfig': [
                  _external(other) for other in foreign]},
@@ -81,7 +78,7 @@ def render(deployment: model.Deployment,
 
 
 def _file(path: str, parameters: dict[str, typing.Any],
-          keys: Sequence[str] = (), **more: typing.Any) -> files.File:
+          keys: list[str], **more: typing.Any) -> files.File:
     return files.File(
         path, files.yaml_file({**more, 'parameter_defaults': parameters}),
         files.SECRET if keys else files.OPEN, tuple(keys), files.Kind.TEXT)
