@@ -229,11 +229,11 @@ def _diff(args: argparse.Namespace) -> int:
     lines = []
     for site, node, change in changes:
         lines.append('%s  %s  %s' % (
-            '/'.join(filter(None, (site, node))) or '-', change.what,
+            '/'.join(filter(None, (site, node))) or '-', change.kind,
             change.path))
         lines += ['    %s' % line for line in change.details]
     output.show(args, {'changes': [
-        dict(site=site, node=node, file=change.path, what=change.what,
+        dict(site=site, node=node, file=change.path, what=change.kind,
              details=change.details) for site, node, change in changes]},
         '\n'.join(lines) or 'Nothing differs.')
     return output.Exit.BAD if changes else output.Exit.GOOD

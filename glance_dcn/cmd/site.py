@@ -27,12 +27,10 @@ from glance_dcn.ceph import users
 from glance_dcn.cmd import output
 from glance_dcn.cmd import sitesfile
 from glance_dcn.deploy import cephconf
-from glance_dcn.deploy import entry
-from glance_dcn.deploy import export
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import model
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import site_entry
 from glance_dcn.deploy import sitesfile as mistakes
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
@@ -270,7 +268,7 @@ def _import(args: argparse.Namespace) -> int:
         _write(args, entries, keys)
     lines = ['%s: site %s is added' % (args.sites_file, found['name'])
              for found in entries] if args.add else [
-        *(entry.text([found]).removesuffix('\n') for found in entries),
+        *(files.yaml_text([found]).removesuffix('\n') for found in entries),
         *('# The key is to be in %s; --add writes it.' % path
           for path, _file in keys)]
     output.show(args, {
@@ -311,7 +309,7 @@ def _add_guests(args: argparse.Namespace, entries: list[_Entry]) -> list[str]:
 def _write(args: argparse.Namespace, entries: list[_Entry],
            keys: list[_Key]) -> None:
     """Add entries to the sites file, and write the keys they refer to."""
-    prepared = entry.prepare(args.sites_file, entries)
+    prepared = site_entry.prepare(args.sites_file, entries)
     for path, file in keys:
         if os.path.lexists(path) and (
                 pathlib.Path(path).read_text() != file.text):
@@ -320,7 +318,7 @@ def _write(args: argparse.Namespace, entries: list[_Entry],
                                 'with --keys' % path)
     for path, file in keys:
         files.write(os.path.dirname(path), [file])
-    entry.write(args.sites_file, *prepared)
+    site_entry.write(args.sites_file, *prepared)
 
 
 def _of_cluster(args: argparse.Namespace) -> _Entry:
@@ -342,7 +340,7 @@ def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
     """Return the entries of an export, and their keyrings."""
     folder = os.path.abspath(args.keys or os.path.join(
         os.path.dirname(os.path.abspath(args.sites_file)), 'keys'))
-    clusters = [found for found in export.read(args.export)
+    clusters = [found for found in site_entry.read_export(args.export)
                 if args.name in (None, found.name)]
     if not clusters:
         raise output.Failed('%s has no cluster %s'
@@ -392,7 +390,7 @@ def _key(args: argparse.Namespace) -> int:
     key, before = users.make_key(
         args.name, args.ceph_conf, args.admin, args.keyring, fsid, user,
         caps, args.replace_caps)
-    if not secrets.is_key(key):
+    if not model.is_key(key):
         raise output.Failed('the cluster gave no key of the usual form')
     folder, name = os.path.split(os.path.abspath(path))
     [done] = files.write(folder, [files.File(

@@ -23,7 +23,7 @@ from glance_dcn.deploy import sitesfile
 _SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*(?:[#;].*)?')
 _COMMENT = re.compile(r'(^|(?<=\s))[#;].*')
 
-# Of [global] and [client], what is for one machine or said anew.
+# Of [global] and [client], options that are for one machine or written by us.
 _NOT_TAKEN = (
     'fsid', 'mon_host', 'keyring', 'key', 'keyfile', 'log_file',
     'log_to_file', 'admin_socket', 'run_dir', 'cluster',
@@ -45,10 +45,7 @@ def read(path: str) -> dict[str, dict[str, str]]:
 
 
 def parse(path: str, text: str) -> dict[str, dict[str, str]]:
-    """Return the sections of the text of a conf file, as :func:`read` does.
-
-    :param path: for the message
-    """
+    """Return the sections of the text of a conf file, as :func:`read` does."""
     sections: dict[str, dict[str, str]] = {}
     current: dict[str, str] | None = None
     held = ''
@@ -67,27 +64,22 @@ def parse(path: str, text: str) -> dict[str, dict[str, str]]:
                 raise sitesfile.Mistake(
                     path, number, 'this is no line of a Ceph conf file: '
                     'neither a [section] nor an option in one')
-            name = _name(name)
-            current[name] = _unquoted(value.strip())
+            value = value.strip()
+            quoted = (len(value) > 1 and value[0] == value[-1]
+                      and value[0] in '"\'')
+            current[option_name(name)] = value[1:-1] if quoted else value
     return sections
 
 
-def _name(text: str) -> str:
-    """Return the name of an option as it is compared."""
+def option_name(text: str) -> str:
+    """Return the name of an option as Ceph compares it."""
     return re.sub(r'[\s-]+', '_', text.strip())
-
-
-def _unquoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in '"\'':
-        return value[1:-1]
-    return value
 
 
 def settings(sections: dict[str, dict[str, str]]
              ) -> tuple[tuple[str, str], ...]:
-    """Return what of a conf file is for all its clients: (name, value)s."""
-    found = dict(sections.get('global', {}))
-    found.update(sections.get('client', {}))
+    """Return the options for all clients of a conf file: (name, value)s."""
+    found = {**sections.get('global', {}), **sections.get('client', {})}
     return tuple((name, value) for name, value in found.items()
                  if name not in _NOT_TAKEN and _VALUE.fullmatch(value)
                  and re.fullmatch(r'[a-z0-9_]+', name))
@@ -96,8 +88,7 @@ def settings(sections: dict[str, dict[str, str]]
 def fsid_of(text: str) -> str | None:
     """Return an fsid in lower case, or None if it is none."""
     text = text.lower()
-    return text if (_FSID.fullmatch(text)
-                    and text.strip('0-')) else None
+    return text if _FSID.fullmatch(text) and text.strip('0-') else None
 
 
 def of_other_cluster(before: dict[str, dict[str, str]],
@@ -123,11 +114,11 @@ def conf(cluster: model.Cluster, keyring: str) -> str:
 
     :param keyring: path of the user's keyring on the node
     """
-    lines = ['[global]', 'fsid = %s' % cluster.fsid,
-             'mon_host = %s' % cluster.mon_host]
-    lines += ['%s = %s' % setting for setting in cluster.settings]
-    lines += ['', '[client.%s]' % cluster.user, 'keyring = %s' % keyring, '']
-    return '\n'.join(lines)
+    return '\n'.join([
+        '[global]', 'fsid = %s' % cluster.fsid,
+        'mon_host = %s' % cluster.mon_host,
+        *('%s = %s' % setting for setting in cluster.settings), '',
+        '[client.%s]' % cluster.user, 'keyring = %s' % keyring, ''])
 
 
 def merge(path: str, text: str) -> str:
@@ -168,7 +159,7 @@ class _Sections:
                 name = None
             else:
                 name, equals, _value = plain.partition('=')
-                name = _name(name) if equals else None
+                name = option_name(name) if equals else None
             self._parts[-1][1].append((name, line))
             held = (name, line) if plain.endswith('\\') else None
             if name and self._parts[-1][0]:
@@ -205,10 +196,7 @@ class _Sections:
 
 
 def keyring(user: str, key: str) -> str:
-    """Return the text of a keyring.
-
-    :param user: without ``client.``
-    """
+    """Return the text of the keyring of a user, given without ``client.``."""
     return '[client.%s]\n\tkey = %s\n' % (user, key)
 
 

@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""What differs between a rendered configuration and another one.
+"""Differences between a rendered configuration and another one.
 
 Secrets are compared, and never shown.
 """
@@ -27,17 +27,19 @@ import stat
 
 from oslo_config import iniparser
 
+from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import files
 from glance_dcn.deploy import options
+from glance_dcn.deploy import sitesfile
 
 _LARGEST = 4 << 20
 _MASK = '(secret)'
-# A cephx key, whatever stands around it.
+# A cephx key, in any text.
 _KEY = re.compile(r'\bA[A-Za-z0-9+/]{37}==')
 
 
-class What(str, enum.Enum):
-    """How a file differs from what is rendered, as it is shown."""
+class ChangeKind(str, enum.Enum):
+    """How a file differs from the rendered one, as it is shown."""
 
     ADDED = 'added'
     REMOVED = 'removed'
@@ -47,23 +49,23 @@ class What(str, enum.Enum):
     __str__ = str.__str__
 
 
-ADDED, REMOVED, CHANGED, UNREADABLE = What
+ADDED, REMOVED, CHANGED, UNREADABLE = ChangeKind
 # Values by section and option.
 _Options = dict[tuple[str, str], str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Change:
     """A file that is not as it is rendered."""
 
     path: str
-    what: What
+    kind: ChangeKind
     details: tuple[str, ...] = ()
 
 
 def with_folder(rendered: list[files.File], folder: str,
                 group: int | None = None) -> list[Change]:
-    """Return how the files of a node differ from what is rendered.
+    """Return how the files of a node differ from rendered ones.
 
     :param folder: path that their paths are relative to
     :param group: number of the group that may read secrets, or None
@@ -91,18 +93,17 @@ def with_folder(rendered: list[files.File], folder: str,
                            % (mode, files.mode_of(file, group)))
         if details:
             found.append(Change(file.path, CHANGED, tuple(details)))
-    return sorted(found + _left_over(rendered, folder),
-                  key=lambda change: change.path)
+    return sorted(found + _left_over(rendered, folder))
 
 
 def contradicted(file: files.File, folder: str,
                  names: list[str]) -> list[tuple[str, str]]:
-    """Return what other files say otherwise than a rendered one.
+    """Return options that other files set otherwise than a rendered one.
 
     Which of them counts depends on how Glance is started.
 
     :param folder: path that the paths of files are relative to
-    :returns: paths, and options with their groups
+    :returns: pairs of the path and the option with its group
     """
     wanted = _sections(file.text) or {}
     found = []
@@ -145,22 +146,18 @@ def with_rendered(before: list[files.File],
     new = {file.path: file for file in after}
     found = [Change(path, ADDED) for path in new.keys() - old.keys()]
     found += [Change(path, REMOVED) for path in old.keys() - new.keys()]
-    for path in old.keys() & new.keys():
-        if old[path].text != new[path].text:
-            found.append(Change(path, CHANGED, tuple(_details(
-                old[path].text, new[path].text, new[path].kind,
-                old[path].secrets + new[path].secrets))))
-    return sorted(found, key=lambda change: change.path)
+    found += [Change(path, CHANGED, tuple(_details(
+        old[path].text, new[path].text, new[path].kind,
+        old[path].secrets + new[path].secrets)))
+        for path in old.keys() & new.keys()
+        if old[path].text != new[path].text]
+    return sorted(found)
 
 
 def _read(path: str) -> tuple[str, int]:
-    """Return (text, mode) of a file."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, 'rb') as source:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError('it is no regular file')
-        data = source.read(_LARGEST + 1)
+    data, found = sitesfile.read_bytes(path, _LARGEST)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError('it is no regular file')
     if len(data) > _LARGEST:
         raise ValueError('it is larger than %d MiB' % (_LARGEST >> 20))
     try:
@@ -184,29 +181,21 @@ def _details(old: str, new: str, kind: files.Kind, secrets: tuple[str, ...],
         return ['it is no conf file']
     if kind is files.Kind.CEPH:
         before, after = _of_ceph(before), _of_ceph(after)
-    found = []
-    for name in _in_order(before, after) if whole else after:
-        if before.get(name) != after.get(name):
-            found.append(_difference(name, before.get(name),
-                                     after.get(name), secrets))
-    return found
+    names = [*after, *(name for name in before if whole and name not in after)]
+    return [_difference(name, before.get(name), after.get(name), secrets)
+            for name in names if before.get(name) != after.get(name)]
 
 
 def _of_ceph(options: _Options) -> _Options:
     """Return options with their names as Ceph compares them."""
-    return {(section, re.sub(r'[\s-]+', '_', name)): value
+    return {(section, cephconf.option_name(name)): value
             for (section, name), value in options.items()}
-
-
-def _in_order(before: _Options, after: _Options) -> list[tuple[str, str]]:
-    return [*after, *(name for name in before if name not in after)]
 
 
 def _difference(name: tuple[str, str], old: str | None, new: str | None,
                 secrets: tuple[str, ...]) -> str:
     what = '[%s] %s' % name
-    if _is_secret(name[1], old, secrets) or _is_secret(name[1], new,
-                                                       secrets):
+    if any(_is_secret(name[1], value, secrets) for value in (old, new)):
         if old is None or new is None:
             return '%s %s = %s' % ('+' if old is None else '-', what, _MASK)
         return '! %s differs (secret)' % what
@@ -220,11 +209,9 @@ def _difference(name: tuple[str, str], old: str | None, new: str | None,
 
 def _is_secret(option: str, value: str | None,
                secrets: tuple[str, ...]) -> bool:
-    if options.is_secret(option):
-        return True
-    return value is not None and any(
-        secret in value for secret in secrets) or bool(
-            value and (_KEY.search(value) or options.has_password(value)))
+    return options.is_secret(option) or bool(value and (
+        any(secret in value for secret in secrets)
+        or _KEY.search(value) or options.has_password(value)))
 
 
 class _Parser(iniparser.BaseParser):

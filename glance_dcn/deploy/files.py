@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""Files that are rendered, and writing them."""
+"""Files that are rendered: their texts, and writing them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ import stat
 import tempfile
 import typing
 
+import yaml
+
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import sitesfile
-from glance_dcn.deploy import texts
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Sequence
 
-#: Modes of files: what all may know, what has a secret in it, a secret.
+#: Values by section and option.
+Sections = dict[str, dict[str, str]]
+#: First line of every file that is written.
+MARK = '# Written by glance-dcn out of the sites file: change it there.'
+#: Modes of files: readable by all, with a secret in it, a secret.
 OPEN, INNER, SECRET = 0o644, 0o640, 0o600
 
-#: What the name of the copy of a file ends in that is written over it.
+#: Ending of the name of the copy of a file that is written over.
 BACKUP = '.bak'
 #: Likewise, where the first name has a copy of a file of the deployer's.
 NEXT_BACKUP = '.bak.1'
@@ -45,14 +51,14 @@ _RENDERED = frozenset((
     'DEFAULT', 'glance_dcn', 'glance_store', 'image_conversion',
     'image_import_opts', 'os_glance_staging_store', 'os_glance_tasks_store',
     'paste_deploy'))
-# What every section of a store has.
+# Options that every section of a store has.
 _STORE_OPTION = re.compile(r'^rbd_store_\w+[ \t]*[=:]', re.MULTILINE)
 _ACL = 'system.posix_acl_access'
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 
 
 class Kind(enum.Enum):
-    """What a file has in it."""
+    """Contents of a file."""
 
     CONF = 'sections of options'
     SITE = 'those of a file of sites_dir'
@@ -82,7 +88,7 @@ class File:
     """A rendered file.
 
     :ivar path: relative to the folder it is written to
-    :ivar secrets: texts in it that nobody may see
+    :ivar secrets: texts in it that are never shown
     """
 
     path: str
@@ -94,7 +100,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Rendering:
-    """What is rendered for a node, a stack, or an overlay.
+    """Files for a node, a stack, or an overlay.
 
     :ivar node: name of the node where a site has several, or ''
     """
@@ -119,7 +125,6 @@ def gid(name: str) -> int:
 class Written(typing.NamedTuple):
     """A file that was written, or would be.
 
-    :ivar state: how it was before
     :ivar mode: permission bits it has then
     :ivar withheld: whether Glance may lack the right to read it, as others
         have a part in it and it keeps its owner, its group and its mode
@@ -133,7 +138,7 @@ class Written(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """What a file gets.
+    """Contents, owner and rights that a file gets.
 
     :ivar uid: number of its owner; None: the writer
     :ivar gid: number of its group; None: the writer's
@@ -181,10 +186,7 @@ def write(folder: str, files: Sequence[File], group: int | None = None,
 
 
 def _plan(path: str, file: File, group: int | None) -> _Plan:
-    """Return what a file gets; nothing is written.
-
-    :raises Error: as :func:`write` does
-    """
+    """Return the plan of a file, or raise Error; nothing is written."""
     text, mode = _merged(path, file), mode_of(file, group)
     if file.mode == OPEN:
         group = None
@@ -211,7 +213,6 @@ def _plan(path: str, file: File, group: int | None) -> _Plan:
 
 
 def _acl(path: str) -> bytes | None:
-    """Return the access control list of a file, None without one."""
     try:
         return os.getxattr(path, _ACL)
     except OSError:
@@ -233,7 +234,7 @@ def _merged(path: str, file: File) -> str:
         raise Error('%s is not written over: %s; move it away, or mend it'
                     % (path, exc))
     lost = _sections(before).keys() - _sections(file.text).keys()
-    if before.startswith(texts.MARK):
+    if before.startswith(MARK):
         # Of what was rendered, the sections of sites that are gone may go.
         lost = {name for name in lost - _RENDERED
                 if not _STORE_OPTION.search(_sections(before)[name])}
@@ -321,7 +322,7 @@ def _backup(path: str) -> str:
     """
     try:
         with open(path + BACKUP, 'rb') as source:
-            mark = texts.MARK.encode()
+            mark = MARK.encode()
             ours = source.read(len(mark)) == mark
     except FileNotFoundError:
         ours = True
@@ -329,7 +330,6 @@ def _backup(path: str) -> str:
 
 
 def _state(plan: _Plan) -> State:
-    """Return how a file is, compared with how it should be."""
     try:
         found = os.lstat(plan.path)
     except FileNotFoundError:
@@ -348,7 +348,7 @@ def replace(path: str, data: bytes, mode: int, group: int | None = None,
             acl: bytes | None = None) -> None:
     """Write a file under another name, and give it its own at the end.
 
-    Nobody but its owner can read it before it has the right mode.
+    Only its owner can read it before it has the right mode.
 
     :param wait: for the disk, so that a power cut leaves the old file or the
                  new one
@@ -372,3 +372,62 @@ def replace(path: str, data: bytes, mode: int, group: int | None = None,
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def escape(value: str) -> str:
+    """Return a value so that oslo.config reads it as it is."""
+    # It takes \$ for $$, and so the backslash away.
+    return quote(re.sub(
+        r'(\\?)\$', lambda found: '\\\\$' if found.group(1) else '$$', value))
+
+
+def quote(value: str) -> str:
+    """Return a value so that oslo.config's parser reads it as it is."""
+    # It strips blanks, and takes quotes around a value away.
+    if value != value.strip() or (value[:1] in ('"', "'")
+                                  and value[0] == value[-1]):
+        return '"%s"' % value
+    return value
+
+
+def conf(sections: Sections, written: Callable[[str], str] = escape) -> str:
+    """Return the text of a conf file.
+
+    :param written: makes of a value its text in the file
+    """
+    lines = [MARK]
+    for section, options in sections.items():
+        lines += ['', '[%s]' % section]
+        lines += ['%s = %s' % (option, written(value))
+                  for option, value in options.items()]
+    return '\n'.join([*lines, ''])
+
+
+_Base: typing.Any = getattr(yaml, 'CSafeDumper', yaml.SafeDumper)
+
+
+class _Dumper(_Base):
+    """Writes texts of several lines as such."""
+
+    def ignore_aliases(self, data: typing.Any) -> bool:
+        return True
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar('tag:yaml.org,2002:str', text,
+                                   style='|' if '\n' in text else None)
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def yaml_file(data: typing.Any) -> str:
+    """Return the text of a YAML file."""
+    return '%s\n%s' % (MARK, yaml_text(data))
+
+
+def yaml_text(data: typing.Any) -> str:
+    """Return YAML text without the mark of files that are written."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False,
+                     default_flow_style=False, width=4096,
+                     allow_unicode=True)

@@ -24,14 +24,9 @@ import urllib.parse
 from glance_dcn.deploy import cephconf
 from glance_dcn.deploy import model
 from glance_dcn.deploy import options
-from glance_dcn.deploy import reserved
-from glance_dcn.deploy import secrets
 from glance_dcn.deploy import sitesfile
 from glance_dcn.sites import folder
 from glance_dcn.sites import worker_url
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _TOP = ('sites', 'defaults', 'paths', 'import_methods', 'import_plugins',
         'glance', 'allow_inline_secrets', 'edge_access')
@@ -39,19 +34,11 @@ _SITE = ('name', 'description', 'central', 'store', 'cluster', 'pool',
          'chunk_size', 'weight', 'workers', 'staging', 'limits',
          'cache_size', 'operator', 'glance', 'edge_access', 'at_central',
          'from_central')
-_LOGIN = ('user', 'key')
 _DEFAULTS = ('pool', 'user', 'extra_pools', 'chunk_size', 'staging',
              'limits', 'cache_size', 'operator', 'glance')
 _CLUSTER = ('name', 'conf', 'fsid', 'mons', 'user', 'key', 'extra_pools')
-_LIMITS = ('max_transfers', 'bandwidth_limit', 'connect_timeout',
-           'io_timeout')
-_OPERATOR = ('api', 'layout', 'replicas', 'storage_class', 'storage_request',
-             'networks', 'internal_address', 'address_pool')
 # Ceph, oslo.config and hiera each take some other characters for their own.
-_EDGE_ACCESS = tuple(access.value for access in model.EDGE_ACCESS)
 _PATH = re.compile(r'/[A-Za-z0-9_.@+/-]+', re.ASCII)
-_LAYOUT = ('split', 'single')
-_PATHS = ('glance', 'ceph', 'state', 'sites')
 # What may stand in names that become parts of conf files and capabilities.
 _WORD = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}', re.ASCII)
 # Hosts become names of folders: none may be . or ..
@@ -60,15 +47,13 @@ _QUANTITY = re.compile(r'[1-9][0-9]*(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?',
                        re.ASCII)
 _LABEL = re.compile(r'[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?', re.ASCII)
 _Default = typing.TypeVar('_Default')
-# What values of these forms are.
+# Descriptions of these forms, for messages.
 _FORMS = {
     _HOST: 'a name or address of a host',
     _QUANTITY: 'a quantity as Kubernetes has it, such as 10G',
     _LABEL: 'a name as Kubernetes has it, of lower-case letters, digits, . '
             'and -'}
 _METHODS = (*model.IMPORT_METHODS, 'glance-download')
-_GIB = 1 << 30
-_STAGING = 'os_glance_staging_store'
 
 
 def load(path: sitesfile.Path) -> model.Deployment:
@@ -76,15 +61,11 @@ def load(path: sitesfile.Path) -> model.Deployment:
 
     :raises sitesfile.Mistake: if anything in it is wrong
     """
-    path = os.fspath(path)
-    return build(path, sitesfile.load(path))
+    return build(os.fspath(path), sitesfile.load(path))
 
 
 def build(path: str, root: sitesfile.Mapping) -> model.Deployment:
-    """Return the deployment that nodes describe.
-
-    :param path: of the sites file; what it refers to is relative to it
-    """
+    """Return the deployment of nodes; paths in them are relative to path."""
     top = sitesfile.Fields(path, root, 'the sites file', _TOP)
     top.require('sites')
     return _Loader(path, top).deployment()
@@ -99,11 +80,10 @@ class _Loader:
         self._top = top
         self._inline = top.flag('allow_inline_secrets')
         if self._inline and os.path.exists(path):
-            secrets.Secret(path, top.line_of('allow_inline_secrets'),
-                           file=path).check()
+            model.Secret(path, top.line_of('allow_inline_secrets'),
+                         file=path).check()
         self._paths = self._read_paths()
-        self._defaults = sitesfile.Fields(
-            path, self._node(top, 'defaults'), 'defaults', _DEFAULTS)
+        self._defaults = top.fields('defaults', _DEFAULTS)
 
     def deployment(self) -> model.Deployment:
         node = self._top.node('sites')
@@ -115,25 +95,21 @@ class _Loader:
             self._path, sites, self._paths,
             self._methods(), self._plugins())
 
-    @staticmethod
-    def _node(fields: sitesfile.Fields, key: str) -> sitesfile.Node:
-        return fields.node(key) or sitesfile.Mapping(fields.line, {}, {})
-
     def _merged(self, fields: sitesfile.Fields, key: str,
-                known: tuple[str, ...]) -> sitesfile.Fields:
-        """Return Fields of what site and defaults say together."""
-        default, own = (sitesfile.Fields(
-            self._path, self._node(holder, key), key, known)
-            for holder in (self._defaults, fields))
-        return own.over(default)
+                kind: type) -> sitesfile.Fields:
+        """Return Fields of what site and defaults say together.
+
+        :param kind: dataclass whose fields are the keys
+        """
+        default = self._defaults.fields(key, _keys(kind))
+        return fields.fields(key, _keys(kind)).over(default)
 
     def _holder(self, fields: sitesfile.Fields, key: str) -> sitesfile.Fields:
         """Return the Fields that have a key: the site's or the defaults."""
         return fields if key in fields else self._defaults
 
     def _read_paths(self) -> model.Paths:
-        fields = sitesfile.Fields(self._path, self._node(self._top, 'paths'),
-                                  'paths', _PATHS)
+        fields = self._top.fields('paths', _keys(model.Paths))
         paths = model.Paths(**{
             field.name: self._folder_of(fields, field.name,
                                         getattr(model.Paths, field.name))
@@ -141,14 +117,12 @@ class _Loader:
         # In each of them there are files NAME.conf.
         seen: dict[str, str] = {}
         for key in ('glance', 'ceph', 'sites'):
-            path = getattr(paths, key)
-            if path in seen:
+            other = seen.setdefault(getattr(paths, key), key)
+            if other != key:
                 raise fields.mistake(
-                    key if key in fields else seen[path],
+                    key if key in fields else other,
                     '%s and %s cannot be one folder: files of one would '
-                    'take the place of those of the other' % (seen[path],
-                                                              key))
-            seen[path] = key
+                    'take the place of those of the other' % (other, key))
         return paths
 
     def _folder_of(self, fields: sitesfile.Fields, key: str,
@@ -204,58 +178,54 @@ class _Loader:
                                  'no store' % name)
         store = ''
         if cluster:
-            store = (self._name(fields, 'store') if 'store' in fields
-                     else name)
-            self._check_store(fields, 'store' if 'store' in fields
-                              else 'name', store)
+            key = 'store' if 'store' in fields else 'name'
+            store = self._name(fields, key)
+            taken = options.reserved_for(store)
+            if taken:
+                raise fields.mistake(key, 'a store cannot be called %s: that '
+                                     'is %s' % (store, taken))
         if central and 'edge_access' in fields:
             raise fields.mistake('edge_access', 'site %s is the central one, '
                                  'and no edge' % name)
         if 'from_central' in fields and not cluster:
             raise fields.mistake('from_central', 'site %s has no cluster for '
                                  'the central Glance to use' % name)
-        chunks = self._holder(fields, 'chunk_size')
         return model.Site(
             name, node.line, fields.text('description', '%s RBD store' % name
                                          if cluster else name),
             central, store, cluster,
-            pool=self._word(self._holder(fields, 'pool'), 'pool', 'images'),
-            chunk_size=chunks.number('chunk_size', None, 1, 1024),
+            pool=_word(self._holder(fields, 'pool'), 'pool', 'images'),
+            chunk_size=self._holder(fields, 'chunk_size').number(
+                'chunk_size', None, 1, 1024),
             weight=fields.number('weight', None, -10**6, 10**6),
             workers=self._workers(fields),
             staging=self._folder_of(
                 self._holder(fields, 'staging'), 'staging',
-                os.path.join(self._paths.state, _STAGING)),
+                os.path.join(self._paths.state, 'os_glance_staging_store')),
             cache_size=self._cache_size(fields, cluster),
             limits=self._limits(fields), operator=self._operator(fields),
             options=self._options(fields),
-            edge_access=self._edge_access(fields),
+            edge_access=model.Access(_choice(
+                fields if 'edge_access' in fields else self._top,
+                'edge_access', [each.value for each in model.EDGE_ACCESS],
+                model.Access.READ_ONLY.value)),
             at_central=self._login(
                 fields, 'at_central', 'glance-%s' % name, not central),
             from_central=self._login(
                 fields, 'from_central', 'glance-central',
                 bool(cluster) and not central), path=self._path)
 
-    def _edge_access(self, fields: sitesfile.Fields) -> model.Access:
-        holder = fields if 'edge_access' in fields else self._top
-        return model.Access(self._choice(
-            holder, 'edge_access', _EDGE_ACCESS,
-            model.Access.READ_ONLY.value))
-
     def _login(self, fields: sitesfile.Fields, key: str, user: str,
-               needed: bool) -> model.Login | None:
-        """Return the user of a Glance at the cluster of another site.
-
-        :param needed: whether there is one where nothing is said
-        """
-        if key not in fields and not needed:
+               by_default: bool) -> model.Login | None:
+        """Return the user of a Glance at the cluster of another site."""
+        if key not in fields and not by_default:
             return None
-        given = sitesfile.Fields(self._path, self._node(fields, key), key,
-                                 _LOGIN)
-        return model.Login(self._word(given, 'user', user),
+        given = fields.fields(key, ('user', 'key'))
+        return model.Login(_word(given, 'user', user),
                            self._secret(given, 'key'), given.line)
 
-    def _name(self, fields: sitesfile.Fields, key: str) -> str:
+    @staticmethod
+    def _name(fields: sitesfile.Fields, key: str) -> str:
         name = fields.required_text(key)
         try:
             folder.check_name(name)
@@ -263,61 +233,44 @@ class _Loader:
             raise fields.mistake(key, str(exc))
         return name
 
-    @staticmethod
-    def _check_store(fields: sitesfile.Fields, key: str, store: str) -> None:
-        taken = reserved.what_is(store)
-        if taken:
-            raise fields.mistake(key, 'a store cannot be called %s: that is '
-                                 '%s' % (store, taken))
-
-    def _word(self, fields: sitesfile.Fields, key: str, default: str) -> str:
-        word = fields.text(key, default)
-        if not _WORD.fullmatch(word):
-            raise fields.mistake(key, '%s has characters that cannot stand '
-                                 'there; letters, digits, _, . and - can'
-                                 % key)
-        return word
-
-    def _words(self, fields: sitesfile.Fields, key: str) -> tuple[str, ...]:
-        words = fields.texts(key)
-        for word in words:
-            if not _WORD.fullmatch(word):
-                raise fields.mistake(key, '%s has characters that cannot '
-                                     'stand there' % key)
-        return words
-
     def _cluster(self, fields: sitesfile.Fields,
                  site: str) -> model.Cluster | None:
-        node = fields.node('cluster')
-        if node is None:
+        if 'cluster' not in fields:
             return None
-        given = sitesfile.Fields(self._path, node, 'cluster', _CLUSTER)
-        holder = given if 'user' in given else self._defaults
-        pools = given if 'extra_pools' in given else self._defaults
-        common = {
-            'name': (self._name(given, 'name') if 'name' in given else site),
-            'user': self._word(holder, 'user', 'glance'),
-            'key': self._secret(given, 'key'),
-            'extra_pools': self._words(pools, 'extra_pools'),
-            'line': node.line}
-        if 'conf' in given:
-            for key in ('fsid', 'mons'):
-                if key in given:
-                    raise given.mistake(key, '%s is in the conf file already; '
-                                        'give either conf, or fsid and mons'
-                                        % key)
-            return self._cluster_of_conf(given, common)
+        given = fields.fields('cluster', _CLUSTER)
+        name = self._name(given, 'name') if 'name' in given else site
+        user = _word(self._holder(given, 'user'), 'user', 'glance')
+        key = self._secret(given, 'key')
+        extra_pools = _words(self._holder(given, 'extra_pools'),
+                             'extra_pools')
+        text, mon_host, settings = (
+            self._read_conf(given) if 'conf' in given
+            else (*self._fsid_and_mons(given), ()))
+        fsid = cephconf.fsid_of(text)
+        if fsid is None:
+            raise given.mistake(
+                'conf' if 'conf' in given else 'fsid',
+                '%r is no fsid; "ceph fsid" at the site shows it' % text[:60])
+        return model.Cluster(name, fsid, mon_host, user, key, settings,
+                             extra_pools, line=given.line)
+
+    @staticmethod
+    def _fsid_and_mons(given: sitesfile.Fields) -> tuple[str, str]:
         given.require('fsid', ', or conf')
         given.require('mons')
         mons = given.texts('mons')
         if not mons or not all(map(cephconf.is_mon_host, mons)):
             raise given.mistake('mons', 'mons must be a list of addresses of '
                                 'monitors')
-        return self._with_fsid(given, 'fsid', given.required_text('fsid'),
-                               mon_host=','.join(mons), **common)
+        return given.required_text('fsid'), ','.join(mons)
 
-    def _cluster_of_conf(self, given: sitesfile.Fields,
-                         common: dict[str, typing.Any]) -> model.Cluster:
+    def _read_conf(self, given: sitesfile.Fields
+                   ) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """Return fsid, mon_host and settings of a cluster's conf file."""
+        for key in ('fsid', 'mons'):
+            if key in given:
+                raise given.mistake(key, '%s is in the conf file already; '
+                                    'give either conf, or fsid and mons' % key)
         path = os.path.join(self._folder, given.required_text('conf'))
         try:
             sections = cephconf.read(path)
@@ -330,21 +283,11 @@ class _Loader:
                                     % (path, name))
         if not cephconf.is_mon_host(found['mon_host']):
             raise given.mistake('conf', 'mon_host in %s is none' % path)
-        return self._with_fsid(given, 'conf', found['fsid'],
-                               mon_host=found['mon_host'],
-                               settings=cephconf.settings(sections), **common)
-
-    @staticmethod
-    def _with_fsid(given: sitesfile.Fields, where: str, text: str,
-                   **others: typing.Any) -> model.Cluster:
-        fsid = cephconf.fsid_of(text)
-        if fsid is None:
-            raise given.mistake(where, '%r is no fsid; "ceph fsid" at the '
-                                'site shows it' % text[:60])
-        return model.Cluster(fsid=fsid, **others)
+        return (found['fsid'], found['mon_host'],
+                cephconf.settings(sections))
 
     def _secret(self, fields: sitesfile.Fields,
-                key: str) -> secrets.Secret | None:
+                key: str) -> model.Secret | None:
         """Return the Secret that the value of a key refers to, or None."""
         node = fields.node(key)
         if node is None:
@@ -354,7 +297,7 @@ class _Loader:
                                  'as {file: PATH} or {env: NAME}' % key)
         return self.reference(node, key)
 
-    def reference(self, node: sitesfile.Node, key: str) -> secrets.Secret:
+    def reference(self, node: sitesfile.Node, key: str) -> model.Secret:
         """Return the Secret that a node refers to."""
         found = sitesfile.Fields(self._path, node, key,
                                  ('file', 'env', 'inline'))
@@ -367,16 +310,17 @@ class _Loader:
                     'inline', 'secrets stand in files of their own; if this '
                     'one has to be here, say allow_inline_secrets: true and '
                     'keep the sites file from others')
-            return secrets.Secret(self._path, node.line,
-                                  value=found.required_text('inline'))
+            return model.Secret(self._path, node.line,
+                                value=found.required_text('inline'))
         name = found.text('file', None)
-        secret = secrets.Secret(
+        secret = model.Secret(
             self._path, node.line, env=found.text('env', None),
             file=name and os.path.join(self._folder, name))
         secret.check()
         return secret
 
-    def _workers(self, fields: sitesfile.Fields) -> tuple[str, ...]:
+    @staticmethod
+    def _workers(fields: sitesfile.Fields) -> tuple[str, ...]:
         urls = tuple(url.rstrip('/') for url in fields.texts('workers'))
         for url in urls:
             fault = _url_fault(url)
@@ -392,11 +336,11 @@ class _Loader:
             raise fields.mistake('cache_size', 'a site with a cluster has no '
                                  'use for an image cache')
         size = self._holder(fields, 'cache_size').number(
-            'cache_size', 10 * _GIB, 1 << 20)
+            'cache_size', 10 << 30, 1 << 20)
         return None if cluster else size
 
     def _limits(self, fields: sitesfile.Fields) -> model.Limits:
-        given = self._merged(fields, 'limits', _LIMITS)
+        given = self._merged(fields, 'limits', model.Limits)
         return model.Limits(
             given.number('max_transfers', None),
             given.fraction('bandwidth_limit'),
@@ -404,10 +348,8 @@ class _Loader:
             given.number('io_timeout', None, most=86400))
 
     def _operator(self, fields: sitesfile.Fields) -> model.Operator:
-        given = self._merged(fields, 'operator', _OPERATOR)
-        common = sitesfile.Fields(
-            self._path, self._node(self._defaults, 'operator'), 'operator',
-            _OPERATOR)
+        given = self._merged(fields, 'operator', model.Operator)
+        common = self._defaults.fields('operator', _keys(model.Operator))
         if 'api' in common:
             raise common.mistake('api', 'sites cannot have one GlanceAPI '
                                  'together: api is of a site')
@@ -416,45 +358,65 @@ class _Loader:
             # That one has its own, and a StatefulSet changes no volume.
             default = model.Operator(replicas=None, storage_request=None)
         return model.Operator(
-            api=self._like(given, 'api', _LABEL, None),
-            layout=self._choice(given, 'layout', _LAYOUT, default.layout),
+            api=_like(given, 'api', _LABEL, None),
+            layout=_choice(given, 'layout', ['split', 'single'],
+                           default.layout),
             replicas=given.number('replicas', default.replicas, most=32),
-            storage_class=self._like(given, 'storage_class', _LABEL, None),
-            storage_request=self._like(given, 'storage_request', _QUANTITY,
-                                       default.storage_request),
-            networks=self._words(given, 'networks'),
-            internal_address=self._like(given, 'internal_address', _HOST,
-                                        None),
-            address_pool=self._like(given, 'address_pool', _LABEL,
-                                    default.address_pool))
-
-    @staticmethod
-    def _choice(fields: sitesfile.Fields, key: str, values: tuple[str, ...],
-                default: str) -> str:
-        text = fields.text(key, default)
-        if text not in values:
-            raise fields.mistake(key, '%r cannot be the %s%s; it is one of: '
-                                 '%s' % (text[:60], key, sitesfile.nearest(
-                                     text, values), ', '.join(values)))
-        return text
-
-    @staticmethod
-    def _like(fields: sitesfile.Fields, key: str, form: re.Pattern[str],
-              default: _Default) -> str | _Default:
-        text = fields.text(key, default)
-        if isinstance(text, str) and not form.fullmatch(text):
-            raise fields.mistake(key, '%r cannot be the %s; it is %s'
-                                 % (text[:60], key, _FORMS[form]))
-        return text
+            storage_class=_like(given, 'storage_class', _LABEL, None),
+            storage_request=_like(given, 'storage_request', _QUANTITY,
+                                  default.storage_request),
+            networks=_words(given, 'networks'),
+            internal_address=_like(given, 'internal_address', _HOST, None),
+            address_pool=_like(given, 'address_pool', _LABEL,
+                               default.address_pool))
 
     def _options(self, fields: sitesfile.Fields) -> model.Options:
-        """Return what is to stand in glance-api.conf beside what we write."""
+        """Return the options that the sites file gives to a site's Glance."""
         found: model.Options = {}
         for holder in (self._top, self._defaults, fields):
             node = holder.node('glance')
             if node is not None:
                 found.update(options.read(self._path, node, self.reference))
         return found
+
+
+def _keys(kind: type) -> tuple[str, ...]:
+    """Return the keys of a mapping that becomes a dataclass."""
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _word(fields: sitesfile.Fields, key: str, default: str) -> str:
+    return _checked(fields, key, fields.text(key, default))
+
+
+def _words(fields: sitesfile.Fields, key: str) -> tuple[str, ...]:
+    return tuple(_checked(fields, key, word) for word in fields.texts(key))
+
+
+def _checked(fields: sitesfile.Fields, key: str, word: str) -> str:
+    if not _WORD.fullmatch(word):
+        raise fields.mistake(key, '%s has characters that cannot stand there; '
+                             'letters, digits, _, . and - can' % key)
+    return word
+
+
+def _choice(fields: sitesfile.Fields, key: str, values: list[str],
+            default: str) -> str:
+    text = fields.text(key, default)
+    if text not in values:
+        raise fields.mistake(key, '%r cannot be the %s%s; it is one of: '
+                             '%s' % (text[:60], key, sitesfile.nearest(
+                                 text, values), ', '.join(values)))
+    return text
+
+
+def _like(fields: sitesfile.Fields, key: str, form: re.Pattern[str],
+          default: _Default) -> str | _Default:
+    text = fields.text(key, default)
+    if isinstance(text, str) and not form.fullmatch(text):
+        raise fields.mistake(key, '%r cannot be the %s; it is %s'
+                             % (text[:60], key, _FORMS[form]))
+    return text
 
 
 def _url_fault(url: str) -> str | None:
@@ -484,10 +446,7 @@ def _check_together(path: str, sites: tuple[model.Site, ...],
             path, central[1].line, 'site %s is central, but so is %s (line '
             '%d); there can be one' % (central[1].name, central[0].name,
                                        central[0].line))
-    for site, other, what in _clashes(sites):
-        raise sitesfile.Mistake(path, site.line, 'site %s has %s, and so has '
-                                'site %s (line %d)' % (
-                                    site.name, what, other.name, other.line))
+    _check_unique(path, sites)
     _check_logins(path, sites, central[0])
 
 
@@ -520,9 +479,8 @@ def _check_logins(path: str, sites: tuple[model.Site, ...],
                     % (site.name, login.user, whose))
 
 
-def _clashes(sites: tuple[model.Site, ...]
-             ) -> Iterator[tuple[model.Site, model.Site, str]]:
-    """Give sites, others before them, and what they share."""
+def _check_unique(path: str, sites: tuple[model.Site, ...]) -> None:
+    """Raise Mistake if two sites share what is each one's own."""
     seen: dict[tuple[str, object], model.Site] = {}
     for site in sites:
         # oslo.config, and some file systems, do not tell case apart.
@@ -539,6 +497,9 @@ def _clashes(sites: tuple[model.Site, ...]
         owned += [('worker', url.lower(), 'the worker %s' % url)
                   for url in site.workers]
         for kind, key, what in owned:
-            if (kind, key) in seen:
-                yield site, seen[kind, key], what
+            other = seen.get((kind, key))
+            if other:
+                raise sitesfile.Mistake(
+                    path, site.line, 'site %s has %s, and so has site %s '
+                    '(line %d)' % (site.name, what, other.name, other.line))
             seen[kind, key] = site

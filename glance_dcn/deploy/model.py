@@ -11,28 +11,164 @@
 # under the License.
 
 
-"""What a sites file says: the sites of a deployment, checked.
+"""The sites of a deployment, as a sites file describes them, checked.
 
 Every object here is right by itself and beside the others: names, clusters
 and URLs are each one's own, and there is one central site. Only keys have not
-been read yet; see :class:`glance_dcn.deploy.secrets.Secret`.
+been read yet; see :class:`Secret`.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import enum
+import os
+import re
+import stat
 import typing
 
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import sitesfile
 
-#: Order matters: what stages comes before what reads the staged data.
+#: Order matters: data are staged before the other plugin reads them.
 IMPORT_PLUGINS = ('dcn_distributed_staging', 'dcn_image_conversion')
 IMPORT_METHODS = ('glance-direct', 'web-download', 'copy-image')
+# Of a secret, in bytes.
+_LARGEST = 64 << 10
+# Of a keyring.
+_SECTION = re.compile(r'\[\s*([^\]]+?)\s*\]\s*')
+_KEY = re.compile(r'key\s*=\s*(\S+)\s*')
+
+
+@dataclasses.dataclass(frozen=True)
+class Secret:
+    """Where a secret is to be found.
+
+    :ivar path: of the sites file
+    :ivar line: on which it refers to the secret
+    """
+
+    path: str
+    line: int
+    file: str | None = None
+    env: str | None = None
+    value: str | None = dataclasses.field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Raise Mistake if others may read the file; it need not be there."""
+        if self.file is None:
+            return
+        try:
+            found = os.stat(self.file)
+        except OSError:
+            return
+        self._check_mode(found)
+
+    def read(self) -> str:
+        """Return the secret, as text without the blanks around it.
+
+        :raises sitesfile.Mistake: if it cannot be had
+        """
+        if self.value is not None:
+            return self.value
+        if self.file is not None:
+            return self._read_file(self.file)
+        text = os.environ.get(self.env or '', '').strip()
+        if not text:
+            raise self._mistake('the environment variable %s is not set'
+                                % self.env)
+        return text
+
+    def read_line(self) -> str:
+        """Return the secret, which must be one line.
+
+        :raises sitesfile.Mistake: if it is not, or cannot be had
+        """
+        text = self.read()
+        # It becomes a value in a conf file.
+        if not text.isprintable():
+            raise self._mistake('what %s has is not one line of text'
+                                % self._place)
+        return text
+
+    def read_key(self, user: str) -> str:
+        """Return a cephx key, out of a keyring or a file with nothing else.
+
+        :param user: without ``client.``
+        :raises sitesfile.Mistake: if there is none
+        """
+        text = self.read()
+        key = _key_of(text, 'client.%s' % user) if '[' in text else text
+        if key is None:
+            raise self._mistake('%s has no key of client.%s'
+                                % (self._place, user))
+        if not is_key(key):
+            raise self._mistake('%s is no cephx key' % (
+                'what %s has' % self._place if self.value is None
+                else 'this'))
+        return key
+
+    @property
+    def _place(self) -> str:
+        return self.file or 'the environment variable %s' % self.env
+
+    def _mistake(self, reason: str) -> sitesfile.Mistake:
+        return sitesfile.Mistake(self.path, self.line, reason)
+
+    def _check_mode(self, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise self._mistake('%s is no regular file' % self.file)
+        if found.st_mode & stat.S_IRWXO:
+            raise self._mistake(
+                'everybody may use %s (mode %o); take that right away with '
+                'chmod o-rwx, and if others may have read the key, make '
+                'another one' % (self.file, stat.S_IMODE(found.st_mode)))
+
+    def _read_file(self, path: str) -> str:
+        try:
+            data, found = sitesfile.read_bytes(path, _LARGEST)
+        except OSError as exc:
+            raise self._mistake('%s cannot be read: %s'
+                                % (path, exc.strerror))
+        self._check_mode(found)
+        if len(data) > _LARGEST:
+            raise self._mistake('%s is larger than %d KiB'
+                                % (path, _LARGEST >> 10))
+        try:
+            text = data.decode().strip()
+        except UnicodeDecodeError:
+            raise self._mistake('%s is no text' % path)
+        if not text:
+            raise self._mistake('%s is empty' % path)
+        return text
+
+
+def _key_of(text: str, entity: str) -> str | None:
+    """Return the key of an entity in the text of a keyring, or None."""
+    current = key = None
+    for line in text.splitlines():
+        section = _SECTION.fullmatch(line.strip())
+        if section:
+            current = section.group(1)
+        elif current == entity:
+            found = _KEY.fullmatch(line.strip())
+            key = found.group(1) if found else key
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text has the form of a cephx key."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    # Type, time and length of the secret come before it.
+    return len(data) > 12 and len(data) - 12 == int.from_bytes(data[10:12],
+                                                               'little')
 
 
 class Access(enum.Enum):
-    """What a cephx user of a Glance may do in the pool of a store."""
+    """Rights of a cephx user of a Glance in the pool of a store."""
 
     #: All of it, with the records of the site: the site's own Glance.
     OWNER = 'owner'
@@ -43,8 +179,8 @@ class Access(enum.Enum):
 
 
 #: Values by (group, option).
-Options = dict[tuple[str, str], typing.Union[str, secrets.Secret]]
-#: What an edge may have at central.
+Options = dict[tuple[str, str], typing.Union[str, Secret]]
+#: Rights that an edge may have at central.
 EDGE_ACCESS = (Access.READ_ONLY, Access.READ_WRITE)
 
 
@@ -54,7 +190,7 @@ class Paths:
 
     :ivar glance: folder of glance-api.conf
     :ivar ceph: folder of conf files and keyrings
-    :ivar state: folder of what Glance keeps: staging, tasks, image cache
+    :ivar state: folder of staging, tasks and image cache
     :ivar sites: folder of site files ([glance_dcn] sites_dir), or None
     """
 
@@ -68,7 +204,7 @@ class Paths:
 class Cluster:
     """A Ceph cluster, as its clients know it.
 
-    :ivar name: what its files are named after
+    :ivar name: beginning of the names of its files
     :ivar fsid: in lower case
     :ivar mon_host: text for the option of that name
     :ivar settings: further options of [global], (name, value)
@@ -79,7 +215,7 @@ class Cluster:
     fsid: str
     mon_host: str
     user: str
-    key: secrets.Secret | None = None
+    key: Secret | None = None
     settings: tuple[tuple[str, str], ...] = ()
     extra_pools: tuple[str, ...] = ()
     access: Access = Access.OWNER
@@ -94,7 +230,7 @@ class Login:
     """
 
     user: str
-    key: secrets.Secret | None = None
+    key: Secret | None = None
     line: int = 0
 
 
@@ -103,8 +239,7 @@ class Limits:
     """Options of a site's store; None: Glance's default.
 
     :ivar bandwidth_limit: MiB per second
-    :ivar connect_timeout: seconds
-    :ivar io_timeout: seconds
+    :ivar connect_timeout: seconds, as is io_timeout
     """
 
     max_transfers: int | None = None
@@ -115,7 +250,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """What only the operators on Kubernetes need.
+    """Settings for the operators on Kubernetes alone.
 
     :ivar api: name of the GlanceAPI; None: that of the site
     :ivar layout: of the central GlanceAPI, ``split`` or ``single``
@@ -141,8 +276,7 @@ class Site:
     :ivar store: name of its store at every Glance; '' without a cluster
     :ivar workers: URLs by which other workers reach its Glance processes
     :ivar cache_size: bytes of stock's image cache, or None without one
-    :ivar edge_access: what the Glance of the site may do at central, one of
-        EDGE_ACCESS
+    :ivar edge_access: rights of its Glance at central, one of EDGE_ACCESS
     :ivar at_central: of the Glance of the site at the cluster of central;
         None for central
     :ivar from_central: of the central Glance at the cluster of the site; None
@@ -178,7 +312,7 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """All that a sites file says.
+    """All sites of a sites file, and their common settings.
 
     :ivar sites: all, in the order of the file
     """
@@ -218,10 +352,7 @@ class Deployment:
                       else Access.OWNER)]
 
     def guests_of(self, site: Site) -> list[tuple[Site, Site]]:
-        """Return how other Glances see a site: pairs of (their site, site).
-
-        :param site: one with a cluster
-        """
+        """Return (their site, site) for each other Glance that sees a site."""
         return [(other, seen) for other in self.sites if other is not site
                 for seen in self.stores_of(other) if seen.name == site.name]
 

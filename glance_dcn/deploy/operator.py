@@ -27,9 +27,7 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import texts
 
-_BASE = '../base'
 # Not /etc/ceph: the openstack-operator mounts the Secret of its own Ceph
 # integration there, as volume "ceph", in the pods of every GlanceAPI, and
 # Kubernetes refuses the same name or path twice.
@@ -59,9 +57,9 @@ def render(deployment: model.Deployment,
     found: list[files.File] = []
     if any(site.central for site in sites):
         template['keystoneEndpoint'] = _name(deployment.central)
-    template['glanceAPIs'] = {}
+    template['glanceAPIs'] = {_name(site): _api(deployment, site)
+                              for site in sites}
     for site in sites:
-        template['glanceAPIs'][_name(site)] = _api(deployment, site)
         notes += ['%s of site %s is left to the operators and '
                   'customServiceConfigSecrets, and is not rendered'
                   % (name, site.name) for name
@@ -76,10 +74,14 @@ def render(deployment: model.Deployment,
     template['extraMounts'] = [_mount(site) for site in sites]
     name = sites[0].name if len(sites) == 1 else ''
     return [files.Rendering(name, '', [
-        files.File('kustomization.yaml', texts.yaml_file(
+        files.File('kustomization.yaml', files.yaml_file(
             _kustomization(sites, found)), kind=files.Kind.TEXT),
-        files.File('glance.yaml', texts.yaml_file(_patch(template)),
-                   kind=files.Kind.TEXT), *found], tuple(notes))]
+        files.File('glance.yaml', files.yaml_file({
+            'apiVersion': 'core.openstack.org/v1beta1',
+            'kind': 'OpenStackControlPlane',
+            'metadata': {'name': 'openstack'},
+            'spec': {'glance': {'template': template}},
+        }), kind=files.Kind.TEXT), *found], tuple(notes))]
 
 
 def _name(site: model.Site) -> str:
@@ -114,21 +116,12 @@ def _check(site: model.Site) -> None:
             % (_VOLUME, site.name, site.staging))
 
 
-def _patch(template: dict[str, typing.Any]) -> dict[str, typing.Any]:
-    return {
-        'apiVersion': 'core.openstack.org/v1beta1',
-        'kind': 'OpenStackControlPlane',
-        'metadata': {'name': 'openstack'},
-        'spec': {'glance': {'template': template}},
-    }
-
-
 def _kustomization(sites: list[model.Site],
                    found: list[files.File]) -> dict[str, typing.Any]:
     return {
         'apiVersion': 'kustomize.config.k8s.io/v1beta1',
         'kind': 'Kustomization',
-        'resources': [_BASE],
+        'resources': ['../base'],
         'patches': [{'path': 'glance.yaml',
                      'target': {'kind': 'OpenStackControlPlane'}}],
         'secretGenerator': [{
@@ -153,7 +146,7 @@ def _ceph_files(deployment: model.Deployment,
                 site: model.Site) -> list[files.File]:
     found = []
     for other in deployment.stores_of(site):
-        # Here there is nobody else to put it in its place.
+        # No other tool writes it: it must be there.
         stores.key(other)
         found += stores.ceph_files(other, _FOLDER, _folder(site))
     if sum(len(file.text) for file in found) > _LARGEST_SECRET:
@@ -181,7 +174,6 @@ def _mount(site: model.Site) -> dict[str, typing.Any]:
 
 def _api(deployment: model.Deployment,
          site: model.Site) -> dict[str, typing.Any]:
-    """Return the GlanceAPI of a site."""
     given = site.operator
     found: dict[str, typing.Any] = {
         'type': given.layout if site.central else 'edge'}
@@ -190,7 +182,14 @@ def _api(deployment: model.Deployment,
     if given.networks:
         found['networkAttachments'] = list(given.networks)
     if given.internal_address:
-        found['override'] = {'service': {'internal': _service(given)}}
+        found['override'] = {'service': {'internal': {
+            'metadata': {'annotations': {
+                'metallb.universe.tf/address-pool': given.address_pool,
+                'metallb.universe.tf/allow-shared-ip': given.address_pool,
+                'metallb.universe.tf/loadBalancerIPs': given.internal_address,
+            }},
+            'spec': {'type': 'LoadBalancer'},
+        }}}
     # Each replica gets a volume of its own, which one node may write to.
     storage = {'storageRequest': given.storage_request,
                'storageClass': given.storage_class}
@@ -199,31 +198,15 @@ def _api(deployment: model.Deployment,
                             if value}
     if site.cache_size is not None:
         found['imageCache'] = {'size': str(site.cache_size)}
-    found['customServiceConfig'] = texts.conf(_sections(deployment, site))
+    found['customServiceConfig'] = files.conf(_sections(deployment, site))
     return found
 
 
-def _service(given: model.Operator) -> dict[str, typing.Any]:
-    return {
-        'metadata': {'annotations': {
-            'metallb.universe.tf/address-pool': given.address_pool,
-            'metallb.universe.tf/allow-shared-ip': given.address_pool,
-            'metallb.universe.tf/loadBalancerIPs': given.internal_address,
-        }},
-        'spec': {'type': 'LoadBalancer'},
-    }
-
-
 def _sections(deployment: model.Deployment,
-              site: model.Site) -> texts.Sections:
-    """Return what the operator does not write by itself."""
-    sections = stores.common(deployment, site)
-    for other in deployment.stores_of(site):
-        sections[other.store] = stores.section(other, _FOLDER)
-    sections['os_glance_staging_store'] = {
-        'filesystem_store_datadir': site.staging}
-    sections['os_glance_tasks_store'] = {
-        'filesystem_store_datadir': '%s/os_glance_tasks_store' % _VOLUME}
+              site: model.Site) -> files.Sections:
+    """Return the sections that the operator does not write by itself."""
+    sections = {**stores.common(deployment, site), **stores.sections(
+        site, deployment.stores_of(site), _FOLDER, _VOLUME)}
     given, _left = options.without_deployers(site.options)
     for (group, option), value in sorted(given.items()):
         sections.setdefault(group, {})[option] = value

@@ -21,14 +21,13 @@ own.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import urllib.parse
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
-from glance_dcn.deploy import secrets
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import texts
 from glance_dcn.deploy import tripleo
 
 KINDS = ('plain', 'tripleo', 'operator')
@@ -36,37 +35,29 @@ KINDS = ('plain', 'tripleo', 'operator')
 
 def render(deployment: model.Deployment, sites: list[model.Site],
            kind: str) -> list[tuple[str, files.Rendering]]:
-    """Return what sites need, as paths below one folder.
+    """Return renderings of sites, with paths below one folder.
 
-    What is for one node of one site stands in the folder itself; otherwise
-    each site has a folder, and each node of a site with several.
+    Files for one node of one site stand in the folder itself; otherwise each
+    site has a folder, and each node of a site with several.
 
     :param kind: one of KINDS
     :returns: the prefix of the paths of each
-    :raises glance_dcn.deploy.sitesfile.Mistake: if that cannot be had
+    :raises glance_dcn.deploy.sitesfile.Mistake: if the form cannot hold them
     """
     if kind == 'operator':
         return [('', found) for found in operator.render(deployment, sites)]
     one = plain if kind == 'plain' else tripleo.render
-    found = [rendering for site in sites
-             for rendering in one(deployment, site)]
-    return [(_prefix(rendering, len(sites) > 1), rendering)
-            for rendering in found]
-
-
-def _prefix(rendering: files.Rendering, several: bool) -> str:
-    parts = [rendering.site] if several else []
-    if rendering.node:
-        parts.append(rendering.node)
-    return ''.join(part + '/' for part in parts)
+    several = len(sites) > 1
+    return [(''.join(part + '/' for part in (
+        rendering.site if several else '', rendering.node) if part), rendering)
+        for site in sites for rendering in one(deployment, site)]
 
 
 def placed(renderings: list[tuple[str, files.Rendering]]
            ) -> list[tuple[files.Rendering, files.File]]:
     """Return all files with their whole paths."""
-    return [(rendering, files.File(
-        prefix + file.path, file.text, file.mode, file.secrets, file.kind))
-        for prefix, rendering in renderings for file in rendering.files]
+    return [(rendering, dataclasses.replace(file, path=prefix + file.path))
+            for prefix, rendering in renderings for file in rendering.files]
 
 
 def plain(deployment: model.Deployment,
@@ -75,17 +66,14 @@ def plain(deployment: model.Deployment,
 
     :raises glance_dcn.deploy.sitesfile.Mistake: if a secret cannot be had
     """
+    notes = _notes(deployment, site)
     if not site.workers:
-        return [files.Rendering(
-            site.name, '', _files(deployment, site, None),
-            ('site %s has no workers: worker_self_reference_url is not set'
-             % site.name, *_notes(deployment, site)))]
-    names = node_names(site.workers)
-    if len(names) == 1:
-        names = ['']
+        notes = ('site %s has no workers: worker_self_reference_url is not '
+                 'set' % site.name, *notes)
+    names = node_names(site.workers) if len(site.workers) > 1 else ['']
     return [files.Rendering(site.name, name, _files(deployment, site, url),
-                            _notes(deployment, site))
-            for name, url in zip(names, site.workers)]
+                            notes)
+            for name, url in zip(names, site.workers or (None,))]
 
 
 def node_names(workers: tuple[str, ...]) -> list[str]:
@@ -102,15 +90,6 @@ def node_names(workers: tuple[str, ...]) -> list[str]:
     if len(set(names)) < len(names):
         names = ['worker-%d' % number for number in range(len(workers))]
     return names
-
-
-def drop_in(paths: model.Paths) -> str:
-    """Return the path of what is rendered for Glance, without its slash.
-
-    It comes after glance-api.conf and glance-image-import.conf, which are
-    those of packages and deployers, and stay as they are.
-    """
-    return '%s/glance-api.conf.d/glance-dcn.conf' % paths.glance.lstrip('/')
 
 
 def _notes(deployment: model.Deployment, site: model.Site) -> tuple[str, ...]:
@@ -131,32 +110,27 @@ def _files(deployment: model.Deployment, site: model.Site,
     paths = deployment.paths
     known = deployment.stores_of(site)
     folder = (paths.sites or '').lstrip('/') if site.central else ''
-    in_folder = known[1:] if folder else []
-    sections, secret = _sections(
-        deployment, site, url,
-        [other for other in known if other not in in_folder])
-    found = [files.File(drop_in(paths), texts.conf(sections), files.INNER,
-                        secret)]
-    found += [
-        files.File('%s/%s.conf' % (folder, other.store),
-                   _site_file(other, paths.ceph),
-                   kind=files.Kind.SITE) for other in in_folder]
+    own = known[:1] if folder else known
+    sections, secret = _sections(deployment, site, url, own)
+    # After glance-api.conf and glance-image-import.conf, which are those of
+    # packages and deployers, and stay as they are.
+    found = [files.File('%s/glance-api.conf.d/glance-dcn.conf'
+                        % paths.glance.lstrip('/'), files.conf(sections),
+                        files.INNER, secret)]
+    # In a file of sites_dir, $ stands for itself.
+    found += [files.File(
+        '%s/%s.conf' % (folder, other.store),
+        files.conf({other.store: stores.section(other, paths.ceph)},
+                   files.quote),
+        kind=files.Kind.SITE) for other in known[len(own):]]
     for other in known:
         found += stores.ceph_files(other, paths.ceph)
     return found
 
 
-def _site_file(site: model.Site, folder: str) -> str:
-    """Return the text of a file of sites_dir, where $ stands for itself."""
-    lines = [texts.MARK, '', '[%s]' % site.store]
-    lines += ['%s = %s' % (option, texts.quote(value))
-              for option, value in stores.section(site, folder).items()]
-    return '\n'.join([*lines, ''])
-
-
 def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
               in_file: list[model.Site]
-              ) -> tuple[texts.Sections, tuple[str, ...]]:
+              ) -> tuple[files.Sections, tuple[str, ...]]:
     """Return the sections that are rendered, and the secrets in them."""
     paths = deployment.paths
     sections = stores.common(deployment, site)
@@ -169,27 +143,16 @@ def _sections(deployment: model.Deployment, site: model.Site, url: str | None,
     if site.cache_size is not None:
         default['image_cache_dir'] = '%s/image-cache' % paths.state
         default['image_cache_max_size'] = str(site.cache_size)
-        # What else the deployer's glance-api.conf says of that is its own.
+        # Its other options are those of the deployer's glance-api.conf.
         sections['paste_deploy'] = {'flavor': 'keystone+cachemanagement'}
-    for other in in_file:
-        sections[other.store] = stores.section(other, paths.ceph)
-    sections['os_glance_staging_store'] = {
-        'filesystem_store_datadir': site.staging}
-    sections['os_glance_tasks_store'] = {
-        'filesystem_store_datadir': '%s/os_glance_tasks_store' % paths.state}
+    sections.update(stores.sections(site, in_file, paths.ceph, paths.state))
     if paths.sites and site.central:
         sections['glance_dcn'] = {'sites_dir': paths.sites}
-    return sections, _add_options(sections, site)
-
-
-def _add_options(sections: texts.Sections,
-                 site: model.Site) -> tuple[str, ...]:
-    """Add the options that the sites file gives; return the secrets."""
-    found = []
+    secrets = []
     for (group, option), value in sorted(site.options.items(),
                                          key=lambda item: item[0]):
-        if isinstance(value, secrets.Secret):
+        if isinstance(value, model.Secret):
             value = value.read_line()
-            found.append(value)
+            secrets.append(value)
         sections.setdefault(group, {})[option] = value
-    return tuple(found)
+    return sections, tuple(secrets)

@@ -11,12 +11,12 @@
 # under the License.
 
 
-"""Reading YAML of an operator: what it says, and on which line.
+"""Reading YAML of an operator: its nodes, each with its line.
 
 It is read event by event, so that nothing of it is built before its size,
 depth and form are known to be harmless. There are no anchors, aliases or
 tags in it, every key of a mapping is there once, and a scalar is the text
-that was written: what type it has to be is known to whoever asks for it.
+that was written: its reader knows the type that it has to have.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import yaml
 
 if typing.TYPE_CHECKING:
     from collections.abc import Collection
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
 _Loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 _Default = typing.TypeVar('_Default')
@@ -41,6 +41,8 @@ Path = typing.Union[str, 'os.PathLike[str]']
 _LARGEST = 1 << 20
 _DEEPEST = 20
 _MOST_NODES = 200000
+_FLAGS = {'true': True, 'yes': True, 'on': True,
+          'false': False, 'no': False, 'off': False}
 
 
 class Mistake(Exception):
@@ -75,7 +77,7 @@ class Scalar:
 class Sequence:
     """A list of nodes.
 
-    :ivar end: number of the line on which what follows it begins
+    :ivar end: number of the line on which the next node begins
     :ivar flow: whether it is written in brackets
     """
 
@@ -105,20 +107,31 @@ class Mapping:
 Node = typing.Union[Scalar, Sequence, Mapping]
 
 
+def read_bytes(path: Path, most: int) -> tuple[bytes, os.stat_result]:
+    """Return the first bytes of a regular file, and its status.
+
+    :param most: number of bytes; if there are more, one more is returned
+    :returns: no bytes if it is no regular file
+    """
+    # Not to wait for the writer of a pipe.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, 'rb') as source:
+        found = os.fstat(fd)
+        regular = stat.S_ISREG(found.st_mode)
+        return source.read(most + 1) if regular else b'', found
+
+
 def read(path: Path) -> str:
-    """Return the text of a file that is small enough to look into.
+    """Return the text of a file that is small enough to parse.
 
     :raises Mistake: if it cannot be read, is too large, or is no text
     """
     try:
-        # Not to wait for whoever writes to a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, 'rb') as source:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Mistake(path, None, 'it is no regular file')
-            data = source.read(_LARGEST + 1)
+        data, found = read_bytes(path, _LARGEST)
     except OSError as exc:
         raise Mistake(path, None, 'it cannot be read: %s' % exc.strerror)
+    if not stat.S_ISREG(found.st_mode):
+        raise Mistake(path, None, 'it is no regular file')
     if len(data) > _LARGEST:
         raise Mistake(path, data.count(b'\n') + 1,
                       'the file is larger than %d KiB' % (_LARGEST >> 10))
@@ -131,7 +144,7 @@ def read(path: Path) -> str:
 
 
 def load(path: Path) -> Mapping:
-    """Return what a file says, as nodes.
+    """Return the root node of a file.
 
     :raises Mistake: if it cannot be read or is no YAML of the form above
     """
@@ -139,12 +152,12 @@ def load(path: Path) -> Mapping:
 
 
 def parse(path: Path, text: str) -> Mapping:
-    """Return what a text says, as nodes.
+    """Return the root node of a text.
 
     :raises Mistake: if it is no YAML of the form above
     """
     try:
-        root = _Builder(path).build(yaml.parse(text, Loader=_Loader))
+        root = _Builder(path, yaml.parse(text, Loader=_Loader)).build()
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         raise Mistake(path, mark.line + 1 if mark else None,
@@ -158,6 +171,11 @@ def parse(path: Path, text: str) -> Mapping:
     return root
 
 
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None, 'it was read from a text'
+    return event.start_mark.line + 1
+
+
 def _line_of(text: str, exc: yaml.reader.ReaderError) -> int:
     """Return the line of a character that cannot stand in YAML."""
     # libyaml counts bytes, PyYAML's own reader characters.
@@ -169,45 +187,45 @@ def _line_of(text: str, exc: yaml.reader.ReaderError) -> int:
 class _Builder:
     """Makes nodes of YAML's events."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, events: Iterator[yaml.Event]) -> None:
         self._path = path
-        self._stack: list[Sequence | Mapping] = []
-        # The key that waits for its value, of each of them.
-        self._keys: list[str | None] = []
-        self._root: Node | None = None
+        self._events = events
         self._nodes = 0
-        self._documents = 0
 
-    def build(self, events: Iterable[yaml.Event]) -> Node | None:
-        for event in events:
-            self._take(event)
-        return self._root
+    def build(self) -> Node | None:
+        root = None
+        for event in self._events:
+            if isinstance(event, yaml.NodeEvent):
+                root = self._node(event, 0)
+            elif root and isinstance(event, yaml.DocumentStartEvent):
+                raise Mistake(self._path, _line(event), 'a second document '
+                              'begins here; there can be one')
+        return root
 
-    def _take(self, event: yaml.Event) -> None:
-        assert event.start_mark is not None, 'it was read from a text'
-        line = event.start_mark.line + 1
-        if isinstance(event, yaml.DocumentStartEvent):
-            self._documents += 1
-            if self._documents > 1:
-                raise Mistake(self._path, line, 'a second document begins '
-                              'here; there can be one')
-        elif isinstance(event, yaml.NodeEvent):
-            self._check(event, line)
-            if isinstance(event, yaml.ScalarEvent):
-                self._add(Scalar(line, event.value, event.implicit[0]))
-            elif isinstance(event, yaml.SequenceStartEvent):
-                self._open(Sequence(line, [], flow=bool(event.flow_style)))
+    def _node(self, event: yaml.Event, depth: int) -> Node:
+        """Return the node that begins with an event, and take its events."""
+        assert isinstance(event, yaml.NodeEvent), 'keys have values'
+        line = _line(event)
+        self._check(event, line)
+        if isinstance(event, yaml.ScalarEvent):
+            return Scalar(line, event.value, event.implicit[0])
+        if depth >= _DEEPEST:
+            raise Mistake(self._path, line, 'it is nested deeper than '
+                          '%d levels' % _DEEPEST)
+        node = (Sequence(line, [], flow=bool(event.flow_style))
+                if isinstance(event, yaml.SequenceStartEvent)
+                else Mapping(line, {}, {}))
+        for inner in self._events:
+            if isinstance(inner, yaml.CollectionEndEvent):
+                node.end = _line(inner)
+                break
+            child = self._node(inner, depth + 1)
+            if isinstance(node, Sequence):
+                node.items.append(child)
             else:
-                self._open(Mapping(line, {}, {}))
-        elif isinstance(event, (yaml.SequenceEndEvent,
-                                yaml.MappingEndEvent)):
-            node = self._stack.pop()
-            self._keys.pop()
-            node.end = line
-            if self._stack:
-                self._add(node)
-            else:
-                self._root = node
+                key = self._key(node, child)
+                node.items[key] = self._node(next(self._events), depth + 1)
+        return node
 
     def _check(self, event: yaml.NodeEvent, line: int) -> None:
         if isinstance(event, yaml.AliasEvent) or event.anchor:
@@ -222,26 +240,6 @@ class _Builder:
             raise Mistake(self._path, line, 'it says more than %d things'
                           % _MOST_NODES)
 
-    def _open(self, node: Sequence | Mapping) -> None:
-        if len(self._stack) >= _DEEPEST:
-            raise Mistake(self._path, node.line, 'it is nested deeper than '
-                          '%d levels' % _DEEPEST)
-        self._stack.append(node)
-        self._keys.append(None)
-
-    def _add(self, node: Node) -> None:
-        if not self._stack:
-            self._root = node
-            return
-        parent, key = self._stack[-1], self._keys[-1]
-        if isinstance(parent, Sequence):
-            parent.items.append(node)
-        elif key is None:
-            self._keys[-1] = self._key(parent, node)
-        else:
-            parent.items[key] = node
-            self._keys[-1] = None
-
     def _key(self, parent: Mapping, node: Node) -> str:
         if not isinstance(node, Scalar):
             raise Mistake(self._path, node.line, 'a key must be text')
@@ -253,8 +251,8 @@ class _Builder:
         return node.text
 
 
-def _short(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[:length] + '...'
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:60] + '...'
 
 
 def nearest(word: str, words: Collection[str]) -> str:
@@ -312,6 +310,11 @@ class Fields:
         """Return the node of a key, or None."""
         return self._items.get(key)
 
+    def fields(self, key: str, known: Collection[str]) -> Fields:
+        """Return the keys of a mapping, which has none if it is not there."""
+        node = self._items.get(key) or Mapping(self.line, {}, {})
+        return Fields(self.path, node, key, known)
+
     def require(self, key: str, why: str = '') -> None:
         """Raise Mistake if a key is not there."""
         if key not in self._items:
@@ -329,34 +332,30 @@ class Fields:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a value that is a list of texts, as a tuple."""
-        if key not in self._items:
-            return ()
-        node = self._items[key]
+        node = self._items.get(key, Sequence(self.line, []))
         if not isinstance(node, Sequence):
             raise Mistake(self.path, node.line, '%s must be a list, but this '
                           'is %s' % (key, node.kind))
         return tuple(text_of(self.path, item, 'each of ' + key)
                      for item in node.items)
 
-    def flag(self, key: str, default: bool = False) -> bool:
-        """Return a value that is true or false."""
-        if key not in self._items:
-            return default
-        node = self._items[key]
-        word = (node.text.lower()
-                if isinstance(node, Scalar) and node.plain else None)
-        if word in ('true', 'yes', 'on'):
-            return True
-        if word in ('false', 'no', 'off'):
+    def flag(self, key: str) -> bool:
+        """Return a value that is true or false, false without a value."""
+        node = self._items.get(key)
+        if node is None:
             return False
-        raise Mistake(self.path, node.line, '%s must be true or false' % key)
+        word = (node.text.lower()
+                if isinstance(node, Scalar) and node.plain else '')
+        if word not in _FLAGS:
+            raise Mistake(self.path, node.line,
+                          '%s must be true or false' % key)
+        return _FLAGS[word]
 
     def number(self, key: str, default: _Default, least: int = 0,
                most: int | None = None) -> int | _Default:
         """Return a value that is a whole number."""
-        if key not in self._items:
-            return default
-        return self._number(key, int, least, most)
+        return (self._number(key, int, least, most) if key in self._items
+                else default)
 
     def fraction(self, key: str) -> float | None:
         """Return a value that is a number from 0, or None."""

@@ -11,7 +11,7 @@
 # under the License.
 
 
-"""What all forms of configuration say of stores and clusters."""
+"""Stores and clusters, as all forms of configuration describe them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,17 @@ from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
 
-TYPE = 'dcn'
-# Seconds; what a dcn store does by itself, and stock needs to be told.
+# Seconds; the default of a dcn store, which stock needs to be told.
 _CONNECT_TIMEOUT = 5
 # Locations that an image may have, unless Glance is told otherwise.
 _LOCATION_QUOTA = 10
-# What it may be instead, times powers of ten.
+# Its other values, divided by powers of ten.
 _STEPS = (1, 2, 3, 5)
 
 
 def backends(sites: list[model.Site]) -> str:
-    """Return the value of enabled_backends.
-
-    :param sites: those that have stores
-    """
-    return ','.join('%s:%s' % (site.store, TYPE) for site in sites)
+    """Return the value of enabled_backends for sites that have stores."""
+    return ','.join('%s:dcn' % site.store for site in sites)
 
 
 def location_quota(deployment: model.Deployment) -> str | None:
@@ -77,8 +73,8 @@ def section(site: model.Site, folder: str) -> dict[str, str]:
         'rbd_store_pool': site.pool,
         # For stock rbd, should the store be moved back to it.
         'rbd_thin_provisioning': 'true',
+        **tuning(site),
     }
-    options.update(tuning(site))
     options.setdefault('rados_connect_timeout', str(_CONNECT_TIMEOUT))
     return options
 
@@ -93,7 +89,7 @@ def tuning(site: model.Site) -> dict[str, str]:
         'dcn_io_timeout': limits.io_timeout,
         'dcn_max_transfers': limits.max_transfers,
         'dcn_bandwidth_limit': limits.bandwidth_limit,
-        # Others are what is expected of a store anyway.
+        # Other rights are expected of a store anyway.
         'dcn_access': model.Access.READ_ONLY.value if site.store
         and site.ceph.access is model.Access.READ_ONLY else None,
     }
@@ -102,11 +98,8 @@ def tuning(site: model.Site) -> dict[str, str]:
 
 
 def common(deployment: model.Deployment,
-           site: model.Site) -> dict[str, dict[str, str]]:
-    """Return the sections that every form of configuration has.
-
-    In the order in which they are to stand, without those of stores.
-    """
+           site: model.Site) -> files.Sections:
+    """Return the first sections of every form of configuration, in order."""
     quota = location_quota(deployment)
     return {
         'DEFAULT': {
@@ -125,8 +118,24 @@ def common(deployment: model.Deployment,
     }
 
 
+def sections(site: model.Site, known: list[model.Site], folder: str,
+             state: str) -> files.Sections:
+    """Return the sections of stores, and of Glance's reserved stores.
+
+    :param known: the sites whose stores the Glance of a site has there
+    :param folder: of conf files of clusters
+    :param state: folder of what Glance keeps
+    """
+    return {**{other.store: section(other, folder) for other in known},
+            'os_glance_staging_store': {
+                'filesystem_store_datadir': site.staging},
+            'os_glance_tasks_store': {
+                'filesystem_store_datadir':
+                    '%s/os_glance_tasks_store' % state}}
+
+
 def notes(site: model.Site) -> tuple[str, ...]:
-    """Return what an operator should know of the rights of a site's Glance."""
+    """Return notes on the rights of a site's Glance, for an operator."""
     if site.central or site.edge_access is model.Access.READ_ONLY:
         return ()
     reach = 'change and remove every image there'
@@ -146,15 +155,11 @@ def key(site: model.Site) -> str:
         raise sitesfile.Mistake(
             site.path, cluster.line, 'client.%s needs a key for the cluster '
             'of site %s, in %s: key: {file: PATH}; "glance-dcn site key" '
-            'makes one' % (cluster.user, site.name, _where(site)))
+            'makes one' % (
+                cluster.user, site.name, 'cluster'
+                if cluster.access is model.Access.OWNER
+                else 'at_central' if site.central else 'from_central'))
     return cluster.key.read_key(cluster.user)
-
-
-def _where(site: model.Site) -> str:
-    """Return the key of a sites file under which a user's key stands."""
-    if site.ceph.access is model.Access.OWNER:
-        return 'cluster'
-    return 'at_central' if site.central else 'from_central'
 
 
 def ceph_files(site: model.Site, folder: str,

@@ -29,10 +29,6 @@ from glance_dcn.deploy import model
 from glance_dcn.deploy import options
 from glance_dcn.deploy import sitesfile
 from glance_dcn.deploy import stores
-from glance_dcn.deploy import texts
-
-if typing.TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # TripleO's own limit for CephClusterName.
 _CLUSTER = re.compile('[A-Za-z0-9]+', re.ASCII)
@@ -64,39 +60,32 @@ def render(deployment: model.Deployment,
                 'cluster a name' % other.ceph.name)
     foreign = [other for other in known if other.name != site.name]
     values, notes = _values(deployment, site)
-    found = [_file('glance.yaml', _glance(deployment, site, values),
+    found = [_file('glance.yaml', _glance(deployment, site, values), [],
                    parameter_merge_strategies={'ExtraConfig': 'merge'}),
              _file('ceph_external.yaml', {'CephExternalMultiConfig': [
                  _external(other) for other in foreign]},
                  [stores.key(other) for other in foreign])]
     if site.cluster:
-        guests = _guests(deployment, site)
+        # Once for each user that other Glances have there.
+        guests: dict[str, model.Site] = {}
+        for _other, seen in deployment.guests_of(site):
+            guests.setdefault(seen.ceph.user, seen)
         found.append(_file('ceph_keys.yaml', {'CephExtraKeys': [
-            _key(guest) for guest in guests]},
-            [stores.key(guest) for guest in guests]))
+            _key(guest) for guest in guests.values()]},
+            [stores.key(guest) for guest in guests.values()]))
     return [files.Rendering(site.name, '', found,
                             (*notes, *stores.notes(site)))]
 
 
-def _guests(deployment: model.Deployment,
-            site: model.Site) -> list[model.Site]:
-    """Return a site once for each user that other Glances have there."""
-    found: dict[str, model.Site] = {}
-    for _other, seen in deployment.guests_of(site):
-        found.setdefault(seen.ceph.user, seen)
-    return list(found.values())
-
-
 def _file(path: str, parameters: dict[str, typing.Any],
-          keys: Sequence[str] = (), **more: typing.Any) -> files.File:
+          keys: list[str], **more: typing.Any) -> files.File:
     return files.File(
-        path, texts.yaml_file({**more, 'parameter_defaults': parameters}),
+        path, files.yaml_file({**more, 'parameter_defaults': parameters}),
         files.SECRET if keys else files.OPEN, tuple(keys), files.Kind.TEXT)
 
 
 def _glance(deployment: model.Deployment, site: model.Site,
             values: dict[tuple[str, str], str]) -> dict[str, typing.Any]:
-    """Return the parameters of Glance."""
     default, *others = deployment.stores_of(site)
     found = {
         'GlanceShowMultipleLocations': True,
@@ -106,7 +95,7 @@ def _glance(deployment: model.Deployment, site: model.Site,
         'GlanceNodeStagingUri': 'file://%s' % site.staging,
         'GlanceBackend': 'rbd',
         'GlanceBackendID': default.store,
-        'GlanceStoreDescription': _hiera(texts.escape(default.description)),
+        'GlanceStoreDescription': _hiera(default.description),
         'GlanceRbdPoolName': default.pool,
         'CephClusterName': default.ceph.name,
     }
@@ -118,15 +107,15 @@ def _glance(deployment: model.Deployment, site: model.Site,
         found['GlanceImageCacheMaxSize'] = site.cache_size
     found['GlanceMultistoreConfig'] = {other.store: {
         'GlanceBackend': 'rbd',
-        'GlanceStoreDescription': _hiera(texts.escape(other.description)),
+        'GlanceStoreDescription': _hiera(other.description),
         'GlanceRbdPoolName': other.pool,
         'CephClientUserName': other.ceph.user,
         'CephClusterName': other.ceph.name,
     } for other in others}
-    found.update((_PARAMETERS[name], _hiera(texts.escape(value)))
+    found.update((_PARAMETERS[name], _hiera(value))
                  for name, value in values.items() if name in _PARAMETERS)
     found['ExtraConfig'] = {'glance::config::image_import_config': {
-        '%s/%s' % name: {'value': _hiera(texts.escape(value))}
+        '%s/%s' % name: {'value': _hiera(value)}
         for name, value in values.items() if name not in _PARAMETERS}}
     return found
 
@@ -157,8 +146,8 @@ def _values(deployment: model.Deployment,
 
 
 def _hiera(value: str) -> str:
-    """Return a value so that hiera reads it as it is."""
-    return value.replace('%{', "%{literal('%')}{")
+    """Return a value so that hiera and oslo.config read it as it is."""
+    return files.escape(value).replace('%{', "%{literal('%')}{")
 
 
 def _key(site: model.Site) -> dict[str, typing.Any]:
@@ -175,7 +164,6 @@ def _key(site: model.Site) -> dict[str, typing.Any]:
 def _external(site: model.Site) -> dict[str, typing.Any]:
     """Return the item of CephExternalMultiConfig for a site's cluster."""
     cluster = site.ceph
-    overrides = dict(cluster.settings)
     return {
         'cluster': cluster.name,
         'fsid': cluster.fsid,
@@ -183,5 +171,6 @@ def _external(site: model.Site) -> dict[str, typing.Any]:
         'keys': [_key(site)],
         'dashboard_enabled': False,
         'ceph_conf_overrides': {'client': {
-            **overrides, 'keyring': stores.keyring_path(_FOLDER, cluster)}},
+            **dict(cluster.settings),
+            'keyring': stores.keyring_path(_FOLDER, cluster)}},
     }

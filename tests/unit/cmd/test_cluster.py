@@ -21,7 +21,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import users
 from tests.unit.cmd import test_config
 from tests.unit.deploy import base
-from tests.unit.deploy import test_entry
+from tests.unit.deploy import test_site_entry
 
 
 class TestImport(test_config.CommandTestCase):
@@ -29,7 +29,7 @@ class TestImport(test_config.CommandTestCase):
     def setUp(self):
         super().setUp()
         self.export = self.folder / 'export.yaml'
-        self.export.write_text(test_entry._EXPORT)
+        self.export.write_text(test_site_entry._EXPORT)
         self.keys = self.folder / 'keys'
 
     def site_import(self, *argv):
@@ -55,7 +55,7 @@ class TestImport(test_config.CommandTestCase):
             & 0o777)
 
     def test_export_keeps_what_the_user_of_the_stack_may_do(self):
-        self.export.write_text(test_entry._EXPORT.replace(
+        self.export.write_text(test_site_entry._EXPORT.replace(
             'pool=vms', 'pool=vms, profile rbd pool=vms, allow rwx pool '
             'cephfs_data, profile rbd pool=volumes.ssd'))
         self.assertEqual(0, self.site_import('--export', self.export,
@@ -73,7 +73,7 @@ class TestImport(test_config.CommandTestCase):
 
     def test_export_without_capabilities(self):
         self.export.write_text(''.join(
-            line for line in test_entry._EXPORT.splitlines(keepends=True)
+            line for line in test_site_entry._EXPORT.splitlines(keepends=True)
             if not any(word in line for word in (
                 'caps:', 'mgr:', 'mon:', 'osd:'))).replace(
                     '      key: ', '    - key: ').replace(
@@ -133,7 +133,7 @@ class TestImport(test_config.CommandTestCase):
         self.assertIsNotNone(self.load(self.path.read_text()).site('dcn5'))
 
     def test_refused_writes_nothing(self):
-        self.export.write_text(test_entry._EXPORT.replace(
+        self.export.write_text(test_site_entry._EXPORT.replace(
             base.FSIDS[5], base.FSIDS[2]))
         self.assertEqual(2, self.site_import('--export', self.export,
                                              '--add'))

@@ -124,7 +124,7 @@ class TestRunning(DiffTestCase):
         path.unlink()
         path.symlink_to('/dev/zero')
         self.assertEqual([diff.UNREADABLE],
-                         [change.what for change in self.changes()])
+                         [change.kind for change in self.changes()])
         path.unlink()
         path.write_text('hello\n')
         path.chmod(0o640)
@@ -166,7 +166,7 @@ class TestSitesFiles(DiffTestCase):
         self.assertEqual([
             ('etc/ceph/dcn2.client.glance-central.keyring', diff.ADDED),
             ('etc/ceph/dcn2.conf', diff.ADDED), (_API, diff.CHANGED)],
-            [(change.path, change.what) for change in found])
+            [(change.path, change.kind) for change in found])
         self.assertIn('+ [dcn2] rbd_store_ceph_conf = /etc/ceph/dcn2.conf',
                       found[2].details)
 
@@ -180,13 +180,13 @@ class TestSitesFiles(DiffTestCase):
             ('etc/ceph/dcn2.client.glance-central.keyring', diff.ADDED),
             ('etc/ceph/dcn2.conf', diff.ADDED),
             ('etc/glance/sites.d/dcn2.conf', diff.ADDED)],
-            [(change.path, change.what) for change in self.changes(
+            [(change.path, change.kind) for change in self.changes(
                 'central', top + base.SITES, top + self.more)])
 
     def test_site_taken_away(self):
         self.assertEqual(
             {diff.REMOVED, diff.CHANGED}, {
-                change.what for change in self.changes(
+                change.kind for change in self.changes(
                     'central', self.more, base.SITES)})
 
     def test_environment_files(self):

@@ -38,8 +38,8 @@ class TestGuide(base.BaseTestCase):
         told = {name for line in page.splitlines()
                 if re.fullmatch(r' *``[a-z_]+``(, ``[a-z_]+``)*', line)
                 for name in re.findall('``([a-z_]+)``', line)}
-        for keys in (load._TOP, load._SITE, load._CLUSTER, load._LIMITS,
-                     load._OPERATOR, load._PATHS):
+        for keys in (load._TOP, load._SITE, load._CLUSTER, *map(
+                load._keys, (model.Limits, model.Operator, model.Paths))):
             self.assertEqual(set(), set(keys) - told)
 
     def test_defaults_are_as_told(self):

@@ -21,7 +21,6 @@ from hypothesis import strategies
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import render
-from glance_dcn.deploy import texts
 from tests.unit.deploy import base
 from tests.unit.deploy import loading
 
@@ -283,7 +282,7 @@ class TestText(base.SitesFileTestCase):
         with fixtures.TempDir() as folder:
             path = folder.join('test.conf')
             with open(path, 'w') as target:
-                target.write(texts.conf({'a': {'b': value, 'c': 'd'}}))
+                target.write(files.conf({'a': {'b': value, 'c': 'd'}}))
             conf = cfg.ConfigOpts()
             conf.register_opts([cfg.StrOpt('b'), cfg.StrOpt('c')], group='a')
             conf([], default_config_files=[path])
@@ -362,11 +361,11 @@ class TestFiles(base.SitesFileTestCase):
             self.assertFalse((self.output / 'first').exists())
 
     def test_sections_of_sites_that_are_gone_may_go(self):
-        before = texts.conf({
+        before = files.conf({
             'DEFAULT': {'a': 'b'}, 'glance_dcn': {'c': 'd'},
             'dcn3': {'rbd_store_pool': 'images'}})
         self.write(files.File('a.conf', before))
-        self.write(files.File('a.conf', texts.conf(
+        self.write(files.File('a.conf', files.conf(
             {'DEFAULT': {'a': 'b'}})))
         self.assertNotIn('dcn3', (self.output / 'a.conf').read_text())
         self.assertEqual(before, (self.output / 'a.conf.bak').read_text())
@@ -377,14 +376,14 @@ class TestFiles(base.SitesFileTestCase):
                 # No option of a store, wherever it says so.
                 '# rbd_store_pool = images', 'x = rbd_store_pool = images')):
             path = self.output / ('%d.conf' % number)
-            file = files.File(path.name, texts.conf(
+            file = files.File(path.name, files.conf(
                 {'DEFAULT': {'a': 'b'}}))
             self.write(file)
             with path.open('a') as target:
                 target.write('\n[cors]\n%s\n' % body)
             before = path.read_text()
             exc = self.assertRaises(files.Error, self.write, files.File(
-                path.name, texts.conf({'DEFAULT': {'a': 'c'}})))
+                path.name, files.conf({'DEFAULT': {'a': 'c'}})))
             self.assertIn('it has [cors], which is not rendered', str(exc))
             self.assertEqual(before, path.read_text())
 
@@ -392,7 +391,7 @@ class TestFiles(base.SitesFileTestCase):
         self.output.mkdir()
         path = self.output / 'a.conf'
         path.write_text('[DEFAULT]\nmine = 1\n')
-        written = [texts.conf({'DEFAULT': {'a': str(number)}})
+        written = [files.conf({'DEFAULT': {'a': str(number)}})
                    for number in range(3)]
         for text in written:
             self.write(files.File('a.conf', text))
@@ -402,7 +401,7 @@ class TestFiles(base.SitesFileTestCase):
                 path.name: path.read_text() for path in self.output.iterdir()})
 
     def test_copy_of_what_was_rendered_is_the_last_one(self):
-        written = [texts.conf({'DEFAULT': {'a': str(number)}})
+        written = [files.conf({'DEFAULT': {'a': str(number)}})
                    for number in range(3)]
         for text in written:
             self.write(files.File('a.conf', text))

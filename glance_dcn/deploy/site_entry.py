@@ -11,17 +11,84 @@
 # under the License.
 
 
-"""Reading what ``openstack overcloud export ceph`` has written."""
+"""Adding sites to a sites file, whose other bytes stay as they are.
+
+Also read here: what ``openstack overcloud export ceph`` has written.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import stat
 import typing
 
 from glance_dcn.deploy import cephconf
-from glance_dcn.deploy import secrets
+from glance_dcn.deploy import files
+from glance_dcn.deploy import load
+from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
+
+
+def prepare(path: sitesfile.Path,
+            entries: list[dict[str, typing.Any]]) -> tuple[str, int]:
+    """Return a sites file with more sites; nothing is written.
+
+    :param path: of the sites file, which need not be there
+    :returns: its text, and the mode it has or is to have
+    :raises sitesfile.Mistake: if it would not be right any more
+    """
+    new = files.yaml_text(entries)
+    # What a link points to is replaced, not the link.
+    target = os.path.realpath(path)
+    whole, mode = 'sites:\n' + new, 0o640
+    if os.path.lexists(target):
+        whole = _with(path, sitesfile.read(target), new)
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    load.build(os.fspath(path), sitesfile.parse(path, whole))
+    return whole, mode
+
+
+def write(path: sitesfile.Path, text: str, mode: int) -> None:
+    """Replace a sites file; the group it belongs to stays.
+
+    :raises glance_dcn.deploy.files.Error: if it cannot be written
+    """
+    target = os.path.realpath(path)
+    try:
+        group = os.stat(target).st_gid if os.path.exists(target) else None
+        files.replace(target, text.encode(), mode, group)
+    except OSError as exc:
+        raise files.Error('%s cannot be written: %s' % (path, exc.strerror))
+
+
+def _with(path: sitesfile.Path, before: str, new: str) -> str:
+    """Return the text of a sites file with entries after its last site."""
+    sites = sitesfile.parse(path, before).items.get('sites')
+    if not isinstance(sites, sitesfile.Sequence) or sites.flow:
+        raise sitesfile.Mistake(
+            path, sites.line if sites else 1, 'sites are not listed line by '
+            'line here: nothing can be added; see what is printed without '
+            '--add')
+    lines = before.splitlines(keepends=True)
+    first = lines[sites.items[0].line - 1]
+    indent = first[:len(first) - len(first.lstrip(' '))]
+    if not first.lstrip(' ').startswith('-'):
+        raise sitesfile.Mistake(path, sites.line, 'the first site does not '
+                                'begin in the line of its dash: nothing can '
+                                'be added')
+    # The next key begins there; blank lines and comments before it belong
+    # to it.
+    end = min(sites.end - 1, len(lines))
+    while end and (not lines[end - 1].strip()
+                   or lines[end - 1].startswith('#')):
+        end -= 1
+    if not lines[end - 1].endswith('\n'):
+        lines[end - 1] += '\n'
+    lines[end:end] = [indent + line
+                      for line in new.splitlines(keepends=True)]
+    return ''.join(lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +104,6 @@ class Found:
     mons: list[str]
     user: str
     key: str = dataclasses.field(repr=False)
-    line: int = 0
     pools: tuple[str, ...] = ()
 
 
@@ -47,13 +113,13 @@ _Node = typing.TypeVar('_Node', sitesfile.Scalar, sitesfile.Sequence,
 _POOL = re.compile(r'\bpool[= ]\s*"?([A-Za-z0-9_][A-Za-z0-9_.-]*)')
 
 
-def read(path: str) -> list[Found]:
+def read_export(path: str) -> list[Found]:
     """Return the clusters of an export.
 
     :raises sitesfile.Mistake: if it is none
     """
-    root = sitesfile.load(path)
-    parameters = _get(path, root, 'parameter_defaults', sitesfile.Mapping)
+    parameters = _get(path, sitesfile.load(path), 'parameter_defaults',
+                      sitesfile.Mapping)
     clusters = _get(path, parameters, 'CephExternalMultiConfig',
                     sitesfile.Sequence)
     return [_cluster(path, node) for node in clusters.items]
@@ -88,12 +154,11 @@ def _cluster(path: str, node: sitesfile.Node) -> Found:
                                 'there are %d' % len(keys.items))
     entity = _text(path, keys.items[0], 'name')
     key = _text(path, keys.items[0], 'key')
-    if not entity.startswith('client.') or not secrets.is_key(key):
+    if not entity.startswith('client.') or not model.is_key(key):
         raise sitesfile.Mistake(path, keys.line, 'this is not the key of a '
                                 'client')
-    return Found(_text(path, node, 'cluster'), fsid, split(mons),
-                 entity[len('client.'):], key, node.line,
-                 _pools(path, keys.items[0]))
+    return Found(_text(path, node, 'cluster'), fsid, split_mon_host(mons),
+                 entity[len('client.'):], key, _pools(path, keys.items[0]))
 
 
 def _pools(path: str, node: sitesfile.Node) -> tuple[str, ...]:
@@ -106,7 +171,7 @@ def _pools(path: str, node: sitesfile.Node) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_POOL.findall(_text(path, caps, 'osd'))))
 
 
-def split(mon_host: str) -> list[str]:
+def split_mon_host(mon_host: str) -> list[str]:
     """Return the addresses of mon_host one by one.
 
     The commas between those of one monitor, in brackets, do not count.

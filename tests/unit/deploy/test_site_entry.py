@@ -13,8 +13,7 @@
 
 import fixtures
 
-from glance_dcn.deploy import entry
-from glance_dcn.deploy import export
+from glance_dcn.deploy import site_entry
 from glance_dcn.deploy import sitesfile
 from tests.unit.deploy import base
 
@@ -47,7 +46,7 @@ class TestEntry(base.SitesFileTestCase):
     def added(self, text, *entries):
         """Return a sites file with entries."""
         self.path.write_text(text)
-        return entry.prepare(self.path, entries or [_NEW])[0]
+        return site_entry.prepare(self.path, entries or [_NEW])[0]
 
     def test_at_the_end(self):
         whole = self.added(base.SITES)
@@ -74,10 +73,10 @@ class TestEntry(base.SitesFileTestCase):
         self.assertTrue(whole.startswith(base.SITES))
 
     def test_new_file(self):
-        whole, mode = entry.prepare(self.path, [dict(_NEW, central=True)])
+        whole, mode = site_entry.prepare(self.path, [dict(_NEW, central=True)])
         self.assertEqual((0o640, 'dcn7'), (mode, self.load(
             whole).central.name))
-        self.assertRaises(sitesfile.Mistake, entry.prepare,
+        self.assertRaises(sitesfile.Mistake, site_entry.prepare,
                           self.folder / 'new.yaml', [_NEW])
 
     def test_refused(self):
@@ -98,7 +97,7 @@ class TestEntry(base.SitesFileTestCase):
         target.write_text(base.SITES)
         target.chmod(0o604)
         self.path.symlink_to(target)
-        entry.write(self.path, *entry.prepare(self.path, [_NEW]))
+        site_entry.write(self.path, *site_entry.prepare(self.path, [_NEW]))
         self.assertTrue(self.path.is_symlink())
         self.assertEqual(0o604, target.stat().st_mode & 0o777)
         self.assertIn('dcn7', target.read_text())
@@ -109,7 +108,7 @@ class TestEntry(base.SitesFileTestCase):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.deploy.files.os.fchown',
             lambda _fd, user, group: given.append((user, group))))
-        entry.write(self.path, *entry.prepare(self.path, [_NEW]))
+        site_entry.write(self.path, *site_entry.prepare(self.path, [_NEW]))
         self.assertEqual([(-1, self.path.stat().st_gid)], given)
 
 
@@ -117,19 +116,19 @@ class TestExport(base.SitesFileTestCase):
 
     def read(self, text):
         self.path.write_text(text)
-        return export.read(self.path)
+        return site_entry.read_export(self.path)
 
     def test_clusters(self):
         [found] = self.read(_EXPORT)
         self.assertEqual(
-            export.Found('dcn5', base.FSIDS[5],
-                         ['172.16.11.61', '172.16.11.64'], 'openstack',
-                         base.KEY, 3, ('vms', 'images')), found)
+            site_entry.Found('dcn5', base.FSIDS[5],
+                             ['172.16.11.61', '172.16.11.64'], 'openstack',
+                             base.KEY, ('vms', 'images')), found)
         self.assertNotIn(base.KEY, repr(found))
 
     def test_monitors(self):
         self.assertEqual(['[v2:a,v1:b]', 'c'],
-                         export.split('[v2:a,v1:b], c,'))
+                         site_entry.split_mon_host('[v2:a,v1:b], c,'))
 
     def test_what_is_none(self):
         for old, new, reason in (

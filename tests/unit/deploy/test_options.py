@@ -16,7 +16,7 @@ import importlib.metadata
 from oslo_config import cfg
 from oslotest import base
 
-from glance_dcn.deploy import reserved
+from glance_dcn.deploy import options
 
 # What may stand in glance-api.conf.
 _LISTS = ('glance.api', 'glance.cache', 'keystonemiddleware.auth_token',
@@ -31,21 +31,21 @@ class TestReserved(base.BaseTestCase):
         lists = {point.name: point for point in
                  importlib.metadata.entry_points(group='oslo.config.opts')}
         for name in _LISTS:
-            for group, options in lists[name].load()():
+            for group, known in lists[name].load()():
                 group = getattr(group, 'name', group)
                 if group not in (None, 'DEFAULT'):
-                    self.assertIsNotNone(reserved.what_is(group), group)
+                    self.assertIsNotNone(options.reserved_for(group), group)
                     continue
-                for option in options:
-                    self.assertIsNotNone(reserved.what_is(option.dest),
+                for option in known:
+                    self.assertIsNotNone(options.reserved_for(option.dest),
                                          option.dest)
 
     def test_all_of_oslo_config(self):
         for name in dir(cfg.ConfigOpts):
             if not name.startswith('_'):
-                self.assertIsNotNone(reserved.what_is(name), name)
+                self.assertIsNotNone(options.reserved_for(name), name)
 
     def test_names_of_stores(self):
         for name in ('central', 'dcn0', 'default_backend', 'ceph', 'rbd',
                      'nfs', 'glance', 'az-1'):
-            self.assertIsNone(reserved.what_is(name), name)
+            self.assertIsNone(options.reserved_for(name), name)
