@@ -58,6 +58,12 @@ class Lease:
     created_by: str
 
 
+def dump(holder: str, beat: int, deployment: str) -> str:
+    """Return a lease of this process as it is kept."""
+    return record_format.dump(
+        Lease(holder, beat, tasks.host_and_process()), deployment)
+
+
 class Observer:
     """Knows how long each lease has been unchanged.
 
@@ -172,11 +178,8 @@ class RunnerLease:
                 if before is not None and not own.observer.is_expired(
                         self._key, self.EXPIRY):
                     return False
-            after = record_format.dump(
-                Lease(own.holder, own.beat + 1,
-                      tasks.host_and_process()), self._store.deployment)
-            if not omap.swap(ioctx, stores.OBJECT, self._key, before,
-                             after):
+            after = dump(own.holder, own.beat + 1, self._store.deployment)
+            if not omap.swap(ioctx, stores.OBJECT, self._key, before, after):
                 own.text = None
                 return False
         own.text, own.beat, own.renewed = after, own.beat + 1, now
