@@ -26,7 +26,7 @@ from glance_dcn.cmd import output
 from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 
 if typing.TYPE_CHECKING:
     import types
@@ -128,7 +128,7 @@ def _take(args: argparse.Namespace,
           database: inventory.Database | None = None) -> snapshot.Snapshot:
     return snapshot.take(
         node.some_targets_of(args), args.timeout,
-        deployment=task_setup.deployment_id(args.conf), database=database)
+        deployment=deployments.deployment_id(args.conf), database=database)
 
 
 def _serve(args: argparse.Namespace, metrics: types.ModuleType) -> int:

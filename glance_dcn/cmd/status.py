@@ -26,7 +26,7 @@ from glance_dcn.deploy import sitesfile
 from glance_dcn.status import inventory
 from glance_dcn.status import poll
 from glance_dcn.status import snapshot
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 from glance_dcn.tasks import task as tasks
 
 #: Exit status: every site is up and there are no deferred tasks, or not.
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         while True:
             found = snapshot.take(targets, args.timeout, wanted, args.limit,
-                                  task_setup.deployment_id(args.conf))
+                                  deployments.deployment_id(args.conf))
             if not found.exists:
                 output.complain('there is no image %s; "glance-dcn status '
                                 '--all" lists all' % args.image)

@@ -61,8 +61,8 @@ from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import spreading
+from glance_dcn.tasks import deployment as deployments
 from glance_dcn.tasks import queue
-from glance_dcn.tasks import setup as task_setup
 from glance_dcn.upstream import glance_db
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
@@ -152,7 +152,7 @@ class Store(driver.Store):
             periodic.become_master()
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
-        task_setup.configure(
+        deployments.configure(
             self.tasks, self.conf, database,
             folder.private(self.conf) if database else None)
         self._configure_clients(warn=self.tasks.enabled)

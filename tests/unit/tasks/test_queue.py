@@ -19,8 +19,8 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import omap
+from glance_dcn.tasks import deployment
 from glance_dcn.tasks import queue
-from glance_dcn.tasks import setup
 from glance_dcn.tasks import task as tasks
 from tests.unit.tasks import fakes
 
@@ -265,18 +265,18 @@ class TestSetup(base.BaseTestCase):
 
     def conf(self, connection=None, chosen=None):
         conf = cfg.ConfigOpts()
-        conf.register_opts(setup.OPTS, group=setup.GROUP)
+        conf.register_opts(deployment.OPTS, group=deployment.GROUP)
         path = pathlib.Path(self.useFixture(fixtures.TempDir()).path) / 'conf'
         path.write_text('[database]\n' + (
             'connection = %s\n' % connection if connection else ''))
         # As Glance's is while it configures its stores: nothing has had the
         # options of the database known yet.
         conf(['--config-file', str(path)])
-        conf.set_override('deployment_id', chosen, group=setup.GROUP)
+        conf.set_override('deployment_id', chosen, group=deployment.GROUP)
         return conf
 
     def deployment(self, *args, **kwargs):
-        return setup.deployment_id(self.conf(*args, **kwargs))
+        return deployment.deployment_id(self.conf(*args, **kwargs))
 
     def test_of_the_database(self):
         ours = self.deployment('mysql+pymysql://glance:secret@db/glance')
@@ -308,15 +308,15 @@ class TestSetup(base.BaseTestCase):
 
     def test_options_of_the_database_that_are_known_already(self):
         conf = self.conf('mysql+pymysql://glance:secret@db/glance')
-        before = setup.deployment_id(conf)
-        self.assertEqual(before, setup.deployment_id(conf))
+        before = deployment.deployment_id(conf)
+        self.assertEqual(before, deployment.deployment_id(conf))
         conf = self.conf('mysql+pymysql://glance:secret@db/glance')
         conf.register_opts([cfg.StrOpt('connection')], group='database')
-        self.assertEqual(before, setup.deployment_id(conf))
+        self.assertEqual(before, deployment.deployment_id(conf))
 
     def test_none(self):
         self.assertEqual('', self.deployment())
         conf = cfg.ConfigOpts()
-        conf.register_opts(setup.OPTS, group=setup.GROUP)
+        conf.register_opts(deployment.OPTS, group=deployment.GROUP)
         conf([])
-        self.assertEqual('', setup.deployment_id(conf))
+        self.assertEqual('', deployment.deployment_id(conf))
