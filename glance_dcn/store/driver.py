@@ -152,9 +152,10 @@ class Store(driver.Store):
             periodic.become_master()
         database = glance_db.of(self.conf)
         # First: what is kept of the sites bears the name of the deployment.
-        deployments.configure(
-            self.tasks, self.conf, database,
-            folder.private(self.conf) if database else None)
+        self.conf.register_opts(deployments.OPTS, group=deployments.GROUP)
+        self.tasks.configure(
+            deployments.deployment_id(self.conf),
+            folder.private(self.conf) if database else None, database)
         self._configure_clients(warn=self.tasks.enabled)
         if self.tasks.enabled:
             glance_interfaces.start(self.conf)

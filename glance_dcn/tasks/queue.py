@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import typing
 
@@ -89,15 +90,14 @@ class TaskQueue:
                   database: glance_db.GlanceDatabase | None) -> None:
         """Take over what a configuration says.
 
-        :param folder: path of the folder where records go while home is away,
-            or None
-        :param database: that of the Glance that this process belongs to, or
-            None
+        :param folder: path of the folder beside the staged data, where
+            records go while home is away, or None
         """
         self.store.deployment = deployment
         process.get(cluster_identity.ClusterIdentities).deployment = deployment
-        if folder and (self.store.spool is None):
-            self.store.spool = spools.Spool(folder)
+        if folder and self.store.spool is None:
+            self.store.spool = spools.Spool(os.path.join(folder,
+                                                         spools.FOLDER))
         self._database = database
 
     def start(self) -> None:
@@ -165,21 +165,8 @@ class TaskQueue:
         """Return what was committed since this was called last."""
         return self._log.take_committed()
 
-    def defer(self, action: Action, site: sites.Site, image: str,
-              pool: str | None = None, **fields: typing.Any) -> None:
-        """Record a task, to be done as soon as possible.
-
-        :param pool: name of the pool; None: the site's
-        :param fields: further fields of
-            :class:`glance_dcn.tasks.task.Task`
-        :raises NotRecorded: if it cannot be recorded
-        """
-        self.defer_all([tasks.Task(
-            action, site.name, image, pool or site.pool,
-            fsid=fields.pop('fsid', None) or site.fsid, **fields)])
-
-    def defer_all(self, deferred: typing.Sequence[tasks.Task]) -> None:
-        """Record several tasks at once, to be done as soon as possible.
+    def defer(self, deferred: typing.Sequence[tasks.Task]) -> None:
+        """Record tasks at once, to be done as soon as possible.
 
         :raises NotRecorded: if they cannot be recorded; none of them is then
         """

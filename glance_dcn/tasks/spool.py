@@ -79,15 +79,8 @@ class Spool:
     def _own(self) -> _Own:
         return self._processes.get()
 
-    def put(self, key: str, text: str) -> None:
-        """Keep a record, over an earlier one of its key.
-
-        :raises OSError: if it cannot be written
-        """
-        self.put_all({key: text})
-
-    def put_all(self, records: dict[str, str]) -> None:
-        """Keep several records, or none.
+    def put(self, records: dict[str, str]) -> None:
+        """Keep records, over earlier ones of their keys: all, or none.
 
         :param records: texts by key
         :raises OSError: if they cannot be written

@@ -287,7 +287,7 @@ class TaskStore:
                 raise OSError('there is no staging folder')
             if self.home.site is None:
                 raise OSError('from where it could not be moved')
-            self.spool.put_all(texts)
+            self.spool.put(texts)
         except OSError as exc:
             raise self._not_recorded(record, reason, exc) from exc
 

@@ -74,8 +74,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
         other = self.write(data=b'y')
         for record in self.recorded():
             self.queue.store.remove(record)
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=image_id, addresses=(address,))
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=image_id, addresses=(address,))
         self.settle()
         self.assertThere(other)
         self.assertWhole(b'y')
@@ -86,8 +86,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
     def test_task_that_knows_only_the_name(self):
         image_id, address = self.interrupt()
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         addresses=(address,))
+        self.defer(Action.DELETE, self.edge, self.image,
+                   addresses=(address,))
         self.settle()
         self.assertNothingLeft(image_id)
 
@@ -114,8 +114,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
             ioctx.execute('rbd_trash', 'rbd', 'trash_add',
                           key + spec[:-9] + until + spec[-5:])
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=image_id, addresses=(address,))
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=image_id, addresses=(address,))
         self.settle()
         self.assertNothingLeft(image_id)
 
@@ -137,8 +137,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
                 len(text).to_bytes(4, 'little') + text.encode()
                 for text in (self.image, image_id)))
         self.assertEqual(image_id, self.identify())
-        self.queue.defer(Action.PURGE, self.edge, self.image,
-                         image_id=image_id, snapshot=images.SNAPSHOT)
+        self.defer(Action.PURGE, self.edge, self.image,
+                   image_id=image_id, snapshot=images.SNAPSHOT)
         self.settle()
         self.assertNothingLeft(image_id)
 
@@ -148,8 +148,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
         image_id = self.identify()
         with self.cluster('dcn0').pool() as ioctx:
             rbd.RBD().trash_move(ioctx, self.image)
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=image_id)
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=image_id)
         self.settle()
         with self.cluster('dcn0').pool() as ioctx:
             self.assertEqual(self.image, rbd.RBD().trash_get(

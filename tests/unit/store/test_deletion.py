@@ -113,7 +113,7 @@ class TestImageDeletion(base.BaseTestCase):
         super().setUp()
         self.logged = self.useFixture(fixtures.FakeLogger())
         self.tasks = mock.Mock(spec=queue.TaskQueue)
-        self.record = self.tasks.defer_all
+        self.record = self.tasks.defer
         self.stores = {name: FakeStore(name, self.tasks)
                        for name in ('central', 'dcn0', 'dcn1')}
         self.useFixture(fixtures.MockPatchObject(

@@ -45,6 +45,12 @@ class QueueCase(base.BaseTestCase):
         self.queue.add(self.edge)
         self.queue._database = self.database
 
+    def defer(self, action, site, image, pool=None, fsid=None, **fields):
+        """Record a task for an image of a site."""
+        self.queue.defer([tasks.Task(action, site.name, image,
+                                     pool or site.pool, fsid or site.fsid,
+                                     **fields)])
+
     @property
     def left(self):
         return self.queue.store.scan().records
@@ -81,28 +87,28 @@ class TestHome(base.BaseTestCase):
 class TestDefer(QueueCase):
 
     def test_recorded(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1',
-                         snapshot='snap')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1',
+                   snapshot='snap')
         task, = self.left
         self.assertEqual(
             (Action.DELETE, 'edge', IMAGE, 'images', 'f', '1', 'snap'),
             (task.action, task.site, task.image, task.pool, task.fsid,
              task.image_id, task.snapshot))
-        self.queue.defer(Action.DELETE, self.edge, OTHER, 'vms', fsid='g')
+        self.defer(Action.DELETE, self.edge, OTHER, 'vms', fsid='g')
         task = self.left[-1]
         self.assertEqual(('vms', 'g'), (task.pool, task.fsid))
 
     def test_leader_is_told(self):
         told = []
         self.queue.lead.on_work(lambda: told.append(len(self.left)))
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         self.assertEqual([1], told)
         self.queue.begin_write(self.edge, IMAGE, ADDRESS).abandon()
         self.assertEqual(2, len(told))
 
     def test_nowhere_to_record(self):
         self.home.away()
-        exc = self.assertRaises(queue.NotRecorded, self.queue.defer,
+        exc = self.assertRaises(queue.NotRecorded, self.defer,
                                 Action.DELETE, self.edge, IMAGE)
         self.assertEqual('edge', exc.store)
         # Where no caller could be told of it, it is only logged.
@@ -134,14 +140,14 @@ class TestAboutToBeWritten(QueueCase):
         return done
 
     def test_what_waits_is_done_first(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         self.assertTrue(self.run_pending())
         self.assertEqual({}, self.edge.images)
         self.assertEqual([], self.left)
 
     def test_by_the_client_that_holds_the_lock(self):
         # Another is not blocklisted if this process is stopped.
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
         with self.edge.open_pool() as ioctx:
             self.edge.open_pool = lambda pool: self.fail('another client')
@@ -151,14 +157,14 @@ class TestAboutToBeWritten(QueueCase):
 
     def test_another_pool_has_another_lock(self):
         self.edge.add('2', pool='vms')
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, 'vms', image_id='2')
+        self.defer(Action.DELETE, self.edge, IMAGE, 'vms', image_id='2')
         self.assertFalse(self.run_pending())
         self.assertEqual(2, len(self.edge.images))
         self.assertEqual(1, len(self.left))
 
     def test_another_writer_is_about_to_tell_glance(self):
         # It has held the image in Glance before this one did.
-        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        self.defer(Action.DELETE, self.edge, IMAGE)
         other = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
         other.bind('1')
         other.commit()
@@ -167,19 +173,19 @@ class TestAboutToBeWritten(QueueCase):
 
     def test_nothing_waits(self):
         for action, image in ((Action.DELETE, OTHER), (Action.PURGE, IMAGE)):
-            self.queue.defer(action, self.edge, image, image_id='1')
+            self.defer(action, self.edge, image, image_id='1')
         self.assertFalse(self.run_pending())
         self.assertEqual(1, len(self.edge.images))
         self.assertEqual(2, len(self.left))
 
     def test_void(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='2')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='2')
         self.assertFalse(self.run_pending())
         self.assertEqual(1, len(self.edge.images))
         self.assertEqual([], self.left)
 
     def test_cannot_be_done(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         for answer in (fakes.NAMED, fakes.UNKNOWN):
             self.database.says = answer
             self.assertFalse(self.run_pending())
@@ -244,14 +250,14 @@ class TestCancelDeletes(QueueCase):
                 tasks.Task(Action.DELETE, 'home', IMAGE, 'images')]
         for task in kept:
             self.queue.store.put(task)
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
-        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE)
         self.queue.cancel_deletes(self.edge, IMAGE)
         self.assertEqual({task.uid for task in kept},
                          {task.uid for task in self.left})
 
     def test_home_that_cannot_be_asked(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        self.defer(Action.DELETE, self.edge, IMAGE)
         for refusal in (fakes.errors.Unreachable('home', 'away', 'wait'),
                         omap.Error('it refuses')):
             self.home.refusal = refusal

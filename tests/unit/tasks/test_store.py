@@ -162,7 +162,7 @@ class TestHomeAway(StoreCase):
         put = self.cluster.put
 
         def put_slowly(*args, **kwargs):
-            self.store.spool.put(task.key, self.store.text(changed))
+            self.store.spool.put({task.key: self.store.text(changed)})
             put(*args, **kwargs)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.omap.put', put_slowly))
