@@ -212,7 +212,7 @@ class WriteLog:
             self.own.beat += 1
             lease = {stores.LEASES + self.own.lease: self._lease_text()}
         try:
-            self.store.put(intent, lease)
+            self.store.put(intent, others=lease)
         except BaseException:
             with self.own.guard:
                 self.own.open.pop(intent.uid, None)

@@ -56,6 +56,7 @@ NotRecorded = stores.NotRecorded
 class TaskQueue:
     """What a process records, and what it does of it.
 
+    :ivar writes: the images that this process writes
     :ivar runner: None in a process that runs no tasks
     :ivar lead: that of the host: the process that has it runs the tasks, and
         does other background work
@@ -70,7 +71,7 @@ class TaskQueue:
         self.runner: runners.TaskRunner | None = None
         self.lead = leads.Lead()
         self._database: glance_db.GlanceDatabase | None = None
-        self._log = intents.WriteLog(self.store, lambda: self.lead.notify())
+        self.writes = intents.WriteLog(self.store, lambda: self.lead.notify())
         self.enabled = True
 
     def add(self, site: sites.Site, home: bool = False) -> None:
@@ -152,25 +153,13 @@ class TaskQueue:
             time.sleep(_PAUSE)
         return True
 
-    def begin_write(self, site: sites.Site, image: str,
-                    address: str) -> intents.Write:
-        """Record that an image is going to be written.
-
-        :param address: of the client that writes
-        :raises NotRecorded: if it cannot be recorded
-        """
-        return self._log.begin(site, image, address)
-
-    def take_committed(self) -> list[tasks.Intent]:
-        """Return what was committed since this was called last."""
-        return self._log.take_committed()
-
     def defer(self, deferred: typing.Sequence[tasks.Task]) -> None:
         """Record tasks at once, to be done as soon as possible.
 
         :raises NotRecorded: if they cannot be recorded; none of them is then
         """
-        self.store.put_all(deferred)
+        if deferred:
+            self.store.put(*deferred)
         for task in deferred:
             LOG.info('Store %(store)s: %(action)s of image %(image)s is '
                      'deferred', {'store': task.site, 'image': task.image,

@@ -255,11 +255,11 @@ class TaskRunner:
 
     def _run(self, scan: stores.Scan, patience: float = _ROUND) -> None:
         self._report(scan.unreadable)
-        self._observer.update(scan.leases, {
-            record.writer for record in scan.records
-            if isinstance(record, tasks.Intent)})
+        writers = {record.writer for record in scan.records
+                   if isinstance(record, tasks.Intent)}
+        self._observer.update(scan.leases, writers)
         self._forget(scan.records)
-        self._drop_leases(scan)
+        self._drop_leases(scan.leases, writers)
         due = [(site, record) for record, site in (
             (record, self._site_of(record)) for record in scan.records
             if record.key not in self._own.running)
@@ -322,17 +322,15 @@ class TaskRunner:
                 ended.put(record.key)
         process.get(schedulers.Scheduler).submit(work)
 
-    def _drop_leases(self, scan: stores.Scan) -> None:
+    def _drop_leases(self, held: dict[str, str], writers: set[str]) -> None:
         """Drop the leases of dead processes that have left no intents."""
-        wanted = {record.writer for record in scan.records
-                  if isinstance(record, tasks.Intent)}
-        dead = [name for name in set(scan.leases) - wanted
+        dead = [name for name in held.keys() - writers
                 if self._observer.is_expired(name, _FORGOTTEN)]
         if dead:
             with self._store.home.open() as ioctx:
                 for name in dead:
                     omap.remove(ioctx, stores.OBJECT, stores.LEASES + name,
-                                scan.leases[name])
+                                held[name])
 
     def _gather(self) -> None:
         """Wait for a task to end, or for a while.

@@ -138,7 +138,7 @@ class TasksTestCase(base.CephTestCase):
 
     def purge(self):
         """Leave nothing of the test."""
-        self.queue._log._periodic.stop()
+        self.queue.writes._periodic.stop()
         with self.home_pool() as ioctx:
             for key, text in list(omap.walk(ioctx, stores.OBJECT)):
                 if self.deployment in text or self.image in key:

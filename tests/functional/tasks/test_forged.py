@@ -314,7 +314,7 @@ class SpoolTest(base.TasksTestCase):
             pass
 
     def purge(self):
-        self.queue._log._periodic.stop()
+        self.queue.writes._periodic.stop()
         with self.cluster('dcn0').pool() as ioctx:
             self.remove_image(ioctx, self.image)
 
@@ -343,7 +343,7 @@ class SpoolTest(base.TasksTestCase):
         self.image, written = other, self.image
         self.thaw()
         process.wait_for('records to be moved', lambda: (
-            self.queue._log.renew()
+            self.queue.writes.renew()
             or not list(self.folder.glob('*.json'))), 60)
         self.settle()
         self.assertGone()

@@ -103,7 +103,7 @@ class TestDefer(QueueCase):
         self.queue.lead.on_work(lambda: told.append(len(self.left)))
         self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         self.assertEqual([1], told)
-        self.queue.begin_write(self.edge, IMAGE, ADDRESS).abandon()
+        self.queue.writes.begin(self.edge, IMAGE, ADDRESS).abandon()
         self.assertEqual(2, len(told))
 
     def test_nowhere_to_record(self):
@@ -132,7 +132,7 @@ class TestAboutToBeWritten(QueueCase):
         self.edge.locked = {IMAGE}
 
     def run_pending(self):
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         with self.edge.open_pool() as ioctx:
             done = self.queue.run_pending_for_image(self.edge, ioctx, IMAGE,
                                                     write)
@@ -148,7 +148,7 @@ class TestAboutToBeWritten(QueueCase):
     def test_by_the_client_that_holds_the_lock(self):
         # Another is not blocklisted if this process is stopped.
         self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         with self.edge.open_pool() as ioctx:
             self.edge.open_pool = lambda pool: self.fail('another client')
             self.assertTrue(self.queue.run_pending_for_image(
@@ -165,7 +165,7 @@ class TestAboutToBeWritten(QueueCase):
     def test_another_writer_is_about_to_tell_glance(self):
         # It has held the image in Glance before this one did.
         self.defer(Action.DELETE, self.edge, IMAGE)
-        other = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        other = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         other.bind('1')
         other.commit()
         self.assertFalse(self.run_pending())
@@ -197,7 +197,7 @@ class TestAboutToBeWritten(QueueCase):
         self.assertEqual(1, len(self.left))
 
     def test_records_that_cannot_be_read(self):
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         self.home.away()
         self.assertFalse(self.queue.run_pending_for_image(
             self.edge, None, IMAGE, write))
@@ -208,11 +208,11 @@ class TestWriters(QueueCase):
 
     def test_of_the_image_of_an_id(self):
         for image_id, address in (('1', 'a'), ('2', 'b'), (None, 'c')):
-            write = self.queue.begin_write(self.edge, IMAGE, address)
+            write = self.queue.writes.begin(self.edge, IMAGE, address)
             if image_id:
                 write.bind(image_id)
-        self.queue.begin_write(self.edge, OTHER, 'd').bind('1')
-        self.queue.begin_write(self.home, IMAGE, 'e').bind('1')
+        self.queue.writes.begin(self.edge, OTHER, 'd').bind('1')
+        self.queue.writes.begin(self.home, IMAGE, 'e').bind('1')
         self.assertEqual({'a'}, self.queue.writers_of(self.edge, IMAGE, '1'))
         self.assertEqual({'c'}, self.queue.writers_of(self.edge, IMAGE, None))
 
@@ -228,7 +228,7 @@ class TestCommitted(QueueCase):
         return self.queue.is_committed(self.edge, IMAGE, image_id)
 
     def test_of_the_image_of_an_id(self):
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         write.bind('1')
         self.assertFalse(self.is_committed())
         write.commit()
