@@ -169,7 +169,7 @@ class Store(driver.Store):
             self.tasks.start()
             process.get(scan.Scanner).start(self.conf)
             if is_home:
-                presence.begin(self.conf, self.site)
+                presence.begin(self.conf)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:

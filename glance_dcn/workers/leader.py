@@ -202,10 +202,8 @@ class HostLead(lead.Lead):
         """What differs between two times that this process leads, or None."""
         folder = self._own.folder
         leadership = self._leaderships.get(folder or '')
-        if not self.is_held:
-            return None
-        return (folder,
-                leadership.generation if leadership is not None else 0)
+        return ((folder, leadership.generation if leadership else 0)
+                if self.is_held else None)
 
     def beat(self) -> bool:
         """Prove that this process leads and works, or take a free lead."""
@@ -258,7 +256,6 @@ class HostLead(lead.Lead):
         return True
 
     def _use(self, own: _Process, path: str | None) -> None:
-        """Use one folder, and no other any more."""
         own.alone, own.folder = False, path
         for other, leadership in self._leaderships.items():
             if other != path:
@@ -272,17 +269,13 @@ class HostLead(lead.Lead):
                         'user a staging folder that it may write to', text)
 
     def _hung(self, own: _Process) -> _Job | None:
-        """Return a job that takes too long, or None."""
         now = self._clock()
         return next((job for job in list(own.jobs)
                      if now - job.since >= job.limit), None)
 
     @contextlib.contextmanager
     def job(self, name: str, limit: float | None = None) -> abc.Iterator[None]:
-        """Do work of the leader; see :meth:`glance_dcn.runtime.lead.Lead.job`.
-
-        While one takes too long, this process does not lead.
-        """
+        """Do work of the leader, which has no lead while it hangs."""
         own = self._own
         job = _Job(name, self._clock(),
                    self._silence if limit is None else limit)
@@ -314,7 +307,6 @@ class HostLead(lead.Lead):
                           '%(error)s', {'path': wake, 'error': exc})
 
     def _poll(self) -> None:
-        """See whether a sibling has recorded work."""
         touched = self._state(_WAKE)
         if touched != self._own.touched and self.is_held:
             self._own.touched = touched
@@ -325,14 +317,8 @@ class HostLead(lead.Lead):
         folder = self._own.folder
         if folder is None:
             return
-        fd, temporary = tempfile.mkstemp(dir=folder, prefix='.')
-        try:
-            with open(fd, 'w') as f:
-                f.write(text)
-            os.replace(temporary, os.path.join(folder, _PUBLISHED + name))
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with identity.temporary(folder, text, False) as written:
+            os.replace(written, os.path.join(folder, _PUBLISHED + name))
 
     def published(self, name: str) -> str | None:
         """Return what the leader has left; see the base class."""
@@ -353,13 +339,11 @@ class HostLead(lead.Lead):
     def _state(self, name: str) -> object:
         """Return what changes with a file of the folder; None: no file."""
         folder = self._own.folder
-        if folder is None:
-            return None
-        try:
-            found = os.stat(os.path.join(folder, name))
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        with contextlib.suppress(OSError):
+            if folder is not None:
+                found = os.stat(os.path.join(folder, name))
+                return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
 
 
 class _Job(typing.NamedTuple):
@@ -374,11 +358,10 @@ class _Process:
     """What one process has of a lead.
 
     :ivar lock: for one heartbeat at a time
-    :ivar alone: whether none can be used, so that this process leads itself
+    :ivar alone: whether no folder can be used, so that this process leads
     :ivar led: whether it led at the last heartbeat
-    :ivar touched: state of the file that is touched, as it was seen last
-    :ivar read: states of what the leader has left, as it was read last
-    :ivar complained: what was logged last
+    :ivar touched: state of the file ``wake``, as it was seen last
+    :ivar read: states of what was published, as it was read last
     """
 
     def __init__(self) -> None:
@@ -521,7 +504,6 @@ class Leadership:
         return [int(match[1] or 0) for match in found if match]
 
     def _newest(self) -> int:
-        """Return the highest generation there is, or 0."""
         return max(self._generations(), default=0)
 
     def _vacant(self, generation: int) -> str | None:
@@ -531,8 +513,7 @@ class Leadership:
             it is led
         """
         try:
-            fd = os.open(self._path(generation),
-                         os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._path(generation), os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             # There is none yet, or a sibling has just removed it.
             return '' if self._newest() == generation else None
@@ -549,7 +530,6 @@ class Leadership:
         return text or 'of an earlier release'
 
     def _is_silent(self, heartbeat: tuple[int, str]) -> bool:
-        """Whether a leader has shown the same heartbeat for too long."""
         now = self._clock()
         seen = self._seen
         # A process that was stopped itself has not looked meanwhile.
@@ -614,10 +594,7 @@ class _Lead:
         self.stat = os.fstat(fd)
 
     def write(self) -> None:
-        """Write the next heartbeat over the former one, which is as long.
-
-        :raises OSError: if it cannot be written
-        """
+        """Write the next heartbeat over the former one, which is as long."""
         self._count += 1
         text = 'pid %-10d instance %s count %-12d\n' % (
             os.getpid(), self._instance, self._count)
