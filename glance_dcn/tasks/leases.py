@@ -47,11 +47,7 @@ _RUNNER = 'runner/'
 
 @dataclasses.dataclass(frozen=True)
 class Lease:
-    """What a holder writes.
-
-    :ivar holder: tells it from any other
-    :ivar beat: goes up with each renewal
-    """
+    """What a holder writes; its beat goes up with each renewal."""
 
     holder: str
     beat: int
@@ -98,10 +94,7 @@ class Observer:
         self._seen = seen
 
     def is_expired(self, name: str, expiry: float = EXPIRY) -> bool:
-        """Return whether a lease was not renewed for too long.
-
-        :param expiry: seconds
-        """
+        """Return whether a lease was not renewed for seconds of expiry."""
         known = self._seen.get(name)
         return known is not None and self._clock() - known[1] >= expiry
 

@@ -75,10 +75,7 @@ class TaskQueue:
         self.enabled = True
 
     def add(self, site: sites.Site, home: bool = False) -> None:
-        """Add a site.
-
-        :param home: whether it keeps the records
-        """
+        """Add a site, which may be the home that keeps the records."""
         self.sites[site.name] = site
         if home:
             self.home.site = site
@@ -174,10 +171,7 @@ class TaskQueue:
 
     def note_purge(self, site: sites.Site, image: str,
                    pool: str | None = None) -> typing.Callable[[str], None]:
-        """Return what is to be called before an image is moved to the trash.
-
-        See :func:`glance_dcn.ceph.images.remove`.
-        """
+        """Return the ``trashing`` of :func:`glance_dcn.ceph.images.remove`."""
         def note(image_id: str) -> None:
             try:
                 self.store.put(actions.purge(site, image, pool, image_id))
@@ -229,10 +223,7 @@ class TaskQueue:
 
     def is_committed(self, site: sites.Site, image: str,
                      image_id: str | None) -> bool:
-        """Return whether the writer of an image has committed it.
-
-        True as well if home does not tell.
-        """
+        """Return whether an image is committed, or home does not tell."""
         try:
             return any(isinstance(record, tasks.Intent)
                        and record.image_id == image_id
@@ -245,10 +236,7 @@ class TaskQueue:
             return True
 
     def cancel_deletes(self, site: sites.Site, image: str) -> None:
-        """Drop deletions of an image that was adopted.
-
-        What cannot be dropped now is found void later.
-        """
+        """Drop deletions of an adopted image; what stays is void later."""
         try:
             for task in self._pending(site, image):
                 if task.action is Action.DELETE:

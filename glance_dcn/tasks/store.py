@@ -112,9 +112,8 @@ class TaskStore:
             return False
 
     def replace(self, old: tasks.Record, new: tasks.Record) -> bool:
-        """Write a record if it is still what it was.
+        """Write a record if it is still what it was; return whether it was.
 
-        :returns: whether it was written
         :raises glance_dcn.ceph.errors.ClusterError: if home is away
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
@@ -125,9 +124,8 @@ class TaskStore:
             ioctx, OBJECT, old.key, self.text(old), self.text(new)))
 
     def remove(self, record: tasks.Record) -> bool:
-        """Remove a record, unless it was changed.
+        """Remove a record unless it was changed; return whether it was.
 
-        :returns: whether it was removed
         :raises: as :meth:`replace`
         """
         if self._discard_in_spool(record):
@@ -217,8 +215,7 @@ class TaskStore:
     def _at_home(self, work: Callable[[rados.Ioctx], _T]) -> _T:
         """Return what a function of the home's Ioctx returns.
 
-        It is called once more if the cluster had cut off this client: there
-        is a new connection then.
+        It is called again, on a new connection, if this client was cut off.
 
         :raises: as :meth:`replace`
         """

@@ -110,18 +110,14 @@ def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
     """Have this process share the background work of its host.
 
     Called for each store; the first call for a configuration counts.
-
-    :param queue: gets the lead as its ``lead``
     """
-    known = queue.lead
-    if isinstance(known, HostLead):
-        if known.conf is conf:
+    if isinstance(queue.lead, HostLead):
+        if queue.lead.conf is conf:
             return
-        known.stop()
+        queue.lead.stop()
     options.register(conf)
     queue.lead = HostLead(
-        folders(conf, queue.store.deployment),
-        MISSING * interval(conf),
+        folders(conf, queue.store.deployment), MISSING * interval(conf),
         # Others that have stores, such as the scrubber, end at any time.
         may_lead=lambda: (glance_interfaces.serves_api(conf)
                           or glance_interfaces.loaded()))
@@ -140,8 +136,8 @@ def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
         deployment.encode()).hexdigest()[:16])
     staging = folder.path(conf)
-    locks = getattr(getattr(conf, 'oslo_concurrency', None), 'lock_path',
-                    None)
+    group = getattr(conf, 'oslo_concurrency', None)
+    locks = getattr(group, 'lock_path', None)
     return [os.path.join(os.path.abspath(parent), last)
             for parent, last in ((staging, folder.FOLDER), (locks, name),
                                  (tempfile.gettempdir(), name)) if parent]
@@ -195,7 +191,7 @@ class HostLead(lead.Lead):
         """Whether this process leads at this moment."""
         own = self._own
         leadership = self._leaderships.get(own.folder or '')
-        return own.alone or (leadership is not None and leadership.is_held)
+        return own.alone or bool(leadership and leadership.is_held)
 
     @property
     def term(self) -> object:
@@ -276,14 +272,13 @@ class HostLead(lead.Lead):
     @contextlib.contextmanager
     def job(self, name: str, limit: float | None = None) -> abc.Iterator[None]:
         """Do work of the leader, which has no lead while it hangs."""
-        own = self._own
-        job = _Job(name, self._clock(),
-                   self._silence if limit is None else limit)
-        own.jobs.append(job)
+        jobs = self._own.jobs
+        job = _Job(name, self._clock(), limit or self._silence)
+        jobs.append(job)
         try:
             yield
         finally:
-            own.jobs.remove(job)
+            jobs.remove(job)
 
     def notify(self) -> None:
         """Tell the leader that there is work; nothing is raised."""
@@ -347,8 +342,6 @@ class HostLead(lead.Lead):
 
 
 class _Job(typing.NamedTuple):
-    """Work of the leader that is under way."""
-
     name: str
     since: float
     limit: float
@@ -483,7 +476,6 @@ class Leadership:
                 self._drop()
 
     def _forget_parent(self) -> None:
-        """Leave the lead to the parent of this process, a child of a fork."""
         # Another thread of the parent may have held the lock at the fork.
         self._lock = native.lock()
         self._pid, self._seen = os.getpid(), None
@@ -513,7 +505,8 @@ class Leadership:
             it is led
         """
         try:
-            fd = os.open(self._path(generation), os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(self._path(generation),
+                         os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             # There is none yet, or a sibling has just removed it.
             return '' if self._newest() == generation else None
