@@ -253,8 +253,7 @@ class Executor:
                creating: bool = False, waited: float = 0) -> Decision:
         """Return what is to be done about a task now; without any effect.
 
-        :raises RetryLater: if Glance's database does not answer
-        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        :raises: as :meth:`plan`
         """
         return plan(task, site.pool, _inspect(ioctx, task),
                     self.ask(site, task), creating, waited)
@@ -282,14 +281,12 @@ class Executor:
 
         :param creating: uid of the intent of the one who asks, who holds the
             name lock and is about to write the image; or None
-        :param waited: seconds for which the task has waited
         :param ioctx: of the task's pool, by which the name lock is held, where
             there is a ``creating``; another client would not be blocklisted
             with its holder
         :raises RetryLater: if it cannot be done now
         :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        :raises: as :meth:`plan`
         """
         other = _other_cluster(site, task)
         if other is not None:
@@ -315,10 +312,7 @@ class Executor:
 
     @staticmethod
     def _fence(site: sites.Site, task: tasks.Task) -> None:
-        """Blocklist the clients that may be at work on the image.
-
-        :raises RetryLater: if one cannot be blocklisted
-        """
+        """Blocklist the clients that may be at work on the image."""
         left = (site.connection.blocklist(task.addresses) if task.addresses
                 else ())
         if left:
@@ -376,11 +370,7 @@ def _other_cluster(site: sites.Site, task: tasks.Task) -> Decision | None:
 
 
 def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
-    """Return whether nothing is left of the image of an intent.
-
-    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
-    """
+    """Return whether nothing is left of the image of an intent."""
     if intent.image_id is None:
         return False
     with site.open_pool(intent.pool) as ioctx:

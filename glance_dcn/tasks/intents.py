@@ -224,10 +224,7 @@ class WriteLog:
         return Write(self, intent)
 
     def take_committed(self) -> list[tasks.Intent]:
-        """Return what was committed since this was called last.
-
-        Of very many, only the latest.
-        """
+        """Return what was committed since the last call."""
         with self.own.guard:
             found = list(self.own.committed)
             self.own.committed.clear()

@@ -21,8 +21,6 @@ import typing
 
 import rbd
 
-from glance_dcn.ceph import errors
-from glance_dcn.ceph import omap
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
@@ -48,6 +46,7 @@ LOG = logging.getLogger(__name__)
 _LOADING = 20
 # Tasks of one request that are begun some seconds later, and how many.
 _MANY, _PAUSE = 8, 3
+_NOT_NOW = (actions.RetryLater, rbd.Error, *stores.AWAY)
 
 Action = tasks.Action
 NotRecorded = stores.NotRecorded
@@ -128,8 +127,7 @@ class TaskQueue:
         try:
             return actions.Executor(self.store, self._database).plan(site,
                                                                      record)
-        except (actions.RetryLater, errors.ClusterError, rbd.Error,
-                omap.Error) as exc:
+        except _NOT_NOW as exc:
             return actions.Decision(actions.Verdict.WAIT, str(exc))
 
     def run_once(self, patience: float) -> bool:
@@ -189,9 +187,9 @@ class TaskQueue:
         :param ioctx: of the site's pool, by which the name lock is held
         :returns: whether anything was done, so that it is worth another try
         """
-        done = False
         if self._database is None or not self._database.available:
-            return done
+            return False
+        done = False
         executor = actions.Executor(self.store, self._database)
         try:
             for task in self._pending(site, image):
@@ -202,8 +200,7 @@ class TaskQueue:
                     site, task, creating=write.intent.uid, ioctx=ioctx)
                 self.store.remove(task)
                 done |= decision.verdict is actions.Verdict.REMOVE
-        except (actions.RetryLater, errors.ClusterError, rbd.Error,
-                omap.Error) as exc:
+        except _NOT_NOW as exc:
             LOG.info('Store %(store)s: tasks for image %(image)s cannot be '
                      'done now: %(error)s', {
                          'store': site.name, 'image': image, 'error': exc})

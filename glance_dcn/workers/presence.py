@@ -306,7 +306,6 @@ class Presence:
             faults=tuple(map(record_format.printable, self._verdict.faults)))
 
     def _take(self, verdict: identities.Verdict) -> None:
-        """Take over a verdict, and say what has changed."""
         before, self._verdict = self._verdict, verdict
         if verdict == before:
             return

@@ -178,7 +178,6 @@ def acting(records: registry.Registry, identity: str, holder: str
            ) -> abc.Iterator[abc.Callable[[], bool] | None]:
     """Hold the only right to act for a worker while the block runs.
 
-    :param holder: text that tells this holder from all others
     :returns: context manager that gives None if another has it, or a function
         that renews it, and returns whether it still was held
     """
