@@ -18,7 +18,7 @@ import typing
 
 from glance_dcn.imports import options as import_options
 from glance_dcn.store import options
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 
 if typing.TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,5 +34,5 @@ def list_opts() -> list[tuple[str, Sequence[cfg.Opt]]]:
     """
     return [(import_options.GROUP,
              [*import_options.OPTS, *options.PROCESS_OPTS,
-              *task_setup.OPTS]),
+              *deployments.OPTS]),
             ('dcn0', options.STORE_OPTS)]

@@ -22,7 +22,7 @@ import re
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
 from glance_dcn.runtime import limits
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 from glance_dcn.workers import leader
 
 # A leader's file, by its generation, and the process in it.
@@ -44,7 +44,7 @@ def process_limits(node: subjects.Node) -> str:
     wanted = node.conf.glance_dcn.dcn_max_clients
     need = limits.ProcessLimits.need(wanted)
     pid = leading_process(leader.folders(
-        node.conf, task_setup.deployment_id(node.conf)))
+        node.conf, deployments.deployment_id(node.conf)))
     if pid is None:
         return ('no Glance runs here; each of its processes needs %s threads '
                 'and %s open files' % (need.threads, need.files))

@@ -25,7 +25,7 @@ from glance_dcn.checks import runner
 from glance_dcn.checks import subjects
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 
 _DESCRIPTION = """\
 Looks at this node's Glance and, from here, at every site, all at the same
@@ -133,7 +133,7 @@ def _subjects(args: argparse.Namespace) -> list[subjects.Subject]:
     known = node.targets_of(args, tell=False)
     targets = node.choose(known, args.site)
     allowed = access.Access(args.user)
-    deployment = task_setup.deployment_id(args.conf)
+    deployment = deployments.deployment_id(args.conf)
     sites = [subjects.Site(target, allowed, deployment)
              for target in targets]
     # A database that hangs is told by a check; sites are looked at then, too.

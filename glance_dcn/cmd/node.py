@@ -35,7 +35,7 @@ from glance_dcn.sites import worker_url
 from glance_dcn.status import cluster
 from glance_dcn.status import inventory
 from glance_dcn.status import snapshot
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 
 if typing.TYPE_CHECKING:
     from glance_dcn.tasks import queue
@@ -295,7 +295,7 @@ def take_snapshot(args: argparse.Namespace, targets: list[cluster.Target],
     """
     try:
         return snapshot.take(targets, args.timeout, wanted, limit,
-                             task_setup.deployment_id(args.conf), database)
+                             deployments.deployment_id(args.conf), database)
     except inventory.DatabaseUnavailable as exc:
         raise output.Failed(
             'the database of Glance cannot be read: %s; see connection in '

@@ -120,7 +120,7 @@ class Scanner:
         if glance_interfaces.usable(glance_interfaces.DATABASE):
             # Its stopwatch begins in the process that scans.
             self._commits = self._commits or Commits(
-                self._tasks.take_committed, self._tasks.sites.get)
+                self._tasks.writes.take_committed, self._tasks.sites.get)
             try:
                 self._commits.check()
             except Exception:

@@ -311,8 +311,8 @@ class Site:
                      image: str) -> intents.Write | None:
         if self.tasks is None:
             return None
-        write = self.tasks.begin_write(self, image,
-                                       self.connection.address_of(ioctx))
+        write = self.tasks.writes.begin(
+            self, image, self.connection.address_of(ioctx))
         self._writes.append(write)
         return write
 

@@ -368,7 +368,7 @@ class ImageDeletion:
                                 'image': deletion.loc.image,
                                 'error': deletion.error})
         try:
-            self._tasks.defer_all([one.task() for one in late])
+            self._tasks.defer([one.task() for one in late])
         except queue.NotRecorded as exc:
             # Not one that makes Glance drop the location all the same, as it
             # does after NotFound and StoreDeleteNotSupported.

@@ -62,8 +62,8 @@ from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
 from glance_dcn.store import spreading
+from glance_dcn.tasks import deployment as deployments
 from glance_dcn.tasks import queue
-from glance_dcn.tasks import setup as task_setup
 from glance_dcn.upstream import glance_db
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
@@ -151,9 +151,10 @@ class Store(driver.Store):
             periodic.become_master()
         database = self.database
         # First: what is kept of the sites bears the name of the deployment.
-        task_setup.configure(
-            self.tasks, self.conf, database,
-            folder.private(self.conf) if database else None)
+        self.conf.register_opts(deployments.OPTS, group=deployments.GROUP)
+        self.tasks.configure(
+            deployments.deployment_id(self.conf),
+            folder.private(self.conf) if database else None, database)
         self._configure_clients(warn=self.tasks.enabled)
         if self.tasks.enabled:
             glance_interfaces.start(self.conf)
@@ -167,7 +168,7 @@ class Store(driver.Store):
             self.tasks.start()
             process.get(scan.Scanner).start(self.conf)
             if is_home:
-                presence.begin(self.conf, self.site)
+                presence.begin(self.conf)
         self._present_as_rbd()
         plugins.prefer_ours()
         if self.backend_group and self.conf.enabled_backends:

@@ -95,6 +95,11 @@ class Decision:
     image_id: str | None = None
 
 
+_UNKNOWN = Decision(
+    Verdict.REFUSE, 'the database of Glance does not know the image: it may '
+    'be that of another Glance; remove it with rbd, if it is not')
+
+
 def plan(task: tasks.Task, site_pool: str,
          info: images.ImageInfo | None, answer: glance_db.Answer,
          creating: bool = False, waited: float = 0) -> Decision:
@@ -129,7 +134,7 @@ def _plan_purge(task: tasks.Task, info: images.ImageInfo | None,
     if task.image_id is None:
         return Decision(Verdict.DROP, 'it does not tell which image it means')
     if answer.location is glance_db.Location.UNKNOWN:
-        return _unknown()
+        return _UNKNOWN
     if answer.location is glance_db.Location.NAMED and (
             info is None or info.image_id == task.image_id):
         # Glance was about to drop its location, or kept it in the end, or an
@@ -141,8 +146,7 @@ def _plan_purge(task: tasks.Task, info: images.ImageInfo | None,
 
 
 def _plan_incomplete(task: tasks.Task, info: images.ImageInfo,
-                     answer: glance_db.Answer
-                     ) -> Decision | None:
+                     answer: glance_db.Answer) -> Decision | None:
     """Decide about an image whose writer failed; None: as about others."""
     if task.image_id is None and not info.blank:
         return Decision(Verdict.DROP, 'it may not be the image whose writing '
@@ -158,7 +162,7 @@ def _plan_incomplete(task: tasks.Task, info: images.ImageInfo,
 def _plan_removal(info: images.ImageInfo, answer: glance_db.Answer,
                   creating: bool) -> Decision:
     if answer.location is glance_db.Location.UNKNOWN:
-        return _unknown()
+        return _UNKNOWN
     if answer.location is glance_db.Location.NAMED:
         return Decision(Verdict.WAIT, 'Glance still has its location')
     if not answer.permits_removal and not creating:
@@ -194,12 +198,6 @@ def plan_intent(intent: tasks.Intent, is_dead: bool,
                     % intent.created_by, intent.image_id)
 
 
-def _unknown() -> Decision:
-    return Decision(
-        Verdict.REFUSE, 'the database of Glance does not know the image: it '
-        'may be that of another Glance; remove it with rbd, if it is not')
-
-
 class Executor:
     """Does the tasks of one site.
 
@@ -229,8 +227,9 @@ class Executor:
             if record.state is not tasks.State.REMOVING:
                 return self.plan_intent(site, record, is_dead=False)[0]
             record = remove_incomplete(record)
-        if self._is_of_another_cluster(site, record):
-            return _other_cluster(record)
+        other = _other_cluster(site, record)
+        if other is not None:
+            return other
         with site.open_pool(record.pool) as ioctx:
             return self.decide(site, ioctx, record)
 
@@ -249,16 +248,11 @@ class Executor:
                    is not glance_db.Location.NAMED and _is_gone(site, intent))
         return plan_intent(intent, is_dead, answer, is_gone), answer
 
-    @staticmethod
-    def _is_of_another_cluster(site: sites.Site, task: tasks.Task) -> bool:
-        return bool(task.fsid and site.fsid and task.fsid != site.fsid)
-
     def decide(self, site: sites.Site, ioctx: rados.Ioctx, task: tasks.Task,
                creating: bool = False, waited: float = 0) -> Decision:
         """Return what is to be done about a task now; without any effect.
 
-        :raises RetryLater: if Glance's database does not answer
-        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        :raises: as :meth:`plan`
         """
         return plan(task, site.pool, _inspect(ioctx, task),
                     self.ask(site, task), creating, waited)
@@ -286,28 +280,30 @@ class Executor:
 
         :param creating: uid of the intent of the one who asks, who holds the
             name lock and is about to write the image; or None
-        :param waited: seconds for which the task has waited
         :param ioctx: of the task's pool, by which the name lock is held, where
             there is a ``creating``; another client would not be blocklisted
             with its holder
         :raises RetryLater: if it cannot be done now
         :raises glance_dcn.tasks.leases.LeaseLost: if this process may not act
-        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-        :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+        :raises: as :meth:`plan`
         """
-        if self._is_of_another_cluster(site, task):
-            return _other_cluster(task)
-        with (contextlib.nullcontext(ioctx) if ioctx is not None
-              else site.open_pool(task.pool)) as pool:
-            decision = self.decide(site, pool, task, bool(creating),
-                                   waited)
-            if decision.verdict is Verdict.PURGE:
-                return self._purge(pool, task, decision)
-            if decision.verdict is Verdict.REMOVE:
-                self._fence(site, task)
-                with self._name_lock(site, pool, task, creating):
-                    return self._remove(site, pool, task, decision,
-                                        creating)
+        other = _other_cluster(site, task)
+        if other is not None:
+            return other
+        try:
+            with (contextlib.nullcontext(ioctx) if ioctx is not None
+                  else site.open_pool(task.pool)) as pool:
+                decision = self.decide(site, pool, task, bool(creating),
+                                       waited)
+                if decision.verdict is Verdict.PURGE:
+                    self._purge(pool, task)
+                elif decision.verdict is Verdict.REMOVE:
+                    self._fence(site, task)
+                    with (contextlib.nullcontext() if creating
+                          else site.name_lock(pool, task.image)):
+                        self._remove(site, pool, task, decision, creating)
+        except (name_lock.NotLocked, images.InUse) as exc:
+            raise RetryLater(str(exc), expected=True) from exc
         if decision.verdict in (Verdict.WAIT, Verdict.REFUSE):
             raise RetryLater(decision.reason,
                              expected=decision.verdict is Verdict.WAIT)
@@ -315,49 +311,26 @@ class Executor:
 
     @staticmethod
     def _fence(site: sites.Site, task: tasks.Task) -> None:
-        """Blocklist the clients that may be at work on the image.
-
-        :raises RetryLater: if one cannot be blocklisted
-        """
+        """Blocklist the clients that may be at work on the image."""
         left = (site.connection.blocklist(task.addresses) if task.addresses
                 else ())
         if left:
             raise RetryLater('clients %s cannot be blocklisted'
                              % ', '.join(sorted(left)))
 
-    @contextlib.contextmanager
-    def _name_lock(self, site: sites.Site, ioctx: rados.Ioctx,
-                   task: tasks.Task, creating: str | None
-                   ) -> typing.Iterator[None]:
-        if creating:
-            yield
-            return
-        try:
-            with site.name_lock(ioctx, task.image):
-                yield
-        except name_lock.NotLocked as exc:
-            raise RetryLater(str(exc), expected=True) from exc
-
     def _remove(self, site: sites.Site, ioctx: rados.Ioctx, task: tasks.Task,
-                before: Decision, creating: str | None
-                ) -> Decision:
-        decision = self.decide(site, ioctx, task, bool(creating))
-        if decision != before:
+                decision: Decision, creating: str | None) -> None:
+        if self.decide(site, ioctx, task, bool(creating)) != decision:
             raise RetryLater('it has changed meanwhile', expected=True)
         self._check_not_written(task, decision, creating)
         self._check_lease()
-        try:
+        with contextlib.suppress(rbd.ImageNotFound):
             images.remove(
                 ioctx, task.image, decision.image_id,
                 task.snapshot or images.SNAPSHOT,
                 trashing=lambda image_id: self._store.put(
                     purge(site, task.image, task.pool, image_id)),
                 in_use_too=task.action is tasks.Action.DELETE)
-        except rbd.ImageNotFound:
-            pass
-        except images.InUse as exc:
-            raise RetryLater(str(exc), expected=True) from exc
-        return decision
 
     def _check_not_written(self, task: tasks.Task, decision: Decision,
                            creating: str | None) -> None:
@@ -378,8 +351,7 @@ class Executor:
                     and other.state in states):
                 raise RetryLater('it is being written', expected=True)
 
-    def _purge(self, ioctx: rados.Ioctx, task: tasks.Task,
-               decision: Decision) -> Decision:
+    def _purge(self, ioctx: rados.Ioctx, task: tasks.Task) -> None:
         assert task.image_id is not None, 'plan() drops others'
         self._check_lease()
         try:
@@ -387,22 +359,17 @@ class Executor:
         except rbd.ImageNotFound:
             if images.read_image_id(ioctx, task.image) == task.image_id:
                 raise RetryLater('it is not in the trash yet', expected=True)
-        except images.InUse as exc:
-            raise RetryLater(str(exc), expected=True) from exc
-        return decision
 
 
-def _other_cluster(task: tasks.Task) -> Decision:
+def _other_cluster(site: sites.Site, task: tasks.Task) -> Decision | None:
+    if not task.fsid or not site.fsid or task.fsid == site.fsid:
+        return None
     return Decision(Verdict.DROP, 'it was for cluster %s, in whose place the '
                     'store has another one' % task.fsid)
 
 
 def _is_gone(site: sites.Site, intent: tasks.Intent) -> bool:
-    """Return whether nothing is left of the image of an intent.
-
-    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
-    :raises glance_dcn.ceph.omap.Error: if the cluster refuses
-    """
+    """Return whether nothing is left of the image of an intent."""
     if intent.image_id is None:
         return False
     with site.open_pool(intent.pool) as ioctx:

@@ -148,5 +148,4 @@ def _parse(text: str | None) -> dict[str, typing.Any]:
 
 
 def _site(key: str) -> str:
-    """Return the part of a key that tells the site."""
     return '/'.join(key.split('/')[:2])

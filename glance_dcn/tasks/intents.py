@@ -29,7 +29,6 @@ import typing
 import uuid
 
 from glance_dcn.ceph import omap
-from glance_dcn.ceph import record_format
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
@@ -80,9 +79,16 @@ class Write:
 
         :raises WriteLost: if the intent was given to another process
         """
-        old = self.intent
-        self.intent = dataclasses.replace(old, image_id=image_id)
-        self._log.bind(old, self.intent)
+        log, old = self._log, self.intent
+        new = self.intent = dataclasses.replace(old, image_id=image_id)
+        with log.own.guard:
+            # One that was given up meanwhile needs no lease any more.
+            if old.uid in log.own.open:
+                log.own.open[new.uid] = new
+        try:
+            self._replace(old, new)
+        except stores.AWAY:
+            log.put_off(old, new)
 
     def commit(self) -> None:
         """Take the right to tell Glance of the image.
@@ -91,21 +97,67 @@ class Write:
 
         :raises WriteLost: if the image was given to another process
         """
-        committed = dataclasses.replace(self.intent,
-                                        state=tasks.State.COMMITTED)
-        self._log.commit(self.intent, committed)
-        self.intent = committed
+        log, old = self._log, self.intent
+        new = dataclasses.replace(old, state=tasks.State.COMMITTED)
+        with log.own.guard:
+            late = any(one.uid == old.uid for one, _new in log.own.late)
+        try:
+            if late:
+                log.catch_up()
+            self._replace(old, new)
+        except stores.AWAY as exc:
+            # If home is away from this process alone, another may take it
+            # all the same; but what is published is removed only where
+            # Glance's database is settled without it.
+            LOG.warning('Store %(store)s, which keeps the records, does not '
+                        'answer (%(error)s): that image %(image)s is complete '
+                        'in store %(site)s is recorded later', {
+                            'store': log.store.home.name, 'error': exc,
+                            'image': old.image, 'site': old.site})
+            log.put_off(old, new)
+        finally:
+            # Also if it is lost: nothing of it needs the lease any more.
+            with log.own.guard:
+                log.own.open.pop(old.uid, None)
+                log.own.until = time.monotonic() + _LINGER
+        log.own.committed.append(new)
+        self.intent = new
+
+    def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
+        if not self._log.store.replace(old, new):
+            raise WriteLost(old)
 
     def end(self) -> None:
         """Drop the intent: nothing of the image is left."""
-        self._log.end(self.intent)
+        self._close()
+        try:
+            self._log.store.remove_later(self.intent)
+        except stores.AWAY:
+            self._log.put_off(self.intent, None)
 
     def abandon(self, fence: bool = True) -> None:
         """Leave the image to the task runner, which removes it.
 
         :param fence: whether the client that wrote it is blocklisted first
         """
-        self._log.abandon(self.intent, fence)
+        intent = self.intent
+        task = tasks.Task(
+            tasks.Action.REMOVE_INCOMPLETE, intent.site, intent.image,
+            intent.pool, fsid=intent.fsid, image_id=intent.image_id,
+            addresses=(intent.address,) if fence else ())
+        try:
+            self._log.store.put(task)
+        except stores.NotRecorded as exc:
+            LOG.error('%s', exc)
+            self._close()
+            self._log.put_off(intent, task)
+            return
+        self.end()
+        self._log.notify()
+
+    def _close(self) -> None:
+        with self._log.own.guard:
+            self._log.own.open.pop(self.intent.uid, None)
 
 
 class _Open:
@@ -135,14 +187,15 @@ class WriteLog:
 
     def __init__(self, store: stores.TaskStore,
                  notify: typing.Callable[[], object] = lambda: None) -> None:
-        self._store = store
-        self._notify = notify
+        self.store = store
+        self.notify = notify
         self._periodic = periodic.Periodic('dcn-lease', self.renew,
                                            leases.RENEWAL)
         self._processes = process.ForkLocal(_Open)
 
     @property
-    def _own(self) -> _Open:
+    def own(self) -> _Open:
+        """The open intents of this process."""
         return self._processes.get()
 
     def begin(self, site: sites.Site, image: str, address: str) -> Write:
@@ -151,163 +204,87 @@ class WriteLog:
         :param address: of the client that writes
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         """
-        with self._own.guard:
-            self._own.until = time.monotonic() + _LINGER
+        with self.own.guard:
+            self.own.until = time.monotonic() + _LINGER
             intent = tasks.Intent(site.name, image, site.pool, site.fsid,
-                                  self._own.lease, address)
-            self._own.open[intent.uid] = intent
-            self._own.beat += 1
-            lease = {stores.LEASES + self._own.lease: self._lease_text()}
+                                  self.own.lease, address)
+            self.own.open[intent.uid] = intent
+            self.own.beat += 1
+            lease = {stores.LEASES + self.own.lease: self._lease_text()}
         try:
-            self._store.put(intent, lease)
+            self.store.put(intent, others=lease)
         except BaseException:
-            with self._own.guard:
-                self._own.open.pop(intent.uid, None)
+            with self.own.guard:
+                self.own.open.pop(intent.uid, None)
                 # It may be written when the cluster goes on.
-                self._own.late.append((intent, None))
+                self.own.late.append((intent, None))
             self._periodic.start()
             raise
         self._periodic.start()
         return Write(self, intent)
 
-    def bind(self, old: tasks.Intent, new: tasks.Intent) -> None:
-        """Write an intent that tells the image.
-
-        :raises WriteLost: if it was changed by another process
-        """
-        with self._own.guard:
-            # One that was given up meanwhile needs no lease any more.
-            if old.uid in self._own.open:
-                self._own.open[new.uid] = new
-        try:
-            self._replace(old, new)
-        except stores.AWAY:
-            self._put_off(old, new)
-
-    def commit(self, old: tasks.Intent, new: tasks.Intent) -> None:
-        """Write a committed intent.
-
-        :raises WriteLost: if it was changed by another process
-        """
-        with self._own.guard:
-            late = any(one.uid == old.uid for one, _new in self._own.late)
-        try:
-            if late:
-                self._catch_up()
-            self._replace(old, new)
-        except stores.AWAY as exc:
-            # If home is away from this process alone, another may take it
-            # all the same; but what is published is removed only where
-            # Glance's database is settled without it.
-            LOG.warning('Store %(store)s, which keeps the records, does not '
-                        'answer (%(error)s): that image %(image)s is complete '
-                        'in store %(site)s is recorded later', {
-                            'store': self._store.home.name, 'error': exc,
-                            'image': old.image, 'site': old.site})
-            self._put_off(old, new)
-        finally:
-            # Also if it is lost: nothing of it needs the lease any more.
-            with self._own.guard:
-                self._own.open.pop(old.uid, None)
-                self._own.until = time.monotonic() + _LINGER
-        self._own.committed.append(new)
-
     def take_committed(self) -> list[tasks.Intent]:
-        """Return what was committed since this was called last.
-
-        Of very many, only the latest.
-        """
-        with self._own.guard:
-            found = list(self._own.committed)
-            self._own.committed.clear()
+        """Return what was committed since the last call."""
+        with self.own.guard:
+            found = list(self.own.committed)
+            self.own.committed.clear()
         return found
-
-    def _replace(self, old: tasks.Intent, new: tasks.Intent) -> None:
-        if not self._store.replace(old, new):
-            raise WriteLost(old)
-
-    def end(self, intent: tasks.Intent) -> None:
-        """Drop an intent."""
-        with self._own.guard:
-            self._own.open.pop(intent.uid, None)
-        try:
-            self._store.remove_later(intent)
-        except stores.AWAY:
-            self._put_off(intent, None)
-
-    def abandon(self, intent: tasks.Intent, fence: bool) -> None:
-        """Turn an intent into a task that removes the image."""
-        task = tasks.Task(
-            tasks.Action.REMOVE_INCOMPLETE, intent.site, intent.image,
-            intent.pool, fsid=intent.fsid, image_id=intent.image_id,
-            addresses=(intent.address,) if fence else ())
-        try:
-            self._store.put(task)
-        except stores.NotRecorded as exc:
-            LOG.error('%s', exc)
-            with self._own.guard:
-                self._own.open.pop(intent.uid, None)
-            self._put_off(intent, task)
-            return
-        self.end(intent)
-        self._notify()
 
     def renew(self) -> None:
         """Renew the lease, as long as it matters, and catch up."""
         if not self._processes.is_made:
             return
-        with self._own.guard:
-            idle = (not self._own.open and not self._own.late
-                    and time.monotonic() > self._own.until)
-            self._own.beat += 1
-            key, text = stores.LEASES + self._own.lease, self._lease_text()
+        with self.own.guard:
+            idle = (not self.own.open and not self.own.late
+                    and time.monotonic() > self.own.until)
+            self.own.beat += 1
+            key, text = stores.LEASES + self.own.lease, self._lease_text()
             if idle:
-                self._own.lease = uuid.uuid4().hex
+                self.own.lease = uuid.uuid4().hex
                 self._periodic.stop()
-        site = self._store.home.site
+        site = self.store.home.site
         if site is None or not site.available:
             return
         try:
-            with self._store.home.open() as ioctx:
+            with self.store.home.open() as ioctx:
                 if idle:
                     omap.remove(ioctx, stores.OBJECT, key)
                 else:
                     omap.put(ioctx, stores.OBJECT, {key: text})
-            self._catch_up()
-            self._store.drain()
+            self.catch_up()
+            self.store.drain()
         except stores.AWAY as exc:
             LOG.debug('The lease of this process was not renewed: %s', exc)
 
     def _lease_text(self) -> str:
-        return record_format.dump(
-            leases.Lease(self._own.lease, self._own.beat,
-                         tasks.host_and_process()), self._store.deployment)
+        return leases.dump(self.own.lease, self.own.beat,
+                           self.store.deployment)
 
-    def _put_off(self, old: tasks.Intent,
-                 new: tasks.Record | None) -> None:
-        with self._own.guard:
-            self._own.late.append((old, new))
+    def put_off(self, old: tasks.Intent, new: tasks.Record | None) -> None:
+        """Have a change written once home is back; None: a removal."""
+        with self.own.guard:
+            self.own.late.append((old, new))
         self._periodic.start()
 
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Write what home was away for, in order.
 
-        :raises: as :class:`glance_dcn.tasks.store.TaskStore`
+        :raises: as :meth:`glance_dcn.tasks.store.TaskStore.replace`
         """
         while True:
-            with self._own.guard:
-                if not self._own.late:
+            with self.own.guard:
+                if not self.own.late:
                     return
-                entry = self._own.late[0]
+                entry = self.own.late[0]
             old, new = entry
             if isinstance(new, tasks.Task):
-                self._store.put(new)
-                self._store.remove(old)
+                self.store.put(new)
+                self.store.remove(old)
             elif new is None:
-                self._store.remove(old)
+                self.store.remove(old)
             else:
-                self._store.replace(old, new)
-            with self._own.guard:
+                self.store.replace(old, new)
+            with self.own.guard:
                 # Another thread may have done the same.
-                if self._own.late and self._own.late[0] is entry:
-                    del self._own.late[0]
+                if self.own.late and self.own.late[0] is entry:
+                    del self.own.late[0]

@@ -47,15 +47,17 @@ _RUNNER = 'runner/'
 
 @dataclasses.dataclass(frozen=True)
 class Lease:
-    """What a holder writes.
-
-    :ivar holder: tells it from any other
-    :ivar beat: goes up with each renewal
-    """
+    """What a holder writes; its beat goes up with each renewal."""
 
     holder: str
     beat: int
     created_by: str
+
+
+def dump(holder: str, beat: int, deployment: str) -> str:
+    """Return a lease of this process as it is kept."""
+    return record_format.dump(
+        Lease(holder, beat, tasks.host_and_process()), deployment)
 
 
 class Observer:
@@ -92,10 +94,7 @@ class Observer:
         self._seen = seen
 
     def is_expired(self, name: str, expiry: float = EXPIRY) -> bool:
-        """Return whether a lease was not renewed for too long.
-
-        :param expiry: seconds
-        """
+        """Return whether a lease was not renewed for seconds of expiry."""
         known = self._seen.get(name)
         return known is not None and self._clock() - known[1] >= expiry
 
@@ -172,11 +171,8 @@ class RunnerLease:
                 if before is not None and not own.observer.is_expired(
                         self._key, self.EXPIRY):
                     return False
-            after = record_format.dump(
-                Lease(own.holder, own.beat + 1,
-                      tasks.host_and_process()), self._store.deployment)
-            if not omap.swap(ioctx, stores.OBJECT, self._key, before,
-                             after):
+            after = dump(own.holder, own.beat + 1, self._store.deployment)
+            if not omap.swap(ioctx, stores.OBJECT, self._key, before, after):
                 own.text = None
                 return False
         own.text, own.beat, own.renewed = after, own.beat + 1, now

@@ -15,13 +15,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import typing
 
 import rbd
 
-from glance_dcn.ceph import errors
-from glance_dcn.ceph import omap
 from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
@@ -47,6 +46,7 @@ LOG = logging.getLogger(__name__)
 _LOADING = 20
 # Tasks of one request that are begun some seconds later, and how many.
 _MANY, _PAUSE = 8, 3
+_NOT_NOW = (actions.RetryLater, rbd.Error, *stores.AWAY)
 
 Action = tasks.Action
 NotRecorded = stores.NotRecorded
@@ -55,6 +55,7 @@ NotRecorded = stores.NotRecorded
 class TaskQueue:
     """What a process records, and what it does of it.
 
+    :ivar writes: the images that this process writes
     :ivar runner: None in a process that runs no tasks
     :ivar lead: that of the host: the process that has it runs the tasks, and
         does other background work
@@ -69,14 +70,11 @@ class TaskQueue:
         self.runner: runners.TaskRunner | None = None
         self.lead = leads.Lead()
         self._database: glance_db.GlanceDatabase | None = None
-        self._log = intents.WriteLog(self.store, lambda: self.lead.notify())
+        self.writes = intents.WriteLog(self.store, lambda: self.lead.notify())
         self.enabled = True
 
     def add(self, site: sites.Site, home: bool = False) -> None:
-        """Add a site.
-
-        :param home: whether it keeps the records
-        """
+        """Add a site, which may be the home that keeps the records."""
         self.sites[site.name] = site
         if home:
             self.home.site = site
@@ -89,15 +87,14 @@ class TaskQueue:
                   database: glance_db.GlanceDatabase | None) -> None:
         """Take over what a configuration says.
 
-        :param folder: path of the folder where records go while home is away,
-            or None
-        :param database: that of the Glance that this process belongs to, or
-            None
+        :param folder: path of the folder beside the staged data, where
+            records go while home is away, or None
         """
         self.store.deployment = deployment
         process.get(cluster_identity.ClusterIdentities).deployment = deployment
-        if folder and (self.store.spool is None):
-            self.store.spool = spools.Spool(folder)
+        if folder and self.store.spool is None:
+            self.store.spool = spools.Spool(os.path.join(folder,
+                                                         spools.FOLDER))
         self._database = database
 
     def start(self) -> None:
@@ -130,8 +127,7 @@ class TaskQueue:
         try:
             return actions.Executor(self.store, self._database).plan(site,
                                                                      record)
-        except (actions.RetryLater, errors.ClusterError, rbd.Error,
-                omap.Error) as exc:
+        except _NOT_NOW as exc:
             return actions.Decision(actions.Verdict.WAIT, str(exc))
 
     def run_once(self, patience: float) -> bool:
@@ -152,38 +148,13 @@ class TaskQueue:
             time.sleep(_PAUSE)
         return True
 
-    def begin_write(self, site: sites.Site, image: str,
-                    address: str) -> intents.Write:
-        """Record that an image is going to be written.
-
-        :param address: of the client that writes
-        :raises NotRecorded: if it cannot be recorded
-        """
-        return self._log.begin(site, image, address)
-
-    def take_committed(self) -> list[tasks.Intent]:
-        """Return what was committed since this was called last."""
-        return self._log.take_committed()
-
-    def defer(self, action: Action, site: sites.Site, image: str,
-              pool: str | None = None, **fields: typing.Any) -> None:
-        """Record a task, to be done as soon as possible.
-
-        :param pool: name of the pool; None: the site's
-        :param fields: further fields of
-            :class:`glance_dcn.tasks.task.Task`
-        :raises NotRecorded: if it cannot be recorded
-        """
-        self.defer_all([tasks.Task(
-            action, site.name, image, pool or site.pool,
-            fsid=fields.pop('fsid', None) or site.fsid, **fields)])
-
-    def defer_all(self, deferred: typing.Sequence[tasks.Task]) -> None:
-        """Record several tasks at once, to be done as soon as possible.
+    def defer(self, deferred: typing.Sequence[tasks.Task]) -> None:
+        """Record tasks at once, to be done as soon as possible.
 
         :raises NotRecorded: if they cannot be recorded; none of them is then
         """
-        self.store.put_all(deferred)
+        if deferred:
+            self.store.put(*deferred)
         for task in deferred:
             LOG.info('Store %(store)s: %(action)s of image %(image)s is '
                      'deferred', {'store': task.site, 'image': task.image,
@@ -198,10 +169,7 @@ class TaskQueue:
 
     def note_purge(self, site: sites.Site, image: str,
                    pool: str | None = None) -> typing.Callable[[str], None]:
-        """Return what is to be called before an image is moved to the trash.
-
-        See :func:`glance_dcn.ceph.images.remove`.
-        """
+        """Return the ``trashing`` of :func:`glance_dcn.ceph.images.remove`."""
         def note(image_id: str) -> None:
             try:
                 self.store.put(actions.purge(site, image, pool, image_id))
@@ -219,9 +187,9 @@ class TaskQueue:
         :param ioctx: of the site's pool, by which the name lock is held
         :returns: whether anything was done, so that it is worth another try
         """
-        done = False
         if self._database is None or not self._database.available:
-            return done
+            return False
+        done = False
         executor = actions.Executor(self.store, self._database)
         try:
             for task in self._pending(site, image):
@@ -232,8 +200,7 @@ class TaskQueue:
                     site, task, creating=write.intent.uid, ioctx=ioctx)
                 self.store.remove(task)
                 done |= decision.verdict is actions.Verdict.REMOVE
-        except (actions.RetryLater, errors.ClusterError, rbd.Error,
-                omap.Error) as exc:
+        except _NOT_NOW as exc:
             LOG.info('Store %(store)s: tasks for image %(image)s cannot be '
                      'done now: %(error)s', {
                          'store': site.name, 'image': image, 'error': exc})
@@ -253,10 +220,7 @@ class TaskQueue:
 
     def is_committed(self, site: sites.Site, image: str,
                      image_id: str | None) -> bool:
-        """Return whether the writer of an image has committed it.
-
-        True as well if home does not tell.
-        """
+        """Return whether an image is committed, or home does not tell."""
         try:
             return any(isinstance(record, tasks.Intent)
                        and record.image_id == image_id
@@ -269,10 +233,7 @@ class TaskQueue:
             return True
 
     def cancel_deletes(self, site: sites.Site, image: str) -> None:
-        """Drop deletions of an image that was adopted.
-
-        What cannot be dropped now is found void later.
-        """
+        """Drop deletions of an adopted image; what stays is void later."""
         try:
             for task in self._pending(site, image):
                 if task.action is Action.DELETE:

@@ -102,21 +102,14 @@ class _Attempts:
 
 @dataclasses.dataclass
 class _Running:
-    """A record that is being tried.
-
-    :ivar since: when that was begun, by the monotonic clock
-    """
+    """A record that is being tried, since a time of the monotonic clock."""
 
     site: sites.Site
     since: float
 
 
 class _Tried:
-    """The attempts of one process.
-
-    :ivar running: those that go on, by key
-    :ivar ended: keys of those that have ended since
-    """
+    """The running attempts of one process, and keys of those that ended."""
 
     def __init__(self) -> None:
         self.running: dict[str, _Running] = {}
@@ -167,8 +160,7 @@ class TaskRunner:
         self._scanned = float('-inf')
         self._awaited: set[str] = set()
         self._reported: set[str] = set()
-        self._periodic = periodic.Periodic('dcn-tasks', self.run,
-                                           _INTERVAL)
+        self._periodic = periodic.Periodic('dcn-tasks', self.run, _INTERVAL)
 
     @property
     def _own(self) -> _Tried:
@@ -255,11 +247,11 @@ class TaskRunner:
 
     def _run(self, scan: stores.Scan, patience: float = _ROUND) -> None:
         self._report(scan.unreadable)
-        self._observer.update(scan.leases, {
-            record.writer for record in scan.records
-            if isinstance(record, tasks.Intent)})
+        writers = {record.writer for record in scan.records
+                   if isinstance(record, tasks.Intent)}
+        self._observer.update(scan.leases, writers)
         self._forget(scan.records)
-        self._drop_leases(scan)
+        self._drop_leases(scan.leases, writers)
         due = [(site, record) for record, site in (
             (record, self._site_of(record)) for record in scan.records
             if record.key not in self._own.running)
@@ -268,11 +260,7 @@ class TaskRunner:
 
     def _do_all(self, due: list[tuple[sites.Site, tasks.Record]],
                 patience: float) -> None:
-        """Do what is due.
-
-        :param patience: seconds after which what hangs is left running, and
-            the rest waits for the next round
-        """
+        """Do what is due; after seconds of patience, leave what hangs."""
         until = self._clock() + patience
         waiting = _in_turn(due)
         while waiting and self._clock() < until:
@@ -292,7 +280,6 @@ class TaskRunner:
 
     def _choose(self, waiting: list[tuple[sites.Site, tasks.Record]]
                 ) -> tuple[sites.Site, tasks.Record] | None:
-        """Return what is to be begun now, or None."""
         now = self._clock()
         lively = [key for key, one in list(self._own.running.items())
                   if now - one.since < _ROUND]
@@ -322,17 +309,15 @@ class TaskRunner:
                 ended.put(record.key)
         process.get(schedulers.Scheduler).submit(work)
 
-    def _drop_leases(self, scan: stores.Scan) -> None:
+    def _drop_leases(self, held: dict[str, str], writers: set[str]) -> None:
         """Drop the leases of dead processes that have left no intents."""
-        wanted = {record.writer for record in scan.records
-                  if isinstance(record, tasks.Intent)}
-        dead = [name for name in set(scan.leases) - wanted
+        dead = [name for name in held.keys() - writers
                 if self._observer.is_expired(name, _FORGOTTEN)]
         if dead:
             with self._store.home.open() as ioctx:
                 for name in dead:
                     omap.remove(ioctx, stores.OBJECT, stores.LEASES + name,
-                                scan.leases[name])
+                                held[name])
 
     def _gather(self) -> None:
         """Wait for a task to end, or for a while.
@@ -384,7 +369,6 @@ class TaskRunner:
             record.key)) <= now
 
     def _forget(self, found: list[tasks.Record]) -> None:
-        """Forget the attempts at records that are gone."""
         keys = {record.key for record in found}
         self._attempts = {key: known for key, known in self._attempts.items()
                           if key in keys}
@@ -454,8 +438,8 @@ class TaskRunner:
             if committed:
                 self._check_settled(intent, answer)
             intent = self._take(intent, committed, decision.reason)
-        decision = self._executor.execute(site,
-                                          actions.remove_incomplete(intent))
+        task = actions.remove_incomplete(intent)
+        decision = self._executor.execute(site, task)
         self._store.remove(intent)
         return decision
 
@@ -516,7 +500,6 @@ class TaskRunner:
 
     def _retry(self, site: sites.Site, record: tasks.Record,
                attempts: _Attempts, exc: Exception) -> None:
-        """Have a record tried again later."""
         later = exc if isinstance(exc, actions.RetryLater) else None
         expected = later is not None and later.expected
         now = self._clock()
@@ -546,7 +529,6 @@ class TaskRunner:
 
     def _note(self, task: tasks.Task, exc: Exception,
               expected: bool) -> None:
-        """Write down what a task waits for, for people to read."""
         message = record_format.printable(exc)
         changed = dataclasses.replace(
             task, message=message,

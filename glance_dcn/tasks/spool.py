@@ -79,26 +79,17 @@ class Spool:
     def _own(self) -> _Own:
         return self._processes.get()
 
-    def put(self, key: str, text: str) -> None:
-        """Keep a record, over an earlier one of its key.
+    def put(self, records: dict[str, str]) -> None:
+        """Keep records, over earlier ones of their keys: all, or none.
 
-        :raises OSError: if it cannot be written
-        """
-        self.put_all({key: text})
-
-    def put_all(self, records: dict[str, str]) -> None:
-        """Keep several records, or none.
-
-        :param records: texts by key
         :raises OSError: if they cannot be written
         """
         with self._own.guard:
             self._write({**self._own.records, **records})
 
     def swap(self, key: str, before: str, after: str) -> bool:
-        """Change a record if it is kept here, and still what it was.
+        """Change a record if it is here and still as before; or return False.
 
-        :returns: whether it was changed
         :raises OSError: if that cannot be written
         """
         with self._own.guard:

@@ -32,7 +32,6 @@ from glance_dcn.tasks import task as tasks
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Iterator
 
     import rados
 
@@ -95,25 +94,14 @@ class TaskStore:
         """Return a record as it is kept."""
         return record_format.dump(record, self.deployment)
 
-    def put(self, record: tasks.Record,
+    def put(self, *records: tasks.Record,
             others: dict[str, str] | None = None) -> bool:
-        """Write a record, over an earlier one of its key.
+        """Write records in one operation, over earlier ones of their keys.
 
         :param others: further keys and texts, written in the same operation
-        :returns: whether it is at home; if not, it is on the local disk
-        :raises NotRecorded: if it can be written to neither
+        :returns: whether they are at home; if not, they are on the local disk
+        :raises NotRecorded: if they can be written to neither; none is then
         """
-        return self._put([record], others)
-
-    def put_all(self, records: typing.Sequence[tasks.Record]) -> bool:
-        """Write several records in one operation: all of them, or none.
-
-        For the rest see :meth:`put`.
-        """
-        return not records or self._put(records)
-
-    def _put(self, records: typing.Sequence[tasks.Record],
-             others: dict[str, str] | None = None) -> bool:
         texts = {record.key: self.text(record) for record in records}
         try:
             self._at_home(lambda ioctx: omap.put(
@@ -124,21 +112,20 @@ class TaskStore:
             return False
 
     def replace(self, old: tasks.Record, new: tasks.Record) -> bool:
-        """Write a record if it is still what it was.
+        """Write a record if it is still what it was; return whether it was.
 
-        :returns: whether it was written
         :raises glance_dcn.ceph.errors.ClusterError: if home is away
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
-        if self._swap_in_spool(old, new):
+        if self._in_spool(new, lambda spool: spool.swap(
+                old.key, self.text(old), self.text(new))):
             return True
         return self._at_home(lambda ioctx: omap.swap(
             ioctx, OBJECT, old.key, self.text(old), self.text(new)))
 
     def remove(self, record: tasks.Record) -> bool:
-        """Remove a record, unless it was changed.
+        """Remove a record unless it was changed; return whether it was.
 
-        :returns: whether it was removed
         :raises: as :meth:`replace`
         """
         if self._discard_in_spool(record):
@@ -211,29 +198,24 @@ class TaskStore:
 
     def _scan(self, prefix: str) -> Scan:
         found = Scan()
-        for key, text in self._walk(prefix):
+        # In this order: what is moved home meanwhile is seen there.
+        spooled = dict(self.spool.items()) if self.spool is not None else {}
+        at_home = self._at_home(
+            lambda ioctx: list(omap.walk(ioctx, OBJECT, prefix)))
+        for key, text in [
+                *sorted(item for item in spooled.items()
+                        if item[0].startswith(prefix)),
+                *(item for item in at_home if item[0] not in spooled)]:
             if key.startswith(LEASES):
                 found.leases[key[len(LEASES):]] = text
             elif key.startswith(tasks.SITES):
                 self._read(key, text, found)
         return found
 
-    def _walk(self, prefix: str) -> Iterator[tuple[str, str]]:
-        seen = dict(self.spool.items()) if self.spool is not None else {}
-        for key, text in sorted(seen.items()):
-            if key.startswith(prefix):
-                yield key, text
-        found = self._at_home(
-            lambda ioctx: list(omap.walk(ioctx, OBJECT, prefix)))
-        for key, text in found:
-            if key not in seen:
-                yield key, text
-
     def _at_home(self, work: Callable[[rados.Ioctx], _T]) -> _T:
         """Return what a function of the home's Ioctx returns.
 
-        It is called once more if the cluster had cut off this client: there
-        is a new connection then.
+        It is called again, on a new connection, if this client was cut off.
 
         :raises: as :meth:`replace`
         """
@@ -262,11 +244,6 @@ class TaskStore:
             found.unreadable.append(Unreadable(
                 key, str(exc), isinstance(exc, record_format.ForeignRecord)))
 
-    def _swap_in_spool(self, old: tasks.Record, new: tasks.Record) -> bool:
-        """Change a record that is on the local disk; return whether it is."""
-        return self._in_spool(new, lambda spool: spool.swap(
-            old.key, self.text(old), self.text(new)))
-
     def _discard_in_spool(self, record: tasks.Record) -> bool:
         return self._in_spool(record,
                               lambda spool: spool.discard(record.key))
@@ -287,7 +264,7 @@ class TaskStore:
                 raise OSError('there is no staging folder')
             if self.home.site is None:
                 raise OSError('from where it could not be moved')
-            self.spool.put_all(texts)
+            self.spool.put(texts)
         except OSError as exc:
             raise self._not_recorded(record, reason, exc) from exc
 

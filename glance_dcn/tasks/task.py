@@ -86,9 +86,7 @@ class Task:
     :ivar snapshot: name of the snapshot to be removed with it, or None
     :ivar addresses: addresses of clients that may still be at work on it,
         which are blocklisted first
-    :ivar uid: tells it from any other
-    :ivar created_at: seconds since the epoch by the clock of its creator; for
-        people to read
+    :ivar created_at: seconds since the epoch by the clock of its creator
     :ivar retry_attempts: how often it has failed
     :ivar message: what it failed with last, or waits for; '' if it was not
         tried yet
@@ -114,14 +112,11 @@ class Task:
     @property
     def key(self) -> str:
         """Key of the record; those of one image at one site begin alike."""
-        if self.action is Action.DELETE and self.image_id is None:
-            name: str = self.action.value
-        elif self.action is Action.REMOVE_INCOMPLETE:
-            name = '%s.%s' % (self.action.value, self.uid)
-        else:
-            name = '%s.%s' % (self.action.value,
-                              urllib.parse.quote(self.image_id or '',
-                                                 safe=''))
+        name: str = self.action.value
+        if self.action is Action.REMOVE_INCOMPLETE:
+            name += '.' + self.uid
+        elif self.action is not Action.DELETE or self.image_id is not None:
+            name += '.' + urllib.parse.quote(self.image_id or '', safe='')
         return prefix(self.site, self.image) + 'task/' + name
 
 
@@ -132,9 +127,7 @@ class Intent:
     :ivar writer: ID of the lease of the process that writes
     :ivar address: address of the client that writes, at the site's cluster
     :ivar image_id: internal ID of the RBD image, once it is created
-    :ivar uid: tells it from any other
-    :ivar created_at: seconds since the epoch by the clock of its creator; for
-        people to read
+    :ivar created_at: seconds since the epoch by the clock of its creator
     """
 
     site: str

@@ -75,16 +75,15 @@ _UUID = re.compile(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}')
 _MARK = 'glance-dcn '
 
 
+@dataclasses.dataclass
 class _Healthcheck:
     """What is added to the healthchecks of this process.
 
-    :ivar identity: of the worker, where the challenge is
     :ivar is_loaded: whether Glance has loaded the plugin
     """
 
-    def __init__(self) -> None:
-        self.identity: WorkerIdentity | None = None
-        self.is_loaded = False
+    identity: WorkerIdentity | None = None
+    is_loaded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +107,10 @@ def judge(url: str | None, public: str | None, identity: WorkerIdentity,
     """
     cure = _CURE % (socket.getfqdn() or 'HOST')
     if not url:
-        return _wrong(_missing(public, cure))
+        return Verdict(registry.WRONG, [_missing(public, cure)])
     fault = worker_url.fault(url)
     if fault:
-        return _wrong('%s %s. %s' % (OPTION, fault, cure))
+        return Verdict(registry.WRONG, ['%s %s. %s' % (OPTION, fault, cure)])
     faults = _compare(url, others, cure)
     state, fault, passing = (
         _ask(url, identity, cure) if ask else
@@ -124,10 +123,6 @@ def judge(url: str | None, public: str | None, identity: WorkerIdentity,
     return Verdict(state, faults, passing and len(faults) == 1)
 
 
-def _wrong(fault: str) -> Verdict:
-    return Verdict(registry.WRONG, [fault])
-
-
 def _missing(public: str | None, cure: str) -> str:
     told = ('Glance tells others public_endpoint, %s, instead, which is no '
             'address of one worker' % public if public else
@@ -138,7 +133,6 @@ def _missing(public: str | None, cure: str) -> str:
 
 def _compare(url: str, others: abc.Iterable[registry.Worker], cure: str
              ) -> list[str]:
-    """Return the faults that are seen by what other workers have."""
     faults = []
     twins = [other for other in others
              if other.url and _normal(other.url) == _normal(url)]
@@ -216,7 +210,6 @@ def _ask(url: str, identity: WorkerIdentity, cure: str
 
 
 def _question(session: requests.Session, url: str) -> tuple[int, str]:
-    """Return the status and the text of an answer."""
     with session.get(url + '/healthcheck', timeout=_TIMEOUT, stream=True,
                      allow_redirects=False, headers={
                          'Accept': 'text/plain',
@@ -234,7 +227,6 @@ def _unproved(url: str, reason: str) -> tuple[str, str, bool]:
 
 
 def _explain(exc: Exception) -> str:
-    """Return what went wrong with a question, in words."""
     import requests
     chain: list[BaseException] = []
     found: BaseException | None = exc
@@ -270,21 +262,17 @@ class WorkerIdentity:
     def uuid(self) -> str:
         """Return the UUID of the worker; it is made if need be.
 
-        :raises OSError: if it can be neither read nor written
-        :raises ValueError: if the file holds something else
+        :raises: as :meth:`known_uuid`, and OSError if it cannot be written
         """
         known = self.known_uuid()
         if known is not None:
             return known
         self._make()
         path = os.path.join(self.folder, _IDENTITY)
-        temporary = self._write(str(uuid.uuid4()) + '\n')
-        try:
+        with temporary(self.folder, '%s\n' % uuid.uuid4(), True) as written:
             # Of several processes that make one, one has made it.
             with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
-        finally:
-            os.unlink(temporary)
+                os.link(written, path)
         folder.sync_folder(self.folder)
         return _read_identity(path)
 
@@ -308,7 +296,8 @@ class WorkerIdentity:
         secret = secrets.token_hex(16)
         self._make()
         path = os.path.join(self.folder, _CHALLENGE)
-        os.replace(self._write(secret), path)
+        with temporary(self.folder, secret, True) as written:
+            os.replace(written, path)
         try:
             yield secret
         finally:
@@ -316,7 +305,7 @@ class WorkerIdentity:
                 os.unlink(path)
 
     def challenged(self) -> str | None:
-        """Return the secret of the challenge, or None."""
+        """Return the secret that answers have to prove, or None."""
         try:
             with open(os.path.join(self.folder, _CHALLENGE),
                       opener=open_at_once) as f:
@@ -330,14 +319,25 @@ class WorkerIdentity:
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.folder, mode=0o700)
 
-    def _write(self, text: str) -> str:
-        """Write a temporary file in the folder and return its path."""
-        fd, path = tempfile.mkstemp(dir=self.folder, prefix='.')
+
+@contextlib.contextmanager
+def temporary(folder: str, text: str, sync: bool) -> abc.Iterator[str]:
+    """Write a file of a passing name, to be linked or renamed in the block.
+
+    :param sync: whether it is on the disk before the block runs
+    :raises OSError: if it cannot be written
+    """
+    fd, path = tempfile.mkstemp(dir=folder, prefix='.')
+    try:
         with open(fd, 'w') as f:
             f.write(text)
             f.flush()
-            os.fsync(f.fileno())
-        return path
+            if sync:
+                os.fsync(f.fileno())
+        yield path
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def open_at_once(path: str, flags: int) -> int:
@@ -350,7 +350,7 @@ def _read_identity(path: str) -> str:
         text = f.read(100).strip()
     if not _UUID.fullmatch(text):
         raise ValueError('%s does not hold the name of a worker; remove it, '
-                         'and it is made anew' % path)
+                         'and another is made' % path)
     return text
 
 

@@ -110,18 +110,14 @@ def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
     """Have this process share the background work of its host.
 
     Called for each store; the first call for a configuration counts.
-
-    :param queue: gets the lead as its ``lead``
     """
-    known = queue.lead
-    if isinstance(known, HostLead):
-        if known.conf is conf:
+    if isinstance(queue.lead, HostLead):
+        if queue.lead.conf is conf:
             return
-        known.stop()
+        queue.lead.stop()
     options.register(conf)
     queue.lead = HostLead(
-        folders(conf, queue.store.deployment),
-        MISSING * interval(conf),
+        folders(conf, queue.store.deployment), MISSING * interval(conf),
         # Others that have stores, such as the scrubber, end at any time.
         may_lead=lambda: (glance_interfaces.serves_api(conf)
                           or glance_interfaces.loaded()))
@@ -140,8 +136,8 @@ def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
         deployment.encode()).hexdigest()[:16])
     staging = folder.path(conf)
-    locks = getattr(getattr(conf, 'oslo_concurrency', None), 'lock_path',
-                    None)
+    group = getattr(conf, 'oslo_concurrency', None)
+    locks = getattr(group, 'lock_path', None)
     return [os.path.join(os.path.abspath(parent), last)
             for parent, last in ((staging, folder.FOLDER), (locks, name),
                                  (tempfile.gettempdir(), name)) if parent]
@@ -195,17 +191,15 @@ class HostLead(lead.Lead):
         """Whether this process leads at this moment."""
         own = self._own
         leadership = self._leaderships.get(own.folder or '')
-        return own.alone or (leadership is not None and leadership.is_held)
+        return own.alone or bool(leadership and leadership.is_held)
 
     @property
     def term(self) -> object:
         """What differs between two times that this process leads, or None."""
         folder = self._own.folder
         leadership = self._leaderships.get(folder or '')
-        if not self.is_held:
-            return None
-        return (folder,
-                leadership.generation if leadership is not None else 0)
+        return ((folder, leadership.generation if leadership else 0)
+                if self.is_held else None)
 
     def beat(self) -> bool:
         """Prove that this process leads and works, or take a free lead."""
@@ -258,7 +252,6 @@ class HostLead(lead.Lead):
         return True
 
     def _use(self, own: _Process, path: str | None) -> None:
-        """Use one folder, and no other any more."""
         own.alone, own.folder = False, path
         for other, leadership in self._leaderships.items():
             if other != path:
@@ -272,25 +265,20 @@ class HostLead(lead.Lead):
                         'user a staging folder that it may write to', text)
 
     def _hung(self, own: _Process) -> _Job | None:
-        """Return a job that takes too long, or None."""
         now = self._clock()
         return next((job for job in list(own.jobs)
                      if now - job.since >= job.limit), None)
 
     @contextlib.contextmanager
     def job(self, name: str, limit: float | None = None) -> abc.Iterator[None]:
-        """Do work of the leader; see :meth:`glance_dcn.runtime.lead.Lead.job`.
-
-        While one takes too long, this process does not lead.
-        """
-        own = self._own
-        job = _Job(name, self._clock(),
-                   self._silence if limit is None else limit)
-        own.jobs.append(job)
+        """Do work of the leader, which has no lead while it hangs."""
+        jobs = self._own.jobs
+        job = _Job(name, self._clock(), limit or self._silence)
+        jobs.append(job)
         try:
             yield
         finally:
-            own.jobs.remove(job)
+            jobs.remove(job)
 
     def notify(self) -> None:
         """Tell the leader that there is work; nothing is raised."""
@@ -314,7 +302,6 @@ class HostLead(lead.Lead):
                           '%(error)s', {'path': wake, 'error': exc})
 
     def _poll(self) -> None:
-        """See whether a sibling has recorded work."""
         touched = self._state(_WAKE)
         if touched != self._own.touched and self.is_held:
             self._own.touched = touched
@@ -325,14 +312,8 @@ class HostLead(lead.Lead):
         folder = self._own.folder
         if folder is None:
             return
-        fd, temporary = tempfile.mkstemp(dir=folder, prefix='.')
-        try:
-            with open(fd, 'w') as f:
-                f.write(text)
-            os.replace(temporary, os.path.join(folder, _PUBLISHED + name))
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with identity.temporary(folder, text, False) as written:
+            os.replace(written, os.path.join(folder, _PUBLISHED + name))
 
     def published(self, name: str) -> str | None:
         """Return what the leader has left; see the base class."""
@@ -353,18 +334,14 @@ class HostLead(lead.Lead):
     def _state(self, name: str) -> object:
         """Return what changes with a file of the folder; None: no file."""
         folder = self._own.folder
-        if folder is None:
-            return None
-        try:
-            found = os.stat(os.path.join(folder, name))
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        with contextlib.suppress(OSError):
+            if folder is not None:
+                found = os.stat(os.path.join(folder, name))
+                return found.st_ino, found.st_mtime_ns, found.st_size
+        return None
 
 
 class _Job(typing.NamedTuple):
-    """Work of the leader that is under way."""
-
     name: str
     since: float
     limit: float
@@ -374,11 +351,10 @@ class _Process:
     """What one process has of a lead.
 
     :ivar lock: for one heartbeat at a time
-    :ivar alone: whether none can be used, so that this process leads itself
+    :ivar alone: whether no folder can be used, so that this process leads
     :ivar led: whether it led at the last heartbeat
-    :ivar touched: state of the file that is touched, as it was seen last
-    :ivar read: states of what the leader has left, as it was read last
-    :ivar complained: what was logged last
+    :ivar touched: state of the file ``wake``, as it was seen last
+    :ivar read: states of what was published, as it was read last
     """
 
     def __init__(self) -> None:
@@ -500,7 +476,6 @@ class Leadership:
                 self._drop()
 
     def _forget_parent(self) -> None:
-        """Leave the lead to the parent of this process, a child of a fork."""
         # Another thread of the parent may have held the lock at the fork.
         self._lock = native.lock()
         self._pid, self._seen = os.getpid(), None
@@ -521,7 +496,6 @@ class Leadership:
         return [int(match[1] or 0) for match in found if match]
 
     def _newest(self) -> int:
-        """Return the highest generation there is, or 0."""
         return max(self._generations(), default=0)
 
     def _vacant(self, generation: int) -> str | None:
@@ -549,7 +523,6 @@ class Leadership:
         return text or 'of an earlier release'
 
     def _is_silent(self, heartbeat: tuple[int, str]) -> bool:
-        """Whether a leader has shown the same heartbeat for too long."""
         now = self._clock()
         seen = self._seen
         # A process that was stopped itself has not looked meanwhile.
@@ -614,10 +587,7 @@ class _Lead:
         self.stat = os.fstat(fd)
 
     def write(self) -> None:
-        """Write the next heartbeat over the former one, which is as long.
-
-        :raises OSError: if it cannot be written
-        """
+        """Write the next heartbeat over the former one, which is as long."""
         self._count += 1
         text = 'pid %-10d instance %s count %-12d\n' % (
             os.getpid(), self._instance, self._count)

@@ -43,7 +43,6 @@ from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
-from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import identity as identities
@@ -63,7 +62,7 @@ _SETTLE = 5
 _PATIENCE = 2
 
 
-def begin(conf: cfg.ConfigOpts, site: sites.Site) -> None:
+def begin(conf: cfg.ConfigOpts) -> None:
     """Have this worker known to its peers, under the queue's lead."""
     former = process.find(Presence)
     if former is not None:
@@ -214,7 +213,6 @@ class Presence:
         self._take(verdict)
 
     def _leads(self) -> bool:
-        """Return whether this process leads the worker."""
         if not self._lead.beat():
             # A sibling has the lead, or it was that of the parent of a fork.
             self.peers = None
@@ -238,7 +236,6 @@ class Presence:
         return True
 
     def _write_heartbeat(self) -> None:
-        """Write the record of this worker."""
         worker = self._worker()
         if self._written is not None:
             before: str | None = self._written.text(self._registry.deployment)
@@ -281,10 +278,7 @@ class Presence:
             self._registry.forget(identity, task)
 
     def _accept_takeover(self, known: registry.Worker) -> bool:
-        """Let go of what a peer has taken over; return whether that is done.
-
-        :param known: this worker, as the peer has marked it
-        """
+        """Let go of what a peer has taken over; return whether it did."""
         with takeover.acting(self._registry, known.identity,
                              self._instance_id) as held:
             if not held:
@@ -312,7 +306,6 @@ class Presence:
             faults=tuple(map(record_format.printable, self._verdict.faults)))
 
     def _take(self, verdict: identities.Verdict) -> None:
-        """Take over a verdict, and say what has changed."""
         before, self._verdict = self._verdict, verdict
         if verdict == before:
             return

@@ -141,10 +141,7 @@ class Registry:
             return None, text
 
     def replace(self, before: str | None, worker: Worker) -> bool:
-        """Write a worker if its record is as before; return whether it was.
-
-        :param before: text of the record until now; None: there is none
-        """
+        """Write a worker if its text is as before; return whether it was."""
         with self.home.open() as ioctx:
             return omap.swap(ioctx, OBJECT, worker.key, before,
                              worker.text(self.deployment))
@@ -178,10 +175,9 @@ class Registry:
             omap.remove(ioctx, OBJECT, _task_key(identity, task))
 
     def hold(self, identity: str, holder: str, seconds: float) -> bool:
-        """Take or renew the right to act for a worker; return whether held.
+        """Take or renew, for seconds, the right to act for a worker.
 
-        :param holder: text that tells this holder from all others
-        :param seconds: for how long from now
+        :returns: whether the holder has it
         """
         with self.home.open() as ioctx:
             return omap.lock(ioctx, ACTING + identity, _LOCK, holder, seconds)

@@ -178,7 +178,6 @@ def acting(records: registry.Registry, identity: str, holder: str
            ) -> abc.Iterator[abc.Callable[[], bool] | None]:
     """Hold the only right to act for a worker while the block runs.
 
-    :param holder: text that tells this holder from all others
     :returns: context manager that gives None if another has it, or a function
         that renews it, and returns whether it still was held
     """
@@ -199,7 +198,6 @@ def acting(records: registry.Registry, identity: str, holder: str
 
 
 def _renew_quietly(renew: abc.Callable[[], bool]) -> bool:
-    """Renew the right to act; return whether it may be held for longer."""
     try:
         return renew()
     except Exception as exc:
@@ -269,7 +267,6 @@ class Peers:
                 self._roll_back_or_forget(worker, text)
 
     def _roll_back_or_forget(self, worker: registry.Worker, text: str) -> None:
-        """Roll back the work of a silent worker, or forget one without."""
         tasks = self._registry.tasks(worker.identity)
         if tasks:
             if not self._may_roll_back():

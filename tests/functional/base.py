@@ -23,6 +23,13 @@ from oslotest import base
 from lab import ceph
 
 
+def delete_image(site, ioctx, image, image_id, snapshot):
+    """Remove a published image from a site, as the driver does it."""
+    removal = site.removal(ioctx, image, image_id, snapshot)
+    removal.prepare()
+    removal.finish()
+
+
 def lab_state():
     """Return the state folder of the running lab, from GLANCE_DCN_LAB."""
     try:

@@ -32,7 +32,7 @@ from testtools import content
 
 from glance_dcn.ceph import images
 from glance_dcn.sites import home as homes
-from glance_dcn.tasks import setup as task_setup
+from glance_dcn.tasks import deployment as deployments
 from glance_dcn.workers import registry
 from lab import deployment
 from lab import glance
@@ -69,10 +69,10 @@ def deployment_id(database):
     """
     conf = cfg.ConfigOpts()
     conf.register_opts(options.database_opts, group='database')
-    conf.register_opts(task_setup.OPTS, group=task_setup.GROUP)
+    conf.register_opts(deployments.OPTS, group=deployments.GROUP)
     conf([])
     conf.set_override('connection', database, 'database')
-    return task_setup.deployment_id(conf)
+    return deployments.deployment_id(conf)
 
 
 def rbd_stores(kind='dcn', sites=SITES, default='central'):

@@ -311,11 +311,9 @@ class CopyFaultTest(CopyingTestCase):
         central = self.sites['central']
         if outcome.copied:
             with central.open_pool() as ioctx:
-                removal = central.removal(
-                    ioctx, self.image,
+                base.delete_image(
+                    central, ioctx, self.image,
                     images.read_image_id(ioctx, self.image), images.SNAPSHOT)
-                removal.prepare()
-                removal.finish()
 
     def remember(self, name):
         """Have a record of this deployment's with an image."""

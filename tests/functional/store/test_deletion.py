@@ -20,14 +20,15 @@ import json
 import types
 import typing
 
-import fixtures
 from glance import location as glance_location
 from glance_store import exceptions
 from glance_store import multi_backend
 import rbd
 
 from glance_dcn.ceph import omap
+from glance_dcn.runtime import process
 from glance_dcn.sites import home as homes
+from glance_dcn.store import deletion
 from glance_dcn.store import failures
 from glance_dcn.tasks import store as task_store
 from tests.functional.store import base
@@ -77,13 +78,12 @@ class ManyStoresTest(base.StoreTestCase):
             **{pool: self.site(rbd_store_pool=pool, rbd_store_user='admin',
                                rbd_store_ceph_conf=conf)
                for pool in self.pools})
-        for name in ('TOGETHER', '_DECISION'):
-            # However slow the machine is.
-            self.limit(name, 120)
+        # However slow the machine is.
+        self.be_patient(120)
 
-    def limit(self, name: str, seconds: float) -> None:
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.deletion.%s' % name, seconds))
+    def be_patient(self, seconds: float) -> None:
+        process.put(deletion.Requests(deletion.Patience(
+            together=seconds, decision=seconds)))
 
     def in_each(self, work: typing.Callable[[str], None]) -> None:
         with futures.ThreadPoolExecutor(STORES) as pool:
@@ -136,16 +136,14 @@ class ManyStoresTest(base.StoreTestCase):
             self.assertEqual(self.pools, self.holding())
             rbd.RBD().remove(ioctx, 'child')
         # Sites that do not answer in time.
-        for name in ('TOGETHER', '_DECISION'):
-            self.limit(name, 0)
+        self.be_patient(0)
         self.delete_image()
         recorded = self.recorded()
         self.assertGreater(len(recorded), 0)
         # What is not recorded was done, and what was begun may end as it
         # likes.
         self.assertEqual([], sorted(set(self.holding()) - set(recorded)))
-        for name in ('TOGETHER', '_DECISION'):
-            self.limit(name, 120)
+        self.be_patient(120)
         self.delete_image_again()
         self.assertEqual([], self.holding())
 

@@ -37,6 +37,7 @@ from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import runner as runners
 from glance_dcn.tasks import store as stores
+from glance_dcn.tasks import task as tasks
 from glance_dcn.upstream import glance_db
 from lab import process
 from tests.functional import base
@@ -55,6 +56,7 @@ from glance_dcn.ceph import client as clients, images, records
 from glance_dcn.sites import existing
 from glance_dcn.sites import site as sites
 from glance_dcn.tasks import queue as queues
+from glance_dcn.tasks import task as tasks
 image, deployment, home, edge, name = sys.argv[1:6]
 queue = queues.TaskQueue(deployment)
 queue.add(sites.Site(clients.ClusterConfig(
@@ -128,9 +130,15 @@ class TasksTestCase(base.CephTestCase):
             str(self.cluster(name).conf), 'glance', 5, 20), 22,
             tasks=self.queue)
 
+    def defer(self, action, site, image, pool=None, fsid=None, **fields):
+        """Record a task for an image of a site."""
+        self.queue.defer([tasks.Task(action, site.name, image,
+                                     pool or site.pool, fsid or site.fsid,
+                                     **fields)])
+
     def purge(self):
         """Leave nothing of the test."""
-        self.queue._log._periodic.stop()
+        self.queue.writes._periodic.stop()
         with self.home_pool() as ioctx:
             for key, text in list(omap.walk(ioctx, stores.OBJECT)):
                 if self.deployment in text or self.image in key:

@@ -156,7 +156,7 @@ class HomeTest(base.TasksTestCase):
     def test_unreadable_ones_cost_only_themselves(self):
         good = self.image_name()
         self.create(image=good, dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, good)
+        self.defer(Action.DELETE, self.edge, good)
         text = self.queue.store.text(self.forge_task())
         key = tasks.prefix(self.edge.name, self.image)
         for number, bad in enumerate((
@@ -302,7 +302,7 @@ class SpoolTest(base.TasksTestCase):
         self.folder = pathlib.Path(self.useFixture(
             fixtures.TempDir()).path) / 'records'
         self.queue = queues.TaskQueue(self.deployment)
-        self.queue.configure(self.deployment, str(self.folder),
+        self.queue.configure(self.deployment, str(self.folder.parent),
                              self.database)
         self.home = base.sites.Site(clients.ClusterConfig(
             'home-%s' % self.image, 'images', conf, 'glance', 3, 3), 22,
@@ -314,7 +314,7 @@ class SpoolTest(base.TasksTestCase):
             pass
 
     def purge(self):
-        self.queue._log._periodic.stop()
+        self.queue.writes._periodic.stop()
         with self.cluster('dcn0').pool() as ioctx:
             self.remove_image(ioctx, self.image)
 
@@ -332,7 +332,7 @@ class SpoolTest(base.TasksTestCase):
         self.settle_intents()
         self.create(dropped=[self.edge])
         self.freeze()
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.assertTrue(list(self.folder.glob('*.json')))
         # A write goes on as well.
         other = self.image
@@ -343,7 +343,7 @@ class SpoolTest(base.TasksTestCase):
         self.image, written = other, self.image
         self.thaw()
         process.wait_for('records to be moved', lambda: (
-            self.queue._log.renew()
+            self.queue.writes.renew()
             or not list(self.folder.glob('*.json'))), 60)
         self.settle()
         self.assertGone()
@@ -360,7 +360,8 @@ class SpoolTest(base.TasksTestCase):
         self.settle_intents()
         self.freeze()
         started = self.start_here(
-            'queue.defer(queues.Action.DELETE, site, image)',
+            'queue.defer([tasks.Task(queues.Action.DELETE, name, image,'
+            '                        site.pool, fsid=site.fsid)])',
             'say("deferred")', 'os.kill(os.getpid(), signal.SIGKILL)')
         self.await_line(started, 'deferred')
         started.wait()
@@ -376,7 +377,7 @@ class SpoolTest(base.TasksTestCase):
         import subprocess
         import sys
         code = base.PREAMBLE + '\n'.join((
-            'queue.configure(deployment, %r, None)' % str(self.folder),
+            'queue.configure(deployment, %r, None)' % str(self.folder.parent),
             *lines))
         started = subprocess.Popen(
             [sys.executable, '-c', code, self.image, self.deployment,

@@ -22,6 +22,7 @@ from glance_dcn.store import deletion
 from glance_dcn.store import location
 from glance_dcn.tasks import queue as queues
 from lab import process
+from tests.functional import base as functional
 from tests.functional.tasks import base
 
 Action = queues.Action
@@ -73,23 +74,21 @@ class InterruptedRemovalTest(base.TasksTestCase):
         other = self.write(data=b'y')
         for record in self.recorded():
             self.queue.store.remove(record)
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=image_id, addresses=(address,))
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=image_id, addresses=(address,))
         self.settle()
         self.assertThere(other)
         self.assertWhole(b'y')
         with self.edge.open_pool() as ioctx:
-            removal = self.edge.removal(ioctx, self.image, other,
-                                        images.SNAPSHOT)
-            removal.prepare()
-            removal.finish()
+            functional.delete_image(self.edge, ioctx, self.image, other,
+                                    images.SNAPSHOT)
         self.assertNothingLeft(image_id)
 
     def test_task_that_knows_only_the_name(self):
         image_id, address = self.interrupt()
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         addresses=(address,))
+        self.defer(Action.DELETE, self.edge, self.image,
+                   addresses=(address,))
         self.settle()
         self.assertNothingLeft(image_id)
 
@@ -116,8 +115,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
             ioctx.execute('rbd_trash', 'rbd', 'trash_add',
                           key + spec[:-9] + until + spec[-5:])
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=image_id, addresses=(address,))
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=image_id, addresses=(address,))
         self.settle()
         self.assertNothingLeft(image_id)
 
@@ -139,8 +138,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
                 len(text).to_bytes(4, 'little') + text.encode()
                 for text in (self.image, image_id)))
         self.assertEqual(image_id, self.identify())
-        self.queue.defer(Action.PURGE, self.edge, self.image,
-                         image_id=image_id, snapshot=images.SNAPSHOT)
+        self.defer(Action.PURGE, self.edge, self.image,
+                   image_id=image_id, snapshot=images.SNAPSHOT)
         self.settle()
         self.assertNothingLeft(image_id)
 
@@ -150,8 +149,8 @@ class InterruptedRemovalTest(base.TasksTestCase):
         image_id = self.identify()
         with self.cluster('dcn0').pool() as ioctx:
             rbd.RBD().trash_move(ioctx, self.image)
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=image_id)
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=image_id)
         self.settle()
         with self.cluster('dcn0').pool() as ioctx:
             self.assertEqual(self.image, rbd.RBD().trash_get(

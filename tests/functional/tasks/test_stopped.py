@@ -328,8 +328,8 @@ class RemovalTest(base.TasksTestCase):
 
     def remove(self, first):
         """Have the image removed by another runner."""
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id=first)
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id=first)
         # The name lock is taken from the stopped one, which is blocklisted.
         self.settle(120)
 

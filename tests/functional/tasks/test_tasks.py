@@ -23,6 +23,7 @@ from glance_dcn.tasks import queue as queues
 from glance_dcn.tasks import runner as runners
 from glance_dcn.tasks import task as tasks
 from lab import process
+from tests.functional import base as functional
 from tests.functional.tasks import base
 
 Action = queues.Action
@@ -34,7 +35,7 @@ class DeleteTest(base.TasksTestCase):
         self.write()
         self.create(dropped=[self.edge])
         self.destroy()
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.settle()
         self.assertGone()
 
@@ -42,7 +43,7 @@ class DeleteTest(base.TasksTestCase):
         made = self.write()
         self.create(dropped=[self.edge])
         self.destroy()
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         before = self.recorded()
         self.assertEqual({'remove'}, {self.queue.plan(record).verdict.value
                                       for record in before})
@@ -55,20 +56,20 @@ class DeleteTest(base.TasksTestCase):
     def test_removed_from_one_store(self):
         self.write()
         self.create(located=[self.home], dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.settle()
         self.assertGone()
 
     def test_there_is_no_such_image(self):
         self.create()
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.run_tasks()
         self.assertEqual([], self.recorded())
 
     def test_glance_still_has_the_location(self):
         made = self.write()
         self.create(located=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.run_tasks(2)
         self.assertThere(made)
         # Beside the intent, until the location has lasted.
@@ -87,7 +88,7 @@ class DeleteTest(base.TasksTestCase):
         self.create(dropped=[self.edge])
         self.glance.api.image_set_property_atomic(
             self.image, 'os_glance_import_task', 'of-a-copy')
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.run_tasks(2)
         self.assertThere(made)
         self.glance.api.image_delete_property_atomic(
@@ -97,7 +98,7 @@ class DeleteTest(base.TasksTestCase):
 
     def test_image_that_glance_does_not_know(self):
         made = self.write()
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.run_tasks(3)
         self.assertThere(made)
         [task] = [record for record in self.recorded()
@@ -107,8 +108,8 @@ class DeleteTest(base.TasksTestCase):
     def test_another_image_than_the_one_that_was_meant(self):
         made = self.write()
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         image_id='123456')
+        self.defer(Action.DELETE, self.edge, self.image,
+                   image_id='123456')
         self.run_tasks()
         self.assertThere(made)
         self.assertFalse([record for record in self.recorded()
@@ -116,7 +117,7 @@ class DeleteTest(base.TasksTestCase):
 
     def test_not_while_it_is_written_again(self):
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         made = self.write(publish=False)
         self.run_tasks(2)
         self.assertThere(made)
@@ -127,7 +128,7 @@ class DeleteTest(base.TasksTestCase):
         for record in self.recorded():
             self.queue.store.remove(record)
         self.create(status='saving', dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         second = self.write(data=b'y')
         self.assertNotEqual(first, second)
         self.assertWhole(b'y')
@@ -135,7 +136,7 @@ class DeleteTest(base.TasksTestCase):
     def test_creation_leaves_what_another_has_just_written(self):
         made = self.write()
         self.create(status='saving', dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         self.assertRaises(existing.Complete, self.write, data=b'y')
         self.assertThere(made)
         self.assertWhole()
@@ -143,15 +144,15 @@ class DeleteTest(base.TasksTestCase):
     def test_another_cluster(self):
         made = self.write()
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         fsid='5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001')
+        self.defer(Action.DELETE, self.edge, self.image,
+                   fsid='5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001')
         self.run_tasks()
         self.assertThere(made)
 
     def test_runners_race(self):
         self.write()
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         runners_ = [self.runner() for _ in range(4)]
         with futures.ThreadPoolExecutor() as pool:
             list(pool.map(runners.TaskRunner.run, runners_))
@@ -162,7 +163,7 @@ class DeleteTest(base.TasksTestCase):
     def test_dead_runner_is_succeeded(self):
         self.write()
         self.create(dropped=[self.edge])
-        self.queue.defer(Action.DELETE, self.edge, self.image)
+        self.defer(Action.DELETE, self.edge, self.image)
         dead, clock = self.runner(), [0.0]
         self.assertTrue(dead._lease.acquire())
         heir = self.runner(clock=lambda: clock[0])
@@ -219,8 +220,8 @@ class PurgeTest(base.TasksTestCase):
         self.create(dropped=[self.edge])
         self.destroy()
         remove = self.clone(clone_format)
-        self.queue.defer(Action.DELETE, self.edge, self.image,
-                         snapshot='snap')
+        self.defer(Action.DELETE, self.edge, self.image,
+                   snapshot='snap')
         runner = self.runner()
         process.wait_for('the name to be free', lambda: (
             runner._attempts.clear() or runner.run()
@@ -263,8 +264,8 @@ class RefusedDeletionTest(base.TasksTestCase):
             with self.edge.open_pool() as pool, \
                     self.edge.name_lock(pool, self.image):
                 self.assertRaises(
-                    base.images.InUse, self.edge.delete, pool, self.image,
-                    made, 'snap')
+                    base.images.InUse, functional.delete_image, self.edge,
+                    pool, self.image, made, 'snap')
             self.assertWhole()
 
     def test_opened_between_the_snapshot_and_the_image(self):
@@ -282,6 +283,6 @@ class RefusedDeletionTest(base.TasksTestCase):
             with self.edge.open_pool() as pool, \
                     self.edge.name_lock(pool, self.image):
                 self.assertRaises(
-                    base.images.InUse, self.edge.delete, pool, self.image,
-                    made, 'snap')
+                    base.images.InUse, functional.delete_image, self.edge,
+                    pool, self.image, made, 'snap')
         self.assertWhole()

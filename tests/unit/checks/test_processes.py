@@ -50,7 +50,7 @@ class ProcessesTest(base.BaseTestCase):
             'glance_dcn.workers.leader.folders',
             lambda conf, deployment: ['/nonexistent', self.folder]))
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.setup.deployment_id', lambda conf: 'one'))
+            'glance_dcn.tasks.deployment.deployment_id', lambda conf: 'one'))
 
     def start(self, files):
         """Start a process that leads, with a soft limit of open files."""

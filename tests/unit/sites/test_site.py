@@ -87,7 +87,7 @@ class AdoptingTest(SiteCase):
         """Return the leases there are after a minute without a write."""
         later = time.monotonic() + 61
         with fixtures.MonkeyPatch('time.monotonic', lambda: later):
-            self.queue._log.renew()
+            self.queue.writes.renew()
         return self.queue.store.scan().leases
 
     def test_answered_for_by_this_process(self):

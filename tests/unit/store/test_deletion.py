@@ -112,7 +112,7 @@ class TestImageDeletion(base.BaseTestCase):
         super().setUp()
         self.logged = self.useFixture(fixtures.FakeLogger())
         self.tasks = mock.Mock(spec=queue.TaskQueue)
-        self.record = self.tasks.defer_all
+        self.record = self.tasks.defer
         self.stores = {}
         for name in ('central', 'dcn0', 'dcn1'):
             self.add_store(name)

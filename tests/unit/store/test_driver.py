@@ -356,7 +356,7 @@ class TestUnansweredDeletion(StoreCase):
         self.write_ceph_conf()
         store = self.store()
         record = self.useFixture(fixtures.MockPatchObject(
-            store.tasks, 'defer_all')).mock
+            store.tasks, 'defer')).mock
         for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
                     librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
             self.useFixture(fixtures.MockPatchObject(

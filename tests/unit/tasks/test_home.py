@@ -57,7 +57,7 @@ class HomeTest(base.BaseTestCase):
             stores.NotRecorded, store.put,
             tasks.Task(tasks.Action.DELETE, 'edge', 'image', 'images'))
         self.assertIn('home_store', str(exc))
-        spool.put_all.assert_not_called()
+        spool.put.assert_not_called()
 
 
 class ChooseTest(base.BaseTestCase):

@@ -19,8 +19,8 @@ from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.ceph import omap
+from glance_dcn.tasks import deployment
 from glance_dcn.tasks import queue
-from glance_dcn.tasks import setup
 from glance_dcn.tasks import task as tasks
 from tests.unit.tasks import fakes
 
@@ -44,6 +44,12 @@ class QueueCase(base.BaseTestCase):
         self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         self.queue._database = self.database
+
+    def defer(self, action, site, image, pool=None, fsid=None, **fields):
+        """Record a task for an image of a site."""
+        self.queue.defer([tasks.Task(action, site.name, image,
+                                     pool or site.pool, fsid or site.fsid,
+                                     **fields)])
 
     @property
     def left(self):
@@ -81,28 +87,28 @@ class TestHome(base.BaseTestCase):
 class TestDefer(QueueCase):
 
     def test_recorded(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1',
-                         snapshot='snap')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1',
+                   snapshot='snap')
         task, = self.left
         self.assertEqual(
             (Action.DELETE, 'edge', IMAGE, 'images', 'f', '1', 'snap'),
             (task.action, task.site, task.image, task.pool, task.fsid,
              task.image_id, task.snapshot))
-        self.queue.defer(Action.DELETE, self.edge, OTHER, 'vms', fsid='g')
+        self.defer(Action.DELETE, self.edge, OTHER, 'vms', fsid='g')
         task = self.left[-1]
         self.assertEqual(('vms', 'g'), (task.pool, task.fsid))
 
     def test_leader_is_told(self):
         told = []
         self.queue.lead.on_work(lambda: told.append(len(self.left)))
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         self.assertEqual([1], told)
-        self.queue.begin_write(self.edge, IMAGE, ADDRESS).abandon()
+        self.queue.writes.begin(self.edge, IMAGE, ADDRESS).abandon()
         self.assertEqual(2, len(told))
 
     def test_nowhere_to_record(self):
         self.home.away()
-        exc = self.assertRaises(queue.NotRecorded, self.queue.defer,
+        exc = self.assertRaises(queue.NotRecorded, self.defer,
                                 Action.DELETE, self.edge, IMAGE)
         self.assertEqual('edge', exc.store)
         # Where no caller could be told of it, it is only logged.
@@ -126,7 +132,7 @@ class TestAboutToBeWritten(QueueCase):
         self.edge.locked = {IMAGE}
 
     def run_pending(self):
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         with self.edge.open_pool() as ioctx:
             done = self.queue.run_pending_for_image(self.edge, ioctx, IMAGE,
                                                     write)
@@ -134,15 +140,15 @@ class TestAboutToBeWritten(QueueCase):
         return done
 
     def test_what_waits_is_done_first(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         self.assertTrue(self.run_pending())
         self.assertEqual({}, self.edge.images)
         self.assertEqual([], self.left)
 
     def test_by_the_client_that_holds_the_lock(self):
         # Another is not blocklisted if this process is stopped.
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         with self.edge.open_pool() as ioctx:
             self.edge.open_pool = lambda pool: self.fail('another client')
             self.assertTrue(self.queue.run_pending_for_image(
@@ -151,15 +157,15 @@ class TestAboutToBeWritten(QueueCase):
 
     def test_another_pool_has_another_lock(self):
         self.edge.add('2', pool='vms')
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, 'vms', image_id='2')
+        self.defer(Action.DELETE, self.edge, IMAGE, 'vms', image_id='2')
         self.assertFalse(self.run_pending())
         self.assertEqual(2, len(self.edge.images))
         self.assertEqual(1, len(self.left))
 
     def test_another_writer_is_about_to_tell_glance(self):
         # It has held the image in Glance before this one did.
-        self.queue.defer(Action.DELETE, self.edge, IMAGE)
-        other = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        self.defer(Action.DELETE, self.edge, IMAGE)
+        other = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         other.bind('1')
         other.commit()
         self.assertFalse(self.run_pending())
@@ -167,19 +173,19 @@ class TestAboutToBeWritten(QueueCase):
 
     def test_nothing_waits(self):
         for action, image in ((Action.DELETE, OTHER), (Action.PURGE, IMAGE)):
-            self.queue.defer(action, self.edge, image, image_id='1')
+            self.defer(action, self.edge, image, image_id='1')
         self.assertFalse(self.run_pending())
         self.assertEqual(1, len(self.edge.images))
         self.assertEqual(2, len(self.left))
 
     def test_void(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='2')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='2')
         self.assertFalse(self.run_pending())
         self.assertEqual(1, len(self.edge.images))
         self.assertEqual([], self.left)
 
     def test_cannot_be_done(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
         for answer in (fakes.NAMED, fakes.UNKNOWN):
             self.database.says = answer
             self.assertFalse(self.run_pending())
@@ -191,7 +197,7 @@ class TestAboutToBeWritten(QueueCase):
         self.assertEqual(1, len(self.left))
 
     def test_records_that_cannot_be_read(self):
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         self.home.away()
         self.assertFalse(self.queue.run_pending_for_image(
             self.edge, None, IMAGE, write))
@@ -202,11 +208,11 @@ class TestWriters(QueueCase):
 
     def test_of_the_image_of_an_id(self):
         for image_id, address in (('1', 'a'), ('2', 'b'), (None, 'c')):
-            write = self.queue.begin_write(self.edge, IMAGE, address)
+            write = self.queue.writes.begin(self.edge, IMAGE, address)
             if image_id:
                 write.bind(image_id)
-        self.queue.begin_write(self.edge, OTHER, 'd').bind('1')
-        self.queue.begin_write(self.home, IMAGE, 'e').bind('1')
+        self.queue.writes.begin(self.edge, OTHER, 'd').bind('1')
+        self.queue.writes.begin(self.home, IMAGE, 'e').bind('1')
         self.assertEqual({'a'}, self.queue.writers_of(self.edge, IMAGE, '1'))
         self.assertEqual({'c'}, self.queue.writers_of(self.edge, IMAGE, None))
 
@@ -222,7 +228,7 @@ class TestCommitted(QueueCase):
         return self.queue.is_committed(self.edge, IMAGE, image_id)
 
     def test_of_the_image_of_an_id(self):
-        write = self.queue.begin_write(self.edge, IMAGE, ADDRESS)
+        write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)
         write.bind('1')
         self.assertFalse(self.is_committed())
         write.commit()
@@ -244,14 +250,14 @@ class TestCancelDeletes(QueueCase):
                 tasks.Task(Action.DELETE, 'home', IMAGE, 'images')]
         for task in kept:
             self.queue.store.put(task)
-        self.queue.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
-        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.defer(Action.DELETE, self.edge, IMAGE)
         self.queue.cancel_deletes(self.edge, IMAGE)
         self.assertEqual({task.uid for task in kept},
                          {task.uid for task in self.left})
 
     def test_home_that_cannot_be_asked(self):
-        self.queue.defer(Action.DELETE, self.edge, IMAGE)
+        self.defer(Action.DELETE, self.edge, IMAGE)
         for refusal in (fakes.errors.Unreachable('home', 'away', 'wait'),
                         omap.Error('it refuses')):
             self.home.refusal = refusal
@@ -265,18 +271,18 @@ class TestSetup(base.BaseTestCase):
 
     def conf(self, connection=None, chosen=None):
         conf = cfg.ConfigOpts()
-        conf.register_opts(setup.OPTS, group=setup.GROUP)
+        conf.register_opts(deployment.OPTS, group=deployment.GROUP)
         path = pathlib.Path(self.useFixture(fixtures.TempDir()).path) / 'conf'
         path.write_text('[database]\n' + (
             'connection = %s\n' % connection if connection else ''))
         # As Glance's is while it configures its stores: nothing has had the
         # options of the database known yet.
         conf(['--config-file', str(path)])
-        conf.set_override('deployment_id', chosen, group=setup.GROUP)
+        conf.set_override('deployment_id', chosen, group=deployment.GROUP)
         return conf
 
     def deployment(self, *args, **kwargs):
-        return setup.deployment_id(self.conf(*args, **kwargs))
+        return deployment.deployment_id(self.conf(*args, **kwargs))
 
     def test_of_the_database(self):
         ours = self.deployment('mysql+pymysql://glance:secret@db/glance')
@@ -308,15 +314,15 @@ class TestSetup(base.BaseTestCase):
 
     def test_options_of_the_database_that_are_known_already(self):
         conf = self.conf('mysql+pymysql://glance:secret@db/glance')
-        before = setup.deployment_id(conf)
-        self.assertEqual(before, setup.deployment_id(conf))
+        before = deployment.deployment_id(conf)
+        self.assertEqual(before, deployment.deployment_id(conf))
         conf = self.conf('mysql+pymysql://glance:secret@db/glance')
         conf.register_opts([cfg.StrOpt('connection')], group='database')
-        self.assertEqual(before, setup.deployment_id(conf))
+        self.assertEqual(before, deployment.deployment_id(conf))
 
     def test_none(self):
         self.assertEqual('', self.deployment())
         conf = cfg.ConfigOpts()
-        conf.register_opts(setup.OPTS, group=setup.GROUP)
+        conf.register_opts(deployment.OPTS, group=deployment.GROUP)
         conf([])
-        self.assertEqual('', setup.deployment_id(conf))
+        self.assertEqual('', deployment.deployment_id(conf))

@@ -63,7 +63,8 @@ class RunnerCase(base.BaseTestCase):
         """Record an intent, and the lease of its writer."""
         intent = tasks.Intent('edge', IMAGE, 'images', 'f', 'writer',
                               ADDRESS, image_id, state)
-        self.store.put(intent, lease and {stores.LEASES + 'writer': lease})
+        self.store.put(intent, others=lease and {
+            stores.LEASES + 'writer': lease})
         return intent
 
     def run_for(self, seconds, beating=False):

@@ -50,16 +50,16 @@ class SpoolTest(base.BaseTestCase):
 
     def test_kept(self):
         self.assertEqual([], self.spool.items())
-        self.spool.put('a', '1')
-        self.spool.put('b', '2')
-        self.spool.put('a', '3')
+        self.spool.put({'a': '1'})
+        self.spool.put({'b': '2'})
+        self.spool.put({'a': '3'})
         self.assertEqual([('a', '3'), ('b', '2')], self.spool.items())
         self.assertTrue(self.spool.discard('a'))
         self.assertFalse(self.spool.discard('a'))
         self.assertEqual([('b', '2')], self.spool.items())
 
     def test_changed_if_it_is_what_it_was(self):
-        self.spool.put('a', '1')
+        self.spool.put({'a': '1'})
         for key, before in (('a', '2'), ('b', '1'), ('b', '')):
             self.assertFalse(self.spool.swap(key, before, '3'))
             self.assertFalse(self.spool.discard(key, before))
@@ -73,31 +73,31 @@ class SpoolTest(base.BaseTestCase):
         def write(key, text):
             written.append((key, text))
             if key == 'b':
-                self.spool.put('b', '3')
-        self.spool.put('a', '1')
-        self.spool.put('b', '2')
+                self.spool.put({'b': '3'})
+        self.spool.put({'a': '1'})
+        self.spool.put({'b': '2'})
         self.spool.move(write)
         self.assertEqual([('a', '1'), ('b', '2')], written)
         self.assertEqual([('b', '3')], self.spool.items())
 
     def test_for_nobody_else(self):
-        self.spool.put('a', '1')
+        self.spool.put({'a': '1'})
         self.assertEqual(0o700, self.folder.stat().st_mode & 0o777)
         for path in self.folder.iterdir():
             self.assertEqual(0o600, path.stat().st_mode & 0o777)
 
     def test_nothing_is_left_of_nothing(self):
-        self.spool.put('a', '1')
+        self.spool.put({'a': '1'})
         self.spool.discard('a')
         self.assertEqual([], list(self.folder.glob('*.json')))
 
     def test_those_of_the_living_are_theirs(self):
         other = spool.Spool(str(self.folder))
-        other.put('a', '1')
+        other.put({'a': '1'})
         self.assertEqual([], self.abandoned())
 
     def test_those_of_the_dead_are_found_and_removed(self):
-        self.in_child(lambda: self.spool.put('a', '1'))
+        self.in_child(lambda: self.spool.put({'a': '1'}))
         self.assertEqual([], self.spool.items())
         self.assertEqual([{'a': '1'}], self.abandoned())
         # Until they are removed.
@@ -108,10 +108,10 @@ class SpoolTest(base.BaseTestCase):
         self.assertEqual([], list(self.folder.iterdir()))
 
     def test_child_has_its_own(self):
-        self.spool.put('a', '1')
+        self.spool.put({'a': '1'})
         self.in_child(lambda: self.assertEqual([], self.spool.items()))
         # The lock is the parent's, also when the child has ended.
-        self.in_child(lambda: self.spool.put('b', '2'))
+        self.in_child(lambda: self.spool.put({'b': '2'}))
         self.assertEqual([('a', '1')], self.spool.items())
         self.assertEqual([{'b': '2'}], self.abandoned())
 
@@ -155,13 +155,13 @@ class SpoolTest(base.BaseTestCase):
         self.assertIn('another user', self.log.output)
 
     def test_folder_that_cannot_be_made(self):
-        self.assertRaises(OSError, spool.Spool('/proc/nonsense').put, 'a',
-                          '1')
+        self.assertRaises(OSError, spool.Spool('/proc/nonsense').put,
+                          {'a': '1'})
 
     def test_what_was_not_written_is_not_kept(self):
-        self.spool.put('a', '1')
+        self.spool.put({'a': '1'})
         self.useFixture(fixtures.MonkeyPatch('os.fsync', fail))
-        self.assertRaises(OSError, self.spool.put, 'b', '2')
+        self.assertRaises(OSError, self.spool.put, {'b': '2'})
         self.assertEqual([('a', '1')], self.spool.items())
 
 

@@ -56,7 +56,7 @@ class TestStore(StoreCase):
 
     def test_kept_in_the_namespace_at_home(self):
         task = a_task()
-        self.assertTrue(self.store.put(task, {'lease/1': 'text'}))
+        self.assertTrue(self.store.put(task, others={'lease/1': 'text'}))
         self.assertEqual({task.key: self.store.text(task),
                           'lease/1': 'text'}, self.kept)
         self.assertEqual([('images', 'glance-dcn', 'tasks')],
@@ -66,7 +66,8 @@ class TestStore(StoreCase):
         found = [a_task(image=image) for image in 'ab']
         intent = tasks.Intent('edge', 'c', 'images', 'f', 'w', 'a')
         for record in (intent, *found):
-            self.store.put(record, {'lease/w': 'text', 'runner/ours': 'x'})
+            self.store.put(record, others={'lease/w': 'text',
+                                           'runner/ours': 'x'})
         scan = self.store.scan()
         self.assertEqual([*found, intent], scan.records)
         self.assertEqual({'w': 'text'}, scan.leases)
@@ -162,7 +163,7 @@ class TestHomeAway(StoreCase):
         put = self.cluster.put
 
         def put_slowly(*args, **kwargs):
-            self.store.spool.put(task.key, self.store.text(changed))
+            self.store.spool.put({task.key: self.store.text(changed)})
             put(*args, **kwargs)
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.omap.put', put_slowly))

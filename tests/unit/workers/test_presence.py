@@ -107,7 +107,7 @@ class PresenceTest(base.BaseTestCase):
             self.useFixture(fixtures.MockPatch(
                 'glance_dcn.workers.presence.%s' % name))
         self.conf([], prog=prog)
-        presence.begin(self.conf, self.registry.site)
+        presence.begin(self.conf)
         return process.find(presence.Presence) is not None
 
     def test_process_that_serves_the_api(self):

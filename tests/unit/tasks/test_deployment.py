@@ -19,22 +19,22 @@ from oslo_config import cfg
 from oslo_db import options
 from oslotest import base
 
-from glance_dcn.tasks import setup
+from glance_dcn.tasks import deployment
 
 _PROGRAM = """
 from glance.common import config
-from glance_dcn.tasks import setup
+from glance_dcn.tasks import deployment
 import sys
 config.CONF([], default_config_files=[sys.argv[1]])
-config.CONF.register_opts(setup.OPTS, group=setup.GROUP)
-print(setup.deployment_id(config.CONF))
+config.CONF.register_opts(deployment.OPTS, group=deployment.GROUP)
+print(deployment.deployment_id(config.CONF))
 """
 
 
 def configured(**values):
     """Return a configuration with options of group database."""
     conf = cfg.ConfigOpts()
-    conf.register_opts(setup.OPTS, group=setup.GROUP)
+    conf.register_opts(deployment.OPTS, group=deployment.GROUP)
     conf([])
     if values:
         conf.register_opts(options.database_opts, group='database')
@@ -46,7 +46,7 @@ def configured(**values):
 class DeploymentTest(base.BaseTestCase):
 
     def of(self, connection):
-        return setup.deployment_id(configured(connection=connection))
+        return deployment.deployment_id(configured(connection=connection))
 
     def test_by_the_database(self):
         first = self.of('mysql+pymysql://u:one@host:3306/glance?charset=utf8')
@@ -59,11 +59,11 @@ class DeploymentTest(base.BaseTestCase):
 
     def test_chosen(self):
         conf = configured(connection='mysql+pymysql://u:p@host/glance')
-        conf.set_override('deployment_id', 'mine', setup.GROUP)
-        self.assertEqual('mine', setup.deployment_id(conf))
+        conf.set_override('deployment_id', 'mine', deployment.GROUP)
+        self.assertEqual('mine', deployment.deployment_id(conf))
 
     def test_without_a_database(self):
-        self.assertEqual('', setup.deployment_id(configured()))
+        self.assertEqual('', deployment.deployment_id(configured()))
 
     def test_before_glance_has_asked_its_database(self):
         # Glance registers the option when it first does, which is after its

@@ -16,16 +16,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import typing
 
 from oslo_config import cfg
-
-from glance_dcn.tasks import spool
-
-if typing.TYPE_CHECKING:
-    from glance_dcn.tasks import queue as queues
-    from glance_dcn.upstream import glance_db
 
 GROUP = 'glance_dcn'
 
@@ -45,20 +37,6 @@ Possible values:
 
 """),
 ]
-
-
-def configure(queue: queues.TaskQueue, conf: cfg.ConfigOpts,
-              database: glance_db.GlanceDatabase | None,
-              folder: str | None) -> None:
-    """Have a task queue follow a configuration.
-
-    :param conf: that glance_store was set up with
-    :param folder: path where tasks lie while they cannot be recorded at home,
-        or None
-    """
-    conf.register_opts(OPTS, group=GROUP)
-    queue.configure(deployment_id(conf),
-                    folder and os.path.join(folder, spool.FOLDER), database)
 
 
 def deployment_id(conf: cfg.ConfigOpts) -> str:
