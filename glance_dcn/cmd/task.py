@@ -155,6 +155,10 @@ def _retry(args: argparse.Namespace) -> int:
     chosen = [record for record in _scan(args).records
               if isinstance(record, tasks.Task)
               and (not args.image or record.image in args.image)]
+    unknown = sorted(set(args.image) - {task.image for task in chosen})
+    if unknown:
+        raise output.Failed('there is no task for image %s; "glance-dcn task '
+                            'list" lists all' % ', '.join(unknown))
     store = process.get(queue.TaskQueue).store
     now, changed = time.time(), []
     for task in chosen:

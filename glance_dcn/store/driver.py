@@ -398,7 +398,8 @@ class Store(driver.Store):
                               ) if going_on else None
         if spread:
             spread.prepare(self.site, waiting)
-        with limits.slots([self.site.limits], waiting):
+        with self._reason_is_told(str(image_id)), \
+                limits.slots([self.site.limits], waiting):
             # It may have been taken away meanwhile.
             self._check_open()
             record = adding.Addition(
@@ -471,6 +472,20 @@ class Store(driver.Store):
             with failures.explained(self.site, loc.image):
                 raise
 
+    @staticmethod
+    @contextlib.contextmanager
+    def _reason_is_told(image_id: str) -> Iterator[None]:
+        """Keep why an image is not stored for the message of its import.
+
+        Of what a store raises Glance tells users of an internal error.
+        """
+        try:
+            yield
+        except (exceptions.GlanceStoreException,
+                exceptions.BackendException) as exc:
+            active_imports.refuse(image_id, str(exc))
+            raise
+
     def _check_open(self) -> None:
         try:
             self.site.check_open()
@@ -497,11 +512,11 @@ class Store(driver.Store):
         """
         try:
             return self._checked(location)
-        except exceptions.BadStoreUri:
+        except exceptions.BadStoreUri as exc:
             loc = location.store_location
             if self._identities.has_replaced(self.site, loc.fsid):
                 raise failures.not_found(self.site, loc)
-            raise
+            raise failures.ForeignLocation(str(exc)) from exc
 
     @contextlib.contextmanager
     def _reading(self, loc: location.StoreLocation) -> Iterator[base.Endpoint]:

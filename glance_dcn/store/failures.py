@@ -80,6 +80,10 @@ class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
     """
 
 
+class ForeignLocation(DeleteDenied, exceptions.BadStoreUri):
+    """What is to be deleted is not in the cluster of its store."""
+
+
 def retried_if_blocklisted(method: _Method) -> _Method:
     """Call a method once more, on a new connection, after a blocklisting.
 

@@ -221,11 +221,19 @@ class TestRetry(TaskCase):
         self.assertGreater(retried.retried_at, 0)
         self.assertEqual(0, other.retried_at)
 
-    def test_none_is_chosen(self):
+    def test_no_such_task(self):
         self.record()
         before = self.left
-        self.assertEqual(output.Exit.BAD, self.run_task('retry', 'another')[0])
-        self.assertEqual(before, self.left)
+        for chosen in (('another',), (IMAGE, 'another'),
+                       (IMAGE, '--site', 'home')):
+            status, out, err = self.run_task('retry', *chosen)
+            self.assertEqual((output.Exit.WRONG, ''), (status, out))
+            self.assertIn('no task for image %s;' % (
+                IMAGE if 'home' in chosen else 'another'), err)
+            self.assertEqual(before, self.left)
+
+    def test_there_is_none(self):
+        self.assertEqual(output.Exit.BAD, self.run_task('retry')[0])
 
     def test_changed_meanwhile(self):
         self.record()

@@ -16,6 +16,7 @@ import errno
 import io
 import pathlib
 import time
+import types
 from unittest import mock
 
 import fixtures
@@ -34,6 +35,7 @@ import rbd as librbd
 import webob.exc
 
 from glance_dcn.ceph import connection
+from glance_dcn.imports import active_imports
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.store import callers
@@ -348,6 +350,9 @@ class TestErrors(StoreCase):
             exceptions.BadStoreUri, store.delete,
             self.location(store, FSID.replace('5f9a3c1e', '00000000')))
         self.assertNotIsInstance(error, exceptions.NotFound)
+        # Of this one Glance tells the user, with 403.
+        self.assertIsInstance(error, exceptions.Forbidden)
+        self.assertIn('is not a location of store edge_7', error.msg)
 
 
 class TestUnansweredDeletion(StoreCase):
@@ -373,6 +378,21 @@ class TestUnansweredDeletion(StoreCase):
         self.assertRaises(exceptions.BadStoreConfiguration, store.delete,
                           self.location(store))
         record.assert_called_once_with([])
+
+
+class TestReason(StoreCase):
+
+    def test_import_is_told_why_a_store_failed(self):
+        # There is no conf file.
+        store = self.store()
+        going_on = active_imports.Import(types.SimpleNamespace(
+            entry=types.SimpleNamespace(task='task', image=IMAGE, stores=(),
+                                        method='glance-direct')))
+        active_imports.adopt(going_on.held)
+        exc = self.assertRaises(exceptions.BadStoreConfiguration, store.add,
+                                IMAGE, io.BytesIO(b'x'), 1, 'sha512')
+        self.assertIn('edge_7', str(exc))
+        self.assertEqual(str(exc), active_imports.of(IMAGE).refusal)
 
 
 class TestSizeOfPublished(StoreCase):
