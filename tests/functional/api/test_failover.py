@@ -123,3 +123,7 @@ class FailoverTest(base.OwnGlanceTestCase):
         process.wait_for(
             'RBD image gone',
             lambda: image_id not in self.clusters['far'].images(), 10)
+        # Glance alone would tell of an internal error.
+        process.wait_for('reason to be told', lambda: any(
+            'store near' in (message or '').lower()
+            for message in self.api.messages(image_id)), 30)
