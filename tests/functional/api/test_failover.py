@@ -42,7 +42,9 @@ class FailoverTest(base.OwnGlanceTestCase):
             {name: ('dcn', glance.rbd_store(
                 cluster, dcn_io_timeout=_TIMEOUT,
                 rados_connect_timeout=_CONNECT))
-             for name, cluster in cls.clusters.items()}, default='near')
+             for name, cluster in cls.clusters.items()}, default='near',
+            overrides={'image_import_opts': {
+                'image_import_plugins': '[dcn_distributed_staging]'}})
 
     def setUp(self):
         super().setUp()
