@@ -73,7 +73,7 @@ exit status:
 """
 _RUN_EPILOG = """\
 exit status:
-  0  no task is left; with --dry-run: the plans were shown
+  0  no task is left; with --dry-run: all plans were shown
   1  tasks are left, or records that cannot be understood
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read
@@ -129,26 +129,37 @@ def _list(args: argparse.Namespace) -> int:
     found = [_shown(record) for record in scan.records
              if args.all or isinstance(record, tasks.Task)
              or record.state is tasks.State.REMOVING]
-    unreadable = [dataclasses.asdict(entry) for entry in scan.unreadable
-                  if args.all or not entry.foreign]
     rows = [dict(entry, attempts=entry['attempts'] or None)
             for entry in found]
-    output.show(args, {'tasks': found, 'unreadable': unreadable}, '\n'.join([
-        output.entries(_COLUMNS, rows, _NO_TASKS),
-        *('Record %(key)s is left alone: %(reason)s' % entry
-          for entry in unreadable)]))
-    return output.Exit.BAD if found or unreadable else output.Exit.GOOD
+    return _print(args, 'tasks', found, scan.unreadable,
+                  output.entries(_COLUMNS, rows, _NO_TASKS))
+
+
+def _print(args: argparse.Namespace, kind: str,
+           found: list[dict[str, typing.Any]],
+           unreadable: list[stores.Unreadable], text: str) -> int:
+    """Print what was found and cannot be read; return the exit status."""
+    left = [dataclasses.asdict(entry) for entry in unreadable
+            if getattr(args, 'all', False) or not entry.foreign]
+    output.show(args, {kind: found, 'unreadable': left}, '\n'.join([
+        text, *('Record %(key)s is left alone: %(reason)s' % entry
+                for entry in left)]))
+    return output.Exit.BAD if found or left else output.Exit.GOOD
 
 
 def _show(args: argparse.Namespace) -> int:
-    found = [_shown(record) for record in _scan(args).records
+    scan = _scan(args)
+    found = [_shown(record) for record in scan.records
              if record.image == args.image]
-    output.show(args, {'tasks': found}, '\n'.join(
+    unreadable = [entry for entry in scan.unreadable
+                  if args.image in entry.key.split('/')]
+    return _print(args, 'tasks', found, unreadable, '\n'.join(
         output.table(('field', 'value'), [(name, value or None)
                                           for name, value in entry.items()])
-        for entry in found)
-        or 'Nothing is recorded about image %s.' % args.image)
-    return output.Exit.BAD if found else output.Exit.GOOD
+        for entry in found) or (
+            'What is recorded about image %s cannot be understood.'
+            if unreadable else 'Nothing is recorded about image %s.'
+        ) % args.image)
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -189,9 +200,11 @@ def _run(args: argparse.Namespace) -> int:
             plan = queued.plan(record)
             plans.append(dict(_shown(record), plan=plan.verdict.value,
                               reason=plan.reason))
-        output.show(args, {'plans': plans},
-                    output.entries(_PLAN, plans, _NO_TASKS))
-        return output.Exit.GOOD
+        _print(args, 'plans', plans, scan.unreadable,
+               output.entries(_PLAN, plans, _NO_TASKS))
+        return (output.Exit.BAD if any(
+            not entry.foreign for entry in scan.unreadable)
+            else output.Exit.GOOD)
     with _at_home():
         done = queued.run_once(_PATIENCE)
     if not done:
@@ -218,6 +231,10 @@ def _scan(args: argparse.Namespace) -> stores.Scan:
         scan = queued.store.scan()
     scan.records = [record for record in scan.records
                     if not chosen or record.site in chosen]
+    # A key that is none of a site's may be about any.
+    scan.unreadable = [entry for entry in scan.unreadable
+                       if not chosen or entry.key.split('/')[1:2] not in (
+                           [[name] for name in set(known) - set(chosen)])]
     return scan
 
 

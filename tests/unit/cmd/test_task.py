@@ -149,6 +149,21 @@ class TestList(TaskCase):
         self.assertEqual(output.Exit.BAD, status)
         self.assertIn('Record %s is left alone: it is no JSON' % key, out)
 
+    def test_each_command_tells_what_it_does_not_understand(self):
+        key = tasks.prefix('edge', IMAGE) + 'task/delete'
+        fakes.records_of(self.home)[key] = '{'
+        for command in (('show', IMAGE), ('list', '--site', 'edge')):
+            status, out, _err = self.run_task(*command)
+            self.assertEqual(output.Exit.BAD, status, command)
+            self.assertIn('Record %s is left alone' % key, out)
+        self.assertNotIn('Nothing is recorded', self.run_task('show', IMAGE)[
+            1])
+        # It is about another site, and another image.
+        for command in (('show', 'another'), ('list', '--site', 'home')):
+            status, out, _err = self.run_task(*command)
+            self.assertEqual(output.Exit.GOOD, status, command)
+            self.assertNotIn(key, out)
+
     def test_records_of_another_deployment(self):
         stores.TaskStore(self.queue.home, 'theirs').put(tasks.Task(
             tasks.Action.DELETE, 'edge', IMAGE, 'images'))
@@ -316,6 +331,13 @@ class TestRun(TaskCase):
             ('write (removing)', 'remove', 'Glance has no location of it'),
             ('write (writing)', 'wait', 'it is being written')],
             self.dry_run())
+
+    def test_dry_run_tells_what_it_does_not_understand(self):
+        key = tasks.prefix('edge', IMAGE) + 'task/delete'
+        fakes.records_of(self.home)[key] = '{'
+        status, out, _err = self.run_task('run', '--dry-run')
+        self.assertEqual(output.Exit.BAD, status)
+        self.assertIn('Record %s is left alone' % key, out)
 
     def test_table_of_plans(self):
         self.assertEqual((output.Exit.GOOD, 'There are no tasks.\n', ''),
