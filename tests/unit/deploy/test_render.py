@@ -15,7 +15,6 @@
 import os
 import pathlib
 import runpy
-import time
 
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
@@ -38,12 +37,13 @@ class TestManySites(base.SitesFileTestCase):
         self.path.write_text(runpy.run_path(str(_TOOL))['sites_file'](_SITES))
         self.write_secret('key', base.KEY)
         output = self.folder / 'output'
-        began = time.process_time()
+        # Not that of the kernel, which depends on the state of the machine.
+        began = os.times().user
         deployment = load.load(self.path)
         placed = render.placed(render.render(deployment, deployment.sites,
                                              kind))
         files.write(os.fspath(output), [file for _node, file in placed])
-        self.assertLess(time.process_time() - began, _LIMIT)
+        self.assertLess(os.times().user - began, _LIMIT)
         # None is written twice.
         self.assertEqual(len(placed), len({file.path
                                            for _node, file in placed}))
