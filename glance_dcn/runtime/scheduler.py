@@ -242,7 +242,9 @@ class Scheduler:
 
         :returns: seconds until the next call is due, or None
         """
-        state = self._states.get()
+        return self._run_due(self._states.get())
+
+    def _run_due(self, state: _State) -> float | None:
         while True:
             with state.lock:
                 while state.heap and state.heap[0][2].is_cancelled:
@@ -278,7 +280,7 @@ class Scheduler:
     def _run(self, state: _State) -> None:
         """Wait for what is due, until nothing is scheduled any more."""
         while True:
-            left = self.run_due()
+            left = self._run_due(state)
             if left is not None:
                 _take(state.events, left)
                 continue
