@@ -146,7 +146,8 @@ class ConversionTestCase(base.BaseTestCase):
     def make(self, driver='qcow2', data=b'', size=10 * MiB, options=()):
         """Stage a disk image of some data, and return its raw content."""
         raw = self.workshop / 'raw'
-        raw.write_bytes(data)
+        # Random data must not look like a boot record.
+        raw.write_bytes(data[:510] + b'\0\0'[:len(data[510:])] + data[512:])
         os.truncate(raw, size)
         self.qemu('convert', '-f', 'raw', '-O', driver, *options, 'raw',
                   str(self.source))
