@@ -145,7 +145,14 @@ class Store(driver.Store):
         except cfg.ConfigFileValueError as exc:
             raise exceptions.BadStoreConfiguration(store_name=group,
                                                    reason=str(exc))
-        # Work beside requests has to ask Glance's database.
+        self._begin_work(group)
+
+    def _begin_work(self, group: str) -> None:
+        """Begin what the process does for its stores beside requests.
+
+        :raises exceptions.BadStoreConfiguration: if no store keeps the records
+        """
+        # It has to ask Glance's database.
         green.start()
         if glance_interfaces.forks_workers(self.conf):
             periodic.become_master()

@@ -210,6 +210,18 @@ class ThreadsTest(base.BaseTestCase):
         self.assertTrue(repetition.stop(30))
         self.assertEqual([True], ended)
 
+    def test_thread_runs_the_calls_of_its_process(self):
+        # The thread of what was taken for a child waited for nothing, and
+        # never ran what was due there.
+        ran = threading.Event()
+        with fixtures.MonkeyPatch('glance_dcn.runtime.process.os.getpid',
+                                  lambda: -1):
+            self.scheduler.call_later(0.2, ran.set)
+        self.assertTrue(ran.wait(30))
+        for thread in self.threads:
+            thread.join(30)
+            self.assertFalse(thread.is_alive())
+
     def test_child_of_a_fork_begins_with_nothing(self):
         # The parent's lock may be held for ever in the child.
         ran = threading.Event()
