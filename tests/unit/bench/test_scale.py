@@ -13,9 +13,8 @@
 
 """The benchmark of many stores: what it reads, and how it shows it."""
 
-import mmap
-import os
-import threading
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 from oslotest import base
@@ -27,31 +26,53 @@ from bench import scale
 _MIB = 1 << 20
 
 
+# Says when it is up, and when it holds more: seven threads, five files and
+# 64 MiB that it cannot have had before; each when it is told to go on.
+_PROCESS = """
+import mmap, os, sys, threading
+print('up', flush=True)
+sys.stdin.readline()
+over = threading.Event()
+for _ in range(7):
+    threading.Thread(target=over.wait, daemon=True).start()
+files = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+data = mmap.mmap(-1, 64 << 20)
+for at in range(0, len(data), mmap.PAGESIZE):
+    data[at] = 1
+print('full', flush=True)
+sys.stdin.readline()
+"""
+
+
 class HoldingsTest(base.BaseTestCase):
 
-    def test_threads_files_and_memory_of_this_process(self):
-        before = meters.holdings([os.getpid()])
-        over = threading.Event()
-        threads = [threading.Thread(target=over.wait) for _ in range(7)]
-        self.addCleanup(over.set)
-        for thread in threads:
-            thread.start()
-        for _ in range(5):
-            self.addCleanup(os.close, os.open(os.devnull, os.O_RDONLY))
-        # Pages that the process cannot have had before.
-        data = mmap.mmap(-1, 64 * _MIB)
-        self.addCleanup(data.close)
-        for at in range(0, len(data), mmap.PAGESIZE):
-            data[at] = 1
-        after = meters.holdings([os.getpid()])
+    def start(self) -> subprocess.Popen[str]:
+        """A process that nothing but this test changes."""
+        process = subprocess.Popen([sys.executable, '-c', _PROCESS],
+                                   stdin=subprocess.PIPE, text=True,
+                                   stdout=subprocess.PIPE)
+        self.addCleanup(process.communicate)
+        self.assertEqual('up\n', process.stdout.readline())
+        return process
+
+    def test_threads_files_and_memory(self):
+        process = self.start()
+        before = meters.holdings([process.pid])
+        process.stdin.write('\n')
+        process.stdin.flush()
+        self.assertEqual('full\n', process.stdout.readline())
+        after = meters.holdings([process.pid])
         self.assertEqual((7, 5), (after.threads - before.threads,
                                   after.files - before.files))
-        self.assertGreaterEqual(after.memory - before.memory, 30 * _MIB)
+        self.assertGreaterEqual(after.memory - before.memory, 60 * _MIB)
 
     def test_of_several_together(self):
-        one = meters.holdings([os.getpid()])
-        two = meters.holdings([os.getpid(), os.getpid()])
-        self.assertEqual(2 * one.threads, two.threads)
+        pids = [self.start().pid, self.start().pid]
+        one, other = (meters.holdings([pid]) for pid in pids)
+        both = meters.holdings(pids)
+        self.assertEqual((one.threads + other.threads,
+                          one.files + other.files),
+                         (both.threads, both.files))
 
     def test_largest_takes_the_most_of_each(self):
         one, two = meters.Holdings(1, 20, 3, 4), meters.Holdings(10, 2, 3, 5)
