@@ -19,6 +19,7 @@ is as it is taken for here.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import typing
 
@@ -57,13 +58,31 @@ def deleted_image() -> typing.Any:
     return None if frame is None else frame.f_locals.get('self')
 
 
-def is_removal_from_one_store() -> bool:
-    """Return whether Glance takes one location from an image that stays.
+@dataclasses.dataclass(frozen=True)
+class Removal:
+    """One location that Glance takes from an image that stays.
+
+    :ivar location: as Glance has it
+    :ivar others: the image's other locations
+    """
+
+    image_id: str
+    location: dict[str, typing.Any]
+    others: list[dict[str, typing.Any]]
+
+
+def removal_from_one_store() -> Removal | None:
+    """Return what is removed if Glance takes one location from an image.
 
     Glance takes locations from images in one method; what comes from
     elsewhere is taken for the deletion of the whole image.
     """
-    return _find(_LOCATIONS, 'pop') is not None
+    frame = _find(_LOCATIONS, 'pop')
+    if frame is None:
+        return None
+    names = frame.f_locals
+    return Removal(names['self'].image_proxy.image.image_id,
+                   names['location'], list(names['self'].value))
 
 
 def is_search() -> bool:

@@ -298,6 +298,12 @@ class Store(driver.Store):
         """
         loc = location.store_location
         try:
+            if not loc.fsid and callers.is_search():
+                holder = replicas.holder(self, loc)
+                if holder is not self:
+                    data, size = holder.get(location, offset, chunk_size,
+                                            context)
+                    return data, size
             self._check_is_here(loc)
             return self._begin_reading(loc, offset, chunk_size)
         except (exceptions.GlanceStoreException,
@@ -431,25 +437,31 @@ class Store(driver.Store):
 
         :raises exceptions.NotFound: if there is no such image
         :raises exceptions.InUseByStore: if it has clones or is open elsewhere
+        :raises failures.BeingRemoved: if Glance removes it from this store
+            while it is removed from another one
         :raises exceptions.BadStoreUri: if it is not in this store's cluster
         :raises exceptions.TimeoutError: if the site is away and the removal
-            cannot be recorded either
+            cannot be recorded either, or which one has it cannot be told
         :raises failures.DeleteDenied: if this Glance may only read there, or
             in another store of the image
         """
         loc = location.store_location
         if callers.is_search():
-            owner = replicas.owner(self, loc)
+            try:
+                owner = replicas.owner(self, loc)
+            except failures.Away as exc:
+                raise failures.TimeoutError(str(exc)) from exc
             if owner is not None and owner is not self:
                 # Neither an error that ends the search will do, nor one that
                 # has Glance drop the location in the end.
                 owner.delete(location, context=context)
                 return
         loc = self.checked_for_deletion(location)
-        deletion = process.get(deletions.Requests).delete(self, loc)
-        if not deletion.deferred:
-            assert deletion.store is not None, 'a request is to a store'
-            deletion.store.answer(deletion)
+        with deletions.claimed(self):
+            deletion = process.get(deletions.Requests).delete(self, loc)
+            if not deletion.deferred:
+                assert deletion.store is not None, 'a request is to a store'
+                deletion.store.answer(deletion)
 
     def answer(self, deletion: deletions.Deletion) -> None:
         """Return if an image was removed from this store.
@@ -523,7 +535,10 @@ class Store(driver.Store):
             loc = location.store_location
             if self._identities.has_replaced(self.site, loc.fsid):
                 raise failures.not_found(self.site, loc)
-            raise failures.ForeignLocation(str(exc)) from exc
+            raise failures.ForeignLocation(
+                '%s. Delete it by a Glance that has that cluster in one of '
+                'its stores; see "Locations of no store" in the guide if '
+                'there is none any more' % exc) from exc
 
     @contextlib.contextmanager
     def _reading(self, loc: location.StoreLocation) -> Iterator[base.Endpoint]:

@@ -72,6 +72,10 @@ class WriteDenied(exceptions.StorageWriteDenied):
     """The key of this Glance may only read at the site: 503 for an upload."""
 
 
+class BeingRemoved(exceptions.InUseByStore):
+    """Another request removes the image from another store at this moment."""
+
+
 class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):
     """The image lies where the key of this Glance may only read.
 

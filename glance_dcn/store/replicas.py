@@ -18,14 +18,18 @@ image, its record tells.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 import typing
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
+from glance_dcn.engine import errors as engine_errors
 from glance_dcn.sites import sources
+from glance_dcn.store import failures
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,9 +102,13 @@ def owner(store: driver.Store,
     :param store: the one that Glance asks
     :returns: it, too, if it is not known to have another fsid and no other
         store has the location's; otherwise None
+    :raises failures.Away: if the location names no cluster, and which store
+        has its image cannot be told
     """
+    if not loc.fsid:
+        return holder(store, loc)
     fsid = store.site.connection.known_fsid
-    if not loc.fsid or fsid == loc.fsid:
+    if fsid == loc.fsid:
         return store
     found = _other_owner(store, loc, fsid)
     if found is None and fsid is None:
@@ -118,6 +126,38 @@ def owner(store: driver.Store,
             break
         time.sleep(_POLL)
     return found or (store if fsid is None else None)
+
+
+def holder(store: driver.Store, loc: locations.StoreLocation) -> driver.Store:
+    """Return the store that has the image of a location without an fsid.
+
+    Which the oldest form has not. It may be in any store's pool.
+
+    :param store: the one that Glance asks, and what is returned if none has it
+    :raises failures.Away: if none of those that answer has it, and others do
+        not answer
+    """
+    others = [other for other in store.siblings.values()
+              if other is not store]
+    silent = []
+    for one in sorted([store, *others], key=lambda one: (
+            not one.site.available, one is not store,
+            one.site.connection.round_trip or 0)):
+        try:
+            with one.site.open_pool() as ioctx, one.site.reading(
+                    ioctx, loc.image, loc.snapshot):
+                return one
+        except errors.ClusterError as exc:
+            silent.append(str(exc))
+        except engine_errors.RequestError as exc:
+            if exc.errno != errno.ENOENT:
+                silent.append(str(exc))
+    if silent:
+        raise failures.Away(
+            message='Image %s is in none of the stores that answer, and '
+            'location %s does not tell which it is in; %s' % (
+                loc.image, loc.get_uri(), '; '.join(silent)))
+    return store
 
 
 def _other_owner(store: driver.Store, loc: locations.StoreLocation,

@@ -301,7 +301,8 @@ class Executor:
                     self._fence(site, task)
                     with (contextlib.nullcontext() if creating
                           else site.name_lock(pool, task.image)):
-                        self._remove(site, pool, task, decision, creating)
+                        decision = self._remove(site, pool, task,
+                                                decision, creating)
         except (name_lock.NotLocked, images.InUse) as exc:
             raise RetryLater(str(exc), expected=True) from exc
         if decision.verdict in (Verdict.WAIT, Verdict.REFUSE):
@@ -319,9 +320,15 @@ class Executor:
                              % ', '.join(sorted(left)))
 
     def _remove(self, site: sites.Site, ioctx: rados.Ioctx, task: tasks.Task,
-                decision: Decision, creating: str | None) -> None:
-        if self.decide(site, ioctx, task, bool(creating)) != decision:
-            raise RetryLater('it has changed meanwhile', expected=True)
+                before: Decision, creating: str | None) -> Decision:
+        """Remove an image, if that is decided under its lock, too."""
+        decision = self.decide(site, ioctx, task, bool(creating))
+        if decision.verdict is not Verdict.REMOVE:
+            # Another has done it meanwhile, say.
+            return decision
+        if decision.image_id != before.image_id:
+            raise RetryLater('another image has got its name meanwhile',
+                             expected=True)
         self._check_not_written(task, decision, creating)
         self._check_lease()
         with contextlib.suppress(rbd.ImageNotFound):
@@ -331,6 +338,7 @@ class Executor:
                 trashing=lambda image_id: self._store.put(
                     purge(site, task.image, task.pool, image_id)),
                 in_use_too=task.action is tasks.Action.DELETE)
+        return decision
 
     def _check_not_written(self, task: tasks.Task, decision: Decision,
                            creating: str | None) -> None:

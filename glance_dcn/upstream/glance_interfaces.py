@@ -305,7 +305,8 @@ def _prove_database(_conf: cfg.ConfigOpts) -> None:
     _takes(api.task_get, 'context', 'task')
     _takes(api.task_update, 'context', 'task', {})
     for table, columns in ((models.Image, {'id', 'status', 'deleted'}),
-                           (models.ImageLocation, {'value', 'status'}),
+                           (models.ImageLocation, {'id', 'image_id', 'value',
+                                                   'status', 'deleted'}),
                            (models.ImageProperty, {'image_id', 'name',
                                                    'value', 'deleted'})):
         _has(table.__table__.columns, *columns)
@@ -525,8 +526,29 @@ def _prove_image_deletion(_conf: cfg.ConfigOpts) -> None:
         delete_image_location_from_backend=delete)).delete()
     if deleted != ['one', 'other']:
         raise Missing('ImageProxy.delete() does not delete each location')
-    if 'pop' not in vars(location.StoreLocations):
-        raise Missing('StoreLocations has no pop()')
+    _prove_removal(location)
+
+
+def _prove_removal(location: types.ModuleType) -> None:
+    """Prove how one location is taken from an image that stays."""
+    seen: list[tuple[typing.Any, ...]] = []
+
+    def delete(*_args: object) -> None:
+        frame = sys._getframe(1)
+        names = frame.f_locals
+        owner = names.get('self')
+        seen.append((frame.f_code.co_name, names.get('location'),
+                     list(getattr(owner, 'value', ())),
+                     getattr(owner, 'image_proxy', None)))
+
+    proxy = types.SimpleNamespace(
+        context=None, image=types.SimpleNamespace(image_id='image'),
+        store_utils=types.SimpleNamespace(
+            delete_image_location_from_backend=delete))
+    one, other = {'url': 'one'}, {'url': 'other'}
+    location.StoreLocations(proxy, [one, other]).pop(0)
+    if seen != [('pop', one, [other], proxy)]:
+        raise Missing('StoreLocations.pop() does not remove one location')
 
 
 def _prove_showing(_conf: cfg.ConfigOpts) -> None:
@@ -661,9 +683,11 @@ HEALTHCHECK = Interface(
     _prove_healthcheck)
 IMAGE_DELETION = Interface(
     'the deletion of an image',
-    'by which an image is deleted from all its stores at once, or from none',
+    'by which an image is deleted from all its stores at once, or from none, '
+    'and not from its last ones by two requests at once',
     'an image is deleted from one store after the other, which takes long '
-    'where there are many, and stays in part if one of them refuses',
+    'where there are many, and stays in part if one of them refuses; and '
+    'requests that remove it from one store each can remove all its data',
     _prove_image_deletion)
 SHOWING = Interface(
     'the controller that shows images',

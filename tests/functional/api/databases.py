@@ -79,6 +79,20 @@ class Database(fixtures.Fixture):
                     {'version': version})
 
     @staticmethod
+    def forget_stores(url, image_id):
+        """Give an image locations of the oldest form, ``rbd://IMAGE``.
+
+        Which names neither a cluster nor a store.
+
+        :param url: SQLAlchemy URL of Glance's database
+        """
+        with _engine(url).begin() as connection:
+            connection.execute(sqlalchemy.text(
+                "UPDATE image_locations SET value = :value, meta_data = '{}' "
+                'WHERE image_id = :image'),
+                {'value': 'rbd://%s' % image_id, 'image': image_id})
+
+    @staticmethod
     def _execute(engine, statement):
         with engine.begin() as connection:
             connection.execute(sqlalchemy.text(statement))

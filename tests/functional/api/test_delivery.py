@@ -126,6 +126,22 @@ class DeleteTest(base.ApiTestCase):
         self.assertStored(image_id, self.data, 'dcn0')
         self.assertSame(self.data, self.central.download(image_id))
 
+    def test_from_all_of_its_stores_one_by_one_at_once(self):
+        for _ in range(3):
+            image_id = self.uploaded(self.central, self.data, 'central',
+                                     'dcn0')
+            paths = ['/v2/stores/%s/%s' % (store, image_id)
+                     for store in ('central', 'dcn0')]
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                statuses = sorted(pool.map(
+                    lambda path: self.central.request('DELETE', path
+                                                      ).status_code, paths))
+            # 403: the other had gone before this request began.
+            self.assertIn(statuses, ([204, 409], [204, 403]))
+            [store] = self.central.images.get(image_id).stores.split(',')
+            self.assertStored(image_id, self.data, store)
+            self.assertSame(self.data, self.central.download(image_id))
+
     def test_not_from_the_last_store(self):
         image_id = self.uploaded(self.central, self.data, 'dcn0')
         self.assertRaises(client_exc.HTTPForbidden,

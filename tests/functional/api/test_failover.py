@@ -19,6 +19,7 @@ import time
 from lab import glance
 from lab import process
 from tests.functional.api import base
+from tests.functional.api import databases
 
 MiB = base.MiB
 
@@ -101,6 +102,33 @@ class FailoverTest(base.OwnGlanceTestCase):
         self.near.start()
         self.wait_until_back(one)
         self.assertSame(data[:MiB], self.api.download(one))
+
+    def test_location_that_names_neither_store_nor_cluster(self):
+        far = self.uploaded(self.api, b'far', 'far')
+        near = self.uploaded(self.api, b'near', 'near')
+        for image_id in far, near:
+            databases.Database.forget_stores(self.own.database_url, image_id)
+        self.assertEqual([b'far', b'near'], [
+            self.api.download(image_id) for image_id in (far, near)])
+        self.near.kill()
+        # The store that is asked first does not answer.
+        self.assertEqual(b'far', self.api.download(far))
+        self.assertEqual(503, self.api.request(
+            'GET', '/v2/images/%s/file' % near).status_code)
+        self.assertEqual(204, self.delete(far).status_code)
+        self.assertNotIn(far, self.clusters['far'].images())
+        # In which store it is cannot be told.
+        answer = self.delete(near)
+        self.assertEqual(503, answer.status_code)
+        self.assertIn('does not tell which', answer.text)
+        self.near.start()
+        self.wait_until_back(near)
+        self.assertEqual(b'near', self.api.download(near))
+        self.assertEqual(204, self.delete(near).status_code)
+        self.assertNotIn(near, self.near.images())
+
+    def delete(self, image_id):
+        return self.api.request('DELETE', '/v2/images/%s' % image_id)
 
     def check_imports(self, data):
         """While near is away, importing to both is as with stock."""

@@ -385,3 +385,73 @@ class TestOtherStores(base.BaseTestCase):
         locations = glance_location.StoreLocations(image, image.locations)
         locations.pop(0)
         self.assertEqual(1, len(locations))
+
+
+class TestClaimed(base.BaseTestCase):
+    """The removal from one store, of which there is one at a time."""
+
+    def setUp(self):
+        super().setUp()
+        self.database = mock.Mock()
+        self.database.claim_removal.return_value = None
+        self.store = types.SimpleNamespace(name='dcn0',
+                                           database=self.database)
+        self.error = None
+        self.places = [{'url': name, 'metadata': {'store': name}, 'id': 7 + n,
+                        'status': 'active'}
+                       for n, name in enumerate(('dcn0', 'central'))]
+
+    def delete(self, *unused):
+        with deletion.claimed(self.store):
+            if self.error is not None:
+                raise self.error
+
+    def pop(self, image_id=IMAGE):
+        proxy = types.SimpleNamespace(
+            image=types.SimpleNamespace(image_id=image_id), context=None,
+            store_utils=types.SimpleNamespace(
+                delete_image_location_from_backend=self.delete))
+        glance_location.StoreLocations(proxy, self.places).pop(0)
+
+    def test_claimed_before_it_is_removed(self):
+        self.pop()
+        self.database.claim_removal.assert_called_once_with(
+            IMAGE, 7, {8: 'central'})
+        self.database.release_removal.assert_not_called()
+
+    def test_refused(self):
+        self.database.claim_removal.return_value = 'another one is removed'
+        self.error = AssertionError('it is removed')
+        exc = self.assertRaises(failures.BeingRemoved, self.pop)
+        self.assertIn('store dcn0: another one is removed', exc.msg)
+        self.assertEqual(2, len(self.places))
+        self.database.release_removal.assert_not_called()
+
+    def test_released_if_it_is_not_removed(self):
+        self.error = exceptions.InUseByStore()
+        self.assertRaises(exceptions.InUseByStore, self.pop)
+        self.database.release_removal.assert_called_once_with(IMAGE, 7)
+
+    def test_cannot_be_released(self):
+        self.error = exceptions.InUseByStore()
+        self.database.release_removal.side_effect = OSError('no database')
+        self.assertRaises(exceptions.InUseByStore, self.pop)
+
+    def test_data_was_not_there(self):
+        self.error = exceptions.NotFound()
+        self.assertRaises(exceptions.NotFound, self.pop)
+        self.database.release_removal.assert_not_called()
+
+    def test_location_that_was_never_saved(self):
+        del self.places[0]['id']
+        self.pop()
+        self.database.claim_removal.assert_not_called()
+
+    def test_only_location(self):
+        del self.places[1]
+        self.pop()
+        self.database.claim_removal.assert_not_called()
+
+    def test_whole_image(self):
+        self.delete()
+        self.database.claim_removal.assert_not_called()

@@ -290,17 +290,34 @@ class ExecutorTest(base.BaseTestCase):
 
         def use():
             self.database.says = IN_USE
-        lock = self.edge.name_lock
-        for change in (name_again, replace, use):
+        for change, words in ((name_again, 'still has its location'),
+                              (use, 'in use by an import')):
             self.edge.add('1')
             self.database.says = DROPPED
-
-            def locked(ioctx, image, change=change):
-                change()
-                return lock(ioctx, image)
-            self.edge.name_lock = locked
-            self.later(words='changed meanwhile')
+            self.change_before_lock(change)
+            self.later(words=words)
             self.assertEqual(1, len(self.edge.images))
+        self.database.says = DROPPED
+        self.change_before_lock(replace)
+        self.edge.add('1')
+        self.assertEqual('drop', self.execute())
+        self.edge.add('1')
+        self.later(a_task(image_id=None), words='another image has got its')
+        self.assertLeft('2')
+
+    def change_before_lock(self, change):
+        """Have something changed right before a name lock is taken."""
+        lock = type(self.edge).name_lock
+
+        def locked(ioctx, image):
+            change()
+            return lock(self.edge, ioctx, image)
+        self.edge.name_lock = locked
+
+    def test_another_has_removed_it_before_the_lock_is_held(self):
+        self.edge.add('1')
+        self.change_before_lock(self.edge.images.clear)
+        self.assertEqual('drop', self.execute())
 
     def test_image_that_is_being_written_here(self):
         self.edge.add('1')

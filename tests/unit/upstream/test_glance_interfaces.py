@@ -118,7 +118,10 @@ _CHANGES: dict[glance_interfaces.Interface,
             self.store_utils.delete_image_location_from_backend(
                 self.context, self.image.image_id, place)
             for place in self.image.locations]),
-        ('glance.location.StoreLocations', 'pop', _GONE)],
+        ('glance.location.StoreLocations', 'pop', _GONE),
+        ('glance.location.StoreLocations', 'pop', lambda self, i:
+         self.image_proxy.store_utils.delete_image_location_from_backend(
+             self.image_proxy.context, 'image', self.value[i]))],
     glance_interfaces.SEARCHING: [
         ('glance_store.multi_backend', 'get', _GONE),
         ('glance_store.multi_backend', 'delete', lambda uri, backend: None)],
