@@ -36,10 +36,8 @@ LOCK = 'os_glance_import_task'
 # Statuses of images that a request is about to give data, and of images whose
 # data is staged for an import.
 _UNSETTLED = ('saving', 'importing', 'uploading')
-
-
-# Status of a location whose data is being removed: one of Glance's, which gives
-# it to locations of deleted images alone.
+# Status of a location whose data is being removed: one of Glance's, which
+# gives it to locations of deleted images alone.
 _REMOVING = 'pending_delete'
 
 
