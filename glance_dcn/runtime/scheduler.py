@@ -46,8 +46,6 @@ LOG = logging.getLogger(__name__)
 
 _T = typing.TypeVar('_T')
 
-# Seconds without work after which a thread of the pool ends.
-_IDLE = 10.0
 # Seconds until another attempt at what there is no thread for.
 _AGAIN = 1.0
 
@@ -196,11 +194,14 @@ class Scheduler:
     :param clock: returns seconds of a monotonic clock
     :param start: what starts a thread, with the signature of
         :func:`glance_dcn.runtime.native.start`
+    :param idle: seconds without work after which a thread of the pool ends
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic,
-                 start: Callable[..., object] = native.start) -> None:
+                 start: Callable[..., object] = native.start,
+                 idle: float = 10) -> None:
         self._clock = clock
+        self._idle = idle
         self._start = start
         self._states = process.ForkLocal(_State)
 
@@ -324,7 +325,7 @@ class Scheduler:
             call.run()
             following = self._next(state, call, mine)
             if following is None:
-                following = _take(mine, _IDLE)
+                following = _take(mine, self._idle)
             if following is None:
                 with state.lock:
                     if mine in state.idle:

@@ -69,10 +69,9 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds for which targets are waited for that take longer than most to be
-# opened or published, how many times as long as those they may take, and the
-# most that an image's size adds.
-_LATE, _TIMES, _LATEST = 2.0, 3, 15.0
+# How many times as long as most targets others may take to be opened or
+# published, and the seconds that an image's size adds at most.
+_TIMES, _LATEST = 3, 15.0
 # Bytes of an image for each of which an open target waits a second more.
 _SIZE_OF_A_SECOND = 1 << 30
 # Seconds between checks whether a target has ended.
@@ -162,6 +161,7 @@ class Copy:
         take long. After an exception from before Glance was told, nothing of
         these targets stays; after one from then on, all of it does, for
         Glance may have it. Exceptions of all three end the copy
+    :param late: seconds after which a target is late at the earliest
     """
 
     def __init__(self, image: str, sources: Sequence[sources_.Source],
@@ -173,8 +173,10 @@ class Copy:
                  progress: Callable[[targets_.Standing], None] | None = None,
                  interval: float = 1,
                  waiting: Callable[[list[str]], None] | None = None,
-                 finished: Callable[..., None] | None = None) -> None:
+                 finished: Callable[..., None] | None = None,
+                 late: float = 2) -> None:
         self._image = image
+        self._late = late
         self._sources = sources
         self._hashes = dict(hashes or {})
         self._size = size
@@ -559,7 +561,7 @@ class Copy:
                        for number, one in enumerate(work))
             if half is None and 2 * done >= len(work):
                 half = seconds
-            if half is not None and seconds > max(_LATE, patience,
+            if half is not None and seconds > max(self._late, patience,
                                                   _TIMES * half):
                 return
             futures.wait([one for one in work if not one.done()], _TICK,

@@ -41,8 +41,6 @@ if typing.TYPE_CHECKING:
     _Waiting = typing.Optional[Callable[[list[str]], object]]
 
 _MIB = 1 << 20
-# Seconds between checks whether slots are free.
-_TICK = 0.5
 # How many may overtake one that waits.
 _OVERTAKEN = 16
 
@@ -145,9 +143,13 @@ class _Queue:
 
 
 class TransferScheduler:
-    """Gives slots to transfers, in the order in which they come."""
+    """Gives slots to transfers, in the order in which they come.
 
-    def __init__(self) -> None:
+    :param tick: seconds between checks whether slots are free
+    """
+
+    def __init__(self, tick: float = 0.5) -> None:
+        self._tick = tick
         self._limits: dict[str, Limits] = {}
         self._queue = process.ForkLocal(_Queue)
 
@@ -195,7 +197,7 @@ class TransferScheduler:
         told = time.monotonic()
         while True:
             try:
-                native.get(waiter.called, _TICK)
+                native.get(waiter.called, self._tick)
                 return
             except native.Empty:
                 self.run_once()

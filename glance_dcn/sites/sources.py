@@ -61,8 +61,6 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that the monitors of all further sources have to answer.
-_PATIENCE = monitors.TIMEOUT + 1
 #: What it means that a source cannot be read.
 FAILURES = (errors.ClusterError, engine_errors.EngineError, rbd.Error)
 # Seconds of a round trip up to which sites are equally near; and how many
@@ -139,6 +137,8 @@ class SourceFailover:
 
     :param image: UUID of the image in Glance
     :param sources: preferred first; iterated over as they are needed
+    :param patience: seconds that the monitors of all further sources have to
+        answer
     :ivar record: what others must have; None: there will be no other
     :ivar image_id: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
@@ -151,8 +151,10 @@ class SourceFailover:
     _reference: images.Reference
 
     def __init__(self, image: str, sources: Iterable[Source],
-                 record: records.Record | None = None) -> None:
+                 record: records.Record | None = None,
+                 patience: float = monitors.TIMEOUT + 1) -> None:
         self.record = record
+        self._patience = patience
         self.endpoint: rbd_backend.RBD | None = None
         self.names: list[str] = []
         self.failed: dict[str, Exception] = {}
@@ -204,7 +206,7 @@ class SourceFailover:
             return None
         left = [source for source in self._sources
                 if source.site.name not in self.failed]
-        for source in _answering_first(left):
+        for source in _answering_first(left, self._patience):
             if not source.site.available:
                 continue
             self.source = source
@@ -276,7 +278,8 @@ class SourceFailover:
                 and homes.is_authentic(self.source.site, self._image, found))
 
 
-def _answering_first(sources: Iterable[Source]) -> Iterator[Source]:
+def _answering_first(sources: Iterable[Source],
+                     patience: float) -> Iterator[Source]:
     """Give the sources whose monitors answer, in order, then the others.
 
     Each that is away would take seconds to be found out; the monitors of all
@@ -291,7 +294,7 @@ def _answering_first(sources: Iterable[Source]) -> Iterator[Source]:
         source.site.connection.ask_monitors(functools.partial(
             lambda name, reason: answers.put((name, reason)),
             source.site.name))
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + patience
     reasons: dict[str, str | None] = {}
     silent = []
     for source in candidates:

@@ -42,6 +42,7 @@ from glance_dcn.runtime import process
 from glance_dcn.sites import existing
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Sequence
     from concurrent import futures
@@ -271,13 +272,16 @@ class Waves:
     """The targets of one copy. Not thread-safe.
 
     :param at_once: targets that run at the same time at most
+    :param clock: returns seconds of a monotonic clock
     :ivar waiting: sites that wait for a later wave
     :ivar running: targets that have begun and not ended
     :ivar stragglers: those of them that continue by themselves
     """
 
     def __init__(self, sites: Iterable[sites_.Site],
-                 at_once: int = AT_ONCE) -> None:
+                 at_once: int = AT_ONCE,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.waiting = collections.deque(sites)
         self.running: list[Target] = []
         self.stragglers: list[Target] = []
@@ -285,7 +289,7 @@ class Waves:
         self._put_back: set[sites_.Site] = set()
         self._done = self._failed = 0
         self._count = len(self.waiting)
-        self._began = time.monotonic()
+        self._began = clock()
         self._progress: transfer.Progress | None = None
 
     def next(self) -> list[sites_.Site]:
@@ -362,7 +366,7 @@ class Waves:
 
     def _left(self, ended: float, count: int) -> float | None:
         """Return the seconds until all is done if speeds do not change."""
-        now = time.monotonic()
+        now = self._clock()
         estimates = []
         if count:
             if not ended:

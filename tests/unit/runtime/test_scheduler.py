@@ -64,10 +64,8 @@ class ClockTest(base.BaseTestCase):
         self.log = self.useFixture(fixtures.FakeLogger(level=logging.INFO))
         self.now = 100.0
         self.threads = Threads()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.scheduler._IDLE', 0))
         self.scheduler = scheduler.Scheduler(lambda: self.now,
-                                             self.threads.start)
+                                             self.threads.start, idle=0)
         self.ran = []
 
     def call(self, what, delay=0, limit=None):
@@ -170,9 +168,8 @@ class ThreadsTest(base.BaseTestCase):
         # Those of other tests may be there as well.
         self.threads = []
         self.scheduler = scheduler.Scheduler(
-            start=lambda *args: self.threads.append(native.start(*args)))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.scheduler._IDLE', 0.05))
+            start=lambda *args: self.threads.append(native.start(*args)),
+            idle=0.05)
 
     def test_one_that_hangs_holds_up_no_other(self):
         go_on, done = threading.Event(), threading.Semaphore(0)

@@ -17,15 +17,19 @@ import hashlib
 import itertools
 import random
 import threading
+import types
 from unittest import mock
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.engine import errors
+from glance_dcn.runtime import limits
+from glance_dcn.runtime import process
 from glance_dcn.sites import copying
 from glance_dcn.sites import existing
 from glance_dcn.sites import targets as targets_
+from tests import runtimes
 from tests.unit.sites import fakes
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -82,9 +86,9 @@ class CopyTest(WavesTestCase):
         self.assertEqual(['read'], self.source.calls)
 
     def test_fewer_where_the_process_has_no_room(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.ProcessLimits.targets_at_once',
-            lambda _, most, running: 2))
+        self.useFixture(runtimes.Runtime())
+        process.put(types.SimpleNamespace(
+            targets_at_once=lambda most, running: 2), limits.ProcessLimits)
         most = []
         self.copy(self.sites(5), interval=0, progress=lambda now:
                   most.append(now.running)).run()
@@ -144,14 +148,12 @@ class CopyTest(WavesTestCase):
         ready = threading.Event()
         self.addCleanup(ready.set)
         late.opening = lambda: ready.wait(60)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.copying._LATE', 0.1))
 
         def note(outcome, told):
             self.note(outcome, told)
             if len(self.noted) == 3:
                 ready.set()
-        self.copy([late, *targets], finished=note).run()
+        self.copy([late, *targets], finished=note, late=0.1).run()
         self.assertEqual(late.name, self.noted[-1])
         self.assertCopied(late, *targets)
 
@@ -231,14 +233,12 @@ class StandingTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.now = 1000.0
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.targets.time', mock.Mock(
-                monotonic=lambda: self.now)))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.ProcessLimits.targets_at_once',
-            lambda _, most, running: most))
+        self.useFixture(runtimes.Runtime())
+        process.put(types.SimpleNamespace(
+            targets_at_once=lambda most, running: most), limits.ProcessLimits)
         self.waves = targets_.Waves([fakes.Site('s%d' % number)
-                                     for number in range(8)], 4)
+                                     for number in range(8)], 4,
+                                    lambda: self.now)
 
     def begin(self):
         targets = [mock.Mock(site=site, error=None, part=0, began=None)

@@ -15,11 +15,11 @@ import os
 import threading
 import time
 
-import fixtures
 from oslotest import base
 
 from glance_dcn.runtime import process
 from glance_dcn.sites import limits
+from tests import runtimes
 
 MIB = 1 << 20
 
@@ -28,8 +28,8 @@ class LimitsCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.limits._TICK', 0.02))
+        self.useFixture(runtimes.Runtime())
+        process.put(limits.TransferScheduler(tick=0.02))
         self.order = []
 
     def limits(self, name, max_transfers=1):

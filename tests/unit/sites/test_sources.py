@@ -199,9 +199,10 @@ class SourceFailoverTest(base.BaseTestCase):
         self.record = signed('digest')
         self.error = engine_errors.RequestError('one', 'read', 110)
 
-    def failover(self, *sites, record=True):
+    def failover(self, *sites, record=True, **options):
         return sources.SourceFailover('image', map(source, sites),
-                                      self.record if record else None)
+                                      self.record if record else None,
+                                      **options)
 
     def test_none_is_left(self):
         # As for a target that goes on by itself once each source has failed.
@@ -258,13 +259,11 @@ class SourceFailoverTest(base.BaseTestCase):
         self.assertEqual([], away.told)
 
     def test_those_whose_monitors_do_not_answer_come_last(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.sources._PATIENCE', .2))
         silent = [FakeSite('refuses', self.record, reason='refused'),
                   FakeSite('silent', self.record, reason='later')]
         well = [FakeSite(name, self.record) for name in ('two', 'three')]
         with self.failover(FakeSite('one', self.record), silent[0], well[0],
-                           silent[1], well[1]) as failover:
+                           silent[1], well[1], patience=.2) as failover:
             failover.open()
             self.assertEqual(
                 ['two', 'three', 'refuses', 'silent'],
@@ -275,14 +274,12 @@ class SourceFailoverTest(base.BaseTestCase):
 
     def test_an_answer_that_comes_late(self):
         # As where very many are asked, some at a time.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.sources._PATIENCE', 0))
         late, silent = (FakeSite(name, self.record, reason='later')
                         for name in ('late', 'silent'))
         silent.ask_monitors = lambda then: late.then(None)
         late.ask_monitors = lambda then: setattr(late, 'then', then)
-        with self.failover(FakeSite('one', self.record), late,
-                           silent) as failover:
+        with self.failover(FakeSite('one', self.record), late, silent,
+                           patience=0) as failover:
             failover.open()
             self.assertEqual('late', failover.next_source(self.error).name)
 
