@@ -147,6 +147,15 @@ class Site:
         """
         return name_lock.hold(self.connection.client_of(ioctx), ioctx, image)
 
+    def removal_lock(self, ioctx: rados.Ioctx, image: str
+                     ) -> contextlib.AbstractContextManager[None]:
+        """Hold the exclusive right to remove an image from one of its stores.
+
+        Other than the name lock it is held at several sites at a time.
+        """
+        return name_lock.hold(self.connection.client_of(ioctx), ioctx, image,
+                              name=name_lock.REMOVALS)
+
     def fence_dead(self, ioctx: rados.Ioctx, image: str,
                    instances: Collection[int]) -> None:
         """Take an image away from clients that are believed dead.

@@ -29,7 +29,7 @@ if typing.TYPE_CHECKING:
 
 # Module of the controllers that show images; those that read an image's data
 # are in others (glance_interfaces.SHOWING proves it).
-_SHOWING = 'glance.api.v2.images'
+_IMAGES = 'glance.api.v2.images'
 # The function that sorts locations, how many frames it is away at most, and
 # the name of the answer in its frame.
 _SORTING = 'sort_image_locations'
@@ -64,11 +64,14 @@ class Removal:
 
     :ivar location: as Glance has it
     :ivar others: the image's other locations
+    :ivar is_asked_for: whether a user has asked for it; otherwise an import
+        or a copy is undone
     """
 
     image_id: str
     location: dict[str, typing.Any]
     others: list[dict[str, typing.Any]]
+    is_asked_for: bool
 
 
 def removal_from_one_store() -> Removal | None:
@@ -82,7 +85,8 @@ def removal_from_one_store() -> Removal | None:
         return None
     names = frame.f_locals
     return Removal(names['self'].image_proxy.image.image_id,
-                   names['location'], list(names['self'].value))
+                   names['location'], list(names['self'].value),
+                   _find(_IMAGES) is not None)
 
 
 def is_search() -> bool:
@@ -113,10 +117,10 @@ def is_shown() -> bool:
         if frame.f_code.co_name == _SORTING:
             names = frame.f_locals
             if _ANSWER not in names:
-                names[_ANSWER] = _find(_SHOWING) is not None
+                names[_ANSWER] = _find(_IMAGES) is not None
             return bool(names[_ANSWER])
         frame = frame.f_back
-    return _find(_SHOWING) is not None
+    return _find(_IMAGES) is not None
 
 
 def _find(module: str, function: str | None = None) -> types.FrameType | None:

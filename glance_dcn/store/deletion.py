@@ -33,7 +33,6 @@ glance-scrubber) is done at another.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import logging
@@ -56,11 +55,9 @@ from glance_dcn.store import callers
 from glance_dcn.store import failures
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
-from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Iterator
 
     import rados
 
@@ -491,44 +488,6 @@ def check_other_stores(store: driver.Store,
             denied = other.site.access.refusal()
             if denied:
                 raise denial(loc.image, denied)
-
-
-@contextlib.contextmanager
-def claimed(store: driver.Store) -> Iterator[None]:
-    """Keep the last data of an image while it is removed from one store.
-
-    :raises failures.BeingRemoved: if it is removed from another one meanwhile
-    """
-    removal = callers.removal_from_one_store()
-    database = store.database
-    # Of a location that was never saved, an import's, nobody else knows.
-    if (removal is None or not removal.others or not all(
-            'id' in one for one in (removal.location, *removal.others))
-            or database is None or not database.available
-            or not glance_interfaces.usable(glance_interfaces.IMAGE_DELETION)):
-        yield
-        return
-    key = removal.image_id, removal.location['id']
-    refusal = database.claim_removal(*key, {
-        other['id']: str(other['metadata'].get('store'))
-        for other in removal.others})
-    if refusal:
-        raise failures.BeingRemoved('Image %s is not removed from store %s: %s'
-                                    % (removal.image_id, store.name, refusal))
-    try:
-        yield
-    except exceptions.NotFound:
-        # Glance drops the location.
-        raise
-    except BaseException:
-        try:
-            database.release_removal(*key)
-        except Exception as exc:
-            LOG.error('Image %(image)s: its location in store %(store)s stays '
-                      'marked as being removed; remove it again: %(error)s', {
-                          'image': removal.image_id, 'store': store.name,
-                          'error': exc})
-        raise
 
 
 def explain(store: driver.Store, loc: location.StoreLocation,

@@ -58,6 +58,7 @@ from glance_dcn.store import config_watch
 from glance_dcn.store import deletion as deletions
 from glance_dcn.store import dynamic_stores
 from glance_dcn.store import failures
+from glance_dcn.store import last_copy
 from glance_dcn.store import location
 from glance_dcn.store import options
 from glance_dcn.store import replicas
@@ -437,8 +438,8 @@ class Store(driver.Store):
 
         :raises exceptions.NotFound: if there is no such image
         :raises exceptions.InUseByStore: if it has clones or is open elsewhere
-        :raises failures.BeingRemoved: if Glance removes it from this store
-            while it is removed from another one
+        :raises failures.LastCopy: if Glance removes it from this store alone
+            and no other one is seen to have it
         :raises exceptions.BadStoreUri: if it is not in this store's cluster
         :raises exceptions.TimeoutError: if the site is away and the removal
             cannot be recorded either, or which one has it cannot be told
@@ -457,7 +458,7 @@ class Store(driver.Store):
                 owner.delete(location, context=context)
                 return
         loc = self.checked_for_deletion(location)
-        with deletions.claimed(self):
+        with last_copy.kept(self, loc):
             deletion = process.get(deletions.Requests).delete(self, loc)
             if not deletion.deferred:
                 assert deletion.store is not None, 'a request is to a store'

@@ -72,8 +72,8 @@ class WriteDenied(exceptions.StorageWriteDenied):
     """The key of this Glance may only read at the site: 503 for an upload."""
 
 
-class BeingRemoved(exceptions.InUseByStore):
-    """Another request removes the image from another store at this moment."""
+class LastCopy(exceptions.InUseByStore):
+    """The image may have no data left if it is removed from this store."""
 
 
 class DeleteDenied(exceptions.Forbidden, exceptions.InUseByStore):

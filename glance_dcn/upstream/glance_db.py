@@ -36,9 +36,6 @@ LOCK = 'os_glance_import_task'
 # Statuses of images that a request is about to give data, and of images whose
 # data is staged for an import.
 _UNSETTLED = ('saving', 'importing', 'uploading')
-# Status of a location whose data is being removed: one of Glance's, which
-# gives it to locations of deleted images alone.
-_REMOVING = 'pending_delete'
 
 
 class Location(enum.Enum):
@@ -131,86 +128,22 @@ class GlanceDatabase:
         image = _get_image(image_id)
         return self._uris(image['locations'] if image else ())
 
-    def claim_removal(self, image_id: str, location: int,
-                      others: dict[int, str]) -> str | None:
-        """Mark a location as being removed, as the only one of its image.
+    def location_ids(self, image_id: str) -> set[int]:
+        """Return the IDs of an image's locations; for threads of requests."""
+        image = _get_image(image_id)
+        return {location['id'] for location in image['locations']
+                if location['status'] == 'active'} if image else set()
 
-        Glance has the data of a location removed, and then saves the locations
-        that the image had before, but that one. So two requests at once could
-        remove all data, and the later to save would bring back a location
-        whose data the other has removed. For threads of requests.
-
-        Where several nodes of a Galera cluster are written to at a time, two
-        may be marked: none of them sees what the others have locked.
-
-        :param location: its ID in the database
-        :param others: identifiers of the stores of all other locations that
-            the request knows, by their IDs
-        :returns: None if it is marked; otherwise why it is not
-        """
+    def drop_location(self, image_id: str, location_id: int) -> None:
+        """Take a location off an image; for threads of requests."""
+        from glance import context
         from glance import db
-        from glance.db.sqlalchemy import models
-        from oslo_db import api as oslo_db_api
-        import sqlalchemy
-        images, table = models.Image.__table__, models.ImageLocation.__table__
-        there = table.c.image_id == image_id, table.c.deleted == (
-            sqlalchemy.false())
-
-        # As Glance's own functions, and as often as oslo.db has by default.
-        @oslo_db_api.wrap_db_retry(retry_on_deadlock=True)
-        def claim() -> str | None:
-            with db.get_api().get_engine().connect() as connection, \
-                    connection.begin() as transaction:
-                # The row of the image is what such requests wait for; SQLite
-                # has one writer at a time, from its first change on.
-                connection.execute(sqlalchemy.select(images.c.id).where(
-                    images.c.id == image_id).with_for_update())
-                connection.execute(table.update().where(
-                    *there, table.c.id == location
-                ).values(status=_REMOVING))
-                found = {one.id: one.status for one in connection.execute(
-                    sqlalchemy.select(table.c.id, table.c.status).where(
-                        *there).with_for_update())}
-                refusal = _refusal(found, location, others)
-                if refusal:
-                    transaction.rollback()
-                return refusal
-        refusal: str | None = claim()
-        return refusal
-
-    def release_removal(self, image_id: str, location: int) -> None:
-        """Take back the mark of a location that is not removed after all."""
-        from glance import db
-        from glance.db.sqlalchemy import models
-        import sqlalchemy
-        table = models.ImageLocation.__table__
-        with db.get_api().get_engine().begin() as connection:
-            connection.execute(table.update().where(
-                table.c.image_id == image_id, table.c.id == location,
-                table.c.status == _REMOVING,
-                table.c.deleted == sqlalchemy.false()
-            ).values(status='active'))
+        db.get_api().image_location_delete(
+            context.get_admin_context(), image_id, location_id, 'deleted')
 
     def _uris(self, locations: Iterable[dict[str, typing.Any]]) -> set[str]:
         """Return the URIs of locations, which Glance may keep encrypted."""
         return {clear_url(self._conf, location) for location in locations}
-
-
-def _refusal(found: dict[int, str], location: int,
-             others: dict[int, str]) -> str | None:
-    """Return why a location must not be removed, or None.
-
-    :param found: statuses of the image's locations by their IDs
-    :param others: stores of those that the request knows
-    """
-    if location not in found or not set(others) <= set(found):
-        return 'it was removed from a store meanwhile; look where it is'
-    removing = sorted(others[other] for other in others
-                      if found[other] == _REMOVING)
-    if removing:
-        return ('it is being removed from store %s; wait, or, if that was '
-                'interrupted, repeat it' % ', '.join(removing))
-    return None
 
 
 def clear_url(conf: cfg.ConfigOpts, location: dict[str, typing.Any]) -> str:

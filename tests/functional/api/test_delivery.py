@@ -142,6 +142,35 @@ class DeleteTest(base.ApiTestCase):
             self.assertStored(image_id, self.data, store)
             self.assertSame(self.data, self.central.download(image_id))
 
+    def test_from_all_of_three_stores_one_by_one_at_once(self):
+        for _ in range(3):
+            image_id = self.uploaded(self.central, self.data, *base.SITES)
+            paths = ['/v2/stores/%s/%s' % (store, image_id)
+                     for store in base.SITES]
+            with concurrent.futures.ThreadPoolExecutor(6) as pool:
+                statuses = set(pool.map(
+                    lambda path: self.central.request('DELETE', path
+                                                      ).status_code,
+                    paths + paths))
+            self.assertIn(204, statuses)
+            self.assertLessEqual(statuses, {204, 403, 404, 409})
+            stores = self.central.images.get(image_id).stores.split(',')
+            self.assertStored(image_id, self.data, *stores)
+            self.assertNoTrace(image_id, *set(base.SITES) - set(stores))
+
+    def test_not_if_the_other_store_has_no_data(self):
+        image_id = self.uploaded(self.central, self.data, 'central', 'dcn0')
+        base.purge(self.cluster('dcn0'), image_id)
+        answer = self.central.request(
+            'DELETE', '/v2/stores/central/%s' % image_id)
+        self.assertEqual(409, answer.status_code)
+        self.assertIn('no other store is seen to have it: store dcn0',
+                      answer.text)
+        self.assertSame(self.data, self.central.download(image_id))
+        # The other one is.
+        self.central.images.delete_from_store('dcn0', image_id)
+        self.assertLocated(self.central.images.get(image_id), 'central')
+
     def test_not_from_the_last_store(self):
         image_id = self.uploaded(self.central, self.data, 'dcn0')
         self.assertRaises(client_exc.HTTPForbidden,

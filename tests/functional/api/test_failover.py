@@ -99,6 +99,12 @@ class FailoverTest(base.OwnGlanceTestCase):
         self.assertIn('near', answer.text)
         self.assertLess(time.monotonic() - began, _AT_ONCE)
         self.check_imports(data[:2 * MiB])
+        # The copy that can be read stays, the other one need not.
+        answer = self.api.request('DELETE', '/v2/stores/far/%s' % both)
+        self.assertEqual(409, answer.status_code)
+        self.assertIn('no other store is seen to have it', answer.text)
+        self.api.images.delete_from_store('near', both)
+        self.assertEqual('far', self.api.images.get(both).stores)
         self.near.start()
         self.wait_until_back(one)
         self.assertSame(data[:MiB], self.api.download(one))

@@ -219,63 +219,19 @@ class TestAnswer(base.BaseTestCase):
                           (Location.DELETED, False)}, permitted)
 
 
-class TestRemovalFromOneStore(DatabaseTestCase):
-    """One location is marked as being removed, and no second one."""
+class TestLocations(DatabaseTestCase):
 
     def setUp(self):
         super().setUp()
         self.create(*('rbd://%s/images/%s/snap' % (store, self.image)
                       for store in ('central', 'dcn0', 'dcn1')))
 
-    def locations(self):
-        """Return the image's locations, {ID: status}."""
-        return {one['id']: one['status'] for one in self.api.image_get(
-            self.context, self.image)['locations']}
+    def test_dropped(self):
+        first, *others = sorted(self.database.location_ids(self.image))
+        for _again in range(2):
+            self.database.drop_location(self.image, first)
+            self.assertEqual(set(others),
+                             self.database.location_ids(self.image))
 
-    def claim(self, location, known=None):
-        return self.database.claim_removal(self.image, location, {
-            other: 'store %d' % other for other in known or self.locations()
-            if other != location})
-
-    def test_only_one(self):
-        first, second, third = self.locations()
-        self.assertIsNone(self.claim(first))
-        marked = {first: 'pending_delete', second: 'active', third: 'active'}
-        self.assertEqual(marked, self.locations())
-        self.assertIn('being removed from store store %d' % first,
-                      self.claim(second))
-        self.assertEqual(marked, self.locations())
-        # Its image has the location still.
-        self.assertEqual(Location.NAMED, self.ask(
-            'rbd://central/images/%s/snap' % self.image).location)
-
-    def test_again_after_an_interruption(self):
-        first, *_others = self.locations()
-        self.assertIsNone(self.claim(first))
-        self.assertIsNone(self.claim(first))
-
-    def test_another_one_if_it_was_not_removed(self):
-        first, second, _third = self.locations()
-        self.claim(first)
-        self.database.release_removal(self.image, first)
-        self.assertEqual({'active'}, set(self.locations().values()))
-        self.assertIsNone(self.claim(second))
-
-    def test_image_was_read_before_the_other_removal(self):
-        first, second, third = known = list(self.locations())
-        self.claim(first)
-        self.api.image_location_delete(self.context, self.image, first,
-                                       'deleted')
-        for location in second, first:
-            self.assertIn('meanwhile', self.claim(location, known))
-        self.assertEqual({second: 'active', third: 'active'},
-                         self.locations())
-        self.assertIsNone(self.claim(second))
-
-    def test_what_was_removed_is_not_brought_back(self):
-        first, *_others = self.locations()
-        self.claim(first)
-        self.api.image_location_delete(self.context, self.image, first,
-                                       'deleted')
-        self.database.release_removal(self.image, first)
-        self.assertNotIn(first, self.locations())
+    def test_of_no_image(self):
+        self.assertEqual(set(), self.database.location_ids(str(uuid.uuid4())))

@@ -1,0 +1,218 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The last copy of an image, which stays while one of them is removed.
+
+Glance reads an image, has a store remove the data of one location, and saves
+the locations that it has read, but that one. So two requests at once could
+remove all data, and what is saved last brings back a location whose data was
+removed before. Its database is no proof that another store has the data
+therefore; only that store is::
+
+    request to remove it from dcn0          to remove it from central
+    ------------------------------          -------------------------
+    lock the removal at central, at dcn0    (waits)
+    central: in the database? the data?
+    remove the data at dcn0
+    drop the location of dcn0
+    unlock                                  lock it at central, at dcn0
+                                            dcn0: no more in the database:
+                                            refused
+
+The locks are taken in the order of the locations, which is the same for all
+Glances, at the store that the image is removed from and at the one that is to
+keep it. Where this Glance may only read, or a site is away from which it is
+removed, there is none. A store of another type than dcn is taken at its word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import typing
+
+from glance_store import exceptions
+from glance_store import location as locations
+
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import images
+from glance_dcn.ceph import name_lock
+from glance_dcn.ceph import omap
+from glance_dcn.engine import errors as engine_errors
+from glance_dcn.sites import sources
+from glance_dcn.store import callers
+from glance_dcn.store import failures
+from glance_dcn.upstream import glance_interfaces
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from glance_dcn.store import driver
+    from glance_dcn.store import location
+    from glance_dcn.upstream import glance_db
+
+    _Copy = tuple[driver.Store, location.StoreLocation]
+
+LOG = logging.getLogger(__name__)
+
+# Seconds that a site has to answer before it is locked.
+_TIMEOUT = 5
+# What tells that it cannot be seen what a site has.
+_SILENCE = (errors.ClusterError, omap.Error, name_lock.NotLocked,
+            engine_errors.RequestError)
+
+
+@contextlib.contextmanager
+def kept(store: driver.Store, loc: location.StoreLocation) -> Iterator[None]:
+    """See that another store keeps the image while the block removes it.
+
+    Only where Glance removes it from one store, because a user asks for that.
+
+    :raises failures.LastCopy: if no other store is seen to have the image, or
+        the request knows other locations than the database
+    """
+    removal = callers.removal_from_one_store()
+    database = store.database
+    # Of what was never saved nobody else knows.
+    if (removal is None or not removal.is_asked_for or not removal.others
+            or not all('id' in one
+                       for one in (removal.location, *removal.others))
+            or database is None or not database.available
+            or not glance_interfaces.usable(glance_interfaces.IMAGE_DELETION)):
+        yield
+        return
+    with failures.explained(store.site, loc.image), \
+            contextlib.ExitStack() as locks:
+        _Guard(store, loc, removal, database).secure(locks)
+        try:
+            yield
+        except exceptions.NotFound:
+            _drop(removal, database)
+            raise
+        _drop(removal, database)
+
+
+def _drop(removal: callers.Removal,
+          database: glance_db.GlanceDatabase) -> None:
+    """Drop the location as long as it is locked; Glance does it as well."""
+    try:
+        database.drop_location(removal.image_id, removal.location['id'])
+    except Exception as exc:
+        LOG.warning('Image %(image)s: a location is dropped later: %(error)s',
+                    {'image': removal.image_id, 'error': exc})
+
+
+class _Guard:
+    """What is needed to remove an image from one store."""
+
+    def __init__(self, store: driver.Store, loc: location.StoreLocation,
+                 removal: callers.Removal,
+                 database: glance_db.GlanceDatabase) -> None:
+        self._own = store, loc
+        self._removal = removal
+        self._database = database
+        self._reasons: list[str] = []
+
+    def secure(self, locks: contextlib.ExitStack) -> None:
+        """Find another store that has the image, and lock the removal.
+
+        :param locks: is given the locks
+        :raises failures.LastCopy: if there is none
+        """
+        ours, others = self._others()
+        for copy in ours:
+            with contextlib.ExitStack() as stack:
+                if self._is_kept(stack, copy):
+                    locks.push(stack.pop_all())
+                    return
+        with contextlib.ExitStack() as stack:
+            if others:
+                self._lock(stack, self._own)
+                self._check_database()
+                locks.push(stack.pop_all())
+                return
+        raise self._refusal('no other store is seen to have it: %s'
+                            % '; '.join(self._reasons))
+
+    def _others(self) -> tuple[list[_Copy], int]:
+        """Return the other copies, the nearest first, and what else there is.
+
+        :returns: and the number of locations in stores of other types
+        """
+        store, _loc = self._own
+        found: dict[str, _Copy] = {}
+        # Two stores may have one pool, and so the same copy.
+        own = _place(self._own)
+        for place in self._removal.others:
+            other = store.siblings.get(place['metadata'].get('store'))
+            if other is not None:
+                found[other.name] = (
+                    other, locations.get_location_from_uri_and_backend(
+                        place['url'], other.name, conf=store.conf
+                    ).store_location)
+        near = sources.ordered(
+            [sources.Source(other.site, loc.pool, loc.image, loc.snapshot)
+             for other, loc in found.values()], store.name, {})
+        return ([found[source.site.name] for source in near
+                 if _place(found[source.site.name]) != own],
+                len(self._removal.others) - len(found))
+
+    def _is_kept(self, stack: contextlib.ExitStack, copy: _Copy) -> bool:
+        """Lock the removal here and there; return whether the copy is there.
+
+        :raises failures.LastCopy: if the request knows other locations than
+            the database
+        """
+        other, loc = copy
+        try:
+            for one in sorted([self._own, copy], key=_place):
+                self._lock(stack, one)
+            self._check_database()
+            with other.site.open_pool(loc.pool) as ioctx, other.site.reading(
+                    ioctx, loc.image, loc.snapshot):
+                return True
+        except _SILENCE as exc:
+            self._reasons.append('store %s: %s' % (other.name, exc))
+            return False
+
+    def _lock(self, stack: contextlib.ExitStack, copy: _Copy) -> None:
+        store, loc = copy
+        if store.site.access.refusal() is not None:
+            return
+        try:
+            ioctx = stack.enter_context(store.site.open_pool(loc.pool))
+            images.check_responsive(ioctx, loc.image, _TIMEOUT)
+            stack.enter_context(store.site.removal_lock(ioctx, loc.image))
+        except (errors.ClusterError, omap.Error):
+            # Where it is removed from, that is deferred.
+            if copy is not self._own:
+                raise
+
+    def _check_database(self) -> None:
+        known = {one['id'] for one in (self._removal.location,
+                                       *self._removal.others)}
+        if self._database.location_ids(self._removal.image_id) != known:
+            raise self._refusal('its locations have changed meanwhile; look '
+                                'where it is')
+
+    def _refusal(self, reason: str) -> failures.LastCopy:
+        store, _loc = self._own
+        return failures.LastCopy(
+            'Image %s is not removed from store %s: %s' % (
+                self._removal.image_id, store.name, reason))
+
+
+def _place(copy: _Copy) -> tuple[str, str]:
+    """Return cluster and pool of a copy, by which locks are ordered."""
+    store, loc = copy
+    return (loc.fsid or store.site.connection.known_fsid or '',
+            loc.pool or store.pool)
