@@ -301,6 +301,8 @@ class Store(driver.Store):
         try:
             if not loc.fsid and callers.is_search():
                 holder = replicas.holder(self, loc)
+                if holder is None:
+                    raise failures.not_found(self.site, loc)
                 if holder is not self:
                     data, size = holder.get(location, offset, chunk_size,
                                             context)
@@ -452,6 +454,8 @@ class Store(driver.Store):
                 owner = replicas.owner(self, loc)
             except failures.Away as exc:
                 raise failures.TimeoutError(str(exc)) from exc
+            if owner is None and not loc.fsid:
+                raise failures.not_found(self.site, loc)
             if owner is not None and owner is not self:
                 # Neither an error that ends the search will do, nor one that
                 # has Glance drop the location in the end.

@@ -128,36 +128,59 @@ def owner(store: driver.Store,
     return found or (store if fsid is None else None)
 
 
-def holder(store: driver.Store, loc: locations.StoreLocation) -> driver.Store:
+def holder(store: driver.Store,
+           loc: locations.StoreLocation) -> driver.Store | None:
     """Return the store that has the image of a location without an fsid.
 
-    Which the oldest form has not. It may be in any store's pool.
+    Which the oldest form has not. It may be in any store's pool but those that
+    the image has a location of its own in. What has no snapshot may be a copy
+    that is under way: it counts only if nothing else can be meant.
 
-    :param store: the one that Glance asks, and what is returned if none has it
-    :raises failures.Away: if none of those that answer has it, and others do
-        not answer
+    :param store: the one that Glance asks
+    :returns: None if no store has it
+    :raises failures.Away: if that cannot be told
     """
-    others = [other for other in store.siblings.values()
-              if other is not store]
-    silent = []
-    for one in sorted([store, *others], key=lambda one: (
+    database = store.database
+    located = database.locations(loc.image) if database else set()
+    silent: list[str] = []
+    incomplete = []
+    for one in sorted(store.siblings.values(), key=lambda one: (
             not one.site.available, one is not store,
             one.site.connection.round_trip or 0)):
+        prefix = one.url_prefix
+        if prefix and any(uri.startswith(prefix) for uri in located):
+            continue
         try:
-            with one.site.open_pool() as ioctx, one.site.reading(
-                    ioctx, loc.image, loc.snapshot):
+            if _has(one, loc.image, images.SNAPSHOT):
                 return one
-        except errors.ClusterError as exc:
+            if _has(one, loc.image, None):
+                incomplete.append(one)
+        except (errors.ClusterError, engine_errors.RequestError) as exc:
             silent.append(str(exc))
-        except engine_errors.RequestError as exc:
-            if exc.errno != errno.ENOENT:
-                silent.append(str(exc))
-    if silent:
+    if silent or len(incomplete) > 1:
         raise failures.Away(
-            message='Image %s is in none of the stores that answer, and '
-            'location %s does not tell which it is in; %s' % (
-                loc.image, loc.get_uri(), '; '.join(silent)))
-    return store
+            message='Which store has image %s cannot be told, as location %s '
+            'names none; %s' % (
+                loc.image, loc.get_uri(), '; '.join(silent or [
+                    'store %s has an RBD image of that name'
+                    % one.name for one in incomplete])))
+    return next(iter(incomplete), None)
+
+
+def _has(store: driver.Store, image: str, snapshot: str | None) -> bool:
+    """Return whether a store's pool has an image with a snapshot.
+
+    :raises glance_dcn.ceph.errors.ClusterError,
+        glance_dcn.engine.errors.RequestError: if it does not tell
+    """
+    try:
+        with store.site.open_pool() as ioctx, store.site.reading(
+                ioctx, image, snapshot):
+            return True
+    except engine_errors.RequestError as exc:
+        if exc.errno == errno.ENOENT:
+            return False
+        raise
 
 
 def _other_owner(store: driver.Store, loc: locations.StoreLocation,

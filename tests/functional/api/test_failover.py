@@ -16,6 +16,8 @@ import hashlib
 import os
 import time
 
+import rbd
+
 from lab import glance
 from lab import process
 from tests.functional.api import base
@@ -126,12 +128,19 @@ class FailoverTest(base.OwnGlanceTestCase):
         # In which store it is cannot be told.
         answer = self.delete(near)
         self.assertEqual(503, answer.status_code)
-        self.assertIn('does not tell which', answer.text)
+        self.assertIn('names none; store near', answer.text)
+        # Nor is it what a copy has left that was broken off.
+        with self.clusters['far'].pool('images') as ioctx:
+            rbd.RBD().create(ioctx, near, MiB, old_format=False)
+        self.assertEqual(503, self.delete(near).status_code)
+        self.assertEqual(503, self.api.request(
+            'GET', '/v2/images/%s/file' % near).status_code)
         self.near.start()
         self.wait_until_back(near)
         self.assertEqual(b'near', self.api.download(near))
         self.assertEqual(204, self.delete(near).status_code)
         self.assertNotIn(near, self.near.images())
+        self.assertIn(near, self.clusters['far'].images())
 
     def delete(self, image_id):
         return self.api.request('DELETE', '/v2/images/%s' % image_id)

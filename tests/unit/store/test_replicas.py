@@ -16,6 +16,9 @@ Glance asks all stores in turn for one whose store it does not know; its cache
 prefetches images that way.
 """
 
+import contextlib
+import errno
+import functools
 import time
 import types
 from unittest import mock
@@ -29,9 +32,12 @@ from glance_store import multi_backend
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
+from glance_dcn.engine import errors as engine_errors
 from glance_dcn.runtime import process
 from glance_dcn.store import deletion
+from glance_dcn.store import failures
 from glance_dcn.store import replicas
 from tests.unit.sites import test_sources
 from tests.unit.store import sites
@@ -272,3 +278,67 @@ class CacheTest(sites.SitesCase):
         self.assertRaises(exceptions.BadStoreConfiguration, multi_backend.get,
                           'rbd://%s/images/%s/snap' % (sites.FSID, IMAGE),
                           None)
+
+
+class HolderTest(base.BaseTestCase):
+    """Which store has the image of a location that names none."""
+
+    def setUp(self):
+        super().setUp()
+        self.located = set()
+        self.stores = {}
+        for name in ('central', 'dcn0', 'dcn1'):
+            self.stores[name] = types.SimpleNamespace(
+                name=name, siblings=self.stores, url_prefix='rbd://%s/' % name,
+                database=types.SimpleNamespace(
+                    locations=lambda image: self.located),
+                site=types.SimpleNamespace(
+                    available=True, has=set(), error=None,
+                    connection=types.SimpleNamespace(round_trip=None),
+                    open_pool=lambda: contextlib.nullcontext('ioctx')))
+            site = self.stores[name].site
+            site.reading = functools.partial(self.reading, site)
+        self.loc = types.SimpleNamespace(image=IMAGE, get_uri=lambda: 'uri')
+
+    def reading(self, site, ioctx, image, snapshot):
+        if site.error or snapshot not in site.has:
+            raise site.error or engine_errors.RequestError(
+                'image', 'open', errno.ENOENT)
+        return contextlib.nullcontext()
+
+    def has(self, store, *snapshots):
+        self.stores[store].site.has = {None, *snapshots}
+
+    def holder(self):
+        found = replicas.holder(self.stores['central'], self.loc)
+        return found and found.name
+
+    def test_the_one_that_has_it(self):
+        self.assertIsNone(self.holder())
+        self.has('dcn1', 'snap')
+        self.assertEqual('dcn1', self.holder())
+
+    def test_one_with_a_location_of_its_own_is_not_meant(self):
+        self.has('central', 'snap')
+        self.located = {'rbd://central/images/%s/snap' % IMAGE}
+        self.assertIsNone(self.holder())
+        self.has('dcn0', 'snap')
+        self.assertEqual('dcn0', self.holder())
+
+    def test_without_a_snapshot(self):
+        self.has('central')
+        self.assertEqual('central', self.holder())
+        self.has('dcn0')
+        self.assertIn('store dcn0 has an RBD image of that name', str(
+            self.assertRaises(failures.Away, self.holder)))
+        self.has('dcn1', 'snap')
+        self.assertEqual('dcn1', self.holder())
+
+    def test_one_does_not_answer(self):
+        self.has('central')
+        self.stores['dcn0'].site.error = errors.Unreachable(
+            'dcn0', 'no answer', 'wait')
+        self.assertIn('store dcn0: no answer', str(
+            self.assertRaises(failures.Away, self.holder)))
+        self.has('central', 'snap')
+        self.assertEqual('central', self.holder())
