@@ -61,10 +61,11 @@ from glance_dcn.runtime import scheduler as schedulers
 
 LOG = logging.getLogger(__name__)
 
-#: Name of the object that the locks are kept with, and of that for the locks
-#: of removals from one store, which hold for longer than one call.
+#: Name of the object that the locks are kept with.
 OBJECT = 'glance_dcn.names'
-REMOVALS = 'glance_dcn.removals'
+#: Kinds of locks: of a name, and of removals from one store, which are held at
+#: several sites at a time.
+NAME, REMOVAL = 'name', 'removal'
 
 _LOCKS = 256
 #: Seconds without a renewal after which the holder of a lock is blocklisted.
@@ -97,7 +98,7 @@ class NotLocked(NameLockError):
 @contextlib.contextmanager
 def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
          patience: float = _PATIENCE, expiry: float = EXPIRY,
-         name: str = OBJECT) -> Iterator[None]:
+         kind: str = NAME) -> Iterator[None]:
     """Hold the exclusive right to an image's name while the block runs.
 
     :param client: connected client of the pool's cluster, by which a dead
@@ -107,12 +108,12 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
     :param patience: seconds to wait for a holder that renews its lock
     :param expiry: seconds without a renewal after which a holder is believed
         dead
-    :param name: of the object that has the lock
+    :param kind: NAME or REMOVAL
     :raises NotLocked: if the lock cannot be taken
     :raises NameLockError: at the end of the block, if the lock was taken by
         another client meanwhile
     """
-    held = _Held(ioctx, image, name)
+    held = _Held(ioctx, image, kind)
     try:
         _wait(client, held, patience, expiry)
     except BaseException as exc:
@@ -170,19 +171,19 @@ def _fence(client: rados.Rados, image: str, holder: omap.Holder,
                     'address': holder.address, 'image': image, 'why': why})
 
 
-def _lock(image: str) -> str:
-    return 'name.%d' % (hashlib.sha256(image.encode()).digest()[0] % _LOCKS)
+def _lock(image: str, kind: str = NAME) -> str:
+    return '%s.%d' % (
+        kind, hashlib.sha256(image.encode()).digest()[0] % _LOCKS)
 
 
 class _Held:
     """One client's hold of a lock."""
 
     def __init__(self, ioctx: rados.Ioctx, image: str,
-                 name: str = OBJECT) -> None:
+                 kind: str = NAME) -> None:
         self.ioctx = ioctx
         self.image = image
-        self.object = name
-        self.lock = _lock(image)
+        self.lock = _lock(image, kind)
         self._cookie = str(uuid.uuid4())
         self._beat = 0
 
@@ -197,7 +198,7 @@ class _Held:
         self._beat += 1
         # The description is what changes with each renewal.
         self.ioctx.lock_exclusive(
-            self.object, self.lock, self._cookie,
+            OBJECT, self.lock, self._cookie,
             'beat %d for %s' % (self._beat, self.image), None, flags)
 
     def renew(self) -> bool:
@@ -222,7 +223,7 @@ class _Held:
         next client to wait for it would blocklist this one, which lives.
         """
         try:
-            self.ioctx.unlock(self.object, self.lock, self._cookie)
+            self.ioctx.unlock(OBJECT, self.lock, self._cookie)
         except rados.ObjectNotFound:
             raise
         except rados.Error as exc:
@@ -231,7 +232,7 @@ class _Held:
                          'image': self.image, 'error': exc})
             # The first request may have been done.
             with contextlib.suppress(rados.ObjectNotFound):
-                self.ioctx.unlock(self.object, self.lock, self._cookie)
+                self.ioctx.unlock(OBJECT, self.lock, self._cookie)
 
     def release(self) -> None:
         """Give the lock back at the end of a block.
@@ -270,14 +271,14 @@ def _wait(client: rados.Rados, held: _Held, patience: float,
                     'removing it, or an image that shares its lock; see that '
                     'the cluster is healthy, and try again'
                     % patience) from exc
-        found = omap.holder(held.ioctx, held.object, held.lock)
+        found = omap.holder(held.ioctx, OBJECT, held.lock)
         now = time.monotonic()
         if found is None or found != seen:
             seen, since = found, now
         elif now - since >= expiry:
             _fence(client, held.image, found,
                    'has not renewed its name lock for %d s' % expiry)
-            omap.break_lock(held.ioctx, held.object, held.lock, found)
+            omap.break_lock(held.ioctx, OBJECT, held.lock, found)
             seen = None
         time.sleep(_PAUSE)
 

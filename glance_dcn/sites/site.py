@@ -154,7 +154,7 @@ class Site:
         Other than the name lock it is held at several sites at a time.
         """
         return name_lock.hold(self.connection.client_of(ioctx), ioctx, image,
-                              name=name_lock.REMOVALS)
+                              kind=name_lock.REMOVAL)
 
     def fence_dead(self, ioctx: rados.Ioctx, image: str,
                    instances: Collection[int]) -> None:

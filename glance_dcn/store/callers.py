@@ -64,14 +64,14 @@ class Removal:
 
     :ivar location: as Glance has it
     :ivar others: the image's other locations
-    :ivar is_asked_for: whether a user has asked for it; otherwise an import
-        or a copy is undone
+    :ivar undoes_import: whether an import is undone, whose image never had
+        data before
     """
 
     image_id: str
     location: dict[str, typing.Any]
     others: list[dict[str, typing.Any]]
-    is_asked_for: bool
+    undoes_import: bool
 
 
 def removal_from_one_store() -> Removal | None:
@@ -84,9 +84,10 @@ def removal_from_one_store() -> Removal | None:
     if frame is None:
         return None
     names = frame.f_locals
-    return Removal(names['self'].image_proxy.image.image_id,
-                   names['location'], list(names['self'].value),
-                   _find(_IMAGES) is not None)
+    image = names['self'].image_proxy.image
+    return Removal(image.image_id, names['location'],
+                   list(names['self'].value), image.status != 'active'
+                   and _find(_IMAGES) is None)
 
 
 def is_search() -> bool:

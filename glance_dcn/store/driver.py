@@ -299,16 +299,12 @@ class Store(driver.Store):
         """
         loc = location.store_location
         try:
+            store = self
             if not loc.fsid and callers.is_search():
-                holder = replicas.holder(self, loc)
-                if holder is None:
-                    raise failures.not_found(self.site, loc)
-                if holder is not self:
-                    data, size = holder.get(location, offset, chunk_size,
-                                            context)
-                    return data, size
+                store = self._holder(loc)
             self._check_is_here(loc)
-            return self._begin_reading(loc, offset, chunk_size)
+            data, size = store._begin_reading(loc, offset, chunk_size)
+            return data, size
         except (exceptions.GlanceStoreException,
                 exceptions.BackendException) as exc:
             if not callers.is_cached_ahead() or (
@@ -316,6 +312,20 @@ class Store(driver.Store):
                     and not replicas.is_last_answer(self, loc)):
                 raise
             return failures.raised_late(exc), 0
+
+    def _holder(self, loc: location.StoreLocation) -> Store:
+        """Return the store that has the image of a location without an fsid.
+
+        :raises exceptions.NotFound: if none has it, or another store is the
+            one to look for it, so that it is done once
+        :raises failures.Away: if that cannot be told
+        """
+        first = next(name for name in self.conf.enabled_backends
+                     if name in self.siblings)
+        holder = replicas.holder(self, loc) if first == self.name else None
+        if holder is None:
+            raise failures.not_found(self.site, loc)
+        return holder
 
     def _check_is_here(self, loc: location.StoreLocation) -> None:
         """Return if a location may be in this store's cluster.
@@ -449,18 +459,18 @@ class Store(driver.Store):
             in another store of the image
         """
         loc = location.store_location
+        store: Store | None = self
         if callers.is_search():
             try:
-                owner = replicas.owner(self, loc)
+                store = (replicas.owner(self, loc) if loc.fsid
+                         else self._holder(loc))
             except failures.Away as exc:
                 raise failures.TimeoutError(str(exc)) from exc
-            if owner is None and not loc.fsid:
-                raise failures.not_found(self.site, loc)
-            if owner is not None and owner is not self:
-                # Neither an error that ends the search will do, nor one that
-                # has Glance drop the location in the end.
-                owner.delete(location, context=context)
-                return
+        # Neither an error that ends the search will do, nor one that has
+        # Glance drop the location in the end.
+        (store or self)._delete(location)
+
+    def _delete(self, location: glance_location.Location) -> None:
         loc = self.checked_for_deletion(location)
         with last_copy.kept(self, loc):
             deletion = process.get(deletions.Requests).delete(self, loc)

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import typing
 
 from glance_store import exceptions
@@ -48,6 +49,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.runtime import native
 from glance_dcn.sites import sources
 from glance_dcn.store import callers
 from glance_dcn.store import failures
@@ -64,8 +66,8 @@ if typing.TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that a site has to answer before it is locked.
-_TIMEOUT = 5
+# Seconds that a site has to answer before it is locked, and that all have.
+_TIMEOUT, _PATIENCE = 5, 15
 # What tells that it cannot be seen what a site has.
 _SILENCE = (errors.ClusterError, omap.Error, name_lock.NotLocked,
             engine_errors.RequestError)
@@ -75,23 +77,22 @@ _SILENCE = (errors.ClusterError, omap.Error, name_lock.NotLocked,
 def kept(store: driver.Store, loc: location.StoreLocation) -> Iterator[None]:
     """See that another store keeps the image while the block removes it.
 
-    Only where Glance removes it from one store, because a user asks for that.
+    Only where Glance removes it from one store, and that is not the end of an
+    import that has failed.
 
     :raises failures.LastCopy: if no other store is seen to have the image, or
         the request knows other locations than the database
     """
     removal = callers.removal_from_one_store()
     database = store.database
-    # Of what was never saved nobody else knows.
-    if (removal is None or not removal.is_asked_for or not removal.others
-            or not all('id' in one
-                       for one in (removal.location, *removal.others))
+    # Of a location that was never saved nobody else knows.
+    if (removal is None or removal.undoes_import
+            or 'id' not in removal.location
             or database is None or not database.available
             or not glance_interfaces.usable(glance_interfaces.IMAGE_DELETION)):
         yield
         return
-    with failures.explained(store.site, loc.image), \
-            contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as locks:
         _Guard(store, loc, removal, database).secure(locks)
         try:
             yield
@@ -128,43 +129,52 @@ class _Guard:
         :param locks: is given the locks
         :raises failures.LastCopy: if there is none
         """
-        ours, others = self._others()
+        ours, has_others = self._others()
+        deadline = time.monotonic() + _PATIENCE
         for copy in ours:
+            if time.monotonic() > deadline:
+                self._reasons.append('others were not asked for lack of time')
+                break
             with contextlib.ExitStack() as stack:
                 if self._is_kept(stack, copy):
                     locks.push(stack.pop_all())
                     return
+        if not has_others:
+            raise self._refusal('no other store is seen to have it: %s'
+                                % '; '.join(self._reasons or ['there is none']
+                                            ))
         with contextlib.ExitStack() as stack:
-            if others:
-                self._lock(stack, self._own)
-                self._check_database()
-                locks.push(stack.pop_all())
-                return
-        raise self._refusal('no other store is seen to have it: %s'
-                            % '; '.join(self._reasons))
+            self._lock(stack, self._own)
+            self._check_database()
+            locks.push(stack.pop_all())
 
-    def _others(self) -> tuple[list[_Copy], int]:
-        """Return the other copies, the nearest first, and what else there is.
+    def _others(self) -> tuple[list[_Copy], bool]:
+        """Return the other copies, the nearest first.
 
-        :returns: and the number of locations in stores of other types
+        :returns: and whether stores of other types have locations
         """
         store, _loc = self._own
+        enabled = getattr(store.conf, 'enabled_backends', None) or {}
         found: dict[str, _Copy] = {}
-        # Two stores may have one pool, and so the same copy.
-        own = _place(self._own)
+        has_others = False
         for place in self._removal.others:
-            other = store.siblings.get(place['metadata'].get('store'))
+            name = place['metadata'].get('store')
+            other = store.siblings.get(name)
             if other is not None:
-                found[other.name] = (
-                    other, locations.get_location_from_uri_and_backend(
-                        place['url'], other.name, conf=store.conf
-                    ).store_location)
+                copy = (other, locations.get_location_from_uri_and_backend(
+                    place['url'], other.name, conf=store.conf).store_location)
+                # Two stores may have one pool, and so the same copy.
+                if _place(copy) != _place(self._own):
+                    found[other.name] = copy
+            elif name in enabled:
+                has_others = True
+            else:
+                self._reasons.append('store %s is none of this Glance\'s: ask '
+                                     'one that has it' % name)
         near = sources.ordered(
             [sources.Source(other.site, loc.pool, loc.image, loc.snapshot)
              for other, loc in found.values()], store.name, {})
-        return ([found[source.site.name] for source in near
-                 if _place(found[source.site.name]) != own],
-                len(self._removal.others) - len(found))
+        return [found[source.site.name] for source in near], has_others
 
     def _is_kept(self, stack: contextlib.ExitStack, copy: _Copy) -> bool:
         """Lock the removal here and there; return whether the copy is there.
@@ -179,27 +189,43 @@ class _Guard:
             self._check_database()
             with other.site.open_pool(loc.pool) as ioctx, other.site.reading(
                     ioctx, loc.image, loc.snapshot):
-                return True
+                if loc.fsid in (None, other.site.fsid):
+                    return True
+                self._reasons.append('store %s: its cluster has fsid %s' % (
+                    other.name, other.site.fsid))
         except _SILENCE as exc:
             self._reasons.append('store %s: %s' % (other.name, exc))
-            return False
+        return False
 
     def _lock(self, stack: contextlib.ExitStack, copy: _Copy) -> None:
+        """Lock the removal at a store, unless this Glance may only read it."""
         store, loc = copy
         if store.site.access.refusal() is not None:
             return
+        held = contextlib.ExitStack()
         try:
-            ioctx = stack.enter_context(store.site.open_pool(loc.pool))
-            images.check_responsive(ioctx, loc.image, _TIMEOUT)
-            stack.enter_context(store.site.removal_lock(ioctx, loc.image))
-        except (errors.ClusterError, omap.Error):
+            ioctx = held.enter_context(store.site.open_pool(loc.pool))
+            # Each call ends as soon as the site is known to be away.
+            store.site.call(images.check_responsive, ioctx, loc.image,
+                            _TIMEOUT, fence=False)
+            lock = store.site.removal_lock(ioctx, loc.image)
+            store.site.call(
+                lambda _ioctx: lock.__enter__(), ioctx,
+                late=lambda _held: lock.__exit__(None, None, None),
+                fence=False)
+            held.push(lock)
+        except BaseException as exc:
+            held.close()
             # Where it is removed from, that is deferred.
-            if copy is not self._own:
-                raise
+            if copy is self._own and isinstance(exc, (
+                    errors.ClusterError, omap.Error)):
+                return
+            raise
+        stack.callback(_release, held)
 
     def _check_database(self) -> None:
         known = {one['id'] for one in (self._removal.location,
-                                       *self._removal.others)}
+                                       *self._removal.others) if 'id' in one}
         if self._database.location_ids(self._removal.image_id) != known:
             raise self._refusal('its locations have changed meanwhile; look '
                                 'where it is')
@@ -209,6 +235,19 @@ class _Guard:
         return failures.LastCopy(
             'Image %s is not removed from store %s: %s' % (
                 self._removal.image_id, store.name, reason))
+
+
+def _release(held: contextlib.ExitStack) -> None:
+    """Unlock in a thread: what is done is done, whatever a site answers."""
+    def close() -> None:
+        try:
+            held.close()
+        except Exception as exc:
+            LOG.warning('The removal of an image is not unlocked: %s', exc)
+    try:
+        native.start('dcn-unlock', close)
+    except RuntimeError:
+        close()
 
 
 def _place(copy: _Copy) -> tuple[str, str]:

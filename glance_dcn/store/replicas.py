@@ -102,11 +102,7 @@ def owner(store: driver.Store,
     :param store: the one that Glance asks
     :returns: it, too, if it is not known to have another fsid and no other
         store has the location's; otherwise None
-    :raises failures.Away: if the location names no cluster, and which store
-        has its image cannot be told
     """
-    if not loc.fsid:
-        return holder(store, loc)
     fsid = store.site.connection.known_fsid
     if fsid == loc.fsid:
         return store
@@ -146,6 +142,7 @@ def holder(store: driver.Store,
     incomplete = []
     for one in sorted(store.siblings.values(), key=lambda one: (
             not one.site.available, one is not store,
+            one.site.connection.round_trip is None,
             one.site.connection.round_trip or 0)):
         prefix = one.url_prefix
         if prefix and any(uri.startswith(prefix) for uri in located):

@@ -145,8 +145,8 @@ class TestImageDeletion(base.BaseTestCase):
         places = [{'url': 'rbd://%s' % name, 'metadata': {'store': name},
                    'status': 'active', 'id': name} for name in self.stores]
         return glance_location.ImageProxy(types.SimpleNamespace(
-            image_id=IMAGE, locations=places, delete=lambda: None), None,
-            None, types.SimpleNamespace(
+            image_id=IMAGE, locations=places, status='active',
+            delete=lambda: None), None, None, types.SimpleNamespace(
                 delete_image_location_from_backend=self.delete))
 
     def steps(self):
@@ -373,8 +373,8 @@ class TestOtherStores(base.BaseTestCase):
                       'metadata': {'store': name}, 'status': 'active'}
                      for name in self.located]
         return glance_location.ImageProxy(types.SimpleNamespace(
-            image_id=IMAGE, locations=locations, delete=lambda: None), None,
-            None, types.SimpleNamespace(
+            image_id=IMAGE, locations=locations, status='active',
+            delete=lambda: None), None, None, types.SimpleNamespace(
                 delete_image_location_from_backend=self.check))
 
     def test_glance_deletes_the_image(self):

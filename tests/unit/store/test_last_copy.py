@@ -35,13 +35,16 @@ class Site:
     available = True
 
     def __init__(self, name, steps):
-        self.name = name
+        self.name = self.fsid = name
         self._steps = steps
         self.access = types.SimpleNamespace(refusal=lambda: None)
         self.connection = types.SimpleNamespace(round_trip=0.01,
                                                 known_fsid=name)
         self.health = health.Health(health.UP)
         self.error = self.reading_error = None
+
+    def call(self, function, *args, late=None, fence=True):
+        return function(*args)
 
     @contextlib.contextmanager
     def open_pool(self, pool):
@@ -71,6 +74,9 @@ class LastCopyTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.steps = []
+        # Unlocking is done in a thread.
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.runtime.native.start', lambda name, run: run()))
         self.ids = {7, 8, 9}
         self.database = types.SimpleNamespace(
             available=True, location_ids=lambda image: self.ids,
@@ -82,6 +88,7 @@ class LastCopyTest(base.BaseTestCase):
                 name=name, database=self.database, site=Site(
                     name, self.steps), siblings=self.stores, conf=None,
                 pool='images')
+        self.status = 'active'
         self.places = [
             {'url': 'rbd://%s/images/%s/snap' % (name, IMAGE), 'id': number,
              'metadata': {'store': name}}
@@ -110,7 +117,8 @@ class LastCopyTest(base.BaseTestCase):
     def pop(self, module='glance.api.v2.images'):
         """Take away the first location, in a function of a module."""
         proxy = types.SimpleNamespace(
-            image=types.SimpleNamespace(image_id=IMAGE), context=None,
+            image=types.SimpleNamespace(image_id=IMAGE, status=self.status),
+            context=None,
             store_utils=types.SimpleNamespace(
                 delete_image_location_from_backend=self.delete))
         names = {'__name__': module, 'pop': glance_location.StoreLocations(
@@ -169,6 +177,8 @@ class LastCopyTest(base.BaseTestCase):
     def test_store_of_another_type(self):
         del self.places[2], self.stores['a']
         self.ids = {7, 8}
+        self.stores['b'].conf = types.SimpleNamespace(
+            enabled_backends={'a': 'file', 'b': 'dcn'})
         self.pop()
         self.assertEqual(['lock b', 'remove', 'drop 7', 'unlock b'],
                          self.steps)
@@ -183,16 +193,38 @@ class LastCopyTest(base.BaseTestCase):
         self.assertRaises(exceptions.NotFound, self.pop)
         self.assertIn('drop 7', self.steps)
 
-    def test_what_is_no_request_of_a_user(self):
+    def test_import_is_undone(self):
+        self.status = 'importing'
         self.pop('glance.async_.flows.api_image_import')
         self.assertEqual(['remove'], self.steps)
+
+    def test_copy_is_undone(self):
+        # Whose source may have been removed meanwhile.
+        self.pop('glance.async_.flows.api_image_import')
+        self.assertIn('see a', self.steps)
+        del self.places[1:]
+        self.ids = {8}
+        self.assertRaises(failures.LastCopy, self.pop,
+                          'glance.async_.flows.api_image_import')
 
     def test_location_that_was_never_saved(self):
         del self.places[0]['id']
         self.pop()
         self.assertEqual(['remove'], self.steps)
 
-    def test_only_location(self):
-        del self.places[1:]
+    def test_other_location_that_was_never_saved(self):
+        del self.places[1]['id']
+        self.ids = {7, 9}
         self.pop()
-        self.assertEqual(['remove'], self.steps)
+        self.assertIn('see a', self.steps)
+
+    def test_store_of_another_glance(self):
+        del self.stores['a'], self.stores['c']
+        exc = self.assertRaises(failures.LastCopy, self.pop)
+        self.assertIn('store a is none of this Glance', exc.msg)
+        self.assertNotIn('remove', self.steps)
+
+    def test_other_cluster_than_the_location_says(self):
+        self.stores['a'].site.fsid = 'another'
+        self.pop()
+        self.assertIn('see c', self.steps)
