@@ -128,13 +128,15 @@ class TestManyStores(base.CephTestCase):
     def test_few_files(self):
         # librados ends a process that gets none while it connects.
         found = self.run_child('left = None', files=120, threads=8)
-        self.assertLess(found['peak'][2], 10)
+        # Eight are in use at a time, and some were a moment ago.
+        self.assertLessEqual(found['peak'][2], 8 + 4)
 
     def test_few_threads(self):
         with self.control_group(100) as group:
             found = self.run_child('left = None', group=group, threads=8)
         self.assertLess(found['peak'][0], 100)
-        self.assertLess(found['peak'][2], 10)
+        # Eight are in use at a time, and some were a moment ago.
+        self.assertLessEqual(found['peak'][2], 8 + 4)
 
     @contextlib.contextmanager
     def control_group(self, threads):
