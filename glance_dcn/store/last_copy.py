@@ -144,7 +144,10 @@ class _Guard:
                                 % '; '.join(self._reasons or ['there is none']
                                             ))
         with contextlib.ExitStack() as stack:
-            self._lock(stack, self._own)
+            try:
+                self._lock(stack, self._own)
+            except name_lock.NotLocked as exc:
+                raise self._refusal(str(exc)) from exc
             self._check_database()
             locks.push(stack.pop_all())
 

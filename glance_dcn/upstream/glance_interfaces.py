@@ -305,8 +305,7 @@ def _prove_database(_conf: cfg.ConfigOpts) -> None:
     _takes(api.task_get, 'context', 'task')
     _takes(api.task_update, 'context', 'task', {})
     for table, columns in ((models.Image, {'id', 'status', 'deleted'}),
-                           (models.ImageLocation, {'id', 'image_id', 'value',
-                                                   'status', 'deleted'}),
+                           (models.ImageLocation, {'value', 'status'}),
                            (models.ImageProperty, {'image_id', 'name',
                                                    'value', 'deleted'})):
         _has(table.__table__.columns, *columns)

@@ -22,6 +22,7 @@ from oslotest import base
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
+from glance_dcn.ceph import name_lock
 from glance_dcn.store import failures
 from glance_dcn.store import last_copy
 from glance_dcn.store import location
@@ -182,6 +183,19 @@ class LastCopyTest(base.BaseTestCase):
         self.pop()
         self.assertEqual(['lock b', 'remove', 'drop 7', 'unlock b'],
                          self.steps)
+
+    def test_another_removal_goes_on_beside_a_store_of_another_type(self):
+        del self.places[2], self.stores['a']
+        self.ids = {7, 8}
+        self.stores['b'].conf = types.SimpleNamespace(
+            enabled_backends={'a': 'file', 'b': 'dcn'})
+
+        def refuse(ioctx, image):
+            raise name_lock.NotLocked(image, 'another client holds it')
+        self.stores['b'].site.removal_lock = refuse
+        exc = self.assertRaises(failures.LastCopy, self.pop)
+        self.assertIn('another client holds it', exc.msg)
+        self.assertNotIn('remove', self.steps)
 
     def test_in_use(self):
         self.error = exceptions.InUseByStore()
