@@ -23,6 +23,7 @@ from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import runner
 from glance_dcn.checks import subjects
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.tasks import deployment as deployments
@@ -50,6 +51,9 @@ exit status:
   2  wrong arguments, or a configuration that cannot be used
 """
 _ROOM = 20
+_COLUMNS = formats.Columns(('site', 'check', 'level', 'text', 'remedy',
+                            'seconds'))
+_HEADS = ('site', 'check', 'level', 'text')
 # Why there is nothing to look at for a check, by its scope.
 _NO_SITE = 'there is no site with a cluster'
 _IDLE = {registry.SITE: _NO_SITE, registry.ALL: _NO_SITE,
@@ -62,8 +66,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'check', 'see whether this node and all sites are in '
-        'order', _DESCRIPTION, _EPILOG, run=run, set_up=_set_up)
-    output.add_format(parser)
+        'order', _DESCRIPTION, _EPILOG, _COLUMNS, run=run, set_up=_set_up)
     node.add_sites(parser)
     parser.add_argument('--site', action='append', metavar='STORE',
                         help='only this site, and not the node; may be given '
@@ -112,6 +115,9 @@ def _set_up(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out the checks and return the exit status."""
     if args.explain is not None:
+        if not formats.for_people(args):
+            raise output.Failed('--explain says it in words, which have no '
+                                'other format and no columns')
         print('\n'.join(guide.plain(registry.CHECKS[name])
                         for name in args.explain))
         return output.Exit.GOOD
@@ -119,8 +125,9 @@ def run(args: argparse.Namespace) -> int:
     shown = [finding for finding in findings
              if finding.level in (registry.WARN, registry.FAIL)
              or not args.problems and finding.level == registry.OK]
-    output.show(args, {'checks': shown if args.problems else findings},
-                _text(shown, findings))
+    formats.show(args, {'checks': shown if args.problems else findings},
+                 [vars(finding) for finding in shown],
+                 _text(shown, findings))
     bad = (registry.FAIL, registry.WARN) if args.strict else (registry.FAIL,)
     return (output.Exit.BAD if any(finding.level in bad
                                    for finding in findings)
@@ -186,16 +193,15 @@ def _keyrings(site: subjects.Site) -> list[str]:
 
 
 def _text(shown: list[registry.Finding],
-          findings: list[registry.Finding]) -> str:
+          findings: list[registry.Finding]) -> list[str | formats.Table]:
     """Return one line for each check, with its remedy, and their numbers."""
     rows = [(finding.site, finding.check, finding.level,
              ' '.join(finding.text.split())
              + ('; %s' % finding.remedy if finding.remedy else ''))
             for finding in shown]
-    table = output.table(('site', 'check', 'is', 'what'), rows) + '\n'
     numbers = {level.value: sum(finding.level is level for finding in findings)
                for level in (registry.OK, registry.WARN, registry.FAIL,
                              registry.SKIP)}
-    return (table if rows else '') + (
+    return [formats.Table(_HEADS, rows)] * bool(rows) + [
         '%(ok)d ok, %(warn)d warnings, %(fail)d failures, %(skip)d not '
-        'possible because of those' % numbers)
+        'possible because of those' % numbers]

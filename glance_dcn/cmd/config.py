@@ -19,6 +19,7 @@ import argparse
 import os
 import typing
 
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import output
 from glance_dcn.cmd import sitesfile
 from glance_dcn.deploy import diff
@@ -91,6 +92,8 @@ exit status:
   2  wrong arguments, or something wrong in a sites file
 """
 
+_FILES = formats.Columns(('site', 'node', 'file', 'mode', 'state'))
+_CHANGES = formats.Columns(('site', 'node', 'what', 'file', 'details'))
 # A change, with the names of its site and node.
 _Change = tuple[str, str, diff.Change]
 # Files of Glance that packages and deployers write.
@@ -109,7 +112,7 @@ def register(subparsers: output.Subparsers) -> None:
 def _register_render(commands: output.Subparsers) -> None:
     parser = sitesfile.add_command(
         commands, 'render', 'write the files that sites need', _RENDER,
-        _RENDER_END, _render)
+        _RENDER_END, _FILES, _render)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument('--site', action='append', metavar='SITE', default=[],
                        help='render this site; may be given several times')
@@ -130,7 +133,7 @@ def _register_render(commands: output.Subparsers) -> None:
 def _register_diff(commands: output.Subparsers) -> None:
     parser = sitesfile.add_command(
         commands, 'diff', 'compare the configuration with a running node, or '
-        'with that of another sites file', _DIFF, _DIFF_END, _diff)
+        'with that of another sites file', _DIFF, _DIFF_END, _CHANGES, _diff)
     parser.add_argument('running', nargs='?', metavar='RUNNING_DIR',
                         help='the root of a node, or of a copy, with '
                              'etc/glance and etc/ceph')
@@ -212,12 +215,10 @@ def _worker(found: list[tuple[str, files.Rendering]], name: str,
 
 def _print(args: argparse.Namespace, rows: Sequence[Sequence[object]],
            notes: list[str]) -> None:
-    heads, notes = ('site', 'node', 'file', 'mode', 'state'), [
-        *dict.fromkeys(notes)]
-    output.show(args, {'files': [dict(zip(heads, row)) for row in rows],
-                       'notes': notes}, '\n'.join([
-                           output.table(heads, rows),
-                           *('Note: %s.' % note for note in notes)]))
+    notes = [*dict.fromkeys(notes)]
+    found = [dict(zip(_FILES.names, row)) for row in rows]
+    formats.show(args, {'files': found, 'notes': notes}, found,
+                 notes=['Note: %s.' % note for note in notes])
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -232,10 +233,10 @@ def _diff(args: argparse.Namespace) -> int:
             '/'.join(filter(None, (site, node))) or '-', change.kind,
             change.path))
         lines += ['    %s' % line for line in change.details]
-    output.show(args, {'changes': [
-        dict(site=site, node=node, file=change.path, what=change.kind,
-             details=change.details) for site, node, change in changes]},
-        '\n'.join(lines) or 'Nothing differs.')
+    found = [dict(site=site, node=node, file=change.path, what=change.kind,
+                  details=change.details) for site, node, change in changes]
+    formats.show(args, {'changes': found}, found,
+                 lines or ['Nothing differs.'])
     return output.Exit.BAD if changes else output.Exit.GOOD
 
 

@@ -32,7 +32,9 @@ from oslo_config import cfg
 from glance_dcn.ceph import errors
 from glance_dcn.checks import access
 from glance_dcn.cmd import check
+from glance_dcn.cmd import complete
 from glance_dcn.cmd import config
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import metrics
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
@@ -56,15 +58,29 @@ examples:
   glance-dcn status                  which images are where, who is away?
   glance-dcn config render --help    from a sites file to glance-api.conf
 
-"glance-dcn COMMAND --help" has examples, and tells the exit statuses. Most
-commands read Glance's own configuration: run them where Glance runs, as root
-or as the user that it runs as. config, site import and site key need a sites
-file in place of that.
+exit status:
+  0    done, or all is as it should be
+  1    the answer is that something differs, is left, or is not well
+  2    wrong arguments, or a configuration or a file that cannot be used
+  3    what is needed does not answer, or cannot be read, written or removed
+  4    another process runs the tasks
+  130  interrupted
+  141  the reader of the output has gone
+
+"glance-dcn COMMAND --help" has examples, and tells which of these the command
+has, and why. Commands that list or show take --format, for programs csv, json,
+value or yaml, and --column, as those of OpenStack do; colours are for
+terminals, unless NO_COLOR is set. "man glance-dcn" has all of it.
+
+Most commands read Glance's own configuration: run them where Glance runs, as
+root or as the user that it runs as. config, site import and site key need a
+sites file in place of that.
 """
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
-_COMMANDS = (check, config, metrics, site, status, task, validate, worker)
+_COMMANDS = (check, complete, config, metrics, site, status, task, validate,
+             worker)
 # What says why a command cannot do its work.
 _REASONS = (access.NoSuchUser, errors.ClusterError, files.Error,
             output.Failed, sitesfile.Mistake)
@@ -76,9 +92,10 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: None: the arguments of the process, which ends here
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.ERROR,
-        format='%(levelname)s %(name)s: %(message)s')
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter('%(levelname)s %(name)s: %(message)s'))
+    logging.basicConfig(level=logging.DEBUG if args.debug else logging.ERROR,
+                        handlers=[handler])
     if not args.debug:
         # About drivers of other types that lack a library.
         logging.getLogger('stevedore').setLevel(logging.CRITICAL)
@@ -87,7 +104,12 @@ def main(argv: list[str] | None = None) -> int:
     # It looks at the sites; their work is done by Glance.
     process.get(queue.TaskQueue).enabled = False
     try:
+        # Before anything is done.
+        formats.check(args)
         getattr(args, 'set_up', _set_up_stores)(args)
+    except formats.UnknownColumn as exc:
+        output.complain(exc)
+        return output.Exit.WRONG
     except Exception as exc:
         if args.debug:
             raise
@@ -109,14 +131,29 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     except _REASONS as exc:
         output.complain(exc)
-        return getattr(exc, 'status', output.Exit.WRONG)
+        return output.status_of(exc)
     except KeyboardInterrupt:
         return output.Exit.INTERRUPTED
     except BrokenPipeError:
         # "head", say, has read enough; nothing is to be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return output.Exit.CLOSED
+    except Exception as exc:
+        # 1, with which Python would end, is an answer.
+        if args.debug:
+            raise
+        output.complain('it ended unexpectedly: %s: %s; --debug shows where'
+                        % (type(exc).__name__, exc))
+        return output.Exit.UNABLE
     return status
+
+
+class _Formatter(logging.Formatter):
+    """Has logs do nothing to a terminal, whatever others called things."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return '\n'.join(map(formats.printable,
+                             super().format(record).split('\n')))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -141,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
                                      metavar='COMMAND')
     for module in _COMMANDS:
         module.register(commands)
+    parser.set_defaults(parser=parser)
     return parser
 
 

@@ -47,8 +47,9 @@ examples:
 
 exit status:
   0  the figures were given
-  2  wrong arguments, or configuration or database cannot be used
-  3  the file cannot be written, or the address cannot be listened at
+  2  wrong arguments, or a configuration that cannot be used
+  3  the database cannot be read, the file cannot be written, or the address
+     cannot be listened at
 """
 
 

@@ -300,7 +300,7 @@ def take_snapshot(args: argparse.Namespace, targets: list[cluster.Target],
         raise output.Failed(
             'the database of Glance cannot be read: %s; see connection in '
             '[database], and that the database is up, or allow more time '
-            'with --timeout' % exc) from exc
+            'with --timeout' % exc, output.Exit.UNABLE) from exc
 
 
 def _site_files(path: str, tell: bool) -> dict[str, dict[str, str]]:

@@ -10,14 +10,12 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""What all commands share: arguments, exit statuses, tables and JSON."""
+"""What all commands share: arguments, exit statuses and complaints."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import enum
-import json
 import math
 import sys
 import typing
@@ -25,27 +23,28 @@ import uuid
 
 from oslo_utils import uuidutils
 
+from glance_dcn.ceph import errors
+from glance_dcn.cmd import formats
+
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Sequence
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-#: How much is what, for people.
-_UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')
 # Seconds; more is a slip of the finger.
 _LONGEST = 86400
 
 
 class Exit(enum.IntEnum):
-    """Exit statuses; the help of each command says what they mean there."""
+    """Exit statuses of all commands; the help says what they mean there."""
 
+    #: It is done, or all is as it should be.
     GOOD = 0
-    #: Something differs, is left, or is not as it should be.
+    #: The answer: something differs, is left, or is not as it should be.
     BAD = 1
-    #: Wrong arguments, or a configuration that cannot be used.
+    #: Wrong arguments, or a configuration or a file that cannot be used.
     WRONG = 2
-    #: Something cannot be read, written or removed.
+    #: What is needed does not answer, or cannot be read, written or removed.
     UNABLE = 3
     #: Another process runs the tasks.
     BUSY = 4
@@ -62,6 +61,15 @@ class Failed(Exception):
         self.status = status
 
 
+def status_of(exc: Exception) -> Exit:
+    """Return the exit status of a command that an error ends."""
+    if isinstance(exc, Failed):
+        return exc.status
+    return (Exit.UNABLE if isinstance(exc, (errors.Unreachable,
+                                            errors.Exhausted))
+            else Exit.WRONG)
+
+
 def add_group(commands: Subparsers, name: str, summary: str) -> Subparsers:
     """Add a command that has subcommands, and return where to add these."""
     parser = commands.add_parser(name, help=summary)
@@ -70,10 +78,12 @@ def add_group(commands: Subparsers, name: str, summary: str) -> Subparsers:
 
 
 def add_command(commands: Subparsers, name: str, summary: str,
-                description: str, epilog: str, **defaults: typing.Any
+                description: str, epilog: str,
+                columns: formats.Columns | None = None, **defaults: typing.Any
                 ) -> argparse.ArgumentParser:
     """Add a subcommand, whose texts are shown as they are written.
 
+    :param columns: of what it lists or shows, in any of the formats
     :param defaults: ``run(args)``, which returns an exit status, and
         ``set_up(args)`` if glance_store need not configure the stores
     """
@@ -81,23 +91,21 @@ def add_command(commands: Subparsers, name: str, summary: str,
         name, help=summary, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(**defaults)
+    if columns is not None:
+        parser.set_defaults(columns=columns)
+        parser.add_argument('-f', '--format', choices=formats.FORMATS,
+                            default=formats.TABLE,
+                            help='form of the output (table)')
+        parser.add_argument('-c', '--column', action='append', default=[],
+                            metavar='COLUMN', help='only this column; may be '
+                            'given several times')
     return parser
 
 
 def complain(reason: object) -> None:
-    """Say on standard error why a command cannot do its work."""
-    print('glance-dcn: %s' % reason, file=sys.stderr, flush=True)
-
-
-def add_format(parser: argparse.ArgumentParser) -> None:
-    """Add ``--format`` to a subcommand."""
-    parser.add_argument('--format', choices=('table', 'json'),
-                        default='table', help='form of the output (table)')
-
-
-def show(args: argparse.Namespace, thing: typing.Any, readable: str) -> None:
-    """Print a thing as JSON, or as text for people, as ``--format`` says."""
-    print(text(thing) if args.format == 'json' else readable)
+    """Say on standard error, in one line, why a command cannot do its work."""
+    print('glance-dcn: %s' % formats.printable(
+        ' '.join(str(reason).splitlines())), file=sys.stderr, flush=True)
 
 
 def seconds(text: str) -> float:
@@ -145,61 +153,3 @@ def image(text: str) -> str:
             '%r is not the ID of an image, which is a UUID' % text)
     # It may have been typed without hyphens, or in upper case.
     return str(uuid.UUID(text))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table as text, without a newline at its end.
-
-    :param rows: lists of what is in them; None and '' are shown as ``-``
-    """
-    lines = [[name.upper() for name in heads]]
-    lines += [['-' if cell is None or cell == '' else _printable(str(cell))
-               for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return '\n'.join('  '.join(
-        text.ljust(width) for text, width in zip(line, widths)).rstrip()
-        for line in lines)
-
-
-def entries(columns: Sequence[str], found: Sequence[dict[str, typing.Any]],
-            none: str) -> str:
-    """Return a table of dicts as text, or what to say without any."""
-    return table(columns, [[entry[name] for name in columns]
-                           for entry in found]) if found else none
-
-
-def _printable(text: str) -> str:
-    """Return text that does nothing to a terminal: users name images."""
-    if text.isprintable():
-        return text
-    return ''.join(letter if letter.isprintable() else
-                   letter.encode('unicode_escape').decode()
-                   for letter in text)
-
-
-def text(thing: typing.Any, compact: bool = False) -> str:
-    """Return a thing of dicts, lists, sets and dataclasses as JSON text.
-
-    :param compact: on one line, which is made much faster
-    """
-    return json.dumps(thing, indent=None if compact else 1, default=_plain)
-
-
-def _plain(thing: typing.Any) -> typing.Any:
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        return dataclasses.asdict(thing)
-    if isinstance(thing, (set, frozenset)):
-        return sorted(thing)
-    raise TypeError('%s cannot be shown' % type(thing))
-
-
-def size(count: int | None) -> str:
-    """Return a number of bytes for people; None is shown as ``-``."""
-    if count is None:
-        return '-'
-    number = float(count)
-    for unit in _UNITS:
-        if number < 1024 or unit == _UNITS[-1]:
-            break
-        number /= 1024
-    return '%.*f %s' % (0 if unit == 'B' else 1, number, unit)

@@ -24,6 +24,8 @@ import glance_store
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import users
+from glance_dcn.cmd import formats
+from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.cmd import sitesfile
 from glance_dcn.deploy import cephconf
@@ -35,13 +37,44 @@ from glance_dcn.deploy import sitesfile as mistakes
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import site as sites
+from glance_dcn.status import poll
+from glance_dcn.status import snapshot
+from glance_dcn.tasks import deployment as deployments
 from glance_dcn.tasks import queue
 
+_LIST = """\
+Lists the sites of this node's Glance, or those of a sites file: how each is
+from here, the fsid of its cluster, what this Glance may do there, and what it
+makes of the site:
+
+  default   it is the default store
+  used      it is a store
+  refused   it is a store that Glance refuses: the reason tells why
+  no store  this node's Glance has no store of the name, yet or any more
+
+"recorded" is the fsid that Glance has recorded, and holds the cluster to.
+Neither Glance nor its database is asked.
+"""
+_LIST_END = """\
+examples:
+  glance-dcn site list
+  glance-dcn site list -f value -c name -c fsid
+  glance-dcn site list --sites-file /etc/glance-dcn/sites.yaml -f json
+
+exit status:
+  0  every site is up, and Glance has a store there and uses it
+  1  one is not, or what Glance has recorded cannot be read
+  2  wrong arguments, or a configuration that cannot be used
+"""
 _SHOW = """\
 Connects to the cluster of a store of this node's Glance, as that does, and
 says whether it is up, with its fsid and pool, or why it is not.
 """
 _SHOW_END = """\
+examples:
+  glance-dcn site show dcn3
+  glance-dcn site show dcn3 -f value -c fsid
+
 exit status:
   0  it is up
   1  it is not
@@ -54,10 +87,15 @@ wrong one: accept it only where the site was rebuilt, and what it held is
 lost.
 """
 _ACCEPT_END = """\
+examples:
+  glance-dcn site list -c name -c fsid -c recorded
+      Which cluster does each store have, and which one had it?
+  glance-dcn site accept dcn3
+
 exit status:
   0  it is accepted
-  1  it cannot be reached
   2  wrong arguments, no such store, or a configuration that cannot be used
+  3  it cannot be reached
 """
 _IMPORT = """\
 Makes an entry for the sites file: from a running cluster, which is asked for
@@ -78,8 +116,9 @@ examples:
 
 exit status:
   0  done
-  2  wrong arguments, a cluster that does not answer, or a sites file that
+  2  wrong arguments, a cluster that refuses the user, or a sites file that
      would not be right any more: it is left as it is
+  3  the cluster does not answer
 """
 _KEY = """\
 Makes a cephx user with the capabilities that a Glance needs at the cluster of
@@ -112,9 +151,19 @@ examples:
 
 exit status:
   0  done
-  2  wrong arguments, or a cluster that does not answer, refuses it, or is
-     not that of the site
+  2  wrong arguments, or a cluster that refuses it, or is not that of the site
+  3  the cluster does not answer
 """
+_SITES = formats.Columns(
+    ('name', 'state', 'fsid', 'recorded', 'access', 'glance', 'pool',
+     'reason'),
+    ('name', 'state', 'fsid', 'access', 'glance', 'reason'))
+_SITE = formats.Columns(('store', 'state', 'fsid', 'pool', 'error'),
+                        single=True)
+_ACCEPTED = formats.Columns(('store', 'fsid', 'before', 'error'), single=True)
+_ENTRIES = formats.Columns(('name', 'fsid', 'mons', 'user', 'pool', 'added'))
+_MADE = formats.Columns(('site', 'user', 'pools', 'access', 'what', 'keyring',
+                         'state'), single=True)
 # A site as it stands in a sites file, and where which keyring is to be.
 _Entry = dict[str, typing.Any]
 _Key = tuple[str, files.File]
@@ -123,21 +172,53 @@ _Key = tuple[str, files.File]
 def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
     commands = output.add_group(
-        subparsers, 'site', 'show a site, accept that it has another '
+        subparsers, 'site', 'list or show sites, accept that one has another '
         'cluster, or prepare one for the sites file')
+    listing = output.add_command(
+        commands, 'list', 'list all sites, and what Glance makes of them',
+        _LIST, _LIST_END, _SITES, run=_list, set_up=node.set_up)
+    node.add_sites(listing)
+    listing.add_argument(
+        '--timeout', type=output.seconds, default=snapshot.ANSWER,
+        metavar='SECONDS', help='time for sites to answer (%(default)s)')
     for parser in (
             output.add_command(
                 commands, 'show', 'connect to the cluster of a store and say '
-                'how it is', _SHOW, _SHOW_END, run=_show),
+                'how it is', _SHOW, _SHOW_END, _SITE, run=_show),
             output.add_command(
                 commands, 'accept', 'take the cluster that a store has now '
                 'for the right one, after its site was rebuilt', _ACCEPT,
-                _ACCEPT_END, run=_accept)):
+                _ACCEPT_END, _ACCEPTED, run=_accept)):
         parser.add_argument('store', metavar='STORE',
                             help='name of the store in enabled_backends')
-        output.add_format(parser)
     _register_import(commands)
     _register_key(commands)
+
+
+def _list(args: argparse.Namespace) -> int:
+    targets = node.some_targets_of(args)
+    stores = {target.name: target
+              for target in node.targets(args.conf, tell=False)}
+    polling = poll.Poll(targets, deployments.deployment_id(args.conf))
+    found = polling.wait(args.timeout)
+    rows = []
+    for target, state in zip(targets, found):
+        store = stores.get(target.name)
+        recorded = (polling.kept or {}).get(target.name)
+        rows.append({
+            'name': target.name, 'state': state.state,
+            'fsid': state.fsid or state.expected,
+            'recorded': recorded.fsid if recorded else None,
+            'access': target.access.value, 'pool': target.pool,
+            'glance': 'no store' if store is None else
+            'refused' if state.refused else
+            'default' if store.default else 'used', 'reason': state.reason})
+    unread = any(state.unread for state in found)
+    formats.show(args, {'sites': rows, 'unread': unread}, rows, notes=[
+        'What Glance has recorded of the clusters cannot be read.'] * unread)
+    return output.Exit.BAD if unread or any(
+        row['state'] != health.UP or row['glance'] == 'no store'
+        for row in rows) else output.Exit.GOOD
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -154,7 +235,7 @@ def _show(args: argparse.Namespace) -> int:
         text = '%s: %s' % (state, error)
     _print(args, '%s: %s' % (site.name, text), error, state=state,
            fsid=site.fsid, pool=site.pool)
-    return 0 if error is None else 1
+    return output.Exit.GOOD if error is None else output.Exit.BAD
 
 
 def _accept(args: argparse.Namespace) -> int:
@@ -166,16 +247,16 @@ def _accept(args: argparse.Namespace) -> int:
             cluster_identity.ClusterIdentities).accept(site)
     except errors.ClusterError as exc:
         _print(args, str(exc), str(exc), fsid=None, before=None)
-        return 1
+        return output.status_of(exc)
     _print(args, '%s: fsid %s is accepted; it was %s' % (
         site.name, now, before or 'not known'), fsid=now, before=before)
-    return 0
+    return output.Exit.GOOD
 
 
 def _print(args: argparse.Namespace, text: str, error: str | None = None,
            **fields: str | None) -> None:
-    output.show(args, dict({'store': args.store}, **fields, error=error),
-                text)
+    row = dict({'store': args.store}, **fields, error=error)
+    formats.show(args, row, [row], [text])
 
 
 def _none(args: argparse.Namespace, **fields: str | None) -> int:
@@ -184,7 +265,7 @@ def _none(args: argparse.Namespace, **fields: str | None) -> int:
     text = '%s is no store of type dcn; these are: %s' % (
         args.store, ', '.join(sorted(known)) or 'none')
     _print(args, text, text, **fields)
-    return 2
+    return output.Exit.WRONG
 
 
 def _find(store: str) -> sites.Site | None:
@@ -199,7 +280,7 @@ def _find(store: str) -> sites.Site | None:
 def _register_import(commands: output.Subparsers) -> None:
     parser = sitesfile.add_command(
         commands, 'import', 'make an entry for the sites file', _IMPORT,
-        _IMPORT_END, _import)
+        _IMPORT_END, _ENTRIES, _import)
     parser.add_argument('name', nargs='?', metavar='SITE',
                         help='name of the site; with --export, of the '
                              'cluster in it: without, all of them')
@@ -228,7 +309,7 @@ def _register_import(commands: output.Subparsers) -> None:
 def _register_key(commands: output.Subparsers) -> None:
     parser = sitesfile.add_command(
         commands, 'key', 'make a cephx key for Glance at a site', _KEY,
-        _KEY_END, _key)
+        _KEY_END, _MADE, _key)
     parser.add_argument('name', metavar='SITE',
                         help='name of the site whose cluster it is')
     parser.add_argument('--for', dest='guest', metavar='SITE',
@@ -268,14 +349,17 @@ def _import(args: argparse.Namespace) -> int:
         _write(args, entries, keys)
     lines = ['%s: site %s is added' % (args.sites_file, found['name'])
              for found in entries] if args.add else [
-        *(files.yaml_text([found]).removesuffix('\n') for found in entries),
+        *(line for found in entries
+          for line in files.yaml_text([found]).splitlines()),
         *('# The key is to be in %s; --add writes it.' % path
           for path, _file in keys)]
-    output.show(args, {
+    formats.show(args, {
         'sites_file': args.sites_file, 'added': args.add, 'sites': entries,
-        'keyrings': [path for path, _file in keys], 'notes': notes},
-        '\n'.join(lines + ['%sNote: %s.' % ('' if args.add else '# ', note)
-                           for note in notes]))
+        'keyrings': [path for path, _file in keys], 'notes': notes}, [
+            dict(found['cluster'], name=found['name'], added=args.add,
+                 pool=args.pool) for found in entries], lines, [
+            '%sNote: %s.' % ('' if args.add else '# ', note)
+            for note in notes])
     return output.Exit.GOOD
 
 
@@ -398,13 +482,13 @@ def _key(args: argparse.Namespace) -> int:
         files.Kind.CEPH)])
     what = ('made' if before is None else 'there' if before == caps
             else 'given other capabilities')
-    output.show(
-        args, {'site': args.name, 'user': user, 'pools': pools,
-               'access': access.value, 'what': what, 'keyring': path,
-               'state': done.state},
+    row = {'site': args.name, 'user': user, 'pools': pools,
+           'access': access.value, 'what': what, 'keyring': path,
+           'state': done.state}
+    formats.show(args, row, [row], [
         '%s: client.%s is %s, for pools %s, %s; keyring %s is %s' % (
             args.name, user, what, ', '.join(pools), access.value, path,
-            done.state))
+            done.state)])
     return output.Exit.GOOD
 
 

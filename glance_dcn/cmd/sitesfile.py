@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import typing
 
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import output
 from glance_dcn.deploy import model
 from glance_dcn.deploy import sitesfile
@@ -31,14 +32,13 @@ _DEFAULT = '/etc/glance-dcn/sites.yaml'
 
 
 def add_command(commands: output.Subparsers, name: str, summary: str,
-                description: str, epilog: str,
+                description: str, epilog: str, columns: formats.Columns,
                 run: Callable[[argparse.Namespace], int]
                 ) -> argparse.ArgumentParser:
     """Add a subcommand that works on ``--sites-file`` alone."""
     # Glance need not even be installed.
     parser = output.add_command(commands, name, summary, description, epilog,
-                                run=run, set_up=lambda args: None)
-    output.add_format(parser)
+                                columns, run=run, set_up=lambda args: None)
     parser.add_argument(
         '--sites-file', metavar='FILE',
         default=os.environ.get(VARIABLE) or _DEFAULT,

@@ -20,7 +20,7 @@ import dataclasses
 import time
 import typing
 
-from glance_dcn.ceph import health
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.runtime import process
@@ -64,7 +64,25 @@ exit status:
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read
 """
+_LIST_EPILOG = """\
+examples:
+  glance-dcn task list
+  glance-dcn task list --site dcn3
+  glance-dcn task list -f value -c image | sort -u
+
+""" + _EPILOG
+_SHOW_EPILOG = """\
+examples:
+  glance-dcn task show 8d3ab0c8-3e1c-4c38-9d4b-5f0e0c6e7b11
+  glance-dcn task show 8d3ab0c8-3e1c-4c38-9d4b-5f0e0c6e7b11 -f yaml
+
+""" + _EPILOG
 _RETRY_EPILOG = """\
+examples:
+  glance-dcn task retry
+  glance-dcn task retry --site dcn3
+  glance-dcn task retry 8d3ab0c8-3e1c-4c38-9d4b-5f0e0c6e7b11
+
 exit status:
   0  all chosen tasks are going to be tried
   1  no task was chosen, or one was changed meanwhile
@@ -72,6 +90,11 @@ exit status:
   3  the default site cannot be read
 """
 _RUN_EPILOG = """\
+examples:
+  glance-dcn task run --dry-run
+  glance-dcn task run --dry-run -f value -c image -c plan
+  systemctl stop openstack-glance-api; sudo -u glance glance-dcn task run
+
 exit status:
   0  no task is left; with --dry-run: all plans were shown
   1  tasks are left, or records that cannot be understood
@@ -79,10 +102,21 @@ exit status:
   3  the default site cannot be read
   4  another process runs the tasks
 """
-_COLUMNS = ('store', 'action', 'image', 'created', 'attempts', 'by',
-            'message')
+_COLUMNS = formats.Columns(
+    ('store', 'action', 'image', 'created', 'attempts', 'by', 'message',
+     'pool', 'image_id'),
+    ('store', 'action', 'image', 'created', 'attempts', 'by', 'message'),
+    {'created': formats.time,
+     'attempts': lambda count: str(count) if count else None})
+_PLAN = formats.Columns((*_COLUMNS.names, 'plan', 'reason'),
+                        ('store', 'action', 'image', 'plan', 'reason'),
+                        _COLUMNS.pretty)
+_LEFT = dataclasses.replace(_COLUMNS, instead=(
+    lambda args: args.dry_run, _PLAN))
+_RETRIED = formats.Columns((*_COLUMNS.names, 'retried'),
+                           ('store', 'action', 'image', 'retried'),
+                           _COLUMNS.pretty)
 _NO_TASKS = 'There are no tasks.'
-_PLAN = ('store', 'action', 'image', 'plan', 'reason')
 # Seconds within which the lease of a runner that has ended expires.
 _PATIENCE = leases.RunnerLease.EXPIRY + 5
 
@@ -91,32 +125,31 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommands to those of the command."""
     commands = output.add_group(subparsers, 'task',
                                 'show deferred tasks, or have them tried')
-    listing = _add(commands, 'list', 'show deferred tasks', _LIST, _EPILOG,
-                   _list)
+    listing = _add(commands, 'list', 'show deferred tasks', _LIST,
+                   _LIST_EPILOG, _COLUMNS, _list)
     listing.add_argument(
         '--all', action='store_true',
         help='also images that are being written, and records of other '
              'deployments')
     show = _add(commands, 'show', 'show all that is recorded about an image',
-                _SHOW, _EPILOG, _show)
+                _SHOW, _SHOW_EPILOG, _COLUMNS, _show)
     show.add_argument('image', metavar='IMAGE', help='ID of the image')
     retry = _add(commands, 'retry', 'have tasks tried at once', _RETRY,
-                 _RETRY_EPILOG, _retry)
+                 _RETRY_EPILOG, _RETRIED, _retry)
     retry.add_argument('image', metavar='IMAGE', nargs='*',
                        help='ID of an image; all images if none is given')
     run = _add(commands, 'run', 'try tasks in this process', _RUN,
-               _RUN_EPILOG, _run)
+               _RUN_EPILOG, _LEFT, _run)
     run.add_argument('--dry-run', action='store_true',
                      help='do nothing: show what would be done, and why')
 
 
 def _add(commands: output.Subparsers, name: str, summary: str,
-         description: str, epilog: str,
+         description: str, epilog: str, columns: formats.Columns,
          work: typing.Callable[[argparse.Namespace], int]
          ) -> argparse.ArgumentParser:
     parser = output.add_command(commands, name, summary, description, epilog,
-                                run=work)
-    output.add_format(parser)
+                                columns, run=work)
     if name != 'run':
         parser.add_argument(
             '--site', action='append', metavar='STORE',
@@ -129,21 +162,19 @@ def _list(args: argparse.Namespace) -> int:
     found = [_shown(record) for record in scan.records
              if args.all or isinstance(record, tasks.Task)
              or record.state is tasks.State.REMOVING]
-    rows = [dict(entry, attempts=entry['attempts'] or None)
-            for entry in found]
     return _print(args, 'tasks', found, scan.unreadable,
-                  output.entries(_COLUMNS, rows, _NO_TASKS))
+                  None if found else [_NO_TASKS])
 
 
 def _print(args: argparse.Namespace, kind: str,
            found: list[dict[str, typing.Any]],
-           unreadable: list[stores.Unreadable], text: str) -> int:
+           unreadable: list[stores.Unreadable],
+           people: list[str | formats.Table] | None) -> int:
     """Print what was found and cannot be read; return the exit status."""
     left = [dataclasses.asdict(entry) for entry in unreadable
             if getattr(args, 'all', False) or not entry.foreign]
-    output.show(args, {kind: found, 'unreadable': left}, '\n'.join([
-        text, *('Record %(key)s is left alone: %(reason)s' % entry
-                for entry in left)]))
+    formats.show(args, {kind: found, 'unreadable': left}, found, people, [
+        'Record %(key)s is left alone: %(reason)s' % entry for entry in left])
     return output.Exit.BAD if found or left else output.Exit.GOOD
 
 
@@ -153,13 +184,12 @@ def _show(args: argparse.Namespace) -> int:
              if record.image == args.image]
     unreadable = [entry for entry in scan.unreadable
                   if args.image in entry.key.split('/')]
-    return _print(args, 'tasks', found, unreadable, '\n'.join(
-        output.table(('field', 'value'), [(name, value or None)
-                                          for name, value in entry.items()])
-        for entry in found) or (
+    return _print(args, 'tasks', found, unreadable, [
+        dataclasses.replace(_COLUMNS, shown=None, single=True).table([entry])
+        for entry in found] or [(
             'What is recorded about image %s cannot be understood.'
             if unreadable else 'Nothing is recorded about image %s.'
-        ) % args.image)
+        ) % args.image])
 
 
 def _retry(args: argparse.Namespace) -> int:
@@ -178,9 +208,10 @@ def _retry(args: argparse.Namespace) -> int:
                     task, retried_at=now, retry_attempts=0)):
                 changed.append(task)
     retried = len(chosen) - len(changed)
-    output.show(args, {'retried': retried,
-                       'changed': list(map(_shown, changed))},
-                'Going to be tried: %d.' % retried)
+    formats.show(args, {'retried': retried,
+                        'changed': list(map(_shown, changed))},
+                 [dict(_shown(task), retried=task not in changed)
+                  for task in chosen], ['Going to be tried: %d.' % retried])
     for task in changed:
         output.complain('store %s: the task %s of image %s was changed or '
                         'done meanwhile' % (task.site, task.action.value,
@@ -201,7 +232,7 @@ def _run(args: argparse.Namespace) -> int:
             plans.append(dict(_shown(record), plan=plan.verdict.value,
                               reason=plan.reason))
         _print(args, 'plans', plans, scan.unreadable,
-               output.entries(_PLAN, plans, _NO_TASKS))
+               None if plans else [_NO_TASKS])
         return (output.Exit.BAD if any(
             not entry.foreign for entry in scan.unreadable)
             else output.Exit.GOOD)
@@ -252,10 +283,10 @@ def _at_home() -> Iterator[None]:
 
 
 def _shown(record: tasks.Record) -> dict[str, typing.Any]:
-    """Return a task or an intent as a dict, for people to read."""
+    """Return a task or an intent as a row of a listing."""
     shown = {'store': record.site, 'image': record.image,
              'pool': record.pool, 'image_id': record.image_id,
-             'created': health.format_time(record.created_at),
+             'created': formats.iso_time(record.created_at),
              'by': record.created_by}
     if isinstance(record, tasks.Task):
         return dict(shown, action=record.action.value,

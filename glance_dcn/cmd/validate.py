@@ -21,6 +21,7 @@ import time
 import typing
 
 from glance_dcn.checks import journey
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.status import cluster
@@ -28,6 +29,7 @@ from glance_dcn.status import cluster
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
+_COLUMNS = formats.Columns(('step', 'seconds', 'error'))
 LOG = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
@@ -61,8 +63,7 @@ def register(subparsers: output.Subparsers) -> None:
     """Add the subcommand to those of the command."""
     parser = output.add_command(
         subparsers, 'validate', 'prove end to end that the deployment works',
-        _DESCRIPTION, _EPILOG, run=run, set_up=node.set_up)
-    output.add_format(parser)
+        _DESCRIPTION, _EPILOG, _COLUMNS, run=run, set_up=node.set_up)
     node.add_sites(parser)
     parser.add_argument('--os-cloud', metavar='NAME',
                         help='cloud of clouds.yaml (OS_CLOUD, or the OS_ '
@@ -147,7 +148,7 @@ def _go(args: argparse.Namespace, way: journey.Journey) -> int:
     steps: list[dict[str, typing.Any]] = []
     left: list[str] = []
     status = output.Exit.GOOD
-    shown = args.format == 'table'
+    shown = formats.for_people(args)
     try:
         for what, step in way.steps():
             status = _step(steps, what, step, shown)
@@ -159,7 +160,7 @@ def _go(args: argparse.Namespace, way: journey.Journey) -> int:
         if status or len(steps) < len(way.steps()):
             left = _clean(way, shown)
     if not shown:
-        print(output.text({'steps': steps, 'left': left}))
+        formats.show(args, {'steps': steps, 'left': left}, steps, notes=left)
     return output.Exit.UNABLE if left else status
 
 
@@ -186,8 +187,8 @@ def _step(steps: list[dict[str, typing.Any]], what: str,
     steps.append({'step': what, 'seconds': round(seconds, 3),
                   'error': error})
     if shown:
-        print('%s (%.1f s)' % ('FAILED: %s' % error if error else 'ok',
-                               seconds))
+        print('%s (%.1f s)' % (formats.printable('FAILED: %s' % error)
+                               if error else 'ok', seconds))
     return output.Exit.BAD if error else output.Exit.GOOD
 
 
@@ -203,5 +204,5 @@ def _clean(way: journey.Journey, shown: bool) -> list[str]:
     if shown:
         print('done' if not left else 'NOT ALL OF IT')
         for line in left:
-            print('  %s' % line)
+            print(formats.printable('  %s' % line))
     return left

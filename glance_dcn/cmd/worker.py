@@ -26,8 +26,8 @@ import typing
 from oslo_config import cfg
 
 from glance_dcn.ceph import errors
-from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
+from glance_dcn.cmd import formats
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
 from glance_dcn.imports import folder
@@ -45,6 +45,11 @@ worker does it by itself, and resumes what it can. Run it as the user that
 Glance runs as.
 """
 _EPILOG = """\
+examples:
+  glance-dcn worker recover
+  ExecStartPre=/usr/bin/glance-dcn worker recover
+      In the unit of Glance, whose user it is run as.
+
 exit status:
   0  nothing was interrupted, or all of it was rolled back
   1  some of it cannot be rolled back now; the worker tries it again
@@ -58,14 +63,22 @@ that has sent none for a minute is silent. Those of other sites are shown
 there.
 """
 _LIST_EPILOG = """\
+examples:
+  glance-dcn worker list
+  glance-dcn worker list -f csv -c host -c state -c doing
+
 exit status:
   0  no worker is silent, and none has a self reference known to be wrong
   1  a worker is silent, or its worker_self_reference_url is wrong
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read, so that neither is known
 """
-_COLUMNS = ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing',
-            'release', 'identity')
+_RECOVERED = formats.Columns(('image', 'task', 'method', 'phase', 'outcome'))
+_COLUMNS = formats.Columns(
+    ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing', 'release',
+     'identity', 'faults', 'since', 'staging', 'taken_by'),
+    ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing', 'release',
+     'identity'), {'seen': formats.time, 'since': formats.time})
 # Seconds without a heartbeat after which a worker is shown as silent: three of
 # them, and clocks of hosts differ by some.
 _SILENT = 60
@@ -76,12 +89,12 @@ def register(subparsers: output.Subparsers) -> None:
     commands = output.add_group(
         subparsers, 'worker', 'show the Glance workers of this site, or roll '
         'back the imports of one of this node that died')
-    output.add_format(output.add_command(
+    output.add_command(
         commands, 'recover', 'roll back imports and copies that were '
-        'interrupted', _RECOVER, _EPILOG, run=_recover))
-    output.add_format(output.add_command(
+        'interrupted', _RECOVER, _EPILOG, _RECOVERED, run=_recover)
+    output.add_command(
         commands, 'list', 'show the workers of this site, and what is wrong '
-        'with them', _LIST, _LIST_EPILOG, run=_list))
+        'with them', _LIST, _LIST_EPILOG, _COLUMNS, run=_list)
 
 
 def _recover(args: argparse.Namespace) -> int:
@@ -92,13 +105,13 @@ def _recover(args: argparse.Namespace) -> int:
     if wrong or found is None:
         raise output.Failed(wrong)
     outcomes = recovery.recover(found)
-    output.show(args, [
-        {'image': entry.image, 'task': entry.task, 'method': entry.method,
-         'phase': entry.phase, 'outcome': outcome}
-        for entry, outcome in outcomes], '\n'.join(
-            '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
-                                 outcome or 'cannot be rolled back now')
-            for entry, outcome in outcomes) or 'Nothing was interrupted.')
+    rows = [{'image': entry.image, 'task': entry.task, 'method': entry.method,
+             'phase': entry.phase, 'outcome': outcome}
+            for entry, outcome in outcomes]
+    formats.show(args, rows, rows, [
+        '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
+                             outcome or 'cannot be rolled back now')
+        for entry, outcome in outcomes] or ['Nothing was interrupted.'])
     return (output.Exit.BAD if any(outcome is None
                                    for _entry, outcome in outcomes)
             else output.Exit.GOOD)
@@ -130,12 +143,13 @@ def _list(args: argparse.Namespace) -> int:
                  for worker, _text in records.workers()]
     except (errors.ClusterError, omap.Error) as exc:
         unread = [{'site': records.home.name, 'error': str(exc)}]
-    output.show(args, {'workers': found, 'unread': unread}, '\n'.join([
-        output.entries(_COLUMNS, found, 'No worker is known.'),
-        *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
-          for entry in found for fault in entry['faults']),
-        *('The workers of %(site)s cannot be read: %(error)s' % entry
-          for entry in unread)]))
+    formats.show(
+        args, {'workers': found, 'unread': unread}, found,
+        None if found else ['No worker is known.'] * (not unread), [
+            *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
+              for entry in found for fault in entry['faults']),
+            *('The workers of %(site)s cannot be read: %(error)s' % entry
+              for entry in unread)])
     if unread:
         return output.Exit.UNABLE
     return output.Exit.BAD if any(
@@ -149,6 +163,6 @@ def _shown(worker: registry.Worker,
     return dict(
         dataclasses.asdict(worker),
         state='taken over' if worker.taken_by else state,
-        since=health.format_time(worker.since),
-        seen=health.format_time(worker.seen), doing=len(entries),
+        since=formats.iso_time(worker.since),
+        seen=formats.iso_time(worker.seen), doing=len(entries),
         tasks=[dataclasses.asdict(entry) for entry in entries])

@@ -85,7 +85,7 @@ class Transfer:
     :ivar message: its progress, as its task says
     :ivar percent: the same as a number, or None; where stores are told one by
         one, of the one that is furthest behind
-    :ivar heard: when its task was saved last, as text
+    :ivar heard: when its task was saved last, as text of ISO 8601 or empty
     :ivar percents: the same by store, of those that are told one by one
     """
 
@@ -437,7 +437,7 @@ def _transfer(task: str, image: str | None, message: str | None,
 
 
 def _time(moment: datetime.datetime | None) -> str:
-    return moment.strftime('%Y-%m-%d %H:%M:%S UTC') if moment else '-'
+    return moment.strftime('%Y-%m-%dT%H:%M:%SZ') if moment else ''
 
 
 def _store(metadata: str | None) -> str | None:

@@ -55,6 +55,7 @@ class SiteStatus:
     :ivar unread: whether tasks should be known, and cannot be read
     :ivar names: names of all RBD images in its pool, or None
     :ivar expected: fsid that Glance takes its cluster to have, or None
+    :ivar refused: whether it is up, and Glance refuses it
     """
 
     name: str
@@ -70,6 +71,7 @@ class SiteStatus:
     pool: str | None = None
     names: set[str] | None = dataclasses.field(default=None, repr=False)
     expected: str | None = None
+    refused: bool = False
 
     @property
     def prefix(self) -> str | None:
@@ -82,6 +84,7 @@ class SiteStatus:
         if self.state == health.UP:
             self.state = health.MISCONFIGURED
             self.reason = 'Glance refuses it: ' + reason
+            self.refused = True
 
     def lacks(self, uri: str | None) -> bool:
         """Return whether an image cannot be there whose location says so.

@@ -74,12 +74,17 @@ class Snapshot:
     @property
     def healthy(self) -> bool:
         """Whether every site is up, and nothing is deferred or lost."""
-        return not self.strays and all(
-            site.state == health.UP and not site.tasks and not site.unread
-            and not self.counts(site)[LOST] for site in self.sites) and (
-                LOST not in {self.state(image, site)[0]
-                             for image in self.images or ()
-                             for site in self.sites})
+        return not (self.strays or any(map(self.is_wrong, self.sites))
+                    or any(map(self.is_lost, self.images or ())))
+
+    def is_wrong(self, site: poll.SiteStatus) -> bool:
+        """Return whether a site is not up, or has tasks or lost images."""
+        return bool(site.state != health.UP or site.tasks or site.unread
+                    or self.counts(site)[LOST])
+
+    def is_lost(self, image: inventory.Image) -> bool:
+        """Return whether an image is lost at a site."""
+        return any(self.state(image, site)[0] is LOST for site in self.sites)
 
     @property
     def strays(self) -> dict[str, int]:

@@ -29,7 +29,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 _PLUGINS = '[dcn_distributed_staging,dcn_image_conversion]'
 _COMMAND = ('import sys\n'
             'from glance_dcn.cmd import main\n'
-            'main.main()')
+            'sys.exit(main.main())')
 
 
 class CommandTestCase(base.ApiTestCase):

@@ -140,7 +140,7 @@ class HealthyTest(CheckTestCase):
         status, out, _seconds = self.run_command(
             etc, 'check', '--site', 'dcn0', '--only', 'login,round-trip')
         self.assertEqual(0, status)
-        self.assertIn('dcn0  login       ok  as client.glance', out)
+        self.assertIn('dcn0  login       ok     as client.glance', out)
         self.assertIn('2 ok, 0 warnings, 0 failures', out)
 
     def test_sites_file(self):

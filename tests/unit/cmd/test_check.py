@@ -85,6 +85,11 @@ class TestOnly(base.BaseTestCase):
         self.assertIn('; nor for glance: name a Glance with --glance', err)
         self.assertNotIn('conf', err)
 
+    def test_explained_to_programs(self):
+        for argv in (('-f', 'csv'), ('-c', 'check')):
+            self.assertIn('--explain says it in words',
+                          self.refused('--explain', 'conf', *argv))
+
     def test_of_sites_while_there_are_none(self):
         self.sites = []
         self.assertIn('for conf, own-pool: there is no site',

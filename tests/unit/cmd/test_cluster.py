@@ -188,7 +188,7 @@ class TestImport(test_config.CommandTestCase):
         self.useFixture(fixtures.MockPatchObject(
             users, 'describe', side_effect=errors.Unreachable(
                 'dcn6', 'no answer', 'look')))
-        self.assertEqual(2, self.site_import('dcn6', '--ceph-conf', 'c.conf'))
+        self.assertEqual(3, self.site_import('dcn6', '--ceph-conf', 'c.conf'))
         self.assertIn('no answer; look', self.err)
 
     def test_wrong_arguments(self):

@@ -66,7 +66,7 @@ class DatabaseAwayTest(base.BaseTestCase):
         conf.write_text(conf.read_text().replace('connection =', '# '))
         done = subprocess.run(command, capture_output=True, text=True,
                               timeout=_ENOUGH, check=False)
-        self.assertEqual((2, 1), (done.returncode, done.stderr.count('\n')),
+        self.assertEqual((3, 1), (done.returncode, done.stderr.count('\n')),
                          done.stderr)
         self.assertIn('the database of Glance cannot be read', done.stderr)
 
@@ -87,7 +87,7 @@ class DatabaseAwayTest(base.BaseTestCase):
                 done = subprocess.run(
                     self.command(database, command), timeout=_ENOUGH,
                     capture_output=True, text=True, check=False)
-                self.assertEqual(2, done.returncode, done.stderr)
+                self.assertEqual(3, done.returncode, done.stderr)
                 self.assertEqual('', done.stdout)
                 said = [line for line in done.stderr.splitlines()
                         if 'database of Glance cannot be read' in line]

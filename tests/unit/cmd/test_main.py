@@ -11,6 +11,7 @@
 # under the License.
 
 import argparse
+import logging
 import os
 import pathlib
 import re
@@ -38,9 +39,10 @@ def commands(parser, name='glance-dcn'):
 
 
 def options(parser):
-    """Return the long option names, one for each option."""
+    """Return the option names, one for each option of the command's own."""
     return {action.option_strings[0] for action in parser._actions
-            if action.option_strings and action.dest != 'help'}
+            if action.option_strings
+            and action.dest not in ('help', 'format', 'column')}
 
 
 class TestHelp(base.BaseTestCase):
@@ -66,6 +68,21 @@ class TestHelp(base.BaseTestCase):
             synopsis = said[name].strip().partition('\n\n')[0]
             self.assertEqual(options(parser), set(
                 re.findall('``(--[a-z-]+)``', synopsis)), name)
+            columns = parser.get_default('columns')
+            self.assertEqual(
+                [[*either.names] for either in columns.either]
+                if columns else [],
+                [re.findall('``([a-z_]+)``', line) for line in re.findall(
+                    r'(?ms)^Columns\b[^:]*:(.+?)\.$', said[name])], name)
+
+
+class TestLog(base.BaseTestCase):
+
+    def test_does_nothing_to_a_terminal(self):
+        record = logging.LogRecord('ours', logging.ERROR, '', 1,
+                                   'image %s\nfailed', ('a\x1b[2J',), None)
+        self.assertEqual('image a\\x1b[2J\nfailed',
+                         main._Formatter('%(message)s').format(record))
 
 
 class TestProcess(base.BaseTestCase):

@@ -187,18 +187,3 @@ class _Kept:
     def __init__(self, target):
         self.name, self.home = target.name, target.home
         self.keeps = cluster.Cluster(target).keeps_records
-
-
-class TestOutput(base.BaseTestCase):
-
-    def test_table(self):
-        self.assertEqual('A   LONG\nxy  -\n-   0', output.table(
-            ('a', 'long'), [['xy', None], ['', 0]]))
-
-    def test_what_users_wrote_does_nothing_to_the_terminal(self):
-        self.assertEqual('A\na\\x1b[2J\\nb\u00e9', output.table(
-            ('a',), [['a\x1b[2J\nb\u00e9']]))
-
-    def test_size(self):
-        self.assertEqual(['-', '0 B', '1023 B', '1.0 KiB', '1.5 GiB'], [
-            output.size(count) for count in (None, 0, 1023, 1024, 3 << 29)])

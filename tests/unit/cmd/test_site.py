@@ -80,7 +80,7 @@ class TestSite(base.BaseTestCase):
         self.identities.accept.side_effect = errors.Unreachable(
             'edge', 'no answer', 'look')
         status, output = self.run_command('accept', 'edge')
-        self.assertEqual(1, status)
+        self.assertEqual(3, status)
         self.assertIn('no answer', output)
 
     def run_for_json(self, *argv):
@@ -109,7 +109,7 @@ class TestSite(base.BaseTestCase):
         self.identities.accept.side_effect = errors.Unreachable(
             'edge', 'no answer', 'look')
         self.assertEqual(
-            (1, {'store': 'edge', 'fsid': None, 'before': None,
+            (3, {'store': 'edge', 'fsid': None, 'before': None,
                  'error': 'store edge: no answer; look'}),
             self.run_for_json('accept', 'edge'))
 

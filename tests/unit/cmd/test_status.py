@@ -324,7 +324,7 @@ class TestStatus(CommandTestCase):
     def test_database_that_does_not_answer(self):
         self.snapshot = inventory.DatabaseUnavailable('no way')
         code, _out, err = self.run_command('status')
-        self.assertEqual(output.Exit.WRONG, code)
+        self.assertEqual(output.Exit.UNABLE, code)
         self.assertIn('no way', err)
 
 

@@ -55,8 +55,8 @@ class TestValidate(base.BaseTestCase):
             self.useFixture(fixtures.MonkeyPatch(
                 'glance_dcn.cmd.validate.' + name, value))
         args = types.SimpleNamespace(
-            format='json', debug=False, size=2, timeout=1, compute_user=None,
-            compute_pool=None)
+            format='json', column=[], columns=validate._COLUMNS, debug=False,
+            size=2, timeout=1, compute_user=None, compute_pool=None)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             status = validate.run(args)
