@@ -36,6 +36,8 @@ _PROGRAM = 'usr/bin/glance-dcn'
 _ELSEWHERE = re.compile(
     r'usr/bin/glance-dcn'
     r'|usr/share/man/man1/glance-dcn\.1(\.gz)?'
+    r'|usr/share/man/man5/glance-dcn-sites\.5(\.gz)?'
+    r'|usr/share/bash-completion/completions/glance-dcn'
     r'|usr/share/(doc|licenses)/python3?-glance-dcn[^/]*/.+'
     r'|var/lib/rpm/.+')
 # What other packages have to provide besides those of requirements.txt.

@@ -14,6 +14,8 @@
 
 import os
 
+from docutils import nodes
+
 project = 'glance-dcn'
 copyright = 'OpenStack contributors'
 extensions = [
@@ -38,4 +40,18 @@ config_generator_config_file = os.path.join(
 man_pages = [
     ('cli/index', 'glance-dcn', 'shows how the sites of Glance are',
      'OpenStack', 1),
+    ('configuration/sites-file', 'glance-dcn-sites',
+     'the file that says which sites Glance has', 'OpenStack', 5),
 ]
+
+
+def setup(app):
+    """Have manual pages name other pages, which cannot be followed there."""
+    app.connect('doctree-resolved', _unlink)
+
+
+def _unlink(app, doctree, _name):
+    if app.builder.name == 'man':
+        for node in [*doctree.findall(nodes.reference)]:
+            if node.get('internal'):
+                node.replace_self(node.children)

@@ -12,14 +12,21 @@
 
 """The guide and the release notes are built without a warning."""
 
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import fixtures
 from oslotest import base
 
+from glance_dcn.cmd import main
+from tests.unit.cmd import test_main
+
 _ROOT = pathlib.Path(__file__).parents[3]
+# As terminals show bold letters, or underlined ones.
+_OVERSTRUCK = re.compile('.\b')
 
 
 class DocsTest(base.BaseTestCase):
@@ -41,10 +48,32 @@ class DocsTest(base.BaseTestCase):
         options = (built / 'configuration' / 'options.html').read_text()
         self.assertIn('rbd_store_ceph_conf', options)
 
-    def test_manual_page(self):
+    def read(self, page):
+        """Return a manual page as those see it who read it."""
+        done = subprocess.run(
+            ['man', '--warnings', '--local-file', str(page)], check=True,
+            text=True, capture_output=True, timeout=60,
+            env=dict(os.environ, LC_ALL='C.UTF-8', MANWIDTH='79',
+                     MANROFFOPT='-c'))
+        # Of troff.
+        self.assertEqual('', done.stderr)
+        return _OVERSTRUCK.sub('', done.stdout)
+
+    def test_manual_pages(self):
         built = self.build('man', 'doc/source')
-        page = (built / 'glance-dcn.1').read_text()
-        self.assertIn('.SH SYNOPSIS', page)
+        self.assertEqual(['glance-dcn-sites.5', 'glance-dcn.1'], sorted(
+            path.name for path in built.iterdir()))
+        text = self.read(built / 'glance-dcn.1')
+        for heading in ('NAME', 'SYNOPSIS', 'OUTPUT', 'COMMANDS',
+                        'EXIT STATUS', 'EXAMPLES', 'FILES', 'ENVIRONMENT'):
+            self.assertRegex(text, '(?m)^%s$' % heading)
+        self.assertIn('glance-dcn - shows how the sites', text)
+        for name, _parser in test_main.commands(main._parser()):
+            self.assertRegex(text, '(?m)^   %s$' % name)
+        text = self.read(built / 'glance-dcn-sites.5')
+        self.assertIn('glance-dcn-sites - the file that says', text)
+        # Of references to pages that are not there.
+        self.assertNotIn('<>', text)
 
     def test_release_notes(self):
         built = self.build('html', 'releasenotes/source')

@@ -88,10 +88,20 @@ class RpmTest(base.BaseTestCase):
         self.package()
         self.assertEqual(self.before, self.changes())
 
-    def test_has_a_manual_page(self):
-        page = next(self.install().glob('usr/share/man/man1/glance-dcn.1*'))
-        shown = run('gzip', '--decompress', '--stdout', '--force', str(page))
-        self.assertIn('glance\\-dcn', shown.stdout)
+    def test_has_manual_pages(self):
+        root = self.install()
+        for name in ('man1/glance-dcn.1', 'man5/glance-dcn-sites.5'):
+            page, = (root / 'usr/share/man').glob(name + '*')
+            shown = run('man', '--local-file', str(page))
+            self.assertEqual(0, shown.returncode, shown.stdout)
+            self.assertIn(name[5:-2] + ' - ', shown.stdout)
+
+    def test_has_a_completion_for_bash(self):
+        path = self.install() / 'usr/share/bash-completion/completions'
+        done = run('bash', '--norc', '-c', 'source "$1" && complete -p '
+                   'glance-dcn', 'bash', str(path / 'glance-dcn'))
+        self.assertEqual((0, 'complete -F _glance_dcn glance-dcn\n'),
+                         (done.returncode, done.stdout))
 
     def test_the_check_finds_what_is_wrong(self):
         root = self.install()
