@@ -40,6 +40,13 @@ Writes what the nodes of a site need, out of the sites file:
             and Keystone, stays as it is
   tripleo   environment files for "openstack overcloud deploy" of the site's
             stack: glance.yaml, ceph_external.yaml, ceph_keys.yaml
+  kolla     for the folder of a site's kolla-ansible, /etc/kolla:
+            globals.d/glance-dcn.yml, and in config/glance
+            glance-image-import.conf and the files of each cluster
+  openstack-ansible
+            for the folder of a site's openstack-ansible,
+            /etc/openstack_deploy: user_zz_glance_dcn.yml, and in glance-dcn
+            the files of each cluster
   operator  a kustomize overlay for the OpenStackControlPlane, with the
             GlanceAPIs of all the sites that are named, and their secrets
 
@@ -51,7 +58,8 @@ FILE.bak.1 where FILE.bak is not of a rendered file. Files that are not
 rendered are left alone, and so is what others have written into conf files
 and keyrings of clusters, with owner, group and mode of these. A file that
 would lose a section that others have written is refused, and so is a conf
-file with such sections that is of another cluster; nothing is written then.
+file with such sections that is of another cluster, and a file of variables
+that would replace what others have in theirs; nothing is written then.
 """
 _RENDER_END = """\
 examples:
@@ -63,14 +71,17 @@ examples:
       What that would write.
   glance-dcn config render --all --as tripleo --output ~/stacks
       The environment files of every stack, each in ~/stacks/SITE.
+  glance-dcn config render --site central --as kolla --output /etc/kolla
+      What kolla-ansible takes for Glance at central, with the next
+      "kolla-ansible reconfigure --tags glance".
   glance-dcn config render --all --as operator --output overlay
       One overlay; "oc kustomize overlay" shows what it makes of ../base.
 
 exit status:
   0  done
   2  wrong arguments, something wrong in the sites file, a file that would
-     lose a section, or one of another cluster: nothing is written; or a
-     file cannot be written
+     lose or replace what others have written, or one of another cluster:
+     nothing is written; or a file cannot be written
 """
 _DIFF = """\
 Compares what the sites file says with a running node, or with what it said
@@ -189,14 +200,20 @@ def _contradictions(folder: str,
     """Return notes of what the files of deployers say otherwise."""
     found = []
     for _rendering, file in placed:
+        path = os.path.join(folder, file.path)
         above, name = os.path.split(os.path.dirname(file.path))
         if name == 'glance-api.conf.d':
             found += ['%s says %s otherwise; take it out there, for a Glance '
                       'that is started with --config-file reads that file '
-                      'last' % (os.path.join(folder, path), option)
-                      for path, option in diff.contradicted(
-                          file, folder, [os.path.join(above, other)
-                                         for other in _DEPLOYERS])]
+                      'last' % (os.path.join(folder, other), option)
+                      for other, option in diff.contradicted(
+                          file, folder, [os.path.join(above, deployers)
+                                         for deployers in _DEPLOYERS])]
+        if file.kind is files.Kind.VARIABLES:
+            found += ['%s of %s does not count any more; that of %s does'
+                      % (variable, other, path) for other, variables
+                      in files.other_variables(path, file).items()
+                      for variable in sorted(variables)]
     return found
 
 

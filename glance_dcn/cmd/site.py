@@ -294,6 +294,9 @@ def _register_import(commands: output.Subparsers) -> None:
                         help='output of "openstack overcloud export ceph"')
     parser.add_argument('--pool', default='images', metavar='POOL',
                         help='pool of the images (%(default)s)')
+    parser.add_argument('--store', metavar='STORE',
+                        help='name of its store, if images are there under '
+                             'another one than that of the site')
     parser.add_argument('--central', action='store_true',
                         help='it is the central site')
     parser.add_argument('--worker', action='append', default=[],
@@ -429,9 +432,10 @@ def _of_export(args: argparse.Namespace) -> tuple[list[_Entry], list[_Key]]:
     if not clusters:
         raise output.Failed('%s has no cluster %s'
                             % (args.export, args.name or ''))
-    if len(clusters) > 1 and (args.central or args.worker):
+    if len(clusters) > 1 and (args.central or args.worker or args.store):
         raise output.Failed('%s has several clusters; name the one that '
-                            '--central or --worker is for' % args.export)
+                            '--central, --worker or --store is for'
+                            % args.export)
     entries: list[_Entry] = []
     keys: list[_Key] = []
     for found in clusters:
@@ -451,6 +455,8 @@ def _entry(args: argparse.Namespace, name: str, fsid: str, mons: list[str],
            user: str, keyring: str | None,
            pools: tuple[str, ...] = ()) -> _Entry:
     found: _Entry = {'name': name}
+    if args.store:
+        found['store'] = args.store
     if args.central:
         found['central'] = True
     found['cluster'] = {'fsid': fsid, 'mons': mons, 'user': user}

@@ -174,7 +174,7 @@ def _details(old: str, new: str, kind: files.Kind, secrets: tuple[str, ...],
     """
     if old == new:
         return []
-    if kind is files.Kind.TEXT:
+    if kind in (files.Kind.TEXT, files.Kind.VARIABLES):
         return _lines(old, new, secrets)
     before, after = _sections(old), _sections(new) or {}
     if before is None:

@@ -32,6 +32,7 @@ from glance_dcn.deploy import sitesfile
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterable
+    from collections.abc import Mapping
     from collections.abc import Sequence
 
 #: Values by section and option.
@@ -53,6 +54,9 @@ _RENDERED = frozenset((
     'paste_deploy'))
 # Options that every section of a store has.
 _STORE_OPTION = re.compile(r'^rbd_store_\w+[ \t]*[=:]', re.MULTILINE)
+# The name of any option, and that of a variable of ansible.
+_OPTION = re.compile(r'^([A-Za-z0-9_]\S*?)[ \t]*[=:]', re.MULTILINE)
+_VARIABLE = re.compile(r'^([A-Za-z_]\w*)[ \t]*:', re.MULTILINE)
 _ACL = 'system.posix_acl_access'
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 
@@ -61,8 +65,10 @@ class Kind(enum.Enum):
     """Contents of a file."""
 
     CONF = 'sections of options'
+    SHARED = 'those of a file that a deployer may have, too'
     SITE = 'those of a file of sites_dir'
     CEPH = 'options or keys of a cluster, in which others may have a part'
+    VARIABLES = 'variables of ansible, which reads others of the folder too'
     TEXT = 'anything else'
 
 
@@ -89,6 +95,8 @@ class File:
 
     :ivar path: relative to the folder it is written to
     :ivar secrets: texts in it that are never shown
+    :ivar shared: of Kind.VARIABLES, those that no other file may have, and
+        the names under which they are taken into this one
     """
 
     path: str
@@ -96,6 +104,7 @@ class File:
     mode: int = OPEN
     secrets: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     kind: Kind = Kind.CONF
+    shared: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +233,9 @@ def _merged(path: str, file: File) -> str:
 
     :raises Error: if that cannot be told, or would be lost
     """
+    if file.kind is Kind.VARIABLES:
+        _check_variables(path, file)
+        return file.text
     if file.kind is Kind.TEXT or not os.path.isfile(path):
         return file.text
     try:
@@ -238,6 +250,8 @@ def _merged(path: str, file: File) -> str:
         # Of what was rendered, the sections of sites that are gone may go.
         lost = {name for name in lost - _RENDERED
                 if not _STORE_OPTION.search(_sections(before)[name])}
+    elif not lost and file.kind is Kind.SHARED:
+        _check_options(path, _sections(before), _sections(file.text))
     if lost:
         raise Error('%s is not written over: it has %s, which is not '
                     'rendered and would be lost; move the file away, or that '
@@ -252,6 +266,63 @@ def _sections(text: str) -> dict[str, str]:
     for name, body in zip(parts[::2], parts[1::2]):
         found[name] = found.get(name, '') + body
     return found
+
+
+def _check_options(path: str, before: dict[str, str],
+                   after: dict[str, str]) -> None:
+    """Raise Error if an option that others have written would be lost."""
+    lost = ['[%s] %s' % (name, option) for name, body in sorted(before.items())
+            for option in dict.fromkeys(_OPTION.findall(body))
+            if option not in _OPTION.findall(after[name])]
+    if lost:
+        raise Error('%s is not written over: it has %s, which is not '
+                    'rendered and would be lost; write it under "glance:" of '
+                    'the sites file, and move the file away'
+                    % (path, ', '.join(lost)))
+
+
+def _check_variables(path: str, file: File) -> None:
+    """Raise Error if other files of variables and this one do not agree."""
+    try:
+        others = other_variables(path, file)
+    except sitesfile.Mistake as exc:
+        raise Error('%s is not written: %s' % (path, exc)) from None
+    for other, names in others.items():
+        for name in file.shared.keys() & names:
+            raise Error('%s is not written: it would replace %s of %s; call '
+                        'that %s, which is taken into it'
+                        % (path, name, other, file.shared[name]))
+        if os.path.dirname(other) == os.path.dirname(path) and other > path:
+            raise Error('%s is not written: %s, which is read after it, has '
+                        '%s; take that out there'
+                        % (path, other, ', '.join(sorted(names))))
+
+
+def other_variables(path: str, file: File) -> dict[str, set[str]]:
+    """Return which variables of a file other files have, too.
+
+    :param path: of the file of Kind.VARIABLES; those beside it are read, and
+        kolla-ansible's globals.yml
+    :returns: names of variables by path
+    :raises sitesfile.Mistake: if one of them cannot be read
+    """
+    folder, own = os.path.split(path)
+    # openstack-ansible has other files there as well.
+    start = 'user_' if own.startswith('user_') else ''
+    try:
+        found = [os.path.join(folder, name)
+                 for name in sorted(os.listdir(folder))
+                 if name.startswith(start) and name.endswith('.yml')
+                 and name != own]
+    except OSError:
+        found = []
+    above = os.path.join(os.path.dirname(folder), 'globals.yml')
+    if not start and os.path.exists(above):
+        found.insert(0, above)
+    ours = set(_VARIABLE.findall(file.text))
+    names = {other: ours & set(_VARIABLE.findall(sitesfile.read(other)))
+             for other in found}
+    return {other: common for other, common in names.items() if common}
 
 
 def _merged_ceph(path: str, file: File) -> str:

@@ -14,8 +14,8 @@
 """Rendering a deployment, in one of several forms.
 
 As files of nodes, in /etc/glance and /etc/ceph, here; as environment files of
-TripleO and as overlays for the operators on Kubernetes by modules of their
-own.
+TripleO, as variables and files of kolla-ansible and openstack-ansible, and as
+overlays for the operators on Kubernetes by modules of their own.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import collections
 import dataclasses
 import urllib.parse
 
+from glance_dcn.deploy import ansible
 from glance_dcn.deploy import files
 from glance_dcn.deploy import model
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import stores
 from glance_dcn.deploy import tripleo
 
-KINDS = ('plain', 'tripleo', 'operator')
+KINDS = ('plain', 'kolla', 'openstack-ansible', 'tripleo', 'operator')
 
 
 def render(deployment: model.Deployment, sites: list[model.Site],
@@ -46,7 +47,9 @@ def render(deployment: model.Deployment, sites: list[model.Site],
     """
     if kind == 'operator':
         return [('', found) for found in operator.render(deployment, sites)]
-    one = plain if kind == 'plain' else tripleo.render
+    one = {'plain': plain, 'kolla': ansible.kolla,
+           'openstack-ansible': ansible.openstack_ansible,
+           'tripleo': tripleo.render}[kind]
     several = len(sites) > 1
     return [(''.join(part + '/' for part in (
         rendering.site if several else '', rendering.node) if part), rendering)

@@ -17,6 +17,7 @@ import json
 import os
 
 from glance_dcn.cmd import main
+from glance_dcn.deploy import render
 from tests.unit.deploy import base
 
 
@@ -89,6 +90,8 @@ class TestRender(CommandTestCase):
     def test_all(self):
         for kind, found in (
                 ('plain', 'central/10.0.0.11/' + _API),
+                ('kolla', 'dcn1/globals.d/glance-dcn.yml'),
+                ('openstack-ansible', 'dcn1/user_zz_glance_dcn.yml'),
                 ('tripleo', 'dcn1/glance.yaml'),
                 ('operator', 'kustomization.yaml')):
             self.assertEqual(0, self.render('--all', kind=kind), self.err)
@@ -98,6 +101,14 @@ class TestRender(CommandTestCase):
         self.render('--site', 'dcn0', kind='tripleo')
         self.assertIn('Note: [database] is left to the parameters of TripleO',
                       self.out)
+
+    def test_variables_that_do_not_count_any_more(self):
+        self.output.mkdir()
+        path = self.output / 'globals.yml'
+        path.write_text('x: 1\nglance_ceph_backends: [a]\n')
+        self.assertEqual(0, self.render('--site', 'dcn0', kind='kolla'))
+        self.assertIn('Note: glance_ceph_backends of %s does not count any '
+                      'more' % path, self.out)
 
     def test_dry_run(self):
         self.assertEqual(0, self.render('--site', 'dcn0', '--dry-run'))
@@ -218,7 +229,7 @@ class TestRender(CommandTestCase):
             'from_central: {key: {file: guests')
         self.path.write_text(before + found.replace('guests', 'absent')
                              + after)
-        for kind in ('plain', 'tripleo', 'operator'):
+        for kind in render.KINDS:
             self.assertEqual(2, self.render('--all', kind=kind))
             self.assertIn('sites.yaml:29: ', self.err)
             self.assertFalse(self.output.exists())
@@ -276,7 +287,7 @@ class TestDiff(CommandTestCase):
             ('far', ''): [entry for entry in new('far')
                           if not entry[1].startswith('dcn1')],
         }, changed)
-        for kind in ('tripleo', 'operator'):
+        for kind in render.KINDS[1:]:
             self.assertEqual(1, self.diff('--from', old, '--as', kind,
                                           '--site', 'central'))
             self.assertIn('dcn1', self.out)

@@ -71,6 +71,15 @@ class TestManySites(base.SitesFileTestCase):
                          *('ceph/' + name for name in self.ceph(number))]
         }, self.written('plain'))
 
+    def test_kolla(self):
+        self.assertEqual({
+            'site%d/%s' % (number, name) for number in range(_SITES)
+            for name in ('globals.d/glance-dcn.yml',
+                         'config/glance/glance-image-import.conf',
+                         *('config/glance/' + name
+                           for name in self.ceph(number)))
+        }, self.written('kolla'))
+
     def test_tripleo(self):
         self.assertEqual({
             'site%d/%s.yaml' % (number, name) for number in range(_SITES)

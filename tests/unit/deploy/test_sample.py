@@ -21,6 +21,7 @@ from oslo_db import options as db_options
 from oslotest import base
 import yaml
 
+from glance_dcn.deploy import ansible
 from glance_dcn.deploy import files
 from glance_dcn.deploy import load
 from glance_dcn.deploy import render
@@ -104,6 +105,20 @@ class TestSample(base.BaseTestCase):
         texts = {file.path: file.text for file in rendering.files}
         if kind == 'plain':
             return texts['etc/glance/glance-api.conf.d/glance-dcn.conf']
+        if kind == 'kolla':
+            found = yaml.safe_load(texts['globals.d/glance-dcn.yml'])
+            return _stores(found['glance_ceph_backends']) + texts[
+                'config/glance/glance-image-import.conf']
+        if kind == 'openstack-ansible':
+            found = yaml.safe_load(texts[ansible.VARIABLES])
+            known = [found['glance_default_store'],
+                     *found['glance_dcn_stores']]
+            return _stores(known) + ''.join(
+                '[%s]\n%s\n' % (name, '\n'.join(
+                    '%s = %s' % item for item in section.items()))
+                for name, section in (
+                    *found['glance_dcn_options'].items(),
+                    *((each['name'], each['config']) for each in known)))
         found = yaml.safe_load(texts['glance.yaml'])
         if kind == 'operator':
             return found['spec']['glance']['template']['glanceAPIs'][site][
@@ -141,7 +156,7 @@ class TestSample(base.BaseTestCase):
         begin = text.index('glance:\n  DEFAULT')
         self.path.write_text(text[:begin] + _GIVEN
                              + text[text.index('\nsites:'):])
-        for kind in ('tripleo', 'operator'):
+        for kind in render.KINDS[1:]:
             self.assertMerged(kind, 'dcn0')
 
     def test_written_and_again(self):
@@ -153,6 +168,14 @@ class TestSample(base.BaseTestCase):
                 self.assertEqual({state}, {
                     written.state for written in files.write(
                         self.folder / kind, made)})
+
+
+def _stores(known):
+    """Return what the templates of roles make of a list of stores."""
+    return ('[DEFAULT]\nenabled_backends = %s\n'
+            '[glance_store]\ndefault_backend = %s\n' % (
+                ', '.join('%(name)s:%(type)s' % each for each in known),
+                known[0]['name']))
 
 
 def _value(conf, group, option):
