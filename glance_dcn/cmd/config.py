@@ -45,8 +45,8 @@ Writes what the nodes of a site need, out of the sites file:
             glance-image-import.conf and the files of each cluster
   openstack-ansible
             for the folder of a site's openstack-ansible,
-            /etc/openstack_deploy: user_zz_glance_dcn.yml, and in glance-dcn
-            the files of each cluster
+            /etc/openstack_deploy: user_zz_glance_dcn.yml, and in
+            glance-dcn/SITE the files of each cluster
   operator  a kustomize overlay for the OpenStackControlPlane, with the
             GlanceAPIs of all the sites that are named, and their secrets
 

@@ -34,8 +34,8 @@ from glance_dcn.deploy import stores
 # Both have them there, in the container too.
 _CEPH = '/etc/ceph'
 _STATE = '/var/lib/glance'
-#: Folder of files for openstack-ansible to copy, beside its variables.
-FILES = 'glance-dcn'
+# Folder of files for openstack-ansible to copy, beside its variables.
+_FILES = 'glance-dcn'
 #: Name of its variables: of those of users, the last one that is read counts.
 VARIABLES = 'user_zz_glance_dcn.yml'
 # Variables that a deployer may have with a content of its own, and those that
@@ -98,6 +98,8 @@ def openstack_ansible(deployment: model.Deployment,
                 'another name (cluster: name)' % other.name)
     sections, notes = _sections(deployment, site, 'openstack-ansible')
     default, *others = (_backend(other) for other in known)
+    # Sites of one inventory have their files beside each other.
+    folder = '%s/%s' % (_FILES, site.name)
     variables: dict[str, typing.Any] = {
         'glance_default_store': default,
         'glance_dcn_stores': others,
@@ -117,7 +119,7 @@ def openstack_ansible(deployment: model.Deployment,
             ' recursive=True) }}' % _OPTIONS,
         'glance_dcn_files':
             "{{ lookup('env', 'OSA_CONFIG_DIR')"
-            " | default('/etc/openstack_deploy', true) }}/" + FILES,
+            " | default('/etc/openstack_deploy', true) }}/" + folder,
         'glance_dcn_ceph_confs': [_extra_conf(other) for other in known],
         # The keys are for hosts of Glance alone.
         'ceph_extra_confs':
@@ -135,7 +137,7 @@ def openstack_ansible(deployment: model.Deployment,
     return [files.Rendering(site.name, '', [
         files.File(VARIABLES, files.yaml_file(variables),
                    kind=files.Kind.VARIABLES, shared=_SHARED),
-        *_ceph_files(known, FILES)], notes)]
+        *_ceph_files(known, folder)], notes)]
 
 
 def _sections(deployment: model.Deployment, site: model.Site,

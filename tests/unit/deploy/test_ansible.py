@@ -201,7 +201,9 @@ class TestOpenstackAnsible(AnsibleTestCase):
         for each in found['glance_dcn_ceph_confs']:
             for key in ('src', 'keyring_src'):
                 self.assertIn(each[key].replace('{{ glance_dcn_files }}',
-                                                ansible.FILES), texts)
+                                                'glance-dcn/central'), texts)
+        self.assertTrue(found['glance_dcn_files'].endswith(
+            '/glance-dcn/central'))
         self.assertNotIn(base.KEY, texts[ansible.VARIABLES])
 
     def test_cache(self):
