@@ -84,10 +84,11 @@ def put_later(ioctx: rados.Ioctx, name: str,
 
 
 def swap(ioctx: rados.Ioctx, name: str, key: str, before: str | None,
-         after: str) -> bool:
+         after: str, others: Mapping[str, str] | None = None) -> bool:
     """Write a record, if it is still what it was.
 
     :param before: its text until now; None: there is none
+    :param others: further records that are written then, over earlier ones
     :returns: whether it was written
     :raises Error: if the cluster refuses
     """
@@ -99,7 +100,9 @@ def swap(ioctx: rados.Ioctx, name: str, key: str, before: str | None,
     with rados.WriteOpCtx() as op:
         # What is not there is as good as empty.
         op.omap_cmp(key, before or '', _EQUAL)
-        ioctx.set_omap(op, (key,), (after.encode(),))
+        texts = {key: after, **(others or {})}
+        ioctx.set_omap(op, tuple(texts),
+                       tuple(text.encode() for text in texts.values()))
         return _if_matching(ioctx, op, name)
 
 

@@ -34,10 +34,11 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
-Gives the figures of "glance-dcn status" in Prometheus's text format: once, to
-the terminal or to a file for node_exporter's textfile collector, or again and
-again at an HTTP endpoint. The figures are those of the whole deployment: one
-node, central's say, is enough.
+Gives the figures of "glance-dcn status" in Prometheus's text format, and what
+Glance's processes have counted: once, to the terminal or to a file for
+node_exporter's textfile collector, or again and again at an HTTP endpoint.
+Sites and images are those of the whole deployment: one node, central's say, is
+enough. Counts and tasks are those of the Glances with this node's home.
 """
 _EPILOG = """\
 examples:

@@ -52,6 +52,7 @@ from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import transfer
 from glance_dcn.runtime import native
 from glance_dcn.sites import existing
+from glance_dcn.sites import figures
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import limits
 from glance_dcn.sites import sources as sources_
@@ -225,10 +226,13 @@ class Copy:
 
     def _run(self) -> None:
         reasons: dict[str, Exception] = {}
+        failed: sites_.Site | None = None
         for number, source in enumerate(self._sources):
             if source.site.name in reasons:
                 # It failed already when it was to continue a copy.
                 continue
+            if failed is not None:
+                failed.limits.meter.retry(figures.Operation.READ)
             self._failover = sources_.SourceFailover(
                 self._image, self._sources[number:])
             try:
@@ -238,6 +242,9 @@ class Copy:
                         self._settle(until_waiting=True)
                 return
             except _SourceFailed as exc:
+                failed = source.site
+                if failed.name not in self._failover.failed:
+                    failed.limits.meter.error(exc.reason)
                 reasons.update(self._failover.failed)
                 reasons.setdefault(source.site.name, exc.reason)
                 LOG.warning('Image %(image)s cannot be copied from store '
@@ -476,6 +483,7 @@ class Copy:
         for target, withdrawn in ended:
             # If it could not be opened at all, it would not be the next time.
             if withdrawn and target.error is None:
+                target.site.limits.meter.retry(figures.Operation.WRITE)
                 self._waves.put_back(target)
             else:
                 noted.append(target)

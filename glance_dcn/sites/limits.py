@@ -32,6 +32,7 @@ import typing
 from glance_dcn.engine import pacing
 from glance_dcn.runtime import native
 from glance_dcn.runtime import process
+from glance_dcn.sites import figures
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,10 +60,12 @@ class Limits:
 
     :ivar bandwidth: MiB per second in each direction; 0: no limit
     :ivar max_transfers: transfers at the same time; 0: no limit
+    :ivar meter: counts what transfers do there
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.meter = figures.Meter()
         self.bandwidth: float = 0
         self.max_transfers = 0
         self._use = process.ForkLocal(lambda: _Use(self.bandwidth))
@@ -158,6 +161,15 @@ class TransferScheduler:
         # setdefault is one step: no two threads get different ones.
         return self._limits.setdefault(name, Limits(name))
 
+    def measure(self) -> list[figures.Figures]:
+        """Return the figures of this process, of all its sites."""
+        awaited = collections.Counter(
+            one.name for waiter in list(self._queue.get().waiting)
+            for one in waiter.wanted if one.full)
+        return [figures.Figures(one.name, one.meter.counts(), one.running,
+                                awaited[one.name])
+                for one in list(self._limits.values())]
+
     @contextlib.contextmanager
     def slots(self, wanted: Iterable[Limits], waiting: _Waiting,
               interval: float) -> Iterator[None]:
@@ -237,6 +249,7 @@ class TransferScheduler:
             queue.remove(waiter)
             for one in waiter.wanted:
                 one.count(1)
+                one.meter.count(figures.TRANSFERS)
             for other in passed:
                 other.overtaken += bool(other.wanted & waiter.wanted)
             waiter.called.put(True)

@@ -487,7 +487,7 @@ class Site:
         return rbd_backend.RBD(
             ioctx, image, name='%s: %s/%s' % (self.name, self.pool, image),
             hold=functools.partial(self.connection.hold, ioctx),
-            cluster=self.connection, **options)
+            cluster=self.connection, meter=self.limits.meter, **options)
 
     def remember(self, ioctx: rados.Ioctx, image: str, image_id: str | None,
                  record: records.Record) -> None:

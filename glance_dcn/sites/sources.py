@@ -47,6 +47,7 @@ from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.engine import stream
 from glance_dcn.runtime import native
+from glance_dcn.sites import figures
 from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
@@ -200,7 +201,8 @@ class SourceFailover:
 
         :returns: None if there is none
         """
-        if self.source.site.name not in self.failed:
+        failed = self.source.site
+        if failed.name not in self.failed:
             self._set_failed(error)
         if self.record is None:
             return None
@@ -218,6 +220,7 @@ class SourceFailover:
                 self._set_failed(exc)
                 continue
             if endpoint is not None:
+                failed.limits.meter.retry(figures.Operation.READ)
                 LOG.warning('Reading of image %(image)s goes on from store '
                             '%(store)s', {'image': source.image,
                                           'store': source.site.name})
@@ -245,6 +248,7 @@ class SourceFailover:
     def _set_failed(self, error: Exception) -> None:
         source = self.source
         self.failed[source.site.name] = error
+        source.site.limits.meter.error(error)
         source.site.failed(error)
         LOG.warning('Image %(image)s cannot be read from store %(store)s: '
                     '%(error)s', {'image': source.image,

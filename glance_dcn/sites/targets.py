@@ -117,7 +117,7 @@ class Target:
             self._begin()
         except existing.Refused as exc:
             self.fail(errors.Misconfigured(
-                self.site.name, 'it cannot take the image', str(exc)))
+                self.site.name, 'it cannot take the image', str(exc)), exc)
         except Exception as exc:
             self.fail(exc)
 
@@ -207,8 +207,13 @@ class Target:
         """Record that Glance is told of the image from here on."""
         self._told = True
 
-    def fail(self, error: BaseException) -> None:
-        """Record the error and stop writing to this target."""
+    def fail(self, error: BaseException,
+             cause: BaseException | None = None) -> None:
+        """Record the error and stop writing to this target.
+
+        :param cause: what it is counted by, if that is another
+        """
+        self.site.limits.meter.error(cause or error)
         LOG.error('Image %(image)s was not copied to store %(store)s: '
                   '%(error)s', {'image': self.image,
                                 'store': self.site.name, 'error': error})

@@ -24,6 +24,8 @@ import prometheus_client
 from prometheus_client import core
 
 from glance_dcn.ceph import health
+from glance_dcn.ceph import record_format
+from glance_dcn.sites import figures
 from glance_dcn.status import poll
 from glance_dcn.status import snapshot as snapshots
 from glance_dcn.tasks import task as tasks
@@ -33,40 +35,92 @@ if typing.TYPE_CHECKING:
     from collections.abc import Iterable
 
 _ACTIONS = [action.value for action in tasks.Action]
+# Workers that are shown at most, and characters of a host's name.
+_WORKERS, _HOST = 500, 64
 
-#: Help and labels of each metric, by its name.
+
+class Metric(typing.NamedTuple):
+    """What Prometheus is told of a metric.
+
+    :ivar kind: ``gauge``, or ``counter``, which goes up only, but for when it
+        begins again at 0
+    """
+
+    kind: str
+    text: str
+    labels: tuple[str, ...] = ()
+
+
+def _gauge(text: str, *labels: str) -> Metric:
+    return Metric('gauge', text, labels)
+
+
+def _counter(text: str, *labels: str) -> Metric:
+    return Metric('counter', text, labels)
+
+
+#: By name. Each label has few values: sites, workers, states and reasons, and
+#: never images.
 METRICS = {
-    'glance_dcn_site_up':
-        ('Whether the cluster of the site serves I/O, and Glance uses it',
-         ('site',)),
-    'glance_dcn_site_info':
-        ('State and fsid of the site; always 1', ('site', 'state', 'fsid')),
-    'glance_dcn_site_round_trip_seconds':
-        ('Seconds that the smallest question to the site takes', ('site',)),
-    'glance_dcn_site_size_bytes':
-        ('Bytes that the cluster of the site has', ('site',)),
-    'glance_dcn_site_free_bytes':
-        ('Bytes that are free in the cluster of the site', ('site',)),
-    'glance_dcn_site_tasks':
-        ('Deferred tasks for the site', ('site', 'action')),
-    'glance_dcn_site_images':
-        ('Active images by how they are at the site', ('site', 'state')),
-    'glance_dcn_site_images_bytes':
-        ('Virtual bytes of the images that the site has', ('site',)),
-    'glance_dcn_stray_images':
-        ('Active images in a store that this Glance had, and has no more',
-         ('store',)),
-    'glance_dcn_images':
-        ('Images by their status', ('status',)),
-    'glance_dcn_images_bytes':
-        ('Virtual bytes of all images, each counted once', ()),
-    'glance_dcn_transfers':
-        ('Imports and copies that go on', ()),
-    'glance_dcn_collection_duration_seconds':
-        ('Seconds that it took to find all this out', ()),
-    'glance_dcn_collection_timestamp_seconds':
-        ('When it was found out, in seconds since the epoch', ()),
+    'glance_dcn_site_up': _gauge(
+        'Whether the cluster of the site serves I/O, and Glance uses it',
+        'site'),
+    'glance_dcn_site_info': _gauge(
+        'State and fsid of the site; always 1', 'site', 'state', 'fsid'),
+    'glance_dcn_site_round_trip_seconds': _gauge(
+        'Seconds that the smallest question to the site takes', 'site'),
+    'glance_dcn_site_size_bytes': _gauge(
+        'Bytes that the cluster of the site has', 'site'),
+    'glance_dcn_site_free_bytes': _gauge(
+        'Bytes that are free in the cluster of the site', 'site'),
+    'glance_dcn_site_tasks': _gauge(
+        'Deferred tasks for the site', 'site', 'action'),
+    'glance_dcn_site_oldest_task_age_seconds': _gauge(
+        'Seconds since the oldest of these tasks was recorded; 0: there is '
+        'none', 'site', 'action'),
+    'glance_dcn_site_images': _gauge(
+        'Active images by how they are at the site', 'site', 'state'),
+    'glance_dcn_site_images_bytes': _gauge(
+        'Virtual bytes of the images that the site has', 'site'),
+    'glance_dcn_site_read_bytes_total': _counter(
+        'Bytes of images that the worker has read from the site',
+        'worker', 'site'),
+    'glance_dcn_site_written_bytes_total': _counter(
+        'Bytes of images that the worker has written to the site',
+        'worker', 'site'),
+    'glance_dcn_site_transfers_total': _counter(
+        'Uploads, downloads and waves of copies that have begun at the site',
+        'worker', 'site'),
+    'glance_dcn_site_retries_total': _counter(
+        'Further attempts after the site failed: reading from another site, '
+        'writing from the beginning, a task', 'worker', 'site', 'operation'),
+    'glance_dcn_site_errors_total': _counter(
+        'What failed at the site', 'worker', 'site', 'reason'),
+    'glance_dcn_site_slots_used': _gauge(
+        'Slots of the site that transfers of the worker have',
+        'worker', 'site'),
+    'glance_dcn_site_slots_awaited': _gauge(
+        'Transfers of the worker that wait for a slot of the site',
+        'worker', 'site'),
+    'glance_dcn_worker_heartbeats_total': _counter(
+        'Heartbeats that the leader of the worker has written',
+        'worker', 'host'),
+    'glance_dcn_task_runner_heartbeats_total': _counter(
+        'Renewals of the lease of the process that runs deferred tasks'),
+    'glance_dcn_stray_images': _gauge(
+        'Active images in a store that this Glance had, and has no more',
+        'store'),
+    'glance_dcn_images': _gauge('Images by their status', 'status'),
+    'glance_dcn_images_bytes': _gauge(
+        'Virtual bytes of all images, each counted once'),
+    'glance_dcn_transfers': _gauge('Imports and copies that go on'),
+    'glance_dcn_collection_duration_seconds': _gauge(
+        'Seconds that it took to find all this out'),
+    'glance_dcn_collection_timestamp_seconds': _gauge(
+        'When it was found out, in seconds since the epoch'),
 }
+_FAMILIES = {'gauge': core.GaugeMetricFamily,
+             'counter': core.CounterMetricFamily}
 
 
 class Collector:
@@ -74,10 +128,13 @@ class Collector:
 
     def __init__(self, snapshot: snapshots.Snapshot) -> None:
         self._families = {
-            name: core.GaugeMetricFamily(name, text, labels=labels)
-            for name, (text, labels) in METRICS.items()}
+            name: _FAMILIES[one.kind](name, one.text, labels=one.labels)
+            for name, one in METRICS.items()}
         for site in snapshot.sites:
             self._add_site(site, snapshot)
+        if snapshot.work is not None:
+            self._add_work(snapshot.work,
+                           {site.name for site in snapshot.sites})
         self._add_all(snapshot)
 
     def collect(self) -> list[core.Metric]:
@@ -100,9 +157,37 @@ class Collector:
             for action in _ACTIONS:
                 self._set('site_tasks', site.tasks.get(action, 0), name,
                           action)
+                self._set('site_oldest_task_age_seconds', max(
+                    0, snapshot.taken - site.oldest.get(
+                        action, snapshot.taken)), name, action)
         for state, number in snapshot.counts(site).items():
             self._set('site_images', number, name, state)
         self._set('site_images_bytes', snapshot.stored(site), name)
+
+    def _add_work(self, work: poll.Work, sites: set[str]) -> None:
+        """Add the figures of workers, for the sites that are known."""
+        self._set('task_runner_heartbeats_total', work.runner_beat)
+        for worker in work.workers[:_WORKERS]:
+            self._set('worker_heartbeats_total', worker.beat, worker.identity,
+                      record_format.printable(worker.host, _HOST))
+            for one in work.figures.get(worker.identity, ()):
+                if one.site in sites:
+                    self._add_figures(one, worker.identity, one.site)
+
+    def _add_figures(self, one: figures.Figures, *labels: str) -> None:
+        for name, key in (('read_bytes', figures.READ),
+                          ('written_bytes', figures.WRITTEN),
+                          ('transfers', figures.TRANSFERS)):
+            self._set('site_%s_total' % name, one.of(key), *labels)
+        for operation in figures.Operation:
+            self._set('site_retries_total', one.of(
+                figures.RETRIES + operation.value), *labels, operation.value)
+        # All of them: the increase of one that was not there is not seen.
+        for reason in figures.Reason:
+            self._set('site_errors_total', one.of(
+                figures.ERRORS + reason.value), *labels, reason.value)
+        self._set('site_slots_used', one.used, *labels)
+        self._set('site_slots_awaited', one.awaited, *labels)
 
     def _add_all(self, snapshot: snapshots.Snapshot) -> None:
         for status, number in snapshot.totals.images.items():
@@ -170,14 +255,14 @@ def serve(latest: Latest, address: str, port: int) -> None:
     """
     result = prometheus_client.CollectorRegistry()
     result.register(latest)
-    figures = prometheus_client.make_wsgi_app(result)
+    exporter = prometheus_client.make_wsgi_app(result)
 
     def application(environ: dict[str, typing.Any],
                     start_response: Callable[..., typing.Any]
                     ) -> Iterable[bytes]:
         reason = latest.reason
         if reason is None:
-            shown: Iterable[bytes] = figures(environ, start_response)
+            shown: Iterable[bytes] = exporter(environ, start_response)
             return shown
         start_response('503 Service Unavailable',
                        [('Content-Type', 'text/plain; charset=utf-8')])

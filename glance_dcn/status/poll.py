@@ -29,10 +29,13 @@ from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import cluster_identity
+from glance_dcn.sites import figures as figures_
 from glance_dcn.sites import home as homes
 from glance_dcn.status import cluster as clusters
+from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from glance_dcn.workers import registry
 
 # Sites at a time: each takes a client.
 _AT_ONCE = schedulers.Limit('status', 24)
@@ -51,6 +54,8 @@ class SiteStatus:
     :ivar free: bytes that are free, or None
     :ivar tasks: numbers of deferred tasks for it, by their actions; None
         where they cannot be read, or are kept elsewhere
+    :ivar oldest: when the oldest of them was recorded, in seconds since the
+        epoch by the clock of its creator, by the same
     :ivar images: names of RBD images that are to be deleted there
     :ivar unread: whether tasks should be known, and cannot be read
     :ivar names: names of all RBD images in its pool, or None
@@ -66,6 +71,7 @@ class SiteStatus:
     total: int | None = None
     free: int | None = None
     tasks: dict[str, int] | None = dataclasses.field(default_factory=dict)
+    oldest: dict[str, float] = dataclasses.field(default_factory=dict)
     images: set[str] = dataclasses.field(default_factory=set)
     unread: bool = False
     pool: str | None = None
@@ -102,6 +108,20 @@ class SiteStatus:
                 and image not in self.names)
 
 
+@dataclasses.dataclass
+class Work:
+    """Who does the work of a home, and what they have counted.
+
+    :ivar workers: those with this default store
+    :ivar figures: of their sites, by identity of the worker
+    :ivar runner_beat: of the lease of the process that runs tasks; 0: none
+    """
+
+    workers: list[registry.Worker]
+    figures: dict[str, list[figures_.Figures]]
+    runner_beat: int
+
+
 class Poll:
     """A poll of many sites at once, in threads of the scheduler.
 
@@ -118,6 +138,8 @@ class Poll:
                         for target in targets}
         # Clusters as they are kept at home, by store; None: not read.
         self.kept: dict[str, cluster_identity.ClusterIdentity] | None = None
+        #: None: not read.
+        self.work: Work | None = None
         self._has_home = False
         for target in targets:
             site = clusters.Cluster(target, deployment)
@@ -179,10 +201,13 @@ class Poll:
                 with site.home.open() as ioctx:
                     kept.clusters = cluster_identity.load(
                         ioctx, self._deployment)
-                kept.tasks = [
-                    record for record in stores.TaskStore(
-                        site.home, self._deployment).scan().records
-                    if isinstance(record, tasks.Task)]
+                store = stores.TaskStore(site.home, self._deployment)
+                kept.tasks = [record for record in store.scan().records
+                              if isinstance(record, tasks.Task)]
+                workers = registry.Registry(site.home, self._deployment)
+                kept.work = Work([worker for worker, _text
+                                  in workers.workers()], workers.figures(),
+                                 leases.runner_beat(store))
             except omap.Error as exc:
                 state.reason = ('the records of Glance in namespace %s of '
                                 'pool %s cannot be read (%s); see "glance-dcn '
@@ -208,6 +233,7 @@ class Poll:
             left.discard(state.name)
             if kept.tasks is not None:
                 records, self.kept = kept.tasks, kept.clusters
+                self.work = kept.work
         for name in left:
             self._states[name] = SiteStatus(name, health.DOWN,
                                             'no answer within %d s' % timeout,
@@ -220,6 +246,8 @@ class Poll:
             if found is not None and found.tasks is not None:
                 action = record.action.value
                 found.tasks[action] = found.tasks.get(action, 0) + 1
+                found.oldest[action] = min(
+                    record.created_at, found.oldest.get(action, float('inf')))
                 found.images.add(record.image)
         self._refuse_changed_clusters()
         self._refuse_shared_pools()
@@ -259,6 +287,7 @@ class _Kept:
 
     tasks: list[tasks.Task] | None = None
     clusters: dict[str, cluster_identity.ClusterIdentity] | None = None
+    work: Work | None = None
 
 
 def _expected(site: clusters.Cluster) -> str | None:

@@ -59,6 +59,7 @@ class Snapshot:
         if that cannot be read
     :ivar exists: whether the one image that was asked for is there, even if
         it is not among those that are meant; True if none was asked for
+    :ivar work: who does the work of this node's home; None: not read
     """
 
     sites: list[poll.SiteStatus]
@@ -70,6 +71,7 @@ class Snapshot:
     taken: float
     known: set[str] | None = None
     exists: bool = True
+    work: poll.Work | None = None
 
     @property
     def healthy(self) -> bool:
@@ -182,7 +184,7 @@ def take(targets: list[clusters.Target], timeout: float | None,
     return Snapshot(sites, totals, transfers, images, number,
                     time.monotonic() - began, time.time(),
                     None if polling.kept is None else set(polling.kept),
-                    exists)
+                    exists, polling.work)
 
 
 def _inventory(wanted: inventory.Filter | None, limit: int) -> tuple[

@@ -105,6 +105,9 @@ class Addition:
                 record = (self._adopt(ioctx, begun)
                           if isinstance(begun, existing.ExistingImage)
                           else self._store(ioctx, begun))
+        except BaseException as exc:
+            self._site.limits.meter.error(exc)
+            raise
         finally:
             if self._leads and record is not None:
                 process.get(hashes.SharedHashes).set_result(self._name, record)

@@ -106,6 +106,22 @@ class Observer:
                    for _text, since in self._seen.values())
 
 
+def runner_beat(store: stores.TaskStore) -> int:
+    """Return the beat of the lease of those who run the tasks of a home.
+
+    It is below the former one after another has taken the lease.
+
+    :returns: 0 if there is no lease that can be understood
+    :raises: as :class:`glance_dcn.tasks.store.TaskStore`
+    """
+    with store.home.open() as ioctx:
+        text = omap.get(ioctx, stores.OBJECT, _RUNNER + store.deployment)
+    try:
+        return record_format.load(Lease, text or '', store.deployment).beat
+    except record_format.RecordError:
+        return 0
+
+
 class LeaseLost(Exception):
     """The right to act was lost: nothing irreversible may be done."""
 

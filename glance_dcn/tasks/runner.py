@@ -40,6 +40,7 @@ from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
+from glance_dcn.sites import figures
 from glance_dcn.tasks import actions
 from glance_dcn.tasks import crashes
 from glance_dcn.tasks import leases
@@ -388,6 +389,8 @@ class TaskRunner:
         attempts = self._attempts.setdefault(record.key,
                                              _Attempts(self._clock()))
         waited = self._clock() - attempts.since
+        if attempts.failed:
+            site.limits.meter.retry(figures.Operation.TASK)
         try:
             if isinstance(record, tasks.Intent):
                 decision = self._do_intent(site, record)
@@ -511,6 +514,7 @@ class TaskRunner:
             pause = (now - attempts.since) / _PATIENCE
         else:
             attempts.failed += 1
+            site.limits.meter.error(exc)
             shortest, longest = _FAILED
             pause = shortest * 2 ** min(attempts.failed, 10)
         if isinstance(record, tasks.Intent):

@@ -43,8 +43,10 @@ from glance_dcn.runtime import lead as leads
 from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
+from glance_dcn.sites import figures
 from glance_dcn.tasks import queue
 from glance_dcn.upstream import glance_interfaces
+from glance_dcn.workers import counts
 from glance_dcn.workers import identity as identities
 from glance_dcn.workers import leader
 from glance_dcn.workers import registry
@@ -110,6 +112,7 @@ class Presence:
         self._registry = records
         self._identity = identity
         self._journal = journal.Journal(identity.staging)
+        self._figures = counts.HostFigures(identity.folder)
         self._lead = lead
         self._reset()
         self._timeout = conf[options.GROUP].dcn_worker_timeout
@@ -122,6 +125,7 @@ class Presence:
     def _reset(self) -> None:
         # As it was written last.
         self._written: registry.Worker | None = None
+        self._told: dict[str, figures.Figures] = {}
         self._instance_id = uuid.uuid4().hex
         self._since = time.time()
         self._began = time.monotonic()
@@ -145,7 +149,14 @@ class Presence:
         self._lead.resign()
 
     def beat(self) -> None:
-        """Write a heartbeat of the worker, if this process leads it."""
+        """Write a heartbeat of the worker, if this process leads it.
+
+        Each process saves its figures; the leader writes those of all.
+        """
+        try:
+            self._figures.save()
+        except OSError as exc:
+            LOG.debug('The figures of this process are not saved: %s', exc)
         if not self._leads() or not self._registry.site.available:
             return
         try:
@@ -246,8 +257,10 @@ class Presence:
         # This process may have been stopped since it looked.
         if not self._lead.is_held:
             return
-        if self._registry.replace(before, worker):
+        changed = self._changed_figures()
+        if self._registry.replace(before, worker, changed.values()):
             self._written = worker
+            self._told.update(changed)
             self._copy_journal(worker.identity)
             return
         # It is not what it should be: see what it is, at the next beat.
@@ -260,6 +273,18 @@ class Presence:
                 'or a copy of %s. Each worker needs a staging folder of its '
                 'own' % (known.host, self._identity.staging,
                          self._identity.folder))
+
+    def _changed_figures(self) -> dict[str, figures.Figures]:
+        """Return the figures of the host that the registry has not, by site.
+
+        Those that cannot be read now are written another time.
+        """
+        try:
+            return {site: one for site, one in self._figures.total().items()
+                    if self._told.get(site) != one}
+        except OSError as exc:
+            LOG.debug('The figures of this host cannot be read: %s', exc)
+            return {}
 
     def _copy_journal(self, identity: str) -> None:
         """Have the registry know what the journal has."""

@@ -23,7 +23,10 @@ long, finds that out when it writes again; and a peer cannot take over from
 one that has written a heartbeat meanwhile.
 
 Beside it stands a copy of the worker's journal (see
-:mod:`glance_dcn.imports.journal`), from which a peer knows what it was doing.
+:mod:`glance_dcn.imports.journal`), from which a peer knows what it was doing;
+and for each site the figures of the worker's processes, for ``glance-dcn
+metrics``. Those that have changed are written with a heartbeat, in the same
+operation.
 """
 
 from __future__ import annotations
@@ -34,10 +37,12 @@ import logging
 import re
 import time
 import typing
+import urllib.parse
 
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
 from glance_dcn.imports import journal
+from glance_dcn.sites import figures as figures_
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
 
@@ -55,7 +60,7 @@ ACTING = 'worker.'
 RIGHT, WRONG, UNPROVED, UNCHECKED = 'right', 'wrong', 'unproved', 'unchecked'
 
 _LOCK = 'acting'
-_WORKER, _TASK = 'worker/', 'task/'
+_WORKER, _TASK, _FIGURES = 'worker/', 'task/', 'figures/'
 _NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
 
 
@@ -129,7 +134,12 @@ class Registry:
 
     def workers(self) -> list[tuple[Worker, str]]:
         """Return (worker, text as it is kept), in the order of names."""
-        return self._all(lambda text: parse(text, self.deployment), _WORKER)
+        return self._all(self._parse_worker, _WORKER)
+
+    def _parse_worker(self, key: str, text: str) -> Worker:
+        worker = parse(text, self.deployment)
+        _check_key(key, worker.key)
+        return worker
 
     def worker(self, identity: str) -> tuple[Worker | None, str | None]:
         """Return a worker and its text, or Nones; None if not understood."""
@@ -140,22 +150,48 @@ class Registry:
         except ValueError:
             return None, text
 
-    def replace(self, before: str | None, worker: Worker) -> bool:
-        """Write a worker if its text is as before; return whether it was."""
+    def replace(self, before: str | None, worker: Worker,
+                figures: abc.Iterable[figures_.Figures] = ()) -> bool:
+        """Write a worker if its text is as before; return whether it was.
+
+        :param figures: those of its sites, which are written with it
+        """
         with self.home.open() as ioctx:
-            return omap.swap(ioctx, OBJECT, worker.key, before,
-                             worker.text(self.deployment))
+            return omap.swap(
+                ioctx, OBJECT, worker.key, before,
+                worker.text(self.deployment),
+                {_figures_key(worker.identity, one.site): record_format.dump(
+                    one, self.deployment) for one in figures})
+
+    def figures(self) -> dict[str, list[figures_.Figures]]:
+        """Return the figures of all workers by identity, one of each site."""
+        found: dict[str, list[figures_.Figures]] = {}
+        for (identity, one), _text in self._all(self._parse_figures,
+                                                _FIGURES):
+            found.setdefault(identity, []).append(one)
+        return found
+
+    def _parse_figures(self, key: str,
+                       text: str) -> tuple[str, figures_.Figures]:
+        one = record_format.load(figures_.Figures, text, self.deployment)
+        identity = key[len(_FIGURES):].partition('/')[0]
+        _check_key(key, _figures_key(identity, one.site))
+        return identity, one
 
     def remove(self, worker: Worker, text: str) -> None:
         """Remove the record of a worker, unless its text has changed."""
         with self.home.open() as ioctx:
             if omap.remove(ioctx, OBJECT, worker.key, text):
+                for key, _text in omap.walk(
+                        ioctx, OBJECT, _figures_key(worker.identity, '')):
+                    omap.remove(ioctx, OBJECT, key)
                 omap.remove_object(ioctx, ACTING + worker.identity)
 
     def tasks(self, identity: str) -> list[journal.Entry]:
         """Return what a worker was doing."""
         return [entry for entry, _text in self._all(
-            journal.parse, _task_key(identity, ''))]
+            lambda _key, text: journal.parse(text),
+            _task_key(identity, ''))]
 
     def note(self, identity: str, entry: journal.Entry) -> None:
         """Write down what a worker does, over what was known of the task."""
@@ -187,13 +223,13 @@ class Registry:
         with self.home.open() as ioctx:
             omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
 
-    def _all(self, understand: abc.Callable[[str], _T],
+    def _all(self, understand: abc.Callable[[str, str], _T],
              prefix: str) -> list[tuple[_T, str]]:
         found = []
         with self.home.open() as ioctx:
             for key, text in omap.walk(ioctx, OBJECT, prefix):
                 try:
-                    found.append((understand(text), text))
+                    found.append((understand(key, text), text))
                 except record_format.ForeignRecord:
                     continue
                 except ValueError as exc:
@@ -202,6 +238,16 @@ class Registry:
                                 {'store': self.site.name, 'key': key,
                                  'object': OBJECT, 'error': exc})
         return found
+
+
+def _check_key(key: str, expected: str) -> None:
+    if key != expected:
+        raise record_format.RecordError('its key is that of another record')
+
+
+def _figures_key(identity: str, site: str) -> str:
+    return '%s%s/%s' % (_FIGURES, identity,
+                        urllib.parse.quote(site, safe=''))
 
 
 def _task_key(identity: str, task: str) -> str:

@@ -35,7 +35,7 @@ _ROOMS = {
     'workers': 'ceph imports runtime sites tasks upstream',
     'store': 'ceph engine imports runtime sites tasks upstream workers',
     'deploy': 'sites',
-    'status': 'ceph deploy runtime sites tasks',
+    'status': 'ceph deploy runtime sites tasks workers',
     'opts': 'imports store tasks',
     'checks': 'ceph deploy imports opts runtime sites status tasks upstream '
               'workers',

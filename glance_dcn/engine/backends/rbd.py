@@ -95,6 +95,13 @@ class Cluster(typing.Protocol):
         """Return why no answer is to be waited for, or None."""
 
 
+class Meter(typing.Protocol):
+    """What counts the bytes that are moved; any thread may call it."""
+
+    def moved(self, read: int = 0, written: int = 0) -> None:
+        """Count bytes of a request that was answered."""
+
+
 class RBD(base.Endpoint):
     """An RBD image or one of its snapshots.
 
@@ -107,6 +114,7 @@ class RBD(base.Endpoint):
     :param hold: called before it is opened; what it returns is called when it
         is closed, which may be long after :meth:`close` has returned
     :param cluster: None: everything is waited for
+    :param meter: is told of each answer
     :raises RequestError: when it cannot be opened
     """
 
@@ -115,9 +123,10 @@ class RBD(base.Endpoint):
                  name: str | None = None,
                  hold: Callable[[], Callable[[], object]] | None = None,
                  cluster: Cluster | None = None,
-                 open_pool: Callable[[int], rados.Ioctx] | None = None
-                 ) -> None:
+                 open_pool: Callable[[int], rados.Ioctx] | None = None,
+                 meter: Meter | None = None) -> None:
         super().__init__(name or image)
+        self._meter = meter
         self._image: rbd.Image | None = None
         self._objects: rbd_layout.DataObjects | None = None
         self._facts: rbd_layout.Facts | None = None
@@ -218,6 +227,8 @@ class RBD(base.Endpoint):
             self._in_flight.discard(token)
             count = completion.get_return_value()
             if count == length:
+                if self._meter:
+                    self._meter.moved(read=count)
                 done(data)
             elif count < 0:
                 done(self._error('read', -count, offset, length))
@@ -248,6 +259,8 @@ class RBD(base.Endpoint):
 
         def complete(code: int) -> None:
             self._in_flight.discard(token)
+            if self._meter and code >= 0:
+                self._meter.moved(written=length)
             done(self._error('write', -code, offset, length)
                  if code < 0 else None)
 

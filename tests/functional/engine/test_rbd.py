@@ -28,6 +28,7 @@ from glance_dcn.engine import errors
 from glance_dcn.engine import extents
 from glance_dcn.engine import stream
 from glance_dcn.engine import transfer
+from glance_dcn.sites import figures
 from glance_dcn.sites import site
 from tests.functional import base
 from tests.unit.engine import conformance
@@ -105,6 +106,21 @@ class TestRBD(conformance.Suite, RBDTestCase):
             error = self.assertRaises(errors.RequestError, rbd.RBD,
                                       self.ioctx, *args)
             self.assertEqual(('open', 2), (error.operation, error.errno))
+
+    def test_counts_what_is_answered(self):
+        meter = figures.Meter()
+        data = random.Random(7).randbytes(4 * MB)
+        source = self.open(self.create(8 * MB, data), meter=meter)
+        target = self.open(self.create(8 * MB, features=_PLAIN),
+                           writable=True, meter=meter)
+        transfer.Transfer(source, [target]).run()
+        self.assertEqual(
+            {figures.READ: 4 * MB, figures.WRITTEN: 4 * MB}, meter.counts())
+        # What fails does not count: the source cannot be written.
+        other = self.open(self.create(8 * MB, data))
+        [outcome] = transfer.Transfer(other, [source]).run().outcomes
+        self.assertIsNotNone(outcome.error)
+        self.assertEqual(4 * MB, meter.counts()[figures.WRITTEN])
 
     def test_read_only(self):
         endpoint = self.open(self.create(MB))

@@ -18,6 +18,7 @@ import uuid
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import omap
 from glance_dcn.imports import journal
+from glance_dcn.sites import figures
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
 from glance_dcn.workers import registry
@@ -86,6 +87,26 @@ class RegistryTest(base.CephTestCase):
             self.assertTrue(omap.swap(ioctx, name, 'key', 'text', 'other'))
             self.assertEqual('other', omap.get(ioctx, name, 'key'))
             omap.remove_object(ioctx, name)
+
+    def test_figures(self):
+        def kept():
+            return self.registry.figures().get(self.identity, [])
+        first = figures.Figures('dcn/0', {'read': 1})
+        second = figures.Figures('dcn1', {'errors/away': 2}, 1, 2)
+        self.assertTrue(self.registry.replace(None, self.worker,
+                                              [first, second]))
+        self.assertEqual([first, second], kept())
+        spoken = dataclasses.replace(self.worker, beat=1)
+        later = figures.Figures('dcn/0', {'read': 5})
+        # None without the heartbeat.
+        self.assertFalse(self.registry.replace('other', spoken, [later]))
+        self.assertEqual([first, second], kept())
+        self.assertTrue(self.registry.replace(self.worker.text(), spoken,
+                                              [later]))
+        self.assertEqual([later, second], kept())
+        # Nor of one that is forgotten.
+        self.registry.remove(spoken, spoken.text())
+        self.assertEqual([], kept())
 
     def test_what_cannot_be_understood(self):
         with self.home.open() as ioctx:

@@ -13,6 +13,7 @@
 """Stores that are badly configured, full, cut short or forked."""
 
 import base64
+import collections
 import concurrent.futures
 import contextlib
 import json
@@ -33,6 +34,7 @@ import rados
 import rbd
 
 from glance_dcn.runtime import process as runtime
+from glance_dcn.sites import limits
 from glance_dcn.tasks import queue
 from lab import ceph
 from lab import process
@@ -617,9 +619,16 @@ class FullTest(base.StoreTestCase):
                           'rbd://%s/%s/%s/snap' % (self.here.fsid, base.POOL,
                                                    name))
 
+    @staticmethod
+    def counted():
+        """Return what was counted, at all sites together."""
+        return sum((collections.Counter(one.counts) for one in runtime.get(
+            limits.TransferScheduler).measure()), collections.Counter())
+
     def test_dcn(self):
         for size in (4 * MiB, 0):
             self.check(size, dcn_io_timeout=10)
+            self.assertEqual(1, self.counted()['errors/full'])
 
     def test_stock(self):
         # With clients that ask for the error.

@@ -104,7 +104,23 @@ class CopyTest(WavesTestCase):
         self.assertEqual(5, len(outcome.copied))
         for failed in (targets[2], targets[5]):
             self.assertEqual('discard', failed.calls[-1])
+            self.assertEqual({'transfers': 1, 'errors/other': 1},
+                             failed.limits.meter.counts())
+        self.assertEqual({'transfers': 1}, targets[0].limits.meter.counts())
         self.assertCopied(*targets[:2], *targets[3:5], targets[6])
+
+    def test_source_that_fails_is_counted(self):
+        other = self.site('other', self.data)
+        away = self.site('away')
+        damaged = self.site('damaged', self.data[::-1])
+        target = self.site('dcn')
+        self.copy([target], [away, damaged, other]).run()
+        self.assertCopied(target)
+        self.assertEqual(
+            [{'transfers': 1, 'errors/away': 1, 'retries/read': 1},
+             {'transfers': 1, 'errors/mismatch': 1, 'retries/read': 1},
+             {'transfers': 1}],
+            [site.limits.meter.counts() for site in (away, damaged, other)])
 
     def test_slow_one_does_not_hold_back_the_others(self):
         targets, slow = self.sites(9), self.site('slow')

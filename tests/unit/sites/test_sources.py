@@ -25,7 +25,9 @@ import rados
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.sites import limits
 from glance_dcn.sites import sources
+from tests import runtimes
 from tests.unit.engine import fakes
 from tests.unit.engine import memory
 
@@ -107,6 +109,7 @@ class FakeSite:
         self.record = record
         self.error = error
         self.size = size
+        self.limits = limits.get(name)
         self.told = []
         self.open = 0
         self.pool = FakePool()
@@ -194,6 +197,7 @@ class SourceFailoverTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
+        self.useFixture(runtimes.Runtime())
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.records.load', lambda image: image.record))
         self.record = signed('digest')
@@ -224,6 +228,9 @@ class SourceFailoverTest(base.BaseTestCase):
                          failover.failed)
         self.assertEqual([self.error], one.told)
         self.assertEqual((0, 0), (one.open, two.open))
+        self.assertEqual(
+            [{'errors/away': 1, 'retries/read': 1}, {'errors/away': 1}],
+            [site.limits.meter.counts() for site in (one, two)])
 
     def test_only_the_same_image(self):
         wrong = [FakeSite('nothing known'),

@@ -19,13 +19,17 @@ from oslotest import base
 
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
+from glance_dcn.ceph import record_format
 from glance_dcn.deploy import model
 from glance_dcn.sites import cluster_identity
+from glance_dcn.sites import figures
 from glance_dcn.sites import home
 from glance_dcn.status import cluster as clusters
 from glance_dcn.status import poll
+from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
+from glance_dcn.workers import registry
 from tests.unit.tasks import fakes
 
 DELETE, PURGE = tasks.Action.DELETE, tasks.Action.PURGE
@@ -67,11 +71,15 @@ class TestLooks(base.BaseTestCase):
         store = stores.TaskStore(home.Home(self.sites[home_of]), deployment)
         store.put(tasks.Task(action, site, image, 'images', image_id='1'))
 
+    def poll(self):
+        """Return a poll of three sites."""
+        return poll.Poll([
+            clusters.Target(name, 'images', default=name == 'central')
+            for name in self.sites], 'ours')
+
     def look(self):
         """Return the states of three sites by name."""
-        return {state.name: state for state in poll.Poll([
-            clusters.Target(name, 'images', default=name == 'central')
-            for name in self.sites], 'ours').wait(60)}
+        return {state.name: state for state in self.poll().wait(60)}
 
     def test_many_sites_take_some_clients_at_a_time(self):
         connected, most = set(), []
@@ -127,6 +135,42 @@ class TestLooks(base.BaseTestCase):
             {name: (state.tasks, state.images)
              for name, state in self.look().items()})
 
+    def test_oldest_tasks(self):
+        store = stores.TaskStore(home.Home(self.sites['central']), 'ours')
+        for image, action, since in (('a', DELETE, 30), ('b', DELETE, 20),
+                                     ('c', PURGE, 10)):
+            store.put(tasks.Task(action, 'dcn0', image, 'images',
+                                 image_id='1', created_at=since))
+        found = self.look()
+        self.assertEqual({'delete': 20, 'purge': 10}, found['dcn0'].oldest)
+        self.assertEqual({}, found['dcn1'].oldest)
+
+    def test_workers_of_this_deployment(self):
+        keeper = home.Home(self.sites['central'])
+        ours = registry.Worker('a', 'central', beat=3)
+        counted = figures.Figures('dcn0', {'read': 5}, 1)
+        registry.Registry(keeper, 'ours').replace(None, ours, [counted])
+        registry.Registry(keeper, 'theirs').replace(
+            None, registry.Worker('b', 'central'), [counted])
+        registry.Registry(home.Home(self.sites['dcn1']), 'ours').replace(
+            None, registry.Worker('c', 'dcn1'), [counted])
+        self.assertTrue(leases.RunnerLease(
+            stores.TaskStore(keeper, 'ours')).acquire())
+        with keeper.open() as ioctx:
+            # Records whose keys are those of others.
+            for key in ('worker/d', 'figures/a/dcn1', 'figures/dcn0'):
+                omap.put(ioctx, registry.OBJECT, {
+                    key: ours.text('ours') if key == 'worker/d'
+                    else record_format.dump(counted, 'ours')})
+        made = self.poll()
+        made.wait(60)
+        self.assertEqual(poll.Work([ours], {'a': [counted]}, 1), made.work)
+
+    def test_no_workers(self):
+        made = self.poll()
+        made.wait(60)
+        self.assertEqual(poll.Work([], {}, 0), made.work)
+
     def test_images_that_are_being_written_are_no_tasks(self):
         stores.TaskStore(home.Home(self.sites['central']), 'ours').put(
             tasks.Intent('dcn0', 'a', 'images', 'f', 'writer', 'address'))
@@ -141,6 +185,9 @@ class TestLooks(base.BaseTestCase):
         # Nothing was looked at: that is not the same as none.
         self.assertEqual((None, True), (found['dcn0'].tasks,
                                         found['dcn0'].unread))
+        made = self.poll()
+        made.wait(60)
+        self.assertIsNone(made.work)
 
     def test_records_that_are_refused(self):
         def refuse(*args):

@@ -21,6 +21,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.sites import home
+from glance_dcn.sites import limits
 from glance_dcn.upstream import glance_db
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -89,6 +90,7 @@ class Site:
         self.cannot_blocklist = set()
         self.waiting = []
         self.suspicions = 0
+        self.limits = limits.Limits(name)
         self.connection = self
 
     @property
@@ -192,11 +194,11 @@ class MemoryCluster(fixtures.Fixture):
 
     put_later = put
 
-    def swap(self, ioctx, name, key, before, after):
+    def swap(self, ioctx, name, key, before, after, others=None):
         self.on_swap(key)
         if ioctx.omap(name).get(key, '') != (before or ''):
             return False
-        ioctx.omap(name)[key] = after
+        ioctx.omap(name).update({key: after, **(others or {})})
         return True
 
     def remove(self, ioctx, name, key, text=None):

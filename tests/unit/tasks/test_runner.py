@@ -235,10 +235,14 @@ class TestPace(RunnerCase):
         self.assertEqual([4, 8, 16, 20], pauses[:4])
         self.assertEqual({20}, set(pauses[4:]))
         self.assertGreater(len(pauses), 10)
+        self.assertEqual({'errors/other': len(self.tried),
+                          'retries/task': len(self.tried) - 1},
+                         self.edge.limits.meter.counts())
 
     def test_what_is_waited_for(self):
         self.database.says = fakes.IN_USE
         pauses = self.pauses(800)
+        self.assertEqual({}, self.edge.limits.meter.counts())
         self.assertEqual(10, pauses[0])
         self.assertEqual(sorted(pauses), pauses)
         self.assertGreater(pauses[-1], 20)

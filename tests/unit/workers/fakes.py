@@ -33,6 +33,7 @@ class Registry:
     Several workers share it.
 
     :ivar records: texts by name of the worker
+    :ivar figures: lists of what was written with each heartbeat, by the same
     :ivar journals: dicts of entries by task, by name of the worker
     :ivar holders: who has the right to act, by name of the worker
     """
@@ -41,6 +42,7 @@ class Registry:
         self.home = home.Home(Site())
         self.deployment = 'ours'
         self.records = {}
+        self.figures = {}
         self.journals = {}
         self.holders = {}
         self.reachable = True
@@ -59,11 +61,12 @@ class Registry:
         text = self.records.get(identity)
         return text and registry.parse(text, 'ours'), text
 
-    def replace(self, before, worker):
+    def replace(self, before, worker, figures=()):
         self._reach()
         if self.records.get(worker.identity) != before:
             return False
         self.records[worker.identity] = worker.text('ours')
+        self.figures.setdefault(worker.identity, []).append(list(figures))
         return True
 
     def remove(self, worker, text):

@@ -13,6 +13,7 @@
 """What a worker says of itself, to a registry without a cluster."""
 
 import dataclasses
+import os
 import sys
 import threading
 from unittest import mock
@@ -24,6 +25,8 @@ from oslotest import base
 from glance_dcn.imports import journal
 from glance_dcn.imports import options
 from glance_dcn.runtime import process
+from glance_dcn.sites import figures
+from glance_dcn.sites import limits
 from glance_dcn.workers import identity as identities
 from glance_dcn.workers import leader
 from glance_dcn.workers import presence
@@ -135,6 +138,41 @@ class PresenceTest(base.BaseTestCase):
             self.presence.beat()
             beats.append(self.worker.beat)
         self.assertEqual([0, 1, 2], beats)
+
+    def test_figures_that_have_changed(self):
+        self.useFixture(runtimes.Runtime())
+        identity = identities.WorkerIdentity(self.staging).uuid()
+        meter = limits.get('dcn0').meter
+        limits.get('dcn1')
+        for _ in range(2):
+            meter.moved(written=5)
+            self.presence.beat()
+            self.presence.beat()
+        both = [figures.Figures('dcn0', {'written': 5}),
+                figures.Figures('dcn1', {})]
+        later = figures.Figures('dcn0', {'written': 10})
+        self.assertEqual([both, [], [later], []],
+                         self.registry.figures[identity])
+        # They lie beside the journal, and are none of its entries.
+        self.assertIn('figures.0', os.listdir(
+            identities.WorkerIdentity(self.staging).folder))
+        self.assertEqual([], journal.Journal(self.staging).tasks())
+        # What one process leaves to the next one.
+        self.presence.stop()
+        self.registry.figures.clear()
+        self.process().beat()
+        self.assertEqual([[later, both[1]]], self.registry.figures[identity])
+
+    def test_figures_that_cannot_be_written(self):
+        self.useFixture(runtimes.Runtime())
+        limits.get('dcn0')
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.workers.counts.HostFigures._path',
+            mock.Mock(side_effect=OSError('no room'))))
+        for _ in range(3):
+            self.presence.beat()
+        self.assertEqual(2, self.worker.beat)
+        self.assertEqual([], self.warnings)
 
     def test_one_process_speaks(self):
         second = self.process()
