@@ -260,7 +260,7 @@ class Operator:
     """
 
     api: str | None = None
-    layout: str = 'single'
+    layout: str = 'split'
     replicas: int | None = 3
     storage_class: str | None = None
     storage_request: str | None = '10G'

@@ -33,12 +33,16 @@ from glance_dcn.deploy import stores
 # Kubernetes refuses the same name or path twice.
 _FOLDER = '/etc/glance-dcn/ceph'
 _CEPH_VOLUME = 'glance-dcn-ceph'
+# Site files, in a Secret of their own: a file there is named like the conf
+# file of the site's cluster.
+_SITES_FOLDER = '/etc/glance-dcn/sites'
+_SITES_VOLUME = 'glance-dcn-sites'
 # Where a replica's own volume is mounted.
 _VOLUME = '/var/lib/glance'
 _LABEL = re.compile('[a-z0-9]([a-z0-9-]*[a-z0-9])?', re.ASCII)
-# Of a label's 63 characters Kubernetes, the name "glance" and the type of the
-# API take the rest.
-_LONGEST = 38
+# Of a label's 63 characters Kubernetes takes 11 for the revision of a
+# StatefulSet, whose name is glance-NAME-external-api in the longest case.
+_LONGEST = 32
 # A Secret of Kubernetes holds 1 MiB.
 _LARGEST_SECRET = 1000000
 
@@ -71,11 +75,12 @@ def render(deployment: model.Deployment,
                 'in the sites file' % (site.operator.api, site.name))
         notes += stores.notes(site)
         found += _ceph_files(deployment, site)
-    template['extraMounts'] = [_mount(site) for site in sites]
+        found += _site_files(deployment, site)
+    template['extraMounts'] = [_mount(deployment, site) for site in sites]
     name = sites[0].name if len(sites) == 1 else ''
     return [files.Rendering(name, '', [
         files.File('kustomization.yaml', files.yaml_file(
-            _kustomization(sites, found)), kind=files.Kind.TEXT),
+            _kustomization(deployment, sites, found)), kind=files.Kind.TEXT),
         files.File('glance.yaml', files.yaml_file({
             'apiVersion': 'core.openstack.org/v1beta1',
             'kind': 'OpenStackControlPlane',
@@ -116,7 +121,7 @@ def _check(site: model.Site) -> None:
             % (_VOLUME, site.name, site.staging))
 
 
-def _kustomization(sites: list[model.Site],
+def _kustomization(deployment: model.Deployment, sites: list[model.Site],
                    found: list[files.File]) -> dict[str, typing.Any]:
     return {
         'apiVersion': 'kustomize.config.k8s.io/v1beta1',
@@ -125,21 +130,46 @@ def _kustomization(sites: list[model.Site],
         'patches': [{'path': 'glance.yaml',
                      'target': {'kind': 'OpenStackControlPlane'}}],
         'secretGenerator': [{
-            'name': _secret(site),
+            'name': _secret(site, what),
             'files': [file.path for file in found
-                      if file.path.startswith(_folder(site) + '/')],
-        } for site in sites],
+                      if file.path.startswith(_folder(site, what) + '/')],
+        } for site in sites for what in _secrets(deployment, site)],
         # Custom resources do not follow a name that changes.
         'generatorOptions': {'disableNameSuffixHash': True},
     }
 
 
-def _secret(site: model.Site) -> str:
-    return 'glance-dcn-%s-ceph' % site.name
+def _secrets(deployment: model.Deployment, site: model.Site) -> list[str]:
+    """Return what the Secrets of a site's pods hold."""
+    return ['ceph', 'sites'] if _has_site_files(deployment, site) else ['ceph']
 
 
-def _folder(site: model.Site) -> str:
-    return 'ceph/%s' % site.name
+def _has_site_files(deployment: model.Deployment, site: model.Site) -> bool:
+    return bool(site.central and deployment.paths.sites)
+
+
+def _own_stores(deployment: model.Deployment,
+                site: model.Site) -> list[model.Site]:
+    """Return the sites whose stores stand in a site's configuration."""
+    known = deployment.stores_of(site)
+    return known[:1] if _has_site_files(deployment, site) else known
+
+
+def _secret(site: model.Site, what: str) -> str:
+    return 'glance-dcn-%s-%s' % (site.name, what)
+
+
+def _folder(site: model.Site, what: str) -> str:
+    return '%s/%s' % (what, site.name)
+
+
+def _site_files(deployment: model.Deployment,
+                site: model.Site) -> list[files.File]:
+    """Return the files of sites_dir, in which $ stands for itself."""
+    if not _has_site_files(deployment, site):
+        return []
+    return [stores.site_file(other, _folder(site, 'sites'), _FOLDER)
+            for other in deployment.stores_of(site)[1:]]
 
 
 def _ceph_files(deployment: model.Deployment,
@@ -148,7 +178,7 @@ def _ceph_files(deployment: model.Deployment,
     for other in deployment.stores_of(site):
         # No other tool writes it: it must be there.
         stores.key(other)
-        found += stores.ceph_files(other, _FOLDER, _folder(site))
+        found += stores.ceph_files(other, _FOLDER, _folder(site, 'ceph'))
     if sum(len(file.text) for file in found) > _LARGEST_SECRET:
         raise sitesfile.Mistake(
             site.path, site.line, 'the files of all clusters that %s has '
@@ -156,7 +186,12 @@ def _ceph_files(deployment: model.Deployment,
     return found
 
 
-def _mount(site: model.Site) -> dict[str, typing.Any]:
+def _mount(deployment: model.Deployment,
+           site: model.Site) -> dict[str, typing.Any]:
+    places = {'ceph': (_CEPH_VOLUME, _FOLDER),
+              'sites': (_SITES_VOLUME, _SITES_FOLDER)}
+    mounted = [(*places[what], _secret(site, what))
+               for what in _secrets(deployment, site)]
     return {
         'name': 'glance-dcn-%s' % site.name,
         'region': 'r1',
@@ -164,10 +199,10 @@ def _mount(site: model.Site) -> dict[str, typing.Any]:
             # To the pods of this GlanceAPI alone.
             'propagation': [_name(site)],
             'extraVolType': 'Ceph',
-            'volumes': [{'name': _CEPH_VOLUME,
-                         'secret': {'secretName': _secret(site)}}],
-            'mounts': [{'name': _CEPH_VOLUME, 'mountPath': _FOLDER,
-                        'readOnly': True}],
+            'volumes': [{'name': name, 'secret': {'secretName': secret}}
+                        for name, _path, secret in mounted],
+            'mounts': [{'name': name, 'mountPath': path, 'readOnly': True}
+                       for name, path, _secret in mounted],
         }],
     }
 
@@ -205,8 +240,12 @@ def _api(deployment: model.Deployment,
 def _sections(deployment: model.Deployment,
               site: model.Site) -> files.Sections:
     """Return the sections that the operator does not write by itself."""
-    sections = {**stores.common(deployment, site), **stores.sections(
-        site, deployment.stores_of(site), _FOLDER, _VOLUME)}
+    own = _own_stores(deployment, site)
+    sections = {**stores.common(deployment, site),
+                **stores.sections(site, own, _FOLDER, _VOLUME)}
+    sections['DEFAULT']['enabled_backends'] = stores.backends(own)
+    if _has_site_files(deployment, site):
+        sections['glance_dcn'] = {'sites_dir': _SITES_FOLDER}
     given, _left = options.without_deployers(site.options)
     for (group, option), value in sorted(given.items()):
         sections.setdefault(group, {})[option] = value

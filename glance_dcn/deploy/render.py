@@ -120,12 +120,8 @@ def _files(deployment: model.Deployment, site: model.Site,
     found = [files.File('%s/glance-api.conf.d/glance-dcn.conf'
                         % paths.glance.lstrip('/'), files.conf(sections),
                         files.INNER, secret)]
-    # In a file of sites_dir, $ stands for itself.
-    found += [files.File(
-        '%s/%s.conf' % (folder, other.store),
-        files.conf({other.store: stores.section(other, paths.ceph)},
-                   files.quote),
-        kind=files.Kind.SITE) for other in known[len(own):]]
+    found += [stores.site_file(other, folder, paths.ceph)
+              for other in known[len(own):]]
     for other in known:
         found += stores.ceph_files(other, paths.ceph)
     return found

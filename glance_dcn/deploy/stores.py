@@ -79,6 +79,18 @@ def section(site: model.Site, folder: str) -> dict[str, str]:
     return options
 
 
+def site_file(site: model.Site, where: str, folder: str) -> files.File:
+    """Return a site's file of sites_dir, in which $ stands for itself.
+
+    :param where: path of the folder it is written to
+    :param folder: of conf files of clusters on the node
+    """
+    return files.File(
+        '%s/%s.conf' % (where, site.store),
+        files.conf({site.store: section(site, folder)}, files.quote),
+        kind=files.Kind.SITE)
+
+
 def tuning(site: model.Site) -> dict[str, str]:
     """Return the options of a site's store that need not be set."""
     limits = site.limits

@@ -19,6 +19,11 @@ no substitution of ``$name`` in it: what it says may be shown to users.
 What a file says decides where images go and which files librados reads, so it
 is only taken from those who may change glance-api.conf too. One that cannot
 be used is left alone, with one line in the log; what it said before holds.
+
+The folder may be a volume of Kubernetes, made of a Secret or a ConfigMap: the
+mode of its folder allows everybody to write (1777, or 0777), but it is mounted
+read-only, and its files are symbolic links by way of ``..data``, which is
+replaced when the Secret changes.
 """
 
 from __future__ import annotations
@@ -107,7 +112,7 @@ class Folder:
         """
         mistake = None
         try:
-            _check_owner(os.stat(self.path), 'folder')
+            _check_folder(self.path)
             names = sorted(
                 entry[:-len(_SUFFIX)] for entry in os.listdir(self.path)
                 if entry.endswith(_SUFFIX) and not entry.startswith('.'))
@@ -179,11 +184,23 @@ def _is_new(path: str) -> bool:
         return False
 
 
+def _check_folder(path: str) -> None:
+    """Raise Mistake if others could have put files into a folder."""
+    found = os.stat(path)
+    _check_owner(found, 'folder')
+    # Where it is mounted read-only nobody writes, whatever the mode says.
+    if not os.statvfs(path).f_flag & os.ST_RDONLY:
+        _check_mode(found)
+
+
 def _check_owner(found: os.stat_result, what: str) -> None:
-    """Raise Mistake if others could have written it."""
     if found.st_uid not in (0, os.geteuid()):
         raise Mistake('its owner is user %d; a %s must be root\'s or that of '
                       'the user Glance runs as' % (found.st_uid, what))
+
+
+def _check_mode(found: os.stat_result) -> None:
+    """Raise Mistake if others may write a file or folder."""
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Mistake('others may write it (mode %o); take that right away '
                       'with chmod go-w' % stat.S_IMODE(found.st_mode))
@@ -198,6 +215,7 @@ def _contents(path: str) -> str:
         if not stat.S_ISREG(found.st_mode):
             raise Mistake('it is no regular file')
         _check_owner(found, 'file')
+        _check_mode(found)
         # Enough to see that it is too large.
         with open(fd, 'rb', closefd=False) as file:
             data = file.read(_LARGEST + 1)

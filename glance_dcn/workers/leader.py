@@ -138,9 +138,14 @@ def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     staging = folder.path(conf)
     group = getattr(conf, 'oslo_concurrency', None)
     locks = getattr(group, 'lock_path', None)
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:
+        # None can be written to, as in a container that is read-only.
+        temporary = None
     return [os.path.join(os.path.abspath(parent), last)
             for parent, last in ((staging, folder.FOLDER), (locks, name),
-                                 (tempfile.gettempdir(), name)) if parent]
+                                 (temporary, name)) if parent]
 
 
 class HostLead(lead.Lead):

@@ -21,14 +21,29 @@ import yaml
 
 from glance_dcn.deploy import operator
 from glance_dcn.deploy import sitesfile
+from glance_dcn.sites import folder
+from glance_dcn.store import options
 from tests.unit.deploy import base
 from tests.unit.deploy import loading
 
 DATA = pathlib.Path(__file__).parent / 'data'
-#: openstack-operator's sample of a control plane with Ceph, and the schema of
-#: its custom resource; the files tell where they are from.
+#: openstack-operator's sample of a control plane with Ceph, and the schemas of
+#: its custom resource and of the glance-operator's, which it makes of that;
+#: the files tell where they are from.
 SAMPLE = DATA / 'openstackcontrolplane-ceph.yaml'
 CRD = DATA / 'openstackcontrolplane-crd.json'
+GLANCE_CRD = DATA / 'glance-crd.json'
+
+
+def check(path, spec, *parts):
+    """Validate the spec of a custom resource, strictly: no field is dropped.
+
+    :param path: of the schema
+    :param parts: the only fields that the schema is kept of
+    """
+    schema = _strict(json.loads(path.read_text())['schema'])
+    jsonschema.validate({name: spec[name] for name in parts or spec
+                         if name in spec}, schema)
 
 
 class OperatorTestCase(base.SitesFileTestCase):
@@ -65,7 +80,7 @@ class TestApis(OperatorTestCase):
         found = self.template()
         self.assertEqual('central', found['keystoneEndpoint'])
         self.assertEqual(
-            {'central': 'single', 'dcn0': 'edge', 'dcn1': 'edge',
+            {'central': 'split', 'dcn0': 'edge', 'dcn1': 'edge',
              'far': 'edge'},
             {name: api['type'] for name, api in found['glanceAPIs'].items()})
 
@@ -178,6 +193,78 @@ class TestSecrets(OperatorTestCase):
                          found['patches'][0]['target']['kind'])
 
 
+class TestSiteFiles(OperatorTestCase):
+    """Sites that come to central while its pods run."""
+
+    SITES = 'paths: {sites: /anywhere}\n' + base.SITES
+
+    def test_central_has_them_from_a_secret(self):
+        texts = self.rendered(text=self.SITES)
+        [secret] = [each for each in yaml.safe_load(
+            texts['kustomization.yaml'])['secretGenerator']
+            if each['name'] == 'glance-dcn-central-sites']
+        self.assertEqual(['sites/central/dcn0.conf',
+                          'sites/central/dcn1.conf'], secret['files'])
+        mounts = {mount['name']: mount['extraVol'][0] for mount
+                  in self.template(text=self.SITES)['extraMounts']}
+        central = mounts.pop('glance-dcn-central')
+        self.assertEqual(
+            [('glance-dcn-ceph', 'glance-dcn-central-ceph'),
+             ('glance-dcn-sites', 'glance-dcn-central-sites')],
+            [(volume['name'], volume['secret']['secretName'])
+             for volume in central['volumes']])
+        self.assertEqual(
+            {'glance-dcn-ceph': '/etc/glance-dcn/ceph',
+             'glance-dcn-sites': '/etc/glance-dcn/sites'},
+            {mount['name']: mount['mountPath']
+             for mount in central['mounts'] if mount['readOnly']})
+        for mount in mounts.values():
+            self.assertEqual(1, len(mount['volumes']))
+
+    def test_configuration(self):
+        conf = self.conf('central', self.SITES)
+        self.assertEqual(['central'], [name for name in conf.enabled_backends
+                                       if name not in loading.RESERVED])
+        conf.register_opts(options.PROCESS_OPTS, group=options.GROUP)
+        self.assertEqual('/etc/glance-dcn/sites',
+                         conf[options.GROUP].sites_dir)
+        self.assertEqual(['dcn0', 'central'], [
+            name for name in self.conf('dcn0', self.SITES).enabled_backends
+            if name not in loading.RESERVED])
+
+    def test_files_are_those_that_glance_reads(self):
+        texts = self.rendered(text=self.SITES)
+        sites = self.folder / 'sites'
+        sites.mkdir(mode=0o755)
+        for path, text in texts.items():
+            if path.startswith('sites/'):
+                file = sites / pathlib.Path(path).name
+                file.write_text(text)
+                file.chmod(0o644)
+        found = folder.Folder(str(sites)).read(settled=False)
+        self.assertEqual({}, found.mistakes)
+        self.assertEqual(
+            {site: '/etc/glance-dcn/ceph/%s.conf' % site
+             for site in ('dcn0', 'dcn1')},
+            {site: given['rbd_store_ceph_conf']
+             for site, given in found.sites.items()})
+
+    def test_a_new_site_changes_nothing_that_restarts_central(self):
+        def central(text):
+            template = self.template(text=text)
+            return (template['glanceAPIs']['central'],
+                    template['extraMounts'][0])
+        few, many = (self.many(count) for count in (3, 4))
+        self.assertNotEqual(few, many)
+        self.assertEqual(*(central(
+            "paths: {sites: /anywhere}\n" + text) for text in (few, many)))
+
+    def test_that_is_what_the_custom_resource_takes(self):
+        template = self.template(text=self.SITES)
+        check(CRD, {'glance': {'template': template}})
+        check(GLANCE_CRD, template)
+
+
 class TestExisting(OperatorTestCase):
     """A control plane made with openstack-operator's sample for Ceph."""
 
@@ -210,15 +297,14 @@ class TestExisting(OperatorTestCase):
                            {'spec': patch['spec']})
 
     def check(self, control_plane):
-        """Validate a custom resource, strictly: no field is dropped."""
+        """Validate a control plane, and the Glance that is made of it."""
         crd = json.loads(CRD.read_text())
         self.assertEqual('%s/%s' % (crd['group'], crd['version']),
                          control_plane['apiVersion'])
         self.assertEqual(crd['kind'], control_plane['kind'])
-        jsonschema.validate({
-            name: control_plane['spec'][name]
-            for name in crd['schema']['properties']
-            if name in control_plane['spec']}, _strict(crd['schema']))
+        spec = control_plane['spec']
+        check(CRD, spec, *crd['schema']['properties'])
+        check(GLANCE_CRD, spec['glance']['template'])
 
     def test_the_api_that_is_there_is_taken_over(self):
         glance = self.control_plane()['spec']['glance']['template']
@@ -233,10 +319,9 @@ class TestExisting(OperatorTestCase):
                 central['override']['service']['internal']['spec']['type'],
                 central['override']['service']['internal']['metadata'][
                     'annotations']['metallb.universe.tf/loadBalancerIPs']))
-        path = self.folder / 'all.conf'
-        # Of both, that of the GlanceAPI is read last.
-        path.write_text(glance['customServiceConfig']
-                        + central['customServiceConfig'])
+        path = self.folder / '02-config.conf'
+        # That of the template is for GlanceAPIs that have none of their own.
+        path.write_text(central['customServiceConfig'])
         self.assertEqual(['central', 'dcn0', 'dcn1'], [
             name for name in loading.conf_of(path).enabled_backends
             if name not in loading.RESERVED])
@@ -311,9 +396,12 @@ class TestExisting(OperatorTestCase):
         found = self.control_plane(self.rendered(text=text)['glance.yaml'])
         self.check(found)
         # Kubernetes would drop such a field.
-        found['spec']['glance']['template']['glanceAPIs']['dcn0'][
-            'stagingSize'] = '10G'
+        template = found['spec']['glance']['template']
+        template['glanceAPIs']['dcn0']['stagingSize'] = '10G'
         self.assertRaises(jsonschema.ValidationError, self.check, found)
+        for path, spec in ((CRD, {'glance': {'template': template}}),
+                           (GLANCE_CRD, template)):
+            self.assertRaises(jsonschema.ValidationError, check, path, spec)
 
     def test_kustomize(self):
         tool = next((command for command in (
@@ -378,7 +466,7 @@ class TestMistakes(OperatorTestCase):
         self.assertIn(reason, exc.reason)
 
     def test_names(self):
-        for name in ('dcn_1', 'Dcn1', 'd' * 39, 'dcn1-'):
+        for name in ('dcn_1', 'Dcn1', 'd' * 33, 'dcn1-'):
             self.assertMistake(23, 'lower-case letters', base.SITES.replace(
                 'name: dcn1', 'name: ' + name))
 

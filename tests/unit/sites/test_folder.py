@@ -10,13 +10,18 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import json
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.sites import folder
+from tests import volumes
 
 TEXT = """\
 # a site
@@ -262,3 +267,67 @@ class TestUnusableFolder(FolderCase):
         self.path.chmod(0o777)
         self.assertIsNone(self.folder.read())
         self.assertIn('chmod', self.log.output)
+
+
+class TestSecretVolume(FolderCase):
+    """The folder is a volume that Kubernetes makes of a Secret."""
+
+    #: Reads the folder twice, the second time after a line of input.
+    PROGRAM = """
+import json, sys
+from glance_dcn.sites import folder
+found = folder.Folder(sys.argv[1])
+for _ in range(2):
+    read = found.read(settled=False)
+    print(json.dumps([found.mistake, read and read.sites]), flush=True)
+    sys.stdin.readline()
+"""
+
+    def volume(self, **given):
+        volume = volumes.SecretVolume(self.path / 'sites', **given)
+        volume.put({'dcn7.conf': TEXT})
+        return volume
+
+    def test_is_refused_where_others_may_write(self):
+        self.folder.path = self.volume().path
+        self.assertIsNone(self.folder.read())
+        self.assertIn('mode 1777', self.folder.mistake)
+
+    def pod(self):
+        """Return what a command begins with to be run by a pod's user."""
+        if os.geteuid():
+            return []
+        for path in (self.path, self.path.parent):
+            path.chmod(0o711)
+        return ['setpriv', '--reuid', '42415', '--regid', '42415',
+                '--clear-groups']
+
+    def test_is_read_where_it_is_mounted_read_only(self):
+        pod = self.pod()
+        for mode in (0o644, 0o440, 0o400):
+            volume = self.volume(group=42415 if pod else None, mode=mode)
+            with subprocess.Popen(
+                    [*volumes.read_only(volume.path), *pod, sys.executable,
+                     '-c', self.PROGRAM, volume.path], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, text=True) as child:
+                first = child.stdout.readline()
+                if not first:
+                    self.skipTest('nothing can be mounted here')
+                self.assertEqual([None, {'dcn7': OPTIONS}],
+                                 json.loads(first))
+                volume.put({'dcn8.conf': TEXT.replace('dcn7', 'dcn8')})
+                child.stdin.write('\n\n')
+                child.stdin.flush()
+                self.assertEqual([None, {'dcn8': OPTIONS}],
+                                 json.loads(child.stdout.readline()))
+            shutil.rmtree(volume.path)
+
+    def test_files_that_others_may_write_are_refused_there(self):
+        volume = self.volume(mode=0o666)
+        done = subprocess.run(
+            [*volumes.read_only(volume.path), sys.executable, '-c',
+             self.PROGRAM, volume.path], input='\n\n', check=False,
+            stdout=subprocess.PIPE, text=True, timeout=60)
+        if not done.stdout:
+            self.skipTest('nothing can be mounted here')
+        self.assertEqual([None, {}], json.loads(done.stdout.splitlines()[0]))

@@ -514,6 +514,13 @@ class BeginTest(base.BaseTestCase):
         self.assertEqual(['/s', '/locks'],
                          [os.path.dirname(path) for path in found[:2]])
 
+    def test_without_a_folder_for_temporary_files(self):
+        def none():
+            raise FileNotFoundError('No usable temporary directory found')
+        self.useFixture(fixtures.MonkeyPatch('tempfile.gettempdir', none))
+        self.assertEqual(['/s/.glance-dcn'],
+                         leader.folders(self.conf, 'ours'))
+
     def test_once_for_a_configuration(self):
         tasks = queue.TaskQueue()
         leader.begin(self.conf, tasks)
