@@ -16,24 +16,28 @@ import os
 import pathlib
 import shutil
 
-#: What a command is run with so that it sees folders mounted read-only; they
-#: are followed by "--" and the command. Nothing is mounted once it has ended.
-_READ_ONLY = """\
+_MOUNTED = """\
 while [ "$1" != -- ]; do
-    mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" || exit 1
-    shift
+    mount --bind "$1" "$2" && mount -o remount,bind,ro "$2" || exit 1
+    shift 2
 done
 shift
 exec "$@"
 """
 
 
-def read_only(*folders):
-    """Return what a command begins with to see folders read-only."""
+def mounted(folders):
+    """Return what a command begins with to see folders as a pod does.
+
+    They are mounted read-only, for that command alone.
+
+    :param folders: dict of where they are mounted, by their paths
+    """
     alone = ['unshare', '--mount']
     if os.geteuid():
         alone += ['--user', '--map-root-user']
-    return [*alone, 'sh', '-c', _READ_ONLY, 'sh', *map(str, folders), '--']
+    return [*alone, 'sh', '-c', _MOUNTED, 'sh', *(
+        str(path) for item in folders.items() for path in item), '--']
 
 
 class SecretVolume:

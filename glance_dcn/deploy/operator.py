@@ -199,7 +199,9 @@ def _mount(deployment: model.Deployment,
             # To the pods of this GlanceAPI alone.
             'propagation': [_name(site)],
             'extraVolType': 'Ceph',
-            'volumes': [{'name': name, 'secret': {'secretName': secret}}
+            # Readable by the group that the glance-operator gives the pods.
+            'volumes': [{'name': name, 'secret': {'secretName': secret,
+                                                  'defaultMode': 0o440}}
                         for name, _path, secret in mounted],
             'mounts': [{'name': name, 'mountPath': path, 'readOnly': True}
                        for name, path, _secret in mounted],

@@ -121,11 +121,17 @@ class OperatorTest(base.ApiTestCase):
             'operator', glance.application(), cls.folder / 'run', cls.port,
             env={'OS_GLANCE_CONFIG_DIR': str(cls.folder / 'etc')},
             processes=2,
-            prefix=volumes.read_only(cls.ceph.path, cls.sites.path))
+            prefix=cls.pod())
         cls.addClassCleanup(cls.service.stop)
         # One of the folders in which Glance looks for glance.conf.d.
         with fixtures.EnvironmentVariable('HOME', str(cls.folder / 'etc')):
             cls.service.start('/healthcheck')
+
+    @classmethod
+    def pod(cls):
+        """Return what a command begins with to see the pod's volumes."""
+        return volumes.mounted({cls.ceph.path: '/etc/ceph',
+                                cls.sites.path: cls.sites.path})
 
     @classmethod
     def add_cluster(cls, name, site):
@@ -137,13 +143,11 @@ class OperatorTest(base.ApiTestCase):
             key = ceph.command(rados, {'prefix': 'auth print-key',
                                        'entity': 'client.' + _USER})
         cls.addClassCleanup(cls._remove_user, cluster)
-        keyring = '%s.client.%s.keyring' % (name, _USER)
+        # It does not say where the keyring is: librados knows.
         cls.files.update({
-            '%s.conf' % name: '%s\n[client.%s]\nkeyring = %s\n' % (
-                pathlib.Path(cluster.conf).read_text(), _USER,
-                cls.ceph.path / keyring),
-            keyring: '[client.%s]\nkey = %s\n' % (
-                _USER, key)})
+            '%s.conf' % name: pathlib.Path(cluster.conf).read_text(),
+            '%s.client.%s.keyring' % (name, _USER):
+                '[client.%s]\nkey = %s\n' % (_USER, key)})
         cls.ceph.put(cls.files)
 
     @staticmethod
@@ -188,9 +192,9 @@ class OperatorTest(base.ApiTestCase):
             ['sed', '-E', '-f', _ROOT / 'packaging/rbd-to-dcn.sed', _SAMPLE],
             check=True, text=True, capture_output=True).stdout
         spec = yaml.safe_load(changed)['spec']
-        return (spec['glance']['template']['customServiceConfig']
-                .replace('/etc/ceph/', '%s/' % cls.ceph.path)
-                .replace('= openstack\n', '= %s\n' % _USER))
+        # A user of this test alone.
+        return spec['glance']['template']['customServiceConfig'].replace(
+            '= openstack\n', '= %s\n' % _USER)
 
     def setUp(self):
         super().setUp()
@@ -202,9 +206,9 @@ class OperatorTest(base.ApiTestCase):
         """Run glance-dcn in the pod."""
         etc = str(self.folder / 'etc')
         return subprocess.run(
-            [*volumes.read_only(self.ceph.path, self.sites.path),
-             wsgi.BIN / 'glance-dcn', *argv], check=False, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120,
+            [*self.pod(), wsgi.BIN / 'glance-dcn', *argv], check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=120,
             env=dict(os.environ, OS_GLANCE_CONFIG_DIR=etc, HOME=etc)).stdout
 
     def _attach(self, _exc_info):
@@ -231,10 +235,9 @@ class OperatorTest(base.ApiTestCase):
     def test_2_a_site_comes_by_its_secrets(self):
         self.add_cluster('az1', 'dcn0')
         self.sites.put({'az1.conf': (
-            '[az1]\nrbd_store_ceph_conf = %s/az1.conf\n'
+            '[az1]\nrbd_store_ceph_conf = /etc/ceph/az1.conf\n'
             'rbd_store_user = %s\nrbd_store_pool = images\n'
-            'store_description = az1 RBD backend\n'
-            % (self.ceph.path, _USER))})
+            'store_description = az1 RBD backend\n' % _USER)})
         process.wait_for('the store of the new site', lambda: all(
             'az1' in self.api.stores() for _ in range(10)), 30)
         for store, site in (('default_backend', 'central'),

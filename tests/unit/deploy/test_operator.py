@@ -171,6 +171,8 @@ class TestSecrets(OperatorTestCase):
                 [{'name': 'glance-dcn-ceph',
                   'mountPath': '/etc/glance-dcn/ceph', 'readOnly': True}],
                 volume['mounts'])
+            self.assertEqual(
+                0o440, volume['volumes'][0]['secret']['defaultMode'])
             for path in files:
                 # Named like the file, and of the cluster it is named after.
                 store = pathlib.Path(path).name.partition('.')[0]

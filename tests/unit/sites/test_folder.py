@@ -293,6 +293,10 @@ for _ in range(2):
         self.assertIsNone(self.folder.read())
         self.assertIn('mode 1777', self.folder.mistake)
 
+    @staticmethod
+    def mounted(volume):
+        return volumes.mounted({volume.path: volume.path})
+
     def pod(self):
         """Return what a command begins with to be run by a pod's user."""
         if os.geteuid():
@@ -307,7 +311,7 @@ for _ in range(2):
         for mode in (0o644, 0o440, 0o400):
             volume = self.volume(group=42415 if pod else None, mode=mode)
             with subprocess.Popen(
-                    [*volumes.read_only(volume.path), *pod, sys.executable,
+                    [*self.mounted(volume), *pod, sys.executable,
                      '-c', self.PROGRAM, volume.path], stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE, text=True) as child:
                 first = child.stdout.readline()
@@ -325,7 +329,7 @@ for _ in range(2):
     def test_files_that_others_may_write_are_refused_there(self):
         volume = self.volume(mode=0o666)
         done = subprocess.run(
-            [*volumes.read_only(volume.path), sys.executable, '-c',
+            [*self.mounted(volume), sys.executable, '-c',
              self.PROGRAM, volume.path], input='\n\n', check=False,
             stdout=subprocess.PIPE, text=True, timeout=60)
         if not done.stdout:
