@@ -153,3 +153,31 @@ class TestLives(base.BaseTestCase):
         # Those of the hints, which name files.
         for name in re.findall(r'``([a-z_]+/\w*(?:\.py)?)``', page):
             self.assertTrue((_ROOT / 'glance_dcn' / name).exists(), name)
+
+
+class TestCompatibility(base.BaseTestCase):
+
+    def test_releases_are_those_that_are_run(self):
+        page = (_GUIDE / 'install' / 'compatibility.rst').read_text()
+        told = set(re.findall(r'(?m)^(\d+\.\d+\.\d+) ', page))
+        run = {re.search('(?m)^glance==(.+)$', path.read_text()).group(1)
+               for path in (_ROOT / 'lab/releases').glob('[0-9]*.txt')}
+        self.assertGreater(len(run), 5)
+        self.assertLessEqual(run, told)
+
+
+class TestReadme(base.BaseTestCase):
+
+    def test_steps_are_those_of_the_demo(self):
+        steps = re.findall(r'(?m)^ +\d  (.+?) +\d+\.\d  ok$',
+                           (_ROOT / 'README.rst').read_text())
+        self.assertEqual(10, len(steps))
+        demo = (_ROOT / 'lab' / 'demo.py').read_text()
+        self.assertEqual([], [step for step in steps if step not in demo])
+
+    def test_pages_are_there(self):
+        pages = re.findall('<([a-z].+?)>`_',
+                           (_ROOT / 'README.rst').read_text())
+        self.assertGreater(len(pages), 10)
+        self.assertEqual([], [path for path in pages
+                              if not (_ROOT / path).exists()])
