@@ -84,6 +84,20 @@ class Definition:
     holders: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass
+class Recorded:
+    """What was recorded at about one moment.
+
+    :ivar sites: by name of the site
+    :ivar others: why what is recorded of a site is not understood, by name:
+        another release has written it. Such a site is in ``sites`` as well
+        if it is only what a host has said of it
+    """
+
+    sites: dict[str, Definition] = dataclasses.field(default_factory=dict)
+    others: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
 class Definitions:
     """The record in one pool.
 
@@ -98,16 +112,16 @@ class Definitions:
         self._ioctx = ioctx
         self._deployment = deployment
 
-    def load(self) -> dict[str, Definition]:
-        """Return what is recorded, by name of the site."""
-        found: dict[str, Definition] = {}
+    def load(self) -> Recorded:
+        """Return what is recorded."""
+        found = Recorded()
         holders = []
         with self._explained():
             entries = list(omap.walk(self._ioctx, OBJECT))
         for key, value in entries:
             try:
                 if key.startswith(_SITE):
-                    found[key[len(_SITE):]] = Definition(_read_options(
+                    found.sites[key[len(_SITE):]] = Definition(_read_options(
                         self._parse(_Options, value)))
                 elif key.startswith(_HOLDER):
                     name, host = key[len(_HOLDER):].split('/', 1)
@@ -115,12 +129,17 @@ class Definitions:
                         _Holder, value).seconds))
             except record_format.ForeignRecord:
                 continue
+            except record_format.OtherVersion as exc:
+                name = (key[len(_SITE):] if key.startswith(_SITE)
+                        else key.split('/')[1])
+                found.others[name] = 'record %s in object %s: %s' % (
+                    key, OBJECT, exc)
             except ValueError:
                 LOG.warning('Entry %r of the record of sites cannot be '
                             'understood and is left aside', key)
         for name, host, seconds in holders:
-            if name in found:
-                found[name].holders[host] = seconds
+            if name in found.sites:
+                found.sites[name].holders[host] = seconds
         return found
 
     def save(self, name: str, options: Mapping[str, str]) -> None:

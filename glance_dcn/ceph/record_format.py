@@ -13,8 +13,11 @@
 """Records: small values in RADOS, as strict JSON with a version.
 
 A record that cannot be understood costs only itself: it is left where it is,
-is never acted upon, and is reported. It may be one of a later release, of
+is never acted upon, and is reported. It may be one of another release, of
 another deployment that has the same pool and namespace, or damaged.
+
+A release that keeps anything else in a record, or means anything else by it,
+counts the version up: what one release wrote no other one half understands.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ import typing
 
 #: Bytes that a record may have.
 LARGEST = 16384
-_VERSION = 2
+#: Version of the records that this release understands, and writes.
+VERSION = 2
 _LONGEST_TEXT = 4096
 _CONTROL = re.compile(r'[\x00-\x1f\x7f]')
 
@@ -41,6 +45,34 @@ class RecordError(ValueError):
 
 class ForeignRecord(RecordError):
     """It is a record of another deployment."""
+
+
+class OtherVersion(RecordError):
+    """It is a record of another release, which has to act upon it.
+
+    :ivar version: that of the record
+    """
+
+    def __init__(self, version: int, ours: int) -> None:
+        super().__init__(
+            'it is of version %d, and this release has version %d: %s release '
+            'has to act upon it' % (version, ours, 'a later' if version > ours
+                                    else 'an earlier'))
+        self.version = version
+
+
+def check_version(version: object, ours: int) -> None:
+    """Return if a record is of the version that is understood.
+
+    :param version: what the record says
+    :param ours: the version that is understood
+    :raises OtherVersion: if it is of another one
+    :raises RecordError: if it does not say of which it is
+    """
+    if type(version) is not int or not 0 < version < 1 << 31:
+        raise RecordError('it does not say of which version it is')
+    if version != ours:
+        raise OtherVersion(version, ours)
 
 
 def printable(reason: object, longest: int = 500) -> str:
@@ -62,7 +94,7 @@ def dump(record: typing.Any, deployment: str) -> str:
     """
     fields = {field.name: _plain(getattr(record, field.name))
               for field in dataclasses.fields(record)}
-    return json.dumps(dict(fields, version=_VERSION, deployment=deployment),
+    return json.dumps(dict(fields, version=VERSION, deployment=deployment),
                       sort_keys=True)
 
 
@@ -77,16 +109,17 @@ def load(kind: type[T], text: str, deployment: str) -> T:
         an Optional of these
     :param text: at most :data:`LARGEST` bytes
     :raises ForeignRecord: if it is of another deployment
+    :raises OtherVersion: if it is of another release
     :raises RecordError: if it cannot be understood
     """
     fields = _parse(text)
-    if fields.pop('version', None) != _VERSION:
-        raise RecordError('it is not of version %d' % _VERSION)
     theirs = fields.pop('deployment', None)
+    # Before the version: a pool may be shared with a later release.
+    if type(theirs) is str and theirs != deployment:
+        raise ForeignRecord('it is of deployment %.80r' % theirs)
+    check_version(fields.pop('version', None), VERSION)
     if type(theirs) is not str:
         raise RecordError('it does not say of which deployment it is')
-    if theirs != deployment:
-        raise ForeignRecord('it is of deployment %.80r' % theirs)
     hints = typing.get_type_hints(kind)
     if set(fields) != set(hints):
         raise RecordError('its fields are not those of a %s' % kind.__name__)

@@ -36,6 +36,8 @@ import re
 
 import rbd
 
+from glance_dcn.ceph import record_format
+
 LOG = logging.getLogger(__name__)
 
 #: Key in the metadata of the RBD image.
@@ -112,12 +114,45 @@ def _mac(record: Record, name: str, key: bytes) -> str:
 
 
 def save(image: rbd.Image, record: Record) -> None:
-    """Keep a record with an image.
+    """Keep a record with an image, over an earlier one.
 
     :param image: open for writing
     :raises rbd.Error: if it cannot be written
     """
     image.metadata_set(KEY, compose(record, image.id()))
+
+
+def save_unless_later(image: rbd.Image, record: Record) -> None:
+    """Keep a record with an image, unless a later release has kept one.
+
+    That release would have to read the image for what it knows now.
+
+    :param image: open for writing
+    :raises rbd.Error: if it cannot be written
+    """
+    try:
+        parse(_read(image) or '', image.id())
+    except record_format.OtherVersion as exc:
+        if exc.version > _VERSION:
+            LOG.info('RBD image %(image)s: its record (metadata %(key)s) '
+                     'stays: %(error)s', {'image': image.get_name(),
+                                          'key': KEY, 'error': exc})
+            return
+    except ValueError:
+        # There is none, or it is of no use.
+        pass
+    save(image, record)
+
+
+def _read(image: rbd.Image) -> str | None:
+    try:
+        text: str = image.metadata_get(KEY)
+        return text
+    except KeyError:
+        return None
+    except ValueError:
+        # It is not UTF-8.
+        return ''
 
 
 def load(image: rbd.Image) -> Record | None:
@@ -126,13 +161,9 @@ def load(image: rbd.Image) -> Record | None:
     :param image: open at any snapshot
     :raises rbd.Error: if it cannot be read
     """
-    try:
-        text = image.metadata_get(KEY)
-    except KeyError:
+    text = _read(image)
+    if text is None:
         return None
-    except ValueError:
-        # It is not UTF-8.
-        text = ''
     try:
         return parse(text, image.id())
     except ValueError as exc:
@@ -155,6 +186,8 @@ def parse(text: str, image_id: str) -> Record | None:
     """Return the record that a text is, or None if it is made for another.
 
     :param image_id: internal ID of the RBD image that has the text
+    :raises glance_dcn.ceph.record_format.OtherVersion: if it is one of another
+        release
     :raises ValueError: if it is no record; any client may have written it
     """
     if len(text) > _LONGEST:
@@ -165,8 +198,9 @@ def parse(text: str, image_id: str) -> Record | None:
         raise ValueError('it is nested too deep')
     if not isinstance(fields, dict):
         raise ValueError('it is no object')
-    if fields.get('version') != _VERSION or fields.get('image') != image_id:
+    if fields.get('image') != image_id:
         return None
+    record_format.check_version(fields.get('version'), _VERSION)
     size = fields.get('size')
     # True is an int, too.
     if type(size) is not int or not 0 <= size < _LARGEST:

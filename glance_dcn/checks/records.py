@@ -141,8 +141,7 @@ def records(site: subjects.Site) -> str:
         scan = store.scan()
     except (errors.ClusterError, omap.Error) as exc:
         raise registry.Found('refused', error=exc)
-    unreadable = [entry.key for entry in scan.unreadable
-                  if not entry.foreign]
+    unreadable = [entry.key for entry in scan.left]
     if unreadable:
         raise registry.Found('unreadable', number=len(unreadable),
                              keys=', '.join(unreadable[:5]))

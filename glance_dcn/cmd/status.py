@@ -55,8 +55,9 @@ examples:
 
 exit status:
   0  every site is up, there are no deferred tasks, and no image is lost
-  1  some site is not up, there are deferred tasks, or they cannot be read, or
-     an image is lost, or in a store that was taken away: there are problems
+  1  some site is not up, there are deferred tasks, or they cannot be read or
+     understood, or an image is lost, or in a store that was taken away: there
+     are problems
   2  wrong arguments, no such image, or a configuration that cannot be used
   3  the database cannot be read
 """
@@ -209,14 +210,22 @@ def _document(found: snapshot.Snapshot, sites: list[poll.SiteStatus],
 def _site_rows(found: snapshot.Snapshot,
                sites: list[poll.SiteStatus]) -> list[formats.Row]:
     rows: list[formats.Row] = [
-        dict(vars(site), site=site.name, tasks=None if site.tasks is None
-             else {action.value: site.tasks.get(action.value, 0)
-                   for action in tasks.Action}, **found.counts(site))
+        dict(vars(site), site=site.name, tasks=_tasks(site),
+             **found.counts(site))
         for site in sites]
     return rows + [
         dict(dict.fromkeys(_SITES.names), site=store, state='taken away',
              present=number, reason=_TAKEN_AWAY)
         for store, number in found.strays.items()]
+
+
+def _tasks(site: poll.SiteStatus) -> dict[str, int] | None:
+    """Return the numbers of a site's tasks by what they are."""
+    if site.tasks is None:
+        return None
+    found = {action.value: site.tasks.get(action.value, 0)
+             for action in tasks.Action}
+    return dict(found, **{'not understood': site.not_understood})
 
 
 def _image_rows(found: snapshot.Snapshot,

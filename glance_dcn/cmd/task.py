@@ -233,9 +233,7 @@ def _run(args: argparse.Namespace) -> int:
                               reason=plan.reason))
         _print(args, 'plans', plans, scan.unreadable,
                None if plans else [_NO_TASKS])
-        return (output.Exit.BAD if any(
-            not entry.foreign for entry in scan.unreadable)
-            else output.Exit.GOOD)
+        return output.Exit.BAD if scan.left else output.Exit.GOOD
     with _at_home():
         done = queued.run_once(_PATIENCE)
     if not done:
@@ -264,8 +262,8 @@ def _scan(args: argparse.Namespace) -> stores.Scan:
                     if not chosen or record.site in chosen]
     # A key that is none of a site's may be about any.
     scan.unreadable = [entry for entry in scan.unreadable
-                       if not chosen or entry.key.split('/')[1:2] not in (
-                           [[name] for name in set(known) - set(chosen)])]
+                       if not chosen or entry.site not in (
+                           set(known) - set(chosen))]
     return scan
 
 

@@ -35,6 +35,7 @@ from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
 from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
+from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
 
 _RECOVER = """\
@@ -52,7 +53,8 @@ examples:
 
 exit status:
   0  nothing was interrupted, or all of it was rolled back
-  1  some of it cannot be rolled back now; the worker tries it again
+  1  some of it cannot be rolled back now; the worker tries it again, or that
+     of another release does
   2  wrong arguments, or a configuration that cannot be used
 """
 _LIST = """\
@@ -69,7 +71,8 @@ examples:
 
 exit status:
   0  no worker is silent, and none has a self reference known to be wrong
-  1  a worker is silent, or its worker_self_reference_url is wrong
+  1  a worker is silent, or its worker_self_reference_url is wrong, or a
+     record cannot be understood
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read, so that neither is known
 """
@@ -105,6 +108,7 @@ def _recover(args: argparse.Namespace) -> int:
     if wrong or found is None:
         raise output.Failed(wrong)
     outcomes = recovery.recover(found)
+    _forget(path, found)
     rows = [{'image': entry.image, 'task': entry.task, 'method': entry.method,
              'phase': entry.phase, 'outcome': outcome}
             for entry, outcome in outcomes]
@@ -112,9 +116,28 @@ def _recover(args: argparse.Namespace) -> int:
         '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
                              outcome or 'cannot be rolled back now')
         for entry, outcome in outcomes] or ['Nothing was interrupted.'])
-    return (output.Exit.BAD if any(outcome is None
-                                   for _entry, outcome in outcomes)
-            else output.Exit.GOOD)
+    others = found.others()
+    for place, reason in others.items():
+        output.complain('%s is left alone: %s' % (place, reason))
+    return output.Exit.BAD if others or any(
+        outcome is None for _entry, outcome in outcomes) else output.Exit.GOOD
+
+
+def _forget(staging: str | None, found: journal.Journal) -> None:
+    """Have the peers know of nothing that is in the journal no more.
+
+    Where they cannot be told now, the worker does it when it starts.
+    """
+    tasks = process.get(queue.TaskQueue)
+    if staging is None or tasks.home.site is None:
+        return
+    records = registry.Registry(tasks.home, tasks.store.deployment)
+    with contextlib.suppress(errors.ClusterError, omap.Error, OSError,
+                             ValueError):
+        own = identities.WorkerIdentity(staging).known_uuid() or ''
+        for entry in records.tasks(own):
+            if entry.task not in found.tasks():
+                records.forget(own, entry.task)
 
 
 def _why_not_me(staging: str) -> str | None:
@@ -138,21 +161,24 @@ def _list(args: argparse.Namespace) -> int:
     node.refuse_without_home(tasks)
     records = registry.Registry(tasks.home, tasks.store.deployment)
     found, unread = [], []
+    left: dict[str, str] = {}
     try:
+        left = records.unreadable()
         found = [_shown(worker, records.tasks(worker.identity))
                  for worker, _text in records.workers()]
     except (errors.ClusterError, omap.Error) as exc:
         unread = [{'site': records.home.name, 'error': str(exc)}]
     formats.show(
-        args, {'workers': found, 'unread': unread}, found,
+        args, {'workers': found, 'unread': unread, 'unreadable': left}, found,
         None if found else ['No worker is known.'] * (not unread), [
             *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
               for entry in found for fault in entry['faults']),
+            *('Record %s is left alone: %s' % entry for entry in left.items()),
             *('The workers of %(site)s cannot be read: %(error)s' % entry
               for entry in unread)])
     if unread:
         return output.Exit.UNABLE
-    return output.Exit.BAD if any(
+    return output.Exit.BAD if left or any(
         entry['state'] != 'up' or entry['reference'] == registry.WRONG
         for entry in found) else output.Exit.GOOD
 

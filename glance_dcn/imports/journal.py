@@ -44,6 +44,7 @@ import typing
 
 from oslo_config import cfg
 
+from glance_dcn.ceph import record_format
 from glance_dcn.imports import folder
 from glance_dcn.runtime import native
 from glance_dcn.runtime import process
@@ -91,7 +92,7 @@ _MOST_PROOFS = 8
 
 
 class _Refused(set[str]):
-    """Folders of journals that this process was told it may not read."""
+    """Paths of journals and entries that were told to be of no use."""
 
 
 class Busy(Exception):
@@ -149,6 +150,8 @@ class Entry:
 def parse(text: str) -> Entry:
     """Return the entry of a text, which others may have written.
 
+    :raises glance_dcn.ceph.record_format.OtherVersion: if it is one of
+        another release
     :raises ValueError: if it cannot be understood
     """
     try:
@@ -156,8 +159,9 @@ def parse(text: str) -> Entry:
                             parse_constant=_no_number)
     except RecursionError as exc:
         raise ValueError('not an entry') from exc
-    if not isinstance(fields, dict) or fields.pop('version', 0) != _VERSION:
-        raise ValueError('not an entry of version %d' % _VERSION)
+    if not isinstance(fields, dict):
+        raise ValueError('not an entry')
+    record_format.check_version(fields.pop('version', None), _VERSION)
     names = {field.name for field in dataclasses.fields(Entry)}
     if set(fields) != names:
         # What is missing must not get a default of this process.
@@ -305,7 +309,9 @@ class Journal:
             entry = self.read(task)
             if entry is not None:
                 return Held(self.folder, entry, lock)
-            _remove(os.path.join(self.folder, task))
+            # One of another release stays.
+            if not os.path.lexists(self._path(task)):
+                _remove(os.path.join(self.folder, task))
         except BaseException:
             os.close(lock)
             raise
@@ -315,15 +321,23 @@ class Journal:
     def read(self, task: str) -> Entry | None:
         """Return the entry of a task, or None.
 
-        One that cannot be understood is put aside and counts as none.
+        One that cannot be understood is put aside and counts as none. So does
+        one of another release, which stays for that.
         """
-        path = os.path.join(self.folder, task + _RECORD)
+        path = self._path(task)
         try:
             entry = parse(_contents(path))
             if entry.task != task:
                 raise ValueError('it is of another task')
             return entry
         except FileNotFoundError:
+            return None
+        except record_format.OtherVersion as exc:
+            if path not in process.get(_Refused):
+                process.get(_Refused).add(path)
+                LOG.error('%(path)s is left alone, and its import is not '
+                          'recovered: %(error)s',
+                          {'path': path, 'error': exc})
             return None
         except ValueError as exc:
             LOG.error('%(path)s cannot be understood (%(error)s): it is left '
@@ -354,6 +368,21 @@ class Journal:
     def entries(self) -> list[Entry]:
         """Return all entries, held or not."""
         return list(filter(None, map(self.read, self.tasks())))
+
+    def others(self) -> dict[str, str]:
+        """Return why entries are left to another release, by their paths."""
+        found = {}
+        for path in map(self._path, self.tasks()):
+            try:
+                parse(_contents(path))
+            except record_format.OtherVersion as exc:
+                found[path] = str(exc)
+            except (OSError, ValueError):
+                continue
+        return found
+
+    def _path(self, task: str) -> str:
+        return os.path.join(self.folder, task + _RECORD)
 
     def _lock_soon(self, task: str) -> int:
         """Lock as below; one that only reads has the lock for a moment."""

@@ -188,8 +188,13 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
+    None is removed while there are entries of another release: whose files
+    they are is not known.
+
     :param age: seconds for which a file must not have changed
     """
+    if found.others():
+        return []
     staging = os.path.dirname(found.folder)
     owned = {entry.image for entry in found.entries()}
     removed = []

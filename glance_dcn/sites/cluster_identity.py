@@ -37,6 +37,8 @@ from glance_dcn.runtime import periodic
 from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
     import rados
 
     from glance_dcn.sites import site as sites
@@ -71,10 +73,20 @@ class ClusterIdentity:
     former: tuple[str, ...] = ()
 
 
-def load(ioctx: rados.Ioctx, deployment: str) -> dict[str, ClusterIdentity]:
-    """Return the recorded identities by store, without unreadable ones."""
-    found = {store: _parse(store, text, deployment)
-             for store, text in omap.walk(ioctx, OBJECT)}
+def load(ioctx: rados.Ioctx, deployment: str,
+         tell: Callable[[str], object] = LOG.warning
+         ) -> dict[str, ClusterIdentity]:
+    """Return the recorded identities by store, without unreadable ones.
+
+    :param tell: called with a sentence about each that is not understood
+    """
+    found = {}
+    for store, text in omap.walk(ioctx, OBJECT):
+        try:
+            found[store] = _parse(text, deployment)
+        except record_format.RecordError as exc:
+            tell('The record of the cluster of store %s cannot be understood '
+                 'and is left alone: %s' % (store, exc))
     return {store: entry for store, entry in found.items() if entry}
 
 
@@ -86,8 +98,12 @@ def add(ioctx: rados.Ioctx, deployment: str, store: str, fsid: str) -> bool:
 
 def replace(ioctx: rados.Ioctx, deployment: str, store: str,
             fsid: str) -> str | None:
-    """Record the cluster of a store; return the fsid recorded before."""
-    before = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
+    """Record the cluster of a store; return the fsid recorded before.
+
+    :raises glance_dcn.ceph.record_format.OtherVersion: if that is recorded by
+        another release: which clusters the store had before would be lost
+    """
+    before = _known(ioctx, deployment, store)
     gone = {*before.former, before.fsid} - {fsid} if before else set()
     omap.put(ioctx, OBJECT, {store: record_format.dump(ClusterIdentity(
         fsid, time.time(), tuple(sorted(gone))), deployment)})
@@ -96,22 +112,35 @@ def replace(ioctx: rados.Ioctx, deployment: str, store: str,
 
 def former(ioctx: rados.Ioctx, deployment: str, store: str) -> set[str]:
     """Return the fsids of the clusters that a store had before."""
-    entry = _parse(store, omap.get(ioctx, OBJECT, store), deployment)
+    try:
+        entry = _known(ioctx, deployment, store)
+    except record_format.OtherVersion:
+        return set()
     return set(entry.former) if entry else set()
 
 
-def _parse(store: str, text: str | None,
-           deployment: str) -> ClusterIdentity | None:
+def _known(ioctx: rados.Ioctx, deployment: str,
+           store: str) -> ClusterIdentity | None:
+    """Return what is recorded of a store; None if that is damaged.
+
+    :raises glance_dcn.ceph.record_format.OtherVersion: if another release has
+        recorded it
+    """
+    try:
+        return _parse(omap.get(ioctx, OBJECT, store), deployment)
+    except record_format.OtherVersion:
+        raise
+    except record_format.RecordError:
+        return None
+
+
+def _parse(text: str | None, deployment: str) -> ClusterIdentity | None:
+    """Return the identity that a text stands for; None: of another one."""
     if not text:
         return None
     try:
         return record_format.load(ClusterIdentity, text, deployment)
     except record_format.ForeignRecord:
-        return None
-    except record_format.RecordError as exc:
-        LOG.warning('The record of the cluster of store %(store)s cannot be '
-                    'understood and is left alone: %(error)s',
-                    {'store': store, 'error': exc})
         return None
 
 
@@ -125,6 +154,7 @@ class ClusterIdentities:
         self._sites: dict[str, sites.Site] = {}
         self._home = homes.Home()
         self._complaint: str | None = None
+        self._told: set[str] = set()
         # None: not read yet.
         self._recorded: dict[str, ClusterIdentity] | None = None
         # The same, as this process saw it first.
@@ -196,6 +226,11 @@ class ClusterIdentities:
         try:
             with self._home.open() as ioctx:
                 before = replace(ioctx, self.deployment, site.name, fsid)
+        except record_format.OtherVersion as exc:
+            raise errors.Misconfigured(
+                site.name, 'its former clusters are recorded in a form that '
+                'this release does not know (%s)' % exc, 'run the command of '
+                'that release')
         except Error as exc:
             raise errors.Unreachable(
                 self._home.name, 'the record of the clusters could not be '
@@ -243,14 +278,18 @@ class ClusterIdentities:
 
     def _exchange(self, ioctx: rados.Ioctx) -> dict[str, ClusterIdentity]:
         """Add the records that are missing, and return all."""
-        recorded = load(ioctx, self.deployment)
+        recorded = load(ioctx, self.deployment, self._tell)
         for name, site in list(self._sites.items()):
             fsid = site.connection.connected_fsid
             if fsid and name not in recorded and site is not self._home.site:
                 seen = self._seen.get(name)
                 add(ioctx, self.deployment, name, seen.fsid if seen else fsid)
-                recorded = load(ioctx, self.deployment)
+                recorded = load(ioctx, self.deployment, self._tell)
         return recorded
+
+    def _tell(self, text: str) -> None:
+        LOG.log(logging.DEBUG if text in self._told else logging.WARNING, text)
+        self._told.add(text)
 
     def _has(self, site: sites.Site) -> bool:
         return self._sites.get(site.name) is site

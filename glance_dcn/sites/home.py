@@ -116,9 +116,11 @@ class Home:
             if len(key) != _KEY_BYTES:
                 raise errors.Misconfigured(
                     self.name, 'the key of the deployment, in object %s of '
-                    'namespace %s, is damaged' % (_DEPLOYMENT, NAMESPACE),
-                    'remove the object: a new key is made, and images are '
-                    'hashed once more when they are copied next')
+                    'namespace %s, is damaged, or a later release has made '
+                    'it' % (_DEPLOYMENT, NAMESPACE),
+                    'unless it was a later release, remove the object: a new '
+                    'key is made, and images are hashed once more when they '
+                    'are copied next')
             self._key = key
         return self._key
 

@@ -522,4 +522,4 @@ def _remember(ioctx: rados.Ioctx, image: str, image_id: str | None,
         if opened.id() != image_id:
             raise rbd.ImageNotFound('RBD image %s was removed, and another '
                                     'has its name' % image)
-        records.save(opened, record)
+        records.save_unless_later(opened, record)

@@ -56,6 +56,7 @@ class SiteStatus:
         where they cannot be read, or are kept elsewhere
     :ivar oldest: when the oldest of them was recorded, in seconds since the
         epoch by the clock of its creator, by the same
+    :ivar not_understood: number of records about it that cannot be understood
     :ivar images: names of RBD images that are to be deleted there
     :ivar unread: whether tasks should be known, and cannot be read
     :ivar names: names of all RBD images in its pool, or None
@@ -74,6 +75,7 @@ class SiteStatus:
     oldest: dict[str, float] = dataclasses.field(default_factory=dict)
     images: set[str] = dataclasses.field(default_factory=set)
     unread: bool = False
+    not_understood: int = 0
     pool: str | None = None
     names: set[str] | None = dataclasses.field(default=None, repr=False)
     expected: str | None = None
@@ -202,8 +204,7 @@ class Poll:
                     kept.clusters = cluster_identity.load(
                         ioctx, self._deployment)
                 store = stores.TaskStore(site.home, self._deployment)
-                kept.tasks = [record for record in store.scan().records
-                              if isinstance(record, tasks.Task)]
+                kept.tasks = store.scan()
                 workers = registry.Registry(site.home, self._deployment)
                 kept.work = Work([worker for worker, _text
                                   in workers.workers()], workers.figures(),
@@ -222,7 +223,7 @@ class Poll:
         """
         deadline = time.monotonic() + timeout
         left = set(self._states)
-        records: list[tasks.Task] | None = None
+        records: stores.Scan | None = None
         while left:
             try:
                 state, kept = native.get(
@@ -241,17 +242,26 @@ class Poll:
         if records is None:
             for state in self._states.values():
                 state.tasks, state.unread = None, self._has_home
-        for record in records or ():
+        if records is not None:
+            self._count(records)
+        self._refuse_changed_clusters()
+        self._refuse_shared_pools()
+        return list(self._states.values())
+
+    def _count(self, scan: stores.Scan) -> None:
+        for record in scan.records:
             found = self._states.get(record.site)
-            if found is not None and found.tasks is not None:
+            if (isinstance(record, tasks.Task) and found is not None
+                    and found.tasks is not None):
                 action = record.action.value
                 found.tasks[action] = found.tasks.get(action, 0) + 1
                 found.oldest[action] = min(
                     record.created_at, found.oldest.get(action, float('inf')))
                 found.images.add(record.image)
-        self._refuse_changed_clusters()
-        self._refuse_shared_pools()
-        return list(self._states.values())
+        for entry in scan.left:
+            found = self._states.get(entry.site or '')
+            if found is not None:
+                found.not_understood += 1
 
     def _refuse_changed_clusters(self) -> None:
         """Find the sites that Glance refuses: their clusters were others."""
@@ -285,7 +295,7 @@ class Poll:
 class _Kept:
     """What is kept at home; None where it was not read."""
 
-    tasks: list[tasks.Task] | None = None
+    tasks: stores.Scan | None = None
     clusters: dict[str, cluster_identity.ClusterIdentity] | None = None
     work: Work | None = None
 

@@ -160,8 +160,9 @@ class SiteRegistry:
 
     def _exchange(self, recorded: definitions.Definitions,
                   present: frozenset[str]) -> None:
-        known = recorded.load()
-        for name, entry in list(self._stores.entries.items()):
+        found = recorded.load()
+        known, mine = self._understood(found)
+        for name, entry in mine.items():
             if name in known:
                 self._recorded.add(name)
             if not entry.retired:
@@ -176,11 +177,28 @@ class SiteRegistry:
                 if self._host in definition.holders:
                     recorded.release(name, self._host)
                 self._serve(name, definition)
-        for name in self._retired():
+        for name in set(self._retired()) - set(found.others):
             holders = known[name].holders if name in known else {}
             if not self._is_held(holders) and self._drop_if_empty(name):
                 recorded.forget(name, holders)
         self._publish()
+
+    def _understood(self, found: definitions.Recorded) -> tuple[
+            dict[str, definitions.Definition],
+            dict[str, dynamic_stores.Entry]]:
+        """Return what is recorded, and entries, without those of others.
+
+        Of a site of which another release has recorded something, nothing is
+        written, served or dropped.
+        """
+        for name, reason in found.others.items():
+            self._tell(name, 'What is recorded of site %s is not understood '
+                       'and is left as it is; what this process has of the '
+                       'site stays, too: %s' % (name, reason))
+        return ({name: definition for name, definition in found.sites.items()
+                 if name not in found.others},
+                {name: entry for name, entry in self._stores.entries.items()
+                 if name not in found.others})
 
     def _keep(self, recorded: definitions.Definitions,
               definition: definitions.Definition | None, name: str,
@@ -244,9 +262,8 @@ class SiteRegistry:
             return False
         try:
             with site.open_pool() as ioctx:
-                empty = images.is_empty(ioctx) and not any(
-                    record.site == name
-                    for record in self._tasks.store.scan().records)
+                empty = (images.is_empty(ioctx) and not
+                         self._tasks.store.scan().has_any_of(name))
         except (errors.ClusterError, rbd.Error, omap.Error) as exc:
             LOG.debug('Whether site %s is empty cannot be told: %s', name,
                       exc)

@@ -43,6 +43,9 @@ GAP = 25
 # What the key of the task runner's lease begins with; the identity of the
 # deployment follows.
 _RUNNER = 'runner/'
+# Version of the records from which on it tells that as well: each release runs
+# the tasks that it understands, also beside another one.
+_FIRST = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +163,8 @@ class RunnerLease:
         self._store = store
         self._clock = clock
         self._key = _RUNNER + store.deployment
+        if record_format.VERSION > _FIRST:
+            self._key += '/%d' % record_format.VERSION
         self._processes = process.ForkLocal(lambda: _Held(clock))
 
     @property

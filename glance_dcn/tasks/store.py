@@ -53,16 +53,34 @@ class NotRecorded(errors.ClusterError):
     """A task or an intent could not be recorded anywhere."""
 
 
+class NotUnderstood(errors.ClusterError):
+    """A record about an image is one of another release."""
+
+    def __init__(self, store: str, entry: Unreadable, image: str) -> None:
+        super().__init__(
+            store, 'record %s about image %s cannot be understood: %s'
+            % (entry.key, image, entry.reason), 'nothing of the image is '
+            'removed meanwhile; see "glance-dcn task list"')
+
+
 @dataclasses.dataclass(frozen=True)
 class Unreadable:
     """A record that cannot be understood, and is left alone.
 
     :ivar foreign: whether it is of another deployment
+    :ivar version: that of the release that has to act upon it; None: it is
+        damaged, or of another deployment
     """
 
     key: str
     reason: str
     foreign: bool
+    version: int | None = None
+
+    @property
+    def site(self) -> str | None:
+        """Identifier of the store that it is about, as far as is known."""
+        return tasks.site_of(self.key)
 
 
 @dataclasses.dataclass
@@ -76,6 +94,16 @@ class Scan:
     records: list[tasks.Record] = dataclasses.field(default_factory=list)
     leases: dict[str, str] = dataclasses.field(default_factory=dict)
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
+
+    @property
+    def left(self) -> list[Unreadable]:
+        """The unreadable records, without those of other deployments."""
+        return [entry for entry in self.unreadable if not entry.foreign]
+
+    def has_any_of(self, site: str) -> bool:
+        """Return whether anything of this deployment is about a site."""
+        return any(record.site == site for record in self.records) or any(
+            entry.site in (site, None) for entry in self.left)
 
 
 class TaskStore:
@@ -147,11 +175,18 @@ class TaskStore:
                               self.text(record))
 
     def records(self, site: str, image: str) -> list[tasks.Record]:
-        """Return the readable records of an image at a site.
+        """Return the records of an image at a site.
 
+        :raises NotUnderstood: if there are others, of another release: what
+            they say may forbid what is going to be done
         :raises: as :meth:`replace`
         """
-        return self._scan(tasks.prefix(site, image)).records
+        found = self._scan(tasks.prefix(site, image))
+        for entry in found.left:
+            # A damaged one costs only itself: anything may have written it.
+            if entry.version is not None:
+                raise NotUnderstood(self.home.name, entry, image)
+        return found.records
 
     def scan(self) -> Scan:
         """Return all that is recorded.
@@ -242,7 +277,8 @@ class TaskStore:
             found.records.append(record)
         except record_format.RecordError as exc:
             found.unreadable.append(Unreadable(
-                key, str(exc), isinstance(exc, record_format.ForeignRecord)))
+                key, str(exc), isinstance(exc, record_format.ForeignRecord),
+                getattr(exc, 'version', None)))
 
     def _discard_in_spool(self, record: tasks.Record) -> bool:
         return self._in_spool(record,

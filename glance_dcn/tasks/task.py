@@ -158,6 +158,16 @@ def prefix(site: str, image: typing.Optional[str] = None) -> str:
                            for part in parts)
 
 
+def site_of(key: str) -> typing.Optional[str]:
+    """Return the site of the record of a key, or None.
+
+    Keys begin alike in all versions of records.
+    """
+    parts = key.split('/')
+    return (urllib.parse.unquote(parts[1])
+            if len(parts) > 2 and parts[0] + '/' == SITES else None)
+
+
 def kind_of(key: str) -> typing.Optional[type[Record]]:
     """Return the class of the record of a key, or None."""
     parts = key.split('/')

@@ -252,7 +252,10 @@ class Presence:
             before: str | None = self._written.text(self._registry.deployment)
         else:
             known, before = self._registry.worker(worker.identity)
-            if known and known.taken_by and not self._accept_takeover(known):
+            # What another release has written may say that it was, too.
+            if ((known.taken_by if known else before)
+                    and not self._accept_takeover(
+                        worker.identity, known.taken_by if known else None)):
                 return
         # This process may have been stopped since it looked.
         if not self._lead.is_held:
@@ -292,29 +295,38 @@ class Presence:
         # then, unless it has ended.
         known = {entry.task: entry
                  for entry in self._registry.tasks(identity)}
+        others = self._registry.unreadable_tasks(identity)
         going_on = {entry.task: entry for entry in self._journal.entries()}
+        # Those of another release are its own, as long as they are there.
+        others.difference_update(self._journal.tasks())
         # What its successor has written since is not to be undone.
         if not self._lead.is_held:
             return
         for task, entry in going_on.items():
             if known.get(task) != entry:
                 self._registry.note(identity, entry)
-        for task in set(known).difference(going_on):
+        for task in others.union(known).difference(going_on):
             self._registry.forget(identity, task)
 
-    def _accept_takeover(self, known: registry.Worker) -> bool:
-        """Let go of what a peer has taken over; return whether it did."""
-        with takeover.acting(self._registry, known.identity,
+    def _accept_takeover(self, identity: str, taken_by: str | None) -> bool:
+        """Let go of what a peer has taken over; return whether it did.
+
+        :param taken_by: name of the peer; None: another release has written
+            whether there is one
+        """
+        with takeover.acting(self._registry, identity,
                              self._instance_id) as held:
             if not held:
                 return False
-            for entry in self._registry.tasks(known.identity):
-                self._registry.forget(known.identity, entry.task)
+            if taken_by is None:
+                return True
+            for entry in self._registry.tasks(identity):
+                self._registry.forget(identity, entry.task)
         LOG.warning('Store %(store)s got no heartbeat of this worker for too '
                     'long: worker %(peer)s has taken its locks off images '
                     'and rolled its imports back', {
                         'store': self._registry.site.name,
-                        'peer': known.taken_by})
+                        'peer': taken_by})
         return True
 
     def _worker(self) -> registry.Worker:

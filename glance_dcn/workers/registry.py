@@ -125,6 +125,7 @@ class Registry:
     def __init__(self, home: homes.Home, deployment: str = '') -> None:
         self.home = home
         self.deployment = deployment
+        self._told: set[str] = set()
 
     @property
     def site(self) -> sites.Site:
@@ -142,7 +143,10 @@ class Registry:
         return worker
 
     def worker(self, identity: str) -> tuple[Worker | None, str | None]:
-        """Return a worker and its text, or Nones; None if not understood."""
+        """Return a worker and its text, or Nones; None if not understood.
+
+        The text is that of another release, or damaged, then.
+        """
         with self.home.open() as ioctx:
             text = omap.get(ioctx, OBJECT, _WORKER + identity)
         try:
@@ -190,8 +194,24 @@ class Registry:
     def tasks(self, identity: str) -> list[journal.Entry]:
         """Return what a worker was doing."""
         return [entry for entry, _text in self._all(
-            lambda _key, text: journal.parse(text),
-            _task_key(identity, ''))]
+            self._parse_task, _task_key(identity, ''))]
+
+    def _parse_task(self, key: str, text: str) -> journal.Entry:
+        return journal.parse(text)
+
+    def unreadable_tasks(self, identity: str) -> set[str]:
+        """Return the IDs of the tasks of a worker that are not understood."""
+        found: dict[str, str] = {}
+        self._all(self._parse_task, _task_key(identity, ''), found)
+        return {key.rpartition('/')[2] for key in found}
+
+    def unreadable(self) -> dict[str, str]:
+        """Return why records are left alone, by their keys."""
+        found: dict[str, str] = {}
+        self._all(self._parse_worker, _WORKER, found)
+        self._all(self._parse_task, _TASK, found)
+        self._all(self._parse_figures, _FIGURES, found)
+        return found
 
     def note(self, identity: str, entry: journal.Entry) -> None:
         """Write down what a worker does, over what was known of the task."""
@@ -223,8 +243,14 @@ class Registry:
         with self.home.open() as ioctx:
             omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
 
-    def _all(self, understand: abc.Callable[[str, str], _T],
-             prefix: str) -> list[tuple[_T, str]]:
+    def _all(self, understand: abc.Callable[[str, str], _T], prefix: str,
+             unreadable: dict[str, str] | None = None
+             ) -> list[tuple[_T, str]]:
+        """Return what is understood, with its text.
+
+        :param unreadable: gets why others are not, by their keys; None: that
+            is logged
+        """
         found = []
         with self.home.open() as ioctx:
             for key, text in omap.walk(ioctx, OBJECT, prefix):
@@ -233,10 +259,17 @@ class Registry:
                 except record_format.ForeignRecord:
                     continue
                 except ValueError as exc:
-                    LOG.warning('Store %(store)s: record %(key)s of object '
-                                '%(object)s cannot be understood: %(error)s',
-                                {'store': self.site.name, 'key': key,
-                                 'object': OBJECT, 'error': exc})
+                    if unreadable is not None:
+                        unreadable[key] = str(exc)
+                        continue
+                    LOG.log(logging.DEBUG if key in self._told
+                            else logging.WARNING,
+                            'Store %(store)s: record %(key)s of object '
+                            '%(object)s cannot be understood and is left '
+                            'alone: %(error)s',
+                            {'store': self.home.name, 'key': key,
+                             'object': OBJECT, 'error': exc})
+                    self._told.add(key)
         return found
 
 

@@ -275,7 +275,8 @@ class Peers:
                         self._holder) as renew:
                 if renew and self._may_act() and self._mark(worker, text):
                     self._take_over(worker, renew)
-        elif time.time() - worker.seen > _FORGOTTEN:
+        elif (time.time() - worker.seen > _FORGOTTEN and not
+              self._registry.unreadable_tasks(worker.identity)):
             LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
                      'silent for long', {'worker': worker.identity,
                                          'host': worker.host})

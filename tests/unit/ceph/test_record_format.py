@@ -197,15 +197,29 @@ class RecordFormatTest(base.BaseTestCase):
                 key: value for key, value in fields.items()
                 if key != name}))
         self.refused(json.dumps(dict(fields, more=1)), words='fields')
-        for version in (1, 3, '2', None):
-            self.refused(json.dumps(dict(fields, version=version)),
-                         words='version')
+        for version in (0, -1, 2.0, True, 1 << 40, '2', None):
+            exc = self.refused(json.dumps(dict(fields, version=version)),
+                               words='does not say of which version')
+            self.assertNotIsInstance(exc, record_format.OtherVersion)
         for name in ('image', 'addresses', 'action'):
             for value in (7, None, True, 1.5, {}, ['a', 7], [['a']]):
                 self.refused(json.dumps(dict(fields, **{name: value})),
                              words=name)
         self.refused(json.dumps(dict(fields, action='format')),
                      words='action')
+
+    def test_of_another_release(self):
+        fields = fields_of(a_task())
+        for version, words in ((1, 'an earlier release has to act upon it'),
+                               (3, 'a later release has to act upon it')):
+            # Whatever else is in it.
+            for others in (fields, {'deployment': _OURS}, {'more': [{}]}):
+                exc = self.refused(json.dumps(dict(others, version=version)),
+                                   words=words)
+                self.assertIsInstance(exc, record_format.OtherVersion)
+                self.assertEqual(version, exc.version)
+        exc = self.refused(json.dumps({'version': 3, 'deployment': 'theirs'}))
+        self.assertIsInstance(exc, record_format.ForeignRecord)
 
     def test_deployment_that_is_not_told(self):
         fields = fields_of(a_task())
@@ -232,6 +246,12 @@ class RecordFormatTest(base.BaseTestCase):
         self.assertLessEqual(len(message), 500)
 
 
+def later(text):
+    """Return what a release with the next version would have recorded."""
+    fields = json.loads(text)
+    return json.dumps(dict(fields, version=fields['version'] + 1, more=1))
+
+
 class DefinitionsTest(base.BaseTestCase):
 
     def setUp(self):
@@ -249,7 +269,26 @@ class DefinitionsTest(base.BaseTestCase):
         with mock.patch('glance_dcn.ceph.omap.walk',
                         lambda ioctx, name: sorted(kept.items())):
             for definition in definitions.Definitions(
-                    'home', None, _OURS).load().values():
+                    'home', None, _OURS).load().sites.values():
                 self.assertTrue(all(
                     type(item) is str for pair in definition.options.items()
                     for item in pair))
+
+    def test_of_another_release(self):
+        kept = {
+            'site/a': later(record_format.dump(
+                definitions._Options({'x': '"1"'}), _OURS)),
+            'site/b': record_format.dump(
+                definitions._Options({'x': '"1"'}), _OURS),
+            'holder/b/host': later(record_format.dump(
+                definitions._Holder(5.0), _OURS)),
+            'site/c': later(record_format.dump(
+                definitions._Options({}), 'theirs')),
+            'holder/c/host': '{}'}
+        with mock.patch('glance_dcn.ceph.omap.walk',
+                        lambda ioctx, name: sorted(kept.items())):
+            found = definitions.Definitions('home', None, _OURS).load()
+        self.assertEqual({'b': definitions.Definition({'x': '1'})},
+                         found.sites)
+        self.assertEqual(['a', 'b'], sorted(found.others))
+        self.assertIn('version 3', found.others['a'])

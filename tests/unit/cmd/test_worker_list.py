@@ -67,6 +67,14 @@ class WorkerListTest(base.BaseTestCase):
             status = main.run(args)
         return status, output.getvalue()
 
+    def test_of_another_release(self):
+        self.add('one')
+        self.registry.left['worker/two'] = 'it is of version 3'
+        status, text = self.list()
+        self.assertEqual(1, status)
+        self.assertIn('Record worker/two is left alone: it is of version 3',
+                      text)
+
     def test_root_is_not_glance(self):
         staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.assertIsNone(worker._why_not_me(staging))

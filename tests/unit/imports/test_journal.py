@@ -28,6 +28,7 @@ from hypothesis import strategies
 from oslotest import base
 
 from glance_dcn.imports import journal
+from tests import runtimes
 from tests.unit.imports import test_durable
 
 _HOLDER = """
@@ -139,13 +140,37 @@ class JournalTest(base.BaseTestCase):
 
     def test_one_that_cannot_be_understood(self):
         self.folder.mkdir()
-        # The first release wrote entries of version 1.
-        for text in ('', '{}', '[]', '{"version": 1, "task": "x"}',
+        for text in ('', '{}', '[]', '{"version": "1", "task": "x"}',
                      '{"version": 2, "task": "x"}', json.dumps(dict(
-                         json.loads(entry().text()), version=1))):
+                         json.loads(entry().text()), version=True))):
             (self.folder / 'the-task.json').write_text(text)
             self.assertIsNone(self.journal.take('the-task'))
             self.assertEqual(['the-task.json.bad'], self.names())
+
+    def test_one_of_another_release_stays(self):
+        self.useFixture(runtimes.Runtime())
+        log = self.useFixture(fixtures.FakeLogger())
+        self.folder.mkdir()
+        path = self.folder / 'the-task.json'
+        # The first release wrote entries of version 1.
+        for version in (1, 3):
+            text = json.dumps(dict(json.loads(entry().text()),
+                                   version=version, more=1))
+            path.write_text(text)
+            for _ in range(2):
+                self.assertIsNone(self.journal.take('the-task'))
+                self.assertIsNone(self.journal.read('the-task'))
+                self.assertEqual([], self.journal.entries())
+            self.assertEqual(text, path.read_text())
+            reason = self.journal.others()[str(path)]
+            self.assertIn('version %d' % version, reason)
+        # Once for each process.
+        self.assertEqual(1, log.output.count('its import is not recovered'))
+        # A release that understands it takes it.
+        path.write_text(entry().text())
+        held = self.journal.take('the-task')
+        self.addCleanup(held.close)
+        self.assertEqual({}, self.journal.others())
 
     def test_one_that_holds_what_it_may_not(self):
         fields = json.loads(entry().text())

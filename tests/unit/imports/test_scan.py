@@ -26,6 +26,7 @@ from glance_dcn.imports import journal
 from glance_dcn.imports import scan
 from glance_dcn.upstream import database
 from glance_dcn.upstream import glance_interfaces
+from tests import runtimes
 
 
 class FakeTime:
@@ -143,6 +144,19 @@ class ResidueTest(base.BaseTestCase):
         self.journal.begin(journal.Entry(
             'task', name, 'copy-image', [], 'path', 'copying')).release()
         self.assertEqual([], self.removed())
+
+    def test_while_another_release_has_entries(self):
+        self.useFixture(runtimes.Runtime())
+        name = self.staged()
+        held = self.journal.begin(journal.Entry(
+            'task', 'image', 'copy-image', [], 'path', 'copying'))
+        held.release()
+        path = pathlib.Path(self.journal.folder, 'task.json')
+        text = path.read_text()
+        path.write_text(text.replace('"version": 2', '"version": 3'))
+        self.assertEqual([], self.removed())
+        path.write_text(text)
+        self.assertEqual([name], self.removed())
 
     def test_image_with_an_id_in_capitals(self):
         name = str(uuid.uuid4()).upper()

@@ -99,7 +99,7 @@ class IdentityCase(base.BaseTestCase):
         self.edge = Site('edge', ONE)
         self.identities = self.process(self.home, self.edge)
 
-    def load(self, pool, deployment):
+    def load(self, pool, deployment, tell=None):
         self.assertEqual(('glance-dcn', 'ours'), (pool.namespace, deployment))
         return {store: cluster_identity.ClusterIdentity(*entry)
                 for store, entry in self.kept.items()}

@@ -30,14 +30,15 @@ class FakeDefinitions:
     """The record in memory; what it does in RADOS is tested functionally."""
 
     known = {}
+    others = {}
 
     def __init__(self, store, ioctx, deployment):
         pass
 
     def load(self):
-        return {name: definitions.Definition(dict(one.options),
-                                             dict(one.holders))
-                for name, one in self.known.items()}
+        return definitions.Recorded({
+            name: definitions.Definition(dict(one.options), dict(one.holders))
+            for name, one in self.known.items()}, dict(self.others))
 
     def save(self, name, options):
         self.known.setdefault(
@@ -60,6 +61,7 @@ class TestRecordCase(sites.SitesCase):
         self.useFixture(fakes.MemoryCluster())
         self.cluster = fakes.Site('central')
         self.known = FakeDefinitions.known = {}
+        self.others = FakeDefinitions.others = {}
         self.empty = False
         self.down = set()
         self.now = 1000000
@@ -112,6 +114,26 @@ class TestRecord(TestRecordCase):
         self.assertEqual(['dcn7'], list(self.known))
         self.assertEqual('3', self.known['dcn7'].options['weight'])
         self.assertEqual({'host': self.now}, self.known['dcn7'].holders)
+
+    def test_of_another_release_is_neither_overwritten_nor_dropped(self):
+        self.put(weight=3)
+        watch = self.host()
+        self.exchange(watch)
+        self.known.pop('dcn7')
+        self.others['dcn7'] = 'it is of version 3'
+        self.now += 900
+        log = self.useFixture(fixtures.FakeLogger())
+        self.exchange(watch, 3)
+        self.assertEqual({}, self.known)
+        self.assertEqual(1, log.output.count('it is of version 3'))
+        self.take_away(watch)
+        self.empty = True
+        self.exchange(watch, 3)
+        self.assertIn('dcn7', watch.stores.entries)
+        # Once it can be read again, it goes on.
+        self.others.clear()
+        self.exchange(watch, 3)
+        self.assertNotIn('dcn7', watch.stores.entries)
 
     def test_follows_the_file(self):
         self.put(weight=3)

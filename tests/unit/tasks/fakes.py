@@ -13,6 +13,7 @@
 """Clusters in memory: the omaps of records, and the images of a pool."""
 
 import contextlib
+import json
 
 import fixtures
 
@@ -254,6 +255,12 @@ class MemoryCluster(fixtures.Fixture):
         if image_id in ioctx.site.in_use:
             raise images.InUse(name)
         del ioctx.site.trash[ioctx.pool, name]
+
+
+def next_release(text):
+    """Return a record as a release with the next version would keep it."""
+    fields = json.loads(text)
+    return json.dumps(dict(fields, version=fields['version'] + 1, more=[]))
 
 
 def records_of(site, name='tasks'):

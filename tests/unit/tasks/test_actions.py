@@ -219,6 +219,25 @@ class ExecutorTest(base.BaseTestCase):
         self.assertLeft('2', '3')
         self.assertEqual(set(), self.edge.locked)
 
+    def test_another_release_has_a_record_of_the_image(self):
+        self.edge.add('1')
+        intent = tasks.Intent('edge', IMAGE, 'images', 'f', 'w', 'a', '1')
+        kept = fakes.records_of(self.home)
+        kept[intent.key] = fakes.next_release(self.store.text(intent))
+        exc = self.assertRaises(stores.NotUnderstood, self.execute)
+        self.assertIn('a later release has to act upon it', str(exc))
+        self.assertLeft('1')
+        # Of another image, of another deployment, or no record at all.
+        for key, text in (
+                (intent.key.replace(IMAGE, fakes.OTHER), kept[intent.key]),
+                (intent.key, '{"version": 3, "deployment": "theirs"}'),
+                (intent.key, '{"version": 3')):
+            self.edge.add('1')
+            kept.clear()
+            kept[key] = text
+            self.assertEqual('remove', self.execute())
+            self.assertEqual({key: text}, kept)
+
     def test_left_alone(self):
         self.edge.add('1')
         self.database.says = NAMED

@@ -202,6 +202,17 @@ class RunnerLeaseTest(base.BaseTestCase):
         self.site.away()
         self.second.release()
 
+    def test_releases_with_other_records_run_their_own(self):
+        self.assertTrue(self.first.acquire())
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.record_format.VERSION',
+            record_format.VERSION + 1))
+        later = self.process()
+        self.assertTrue(later.acquire())
+        self.first.check()
+        self.assertEqual(['runner/ours', 'runner/ours/3'],
+                         sorted(fakes.records_of(self.site)))
+
     def test_record(self):
         self.first.acquire()
         [(key, text)] = fakes.records_of(self.site).items()

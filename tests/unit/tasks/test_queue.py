@@ -21,6 +21,7 @@ from oslotest import base
 from glance_dcn.ceph import omap
 from glance_dcn.tasks import deployment
 from glance_dcn.tasks import queue
+from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 from tests.unit.tasks import fakes
 
@@ -195,6 +196,21 @@ class TestAboutToBeWritten(QueueCase):
         self.assertFalse(self.run_pending())
         self.assertEqual(1, len(self.edge.images))
         self.assertEqual(1, len(self.left))
+
+    def test_of_another_release(self):
+        intent = tasks.Intent('edge', IMAGE, 'images', 'f', 'w', ADDRESS, '1')
+        kept = fakes.records_of(self.home)
+        text = fakes.next_release(self.queue.store.text(intent))
+        kept[intent.key] = text
+        self.defer(Action.DELETE, self.edge, IMAGE, image_id='1')
+        self.assertFalse(self.run_pending())
+        self.assertEqual(1, len(self.edge.images))
+        # The image may be committed, and its writer cannot be blocklisted.
+        self.assertTrue(self.queue.is_committed(self.edge, IMAGE, '1'))
+        self.assertRaises(stores.NotUnderstood, self.queue.writers_of,
+                          self.edge, IMAGE, '1')
+        self.queue.cancel_deletes(self.edge, IMAGE)
+        self.assertEqual(text, kept[intent.key])
 
     def test_records_that_cannot_be_read(self):
         write = self.queue.writes.begin(self.edge, IMAGE, ADDRESS)

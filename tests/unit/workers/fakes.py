@@ -35,6 +35,7 @@ class Registry:
     :ivar records: texts by name of the worker
     :ivar figures: lists of what was written with each heartbeat, by the same
     :ivar journals: dicts of entries by task, by name of the worker
+    :ivar left: why records are left alone, by their keys
     :ivar holders: who has the right to act, by name of the worker
     """
 
@@ -45,6 +46,7 @@ class Registry:
         self.figures = {}
         self.journals = {}
         self.holders = {}
+        self.left = {}
         self.reachable = True
 
     @property
@@ -59,7 +61,10 @@ class Registry:
     def worker(self, identity):
         self._reach()
         text = self.records.get(identity)
-        return text and registry.parse(text, 'ours'), text
+        try:
+            return text and registry.parse(text, 'ours'), text
+        except ValueError:
+            return None, text
 
     def replace(self, before, worker, figures=()):
         self._reach()
@@ -74,6 +79,14 @@ class Registry:
         if self.records.get(worker.identity) == text:
             del self.records[worker.identity]
 
+    def unreadable(self):
+        self._reach()
+        return dict(self.left)
+
+    def unreadable_tasks(self, identity):
+        return {key.rpartition('/')[2] for key in self.left
+                if key.startswith('task/%s/' % identity)}
+
     def tasks(self, identity):
         self._reach()
         return list(self.journals.get(identity, {}).values())
@@ -87,6 +100,7 @@ class Registry:
     def forget(self, identity, task):
         self._reach()
         self.journals.get(identity, {}).pop(task, None)
+        self.left.pop('task/%s/%s' % (identity, task), None)
 
     def hold(self, identity, holder, seconds):
         self._reach()

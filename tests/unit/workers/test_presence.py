@@ -32,6 +32,7 @@ from glance_dcn.workers import leader
 from glance_dcn.workers import presence
 from glance_dcn.workers import registry
 from tests import runtimes
+from tests.unit.tasks import fakes as task_fakes
 from tests.unit.workers import fakes
 
 URL = 'http://worker-1:9292'
@@ -303,6 +304,24 @@ class PresenceTest(base.BaseTestCase):
         self.presence.beat()
         self.assertEqual([], self.registry.tasks(identity))
 
+    def test_journal_of_another_release(self):
+        found = journal.Journal(self.staging)
+        self.presence.beat()
+        held = found.begin(self.entry('there'))
+        self.addCleanup(held.close)
+        there, gone = ('task/%s/%s' % (self.worker.identity, task)
+                       for task in ('there', 'gone'))
+        path = os.path.join(found.folder, 'there.json')
+        with open(path) as file:
+            text = file.read()
+        with open(path, 'w') as file:
+            file.write(task_fakes.next_release(text))
+        self.registry.left.update({there: 'of version 3',
+                                   gone: 'of version 3'})
+        self.presence.beat()
+        # What was rolled back by that release meanwhile, and is not there.
+        self.assertEqual([there], list(self.registry.left))
+
     def test_announces_at_once(self):
         # Also by a process that does not speak for the worker.
         self.presence.beat()
@@ -335,6 +354,23 @@ class PresenceTest(base.BaseTestCase):
         self.assertEqual({}, self.registry.holders)
         self.assertEqual(1, self.logged.output.count(
             'worker peer has taken its locks off images'))
+
+    def test_comes_back_after_another_release(self):
+        self.presence.beat()
+        identity = self.worker.identity
+        self.registry.note(identity, self.entry())
+        text = task_fakes.next_release(self.registry.records[identity])
+        self.registry.records[identity] = text
+        # A peer of that release may be at it.
+        self.registry.holders[identity] = 'peer'
+        for _ in range(3):
+            self.presence.beat()
+        self.assertEqual(text, self.registry.records[identity])
+        del self.registry.holders[identity]
+        self.presence.beat()
+        self.assertEqual(identity, self.worker.identity)
+        self.assertEqual({}, self.registry.holders)
+        self.assertNotIn('has taken its locks', self.logged.output)
 
     def test_may_recover(self):
         # It is not known to anybody yet, or nobody can be asked.

@@ -490,9 +490,12 @@ class PeersTest(base.BaseTestCase):
         self.speak('gone', seen=time.time() - week + 1000)
         self.speak('owned', seen=1)
         self.registry.note('owned', ENTRY)
+        self.speak('of another release', seen=1)
+        self.registry.left['task/of another release/t'] = 'of version 3'
         self.peers._roll_back = self.fails
         self.look(20, times=8)
-        self.assertEqual({'gone', 'owned'}, set(self.registry.records))
+        self.assertEqual({'gone', 'owned', 'of another release'},
+                         set(self.registry.records))
 
     def fails(self, worker, entry):
         raise RuntimeError('it cannot be undone now')
