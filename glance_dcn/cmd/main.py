@@ -41,6 +41,7 @@ from glance_dcn.cmd import output
 from glance_dcn.cmd import site
 from glance_dcn.cmd import status
 from glance_dcn.cmd import task
+from glance_dcn.cmd import uninstall
 from glance_dcn.cmd import validate
 from glance_dcn.cmd import worker
 from glance_dcn.deploy import files
@@ -79,8 +80,8 @@ sites file in place of that.
 
 # Modules of the subcommands, each with register(subparsers). What they need
 # before they are run is set up by set_up(args), their own or the one below.
-_COMMANDS = (check, complete, config, metrics, site, status, task, validate,
-             worker)
+_COMMANDS = (check, complete, config, metrics, site, status, task, uninstall,
+             validate, worker)
 # What says why a command cannot do its work.
 _REASONS = (access.NoSuchUser, errors.ClusterError, files.Error,
             output.Failed, sitesfile.Mistake)

@@ -44,6 +44,7 @@ _Answer = typing.TypeVar('_Answer')
 
 IMPORTING = 'os_glance_importing_to_stores'
 FAILED = 'os_glance_failed_import'
+LOCK = 'os_glance_import_task'
 
 _STORE = 'store'
 # As in "Copying: 42 %, 9 MiB/s; dcn0: 128 MiB", for all stores at once, and in
@@ -408,6 +409,18 @@ def _properties_of(connection: sqlalchemy.engine.Connection,
         query = query.where(_PROPERTIES.c.image_id.in_(ids))
     for image, name, value in connection.execute(query):
         yield image, name, [store for store in value.split(',') if store]
+
+
+def locked() -> list[str]:
+    """Return the IDs of the images that an import or a copy has."""
+    with _engine().connect() as connection:
+        return list(connection.execute(
+            sql.select(_IMAGES.c.id).select_from(_PROPERTIES.join(
+                _IMAGES, _IMAGES.c.id == _PROPERTIES.c.image_id)).where(
+                    _PROPERTIES.c.name == LOCK, _PROPERTIES.c.value != '',
+                    _PROPERTIES.c.deleted.is_(False),
+                    _IMAGES.c.deleted.is_(False)).order_by(_IMAGES.c.id)
+        ).scalars())
 
 
 def transfers() -> list[Transfer]:
