@@ -75,10 +75,13 @@ class Deployment:
 
     :param state: path of the folder
     :param report: called with a line of text for each step
+    :ivar trees: folders with another release of glance_dcn, and its metadata,
+        for workers by (site, number)
     """
 
     def __init__(self, state, report=lambda line: None):
         self.state = pathlib.Path(state).resolve()
+        self.trees = {}
         self._report = report
         self._started = time.monotonic()
 
@@ -260,6 +263,7 @@ class Deployment:
         kind = store_type or self.facts['store_type']
         names = self.sites if site == CENTRAL else [site, CENTRAL]
         directory = self.state / 'sites' / site / name
+        tree = self.trees.get((site, number))
         return glance.Glance(
             '%s-%s' % (site, name), directory,
             self._port(name, site), self.keystone,
@@ -269,7 +273,10 @@ class Deployment:
              for store in names}, site,
             _OURS if kind == 'dcn' else None,
             clock=clock.Clock(directory / 'clock')
-            if self.facts.get('clocks') else None)
+            if self.facts.get('clocks') else None,
+            # uWSGI has Python import from its folder first.
+            prefix=('env', '-C', tree, 'PYTHONPATH=%s' % tree)
+            if tree else ())
 
     def balancer(self, site):
         """Return the load balancer of a site, None where there is none."""

@@ -55,7 +55,7 @@ class Stage:
         self._stack = contextlib.ExitStack()
 
     def up(self, sites, workers, database, store_type, wan, lender=None,
-           clocks=False):
+           clocks=False, edges=True):
         """Bring the deployment up; for the parameters see there.
 
         :param lender: folder of a lab whose Keystone and database server are
@@ -69,7 +69,7 @@ class Stage:
             self._stack.callback(lent.cleanUp)
             services = {'lab': str(lender), 'database': lent.url}
         self.lab.create(sites, workers, database, store_type, wan, _TIMEOUTS,
-                        services, clocks=clocks)
+                        services, clocks=clocks, edges=edges)
         self.lab.up()
         session = self.lab.keystone.session()
         # Every request needs it: got once, before there are many threads.
@@ -77,7 +77,8 @@ class Stage:
         self._apis = {
             (site, number): client.Api(self.lab.glance(site, number).url,
                                        session)
-            for site in sites for number in range(workers)}
+            for site in (sites if edges else sites[:1])
+            for number in range(workers)}
 
     def down(self, delete):
         """End the deployment.
