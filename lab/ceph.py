@@ -72,6 +72,8 @@ keyring = %(directory)s/ceph.$name.keyring
 # told otherwise.
 paxos_propose_interval = 0.1
 mon_data = %(directory)s/mon
+# Without it a monitor lets no other one join.
+keyring = $mon_data/keyring
 mon_initial_members = a
 mon_data_avail_crit = 1
 mon_data_avail_warn = 1
