@@ -34,7 +34,7 @@ from lab import prometheus  # noqa: E402
 
 _DASHBOARD = _ROOT / 'etc/grafana/glance-dcn.json'
 # Pixels: of a panel's lines, and around them; of a line of text.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _LINE = 230, 90, 66, 14, 26, 17
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _LINE = 230, 90, 76, 14, 26, 17
 _COLUMNS = 2
 # Values of a line, and characters in a row of the legend.
 _POINTS, _LEGEND = 120, 40
@@ -50,15 +50,17 @@ def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--url', default='http://127.0.0.1:9090')
     parser.add_argument('--minutes', type=float, default=15)
+    parser.add_argument('--end', type=float, default=time.time(),
+                        metavar='SECONDS', help='since the epoch; by default '
+                        'now')
     parser.add_argument('--panels', help='numbers of panels; by default all '
                         'that show lines')
     parser.add_argument('file', type=pathlib.Path)
     args = parser.parse_args(argv)
     found = panels(json.loads(_DASHBOARD.read_text()), args.panels)
-    end = time.time()
     api = prometheus.Api(args.url)
     args.file.write_text(draw(
-        [(panel, series(api, panel, end - 60 * args.minutes, end))
+        [(panel, series(api, panel, args.end - 60 * args.minutes, args.end))
          for panel in found], args.minutes))
 
 

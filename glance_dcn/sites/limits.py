@@ -163,6 +163,8 @@ class TransferScheduler:
 
     def measure(self) -> list[figures.Figures]:
         """Return the figures of this process, of all its sites."""
+        # The end of one may have been overlooked.
+        self.run_once()
         awaited = collections.Counter(
             one.name for waiter in list(self._queue.get().waiting)
             for one in waiter.wanted if one.full)
