@@ -170,10 +170,9 @@ class RotationTest(operate.CommandTestCase):
         keyring = cluster.keyring('glance')
         before = keyring.read_text()
         new = keyring.with_suffix('.new')
-        process.write_private(new, self.ceph('central', 'auth', 'get',
-                                             'client.glance'))
-        process.run(['ceph-authtool', new, '--gen-key', '-n',
-                     'client.glance'])
+        process.run(['ceph-authtool', '--create-keyring', new, '--gen-key',
+                     '-n', 'client.glance', '--cap', 'mon', 'profile rbd',
+                     '--cap', 'osd', 'profile rbd pool=images'])
         self.ceph('central', 'auth', 'import', '-i', new)
         new.rename(keyring)
         self.assertNotEqual(before, keyring.read_text())

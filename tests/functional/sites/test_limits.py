@@ -129,7 +129,7 @@ class DefinitionsTest(base.CephTestCase):
             self.ioctx.remove_object(definitions.OBJECT)
 
     def test_nothing_recorded(self):
-        self.assertEqual({}, self.record.load())
+        self.assertEqual({}, self.record.load().sites)
 
     def test_saved_held_released_and_forgotten(self):
         options = {'weight': '3', 'store_description': 'Zürich\n"x"'}
@@ -140,15 +140,15 @@ class DefinitionsTest(base.CephTestCase):
         self.assertEqual(
             {'dcn7': definitions.Definition(options, {'a': 1234.5,
                                                       'b.example': 1234.5}),
-             'dcn8': definitions.Definition({})}, self.record.load())
+             'dcn8': definitions.Definition({})}, self.record.load().sites)
         self.record.release('dcn7', 'a')
         self.record.release('dcn7', 'never')
         self.assertEqual({'b.example': 1234.5},
-                         self.record.load()['dcn7'].holders)
+                         self.record.load().sites['dcn7'].holders)
         self.record.forget('dcn7', ['b.example'])
-        self.assertEqual(['dcn8'], list(self.record.load()))
+        self.assertEqual(['dcn8'], list(self.record.load().sites))
         self.record.forget('dcn8')
-        self.assertEqual({}, self.record.load())
+        self.assertEqual({}, self.record.load().sites)
 
     def kept(self, options):
         """Return options as they are kept, bytes."""
@@ -163,7 +163,7 @@ class DefinitionsTest(base.CephTestCase):
                 operation, tuple('site/' + name for name in sorted(names)),
                 (self.kept({}),) * len(names))
             self.ioctx.operate_write_op(operation, definitions.OBJECT)
-        self.assertEqual(names, set(self.record.load()))
+        self.assertEqual(names, set(self.record.load().sites))
 
     def test_what_cannot_be_understood_is_left_aside(self):
         with rados.WriteOpCtx() as operation:
@@ -178,7 +178,7 @@ class DefinitionsTest(base.CephTestCase):
                  b'1', b'soon', b''))
             self.ioctx.operate_write_op(operation, definitions.OBJECT)
         self.assertEqual({'c': definitions.Definition({'weight': '3'})},
-                         self.record.load())
+                         self.record.load().sites)
 
     def test_a_pool_that_refuses(self):
         with self.cluster('dcn0').connect('glance') as client, \

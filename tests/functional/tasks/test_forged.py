@@ -255,7 +255,7 @@ class OtherSiteTest(base.TasksTestCase):
             self.addCleanup(self.remove_forged)
         with self.queue.home.open() as ioctx:
             known = definitions.Definitions('central', ioctx,
-                                            self.deployment).load()
+                                            self.deployment).load().sites
             self.assertNotIn('evil', known)
             self.assertNotIn(self.edge.name,
                              cluster_identity.load(ioctx, self.deployment))
