@@ -164,8 +164,9 @@ def _add_kind(parser: argparse.ArgumentParser,
               default: str | None = None) -> None:
     parser.add_argument('--as', dest='kind', choices=render.KINDS,
                         required=default is None, default=default,
-                        help='for whom' + (' (%s)' % default if default
-                                           else ''))
+                        metavar='FORM', help='for whom: %s%s' % (
+                            ', '.join(render.KINDS),
+                            ' (%s)' % default if default else ''))
 
 
 def _render(args: argparse.Namespace) -> int:

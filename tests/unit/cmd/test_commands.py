@@ -57,8 +57,8 @@ _ARGUMENTS = {
     'site key': ('dcn0', '--ceph-conf', 'c.conf', '--output', 'KEYRING'),
     'site show': ('edge',), 'status': ('--all',),
     'task list': ('--all',), 'task retry': (), 'task run': (),
-    'task show': (task_fakes.IMAGE,), 'validate': (), 'worker list': (),
-    'worker recover': ()}
+    'task show': (task_fakes.IMAGE,), 'uninstall': ('--check',),
+    'validate': (), 'worker list': (), 'worker recover': ()}
 # Those of a sites file, which have it as another argument.
 _OF_SITES_FILE = ('config diff', 'config render', 'site import', 'site key')
 
@@ -106,6 +106,11 @@ class EachCommand(base.SitesFileTestCase):
                 ('imports.journal.of', lambda conf: mock.Mock()),
                 ('imports.folder.path', lambda conf: str(self.folder)),
                 ('cmd.worker._why_not_me', lambda path: None),
+                ('cmd.uninstall._compare_options',
+                 lambda conf, targets, report: report.change.append(HOSTILE)),
+                ('cmd.uninstall._read_database', lambda *args: None),
+                ('cmd.uninstall._read_records', lambda *args: None),
+                ('cmd.uninstall._read_staging', lambda *args: None),
                 ('cmd.validate._adapter', lambda args: None),
                 ('cmd.validate._targets', lambda args, glance: []),
                 ('cmd.validate.journey.Journey', lambda *args: way)):
@@ -247,8 +252,9 @@ class TestEachCommand(EachCommand):
                 (('task', 'list', '-c', 'created', '-c', 'attempts'),
                  '1970-01-01T00:00:00Z 0\n'),
                 (('status', '-c', 'site', '-c', 'tasks'),
-                 'central delete=0,remove-incomplete=0,purge=0\n'
-                 'edge delete=2,remove-incomplete=0,purge=0\n'
+                 'central delete=0,remove-incomplete=0,purge=0,'
+                 'not understood=0\n'
+                 'edge delete=2,remove-incomplete=0,purge=0,not understood=0\n'
                  'gone None\n'),
                 (('status', '--all', '-c', 'size', '-c', 'present', '-c',
                   'missing'), '10 central edge\n'),

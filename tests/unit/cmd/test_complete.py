@@ -73,7 +73,8 @@ class TestScript(base.BaseTestCase):
             '--config-file status s': ['site', 'status'],
             'task list -c at': ['attempts'], 'check -c re': ['remedy'],
             'status -c l': ['lost'], 'status -c ow': ['owner'],
-            'config render --as .': ['plain', 'tripleo', 'operator'],
+            'config render --as .': [
+                'plain', 'kolla', 'openstack-ansible', 'tripleo', 'operator'],
             'check --timeout .': [], 'status --watch --form': ['--format'],
             'metrics --output .': []}
         self.assertEqual(table, dict(zip(table, self.complete(*table))))

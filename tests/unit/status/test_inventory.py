@@ -201,8 +201,8 @@ class TestInventory(base.BaseTestCase):
                 connection.execute(models.TaskInfo.__table__.insert().values(
                     task_id=task, message=message))
         self.assertEqual(
-            [('t1', image, 42, '2026-11-21 14:00:00 UTC'),
-             ('t3', image, None, '2026-11-21 14:00:00 UTC')],
+            [('t1', image, 42, '2026-11-21T14:00:00Z'),
+             ('t3', image, None, '2026-11-21T14:00:00Z')],
             [(found.task, found.image, found.percent, found.begun)
              for found in inventory.transfers()])
 
