@@ -144,16 +144,7 @@ class Glance:
             'import_filtering_opts': {
                 # Images are served from this machine in the lab.
                 'allowed_hosts': '[127.0.0.1]', 'allowed_ports': '[]'},
-            'keystone_authtoken': {
-                'auth_type': 'password',
-                'auth_url': self._keystone.url,
-                'www_authenticate_uri': self._keystone.url,
-                'username': 'glance',
-                'password': self._keystone.service_password,
-                'project_name': 'service',
-                'user_domain_id': 'default',
-                'project_domain_id': 'default',
-            },
+            'keystone_authtoken': self._keystone.authtoken,
             'oslo_concurrency': {'lock_path': self.directory / 'locks'},
             'paste_deploy': {
                 'flavor': 'keystone',

@@ -88,15 +88,30 @@ class Keystone:
             password=password or self.password, project_name=project,
             user_domain_id='default', project_domain_id='default'))
 
-    def register_endpoint(self, region, url):
-        """Put a site's image endpoint into the catalogue, once.
+    @property
+    def authtoken(self):
+        """Options with which a service checks tokens, as a dict."""
+        return {
+            'auth_type': 'password',
+            'auth_url': self.url,
+            'www_authenticate_uri': self.url,
+            'username': 'glance',
+            'password': self.service_password,
+            'project_name': SERVICE_PROJECT,
+            'user_domain_id': 'default',
+            'project_domain_id': 'default',
+        }
+
+    def register_endpoint(self, region, url, name='glance', kind='image'):
+        """Put the endpoint of a site's service into the catalogue, once.
 
         :param region: name of the site
-        :param url: URL of its Glance
+        :param url: URL of its service
+        :param name: of the service
+        :param kind: type of the service
         """
         keystone = client.Client(session=self.session())
-        service = _find_or_create(keystone.services, type='image',
-                                  name='glance')
+        service = _find_or_create(keystone.services, type=kind, name=name)
         with contextlib.suppress(ka_exceptions.Conflict):
             keystone.regions.create(id=region)
         for interface in ('public', 'internal', 'admin'):
