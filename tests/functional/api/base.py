@@ -98,11 +98,13 @@ class OwnGlance(fixtures.Fixture):
     :param database: URL of another database than its own
     :param processes: number of processes that serve
     :param kind: class of the Glance
+    :param prefix: see :class:`lab.glance.Glance`
     """
 
     def __init__(self, stores, default='central', overrides=None,
-                 database=None, processes=1, kind=glance.Glance):
+                 database=None, processes=1, kind=glance.Glance, prefix=()):
         super().__init__()
+        self._prefix = prefix
         self._kind = kind
         self._processes = processes
         self._stores = stores
@@ -136,7 +138,7 @@ class OwnGlance(fixtures.Fixture):
         return self._kind(
             'own-glance', folder, process.free_port(), lab().keystone,
             database, self._stores, self._default, self._overrides,
-            self._processes)
+            self._processes, prefix=self._prefix)
 
     @property
     def log(self):
@@ -149,7 +151,7 @@ class ApiTestCase(base.CephTestCase):
 
     def setUp(self):
         super().setUp()
-        for name in ('keystoneauth', 'urllib3'):
+        for name in ('keystoneauth', 'swiftclient', 'urllib3'):
             self.useFixture(fixtures.FakeLogger(name, level=logging.INFO))
         self.lab = lab()
         self.central, self.dcn0, self.dcn1 = (

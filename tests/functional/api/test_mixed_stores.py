@@ -10,45 +10,40 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Stores of several types in one Glance: dcn beside stock ones."""
+"""Stores of several types in one Glance: ours beside stock ones."""
 
 
 from tests.functional.api import base
+from tests.functional.api import mixed
 from tests import releases
 
 
-class MixedStoresTest(base.OwnGlanceTestCase):
-    """``enabled_backends = central:dcn,dcn0:dcn,nfs:file,web:http``."""
+class FolderTest(mixed.MixedStoresTests, base.OwnGlanceTestCase):
+    """``central:dcn,dcn0:dcn,away:dcn,nfs:file,web:http``."""
+
+    stock = 'nfs'
 
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
         cls.nfs = cls.make_folder()
-        cls.start_own(dict(
-            base.rbd_stores(sites=('central', 'dcn0')),
+        cls.start_own(mixed.stores(
+            cls.make_folder(),
             nfs=('file', {'filesystem_store_datadir': cls.nfs,
                           'store_description': 'a shared folder',
                           'weight': 7}),
-            web=('http', {})))
+            web=('http', {})), overrides=mixed.OVERRIDES)
 
-    def setUp(self):
-        super().setUp()
-        self.data = base.random_data()
-
-    def assertInFile(self, image_id):
-        self.assertSame(self.data, (self.nfs / image_id).read_bytes())
-
-    def assertNoFile(self, image_id):
-        self.assertFalse((self.nfs / image_id).exists())
-
-    def copy(self, image_id, target):
-        self.api.images.image_import(image_id, 'copy-image', stores=[target])
+    def held(self, image_id):
+        path = self.nfs / image_id
+        return path.read_bytes() if path.exists() else None
 
     def test_listed(self):
         self.assertEqual(
             {'central': {'id': 'central', 'default': 'true',
                          'description': 'central RBD store'},
              'dcn0': {'id': 'dcn0', 'description': 'dcn0 RBD store'},
+             'away': {'id': 'away', 'description': 'a site that is away'},
              'nfs': {'id': 'nfs', 'description': 'a shared folder'},
              'web': {'id': 'web', 'read-only': 'true'}},
             self.api.stores())
@@ -57,82 +52,15 @@ class MixedStoresTest(base.OwnGlanceTestCase):
     def test_listed_in_detail(self):
         details = self.api.stores(detail=True)
         self.assertEqual(
-            {'central': ('rbd', 0), 'dcn0': ('rbd', 0), 'nfs': ('file', 7),
-             'web': ('http', 0)},
+            {'central': ('rbd', 0), 'dcn0': ('rbd', 0), 'away': ('rbd', 0),
+             'nfs': ('file', 7), 'web': ('http', 0)},
             {name: (store['type'], store['weight'])
              for name, store in details.items()})
-        for site in ('central', 'dcn0'):
+        for site in mixed.SITES:
             self.assertEqual(self.cluster(site).fsid,
                              details[site]['properties']['fsid'])
         self.assertEqual(str(self.nfs),
                          details['nfs']['properties']['data_dir'])
-
-    def test_imported_into_all_three(self):
-        image_id = self.uploaded(self.api, self.data, 'central', 'dcn0',
-                                 'nfs')
-        self.assertDescribes(self.api.images.get(image_id), self.data)
-        self.assertStored(image_id, self.data, 'central', 'dcn0')
-        self.assertInFile(image_id)
-        for store in ('central', 'dcn0', 'nfs'):
-            self.assertSame(self.data,
-                            self.api.download(image_id, prefer=store))
-        self.api.images.delete(image_id)
-        self.assertNoTrace(image_id, 'central', 'dcn0')
-        self.assertNoFile(image_id)
-
-    def test_each_store_alone_serves_it(self):
-        image_id = self.uploaded(self.api, self.data, 'central', 'dcn0',
-                                 'nfs')
-        for gone, left in (('central', {'dcn0', 'nfs'}), ('nfs', {'dcn0'})):
-            self.api.images.delete_from_store(gone, image_id)
-            self.api.wait(image_id, *left)
-            self.assertSame(self.data, self.api.download(image_id))
-        self.assertNoTrace(image_id, 'central')
-        self.assertNoFile(image_id)
-
-    def test_converted_into_all_three(self):
-        image_id = self.new_image(self.api, disk_format='qcow2')
-        self.api.images.image_import(
-            image_id, 'web-download', stores=['nfs', 'dcn0', 'central'],
-            uri=self.served(self.converted(self.data, 'qcow2')))
-        image = self.api.wait(image_id, 'nfs', 'dcn0', 'central')
-        self.assertDescribes(image, self.data)
-        self.assertStored(image_id, self.data, 'central', 'dcn0')
-        self.assertInFile(image_id)
-
-    def test_copied_from_nfs_to_a_site(self):
-        image_id = self.uploaded(self.api, self.data, 'nfs')
-        self.copy(image_id, 'dcn0')
-        self.assertDescribes(self.api.wait(image_id, 'nfs', 'dcn0'),
-                             self.data)
-        self.assertStored(image_id, self.data, 'dcn0')
-        self.assertNoTrace(image_id, 'central')
-        self.assertSame(self.data,
-                        self.api.download(image_id, prefer='dcn0'))
-
-    def test_copied_from_a_site_to_nfs(self):
-        image_id = self.uploaded(self.api, self.data, 'dcn0')
-        self.copy(image_id, 'nfs')
-        self.api.wait(image_id, 'dcn0', 'nfs')
-        self.assertInFile(image_id)
-
-    def test_copied_from_a_site_to_all_others(self):
-        image_id = self.uploaded(self.api, self.data, 'dcn0')
-        self.api.images.image_import(image_id, 'copy-image',
-                                     stores=['nfs', 'central'])
-        self.api.wait(image_id, 'dcn0', 'nfs', 'central')
-        self.assertInFile(image_id)
-        self.assertStored(image_id, self.data, 'dcn0', 'central')
-
-    def test_a_part_from_each(self):
-        image_id = self.uploaded(self.api, self.data, 'nfs', 'dcn0')
-        for store in ('nfs', 'dcn0'):
-            answer = self.api.request(
-                'GET', '/v2/images/%s/file' % image_id,
-                params={'prefer': store},
-                headers={'Range': 'bytes=1000-70000'})
-            self.assertEqual(206, answer.status_code)
-            self.assertSame(self.data[1000:70001], answer.content)
 
     def test_a_copy_to_a_store_that_cannot_be_written(self):
         image_id = self.uploaded(self.api, self.data, 'dcn0')
