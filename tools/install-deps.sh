@@ -14,6 +14,8 @@
 # Installs what the lab and the tests need, and nothing that is there already:
 # the distribution's packages that bindep.txt names, and a virtual environment
 # in .venv. May be run again at any time.
+#
+#   tools/install-deps.sh [PROFILE] ...     further profiles of bindep.txt
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -65,7 +67,7 @@ pip() {
 }
 
 pip install -c lab/constraints.txt bindep
-missing=$("$venv/bin/bindep" --brief test || true)
+missing=$("$venv/bin/bindep" --brief test "$@" || true)
 if [ -n "$missing" ]; then
     # Word splitting is meant: one package a line.
     # shellcheck disable=SC2086
