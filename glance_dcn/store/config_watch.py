@@ -198,7 +198,6 @@ class ConfigWatch:
         files = _stat(self.conf)
         if files == self._files:
             return
-        self._files = files
         try:
             self.conf.mutate_config_files()
             for name, store in _stores():
@@ -207,6 +206,9 @@ class ConfigWatch:
         except (cfg.Error, ValueError, OSError) as exc:
             LOG.error('The configuration files were changed, and cannot be '
                       'used: %s. Limits stay as they are.', exc)
+        # After anything else, such as an option that is registered while
+        # oslo.config walks them all, the next poll takes the change over.
+        self._files = files
 
     def _keep_record(self) -> None:
         lead = self._tasks.lead

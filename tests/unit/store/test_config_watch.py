@@ -13,6 +13,7 @@
 import io
 import os
 import threading
+from unittest import mock
 
 from glance_store import exceptions
 from glance_store import location
@@ -298,6 +299,16 @@ class TestLimits(sites.SitesCase):
         self.change(dcn_bandwidth_limit=4)
         watch.poll()
         self.assertLimits(0, 4)
+
+    def test_option_is_registered_meanwhile(self):
+        # By another thread, in a dict that oslo.config is walking.
+        watch = self.start(dcn_bandwidth_limit=2.5)
+        self.change(dcn_bandwidth_limit=5)
+        with mock.patch.object(self.conf, '_all_opt_infos', side_effect=(
+                RuntimeError('dictionary changed size during iteration'))):
+            self.assertRaises(RuntimeError, watch.poll)
+        watch.poll()
+        self.assertLimits(0, 5)
 
     @releases.with_defaults
     def test_shared_section(self):
