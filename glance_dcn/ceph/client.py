@@ -228,7 +228,7 @@ class ClientFactory:
                 client: rados.Rados) -> errors.ClusterError:
         """Return the ClusterError for what librados raised on connecting."""
         if errors.code(exc) not in (*errors.DENIED, errno.ENOENT,
-                                    errno.EINVAL):
+                                    errno.EINVAL, errno.EIO):
             return errors.Unreachable(
                 self.store, 'the monitors %s do not answer (%s)' % (
                     client.conf_get('mon_host'), exc),
@@ -242,6 +242,14 @@ class ClientFactory:
             return errors.Refused(
                 self.store, 'the cluster refuses %s (%s)' % (user, exc),
                 self._user_remedy)
+        if errors.code(exc) == errno.EIO:
+            # Of librados's parser; a cluster that is away times out.
+            return errors.Misconfigured(
+                self.store, 'this host\'s Ceph cannot read the key of %s in '
+                '%s (%s)' % (user, ', '.join(keyrings), exc),
+                'correct it; see rbd_store_user in [%s]. Keys of type '
+                'aes256k, which Ceph 20 makes unless it is told another type, '
+                'need Ceph 20 at this host as well' % self.store)
         return errors.Misconfigured(
             self.store, 'cannot connect as %s (%s)' % (user, exc),
             self._user_remedy)

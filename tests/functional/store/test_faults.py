@@ -164,6 +164,17 @@ class DcnConfigurationTest(base.StoreTestCase):
                        '[client.glance]\nkeyring = %s\n'
                        % self.keyring('glance')))
 
+    def test_key_of_a_newer_ceph(self):
+        # Of a type that Ceph 20 makes: older clients cannot read it, and
+        # what can is refused.
+        keyring = self.directory / 'newer.keyring'
+        keyring.write_text(
+            '[client.glance]\n\tkey = AgDerwprC7O5GCAA4oA2Qal1lPs5hpG21MOZ'
+            'NtV0RbwJh37RVc4RayiOt+c=\n')
+        self.check('rbd_store_user', 'client.glance',
+                   rbd_store_ceph_conf=self.conf_file(
+                       '[client.glance]\nkeyring = %s\n' % keyring))
+
     def test_missing_keyring(self):
         keyring = self.directory / 'gone.keyring'
         self.check('rbd_store_ceph_conf', keyring, away=True,
