@@ -168,7 +168,8 @@ def take(queue: Queue[_T], timeout: float) -> _T:
     except Empty:
         if timeout <= 0:
             raise
-        return queue.get(timeout=timeout)
+        # It knows no infinity.
+        return queue.get(timeout=min(timeout, threading.TIMEOUT_MAX))
 
 
 class Shared:

@@ -21,6 +21,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import typing
 import unittest
@@ -112,6 +113,13 @@ class TestGet(base.BaseTestCase):
         native.start('test', lambda: (time.sleep(.1), queue.put(1)))
         self.assertEqual(1, native.get(queue, 10))
         self.assertRaises(native.Empty, native.get, queue, .01)
+
+    def test_waits_without_end(self):
+        queue = native.Queue()
+        later = threading.Timer(.2, queue.put, [1])
+        later.start()
+        self.addCleanup(later.join)
+        self.assertEqual(1, native.get(queue, float('inf')))
 
 
 @unittest.skipUnless(importlib.util.find_spec('eventlet'),
