@@ -92,6 +92,9 @@ osd_objectstore = bluestore
 bluestore_block_size = %(size)d
 bluestore_block_wal_create = false
 bluestore_block_db_create = false
+# The default of 1024 for each OSD is soon all that a machine has
+# (fs.aio-max-nr).
+bdev_aio_max_queue_depth = 64
 # Closing its file waits for a poll of it, a dozen times when an OSD is made
 # and four when it starts; what was just made needs no check.
 bdev_aio_poll_ms = 20
@@ -278,27 +281,32 @@ class Cluster:
         return process.free_port(address=self.address)
 
     def _start_daemon(self, daemon, argv):
-        daemon.start(self.link.command(argv) if self.link else argv)
+        # As systemd starts it: Debian's Ceph 18 and later look for their
+        # object classes below the working directory.
+        daemon.start(self.link.command(argv) if self.link else argv, cwd='/')
 
     def _make_monitor(self, facts):
         admin = self.directory / 'ceph.client.admin.keyring'
         keyring = self.directory / 'mon.keyring'
         monmap = self.directory / 'monmap'
+        kind, ciphers = _ciphers()
         process.run(['ceph-authtool', '--create-keyring', keyring,
-                     '--gen-key', '-n', 'mon.', '--cap', 'mon', 'allow *'])
+                     '--gen-key', *kind, '-n', 'mon.', '--cap', 'mon',
+                     'allow *'])
         process.run(['ceph-authtool', '--create-keyring', admin,
-                     '--gen-key', '-n', 'client.admin',
+                     '--gen-key', *kind, '-n', 'client.admin',
                      '--cap', 'mon', 'allow *', '--cap', 'osd', 'allow *'])
         process.run(['ceph-authtool', keyring, '--import-keyring', admin])
         process.run(['monmaptool', '--create', '--fsid', facts['fsid'],
-                     '--addv', 'a',
+                     *ciphers, '--addv', 'a',
                      '[v2:%(address)s:%(port)d]' % facts, monmap])
         process.run(['ceph-mon', '--mkfs', '-i', 'a', '-c', self._conf,
                      '--monmap', monmap, '--keyring', keyring])
         self._start_monitor(timeout=60)
 
     def _make_osd(self, facts):
-        key = process.run(['ceph-authtool', '--gen-print-key']).strip()
+        key = process.run(['ceph-authtool', '--gen-print-key',
+                           *_ciphers()[0]]).strip()
         with self.connect() as client:
             command(client, {'prefix': 'osd new', 'uuid': facts['osd_uuid']},
                     json.dumps({'cephx_secret': key}))
@@ -356,6 +364,18 @@ class Cluster:
             with self.connect(timeout=5) as client:
                 return client.get_fsid() == self.fsid
         return False
+
+
+def _ciphers():
+    """Return arguments of ceph-authtool and monmaptool for the oldest cipher.
+
+    From Ceph 20 on they make keys that no older client can read.
+    """
+    if '--auth-allowed-ciphers' not in process.run(['monmaptool', '--help']):
+        return [], []
+    return ['--key-type', 'aes'], [
+        '--auth-allowed-ciphers', 'aes,aes256k', '--auth-service-cipher',
+        'aes', '--auth-preferred-cipher', 'aes']
 
 
 def _prepare_pool(client, pool):

@@ -171,12 +171,13 @@ class Daemon:
             return None
         return known['pid']
 
-    def start(self, argv, env=None):
+    def start(self, argv, env=None, cwd=None):
         """Start the daemon unless it runs already.
 
         :param argv: list of arguments; the process must stay in the
                      foreground
         :param env: environment variables to add
+        :param cwd: working directory; None: that of this process
         """
         if self.pid:
             return
@@ -186,7 +187,7 @@ class Daemon:
             try:
                 process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True, close_fds=True,
+                    start_new_session=True, close_fds=True, cwd=cwd,
                     env=dict(os.environ, **(env or {})))
             except FileNotFoundError:
                 raise LabError('%s is not installed; run '

@@ -205,6 +205,13 @@ class DaemonTest(ProcessTestCase):
         self.assertEqual(pid, process.Daemon(
             'sleeper', self.directory / 'run').pid)
 
+    def test_working_directory(self):
+        # That of whom it is brought up by may go, or be anything.
+        daemon = self.daemon()
+        daemon.start(['pwd'], cwd='/')
+        process.wait_for('end', lambda: daemon.pid is None, 10)
+        self.assertEqual('/\n', daemon.tail())
+
     def test_none_was_started(self):
         daemon = self.daemon()
         self.assertIsNone(daemon.pid)
