@@ -302,7 +302,9 @@ def purge(cluster, name, pool=POOL):
                 if image.is_protected_snap(snap['name']):
                     image.unprotect_snap(snap['name'])
                 image.remove_snap(snap['name'])
-        rbd.RBD().remove(ioctx, name)
+        # A task runner may have been faster.
+        with contextlib.suppress(rbd.ImageNotFound):
+            rbd.RBD().remove(ioctx, name)
 
 
 def start_child(function, *args):
