@@ -10,16 +10,23 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The lab's Glance: one uWSGI service a worker, configured as on a DCN node.
+"""The lab's Glance: one service a worker, configured as on a DCN node.
+
+That is uWSGI, or with ``eventlet`` as ``GLANCE_DCN_SERVER`` in the environment
+the program ``glance-api`` of releases before 33.
 """
 
 import importlib.util
+import os
 import pathlib
 import shutil
 
 from lab import process
+from lab import standalone
 from lab import wsgi
 
+#: What serves, unless a worker says otherwise.
+SERVER = os.environ.get('GLANCE_DCN_SERVER') or 'uwsgi'
 _PASTE = 'glance-api-paste.ini'
 RESERVED = ('os_glance_staging_store', 'os_glance_tasks_store')
 
@@ -53,6 +60,8 @@ def application():
 class Glance:
     """One Glance worker with its own staging folder and self reference.
 
+    :cvar server: ``uwsgi`` or ``eventlet``
+
     :param name: what it is called in messages
     :param directory: where its files are kept
     :param port: TCP port on 127.0.0.1
@@ -67,6 +76,8 @@ class Glance:
     :param prefix: arguments of a program that starts it, such as ``prlimit``
     """
 
+    server = SERVER
+
     def __init__(self, name, directory, port, keystone, database_url, stores,
                  default, overrides=None, processes=1, clock=None, prefix=()):
         self.directory = pathlib.Path(directory)
@@ -75,6 +86,7 @@ class Glance:
         self.log = self.directory / 'glance-api.log'
         self.clock = clock
         self._prefix = prefix
+        self._processes = processes
         self.service = self._make_service(name, port, processes)
         self.url = self.service.url
         self._keystone = keystone
@@ -84,10 +96,13 @@ class Glance:
         self._overrides = overrides or {}
 
     def _make_service(self, name, port, processes):
+        env = dict(self.clock.environment if self.clock else {},
+                   OS_GLANCE_CONFIG_DIR=str(self.etc))
+        if self.server == 'eventlet':
+            return standalone.Service(name, self.directory / 'run', port, env,
+                                      self._prefix)
         return wsgi.Service(
-            name, application(), self.directory / 'run', port,
-            env=dict(self.clock.environment if self.clock else {},
-                     OS_GLANCE_CONFIG_DIR=str(self.etc)),
+            name, application(), self.directory / 'run', port, env=env,
             processes=processes, prefix=self._prefix)
 
     def configure(self):
@@ -154,9 +169,19 @@ class Glance:
             # that limits qemu-img.
             'wsgi': {'python_interpreter': wsgi.BIN / 'python'},
         }
+        if self.server == 'eventlet':
+            sections['DEFAULT'].update(
+                bind_host='127.0.0.1', bind_port=self.service.port,
+                workers=self._processes)
         for name, (_kind, options) in self._stores.items():
             sections[name] = dict(options)
         for name, folder in zip(RESERVED, ('staging', 'tasks')):
             sections[name] = {
                 'filesystem_store_datadir': self.directory / folder}
         return sections
+
+
+class OnEventlet(Glance):
+    """A Glance that is a server of its own, with green threads."""
+
+    server = 'eventlet'

@@ -14,46 +14,28 @@
 
 import pathlib
 
-from lab import glance
 from lab import process
 from lab import wsgi
-
-
-class Glance(glance.Glance):
-    """A Glance that is a server of its own, with green threads.
-
-    For the parameters see :class:`lab.glance.Glance`.
-    """
-
-    def _make_service(self, name, port, processes):
-        return Service(name, self.etc, self.directory / 'run', port,
-                       processes)
-
-    def _sections(self):
-        sections = super()._sections()
-        sections['DEFAULT'].update(
-            bind_host='127.0.0.1', bind_port=self.service.port,
-            workers=self.service.processes)
-        return sections
 
 
 class Service:
     """The program, with as much of :class:`lab.wsgi.Service` as is needed.
 
     :param name: what it is called in messages
-    :param etc: folder of its configuration
     :param directory: where its pid file and log are kept
     :param port: TCP port on 127.0.0.1
-    :param processes: number of worker processes
+    :param env: environment variables to add, the folder of its configuration
+        among them
+    :param prefix: arguments of a program that starts it, such as ``prlimit``
     """
 
-    def __init__(self, name, etc, directory, port, processes):
+    def __init__(self, name, directory, port, env, prefix=()):
         self.name = name
         self.port = port
-        self.processes = processes
         self.url = 'http://127.0.0.1:%d' % port
         self.daemon = process.Daemon(name, pathlib.Path(directory))
-        self._etc = etc
+        self._env = dict(env)
+        self._prefix = prefix
 
     @property
     def pid(self):
@@ -71,8 +53,9 @@ class Service:
         :param timeout: seconds
         """
         self.daemon.start(
-            [wsgi.BIN / 'glance-api', '--config-dir', self._etc],
-            env=wsgi.environment(wsgi.BIN))
+            [*self._prefix, wsgi.BIN / 'glance-api', '--config-dir',
+             self._env['OS_GLANCE_CONFIG_DIR']],
+            env=dict(self._env, **wsgi.environment(wsgi.BIN)))
         self.daemon.wait_until(lambda: wsgi.answers(self.url + path), timeout)
 
     def stop(self):

@@ -18,6 +18,8 @@ import unittest
 
 from glance_store import driver
 
+from lab import glance
+
 GLANCE = int(metadata.version('glance').partition('.')[0])
 
 
@@ -29,6 +31,9 @@ with_weights = unittest.skipUnless(
 with_defaults = unittest.skipUnless(
     hasattr(driver, 'SHARED_CONF_GROUP'),
     'this glance_store has no defaults of all stores')
+#: Decorator of tests of what Glance does not do on eventlet.
+under_wsgi = unittest.skipIf(glance.SERVER == 'eventlet',
+                             'Glance on eventlet does not ask itself')
 
 
 def since(release):

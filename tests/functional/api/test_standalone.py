@@ -21,7 +21,7 @@ import time
 
 import requests
 
-from lab import standalone
+from lab import glance
 from tests.functional.api import base
 from tests import releases
 
@@ -37,7 +37,7 @@ class StandaloneTest(base.ApiTestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.own = base.OwnGlance(base.rbd_stores(), overrides=OVERRIDES,
-                                 kind=standalone.Glance)
+                                 kind=glance.OnEventlet)
         cls.own.setUp()
         cls.addClassCleanup(cls.own.cleanUp)
 

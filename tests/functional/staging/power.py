@@ -40,6 +40,8 @@ class PromptGlance(glance.Glance):
     for no longer than a test may.
     """
 
+    server = 'uwsgi'
+
     def _make_service(self, name, port, processes):
         folder = self.directory / 'wsgi'
         folder.mkdir(parents=True, exist_ok=True)

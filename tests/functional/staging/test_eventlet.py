@@ -17,7 +17,7 @@ Deferred deletions, recovery and takeover, as under a WSGI server.
 
 from __future__ import annotations
 
-from lab import standalone
+from lab import glance
 from tests.functional.api import test_tasks
 from tests.functional.staging import test_gone
 from tests.functional.staging import test_kills
@@ -27,16 +27,16 @@ from tests import releases
 @releases.before(33)
 class TasksOnEventletTest(test_tasks.TasksTest):
 
-    program = standalone.Glance
+    program = glance.OnEventlet
 
 
 @releases.before(33)
 class KillOnEventletTest(test_kills.KillTest):
 
-    program = standalone.Glance
+    program = glance.OnEventlet
 
 
 @releases.before(33)
 class GoneOnEventletTest(test_gone.GoneTest):
 
-    program = standalone.Glance
+    program = glance.OnEventlet

@@ -20,10 +20,12 @@ import socket
 from lab import process
 from tests.functional.api import base
 from tests.functional.staging import workers
+from tests import releases
 
 OPTION = 'worker_self_reference_url'
 
 
+@releases.under_wsgi
 class SelfReferenceTest(workers.WorkersTestCase):
     """Three workers behind a load balancer; the third is ill-treated."""
 
