@@ -11,15 +11,17 @@
 # under the License.
 
 
-"""Runs test modules one after the other, and counts.
+"""Runs test modules, and counts.
 
-    tools/run-modules.py PATTERN...      as tests/unit/**/test_*.py
+    tools/run-modules.py [-j N] PATTERN...      as tests/unit/**/test_*.py
 
-Unit and functional tests each have a process: with old releases of Glance,
-some module of the former has eventlet replace locks, and HTTP servers of the
-latter wait for ever.
+Unit tests have one process, functional ones N, and each process one module
+after the other: with old releases of Glance, some module of the former has
+eventlet replace locks, and HTTP servers of the latter wait for ever.
 """
 
+import argparse
+import collections
 from concurrent import futures
 import multiprocessing
 import pathlib
@@ -37,6 +39,15 @@ class _Result(unittest.TextTestResult):
         super().addSuccess(test)
         self.passed += 1
 
+    def addError(self, test, err):
+        super().addError(test, err)
+        # A run of hours need not end before it is known why.
+        self.stream.writeln(self.errors[-1][1])
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.stream.writeln(self.failures[-1][1])
+
 
 def _run(names):
     """Run modules; return how many tests passed, failed and were skipped."""
@@ -48,21 +59,40 @@ def _run(names):
             len(result.skipped))
 
 
-def main(patterns):
+def main(args):
     """Run the modules and print the counts; return the exit code."""
-    paths = sorted({path.relative_to(_TOP) for pattern in patterns
+    paths = sorted({path.relative_to(_TOP) for pattern in args.patterns
                     for path in _TOP.glob(pattern)})
+    names = ['.'.join(path.with_suffix('').parts) for path in paths]
+    unit = [name for name in names if name.startswith('tests.unit.')]
+    # What takes longest is begun first.
+    others = sorted(set(names) - set(unit), key=_seconds().__getitem__,
+                    reverse=True)
     counts = [0, 0, 0]
     spawn = multiprocessing.get_context('spawn')
-    for kind in sorted({path.parts[:2] for path in paths}):
-        names = ['.'.join(path.with_suffix('').parts) for path in paths
-                 if path.parts[:2] == kind]
-        with futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            for number, found in enumerate(pool.submit(_run, names).result()):
-                counts[number] += found
+    for workers, jobs in ((1, [unit] if unit else []),
+                          (args.j, [[name] for name in others])):
+        with futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+            for found in pool.map(_run, jobs):
+                for number, count in enumerate(found):
+                    counts[number] += count
     print('%d passed, %d failed, %d skipped' % tuple(counts))
     return int(bool(counts[1]) or not counts[0])
 
 
+def _seconds():
+    """Return the seconds that the classes of each module take, if known."""
+    found = collections.Counter()
+    for line in (_TOP / 'tests/seconds.txt').read_text().splitlines():
+        if line.startswith('#'):
+            continue
+        seconds, name = line.split()
+        found[name.rpartition('.')[0]] += float(seconds)
+    return found
+
+
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('-j', type=int, default=1, metavar='N')
+    parser.add_argument('patterns', nargs='+')
+    sys.exit(main(parser.parse_args()))

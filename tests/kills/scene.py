@@ -54,10 +54,11 @@ class Scene(fixtures.Fixture):
     :param download: seconds that a download takes
     :param overrides: further options of Glance
     :param program: class of the Glance
+    :param database: URL of its database, with tables; None: one of its own
     """
 
     def __init__(self, kind='dcn', size=8 * MiB, rate=4 * MiB, download=1.5,
-                 overrides=None, program=glance.Glance):
+                 overrides=None, program=glance.Glance, database=None):
         super().__init__()
         self.kind = kind
         self._size = size
@@ -65,6 +66,7 @@ class Scene(fixtures.Fixture):
         self._download = download
         self._overrides = overrides or {}
         self._program = program
+        self._database = database
 
     def _setUp(self):
         folder = pathlib.Path(tempfile.mkdtemp(prefix='dcn-kills-'))
@@ -83,7 +85,8 @@ class Scene(fixtures.Fixture):
              for site in STORES}, overrides=dict(
                  {'image_import_opts': {
                      'image_import_plugins': _PLUGINS[self.kind]}},
-                 **self._overrides), kind=self._program))
+                 **self._overrides),
+            kind=self._program, database=self._database))
 
     def _store(self, site, folder):
         cluster = base.lab().cluster(site)
