@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+import contextlib
 import dataclasses
 import datetime
 import enum
@@ -336,8 +337,13 @@ class CircuitBreaker:
 
 
 def format_time(seconds: float | None) -> str:
-    """Return a time in seconds since the epoch as text."""
-    if seconds is None:
-        return 'an unknown time'
-    return datetime.datetime.fromtimestamp(
-        seconds, datetime.timezone.utc).strftime('%Y-%m-%d %H:%M:%S UTC')
+    """Return a time in seconds since the epoch as text.
+
+    Of one that no calendar has it is not known: a record may say anything.
+    """
+    if seconds is not None:
+        with contextlib.suppress(OSError, OverflowError, ValueError):
+            return datetime.datetime.fromtimestamp(
+                seconds, datetime.timezone.utc
+            ).strftime('%Y-%m-%d %H:%M:%S UTC')
+    return 'an unknown time'

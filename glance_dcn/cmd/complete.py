@@ -76,7 +76,7 @@ _glance_dcn()
 complete -F _glance_dcn glance-dcn
 """
 # How the placeholders of files and folders are called.
-_FILES = ('FILE', 'DIR', 'FOLDER', 'RUNNING_DIR')
+_FILES = ('FILE', 'DIR', 'FOLDER', 'OLD')
 
 
 def register(subparsers: output.Subparsers) -> None:

@@ -304,9 +304,17 @@ def size(count: int | None) -> str:
 
 
 def iso_time(seconds: float | None) -> str | None:
-    """Return a time in seconds since the epoch as ISO 8601 has it."""
-    return None if seconds is None else datetime.datetime.fromtimestamp(
-        seconds, datetime.timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
+    """Return a time in seconds since the epoch as ISO 8601 has it.
+
+    Or the number, if no calendar has it: a record may say anything.
+    """
+    if seconds is None:
+        return None
+    try:
+        return datetime.datetime.fromtimestamp(
+            seconds, datetime.timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
+    except (OSError, OverflowError, ValueError):
+        return '%g' % seconds
 
 
 def time(text: str) -> str:

@@ -105,7 +105,8 @@ def _run(args: argparse.Namespace) -> int:
                             'rbd')
     report = _Report()
     _compare_options(args.conf, targets, report)
-    _read_database(targets, report)
+    _read_database({*(args.conf.enabled_backends or {}),
+                    *(target.name for target in targets)}, report)
     _read_records(args.conf, targets, report)
     _read_staging(args.conf, report)
     for target in targets:
@@ -165,7 +166,11 @@ def _compare_options(conf: cfg.ConfigOpts, targets: list[clusters.Target],
                        '[glance_dcn]: stock does not read them')
 
 
-def _read_database(targets: list[clusters.Target], report: _Report) -> None:
+def _read_database(stores_: set[str], report: _Report) -> None:
+    """Read what Glance's database says.
+
+    :param stores_: identifiers of this Glance's stores, of any type
+    """
     try:
         totals, locked = inventory.Database().ask(
             lambda: (inventory.totals(), inventory.locked()), _ANSWER)
@@ -178,7 +183,7 @@ def _read_database(targets: list[clusters.Target], report: _Report) -> None:
             'imports or copies of %d images go on: %s; wait for them, and see '
             '"glance-dcn status"' % (len(locked), _some(locked)))
     unknown = {store: number for store, number in totals.present.items()
-               if store not in {target.name for target in targets}}
+               if store not in stores_}
     for store, number in sorted(unknown.items()):
         report.first.append(
             '%d images have locations in store %s, which this Glance does not '
@@ -268,10 +273,14 @@ def _read_staging(conf: cfg.ConfigOpts, report: _Report) -> None:
     if not staging or found is None:
         return
     try:
+        # It tells of no task where it may not be read.
+        os.listdir(found.folder)
         names = found.tasks()
         kept = os.path.join(found.folder, spool.FOLDER)
         spooled = [name for name in (os.listdir(kept) if os.path.isdir(kept)
                                      else []) if name.endswith('.json')]
+    except FileNotFoundError:
+        return
     except OSError as exc:
         report.unread.append('the journal in staging folder %s (%s)'
                              % (staging, exc.strerror))

@@ -56,7 +56,8 @@ _RENDERED = frozenset((
 _STORE_OPTION = re.compile(r'^rbd_store_\w+[ \t]*[=:]', re.MULTILINE)
 # The name of any option, and that of a variable of ansible.
 _OPTION = re.compile(r'^([A-Za-z0-9_]\S*?)[ \t]*[=:]', re.MULTILINE)
-_VARIABLE = re.compile(r'^([A-Za-z_]\w*)[ \t]*:', re.MULTILINE)
+_VARIABLE = re.compile(r'^["\']?([A-Za-z_]\w*)["\']?[ \t]*:',
+                       re.MULTILINE)
 _ACL = 'system.posix_acl_access'
 _SECTION = re.compile(r'^[ \t]*\[([^\]\n]+)\]', re.MULTILINE)
 

@@ -279,13 +279,15 @@ class ClusterIdentities:
     def _exchange(self, ioctx: rados.Ioctx) -> dict[str, ClusterIdentity]:
         """Add the records that are missing, and return all."""
         recorded = load(ioctx, self.deployment, self._tell)
+        is_missing = False
         for name, site in list(self._sites.items()):
             fsid = site.connection.connected_fsid
             if fsid and name not in recorded and site is not self._home.site:
                 seen = self._seen.get(name)
+                is_missing = True
                 add(ioctx, self.deployment, name, seen.fsid if seen else fsid)
-                recorded = load(ioctx, self.deployment, self._tell)
-        return recorded
+        return (load(ioctx, self.deployment, self._tell) if is_missing
+                else recorded)
 
     def _tell(self, text: str) -> None:
         LOG.log(logging.DEBUG if text in self._told else logging.WARNING, text)

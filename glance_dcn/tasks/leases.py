@@ -109,6 +109,14 @@ class Observer:
                    for _text, since in self._seen.values())
 
 
+def _runner_key(deployment: str) -> str:
+    """Return the key of the lease of the task runners of this release."""
+    key = _RUNNER + deployment
+    if record_format.VERSION > _FIRST:
+        key += '/%d' % record_format.VERSION
+    return key
+
+
 def runner_beat(store: stores.TaskStore) -> int:
     """Return the beat of the lease of those who run the tasks of a home.
 
@@ -118,7 +126,7 @@ def runner_beat(store: stores.TaskStore) -> int:
     :raises: as :class:`glance_dcn.tasks.store.TaskStore`
     """
     with store.home.open() as ioctx:
-        text = omap.get(ioctx, stores.OBJECT, _RUNNER + store.deployment)
+        text = omap.get(ioctx, stores.OBJECT, _runner_key(store.deployment))
     try:
         return record_format.load(Lease, text or '', store.deployment).beat
     except record_format.RecordError:
@@ -162,9 +170,7 @@ class RunnerLease:
                  clock: typing.Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._key = _RUNNER + store.deployment
-        if record_format.VERSION > _FIRST:
-            self._key += '/%d' % record_format.VERSION
+        self._key = _runner_key(store.deployment)
         self._processes = process.ForkLocal(lambda: _Held(clock))
 
     @property

@@ -229,7 +229,9 @@ class OtherFaultsTest(PhasesTestCase):
         self.bring(new, ('other', 'far'), every=False)
         self.api.wait(new, 'far', failed=['other'])
         self.assertEqual(base.digest(self.data), self.download(image_id))
-        self.assertIn('glance-dcn site accept other', self.own.log)
+        # It may have been away for this Glance until now.
+        process.wait_for('it to be refused', lambda:
+                         'glance-dcn site accept other' in self.own.log, 60)
         self.run_command('site', 'accept', 'other')
         self.wait_until_used('other')
         # What was there is lost: it is copied there anew.

@@ -122,7 +122,7 @@ class OtherReleaseTest(operate.CommandTestCase):
         self.keep(cluster_identity.OBJECT, self.store, identity, 3)
         code, out, _seconds = self.run_command(
             self.etc, 'site', 'accept', self.store)
-        self.assertEqual(1, code)
+        self.assertEqual(2, code)
         self.assertIn('run the command of that release', out)
         self.assertLeft()
 

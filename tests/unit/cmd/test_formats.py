@@ -22,6 +22,7 @@ import fixtures
 from oslotest import base
 import yaml
 
+from glance_dcn.ceph import health
 from glance_dcn.cmd import formats
 
 # It would clear the screen, retitle a terminal, and end the line; the last
@@ -179,3 +180,12 @@ class TestColours(base.BaseTestCase):
     def test_formats_for_programs(self):
         for form in formats.FORMATS[1:]:
             self.assertNotIn('\033', show(form, stream=Terminal())[0])
+
+
+class TestTimes(base.BaseTestCase):
+
+    def test_of_records_of_anybody(self):
+        self.assertEqual('1970-01-01T00:00:01Z', formats.iso_time(1))
+        for number in 1e12, 1e20, 4e18, -1e20:
+            self.assertEqual('%g' % number, formats.iso_time(number))
+            self.assertEqual('an unknown time', health.format_time(number))
