@@ -164,6 +164,8 @@ class ClusterIdentities:
         # that was found out.
         self._owners: dict[tuple[str, str], tuple[int, str]] = {}
         self._owners_since = float('-inf')
+        # fsids of other clusters that the log has told of, by store.
+        self._reported: dict[str, str] = {}
         self._work = periodic.Periodic('dcn-cluster-identity',
                                        self.synchronise, _INTERVAL)
 
@@ -376,9 +378,14 @@ class ClusterIdentities:
             self._seen[site.name] = ClusterIdentity(fsid, time.time())
         if seen is None or seen.fsid == fsid:
             return None
-        return errors.Misconfigured(
+        fault = errors.Misconfigured(
             site.name, 'its cluster has fsid %s, and had fsid %s since %s' % (
                 fsid, seen.fsid, health.format_time(seen.since)),
             'if the site was rebuilt, and what it held is lost, run '
             '"glance-dcn site accept %s"; if not, correct '
             'rbd_store_ceph_conf in [%s]' % (site.name, site.name))
+        if self._reported.get(site.name) != fsid:
+            # Perhaps no request asks for the site before somebody looks.
+            self._reported[site.name] = fsid
+            LOG.error('%s', fault)
+        return fault

@@ -224,6 +224,16 @@ class TestMemory(IdentityCase):
         self.identities.check(self.home)
         self.assertEqual(TWO, self.kept['edge'][0])
 
+    def test_another_cluster_is_told_once(self):
+        # No request need ask for the site, which nothing uses any more.
+        self.kept['edge'] = TWO, 1_700_000_000
+        self.identities.check(self.home)
+        self.identities.synchronise()
+        for _ in range(3):
+            self.assertIsNotNone(self.identities.fault(self.edge))
+        self.assertEqual(1, self.log.output.count(
+            'glance-dcn site accept edge'))
+
     def test_another_cluster_in_one_process(self):
         # Nothing could be kept: the default site is away.
         self.home.health = health.Health(health.DOWN)
