@@ -47,7 +47,6 @@ UNIT_ROOMS = ('ceph', 'cmd', 'engine', 'images', 'imports', 'runtime', 'sites',
 
 _HERE = platform.freedesktop_os_release().get('VERSION_CODENAME', '')
 _NOT_RUN = 'not run'
-_MIRROR = 'http://deb.debian.org/debian'
 _SERVERS = ('ceph-authtool', 'ceph-mon', 'ceph-osd', 'monmaptool')
 _HEAD = ('Combination', 'Glance', 'glance_store', 'SQLAlchemy', 'Python',
          'Ceph of clients', 'Ceph of servers', 'Run on', 'Tests', 'Outcome')
@@ -162,7 +161,7 @@ def make_root(suite):
              # A mirror may stand still.
              '--aptopt=Acquire::Check-Valid-Until "false"',
              '--aptopt=APT::Install-Recommends "false"',
-             '--include', packages, suite, made, _MIRROR], check=True)
+             '--include', packages, suite, made], check=True)
         made.rename(root)
     return root
 
