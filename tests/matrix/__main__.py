@@ -49,7 +49,7 @@ _HERE = platform.freedesktop_os_release().get('VERSION_CODENAME', '')
 _NOT_RUN = 'not run'
 _SERVERS = ('ceph-authtool', 'ceph-mon', 'ceph-osd', 'monmaptool')
 _HEAD = ('Combination', 'Glance', 'glance_store', 'SQLAlchemy', 'Python',
-         'Ceph of clients', 'Ceph of servers', 'Run on', 'Tests', 'Outcome')
+         'Ceph of clients, servers', 'Run on', 'Tests', 'Outcome')
 # What a combination has, one thing a line.
 _VERSIONS = """
 import importlib.metadata, platform
@@ -130,10 +130,10 @@ class Environment:
     def versions(self):
         """Return versions, as the table has them."""
         lines = self._say('python', '-c', _VERSIONS)
-        for program in ('ceph', 'ceph-mon'):
-            [line] = self._say(program, '--version')
-            lines.append(line.split()[2].partition('+')[0])
-        return lines
+        # Of clients, and of servers.
+        ceph = [self._say(program, '--version')[0].split()[2].partition('+')[0]
+                for program in ('ceph', 'ceph-mon')]
+        return [*lines, ', '.join(ceph)]
 
     def _say(self, *argv):
         return self.run(*argv, stdout=subprocess.PIPE).stdout.splitlines()
