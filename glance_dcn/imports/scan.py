@@ -188,13 +188,11 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
-    None is removed while there are entries of another release: whose files
-    they are is not known.
+    Those of images that an entry of another release names stay.
 
     :param age: seconds for which a file must not have changed
     """
-    if found.others():
-        return []
+    others = found.others_text().lower()
     staging = os.path.dirname(found.folder)
     owned = {entry.image for entry in found.entries()}
     removed = []
@@ -206,6 +204,7 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
         except FileNotFoundError:
             continue
         if (match is None or match[0] in owned
+                or match[0].lower() in others
                 or time.time() - max(state.st_mtime, state.st_ctime) <= age
                 or not _is_orphan(match[0], name, staging)):
             continue
