@@ -39,6 +39,7 @@ from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Iterable
 
     from glance_dcn.sites import site as sites_
     from glance_dcn.store import dynamic_stores
@@ -131,6 +132,8 @@ class SiteRegistry:
         try:
             known = json.loads(text)
             for name, options in known.items():
+                if options is None:
+                    continue
                 if name not in self.present:
                     self._serve(name, definitions.Definition(dict(options)))
                 self._recorded.add(name)
@@ -142,12 +145,17 @@ class SiteRegistry:
             if name not in known and name in self._recorded:
                 self._drop(name)
 
-    def _publish(self) -> None:
-        """Leave the recorded sites to the other processes of the host."""
+    def _publish(self, others: Iterable[str]) -> None:
+        """Leave the recorded sites to the other processes of the host.
+
+        :param others: sites of which another release has recorded something:
+            they stay as each process has them, and have null for options
+        """
         text = json.dumps({
-            name: self._stores.entries[name].options
-            for name in sorted(self._recorded)
-            if name in self._stores.entries})
+            **{name: self._stores.entries[name].options
+               for name in sorted(self._recorded)
+               if name in self._stores.entries},
+            **dict.fromkeys(sorted(others))})
         left = self._tasks.lead.term, text
         if self._left == left:
             return
@@ -181,7 +189,7 @@ class SiteRegistry:
             holders = known[name].holders if name in known else {}
             if not self._is_held(holders) and self._drop_if_empty(name):
                 recorded.forget(name, holders)
-        self._publish()
+        self._publish(found.others)
 
     def _understood(self, found: definitions.Recorded) -> tuple[
             dict[str, definitions.Definition],
