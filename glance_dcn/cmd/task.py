@@ -99,7 +99,7 @@ exit status:
   0  no task is left; with --dry-run: all plans were shown
   1  tasks are left, or records that cannot be understood
   2  wrong arguments, or a configuration that cannot be used
-  3  the default site cannot be read
+  3  the default site cannot be read, or the database of Glance not be asked
   4  another process runs the tasks
 """
 _COLUMNS = formats.Columns(
@@ -224,7 +224,8 @@ def _run(args: argparse.Namespace) -> int:
     if not queued.can_run:
         raise output.Failed('the database of Glance cannot be asked, without '
                             'which no task is run: run this with the '
-                            'configuration of a Glance that has one')
+                            'configuration of a Glance that has one',
+                            output.Exit.UNABLE)
     if args.dry_run:
         plans = []
         for record in scan.records:
