@@ -117,8 +117,8 @@ def _recover(args: argparse.Namespace) -> int:
                              outcome or 'cannot be rolled back now')
         for entry, outcome in outcomes] or ['Nothing was interrupted.'])
     others = found.others()
-    for place, reason in others.items():
-        output.complain('%s is left alone: %s' % (place, reason))
+    for place, other in others.items():
+        output.complain('%s is left alone: %s' % (place, other.reason))
     return output.Exit.BAD if others or any(
         outcome is None for _entry, outcome in outcomes) else output.Exit.GOOD
 

@@ -147,6 +147,14 @@ class Entry:
                           sort_keys=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Other:
+    """An entry of another release, and why this one leaves it alone."""
+
+    text: str
+    reason: str
+
+
 def parse(text: str) -> Entry:
     """Return the entry of a text, which others may have written.
 
@@ -369,15 +377,19 @@ class Journal:
         """Return all entries, held or not."""
         return list(filter(None, map(self.read, self.tasks())))
 
-    def others(self) -> dict[str, str]:
-        """Return why entries are left to another release, by their paths."""
+    def others(self) -> dict[str, Other]:
+        """Return the entries of other releases by their paths."""
         found = {}
         for path in map(self._path, self.tasks()):
             try:
-                parse(_contents(path))
-            except record_format.OtherVersion as exc:
-                found[path] = str(exc)
+                text = _contents(path)
             except (OSError, ValueError):
+                continue
+            try:
+                parse(text)
+            except record_format.OtherVersion as exc:
+                found[path] = Other(text, str(exc))
+            except ValueError:
                 continue
         return found
 

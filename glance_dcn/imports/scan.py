@@ -188,15 +188,15 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
-    None is removed while there are entries of another release: whose files
-    they are is not known.
+    Those stay whose image an entry of another release names anywhere: more is
+    not understood of such an entry.
 
     :param age: seconds for which a file must not have changed
     """
-    if found.others():
-        return []
     staging = os.path.dirname(found.folder)
+    # In this order: an entry may be replaced by one of another release.
     owned = {entry.image for entry in found.entries()}
+    others = found.others()
     removed = []
     for name in sorted(os.listdir(staging)):
         match = _IMAGE_FILE.match(name)
@@ -207,7 +207,8 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
             continue
         if (match is None or match[0] in owned
                 or time.time() - max(state.st_mtime, state.st_ctime) <= age
-                or not _is_orphan(match[0], name, staging)):
+                or not _is_orphan(match[0], name, staging)
+                or _is_named(match[0], path, others)):
             continue
         LOG.warning('Staged file %s is an orphan: it is removed', path)
         try:
@@ -218,6 +219,28 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
             continue
         removed.append(path)
     return removed
+
+
+class _Left(set[str]):
+    """Paths of files of which was told that they stay."""
+
+
+def _is_named(image_id: str, path: str,
+              others: abc.Mapping[str, journal.Other]) -> bool:
+    """Return whether an entry of another release names an image; log once."""
+    for entry, other in others.items():
+        if image_id.lower() in other.text.lower():
+            told = process.get(_Left)
+            if path not in told:
+                told.add(path)
+                LOG.warning('Staged file %(path)s seems to be an orphan, and '
+                            'stays: %(entry)s, which is of another release, '
+                            'names its image (%(reason)s); see "glance-dcn '
+                            'worker recover"', {
+                                'path': path, 'entry': entry,
+                                'reason': other.reason})
+            return True
+    return False
 
 
 def _is_orphan(image_id: str, name: str, staging: str) -> bool:

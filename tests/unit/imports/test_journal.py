@@ -162,7 +162,7 @@ class JournalTest(base.BaseTestCase):
                 self.assertIsNone(self.journal.read('the-task'))
                 self.assertEqual([], self.journal.entries())
             self.assertEqual(text, path.read_text())
-            reason = self.journal.others()[str(path)]
+            reason = self.journal.others()[str(path)].reason
             self.assertIn('version %d' % version, reason)
         # Once for each process.
         self.assertEqual(1, log.output.count('its import is not recovered'))
