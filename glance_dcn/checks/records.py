@@ -126,7 +126,7 @@ def _some(texts: typing.Iterable[str]) -> str:
              + homes.NAMESPACE + ' of pool %(pool)s (%(error)s)', 'give the '
              'user of a site\'s own Glance the whole pool: osd \'profile rbd '
              'pool=%(pool)s\''),
-    unreadable=(registry.WARN, '%(number)d records cannot be understood and '
+    unreadable=(registry.WARN, '%(number)d records are unreadable and '
                 'are left alone: %(keys)s', 'see "glance-dcn task list"; '
                 'they may be those of a later release, which has to act upon '
                 'them; remove them with "rados -p %(pool)s -N '
@@ -141,7 +141,7 @@ def records(site: subjects.Site) -> str:
         scan = store.scan()
     except (errors.ClusterError, omap.Error) as exc:
         raise registry.Found('refused', error=exc)
-    unreadable = [entry.key for entry in scan.left]
+    unreadable = [entry.key for entry in scan.own_unreadable]
     if unreadable:
         raise registry.Found('unreadable', number=len(unreadable),
                              keys=', '.join(unreadable[:5]))

@@ -240,10 +240,11 @@ def _count_tasks(scan: stores.Scan, report: _Report) -> None:
             '%d writes of images go on, or ended within a minute: %s; wait, '
             'and see "glance-dcn task list --all"' % (len(writes), _some(
                 record.image for record in writes)))
-    if scan.left:
+    if scan.own_unreadable:
         report.first.append(
-            '%d records cannot be understood: %s; see "glance-dcn task list"'
-            % (len(scan.left), _some(entry.key for entry in scan.left)))
+            '%d records are unreadable: %s; see "glance-dcn task list"'
+            % (len(scan.own_unreadable), _some(
+                entry.key for entry in scan.own_unreadable)))
     if any(entry.foreign for entry in scan.unreadable):
         report.left.append('records of other deployments are beside those of '
                            'this one: do not remove the objects')
@@ -262,7 +263,7 @@ def _count_workers(known: registry.Registry, report: _Report) -> None:
             report.left.append('a worker runs at host %s: it may go on beside '
                                'stock until it is stopped' % worker.host)
     for key, reason in known.unreadable().items():
-        report.first.append('record %s of object %s cannot be understood: %s'
+        report.first.append('record %s of object %s is unreadable: %s'
                             % (key, registry.OBJECT, reason))
 
 

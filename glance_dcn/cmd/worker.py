@@ -72,7 +72,7 @@ examples:
 exit status:
   0  no worker is silent, and none has a self reference known to be wrong
   1  a worker is silent, or its worker_self_reference_url is wrong, or a
-     record cannot be understood
+     record is unreadable
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read, so that neither is known
 """
@@ -116,7 +116,7 @@ def _recover(args: argparse.Namespace) -> int:
         '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
                              outcome or 'cannot be rolled back now')
         for entry, outcome in outcomes] or ['Nothing was interrupted.'])
-    others = found.others()
+    others = found.of_other_release()
     for place, other in others.items():
         output.complain('%s is left alone: %s' % (place, other.reason))
     return output.Exit.BAD if others or any(

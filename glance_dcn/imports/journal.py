@@ -148,7 +148,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Other:
+class OtherReleaseEntry:
     """An entry of another release, and why this one leaves it alone."""
 
     text: str
@@ -158,7 +158,7 @@ class Other:
 def parse(text: str) -> Entry:
     """Return the entry of a text, which others may have written.
 
-    :raises glance_dcn.ceph.record_format.OtherVersion: if it is one of
+    :raises glance_dcn.ceph.record_format.OtherRelease: if it is one of
         another release
     :raises ValueError: if it cannot be understood
     """
@@ -340,7 +340,7 @@ class Journal:
             return entry
         except FileNotFoundError:
             return None
-        except record_format.OtherVersion as exc:
+        except record_format.OtherRelease as exc:
             if path not in process.get(_Refused):
                 process.get(_Refused).add(path)
                 LOG.error('%(path)s is left alone, and its import is not '
@@ -377,7 +377,7 @@ class Journal:
         """Return all entries, held or not."""
         return list(filter(None, map(self.read, self.tasks())))
 
-    def others(self) -> dict[str, Other]:
+    def of_other_release(self) -> dict[str, OtherReleaseEntry]:
         """Return the entries of other releases by their paths."""
         found = {}
         for path in map(self._path, self.tasks()):
@@ -387,8 +387,8 @@ class Journal:
                 continue
             try:
                 parse(text)
-            except record_format.OtherVersion as exc:
-                found[path] = Other(text, str(exc))
+            except record_format.OtherRelease as exc:
+                found[path] = OtherReleaseEntry(text, str(exc))
             except ValueError:
                 continue
         return found

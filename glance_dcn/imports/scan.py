@@ -196,7 +196,7 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     staging = os.path.dirname(found.folder)
     # In this order: an entry may be replaced by one of another release.
     owned = {entry.image for entry in found.entries()}
-    others = found.others()
+    others = found.of_other_release()
     removed = []
     for name in sorted(os.listdir(staging)):
         match = _IMAGE_FILE.match(name)
@@ -226,7 +226,7 @@ class _Left(set[str]):
 
 
 def _is_named(image_id: str, path: str,
-              others: abc.Mapping[str, journal.Other]) -> bool:
+              others: abc.Mapping[str, journal.OtherReleaseEntry]) -> bool:
     """Return whether an entry of another release names an image; log once."""
     for entry, other in others.items():
         if image_id.lower() in other.text.lower():

@@ -265,8 +265,8 @@ class Registry:
                     LOG.log(logging.DEBUG if key in self._told
                             else logging.WARNING,
                             'Store %(store)s: record %(key)s of object '
-                            '%(object)s cannot be understood and is left '
-                            'alone: %(error)s',
+                            '%(object)s is unreadable and is left alone: '
+                            '%(error)s',
                             {'store': self.home.name, 'key': key,
                              'object': OBJECT, 'error': exc})
                     self._told.add(key)

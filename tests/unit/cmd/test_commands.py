@@ -253,8 +253,8 @@ class TestEachCommand(EachCommand):
                  '1970-01-01T00:00:00Z 0\n'),
                 (('status', '-c', 'site', '-c', 'tasks'),
                  'central delete=0,remove-incomplete=0,purge=0,'
-                 'not understood=0\n'
-                 'edge delete=2,remove-incomplete=0,purge=0,not understood=0\n'
+                 'unreadable=0\n'
+                 'edge delete=2,remove-incomplete=0,purge=0,unreadable=0\n'
                  'gone None\n'),
                 (('status', '--all', '-c', 'size', '-c', 'present', '-c',
                   'missing'), '10 central edge\n'),

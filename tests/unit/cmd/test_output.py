@@ -23,7 +23,7 @@ class TestStatus(base.BaseTestCase):
     def test_what_is_needed_cannot_be_used(self):
         entry = stores.Unreadable('a/key', 'of version 3', False, 3)
         for exc in (stores.NotRecorded('dcn0', 'no', 'look'),
-                    stores.NotUnderstood('dcn0', entry, 'image'),
+                    stores.OfOtherRelease('dcn0', entry, 'image'),
                     errors.ReadOnly('dcn0'), errors.Retired('dcn0'),
                     errors.Unreachable('dcn0', 'it is away', 'wait'),
                     errors.Exhausted('dcn0', 'no threads', 'wait')):
