@@ -251,8 +251,9 @@ def _count_tasks(scan: stores.Scan, report: _Report) -> None:
 
 
 def _count_workers(known: registry.Registry, report: _Report) -> None:
-    for worker, _known in known.workers():
-        doing = known.tasks(worker.identity)
+    found = known.scan()
+    for worker in found.workers:
+        doing = found.tasks.get(worker.identity, [])
         if doing:
             report.first.append(
                 'the worker at host %s has %d imports or copies that go on or '
@@ -262,7 +263,7 @@ def _count_workers(known: registry.Registry, report: _Report) -> None:
         if time.time() - worker.seen < _SILENT:
             report.left.append('a worker runs at host %s: it may go on beside '
                                'stock until it is stopped' % worker.host)
-    for key, reason in known.unreadable().items():
+    for key, reason in found.unreadable.items():
         report.first.append('record %s of object %s is unreadable: %s'
                             % (key, registry.OBJECT, reason))
 

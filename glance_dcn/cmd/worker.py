@@ -161,24 +161,27 @@ def _list(args: argparse.Namespace) -> int:
     node.refuse_without_home(tasks)
     records = registry.Registry(tasks.home, tasks.store.deployment)
     found, unread = [], []
-    left: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     try:
-        left = records.unreadable()
-        found = [_shown(worker, records.tasks(worker.identity))
-                 for worker, _text in records.workers()]
+        scan = records.scan()
+        unreadable = scan.unreadable
+        found = [_shown(worker, scan.tasks.get(worker.identity, []))
+                 for worker in scan.workers]
     except (errors.ClusterError, omap.Error) as exc:
         unread = [{'site': records.home.name, 'error': str(exc)}]
     formats.show(
-        args, {'workers': found, 'unread': unread, 'unreadable': left}, found,
+        args, {'workers': found, 'unread': unread, 'unreadable': unreadable},
+        found,
         None if found else ['No worker is known.'] * (not unread), [
             *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
               for entry in found for fault in entry['faults']),
-            *('Record %s is left alone: %s' % entry for entry in left.items()),
+            *('Record %s is left alone: %s' % entry
+              for entry in unreadable.items()),
             *('The workers of %(site)s cannot be read: %(error)s' % entry
               for entry in unread)])
     if unread:
         return output.Exit.UNABLE
-    return output.Exit.BAD if left or any(
+    return output.Exit.BAD if unreadable or any(
         entry['state'] != 'up' or entry['reference'] == registry.WRONG
         for entry in found) else output.Exit.GOOD
 
