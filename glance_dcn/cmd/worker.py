@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import os
 import pwd
-import time
 import typing
 
 from oslo_config import cfg
@@ -82,9 +81,6 @@ _COLUMNS = formats.Columns(
      'identity', 'faults', 'since', 'staging', 'taken_by'),
     ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing', 'release',
      'identity'), {'seen': formats.time, 'since': formats.time})
-# Seconds without a heartbeat after which a worker is shown as silent: three of
-# them, and clocks of hosts differ by some.
-_SILENT = 60
 
 
 def register(subparsers: output.Subparsers) -> None:
@@ -188,7 +184,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _shown(worker: registry.Worker,
            entries: list[journal.Entry]) -> dict[str, typing.Any]:
-    state = 'up' if time.time() - worker.seen < _SILENT else 'silent'
+    state = 'silent' if worker.is_silent else 'up'
     return dict(
         dataclasses.asdict(worker),
         state='taken over' if worker.taken_by else state,

@@ -59,6 +59,10 @@ ACTING = 'worker.'
 #: States of a self reference.
 RIGHT, WRONG, UNPROVED, UNCHECKED = 'right', 'wrong', 'unproved', 'unchecked'
 
+#: Seconds without a heartbeat after which a worker is shown as silent: some of
+#: them, and clocks of hosts differ by some.
+SILENT = 60
+
 _LOCK = 'acting'
 _WORKER, _TASK, _FIGURES = 'worker/', 'task/', 'figures/'
 _NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
@@ -98,6 +102,11 @@ class Worker:
     def key(self) -> str:
         """Key of the record."""
         return _WORKER + self.identity
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not been seen lately, by the clock of this host."""
+        return time.time() - self.seen >= SILENT
 
     def text(self, deployment: str = '') -> str:
         """Return the record as it is kept."""
