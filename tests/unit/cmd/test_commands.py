@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import types
+import typing
 from unittest import mock
 
 import fixtures
@@ -63,6 +64,12 @@ _ARGUMENTS = {
 _OF_SITES_FILE = ('config diff', 'config render', 'site import', 'site key')
 
 
+class _Conf(collections.defaultdict):
+    """A configuration, with groups by their names."""
+
+    enabled_backends: typing.ClassVar = {'central': 'dcn', 'edge': 'dcn'}
+
+
 class EachCommand(base.SitesFileTestCase):
     """Commands whose sites, records and checks are said here."""
 
@@ -80,7 +87,7 @@ class EachCommand(base.SitesFileTestCase):
                             unread=True)]
         self._put_records()
         self._put_site()
-        conf = collections.defaultdict(lambda: types.SimpleNamespace(
+        conf = _Conf(lambda: types.SimpleNamespace(
             filesystem_store_datadir='/nonsense', deployment_id='ours'))
         way = mock.Mock(**{'steps.return_value': [('go', self._fail)],
                            'clean.return_value': [HOSTILE]})
@@ -103,7 +110,8 @@ class EachCommand(base.SitesFileTestCase):
                     'fsid': 'f', 'mons': ['10.0.0.1'], 'pools': ['images']}),
                 ('ceph.users.make_key', lambda *args: (base.KEY, None)),
                 ('imports.recovery.recover', lambda found: outcomes),
-                ('imports.journal.of', lambda conf: mock.Mock()),
+                ('imports.journal.of', lambda conf: mock.Mock(
+                    **{'of_other_release.return_value': {}})),
                 ('imports.folder.path', lambda conf: str(self.folder)),
                 ('cmd.worker._why_not_me', lambda path: None),
                 ('cmd.uninstall._compare_options',
@@ -135,8 +143,8 @@ class EachCommand(base.SitesFileTestCase):
         worker = workers.Worker('one', 'home', HOSTILE, HOSTILE,
                                 faults=(HOSTILE,))
         for target, value in (
-                ('workers.registry.Registry.workers',
-                 lambda found: [(worker, '')]),
+                ('workers.registry.Registry.scan',
+                 lambda found: workers.Scan([worker])),
                 ('workers.registry.Registry.tasks', lambda *args: []),
                 ('tasks.store.TaskStore.scan',
                  lambda store: stores.Scan(
