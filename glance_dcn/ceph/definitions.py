@@ -89,13 +89,13 @@ class Recorded:
     """What was recorded at about one moment.
 
     :ivar sites: by name of the site
-    :ivar others: why what is recorded of a site is not understood, by name:
-        another release has written it. Such a site is in ``sites`` as well
-        if it is only what a host has said of it
+    :ivar of_other_release: by name of a site of which another release has
+        recorded something, why that is unreadable. Such a site is in
+        ``sites`` as well if it is only what a host has said of it
     """
 
     sites: dict[str, Definition] = dataclasses.field(default_factory=dict)
-    others: dict[str, str] = dataclasses.field(default_factory=dict)
+    of_other_release: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Definitions:
@@ -129,10 +129,10 @@ class Definitions:
                         _Holder, value).seconds))
             except record_format.ForeignRecord:
                 continue
-            except record_format.OtherVersion as exc:
+            except record_format.OtherRelease as exc:
                 name = (key[len(_SITE):] if key.startswith(_SITE)
                         else key.split('/')[1])
-                found.others[name] = 'record %s in object %s: %s' % (
+                found.of_other_release[name] = 'record %s in object %s: %s' % (
                     key, OBJECT, exc)
             except ValueError:
                 LOG.warning('Entry %r of the record of sites cannot be '

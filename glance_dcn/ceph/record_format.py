@@ -47,7 +47,7 @@ class ForeignRecord(RecordError):
     """It is a record of another deployment."""
 
 
-class OtherVersion(RecordError):
+class OtherRelease(RecordError):
     """It is a record of another release, which has to act upon it.
 
     :ivar version: that of the record
@@ -66,13 +66,13 @@ def check_version(version: object, ours: int) -> None:
 
     :param version: what the record says
     :param ours: the version that is understood
-    :raises OtherVersion: if it is of another one
+    :raises OtherRelease: if it is of another one
     :raises RecordError: if it does not say of which it is
     """
     if type(version) is not int or not 0 < version < 1 << 31:
         raise RecordError('it does not say of which version it is')
     if version != ours:
-        raise OtherVersion(version, ours)
+        raise OtherRelease(version, ours)
 
 
 def printable(reason: object, longest: int = 500) -> str:
@@ -109,7 +109,7 @@ def load(kind: type[T], text: str, deployment: str) -> T:
         an Optional of these
     :param text: at most :data:`LARGEST` bytes
     :raises ForeignRecord: if it is of another deployment
-    :raises OtherVersion: if it is of another release
+    :raises OtherRelease: if it is of another release
     :raises RecordError: if it cannot be understood
     """
     fields = _parse(text)

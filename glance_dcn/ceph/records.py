@@ -132,7 +132,7 @@ def save_unless_later(image: rbd.Image, record: Record) -> None:
     """
     try:
         parse(_read(image) or '', image.id())
-    except record_format.OtherVersion as exc:
+    except record_format.OtherRelease as exc:
         if exc.version > _VERSION:
             LOG.info('RBD image %(image)s: its record (metadata %(key)s) '
                      'stays: %(error)s', {'image': image.get_name(),
@@ -186,7 +186,7 @@ def parse(text: str, image_id: str) -> Record | None:
     """Return the record that a text is, or None if it is made for another.
 
     :param image_id: internal ID of the RBD image that has the text
-    :raises glance_dcn.ceph.record_format.OtherVersion: if it is one of another
+    :raises glance_dcn.ceph.record_format.OtherRelease: if it is one of another
         release
     :raises ValueError: if it is no record; any client may have written it
     """

@@ -18,7 +18,6 @@ intents and workers.
 
 from __future__ import annotations
 
-import time
 import typing
 
 from glance_dcn.ceph import errors
@@ -32,12 +31,6 @@ from glance_dcn.status import inventory
 from glance_dcn.status import poll
 from glance_dcn.tasks import store as stores
 from glance_dcn.workers import registry as registries
-
-# How many images a message names.
-_SHOWN = 5
-# Seconds after which a worker is silent; they speak every ten. It is not
-# judged by what it said last.
-_SILENT = 60
 
 
 @registry.check(
@@ -89,13 +82,13 @@ def images(site: subjects.Site) -> str:
             ('other', [uri for uri in lacking
                        if not uri.startswith(cluster)])):
         if uris:
-            raise registry.Found(fault, number=len(uris), which=_some(
+            raise registry.Found(fault, number=len(uris), which=registry.some(
                 uri.split('/')[4] for uri in uris))
     strays = {store: len(uris) for store, uris in found.items()
               if store in (site.kept or ()) and store not in
               site.located.stores}
     if strays:
-        raise registry.Found('strays', stores=_some(
+        raise registry.Found('strays', stores=registry.some(
             '%s (%d)' % item for item in strays.items()))
     return '%d locations, all of them there' % len(wanted)
 
@@ -112,13 +105,6 @@ def _read(locations: typing.Callable[[], dict[str, set[str]]]
         raise registry.Found('unread', error=exc)
 
 
-def _some(texts: typing.Iterable[str]) -> str:
-    ordered = sorted(texts)
-    return ', '.join(ordered[:_SHOWN]) + (
-        ' and %d more' % (len(ordered) - _SHOWN)
-        if len(ordered) > _SHOWN else '')
-
-
 @registry.check(
     'records', registry.SITE, 'The records that Glance keeps here can be '
     'read, and understood', needs=('pool',),
@@ -126,7 +112,7 @@ def _some(texts: typing.Iterable[str]) -> str:
              + homes.NAMESPACE + ' of pool %(pool)s (%(error)s)', 'give the '
              'user of a site\'s own Glance the whole pool: osd \'profile rbd '
              'pool=%(pool)s\''),
-    unreadable=(registry.WARN, '%(number)d records cannot be understood and '
+    unreadable=(registry.WARN, '%(number)d records are unreadable and '
                 'are left alone: %(keys)s', 'see "glance-dcn task list"; '
                 'they may be those of a later release, which has to act upon '
                 'them; remove them with "rados -p %(pool)s -N '
@@ -141,7 +127,7 @@ def records(site: subjects.Site) -> str:
         scan = store.scan()
     except (errors.ClusterError, omap.Error) as exc:
         raise registry.Found('refused', error=exc)
-    unreadable = [entry.key for entry in scan.left]
+    unreadable = [entry.key for entry in scan.own_unreadable]
     if unreadable:
         raise registry.Found('unreadable', number=len(unreadable),
                              keys=', '.join(unreadable[:5]))
@@ -173,15 +159,14 @@ def workers(site: subjects.Site) -> str:
     """Read what each worker has found out about itself."""
     if not site.keeps_records:
         return 'they are known at their own site alone'
-    now = time.time()
     living: list[registries.Worker] = []
     silent: list[registries.Worker] = []
     for worker, _text in registries.Registry(
             site.home, site.deployment).workers():
         # A pool may once have been that of a store of another name.
         if worker.site == site.name and worker.taken_by is None:
-            (living if now - worker.seen < _SILENT
-             else silent).append(worker)
+            # One that is silent is not judged by what it said last.
+            (silent if worker.is_silent else living).append(worker)
     by_url: dict[str | None, list[str]] = {}
     for worker in living:
         by_url.setdefault(worker.url, []).append(worker.host)

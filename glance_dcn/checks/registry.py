@@ -28,10 +28,14 @@ import typing
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Iterable
 
     from glance_dcn.checks import subjects
 
 LOG = logging.getLogger(__name__)
+
+# How many things a message names.
+_SHOWN = 5
 
 
 class Level(str, enum.Enum):
@@ -56,6 +60,15 @@ class Scope(enum.Enum):
 
 OK, WARN, FAIL, SKIP = Level
 SITE, ALL, NODE, GLANCE = Scope
+
+
+def some(texts: Iterable[str]) -> str:
+    """Return the first ones of texts, and how many more there are."""
+    ordered = sorted(set(texts))
+    return ', '.join(ordered[:_SHOWN]) + (
+        ' and %d more' % (len(ordered) - _SHOWN)
+        if len(ordered) > _SHOWN else '')
+
 
 _Function = typing.TypeVar('_Function', bound='Callable[..., str]')
 

@@ -55,9 +55,9 @@ examples:
 
 exit status:
   0  every site is up, there are no deferred tasks, and no image is lost
-  1  some site is not up, there are deferred tasks, or they cannot be read or
-     understood, or an image is lost, or in a store that was taken away: there
-     are problems
+  1  some site is not up, there are deferred tasks, or they cannot be read, or
+     records are unreadable, or an image is lost, or in a store that was taken
+     away: there are problems
   2  wrong arguments, no such image, or a configuration that cannot be used
   3  the database cannot be read
 """
@@ -225,7 +225,7 @@ def _tasks(site: poll.SiteStatus) -> dict[str, int] | None:
         return None
     found = {action.value: site.tasks.get(action.value, 0)
              for action in tasks.Action}
-    return dict(found, **{'not understood': site.not_understood})
+    return dict(found, unreadable=site.unreadable)
 
 
 def _image_rows(found: snapshot.Snapshot,

@@ -60,7 +60,7 @@ now, and why. Whether the writer of an image is dead is not found out.
 _EPILOG = """\
 exit status:
   0  there are no tasks
-  1  there are tasks, or records that cannot be understood
+  1  there are tasks, or unreadable records
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read
 """
@@ -97,9 +97,9 @@ examples:
 
 exit status:
   0  no task is left; with --dry-run: all plans were shown
-  1  tasks are left, or records that cannot be understood
+  1  tasks are left, or unreadable records
   2  wrong arguments, or a configuration that cannot be used
-  3  the default site cannot be read
+  3  the default site cannot be read, or the database of Glance not be asked
   4  another process runs the tasks
 """
 _COLUMNS = formats.Columns(
@@ -187,7 +187,7 @@ def _show(args: argparse.Namespace) -> int:
     return _print(args, 'tasks', found, unreadable, [
         dataclasses.replace(_COLUMNS, shown=None, single=True).table([entry])
         for entry in found] or [(
-            'What is recorded about image %s cannot be understood.'
+            'What is recorded about image %s is unreadable.'
             if unreadable else 'Nothing is recorded about image %s.'
         ) % args.image])
 
@@ -224,7 +224,8 @@ def _run(args: argparse.Namespace) -> int:
     if not queued.can_run:
         raise output.Failed('the database of Glance cannot be asked, without '
                             'which no task is run: run this with the '
-                            'configuration of a Glance that has one')
+                            'configuration of a Glance that has one',
+                            output.Exit.UNABLE)
     if args.dry_run:
         plans = []
         for record in scan.records:
@@ -233,7 +234,7 @@ def _run(args: argparse.Namespace) -> int:
                               reason=plan.reason))
         _print(args, 'plans', plans, scan.unreadable,
                None if plans else [_NO_TASKS])
-        return output.Exit.BAD if scan.left else output.Exit.GOOD
+        return output.Exit.BAD if scan.own_unreadable else output.Exit.GOOD
     with _at_home():
         done = queued.run_once(_PATIENCE)
     if not done:

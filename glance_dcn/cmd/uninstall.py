@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import time
 import typing
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
+from glance_dcn.checks import registry as reports
 from glance_dcn.cmd import formats
 from glance_dcn.cmd import node
 from glance_dcn.cmd import output
@@ -63,12 +63,8 @@ _COLUMNS = formats.Columns(('kind', 'text'))
 # What stock has in the place of our import plugins.
 _PLUGINS = {'dcn_image_conversion': 'image_conversion',
             'dcn_distributed_staging': None}
-# Seconds since its last heartbeat in which a worker is taken to be alive.
-_SILENT = 60
 # Seconds for the database to answer.
 _ANSWER = 120
-# Images that are named.
-_SHOWN = 5
 
 
 @dataclasses.dataclass
@@ -181,7 +177,7 @@ def _read_database(stores_: set[str], report: _Report) -> None:
     if locked:
         report.first.append(
             'imports or copies of %d images go on: %s; wait for them, and see '
-            '"glance-dcn status"' % (len(locked), _some(locked)))
+            '"glance-dcn status"' % (len(locked), reports.some(locked)))
     unknown = {store: number for store, number in totals.present.items()
                if store not in stores_}
     for store, number in sorted(unknown.items()):
@@ -233,36 +229,38 @@ def _count_tasks(scan: stores.Scan, report: _Report) -> None:
     if deferred:
         report.first.append(
             '%d deferred tasks, which stock would not do, for images %s; see '
-            '"glance-dcn task list"' % (len(deferred), _some(
+            '"glance-dcn task list"' % (len(deferred), reports.some(
                 record.image for record in deferred)))
     if writes:
         report.first.append(
             '%d writes of images go on, or ended within a minute: %s; wait, '
-            'and see "glance-dcn task list --all"' % (len(writes), _some(
-                record.image for record in writes)))
-    if scan.left:
+            'and see "glance-dcn task list --all"'
+            % (len(writes), reports.some(record.image for record in writes)))
+    if scan.own_unreadable:
         report.first.append(
-            '%d records cannot be understood: %s; see "glance-dcn task list"'
-            % (len(scan.left), _some(entry.key for entry in scan.left)))
+            '%d records are unreadable: %s; see "glance-dcn task list"'
+            % (len(scan.own_unreadable), reports.some(
+                entry.key for entry in scan.own_unreadable)))
     if any(entry.foreign for entry in scan.unreadable):
         report.left.append('records of other deployments are beside those of '
                            'this one: do not remove the objects')
 
 
 def _count_workers(known: registry.Registry, report: _Report) -> None:
-    for worker, _known in known.workers():
-        doing = known.tasks(worker.identity)
+    found = known.scan()
+    for worker in found.workers:
+        doing = found.tasks.get(worker.identity, [])
         if doing:
             report.first.append(
                 'the worker at host %s has %d imports or copies that go on or '
                 'were interrupted: wait for them; if it ended, start it, or '
                 'run "glance-dcn worker recover" there'
                 % (worker.host, len(doing)))
-        if time.time() - worker.seen < _SILENT:
+        if not worker.is_silent:
             report.left.append('a worker runs at host %s: it may go on beside '
                                'stock until it is stopped' % worker.host)
-    for key, reason in known.unreadable().items():
-        report.first.append('record %s of object %s cannot be understood: %s'
+    for key, reason in found.unreadable.items():
+        report.first.append('record %s of object %s is unreadable: %s'
                             % (key, registry.OBJECT, reason))
 
 
@@ -298,10 +296,3 @@ def _read_staging(conf: cfg.ConfigOpts, report: _Report) -> None:
     if os.path.isdir(found.folder):
         report.left.append('folder %s; remove it once Glance is stopped'
                            % found.folder)
-
-
-def _some(names: typing.Iterable[str]) -> str:
-    ordered = sorted(set(names))
-    return ', '.join(ordered[:_SHOWN]) + (
-        ' and %d more' % (len(ordered) - _SHOWN)
-        if len(ordered) > _SHOWN else '')

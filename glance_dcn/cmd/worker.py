@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import os
 import pwd
-import time
 import typing
 
 from oslo_config import cfg
@@ -72,7 +71,7 @@ examples:
 exit status:
   0  no worker is silent, and none has a self reference known to be wrong
   1  a worker is silent, or its worker_self_reference_url is wrong, or a
-     record cannot be understood
+     record is unreadable
   2  wrong arguments, or a configuration that cannot be used
   3  the default site cannot be read, so that neither is known
 """
@@ -82,9 +81,6 @@ _COLUMNS = formats.Columns(
      'identity', 'faults', 'since', 'staging', 'taken_by'),
     ('site', 'host', 'url', 'state', 'reference', 'seen', 'doing', 'release',
      'identity'), {'seen': formats.time, 'since': formats.time})
-# Seconds without a heartbeat after which a worker is shown as silent: three of
-# them, and clocks of hosts differ by some.
-_SILENT = 60
 
 
 def register(subparsers: output.Subparsers) -> None:
@@ -116,9 +112,9 @@ def _recover(args: argparse.Namespace) -> int:
         '%s  %s (%s): %s' % (entry.image, entry.method, entry.phase,
                              outcome or 'cannot be rolled back now')
         for entry, outcome in outcomes] or ['Nothing was interrupted.'])
-    others = found.others()
-    for place, reason in others.items():
-        output.complain('%s is left alone: %s' % (place, reason))
+    others = found.of_other_release()
+    for place, other in others.items():
+        output.complain('%s is left alone: %s' % (place, other.reason))
     return output.Exit.BAD if others or any(
         outcome is None for _entry, outcome in outcomes) else output.Exit.GOOD
 
@@ -161,31 +157,34 @@ def _list(args: argparse.Namespace) -> int:
     node.refuse_without_home(tasks)
     records = registry.Registry(tasks.home, tasks.store.deployment)
     found, unread = [], []
-    left: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     try:
-        left = records.unreadable()
-        found = [_shown(worker, records.tasks(worker.identity))
-                 for worker, _text in records.workers()]
+        scan = records.scan()
+        unreadable = scan.unreadable
+        found = [_shown(worker, scan.tasks.get(worker.identity, []))
+                 for worker in scan.workers]
     except (errors.ClusterError, omap.Error) as exc:
         unread = [{'site': records.home.name, 'error': str(exc)}]
     formats.show(
-        args, {'workers': found, 'unread': unread, 'unreadable': left}, found,
+        args, {'workers': found, 'unread': unread, 'unreadable': unreadable},
+        found,
         None if found else ['No worker is known.'] * (not unread), [
             *('%s at host %s: %s' % (entry['identity'], entry['host'], fault)
               for entry in found for fault in entry['faults']),
-            *('Record %s is left alone: %s' % entry for entry in left.items()),
+            *('Record %s is left alone: %s' % entry
+              for entry in unreadable.items()),
             *('The workers of %(site)s cannot be read: %(error)s' % entry
               for entry in unread)])
     if unread:
         return output.Exit.UNABLE
-    return output.Exit.BAD if left or any(
+    return output.Exit.BAD if unreadable or any(
         entry['state'] != 'up' or entry['reference'] == registry.WRONG
         for entry in found) else output.Exit.GOOD
 
 
 def _shown(worker: registry.Worker,
            entries: list[journal.Entry]) -> dict[str, typing.Any]:
-    state = 'up' if time.time() - worker.seen < _SILENT else 'silent'
+    state = 'silent' if worker.is_silent else 'up'
     return dict(
         dataclasses.asdict(worker),
         state='taken over' if worker.taken_by else state,

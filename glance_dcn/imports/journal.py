@@ -147,10 +147,18 @@ class Entry:
                           sort_keys=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherReleaseEntry:
+    """An entry of another release, and why this one leaves it alone."""
+
+    text: str
+    reason: str
+
+
 def parse(text: str) -> Entry:
     """Return the entry of a text, which others may have written.
 
-    :raises glance_dcn.ceph.record_format.OtherVersion: if it is one of
+    :raises glance_dcn.ceph.record_format.OtherRelease: if it is one of
         another release
     :raises ValueError: if it cannot be understood
     """
@@ -332,7 +340,7 @@ class Journal:
             return entry
         except FileNotFoundError:
             return None
-        except record_format.OtherVersion as exc:
+        except record_format.OtherRelease as exc:
             if path not in process.get(_Refused):
                 process.get(_Refused).add(path)
                 LOG.error('%(path)s is left alone, and its import is not '
@@ -369,28 +377,21 @@ class Journal:
         """Return all entries, held or not."""
         return list(filter(None, map(self.read, self.tasks())))
 
-    def others(self) -> dict[str, str]:
-        """Return why entries are left to another release, by their paths."""
+    def of_other_release(self) -> dict[str, OtherReleaseEntry]:
+        """Return the entries of other releases by their paths."""
         found = {}
         for path in map(self._path, self.tasks()):
             try:
-                parse(_contents(path))
-            except record_format.OtherVersion as exc:
-                found[path] = str(exc)
+                text = _contents(path)
             except (OSError, ValueError):
                 continue
+            try:
+                parse(text)
+            except record_format.OtherRelease as exc:
+                found[path] = OtherReleaseEntry(text, str(exc))
+            except ValueError:
+                continue
         return found
-
-    def others_text(self) -> str:
-        """Return the entries of other releases as they are, one a line.
-
-        They name the images that they are about, whatever else they say.
-        """
-        texts = []
-        for path in self.others():
-            with contextlib.suppress(OSError, ValueError):
-                texts.append(_contents(path))
-        return '\n'.join(texts)
 
     def _path(self, task: str) -> str:
         return os.path.join(self.folder, task + _RECORD)

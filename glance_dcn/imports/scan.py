@@ -188,13 +188,15 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
 def remove_orphans(found: journal.Journal, age: float) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
-    Those of images that an entry of another release names stay.
+    Those stay whose image an entry of another release names anywhere: more is
+    not understood of such an entry.
 
     :param age: seconds for which a file must not have changed
     """
-    others = found.others_text().lower()
     staging = os.path.dirname(found.folder)
+    # In this order: an entry may be replaced by one of another release.
     owned = {entry.image for entry in found.entries()}
+    others = found.of_other_release()
     removed = []
     for name in sorted(os.listdir(staging)):
         match = _IMAGE_FILE.match(name)
@@ -204,9 +206,9 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
         except FileNotFoundError:
             continue
         if (match is None or match[0] in owned
-                or match[0].lower() in others
                 or time.time() - max(state.st_mtime, state.st_ctime) <= age
-                or not _is_orphan(match[0], name, staging)):
+                or not _is_orphan(match[0], name, staging)
+                or _is_named(match[0], path, others)):
             continue
         LOG.warning('Staged file %s is an orphan: it is removed', path)
         try:
@@ -217,6 +219,28 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
             continue
         removed.append(path)
     return removed
+
+
+class _Left(set[str]):
+    """Paths of files of which was told that they stay."""
+
+
+def _is_named(image_id: str, path: str,
+              others: abc.Mapping[str, journal.OtherReleaseEntry]) -> bool:
+    """Return whether an entry of another release names an image; log once."""
+    for entry, other in others.items():
+        if image_id.lower() in other.text.lower():
+            told = process.get(_Left)
+            if path not in told:
+                told.add(path)
+                LOG.warning('Staged file %(path)s seems to be an orphan, and '
+                            'stays: %(entry)s, which is of another release, '
+                            'names its image (%(reason)s); see "glance-dcn '
+                            'worker recover"', {
+                                'path': path, 'entry': entry,
+                                'reason': other.reason})
+            return True
+    return False
 
 
 def _is_orphan(image_id: str, name: str, staging: str) -> bool:

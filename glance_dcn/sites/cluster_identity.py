@@ -100,7 +100,7 @@ def replace(ioctx: rados.Ioctx, deployment: str, store: str,
             fsid: str) -> str | None:
     """Record the cluster of a store; return the fsid recorded before.
 
-    :raises glance_dcn.ceph.record_format.OtherVersion: if that is recorded by
+    :raises glance_dcn.ceph.record_format.OtherRelease: if that is recorded by
         another release: which clusters the store had before would be lost
     """
     before = _known(ioctx, deployment, store)
@@ -114,7 +114,7 @@ def former(ioctx: rados.Ioctx, deployment: str, store: str) -> set[str]:
     """Return the fsids of the clusters that a store had before."""
     try:
         entry = _known(ioctx, deployment, store)
-    except record_format.OtherVersion:
+    except record_format.OtherRelease:
         return set()
     return set(entry.former) if entry else set()
 
@@ -123,12 +123,12 @@ def _known(ioctx: rados.Ioctx, deployment: str,
            store: str) -> ClusterIdentity | None:
     """Return what is recorded of a store; None if that is damaged.
 
-    :raises glance_dcn.ceph.record_format.OtherVersion: if another release has
+    :raises glance_dcn.ceph.record_format.OtherRelease: if another release has
         recorded it
     """
     try:
         return _parse(omap.get(ioctx, OBJECT, store), deployment)
-    except record_format.OtherVersion:
+    except record_format.OtherRelease:
         raise
     except record_format.RecordError:
         return None
@@ -228,7 +228,7 @@ class ClusterIdentities:
         try:
             with self._home.open() as ioctx:
                 before = replace(ioctx, self.deployment, site.name, fsid)
-        except record_format.OtherVersion as exc:
+        except record_format.OtherRelease as exc:
             raise errors.Misconfigured(
                 site.name, 'its former clusters are recorded in a form that '
                 'this release does not know (%s)' % exc, 'run the command of '

@@ -160,8 +160,8 @@ class Collector:
                 self._set('site_oldest_task_age_seconds', max(
                     0, snapshot.taken - site.oldest.get(
                         action, snapshot.taken)), name, action)
-            self._set('site_tasks', site.not_understood, name,
-                      'not-understood')
+            self._set('site_tasks', site.unreadable, name,
+                      'unreadable')
         for state, number in snapshot.counts(site).items():
             self._set('site_images', number, name, state)
         self._set('site_images_bytes', snapshot.stored(site), name)

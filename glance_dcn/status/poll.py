@@ -56,7 +56,7 @@ class SiteStatus:
         where they cannot be read, or are kept elsewhere
     :ivar oldest: when the oldest of them was recorded, in seconds since the
         epoch by the clock of its creator, by the same
-    :ivar not_understood: number of records about it that cannot be understood
+    :ivar unreadable: number of records about it that cannot be understood
     :ivar images: names of RBD images that are to be deleted there
     :ivar unread: whether tasks should be known, and cannot be read
     :ivar names: names of all RBD images in its pool, or None
@@ -75,7 +75,7 @@ class SiteStatus:
     oldest: dict[str, float] = dataclasses.field(default_factory=dict)
     images: set[str] = dataclasses.field(default_factory=set)
     unread: bool = False
-    not_understood: int = 0
+    unreadable: int = 0
     pool: str | None = None
     names: set[str] | None = dataclasses.field(default=None, repr=False)
     expected: str | None = None
@@ -258,10 +258,10 @@ class Poll:
                 found.oldest[action] = min(
                     record.created_at, found.oldest.get(action, float('inf')))
                 found.images.add(record.image)
-        for entry in scan.left:
+        for entry in scan.own_unreadable:
             found = self._states.get(entry.site or '')
             if found is not None:
-                found.not_understood += 1
+                found.unreadable += 1
 
     def _refuse_changed_clusters(self) -> None:
         """Find the sites that Glance refuses: their clusters were others."""

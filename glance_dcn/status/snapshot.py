@@ -82,7 +82,7 @@ class Snapshot:
     def is_wrong(self, site: poll.SiteStatus) -> bool:
         """Return whether a site is not up, or has tasks or lost images."""
         return bool(site.state != health.UP or site.tasks or site.unread
-                    or site.not_understood or self.counts(site)[LOST])
+                    or site.unreadable or self.counts(site)[LOST])
 
     def is_lost(self, image: inventory.Image) -> bool:
         """Return whether an image is lost at a site."""

@@ -133,7 +133,6 @@ class SiteRegistry:
             known = json.loads(text)
             for name, options in known.items():
                 if options is None:
-                    # Another release has recorded something of it.
                     continue
                 if name not in self.present:
                     self._serve(name, definitions.Definition(dict(options)))
@@ -146,16 +145,18 @@ class SiteRegistry:
             if name not in known and name in self._recorded:
                 self._drop(name)
 
-    def _publish(self, others: Iterable[str]) -> None:
+    def _publish(self, of_other_release: Iterable[str]) -> None:
         """Leave the recorded sites to the other processes of the host.
 
-        :param others: sites whose records are not understood: what a process
-            has of one stays
+        :param of_other_release: sites of which another release has recorded
+            something: they stay as each process has them, and have null for
+            options
         """
-        text = json.dumps(dict({
-            name: self._stores.entries[name].options
-            for name in self._recorded if name in self._stores.entries},
-            **dict.fromkeys(others)), sort_keys=True)
+        text = json.dumps({
+            **{name: self._stores.entries[name].options
+               for name in sorted(self._recorded)
+               if name in self._stores.entries},
+            **dict.fromkeys(sorted(of_other_release))})
         left = self._tasks.lead.term, text
         if self._left == left:
             return
@@ -185,28 +186,28 @@ class SiteRegistry:
                 if self._host in definition.holders:
                     recorded.release(name, self._host)
                 self._serve(name, definition)
-        for name in set(self._retired()) - set(found.others):
+        for name in set(self._retired()) - set(found.of_other_release):
             holders = known[name].holders if name in known else {}
             if not self._is_held(holders) and self._drop_if_empty(name):
                 recorded.forget(name, holders)
-        self._publish(found.others)
+        self._publish(found.of_other_release)
 
     def _understood(self, found: definitions.Recorded) -> tuple[
             dict[str, definitions.Definition],
             dict[str, dynamic_stores.Entry]]:
-        """Return what is recorded, and entries, without those of others.
+        """Return what is recorded, and entries, but for other releases.
 
         Of a site of which another release has recorded something, nothing is
         written, served or dropped.
         """
-        for name, reason in found.others.items():
-            self._tell(name, 'What is recorded of site %s is not understood '
-                       'and is left as it is; what this process has of the '
-                       'site stays, too: %s' % (name, reason))
+        for name, reason in found.of_other_release.items():
+            self._tell(name, 'What is recorded of site %s is of another '
+                       'release and is left alone; what this process has of '
+                       'the site stays, too: %s' % (name, reason))
         return ({name: definition for name, definition in found.sites.items()
-                 if name not in found.others},
+                 if name not in found.of_other_release},
                 {name: entry for name, entry in self._stores.entries.items()
-                 if name not in found.others})
+                 if name not in found.of_other_release})
 
     def _keep(self, recorded: definitions.Definitions,
               definition: definitions.Definition | None, name: str,

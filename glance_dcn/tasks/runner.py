@@ -549,7 +549,7 @@ class TaskRunner:
             if entry.key not in self._reported and not entry.foreign:
                 self._reported.add(entry.key)
                 LOG.error('Store %(store)s: record %(key)s in object '
-                          '%(object)s cannot be understood and is left alone: '
+                          '%(object)s is unreadable and is left alone: '
                           '%(reason)s', {
                               'store': self._store.home.name,
                               'key': entry.key, 'object': stores.OBJECT,

@@ -53,12 +53,12 @@ class NotRecorded(errors.ClusterError):
     """A task or an intent could not be recorded anywhere."""
 
 
-class NotUnderstood(errors.ClusterError):
+class OfOtherRelease(errors.ClusterError):
     """A record about an image is one of another release."""
 
     def __init__(self, store: str, entry: Unreadable, image: str) -> None:
         super().__init__(
-            store, 'record %s about image %s cannot be understood: %s'
+            store, 'record %s about image %s is unreadable: %s'
             % (entry.key, image, entry.reason), 'nothing of the image is '
             'removed meanwhile; see "glance-dcn task list"')
 
@@ -96,14 +96,14 @@ class Scan:
     unreadable: list[Unreadable] = dataclasses.field(default_factory=list)
 
     @property
-    def left(self) -> list[Unreadable]:
+    def own_unreadable(self) -> list[Unreadable]:
         """The unreadable records, without those of other deployments."""
         return [entry for entry in self.unreadable if not entry.foreign]
 
     def has_any_of(self, site: str) -> bool:
         """Return whether anything of this deployment is about a site."""
         return any(record.site == site for record in self.records) or any(
-            entry.site in (site, None) for entry in self.left)
+            entry.site in (site, None) for entry in self.own_unreadable)
 
 
 class TaskStore:
@@ -177,15 +177,15 @@ class TaskStore:
     def records(self, site: str, image: str) -> list[tasks.Record]:
         """Return the records of an image at a site.
 
-        :raises NotUnderstood: if there are others, of another release: what
+        :raises OfOtherRelease: if there are others, of another release: what
             they say may forbid what is going to be done
         :raises: as :meth:`replace`
         """
         found = self._scan(tasks.prefix(site, image))
-        for entry in found.left:
+        for entry in found.own_unreadable:
             # A damaged one costs only itself: anything may have written it.
             if entry.version is not None:
-                raise NotUnderstood(self.home.name, entry, image)
+                raise OfOtherRelease(self.home.name, entry, image)
         return found.records
 
     def scan(self) -> Scan:

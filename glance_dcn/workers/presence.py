@@ -293,19 +293,18 @@ class Presence:
         """Have the registry know what the journal has."""
         # First what is known, for what is announced is in the journal by
         # then, unless it has ended.
-        known = {entry.task: entry
-                 for entry in self._registry.tasks(identity)}
-        others = self._registry.unreadable_tasks(identity)
+        entries, unreadable = self._registry.journal_of(identity)
+        known = {entry.task: entry for entry in entries}
         going_on = {entry.task: entry for entry in self._journal.entries()}
         # Those of another release are its own, as long as they are there.
-        others.difference_update(self._journal.tasks())
+        unreadable.difference_update(self._journal.tasks())
         # What its successor has written since is not to be undone.
         if not self._lead.is_held:
             return
         for task, entry in going_on.items():
             if known.get(task) != entry:
                 self._registry.note(identity, entry)
-        for task in others.union(known).difference(going_on):
+        for task in unreadable.union(known).difference(going_on):
             self._registry.forget(identity, task)
 
     def _accept_takeover(self, identity: str, taken_by: str | None) -> bool:

@@ -59,6 +59,10 @@ ACTING = 'worker.'
 #: States of a self reference.
 RIGHT, WRONG, UNPROVED, UNCHECKED = 'right', 'wrong', 'unproved', 'unchecked'
 
+#: Seconds without a heartbeat after which a worker is shown as silent: some of
+#: them, and clocks of hosts differ by some.
+SILENT = 60
+
 _LOCK = 'acting'
 _WORKER, _TASK, _FIGURES = 'worker/', 'task/', 'figures/'
 _NAME = re.compile(r'[^/\x00-\x1f]{1,100}')
@@ -99,6 +103,11 @@ class Worker:
         """Key of the record."""
         return _WORKER + self.identity
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not been seen lately, by the clock of this host."""
+        return time.time() - self.seen >= SILENT
+
     def text(self, deployment: str = '') -> str:
         """Return the record as it is kept."""
         return record_format.dump(self, deployment)
@@ -113,6 +122,21 @@ def parse(text: str, deployment: str = '') -> Worker:
     if not _NAME.fullmatch(worker.identity):
         raise record_format.RecordError('its identity is not a name')
     return worker
+
+
+@dataclasses.dataclass
+class Scan:
+    """What was in the object at about one moment.
+
+    :ivar workers: in the order of their names
+    :ivar tasks: what each worker was doing, by its identity
+    :ivar unreadable: why records are left alone, by their keys
+    """
+
+    workers: list[Worker] = dataclasses.field(default_factory=list)
+    tasks: dict[str, list[journal.Entry]] = dataclasses.field(
+        default_factory=dict)
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Registry:
@@ -199,18 +223,33 @@ class Registry:
     def _parse_task(self, key: str, text: str) -> journal.Entry:
         return journal.parse(text)
 
-    def unreadable_tasks(self, identity: str) -> set[str]:
-        """Return the IDs of the tasks of a worker that are not understood."""
-        found: dict[str, str] = {}
-        self._all(self._parse_task, _task_key(identity, ''), found)
-        return {key.rpartition('/')[2] for key in found}
+    def journal_of(self, identity: str
+                   ) -> tuple[list[journal.Entry], set[str]]:
+        """Return what a worker was doing, and IDs of unreadable tasks."""
+        found = self._scan(_task_key(identity, ''))
+        return (found.tasks.get(identity, []),
+                {key.rpartition('/')[2] for key in found.unreadable})
 
-    def unreadable(self) -> dict[str, str]:
-        """Return why records are left alone, by their keys."""
-        found: dict[str, str] = {}
-        self._all(self._parse_worker, _WORKER, found)
-        self._all(self._parse_task, _TASK, found)
-        self._all(self._parse_figures, _FIGURES, found)
+    def scan(self) -> Scan:
+        """Return what is recorded, but for figures; log nothing."""
+        return self._scan('')
+
+    def _scan(self, prefix: str) -> Scan:
+        found = Scan()
+        with self.home.open() as ioctx:
+            for key, text in omap.walk(ioctx, OBJECT, prefix):
+                try:
+                    if key.startswith(_WORKER):
+                        found.workers.append(self._parse_worker(key, text))
+                    elif key.startswith(_TASK):
+                        found.tasks.setdefault(key.split('/')[1], []).append(
+                            self._parse_task(key, text))
+                    elif key.startswith(_FIGURES):
+                        self._parse_figures(key, text)
+                except record_format.ForeignRecord:
+                    continue
+                except ValueError as exc:
+                    found.unreadable[key] = str(exc)
         return found
 
     def note(self, identity: str, entry: journal.Entry) -> None:
@@ -243,14 +282,9 @@ class Registry:
         with self.home.open() as ioctx:
             omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
 
-    def _all(self, understand: abc.Callable[[str, str], _T], prefix: str,
-             unreadable: dict[str, str] | None = None
+    def _all(self, understand: abc.Callable[[str, str], _T], prefix: str
              ) -> list[tuple[_T, str]]:
-        """Return what is understood, with its text.
-
-        :param unreadable: gets why others are not, by their keys; None: that
-            is logged
-        """
+        """Return what is understood, with its text; log what is not."""
         found = []
         with self.home.open() as ioctx:
             for key, text in omap.walk(ioctx, OBJECT, prefix):
@@ -259,14 +293,11 @@ class Registry:
                 except record_format.ForeignRecord:
                     continue
                 except ValueError as exc:
-                    if unreadable is not None:
-                        unreadable[key] = str(exc)
-                        continue
                     LOG.log(logging.DEBUG if key in self._told
                             else logging.WARNING,
                             'Store %(store)s: record %(key)s of object '
-                            '%(object)s cannot be understood and is left '
-                            'alone: %(error)s',
+                            '%(object)s is unreadable and is left alone: '
+                            '%(error)s',
                             {'store': self.home.name, 'key': key,
                              'object': OBJECT, 'error': exc})
                     self._told.add(key)

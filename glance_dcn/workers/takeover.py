@@ -267,7 +267,7 @@ class Peers:
                 self._roll_back_or_forget(worker, text)
 
     def _roll_back_or_forget(self, worker: registry.Worker, text: str) -> None:
-        tasks = self._registry.tasks(worker.identity)
+        tasks, unreadable = self._registry.journal_of(worker.identity)
         if tasks:
             if not self._may_roll_back():
                 return
@@ -275,8 +275,7 @@ class Peers:
                         self._holder) as renew:
                 if renew and self._may_act() and self._mark(worker, text):
                     self._take_over(worker, renew)
-        elif (time.time() - worker.seen > _FORGOTTEN and not
-              self._registry.unreadable_tasks(worker.identity)):
+        elif time.time() - worker.seen > _FORGOTTEN and not unreadable:
             LOG.info('Worker %(worker)s at host %(host)s is forgotten: it is '
                      'silent for long', {'worker': worker.identity,
                                          'host': worker.host})

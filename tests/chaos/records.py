@@ -31,8 +31,7 @@ class Entry:
 
     :ivar site: whose image it is about
     :ivar what: what is to be done, or how far it is
-    :ivar image: name of the RBD image, or key of a record that cannot be
-        understood
+    :ivar image: name of the RBD image, or key of an unreadable record
     """
 
     site: str
@@ -65,7 +64,7 @@ def _entries(site, scan, forged):
     """Return what is to be told of a home, a set of :class:`Entry`."""
     found = {Entry(record.site, _describe(record), record.image)
              for record in scan.records if record.key not in forged}
-    return found | {Entry(site, 'cannot be understood', entry.key)
+    return found | {Entry(site, 'unreadable', entry.key)
                     for entry in scan.unreadable if entry.key not in forged}
 
 

@@ -13,17 +13,16 @@
 """A short randomised run, and that its checks find what they look for."""
 
 import pathlib
-import subprocess
 import sys
 import uuid
 
 import fixtures
 import rbd
-from testtools import content
 
 from tests.chaos import __main__ as main
 from tests.chaos import check
 from tests.functional import base
+from tests.functional.chaos import programs
 
 _ROOT = pathlib.Path(__file__).parents[3]
 MiB = 1 << 20
@@ -46,15 +45,13 @@ class ShortRunTest(base.CephTestCase):
         self.assertLessEqual(
             {'stop-glance', 'step-clock', 'delete-source', 'forge'},
             {fault.kind for fault in made.faults})
-        done = subprocess.run(
+        self.addOnException(lambda exc_info: self.addDetail(
+            'chaos.log', programs.text_of(folder / 'chaos.log')))
+        status, out = programs.run(
             [sys.executable, '-m', 'tests.chaos', *arguments,
              '--state', folder, '--lender', base.lab_state()],
-            cwd=_ROOT, capture_output=True, text=True, timeout=600)
-        log = folder / 'chaos.log'
-        if log.exists():
-            self.addDetail('chaos.log', content.text_content(
-                log.read_text()))
-        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            folder, timeout=600, cwd=_ROOT)
+        self.assertEqual(0, status, out)
 
 
 class CheckTest(base.CephTestCase):

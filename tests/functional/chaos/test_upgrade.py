@@ -19,10 +19,10 @@ import sys
 
 import fixtures
 from oslotest import base as unit
-from testtools import content
 
 from lab import process
 from tests.functional import base
+from tests.functional.chaos import programs
 from tests.upgrade import trees
 
 _ROOT = pathlib.Path(__file__).parents[3]
@@ -33,17 +33,15 @@ class ShortUpgradeTest(base.CephTestCase):
 
     def test_nothing_is_lost_or_left_behind(self):
         folder = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
-        done = subprocess.run(
+        self.addOnException(lambda exc_info: self.addDetail(
+            'upgrade.log', programs.text_of(folder / 'upgrade.log')))
+        status, out = programs.run(
             [sys.executable, '-m', 'tests.upgrade', '--seed', '3',
              '--releases', 'current,again,current', '--pause', '1',
              '--workers', '2', '--state', folder, '--lender',
              base.lab_state()],
-            cwd=_ROOT, capture_output=True, text=True, timeout=600)
-        log = folder / 'upgrade.log'
-        if log.exists():
-            self.addDetail('upgrade.log', content.text_content(
-                log.read_text()))
-        self.assertEqual(0, done.returncode, done.stdout + done.stderr)
+            folder, timeout=600, cwd=_ROOT)
+        self.assertEqual(0, status, out)
 
 
 class TreesTest(unit.BaseTestCase):

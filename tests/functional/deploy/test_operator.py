@@ -218,7 +218,12 @@ class OperatorTest(base.ApiTestCase):
             self.addDetail(path.name, content.text_content(
                 path.read_text(errors='replace')[-20000:]))
 
-    def test_1_the_sample_works(self):
+    def test_sample_and_then_a_site(self):
+        self.use_sample()
+        self.add_site()
+
+    def use_sample(self):
+        """The sample works as the guide's commands leave it."""
         self.assertEqual(['default_backend'], list(self.api.stores()))
         image = self.uploaded(self.api, self.converted(self.data, 'qcow2'),
                               'default_backend', disk_format='qcow2')
@@ -232,7 +237,8 @@ class OperatorTest(base.ApiTestCase):
         self.api.images.delete(image)
         self.assertNoTrace(image, 'central')
 
-    def test_2_a_site_comes_by_its_secrets(self):
+    def add_site(self):
+        """A site comes by its Secrets."""
         self.add_cluster('az1', 'dcn0')
         self.sites.put({'az1.conf': (
             '[az1]\nrbd_store_ceph_conf = /etc/ceph/az1.conf\n'

@@ -68,7 +68,7 @@ class Reader(fixtures.Fixture):
             self._over.wait(.2)
 
 
-class RotationTest(operate.CommandTestCase):
+class RotationCase(operate.CommandTestCase):
     """Clusters of the class's own, and a Glance that uses them."""
 
     @classmethod
@@ -129,6 +129,10 @@ class RotationTest(operate.CommandTestCase):
         self.assertSame(self.data, self.api.download(made))
         process.wait_for('reads', lambda: reader.reads > before + 2, 30)
         self.assertEqual([], reader.failures)
+
+
+class KeysTest(RotationCase):
+    """Keys of sites and of the deployment; each test leaves usable ones."""
 
     def test_key_of_a_site(self):
         """A second user takes over from the first one, without a gap."""
@@ -209,6 +213,10 @@ class RotationTest(operate.CommandTestCase):
         with self.rbd_image('dcn0', image) as opened:
             self.assertTrue(records.is_authentic(
                 records.load(opened), image, bytes.fromhex(after)))
+
+
+class MonitorsTest(RotationCase):
+    """The clusters are of no use afterwards."""
 
     def test_other_monitors(self):
         """One is added, all conf files name both, and the old one goes."""

@@ -81,11 +81,11 @@ class OtherReleaseTest(operate.CommandTestCase):
         code, out, _seconds = self.run_command(
             self.etc, 'status', '--format', 'json')
         self.assertEqual((1, {'central': 0, 'dcn0': 4, 'dcn1': 0}), (code, {
-            site['name']: site['not_understood'] for site
+            site['name']: site['unreadable'] for site
             in self.json_of(out)['sites'] if site['name'] != self.store}))
         code, out, _seconds = self.run_command(
             self.etc, 'check', '--site', 'central', '--only', 'records')
-        self.assertIn('4 records cannot be understood', out)
+        self.assertIn('4 records are unreadable', out)
         # The task runner leaves them alone, and says so.
         code, out, _seconds = self.run_command(self.etc, 'task', 'run')
         self.assertEqual((1, 4), (code, out.count('is left alone')), out)
@@ -132,7 +132,7 @@ class OtherReleaseTest(operate.CommandTestCase):
                   definitions._Options({'x': '"y"'}), 3)
         found = definitions.Definitions('central', self.ioctx,
                                         self.deployment).load()
-        self.assertIn('version 3', found.others[name])
+        self.assertIn('version 3', found.of_other_release[name])
         self.assertNotIn(name, found.sites)
 
     def test_key_of_the_deployment(self):

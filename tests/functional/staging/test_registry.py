@@ -137,6 +137,22 @@ class RegistryTest(base.CephTestCase):
         self.assertEqual([changed], self.registry.tasks(self.identity))
         self.assertEqual([], self.registry.tasks(str(uuid.uuid4())))
 
+    def test_all_in_one_walk(self):
+        self.registry.replace(None, self.worker, [figures.Figures('dcn/0')])
+        entry = self.entry()
+        self.registry.note(self.identity, entry)
+        later = 'task/%s/later' % self.identity
+        with self.home.open() as ioctx:
+            omap.put(ioctx, registry.OBJECT, {
+                later: entry.text().replace('"version": 2', '"version": 3')})
+        self.addCleanup(self.registry.forget, self.identity, 'later')
+        found = self.registry.scan()
+        self.assertIn(self.worker, found.workers)
+        self.assertEqual([entry], found.tasks[self.identity])
+        self.assertIn('version 3', found.unreadable[later])
+        self.assertEqual(([entry], {'later'}),
+                         self.registry.journal_of(self.identity))
+
     def test_right_to_act(self):
         self.assertTrue(self.registry.hold(self.identity, 'one', 30))
         other = registry.Registry(homes.Home(sites.Site(

@@ -200,7 +200,7 @@ class RecordFormatTest(base.BaseTestCase):
         for version in (0, -1, 2.0, True, 1 << 40, '2', None):
             exc = self.refused(json.dumps(dict(fields, version=version)),
                                words='does not say of which version')
-            self.assertNotIsInstance(exc, record_format.OtherVersion)
+            self.assertNotIsInstance(exc, record_format.OtherRelease)
         for name in ('image', 'addresses', 'action'):
             for value in (7, None, True, 1.5, {}, ['a', 7], [['a']]):
                 self.refused(json.dumps(dict(fields, **{name: value})),
@@ -216,7 +216,7 @@ class RecordFormatTest(base.BaseTestCase):
             for others in (fields, {'deployment': _OURS}, {'more': [{}]}):
                 exc = self.refused(json.dumps(dict(others, version=version)),
                                    words=words)
-                self.assertIsInstance(exc, record_format.OtherVersion)
+                self.assertIsInstance(exc, record_format.OtherRelease)
                 self.assertEqual(version, exc.version)
         exc = self.refused(json.dumps({'version': 3, 'deployment': 'theirs'}))
         self.assertIsInstance(exc, record_format.ForeignRecord)
@@ -290,5 +290,5 @@ class DefinitionsTest(base.BaseTestCase):
             found = definitions.Definitions('home', None, _OURS).load()
         self.assertEqual({'b': definitions.Definition({'x': '1'})},
                          found.sites)
-        self.assertEqual(['a', 'b'], sorted(found.others))
-        self.assertIn('version 3', found.others['a'])
+        self.assertEqual(['a', 'b'], sorted(found.of_other_release))
+        self.assertIn('version 3', found.of_other_release['a'])

@@ -19,6 +19,7 @@ import csv
 import io
 import json
 import types
+import typing
 from unittest import mock
 
 import fixtures
@@ -64,9 +65,9 @@ _OF_SITES_FILE = ('config diff', 'config render', 'site import', 'site key')
 
 
 class _Conf(collections.defaultdict):
-    """A configuration with the same options in each group."""
+    """A configuration, with groups by their names."""
 
-    enabled_backends = {'edge': 'dcn'}
+    enabled_backends: typing.ClassVar = {'central': 'dcn', 'edge': 'dcn'}
 
 
 class EachCommand(base.SitesFileTestCase):
@@ -109,7 +110,8 @@ class EachCommand(base.SitesFileTestCase):
                     'fsid': 'f', 'mons': ['10.0.0.1'], 'pools': ['images']}),
                 ('ceph.users.make_key', lambda *args: (base.KEY, None)),
                 ('imports.recovery.recover', lambda found: outcomes),
-                ('imports.journal.of', lambda conf: mock.Mock()),
+                ('imports.journal.of', lambda conf: mock.Mock(
+                    **{'of_other_release.return_value': {}})),
                 ('imports.folder.path', lambda conf: str(self.folder)),
                 ('cmd.worker._why_not_me', lambda path: None),
                 ('cmd.uninstall._compare_options',
@@ -141,8 +143,8 @@ class EachCommand(base.SitesFileTestCase):
         worker = workers.Worker('one', 'home', HOSTILE, HOSTILE,
                                 faults=(HOSTILE,))
         for target, value in (
-                ('workers.registry.Registry.workers',
-                 lambda found: [(worker, '')]),
+                ('workers.registry.Registry.scan',
+                 lambda found: workers.Scan([worker])),
                 ('workers.registry.Registry.tasks', lambda *args: []),
                 ('tasks.store.TaskStore.scan',
                  lambda store: stores.Scan(
@@ -259,8 +261,8 @@ class TestEachCommand(EachCommand):
                  '1970-01-01T00:00:00Z 0\n'),
                 (('status', '-c', 'site', '-c', 'tasks'),
                  'central delete=0,remove-incomplete=0,purge=0,'
-                 'not understood=0\n'
-                 'edge delete=2,remove-incomplete=0,purge=0,not understood=0\n'
+                 'unreadable=0\n'
+                 'edge delete=2,remove-incomplete=0,purge=0,unreadable=0\n'
                  'gone None\n'),
                 (('status', '--all', '-c', 'size', '-c', 'present', '-c',
                   'missing'), '10 central edge\n'),

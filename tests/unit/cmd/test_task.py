@@ -288,7 +288,7 @@ class TestRun(TaskCase):
             self.queue._database = database
             for argv in (('run',), ('run', '--dry-run')):
                 status, _out, err = self.run_task(*argv)
-                self.assertEqual(output.Exit.WRONG, status)
+                self.assertEqual(output.Exit.UNABLE, status)
                 self.assertIn('database of Glance cannot be asked', err)
 
     def test_dry_run(self):

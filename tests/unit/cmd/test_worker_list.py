@@ -69,7 +69,7 @@ class WorkerListTest(base.BaseTestCase):
 
     def test_of_another_release(self):
         self.add('one')
-        self.registry.left['worker/two'] = 'it is of version 3'
+        self.registry.unreadable['worker/two'] = 'it is of version 3'
         status, text = self.list()
         self.assertEqual(1, status)
         self.assertIn('Record worker/two is left alone: it is of version 3',

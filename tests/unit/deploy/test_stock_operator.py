@@ -120,12 +120,74 @@ class TestSamples(StockCase):
         self.assertIn(given.rbd_thin_provisioning, (True, False))
 
     def test_import_methods_of_deployers_stay(self):
+        edge = (_SAMPLES / 'edge.yaml').read_text().replace(
+            '[web-download,copy-image,glance-direct]', '[web-download]')
+        self.assertIn('enabled_import_methods = [web-download]', edge)
+        # They may as well come after the stores.
+        after, count = re.subn(
+            r'( +enabled_import_methods = .*\n)( +enabled_backends = .*\n)',
+            r'\2\1', edge)
+        self.assertLess(0, count)
+        for sample in (edge, after):
+            path = self.folder / 'own.yaml'
+            path.write_text(sample)
+            for text in configurations(self.changed(path)):
+                self.assertEqual(['web-download'],
+                                 self.conf(text).enabled_import_methods)
+                self.assertEqual(1, text.count('enabled_import_methods'))
+
+    def test_conversion_of_deployers_stays(self):
         path = self.folder / 'own.yaml'
-        path.write_text((_SAMPLES / 'edge.yaml').read_text().replace(
-            '[web-download,copy-image,glance-direct]', '[web-download]'))
-        for text in configurations(self.changed(path)):
-            self.assertEqual(['web-download'],
-                             self.conf(text).enabled_import_methods)
+        path.write_text((_SAMPLES / 'ceph.yaml').read_text().replace(
+            '        [glance_store]\n',
+            '        [image_import_opts]\n'
+            '        image_import_plugins = [image_decompression]\n'
+            '        [image_conversion]\n'
+            '        output_format = vmdk\n'
+            '        [glance_store]\n'))
+        [text] = configurations(self.changed(path))
+        conf = self.conf(text)
+        self.assertEqual(['image_decompression'],
+                         conf.image_import_opts.image_import_plugins)
+        self.assertIn('output_format = vmdk', text)
+        self.assertNotIn('output_format = raw', text)
+
+    def test_default_store_is_named_first(self):
+        for sample in _SAMPLES.iterdir():
+            text, count = re.subn(
+                r'( +\[DEFAULT\]\n(?: +\w+ *=.*\n)+)'
+                r'( +\[glance_store\]\n(?: +\w+ *=.*\n)+)',
+                r'\2\1', sample.read_text())
+            self.assertLess(0, count, sample)
+            path = self.folder / 'other.yaml'
+            path.write_text(text)
+            for text in configurations(self.changed(path)):
+                self.assertIn('dcn', self.stores(text).values())
+
+    def test_stores_of_several_lines(self):
+        path = self.folder / 'lines.yaml'
+        path.write_text((_SAMPLES / 'multistore.yaml').read_text().replace(
+            'ceph-0:rbd,', 'ceph-0:rbd,\n          '))
+        [text] = configurations(self.changed(path))
+        self.assertEqual({'ceph-0': 'dcn', 'ceph-1': 'dcn',
+                          'swift-0': 'swift'}, self.stores(text))
+
+    def test_changed_once(self):
+        for sample in (test_operator.SAMPLE, *_SAMPLES.iterdir()):
+            once = self.changed(sample).read_text()
+            self.assertNotEqual(sample.read_text(), once)
+            path = self.folder / 'once.yaml'
+            path.write_text(once)
+            self.assertEqual(once, self.changed(path).read_text())
+
+    def test_other_services_stay(self):
+        # The last block ends with the file.
+        path = self.folder / 'other.yaml'
+        path.write_text('cinder:\n  customServiceConfig: |\n'
+                        '    [DEFAULT]\n    enabled_backends=ceph\n'
+                        'glance:\n  customServiceConfig: |\n'
+                        '    [DEFAULT]\n    enabled_backends=a:file\n')
+        self.assertEqual(path.read_text(), self.changed(path).read_text())
 
     def test_others_stay(self):
         before = yaml.safe_load(test_operator.SAMPLE.read_text())

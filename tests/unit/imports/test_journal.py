@@ -162,7 +162,7 @@ class JournalTest(base.BaseTestCase):
                 self.assertIsNone(self.journal.read('the-task'))
                 self.assertEqual([], self.journal.entries())
             self.assertEqual(text, path.read_text())
-            reason = self.journal.others()[str(path)]
+            reason = self.journal.of_other_release()[str(path)].reason
             self.assertIn('version %d' % version, reason)
         # Once for each process.
         self.assertEqual(1, log.output.count('its import is not recovered'))
@@ -170,7 +170,7 @@ class JournalTest(base.BaseTestCase):
         path.write_text(entry().text())
         held = self.journal.take('the-task')
         self.addCleanup(held.close)
-        self.assertEqual({}, self.journal.others())
+        self.assertEqual({}, self.journal.of_other_release())
 
     def test_one_that_holds_what_it_may_not(self):
         fields = json.loads(entry().text())

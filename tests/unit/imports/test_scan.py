@@ -145,20 +145,22 @@ class ResidueTest(base.BaseTestCase):
             'task', name, 'copy-image', [], 'path', 'copying')).release()
         self.assertEqual([], self.removed())
 
-    def test_image_of_an_entry_of_another_release(self):
+    def test_image_that_another_release_names(self):
         self.useFixture(runtimes.Runtime())
-        name, orphan = self.staged(), self.staged()
-        held = self.journal.begin(journal.Entry(
-            'task', name, 'copy-image', [], 'path', 'copying'))
-        held.release()
+        log = self.useFixture(fixtures.FakeLogger())
+        theirs, orphan = self.staged(), self.staged()
+        self.journal.begin(journal.Entry(
+            'task', theirs, 'copy-image', [], 'path', 'copying')).release()
         path = pathlib.Path(self.journal.folder, 'task.json')
         text = path.read_text()
-        path.write_text(text.replace('"version": 2', '"version": 3'))
+        path.write_text(text.replace('"version": 2', '"version": 3').replace(
+            '"image"', '"of"').replace(theirs, theirs.upper()))
         self.assertEqual([orphan], self.removed())
-        path.write_text('{"version": 3, "images": ["%s"]}' % name.upper())
         self.assertEqual([], self.removed())
+        self.assertEqual(1, log.output.count(
+            '%s seems to be an orphan, and stays' % (self.staging / theirs)))
         path.unlink()
-        self.assertEqual([name], self.removed())
+        self.assertEqual([theirs], self.removed())
 
     def test_image_with_an_id_in_capitals(self):
         name = str(uuid.uuid4()).upper()

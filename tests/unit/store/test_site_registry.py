@@ -410,19 +410,34 @@ class TestSiblings(TestRecordCase):
         self.exchange(watch, 2)
         self.assertEqual('{}', self.lead.left)
 
-    def test_recorded_by_another_release_meanwhile(self):
-        # A leader that has just started cannot serve it, and drops nothing.
-        leader = self.host()
+    def leader(self, follower):
+        """Return the registry of the process that leads."""
+        leading = site_registry.SiteRegistry(
+            follower.stores, follower.registry._sites, self.tasks, 'host',
+            lambda: self.now)
+        leading.present = follower.registry.present
+        return leading
+
+    def test_site_that_another_release_has_recorded(self):
         watch = self.follower()
         self.lead.left = json.dumps({'dcn7': self.options()})
         watch.registry.follow()
+        # Another process leads from here on, and does not understand it.
         self.others['dcn7'] = 'it is of version 3'
-        leader.registry._tasks = mock.Mock(wraps=self.tasks, lead=self.lead)
-        leader.stores.drop('dcn7')
-        self.exchange(leader)
-        self.assertEqual({'dcn7': None}, json.loads(self.lead.left))
+        self.leader(watch).exchange(watch._home_site())
         watch.registry.follow()
-        self.assertEqual(['dcn7'], watch.registry._retired())
+        self.assertEnabled(dcn7='http')
+
+    def test_site_that_another_release_has_recorded_anew(self):
+        watch = self.follower()
+        self.known['dcn7'] = definitions.Definition(self.options())
+        leading = self.leader(watch)
+        leading.exchange(watch._home_site())
+        self.assertEqual(self.options(), json.loads(self.lead.left)['dcn7'])
+        self.others['dcn7'] = 'it is of version 3'
+        leading.exchange(watch._home_site())
+        # What was recorded before is not served by those that start now.
+        self.assertEqual({'dcn7': None}, json.loads(self.lead.left))
 
     def test_conf_file_of_somebody_else(self):
         watch = self.follower()

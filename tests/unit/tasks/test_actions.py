@@ -224,7 +224,7 @@ class ExecutorTest(base.BaseTestCase):
         intent = tasks.Intent('edge', IMAGE, 'images', 'f', 'w', 'a', '1')
         kept = fakes.records_of(self.home)
         kept[intent.key] = fakes.next_release(self.store.text(intent))
-        exc = self.assertRaises(stores.NotUnderstood, self.execute)
+        exc = self.assertRaises(stores.OfOtherRelease, self.execute)
         self.assertIn('a later release has to act upon it', str(exc))
         self.assertLeft('1')
         # Of another image, of another deployment, or no record at all.

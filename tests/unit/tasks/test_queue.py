@@ -207,7 +207,7 @@ class TestAboutToBeWritten(QueueCase):
         self.assertEqual(1, len(self.edge.images))
         # The image may be committed, and its writer cannot be blocklisted.
         self.assertTrue(self.queue.is_committed(self.edge, IMAGE, '1'))
-        self.assertRaises(stores.NotUnderstood, self.queue.writers_of,
+        self.assertRaises(stores.OfOtherRelease, self.queue.writers_of,
                           self.edge, IMAGE, '1')
         self.queue.cancel_deletes(self.edge, IMAGE)
         self.assertEqual(text, kept[intent.key])

@@ -35,7 +35,7 @@ class Registry:
     :ivar records: texts by name of the worker
     :ivar figures: lists of what was written with each heartbeat, by the same
     :ivar journals: dicts of entries by task, by name of the worker
-    :ivar left: why records are left alone, by their keys
+    :ivar unreadable: why records are left alone, by their keys
     :ivar holders: who has the right to act, by name of the worker
     """
 
@@ -46,7 +46,7 @@ class Registry:
         self.figures = {}
         self.journals = {}
         self.holders = {}
-        self.left = {}
+        self.unreadable = {}
         self.reachable = True
 
     @property
@@ -79,13 +79,16 @@ class Registry:
         if self.records.get(worker.identity) == text:
             del self.records[worker.identity]
 
-    def unreadable(self):
-        self._reach()
-        return dict(self.left)
+    def scan(self):
+        return registry.Scan(
+            [worker for worker, _text in self.workers()],
+            {identity: self.tasks(identity) for identity in self.journals},
+            dict(self.unreadable))
 
-    def unreadable_tasks(self, identity):
-        return {key.rpartition('/')[2] for key in self.left
-                if key.startswith('task/%s/' % identity)}
+    def journal_of(self, identity):
+        return self.tasks(identity), {
+            key.rpartition('/')[2] for key in self.unreadable
+            if key.startswith('task/%s/' % identity)}
 
     def tasks(self, identity):
         self._reach()
@@ -100,7 +103,7 @@ class Registry:
     def forget(self, identity, task):
         self._reach()
         self.journals.get(identity, {}).pop(task, None)
-        self.left.pop('task/%s/%s' % (identity, task), None)
+        self.unreadable.pop('task/%s/%s' % (identity, task), None)
 
     def hold(self, identity, holder, seconds):
         self._reach()

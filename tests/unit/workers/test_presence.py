@@ -316,11 +316,11 @@ class PresenceTest(base.BaseTestCase):
             text = file.read()
         with open(path, 'w') as file:
             file.write(task_fakes.next_release(text))
-        self.registry.left.update({there: 'of version 3',
+        self.registry.unreadable.update({there: 'of version 3',
                                    gone: 'of version 3'})
         self.presence.beat()
         # What was rolled back by that release meanwhile, and is not there.
-        self.assertEqual([there], list(self.registry.left))
+        self.assertEqual([there], list(self.registry.unreadable))
 
     def test_announces_at_once(self):
         # Also by a process that does not speak for the worker.

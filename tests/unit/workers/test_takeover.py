@@ -491,7 +491,7 @@ class PeersTest(base.BaseTestCase):
         self.speak('owned', seen=1)
         self.registry.note('owned', ENTRY)
         self.speak('of another release', seen=1)
-        self.registry.left['task/of another release/t'] = 'of version 3'
+        self.registry.unreadable['task/of another release/t'] = 'of version 3'
         self.peers._roll_back = self.fails
         self.look(20, times=8)
         self.assertEqual({'gone', 'owned', 'of another release'},
