@@ -78,18 +78,19 @@ class Database(fixtures.Fixture):
                 'image_id': image_id, 'backend': list(stores),
                 'import_req': {'method': {'name': method}}}})
 
-    def before(self, statement, function):
-        """Have a function called before the next SQL statement of a kind.
+    def before(self, function, *statements):
+        """Have a function called once, before an SQL statement.
 
-        :param statement: what that begins with
+        :param statements: what it and those before it begin with
         """
-        engine = self.api.get_engine()
+        left = list(statements)
 
         def call(_connection, _cursor, text, *unused):
-            if text.startswith(statement):
-                event.remove(engine, 'before_cursor_execute', call)
-                function()
-        event.listen(engine, 'before_cursor_execute', call)
+            if left and text.startswith(left[0]):
+                del left[0]
+                if not left:
+                    function()
+        event.listen(self.api.get_engine(), 'before_cursor_execute', call)
 
     @contextlib.contextmanager
     def away(self, statement=''):
