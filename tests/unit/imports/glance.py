@@ -15,6 +15,7 @@
 
 import contextlib
 import pathlib
+import threading
 
 import fixtures
 from glance.common import config
@@ -79,7 +80,7 @@ class Database(fixtures.Fixture):
                 'import_req': {'method': {'name': method}}}})
 
     def before(self, function, *statements):
-        """Have a function called once, before an SQL statement.
+        """Have a function called once, by a thread, before a statement.
 
         :param statements: what it and those before it begin with
         """
@@ -89,7 +90,10 @@ class Database(fixtures.Fixture):
             if left and text.startswith(left[0]):
                 del left[0]
                 if not left:
-                    function()
+                    # Glance has one transaction in each thread.
+                    thread = threading.Thread(target=function)
+                    thread.start()
+                    thread.join()
         event.listen(self.api.get_engine(), 'before_cursor_execute', call)
 
     @contextlib.contextmanager
