@@ -18,16 +18,21 @@ import types
 
 import fixtures
 from glance.common import store_utils  # noqa: F401 (registers options)
+import glance_store
 from oslo_config import cfg
 
 from glance_dcn.sites import site as sites
 from glance_dcn.store import location
 
 
-class Stores(fixtures.Fixture):
-    """Stores whose drivers are there already, in the places of others.
+_STAGING = 'os_glance_staging_store'
+_RESERVED = {_STAGING: 'file'}
 
-    glance_store keeps them in a global of its own.
+
+class Stores(fixtures.Fixture):
+    """Stores whose drivers are there already, and an empty staging folder.
+
+    glance_store keeps stores in a global of its own.
 
     :param found: their sites, by store; None: one of another type
     """
@@ -40,9 +45,18 @@ class Stores(fixtures.Fixture):
         self.useFixture(fixtures.MonkeyPatch(
             'glance_store.location.SCHEME_TO_CLS_BACKEND_MAP', {'rbd': {
                 name: {'store': types.SimpleNamespace(
-                           site=found, is_capable=lambda *masks: True),
+                           site=found, weight=0,
+                           is_capable=lambda *masks: True),
                        'location_class': location.StoreLocation}
                 for name, found in self._found.items()}}))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_store.multi_backend._RESERVED_STORES', {}))
         cfg.CONF.set_override('enabled_backends',
                               dict.fromkeys(self._found, 'rbd'))
         self.addCleanup(cfg.CONF.clear_override, 'enabled_backends')
+        glance_store.register_store_opts(cfg.CONF, _RESERVED)
+        cfg.CONF.set_override('filesystem_store_datadir',
+                              self.useFixture(fixtures.TempDir()).path,
+                              _STAGING)
+        self.addCleanup(cfg.CONF.clear_override, 'filesystem_store_datadir',
+                        _STAGING)
