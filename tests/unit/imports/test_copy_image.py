@@ -43,7 +43,7 @@ from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 from tests import runtimes
 from tests.unit.imports import glance
-from tests.unit.imports import glance_stores
+from tests.unit import glance_stores
 
 
 LOCATION = {'url': 'rbd://fsid/images/image/snap',

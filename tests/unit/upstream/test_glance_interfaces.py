@@ -330,7 +330,7 @@ class TestClosed(InterfacesTestCase):
         from glance_dcn.ceph import client
         from glance_dcn.imports import copy_image
         from glance_dcn.sites import site
-        from tests.unit.imports import glance_stores
+        from tests.unit import glance_stores
         plugins.prefer_ours()
         self.useFixture(glance_stores.Stores(dcn0=site.Site(
             client.ClusterConfig('dcn0', 'images'), 22)))

@@ -29,10 +29,8 @@ _STAGING = 'os_glance_staging_store'
 _RESERVED = {_STAGING: 'file'}
 
 
-class Stores(fixtures.Fixture):
-    """Stores whose drivers are there already, and an empty staging folder.
-
-    glance_store keeps stores in a global of its own.
+class Map(fixtures.Fixture):
+    """Stores whose drivers are there already, in glance_store's own map.
 
     :param found: their sites, by store; None: one of another type
     """
@@ -49,6 +47,20 @@ class Stores(fixtures.Fixture):
                            is_capable=lambda *masks: True),
                        'location_class': location.StoreLocation}
                 for name, found in self._found.items()}}))
+
+
+class Stores(fixtures.Fixture):
+    """Such stores, which are configured, and an empty staging folder.
+
+    :param found: as for :class:`Map`
+    """
+
+    def __init__(self, **found: sites.Site | None) -> None:
+        super().__init__()
+        self._found = found
+
+    def _setUp(self) -> None:
+        self.useFixture(Map(**self._found))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_store.multi_backend._RESERVED_STORES', {}))
         cfg.CONF.set_override('enabled_backends',
