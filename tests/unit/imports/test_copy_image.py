@@ -42,8 +42,8 @@ from glance_dcn.upstream import database as db_of_glance
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 from tests import runtimes
-from tests.unit.imports import glance
 from tests.unit import glance_stores
+from tests.unit.imports import glance
 
 
 LOCATION = {'url': 'rbd://fsid/images/image/snap',

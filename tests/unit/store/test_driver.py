@@ -36,18 +36,21 @@ import rados
 import rbd as librbd
 import webob.exc
 
+from glance_dcn.ceph import client
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.imports import active_imports
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
+from glance_dcn.sites import site
 from glance_dcn.store import callers
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.tasks import queue
 from tests import runtimes
+from tests.unit.tasks import fakes
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
@@ -463,9 +466,10 @@ class TestSizeOfPublished(StoreCase):
                           loc)
 
     def test_is_forgotten(self):
-        self.write_ceph_conf()
-        store = self.store()
-        with mock.patch('time.monotonic', return_value=1000):
-            store.site.published(IMAGE, 12345)
-        with mock.patch('time.monotonic', return_value=1061):
-            self.assertIsNone(store.site.size_of_published(IMAGE))
+        clock = fakes.Clock()
+        here = site.Site(client.ClusterConfig('edge_7', 'images'), 22,
+                         clock=clock)
+        for seconds, known in ((59, 12345), (61, None)):
+            here.published(IMAGE, 12345)
+            clock.now += seconds
+            self.assertEqual(known, here.size_of_published(IMAGE))
