@@ -97,7 +97,7 @@ class Removal:
     """How what a dead process has left is removed."""
 
     end_orphans: abc.Callable[[str], None] = folder.end_orphans
-    discard_writes: abc.Callable[..., None] = existing.discard_writes
+    discard_writes: abc.Callable[..., bool] = existing.discard_writes
     remove_data: abc.Callable[[str, database.Row], None] = _remove_data
 
 
