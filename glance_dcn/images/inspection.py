@@ -190,8 +190,8 @@ def limits_of(status: os.stat_result) -> limited.Limits:
         seconds=_SECONDS + _SECONDS_PER_GIB * share, size=0)
 
 
-def find_interpreter(path: str, configured: str | None = None
-                     ) -> str:
+def find_interpreter(path: str, configured: str | None = None,
+                     python: typing.Any = sys) -> str:
     """Return the path of a Python interpreter like that of this process.
 
     A program that has Python built in, such as uWSGI, is the executable of its
@@ -199,15 +199,16 @@ def find_interpreter(path: str, configured: str | None = None
 
     :param path: path of the image file that it is for
     :param configured: ``[wsgi] python_interpreter``
+    :param python: what tells where this process has its Python
     :raises InspectionFailed: none is found
     """
     if configured:
         candidates = [configured]
     else:
-        candidates = [sys.executable or ''] * bool(_PYTHON.fullmatch(
-            os.path.basename(sys.executable or '')))
-        for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix,
-                       sys.base_exec_prefix):
+        candidates = [python.executable or ''] * bool(_PYTHON.fullmatch(
+            os.path.basename(python.executable or '')))
+        for prefix in (python.prefix, python.exec_prefix, python.base_prefix,
+                       python.base_exec_prefix):
             for version in ('%d.%d' % sys.version_info[:2], '3'):
                 candidates.append(os.path.join(prefix, 'bin',
                                                'python' + version))

@@ -21,6 +21,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import unittest
 from unittest import mock
 
@@ -416,9 +417,9 @@ class TestChild(InspectionTestCase):
 class TestInterpreter(InspectionTestCase):
 
     def find(self, configured=None, **attributes):
-        attributes.setdefault('executable', sys.executable)
-        with mock.patch.multiple(sys, **attributes):
-            return inspection.find_interpreter('/image', configured)
+        return inspection.find_interpreter(
+            '/image', configured,
+            types.SimpleNamespace(**{**vars(sys), **attributes}))
 
     def test_of_this_process(self):
         self.assertEqual(os.path.abspath(sys.executable), self.find())
@@ -438,8 +439,8 @@ class TestInterpreter(InspectionTestCase):
             self.assertIn('python', os.path.basename(found))
             self.assertEqual(sys.prefix, os.path.dirname(os.path.dirname(
                 found)))
-            with mock.patch.object(sys, 'executable', executable):
-                self.assertEqual('raw', self.inspect(b'').format)
+            self.assertEqual('raw', self.inspect(
+                b'', interpreter=found).format)
 
     def test_none(self):
         nowhere = str(self.folder)
