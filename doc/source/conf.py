@@ -28,6 +28,8 @@ exclude_patterns = []
 pygments_style = 'native'
 
 html_theme = 'openstackdocs'
+html_static_path = ['_static']
+html_css_files = ['tables.css']
 openstackdocs_repo_name = 'glance-dcn'
 openstackdocs_auto_name = False
 openstackdocs_auto_version = False

@@ -65,9 +65,8 @@ def status_of(exc: Exception) -> Exit:
     """Return the exit status of a command that an error ends."""
     if isinstance(exc, Failed):
         return exc.status
-    return (Exit.UNABLE if isinstance(exc, (errors.Unreachable,
-                                            errors.Exhausted))
-            else Exit.WRONG)
+    return (Exit.UNABLE if isinstance(exc, errors.ClusterError)
+            and not isinstance(exc, errors.Misconfigured) else Exit.WRONG)
 
 
 def add_group(commands: Subparsers, name: str, summary: str) -> Subparsers:

@@ -381,6 +381,17 @@ class Journal:
                 continue
         return found
 
+    def others_text(self) -> str:
+        """Return the entries of other releases as they are, one a line.
+
+        They name the images that they are about, whatever else they say.
+        """
+        texts = []
+        for path in self.others():
+            with contextlib.suppress(OSError, ValueError):
+                texts.append(_contents(path))
+        return '\n'.join(texts)
+
     def _path(self, task: str) -> str:
         return os.path.join(self.folder, task + _RECORD)
 

@@ -197,14 +197,12 @@ def remove_orphans(found: journal.Journal, age: float,
                    clock: abc.Callable[[], float] = time.time) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
-    None is removed while there are entries of another release: whose files
-    they are is not known.
+    Those of images that an entry of another release names stay.
 
     :param age: seconds for which a file must not have changed
     :param clock: returns seconds since the epoch
     """
-    if found.others():
-        return []
+    others = found.others_text().lower()
     staging = os.path.dirname(found.folder)
     owned = {entry.image for entry in found.entries()}
     removed = []
@@ -216,6 +214,7 @@ def remove_orphans(found: journal.Journal, age: float,
         except FileNotFoundError:
             continue
         if (match is None or match[0] in owned
+                or match[0].lower() in others
                 or clock() - max(state.st_mtime, state.st_ctime) <= age
                 or not _is_orphan(match[0], name, staging)):
             continue

@@ -39,6 +39,7 @@ from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Iterable
 
     from glance_dcn.sites import site as sites_
     from glance_dcn.store import dynamic_stores
@@ -145,6 +146,9 @@ class SiteRegistry:
         try:
             known = json.loads(text)
             for name, options in known.items():
+                if options is None:
+                    # Another release has recorded something of it.
+                    continue
                 if name not in self.present:
                     self._serve(name, definitions.Definition(dict(options)))
                 self._recorded.add(name)
@@ -156,12 +160,16 @@ class SiteRegistry:
             if name not in known and name in self._recorded:
                 self._drop(name)
 
-    def _publish(self) -> None:
-        """Leave the recorded sites to the other processes of the host."""
-        text = json.dumps({
+    def _publish(self, others: Iterable[str]) -> None:
+        """Leave the recorded sites to the other processes of the host.
+
+        :param others: sites whose records are not understood: what a process
+            has of one stays
+        """
+        text = json.dumps(dict({
             name: self._stores.entries[name].options
-            for name in sorted(self._recorded)
-            if name in self._stores.entries})
+            for name in self._recorded if name in self._stores.entries},
+            **dict.fromkeys(others)), sort_keys=True)
         left = self._tasks.lead.term, text
         if self._left == left:
             return
@@ -195,7 +203,7 @@ class SiteRegistry:
             holders = known[name].holders if name in known else {}
             if not self._is_held(holders) and self._drop_if_empty(name):
                 recorded.forget(name, holders)
-        self._publish()
+        self._publish(found.others)
 
     def _understood(self, found: definitions.Recorded) -> tuple[
             dict[str, definitions.Definition],

@@ -47,10 +47,9 @@ UNIT_ROOMS = ('ceph', 'cmd', 'engine', 'images', 'imports', 'runtime', 'sites',
 
 _HERE = platform.freedesktop_os_release().get('VERSION_CODENAME', '')
 _NOT_RUN = 'not run'
-_MIRROR = 'http://deb.debian.org/debian'
 _SERVERS = ('ceph-authtool', 'ceph-mon', 'ceph-osd', 'monmaptool')
 _HEAD = ('Combination', 'Glance', 'glance_store', 'SQLAlchemy', 'Python',
-         'Ceph of clients', 'Ceph of servers', 'Run on', 'Tests', 'Outcome')
+         'Ceph of clients, servers', 'Run on', 'Tests', 'Outcome')
 # What a combination has, one thing a line.
 _VERSIONS = """
 import importlib.metadata, platform
@@ -131,10 +130,10 @@ class Environment:
     def versions(self):
         """Return versions, as the table has them."""
         lines = self._say('python', '-c', _VERSIONS)
-        for program in ('ceph', 'ceph-mon'):
-            [line] = self._say(program, '--version')
-            lines.append(line.split()[2].partition('+')[0])
-        return lines
+        # Of clients, and of servers.
+        ceph = [self._say(program, '--version')[0].split()[2].partition('+')[0]
+                for program in ('ceph', 'ceph-mon')]
+        return [*lines, ', '.join(ceph)]
 
     def _say(self, *argv):
         return self.run(*argv, stdout=subprocess.PIPE).stdout.splitlines()
@@ -162,7 +161,7 @@ def make_root(suite):
              # A mirror may stand still.
              '--aptopt=Acquire::Check-Valid-Until "false"',
              '--aptopt=APT::Install-Recommends "false"',
-             '--include', packages, suite, made, _MIRROR], check=True)
+             '--include', packages, suite, made], check=True)
         made.rename(root)
     return root
 

@@ -63,6 +63,12 @@ _ARGUMENTS = {
 _OF_SITES_FILE = ('config diff', 'config render', 'site import', 'site key')
 
 
+class _Conf(collections.defaultdict):
+    """A configuration with the same options in each group."""
+
+    enabled_backends = {'edge': 'dcn'}
+
+
 class EachCommand(base.SitesFileTestCase):
     """Commands whose sites, records and checks are said here."""
 
@@ -80,7 +86,7 @@ class EachCommand(base.SitesFileTestCase):
                             unread=True)]
         self._put_records()
         self._put_site()
-        conf = collections.defaultdict(lambda: types.SimpleNamespace(
+        conf = _Conf(lambda: types.SimpleNamespace(
             filesystem_store_datadir='/nonsense', deployment_id='ours'))
         way = mock.Mock(**{'steps.return_value': [('go', self._fail)],
                            'clean.return_value': [HOSTILE]})

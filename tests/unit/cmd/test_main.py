@@ -21,8 +21,10 @@ import sys
 import fixtures
 from oslotest import base
 
+from glance_dcn.ceph import errors
 from glance_dcn.cmd import main
 from glance_dcn.cmd import output
+from glance_dcn.tasks import store as stores
 
 _PAGE = pathlib.Path(__file__).parents[3] / 'doc/source/cli/index.rst'
 
@@ -74,6 +76,20 @@ class TestHelp(base.BaseTestCase):
                 if columns else [],
                 [re.findall('``([a-z_]+)``', line) for line in re.findall(
                     r'(?ms)^Columns\b[^:]*:(.+?)\.$', said[name])], name)
+
+
+class TestStatus(base.BaseTestCase):
+
+    def test_of_errors(self):
+        for kind, status in (
+                (errors.Unreachable, output.Exit.UNABLE),
+                (errors.Exhausted, output.Exit.UNABLE),
+                (stores.NotRecorded, output.Exit.UNABLE),
+                (errors.Misconfigured, output.Exit.WRONG),
+                (errors.WrongCluster, output.Exit.WRONG)):
+            self.assertEqual(status, output.status_of(
+                kind('dcn0', 'it is so', 'change it')), kind)
+        self.assertEqual(output.Exit.WRONG, output.status_of(ValueError()))
 
 
 class TestLog(base.BaseTestCase):

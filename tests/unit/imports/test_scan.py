@@ -143,17 +143,19 @@ class ResidueTest(base.BaseTestCase):
             'task', name, 'copy-image', [], 'path', 'copying')).release()
         self.assertEqual([], self.removed())
 
-    def test_while_another_release_has_entries(self):
+    def test_image_of_an_entry_of_another_release(self):
         self.useFixture(runtimes.Runtime())
-        name = self.staged()
+        name, orphan = self.staged(), self.staged()
         held = self.journal.begin(journal.Entry(
-            'task', 'image', 'copy-image', [], 'path', 'copying'))
+            'task', name, 'copy-image', [], 'path', 'copying'))
         held.release()
         path = pathlib.Path(self.journal.folder, 'task.json')
         text = path.read_text()
         path.write_text(text.replace('"version": 2', '"version": 3'))
+        self.assertEqual([orphan], self.removed())
+        path.write_text('{"version": 3, "images": ["%s"]}' % name.upper())
         self.assertEqual([], self.removed())
-        path.write_text(text)
+        path.unlink()
         self.assertEqual([name], self.removed())
 
     def test_image_with_an_id_in_capitals(self):

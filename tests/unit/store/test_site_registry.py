@@ -384,6 +384,19 @@ class TestSiblings(TestRecordCase):
         self.exchange(watch, 2)
         self.assertEqual('{}', self.lead.left)
 
+    def test_recorded_by_another_release_meanwhile(self):
+        # A leader that has just started cannot serve it, and drops nothing.
+        leader = self.host()
+        watch = self.follower()
+        self.lead.left = json.dumps({'dcn7': self.options()})
+        watch.registry.follow()
+        self.others['dcn7'] = 'it is of version 3'
+        leader.stores.drop('dcn7')
+        self.exchange(leader)
+        self.assertEqual({'dcn7': None}, json.loads(self.lead.left))
+        watch.registry.follow()
+        self.assertEqual(['dcn7'], watch.registry._retired())
+
     def test_conf_file_of_somebody_else(self):
         watch = self.follower()
         self.lead.left = json.dumps({'dcn7': dict(
