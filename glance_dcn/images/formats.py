@@ -107,11 +107,14 @@ def check_available() -> None:
 
 
 def detect(file: typing.BinaryIO,
-           tolerated: collections.abc.Iterable[str] = ()) -> str:
+           tolerated: collections.abc.Iterable[str] = (),
+           modern: typing.Any = modern, legacy: typing.Any = legacy) -> str:
     """Return the format of a file by its content.
 
     :param file: the file, at its beginning; some are read to their ends
     :param tolerated: names of checks of partition tables that may fail
+    :param modern: inspectors of oslo.utils, or None
+    :param legacy: those of Glance itself, which are used then
     :returns: what Glance calls the format; a disk with a partition table is
         ``raw``
     :raises Refused: the format is not clear, or the file is not safe
@@ -119,8 +122,8 @@ def detect(file: typing.BinaryIO,
     """
     check_available()
     if modern:
-        return _detect(file, set(tolerated))
-    return _detect_legacy(file)
+        return _detect(file, set(tolerated), modern)
+    return _detect_legacy(file, legacy)
 
 
 def find_others(file: typing.BinaryIO, detected: str) -> list[str]:
@@ -154,9 +157,10 @@ def _is_fixed_vhd(file: typing.BinaryIO) -> bool:
     return bool(kind == _VHD_FIXED and disk <= size - _VHD_FOOTER)
 
 
-def _detect(file: typing.BinaryIO, tolerated: set[str]) -> str:
+def _detect(file: typing.BinaryIO, tolerated: set[str],
+            modern: typing.Any) -> str:
     try:
-        inspector = _match(file)
+        inspector = _match(file, modern)
         inspector.safety_check()
     except modern.SafetyCheckFailed as exc:
         failures = set(exc.failures)
@@ -173,20 +177,21 @@ def _detect(file: typing.BinaryIO, tolerated: set[str]) -> str:
     return 'raw' if str(inspector) == 'gpt' else str(inspector)
 
 
-def _match(file: typing.BinaryIO) -> typing.Any:
+def _match(file: typing.BinaryIO, modern: typing.Any) -> typing.Any:
     """Do what detect_file_format() does, in larger chunks."""
     # Without close(): inspectors close what can be closed.
     wrapper = modern.InspectWrapper(types.SimpleNamespace(read=file.read))
     try:
-        while _matching(wrapper) is None and wrapper.read(_CHUNK):
+        while _matching(wrapper, modern) is None and wrapper.read(_CHUNK):
             pass
     finally:
         wrapper.close()
-    found = {str(kind): kind for kind in _matching(wrapper) or ()}
+    found = {str(kind): kind for kind in _matching(wrapper, modern) or ()}
     return found['iso'] if found.keys() == _HYBRID_ISO else wrapper.format
 
 
-def _matching(wrapper: typing.Any) -> list[typing.Any] | None:
+def _matching(wrapper: typing.Any,
+              modern: typing.Any) -> list[typing.Any] | None:
     """Return the inspectors that match a file, None while that is open."""
     # It came some releases after the inspectors; before, Glance refuses
     # hybrid ISO images itself.
@@ -204,9 +209,9 @@ def _has_harmless_features(inspector: typing.Any) -> bool:
     return bool(version == 3 and not features & ~_QCOW2_HARMLESS)
 
 
-def _detect_legacy(file: typing.BinaryIO) -> str:
+def _detect_legacy(file: typing.BinaryIO, legacy: typing.Any) -> str:
     try:
-        name, inspector = _match_legacy(file)
+        name, inspector = _match_legacy(file, legacy)
         if not _is_safe_legacy(name, inspector):
             raise _unsafe(_why(name, inspector))
     except legacy.ImageFormatError as exc:
@@ -231,12 +236,13 @@ def _why(name: str, inspector: typing.Any) -> str:
     return ', '.join(failed) or 'format %s' % name
 
 
-def _match_legacy(file: typing.BinaryIO) -> tuple[str, typing.Any]:
+def _match_legacy(file: typing.BinaryIO,
+                  legacy: typing.Any) -> tuple[str, typing.Any]:
     """Do what detect_file_format() of Glance 29 does."""
     inspectors = {name: kind() for name, kind in legacy.ALL_FORMATS.items()}
     raw, found = inspectors.pop('raw'), []
     for piece in _pieces(file):
-        found += _feed(inspectors, piece)
+        found += _feed(inspectors, piece, legacy.ImageFormatError)
         if all(inspector.complete for inspector in inspectors.values()):
             break
     if len(found) > 1:
@@ -245,17 +251,18 @@ def _match_legacy(file: typing.BinaryIO) -> tuple[str, typing.Any]:
     return found[0] if found else ('raw', raw)
 
 
-def _feed(inspectors: dict[str, typing.Any], piece: bytes
-          ) -> list[tuple[str, typing.Any]]:
+def _feed(inspectors: dict[str, typing.Any], piece: bytes,
+          mismatch: type[Exception]) -> list[tuple[str, typing.Any]]:
     """Give a piece to inspectors, and return those that recognise the format.
 
     :param inspectors: by name; those that are sure are removed
+    :param mismatch: raised by one whose format it is not
     """
     found = []
     for name, inspector in list(inspectors.items()):
         try:
             inspector.eat_chunk(piece)
-        except legacy.ImageFormatError:
+        except mismatch:
             del inspectors[name]
             continue
         if inspector.format_match and inspector.complete:

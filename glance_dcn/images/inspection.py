@@ -43,6 +43,9 @@ from glance_dcn.images import limited
 
 LOG = logging.getLogger(__name__)
 
+# See limited.run().
+_Run = collections.abc.Callable[..., limited.Outcome]
+
 _GIB = 1 << 30
 # To start the program takes 0.1 s of CPU time, to inspect any ordinary image
 # another 0.1 s, and to read one to its end 0.5 s for each GiB (a compressed
@@ -120,7 +123,9 @@ def inspect(path: str,
             beat: collections.abc.Callable[[], object] | None = None,
             tolerated: collections.abc.Iterable[str] = (),
             interpreter: str | None = None,
-            server: inspection_server.InspectionServer | None = None) -> Image:
+            server: inspection_server.InspectionServer | None = None,
+            limits: limited.Limits | None = None,
+            run: _Run = limited.run) -> Image:
     """Inspect an image file.
 
     :param beat: called several times a second; what it raises ends it
@@ -128,6 +133,8 @@ def inspect(path: str,
     :param interpreter: path or name of a Python interpreter of the version
         that this process has; by default it is looked for
     :param server: what inspects it; by default, a program that is started
+    :param limits: what that may use; by default, see :func:`limits_of`
+    :param run: starts the program
     :raises formats.Refused: the format is not clear, or the file is not safe;
         the message says why, to users
     :raises InspectionFailed: it passed a limit, or there is no interpreter
@@ -139,11 +146,11 @@ def inspect(path: str,
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise errors.UnsafeImage(path, ['it is no regular file'])
-        limits = limits_of(status)
+        limits = limits or limits_of(status)
         try:
             outcome = _run(file, limits, sorted(tolerated),
                            find_interpreter(path, interpreter), server,
-                           beat and (lambda _output: beat()))
+                           beat and (lambda _output: beat()), run)
         except limited.TookTooLong:
             raise _passed(path, '%g s' % limits.seconds)
     answer = _parse(path, outcome, limits)
@@ -183,8 +190,8 @@ def limits_of(status: os.stat_result) -> limited.Limits:
         seconds=_SECONDS + _SECONDS_PER_GIB * share, size=0)
 
 
-def find_interpreter(path: str, configured: str | None = None
-                     ) -> str:
+def find_interpreter(path: str, configured: str | None = None,
+                     python: typing.Any = sys) -> str:
     """Return the path of a Python interpreter like that of this process.
 
     A program that has Python built in, such as uWSGI, is the executable of its
@@ -192,15 +199,16 @@ def find_interpreter(path: str, configured: str | None = None
 
     :param path: path of the image file that it is for
     :param configured: ``[wsgi] python_interpreter``
+    :param python: what tells where this process has its Python
     :raises InspectionFailed: none is found
     """
     if configured:
         candidates = [configured]
     else:
-        candidates = [sys.executable or ''] * bool(_PYTHON.fullmatch(
-            os.path.basename(sys.executable or '')))
-        for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix,
-                       sys.base_exec_prefix):
+        candidates = [python.executable or ''] * bool(_PYTHON.fullmatch(
+            os.path.basename(python.executable or '')))
+        for prefix in (python.prefix, python.exec_prefix, python.base_prefix,
+                       python.base_exec_prefix):
             for version in ('%d.%d' % sys.version_info[:2], '3'):
                 candidates.append(os.path.join(prefix, 'bin',
                                                'python' + version))
@@ -218,8 +226,8 @@ def find_interpreter(path: str, configured: str | None = None
 
 def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
          interpreter: str, server: inspection_server.InspectionServer | None,
-         tick: collections.abc.Callable[[bytes], object] | None
-         ) -> limited.Outcome:
+         tick: collections.abc.Callable[[bytes], object] | None,
+         run: _Run) -> limited.Outcome:
     if server:
         try:
             return server.run(_server_command(interpreter), limits, file,
@@ -227,8 +235,8 @@ def _run(file: typing.BinaryIO, limits: limited.Limits, tolerated: list[str],
         except inspection_server.Lost as exc:
             LOG.info('Starting a program to inspect %(path)s: %(reason)s',
                      {'path': file.name, 'reason': exc})
-    return limited.run(_command(interpreter, tolerated=tolerated), limits,
-                       stdin=file, tick=tick)
+    return run(_command(interpreter, tolerated=tolerated), limits,
+               stdin=file, tick=tick)
 
 
 def _server_command(interpreter: str) -> list[str]:

@@ -58,10 +58,15 @@ class _Begun:
         self.by_task: dict[str, Import] = {}
 
 
-class _Imports:
-    """The imports of this process, and those that are told of each."""
+class Imports:
+    """The imports of this process, and those that are told of each.
 
-    def __init__(self) -> None:
+    :param delay: seconds that staged data has to be in use until it is
+        vouched for
+    """
+
+    def __init__(self, delay: float = folder.DELAY) -> None:
+        self.delay = delay
         # What goes on is the parent's, not its child's.
         self.begun = process.ForkLocal(_Begun)
         self.listeners: list[abc.Callable[[journal.Entry], object]] = []
@@ -73,7 +78,7 @@ def on_begin(function: abc.Callable[[journal.Entry], object]) -> None:
 
     :param function: must not wait, and must raise nothing
     """
-    listeners = process.get(_Imports).listeners
+    listeners = process.get(Imports).listeners
     if function not in listeners:
         listeners.append(function)
 
@@ -89,8 +94,10 @@ class Import:
     :ivar parts: parts of the image that are stored, 0 to 1, by store
     """
 
-    def __init__(self, held: journal.Held) -> None:
+    def __init__(self, held: journal.Held, delay: float = folder.DELAY
+                 ) -> None:
         self.held = held
+        self._delay = delay
         self.saved = time.monotonic()
         self.flowing = False
         self.missed = 0
@@ -122,7 +129,7 @@ class Import:
         vouching = folder.Vouching(
             path, lambda size, digest: self._prove(
                 kind, journal.Proof(size, digest)), then, known,
-            delay=folder.DELAY)
+            delay=self._delay)
         self._vouchings[kind] = vouching
         vouching.start()
 
@@ -178,15 +185,16 @@ def begin(journals: journal.Journal, entry: journal.Entry) -> Import | None:
                   'if this worker dies: %(error)s', {
                       'image': entry.image, 'error': exc})
         return None
-    for listener in process.get(_Imports).listeners:
+    for listener in process.get(Imports).listeners:
         listener(entry)
     return begun
 
 
 def adopt(held: journal.Held) -> Import:
     """Continue the import of an entry that this process holds."""
-    going_on = Import(held)
-    begun = process.get(_Imports).begun.get()
+    imports = process.get(Imports)
+    going_on = Import(held, imports.delay)
+    begun = imports.begun.get()
     with begun.lock:
         begun.by_task[held.entry.task] = going_on
     return going_on
@@ -212,7 +220,7 @@ def give_up(task: str) -> None:
 
 def get(task: str) -> Import | None:
     """Return the import of a task."""
-    return process.get(_Imports).begun.get().by_task.get(task)
+    return process.get(Imports).begun.get().by_task.get(task)
 
 
 def of(image: str) -> Import | None:
@@ -226,7 +234,7 @@ def of(image: str) -> Import | None:
 
 def all_imports() -> list[Import]:
     """Return all imports of this process."""
-    begun = process.get(_Imports).begun.get()
+    begun = process.get(Imports).begun.get()
     with begun.lock:
         return list(begun.by_task.values())
 
@@ -277,7 +285,7 @@ def writes(image: str, store: str, instance: int) -> None:
                 'phase': journal.COPYING if entry.phase == journal.COPYING
                 else journal.STORING}
     going_on.held.change(change)
-    for listener in process.get(_Imports).listeners:
+    for listener in process.get(Imports).listeners:
         listener(going_on.entry)
 
 
@@ -307,14 +315,14 @@ def saved(task: str) -> None:
 
 
 def _pop(task: str) -> Import | None:
-    begun = process.get(_Imports).begun.get()
+    begun = process.get(Imports).begun.get()
     with begun.lock:
         return begun.by_task.pop(task, None)
 
 
 def listen(conf: cfg.ConfigOpts) -> None:
     """Record imports as soon as they are accepted; may be called again."""
-    imports = process.get(_Imports)
+    imports = process.get(Imports)
     if imports.conf is None:
         from glance.db.sqlalchemy import models
         from sqlalchemy import event
@@ -333,7 +341,7 @@ def _inserted(_mapper: object, _connection: object, info: typing.Any) -> None:
 def _accept(task: str, asked: dict[str, typing.Any]) -> None:
     request = asked.get('import_req')
     # There are other types of tasks.
-    conf = process.get(_Imports).conf
+    conf = process.get(Imports).conf
     found = journal.of(conf) if conf and request else None
     if conf is None or not request or found is None:
         return

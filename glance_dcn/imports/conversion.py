@@ -24,6 +24,7 @@ from collections import abc
 import contextlib
 import logging
 import os
+import time
 import typing
 
 from glance.async_.flows.plugins import image_conversion as stock
@@ -90,18 +91,27 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
 
 
 class _ConvertImage(task.Task):
-    """Puts the converted image in the place of the staged one."""
+    """Puts the converted image in the place of the staged one.
+
+    :param clock: as for :class:`glance_dcn.imports.heartbeat.Heartbeat`
+    :param tool: what runs qemu-img, as :mod:`glance_dcn.images.qemu_img` does
+    :param free: returns the bytes that are free in a folder
+    """
 
     default_provides = 'file_path'
 
     def __init__(self, task_id: str, task_type: str, task_repo: typing.Any,
                  action_wrapper: typing.Any, targets: list[str | None],
-                 method: str) -> None:
+                 method: str,
+                 clock: abc.Callable[[], float] = time.monotonic,
+                 tool: typing.Any = qemu_img,
+                 free: abc.Callable[[str], int] = folder.free) -> None:
         super().__init__(name='%s-ConvertImage-%s' % (task_type, task_id))
         self._action_wrapper = action_wrapper
         self._targets = targets
         self._heartbeat = heartbeat.Heartbeat(task_repo, task_id,
-                                              action_wrapper)
+                                              action_wrapper, clock)
+        self._tool, self._free = tool, free
         self._phase = ''
         self._part: float | None = None
         self._source = self._target = ''
@@ -178,7 +188,7 @@ class _ConvertImage(task.Task):
         if image.format == 'iso' or is_opaque:
             _check_cap(size)
             return False
-        report = qemu_img.info(image, _INFO_LIMITS, self._beat)
+        report = self._tool.info(image, _INFO_LIMITS, self._beat)
         virtual_size = report.get('virtual-size', 0)
         if image.driver == 'vmdk':
             _check_vmdk(report)
@@ -189,15 +199,15 @@ class _ConvertImage(task.Task):
             return False
         _check_virtual_size(virtual_size, output)
         self._enter('Measuring the image')
-        qemu_img.check(image, _measure_limits(), self._beat)
+        self._tool.check(image, _measure_limits(), self._beat)
         limits = self._measure(image, virtual_size, output)
         active_imports.enter(self._action_wrapper.image_id, journal.CONVERTING)
         self._enter('Converting the image from %s to %s' % (declared, output),
                     0)
         ahead = self._hash_ahead(output, virtual_size)
-        qemu_img.convert(image, self._target, output, limits,
-                         progress=self._set_part, cancelled=self._beat,
-                         in_order=ahead is not None, described=True)
+        self._tool.convert(image, self._target, output, limits,
+                           progress=self._set_part, cancelled=self._beat,
+                           in_order=ahead is not None, described=True)
         if ahead:
             ahead.complete()
         self._finish(output, virtual_size)
@@ -257,8 +267,8 @@ class _ConvertImage(task.Task):
         # For raw, qemu-img would measure the length. What a sparse file takes
         # is what a qcow2 file takes without its tables; those of a vmdk
         # file, which qemu-img cannot measure, are no larger.
-        measured = qemu_img.measure(image, 'qcow2', _measure_limits(),
-                                    self._beat)
+        measured = self._tool.measure(image, 'qcow2', _measure_limits(),
+                                      self._beat)
         need, size = measured['required'], measured['fully-allocated']
         if output == 'raw':
             need, size = max(0, need - (size - virtual_size)), virtual_size
@@ -275,7 +285,7 @@ class _ConvertImage(task.Task):
             raise _refusal('it would take %d bytes of staging space, and %d '
                            'are allowed (conversion_max_output_size)'
                            % (need, most))
-        free = folder.free(os.path.dirname(self._source))
+        free = self._free(os.path.dirname(self._source))
         if need > free:
             self._keeps = not self._downloads
             raise _refusal('it would take %d bytes of staging space, and %d '

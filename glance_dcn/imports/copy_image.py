@@ -203,20 +203,22 @@ def _is_within_limits(kwargs: dict[str, typing.Any], size: int) -> bool:
     return True
 
 
-def _sources(locations: abc.Iterable[typing.Any]) -> list[sources.Source]:
+def _sources(locations: abc.Iterable[typing.Any], conf: typing.Any = CONF,
+             find: abc.Callable[[str | None], sites.Site | None] = (
+                 distributed_staging.site_of)) -> list[sources.Source]:
     """Return the sources of an image, in the order to try them."""
     found, weights = [], {}
     for location in locations:
         store = location['metadata'].get('store')
-        site = distributed_staging.site_of(store)
+        site = find(store)
         if site is None:
             continue
         place = glance_store.location.get_location_from_uri_and_backend(
             location['url'], store).store_location
-        weights[store] = getattr(getattr(CONF, store), 'weight', 0)
+        weights[store] = getattr(getattr(conf, store), 'weight', 0)
         found.append(sources.Source(site, place.pool, place.image,
                                     place.snapshot))
-    return sources.ordered(found, CONF.glance_store.default_backend, weights)
+    return sources.ordered(found, conf.glance_store.default_backend, weights)
 
 
 def _site(store: str) -> sites.Site:
@@ -239,11 +241,16 @@ def _say_once(key: str, message: str, *arguments: object) -> None:
 
 
 class _CopyDirectly(task.Task):
-    """Copies an image to all targets that were taken over, in one go."""
+    """Copies an image to all targets that were taken over, in one go.
+
+    :param copy: makes a copy
+    """
 
     def __init__(self, task_id: str, task_type: str, task_repo: typing.Any,
                  action_wrapper: typing.Any, targets: list[str],
-                 all_stores_must_succeed: bool, alone: bool = True) -> None:
+                 all_stores_must_succeed: bool, alone: bool = True,
+                 copy: abc.Callable[..., copying.Copy] = copying.Copy
+                 ) -> None:
         super().__init__(name='%s-CopyDirectly-%s' % (task_type, task_id))
         self._task_id = task_id
         self._action_wrapper = action_wrapper
@@ -253,6 +260,7 @@ class _CopyDirectly(task.Task):
         self._all_must_succeed = all_stores_must_succeed
         # Whether stock copies to no further stores after it.
         self._alone = alone
+        self._make_copy = copy
         self._located: set[str] = set()
         self._failed: set[str] = set()
         self._message = _Message(targets)
@@ -301,7 +309,7 @@ class _CopyDirectly(task.Task):
             hashes = _hashes(action._image)
             size = action._image.size
             sources = _sources(action.image_locations)
-        return copying.Copy(
+        return self._make_copy(
             self._action_wrapper.image_id, sources,
             [_site(store) for store in self._targets],
             hashes={name: value for name, value in hashes.items() if value},
@@ -404,10 +412,15 @@ def _describe(image: typing.Any, outcome: copying.Outcome) -> None:
 
 
 class _Message:
-    """The message of a task: percent, MiB/s, and the state of the stores."""
+    """The message of a task: percent, MiB/s, and the state of the stores.
 
-    def __init__(self, targets: list[str]) -> None:
+    :param clock: returns seconds of a monotonic clock
+    """
+
+    def __init__(self, targets: list[str],
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
         self._targets = targets
+        self._clock = clock
         self._started: float | None = None
         # Of the wave.
         self._data = 0
@@ -417,7 +430,7 @@ class _Message:
         progress = standing.transfer
         if progress is not None and (self._started is None
                                      or progress.data < self._data):
-            self._started = time.monotonic()
+            self._started = self._clock()
         self._data = progress.data if progress else 0
         parts = ['Copying: %d %%, %s' % (100 * standing.fraction,
                                          self._rate(self._data)),
@@ -451,7 +464,7 @@ class _Message:
     def _rate(self, data: int) -> str:
         if self._started is None:
             return '0 MiB/s'
-        seconds = max(time.monotonic() - self._started, 0.001)
+        seconds = max(self._clock() - self._started, 0.001)
         return '%.0f MiB/s' % (data / units.Mi / seconds)
 
 

@@ -76,19 +76,29 @@ def get_flow(**kwargs: typing.Any) -> linear_flow.Flow:
     """
     remove_duplicates(kwargs['backend'])
     going_on = announce(kwargs)
-    if going_on is not None and going_on.entry.phase == journal.DOWNLOADING:
-        method = kwargs['import_req']['method']
-        going_on.held.note(size=download_size(method))
-    try:
-        if going_on is not None:
-            check_room(going_on.entry)
-            check_access(kwargs['backend'], kwargs[
-                'import_req'].get('all_stores_must_succeed', True))
-    except Refused as exc:
-        _refuse(kwargs, str(exc))
+    if going_on is not None:
+        check(kwargs, going_on)
     return linear_flow.Flow(kwargs['task_type']).add(
         _Staged(kwargs['task_id'], kwargs['task_type'],
                 kwargs['action_wrapper'], kwargs['backend']))
+
+
+def check(kwargs: dict[str, typing.Any], going_on: active_imports.Import,
+          free: abc.Callable[[str], int] = folder.free) -> None:
+    """End an import that cannot succeed.
+
+    :param kwargs: see :func:`get_flow`
+    :param free: as for :func:`check_room`
+    """
+    request = kwargs['import_req']
+    if going_on.entry.phase == journal.DOWNLOADING:
+        going_on.held.note(size=download_size(request['method']))
+    try:
+        check_room(going_on.entry, free)
+        check_access(kwargs['backend'],
+                     request.get('all_stores_must_succeed', True))
+    except Refused as exc:
+        _refuse(kwargs, str(exc))
 
 
 def announce(kwargs: dict[str, typing.Any]) -> active_imports.Import | None:
@@ -292,15 +302,33 @@ class NoAccess(Refused):
     """A store cannot be written to by this Glance."""
 
 
-def check_access(names: abc.Collection[str | None],
-                 all_must_succeed: bool) -> None:
+def site_of(store: str | None) -> sites.Site | None:
+    """Return the site of a store by its identifier.
+
+    There is none of other types, nor of the only store of a Glance, which has
+    no identifier.
+    """
+    if not store or not CONF.enabled_backends:
+        return None
+    try:
+        driver = glance_store.get_store_from_store_identifier(store)
+    except glance_store.UnknownScheme:
+        return None
+    found = getattr(driver, 'site', None)
+    return found if isinstance(found, sites.Site) else None
+
+
+def check_access(names: abc.Collection[str | None], all_must_succeed: bool,
+                 find: abc.Callable[[str | None], sites.Site | None] = site_of
+                 ) -> None:
     """Check that this Glance may write in enough of the stores of an import.
 
     :param names: of the stores; those of other types than ``dcn`` pass
     :param all_must_succeed: whether all of them are needed, or one
+    :param find: returns the site of a store, or None
     :raises NoAccess: if it may only read in too many
     """
-    sites = [site for site in map(site_of, names) if site]
+    sites = [site for site in map(find, names) if site]
     with futures.ThreadPoolExecutor(max(1, len(sites))) as pool:
         denied = list(filter(None, pool.map(
             lambda site: site.access.refusal(), sites)))
@@ -308,15 +336,17 @@ def check_access(names: abc.Collection[str | None],
         raise NoAccess('; '.join(map(str, denied)))
 
 
-def check_room(entry: journal.Entry) -> None:
+def check_room(entry: journal.Entry,
+               free: abc.Callable[[str], int] = folder.free) -> None:
     """Check that there is room for an import.
 
+    :param free: returns the bytes that are free in a folder
     :raises NoRoom: if there is not
     :raises TooLarge: if the download passes ``image_size_cap``
     """
     staging = os.path.dirname(entry.path)
     try:
-        free = folder.free(staging)
+        space = free(staging)
         if entry.phase == journal.DOWNLOADING:
             download = image = entry.size or 0
         else:
@@ -332,7 +362,7 @@ def check_room(entry: journal.Entry) -> None:
             '(image_size_cap).' % (download, CONF.image_size_cap))
     conversion = image if converts else 0
     need = download + conversion
-    if need > free:
+    if need > space:
         parts = ', '.join(
             '%s for its %s' % (_mib(size), what) for size, what in (
                 (download, 'download'), (conversion, 'conversion')) if size)
@@ -340,7 +370,7 @@ def check_room(entry: journal.Entry) -> None:
             'There is no room to import the image: %s of staging space are '
             'needed (%s), and %s are free: %d bytes are missing. Try again '
             'later, or ask the operator for more staging space.'
-            % (_mib(need), parts, _mib(free), need - free))
+            % (_mib(need), parts, _mib(space), need - space))
 
 
 def _mib(size: int) -> str:
@@ -355,10 +385,22 @@ def _converts(disk_format: str | None) -> bool:
             and disk_format not in (wanted, *_KEPT))
 
 
-def download_size(method: dict[str, typing.Any]) -> int | None:
+def _is_allowed(uri: str) -> bool:
+    check = getattr(glance_utils, 'validate_uri', None) or getattr(
+        glance_utils, 'validate_import_uri', None)
+    return check is not None and bool(check(uri))
+
+
+def download_size(
+        method: dict[str, typing.Any],
+        is_allowed: abc.Callable[[str], bool] = _is_allowed,
+        build_opener: abc.Callable[..., urllib.request.OpenerDirector] = (
+            urllib.request.build_opener)) -> int | None:
     """Return the bytes of a download, or None if its server does not tell.
 
     It is asked under the rules that Glance downloads by, without redirection.
+
+    :param is_allowed: returns whether users may have an address opened
     """
     uri = method.get('uri') or ''
     if (method['name'] != 'web-download'
@@ -368,10 +410,9 @@ def download_size(method: dict[str, typing.Any]) -> int | None:
             # Not asked at all is better than asked less safely than Glance
             # itself does it.
             or not glance_interfaces.usable(glance_interfaces.DOWNLOADS)
-            or not _is_allowed(uri)):
+            or not is_allowed(uri)):
         return None
-    opener = urllib.request.build_opener(
-        _StayThere, *glance_interfaces.download_handlers())
+    opener = build_opener(_StayThere, *glance_interfaces.download_handlers())
     request = urllib.request.Request(uri, method='HEAD')  # noqa: S310
     try:
         with opener.open(request, timeout=_PATIENCE) as answer:
@@ -387,33 +428,11 @@ def download_size(method: dict[str, typing.Any]) -> int | None:
     return None
 
 
-def _is_allowed(uri: str) -> bool:
-    check = getattr(glance_utils, 'validate_uri', None) or getattr(
-        glance_utils, 'validate_import_uri', None)
-    return check is not None and bool(check(uri))
-
-
 class _StayThere(urllib.request.HTTPRedirectHandler):
     """Follows no redirection."""
 
     def redirect_request(self, *unused: object) -> None:
         """Return no request: the answer counts as an error."""
-
-
-def site_of(store: str | None) -> sites.Site | None:
-    """Return the site of a store by its identifier.
-
-    There is none of other types, nor of the only store of a Glance, which has
-    no identifier.
-    """
-    if not store or not CONF.enabled_backends:
-        return None
-    try:
-        driver = glance_store.get_store_from_store_identifier(store)
-    except glance_store.UnknownScheme:
-        return None
-    found = getattr(driver, 'site', None)
-    return found if isinstance(found, sites.Site) else None
 
 
 def remove_duplicates(stores: list[str | None]) -> None:

@@ -74,6 +74,7 @@ _WORKERS = 'workers'
 _PREFIX = 'file://'
 # No disk format is called so.
 _ASIDE = '.source'
+_MOUNTS = '/proc/self/mountinfo'
 _BOOT_ID = '/proc/sys/kernel/random/boot_id'
 # Boot IDs with which processes of Glance have marked files in the folder: the
 # file, how many are kept, and the characters that are read of them.
@@ -184,9 +185,11 @@ def end_orphans(staged: str) -> None:
             continue
 
 
-def file_system(path: str, mounts: str = '/proc/self/mountinfo'
-                ) -> str | None:
-    """Return the type of the file system that a path is on, or None."""
+def file_system(path: str, mounts: str = _MOUNTS) -> str | None:
+    """Return the type of the file system that a path is on, or None.
+
+    :param mounts: table of what is mounted
+    """
     path = os.path.realpath(path)
     best, kind = '', None
     try:
@@ -204,13 +207,16 @@ def file_system(path: str, mounts: str = '/proc/self/mountinfo'
     return kind
 
 
-def doubts(conf: cfg.ConfigOpts) -> list[str]:
-    """Return warnings of the staging folder; announce this worker there."""
+def doubts(conf: cfg.ConfigOpts, mounts: str = _MOUNTS) -> list[str]:
+    """Return warnings of the staging folder; announce this worker there.
+
+    :param mounts: as for :func:`file_system`
+    """
     staging = path(conf)
     if not staging or not os.path.isdir(staging):
         return []
     found = []
-    kind = file_system(staging)
+    kind = file_system(staging, mounts)
     if kind in NETWORK:
         found.append(
             'Staging folder %s is on a network file system (%s): staging and '
@@ -274,26 +280,27 @@ def _alive(path: str) -> abc.Iterator[str]:
         os.remove(path)
 
 
-def boot_id() -> str:
+def boot_id(source: str = _BOOT_ID) -> str:
     """Return the kernel's boot ID; empty, which equals no other, if none."""
     try:
-        with open(_BOOT_ID) as source:
-            return source.read().strip()
+        with open(source) as file:
+            return file.read().strip()
     except OSError:
         return ''
 
 
-def is_current(boot: str) -> bool:
+def is_current(boot: str, source: str = _BOOT_ID) -> bool:
     """Return whether this host has run without a restart since a boot ID."""
-    return bool(boot) and boot == boot_id()
+    return bool(boot) and boot == boot_id(source)
 
 
-def mark_older(staging: str) -> None:
+def mark_older(staging: str, source: str = _BOOT_ID) -> None:
     """Mark the staged files that are older than the host's last restart.
 
     To be called before any are written. What was not synced when the host
     ended may have its length, and zeros in place of its data.
 
+    :param source: file that has the boot ID
     :raises OSError: if that fails for some files; the others are marked
     """
     hidden = os.path.join(staging, FOLDER)
@@ -303,7 +310,7 @@ def mark_older(staging: str) -> None:
     with open(fd, 'r+', encoding='ascii', errors='replace') as boots:
         # Another process may be about to.
         fcntl.flock(boots, fcntl.LOCK_EX)
-        known, boot = boots.read(_LONGEST).split(), boot_id() or _UNKNOWN
+        known, boot = boots.read(_LONGEST).split(), boot_id(source) or _UNKNOWN
         if boot != _UNKNOWN and boot in known:
             return
         # Of what was there before this software only the clock can tell.
@@ -402,17 +409,19 @@ class Vouching:
         not known yet, or, if that came at once, never
     :param delay: seconds to wait first; if the import is over by then,
         nothing is done
+    :param step: seconds to wait for ``known`` at a time
     """
 
     def __init__(self, path: str, note: abc.Callable[[int, str], None],
                  then: abc.Callable[[], None],
-                 known: Known | None = None, delay: float = 0) -> None:
+                 known: Known | None = None, delay: float = 0,
+                 step: float = _STEP) -> None:
         self._path = path
         self._note = note
         self._known = known
         self._then: abc.Callable[[], None] | None = then
         self._lock = native.lock()
-        self._delay = delay
+        self._delay, self._step = delay, step
         self._closed = False
         self._closing: native.Queue[bool] = native.Queue()
         self._job: transfer.Transfer | None = None
@@ -470,8 +479,9 @@ class Vouching:
         found = None
         while self._known is not None and not self._closed:
             began = time.monotonic()
-            found = self._known(_STEP)
-            if found is not None or time.monotonic() - began < _STEP / 2:
+            found = self._known(self._step)
+            if (found is not None
+                    or time.monotonic() - began < self._step / 2):
                 break
         if found is not None and found[0] == os.stat(self._path).st_size:
             return found

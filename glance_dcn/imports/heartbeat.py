@@ -18,6 +18,7 @@ may steal its lock on the image; users see the message that is saved with it.
 
 from __future__ import annotations
 
+from collections import abc
 import logging
 import math
 import sys
@@ -59,10 +60,13 @@ class Heartbeat:
     """Saves one task again and again.
 
     :param action_wrapper: glance's ImportActionWrapper of the task's image
+    :param clock: returns seconds of a monotonic clock
     """
 
     def __init__(self, task_repo: typing.Any, task_id: str,
-                 action_wrapper: typing.Any) -> None:
+                 action_wrapper: typing.Any,
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._task_repo = task_repo
         self._task_id = task_id
         self._action_wrapper = action_wrapper
@@ -71,12 +75,12 @@ class Heartbeat:
     @property
     def due(self) -> bool:
         """Whether it is time to save the task."""
-        return time.monotonic() - self._saved >= EVERY
+        return self._clock() - self._saved >= EVERY
 
     @property
     def takes_news(self) -> bool:
         """Whether it is time to save the task, if there is news for users."""
-        return time.monotonic() - self._saved >= _NEWS
+        return self._clock() - self._saved >= _NEWS
 
     def save(self, message: str) -> None:
         """Save the task.
@@ -93,17 +97,40 @@ class Heartbeat:
             raise exception.TaskAbortedError()
         found.message = message
         _patiently(lambda: self._task_repo.save(found))
-        self._saved = time.monotonic()
+        self._saved = self._clock()
         active_imports.saved(self._task_id)
+
+
+def works_on(task: str) -> bool:
+    """Return whether a thread of this process is seen to execute a task.
+
+    Green threads, and threads of executors that are not Glance's, are not.
+    """
+    module = sys.modules.get('glance.async_.taskflow_executor')
+    if (module is None or native.patched()
+            or not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR)):
+        return False
+    code = module.TaskExecutor._run.__code__
+    for top in sys._current_frames().values():
+        frame: types.FrameType | None = top
+        while frame is not None:
+            if frame.f_code is code and frame.f_locals.get('task_id') == task:
+                return True
+            frame = frame.f_back
+    return False
 
 
 class Watch:
     """Saves tasks of this process's imports that were not saved for a while.
 
     It closes the journal of those that have ended.
+
+    :param is_worked_on: returns whether a thread executes a task
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_worked_on: abc.Callable[[str], bool] = works_on
+                 ) -> None:
+        self._is_worked_on = is_worked_on
         self._periodic = periodic.Periodic('glance-dcn-heartbeat',
                                            self.check, _CHECK)
         self.start = self._periodic.start
@@ -140,7 +167,7 @@ class Watch:
         Glance's thread may have ended while the database was away. Saved on
         and on, the task would keep its lock on the image.
         """
-        if not going_on.flowing or works_on(going_on.entry.task):
+        if not going_on.flowing or self._is_worked_on(going_on.entry.task):
             going_on.missed = 0
             return False
         going_on.missed += 1
@@ -175,7 +202,7 @@ class Watch:
             folder.discard_staged(entry.path)
         if lock == entry.task:
             # Glance may be about to unlock it.
-            going_on.missed = (0 if works_on(entry.task)
+            going_on.missed = (0 if self._is_worked_on(entry.task)
                                else going_on.missed + 1)
             if going_on.missed >= _MISSES:
                 LOG.error('Task %(task)s has ended and left image %(image)s '
@@ -195,22 +222,3 @@ class Watch:
             database.update(image['id'], image['status'], {
                 database.IMPORTING: database.stores(
                     image, database.IMPORTING, remove=entry.stores)})
-
-
-def works_on(task: str) -> bool:
-    """Return whether a thread of this process is seen to execute a task.
-
-    Green threads, and threads of executors that are not Glance's, are not.
-    """
-    module = sys.modules.get('glance.async_.taskflow_executor')
-    if (module is None or native.patched()
-            or not glance_interfaces.usable(glance_interfaces.TASK_EXECUTOR)):
-        return False
-    code = module.TaskExecutor._run.__code__
-    for top in sys._current_frames().values():
-        frame: types.FrameType | None = top
-        while frame is not None:
-            if frame.f_code is code and frame.f_locals.get('task_id') == task:
-                return True
-            frame = frame.f_back
-    return False

@@ -87,7 +87,22 @@ _USABLE = ('active', 'deactivated')
 _NOT_STAGED = (journal.ACCEPTED, journal.DOWNLOADING)
 
 
-def recover(found: journal.Journal, resume: Resume | None = None
+def _remove_data(image_id: str, location: database.Row) -> None:
+    from glance_dcn.upstream import database
+    database.remove_data(image_id, location)
+
+
+@dataclasses.dataclass(frozen=True)
+class Removal:
+    """How what a dead process has left is removed."""
+
+    end_orphans: abc.Callable[[str], None] = folder.end_orphans
+    discard_writes: abc.Callable[..., bool] = existing.discard_writes
+    remove_data: abc.Callable[[str, database.Row], None] = _remove_data
+
+
+def recover(found: journal.Journal, resume: Resume | None = None,
+            removal: Removal = Removal()
             ) -> list[tuple[journal.Entry, str | None]]:
     """Recover the imports that dead processes have left.
 
@@ -113,7 +128,7 @@ def recover(found: journal.Journal, resume: Resume | None = None
             held.entry, path=os.path.join(os.path.dirname(found.folder),
                                           held.entry.image))
         try:
-            outcome: str | None = _Recovery(held, resume).run()
+            outcome: str | None = _Recovery(held, resume, removal).run()
             LOG.warning('Image %(image)s: its %(method)s was interrupted when '
                         '%(by)s ended (%(phase)s); it was %(outcome)s', {
                             'image': entry.image, 'method': entry.method,
@@ -177,13 +192,14 @@ def _lock(entry: journal.Entry) -> str:
 class _Recovery:
     """The recovery of one entry."""
 
-    def __init__(self, held: journal.Held, resume: Resume | None) -> None:
+    def __init__(self, held: journal.Held, resume: Resume | None,
+                 removal: Removal = Removal()) -> None:
         # Where there is no database there is nothing to recover.
         from glance_dcn.upstream import database
         self._database = database
         self._held = held
         self._entry = held.entry
-        self._begin = resume
+        self._begin, self._removal = resume, removal
         # Empty before it is known, and if it is gone.
         self._image: database.Row = {}
         self._saves = False
@@ -218,7 +234,7 @@ class _Recovery:
         if lock != _lock(entry):
             return self._lost(lock)
         # Not of an image that is imported again by now.
-        folder.end_orphans(entry.path)
+        self._removal.end_orphans(entry.path)
         if task is not None and task['status'] == 'success':
             return self._finish()
         if task is None or task['status'] == 'failure':
@@ -234,7 +250,7 @@ class _Recovery:
 
     def _gone(self) -> str:
         """End an import whose image the user has deleted."""
-        folder.end_orphans(self._entry.path)
+        self._removal.end_orphans(self._entry.path)
         status = self._database.last_status(self._entry.image)
         # One that was never known is that of another Glance, which has a
         # database of its own and the same pool.
@@ -471,7 +487,7 @@ class _Recovery:
                 keep and self._answer_for(store))
             self._database.drop_location(self._image['id'], location)
             if not kept:
-                self._database.remove_data(self._image['id'], location)
+                self._removal.remove_data(self._image['id'], location)
 
     def _answer_for(self, store: str | None) -> bool:
         """Let a store keep its data; return whether it does.
@@ -504,8 +520,8 @@ class _Recovery:
             # A Glance with a single store has no name for it.
             store = None if self._entry.stores == [None] else name
             if site and store in stores and store not in there:
-                existing.discard_writes(site, self._entry.image, instances,
-                                        published, committed)
+                self._removal.discard_writes(
+                    site, self._entry.image, instances, published, committed)
 
     def _may_resume(self) -> bool:
         # What proves a signature needs the token of the user.

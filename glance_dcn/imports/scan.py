@@ -86,10 +86,19 @@ _STOPPED = 30
 class Scanner:
     """The background work of one process.
 
+    :param recover: what recovers imports
+    :param is_loaded: returns whether Glance has been loaded
+    :param clock: returns seconds of a monotonic clock
+    :param sleep: waits some seconds
     :ivar gate: is asked each time whether to recover anything, or None
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recover: abc.Callable[..., object] = recovery.recover,
+                 is_loaded: abc.Callable[[], bool] = glance_interfaces.loaded,
+                 clock: abc.Callable[[], float] = time.monotonic,
+                 sleep: abc.Callable[[float], object] = time.sleep) -> None:
+        self._recover, self._is_loaded = recover, is_loaded
+        self._clock, self._sleep = clock, sleep
         self.gate: abc.Callable[[], bool] | None = None
         self._tasks = process.get(queue.TaskQueue)
         self._since = 0.0
@@ -104,7 +113,7 @@ class Scanner:
         if not self._tasks.enabled:
             return
         options.register(conf)
-        self._conf, self._since = conf, time.monotonic()
+        self._conf, self._since = conf, self._clock()
         if self._periodic is None:
             _mark_older(conf)
             self._periodic = periodic.Periodic('glance-dcn-recovery',
@@ -142,15 +151,14 @@ class Scanner:
                 or self.gate()):
             resumes = chosen.resume_imports and glance_interfaces.usable(
                 glance_interfaces.TASK_EXECUTOR)
-            recovery.recover(found,
-                             recovery.resume_import if resumes else None)
+            self._recover(found, recovery.resume_import if resumes else None)
         if not used:
             return
         if not self._warned:
             self._warned = True
             for sentence in folder.doubts(conf):
                 LOG.warning(sentence)
-        now = time.monotonic()
+        now = self._clock()
         if now - self._scanned > _ORPHANS_INTERVAL:
             self._scanned = now
             remove_orphans(found, chosen.staging_orphan_age)
@@ -161,13 +169,13 @@ class Scanner:
         And until its stores are set up: nothing would be known of what a dead
         process has left in another.
         """
-        while time.monotonic() - self._since < _SETTLING or (
+        while self._clock() - self._since < _SETTLING or (
                 # Each is shown as of another type once it is, see
                 # driver._present_as_rbd().
-                not (glance_interfaces.loaded()
+                not (self._is_loaded()
                      and 'dcn' not in (conf.enabled_backends or {}).values())
-                and time.monotonic() - self._since < _PATIENCE):
-            time.sleep(_PAUSE)
+                and self._clock() - self._since < _PATIENCE):
+            self._sleep(_PAUSE)
 
 
 def _mark_older(conf: cfg.ConfigOpts) -> None:
@@ -185,13 +193,15 @@ def _mark_older(conf: cfg.ConfigOpts) -> None:
                     {'folder': staging, 'error': exc})
 
 
-def remove_orphans(found: journal.Journal, age: float) -> list[str]:
+def remove_orphans(found: journal.Journal, age: float,
+                   clock: abc.Callable[[], float] = time.time) -> list[str]:
     """Remove orphaned staged files, and return their paths.
 
     Those stay whose image an entry of another release names anywhere: more is
     not understood of such an entry.
 
     :param age: seconds for which a file must not have changed
+    :param clock: returns seconds since the epoch
     """
     staging = os.path.dirname(found.folder)
     # In this order: an entry may be replaced by one of another release.
@@ -206,7 +216,7 @@ def remove_orphans(found: journal.Journal, age: float) -> list[str]:
         except FileNotFoundError:
             continue
         if (match is None or match[0] in owned
-                or time.time() - max(state.st_mtime, state.st_ctime) <= age
+                or clock() - max(state.st_mtime, state.st_ctime) <= age
                 or not _is_orphan(match[0], name, staging)
                 or _is_named(match[0], path, others)):
             continue
@@ -263,16 +273,18 @@ class Stopwatch:
     """Measures by the clock that shows more of the time.
 
     One of them stands still while a virtual machine is paused.
+
+    :param clocks: return seconds
     """
 
-    def __init__(self) -> None:
-        self._began = time.monotonic(), time.time()
+    def __init__(self, clocks: abc.Iterable[abc.Callable[[], float]] = (
+            time.monotonic, time.time)) -> None:
+        self._began = [(clock, clock()) for clock in clocks]
 
     @property
     def seconds(self) -> float:
         """Seconds since it was made."""
-        monotonic, wall = self._began
-        return max(time.monotonic() - monotonic, time.time() - wall)
+        return max(clock() - began for clock, began in self._began)
 
 
 def check_saved(watch: Stopwatch, image_id: str,
@@ -315,15 +327,18 @@ class Commits:
 
     :param take: returns the intents committed since it was called last
     :param sites: returns the site of a store by its identifier, or None
+    :param stopwatch: makes a stopwatch
     """
 
     def __init__(self,
                  take: abc.Callable[[], list[tasks.Intent]],
-                 sites: abc.Callable[[str], sites.Site | None]) -> None:
+                 sites: abc.Callable[[str], sites.Site | None],
+                 stopwatch: abc.Callable[[], Stopwatch] = Stopwatch) -> None:
         self._take = take
         self._sites = sites
         self._kept: list[_Commit] = []
-        self._watch = Stopwatch()
+        self._stopwatch = stopwatch
+        self._watch = stopwatch()
 
     def check(self) -> None:
         """Drop locations of what was removed while the process was stopped.
@@ -331,7 +346,7 @@ class Commits:
         To be called every few seconds by one thread; nothing is asked as
         long as the process was not stopped.
         """
-        passed, self._watch = self._watch.seconds, Stopwatch()
+        passed, self._watch = self._watch.seconds, self._stopwatch()
         for intent in self._take():
             site = self._sites(intent.site)
             if site is not None:

@@ -72,6 +72,7 @@ class Site:
     :param read_only: whether the user may only read, as far as is known
     :param on_write: called before an image is written, with its name, the
         site's and the RADOS instance ID of the client that writes it
+    :param clock: returns seconds of a monotonic clock
     :ivar connection: to the cluster; pools are opened by :meth:`open_pool`
     :ivar retired: whether it only holds images, and takes no more
     """
@@ -80,8 +81,8 @@ class Site:
                  home: homes.Home | None = None,
                  tasks: queue.TaskQueue | None = None,
                  read_only: bool = False,
-                 on_write: Callable[[str, str, int], object] | None = None
-                 ) -> None:
+                 on_write: Callable[[str, str, int], object] | None = None,
+                 clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
         self.name = config.name
         self.pool = config.pool
@@ -92,6 +93,7 @@ class Site:
         self.limits = limits.get(self.name)
         self.retired = False
         self._on_write = on_write
+        self._clock = clock
         self._identities = process.get(cluster_identity.ClusterIdentities)
         self.connection = process.get(connection.Connections).get(config)
         self.tasks = tasks
@@ -505,7 +507,7 @@ class Site:
         Glance asks for the size (bytes) of a location it is given, which
         costs a dozen round trips to open the image again.
         """
-        now = time.monotonic()
+        now = self._clock()
         self._published = {name: known for name, known in
                            self._published.items() if known[1] > now}
         self._published[image] = size, now + _FRESH
@@ -513,7 +515,7 @@ class Site:
     def size_of_published(self, image: str) -> int | None:
         """Return what :meth:`published` was told, once; or None."""
         size, until = self._published.pop(image, (0, 0.0))
-        return size if time.monotonic() < until else None
+        return size if self._clock() < until else None
 
 
 def _remember(ioctx: rados.Ioctx, image: str, image_id: str | None,

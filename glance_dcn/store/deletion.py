@@ -220,14 +220,18 @@ class ImageDeletion:
     """The deletion of an image from one or several stores.
 
     :param deletions: in Glance's order
+    :param start: what starts a thread, as
+        :func:`glance_dcn.runtime.native.start`
     :ivar refused: the one whose store refuses, for all of them; or None
     """
 
     def __init__(self, deletions: list[Deletion], tasks: queue.TaskQueue,
-                 patience: Patience) -> None:
+                 patience: Patience,
+                 start: Callable[..., object] = native.start) -> None:
         self.refused: Deletion | None = None
         self._tasks = tasks
         self._patience = patience
+        self._start_thread = start
         self._deletions = deletions
         self._events: native.Queue[Deletion] = native.Queue()
         self._waiting: native.Queue[Deletion] = native.Queue()
@@ -295,7 +299,7 @@ class ImageDeletion:
         started = 0
         for _ in order[:self._patience.workers]:
             try:
-                native.start('dcn-delete', self._work)
+                self._start_thread('dcn-delete', self._work)
             except RuntimeError as exc:
                 LOG.error('An image is removed from %(count)d sites at a '
                           'time, and from the rest later: %(error)s; raise '
@@ -382,10 +386,13 @@ class Requests:
     """The deletions of images by requests of this process.
 
     Each lives as long as Glance's object for the image of the request.
+
+    :param start: as for :class:`ImageDeletion`
     """
 
-    def __init__(self, patience: Patience = Patience()) -> None:  # noqa: B008
-        self._patience = patience
+    def __init__(self, patience: Patience = Patience(),  # noqa: B008
+                 start: Callable[..., object] = native.start) -> None:
+        self._patience, self._start = patience, start
         self._known: weakref.WeakKeyDictionary[
             typing.Any, ImageDeletion] = weakref.WeakKeyDictionary()
 
@@ -406,7 +413,7 @@ class Requests:
         found = None if image is None else self._known.get(image)
         if found is None and image is not None:
             found = ImageDeletion(self._deletions(store.siblings, image),
-                                  store.tasks, self._patience)
+                                  store.tasks, self._patience, self._start)
             if found.of(store, loc) is not None:
                 self._known[image] = found
                 found.run()
@@ -420,7 +427,8 @@ class Requests:
             check_other_stores(store, loc)
             deletion = Deletion(store.site, loc, store,
                                 answer=self._patience.answer)
-            alone = ImageDeletion([deletion], store.tasks, self._patience)
+            alone = ImageDeletion([deletion], store.tasks, self._patience,
+                                  self._start)
             alone.run()
             deletion = alone.refused or deletion
         return deletion

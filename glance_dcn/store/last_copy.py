@@ -56,6 +56,7 @@ from glance_dcn.store import failures
 from glance_dcn.upstream import glance_interfaces
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterator
 
     from glance_dcn.store import driver
@@ -74,12 +75,15 @@ _SILENCE = (errors.ClusterError, omap.Error, name_lock.NotLocked,
 
 
 @contextlib.contextmanager
-def kept(store: driver.Store, loc: location.StoreLocation) -> Iterator[None]:
+def kept(store: driver.Store, loc: location.StoreLocation,
+         start: Callable[..., object] = native.start) -> Iterator[None]:
     """See that another store keeps the image while the block removes it.
 
     Only where Glance removes it from one store, and that is not the end of an
     import that has failed.
 
+    :param start: what starts the thread that unlocks, as
+        :func:`glance_dcn.runtime.native.start`
     :raises failures.LastCopy: if no other store is seen to have the image, or
         the request knows other locations than the database
     """
@@ -93,7 +97,7 @@ def kept(store: driver.Store, loc: location.StoreLocation) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as locks:
-        _Guard(store, loc, removal, database).secure(locks)
+        _Guard(store, loc, removal, database, start).secure(locks)
         try:
             yield
         except exceptions.NotFound:
@@ -117,8 +121,10 @@ class _Guard:
 
     def __init__(self, store: driver.Store, loc: location.StoreLocation,
                  removal: callers.Removal,
-                 database: glance_db.GlanceDatabase) -> None:
+                 database: glance_db.GlanceDatabase,
+                 start: Callable[..., object]) -> None:
         self._own = store, loc
+        self._start = start
         self._removal = removal
         self._database = database
         self._reasons: list[str] = []
@@ -224,7 +230,7 @@ class _Guard:
                     errors.ClusterError, omap.Error)):
                 return
             raise
-        stack.callback(_release, held)
+        stack.callback(_release, held, self._start)
 
     def _check_database(self) -> None:
         known = {one['id'] for one in (self._removal.location,
@@ -240,7 +246,8 @@ class _Guard:
                 self._removal.image_id, store.name, reason))
 
 
-def _release(held: contextlib.ExitStack) -> None:
+def _release(held: contextlib.ExitStack,
+             start: Callable[..., object]) -> None:
     """Unlock in a thread: what is done is done, whatever a site answers."""
     def close() -> None:
         try:
@@ -248,7 +255,7 @@ def _release(held: contextlib.ExitStack) -> None:
         except Exception as exc:
             LOG.warning('The removal of an image is not unlocked: %s', exc)
     try:
-        native.start('dcn-unlock', close)
+        start('dcn-unlock', close)
     except RuntimeError:
         close()
 

@@ -64,12 +64,21 @@ _PATIENCE = 5
 _PUBLISHED = 'sites'
 
 
+def _is_empty(site: sites_.Site) -> bool:
+    with site.open_pool() as ioctx:
+        return images.is_empty(ioctx)
+
+
 class SiteRegistry:
     """The record of sites, as one process keeps it.
 
     :param sites: returns those of all dcn stores of the process
     :param tasks: of which the sites have some yet or not
     :param clock: returns seconds since the epoch
+    :param monotonic: returns seconds of a monotonic clock
+    :param is_empty: returns whether the pool of a site has no image; raises
+        ClusterError, :class:`rbd.Error` or :class:`omap.Error`
+    :param records: as :class:`glance_dcn.ceph.definitions.Definitions`
     :ivar present: names of the site files of this host, or None while they
         are not known
     """
@@ -77,12 +86,17 @@ class SiteRegistry:
     def __init__(self, stores: dynamic_stores.DynamicStores,
                  sites: Callable[[], list[sites_.Site]],
                  tasks: queue.TaskQueue, host: str | None = None,
-                 clock: Callable[[], float] = time.time) -> None:
+                 clock: Callable[[], float] = time.time,
+                 monotonic: Callable[[], float] = time.monotonic,
+                 is_empty: Callable[[sites_.Site], bool] = _is_empty,
+                 records: Callable[..., definitions.Definitions] = (
+                     definitions.Definitions)) -> None:
         self.present: frozenset[str] | None = None
         self._stores = stores
         self._sites = sites
         self._host = (host or socket.gethostname()).replace('/', '_')
-        self._clock = clock
+        self._clock, self._monotonic = clock, monotonic
+        self._is_empty, self._records = is_empty, records
         # Sites that were seen in the record: one of these that is missing
         # there was dropped by another process.
         self._recorded: set[str] = set()
@@ -111,7 +125,7 @@ class SiteRegistry:
             return True
         try:
             with homes.Home(home).open() as ioctx:
-                self._exchange(definitions.Definitions(
+                self._exchange(self._records(
                     home.name, ioctx, self._tasks.store.deployment),
                     self.present)
         except (errors.ClusterError, definitions.RecordError) as exc:
@@ -265,14 +279,13 @@ class SiteRegistry:
     def _drop_if_empty(self, name: str) -> bool:
         """Drop a store whose pool is empty; return whether it was."""
         site = self._stores.entries[name].store.site
-        now = time.monotonic()
+        now = self._monotonic()
         since, due = self._waiting.setdefault(name, (now, now))
         if now < due:
             return False
         try:
-            with site.open_pool() as ioctx:
-                empty = (images.is_empty(ioctx) and not
-                         self._tasks.store.scan().has_any_of(name))
+            empty = (self._is_empty(site) and not
+                     self._tasks.store.scan().has_any_of(name))
         except (errors.ClusterError, rbd.Error, omap.Error) as exc:
             LOG.debug('Whether site %s is empty cannot be told: %s', name,
                       exc)

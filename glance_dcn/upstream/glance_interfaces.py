@@ -136,10 +136,15 @@ class Proofs:
     """What one process has proved so far.
 
     :param conf: of Glance
+    :param is_loaded: returns whether Glance has been loaded
+    :param patience: seconds until all is proved even if it has not
     """
 
-    def __init__(self, conf: cfg.ConfigOpts = cfg.CONF) -> None:
+    def __init__(self, conf: cfg.ConfigOpts = cfg.CONF,
+                 is_loaded: Callable[[], bool] = loaded,
+                 patience: float = _PATIENCE) -> None:
         self._conf = conf
+        self._is_loaded, self._patience = is_loaded, patience
         self._faults: dict[Interface, str | None] = {}
         self._began = time.monotonic()
         self._told = False
@@ -157,12 +162,14 @@ class Proofs:
     def prove(self) -> None:
         """Wait until Glance is loaded, and prove all interfaces."""
         pause: native.Queue[None] = native.Queue()
-        while not loaded() and time.monotonic() - self._began < _PATIENCE:
+        while (not self._is_loaded()
+               and time.monotonic() - self._began < self._patience):
             # Not sleep(), which may be that of green threads.
             with contextlib.suppress(native.Empty):
                 pause.get(timeout=_PAUSE)
         # The scrubber and others have stores as well.
-        if (not self._told and (loaded() or serves_api(self._conf))
+        if (not self._told
+                and (self._is_loaded() or serves_api(self._conf))
                 and not self.faults()):
             self._told = True
             LOG.info('Glance %(release)s has all %(count)d private '

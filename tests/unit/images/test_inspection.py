@@ -21,6 +21,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 import unittest
 from unittest import mock
 
@@ -51,7 +52,6 @@ _PATCHED = """
     from glance_dcn.images import inspection_server
     from glance_dcn.images import limited
     import sys
-    from unittest import mock
 
     counts = []
 
@@ -65,14 +65,13 @@ _PATCHED = """
     assert inspection.inspect(sys.argv[1], server=server).format == 'vmdk'
     little = limited.Limits(memory=512 << 20, cpu=1, seconds=300, size=0)
     before, beats = len(counts), []
-    with mock.patch.object(inspection, 'limits_of', return_value=little):
-        try:
-            inspection.inspect(sys.argv[2], lambda: beats.append(None),
-                               server=server)
-        except errors.InspectionFailed as exc:
-            assert 'more than 1 s of CPU' in exc.reasons[0], exc.reasons
-        else:
-            raise AssertionError('it was inspected')
+    try:
+        inspection.inspect(sys.argv[2], lambda: beats.append(None),
+                           server=server, limits=little)
+    except errors.InspectionFailed as exc:
+        assert 'more than 1 s of CPU' in exc.reasons[0], exc.reasons
+    else:
+        raise AssertionError('it was inspected')
     assert len(counts) - before > 20, len(counts) - before
     assert len(beats) > 2, len(beats)
     print('fine')
@@ -100,19 +99,17 @@ class Counter(threading.Thread):
         self.join()
 
 
-class Server(fixtures.Fixture):
-    """An inspection server, without which nothing is inspected."""
-
-    def _setUp(self):
-        self.server = inspection_server.InspectionServer()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.images.inspection.limited.run', None))
+def refuse(*args, **kwargs):
+    """Start no program: there is a server."""
+    raise AssertionError('a program is started')
 
 
 class InspectionTestCase(base.BaseTestCase):
 
     #: What inspects, None for a program for each file.
     server = None
+    #: What starts such a program.
+    run_program = staticmethod(limited.run)
 
     def setUp(self):
         super().setUp()
@@ -129,6 +126,7 @@ class InspectionTestCase(base.BaseTestCase):
         os.chdir(folder)
 
     def inspect_file(self, path, *args, **kwargs):
+        kwargs.setdefault('run', self.run_program)
         return inspection.inspect(path, *args, server=self.server, **kwargs)
 
     def inspect(self, data, **kwargs):
@@ -234,9 +232,9 @@ class TestHostile(InspectionTestCase):
     def test_over_its_limit_of_cpu(self):
         path = made.endless(self.folder / 'image')
         beats = []
-        with mock.patch.object(inspection, 'limits_of',
-                               return_value=_LITTLE), Counter() as counter:
-            error = self.failed(str(path), lambda: beats.append(None))
+        with Counter() as counter:
+            error = self.failed(str(path), lambda: beats.append(None),
+                                limits=_LITTLE)
             self.assertEqual(['inspecting it took more than 1 s of CPU; it '
                               'may be hostile'], error.reasons)
             self.assertGreater(counter.count, 20)
@@ -244,22 +242,18 @@ class TestHostile(InspectionTestCase):
 
     def test_over_its_limit_of_time(self):
         path = made.endless(self.folder / 'image')
-        with mock.patch.object(
-                inspection, 'limits_of', return_value=limited.Limits(
-                    cpu=100, seconds=.5, size=0)):
-            self.assertIn('more than 0.5 s', self.failed(
-                str(path)).reasons[0])
+        limits = limited.Limits(cpu=100, seconds=.5, size=0)
+        self.assertIn('more than 0.5 s', self.failed(
+            str(path), limits=limits).reasons[0])
 
     def test_over_its_limit_of_memory(self):
         # A bit is kept for each cluster: 32 MiB, beside 40 of the program.
         path = self.made(made.qcow2(bits=9, l1=[1 << 30]))
         os.truncate(path, 1 << 37)
         self.assertEqual('qcow2', self.inspect_file(path).format)
-        with mock.patch.object(
-                inspection, 'limits_of', return_value=limited.Limits(
-                    memory=64 * MiB, cpu=100, seconds=300, size=0)):
-            self.assertIn('more than 64 MiB of memory', self.failed(
-                path).reasons[0])
+        limits = limited.Limits(memory=64 * MiB, cpu=100, seconds=300, size=0)
+        self.assertIn('more than 64 MiB of memory', self.failed(
+            path, limits=limits).reasons[0])
 
     def test_inspector_that_fails(self):
         # This one takes it for a descriptor, which is not ASCII after all.
@@ -313,14 +307,16 @@ class TestOutcomesOfServer(TestOutcomes):
 
     def setUp(self):
         super().setUp()
-        self.server = self.useFixture(Server()).server
+        self.server = inspection_server.InspectionServer()
+        self.run_program = refuse
 
 
 class TestHostileToServer(TestHostile):
 
     def setUp(self):
         super().setUp()
-        self.server = self.useFixture(Server()).server
+        self.server = inspection_server.InspectionServer()
+        self.run_program = refuse
 
 
 class TestChild(InspectionTestCase):
@@ -329,9 +325,9 @@ class TestChild(InspectionTestCase):
             '"missing": []}')
 
     def answer(self, text, status=0):
-        """Let the program answer something else."""
-        return mock.patch.object(limited, 'run', return_value=limited.Outcome(
-            status, text.encode(), b'what it \x1b said'))
+        """Return what has the program answer something else."""
+        return lambda *args, **kwargs: limited.Outcome(
+            status, text.encode(), b'what it \x1b said')
 
     def test_answers_that_are_not_believed(self):
         path = self.made(b'')
@@ -351,8 +347,7 @@ class TestChild(InspectionTestCase):
                     {'missing': [1]})),
                 '{"format": "raw", "hazards": [], "missing": []}',
                 self.GOOD + ' ' * 65536):
-            with self.answer(answer):
-                error = self.failed(path)
+            error = self.failed(path, run=self.answer(answer))
             self.assertEqual(['its format cannot be inspected'],
                              error.reasons, answer[:50])
             self.assertIn('what it ? said', str(error))
@@ -360,17 +355,17 @@ class TestChild(InspectionTestCase):
     def test_ends_otherwise(self):
         path = self.made(b'')
         good = self.GOOD
-        with self.answer(good):
-            self.assertEqual('raw', inspection.inspect(path).format)
-        with self.answer(good, 1):
-            self.assertIn('cannot be inspected', self.failed(path).reasons[0])
-        with self.answer(good, -11):
-            self.assertIn('signal 11', self.failed(path).reasons[0])
+        self.assertEqual('raw', self.inspect_file(
+            path, run=self.answer(good)).format)
+        self.assertIn('cannot be inspected', self.failed(
+            path, run=self.answer(good, 1)).reasons[0])
+        self.assertIn('signal 11', self.failed(
+            path, run=self.answer(good, -11)).reasons[0])
 
     def test_cannot_be_read(self):
         path = self.made(b'')
-        with self.answer('{"errno": 5}'):
-            error = self.assertRaises(OSError, inspection.inspect, path)
+        error = self.assertRaises(OSError, self.inspect_file, path,
+                                  run=self.answer('{"errno": 5}'))
         self.assertEqual((5, path), (error.errno, error.filename))
 
     def test_is_told_the_truth(self):
@@ -378,10 +373,11 @@ class TestChild(InspectionTestCase):
         path = self.made(b'')
         for change, said in (({'version': [2, 7]}, 'Glance runs in 2.7'),
                              ({'inspectors': 'others'}, 'of others')):
-            request = dict(inspection._request(), **change)
-            with mock.patch.object(inspection, '_request',
-                                   return_value=request):
-                error = self.failed(path)
+            def run(command, limits, change=change, **kwargs):
+                request = dict(json.loads(command[-1]), **change)
+                return limited.run([*command[:-1], json.dumps(request)],
+                                   limits, **kwargs)
+            error = self.failed(path, run=run)
             self.assertIn(said, str(error))
             self.assertIn('python_interpreter', error.hint)
 
@@ -421,9 +417,9 @@ class TestChild(InspectionTestCase):
 class TestInterpreter(InspectionTestCase):
 
     def find(self, configured=None, **attributes):
-        attributes.setdefault('executable', sys.executable)
-        with mock.patch.multiple(sys, **attributes):
-            return inspection.find_interpreter('/image', configured)
+        return inspection.find_interpreter(
+            '/image', configured,
+            types.SimpleNamespace(**{**vars(sys), **attributes}))
 
     def test_of_this_process(self):
         self.assertEqual(os.path.abspath(sys.executable), self.find())
@@ -443,8 +439,8 @@ class TestInterpreter(InspectionTestCase):
             self.assertIn('python', os.path.basename(found))
             self.assertEqual(sys.prefix, os.path.dirname(os.path.dirname(
                 found)))
-            with mock.patch.object(sys, 'executable', executable):
-                self.assertEqual('raw', self.inspect(b'').format)
+            self.assertEqual('raw', self.inspect(
+                b'', interpreter=found).format)
 
     def test_none(self):
         nowhere = str(self.folder)

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import os
 import pathlib
 import signal
@@ -315,11 +316,12 @@ class TestInspection(ServersTestCase):
         inspection.prepare(self.server, '/no/python')
 
     def test_goes_on_without_one(self) -> None:
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.images.inspection._server_command',
-            lambda _interpreter: ['/bin/false']))
+        class Server(inspection_server.InspectionServer):
+            def start(self, command: Sequence[str]
+                      ) -> inspection_server._Connection:
+                return super().start(['/bin/false'])
         self.assertEqual('vmdk', inspection.inspect(
-            self.path, server=self.server).format)
+            self.path, server=Server()).format)
         self.assertIn('Starting a program to inspect', self.log.output)
 
     def test_message_is_small(self) -> None:

@@ -13,7 +13,9 @@
 
 """A Glance database for tests: a real one, in a file."""
 
+import contextlib
 import pathlib
+import threading
 
 import fixtures
 from glance.common import config
@@ -23,6 +25,9 @@ from glance.db.sqlalchemy import models
 from oslo_config import cfg
 from oslo_db import options as db_options
 from sqlalchemy import event
+
+from glance_dcn.imports import heartbeat
+from glance_dcn.runtime import process
 
 URL = 'http://worker-1.example:9292'
 
@@ -74,6 +79,36 @@ class Database(fixtures.Fixture):
                 'image_id': image_id, 'backend': list(stores),
                 'import_req': {'method': {'name': method}}}})
 
+    def before(self, function, *statements):
+        """Have a function called once, by a thread, before a statement.
+
+        :param statements: what it and those before it begin with
+        """
+        left = list(statements)
+
+        def call(_connection, _cursor, text, *unused):
+            if left and text.startswith(left[0]):
+                del left[0]
+                if not left:
+                    # Glance has one transaction in each thread.
+                    thread = threading.Thread(target=function)
+                    thread.start()
+                    thread.join()
+        event.listen(self.api.get_engine(), 'before_cursor_execute', call)
+
+    @contextlib.contextmanager
+    def away(self, statement=''):
+        """Have statements of a kind fail, as a database that is away."""
+        def refuse(_connection, _cursor, text, *unused):
+            if text.startswith(statement):
+                raise OSError('no database')
+        engine = self.api.get_engine()
+        event.listen(engine, 'before_cursor_execute', refuse)
+        try:
+            yield
+        finally:
+            event.remove(engine, 'before_cursor_execute', refuse)
+
     def before_commit(self, function):
         """Have a function called before each commit but its own."""
         begun = []
@@ -92,3 +127,19 @@ class Database(fixtures.Fixture):
     def delete_task(self, task_id):
         """Delete a task's record."""
         self.api.task_delete(self._context, task_id)
+
+
+class _Watch(heartbeat.Watch):
+    """Checks when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = lambda: None
+
+
+class Watch(fixtures.Fixture):
+    """A watch of this process that has no thread."""
+
+    def _setUp(self):
+        process.put(_Watch(), heartbeat.Watch)
+        self.addCleanup(process.remove, heartbeat.Watch)

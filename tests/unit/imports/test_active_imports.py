@@ -28,14 +28,16 @@ from tests.unit.imports import test_journal
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import folder
 from glance_dcn.imports import journal
+from glance_dcn.runtime import process
+from glance_dcn.upstream import database
 
 
 class RunningTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.DELAY', 0))
+        self.useFixture(runtimes.Runtime())
+        process.put(active_imports.Imports(delay=0))
         self.staging = pathlib.Path(self.useFixture(fixtures.TempDir()).path)
         self.journal = journal.Journal(str(self.staging))
 
@@ -259,8 +261,10 @@ class AcceptedTest(base.BaseTestCase):
         self.listen()
         (self.staging / folder.FOLDER).write_text('in the way')
         self.add()
-        self.staging = pathlib.Path('/none/there')
+        self.assertIsNotNone(database.task(self.task_id))
+        (self.staging / folder.FOLDER).unlink()
         self.task_id = str(uuid.uuid4())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.active_imports.begin', None))
+        self.addCleanup(active_imports.end, self.task_id)
+        active_imports.on_begin(lambda entry: 1 / 0)
         self.add()
+        self.assertIsNotNone(database.task(self.task_id))

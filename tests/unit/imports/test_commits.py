@@ -17,12 +17,15 @@ from __future__ import annotations
 import contextlib
 import types
 import typing
+from unittest import mock
 import uuid
 
 import fixtures
 from glance.common import exception
 from oslotest import base
+import rados
 
+from glance_dcn.ceph import omap
 from glance_dcn.imports import scan
 from glance_dcn.upstream import database
 
@@ -36,32 +39,38 @@ class LocatedCase(base.BaseTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger())
-        self.useFixture(glance.Database()).add_image(
+        self.glance = self.useFixture(glance.Database())
+        self.glance.add_image(
             IMAGE, 'active', ['central', 'dcn0', 'dcn1', 'dcn2'])
         self.locations = {
             entry['metadata']['store']: entry['url']
             for entry in database.image(IMAGE)['locations']}
         self.clocks = {'monotonic': 0.0, 'time': 1e9}
-        for name in self.clocks:
-            self.useFixture(fixtures.MonkeyPatch(
-                'time.' + name, lambda name=name: self.clocks[name]))
         # What the sites have, by store.
         self.there: dict[str, typing.Any] = dict.fromkeys(
             ('central', 'dcn0', 'dcn1', 'dcn2'), 'ID')
         self.looked: list[str] = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.images.read_image_id', self.look_up))
+
+    def stopwatch(self) -> scan.Stopwatch:
+        return scan.Stopwatch([lambda: self.clocks['monotonic'],
+                               lambda: self.clocks['time']])
 
     def site(self, store: str) -> typing.Any:
+        pool = types.SimpleNamespace(
+            read=lambda name, length: self.look_up(store, name),
+            execute=mock.Mock(side_effect=rados.ObjectNotFound('no such')))
         return types.SimpleNamespace(
-            name=store, open_pool=lambda: contextlib.nullcontext(store),
+            name=store, open_pool=lambda: contextlib.nullcontext(pool),
             uri=lambda image: self.locations[store])
 
-    def look_up(self, store: str, image: str) -> str | None:
+    def look_up(self, store: str, name: str) -> bytes:
+        """Return the object of a site that tells the ID of an image."""
+        self.assertEqual('rbd_id.' + IMAGE, name)
         self.looked.append(store)
-        if isinstance(self.there[store], Exception):
-            raise self.there[store]
-        return self.there[store]
+        there = self.there[store] or rados.ObjectNotFound('no such')
+        if isinstance(there, Exception):
+            raise there
+        return omap.encode_text(there)
 
     def stores(self) -> set[str]:
         return database.located(database.image(IMAGE))
@@ -72,7 +81,7 @@ class LocatedTest(LocatedCase):
     def save(self, *stores: str, clock: str = 'monotonic',
              seconds: float = 700) -> None:
         """Save locations, which takes some time by a clock."""
-        watch = scan.Stopwatch()
+        watch = self.stopwatch()
         self.clocks[clock] += seconds
         scan.check_saved(watch, IMAGE, map(self.site, stores))
 
@@ -106,11 +115,11 @@ class LocatedTest(LocatedCase):
 
     def test_image_was_deleted(self) -> None:
         self.there['dcn0'] = None
-        for found in ({'locations': []}, None):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.upstream.database.image',
-                lambda _image, found=found: found))
-            self.assertRaises(exception.UploadException, self.save, 'dcn0')
+        for location in database.image(IMAGE)['locations']:
+            database.drop_location(IMAGE, location)
+        self.assertRaises(exception.UploadException, self.save, 'dcn0')
+        self.glance.delete_image(IMAGE)
+        self.assertRaises(exception.UploadException, self.save, 'dcn0')
 
 
 class CommitsTest(LocatedCase):
@@ -119,7 +128,7 @@ class CommitsTest(LocatedCase):
     def setUp(self) -> None:
         super().setUp()
         self.committed: list[typing.Any] = []
-        self.commits = scan.Commits(self.take, self.site)
+        self.commits = scan.Commits(self.take, self.site, self.stopwatch)
 
     def take(self) -> list[typing.Any]:
         found, self.committed = self.committed, []
@@ -163,7 +172,7 @@ class CommitsTest(LocatedCase):
         self.assertEqual([], self.looked)
 
     def test_site_that_is_gone(self) -> None:
-        kept = scan.Commits(self.take, lambda name: None)
+        kept = scan.Commits(self.take, lambda name: None, self.stopwatch)
         self.commit('dcn0')
         self.clocks['time'] += 700
         kept.check()

@@ -13,6 +13,7 @@
 """The conversion plugin in a real flow, with real images and qemu-img."""
 
 import copy
+import itertools
 import os
 import pathlib
 import shutil
@@ -41,6 +42,7 @@ from glance_dcn.images import qemu_img
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import conversion
 from glance_dcn.imports import folder
+from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 
 KiB, MiB, GiB = 1 << 10, 1 << 20, 1 << 30
@@ -116,6 +118,8 @@ class FailLater(task.Task):
 @unittest.skipUnless(shutil.which('qemu-img'), 'qemu-img is not installed')
 class ConversionTestCase(base.BaseTestCase):
 
+    kind = conversion._ConvertImage
+
     def setUp(self):
         super().setUp()
         self.conf = self.useFixture(config_fixture.Config(cfg.CONF))
@@ -124,6 +128,8 @@ class ConversionTestCase(base.BaseTestCase):
         self.source = self.staging / IMAGE
         self.target = self.staging / (IMAGE + '.raw')
         self.method = 'glance-direct'
+        # What the task of the conversion is given instead of its own.
+        self.given = {}
         self.images = Repo(None)
         self.new_image()
         self.tasks = Repo(types.SimpleNamespace(
@@ -157,11 +163,27 @@ class ConversionTestCase(base.BaseTestCase):
         wrapper = api_image_import.ImportActionWrapper(self.images, IMAGE,
                                                        TASK)
         flow = linear_flow.Flow('import').add(Staged(self.source))
+        stores = ['central', 'dcn0']
+        if self.given:
+            return engines.load(flow.add(self.kind(
+                TASK, 'import', self.tasks, wrapper, stores, self.method,
+                **self.given), *last))
         return engines.load(flow.add(conversion.get_flow(
             task_id=TASK, task_type='import', task_repo=self.tasks,
-            backend=['central', 'dcn0'], action_wrapper=wrapper,
+            backend=stores, action_wrapper=wrapper,
             context=None, image_id=IMAGE, import_req={
                 'method': {'name': self.method}}), *last))
+
+    def use_tool(self, **operations):
+        """Have some operations of qemu-img done otherwise."""
+        self.given['tool'] = types.SimpleNamespace(
+            **{**vars(qemu_img), **operations})
+
+    def convert_within(self, limits):
+        """Have qemu-img convert within other limits than it is given."""
+        def convert(image, target, output, _limits, **kwargs):
+            qemu_img.convert(image, target, output, limits, **kwargs)
+        self.use_tool(convert=convert)
 
     def run_flow(self, declared='qcow2', last=None):
         """Run the flow and return the file that would be imported."""
@@ -204,6 +226,32 @@ class ConversionTestCase(base.BaseTestCase):
         with open(self.source, 'rb') as file:
             file.seek(offset)
             return struct.unpack('>Q', file.read(8))[0]
+
+    def journal(self, slow=False):
+        """Keep a journal of the import; return its entry as it is kept.
+
+        :param slow: the disk takes until the end of the test
+        """
+        going = threading.Event()
+        going.set() if not slow else self.addCleanup(going.set)
+        fdatasync = os.fdatasync
+
+        def sync(fd):
+            if os.readlink('/proc/self/fd/%d' % fd) == str(self.target):
+                going.wait(60)
+            fdatasync(fd)
+        self.useFixture(fixtures.MonkeyPatch('os.fdatasync', sync))
+        kept = journal.Journal(str(self.staging))
+        self.addCleanup(active_imports.end, TASK)
+        active_imports.begin(kept, journal.Entry(
+            TASK, IMAGE, 'glance-direct', ['central', 'dcn0'],
+            str(self.source), journal.STAGED,
+            {'disk_format': 'qcow2', 'container_format': 'ovf'}))
+        return lambda: kept.read(TASK)
+
+    def files(self):
+        return sorted(name for name in os.listdir(self.staging)
+                      if name != folder.FOLDER)
 
 
 class TestHonest(ConversionTestCase):
@@ -389,32 +437,6 @@ class TestHonest(ConversionTestCase):
         self.assertRaises(exception.UploadException, self.run_flow, 'qcow2',
                           FailLater())
         self.assertReverted('qcow2')
-
-    def journal(self, slow=False):
-        """Keep a journal of the import; return its entry as it is kept.
-
-        :param slow: the disk takes until the end of the test
-        """
-        going = threading.Event()
-        going.set() if not slow else self.addCleanup(going.set)
-        fdatasync = os.fdatasync
-
-        def sync(fd):
-            if os.readlink('/proc/self/fd/%d' % fd) == str(self.target):
-                going.wait(60)
-            fdatasync(fd)
-        self.useFixture(fixtures.MonkeyPatch('os.fdatasync', sync))
-        kept = journal.Journal(str(self.staging))
-        self.addCleanup(active_imports.end, TASK)
-        active_imports.begin(kept, journal.Entry(
-            TASK, IMAGE, 'glance-direct', ['central', 'dcn0'],
-            str(self.source), journal.STAGED,
-            {'disk_format': 'qcow2', 'container_format': 'ovf'}))
-        return lambda: kept.read(TASK)
-
-    def files(self):
-        return sorted(name for name in os.listdir(self.staging)
-                      if name != folder.FOLDER)
 
     def test_source_is_kept_until_the_target_is_on_the_disk(self):
         entry = self.journal(slow=True)
@@ -652,26 +674,28 @@ class TestHostile(ConversionTestCase):
 class TestLimits(ConversionTestCase):
 
     def space(self, free):
-        self.useFixture(fixtures.MonkeyPatch('os.statvfs', lambda _path: (
-            types.SimpleNamespace(f_bavail=free // 4096, f_frsize=4096))))
+        self.given['free'] = lambda _path: free
 
     def test_space_that_is_missing(self):
         self.make(data=os.urandom(3 * MiB))
         self.space(2 * MiB)
-        with mock.patch.object(qemu_img, 'convert') as convert:
-            self.refused('qcow2', '%d are free' % (2 * MiB),
-                         '%d bytes are missing' % MiB)
+        convert = mock.Mock()
+        self.use_tool(convert=convert)
+        self.refused('qcow2', '%d are free' % (2 * MiB),
+                     '%d bytes are missing' % MiB)
         convert.assert_not_called()
 
     def test_space_that_is_missing_for_a_deleted_image(self):
         self.make(data=os.urandom(3 * MiB))
-        self.space(2 * MiB)
-        self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.distributed_staging.roll_back',
-            side_effect=exception.ImageNotFound))
+        self.journal()
+
+        def free(_path):
+            self.images.entity = None
+            return 2 * MiB
+        self.given['free'] = free
         error = self.assertRaises(exception.UploadException, self.run_flow)
         self.assertIn('bytes are missing', str(error))
-        self.assertEqual([], os.listdir(self.staging))
+        self.assertEqual([], self.files())
 
     def test_holes_need_no_space(self):
         self.make(data=os.urandom(3 * MiB), size=GiB)
@@ -686,10 +710,10 @@ class TestLimits(ConversionTestCase):
         self.new_image()
         self.conf.config(image_size_cap=10 * MiB - 1)
         self.make(data=b'x' * MiB)
-        with mock.patch.object(qemu_img, 'check') as check, \
-                mock.patch.object(qemu_img, 'convert') as convert:
-            self.refused('qcow2', '%d bytes, and %d are allowed' % (
-                10 * MiB, 10 * MiB - 1), 'image_size_cap')
+        check, convert = mock.Mock(), mock.Mock()
+        self.use_tool(check=check, convert=convert)
+        self.refused('qcow2', '%d bytes, and %d are allowed' % (
+            10 * MiB, 10 * MiB - 1), 'image_size_cap')
         check.assert_not_called()
         convert.assert_not_called()
 
@@ -713,17 +737,18 @@ class TestLimits(ConversionTestCase):
 
     def test_virtual_size_is_refused_before_tables_are_read(self):
         self.qemu('create', '-q', '-f', 'vmdk', str(self.source), '1025G')
-        with mock.patch.object(qemu_img, 'check') as check:
-            self.refused('vmdk', 'conversion_max_virtual_size')
+        check = mock.Mock()
+        self.use_tool(check=check)
+        self.refused('vmdk', 'conversion_max_virtual_size')
         check.assert_not_called()
 
     def test_time_for_measuring_is_an_option(self):
         self.conf.config(group='glance_dcn', conversion_measure_timeout=77)
         for operation in ('check', 'measure'):
             self.make(data=b'x' * MiB)
-            with mock.patch.object(qemu_img, operation,
-                                   side_effect=OSError(5, 'no')) as called:
-                self.refused('qcow2', 'no')
+            called = mock.Mock(side_effect=OSError(5, 'no'))
+            self.use_tool(**{operation: called})
+            self.refused('qcow2', 'no')
             limits = called.call_args.args[-2]
             self.assertEqual((77, 77), (limits.seconds, limits.cpu))
 
@@ -735,22 +760,18 @@ class TestLimits(ConversionTestCase):
             self.refused('raw', 'bytes are missing')
 
     def test_what_is_measured_is_enough(self):
-        limits = []
-        convert = qemu_img.convert
+        limits, needs = [], []
 
         def note(image, target, output, limit, **kwargs):
             limits.append(limit)
-            convert(image, target, output, limit, **kwargs)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.images.qemu_img.convert', note))
-        needs = []
-        space = conversion._ConvertImage._space
+            qemu_img.convert(image, target, output, limit, **kwargs)
+        self.use_tool(convert=note)
 
-        def keep(task, need):
-            needs.append(need)
-            return space(task, need)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.conversion._ConvertImage._space', keep))
+        class Kind(conversion._ConvertImage):
+            def _space(self, need):
+                needs.append(need)
+                return super()._space(need)
+        self.kind = Kind
         for source, output in (('qcow2', 'raw'), ('vmdk', 'raw'),
                                ('raw', 'qcow2'), ('raw', 'vmdk')):
             self.conf.config(group='image_conversion', output_format=output)
@@ -767,9 +788,9 @@ class TestLimits(ConversionTestCase):
                          conversion_cpu_limit=7, conversion_timeout=8,
                          conversion_max_output_size=3)
         self.make(data=b'x' * MiB)
-        with mock.patch.object(qemu_img, 'convert',
-                               side_effect=OSError(5, 'broken')) as convert:
-            self.refused('qcow2', 'broken')
+        convert = mock.Mock(side_effect=OSError(5, 'broken'))
+        self.use_tool(convert=convert)
+        self.refused('qcow2', 'broken')
         self.assertEqual(
             qemu_img.Limits(memory=600 * MiB, cpu=7, seconds=8,
                             size=11 * MiB, space=3 * GiB),
@@ -777,17 +798,13 @@ class TestLimits(ConversionTestCase):
 
     def test_time_runs_out(self):
         self.make(data=os.urandom(9 * MiB))
-        with mock.patch.object(
-                conversion._ConvertImage, '_measure',
-                return_value=qemu_img.Limits(seconds=-1)):
-            self.refused('qcow2', 'seconds')
+        self.convert_within(qemu_img.Limits(seconds=-1))
+        self.refused('qcow2', 'seconds')
 
     def test_output_grows_beyond_its_limit(self):
         self.make(data=os.urandom(9 * MiB))
-        with mock.patch.object(
-                conversion._ConvertImage, '_measure',
-                return_value=qemu_img.Limits(size=MiB)):
-            self.refused('qcow2', 'qemu-img convert')
+        self.convert_within(qemu_img.Limits(size=MiB))
+        self.refused('qcow2', 'qemu-img convert')
 
     def test_qemu_img_is_missing(self):
         self.make()
@@ -803,9 +820,12 @@ class TestTask(ConversionTestCase):
     def messages(self):
         return [saved.message for saved in self.tasks.saves]
 
+    def save_always(self):
+        """Have the task saved whenever it might be."""
+        self.given['clock'] = itertools.count(0, heartbeat.EVERY).__next__
+
     def test_phases_and_percent(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.EVERY', 0))
+        self.save_always()
         self.make(data=os.urandom(9 * MiB))
         self.run_flow()
         messages = list(dict.fromkeys(self.messages()))
@@ -822,11 +842,9 @@ class TestTask(ConversionTestCase):
                 progress(hundredth / 100)
                 self.assertFalse(cancelled())
             self.target.touch()
-        clock = iter(range(0, 10000, 6))
-        with mock.patch.object(qemu_img, 'convert', convert), \
-                mock.patch('glance_dcn.imports.heartbeat.time',
-                           mock.Mock(monotonic=lambda: next(clock))):
-            self.run_flow()
+        self.use_tool(convert=convert)
+        self.given['clock'] = itertools.count(0, 6).__next__
+        self.run_flow()
         percents = [message.partition(': ')[2] for message in self.messages()
                     if message.startswith('Converting')]
         # No more often than every ten seconds, on a clock that each look at
@@ -835,16 +853,13 @@ class TestTask(ConversionTestCase):
 
     def interrupted(self, change):
         """Let something happen while qemu-img works."""
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.EVERY', 0))
+        self.save_always()
         self.make(data=os.urandom(9 * MiB))
-        convert = qemu_img.convert
 
         def begin(*args, **kwargs):
             change()
-            return convert(*args, **kwargs)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.images.qemu_img.convert', begin))
+            return qemu_img.convert(*args, **kwargs)
+        self.use_tool(convert=begin)
 
     def test_ended_by_somebody(self):
         self.interrupted(lambda: setattr(self.tasks.entity, 'status',

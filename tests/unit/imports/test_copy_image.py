@@ -42,7 +42,19 @@ from glance_dcn.upstream import database as db_of_glance
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 from tests import runtimes
+from tests.unit import glance_stores
 from tests.unit.imports import glance
+
+
+LOCATION = {'url': 'rbd://fsid/images/image/snap',
+            'metadata': {'store': 'central'}, 'status': 'active'}
+
+
+class Site(site.Site):
+    """A site whose fsid is not known, and not asked for."""
+
+    def uri(self, image, pool=None):
+        return self.name
 
 
 class TakeOverTest(base.BaseTestCase):
@@ -52,24 +64,16 @@ class TakeOverTest(base.BaseTestCase):
         self.useFixture(fixtures.FakeLogger())
         self.useFixture(runtimes.Runtime())
         here = site.Site(clients.ClusterConfig('dcn0', 'images'), 22)
-        self.patch('distributed_staging.site_of', lambda store: here
-                   if store.startswith('dcn') else None)
-        self.patch('_sources', lambda locations: locations)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.plugins.ours_wins', lambda name: True))
+        self.useFixture(glance_stores.Stores(
+            central=here, dcn0=here, dcn1=here, nfs=None))
+        self.points = plugins.entry_points(plugins.NAMESPACE)
+        order = list(self.points)
+        self.addCleanup(self.points.__setitem__, slice(None), order)
+        plugins.prefer_ours()
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.imports.copy_image.stock.get_flow',
             lambda **kwargs: copy_image.linear_flow.Flow('stock')))
-        self.action = FakeAction(['a location'])
-        # What is proved must not meet the one that is put in its place.
-        self.assertTrue(glance_interfaces.usable(
-            glance_interfaces.IMAGE_LAYERS))
-        self.layers = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.upstream.glance_interfaces.image_layers')).mock
-
-    def patch(self, name, value):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.copy_image.%s' % name, value))
+        self.action = FakeAction([LOCATION])
 
     def get_flow(self, *stores):
         """Return (ours, stock's) of the flow, and what is left of stores."""
@@ -117,11 +121,11 @@ class TakeOverTest(base.BaseTestCase):
         self.check_left_to_stock('dcn0')
 
     def test_image_without_a_byte(self):
-        self.action._image.size = 0
+        self.action = FakeAction([LOCATION], size=0)
         self.check_left_to_stock('dcn0')
 
     def test_image_has_an_unknown_layer(self):
-        self.layers.side_effect = glance_interfaces.Missing('a layer')
+        self.action._image = self.action._image.base.base
         self.check_left_to_stock('dcn0')
 
     def test_store_that_is_named_twice(self):
@@ -133,8 +137,7 @@ class TakeOverTest(base.BaseTestCase):
                           'this Glance knows no limits of Keystone')
     def test_limits_of_keystone(self):
         for name in ('image_staging_total', 'image_count_uploading'):
-            self.action = FakeAction(['a location'])
-            self.action._image.size = 2 << 20
+            self.action = FakeAction([LOCATION], size=2 << 20)
             with self.limits(refuses=name) as asked:
                 # The list is whole: stock refuses, and undoes what it saved.
                 self.check_left_to_stock('dcn0', 'nfs')
@@ -145,7 +148,7 @@ class TakeOverTest(base.BaseTestCase):
                              self.get_flow('dcn0', 'nfs'))
 
     def test_limits_that_are_not_told(self):
-        self.action._image.size = 2 << 20
+        self.action = FakeAction([LOCATION], size=2 << 20)
         with self.limits(refuses='image_count_uploading',
                          error=ConnectionError('Keystone is away')):
             self.assertRaises(ConnectionError, self.get_flow, 'dcn0')
@@ -158,15 +161,13 @@ class TakeOverTest(base.BaseTestCase):
         # Another request takes what is left. No journal is kept.
         plugins.prefer_ours()
         database = self.useFixture(glance.Database())
-        folder = self.useFixture(fixtures.TempDir()).path
-        cfg.CONF.set_override('node_staging_uri', 'file://%s' % folder)
-        self.addCleanup(cfg.CONF.clear_override, 'node_staging_uri')
         for name in ('image_staging_total', 'image_count_uploading'):
             for stores, left in ((['dcn0', 'dcn1'], []),
                                  (['dcn0', 'nfs'], ['nfs'])):
                 image = '-'.join([name, *stores])
-                database.add_image(image, 'active', ['central'], {
-                    'os_glance_import_task': image}, size=1)
+                database.add_image(image, 'active', locations=[LOCATION],
+                                   size=1, properties={
+                                       'os_glance_import_task': image})
                 kwargs = {'task_id': image, 'image_id': image,
                           'backend': stores}
                 counted = functools.partial(importing, image)
@@ -188,8 +189,9 @@ class TakeOverTest(base.BaseTestCase):
         admin.project_id = 'project'
         return api_image_import.get_flow(
             task_type='api_image_import', context=admin,
-            task_repo=mock.Mock(), image_repo=db.ImageRepo(
-                admin, db.get_api()),
+            task_repo=mock.Mock(), image_repo=location.ImageRepoProxy(
+                db.ImageRepo(admin, db.get_api()), admin, mock.Mock(),
+                mock.Mock()),
             import_req={'method': {'name': 'copy-image'}}, **kwargs)
 
     @contextlib.contextmanager
@@ -217,11 +219,9 @@ class TakeOverTest(base.BaseTestCase):
                     return
                 raise error or exception.LimitExceeded(body='too much')
 
-        conf = types.SimpleNamespace(
-            use_keystone_limits=True, glance_dcn=cfg.CONF.glance_dcn)
+        cfg.CONF.set_override('use_keystone_limits', True)
+        self.addCleanup(cfg.CONF.clear_override, 'use_keystone_limits')
         with contextlib.ExitStack() as stack:
-            stack.enter_context(fixtures.MonkeyPatch(
-                'glance_dcn.imports.copy_image.CONF', conf))
             for name in ('image_staging_total', 'image_count_uploading'):
                 stack.enter_context(fixtures.MonkeyPatch(
                     'glance.quota.keystone.enforce_%s' % name,
@@ -235,8 +235,7 @@ class TakeOverTest(base.BaseTestCase):
         self.check_left_to_stock('dcn0')
 
     def test_stock_would_win(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.plugins.ours_wins', lambda name: False))
+        self.points.reverse()
         self.check_left_to_stock('dcn0')
 
     def check_left_to_stock(self, *stores):
@@ -260,22 +259,15 @@ class SourcesTest(base.BaseTestCase):
                                        ('dcn0', True, .04),
                                        ('dcn1', True, .02),
                                        ('dcn2', False, .01))}
-        for name, value in (
-                ('distributed_staging.site_of', known.get),
-                ('glance_store', fake(location=fake(
-                    get_location_from_uri_and_backend=lambda url, store: fake(
-                        store_location=fake(pool='images', image=url,
-                                            snapshot='snap'))))),
-                ('CONF', fake(
-                    glance_store=fake(default_backend='dcn0'),
-                    central=fake(weight=0), dcn0=fake(), dcn1=fake(weight=0),
-                    dcn2=fake(weight=9)))):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.copy_image.%s' % name, value))
+        conf = fake(
+            glance_store=fake(default_backend='dcn0'),
+            central=fake(weight=0), dcn0=fake(), dcn1=fake(weight=0),
+            dcn2=fake(weight=9))
+        self.useFixture(glance_stores.Stores(**known, nfs=None))
         found = copy_image._sources([
-            {'url': 'image', 'metadata': metadata} for metadata in (
+            {'url': LOCATION['url'], 'metadata': metadata} for metadata in (
                 {'store': 'dcn2'}, {'store': 'dcn1'}, {'store': 'nfs'}, {},
-                {'store': 'dcn0'}, {'store': 'central'})])
+                {'store': 'dcn0'}, {'store': 'central'})], conf, known.get)
         self.assertEqual(['dcn0', 'central', 'dcn1', 'dcn2'],
                          [source.site.name for source in found])
         self.assertEqual(('images', 'image', 'snap'),
@@ -285,10 +277,18 @@ class SourcesTest(base.BaseTestCase):
 class FakeAction:
     """What stock gives a plugin to change an image with."""
 
-    def __init__(self, locations):
+    def __init__(self, locations, **fields):
         self.image_locations = locations
         self.image_id = 'image'
-        self._image = types.SimpleNamespace(size=1)
+        # As Glance's domain model has it, in the layers that matter.
+        self._image = quota.ImageProxy(location.ImageProxy(
+            types.SimpleNamespace(**dict({
+                'image_id': 'image', 'size': 1, 'checksum': 'a',
+                'os_hash_algo': 'sha512', 'os_hash_value': 'b',
+                'virtual_size': 1, 'locations': [],
+                'extra_properties': {}}, **fields)), None, mock.Mock(**{
+                    'get_size_from_uri_and_backend.return_value': 1}),
+            mock.Mock()), None, None, None)
         self.importing, self.done, self.failed = [], [], []
         self.removed = []
 
@@ -297,6 +297,9 @@ class FakeAction:
 
     def __exit__(self, *unused):
         pass
+
+    def assert_task_lock(self):
+        """The lock is there."""
 
     def drop_lock_for_task(self):
         self.dropped = True
@@ -325,25 +328,18 @@ class NoteTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.action = FakeAction([])
-        self.patch('distributed_staging.site_of', lambda store: site.Site(
-            clients.ClusterConfig(store, 'images'), 22))
-        self.patch('site.Site.uri', lambda there, image: there.name)
-        self.patch('_describe', lambda image, outcome: None)
-        self.layer = types.SimpleNamespace(locations=[])
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.glance_interfaces.image_layers',
-            lambda image: (self.layer, None)))
+        self.useFixture(runtimes.Runtime())
+        self.stores = self.useFixture(glance_stores.Stores(**{
+            name: Site(clients.ClusterConfig(name, 'images'), 22)
+            for name in ('dcn0', 'dcn1', 'dcn2')}))
 
-    def patch(self, name, value):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.copy_image.%s' % name
-            if not name.startswith('site.')
-            else 'glance_dcn.sites.%s' % name, value))
-
-    def copy(self, must_succeed):
+    def copy(self, must_succeed, outcome=None, **kwargs):
+        task = types.SimpleNamespace(status='processing')
         return copy_image._CopyDirectly(
-            'task', 'import', None, self.action, ['dcn0', 'dcn1', 'dcn2'],
-            must_succeed)
+            'task', 'import', mock.Mock(**{'get.return_value': task}),
+            self.action, ['dcn0', 'dcn1', 'dcn2'], must_succeed,
+            copy=lambda *args, **kwargs: types.SimpleNamespace(
+                run=lambda: outcome), **kwargs)
 
     def note(self, copy, copied=(), failed=()):
         told = []
@@ -361,7 +357,8 @@ class NoteTest(base.BaseTestCase):
             self.action.done[1], self.action.failed[1]))
         self.assertEqual(['dcn1', 'dcn0'], [
             location['metadata']['store']
-            for location in self.layer.locations])
+            for location in glance_interfaces.image_layers(
+                self.action._image)[0].locations])
 
     def test_a_failure_ends_it_if_all_must_succeed(self):
         copy = self.copy(must_succeed=True)
@@ -374,19 +371,16 @@ class NoteTest(base.BaseTestCase):
 
     def test_a_store_is_removed_meanwhile(self):
         copy = self.copy(must_succeed=False)
-        self.patch('distributed_staging.site_of', lambda store: None)
+        self.useFixture(glance_stores.Stores(dcn0=None, dcn1=None))
         error = self.assertRaises(exception.UploadException, self.note, copy,
                                   copied=['dcn1'])
         self.assertIn('store dcn1 failed: it was removed', str(error))
 
     def copied(self, alone=True, copied=()):
         """Copy to targets that refuse, all of which need not succeed."""
-        copy = self.copy(must_succeed=False)
-        copy._alone = alone
-        copy._copy = lambda: copying.Outcome(
+        self.copy(must_succeed=False, alone=alone, outcome=copying.Outcome(
             'central', 1, 1, list(copied), {'dcn0': OSError('may only read')})
-        copy._heartbeat = types.SimpleNamespace(save=lambda message: None)
-        copy.execute()
+            ).execute()
 
     def test_the_task_fails_if_nothing_was_copied(self):
         error = self.assertRaises(exception.UploadException, self.copied)
@@ -416,21 +410,14 @@ class QuotaTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        image = types.SimpleNamespace(
-            image_id='image', size=10, checksum='a', os_hash_algo='sha512',
-            os_hash_value='b', locations=[], extra_properties={})
-        action = FakeAction([])
-        action._image = quota.ImageProxy(
-            location.ImageProxy(image, None, None, None), None, None, None)
-        for name, function in (
-                ('distributed_staging.site_of', lambda store: store),
-                ('_sources', lambda locations: [])):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.copy_image.%s' % name, function))
-        self.begun = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.copy_image.copying.Copy')).mock
+        self.useFixture(runtimes.Runtime())
+        self.useFixture(glance_stores.Stores(**{
+            name: Site(clients.ClusterConfig(name, 'images'), 22)
+            for name in ('dcn0', 'dcn1', 'dcn2')}))
+        self.begun = mock.Mock()
         self.copy = copy_image._CopyDirectly(
-            'task', 'import', None, action, ['dcn0', 'dcn1', 'dcn2'], True)
+            'task', 'import', None, FakeAction([], size=10),
+            ['dcn0', 'dcn1', 'dcn2'], True, copy=self.begun)
 
     def leave(self, room):
         self.useFixture(fixtures.MonkeyPatch(
@@ -456,9 +443,8 @@ class DescribeTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         # The value of another test's Glance would count, too.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.copy_image.CONF',
-            types.SimpleNamespace(hashing_algorithm='sha512')))
+        cfg.CONF.set_override('hashing_algorithm', 'sha512')
+        self.addCleanup(cfg.CONF.clear_override, 'hashing_algorithm')
 
     def image(self, **fields):
         return types.SimpleNamespace(**dict({
@@ -514,10 +500,8 @@ class MessageTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.now = 1000.0
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.copy_image.time',
-            types.SimpleNamespace(monotonic=lambda: self.now)))
-        self.message = copy_image._Message(['dcn0', 'dcn1'])
+        self.message = copy_image._Message(['dcn0', 'dcn1'],
+                                           lambda: self.now)
 
     def update(self, seconds, data, **standing):
         self.now = 1000.0 + seconds

@@ -12,6 +12,7 @@
 
 """The import plugin, with a real database and a real staging folder."""
 
+import functools
 import http.server
 import os
 import pathlib
@@ -77,8 +78,7 @@ class StagingTest(base.BaseTestCase):
             CONF.set_override(name, value, group)
             self.addCleanup(CONF.clear_override, name, group)
         # Its thread is not started.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.Watch.start', lambda _: None))
+        self.useFixture(glance.Watch())
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.addCleanup(active_imports.end, self.task_id)
 
@@ -151,11 +151,12 @@ class StagingTest(base.BaseTestCase):
     def test_no_room(self):
         CONF.set_override('image_import_plugins', [
             plugins.STAGING, 'image_conversion'], 'image_import_opts')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.free', lambda path: MiB))
         path = self.staging / self.image_id
         path.write_bytes(b'x' * 3 * MiB)
         self.begin()
+        distributed_staging.check(
+            self.kwargs, active_imports.of(self.image_id),
+            free=lambda path: MiB)
         task, image = database.task(self.task_id), database.image(
             self.image_id)
         self.assertEqual('failure', task['status'])
@@ -181,11 +182,10 @@ class StagingTest(base.BaseTestCase):
 
     def test_put_back_when_the_image_was_deleted(self):
         self.begin(status='importing', size=4)
-        with fixtures.MonkeyPatch('glance_dcn.upstream.database.image',
-                                  lambda image_id: None):
-            self.assertRaises(
-                exception.ImageNotFound, distributed_staging.roll_back,
-                self.kwargs['action_wrapper'], ['dcn0'])
+        self.glance.delete_image(self.image_id)
+        self.assertRaises(
+            exception.ImageNotFound, distributed_staging.roll_back,
+            self.kwargs['action_wrapper'], ['dcn0'])
 
     def test_nothing_is_put_back_without_the_plugin(self):
         self.assertFalse(distributed_staging.roll_back(
@@ -298,23 +298,24 @@ class TestAccess(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         refusals = {'dcn0': None, 'central': errors.ReadOnly('central', 'x')}
-        self.useFixture(fixtures.MockPatchObject(
-            distributed_staging, 'site_of', lambda name: name in refusals and
-            types.SimpleNamespace(access=types.SimpleNamespace(
-                refusal=lambda: refusals[name])) or None))
+        self.check = functools.partial(
+            distributed_staging.check_access,
+            find=lambda name: name in refusals and types.SimpleNamespace(
+                access=types.SimpleNamespace(
+                    refusal=lambda: refusals[name])) or None)
 
     def test_all_must_succeed(self):
-        distributed_staging.check_access(['dcn0', 'files'], True)
+        self.check(['dcn0', 'files'], True)
         exc = self.assertRaises(
-            distributed_staging.NoAccess, distributed_staging.check_access,
+            distributed_staging.NoAccess, self.check,
             ['dcn0', 'central', 'files'], True)
         self.assertIn('store central: the key of this Glance', str(exc))
 
     def test_one_is_enough(self):
-        distributed_staging.check_access(['dcn0', 'central'], False)
-        distributed_staging.check_access(['files', 'central'], False)
-        self.assertRaises(distributed_staging.NoAccess,
-                          distributed_staging.check_access, ['central'], False)
+        self.check(['dcn0', 'central'], False)
+        self.check(['files', 'central'], False)
+        self.assertRaises(distributed_staging.NoAccess, self.check,
+                          ['central'], False)
 
 
 class Server(fixtures.Fixture):
@@ -408,11 +409,9 @@ class DownloadSizeTest(base.BaseTestCase):
 
     def test_password_in_the_address_is_not_logged(self):
         log = self.useFixture(fixtures.FakeLogger())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.distributed_staging._is_allowed',
-            lambda uri: True))
-        self.assertIsNone(distributed_staging.download_size({
-            'name': 'web-download', 'uri': 'http://me:s3cret@127.0.0.1/x'}))
+        self.assertIsNone(distributed_staging.download_size(
+            {'name': 'web-download', 'uri': 'http://me:s3cret@127.0.0.1/x'},
+            is_allowed=lambda uri: True))
         self.assertNotIn('s3cret', log.output)
 
     def test_other_scheme(self):
@@ -428,8 +427,6 @@ class CheckTest(base.BaseTestCase):
             self.useFixture(fixtures.TempDir()).path) / 'image'
         self.use_plugins(plugins.STAGING, 'dcn_image_conversion')
         self.free = 100 * MiB
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.free', lambda path: self.free))
 
     def use_plugins(self, *names):
         plugins.staging_is_used(cfg.CONF)
@@ -441,7 +438,8 @@ class CheckTest(base.BaseTestCase):
     def check(self, disk_format='qcow2', **fields):
         distributed_staging.check_room(journal.Entry(
             'task', 'image', 'web-download', [], str(self.path),
-            formats={'disk_format': disk_format}, **fields))
+            formats={'disk_format': disk_format}, **fields),
+            free=lambda path: self.free)
 
     def download(self, size, **fields):
         self.check(phase=journal.DOWNLOADING, size=size, **fields)

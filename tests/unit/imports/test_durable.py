@@ -76,9 +76,7 @@ class OlderThanBootTest(FileTest):
         """Start a process of Glance; return what is older."""
         known = self.folder / 'boot_id'
         known.write_text(boot + '\n')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder._BOOT_ID', str(known)))
-        folder.mark_older(str(self.folder))
+        folder.mark_older(str(self.folder), str(known))
         return {path.name for path in self.folder.glob('image*')
                 if folder.is_older_than_boot(str(path))}
 
@@ -151,10 +149,8 @@ class DurableTest(FileTest):
             self.assertFalse(folder.is_current(boot))
 
     def test_unknown_boot_id_equals_no_other(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder._BOOT_ID', '/not/here'))
-        self.assertEqual('', folder.boot_id())
-        self.assertFalse(folder.is_current(folder.boot_id()))
+        self.assertEqual('', folder.boot_id('/not/here'))
+        self.assertFalse(folder.is_current('', '/not/here'))
 
     def test_file_is_synced_and_then_its_folder(self):
         syncs = self.useFixture(Syncs())
@@ -191,9 +187,12 @@ class VouchingTest(FileTest):
             'glance_dcn.imports.folder', level=logging.WARNING))
         self.noted = []
         self.over = threading.Semaphore(0)
-        self.vouching = folder.Vouching(
-            str(self.path), lambda *what: self.noted.append(what),
-            self.over.release)
+        self.vouching = self.vouch()
+
+    def vouch(self, note=None, then=None, **kwargs):
+        return folder.Vouching(
+            str(self.path), note or (lambda *what: self.noted.append(what)),
+            then or self.over.release, **kwargs)
 
     def run_it(self):
         self.vouching.start()
@@ -220,24 +219,22 @@ class VouchingTest(FileTest):
                 threading.Event().wait(seconds)
                 return None
             return len(self.data), 'theirs'
-        self.vouching._known = known
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder._STEP', .2))
+        self.vouching = self.vouch(known=known, step=.2)
         self.run_it()
         self.assertEqual([(len(self.data), 'theirs')], self.noted)
 
     def test_digest_of_another_file_or_never_computed(self):
         for answer in (None, (1, 'of another')):
-            self.vouching = folder.Vouching(
-                str(self.path), lambda *what: self.noted.append(what),
-                self.over.release, lambda seconds, answer=answer: answer)
+            self.vouching = self.vouch(
+                known=lambda seconds, answer=answer: answer)
             self.run_it()
             self.assertEqual((len(self.data), content_digest(self.data)),
                              self.noted.pop())
 
     def test_nothing_is_noted_before_it_is_on_the_disk(self):
         syncs = self.useFixture(Syncs())
-        self.vouching._note = lambda *unused: syncs.paths.append('noted')
+        self.vouching = self.vouch(
+            note=lambda *unused: syncs.paths.append('noted'))
         self.run_it()
         self.assertEqual([str(self.path), str(self.folder), 'noted'],
                          syncs.paths)
@@ -276,9 +273,9 @@ class VouchingTest(FileTest):
     def test_import_that_is_over_at_once(self):
         # It is not worth its while.
         syncs = self.useFixture(Syncs())
-        self.vouching._delay = 3600
         thread = threading.Event()
-        self.vouching._then = lambda: (self.over.release(), thread.set())
+        self.vouching = self.vouch(delay=3600, then=lambda: (
+            self.over.release(), thread.set()))
         self.vouching.start()
         self.vouching.close()
         self.assertTrue(thread.wait(60))
@@ -288,7 +285,7 @@ class VouchingTest(FileTest):
 
     def test_short_import_has_removed_its_file(self):
         syncs = self.useFixture(Syncs())
-        self.vouching._delay = 3600
+        self.vouching = self.vouch(delay=3600)
         self.vouching.start()
         self.path.unlink()
         self.assertTrue(self.over.acquire(timeout=60))
@@ -296,7 +293,7 @@ class VouchingTest(FileTest):
         self.assertEqual(([], []), (self.noted, syncs.paths))
 
     def test_import_that_lasts(self):
-        self.vouching._delay = .2
+        self.vouching = self.vouch(delay=.2)
         self.run_it()
         self.assertEqual([(len(self.data), content_digest(self.data))],
                          self.noted)

@@ -75,9 +75,11 @@ class FolderTest(base.BaseTestCase):
         self.assertEqual([], folder.doubts(conf(self.path)))
 
     def test_network_file_system(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.file_system', lambda path: 'nfs4'))
-        [sentence] = folder.doubts(conf(self.path))
+        mounts = self.path / 'mountinfo'
+        mounts.write_text(_MOUNTS.replace('/mnt/a\\040b',
+                                          os.path.realpath(self.path)).replace(
+                                              'fuse.glusterfs', 'nfs4'))
+        [sentence] = folder.doubts(conf(self.path), str(mounts))
         self.assertIn('network file system (nfs4)', sentence)
 
     def another(self, url='http://two'):

@@ -18,6 +18,7 @@ from unittest import mock
 import fixtures
 from glance.async_ import taskflow_executor
 from glance.common import exception
+from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.imports import active_imports
@@ -26,6 +27,7 @@ from glance_dcn.imports import heartbeat
 from glance_dcn.imports import journal
 from glance_dcn.imports import recovery
 from glance_dcn.upstream import database
+from glance_dcn.upstream import plugins
 from tests.unit.imports import glance
 from tests.unit.imports import test_journal
 
@@ -35,13 +37,11 @@ class HeartbeatTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.now = 1000.0
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.time',
-            types.SimpleNamespace(monotonic=lambda: self.now)))
         self.task = types.SimpleNamespace(status='processing', message='')
         self.repo = mock.Mock(**{'get.return_value': self.task})
         self.wrapper = mock.Mock(unsafe=True)
-        self.heartbeat = heartbeat.Heartbeat(self.repo, 'task', self.wrapper)
+        self.heartbeat = heartbeat.Heartbeat(self.repo, 'task', self.wrapper,
+                                             lambda: self.now)
 
     def test_is_due_at_once_and_well_within_30_seconds(self):
         due = []
@@ -189,10 +189,9 @@ class WatchTest(base.BaseTestCase):
 
     def test_ended_task_that_somebody_still_works_on_is_kept(self):
         database.fail_task('the-task', 'why')
-        with fixtures.MonkeyPatch('glance_dcn.imports.heartbeat.works_on',
-                                  lambda task: True):
-            for _ in range(2 * heartbeat._MISSES):
-                self.watch.check()
+        watch = heartbeat.Watch(lambda task: True)
+        for _ in range(2 * heartbeat._MISSES):
+            watch.check()
         self.assertIs(self.going_on, active_imports.get('the-task'))
 
     def test_staged_file_of_a_deleted_image(self):
@@ -263,11 +262,14 @@ class WatchTest(base.BaseTestCase):
 
     def test_task_whose_work_is_not_seen_is_kept(self):
         # Of an executor that is none of Glance's, say, or in a green thread.
-        for name, answer in (('upstream.plugins.staging_is_used', True),
-                             ('imports.journal.of', mock.sentinel.journal),
-                             ('imports.heartbeat.Watch.start', None)):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.' + name, mock.Mock(return_value=answer)))
+        self.useFixture(glance.Watch())
+        plugins.staging_is_used(cfg.CONF)
+        for name, value, group in (
+                ('image_import_plugins', [plugins.STAGING],
+                 'image_import_opts'),
+                ('node_staging_uri', 'file://%s' % self.path.parent, None)):
+            cfg.CONF.set_override(name, value, group)
+            self.addCleanup(cfg.CONF.clear_override, name, group)
         going_on = distributed_staging.announce({'task_id': 'the-task'})
         self.assertIs(self.going_on, going_on)
         for _ in range(2 * heartbeat._MISSES):
@@ -281,8 +283,8 @@ class WatchTest(base.BaseTestCase):
 
     def test_database_is_away(self):
         self.be_silent()
-        with fixtures.MonkeyPatch('glance_dcn.upstream.database.task',
-                                  mock.Mock(side_effect=OSError)):
+        with self.glance.away():
             self.watch.check()
+        self.assertEqual('', self.message())
         self.watch.check()
         self.assertEqual('The image is staged', self.message())

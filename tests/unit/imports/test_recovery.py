@@ -17,11 +17,13 @@ The database, the journal and the staging folder are real ones; the clusters
 are not there, see tests/functional/staging for these.
 """
 
+import dataclasses
 import os
 import pathlib
 import uuid
 
 import fixtures
+from oslo_config import cfg
 from oslotest import base
 
 from glance_dcn.imports import active_imports
@@ -51,6 +53,15 @@ class RecoveryTest(base.BaseTestCase):
         self.task_id = str(uuid.uuid4())
         self.path = self.staging / self.image_id
         self.begun = []
+        # What is asked to be ended and removed.
+        self.ended, self.found, self.removed = [], [], []
+        self.removal = recovery.Removal(
+            end_orphans=self.ended.append, discard_writes=self.discard,
+            remove_data=lambda *args: self.removed.append(args))
+
+    def discard(self, site, image, instances, published, committed):
+        self.found.append((site, instances, published, *[
+            'uncommitted'] * (not committed)))
 
     def died(self, method='glance-direct', phase=journal.STORING,
              status='importing', size=100, located=(), task='processing',
@@ -111,7 +122,7 @@ class RecoveryTest(base.BaseTestCase):
 
     def recover(self, again=True):
         [(entry, outcome)] = recovery.recover(
-            self.journal, self.begin_again if again else None)
+            self.journal, self.begin_again if again else None, self.removal)
         return outcome
 
     @property
@@ -182,12 +193,9 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_image_that_is_imported_anew_is_left_alone(self):
         # By another process of this worker, say.
-        ended = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.end_orphans', ended.append))
         self.died(lock=str(uuid.uuid4()))
         self.assertEqual(recovery.LEFT, self.recover())
-        self.assertEqual([], ended)
+        self.assertEqual([], self.ended)
         self.assertEqual([self.image_id], self.files())
 
     def test_staged_image_is_gone_on_with(self):
@@ -342,31 +350,28 @@ class RecoveryTest(base.BaseTestCase):
                       self.task['message'])
 
     def test_image_that_was_deactivated_keeps_its_data(self):
-        removed = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.remove_data',
-            lambda *args: removed.append(args)))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.may_copy', lambda: True))
+        self.allow_copies()
         self.died(status='deactivated', located=['central'])
         self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertLetGo()
         self.assertEqual('deactivated', self.image['status'])
         self.assertEqual({'central'}, database.located(self.image))
-        self.assertEqual([], removed)
+        self.assertEqual([], self.removed)
+
+    def allow_copies(self):
+        for name, value in (
+                ('enabled_backends', dict.fromkeys(STORES, 'dcn')),
+                ('enabled_import_methods', ['copy-image'])):
+            cfg.CONF.set_override(name, value)
+            self.addCleanup(cfg.CONF.clear_override, name)
 
     def buried(self):
         """Return what is asked to be removed at sites from now on."""
-        found = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.existing.discard_writes',
-            lambda site, image, instances, published, committed:
-            found.append((site, instances, published, *[
-                'uncommitted'] * (not committed)))))
         self.useFixture(runtimes.Runtime())
         process.get(queue.TaskQueue).sites.update(
             {name: name for name in (*STORES, 'glance_store')})
-        return found
+        self.found.clear()
+        return self.found
 
     def wrote(self, **changes):
         """Add to the journal what the dead worker has begun to write."""
@@ -398,20 +403,12 @@ class RecoveryTest(base.BaseTestCase):
         found = self.buried()
         self.died(located=['central'])
         self.wrote(begun={'central': [7], 'dcn0': [8]})
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.remove_data',
-            lambda *args: found.append(args)))
-        put_back = recovery._Recovery._restore_image
-
-        def becomes_active(recovering, *args):
-            database.update(self.image_id, 'importing', status='active')
-            put_back(recovering, *args)
-
-        with fixtures.MonkeyPatch(
-                'glance_dcn.imports.recovery._Recovery._restore_image',
-                becomes_active):
-            self.assertIsNone(self.recover(again=False))
-        self.assertEqual([], found)
+        self.removal = dataclasses.replace(
+            self.removal, end_orphans=lambda path: database.update(
+                self.image_id, 'importing', status='active'))
+        self.assertIsNone(self.recover(again=False))
+        self.assertEqual('active', self.image['status'])
+        self.assertEqual(([], []), (found, self.removed))
         self.assertEqual({'central'}, database.located(self.image))
 
     def test_data_in_the_only_store_of_a_glance(self):
@@ -434,8 +431,7 @@ class RecoveryTest(base.BaseTestCase):
                                            for _ in range(2))
 
     def test_image_that_is_active_is_copied_to_its_other_stores(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.may_copy', lambda: True))
+        self.allow_copies()
         self.died(status='active', located=['central'])
         self.assertEqual(recovery.RESUMED, self.recover())
         self.assertBegunAgain(['dcn0'])
@@ -527,9 +523,7 @@ class RecoveryTest(base.BaseTestCase):
         self.assertQueued()
         self.assertIn('99999 bytes instead of 100000', self.task['message'])
 
-    def test_boot_id_is_not_known(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder._BOOT_ID', '/not/here'))
+    def test_boot_id_was_not_known(self):
         self.died(boot='')
         self.assertEqual(recovery.ROLLED_BACK, self.recover())
         self.assertQueued()
@@ -570,13 +564,10 @@ class RecoveryTest(base.BaseTestCase):
             self.assertIn(word, self.task['message'])
 
     def test_task_is_saved_while_data_is_verified(self):
-        said = []
         self.restarted()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.database.save_message',
-            lambda task, message: said.append(message)))
         self.assertEqual(recovery.RESUMED, self.recover())
-        self.assertIn('verifying the staged data: 100 %', said[-1])
+        self.assertIn('verifying the staged data: 100 %',
+                      self.task['message'])
 
     def test_import_that_waits_and_the_host_was_restarted(self):
         # Its formats are noted when it begins.
@@ -659,8 +650,7 @@ class RecoveryTest(base.BaseTestCase):
     def test_dies_over_putting_the_source_back(self):
         source, _made, path = self.converted()
         self.lose(path)
-        with fixtures.MonkeyPatch('glance_dcn.upstream.database.update',
-                                  self._fail):
+        with self.glance.away('UPDATE images'):
             self.assertIsNone(self.recover())
         self.assertEqual([self.image_id], self.files())
         self.assertEqual(recovery.RESUMED, self.recover())
@@ -675,13 +665,9 @@ class RecoveryTest(base.BaseTestCase):
 
     def test_database_is_away(self):
         self.died()
-        with fixtures.MonkeyPatch('glance_dcn.upstream.database.image',
-                                  self._fail):
+        with self.glance.away():
             self.assertIsNone(self.recover())
         self.assertEqual(recovery.RESUMED, self.recover())
-
-    def _fail(self, *unused):
-        raise OSError('no database')
 
     def test_beginning_again_fails(self):
         self.died()

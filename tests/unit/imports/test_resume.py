@@ -28,6 +28,7 @@ from glance.common import exception
 import glance_store
 from oslo_config import cfg
 from oslotest import base
+from taskflow import task
 
 from glance_dcn.imports import active_imports
 from glance_dcn.imports import distributed_staging
@@ -71,8 +72,7 @@ class RerunTest(base.BaseTestCase):
         glance_store.create_multi_stores(CONF, reserved_stores=_RESERVED)
         if glance.async_._THREADPOOL_MODEL is None:
             glance.async_.set_threadpool_model('native')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.heartbeat.Watch.start', lambda _: None))
+        self.useFixture(fixture.Watch())
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.path = self.staging / self.image_id
         self.addCleanup(active_imports.end, self.task_id)
@@ -109,25 +109,23 @@ class RerunTest(base.BaseTestCase):
     def test_task_is_deleted_meanwhile(self):
         held = self.died('glance-direct').take(self.task_id)
         self.addCleanup(held.release)
-        with fixtures.MonkeyPatch('glance_dcn.upstream.database.task',
-                                  lambda task_id: None):
-            self.assertRaises(exception.TaskNotFound,
-                              recovery.resume_import, held, ['here'])
+        self.glance.before(lambda: self.glance.delete_task(self.task_id),
+                           'UPDATE task_info', 'SELECT')
+        self.assertRaises(exception.TaskNotFound,
+                          recovery.resume_import, held, ['here'])
         self.assertIsNone(active_imports.get(self.task_id))
 
     def test_thread_is_seen_to_work_on_it(self):
-        seen, vouch = [], active_imports.vouch
+        seen = []
 
-        def watched(image, *args, **changes):
-            seen.append(active_imports.of(image).flowing)
+        def see():
+            seen.append(active_imports.of(self.image_id).flowing)
             seen.append(heartbeat.works_on(self.task_id))
-            vouch(image, *args, **changes)
 
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.active_imports.vouch', watched))
         self.useFixture(fixtures.MonkeyPatch(
             'glance.async_.flows.plugins.get_import_plugins',
-            lambda **kwargs: [distributed_staging.get_flow(**kwargs)]))
+            lambda **kwargs: [distributed_staging.get_flow(**kwargs).add(
+                task.FunctorTask(see))]))
         recovery.recover(self.died('glance-direct'), recovery.resume_import)
         self.assertEqual('success', self.wait()['status'])
         self.assertEqual([True, True], seen)

@@ -25,7 +25,6 @@ from tests.unit.imports import glance
 from glance_dcn.imports import journal
 from glance_dcn.imports import scan
 from glance_dcn.upstream import database
-from glance_dcn.upstream import glance_interfaces
 from tests import runtimes
 
 
@@ -51,12 +50,11 @@ class TestWaiting(base.BaseTestCase):
         self.time = FakeTime()
         self.stores = {'central': 'rbd', 'dcn0': 'dcn', 'web': 'http'}
         self.conf = types.SimpleNamespace(enabled_backends=self.stores)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.scan.time', self.time))
-        self.scanner = scan.Scanner()
+        self.loaded = True
+        self.scanner = scan.Scanner(
+            is_loaded=lambda: self.loaded, clock=self.time.monotonic,
+            sleep=self.time.sleep)
         self.scanner._since = self.time.now
-        self.loaded = self.useFixture(fixtures.MockPatchObject(
-            glance_interfaces, 'loaded', return_value=True)).mock
 
     def wait(self):
         began = self.time.now
@@ -75,7 +73,7 @@ class TestWaiting(base.BaseTestCase):
         self.assertAlmostEqual(1, self.wait(), delta=1)
 
     def test_not_for_ever(self):
-        self.loaded.return_value = False
+        self.loaded = False
         self.assertAlmostEqual(20, self.wait(), delta=1)
 
 
@@ -91,7 +89,6 @@ class ResidueTest(base.BaseTestCase):
         self.glance = self.useFixture(glance.Database())
         # The time at which a file's inode changed cannot be set.
         self.now = time.time() + AGE + 60
-        self.useFixture(fixtures.MonkeyPatch('time.time', lambda: self.now))
 
     def staged(self, status=None, suffix='', lock=None):
         """Make a staged file of an image, and return its name."""
@@ -104,7 +101,8 @@ class ResidueTest(base.BaseTestCase):
 
     def removed(self):
         return sorted(map(os.path.basename,
-                          scan.remove_orphans(self.journal, AGE)))
+                          scan.remove_orphans(self.journal, AGE,
+                                              lambda: self.now)))
 
     def test_of_no_image(self):
         names = [self.staged(), self.staged(suffix='.raw')]

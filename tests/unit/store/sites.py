@@ -23,6 +23,7 @@ from glance_store import multi_backend
 from oslo_config import cfg
 from oslotest import base
 
+from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
@@ -51,8 +52,7 @@ class SitesCase(base.BaseTestCase):
             patch = mock.patch.dict(target, clear=True)
             patch.start()
             self.addCleanup(patch.stop)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.periodic.Periodic', mock.Mock()))
+        periodic.become_master()
         self.tasks = process.get(queue.TaskQueue)
         self.ceph_conf('central')
 
@@ -104,6 +104,15 @@ class SitesCase(base.BaseTestCase):
 
     def store(self, name='dcn7'):
         return multi_backend.get_store_from_store_identifier(name)
+
+    def replace(self, kind, name='dcn7'):
+        """Put a store of another class in the place of one, and return it."""
+        store = kind(self.conf, name)
+        store.configure()
+        for stores in location.SCHEME_TO_CLS_BACKEND_MAP.values():
+            if name in stores:
+                stores[name]['store'] = store
+        return store
 
     def schemes(self, name='dcn7'):
         """Return the schemes under which glance_store knows a store."""

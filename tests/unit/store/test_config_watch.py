@@ -20,6 +20,7 @@ from glance_store import location
 from glance_store import multi_backend
 
 from glance_dcn.sites import limits
+from glance_dcn.store import config_watch
 from glance_dcn.store import dynamic_stores
 from tests import releases
 from tests.unit.store import sites
@@ -213,11 +214,11 @@ class TestSites(sites.SitesCase):
             self.assertIn(words, self.log.output)
 
     def test_one_that_cannot_be_set_up_is_told_of_once(self):
-        watch = self.start()
+        self.start()
 
         def fail(*args, **kwargs):
             raise ValueError('no way')
-        watch.stores._kind = fail
+        watch = config_watch.ConfigWatch(self.conf, fail, self.tasks)
         self.put()
         for _ in range(3):
             watch.poll()

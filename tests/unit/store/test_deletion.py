@@ -13,6 +13,7 @@
 """Deleting an image: from all of its stores, or from none."""
 
 import contextlib
+import functools
 import types
 from unittest import mock
 
@@ -29,7 +30,10 @@ from glance_dcn.runtime import native
 from glance_dcn.store import deletion
 from glance_dcn.store import driver
 from glance_dcn.store import failures
+from glance_dcn.store import location
 from glance_dcn.tasks import queue
+from tests.unit import glance_stores
+from tests.unit.store import pools
 
 IMAGE = '0d4cd62b-9e7b-4f4a-9d7a-b3bb39d9e6c5'
 
@@ -56,7 +60,7 @@ class FakeSite:
 
     @contextlib.contextmanager
     def open_pool(self, pool):
-        yield 'ioctx'
+        yield pools.Pool()
 
     def address_of(self, ioctx):
         return 'address'
@@ -95,15 +99,7 @@ class FakeStore:
         self.site = FakeSite(name)
 
     def checked_for_deletion(self, location):
-        return location
-
-
-class Location(types.SimpleNamespace):
-
-    pool, snapshot, fsid, image = 'images', 'snap', 'fsid', IMAGE
-
-    def get_uri(self):
-        return self.uri
+        return location.store_location
 
 
 class TestImageDeletion(base.BaseTestCase):
@@ -116,12 +112,8 @@ class TestImageDeletion(base.BaseTestCase):
         self.stores = {}
         for name in ('central', 'dcn0', 'dcn1'):
             self.add_store(name)
-        self.useFixture(fixtures.MockPatchObject(
-            deletion.locations, 'get_location_from_uri_and_backend',
-            lambda uri, name, conf: Location(uri=uri)))
-        self.useFixture(fixtures.MockPatchObject(images, 'check_responsive'))
-        self.useFixture(fixtures.MockPatchObject(
-            images, 'read_image_id', return_value='id'))
+        self.useFixture(glance_stores.Map(**dict.fromkeys([
+            *self.stores, *('edge%d' % number for number in range(20))])))
         self.requests = deletion.Requests()
         self.asked = []
 
@@ -136,14 +128,17 @@ class TestImageDeletion(base.BaseTestCase):
             return
         store = self.stores[place['metadata']['store']]
         self.asked.append(store.name)
-        found = self.requests.delete(store, Location(uri=place['url']))
+        loc = location.StoreLocation({}, None)
+        loc.parse_uri(place['url'])
+        found = self.requests.delete(store, loc)
         if not found.deferred:
             found.store.answer(found)
 
     def image(self):
         """Return Glance's image, at whose stores ours are asked."""
-        places = [{'url': 'rbd://%s' % name, 'metadata': {'store': name},
-                   'status': 'active', 'id': name} for name in self.stores]
+        places = [{'url': 'rbd://%s/images/%s/snap' % (name, IMAGE),
+                   'metadata': {'store': name}, 'status': 'active',
+                   'id': name} for name in self.stores]
         return glance_location.ImageProxy(types.SimpleNamespace(
             image_id=IMAGE, locations=places, status='active',
             delete=lambda: None), None, None, types.SimpleNamespace(
@@ -199,7 +194,6 @@ class TestImageDeletion(base.BaseTestCase):
 
     def test_no_thread_can_be_started(self):
         # The limit of threads of a container, say.
-        start = native.start
         for most in (0, 1):
             self.record.reset_mock()
             started = []
@@ -208,10 +202,9 @@ class TestImageDeletion(base.BaseTestCase):
                 if len(started) >= most:  # noqa: B023
                     raise RuntimeError("can't start new thread")
                 started.append(name)  # noqa: B023
-                return start(name, *args)
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.runtime.native.start', fail))
-            self.be_patient(together=0.5)
+                return native.start(name, *args)
+            self.requests = deletion.Requests(
+                deletion.Patience(together=0.5), fail)
             self.image().delete()
             # What is not removed is recorded; nothing waits for ever.
             self.assertEqual([] if most else list(self.stores),
@@ -222,14 +215,24 @@ class TestImageDeletion(base.BaseTestCase):
                 for store in self.stores.values()])
 
     def test_those_that_are_prepared_are_let_go_of(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.store.deletion.ImageDeletion._await',
-            mock.Mock(side_effect=[None, KeyboardInterrupt])))
-        decide = self.useFixture(fixtures.MockPatchObject(
-            deletion.Deletion, 'decide')).mock
+        names = ('central', 'dcn0')
+        undone = native.Queue()
+        for name in names:
+            self.site(name).undo = functools.partial(undone.put, name)
+
+        class Health:
+            """That of a site that is waited for, until the user gives up."""
+
+            @property
+            def state(_self):  # noqa: N805
+                if all(self.site(name).steps for name in names):
+                    raise KeyboardInterrupt
+                return health.UP
+        self.site('dcn1').hangs = True
+        self.addCleanup(self.site('dcn1').answers.put, True)
+        self.site('dcn1').health = Health()
         self.assertRaises(KeyboardInterrupt, self.image().delete)
-        self.assertEqual([mock.call(True)] * 3 + [mock.call(False)] * 3,
-                         decide.mock_calls)
+        self.assertEqual(set(names), {native.get(undone, 30) for _ in names})
 
     def test_sites_that_do_not_answer_in_time(self):
         self.be_patient(decision=0.1, together=0.2)

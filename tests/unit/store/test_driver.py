@@ -12,9 +12,11 @@
 
 """The store as far as it needs no cluster."""
 
+import contextlib
 import errno
 import io
 import pathlib
+import sys
 import time
 import types
 from unittest import mock
@@ -34,19 +36,64 @@ import rados
 import rbd as librbd
 import webob.exc
 
+from glance_dcn.ceph import client
 from glance_dcn.ceph import connection
+from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 from glance_dcn.imports import active_imports
 from glance_dcn.runtime import process
 from glance_dcn.sites import cluster_identity
+from glance_dcn.sites import site
 from glance_dcn.store import callers
 from glance_dcn.store import config_watch
 from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.tasks import queue
 from tests import runtimes
+from tests.unit.tasks import fakes
 
 FSID = '5f9a3c1e-0000-4000-8000-6b7d2e8f1a90'
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+
+
+class FakeConnection:
+    """A connection to a cluster that is up, as far as it is asked.
+
+    :ivar health: health of the cluster, or an exception to raise instead
+    :ivar errors: what its uses fail with, one after the other
+    """
+
+    fsid = known_fsid = connected_fsid = FSID
+    address = round_trip = None
+
+    def __init__(self):
+        self.says = health.Health(health.UP)
+        self.errors = []
+
+    @property
+    def health(self):
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+    @contextlib.contextmanager
+    def use(self):
+        raise self.errors.pop(0)
+        yield
+
+
+class Queue(queue.TaskQueue):
+    """Keeps what is deferred.
+
+    :ivar deferred: lists of tasks
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.deferred = []
+
+    def defer(self, tasks):
+        self.deferred.append(list(tasks))
 
 
 class StoreCase(base.BaseTestCase):
@@ -105,6 +152,13 @@ class StoreCase(base.BaseTestCase):
         store = driver.Store(self.conf, backend=name)
         store.configure()
         return store
+
+    def connect(self):
+        """Have the stores that are made from now on use a fake connection."""
+        found = FakeConnection()
+        process.put(types.SimpleNamespace(get=lambda config: found),
+                    connection.Connections)
+        return found
 
     def location(self, store, fsid=FSID):
         """Return a location of an image, as glance_store makes it."""
@@ -213,31 +267,37 @@ class TestWeight(StoreCase):
             image_data.ImageDataController, 'download'))
 
     def test_read_last_from_a_store_that_is_away(self):
-        self.local.conf.set_override('weight', 9, 'edge_7')
-        with mock.patch.object(type(self.local.site), 'available',
-                               mock.PropertyMock(
-                                   side_effect=lambda: next(available))):
-            # Of the far store, and of the local one.
-            available = iter([True, True, False])
-            self.assertEqual(['edge_8', 'edge_7'], self.order(
-                image_data.ImageDataController, 'download'))
+        self.connect().says = health.Health(health.DOWN)
+        self.local = self.store(weight=9, default='edge_7')
+        self.assertEqual(['edge_8', 'edge_7'], self.order(
+            image_data.ImageDataController, 'download'))
 
     def test_shown_in_the_order_of_the_database(self):
         self.assertEqual(['edge_8', 'edge_7'], self.order(
             glance_images.ImagesController, 'show'))
 
     def test_showing_does_not_ask_sites(self):
-        with mock.patch('glance_dcn.sites.site.Site.health',
-                        mock.PropertyMock(side_effect=AssertionError)):
-            self.order(glance_images.ImagesController, 'show')
+        cluster = self.connect()
+        self.local = self.store(weight=3, default='edge_7')
+        self.far = self.store('edge_8', weight=3, default='edge_7')
+        cluster.says = AssertionError('it is asked')
+        self.assertRaises(AssertionError, self.order,
+                          image_data.ImageDataController, 'download')
+        self.order(glance_images.ImagesController, 'show')
 
     def test_who_loads_it_is_looked_for_once(self):
-        with mock.patch('glance_dcn.store.callers._find',
-                        wraps=callers._find) as looked:
-            for number in range(1, 4):
-                self.test_shown_in_the_order_of_the_database()
-                self.test_read_from_the_local_store()
-                self.assertEqual(2 * number, looked.call_count)
+        looked = []
+
+        def profile(frame, event, _arg):
+            if event == 'call' and frame.f_code is callers._find.__code__:
+                looked.append(frame)
+        self.addCleanup(sys.setprofile, sys.getprofile())
+        for number in range(1, 4):
+            sys.setprofile(profile)
+            self.test_shown_in_the_order_of_the_database()
+            self.test_read_from_the_local_store()
+            sys.setprofile(None)
+            self.assertEqual(2 * number, len(looked))
 
     def test_weight_of_the_configuration(self):
         self.assertEqual(3, int(self.local.weight))
@@ -359,25 +419,24 @@ class TestUnansweredDeletion(StoreCase):
 
     def test_is_deferred_though_the_site_is_up_again(self):
         self.write_ceph_conf()
+        tasks = Queue()
+        process.put(tasks, queue.TaskQueue)
+        cluster = self.connect()
         store = self.store()
-        record = self.useFixture(fixtures.MockPatchObject(
-            store.tasks, 'defer')).mock
         for exc in (rados.TimedOut('no answer', errno=errno.ETIMEDOUT),
                     librbd.OSError('no answer', errno=errno.ETIMEDOUT)):
-            self.useFixture(fixtures.MockPatchObject(
-                store.site, 'open_pool', side_effect=exc))
+            cluster.errors = [exc]
             store.delete(self.location(store))
-        self.assertEqual([1, 1], [len(call.args[0]) for call
-                                  in record.call_args_list])
-        record.reset_mock()
-        self.useFixture(fixtures.MockPatchObject(
-            store.site.access, 'refusal', return_value=None))
-        self.useFixture(fixtures.MockPatchObject(
-            store.site, 'open_pool',
-            side_effect=librbd.PermissionError('no right', errno=errno.EPERM)))
+        self.assertEqual([1, 1], list(map(len, tasks.deferred)))
+        tasks.deferred.clear()
+        cluster.errors = [
+            librbd.PermissionError('no right', errno=errno.EPERM),
+            # Whether it may only read is asked then.
+            *[errors.Unreachable('edge_7', 'it is away', 'wait')] * 2]
         self.assertRaises(exceptions.BadStoreConfiguration, store.delete,
                           self.location(store))
-        record.assert_called_once_with([])
+        self.assertEqual([[]], tasks.deferred)
+        self.assertEqual([], cluster.errors)
 
 
 class TestReason(StoreCase):
@@ -407,9 +466,10 @@ class TestSizeOfPublished(StoreCase):
                           loc)
 
     def test_is_forgotten(self):
-        self.write_ceph_conf()
-        store = self.store()
-        with mock.patch('time.monotonic', return_value=1000):
-            store.site.published(IMAGE, 12345)
-        with mock.patch('time.monotonic', return_value=1061):
-            self.assertIsNone(store.site.size_of_published(IMAGE))
+        clock = fakes.Clock()
+        here = site.Site(client.ClusterConfig('edge_7', 'images'), 22,
+                         clock=clock)
+        for seconds, known in ((59, 12345), (61, None)):
+            here.published(IMAGE, 12345)
+            clock.now += seconds
+            self.assertEqual(known, here.size_of_published(IMAGE))

@@ -15,7 +15,6 @@
 import contextlib
 import types
 
-import fixtures
 from glance import location as glance_location
 from glance_store import exceptions
 from oslotest import base
@@ -26,6 +25,8 @@ from glance_dcn.ceph import name_lock
 from glance_dcn.store import failures
 from glance_dcn.store import last_copy
 from glance_dcn.store import location
+from tests.unit import glance_stores
+from tests.unit.store import pools
 
 IMAGE = '0d4cd62b-9e7b-4f4a-9d7a-b3bb39d9e6c5'
 
@@ -51,7 +52,7 @@ class Site:
     def open_pool(self, pool):
         if self.error:
             raise self.error
-        yield self.name
+        yield pools.Pool()
 
     @contextlib.contextmanager
     def removal_lock(self, ioctx, image):
@@ -75,9 +76,6 @@ class LastCopyTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.steps = []
-        # Unlocking is done in a thread.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.native.start', lambda name, run: run()))
         self.ids = {7, 8, 9}
         self.database = types.SimpleNamespace(
             available=True, location_ids=lambda image: self.ids,
@@ -94,13 +92,7 @@ class LastCopyTest(base.BaseTestCase):
             {'url': 'rbd://%s/images/%s/snap' % (name, IMAGE), 'id': number,
              'metadata': {'store': name}}
             for number, name in enumerate('bac', 7)]
-        for target, value in (
-                ('glance_store.location.get_location_from_uri_and_backend',
-                 lambda uri, name, conf: types.SimpleNamespace(
-                     store_location=self.location(uri))),
-                ('glance_dcn.ceph.images.check_responsive',
-                 lambda *unused: None)):
-            self.useFixture(fixtures.MonkeyPatch(target, value))
+        self.useFixture(glance_stores.Map(a=None, b=None, c=None))
         self.error = None
 
     def location(self, uri):
@@ -110,7 +102,9 @@ class LastCopyTest(base.BaseTestCase):
 
     def delete(self, context, image_id, place):
         store = self.stores['b']
-        with last_copy.kept(store, self.location(place['url'])):
+        # Unlocking is done in a thread.
+        with last_copy.kept(store, self.location(place['url']),
+                            start=lambda name, run: run()):
             self.steps.append('remove')
             if self.error:
                 raise self.error

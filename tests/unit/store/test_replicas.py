@@ -37,12 +37,29 @@ from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
 from glance_dcn.runtime import process
 from glance_dcn.store import deletion
+from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.store import replicas
 from tests.unit.sites import test_sources
 from tests.unit.store import sites
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
+
+
+class Endpoint(test_sources.FakeEndpoint):
+    """An endpoint of an image that has a record."""
+
+    def call(self, function, *args, fence=True):
+        return (self.image.record if function is records.load
+                else super().call(function, *args))
+
+
+class Site(test_sources.FakeSite):
+    """A site with such an image."""
+
+    @contextlib.contextmanager
+    def reading(self, ioctx, image, snapshot):
+        yield Endpoint(self.record, self.size, self.name)
 
 
 class FakeStore:
@@ -53,7 +70,7 @@ class FakeStore:
         glance_store=types.SimpleNamespace(default_backend='local'))
 
     def __init__(self, name, weight=None, **site):
-        self.site = test_sources.FakeSite(name, **site)
+        self.site = Site(name, **site)
         if weight is not None:
             self.weight = weight
 
@@ -63,8 +80,6 @@ class ReplicasTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.records.load', lambda image: image.record))
         self.record = test_sources.signed('digest')
 
     def read(self, *stores, pool='images', snapshot='snap', fails=1):
@@ -77,7 +92,7 @@ class ReplicasTest(base.BaseTestCase):
             store.siblings = {one.site.name: one for one in stores}
         loc = types.SimpleNamespace(pool=pool, image='image',
                                     snapshot=snapshot)
-        endpoint = test_sources.FakeEndpoint(self.record, 10)
+        endpoint = Endpoint(self.record, 10)
         found = replicas.Replicas(stores[-1], loc)
         with found.failover() as failover:
             failover.open()
@@ -122,6 +137,36 @@ class ReplicasTest(base.BaseTestCase):
                                             FakeStore('far')))
 
 
+class ReadableStore(driver.Store):
+    """A store that has each image, and no cluster.
+
+    :ivar error: what reading fails with, or None
+    :ivar read: images that were read
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.error, self.read = None, []
+
+    def _begin_reading(self, loc, offset, wanted):
+        if self.error:
+            raise self.error
+        self.read.append(loc.image)
+        return iter([b'data']), 4
+
+
+class Requests(deletion.Requests):
+    """Defers all that is to be deleted, and keeps what that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def delete(self, store, loc):
+        self.calls.append((store.name, loc.get_uri()))
+        return mock.Mock(deferred=True)
+
+
 class SearchTest(sites.SitesCase):
     """Store central is asked first, and its cluster does not answer."""
 
@@ -133,11 +178,10 @@ class SearchTest(sites.SitesCase):
 
     def found(self, fsid):
         """Return what is read of a location in the cluster with a fsid."""
-        with mock.patch.object(self.store(), '_begin_reading',
-                               return_value=(iter([b'data']), 4)) as read:
-            data, size = multi_backend.get(
-                'rbd://%s/images/%s/snap' % (fsid, IMAGE), None)
-            self.assertEqual(IMAGE, read.call_args.args[0].image)
+        store = self.replace(ReadableStore)
+        data, size = multi_backend.get(
+            'rbd://%s/images/%s/snap' % (fsid, IMAGE), None)
+        self.assertEqual([IMAGE], store.read)
         return b''.join(data), size
 
     def test_first_store_has_another_cluster(self):
@@ -157,15 +201,10 @@ class SearchTest(sites.SitesCase):
     def check_deleted(self, fsid, name):
         """See that a deletion is done by the store of a name."""
         uri = 'rbd://%s/images/%s/snap' % (fsid, IMAGE)
-        deleted = mock.Mock(deferred=True)
-        requests = deletion.Requests()
-        with mock.patch.object(requests, 'delete',
-                               return_value=deleted) as delete:
-            process.put(requests)
-            multi_backend.delete(uri, None)
-        [call] = delete.call_args_list
-        self.assertEqual((name, uri),
-                         (call.args[0].name, call.args[1].get_uri()))
+        requests = Requests()
+        process.put(requests, deletion.Requests)
+        multi_backend.delete(uri, None)
+        self.assertEqual([(name, uri)], requests.calls)
 
     def test_store_that_has_it_deletes_it(self):
         self.check_deleted(sites.FSID, 'central')
@@ -252,9 +291,8 @@ class CacheTest(sites.SitesCase):
 
     def check_lives(self):
         """See that it caches what can be read."""
-        with mock.patch.object(self.store(), '_begin_reading',
-                               return_value=(iter([b'data']), 4)):
-            self.assertTrue(self.fetch(sites.FSID.replace('5f', '7f')))
+        self.replace(ReadableStore)
+        self.assertTrue(self.fetch(sites.FSID.replace('5f', '7f')))
 
     def test_site_is_away(self):
         # No keyring, no monitor.
@@ -269,9 +307,8 @@ class CacheTest(sites.SitesCase):
         self.check_lives()
 
     def test_image_is_not_there(self):
-        with mock.patch.object(self.store(), '_begin_reading',
-                               side_effect=exceptions.NotFound(image=IMAGE)):
-            self.assertFalse(self.fetch(sites.FSID.replace('5f', '7f')))
+        self.replace(ReadableStore).error = exceptions.NotFound(image=IMAGE)
+        self.assertFalse(self.fetch(sites.FSID.replace('5f', '7f')))
         self.check_lives()
 
     def test_others_are_told_at_once(self):

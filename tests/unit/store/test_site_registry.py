@@ -10,15 +10,12 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-import contextlib
 import dataclasses
 import json
-from unittest import mock
 
 import fixtures
 
 from glance_dcn.ceph import definitions
-from glance_dcn.ceph import errors
 from glance_dcn.runtime import lead as leads
 from glance_dcn.store import site_registry
 from glance_dcn.tasks import task as tasks
@@ -29,11 +26,8 @@ from tests.unit.tasks import fakes
 class FakeDefinitions:
     """The record in memory; what it does in RADOS is tested functionally."""
 
-    known = {}
-    others = {}
-
-    def __init__(self, store, ioctx, deployment):
-        pass
+    def __init__(self, known, others):
+        self.known, self.others = known, others
 
     def load(self):
         return definitions.Recorded({
@@ -60,41 +54,25 @@ class TestRecordCase(sites.SitesCase):
         super().setUp()
         self.useFixture(fakes.MemoryCluster())
         self.cluster = fakes.Site('central')
-        self.known = FakeDefinitions.known = {}
-        self.others = FakeDefinitions.others = {}
+        self.known, self.others = {}, {}
         self.empty = False
-        self.down = set()
         self.now = 1000000
-        for name, value in (
-                ('glance_dcn.ceph.definitions.Definitions', FakeDefinitions),
-                ('glance_dcn.ceph.images.is_empty', lambda ioctx: self.empty),
-                ('glance_dcn.sites.site.Site.open_pool', self.open_pool)):
-            patch = mock.patch(name, value)
-            patch.start()
-            self.addCleanup(patch.stop)
 
-    def call(self, function, *args, **unused):
-        return function(*args)
-
-    @contextlib.contextmanager
-    def open_pool(self, pool=None):
-        if self.down:
-            raise errors.Unreachable('central', 'it is down', 'see there')
-        with self.cluster.open_pool() as ioctx:
-            yield ioctx
-
-    def host(self, name='host'):
+    def host(self, name='host', **kwargs):
         """Start the Glance of a host; return what keeps its record."""
         watch = self.start()
+        self.tasks.add(self.cluster, home=True)
         watch.registry = site_registry.SiteRegistry(
             watch.stores, watch.registry._sites, self.tasks, name,
-            lambda: self.now)
+            lambda: self.now, records=lambda *unused: FakeDefinitions(
+                self.known, self.others),
+            **{'is_empty': lambda site: self.empty, **kwargs})
         watch.poll()
         return watch
 
     def exchange(self, watch, times=1):
         for _ in range(times):
-            watch.registry.exchange(watch._home_site())
+            watch.registry.exchange(watch._home_site() and self.cluster)
 
     def take_away(self, watch):
         (self.folder / 'dcn7.conf').unlink()
@@ -252,11 +230,11 @@ class TestRecord(TestRecordCase):
         # The default store's cluster was down all the time.
         self.put()
         watch = self.host()
-        self.down = True
+        self.cluster.away()
         self.exchange(watch, 3)
         self.assertEqual(1, self.log.output.count('cannot be kept for now'))
         self.take_away(watch)
-        self.down = False
+        self.cluster.back()
         self.exchange(watch)
         self.assertEnabled(dcn7='http')
         self.assertEqual(['dcn7'], list(self.known))
@@ -294,13 +272,9 @@ class TestRecord(TestRecordCase):
     def test_one_that_is_not_empty_for_long_is_inspected_less_often(self):
         now = [1000.0]
         inspected = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'time.monotonic', lambda: now[0]))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.images.is_empty',
-            lambda ioctx: inspected.append(now[0])))
         self.put()
-        watch = self.host()
+        watch = self.host(monotonic=lambda: now[0],
+                          is_empty=lambda site: inspected.append(now[0]))
         self.take_away(watch)
         for _ in range(360):
             now[0] += 10
@@ -414,7 +388,8 @@ class TestSiblings(TestRecordCase):
         """Return the registry of the process that leads."""
         leading = site_registry.SiteRegistry(
             follower.stores, follower.registry._sites, self.tasks, 'host',
-            lambda: self.now)
+            lambda: self.now, records=lambda *unused: FakeDefinitions(
+                self.known, self.others))
         leading.present = follower.registry.present
         return leading
 

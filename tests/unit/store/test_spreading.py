@@ -48,11 +48,9 @@ class SpreadingTest(base.BaseTestCase):
         self.entry = types.SimpleNamespace(
             image='image', task='task', method='glance-direct',
             stores=[*self.sites, 'nfs'])
-        self.going_on = active_imports.Import(types.SimpleNamespace(
-            entry=self.entry))
-        self.known = {'task': self.going_on}
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.active_imports.get', self.known.get))
+        self.going_on = active_imports.adopt(types.SimpleNamespace(
+            entry=self.entry, close=lambda: None))
+        self.addCleanup(active_imports.end, 'task')
 
     def spreading(self):
         return spreading.of(self.going_on, self.conf, self.sites)
@@ -120,7 +118,7 @@ class SpreadingTest(base.BaseTestCase):
     def test_import_has_ended(self):
         self.add('central')
         spread = self.spreading()
-        self.known.clear()
+        active_imports.end('task')
         self.assertRaises(spreading._Ended, spread._check, None)
 
     def test_only_the_store_of_this_site_is_copied(self):

@@ -26,7 +26,10 @@ from oslo_db import options as db_options
 from oslotest import base
 
 from glance_dcn.runtime import green
+from glance_dcn.runtime import process
 from glance_dcn.upstream import glance_db
+from tests import runtimes
+from tests.unit.upstream import hubs
 
 URI = 'rbd://fsid/images/%s/snap'
 KEY = '0123456789abcdef'
@@ -196,9 +199,9 @@ class TestGlanceDatabase(DatabaseTestCase):
 
     def test_process_that_eventlet_has_patched(self):
         # It is asked through the hub, of which there is none here.
+        self.useFixture(runtimes.Runtime())
         self.assertTrue(self.database.available)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.native.patched', lambda: True))
+        process.put(hubs.NoHub(), green.Bridge)
         self.assertRaises(green.Unavailable, self.ask)
 
 

@@ -306,33 +306,45 @@ class TestClosed(InterfacesTestCase):
         process.get(
             glance_interfaces.Proofs)._faults[interface] = 'it is broken'
 
+    def stage(self) -> None:
+        """Have a staging folder, in which there is a journal."""
+        folder = self.useFixture(fixtures.TempDir()).path
+        cfg.CONF.set_override('node_staging_uri', 'file://' + folder)
+        self.addCleanup(cfg.CONF.clear_override, 'node_staging_uri')
+
     def test_size_of_a_download_is_not_asked_for(self) -> None:
         from glance_dcn.imports import distributed_staging
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.distributed_staging._is_allowed',
-            lambda uri: True))
-        opened = self.useFixture(fixtures.MockPatch(
-            'urllib.request.OpenerDirector.open')).mock
-        method = {'name': 'web-download', 'uri': 'http://192.0.2.1/image'}
-        distributed_staging.download_size(method)
-        self.assertEqual(1, opened.call_count)
+        opener = mock.Mock(**{'return_value.open.side_effect': OSError})
+
+        def ask() -> int | None:
+            return distributed_staging.download_size(
+                {'name': 'web-download', 'uri': 'http://192.0.2.1/image'},
+                is_allowed=lambda uri: True, build_opener=opener)
+        self.assertIsNone(ask())
+        self.assertEqual(1, opener.return_value.open.call_count)
         self.break_(glance_interfaces.DOWNLOADS)
-        self.assertIsNone(distributed_staging.download_size(method))
-        self.assertEqual(1, opened.call_count)
+        self.assertIsNone(ask())
+        self.assertEqual(1, opener.return_value.open.call_count)
 
     def test_copies_are_left_to_stock(self) -> None:
+        from glance_dcn.ceph import client
         from glance_dcn.imports import copy_image
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.plugins.ours_wins',
-            lambda name: self.fail(name)))
+        from glance_dcn.sites import site
+        from tests.unit import glance_stores
+        plugins.prefer_ours()
+        self.useFixture(glance_stores.Stores(dcn0=site.Site(
+            client.ClusterConfig('dcn0', 'images'), 22)))
+        action = mock.MagicMock()
         for interface in (glance_interfaces.IMPORT_ACTIONS,
                           glance_interfaces.IMAGE_LAYERS):
             self.useFixture(runtimes.Runtime())
             self.break_(interface)
             stores = ['dcn0']
             self.assertEqual([], copy_image._take_over(
-                {'backend': stores, 'task_id': 'task'}))
+                {'backend': stores, 'task_id': 'task',
+                 'action_wrapper': action}))
             self.assertEqual(['dcn0'], stores)
+        self.assertEqual([], action.mock_calls)
 
     def test_order_of_plugins_is_not_known(self) -> None:
         plugins.prefer_ours()
@@ -344,32 +356,30 @@ class TestClosed(InterfacesTestCase):
 
     def test_imports_have_no_journal(self) -> None:
         from glance_dcn.imports import distributed_staging
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.plugins.staging_is_used', lambda conf: True))
-        looked = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.journal.of', return_value=None)).mock
-        self.assertIsNone(distributed_staging.announce({}))
-        self.assertEqual(1, looked.call_count)
+        from glance_dcn.imports import heartbeat
+        plugins.staging_is_used(cfg.CONF)
+        cfg.CONF.set_override('image_import_plugins', [plugins.STAGING],
+                              'image_import_opts')
+        self.addCleanup(cfg.CONF.clear_override, 'image_import_plugins',
+                        'image_import_opts')
+        self.stage()
+        # It would write one, of which it is told too little.
+        process.put(mock.Mock(), heartbeat.Watch)
+        self.assertRaises(KeyError, distributed_staging.announce, {})
         for interface in (glance_interfaces.DATABASE,
                           glance_interfaces.IMAGE_LOCK):
             self.useFixture(runtimes.Runtime())
             self.break_(interface)
             self.assertIsNone(distributed_staging.announce({}))
-        self.assertEqual(1, looked.call_count)
 
     def watch(self) -> mock.Mock:
-        """Look at the staging folder once, and return recover()."""
+        """Look at the staging folder once, and return what recovers."""
         from glance_dcn.imports import options
         from glance_dcn.imports import scan
         options.register(cfg.CONF)
-        scanner = scan.Scanner()
-        for name, value in (
-                ('scan.journal.of', lambda conf: 'a journal'),
-                ('scan.plugins.staging_is_used', lambda conf: False)):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.imports.%s' % name, value))
-        recover = self.useFixture(fixtures.MockPatch(
-            'glance_dcn.imports.recovery.recover')).mock
+        self.stage()
+        recover = mock.Mock()
+        scanner = scan.Scanner(recover)
         scanner._conf = cfg.CONF
         scanner.scan()
         return recover
@@ -396,10 +406,9 @@ class TestClosed(InterfacesTestCase):
     def test_imports_are_not_started_again(self) -> None:
         from glance_dcn.imports import heartbeat
         from glance_dcn.imports import recovery
-        self.watch().assert_called_once_with('a journal',
-                                             recovery.resume_import)
+        self.watch().assert_called_once_with(mock.ANY, recovery.resume_import)
         self.break_(glance_interfaces.TASK_EXECUTOR)
-        self.watch().assert_called_once_with('a journal', None)
+        self.watch().assert_called_once_with(mock.ANY, None)
         self.assertFalse(heartbeat.works_on('task'))
 
     def test_reserved_stores_stay(self) -> None:
@@ -417,9 +426,8 @@ class TestStart(InterfacesTestCase):
 
     def test_when_glance_has_been_loaded(self) -> None:
         loaded = [False]
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.glance_interfaces.loaded', lambda: loaded[0]))
-        proofs = glance_interfaces.Proofs(cfg.CONF)
+        proofs = glance_interfaces.Proofs(cfg.CONF,
+                                          is_loaded=lambda: loaded[0])
         self.addCleanup(proofs.stop)
         with changed('glance.db.sqlalchemy.api', 'image_get', _GONE):
             proofs.start()
@@ -435,24 +443,21 @@ class TestStart(InterfacesTestCase):
         self.assertNotIn('has all', self.logged.output)
 
     def test_processes_that_are_not_glance(self) -> None:
-        started = self.useFixture(fixtures.MockPatchObject(
-            process.get(glance_interfaces.Proofs), 'start')).mock
+        proofs = mock.Mock()
+        process.put(proofs, glance_interfaces.Proofs)
         glance_interfaces.start(cfg.ConfigOpts())
-        self.assertFalse(started.called)
+        self.assertFalse(proofs.start.called)
         glance_interfaces.start(cfg.CONF)
-        self.assertTrue(started.called)
+        self.assertTrue(proofs.start.called)
 
     def test_processes_that_serve_no_api(self) -> None:
         # The scrubber has stores, and loads nothing of the API.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.glance_interfaces.loaded', lambda: False))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.glance_interfaces._PATIENCE', 0))
         conf = cfg.ConfigOpts()
         conf([], prog='glance-scrubber')
         with mock.patch.dict(sys.modules):
             sys.modules.pop('glance.common.wsgi_app', None)
-            proofs = glance_interfaces.Proofs(conf)
+            proofs = glance_interfaces.Proofs(
+                conf, is_loaded=lambda: False, patience=0)
             proofs.prove()
         self.assertEqual({}, proofs._faults)
 
