@@ -47,6 +47,22 @@ class Clock:
         return self.now
 
 
+class Periodic:
+    """Work that the tests do themselves."""
+
+    def __init__(self, name, work, interval):
+        self.runs = False
+
+    def start(self):
+        self.runs = True
+
+    def stop(self):
+        self.runs = False
+
+    def wake(self):
+        pass
+
+
 class Ioctx:
     """An open pool of a :class:`Site`."""
 

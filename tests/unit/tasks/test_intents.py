@@ -45,7 +45,7 @@ class WriteLogTest(base.BaseTestCase):
             home.Home(self.home), 'ours',
             spool.Spool(self.useFixture(fixtures.TempDir()).path))
         self.writes = intents.WriteLog(self.store, clock=self.clock,
-                                       repeat=Periodic)
+                                       repeat=fakes.Periodic)
 
     def begin(self, image=IMAGE):
         return self.writes.begin(self.edge, image, ADDRESS)
@@ -321,19 +321,3 @@ class WriteLogTest(base.BaseTestCase):
         self.writes.renew()
         self.assertEqual({parents.writer: 1}, self.beats)
         self.assertNotEqual(parents.writer, self.begin().intent.writer)
-
-
-class Periodic:
-    """Work that the tests do themselves."""
-
-    def __init__(self, name, work, interval):
-        self.runs = False
-
-    def start(self):
-        self.runs = True
-
-    def stop(self):
-        self.runs = False
-
-    def wake(self):
-        pass
