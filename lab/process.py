@@ -109,18 +109,20 @@ def is_free(port, address='127.0.0.1'):
         return True
 
 
-def free_port(taken=(), address='127.0.0.1'):
+def free_port(taken=(), address='127.0.0.1', ports=PORT_RANGE):
     """Return a TCP port that nobody listens on and that is not in ``taken``.
 
     The search begins at a random place, so that two labs brought up at the
     same time do not fight over the same ports.
+
+    :param ports: the first to search, and the one after the last
     """
-    first, last = PORT_RANGE
+    first, last = ports
     start = random.randrange(first, last)
     for port in [*range(start, last), *range(first, start)]:
         if port not in taken and is_free(port, address):
             return port
-    raise LabError('no free port between %d and %d' % PORT_RANGE)
+    raise LabError('no free port between %d and %d' % ports)
 
 
 def children(pid):

@@ -102,22 +102,25 @@ class Connection:
 
     :ivar round_trip: seconds that a monitor took to answer when it was last
         connected to; None: it never was
+    :param patience: with a cluster that does not answer
     """
 
     def __init__(self, config: clients.ClusterConfig,
-                 caches: client_cache.Caches | None = None) -> None:
+                 caches: client_cache.Caches | None = None,
+                 patience: states.Patience = states.PATIENCE) -> None:
         self.store = config.name
         self._caches = caches or process.get(client_cache.Caches)
         self.round_trip: float | None = None
         self._config = config
+        self._patience = patience
         self._factory = clients.ClientFactory(config)
         # What is not to be waited for as long as a call may wait.
-        patience = config.connect_timeout or clients.CONNECT_TIMEOUT
+        timeout = config.connect_timeout or clients.CONNECT_TIMEOUT
         self._prober = clients.ClientFactory(dataclasses.replace(
-            config, connect_timeout=patience, io_timeout=_PROBE_TIMEOUT))
+            config, connect_timeout=timeout, io_timeout=_PROBE_TIMEOUT))
         # By this one nothing waits longer than a few seconds.
         self._verifier = clients.ClientFactory(dataclasses.replace(
-            config, connect_timeout=min(patience, clients.CONNECT_TIMEOUT),
+            config, connect_timeout=min(timeout, clients.CONNECT_TIMEOUT),
             io_timeout=_PROBE_TIMEOUT))
         # What to call when the cluster is up.
         self._on_up: list[Callable[[], object]] = []
@@ -304,12 +307,12 @@ class Connection:
             return function(*args)
         call = states.Call(function, args, late, self._share_pools(args))
         state.callers.submit(call)
-        pause: float = states.QUIET
+        pause = self._patience.quiet
         while True:
             try:
                 return call.wait(pause)
             except native.Empty:
-                pause = states.PAUSE
+                pause = self._patience.pause
             error = self.lost()
             if error is not None and call.leave():
                 if fence:
@@ -339,7 +342,7 @@ class Connection:
         with state.lock:
             suspicion, begun = state.suspicion, None
             if suspicion is None:
-                if time.monotonic() - state.cleared < states.QUIET:
+                if time.monotonic() - state.cleared < self._patience.quiet:
                     # It answers, if slowly: on a thin link, more probes would
                     # make it slower.
                     return None
@@ -347,11 +350,12 @@ class Connection:
         if begun is not None:
             process.get(schedulers.Scheduler).submit(functools.partial(
                 self._verify, state, begun))
-        elif suspicion and suspicion.is_over(time.monotonic()):
+        elif suspicion and suspicion.is_over(time.monotonic(),
+                                             self._patience.verdict):
             error = errors.Unreachable(
                 self.store, 'neither a request nor a probe was answered '
-                'within %d s' % states.VERDICT, 'see that the site is up and '
-                'can be reached, and that its cluster is healthy')
+                'within %d s' % self._patience.verdict, 'see that the site is '
+                'up and can be reached, and that its cluster is healthy')
             self._conclude(state, suspicion, error)
             return error
         return None
@@ -361,7 +365,7 @@ class Connection:
         """Ask whether the cluster is there, where a client has no answer."""
         error: errors.Unreachable | None = None
         try:
-            with state.cache.making(self.store, states.PATIENCE):
+            with state.cache.making(self.store, self._patience.room):
                 suspicion.since = time.monotonic()
                 self._ask_by_new_client(state, self._verifier)
         except errors.Exhausted as exc:

@@ -98,7 +98,7 @@ class NotLocked(NameLockError):
 @contextlib.contextmanager
 def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
          patience: float = _PATIENCE, expiry: float = EXPIRY,
-         kind: str = NAME) -> Iterator[None]:
+         kind: str = NAME, pause: float = _PAUSE) -> Iterator[None]:
     """Hold the exclusive right to an image's name while the block runs.
 
     :param client: connected client of the pool's cluster, by which a dead
@@ -109,13 +109,14 @@ def hold(client: rados.Rados, ioctx: rados.Ioctx, image: str,
     :param expiry: seconds without a renewal after which a holder is believed
         dead
     :param kind: NAME or REMOVAL
+    :param pause: seconds between two attempts to take it
     :raises NotLocked: if the lock cannot be taken
     :raises NameLockError: at the end of the block, if the lock was taken by
         another client meanwhile
     """
     held = _Held(ioctx, image, kind)
     try:
-        _wait(client, held, patience, expiry)
+        _wait(client, held, patience, expiry, pause)
     except BaseException as exc:
         # The cluster may have locked it, and only the answer was lost: the
         # next one to wait for it would blocklist this client.
@@ -251,7 +252,7 @@ class _Held:
 
 
 def _wait(client: rados.Rados, held: _Held, patience: float,
-          expiry: float) -> None:
+          expiry: float, pause: float) -> None:
     """Take a lock when it is free, or from a holder that is dead.
 
     :raises NotLocked: if it cannot be taken
@@ -280,7 +281,7 @@ def _wait(client: rados.Rados, held: _Held, patience: float,
                    'has not renewed its name lock for %d s' % expiry)
             omap.break_lock(held.ioctx, OBJECT, held.lock, found)
             seen = None
-        time.sleep(_PAUSE)
+        time.sleep(pause)
 
 
 def _failed(kind: type[NameLockError], image: str,

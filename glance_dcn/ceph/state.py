@@ -57,20 +57,31 @@ from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
-#: Seconds without an answer after which the cluster is suspected.
-QUIET = 3
-#: Seconds between two checks of the suspicion.
-PAUSE = 0.5
-#: Seconds that a probe has; one that has no answer by then has none.
-VERDICT = 11
-#: Seconds for which a probe waits for threads and files; after these the
-#: monitors are asked without a client.
-PATIENCE = 1
 # Seconds for which the address of a retired client is known: requests that
 # it has sent may be carried out.
 _KEPT = 150
 
 _T = typing.TypeVar('_T')
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long a cluster without an answer is waited for, in seconds.
+
+    :ivar quiet: without an answer, after which the cluster is suspected
+    :ivar pause: between two checks of the suspicion
+    :ivar verdict: that a probe has; one that has no answer by then has none
+    :ivar room: for which a probe waits for threads and files; after these the
+        monitors are asked without a client
+    """
+
+    quiet: float = 3
+    pause: float = 0.5
+    verdict: float = 11
+    room: float = 1
+
+
+PATIENCE = Patience()
 
 
 @dataclasses.dataclass
@@ -95,9 +106,12 @@ class State:
     :ivar cleared: when one was found to be wrong last, by the monotonic clock
     :ivar lock: that of the cache, for these but the breaker and the callers;
         held for moments only
+    :param kept: seconds for which the address of a retired client is known
     """
 
-    def __init__(self, cache: client_cache.ClientCache) -> None:
+    def __init__(self, cache: client_cache.ClientCache,
+                 kept: float = _KEPT) -> None:
+        self._kept = kept
         self.cache = cache
         self.lock = cache.lock
         self.entry: client_cache.Entry | None = None
@@ -136,7 +150,7 @@ class State:
         with self.lock:
             self.fsid = None
             self._retired = [one for one in self._retired if one.entry.uses
-                             or now - one.since < _KEPT]
+                             or now - one.since < self._kept]
             self._retired.append(_Retired(entry, now))
         return True
 
@@ -310,6 +324,6 @@ class Suspicion:
     client: rados.Rados | None
     since: float | None = None
 
-    def is_over(self, now: float) -> bool:
-        """Return whether the probe has asked for as long as it may."""
-        return self.since is not None and now - self.since > VERDICT
+    def is_over(self, now: float, verdict: float) -> bool:
+        """Return whether the probe has asked for more than these seconds."""
+        return self.since is not None and now - self.since > verdict

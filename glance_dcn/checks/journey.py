@@ -55,10 +55,12 @@ class Api:
 
     :param adapter: keystoneauth adapter, ``openstack.connection.Connection``'s
         ``image``
+    :param poll: seconds between two looks at what is waited for
     """
 
-    def __init__(self, adapter: typing.Any) -> None:
+    def __init__(self, adapter: typing.Any, poll: float = _POLL) -> None:
         self._adapter = adapter
+        self._poll = poll
 
     def stores(self) -> list[str]:
         """Return the stores that take images, the default one first."""
@@ -103,7 +105,7 @@ class Api:
                 return
             if found['status'] in ('killed', 'deleted'):
                 break
-            time.sleep(_POLL)
+            time.sleep(self._poll)
         raise Refused('image %s is not in %s within %d s: its status is %s, '
                       'its stores are %s' % (
                           image, ', '.join(stores), timeout,
@@ -140,7 +142,7 @@ class Api:
                     or time.monotonic() > deadline):
                 raise Refused('image %s cannot be deleted: %s' % (
                     image, _said(answer)))
-            time.sleep(_POLL)
+            time.sleep(self._poll)
 
     def _ask(self, method: str, path: str, **kwargs: typing.Any) -> typing.Any:
         answer = self._adapter.request(path, method, raise_exc=False,

@@ -36,10 +36,13 @@ class Located:
 
     :param stores: names of all stores of this node
     :param timeout: seconds that the database has for all of them
+    :param locations: asks the database
     """
 
-    def __init__(self, stores: typing.Iterable[str],
-                 timeout: float = 120) -> None:
+    def __init__(self, stores: typing.Iterable[str], timeout: float = 120,
+                 locations: typing.Callable[[], dict[str, set[str]]] = (
+                     inventory.locations)) -> None:
+        self._locations = locations
         self.stores = frozenset(stores)
         self._timeout = timeout
         self._error: inventory.DatabaseUnavailable | None = None
@@ -66,7 +69,7 @@ class Located:
 
     def read(self) -> dict[str, set[str]]:
         """Return them as they are now; see :meth:`get`."""
-        return inventory.Database().ask(inventory.locations, self._timeout)
+        return inventory.Database().ask(self._locations, self._timeout)
 
 
 class Subject:

@@ -20,6 +20,7 @@ file needs neither.
 from __future__ import annotations
 
 import argparse
+from collections import abc
 import importlib
 from importlib import metadata
 import logging
@@ -87,10 +88,14 @@ _REASONS = (access.NoSuchUser, errors.ClusterError, files.Error,
             output.Failed, sitesfile.Mistake)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None,
+         set_up: abc.Callable[[argparse.Namespace], object] | None = None
+         ) -> int:
     """Run the command and return its exit status.
 
     :param argv: None: the arguments of the process, which ends here
+    :param set_up: what commands that have none of their own do first; None:
+        have glance_store configure the stores, as Glance does
     """
     args = _parser().parse_args(argv)
     handler = logging.StreamHandler()
@@ -107,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # Before anything is done.
         formats.check(args)
-        getattr(args, 'set_up', _set_up_stores)(args)
+        getattr(args, 'set_up', set_up or _set_up_stores)(args)
     except formats.UnknownColumn as exc:
         output.complain(exc)
         return output.Exit.WRONG

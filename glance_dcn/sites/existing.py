@@ -298,7 +298,9 @@ def _read_and_compare(site: sites.Site, ioctx: rados.Ioctx,
 
 
 def discard_writes(site: sites.Site, image: str, instances: Collection[int],
-                   published: bool, committed: bool = True) -> bool:
+                   published: bool, committed: bool = True,
+                   look: Callable[[rados.Ioctx, str], ExistingImage] = inspect
+                   ) -> bool:
     """Remove what dead clients have written of an image.
 
     Nothing is done for a site that is away, and nothing is raised: the task
@@ -310,6 +312,7 @@ def discard_writes(site: sites.Site, image: str, instances: Collection[int],
     :param committed: and although its writer was about to tell Glance of it,
         which may come to know of it still; else the task runner removes it,
         if Glance does not
+    :param look: tells what is there
     :returns: whether nothing of it is left, as far as is known
     """
     if not site.available:
@@ -317,7 +320,7 @@ def discard_writes(site: sites.Site, image: str, instances: Collection[int],
     try:
         with site.open_pool() as ioctx:
             site.fence_dead(ioctx, image, instances)
-            found = inspect(ioctx, image)
+            found = look(ioctx, image)
             if found.complete and not (published and (
                     committed or not site.is_committed(image,
                                                        found.image_id))):

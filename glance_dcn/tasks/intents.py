@@ -119,7 +119,7 @@ class Write:
             # Also if it is lost: nothing of it needs the lease any more.
             with log.own.guard:
                 log.own.open.pop(old.uid, None)
-                log.own.until = time.monotonic() + _LINGER
+                log.own.until = log.clock() + _LINGER
         log.own.committed.append(new)
         self.intent = new
 
@@ -183,14 +183,18 @@ class WriteLog:
     """The intents of this process.
 
     :param notify: called when a task was recorded; it must not block
+    :param clock: returns seconds of a monotonic clock
+    :param repeat: makes the periodic work that renews the lease
     """
 
     def __init__(self, store: stores.TaskStore,
-                 notify: typing.Callable[[], object] = lambda: None) -> None:
+                 notify: typing.Callable[[], object] = lambda: None,
+                 clock: typing.Callable[[], float] = time.monotonic,
+                 repeat: type[periodic.Periodic] = periodic.Periodic) -> None:
         self.store = store
         self.notify = notify
-        self._periodic = periodic.Periodic('dcn-lease', self.renew,
-                                           leases.RENEWAL)
+        self.clock = clock
+        self._periodic = repeat('dcn-lease', self.renew, leases.RENEWAL)
         self._processes = process.ForkLocal(_Open)
 
     @property
@@ -205,7 +209,7 @@ class WriteLog:
         :raises glance_dcn.tasks.store.NotRecorded: if it cannot be recorded
         """
         with self.own.guard:
-            self.own.until = time.monotonic() + _LINGER
+            self.own.until = self.clock() + _LINGER
             intent = tasks.Intent(site.name, image, site.pool, site.fsid,
                                   self.own.lease, address)
             self.own.open[intent.uid] = intent
@@ -236,7 +240,7 @@ class WriteLog:
             return
         with self.own.guard:
             idle = (not self.own.open and not self.own.late
-                    and time.monotonic() > self.own.until)
+                    and self.clock() > self.own.until)
             self.own.beat += 1
             key, text = stores.LEASES + self.own.lease, self._lease_text()
             if idle:

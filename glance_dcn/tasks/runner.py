@@ -130,6 +130,8 @@ class TaskRunner:
     :param ready: returns whether Glance is loaded, so that its database may
         be asked
     :param lead: that of the host, without which nothing is run
+    :param wait: seconds to wait for a task to end before the lease is looked
+        after
     """
 
     def __init__(self, store: stores.TaskStore,
@@ -138,9 +140,11 @@ class TaskRunner:
                  clock: typing.Callable[[], float] = time.monotonic,
                  expiry: float = leases.EXPIRY, settled: float = 60,
                  ready: typing.Callable[[], bool] = lambda: True,
-                 lead: leads.Lead | None = None) -> None:
+                 lead: leads.Lead | None = None,
+                 wait: float = _WAIT) -> None:
         self._expiry = expiry
         self._settling = settled
+        self._wait = wait
         self._store = store
         self._sites = sites
         self._ready = ready
@@ -326,7 +330,8 @@ class TaskRunner:
         Of what takes long it is found out whether the site is away.
         """
         with contextlib.suppress(native.Empty):
-            self._own.running.pop(native.get(self._own.ended, _WAIT), None)
+            self._own.running.pop(native.get(self._own.ended, self._wait),
+                                  None)
         self._forget_ended()
         now = self._clock()
         for one in list(self._own.running.values()):

@@ -100,10 +100,12 @@ class Verdict:
 
 
 def judge(url: str | None, public: str | None, identity: WorkerIdentity,
-          others: abc.Iterable[registry.Worker], ask: bool = True) -> Verdict:
+          others: abc.Iterable[registry.Worker], ask: bool = True,
+          timeout: tuple[float, float] = _TIMEOUT) -> Verdict:
     """Check the self reference of this worker.
 
     :param public: public_endpoint, which Glance takes instead
+    :param timeout: seconds to wait for a connection, and for an answer
     """
     cure = _CURE % (socket.getfqdn() or 'HOST')
     if not url:
@@ -113,7 +115,7 @@ def judge(url: str | None, public: str | None, identity: WorkerIdentity,
         return Verdict(registry.WRONG, ['%s %s. %s' % (OPTION, fault, cure)])
     faults = _compare(url, others, cure)
     state, fault, passing = (
-        _ask(url, identity, cure) if ask else
+        _ask(url, identity, cure, timeout) if ask else
         _unproved(url, 'Glance is patched by eventlet, so that nobody asks'))
     if fault:
         faults.append(fault)
@@ -171,8 +173,8 @@ def _is_loopback(url: str) -> bool:
         return False
 
 
-def _ask(url: str, identity: WorkerIdentity, cure: str
-         ) -> tuple[str, str | None, bool]:
+def _ask(url: str, identity: WorkerIdentity, cure: str,
+         timeout: tuple[float, float]) -> tuple[str, str | None, bool]:
     """Ask an address who is there, as requests of Glance's would reach it.
 
     No token is sent, no redirection followed.
@@ -187,10 +189,10 @@ def _ask(url: str, identity: WorkerIdentity, cure: str
     with identity.challenge() as secret, requests.Session() as session:
         for _ in range(_QUESTIONS):
             try:
-                status, text = _question(session, url)
+                status, text = _question(session, url, timeout)
             except (requests.RequestException, OSError, ValueError) as exc:
                 return (registry.WRONG, '%s %s %s. %s' % (
-                    OPTION, url, _explain(exc), cure), True)
+                    OPTION, url, _explain(exc, timeout), cure), True)
             if mark(secret) in text:
                 ours += 1
             elif status in _STATUSES:
@@ -209,8 +211,9 @@ def _ask(url: str, identity: WorkerIdentity, cure: str
             % (OPTION, url, who, cure), False)
 
 
-def _question(session: requests.Session, url: str) -> tuple[int, str]:
-    with session.get(url + '/healthcheck', timeout=_TIMEOUT, stream=True,
+def _question(session: requests.Session, url: str,
+              timeout: tuple[float, float]) -> tuple[int, str]:
+    with session.get(url + '/healthcheck', timeout=timeout, stream=True,
                      allow_redirects=False, headers={
                          'Accept': 'text/plain',
                          'Connection': 'close'}) as response:
@@ -226,7 +229,7 @@ def _unproved(url: str, reason: str) -> tuple[str, str, bool]:
             % (OPTION, url, reason), False)
 
 
-def _explain(exc: Exception) -> str:
+def _explain(exc: Exception, timeout: tuple[float, float]) -> str:
     import requests
     chain: list[BaseException] = []
     found: BaseException | None = exc
@@ -241,10 +244,10 @@ def _explain(exc: Exception) -> str:
                     'it does not speak TLS (%s)' % chain[-1])
         if isinstance(cause, requests.exceptions.ConnectTimeout):
             return 'cannot be reached: nobody answers within %d s' % (
-                _TIMEOUT[0])
+                timeout[0])
         if isinstance(cause, requests.exceptions.ReadTimeout):
             return ('can be reached, but does not answer within %d s'
-                    % _TIMEOUT[1])
+                    % timeout[1])
         if isinstance(cause, socket.gaierror):
             return 'cannot be reached: its host is not known (%s)' % cause
         if isinstance(cause, ConnectionRefusedError):

@@ -20,6 +20,7 @@ none are written; the peers cannot read any either then, and take nothing over.
 
 from __future__ import annotations
 
+from collections import abc
 import dataclasses
 import functools
 import importlib.metadata
@@ -103,12 +104,26 @@ def may_recover() -> bool:
 
 
 class Presence:
-    """The worker that this process belongs to, in the registry."""
+    """The worker that this process belongs to, in the registry.
+
+    :param clock: returns seconds of a monotonic clock
+    :param judge: :func:`glance_dcn.workers.identity.judge`
+    :param roll_back: :func:`glance_dcn.workers.takeover.roll_back`
+    """
 
     def __init__(self, conf: cfg.ConfigOpts, records: registry.Registry,
                  identity: identities.WorkerIdentity,
-                 lead: leads.Lead) -> None:
+                 lead: leads.Lead,
+                 clock: abc.Callable[[], float] = time.monotonic,
+                 judge: abc.Callable[..., identities.Verdict] = (
+                     identities.judge),
+                 roll_back: abc.Callable[
+                     [cfg.ConfigOpts, registry.Worker, journal.Entry],
+                     object] = takeover.roll_back) -> None:
         self._conf = conf
+        self._clock = clock
+        self._judge = judge
+        self._roll_back = roll_back
         self._registry = records
         self._identity = identity
         self._journal = journal.Journal(identity.staging)
@@ -128,7 +143,7 @@ class Presence:
         self._told: dict[str, figures.Figures] = {}
         self._instance_id = uuid.uuid4().hex
         self._since = time.time()
-        self._began = time.monotonic()
+        self._began = self._clock()
         self._verdict = identities.Verdict(registry.UNCHECKED, [])
         self._misses = 0
         self._complained = ''
@@ -209,11 +224,11 @@ class Presence:
         self._checking.interval = _CHECK_AGAIN
         found = self.peers
         if (found is None or not self._lead.is_held
-                or time.monotonic() - self._began < _SETTLE):
+                or self._clock() - self._began < _SETTLE):
             self._checking.interval = _SETTLE
             return
         # What eventlet has patched is not for this thread to use.
-        verdict = identities.judge(
+        verdict = self._judge(
             self._conf.worker_self_reference_url, self._conf.public_endpoint,
             self._identity, found.alive(), ask=not native.patched())
         self._misses = self._misses + 1 if verdict.passing else 0
@@ -235,9 +250,9 @@ class Presence:
                 self._reset()
                 self.peers = takeover.Peers(
                     self._registry, own, self._timeout,
-                    functools.partial(takeover.roll_back, self._conf),
+                    functools.partial(self._roll_back, self._conf),
                     may_act=lambda: self._lead.is_held,
-                    may_roll_back=recovery.is_possible)
+                    may_roll_back=recovery.is_possible, clock=self._clock)
         except (OSError, ValueError) as exc:
             self._complain('Nothing can be kept beside the staging folder %s, '
                            'so that other workers do not know of this one, '

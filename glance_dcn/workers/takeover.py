@@ -174,10 +174,12 @@ def _move(source: str, target: str) -> None:
 
 
 @contextlib.contextmanager
-def acting(records: registry.Registry, identity: str, holder: str
+def acting(records: registry.Registry, identity: str, holder: str,
+           renewal: float = _RENEWAL
            ) -> abc.Iterator[abc.Callable[[], bool] | None]:
     """Hold the only right to act for a worker while the block runs.
 
+    :param renewal: seconds between two renewals
     :returns: context manager that gives None if another has it, or a function
         that renews it, and returns whether it still was held
     """
@@ -188,7 +190,7 @@ def acting(records: registry.Registry, identity: str, holder: str
         return
     # What is done may take longer: staged data is copied, say.
     renewals = process.get(schedulers.Scheduler).every(
-        _RENEWAL, lambda: _renew_quietly(renew))
+        renewal, lambda: _renew_quietly(renew))
     try:
         yield renew
     finally:
@@ -213,6 +215,7 @@ class Peers:
         before each step of a takeover
     :param may_roll_back: whether ``roll_back`` can do its work in this
         process; asked before a takeover begins
+    :param clock: returns seconds of a monotonic clock
     """
 
     def __init__(self, records: registry.Registry, identity: str,
@@ -220,13 +223,15 @@ class Peers:
                  roll_back: abc.Callable[[registry.Worker, journal.Entry],
                                          object],
                  may_act: abc.Callable[[], bool] = lambda: True,
-                 may_roll_back: abc.Callable[[], bool] = lambda: True) -> None:
+                 may_roll_back: abc.Callable[[], bool] = lambda: True,
+                 clock: abc.Callable[[], float] = time.monotonic) -> None:
         self._registry = records
         self._identity = identity
         self._timeout = timeout
         self._roll_back = roll_back
         self._may_act = may_act
         self._may_roll_back = may_roll_back
+        self._clock = clock
         self._holder = uuid.uuid4().hex
         self._looked: float | None = None
         self._heartbeats: dict[str, _Heartbeat] = {}
@@ -237,7 +242,7 @@ class Peers:
 
     def alive(self) -> list[registry.Worker]:
         """Return the peers with a new heartbeat within the timeout."""
-        now = time.monotonic()
+        now = self._clock()
         return [known.worker for known in list(self._heartbeats.values())
                 if known.changed and now - known.since < self._timeout]
 
@@ -246,7 +251,7 @@ class Peers:
 
         :raises: as :class:`glance_dcn.workers.registry.Registry`
         """
-        now = time.monotonic()
+        now = self._clock()
         if self._looked is not None and now - self._looked > _GAP:
             self.forget()
         self._looked = now

@@ -29,14 +29,15 @@ LOG = logging.getLogger(__name__)
 KERNEL_PACKAGE = 'linux-image-cloud-amd64'
 
 
-def _kernel_name(package):
+def _kernel_name(package, run=programs.run):
     """Follow a kernel metapackage to the package that holds the kernel.
 
     :param str package: a Debian package name
+    :param run: runs a program and returns its output
     :returns str: a Debian package name
     """
     try:
-        listing = programs.run(['apt-cache', 'depends', package])
+        listing = run(['apt-cache', 'depends', package])
     except errors.BuildError as exc:
         raise errors.BuildError('apt does not know the package %s; is apt-get '
                                 'update needed? %s' % (package, exc)) from exc
@@ -47,15 +48,16 @@ def _kernel_name(package):
     return package
 
 
-def download(package, work, tree):
+def download(package, work, tree, run=programs.run):
     """Fetch the kernel's package and unpack it.
 
     :param str package: a Debian package name
     :param pathlib.Path work: where to put it; a package found there from an
               earlier call is used again
     :param pathlib.Path tree: directory to unpack it to
+    :param run: runs a program and returns its output
     """
-    name = _kernel_name(package)
+    name = _kernel_name(package, run)
     found = sorted(work.glob(name + '_*.deb'),
                    key=lambda path: path.stat().st_mtime)
     if found:
@@ -66,8 +68,8 @@ def download(package, work, tree):
             # The sandbox user may not write here: without this option apt
             # warns about that.
             try:
-                programs.run(['apt-get', '-q', '-o', 'APT::Sandbox::User=root',
-                              'download', name], cwd=part)
+                run(['apt-get', '-q', '-o', 'APT::Sandbox::User=root',
+                     'download', name], cwd=part)
             except errors.BuildError as exc:
                 raise errors.BuildError('cannot download the kernel; is '
                                         'apt-get update needed? %s'
@@ -78,7 +80,7 @@ def download(package, work, tree):
                                         % name)
             deb = fetched[0].rename(work / fetched[0].name)
     try:
-        programs.run(['dpkg-deb', '-x', str(deb), str(tree)])
+        run(['dpkg-deb', '-x', str(deb), str(tree)])
     except errors.BuildError:
         deb.unlink()
         raise

@@ -66,9 +66,16 @@ class Checker:
     :param log: called with a line of text
     :param forger: :class:`tests.chaos.forge.Forger`, whose records and images
         are left out; None: there is none
+    :param read: returns (size, hash) of a snapshot; None: :func:`_read`
+    :param find: as :func:`leftovers`; None: that
+    :param pending: as :func:`tests.chaos.records.pending`
     """
 
-    def __init__(self, stage, known, log, forger=None):
+    def __init__(self, stage, known, log, forger=None, read=None, find=None,
+                 pending=records.pending):
+        self._read = read or _read
+        self._find = find or leftovers
+        self._pending = pending
         self._stage = stage
         self._known = known.values()
         self._log = log
@@ -132,7 +139,7 @@ class Checker:
         forged = self._forger.keys if self._forger else ()
         located = {(self._fsids.get(fsid), name)
                    for fsid, _pool, name in _located(images)}
-        for entry in records.pending(self._stage, forged):
+        for entry in self._pending(self._stage, forged):
             if entry.is_committed and (entry.site, entry.image) in located:
                 continue
             yield Violation('record left', entry.image, entry.site,
@@ -143,8 +150,8 @@ class Checker:
         for site, cluster in self._clusters.items():
             for pool in ceph.POOLS:
                 with cluster.pool(pool) as ioctx:
-                    for entry in leftovers(site, cluster.fsid, pool, ioctx,
-                                           located):
+                    for entry in self._find(site, cluster.fsid, pool, ioctx,
+                                            located):
                         if not (self._forger and self._forger.owns(
                                 site, entry.what)):
                             yield entry
@@ -183,8 +190,8 @@ class Checker:
             return [Violation('location of no site', image['id'], '', url)]
         try:
             with self._clusters[site].pool(pool) as ioctx:
-                size, digest = _read(ioctx, name, snapshot,
-                                     image['os_hash_algo'] or 'sha512')
+                size, digest = self._read(ioctx, name, snapshot,
+                                          image['os_hash_algo'] or 'sha512')
         except rbd.Error as exc:
             return [Violation('location without data', image['id'], site,
                               '%s; the image is %s' % (exc,

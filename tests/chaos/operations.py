@@ -80,12 +80,15 @@ class Operations:
     :param faults: list of :class:`tests.chaos.plan.Fault`
     :param seed: of the run
     :param over: :class:`threading.Event`: nothing is waited for any more
+    :param patience: seconds until the end of an operation is not waited for
     """
 
-    def __init__(self, stage, operations, faults, seed, over):
+    def __init__(self, stage, operations, faults, seed, over,
+                 patience=PATIENCE):
         self._stage = stage
         self._seed = seed
         self._over = over
+        self._patience = patience
         self.known = {what.image.number: Known(what.image)
                       for what in [*operations, *faults] if what.image}
 
@@ -156,7 +159,7 @@ class Operations:
             return refusal(answer)
         image = self._ended(api, known.id)
         if image is None:
-            return 'unfinished', 'after %d s' % PATIENCE
+            return 'unfinished', 'after %d s' % self._patience
         if not image:
             return 'failed', 'the image is gone'
         there = stores_of(image)
@@ -174,7 +177,7 @@ class Operations:
 
         :returns: the image; {} if it is gone; None if it does not end
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._patience
         turns = itertools.count(1)
         while time.monotonic() < deadline:
             with contextlib.suppress(requests.RequestException):
@@ -217,7 +220,7 @@ class Operations:
         known = self.known[operation.image.number]
         if not operation.options['hasty']:
             self._made(operation)
-        known.named.wait(PATIENCE)
+        known.named.wait(self._patience)
         known.doomed = True
         if not known.id:
             return 'skipped', 'never made'
@@ -267,7 +270,7 @@ class Operations:
 
     def _made(self, operation):
         known = self.known[operation.image.number]
-        known.made.wait(2 * PATIENCE)
+        known.made.wait(2 * self._patience)
         return known
 
 

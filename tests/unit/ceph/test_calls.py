@@ -92,12 +92,13 @@ class ConnectionTest(base.BaseTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
-        for name, seconds in (('QUIET', 0.02), ('PAUSE', 0.01)):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.state.%s' % name, seconds))
+        self.connect()
+
+    def connect(self, **patience: float) -> None:
         self.connection = connection.Connection(
             clients.ClusterConfig('edge', 'images', '/nowhere'),
-            client_cache.Caches())
+            client_cache.Caches(),
+            state.Patience(quiet=0.02, pause=0.01, **patience))
         self.state = self.connection._states.get()
         self.addCleanup(self.state.breaker.stop)
         self.client = types.SimpleNamespace(
@@ -165,8 +166,7 @@ class ConnectionTest(base.BaseTestCase):
         self.assertEqual(health.UNKNOWN, self.state.breaker.health.state)
 
     def test_probe_that_hangs(self) -> None:
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.state.VERDICT', 0.05))
+        self.connect(verdict=0.05)
         self.assertRaises(errors.Unreachable, self.connection.call,
                           self.go_on.get)
         self.assertEqual(health.DOWN, self.state.breaker.health.state)
@@ -192,8 +192,7 @@ class ConnectionTest(base.BaseTestCase):
 
     def test_no_room_for_a_probe(self) -> None:
         asked = native.Queue()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.state.PATIENCE', 0))
+        self.connect(room=0)
         self.useFixture(fixtures.MockPatchObject(
             self.state.cache, '_reserve', lambda: False))
         self.connection._prober = types.SimpleNamespace(

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import string
 import time
-from unittest import mock
 
 import fixtures
 import hypothesis
@@ -29,6 +28,7 @@ from glance_dcn.sites import cluster_identity
 from glance_dcn.tasks import leases
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import registry
+from tests.unit.tasks import fakes
 
 _OURS = 'ours'
 # Text without control characters and halves of surrogate pairs.
@@ -257,6 +257,7 @@ class DefinitionsTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
+        self.useFixture(fakes.MemoryCluster())
 
     @_patiently
     @hypothesis.given(st.dictionaries(
@@ -266,13 +267,16 @@ class DefinitionsTest(base.BaseTestCase):
         | _RECORDS.map(lambda record: record_format.dump(record, _OURS))))
     def test_any_records(self, kept):
         # Sites are made out of these.
-        with mock.patch('glance_dcn.ceph.omap.walk',
-                        lambda ioctx, name: sorted(kept.items())):
-            for definition in definitions.Definitions(
-                    'home', None, _OURS).load().sites.values():
-                self.assertTrue(all(
-                    type(item) is str for pair in definition.options.items()
-                    for item in pair))
+        for definition in self.load(kept).sites.values():
+            self.assertTrue(all(
+                type(item) is str for pair in definition.options.items()
+                for item in pair))
+
+    def load(self, kept):
+        """Return what is read of a record of sites."""
+        ioctx = fakes.Ioctx(fakes.Site('home'), 'images')
+        ioctx.omap(definitions.OBJECT).update(kept)
+        return definitions.Definitions('home', ioctx, _OURS).load()
 
     def test_of_another_release(self):
         kept = {
@@ -285,9 +289,7 @@ class DefinitionsTest(base.BaseTestCase):
             'site/c': later(record_format.dump(
                 definitions._Options({}), 'theirs')),
             'holder/c/host': '{}'}
-        with mock.patch('glance_dcn.ceph.omap.walk',
-                        lambda ioctx, name: sorted(kept.items())):
-            found = definitions.Definitions('home', None, _OURS).load()
+        found = self.load(kept)
         self.assertEqual({'b': definitions.Definition({'x': '1'})},
                          found.sites)
         self.assertEqual(['a', 'b'], sorted(found.of_other_release))

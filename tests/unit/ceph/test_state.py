@@ -122,9 +122,7 @@ class TestBlocklisting(StateCase):
         first.blocklist_add.assert_called_once()
 
     def test_of_one_that_was_retired_long_ago(self):
-        patch = mock.patch.object(state, '_KEPT', -1)
-        patch.start()
-        self.addCleanup(patch.stop)
+        self.state = state.State(self.cache, kept=-1)
         hanging, old, new = Client('hanging'), Client('old'), Client('new')
         self.state.adopt(hanging)
         self.cache.acquire(self.state)

@@ -43,7 +43,10 @@ class CheckerTest(base.BaseTestCase):
         self.stage.lab.cluster.return_value = mock.MagicMock(fsid='f')
         self.api = self.stage.api.return_value
         self.api.tasks.return_value = {}
-        self.checker = check.Checker(self.stage, {7: self.known}, print)
+        self.read, self.pending = mock.Mock(), mock.Mock(return_value=[])
+        self.checker = check.Checker(
+            self.stage, {7: self.known}, print, read=self.read,
+            find=mock.Mock(return_value=[]), pending=self.pending)
 
     def found(self, *images):
         """Return the kinds of violations of what was read."""
@@ -86,11 +89,10 @@ class CheckerTest(base.BaseTestCase):
         for result, kinds in (((5, DIGEST), []),
                               ((4, DIGEST), ['wrong data']),
                               ((5, 'other'), ['wrong data'])):
-            with mock.patch.object(check, '_read', return_value=result):
-                self.assertEqual(kinds, self.found(image))
-        with mock.patch.object(check, '_read',
-                               side_effect=check.rbd.ImageNotFound('gone')):
-            self.assertEqual(['location without data'], self.found(image))
+            self.read.return_value = result
+            self.assertEqual(kinds, self.found(image))
+        self.read.side_effect = check.rbd.ImageNotFound('gone')
+        self.assertEqual(['location without data'], self.found(image))
 
     def test_locks(self):
         for image, kinds in (
@@ -100,17 +102,13 @@ class CheckerTest(base.BaseTestCase):
                  ['stuck lock']),
                 (shown(os_glance_import_task='t'), ['stuck lock'])):
             self.api.images.list.return_value = [image]
-            with mock.patch.object(check, 'leftovers', return_value=[]), \
-                    mock.patch.object(check.records, 'pending',
-                                      return_value=[]):
-                found, _seconds = self.checker.settle(grace=0)
+            found, _seconds = self.checker.settle(grace=0)
             self.assertEqual(kinds, [entry.kind for entry in found])
 
     def test_records(self):
         self.api.images.list.return_value = []
-        with mock.patch.object(check, 'leftovers', return_value=[]), \
-                mock.patch.object(check.records, 'pending', return_value=[
-                    check.records.Entry('dcn0', 'delete', 'i')]):
-            found, _seconds = self.checker.settle(grace=0)
+        self.pending.return_value = [
+            check.records.Entry('dcn0', 'delete', 'i')]
+        found, _seconds = self.checker.settle(grace=0)
         self.assertEqual([check.Violation('record left', 'i', 'dcn0',
                                           'delete')], found)

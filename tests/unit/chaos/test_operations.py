@@ -42,6 +42,7 @@ class OperationsTest(base.BaseTestCase):
         self.image = plan.Image(0, 'central', 5, 5)
         self.stage = mock.Mock()
         self.api = self.stage.api.return_value
+        self.patience = operations.PATIENCE
         # No pauses between two looks.
         self.useFixture(fixtures.MockPatch('time.sleep'))
 
@@ -50,7 +51,7 @@ class OperationsTest(base.BaseTestCase):
         self.operation = plan.Operation(1, kind, ('central', 0), self.image,
                                         stores, options)
         made = operations.Operations(self.stage, [self.operation], [], 1,
-                                     threading.Event())
+                                     threading.Event(), self.patience)
         self.known = made.known[0]
         self.known.id = 'i'
         self.known.digest = hashlib.sha512(b'data').hexdigest()
@@ -106,10 +107,10 @@ class OperationsTest(base.BaseTestCase):
         image = {'id': 'i', 'status': 'active', 'stores': 'central',
                  'os_glance_import_task': 't'}
         self.api.tasks.return_value = {'t': {'status': 'processing'}}
-        with mock.patch.object(operations, 'PATIENCE', .01):
-            self.assertEqual('unfinished', self.run_one(
-                'copy', answer(202), stores=('dcn0',), must=False,
-                then=answer(200, image)))
+        self.patience = .01
+        self.assertEqual('unfinished', self.run_one(
+            'copy', answer(202), stores=('dcn0',), must=False,
+            then=answer(200, image)))
 
     def test_delete(self):
         self.assertEqual('ok', self.run_one('delete', answer(204),

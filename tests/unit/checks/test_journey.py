@@ -14,7 +14,6 @@
 
 import types
 
-import fixtures
 from oslotest import base
 
 from glance_dcn.checks import journey
@@ -37,14 +36,9 @@ class Adapter:
 
 class TestApi(base.BaseTestCase):
 
-    def setUp(self):
-        super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.journey._POLL', .01))
-
     def api(self, *answers):
         self.adapter = Adapter(*answers)
-        return journey.Api(self.adapter)
+        return journey.Api(self.adapter, poll=.01)
 
     def test_stores(self):
         self.assertEqual(['central', 'edge'], self.api((200, {'stores': [

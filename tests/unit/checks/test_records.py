@@ -37,8 +37,6 @@ class TestImages(base.BaseTestCase):
         self.answers = []
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.trial.names', lambda ioctx: self.names))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.inventory.locations', self._locations))
 
     def _locations(self):
         found = self.answers.pop(0) if len(self.answers) > 1 else (
@@ -52,7 +50,8 @@ class TestImages(base.BaseTestCase):
         self.answers = list(answers)
         site = subjects.Site(cluster.Target('edge', 'images'), None)
         site.fsid, site.kept, site.ioctx = 'f', kept, object()
-        site.located = subjects.Located(stores)
+        site.located = subjects.Located(stores,
+                                        locations=self._locations)
         finding = registry.CHECKS['images'].run(site)
         return finding.level, finding.text
 
@@ -125,16 +124,14 @@ class TestImages(base.BaseTestCase):
         def hang():
             asked.append(1)
             hung.wait(60)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.inventory.locations', hang))
-        located = subjects.Located(['edge'], timeout=.01)
+        located = subjects.Located(['edge'], timeout=.01, locations=hang)
         for _ in range(2):
             self.assertRaises(inventory.DatabaseUnavailable, located.get)
         self.assertEqual([1], asked)
 
     def test_database_is_asked_once_for_all_sites(self):
         self.answers = [{'edge': set()}, RuntimeError('twice')]
-        located = subjects.Located(['edge'])
+        located = subjects.Located(['edge'], locations=self._locations)
         self.assertEqual([{'edge': set()}] * 2,
                          [located.get() for _ in range(2)])
 

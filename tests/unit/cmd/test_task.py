@@ -37,15 +37,14 @@ class TaskCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fakes.MemoryCluster())
+        self.cluster = self.useFixture(fakes.MemoryCluster())
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.queue = queue.TaskQueue('ours')
         self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         self.useFixture(runtimes.Runtime())
         process.put(self.queue)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.main._set_up_stores', lambda args: None))
+        self.set_up = lambda args: None
 
     def record(self, action=tasks.Action.DELETE, site='edge', **fields):
         self.queue.store.put(tasks.Task(action, site, IMAGE, 'images',
@@ -55,7 +54,8 @@ class TaskCase(base.BaseTestCase):
         """Return the exit status, and what was printed and complained."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main.main(['task', *argv])
+            status = main.main(['task', *argv],
+                               lambda args: self.set_up(args))
         return status, out.getvalue(), err.getvalue()
 
     @property
@@ -187,8 +187,7 @@ class TestList(TaskCase):
     def test_configuration_that_cannot_be_used(self):
         def fail(args):
             raise ValueError('no such file')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.main._set_up_stores', fail))
+        self.set_up = fail
         status, _out, err = self.run_command()
         self.assertEqual(output.Exit.WRONG, status)
         self.assertIn('no such file', err)
@@ -252,8 +251,7 @@ class TestRetry(TaskCase):
 
     def test_changed_meanwhile(self):
         self.record()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.omap.swap', lambda *args: False))
+        self.cluster.swap = lambda *args: False
         status, out, err = self.run_task('retry')
         self.assertEqual(output.Exit.BAD, status)
         self.assertIn('tried: 0', out)

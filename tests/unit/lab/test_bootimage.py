@@ -204,18 +204,17 @@ class TestKernelPieces(TempDirTestCase):
         self.assertTrue(modules.is_dir())
 
     def test_kernel_name(self):
-        with mock.patch.object(programs, 'run', return_value=(
-                'linux-image-cloud-amd64\n'
-                '  Depends: linux-image-6.1.0-56-cloud-amd64\n')):
-            self.assertEqual('linux-image-6.1.0-56-cloud-amd64',
-                             kernel._kernel_name('x'))
-        with mock.patch.object(programs, 'run', return_value=(
-                'linux-image-6.1.0-56-cloud-amd64\n  Depends: kmod\n')):
-            self.assertEqual('x', kernel._kernel_name('x'))
-        with mock.patch.object(programs, 'run',
-                               side_effect=errors.BuildError('no')):
-            self.assertRaisesRegex(errors.BuildError, 'apt-get update',
-                                   kernel._kernel_name, 'x')
+        run = mock.Mock(return_value=(
+            'linux-image-cloud-amd64\n'
+            '  Depends: linux-image-6.1.0-56-cloud-amd64\n'))
+        self.assertEqual('linux-image-6.1.0-56-cloud-amd64',
+                         kernel._kernel_name('x', run))
+        run.return_value = ('linux-image-6.1.0-56-cloud-amd64\n'
+                            '  Depends: kmod\n')
+        self.assertEqual('x', kernel._kernel_name('x', run))
+        run.side_effect = errors.BuildError('no')
+        self.assertRaisesRegex(errors.BuildError, 'apt-get update',
+                               kernel._kernel_name, 'x', run)
 
     def test_download_is_kept_and_a_broken_one_is_not(self):
         calls = []
@@ -228,16 +227,13 @@ class TestKernelPieces(TempDirTestCase):
                 raise errors.BuildError('broken')
             return ''
 
-        with mock.patch.object(programs, 'run', run):
-            for _ in range(2):
-                try:
-                    kernel.download('k', self.dir,
-                                    self.dir / 'tree')
-                except errors.BuildError:
-                    self.assertEqual([], list(self.dir.iterdir()))
-                else:
-                    self.assertEqual(['k_1_amd64.deb'],
-                                     os.listdir(self.dir))
+        for _ in range(2):
+            try:
+                kernel.download('k', self.dir, self.dir / 'tree', run)
+            except errors.BuildError:
+                self.assertEqual([], list(self.dir.iterdir()))
+            else:
+                self.assertEqual(['k_1_amd64.deb'], os.listdir(self.dir))
         self.assertEqual(['apt-cache', 'apt-get', 'dpkg-deb',
                           'apt-cache', 'dpkg-deb'], calls)
 

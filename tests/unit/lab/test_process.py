@@ -146,18 +146,16 @@ class PortTest(ProcessTestCase):
             self.assertFalse(process.is_free(port))
 
     def test_neither_taken_nor_in_use(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'lab.process.PORT_RANGE', (self.taken, self.taken + 3)))
-        free = {port for port in range(self.taken, self.taken + 3)
+        ports = (self.taken, self.taken + 3)
+        free = {port for port in range(*ports)
                 if process.is_free(port)}
         for _ in range(5):
-            self.assertIn(process.free_port(), free)
+            self.assertIn(process.free_port(ports=ports), free)
 
     def test_none_left(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'lab.process.PORT_RANGE', (self.taken, self.taken + 2)))
         self.assertRaises(process.LabError, process.free_port,
-                          taken=[self.taken + 1])
+                          taken=[self.taken + 1],
+                          ports=(self.taken, self.taken + 2))
 
 
 class WritePrivateTest(ProcessTestCase):

@@ -15,7 +15,6 @@
 import contextlib
 from unittest import mock
 
-import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import records
@@ -111,11 +110,9 @@ class DeadWriterTest(base.BaseTestCase):
     def check(self, removed, snapshots, is_committed, **options):
         site = mock.Mock(is_committed=lambda image, image_id: is_committed,
                          open_pool=contextlib.nullcontext)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.existing.inspect',
-            lambda ioctx, image: existing.ExistingImage(
-                image, '17', 10, snapshots)))
-        self.assertTrue(existing.discard_writes(site, IMAGE, [7], **options))
+        self.assertTrue(existing.discard_writes(
+            site, IMAGE, [7], look=lambda ioctx, image: existing.ExistingImage(
+                image, '17', 10, snapshots), **options))
         self.assertEqual([mock.call(None, IMAGE, '17')] * removed,
                          site.discard.mock_calls)
 

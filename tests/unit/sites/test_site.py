@@ -21,7 +21,9 @@ from oslotest import base
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
+from glance_dcn.ceph import health
 from glance_dcn.sites import site
+from glance_dcn.tasks import intents
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import task as tasks
 from tests import runtimes
@@ -36,12 +38,12 @@ class SiteCase(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fakes.MemoryCluster())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.periodic.Periodic.start',
-            lambda periodic: None))
         self.useFixture(runtimes.Runtime())
         self.home = fakes.Site('home')
         self.queue = queue.TaskQueue('ours')
+        self.queue.writes = intents.WriteLog(
+            self.queue.store, lambda: self.queue.lead.notify(),
+            repeat=fakes.Periodic)
         self.queue.add(self.home, home=True)
         self.site = site.Site(
             clients.ClusterConfig('edge', 'images', '/nonexistent', 'glance'),
@@ -86,8 +88,8 @@ class AdoptingTest(SiteCase):
     def leases(self):
         """Return the leases there are after a minute without a write."""
         later = time.monotonic() + 61
-        with fixtures.MonkeyPatch('time.monotonic', lambda: later):
-            self.queue.writes.renew()
+        self.queue.writes.clock = lambda: later
+        self.queue.writes.renew()
         return self.queue.store.scan().leases
 
     def test_answered_for_by_this_process(self):
@@ -113,8 +115,7 @@ class DiscardTest(SiteCase):
     def setUp(self):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.site.Site.available', True))
+        self.site.connection.health = health.Health(health.UP)
         self.discarded = []
         self.site.discard = lambda *args: self.discarded.append(args)
 

@@ -47,6 +47,22 @@ class Clock:
         return self.now
 
 
+class Periodic:
+    """Work that the tests do themselves."""
+
+    def __init__(self, name, work, interval):
+        self.runs = False
+
+    def start(self):
+        self.runs = True
+
+    def stop(self):
+        self.runs = False
+
+    def wake(self):
+        pass
+
+
 class Ioctx:
     """An open pool of a :class:`Site`."""
 
@@ -172,6 +188,8 @@ class Database:
 class MemoryCluster(fixtures.Fixture):
     """Has the functions of omap and images work on :class:`Ioctx`.
 
+    A test may give it other functions, at any time.
+
     :ivar on_swap: called before each comparison, with the key
     """
 
@@ -180,7 +198,7 @@ class MemoryCluster(fixtures.Fixture):
         for name in ('put', 'put_later', 'swap', 'remove',
                      'remove_later', 'get', 'walk', 'remove_object'):
             self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.omap.' + name, getattr(self, name)))
+                'glance_dcn.ceph.omap.' + name, self._function(name)))
         for name in ('inspect', 'read_image_id', 'is_being_removed',
                      'find_being_removed'):
             self.useFixture(fixtures.MonkeyPatch(
@@ -189,6 +207,9 @@ class MemoryCluster(fixtures.Fixture):
             'glance_dcn.ceph.images.remove', self.remove_image))
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.ceph.images.purge', self.purge))
+
+    def _function(self, name):
+        return lambda *args, **kwargs: getattr(self, name)(*args, **kwargs)
 
     def put(self, ioctx, name, records, timeout=omap.TIMEOUT):
         ioctx.omap(name).update(records)

@@ -13,7 +13,6 @@
 """What is decided about tasks, and that only this is done."""
 
 import dataclasses
-from unittest import mock
 
 from oslotest import base
 
@@ -175,7 +174,7 @@ class ExecutorTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fakes.MemoryCluster())
+        self.cluster = self.useFixture(fakes.MemoryCluster())
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.store = stores.TaskStore(home.Home(self.home), 'ours')
         self.database = fakes.Database()
@@ -402,7 +401,7 @@ class ExecutorTest(base.BaseTestCase):
 
         def refuse(*args, **kwargs):
             raise stores.omap.Error('full')
-        with mock.patch('glance_dcn.ceph.omap.put', refuse):
-            self.assertRaises(stores.NotRecorded, self.execute)
+        self.cluster.put = refuse
+        self.assertRaises(stores.NotRecorded, self.execute)
         self.assertLeft('1')
         self.assertEqual({}, self.edge.trash)

@@ -40,14 +40,12 @@ class WriteLogTest(base.BaseTestCase):
         self.log = self.useFixture(fixtures.FakeLogger())
         self.cluster = self.useFixture(fakes.MemoryCluster())
         self.clock = fakes.Clock()
-        self.useFixture(fixtures.MonkeyPatch('time.monotonic', self.clock))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.periodic.Periodic', Periodic))
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.store = stores.TaskStore(
             home.Home(self.home), 'ours',
             spool.Spool(self.useFixture(fixtures.TempDir()).path))
-        self.writes = intents.WriteLog(self.store)
+        self.writes = intents.WriteLog(self.store, clock=self.clock,
+                                       repeat=fakes.Periodic)
 
     def begin(self, image=IMAGE):
         return self.writes.begin(self.edge, image, ADDRESS)
@@ -308,9 +306,9 @@ class WriteLogTest(base.BaseTestCase):
         def put_unanswered(*args, **kwargs):
             put(*args, **kwargs)
             raise stores.omap.Error('no answer')
-        with fixtures.MonkeyPatch('glance_dcn.ceph.omap.put',
-                                  put_unanswered):
-            self.assertRaises(stores.NotRecorded, self.begin)
+        self.cluster.put = put_unanswered
+        self.assertRaises(stores.NotRecorded, self.begin)
+        self.cluster.put = put
         self.assertEqual(1, len(self.kept))
         self.writes.renew()
         self.assertEqual([], self.kept)
@@ -323,19 +321,3 @@ class WriteLogTest(base.BaseTestCase):
         self.writes.renew()
         self.assertEqual({parents.writer: 1}, self.beats)
         self.assertNotEqual(parents.writer, self.begin().intent.writer)
-
-
-class Periodic:
-    """Work that the tests do themselves."""
-
-    def __init__(self, name, work, interval):
-        self.runs = False
-
-    def start(self):
-        self.runs = True
-
-    def stop(self):
-        self.runs = False
-
-    def wake(self):
-        pass

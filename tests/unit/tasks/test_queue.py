@@ -20,6 +20,7 @@ from oslotest import base
 
 from glance_dcn.ceph import omap
 from glance_dcn.tasks import deployment
+from glance_dcn.tasks import intents
 from glance_dcn.tasks import queue
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
@@ -36,12 +37,12 @@ class QueueCase(base.BaseTestCase):
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger())
         self.useFixture(fakes.MemoryCluster())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.periodic.Periodic.start',
-            lambda periodic: None))
         self.home, self.edge = fakes.Site('home'), fakes.Site('edge')
         self.database = fakes.Database()
         self.queue = queue.TaskQueue('ours')
+        self.queue.writes = intents.WriteLog(
+            self.queue.store, lambda: self.queue.lead.notify(),
+            repeat=fakes.Periodic)
         self.queue.add(self.home, home=True)
         self.queue.add(self.edge)
         self.queue._database = self.database

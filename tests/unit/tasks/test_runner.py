@@ -13,8 +13,11 @@
 """What the runner does, and when; by a clock that tests move."""
 
 import dataclasses
+import importlib
 import logging
+import sys
 import threading
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -35,6 +38,9 @@ Action, State = tasks.Action, tasks.State
 
 class RunnerCase(base.BaseTestCase):
 
+    # Seconds the runner waits for a task to end.
+    wait = 3
+
     def setUp(self):
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger(level=logging.INFO))
@@ -49,7 +55,7 @@ class RunnerCase(base.BaseTestCase):
         """Return what another process of the home has."""
         store = stores.TaskStore(home.Home(self.home), 'ours')
         return store, runner.TaskRunner(store, self.sites.get, self.database,
-                                        self.clock)
+                                        self.clock, wait=self.wait)
 
     def task(self, action=Action.DELETE, **fields):
         """Record a task."""
@@ -169,15 +175,13 @@ class TestTasks(RunnerCase):
         self.edge.add('2', OTHER)
         self.task()
         self.task(image=OTHER, image_id='2')
-        ask = self.database.ask
+        uri = self.edge.uri
 
-        def fail(image_id, uri):
-            if image_id == IMAGE:
+        def fail(image, pool=None):
+            if image == IMAGE:
                 raise SystemError('a bug')
-            return ask(image_id, uri)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.actions.Executor.ask',
-            lambda executor, site, record: fail(record.image, '')))
+            return uri(image, pool)
+        self.edge.uri = fail
         self.runner.run()
         self.assertEqual(['1'], self.images)
         task, = self.left
@@ -215,10 +219,15 @@ class TestPace(RunnerCase):
         self.edge.add('1')
         self.task()
         self.tried = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.actions.Executor.ask',
-            lambda *args: self.tried.append(self.clock.now)
-            or self.database.ask(*args[1:])))
+        # What each attempt fails with, or None.
+        self.failure = None
+        self.uri, self.edge.uri = self.edge.uri, self.attempt
+
+    def attempt(self, image, pool=None):
+        self.tried.append(self.clock.now)
+        if self.failure:
+            raise self.failure
+        return self.uri(image, pool)
 
     def pauses(self, seconds):
         """Return the seconds between attempts, run once a second."""
@@ -230,7 +239,7 @@ class TestPace(RunnerCase):
                 in zip(self.tried, self.tried[1:])]
 
     def test_failures(self):
-        self.database.refusal = ZeroDivisionError('broken')
+        self.failure = ZeroDivisionError('broken')
         pauses = self.pauses(300)
         self.assertEqual([4, 8, 16, 20], pauses[:4])
         self.assertEqual({20}, set(pauses[4:]))
@@ -251,9 +260,9 @@ class TestPace(RunnerCase):
         self.assertEqual({600}, set(self.pauses(1300)))
 
     def test_new_record_of_an_old_key(self):
-        self.database.refusal = ZeroDivisionError('broken')
+        self.failure = ZeroDivisionError('broken')
         self.pauses(100)
-        self.database.refusal = None
+        self.failure = None
         self.store.remove(self.left[0])
         self.runner.run()
         self.task()
@@ -270,23 +279,13 @@ class TestPace(RunnerCase):
         self.assertEqual([], self.left)
 
     def test_tried_at_once_after_failures_too(self):
-        refusal = fakes.errors.Unreachable('edge', 'it is away', 'wait')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.actions.Executor.ask', fail_with(refusal)))
+        self.failure = fakes.errors.Unreachable('edge', 'it is away', 'wait')
         for _time in range(9):
             self.pauses(20)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.actions.Executor.ask',
-            lambda *args: self.database.ask(*args[1:])))
+        self.failure = None
         self.edge.back()
         self.runner.run()
         self.assertEqual([], self.left)
-
-
-def fail_with(exc):
-    def fail(*args, **kwargs):
-        raise exc
-    return fail
 
 
 class TickingClock(fakes.Clock):
@@ -299,10 +298,10 @@ class TickingClock(fakes.Clock):
 
 class TestHanging(RunnerCase):
 
+    wait = 0.01
+
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.runner._WAIT', 0.01))
         self.clock = TickingClock()
         self.store, self.runner = self.process()
         self.over = threading.Event()
@@ -359,9 +358,11 @@ class TestHanging(RunnerCase):
         self.assertLessEqual(len(self.runner._own.running), 64)
 
     def test_under_eventlet_too(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.native.patched', lambda: True))
-        self.test_many_that_hang()
+        patcher = mock.Mock(original=importlib.import_module)
+        with mock.patch.dict(sys.modules, {'eventlet.patcher': patcher}):
+            self.test_many_that_hang()
+            self.end()
+        patcher.is_monkey_patched.assert_called_with('thread')
 
 
 class TestTurns(RunnerCase):

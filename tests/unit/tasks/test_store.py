@@ -165,11 +165,10 @@ class TestHomeAway(StoreCase):
         def put_slowly(*args, **kwargs):
             self.store.spool.put({task.key: self.store.text(changed)})
             put(*args, **kwargs)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.omap.put', put_slowly))
+        self.cluster.put = put_slowly
         self.store.drain()
         self.assertEqual([changed], self.store.scan().records)
-        self.useFixture(fixtures.MonkeyPatch('glance_dcn.ceph.omap.put', put))
+        self.cluster.put = put
         self.store.drain()
         self.assertEqual({task.key: self.store.text(changed)}, self.kept)
 
@@ -187,8 +186,7 @@ class TestHomeAway(StoreCase):
                 # It is away for a while.
                 removed.wait(0.5)
             put(*args, **kwargs)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.omap.put', put_slowly))
+        self.cluster.put = put_slowly
         thread = threading.Thread(target=self.store.drain)
         thread.start()
         self.assertTrue(writing.wait(60))

@@ -122,8 +122,9 @@ class ReferenceTestCase(base.BaseTestCase):
         for name in ('no_proxy', 'NO_PROXY'):
             self.useFixture(fixtures.EnvironmentVariable(name, '*'))
 
-    def judge(self, url, others=(), public=None):
-        return identities.judge(url, public, self.identity, list(others))
+    def judge(self, url, others=(), public=None, **options):
+        return identities.judge(url, public, self.identity, list(others),
+                                **options)
 
     def assertWrong(self, verdict, *words):
         """It is wrong, and the text has these words and a cure."""
@@ -278,8 +279,6 @@ class AnsweredTest(ReferenceTestCase):
         self.assertTrue(verdict.passing)
 
     def test_too_late(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.identity._TIMEOUT', (5, 0.2)))
         go_on = threading.Event()
         self.addCleanup(go_on.set)
 
@@ -287,7 +286,8 @@ class AnsweredTest(ReferenceTestCase):
             go_on.wait(20)
             return 200, ''
         server = self.serve(late)
-        self.assertWrong(self.judge(server.url), 'does not answer within')
+        self.assertWrong(self.judge(server.url, timeout=(5, 0.2)),
+                         'does not answer within')
 
     def test_host_that_is_not_known(self):
         self.assertWrong(self.judge('http://worker.invalid:9292'),

@@ -499,9 +499,10 @@ class BeginTest(base.BaseTestCase):
             lambda periodic: None))
         self.conf = cfg.ConfigOpts()
         options.register(self.conf)
+        self.conf.register_opts([
+            cfg.StrOpt('node_staging_uri', default='file:///s'),
+            cfg.DictOpt('enabled_backends')])
         self.conf([], prog='glance-api')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.path', lambda conf: '/s'))
 
     def test_folders(self):
         found = leader.folders(self.conf, 'ours')

@@ -31,6 +31,7 @@ from glance_dcn.workers import identity as identities
 from glance_dcn.workers import leader
 from glance_dcn.workers import presence
 from glance_dcn.workers import registry
+from glance_dcn.workers import takeover
 from tests import runtimes
 from tests.unit.tasks import fakes as task_fakes
 from tests.unit.workers import fakes
@@ -48,7 +49,8 @@ class PresenceTest(base.BaseTestCase):
         self.conf = cfg.ConfigOpts()
         self.conf.register_opts([
             cfg.StrOpt('worker_self_reference_url', default=URL),
-            cfg.StrOpt('public_endpoint')])
+            cfg.StrOpt('public_endpoint'), cfg.StrOpt('node_staging_uri'),
+            cfg.DictOpt('enabled_backends')])
         options.register(self.conf)
         self.conf([])
         self.logged = self.useFixture(fixtures.FakeLogger(
@@ -56,12 +58,8 @@ class PresenceTest(base.BaseTestCase):
         self.registry = fakes.Registry()
         self.staging = self.useFixture(fixtures.TempDir()).path
         self.now = 1000.0
-        self.useFixture(fixtures.MonkeyPatch('time.monotonic',
-                                             lambda: self.now))
         self.verdicts = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.identity.judge',
-            lambda *args, **kwargs: self.verdicts.pop(0)))
+        self.roll_back = takeover.roll_back
         self.presence = self.process()
 
     def process(self):
@@ -74,7 +72,11 @@ class PresenceTest(base.BaseTestCase):
         # As long as heartbeats may be left out by default.
         made = presence.Presence(self.conf, self.registry, found,
                                  leader.HostLead([found.folder], 30,
-                                                 clock=lambda: self.now))
+                                                 clock=lambda: self.now),
+                                 clock=lambda: self.now,
+                                 judge=lambda *args, **kwargs:
+                                 self.verdicts.pop(0),
+                                 roll_back=lambda *args: self.roll_back(*args))
         self.addCleanup(made.stop)
         return made
 
@@ -104,8 +106,7 @@ class PresenceTest(base.BaseTestCase):
     def begin(self, prog):
         """Return whether a process that is called so has a presence."""
         self.useFixture(runtimes.Runtime())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.path', lambda conf: self.staging))
+        self.conf.set_default('node_staging_uri', 'file://' + self.staging)
         for name in ('identities.begin', 'active_imports.on_begin',
                      'Presence.start'):
             self.useFixture(fixtures.MockPatch(
@@ -261,8 +262,7 @@ class PresenceTest(base.BaseTestCase):
         def undo(_conf, _worker, entry):
             undone.append(entry.task)
             self.beat_in_vain()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.takeover.roll_back', undo))
+        self.roll_back = undo
         self.presence.stop()
         self.presence.beat()
         self.presence.read_peers()

@@ -17,6 +17,7 @@ import os
 import pathlib
 import threading
 import time
+import types
 from unittest import mock
 import uuid
 
@@ -46,8 +47,8 @@ class TakeoverTest(base.BaseTestCase):
         self.own, self.theirs = (
             pathlib.Path(self.useFixture(fixtures.TempDir()).path)
             for _ in range(2))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.path', lambda conf: str(self.own)))
+        self.conf = types.SimpleNamespace(
+            enabled_backends=None, node_staging_uri='file://%s' % self.own)
         self.glance = self.useFixture(glance.Database())
         self.image_id, self.task_id = str(uuid.uuid4()), str(uuid.uuid4())
         self.worker = registry.Worker(
@@ -73,7 +74,7 @@ class TakeoverTest(base.BaseTestCase):
                                   'container_format': 'bare'})
 
     def undo(self, entry):
-        return takeover.roll_back(None, self.worker, entry)
+        return takeover.roll_back(self.conf, self.worker, entry)
 
     @property
     def image(self):
@@ -306,13 +307,12 @@ class PeersTest(base.BaseTestCase):
         super().setUp()
         self.registry = fakes.Registry()
         self.now = 1000.0
-        self.useFixture(fixtures.MonkeyPatch('time.monotonic',
-                                             lambda: self.now))
         self.undone = []
         self.peers = self.watcher('me')
 
     def watcher(self, name):
-        return takeover.Peers(self.registry, name, TIMEOUT, self.undo)
+        return takeover.Peers(self.registry, name, TIMEOUT, self.undo,
+                              clock=lambda: self.now)
 
     def undo(self, worker, entry):
         self.undone.append((worker.identity, entry.task))
@@ -333,10 +333,8 @@ class PeersTest(base.BaseTestCase):
         return self.registry.worker(identity)[0].taken_by
 
     def test_right_to_act_lasts_as_long_as_the_work(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.takeover._RENEWAL', 0.01))
         renewed = threading.Event()
-        with takeover.acting(self.registry, 'other', 'me') as renew:
+        with takeover.acting(self.registry, 'other', 'me', 0.01) as renew:
             self.assertTrue(renew())
             with mock.patch.object(
                     self.registry, 'hold',
