@@ -66,9 +66,19 @@ class Stores(fixtures.Fixture):
         cfg.CONF.set_override('enabled_backends',
                               dict.fromkeys(self._found, 'rbd'))
         self.addCleanup(cfg.CONF.clear_override, 'enabled_backends')
-        glance_store.register_store_opts(cfg.CONF, _RESERVED)
+        self._register()
         cfg.CONF.set_override('filesystem_store_datadir',
                               self.useFixture(fixtures.TempDir()).path,
                               _STAGING)
         self.addCleanup(cfg.CONF.clear_override, 'filesystem_store_datadir',
                         _STAGING)
+
+    def _register(self) -> None:
+        """Register the options of the stores for as long as this is used.
+
+        Other tests have stores of the same names, and other types.
+        """
+        for name in (*self._found, _STAGING):
+            group = cfg.CONF._get_group(name, autocreate=True)
+            self.useFixture(fixtures.MockPatchObject(group, '_opts', {}))
+        glance_store.register_store_opts(cfg.CONF, _RESERVED)

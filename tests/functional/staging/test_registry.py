@@ -138,7 +138,8 @@ class RegistryTest(base.CephTestCase):
         self.assertEqual([], self.registry.tasks(str(uuid.uuid4())))
 
     def test_all_in_one_walk(self):
-        self.registry.replace(None, self.worker, [figures.Figures('dcn/0')])
+        self.registry.replace(None, self.worker,
+                              [figures.Figures('dcn/0', {})])
         entry = self.entry()
         self.registry.note(self.identity, entry)
         later = 'task/%s/later' % self.identity
