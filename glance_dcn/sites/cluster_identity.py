@@ -145,9 +145,20 @@ def _parse(text: str | None, deployment: str) -> ClusterIdentity | None:
 
 
 class ClusterIdentities:
-    """The stores of one process, and the identities of their clusters."""
+    """The stores of one process, and the identities of their clusters.
 
-    def __init__(self) -> None:
+    The parameters read and write the records, as the functions of this module
+    do.
+    """
+
+    def __init__(
+            self,
+            load: Callable[..., dict[str, ClusterIdentity]] = load,
+            add: Callable[..., bool] = add,
+            replace: Callable[..., str | None] = replace,
+            former: Callable[..., set[str]] = former) -> None:
+        self._load, self._add = load, add
+        self._replace, self._former = replace, former
         #: Identity of the deployment, whose records count.
         self.deployment = ''
         # By name, in the order in which they were configured.
@@ -227,7 +238,7 @@ class ClusterIdentities:
                 'of others are not recorded', 'restart Glance instead')
         try:
             with self._home.open() as ioctx:
-                before = replace(ioctx, self.deployment, site.name, fsid)
+                before = self._replace(ioctx, self.deployment, site.name, fsid)
         except record_format.OtherRelease as exc:
             raise errors.Misconfigured(
                 site.name, 'its former clusters are recorded in a form that '
@@ -249,7 +260,7 @@ class ClusterIdentities:
             return False
         try:
             with self._home.open() as ioctx:
-                return fsid in former(ioctx, self.deployment, site.name)
+                return fsid in self._former(ioctx, self.deployment, site.name)
         except (errors.ClusterError, Error) as exc:
             LOG.warning('Which clusters store %(store)s had before cannot be '
                         'told: %(error)s', {'store': site.name, 'error': exc})
@@ -280,16 +291,17 @@ class ClusterIdentities:
 
     def _exchange(self, ioctx: rados.Ioctx) -> dict[str, ClusterIdentity]:
         """Add the records that are missing, and return all."""
-        recorded = load(ioctx, self.deployment, self._tell)
+        recorded = self._load(ioctx, self.deployment, self._tell)
         is_missing = False
         for name, site in list(self._sites.items()):
             fsid = site.connection.connected_fsid
             if fsid and name not in recorded and site is not self._home.site:
                 seen = self._seen.get(name)
                 is_missing = True
-                add(ioctx, self.deployment, name, seen.fsid if seen else fsid)
-        return (load(ioctx, self.deployment, self._tell) if is_missing
-                else recorded)
+                self._add(ioctx, self.deployment, name,
+                          seen.fsid if seen else fsid)
+        return (self._load(ioctx, self.deployment, self._tell)
+                if is_missing else recorded)
 
     def _tell(self, text: str) -> None:
         LOG.log(logging.DEBUG if text in self._told else logging.WARNING, text)

@@ -91,10 +91,6 @@ class IdentityCase(base.BaseTestCase):
         super().setUp()
         self.log = self.useFixture(fixtures.FakeLogger())
         self.kept, self.gone = {}, set()
-        for name in ('load', 'add', 'replace', 'former'):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.sites.cluster_identity.' + name,
-                getattr(self, name)))
         self.home = Site('central', HOME)
         self.edge = Site('edge', ONE)
         self.identities = self.process(self.home, self.edge)
@@ -121,7 +117,9 @@ class IdentityCase(base.BaseTestCase):
 
     def process(self, *sites):
         """Return what a new process has, whose first site is the default."""
-        made = cluster_identity.ClusterIdentities()
+        made = cluster_identity.ClusterIdentities(
+            load=lambda *args: self.load(*args), add=self.add,
+            replace=self.replace, former=self.former)
         made.deployment = 'ours'
         self.addCleanup(made.stop)
         for site in sites:
@@ -300,9 +298,7 @@ class TestPatience(IdentityCase):
         made.check(leaving)
 
     def test_default_that_hangs(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.cluster_identity.load',
-            lambda *args: time.sleep(10)))
+        self.load = lambda *args: time.sleep(10)
         began = time.monotonic()
         self.identities.check(self.edge)
         self.assertLess(time.monotonic() - began, 8)
@@ -314,8 +310,7 @@ class TestPatience(IdentityCase):
     def test_default_that_refuses(self):
         def load(*args):
             raise cluster_identity.Error('no caps')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.cluster_identity.load', load))
+        self.load = load
         self.identities.synchronise()
         self.assertIn('no caps', self.log.output)
         self.identities.check(self.edge)
