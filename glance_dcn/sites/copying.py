@@ -163,6 +163,7 @@ class Copy:
         these targets stays; after one from then on, all of it does, for
         Glance may have it. Exceptions of all three end the copy
     :param late: seconds after which a target is late at the earliest
+    :param waves: makes the waves of the targets, of which so many run at once
     """
 
     def __init__(self, image: str, sources: Sequence[sources_.Source],
@@ -175,7 +176,9 @@ class Copy:
                  interval: float = 1,
                  waiting: Callable[[list[str]], None] | None = None,
                  finished: Callable[..., None] | None = None,
-                 late: float = 2) -> None:
+                 late: float = 2,
+                 waves: Callable[[Iterable[sites_.Site], int],
+                                 targets_.Waves] = targets_.Waves) -> None:
         self._image = image
         self._late = late
         self._sources = sources
@@ -183,7 +186,7 @@ class Copy:
         self._size = size
         self._missing = [name for name in wanted if name not in self._hashes]
         self._memory = memory
-        self._waves = targets_.Waves(targets, at_once)
+        self._waves = waves(targets, at_once)
         self._progress = progress
         self._interval = interval
         self._told = time.monotonic()

@@ -69,6 +69,7 @@ class Target:
     :param size: bytes
     :param hashes: hex digests over all bytes by hashlib name
     :param memory: bytes of data held at most, to read what is there
+    :param adopt: adopts a complete image that is there already
     :ivar error: why it has failed, or None
     :ivar endpoint: for the engine, once it is open, if it is to be written
     :ivar adopted: whether the image was there already
@@ -86,6 +87,7 @@ class Target:
     record: records.Record | None
     hashes: dict[str, str]
     memory: int
+    adopt: Callable[..., None] = existing.adopt
     error: BaseException | None = None
     endpoint: rbd_backend.RBD | None = None
     adopted: bool = False
@@ -128,9 +130,9 @@ class Target:
             self.image_id = self.endpoint.image.id()
         except existing.Complete as exc:
             self._begun = False
-            existing.adopt(self.site, self._pool, exc.found, self.size,
-                           self.record.content if self.record else None,
-                           self.hashes, self.memory)
+            self.adopt(self.site, self._pool, exc.found, self.size,
+                       self.record.content if self.record else None,
+                       self.hashes, self.memory)
             self.adopted = True
             self.image_id = exc.found.image_id
             self.site.published(self.image, self.size)

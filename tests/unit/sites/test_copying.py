@@ -37,6 +37,13 @@ MIB = 1 << 20
 _numbers = itertools.count()
 
 
+class OneStraggler(targets_.Waves):
+    """Waves of which one target at most continues by itself."""
+
+    def straggles(self, target):
+        return not self.stragglers and super().straggles(target)
+
+
 class WavesTestCase(base.BaseTestCase):
 
     def setUp(self):
@@ -150,11 +157,8 @@ class CopyTest(WavesTestCase):
                 for one in slow:
                     one.limits.set(0, 0)
         log = self.useFixture(fixtures.FakeLogger())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.sites.targets.Waves.straggles',
-            lambda waves, target: not waves.stragglers
-            and not waves.stragglers.append(target)))
-        self.copy([*slow, *targets], at_once=11, finished=note).run()
+        self.copy([*slow, *targets], at_once=11, finished=note,
+                  waves=OneStraggler).run()
         self.assertIn('takes image image later', log.output)
         self.assertEqual({one.name for one in slow}, set(self.noted[-3:]))
         self.assertCopied(*slow, *targets)
@@ -312,9 +316,9 @@ class AdoptedTargetTest(base.BaseTestCase):
         self.site.open_pool.return_value = contextlib.nullcontext('ioctx')
         self.site.begin.side_effect = existing.Complete(
             existing.ExistingImage(IMAGE, '17', 10, ('snap',), True))
-        self.target = targets_.Target(self.site, IMAGE, 10, None, {}, 0)
-        with mock.patch('glance_dcn.sites.existing.adopt'):
-            self.target.open()
+        self.target = targets_.Target(self.site, IMAGE, 10, None, {}, 0,
+                                      adopt=lambda *args: None)
+        self.target.open()
 
     def assertReleased(self, *calls):
         self.assertEqual([mock.call(IMAGE, image_id) for image_id in calls],

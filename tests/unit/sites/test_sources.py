@@ -43,7 +43,7 @@ _SETTINGS = hypothesis.settings(
 class FakeImage:
     """An RBD image that has been opened.
 
-    :param record: its record, which records.load() is made to return
+    :param record: its record, or None
     """
 
     def __init__(self, record):
@@ -51,6 +51,11 @@ class FakeImage:
 
     def id(self):
         return 'id'
+
+    def metadata_get(self, key):
+        if self.record is None:
+            raise KeyError(key)
+        return records.compose(self.record, self.id())
 
     def list_snaps(self):
         return [{'name': 'snap', 'id': 7}, {'name': 'other', 'id': 8}]
@@ -198,8 +203,6 @@ class SourceFailoverTest(base.BaseTestCase):
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
         self.useFixture(runtimes.Runtime())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.records.load', lambda image: image.record))
         self.record = signed('digest')
         self.error = engine_errors.RequestError('one', 'read', 110)
 
