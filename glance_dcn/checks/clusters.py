@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import stat
+import typing
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
@@ -26,6 +27,11 @@ from glance_dcn.checks import subjects
 from glance_dcn.deploy import model
 from glance_dcn.sites import cluster_identity
 from glance_dcn.sites import home as homes
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import rados
 
 FAIL, WARN, SITE = registry.FAIL, registry.WARN, registry.SITE
 Found = registry.Found
@@ -120,7 +126,9 @@ def keyring(site: subjects.Site) -> str:
     some=(WARN, '%(silent)s of %(all)d monitors cannot be reached: '
           '%(which)s', 'see that those monitors are up and can be reached '
           'from this node: should the others fail, the site is lost to it'))
-def monitors(site: subjects.Site) -> str:
+def monitors(site: subjects.Site,
+             answers: Callable[[str, int, float], str | None] = trial.answers
+             ) -> str:
     """Connect to the cluster, and to each monitor."""
     try:
         site.connect()
@@ -136,7 +144,7 @@ def monitors(site: subjects.Site) -> str:
         return 'they answer'
     silent = {}
     for name, places in found:
-        why = [trial.answers(host, port, _MONITOR_TIMEOUT)
+        why = [answers(host, port, _MONITOR_TIMEOUT)
                for host, port in places]
         if all(why):
             silent[name] = why[0]
@@ -222,14 +230,17 @@ def pool(site: subjects.Site) -> str:
     failed=(FAIL, 'a scratch image in pool %(pool)s: %(right)s failed '
             '(%(error)s)', 'see with "ceph -s" whether the cluster is '
             'healthy and has room'))
-def rights(site: subjects.Site) -> str:
+def rights(site: subjects.Site,
+           sweep: Callable[[rados.Ioctx], object] = trial.sweep,
+           try_all: Callable[[rados.Ioctx, Callable[[], bool]], list[str]] = (
+               trial.rights)) -> str:
     """Do all operations of Glance to a scratch image."""
     try:
         if site.target.access is model.Access.READ_ONLY:
             done = trial.reading(site.opened)
         else:
-            trial.sweep(site.opened)
-            done = trial.rights(site.opened, site.going_on)
+            sweep(site.opened)
+            done = try_all(site.opened, site.going_on)
     except trial.Refused as exc:
         raise Found('missing' if errors.is_denied(exc.error)
                     else 'failed', right=exc.right, error=exc.error)

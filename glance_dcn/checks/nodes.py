@@ -40,6 +40,7 @@ from glance_dcn.upstream import glance_interfaces
 from glance_dcn.upstream import plugins
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Mapping
 
 FAIL, WARN, NODE = registry.FAIL, registry.WARN, registry.NODE
@@ -59,6 +60,11 @@ _LEAST = units.Gi
 _GLANCE_TIMEOUT = 4
 # Seconds that the database has to answer.
 _DATABASE_TIMEOUT = 10
+
+
+def _installed(namespace: str) -> set[str]:
+    """Return the names of the plugins installed in a namespace."""
+    return {point.name for point in plugins.entry_points(namespace)}
 
 
 @registry.check(
@@ -193,10 +199,11 @@ def interfaces(node: subjects.Node) -> str:
            'runs in; another package must not have a plugin of that name'),
     method=(FAIL, 'copy-image is not among enabled_import_methods',
             'add copy-image to enabled_import_methods in [DEFAULT]'))
-def copies(node: subjects.Node) -> str:
+def copies(node: subjects.Node,
+           ours_wins: Callable[[str], bool] = plugins.ours_wins) -> str:
     """Check whether glance_dcn's copy_image replaces stock's."""
     plugins.prefer_ours()
-    if not plugins.ours_wins('copy_image'):
+    if not ours_wins('copy_image'):
         raise Found('stock')
     if 'copy-image' not in node.conf.enabled_import_methods:
         raise Found('method')
@@ -222,10 +229,12 @@ def copies(node: subjects.Node) -> str:
                'imports when it dies stays locked for an hour, and is left '
                'lying', 'set image_import_plugins = [%(wanted)s] in '
                '[image_import_opts]'))
-def import_plugins(node: subjects.Node) -> str:
+def import_plugins(
+        node: subjects.Node,
+        installed: Callable[[str], set[str]] = _installed) -> str:
     """Check the names and order of image_import_plugins."""
     found = list(node.conf.image_import_opts.image_import_plugins)
-    known = _installed('glance.image_import.plugins')
+    known = installed('glance.image_import.plugins')
     for name in found:
         if name not in known and name != 'no_op':
             raise Found('unknown', name=name)
@@ -242,11 +251,6 @@ def import_plugins(node: subjects.Node) -> str:
         raise Found('unguarded', name=_STAGING_PLUGIN,
                     wanted=_in_order(found))
     return ', '.join(found)
-
-
-def _installed(namespace: str) -> set[str]:
-    """Return the names of the plugins installed in a namespace."""
-    return {point.name for point in plugins.entry_points(namespace)}
 
 
 def _in_order(found: list[str]) -> str:
@@ -335,7 +339,9 @@ def quota(node: subjects.Node) -> str:
            'than %(wanted).1f GiB', 'make room for the largest images that '
            'are imported at the same time, before and after conversion, or '
            'say with --staging-room how much is enough'))
-def staging(node: subjects.Node) -> str:
+def staging(node: subjects.Node,
+            file_system: Callable[[str], str | None] = folder.file_system
+            ) -> str:
     """Check the staging folder: rights, file system and free space."""
     path = node.conf[STAGING].filesystem_store_datadir
     user = node.access.user
@@ -344,7 +350,7 @@ def staging(node: subjects.Node) -> str:
     error = node.access.why_unwritable(path)
     if error:
         raise Found('unwritable', path=path, user=user, error=error)
-    kind = folder.file_system(path)
+    kind = file_system(path)
     if kind in folder.NETWORK:
         raise Found('remote', path=path, kind=kind)
     info = os.statvfs(path)

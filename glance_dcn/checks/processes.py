@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import typing
 
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
@@ -25,9 +26,19 @@ from glance_dcn.runtime import limits
 from glance_dcn.tasks import deployment as deployments
 from glance_dcn.workers import leader
 
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oslo_config import cfg
+
 # A leader's file, by its generation, and the process in it.
 _LEAD = re.compile(r'lead\.(\d+)', re.ASCII)
 _PID = re.compile(rb'pid (\d+) ', re.ASCII)
+
+
+def _folders(conf: cfg.ConfigOpts) -> list[str]:
+    """Return the folders that the processes of this Glance may share."""
+    return leader.folders(conf, deployments.deployment_id(conf))
 
 
 @registry.check(
@@ -39,18 +50,21 @@ _PID = re.compile(rb'pid (\d+) ', re.ASCII)
     unread=(registry.WARN, 'process %(pid)d of Glance cannot be inspected '
             '(%(error)s)', 'run this again, as root or as the user that '
             'Glance runs as'))
-def process_limits(node: subjects.Node) -> str:
+def process_limits(
+        node: subjects.Node,
+        folders: Callable[[cfg.ConfigOpts], list[str]] = _folders,
+        limits_of: Callable[..., limits.ProcessLimits] = limits.ProcessLimits
+        ) -> str:
     """Compare the limits of the Glance that runs here with its needs."""
     wanted = node.conf.glance_dcn.dcn_max_clients
     need = limits.ProcessLimits.need(wanted)
-    pid = leading_process(leader.folders(
-        node.conf, deployments.deployment_id(node.conf)))
+    pid = leading_process(folders(node.conf))
     if pid is None:
         return ('no Glance runs here; each of its processes needs %s threads '
                 'and %s open files' % (need.threads, need.files))
     count = siblings(pid)
     try:
-        found = limits.ProcessLimits(pid=pid).shortages(wanted, count)
+        found = limits_of(pid=pid).shortages(wanted, count)
     except (PermissionError, ProcessLookupError) as exc:
         raise registry.Found('unread', pid=pid, error=exc.strerror)
     if found:

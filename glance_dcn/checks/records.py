@@ -32,6 +32,9 @@ from glance_dcn.status import poll
 from glance_dcn.tasks import store as stores
 from glance_dcn.workers import registry as registries
 
+if typing.TYPE_CHECKING:
+    import rados
+
 
 @registry.check(
     'images', registry.SITE, 'The images that Glance has there are there',
@@ -60,14 +63,16 @@ from glance_dcn.workers import registry as registries
               'healthy, and run "ceph auth caps %(user)s %(caps)s" if the '
               'user may not list the pool; until then it is not known whether '
               'images are lost'))
-def images(site: subjects.Site) -> str:
+def images(site: subjects.Site,
+           list_images: typing.Callable[[rados.Ioctx], set[str]] = (
+               trial.names)) -> str:
     """Compare the locations in Glance's database with the pool."""
     assert site.located is not None, 'it is that of a check'
     found = _read(site.located.get)
     wanted = found.get(site.name, set())
     # After the database: what came since is not missed.
     try:
-        names = trial.names(site.opened)
+        names = list_images(site.opened)
     except trial.Error as exc:
         raise registry.Found('unlisted', error=exc)
     state = poll.SiteStatus(site.name, fsid=site.fsid, pool=site.target.pool,
@@ -155,14 +160,16 @@ def records(site: subjects.Site) -> str:
             + ' worker/IDENTITY": '
             'first see in "glance-dcn worker list", which tells its '
             'identity, that it has left nothing to be done'))
-def workers(site: subjects.Site) -> str:
+def workers(site: subjects.Site,
+            registry_of: typing.Callable[
+                [homes.Home, str], registries.Registry] = registries.Registry
+            ) -> str:
     """Read what each worker has found out about itself."""
     if not site.keeps_records:
         return 'they are known at their own site alone'
     living: list[registries.Worker] = []
     silent: list[registries.Worker] = []
-    for worker, _text in registries.Registry(
-            site.home, site.deployment).workers():
+    for worker, _text in registry_of(site.home, site.deployment).workers():
         # A pool may once have been that of a store of another name.
         if worker.site == site.name and worker.taken_by is None:
             # One that is silent is not judged by what it said last.

@@ -29,6 +29,7 @@ import typing
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
     from collections.abc import Iterable
+    from collections.abc import Mapping
 
     from glance_dcn.checks import subjects
 
@@ -188,6 +189,6 @@ def check(name: str, scope: Scope, title: str, needs: tuple[str, ...] = (),
     return register
 
 
-def of(scope: Scope) -> list[Check]:
+def of(scope: Scope, checks: Mapping[str, Check] = CHECKS) -> list[Check]:
     """Return the checks of a scope, in order."""
-    return [entry for entry in CHECKS.values() if entry.scope == scope]
+    return [entry for entry in checks.values() if entry.scope == scope]

@@ -37,6 +37,7 @@ from glance_dcn.runtime import scheduler as schedulers
 
 if typing.TYPE_CHECKING:
     from collections.abc import Iterable
+    from collections.abc import Mapping
 
 # Subjects at a time: each site takes a client, which has a dozen threads.
 _AT_ONCE = schedulers.Limit('check', 24)
@@ -47,15 +48,18 @@ _SCOPES = {subjects.Site: registry.SITE, subjects.Node: registry.NODE,
 
 
 def run(things: list[subjects.Subject], timeout: float,
-        only: Iterable[str] = ()) -> list[registry.Finding]:
+        only: Iterable[str] = (),
+        checks: Mapping[str, registry.Check] = registry.CHECKS
+        ) -> list[registry.Finding]:
     """Run all checks.
 
     :param timeout: seconds after which a check is late
     :param only: names of checks whose outcome is wanted; none: all
+    :param checks: all that there are, by name
     :returns: with those of others that failed, without which a wanted one
         could not run
     """
-    run = _Run(things, only)
+    run = _Run(things, only, checks)
     try:
         run.wait(timeout)
     finally:
@@ -78,8 +82,10 @@ class _Run:
     """One run over all subjects."""
 
     def __init__(self, things: list[subjects.Subject],
-                 only: Iterable[str]) -> None:
+                 only: Iterable[str],
+                 known: Mapping[str, registry.Check]) -> None:
         self._things = things
+        self._known = known
         self._only = set(only)
         self._wanted = self._needed()
         # Filled in by the threads, by number of the subject.
@@ -93,18 +99,18 @@ class _Run:
 
     def _needed(self) -> set[str]:
         """Return the names of the checks to run."""
-        names = set(self._only) or set(registry.CHECKS)
+        names = set(self._only) or set(self._known)
         if 'own-pool' in names:
             names.add('pool')
         while True:
-            more = names.union(*(registry.CHECKS[name].needs
-                                 for name in names))
+            more = names.union(*(self._known[name].needs for name in names))
             if more == names:
                 return names
             names = more
 
     def _checks(self, thing: subjects.Subject) -> list[registry.Check]:
-        return [check for check in registry.of(_SCOPES[type(thing)])
+        return [check for check
+                in registry.of(_SCOPES[type(thing)], self._known)
                 if check.name in self._wanted]
 
     def _run_checks(self, number: int, thing: subjects.Subject) -> None:
@@ -178,6 +184,6 @@ class _Run:
         return [check.run(subjects.Sites(
             site, [other for other in sites[:number] if other.fsid],
             kept.get(site.name)))
-            for check in registry.of(registry.ALL)
+            for check in registry.of(registry.ALL, self._known)
             if check.name in self._wanted
             for number, site in enumerate(sites) if site.ioctx and site.fsid]

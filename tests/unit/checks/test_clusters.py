@@ -13,6 +13,7 @@
 """Checks of a cluster that can be made without one."""
 
 import errno
+import json
 import os
 import pathlib
 import types
@@ -24,11 +25,11 @@ import rados
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import trial
 from glance_dcn.checks import access
-from glance_dcn.checks import registry
 from glance_dcn.checks import runner
 from glance_dcn.checks import subjects
 from glance_dcn.sites import cluster_identity
 from glance_dcn.status import cluster
+from tests.unit.checks import fakes
 
 FSID = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0001'
 OTHER = '5f2b9a54-3c1e-4d0a-9a43-0c7a6d1f0002'
@@ -65,9 +66,9 @@ class ClusterTestCase(base.BaseTestCase):
             'name': 'edge', 'pool': 'images', 'conf_file': str(self.path),
             'user': 'glance'}, **fields)), access.Access())
 
-    def look(self, check, subject=None):
+    def look(self, check, subject=None, **known):
         """Return the level, and the message."""
-        finding = registry.CHECKS[check].run(subject or self.site())
+        finding = fakes.check(check, **known).run(subject or self.site())
         return finding.level, finding.text
 
 
@@ -175,27 +176,28 @@ class TestConnecting(ClusterTestCase):
         self.assertIn(OTHER, text)
 
     def test_some_monitors_are_silent(self):
-        for name, value in (
-                ('status.cluster.Cluster.connect',
-                 lambda self: setattr(self, 'client', object())),
-                ('ceph.trial.monitors', lambda client: [
-                    ('a', [('a', 1)]), ('b', [('b', 1), ('c', 2)])]),
-                ('ceph.trial.answers', lambda host, port, timeout:
-                    None if host == 'c' else 'Connection refused')):
-            self.useFixture(fixtures.MonkeyPatch('glance_dcn.' + name, value))
-        level, text = self.look('monitors')
+        def connect():
+            site.client = types.SimpleNamespace(
+                mon_command=lambda *args: (0, json.dumps(dump), ''))
+        dump = {'mons': [
+            {'name': name, 'public_addrs': {'addrvec': [
+                {'addr': place} for place in places]}}
+            for name, places in (('a', ['a:1']), ('b', ['b:1', 'c:2']))]}
+        site = self.site()
+        site.connect = connect
+        level, text = self.look(
+            'monitors', site, answers=lambda host, port, timeout:
+            None if host == 'c' else 'Connection refused')
         self.assertEqual('warn', level)
         self.assertIn('1 of 2 monitors cannot be reached: a (Conn', text)
 
     def test_the_right_that_is_missing_is_named(self):
         def refuse(ioctx, going_on):
             raise trial.Refused('clone', OSError(1, 'not permitted'))
-        for name, value in (('rights', refuse), ('sweep', lambda ioctx: None)):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.ceph.trial.' + name, value))
         site = self.site()
         site.ioctx = object()
-        finding = registry.CHECKS['rights'].run(site)
+        finding = fakes.check('rights', sweep=lambda ioctx: None,
+                              try_all=refuse).run(site)
         self.assertIn('client.glance may not clone images in pool images',
                       finding.text)
         self.assertIn("osd 'profile rbd pool=images'", finding.remedy)

@@ -27,6 +27,7 @@ from glance_dcn.checks import access
 from glance_dcn.checks import nodes
 from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
+from tests.unit.checks import fakes
 
 GIB = 1 << 30
 
@@ -53,10 +54,10 @@ class NodeTestCase(base.BaseTestCase):
             os_glance_staging_store=space(
                 filesystem_store_datadir=str(self.folder)))
 
-    def look(self, name, room=1):
+    def look(self, name, room=1, user=None, **known):
         """Return the level and the name or text of what is found."""
-        node = subjects.Node(self.conf, access.Access(), room)
-        check = registry.CHECKS[name]
+        node = subjects.Node(self.conf, user or access.Access(), room)
+        check = fakes.check(name, **known)
         try:
             return registry.OK, check.function(node)
         except registry.Found as exc:
@@ -74,15 +75,10 @@ class TestPlugins(NodeTestCase):
 
     def plugins(self, *names):
         self.conf.image_import_opts.image_import_plugins = list(names)
-        return self.look('plugins')
-
-    def setUp(self):
-        super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.nodes._installed', lambda namespace: {
-                'dcn_distributed_staging', 'dcn_image_conversion',
-                'image_conversion', 'image_decompression',
-                'inject_image_metadata'}))
+        return self.look('plugins', installed=lambda namespace: {
+            'dcn_distributed_staging', 'dcn_image_conversion',
+            'image_conversion', 'image_decompression',
+            'inject_image_metadata'})
 
     def test_good(self):
         self.assertEqual('ok', self.plugins(
@@ -193,9 +189,8 @@ class TestOptions(NodeTestCase):
         self.assertEqual(('warn', 'off'), self.look('copies'))
         self.conf.enabled_import_methods.remove('copy-image')
         self.assertEqual(('fail', 'method'), self.look('copies'))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.upstream.plugins.ours_wins', lambda name: False))
-        self.assertEqual(('fail', 'stock'), self.look('copies'))
+        self.assertEqual(('fail', 'stock'), self.look(
+            'copies', ours_wins=lambda name: False))
 
     def test_locations(self):
         self.assertEqual('ok', self.look('locations')[0])
@@ -244,15 +239,14 @@ class TestStaging(NodeTestCase):
         self.assertEqual(('fail', 'full'), self.look('staging', room=GIB))
 
     def test_remote(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.imports.folder.file_system', lambda path: 'nfs4'))
-        self.assertEqual(('fail', 'remote'), self.look('staging'))
+        self.assertEqual(('fail', 'remote'), self.look(
+            'staging', file_system=lambda path: 'nfs4'))
 
     def test_unwritable(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.access.Access.why_unwritable',
-            lambda self, path: 'Permission denied'))
-        self.assertEqual(('fail', 'unwritable'), self.look('staging'))
+        user = access.Access()
+        user.why_unwritable = lambda path: 'Permission denied'
+        self.assertEqual(('fail', 'unwritable'),
+                         self.look('staging', user=user))
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -316,7 +310,7 @@ class TestSelfReference(NodeTestCase):
     def test_an_address_that_only_can_be_bound_is_not_here(self):
         # As with net.ipv4.ip_nonlocal_bind, where a load balancer may run.
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.nodes.socket.socket.bind',
+            'socket.socket.bind',
             lambda self, address: None))
         self.conf.worker_self_reference_url = 'http://192.0.2.7:9292'
         self.assertEqual(('fail', 'foreign'), self.look('self-reference'))

@@ -20,15 +20,17 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import fixtures
 from oslotest import base
 
 from glance_dcn.checks import access
 from glance_dcn.checks import processes
-from glance_dcn.checks import registry
 from glance_dcn.checks import subjects
+from glance_dcn.runtime import limits
 from glance_dcn.workers import leader
+from tests.unit.checks import fakes
 
 _PROGRAM = '''
 import sys, time
@@ -46,11 +48,6 @@ class ProcessesTest(base.BaseTestCase):
         super().setUp()
         self.folder = os.path.join(
             self.useFixture(fixtures.TempDir()).path, 'lead')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.leader.folders',
-            lambda conf, deployment: ['/nonexistent', self.folder]))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.tasks.deployment.deployment_id', lambda conf: 'one'))
 
     def start(self, files):
         """Start a process that leads, with a soft limit of open files."""
@@ -64,12 +61,13 @@ class ProcessesTest(base.BaseTestCase):
         self.assertEqual('leads\n', process.stdout.readline())
         return process
 
-    def check(self, max_clients=4):
+    def check(self, max_clients=4, **known):
         """Return what the check finds."""
         conf = types.SimpleNamespace(glance_dcn=types.SimpleNamespace(
             dcn_max_clients=max_clients))
-        return registry.CHECKS['limits'].run(
-            subjects.Node(conf, access.Access(), 1))
+        return fakes.check(
+            'limits', folders=lambda conf: ['/nonexistent', self.folder],
+            **known).run(subjects.Node(conf, access.Access(), 1))
 
     def test_no_glance(self):
         found = self.check(32)
@@ -91,11 +89,10 @@ class ProcessesTest(base.BaseTestCase):
     def test_one_that_may_not_be_inspected(self):
         process = self.start(200)
 
-        def refuse(limits, wanted, count):
-            raise PermissionError(1, 'Operation not permitted')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.limits.ProcessLimits.shortages', refuse))
-        found = self.check(32)
+        refusing = mock.Mock(spec=limits.ProcessLimits)
+        refusing.shortages.side_effect = PermissionError(
+            1, 'Operation not permitted')
+        found = self.check(32, limits_of=lambda pid: refusing)
         self.assertEqual('warn', found.level)
         self.assertIn('process %d of Glance cannot be inspected (Operation '
                       'not permitted)' % process.pid, found.text)

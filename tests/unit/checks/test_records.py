@@ -14,18 +14,18 @@
 
 import threading
 import time
+from unittest import mock
 
-import fixtures
 from oslotest import base
 import rbd
 
-from glance_dcn.checks import registry
 from glance_dcn.checks import runner  # noqa: F401, all checks are known then
 from glance_dcn.checks import subjects
 from glance_dcn.sites import cluster_identity
 from glance_dcn.status import cluster
 from glance_dcn.status import inventory
 from glance_dcn.workers import registry as registries
+from tests.unit.checks import fakes
 
 
 class TestImages(base.BaseTestCase):
@@ -35,8 +35,9 @@ class TestImages(base.BaseTestCase):
         self.names = {'a', 'b'}
         # What the database says, each time that it is asked.
         self.answers = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.trial.names', lambda ioctx: self.names))
+
+    def _list(self, ioctx):
+        return self.names
 
     def _locations(self):
         found = self.answers.pop(0) if len(self.answers) > 1 else (
@@ -52,7 +53,7 @@ class TestImages(base.BaseTestCase):
         site.fsid, site.kept, site.ioctx = 'f', kept, object()
         site.located = subjects.Located(stores,
                                         locations=self._locations)
-        finding = registry.CHECKS['images'].run(site)
+        finding = fakes.check('images', list_images=self._list).run(site)
         return finding.level, finding.text
 
     @staticmethod
@@ -110,8 +111,7 @@ class TestImages(base.BaseTestCase):
     def test_pool_that_cannot_be_listed(self):
         def fail(ioctx):
             raise rbd.PermissionError('denied', 1)
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.trial.names', fail))
+        self._list = fail
         level, text = self.look({'edge': self.at('a')})
         self.assertEqual('warn', level)
         self.assertIn('pool images cannot be listed (', text)
@@ -140,10 +140,10 @@ class TestWorkers(base.BaseTestCase):
 
     def look(self, *workers, default=True):
         """Return the finding about workers of a default site."""
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.registry.Registry.workers',
-            lambda self: [(worker, worker.text()) for worker in workers]))
-        return registry.CHECKS['workers'].run(
+        known = mock.Mock(spec=registries.Registry)
+        known.workers.return_value = [(worker, worker.text())
+                                      for worker in workers]
+        return fakes.check('workers', registry_of=lambda *_: known).run(
             subjects.Site(cluster.Target('edge', 'images', default=default),
                           None))
 

@@ -15,7 +15,6 @@
 import threading
 import time
 
-import fixtures
 from oslotest import base
 
 from glance_dcn.checks import registry
@@ -28,21 +27,22 @@ class TestRun(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.checks.registry.CHECKS', {}))
+        self.checks = {}
         self.hang = threading.Event()
         self.addCleanup(self.hang.set)
 
     def add(self, name, function, scope=registry.GLANCE, needs=()):
-        registry.check(name, scope, name, needs,
-                       bad=(registry.FAIL, 'it is bad', 'mend it'))(function)
+        self.checks[name] = registry.Check(
+            name, name, scope, function, {'bad': registry.Fault(
+                registry.FAIL, 'it is bad', 'mend it')}, needs)
 
     def bad(self, subject):
         raise registry.Found('bad')
 
     def run_all(self, count=1, timeout=5, only=()):
         found = runner.run([subjects.Glance('g%d' % number, 'http://g')
-                            for number in range(count)], timeout, only)
+                            for number in range(count)], timeout, only,
+                           self.checks)
         return [(finding.site, finding.check, finding.level)
                 for finding in found]
 
@@ -108,6 +108,6 @@ class TestRun(base.BaseTestCase):
             return 'fine'
         self.add('own-pool', compare, scope=registry.ALL)
         runner.run([subjects.Site(cluster.Target(name, 'p', user=name), None)
-                    for name in 'abc'], 5)
+                    for name in 'abc'], 5, checks=self.checks)
         self.assertEqual({'a': ([], None), 'b': (['a'], None),
                           'c': (['a', 'b'], ('old', 0))}, seen)
