@@ -103,23 +103,31 @@ class Connection:
     :ivar round_trip: seconds that a monitor took to answer when it was last
         connected to; None: it never was
     :param patience: with a cluster that does not answer
+    :param factory_of: makes what connects, by a configuration
+    :param start: starts the thread that connects; see
+        :func:`glance_dcn.runtime.native.start`
     """
 
     def __init__(self, config: clients.ClusterConfig,
                  caches: client_cache.Caches | None = None,
-                 patience: states.Patience = states.PATIENCE) -> None:
+                 patience: states.Patience = states.PATIENCE,
+                 factory_of: Callable[[clients.ClusterConfig],
+                                      clients.ClientFactory] = (
+                                          clients.ClientFactory),
+                 start: Callable[..., object] = native.start) -> None:
         self.store = config.name
         self._caches = caches or process.get(client_cache.Caches)
         self.round_trip: float | None = None
         self._config = config
         self._patience = patience
-        self._factory = clients.ClientFactory(config)
+        self._start = start
+        self._factory = factory_of(config)
         # What is not to be waited for as long as a call may wait.
         timeout = config.connect_timeout or clients.CONNECT_TIMEOUT
-        self._prober = clients.ClientFactory(dataclasses.replace(
+        self._prober = factory_of(dataclasses.replace(
             config, connect_timeout=timeout, io_timeout=_PROBE_TIMEOUT))
         # By this one nothing waits longer than a few seconds.
-        self._verifier = clients.ClientFactory(dataclasses.replace(
+        self._verifier = factory_of(dataclasses.replace(
             config, connect_timeout=min(timeout, clients.CONNECT_TIMEOUT),
             io_timeout=_PROBE_TIMEOUT))
         # What to call when the cluster is up.
@@ -534,8 +542,8 @@ class Connection:
                 attempt = state.attempt = states.Attempt()
         if begun:
             try:
-                native.start('dcn-connect-%s' % self.store, self._try, state,
-                             attempt)
+                self._start('dcn-connect-%s' % self.store, self._try, state,
+                            attempt)
             except RuntimeError as exc:
                 self._end(state, attempt, errors.Exhausted(
                     self.store, 'no thread can be started to connect (%s)'

@@ -27,8 +27,11 @@ from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
+from glance_dcn.ceph import monitors
 from glance_dcn.ceph import state
 from glance_dcn.runtime import native
+from glance_dcn.runtime import process
+from tests import runtimes
 
 
 class CallersTest(base.BaseTestCase):
@@ -92,6 +95,7 @@ class ConnectionTest(base.BaseTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.useFixture(fixtures.FakeLogger())
+        self.useFixture(runtimes.Runtime())
         self.connect()
 
     def connect(self, **patience: float) -> None:
@@ -198,9 +202,9 @@ class ConnectionTest(base.BaseTestCase):
         self.connection._prober = types.SimpleNamespace(
             settings=types.SimpleNamespace(
                 mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]'))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.monitors.Monitors.ask',
-            lambda _, addresses, then: asked.put((addresses, then))))
+        asker = types.SimpleNamespace(
+            ask=lambda addresses, then: asked.put((addresses, then)))
+        process.put(asker, monitors.Monitors)
 
         def answer() -> None:
             native.get(asked, 30)[1](None)

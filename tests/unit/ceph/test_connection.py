@@ -15,6 +15,7 @@
 from concurrent import futures
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
@@ -35,6 +36,7 @@ from glance_dcn.ceph import client_cache
 from glance_dcn.ceph import connection
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
+from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from tests import runtimes
 
@@ -65,9 +67,10 @@ class ConnectionCase(base.BaseTestCase):
             '%s = %s\n' % item for item in options.items()
             if item[1] is not None))
 
-    def connection(self, connect_timeout=1):
+    def connection(self, connect_timeout=1, **known):
         link = connection.Connection(clients.ClusterConfig(
-            'edge_7', 'images', str(self.conf), 'glance', connect_timeout))
+            'edge_7', 'images', str(self.conf), 'glance', connect_timeout),
+            **known)
         self.addCleanup(lambda: link._states.get().breaker.stop())
         return link
 
@@ -159,25 +162,23 @@ class TestUses(ConnectionCase):
         super().setUp()
         self.write_conf()
         self.caches = client_cache.Caches()
-        self.link = self.connection()
-        self.link._caches = self.caches
+        self.start = native.start
+        self.link = self.connection(
+            caches=self.caches, factory_of=self.factory_of,
+            start=lambda *args: self.start(*args))
         self.clients = []
         self.room = None
-        # Not of the class: connections of other tests may be probed.
-        for factory in (self.link._factory, self.link._prober,
-                        self.link._verifier):
-            self.useFixture(fixtures.MockPatchObject(factory, 'connect',
-                                                     self.connect))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection.clients.round_trip', lambda one: 0))
-        # The probe after each connecting makes clients of its own.
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.health.CircuitBreaker.probe',
-            lambda breaker: None))
         limits = mock.Mock(max_clients=3)
         limits.room_for_clients = lambda reserved: self.room
         limits.left.return_value = mock.Mock(threads=1, files=2)
         self.caches._limits = limits
+        # The probe after each connecting makes clients of its own.
+        self.link._states.get().breaker.probe = lambda: None
+
+    def factory_of(self, config):
+        factory = clients.ClientFactory(config)
+        factory.connect = self.connect
+        return factory
 
     def connect(self):
         client = mock.MagicMock()
@@ -239,9 +240,10 @@ class TestUses(ConnectionCase):
         self.assertIs(self.link.client(), self.clients[0])
 
     def test_no_thread_says_nothing_of_the_site(self):
-        with mock.patch('glance_dcn.runtime.native.start',
-                        side_effect=RuntimeError('can\'t start new thread')):
-            self.assertRaises(errors.Exhausted, self.link.client)
+        self.start = mock.Mock(
+            side_effect=RuntimeError('can\'t start new thread'))
+        self.assertRaises(errors.Exhausted, self.link.client)
+        self.start = native.start
         self.assertEqual(health.UNKNOWN, self.link.health.state)
         self.assertIs(self.link.client(), self.clients[0])
 
@@ -349,6 +351,11 @@ class TestRegistry(ConnectionCase):
 class Client:
     """Stands for a connected rados.Rados, whose OSDs answer."""
 
+    rados_id = 'glance'
+
+    def mon_command(self, command, data):
+        return 0, b'', ''
+
     def open_ioctx(self, pool):
         return mock.MagicMock()
 
@@ -362,6 +369,18 @@ class Client:
         pass
 
 
+class Factory(clients.ClientFactory):
+    """Connects as a function does, but for probes, which fail.
+
+    :param connect: returns a client, or raises ClusterError
+    """
+
+    def __init__(self, connect, config):
+        super().__init__(config)
+        if not config.io_timeout:
+            self.connect = connect
+
+
 class TestTogether(ConnectionCase):
     """Many threads connect at once."""
 
@@ -372,10 +391,12 @@ class TestTogether(ConnectionCase):
         self.go_on = threading.Event()
         self.addCleanup(self.go_on.set)
         self.outcome = Client()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection.Connection._connect', self.connect))
 
-    def connect(self, _connection):
+    def connection(self):
+        return super().connection(
+            factory_of=functools.partial(Factory, self.connect))
+
+    def connect(self):
         self.begun.append(1)
         self.go_on.wait()
         if isinstance(self.outcome, Exception):
@@ -519,18 +540,19 @@ class TestFork(ConnectionCase):
         super().setUp()
         self.write_conf()
         self.made = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.connection.Connection._connect',
-            self.connect))
 
-    def connect(self, _connection):
+    def connection(self):
+        return super().connection(
+            factory_of=functools.partial(Factory, self.connect))
+
+    def connect(self):
         self.made.append(Client())
         return self.made[-1]
 
     def in_child(self):
         """Make the process look like a child of the one it was."""
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.process.os.getpid', lambda: -1))
+            'os.getpid', lambda: -1))
 
     def test_one_process_keeps_its_client(self):
         link = self.connection()
