@@ -22,9 +22,11 @@ import rbd
 from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import omap
+from tests.unit.ceph import test_omap
 
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
-ADDRESS = '10.0.0.9:0/1'
+# Of the client that an answer of the cluster is about.
+ADDRESS, DEAD = '10.1.2.3:0/77', 4711
 
 
 class Cluster:
@@ -42,12 +44,13 @@ class Cluster:
         self.refuses_breaking = self.refuses_blocklisting = False
 
     def lock_exclusive(self, name, lock, cookie, description, _lasts, _flags):
-        if self.held is not None and self.held.locker != cookie:
+        if self.held is not None and self.held.locker != cookie.encode():
             raise rados.ObjectBusy('busy')
-        self.held = omap.Holder(1, '10.0.0.1:0/1', description, cookie)
+        self.held = omap.Holder(1, '10.0.0.1:0/1', description,
+                                cookie.encode())
 
     def unlock(self, name, lock, cookie):
-        if self.held is None or self.held.locker != cookie:
+        if self.held is None or self.held.locker != cookie.encode():
             raise rados.ObjectNotFound('not held')
         self.held = None
 
@@ -56,11 +59,19 @@ class Cluster:
             raise rados.PermissionError('no caps')
         self.events.append(('blocklisted', address))
 
-    def break_lock(self, ioctx, name, lock, held):
+    def execute(self, name, cls, method, data):
+        if method == 'get_info':
+            return 0, test_omap.answer(holders=0) if self.held is None else (
+                test_omap.answer(
+                    self.held.locker, self.held.description.encode(),
+                    None if self.held.address else test_omap.address(
+                        family=1)))
         if self.refuses_breaking:
             raise rados.PermissionError('no caps')
-        self.events.append(('broken', held.address))
-        self.held = None
+        if self.held is not None and self.held.locker in data:
+            self.events.append(('broken', self.held.address))
+            self.held = None
+        return 0, b''
 
 
 class NameLockTest(base.BaseTestCase):
@@ -68,19 +79,13 @@ class NameLockTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.cluster = Cluster()
-        for name, value in (
-                ('holder', lambda ioctx, name, lock: self.cluster.held),
-                ('break_lock', self.cluster.break_lock)):
-            patch = mock.patch('glance_dcn.ceph.omap.' + name, value)
-            patch.start()
-            self.addCleanup(patch.stop)
 
     def hold(self):
         return name_lock.hold(self.cluster, self.cluster, IMAGE, expiry=0,
                               pause=0)
 
     def dead(self, address=ADDRESS):
-        self.cluster.held = omap.Holder(9, address, 'beat 7', b'dead')
+        self.cluster.held = omap.Holder(DEAD, address, 'beat 7', b'dead')
 
     def assertNotLocked(self, *words):
         exc = self.assertRaises(name_lock.NotLocked, self.hold().__enter__)
@@ -174,9 +179,10 @@ class NameLockTest(base.BaseTestCase):
 
     def test_only_that_of_the_dead_is_broken(self):
         self.dead()
-        name_lock.break_lock(self.cluster, self.cluster, IMAGE, {8})
+        name_lock.break_lock(self.cluster, self.cluster, IMAGE,
+                             {DEAD + 1})
         self.assertEqual([], self.cluster.events)
-        name_lock.break_lock(self.cluster, self.cluster, IMAGE, {9})
+        name_lock.break_lock(self.cluster, self.cluster, IMAGE, {DEAD})
         self.assertEqual([('blocklisted', ADDRESS), ('broken', ADDRESS)],
                          self.cluster.events)
 
@@ -185,7 +191,7 @@ class NameLockTest(base.BaseTestCase):
         self.cluster.refuses_blocklisting = True
         exc = self.assertRaises(
             name_lock.NotLocked, name_lock.break_lock, self.cluster,
-            self.cluster, IMAGE, {9})
+            self.cluster, IMAGE, {DEAD})
         self.assertIn('profile rbd', str(exc))
         self.assertEqual([], self.cluster.events)
         self.assertIsNotNone(self.cluster.held)
