@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import time
+import typing
 
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
@@ -36,6 +37,11 @@ from glance_dcn.tasks import leases
 from glance_dcn.tasks import store as stores
 from glance_dcn.tasks import task as tasks
 from glance_dcn.workers import registry
+
+if typing.TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import rados
 
 # Sites at a time: each takes a client.
 _AT_ONCE = schedulers.Limit('status', 24)
@@ -129,11 +135,18 @@ class Poll:
 
     A client of librados has a dozen threads. So the monitors of all sites are
     asked first, over a socket each; only sites that answer take a client.
+
+    :param cluster_of: makes what connects to a site
+    :param list_images: returns the names of the RBD images in a pool
     """
 
-    def __init__(self, targets: list[clusters.Target],
-                 deployment: str = '') -> None:
+    def __init__(self, targets: list[clusters.Target], deployment: str = '',
+                 cluster_of: Callable[[clusters.Target, str],
+                                      clusters.Cluster] = clusters.Cluster,
+                 list_images: Callable[[rados.Ioctx], set[str]] = trial.names
+                 ) -> None:
         self._deployment = deployment
+        self._list_images = list_images
         self._queue: native.Queue[tuple[SiteStatus, _Kept]] = native.Queue()
         self._targets = {target.name: target for target in targets}
         self._states = {target.name: SiteStatus(target.name)
@@ -144,7 +157,7 @@ class Poll:
         self.work: Work | None = None
         self._has_home = False
         for target in targets:
-            site = clusters.Cluster(target, deployment)
+            site = cluster_of(target, deployment)
             self._has_home |= site.keeps_records
             self._begin(site)
 
@@ -195,7 +208,7 @@ class Poll:
         with contextlib.suppress(*trial.Error):
             state.total, state.free = trial.room(site.connected)
         with contextlib.suppress(*trial.Error):
-            state.names = trial.names(site.opened)
+            state.names = self._list_images(site.opened)
         state.state = health.UP
         if site.keeps_records:
             # Other sites keep their own, and show them there.

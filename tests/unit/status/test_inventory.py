@@ -19,6 +19,7 @@ import uuid
 
 import fixtures
 from glance.db.sqlalchemy import models
+from oslo_config import fixture as config
 from oslotest import base
 import sqlalchemy
 
@@ -41,7 +42,7 @@ class Database(fixtures.Fixture):
         self.addCleanup(self.engine.dispose)
         models.BASE.metadata.create_all(self.engine)
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.inventory._engine', lambda: self.engine))
+            'glance.db.sqlalchemy.api.get_engine', lambda: self.engine))
 
     def insert(self, model, **values):
         with self.engine.begin() as connection:
@@ -122,10 +123,10 @@ class TestInventory(base.BaseTestCase):
                       inventory.locations()['central'])
 
     def test_places_that_are_encrypted(self):
+        from glance.common import config as _registers  # noqa: F401
         from glance.common import crypt
         key = 'k' * 16
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.inventory._key', lambda: key))
+        self.useFixture(config.Config()).config(metadata_encryption_key=key)
         image = self.database.add(size=5)
         uri = 'rbd://g/p/%s/snap' % image
         self.database.locate(image, 'edge',

@@ -11,11 +11,13 @@
 # under the License.
 
 import contextlib
+import functools
 import os
 import time
 
 import fixtures
 from oslotest import base
+import rados
 
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
@@ -35,47 +37,71 @@ from tests.unit.tasks import fakes
 DELETE, PURGE = tasks.Action.DELETE, tasks.Action.PURGE
 
 
+class Pool:
+    """A pool whose OSDs answer, and a client of its cluster."""
+
+    def stat(self, name):
+        raise rados.ObjectNotFound(name)
+
+    def get_cluster_stats(self):
+        return {'kb': 2, 'kb_avail': 1}
+
+
+class Cluster(clusters.Cluster):
+    """The cluster of a site in memory.
+
+    :param test: has the sites, and connects
+    """
+
+    connected = opened = Pool()
+
+    def __init__(self, test, target, deployment):
+        super().__init__(target, deployment)
+        self.test = test
+
+    def connect(self):
+        self.test.connect(self)
+
+    def open(self):
+        pass
+
+    @contextlib.contextmanager
+    def open_pool(self):
+        with self.test.sites[self.name].open_pool() as ioctx:
+            yield ioctx
+
+    def close(self):
+        self.test.close(self)
+
+
 class TestLooks(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fakes.MemoryCluster())
+        self.cluster = self.useFixture(fakes.MemoryCluster())
         self.sites = {name: fakes.Site(name)
                       for name in ('central', 'dcn0', 'dcn1')}
         self.names = set()
         # What each cluster answers.
         self.fsids = {}
-        for target, value in (
-                ('clusters.Cluster.connect', self._connect),
-                ('clusters.Cluster.open', lambda site: None),
-                ('clusters.Cluster.connected', None),
-                ('clusters.Cluster.opened', None),
-                ('clusters.Cluster.open_pool', self._open_pool),
-                ('clients.ask_osds', lambda ioctx: None),
-                ('trial.round_trip', lambda ioctx: .01),
-                ('trial.room', lambda client: (2, 1)),
-                ('trial.names', lambda ioctx: set(self.names))):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.status.poll.' + target, value))
 
-    def _connect(self, site):
+    def connect(self, site):
         site.fsid = self.fsids.get(site.name, 'fsid of ' + site.name)
 
-    @contextlib.contextmanager
-    def _open_pool(self, site):
-        with self.sites[site.name].open_pool() as ioctx:
-            yield ioctx
+    def close(self, site):
+        pass
 
     def record(self, home_of, site, image, action=DELETE, deployment='ours'):
         """Record a task at home."""
         store = stores.TaskStore(home.Home(self.sites[home_of]), deployment)
         store.put(tasks.Task(action, site, image, 'images', image_id='1'))
 
-    def poll(self):
-        """Return a poll of three sites."""
-        return poll.Poll([
+    def poll(self, *targets):
+        """Return a poll of some targets, or of all sites."""
+        return poll.Poll(targets or [
             clusters.Target(name, 'images', default=name == 'central')
-            for name in self.sites], 'ours')
+            for name in self.sites], 'ours', functools.partial(Cluster, self),
+            lambda ioctx: set(self.names))
 
     def look(self):
         """Return the states of three sites by name."""
@@ -88,11 +114,8 @@ class TestLooks(base.BaseTestCase):
             connected.add(site.name)
             most.append(len(connected))
             time.sleep(.02)
-        for target, value in (
-                ('connect', connect),
-                ('close', lambda site: connected.discard(site.name))):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.status.poll.clusters.Cluster.' + target, value))
+        self.connect = connect
+        self.close = lambda site: connected.discard(site.name)
         for number in range(100):
             self.sites['far%d' % number] = fakes.Site('far%d' % number)
         self.assertEqual({health.UP}, {
@@ -105,10 +128,8 @@ class TestLooks(base.BaseTestCase):
         folder = self.useFixture(fixtures.TempDir()).path
         conf = os.path.join(folder, 'ceph.conf')
         with open(conf, 'w') as file:
-            file.write('[global]\nmon_host = 127.0.0.1:9\n')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.client.ClientFactory.check_files',
-            lambda factory: None))
+            file.write('[global]\nmon_host = 127.0.0.1:9\n'
+                       'auth_client_required = none\n')
         [state] = poll.Poll([clusters.Target(
             'central', 'images', conf_file=conf)]).wait(60)
         self.assertEqual(health.DOWN, state.state)
@@ -190,10 +211,13 @@ class TestLooks(base.BaseTestCase):
         self.assertIsNone(made.work)
 
     def test_records_that_are_refused(self):
-        def refuse(*args):
-            raise omap.Error('denied')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.poll.stores.TaskStore.scan', refuse))
+        walk = self.cluster.walk
+
+        def refuse(ioctx, name, *args):
+            if name == stores.OBJECT:
+                raise omap.Error('denied')
+            return walk(ioctx, name, *args)
+        self.cluster.walk = refuse
         found = self.look()
         self.assertEqual(health.UP, found['central'].state)
         self.assertIn('cannot be read (denied)', found['central'].reason)
@@ -201,17 +225,17 @@ class TestLooks(base.BaseTestCase):
             (state.tasks, state.unread) for state in found.values()})
 
     def test_glance_that_keeps_no_records(self):
-        [state] = poll.Poll([clusters.Target(
+        [state] = self.poll(clusters.Target(
             'central', 'images', default=True,
-            access=model.Access.READ_ONLY)], 'ours').wait(60)
+            access=model.Access.READ_ONLY)).wait(60)
         self.assertEqual((None, False), (state.tasks, state.unread))
 
     def test_home_that_is_not_the_default_store(self):
         self.record('dcn1', 'dcn0', 'a')
-        found = {state.name: state for state in poll.Poll([
+        found = {state.name: state for state in self.poll(*(
             clusters.Target(name, 'images', default=name == 'central',
                             home=name == 'dcn1')
-            for name in self.sites], 'ours').wait(60)}
+            for name in self.sites)).wait(60)}
         self.assertEqual({'delete': 1}, found['dcn0'].tasks)
 
     def test_cluster_that_is_not_that_of_yesterday(self):

@@ -14,7 +14,6 @@
 
 import threading
 
-import fixtures
 from oslotest import base
 import sqlalchemy
 
@@ -54,15 +53,16 @@ class TestDeadline(base.BaseTestCase):
         unlocked = threading.Event()
         self.addCleanup(unlocked.set)
 
-        def totals():
+        def hang():
             unlocked.wait(30)
             raise AssertionError('it was waited for')
-        self.useFixture(test_inventory.Database())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.inventory.totals', totals))
+
+        class Database(inventory.Database):
+            def ask(self, question, timeout):
+                return super().ask(hang, timeout)
         # The whole has no more time than was given.
         exc = self.assertRaises(inventory.DatabaseUnavailable, snapshot.take,
-                                [], .25)
+                                [], .25, database=Database())
         self.assertIn('does not answer within 0.25 s', str(exc))
 
     def test_each_table_answers_before_it_is_counted(self):
