@@ -95,8 +95,13 @@ def run(args: argparse.Namespace) -> int:
         if args.debug:
             raise
         raise output.Failed(exc) from exc
-    way = journey.Journey(glance, targets, args.size, args.timeout,
-                          args.compute_user, args.compute_pool)
+    return go(args, journey.Journey(
+        glance, targets, args.size, args.timeout, args.compute_user,
+        args.compute_pool))
+
+
+def go(args: argparse.Namespace, way: journey.Journey) -> int:
+    """Go a way, which may be ended, and return the exit status."""
     # To be ended is no reason to leave something behind.
     before = {number: signal.getsignal(number)
               for number in (signal.SIGINT, signal.SIGTERM)}

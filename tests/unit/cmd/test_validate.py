@@ -16,7 +16,6 @@ import io
 import json
 import types
 
-import fixtures
 from oslotest import base
 
 from glance_dcn.checks import journey
@@ -49,17 +48,11 @@ class TestValidate(base.BaseTestCase):
     def run_command(self, error=None, left=()):
         """Return the exit status, what was printed, and the journey."""
         way = _Way(error, list(left))
-        for name, value in (('_adapter', lambda args: None),
-                            ('_targets', lambda args, glance: []),
-                            ('journey.Journey', lambda *args: way)):
-            self.useFixture(fixtures.MonkeyPatch(
-                'glance_dcn.cmd.validate.' + name, value))
         args = types.SimpleNamespace(
-            format='json', column=[], columns=validate._COLUMNS, debug=False,
-            size=2, timeout=1, compute_user=None, compute_pool=None)
+            format='json', column=[], columns=validate._COLUMNS, debug=False)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            status = validate.run(args)
+            status = validate.go(args, way)
         return status, json.loads(out.getvalue()), way
 
     def test_good(self):
