@@ -106,17 +106,20 @@ _UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
                        errno.EPERM, errno.EROFS))
 
 
-def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue) -> None:
+def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue,
+          lead_of: abc.Callable[..., HostLead] | None = None) -> None:
     """Have this process share the background work of its host.
 
     Called for each store; the first call for a configuration counts.
+
+    :param lead_of: makes what leads; None: :class:`HostLead`
     """
     if isinstance(queue.lead, HostLead):
         if queue.lead.conf is conf:
             return
         queue.lead.stop()
     options.register(conf)
-    queue.lead = HostLead(
+    queue.lead = (lead_of or HostLead)(
         folders(conf, queue.store.deployment), MISSING * interval(conf),
         # Others that have stores, such as the scrubber, end at any time.
         may_lead=lambda: (glance_interfaces.serves_api(conf)

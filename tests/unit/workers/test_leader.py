@@ -490,13 +490,17 @@ class HostLeadTest(base.BaseTestCase):
             os.waitpid(child, 0)
 
 
+class Idle(leader.HostLead):
+    """Never takes the lead."""
+
+    def start(self):
+        pass
+
+
 class BeginTest(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.runtime.periodic.Periodic.start',
-            lambda periodic: None))
         self.conf = cfg.ConfigOpts()
         options.register(self.conf)
         self.conf.register_opts([
@@ -524,7 +528,7 @@ class BeginTest(base.BaseTestCase):
 
     def test_once_for_a_configuration(self):
         tasks = queue.TaskQueue()
-        leader.begin(self.conf, tasks)
+        leader.begin(self.conf, tasks, Idle)
         begun = tasks.lead
-        leader.begin(self.conf, tasks)
+        leader.begin(self.conf, tasks, Idle)
         self.assertIs(begun, tasks.lead)
