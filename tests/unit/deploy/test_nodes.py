@@ -511,7 +511,7 @@ class TestShared(base.SitesFileTestCase):
         given = []
         found = path.stat()
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.deploy.files.os.fchown',
+            'os.fchown',
             lambda _fd, *numbers: given.append(numbers)))
         written = self.merge(self.ring, files.SECRET, found.st_gid + 1)
         self.assertTrue(written.withheld)

@@ -106,7 +106,7 @@ class TestEntry(base.SitesFileTestCase):
         self.path.write_text(base.SITES)
         given = []
         self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.deploy.files.os.fchown',
+            'os.fchown',
             lambda _fd, user, group: given.append((user, group))))
         site_entry.write(self.path, *site_entry.prepare(self.path, [_NEW]))
         self.assertEqual([(-1, self.path.stat().st_gid)], given)

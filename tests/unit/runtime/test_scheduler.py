@@ -211,7 +211,7 @@ class ThreadsTest(base.BaseTestCase):
         # The thread of what was taken for a child waited for nothing, and
         # never ran what was due there.
         ran = threading.Event()
-        with fixtures.MonkeyPatch('glance_dcn.runtime.process.os.getpid',
+        with fixtures.MonkeyPatch('os.getpid',
                                   lambda: -1):
             self.scheduler.call_later(0.2, ran.set)
         self.assertTrue(ran.wait(30))
