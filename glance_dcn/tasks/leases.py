@@ -109,11 +109,12 @@ class Observer:
                    for _text, since in self._seen.values())
 
 
-def _runner_key(deployment: str) -> str:
-    """Return the key of the lease of the task runners of this release."""
+def _runner_key(deployment: str,
+                version: int = record_format.VERSION) -> str:
+    """Return the key of the lease of the task runners of a release."""
     key = _RUNNER + deployment
-    if record_format.VERSION > _FIRST:
-        key += '/%d' % record_format.VERSION
+    if version > _FIRST:
+        key += '/%d' % version
     return key
 
 
@@ -158,6 +159,7 @@ class RunnerLease:
     """The right of one process to run the tasks of a home.
 
     :param clock: returns seconds of a monotonic clock
+    :param version: of the records of tasks
     """
 
     #: Seconds without a renewal after which another process takes it over.
@@ -167,10 +169,11 @@ class RunnerLease:
     _RENEWAL = 3
 
     def __init__(self, store: stores.TaskStore,
-                 clock: typing.Callable[[], float] = time.monotonic) -> None:
+                 clock: typing.Callable[[], float] = time.monotonic,
+                 version: int = record_format.VERSION) -> None:
         self._store = store
         self._clock = clock
-        self._key = _runner_key(store.deployment)
+        self._key = _runner_key(store.deployment, version)
         self._processes = process.ForkLocal(lambda: _Held(clock))
 
     @property

@@ -97,9 +97,9 @@ class RunnerLeaseTest(base.BaseTestCase):
         self.site = fakes.Site('home')
         self.first, self.second = self.process(), self.process()
 
-    def process(self, deployment='ours'):
+    def process(self, deployment='ours', **known):
         return leases.RunnerLease(stores.TaskStore(
-            home.Home(self.site), deployment), self.clock)
+            home.Home(self.site), deployment), self.clock, **known)
 
     def wait(self, seconds, *others):
         """Let time pass, in which others try to get the lease."""
@@ -204,10 +204,7 @@ class RunnerLeaseTest(base.BaseTestCase):
 
     def test_releases_with_other_records_run_their_own(self):
         self.assertTrue(self.first.acquire())
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.ceph.record_format.VERSION',
-            record_format.VERSION + 1))
-        later = self.process()
+        later = self.process(version=record_format.VERSION + 1)
         self.assertTrue(later.acquire())
         self.first.check()
         self.assertEqual(['runner/ours', 'runner/ours/3'],
