@@ -75,9 +75,12 @@ _UUID = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}',
 
 
 def roll_back(conf: cfg.ConfigOpts, worker: registry.Worker,
-              entry: journal.Entry) -> str:
+              entry: journal.Entry,
+              recover: abc.Callable[[journal.Held], str] = recovery.roll_back
+              ) -> str:
     """Roll back an import or a copy of a peer that is gone.
 
+    :param recover: rolls back one of this worker, once it is that
     :returns: the outcome, see :mod:`glance_dcn.imports.recovery`
     :raises glance_dcn.imports.journal.Busy: if a process is at it
     :raises Exception: if it cannot be rolled back now
@@ -109,7 +112,7 @@ def roll_back(conf: cfg.ConfigOpts, worker: registry.Worker,
                 folder.discard(path, *folder.companions(path))
             if theirs is not None:
                 _move(os.path.join(worker.staging, entry.image), path)
-        outcome = recovery.roll_back(own)
+        outcome = recover(own)
         if theirs is not None:
             theirs.close()
     LOG.warning('Image %(image)s: its %(method)s was interrupted when worker '

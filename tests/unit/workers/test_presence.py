@@ -168,11 +168,13 @@ class PresenceTest(base.BaseTestCase):
     def test_figures_that_cannot_be_written(self):
         self.useFixture(runtimes.Runtime())
         limits.get('dcn0')
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.workers.counts.HostFigures._path',
-            mock.Mock(side_effect=OSError('no room'))))
+        # Folders are where the files would be.
+        folder = identities.WorkerIdentity(self.staging).folder
+        for name in ('figures.0', 'figures.0.held'):
+            os.makedirs(os.path.join(folder, name))
         for _ in range(3):
             self.presence.beat()
+        self.assertEqual([[[]] * 3], [*self.registry.figures.values()])
         self.assertEqual(2, self.worker.beat)
         self.assertEqual([], self.warnings)
 

@@ -72,8 +72,8 @@ class TakeoverTest(base.BaseTestCase):
             phase=phase, formats={'disk_format': 'qcow2',
                                   'container_format': 'bare'})
 
-    def undo(self, entry):
-        return takeover.roll_back(self.conf, self.worker, entry)
+    def undo(self, entry, recover=recovery.roll_back):
+        return takeover.roll_back(self.conf, self.worker, entry, recover)
 
     @property
     def image(self):
@@ -184,9 +184,7 @@ class TakeoverTest(base.BaseTestCase):
         data = os.urandom(100)
         (self.theirs / self.image_id).write_bytes(data)
         journal.Journal(str(self.theirs)).begin(entry).release()
-        with fixtures.MonkeyPatch('glance_dcn.imports.recovery.roll_back',
-                                  self.dies):
-            self.assertRaises(KeyboardInterrupt, self.undo, entry)
+        self.assertRaises(KeyboardInterrupt, self.undo, entry, self.dies)
         self.assertEqual([], self.files(self.theirs))
         self.assertEqual(recovery.ROLLED_BACK, self.undo(entry))
         self.assertEqual('uploading', self.image['status'])
