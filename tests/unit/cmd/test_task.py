@@ -18,6 +18,8 @@ import json
 from unittest import mock
 
 import fixtures
+from glance.common import config as _registers  # noqa: F401
+from oslo_config import fixture as config
 from oslotest import base
 
 from glance_dcn.cmd import main
@@ -115,8 +117,8 @@ class TestList(TaskCase):
 
     def test_no_store_at_all(self):
         self.queue.sites.clear()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.node._enabled', lambda: {'a': 'file'}))
+        self.useFixture(config.Config()).config(
+            enabled_backends={'a': 'file'})
         for argv in ((), ('--site', 'a')):
             status, out, err = self.run_command(*argv)
             self.assertEqual((output.Exit.WRONG, ''), (status, out))

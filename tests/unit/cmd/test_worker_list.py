@@ -21,6 +21,8 @@ import time
 import types
 
 import fixtures
+from glance.common import config as _registers  # noqa: F401
+from oslo_config import fixture as config
 from oslotest import base
 
 from glance_dcn.cmd import main
@@ -137,8 +139,8 @@ class WorkerListTest(base.BaseTestCase):
 
     def test_no_store_of_ours(self):
         process.put(queue.TaskQueue('ours'))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.node._enabled', lambda: {'a': 'file'}))
+        self.useFixture(config.Config()).config(
+            enabled_backends={'a': 'file'})
         for command in ('list', 'recover'):
             with contextlib.redirect_stderr(io.StringIO()) as err:
                 self.assertEqual((2, ''), self.run_worker(command))
