@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None,
     """Run the command and return its exit status.
 
     :param argv: None: the arguments of the process, which ends here
-    :param set_up: what commands that have none of their own do first; None:
-        have glance_store configure the stores, as Glance does
+    :param set_up: what is done first; None: what the command says, or have
+        glance_store configure the stores, as Glance does
     """
     args = _parser().parse_args(argv)
     handler = logging.StreamHandler()
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None,
     try:
         # Before anything is done.
         formats.check(args)
-        getattr(args, 'set_up', set_up or _set_up_stores)(args)
+        (set_up or getattr(args, 'set_up', _set_up_stores))(args)
     except formats.UnknownColumn as exc:
         output.complain(exc)
         return output.Exit.WRONG

@@ -19,7 +19,6 @@ import os
 import pathlib
 import threading
 import types
-from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -37,21 +36,29 @@ from tests.unit.status import test_metrics
 IMAGE = '0a1b2c3d-0000-4000-8000-112233445566'
 
 
+class Conf(types.SimpleNamespace):
+    """A configuration of Glance, and what it says of each store."""
+
+    def __getitem__(self, name):
+        return getattr(self, name)
+
+
 class CommandTestCase(base.BaseTestCase):
 
     def setUp(self):
         super().setUp()
         self.asked = []
         self.snapshot = test_metrics.some_snapshot()
-        for target, value in (
-                ('glance_dcn.cmd.node.read_all', lambda args: {
-                    'glance_dcn': types.SimpleNamespace(
-                        deployment_id='ours')}),
-                ('glance_dcn.cmd.node.targets', lambda conf, tell: [
-                    cluster.Target(name, 'images')
-                    for name in ('central', 'edge')]),
-                ('glance_dcn.status.snapshot.take', self._take)):
-            self.useFixture(fixtures.MonkeyPatch(target, value))
+        store = types.SimpleNamespace(rbd_store_pool='images',
+                                      rados_connect_timeout=-1)
+        self.conf = Conf(
+            enabled_backends={'central': 'dcn', 'edge': 'dcn'},
+            central=store, edge=store,
+            glance_store=types.SimpleNamespace(default_backend='central'),
+            glance_dcn=types.SimpleNamespace(
+                deployment_id='ours', sites_dir=None, home_store=None))
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.status.snapshot.take', self._take))
         self.useFixture(runtimes.Runtime())
 
     def _take(self, targets, timeout, wanted=None, limit=0, deployment='',
@@ -66,7 +73,8 @@ class CommandTestCase(base.BaseTestCase):
         """Return the exit status, and what was printed and complained."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            result = main.main(list(argv))
+            result = main.main(list(argv), lambda args: setattr(
+                args, 'conf', self.conf))
         return result, out.getvalue(), err.getvalue()
 
 
@@ -186,12 +194,7 @@ class TestStatus(CommandTestCase):
         self.assertNotIn('there is no image', err)
 
     def test_no_store_of_ours(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.node.targets', lambda conf, tell: []))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.node.read_all',
-            lambda args: types.SimpleNamespace(
-                enabled_backends={'a': 'file'})))
+        self.conf.enabled_backends = {'a': 'file'}
         for command in ('status', 'metrics'):
             code, out, err = self.run_command(command)
             self.assertEqual((output.Exit.WRONG, ''), (code, out))
@@ -421,9 +424,7 @@ class TestMetrics(CommandTestCase):
                 cluster.Target('central', 'images')]
         self.useFixture(fixtures.MonkeyPatch(
             'glance_dcn.cmd.node.targets', targets))
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.cmd.node.read_all',
-            lambda args: mock.MagicMock(enabled_backends={'a': 'file'})))
+        self.conf.enabled_backends = {'a': 'file'}
         served, [line] = self.serve(self.snapshot)
         self.assertEqual([False, True], [there for there, _why in served])
         self.assertIn('there are: a:file', line)
