@@ -104,7 +104,7 @@ class EachCommand(base.SitesFileTestCase):
                     for number, name in enumerate(('central', 'edge'))]),
                 ('checks.runner.run', lambda *args: [checks.Finding(
                     'edge', 'conf', checks.FAIL, HOSTILE, 'mend it')]),
-                ('status.snapshot.take', lambda *args: self.snapshot()),
+                ('status.snapshot.take', lambda *args: self.take(*args)),
                 ('status.poll.Poll', lambda *args: polling),
                 ('ceph.users.describe', lambda *args: {
                     'fsid': 'f', 'mons': ['10.0.0.1'], 'pools': ['images']}),
@@ -165,7 +165,7 @@ class EachCommand(base.SitesFileTestCase):
             'glance_store.get_store_from_store_identifier',
             lambda store: mock.Mock(site=site)))
 
-    def snapshot(self):
+    def take(self, *_args):
         return test_metrics.some_snapshot(
             sites=self.states, images=[inventory.Image(
                 'i1', HOSTILE, 'active', 'me', 10, {'central'})], number=1,
@@ -335,9 +335,8 @@ class TestProblems(EachCommand):
 
     def test_nothing(self):
         self.states.pop()
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.snapshot.take',
-            lambda *args: test_metrics.some_snapshot(sites=self.states)))
+        self.take = lambda *args: test_metrics.some_snapshot(
+            sites=self.states)
         status, out, _err = self.run_command('status', '--problems')
         self.assertEqual((0, 'Nothing is wrong; images were counted, and not '
                           'looked for one by one: --all does that\n'),
@@ -353,11 +352,10 @@ class TestProblems(EachCommand):
             for name, fsid in (('one', 'f1'), ('two', 'f0'), ('ok', ''))]
         self.lost[2].places.clear()
         asked = []
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.snapshot.take', lambda targets, timeout, wanted,
-            limit, *args: asked.append(limit) or test_metrics.some_snapshot(
+        self.take = lambda targets, timeout, wanted, limit, *args: (
+            asked.append(limit) or test_metrics.some_snapshot(
                 sites=self.states, images=self.lost, number=3,
-                totals=inventory.Totals({}, 0, {}, {}, {}, {}))))
+                totals=inventory.Totals({}, 0, {}, {}, {}, {})))
         status, found, images = self.problems('--all')
         self.assertEqual((1, [], ['one', 'two']), (
             status, found, [image['id'] for image in images]))
@@ -373,8 +371,7 @@ class TestProblems(EachCommand):
 class TestScheme(EachCommand):
 
     def test_what_is_not_foreseen_is_no_answer(self):
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance_dcn.status.snapshot.take', self._fail))
+        self.take = self._fail
         status, out, err = self.run_command('status')
         self.assertEqual((output.Exit.UNABLE, ''), (status, out))
         self.assertRegex(err, '^glance-dcn: it ended unexpectedly: '
