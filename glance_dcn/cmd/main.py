@@ -112,7 +112,9 @@ def main(argv: list[str] | None = None,
     try:
         # Before anything is done.
         formats.check(args)
-        (set_up or getattr(args, 'set_up', _set_up_stores))(args)
+        if set_up is None:
+            set_up = getattr(args, 'set_up', _set_up_stores)
+        set_up(args)
     except formats.UnknownColumn as exc:
         output.complain(exc)
         return output.Exit.WRONG
