@@ -319,7 +319,7 @@ class PresenceTest(base.BaseTestCase):
         with open(path, 'w') as file:
             file.write(task_fakes.next_release(text))
         self.registry.unreadable.update({there: 'of version 3',
-                                   gone: 'of version 3'})
+                                         gone: 'of version 3'})
         self.presence.beat()
         # What was rolled back by that release meanwhile, and is not there.
         self.assertEqual([there], list(self.registry.unreadable))
