@@ -93,7 +93,8 @@ class AwayTest(PhasesTestCase):
 
     def check_data(self, kind):
         """An import, a copy and a download, all in the midst of it."""
-        data = base.random_data(base.LARGE)
+        # Enough for a minute: the machine may be busy until the site is lost.
+        data = base.random_data(2 * base.LARGE)
         some = data[:6 * base.MiB]
         there = self.image_of(some, 'other', 'far')
         here, new = self.image_of(data, 'central'), self.staged(data)
