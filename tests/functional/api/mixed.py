@@ -77,8 +77,12 @@ class MixedStoresTests:
                          lambda: self.held(image_id) is None, 30)
 
     def assertNothingStaged(self):
-        """No file of an import is left."""
-        self.assertEqual([], self.own.worker.staged())
+        """No file of an import is left, once its flow has ended.
+
+        An image is in all stores before that.
+        """
+        process.wait_for('an empty staging folder',
+                         lambda: not self.own.worker.staged(), 30)
 
     def assertGone(self, image_id):
         """Nothing is left of the image, wherever."""
