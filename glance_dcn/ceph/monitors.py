@@ -29,6 +29,8 @@ import collections
 from collections.abc import Callable
 import contextlib
 import errno
+import ipaddress
+import logging
 import os
 import random
 import re
@@ -39,6 +41,7 @@ from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
+LOG = logging.getLogger(__name__)
 
 #: Seconds that a monitor has to answer: one lost packet is sent again.
 TIMEOUT = 2.0
@@ -53,6 +56,7 @@ _SOON, _LATER = 0.05, 0.25
 _NEW = 0.5
 # Ports of monitors where mon_host names none: msgr2, msgr1.
 _PORTS = (3300, 6789)
+_LAST_PORT = (1 << 16) - 1
 # Brackets are around the addresses of one monitor, or around one of IPv6.
 _GROUP = re.compile(r'\[(v[12]:\S*?[:/]\d+)\](?=$|[\s,;])', re.ASCII)
 _ADDRESS = re.compile(
@@ -82,8 +86,15 @@ def parse(mon_host: str) -> list[Address]:
         if match is None:
             return []
         ports = [int(match['port'])] if match['port'] else _PORTS
-        found += [Address(match['six'] or match['four'], port)
-                  for port in ports]
+        host = match['six'] or match['four']
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            # connect_ex() would resolve it as a name.
+            return []
+        if max(ports) > _LAST_PORT:
+            return []
+        found += [Address(host, port) for port in ports]
     return found
 
 
@@ -115,8 +126,9 @@ class _Question:
                 self.sockets.append(connecting)
                 connecting.setblocking(False)
                 code = connecting.connect_ex(address)
-            except OSError as exc:
-                code = exc.errno or errno.EIO
+            except (OSError, OverflowError, ValueError) as exc:
+                # Whatever an address may be: others are asked after it.
+                code = getattr(exc, 'errno', None) or errno.EIO
             if code not in (0, errno.EINPROGRESS):
                 self.reason = os.strerror(code)
 
@@ -212,4 +224,9 @@ class Monitors:
                     _SOON if new else _LATER, lambda: self.poll(questions))
         for question in over:
             question.close()
-            question.then(question.reason)
+            try:
+                question.then(question.reason)
+            except Exception:
+                # Others wait for their answers.
+                LOG.exception('What was to follow the question to the '
+                              'monitors %s failed', question.addresses)

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 
+import fixtures
 from oslotest import base
 
 from glance_dcn.ceph import monitors
@@ -45,7 +46,10 @@ class ParseTest(base.BaseTestCase):
              [('fd00::1', 3300), ('fd00::1', 6789)]),
             # Names are for librados to resolve.
             ('mon.example.org', []),
-            ('10.0.0.1 mon2', []))
+            ('10.0.0.1 mon2', []),
+            # librados takes them for monitors that do not answer.
+            ('10.0.0.1:67890', []), ('999.1.1.1:6789', []),
+            ('[fd00::1::2]:6789', []))
         for text, expected in cases:
             self.assertEqual(expected, monitors.parse(text), text)
 
@@ -101,6 +105,20 @@ class MonitorsTest(base.BaseTestCase):
 
     def test_nobody_listens(self):
         self.assertEqual(os.strerror(111), self.ask(self.closed()))
+
+    def test_address_that_is_none_holds_up_no_other(self):
+        self.assertIsNotNone(self.ask(monitors.Address('127.0.0.1', 67890)))
+        self.assertIsNone(self.ask(self.listen(b'ceph v2\n')))
+
+    def test_answer_that_leads_to_an_error_holds_up_no_other(self):
+        self.useFixture(fixtures.FakeLogger())
+
+        def fail(reason):
+            self.reasons.put('failed')
+            raise ValueError
+        self.monitors.ask([self.closed()], fail)
+        self.assertEqual('failed', self.reasons.get(timeout=60))
+        self.assertIsNone(self.ask(self.listen(b'ceph v2\n')))
 
     def test_accepted_by_what_says_nothing(self):
         # A monitor that is stopped, or a gateway in front of a cut link.
