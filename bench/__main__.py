@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import signal
 import sys
 import time
 
@@ -239,17 +238,13 @@ def _tidy(bench, say):
         say('left behind: %s' % ', '.join(left))
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the benchmark and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ['scale']:
         return scale.main(argv[1:])
     args = options.parse(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     say = Reporter()
     try:
         rows = run(args, say)

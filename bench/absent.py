@@ -24,7 +24,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -355,14 +354,10 @@ def run(args, say):
     return absence.figures
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Measure, print the table, and return the exit code."""
     args = parse(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     try:
         figures = run(args, lambda line: print(line, flush=True))
     except (process.LabError, OSError) as exc:

@@ -37,6 +37,13 @@ class LabError(Exception):
     """Something of the lab could not be brought up, shown or taken down."""
 
 
+def exit_on_sigterm():
+    """Have SIGTERM raise SystemExit, so that what was started is ended."""
+    def terminate(_number, _frame):
+        raise SystemExit(128 + signal.SIGTERM)
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def run(argv, input=None, env=None, timeout=300):
     """Run a command to its end.
 

@@ -44,7 +44,7 @@ class SecretVolume:
     """The volume of a Secret, as the kubelet has it on its host.
 
     It is a tmpfs, whose folder has mode 1777 there; the files are links to
-    ``..data``, itself a link to a folder that is made anew whenever the
+    ``..data``, itself a link to a folder that is made again whenever the
     Secret changes. With the fsGroup of a pod, folders get its group, and
     setgid; files can be read by the group.
 

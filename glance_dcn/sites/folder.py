@@ -21,7 +21,7 @@ is only taken from those who may change glance-api.conf too. One that cannot
 be used is left alone, with one line in the log; what it said before holds.
 
 The folder may be a volume of Kubernetes, made of a Secret or a ConfigMap: the
-mode of its folder allows everybody to write (1777, or 0777), but it is mounted
+mode of its folder allows all users to write (1777, or 0777), but it is mounted
 read-only, and its files are symbolic links by way of ``..data``, which is
 replaced when the Secret changes.
 """
@@ -188,7 +188,7 @@ def _check_folder(path: str) -> None:
     """Raise Mistake if others could have put files into a folder."""
     found = os.stat(path)
     _check_owner(found, 'folder')
-    # Where it is mounted read-only nobody writes, whatever the mode says.
+    # Mounted read-only, it is written to by no user, whatever its mode.
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
         _check_mode(found)
 

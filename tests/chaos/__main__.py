@@ -23,7 +23,6 @@ import argparse
 import os
 import pathlib
 import random
-import signal
 import sys
 import tempfile
 import threading
@@ -226,10 +225,6 @@ def _summary(stage, run, args, found, seconds, log):
     log.show(report.violations(found))
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the command line and return the exit code: 1 for violations."""
     args = parser().parse_args(argv)
@@ -238,7 +233,7 @@ def main(argv=None):
     if args.plan:
         show_plan(make_plan(args))
         return 0
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     if args.state is None:
         args.state = pathlib.Path(tempfile.mkdtemp(prefix='dcn-chaos.'))
     log = Log(args.log or args.state / 'chaos.log', args.verbose)

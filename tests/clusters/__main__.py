@@ -20,7 +20,6 @@ while half of them are cut. Each cluster takes some 300 MiB of memory.
 import argparse
 import os
 import pathlib
-import signal
 import sys
 import tempfile
 
@@ -69,14 +68,10 @@ def go(args):
     return steps
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the command line and return the exit code: 1 if all is not well."""
     args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     try:
         steps = go(args)
     except (process.LabError, OSError) as exc:

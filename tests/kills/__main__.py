@@ -21,7 +21,6 @@ staged file, no RBD image and no lock is left of any of them.
 
 import argparse
 import random
-import signal
 import sys
 
 from lab import process
@@ -78,16 +77,12 @@ def go(args):
     return kills
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the command line and return the exit code: 1 if all is not well."""
     args = parser().parse_args(argv)
     if args.seed is None:
         args.seed = random.randrange(1 << 32)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     try:
         kills = go(args)
     except (process.LabError, OSError) as exc:

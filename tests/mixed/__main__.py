@@ -20,7 +20,6 @@ fro, and deleted, while all sites answer and while one does not.
 
 import argparse
 import importlib.metadata
-import signal
 import sys
 import unittest
 
@@ -60,14 +59,10 @@ def go(args):
         return unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful()
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the command line and return the exit code: 1 if a test failed."""
     args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     try:
         passed = go(args)
     except (process.LabError, OSError) as exc:

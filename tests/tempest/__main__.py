@@ -20,7 +20,6 @@ pass each time.
 
 import argparse
 import collections
-import signal
 import sys
 import time
 
@@ -86,14 +85,10 @@ def _run(kind, names, title):
     return outcomes
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the command line and return the exit code: 1 if one got worse."""
     args = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     try:
         worse = go(args)
     except (process.LabError, OSError) as exc:

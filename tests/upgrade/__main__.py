@@ -21,7 +21,6 @@ is lost or left behind, and no image is locked.
 import argparse
 import pathlib
 import random
-import signal
 import sys
 import tempfile
 
@@ -117,16 +116,12 @@ def _after(stage, upgrade, names, args, log):
     return found
 
 
-def _terminate(_number, _frame):
-    raise SystemExit(143)
-
-
 def main(argv=None):
     """Run the command line and return the exit code: 1 for violations."""
     args = parser().parse_args(argv)
     if args.seed is None:
         args.seed = random.randrange(1 << 32)
-    signal.signal(signal.SIGTERM, _terminate)
+    process.exit_on_sigterm()
     if args.state is None:
         args.state = pathlib.Path(tempfile.mkdtemp(prefix='dcn-upgrade.'))
     log = chaos.Log(args.state / 'upgrade.log', args.verbose)

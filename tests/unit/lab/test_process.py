@@ -334,3 +334,25 @@ class DaemonTest(ProcessTestCase):
                                   lambda: False, 60)
         self.assertLess(time.monotonic() - started, 30)
         self.assertIn('no such option', str(error))
+
+
+class ExitTest(base.BaseTestCase):
+
+    def test_what_was_started_is_ended_on_sigterm(self):
+        running = subprocess.Popen([sys.executable, '-c', """
+import signal
+from lab import process
+process.exit_on_sigterm()
+try:
+    print('running', flush=True)
+    signal.pause()
+finally:
+    print('ended')
+"""], text=True, stdout=subprocess.PIPE)
+        self.addCleanup(running.stdout.close)
+        self.addCleanup(running.wait)
+        self.addCleanup(running.kill)
+        self.assertEqual('running\n', running.stdout.readline())
+        running.terminate()
+        self.assertEqual('ended\n', running.communicate(timeout=60)[0])
+        self.assertEqual(143, running.returncode)
