@@ -269,10 +269,9 @@ def end_all(folder):
 def _start_time(pid):
     """Return when a process started, in clock ticks since boot.
 
-    A process that has ended but was not waited for (a zombie) counts as gone.
+    A process that has ended but was not waited for (a zombie) counts as gone;
+    a child of this process is waited for.
     """
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
     try:
         stat = pathlib.Path('/proc/%d/stat' % pid).read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -281,5 +280,8 @@ def _start_time(pid):
     # from behind its closing one (proc(5): state is field 3, starttime 22).
     fields = stat.rpartition(')')[2].split()
     if fields[0] in 'ZX':
+        # Only now: one that ended after a wait in vain would stay a zombie.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
         return None
     return int(fields[19])
