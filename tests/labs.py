@@ -15,10 +15,27 @@
 import contextlib
 import os
 import pathlib
+import sys
 import tempfile
 
 from lab import database
 from lab import deployment
+from lab import process
+
+
+def exit_status(name, go):
+    """Do a long run and return its exit status.
+
+    :param name: of the run, for what is printed when it cannot be done
+    :param go: does it and returns what is wrong, or nothing
+    :returns: 0; 1: something is wrong; 2: it could not be done
+    """
+    process.exit_on_sigterm()
+    try:
+        return 1 if go() else 0
+    except (process.LabError, OSError) as exc:
+        print('%s: %s' % (name, exc), file=sys.stderr)
+        return 2
 
 
 def add_arguments(parser):

@@ -30,12 +30,12 @@ import time
 
 from lab import database
 from lab import deployment
-from lab import process
 from tests.chaos import check
 from tests.chaos import plan as plans
 from tests.chaos import report
 from tests.chaos import run as runs
 from tests.chaos import stage as stages
+from tests import labs
 
 
 class Log:
@@ -233,18 +233,12 @@ def main(argv=None):
     if args.plan:
         show_plan(make_plan(args))
         return 0
-    process.exit_on_sigterm()
     if args.state is None:
         args.state = pathlib.Path(tempfile.mkdtemp(prefix='dcn-chaos.'))
     log = Log(args.log or args.state / 'chaos.log', args.verbose)
     print('seed %d, in %s' % (args.seed, args.state), flush=True)
-    try:
-        found = go(args, log)
-    except (process.LabError, OSError) as exc:
-        log('chaos: %s' % exc)
-        print('chaos: %s; see %s' % (exc, args.state), file=sys.stderr)
-        return 2
-    return 1 if found else 0
+    return labs.exit_status('chaos, see %s' % args.state,
+                            lambda: go(args, log))
 
 
 if __name__ == '__main__':

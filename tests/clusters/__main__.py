@@ -25,8 +25,8 @@ import tempfile
 
 from lab import database
 from lab import deployment
-from lab import process
 from tests.clusters import run
+from tests import labs
 
 
 def parser():
@@ -48,7 +48,7 @@ def parser():
 def go(args):
     """Do it all, and show each step.
 
-    :returns: list of :class:`tests.clusters.run.Step`
+    :returns: those that went wrong, each a :class:`tests.clusters.run.Step`
     """
     state = args.state or pathlib.Path(tempfile.mkdtemp(prefix='dcn-many.'))
     lab = deployment.Deployment(state / 'lab')
@@ -65,19 +65,13 @@ def go(args):
                 flush=True)
     finally:
         lab.down(delete=True)
-    return steps
+    return [step for step in steps if step.wrong]
 
 
 def main(argv=None):
     """Run the command line and return the exit code: 1 if all is not well."""
     args = parser().parse_args(argv)
-    process.exit_on_sigterm()
-    try:
-        steps = go(args)
-    except (process.LabError, OSError) as exc:
-        print('clusters: %s' % exc, file=sys.stderr)
-        return 2
-    return 1 if any(step.wrong for step in steps) else 0
+    return labs.exit_status('clusters', lambda: go(args))
 
 
 if __name__ == '__main__':

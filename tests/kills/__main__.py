@@ -23,7 +23,6 @@ import argparse
 import random
 import sys
 
-from lab import process
 from tests.kills import run
 from tests.kills import scene as scenes
 from tests import labs
@@ -52,7 +51,7 @@ def parser():
 def go(args):
     """Kill, and show each and the summary.
 
-    :returns: list of :class:`tests.kills.run.Kill`
+    :returns: those that went wrong, each a :class:`tests.kills.run.Kill`
     """
     chance = random.Random(args.seed)
     methods = args.methods.split(',')
@@ -74,7 +73,7 @@ def go(args):
                 number, kill.method, kill.phase, kill.outcome, kill.seconds,
                 '; '.join(kill.wrong)), flush=True)
     print('\nseed %d\n%s' % (args.seed, run.summary(kills)))
-    return kills
+    return [kill for kill in kills if kill.wrong]
 
 
 def main(argv=None):
@@ -82,13 +81,7 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.seed is None:
         args.seed = random.randrange(1 << 32)
-    process.exit_on_sigterm()
-    try:
-        kills = go(args)
-    except (process.LabError, OSError) as exc:
-        print('kills: %s' % exc, file=sys.stderr)
-        return 2
-    return 1 if any(kill.wrong for kill in kills) else 0
+    return labs.exit_status('kills', lambda: go(args))
 
 
 if __name__ == '__main__':

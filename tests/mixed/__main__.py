@@ -23,7 +23,6 @@ import importlib.metadata
 import sys
 import unittest
 
-from lab import process
 from tests.functional.api import base
 from tests import labs
 
@@ -47,7 +46,7 @@ def parser():
 def go(args):
     """Run the tests, and show what became of them.
 
-    :returns: whether all passed
+    :returns: whether a test failed
     """
     print(', '.join('%s %s' % (name, importlib.metadata.version(name))
                     for name in _VERSIONS), flush=True)
@@ -56,19 +55,14 @@ def go(args):
         for name in ('SwiftTest', 'CinderTest', 'AllTest')]
     with labs.running(args, base.SITES, 'dcn-mixed.'):
         suite = unittest.defaultTestLoader.loadTestsFromNames(names)
-        return unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful()
+        result = unittest.TextTestRunner(verbosity=2).run(suite)
+    return not result.wasSuccessful()
 
 
 def main(argv=None):
     """Run the command line and return the exit code: 1 if a test failed."""
     args = parser().parse_args(argv)
-    process.exit_on_sigterm()
-    try:
-        passed = go(args)
-    except (process.LabError, OSError) as exc:
-        print('mixed: %s' % exc, file=sys.stderr)
-        return 2
-    return 0 if passed else 1
+    return labs.exit_status('mixed', lambda: go(args))
 
 
 if __name__ == '__main__':

@@ -88,13 +88,7 @@ def _run(kind, names, title):
 def main(argv=None):
     """Run the command line and return the exit code: 1 if one got worse."""
     args = parser().parse_args(argv)
-    process.exit_on_sigterm()
-    try:
-        worse = go(args)
-    except (process.LabError, OSError) as exc:
-        print('tempest: %s' % exc, file=sys.stderr)
-        return 2
-    return 1 if worse else 0
+    return labs.exit_status('tempest', lambda: go(args))
 
 
 if __name__ == '__main__':

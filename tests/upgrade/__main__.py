@@ -26,10 +26,10 @@ import tempfile
 
 from glance_dcn.ceph import record_format
 from lab import deployment
-from lab import process
 from tests.chaos import __main__ as chaos
 from tests.chaos import check
 from tests.chaos import report
+from tests import labs
 from tests.upgrade import run as runs
 from tests.upgrade import trees
 
@@ -121,18 +121,12 @@ def main(argv=None):
     args = parser().parse_args(argv)
     if args.seed is None:
         args.seed = random.randrange(1 << 32)
-    process.exit_on_sigterm()
     if args.state is None:
         args.state = pathlib.Path(tempfile.mkdtemp(prefix='dcn-upgrade.'))
     log = chaos.Log(args.state / 'upgrade.log', args.verbose)
     print('seed %d, in %s' % (args.seed, args.state), flush=True)
-    try:
-        found = go(args, log)
-    except (process.LabError, OSError) as exc:
-        log('upgrade: %s' % exc)
-        print('upgrade: %s; see %s' % (exc, args.state), file=sys.stderr)
-        return 2
-    return 1 if found else 0
+    return labs.exit_status('upgrade, see %s' % args.state,
+                            lambda: go(args, log))
 
 
 if __name__ == '__main__':
