@@ -28,7 +28,9 @@ majority of laggards is let go of as well. Of targets that are all about as
 slow none is, nor where fewer than a third are fast: for their sake the source
 would be read for most of the targets once more. Where further targets wait
 behind those of the transfer, the speeds of earlier ones count among the
-others.
+others. Both the mean speed of a laggard is low and that while it holds back
+others: one that has only begun late, or has had to share a line with those
+that wait by now, catches up.
 """
 
 from __future__ import annotations
@@ -169,12 +171,6 @@ class TargetWriter:
         if not self._flushing or self.finished:
             return 0
         return self._loop.clock() - self._last_progress
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that it was given and that are not written yet."""
-        return self._bytes - self._begun + sum(
-            len(chunk.data) for chunk in self._queue)
 
     @property
     def speed(self) -> float:
@@ -493,8 +489,11 @@ class Laggards:
         self._writers = writers
         self._behind = behind
         self._began = self._last = clock()
-        # Seconds for which others were held back since one was let go of.
+        # Seconds for which others were held back since one was let go of, and
+        # bytes that each has written in these, and by the last time.
         self._held = 0.0
+        self._moved = dict.fromkeys(writers, 0)
+        self._written = dict.fromkeys(writers, 0)
 
     def find(self, blocked: bool, ended: bool) -> list[TargetWriter]:
         """Return the writers whose targets are to be let go of now.
@@ -505,18 +504,31 @@ class Laggards:
         now = self._clock()
         passed, self._last = now - self._last, now
         live = [writer for writer in self._writers if writer.live]
-        if not (blocked or ended) or self._behind is None and not any(
-                writer.flushed if ended else writer.idle for writer in live):
+        moved = {writer: writer.written - self._written[writer]
+                 for writer in live}
+        for writer in live:
+            self._written[writer] = writer.written
+        if not (blocked or ended) or not (
+                any(writer.flushed if ended else writer.idle
+                    for writer in live) or self._behind is not None
+                and all(self._is_slow(writer, live) for writer in live)):
             return []
         self._held += passed
+        for writer in live:
+            self._moved[writer] += moved[writer]
         patience = max(_PATIENCE, _SHARE * (now - self._began))
         found = [writer for writer in live if not writer.flushed and (
             writer.flushing > patience if writer.idle else
-            self._held + _remaining(writer, ended) > patience
-            and writer.speed < _SLOW * self._usual(live, writer))]
+            self._held > patience and self._is_slow(
+                writer, live, self._moved[writer] / self._held))]
         if found:
             self._held = 0.0
+            self._moved = dict.fromkeys(self._writers, 0)
         return found
+
+    def _is_slow(self, writer: TargetWriter, live: list[TargetWriter],
+                 lately: float = 0) -> bool:
+        return max(writer.speed, lately) < _SLOW * self._usual(live, writer)
 
     def _usual(self, live: list[TargetWriter], writer: TargetWriter) -> float:
         """Return the speed to be expected of a target, in bytes per second.
@@ -528,8 +540,3 @@ class Laggards:
             other.speed for other in live if other is not writer)])
         return (others[math.ceil(2 * len(others) / 3) - 1] if others
                 else float('inf'))
-
-
-def _remaining(writer: TargetWriter, ended: bool) -> float:
-    """Return the seconds that it will take at least, if that is known."""
-    return writer.backlog / writer.speed if ended and writer.written else 0.0

@@ -178,7 +178,7 @@ class Copy:
                  interval: float = 1,
                  waiting: Callable[[list[str]], None] | None = None,
                  finished: Callable[..., None] | None = None,
-                 late: float = 2, latest: float = 15,
+                 late: float = 0.5, latest: float = 15,
                  waves: Callable[[Iterable[sites_.Site], int],
                                  targets_.Waves] = targets_.Waves) -> None:
         self._image = image
