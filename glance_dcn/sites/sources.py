@@ -24,6 +24,12 @@ then, beside the reads that are in flight. So at any time all that was given
 out is the image's, and another source can continue from there, whether the
 first one was removed or does not answer. What was read ahead of the first one
 is dropped and read again: nothing proves it.
+
+A site that is gone is found out in some seconds, of which many would make
+minutes. So as soon as one source turns out to be away, the monitors of all
+others are asked, at once and without a client, which takes two seconds. Those
+that do not answer are away from then on, for whatever uses them next; a probe
+finds them when they are back.
 """
 
 from __future__ import annotations
@@ -186,11 +192,14 @@ class SourceFailover:
                 hint='No source is left: each has failed. Look for the '
                 'reasons in the messages before this one.')
         self.source = source
+        was_available = source.site.available
         try:
             endpoint = self._open()
         except FAILURES as exc:
             endpoint = self.next_source(exc)
             if endpoint is None:
+                if was_available and not source.site.available:
+                    self._find_silent()
                 raise
         # The first one was compared with nothing.
         assert endpoint is not None
@@ -226,6 +235,20 @@ class SourceFailover:
                                           'store': source.site.name})
                 return endpoint
         return None
+
+    def _find_silent(self) -> None:
+        """Find out which of the sources that are left are away.
+
+        They are tried next, as the first one each, and not to be waited for
+        one after the other.
+        """
+        left = [source for source in self._sources if source.site.available]
+        if len(left) > 1:
+            answers = _ask_monitors(left)
+            deadline = time.monotonic() + self._patience
+            with contextlib.suppress(native.Empty):
+                for _source in left:
+                    native.get(answers, max(0, deadline - time.monotonic()))
 
     def check(self) -> None:
         """Prove by one round trip that what was read until now was there.
@@ -286,18 +309,13 @@ def _answering_first(sources: Iterable[Source],
                      patience: float) -> Iterator[Source]:
     """Give the sources whose monitors answer, in order, then the others.
 
-    Each that is away would take seconds to be found out; the monitors of all
-    are asked at once.
+    Of these, those have not been asked yet that are still available.
     """
     candidates = [source for source in sources if source.site.available]
     if len(candidates) < 2:
         yield from candidates
         return
-    answers: native.Queue[tuple[str, str | None]] = native.Queue()
-    for source in candidates:
-        source.site.connection.ask_monitors(functools.partial(
-            lambda name, reason: answers.put((name, reason)),
-            source.site.name))
+    answers = _ask_monitors(candidates)
     deadline = time.monotonic() + patience
     reasons: dict[str, str | None] = {}
     silent = []
@@ -317,6 +335,30 @@ def _answering_first(sources: Iterable[Source],
             reasons.update([answers.get_nowait()])
     yield from sorted(silent, key=lambda source: reasons.get(
         source.site.name, 'no answer') is not None)
+
+
+def _ask_monitors(sources: Iterable[Source]
+                  ) -> native.Queue[tuple[str, str | None]]:
+    """Ask the monitors of all sources at once, without a client.
+
+    Where none answers, the site is away from then on.
+
+    :returns: is given the name of each site, and None or the reason why none
+        answers
+    """
+    answers: native.Queue[tuple[str, str | None]] = native.Queue()
+
+    def answered(site: sites.Site, reason: str | None) -> None:
+        if reason is not None:
+            site.failed(errors.Unreachable(
+                site.name, 'its monitors do not answer (%s)' % reason,
+                'see that the site is up and its monitors can be reached'))
+        answers.put((site.name, reason))
+
+    for source in sources:
+        source.site.connection.ask_monitors(
+            functools.partial(answered, source.site))
+    return answers
 
 
 def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,

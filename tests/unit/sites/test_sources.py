@@ -144,6 +144,8 @@ class FakeSite:
 
     def failed(self, error):
         self.told.append(error)
+        if isinstance(error, errors.Unreachable):
+            self.available = False
 
 
 def signed(content, size=10):
@@ -276,11 +278,14 @@ class SourceFailoverTest(base.BaseTestCase):
                            silent[1], well[1], patience=.2) as failover:
             failover.open()
             self.assertEqual(
-                ['two', 'three', 'refuses', 'silent'],
-                [failover.next_source(self.error).name for _ in range(4)])
+                ['two', 'three', 'silent'],
+                [failover.next_source(self.error).name for _ in range(3)])
             self.assertIsNone(failover.next_source(self.error))
+        # Nothing else waits for it either.
+        self.assertFalse(silent[0].available)
+        self.assertIn('refused', str(silent[0].told[0]))
         # All at once, and whether the last one answers tells nothing.
-        self.assertEqual([3, 3], [site.asked for site in silent])
+        self.assertEqual([1, 2], [site.asked for site in silent])
 
     def test_an_answer_that_comes_late(self):
         # As where very many are asked, some at a time.
@@ -305,6 +310,30 @@ class SourceFailoverTest(base.BaseTestCase):
         with self.failover(gone, FakeSite('two', self.record)) as failover:
             self.assertEqual('two', failover.open().name)
         self.assertEqual([gone.error], gone.told)
+
+    def gone(self, name, **kwargs):
+        return FakeSite(name, self.record, errors.Unreachable(name, 'x', 'y'),
+                        reason='no answer', **kwargs)
+
+    def test_others_that_are_gone_are_found_out_at_once(self):
+        # What was the image's location is away, and nothing is known of the
+        # others: each is going to be tried as the first one.
+        gone = [self.gone('gone%d' % number) for number in range(20)]
+        well = FakeSite('well', self.record)
+        with self.failover(*gone, well, record=False) as failover:
+            self.assertRaises(errors.Unreachable, failover.open)
+        self.assertEqual([False] * 20, [site.available for site in gone])
+        self.assertTrue(well.available)
+        # Only one was connected to.
+        self.assertEqual(19, sum(site.asked for site in gone))
+
+    def test_one_that_was_known_to_be_away_has_no_other_asked(self):
+        # It was refused at once.
+        others = [FakeSite(name, self.record) for name in ('two', 'three')]
+        with self.failover(self.gone('one', available=False), *others,
+                           record=False) as failover:
+            self.assertRaises(errors.Unreachable, failover.open)
+        self.assertEqual([0, 0], [site.asked for site in others])
 
     def test_none_can_be_opened(self):
         first, second = (errors.Unreachable(name, 'x', 'y')
