@@ -29,7 +29,8 @@ A site that is gone is found out in some seconds, of which many would make
 minutes. So as soon as one source turns out to be away, the monitors of all
 others are asked, at once and without a client, which takes two seconds. Those
 that do not answer are away from then on, for whatever uses them next; a probe
-finds them when they are back.
+finds them when they are back. One that this process is connected to is only
+suspected, for others may be using it well.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from glance_dcn.sites import figures
 from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Iterator
     from collections.abc import Mapping
@@ -146,6 +148,8 @@ class SourceFailover:
     :param sources: preferred first; iterated over as they are needed
     :param patience: seconds that the monitors of all further sources have to
         answer
+    :param start: starts the thread that closes a source which was left; see
+        :func:`glance_dcn.runtime.native.start`
     :ivar record: what others must have; None: there will be no other
     :ivar image_id: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
@@ -159,8 +163,10 @@ class SourceFailover:
 
     def __init__(self, image: str, sources: Iterable[Source],
                  record: records.Record | None = None,
-                 patience: float = monitors.TIMEOUT + 1) -> None:
+                 patience: float = monitors.TIMEOUT + 1,
+                 start: Callable[..., object] = native.start) -> None:
         self.record = record
+        self._start = start
         self._patience = patience
         self.endpoint: rbd_backend.RBD | None = None
         self.names: list[str] = []
@@ -289,12 +295,30 @@ class SourceFailover:
                 return None
             reference = endpoint.call(images.refer, source.image,
                                       source.snapshot, fence=False)
-            # The one before it stays open until its requests have landed.
-            self._stack.push(stack.pop_all())
+            left, self._stack = self._stack, stack.pop_all()
         self.ioctx, self._reference = ioctx, reference
-        self.endpoint = endpoint
+        was_open, self.endpoint = self.endpoint is not None, endpoint
         self.names.append(source.site.name)
+        if was_open:
+            self._close_left(left)
         return endpoint
+
+    def _close_left(self, left: contextlib.ExitStack) -> None:
+        """Close the source that was left, as soon as its requests have landed.
+
+        Its client was retired, perhaps, and this may go on for hours.
+        """
+        def close() -> None:
+            try:
+                left.close()
+            except Exception as exc:
+                LOG.warning('A source of image %(image)s is not closed: '
+                            '%(error)s', {'image': self._image, 'error': exc})
+        try:
+            self._start('dcn-close-source', close)
+        except RuntimeError:
+            # There is no thread for it now.
+            self._stack.push(left)
 
     def _is_same(self, endpoint: rbd_backend.RBD,
                  wanted: records.Record) -> bool:
@@ -341,7 +365,8 @@ def _ask_monitors(sources: Iterable[Source]
                   ) -> native.Queue[tuple[str, str | None]]:
     """Ask the monitors of all sources at once, without a client.
 
-    Where none answers, the site is away from then on.
+    Where none answers, the site is away from then on, or suspected if there is
+    a connection to it.
 
     :returns: is given the name of each site, and None or the reason why none
         answers
@@ -349,7 +374,9 @@ def _ask_monitors(sources: Iterable[Source]
     answers: native.Queue[tuple[str, str | None]] = native.Queue()
 
     def answered(site: sites.Site, reason: str | None) -> None:
-        if reason is not None:
+        if reason is not None and site.connection.address is not None:
+            site.suspect()
+        elif reason is not None:
             site.failed(errors.Unreachable(
                 site.name, 'its monitors do not answer (%s)' % reason,
                 'see that the site is up and its monitors can be reached'))

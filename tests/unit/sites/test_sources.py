@@ -103,6 +103,8 @@ class FakeSite:
     """
 
     home = FakeHome()
+    # Of its client.
+    address = None
 
     def __init__(self, name, record=None, error=None, available=True,
                  round_trip=None, size=10, reason=None):
@@ -141,6 +143,9 @@ class FakeSite:
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot):
         yield FakeEndpoint(self.record, self.size, self.name)
+
+    def suspect(self):
+        self.told.append('suspected')
 
     def failed(self, error):
         self.told.append(error)
@@ -232,10 +237,32 @@ class SourceFailoverTest(base.BaseTestCase):
         self.assertEqual({'one': self.error, 'two': self.error},
                          failover.failed)
         self.assertEqual([self.error], one.told)
-        self.assertEqual((0, 0), (one.open, two.open))
+        self.assertEqual(0, two.open)
         self.assertEqual(
             [{'errors/away': 1, 'retries/read': 1}, {'errors/away': 1}],
             [site.limits.meter.counts() for site in (one, two)])
+
+    def test_what_was_left_is_closed(self):
+        # Its client is not to be held to the end of a long download.
+        one, two = FakeSite('one', self.record), FakeSite('two', self.record)
+        started = []
+        with self.failover(one, two, start=lambda name, run: started.append(
+                run)) as failover:
+            failover.open()
+            self.assertEqual([], started)
+            failover.next_source(self.error)
+            [close] = started
+            close()
+            self.assertEqual((0, 1), (one.open, two.open))
+
+    def test_what_was_left_is_closed_without_a_thread(self):
+        def start(name, run):
+            raise RuntimeError("can't start new thread")
+        one, two = FakeSite('one', self.record), FakeSite('two', self.record)
+        with self.failover(one, two, start=start) as failover:
+            failover.open()
+            failover.next_source(self.error)
+        self.assertEqual((0, 0), (one.open, two.open))
 
     def test_only_the_same_image(self):
         wrong = [FakeSite('nothing known'),
@@ -326,6 +353,15 @@ class SourceFailoverTest(base.BaseTestCase):
         self.assertTrue(well.available)
         # Only one was connected to.
         self.assertEqual(19, sum(site.asked for site in gone))
+
+    def test_one_that_is_connected_to_is_only_suspected(self):
+        used, other = self.gone('used'), self.gone('other')
+        used.address = '198.18.0.1:0/7'
+        with self.failover(self.gone('one'), used, other,
+                           record=False) as failover:
+            self.assertRaises(errors.Unreachable, failover.open)
+        self.assertEqual((['suspected'], True), (used.told, used.available))
+        self.assertFalse(other.available)
 
     def test_one_that_was_known_to_be_away_has_no_other_asked(self):
         # It was refused at once.
