@@ -187,8 +187,7 @@ class Shared:
         self._uses = 1
 
     def acquire(self) -> bool:
-        """Begin a further use, unless it is closed; return whether it is not.
-        """
+        """Begin a further use, and return True, unless it is closed."""
         with self._lock:
             if not self._uses:
                 return False
