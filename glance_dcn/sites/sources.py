@@ -23,7 +23,9 @@ all of it had been read: one plain RADOS round trip for what has arrived by
 then, beside the reads that are in flight. So at any time all that was given
 out is the image's, and another source can continue from there, whether the
 first one was removed or does not answer. What was read ahead of the first one
-is dropped and read again: nothing proves it.
+is dropped and read again: nothing proves it. In the same way it goes on from
+the same site by another client, if its own was retired: it may take hours, and
+a site has few clients that wait for their last use.
 
 A site that is gone is found out in some seconds, of which many would make
 minutes. So as soon as one source turns out to be away, the monitors of all
@@ -170,6 +172,8 @@ class SourceFailover:
         self._patience = patience
         self.endpoint: rbd_backend.RBD | None = None
         self.names: list[str] = []
+        # Whether the source cannot be renewed.
+        self._stays = False
         self.failed: dict[str, Exception] = {}
         self._image = image
         self._sources = iter(sources)
@@ -242,6 +246,27 @@ class SourceFailover:
                 return endpoint
         return None
 
+    def renew(self) -> rbd_backend.RBD | None:
+        """Open the source that is open once more, if its client was retired.
+
+        If that fails once, the source stays as it is.
+
+        :returns: None if it stays
+        """
+        source = self.source
+        if (self._stays or not source.site.available
+                or not source.site.connection.is_outdated(self.ioctx)):
+            return None
+        self._stays = True
+        try:
+            return self._open(same=self._reference)
+        except FAILURES as exc:
+            LOG.info('Image %(image)s is read on by an earlier connection to '
+                     'store %(store)s: %(error)s', {
+                         'image': source.image, 'store': source.site.name,
+                         'error': exc})
+            return None
+
     def _find_silent(self) -> None:
         """Find out which of the sources that are left are away.
 
@@ -283,9 +308,14 @@ class SourceFailover:
                     '%(error)s', {'image': source.image,
                                   'store': source.site.name, 'error': error})
 
-    def _open(self, wanted: records.Record | None = None
+    def _open(self, wanted: records.Record | None = None,
+              same: images.Reference | None = None
               ) -> rbd_backend.RBD | None:
-        """Open the present source; return None if it is another image."""
+        """Open the present source; return None if it is another image.
+
+        :param wanted: the record that it must have
+        :param same: what it must be
+        """
         source = self.source
         with contextlib.ExitStack() as stack:
             ioctx = stack.enter_context(source.site.open_pool(source.pool))
@@ -295,10 +325,14 @@ class SourceFailover:
                 return None
             reference = endpoint.call(images.refer, source.image,
                                       source.snapshot, fence=False)
+            if same not in (None, reference):
+                return None
             left, self._stack = self._stack, stack.pop_all()
         self.ioctx, self._reference = ioctx, reference
         was_open, self.endpoint = self.endpoint is not None, endpoint
-        self.names.append(source.site.name)
+        self._stays = False
+        if same is None:
+            self.names.append(source.site.name)
         if was_open:
             self._close_left(left)
         return endpoint
@@ -420,5 +454,10 @@ def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,
                 continue
             offset += len(chunk)
             yield chunk
+            other = failover.renew()
+            if other is not None:
+                data.close()
+                data = stream.Reader(other, offset, end - offset, **options)
+                proved = offset
     finally:
         data.close()

@@ -46,11 +46,12 @@ class FakeImage:
     :param record: its record, or None
     """
 
-    def __init__(self, record):
+    def __init__(self, record, image_id='id'):
         self.record = record
+        self._id = image_id
 
     def id(self):
-        return 'id'
+        return self._id
 
     def metadata_get(self, key):
         if self.record is None:
@@ -64,8 +65,8 @@ class FakeImage:
 class FakeEndpoint:
     """An endpoint of an RBD image that has been opened."""
 
-    def __init__(self, record, size, name='endpoint'):
-        self.image = FakeImage(record)
+    def __init__(self, record, size, name='endpoint', image_id='id'):
+        self.image = FakeImage(record, image_id)
         self.size = size
         self.name = name
 
@@ -103,8 +104,10 @@ class FakeSite:
     """
 
     home = FakeHome()
-    # Of its client.
+    image_id = 'id'
+    # Of its client, and whether that was retired.
     address = None
+    outdated = False
 
     def __init__(self, name, record=None, error=None, available=True,
                  round_trip=None, size=10, reason=None):
@@ -142,7 +145,10 @@ class FakeSite:
 
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot):
-        yield FakeEndpoint(self.record, self.size, self.name)
+        yield FakeEndpoint(self.record, self.size, self.name, self.image_id)
+
+    def is_outdated(self, ioctx):
+        return self.outdated
 
     def suspect(self):
         self.told.append('suspected')
@@ -254,6 +260,44 @@ class SourceFailoverTest(base.BaseTestCase):
             [close] = started
             close()
             self.assertEqual((0, 1), (one.open, two.open))
+
+    def test_renewed_if_its_client_was_retired(self):
+        site = FakeSite('one', self.record)
+        with self.failover(site, start=lambda name, run: run()) as failover:
+            first = failover.open()
+            self.assertIsNone(failover.renew())
+            site.outdated = True
+            # Not while it is away.
+            site.available = False
+            self.assertIsNone(failover.renew())
+            site.available = True
+            second = failover.renew()
+            self.assertIsNot(first, second)
+            self.assertEqual((1, ['one']), (site.open, failover.names))
+            # Each time that it is retired.
+            self.assertIsNot(second, failover.renew())
+
+    def test_not_renewed_by_another_image(self):
+        site = FakeSite('one', self.record)
+        with self.failover(site, start=lambda name, run: run()) as failover:
+            first = failover.open()
+            site.outdated, site.image_id = True, 'another'
+            self.assertIsNone(failover.renew())
+            self.assertIs(first, failover.endpoint)
+            self.assertEqual(1, site.open)
+
+    def test_stays_if_it_cannot_be_renewed(self):
+        site = FakeSite('one', self.record)
+        with self.failover(site, start=lambda name, run: run()) as failover:
+            first = failover.open()
+            site.outdated = True
+            site.error = errors.Exhausted('one', 'x', 'y')
+            self.assertIsNone(failover.renew())
+            self.assertIs(first, failover.endpoint)
+            self.assertEqual({}, failover.failed)
+            # It is not tried before each chunk.
+            site.error = None
+            self.assertIsNone(failover.renew())
 
     def test_what_was_left_is_closed_without_a_thread(self):
         def start(name, run):
@@ -440,6 +484,9 @@ class FakeFailover:
         if getattr(self.open, 'removed', False):
             raise sources.Removed('gone')
 
+    def renew(self):
+        return None
+
     def next_source(self, error):
         if not self._endpoints:
             return None
@@ -516,6 +563,18 @@ class ChunksTest(base.BaseTestCase):
         came, error = self.read(failover, offset, length)
         self.assertIsNone(error)
         self.assertEqual(self.data[offset:offset + length], came)
+
+    def test_source_is_renewed(self):
+        # As when its client was retired, at any time.
+        for at in range(5):
+            failover = FakeFailover(
+                *(memory.Memory(data=self.data) for _number in range(2)))
+            turns = iter(range(100))
+            failover.renew = lambda failover=failover, at=at, turns=turns: (
+                failover.next_source(None) if next(turns) == at else None)
+            came, error = self.read(failover, 5)
+            self.assertIsNone(error)
+            self.assertEqual(self.data[5:], came)
 
     def test_last_source_fails(self):
         failover = FakeFailover(self.faulty('one', 3), self.faulty('two', 3))
