@@ -31,8 +31,8 @@ A site that is gone is found out in some seconds, of which many would make
 minutes. So as soon as one source turns out to be away, the monitors of all
 others are asked, at once and without a client, which takes two seconds. Those
 that do not answer are away from then on, for whatever uses them next; a probe
-finds them when they are back. One that this process is connected to is only
-suspected, for others may be using it well.
+finds them when they are back. One whose connection is in use is only
+suspected, for that may work.
 """
 
 from __future__ import annotations
@@ -399,8 +399,8 @@ def _ask_monitors(sources: Iterable[Source]
                   ) -> native.Queue[tuple[str, str | None]]:
     """Ask the monitors of all sources at once, without a client.
 
-    Where none answers, the site is away from then on, or suspected if there is
-    a connection to it.
+    Where none answers, the site is away from then on, or suspected if its
+    connection is in use.
 
     :returns: is given the name of each site, and None or the reason why none
         answers
@@ -408,7 +408,7 @@ def _ask_monitors(sources: Iterable[Source]
     answers: native.Queue[tuple[str, str | None]] = native.Queue()
 
     def answered(site: sites.Site, reason: str | None) -> None:
-        if reason is not None and site.connection.address is not None:
+        if reason is not None and site.connection.is_in_use:
             site.suspect()
         elif reason is not None:
             site.failed(errors.Unreachable(

@@ -105,9 +105,7 @@ class FakeSite:
 
     home = FakeHome()
     image_id = 'id'
-    # Of its client, and whether that was retired.
-    address = None
-    outdated = False
+    is_in_use = outdated = False
 
     def __init__(self, name, record=None, error=None, available=True,
                  round_trip=None, size=10, reason=None):
@@ -398,9 +396,9 @@ class SourceFailoverTest(base.BaseTestCase):
         # Only one was connected to.
         self.assertEqual(19, sum(site.asked for site in gone))
 
-    def test_one_that_is_connected_to_is_only_suspected(self):
+    def test_one_that_is_in_use_is_only_suspected(self):
         used, other = self.gone('used'), self.gone('other')
-        used.address = '198.18.0.1:0/7'
+        used.is_in_use = True
         with self.failover(self.gone('one'), used, other,
                            record=False) as failover:
             self.assertRaises(errors.Unreachable, failover.open)
