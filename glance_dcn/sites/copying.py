@@ -163,8 +163,8 @@ class Copy:
         these targets stays; after one from then on, all of it does, for
         Glance may have it. Exceptions of all three end the copy
     :param late: seconds after which a target is late at the earliest
-    :param latest: seconds after which it is late in any case, unless no other
-        was faster
+    :param latest: seconds after which it is late in any case, unless none is
+        open by then
     :param waves: makes the waves of the targets, of which so many run at once
     """
 
@@ -333,7 +333,7 @@ class Copy:
         work = [self._start(target, target.open) for target in wave]
         # To read a large source once more costs more than to wait.
         self._wait_for_most(
-            work, self._content.size / _SIZE_OF_A_SECOND,
+            work, 1, self._content.size / _SIZE_OF_A_SECOND,
             lambda number: wave[number].error is None)
         opened = [target for target, opening in zip(wave, work)
                   if opening.done()]
@@ -557,12 +557,14 @@ class Copy:
         return work
 
     def _wait_for_most(
-            self, work: list[futures.Future[None]], patience: float = 0,
+            self, work: list[futures.Future[None]], least: int = 0,
+            patience: float = 0,
             counts: Callable[[int], bool] = lambda number: True) -> None:
         """Wait until work is done, but not long for a few that take longer.
 
+        :param least: how much of it must be done in any case
         :param patience: seconds to wait in any case, but for :attr:`_latest`
-        :param counts: whether the rest is measured by work of a number
+        :param counts: whether work of a number counts for these
         """
         began = time.monotonic()
         half = None
@@ -575,7 +577,7 @@ class Copy:
                 half = seconds
             if half is not None:
                 patience = max(patience, _TIMES * half)
-            if done and seconds > self._latest or (
+            if done >= least and seconds > self._latest or (
                     half is not None and seconds > patience):
                 return
             futures.wait([one for one in work if not one.done()], _TICK,

@@ -249,6 +249,20 @@ class CopyTest(WavesTestCase):
         self.assertEqual(['begin', 'publish', 'commit'], late[0].calls)
         self.assertCopied(*late)
 
+    def test_one_that_is_published_slowly_does_not_hold_back_the_others(self):
+        slow, *targets = self.sites(3)
+        ready = threading.Event()
+        self.addCleanup(ready.set)
+        slow.publishing = lambda: ready.wait(60)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 2:
+                ready.set()
+        self.copy([slow, *targets], at_once=1, finished=note, late=0.1,
+                  latest=0.3).run()
+        self.assertEqual(slow.name, self.noted[-1])
+
     def test_late_one_does_not_hold_back_the_others(self):
         targets, late = self.sites(3), self.site('late')
         ready = threading.Event()
