@@ -371,8 +371,9 @@ class Copy:
             if outcome.error is not None:
                 target.fail(outcome.error)
             elif outcome.left_at is not None:
+                # What was not read to its end is not proven.
                 target.left_at = (outcome.left_at - outcome.left_at
-                                  % digests.CHUNK)
+                                  % digests.CHUNK if result.content else 0)
         self._learn(result)
 
     def _learn(self, result: transfer.Result) -> None:

@@ -75,7 +75,7 @@ class WavesTestCase(base.BaseTestCase):
 
     def assertCopied(self, *sites):
         for site in sites:
-            self.assertEqual(self.data, site.held.content())
+            self.assertTrue(self.data == site.held.content(), site.name)
             self.assertEqual(['begin', 'publish', 'commit'], site.calls[-3:])
 
 
@@ -203,6 +203,35 @@ class CopyTest(WavesTestCase):
         slow, targets = self.slow(2), self.sites(4)
         self.copy_beside(slow, targets, at_once=2,
                          order=[*targets[:2], *slow, *targets[2:]])
+
+    def test_what_was_not_read_to_its_end_is_written_again(self):
+        # Nothing has proven the part that is written, of a damaged source.
+        self.data = random.Random(6).randbytes(24 * MIB)
+        self.source = source = self.site('source', self.data)
+        slow, away, *targets = self.sites(5)
+        slow.limits.set(0, 8)
+        away.opening = mock.Mock(side_effect=errors.EngineError('no'))
+        damaged = []
+
+        def damage():
+            source.held.blocks[3][5] ^= 1
+            damaged.append(source.held.blocks[3][5])
+
+        class Mended(targets_.Waves):
+            def straggles(self, target):
+                if damaged and target.site is slow:
+                    source.held.blocks[3][5] ^= 1
+                    slow.limits.set(0, 0)
+                return super().straggles(target)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 2 and not damaged:
+                damage()
+        self.copy([*targets[:2], slow, away, targets[2]], at_once=2,
+                  finished=note, waves=Mended).run()
+        self.assertEqual(1, len(damaged))
+        self.assertCopied(slow, *targets)
 
     def test_one_that_is_put_back_twice_does_not_hold_back_the_others(self):
         slow, targets = self.slow(4), self.sites(3)
