@@ -495,6 +495,16 @@ class Connection:
         entry = self._states.get().entry
         return entry.address if entry else None
 
+    def is_outdated(self, ioctx: rados.Ioctx) -> bool:
+        """Return whether a pool was opened by a client that was retired."""
+        return self._pools[id(ioctx)].entry.is_retired
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether this process has a client that something uses now."""
+        entry = self._states.get().entry
+        return entry is not None and entry.uses > 0
+
     def client_of(self, ioctx: rados.Ioctx) -> rados.Rados:
         """Return the client that a pool was opened by."""
         return self._pools[id(ioctx)].entry.client

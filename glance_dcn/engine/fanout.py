@@ -22,6 +22,15 @@ end they wait until it is done, before they can be published. Such a laggard is
 let go of only if that has cost the others some time, and if it is much slower
 than they are: one that is a little slower would cost the source more, which
 has to be read again for it, than it costs the others.
+
+What is much slower is measured by the fastest third of the others, so that a
+majority of laggards is let go of as well. Of targets that are all about as
+slow none is, nor where fewer than a third are fast: for their sake the source
+would be read for most of the targets once more. Where further targets wait
+behind those of the transfer, the speeds of earlier ones count among the
+others. Both the mean speed of a laggard is low and that while it holds back
+others: one that has only begun late, or has had to share a line with those
+that wait by now, catches up.
 """
 
 from __future__ import annotations
@@ -31,7 +40,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import statistics
+import math
 import typing
 
 from glance_dcn.engine.backends import base
@@ -59,7 +68,8 @@ _TOGETHER = 64 << 20
 # part of the time since the transfer began.
 _PATIENCE = 0.5
 _SHARE = 0.1
-# A target is slow that has less than this part of the others' median speed.
+# A target is slow that has less than this part of the speed that each of the
+# fastest third of the others has.
 _SLOW = 0.5
 
 
@@ -161,12 +171,6 @@ class TargetWriter:
         if not self._flushing or self.finished:
             return 0
         return self._loop.clock() - self._last_progress
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that it was given and that are not written yet."""
-        return self._bytes - self._begun + sum(
-            len(chunk.data) for chunk in self._queue)
 
     @property
     def speed(self) -> float:
@@ -471,15 +475,25 @@ class Fanout:
 
 
 class Laggards:
-    """Finds the targets of a transfer that hold back the others."""
+    """Finds the targets of a transfer that hold back others.
+
+    :param behind: speeds (bytes per second) that earlier transfers lead to
+        expect, if further targets wait for the end of this one; None if none
+        do
+    """
 
     def __init__(self, clock: Callable[[], float],
-                 writers: Sequence[TargetWriter]) -> None:
+                 writers: Sequence[TargetWriter],
+                 behind: Sequence[float] | None = None) -> None:
         self._clock = clock
         self._writers = writers
+        self._behind = behind
         self._began = self._last = clock()
-        # Seconds for which targets were held back since one was let go of.
+        # Seconds for which others were held back since one was let go of, and
+        # bytes that each has written in these, and by the last time.
         self._held = 0.0
+        self._moved = dict.fromkeys(writers, 0)
+        self._written = dict.fromkeys(writers, 0)
 
     def find(self, blocked: bool, ended: bool) -> list[TargetWriter]:
         """Return the writers whose targets are to be let go of now.
@@ -490,22 +504,39 @@ class Laggards:
         now = self._clock()
         passed, self._last = now - self._last, now
         live = [writer for writer in self._writers if writer.live]
-        if len(live) < 2 or not (
-                any(writer.flushed for writer in live) if ended
-                else blocked and any(writer.idle for writer in live)):
+        moved = {writer: writer.written - self._written[writer]
+                 for writer in live}
+        for writer in live:
+            self._written[writer] = writer.written
+        if not (blocked or ended) or not (
+                any(writer.flushed if ended else writer.idle
+                    for writer in live) or self._behind is not None
+                and all(self._is_slow(writer, live) for writer in live)):
             return []
         self._held += passed
+        for writer in live:
+            self._moved[writer] += moved[writer]
         patience = max(_PATIENCE, _SHARE * (now - self._began))
         found = [writer for writer in live if not writer.flushed and (
             writer.flushing > patience if writer.idle else
-            self._held + _remaining(writer, ended) > patience
-            and writer.speed < _SLOW * statistics.median(
-                other.speed for other in live if other is not writer))]
+            self._held > patience and self._is_slow(
+                writer, live, self._moved[writer] / self._held))]
         if found:
             self._held = 0.0
+            self._moved = dict.fromkeys(self._writers, 0)
         return found
 
+    def _is_slow(self, writer: TargetWriter, live: list[TargetWriter],
+                 lately: float = 0) -> bool:
+        return max(writer.speed, lately) < _SLOW * self._usual(live, writer)
 
-def _remaining(writer: TargetWriter, ended: bool) -> float:
-    """Return the seconds that it will take at least, if that is known."""
-    return writer.backlog / writer.speed if ended and writer.written else 0.0
+    def _usual(self, live: list[TargetWriter], writer: TargetWriter) -> float:
+        """Return the speed to be expected of a target, in bytes per second.
+
+        One that has none to be compared with is to make way for those that
+        wait behind it.
+        """
+        others = sorted([*(self._behind or ()), *(
+            other.speed for other in live if other is not writer)])
+        return (others[math.ceil(2 * len(others) / 3) - 1] if others
+                else float('inf'))

@@ -84,12 +84,14 @@ class Outcome:
 
     :ivar left_at: where another transfer has to begin, in bytes, if it was
         let go of: everything below is written; None if it was not
+    :ivar speed: bytes per second; infinite if it had nothing to do
     """
 
     target: base.Endpoint
     written: int
     error: Exception | None
     left_at: int | None = None
+    speed: float = float('inf')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +133,9 @@ class Transfer:
     :param interval: seconds between calls of ``progress``
     :param next_source: called with the error when the source fails;
         returns another endpoint of the same content to go on with, or None
-    :param lets_go: whether targets that hold back the others are let go of
+    :param lets_go: whether targets that hold back others are let go of. When
+        none is left, it goes on without any, unless the content is known
+    :param behind: see :class:`glance_dcn.engine.fanout.Laggards`
     :param offset: where to begin, in bytes, a multiple of
         :data:`glance_dcn.engine.digests.CHUNK`
     :param chunks: (number, digest) of the content digest's chunks that the
@@ -150,7 +154,8 @@ class Transfer:
                  interval: float = 1,
                  next_source: Callable[[errors.EngineError],
                                        base.Endpoint | None] | None = None,
-                 lets_go: bool = False, offset: int = 0,
+                 lets_go: bool = False,
+                 behind: Sequence[float] | None = None, offset: int = 0,
                  chunks: list[tuple[int, bytes]] | None = None,
                  loop: pacing.Loop | None = None) -> None:
         if memory < 2 * extents.REQUEST:
@@ -176,7 +181,8 @@ class Transfer:
             content or expected is not None or chunks is not None, hashes,
             window)
         self._laggards = fanout.Laggards(
-            self._loop.clock, self._fanout.writers) if lets_go else None
+            self._loop.clock, self._fanout.writers, behind
+        ) if lets_go else None
 
     def cancel(self) -> None:
         """Make :meth:`run` raise at once. Any thread may call it."""
@@ -185,8 +191,8 @@ class Transfer:
     def run(self) -> Result:
         """Run the transfer, in the caller's thread.
 
-        A target that fails is given up, and the others go on; when the last
-        one has failed, it ends.
+        A target that fails is given up, and the others go on; when none is
+        left, it ends.
 
         :returns: what was done; look at the error of each outcome
         :raises RequestError: the source failed
@@ -211,7 +217,9 @@ class Transfer:
             native.give_back_memory()
 
     def _wanted(self) -> bool:
-        return bool(self._fanout.live) or not self._fanout.writers
+        return (bool(self._fanout.live) or not self._fanout.writers
+                or self._expected is None and any(
+                    one.left_at is not None for one in self._fanout.writers))
 
     def _run_once(self) -> None:
         self._reader.submit(self._room)
@@ -303,7 +311,8 @@ class Transfer:
         self._report()
         return Result(self._size, self._fanout.data, content, chunks, hashes,
                       [Outcome(one.target, one.written, one.error,
-                               one.left_at) for one in self._fanout.writers])
+                               one.left_at, one.speed)
+                       for one in self._fanout.writers])
 
     def _check_chunks(self, found: list[tuple[int, bytes]] | None) -> None:
         """Compare the chunks of what was read with those that it must have.

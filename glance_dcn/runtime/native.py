@@ -186,10 +186,13 @@ class Shared:
         self._lock = lock()
         self._uses = 1
 
-    def acquire(self) -> None:
-        """Begin a further use; there is one."""
+    def acquire(self) -> bool:
+        """Begin a further use, and return True, unless it is closed."""
         with self._lock:
+            if not self._uses:
+                return False
             self._uses += 1
+            return True
 
     def release(self) -> bool:
         """End a use, and close it after the last one.

@@ -71,8 +71,8 @@ if typing.TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 # How many times as long as most targets others may take to be opened or
-# published, and the seconds that an image's size adds at most.
-_TIMES, _LATEST = 3, 15.0
+# published.
+_TIMES = 3
 # Bytes of an image for each of which an open target waits a second more.
 _SIZE_OF_A_SECOND = 1 << 30
 # Seconds between checks whether a target has ended.
@@ -163,6 +163,8 @@ class Copy:
         these targets stays; after one from then on, all of it does, for
         Glance may have it. Exceptions of all three end the copy
     :param late: seconds after which a target is late at the earliest
+    :param latest: seconds after which it is late in any case, unless none is
+        open by then
     :param waves: makes the waves of the targets, of which so many run at once
     """
 
@@ -176,11 +178,11 @@ class Copy:
                  interval: float = 1,
                  waiting: Callable[[list[str]], None] | None = None,
                  finished: Callable[..., None] | None = None,
-                 late: float = 2,
+                 late: float = 0.5, latest: float = 15,
                  waves: Callable[[Iterable[sites_.Site], int],
                                  targets_.Waves] = targets_.Waves) -> None:
         self._image = image
-        self._late = late
+        self._late, self._latest = late, latest
         self._sources = sources
         self._hashes = dict(hashes or {})
         self._size = size
@@ -331,7 +333,7 @@ class Copy:
         work = [self._start(target, target.open) for target in wave]
         # To read a large source once more costs more than to wait.
         self._wait_for_most(
-            work, min(_LATEST, self._content.size / _SIZE_OF_A_SECOND),
+            work, 1, self._content.size / _SIZE_OF_A_SECOND,
             lambda number: wave[number].error is None)
         opened = [target for target, opening in zip(wave, work)
                   if opening.done()]
@@ -359,15 +361,19 @@ class Copy:
                 expected=content.record.content if content.record else None,
                 memory=self._memory, progress=self._tell_progress,
                 interval=self._interval, next_source=failover.next_source,
-                lets_go=True, **_pace(failover.source.site, source, written))
+                lets_go=True, behind=self._waves.expected_speeds(),
+                **_pace(failover.source.site, source, written))
             result = _proven(failover, source.name, job, known, content.record)
+        self._waves.record_speeds(outcome.speed for outcome in result.outcomes
+                                  if outcome.error is None)
         for outcome in result.outcomes:
             target = written[outcome.target]
             if outcome.error is not None:
                 target.fail(outcome.error)
             elif outcome.left_at is not None:
+                # What was not read to its end is not proven.
                 target.left_at = (outcome.left_at - outcome.left_at
-                                  % digests.CHUNK)
+                                  % digests.CHUNK if result.content else 0)
         self._learn(result)
 
     def _learn(self, result: transfer.Result) -> None:
@@ -400,18 +406,13 @@ class Copy:
 
     def _straggle(self, target: targets_.Target) -> None:
         """Let a target continue by itself, or put it back."""
-        while self._content.record is not None:
-            if self._waves.straggles(target):
-                LOG.warning(
-                    'Store %(store)s is much slower than the others that '
-                    'image %(image)s is copied to: it goes on by itself', {
-                        'store': target.site.name, 'image': self._image})
-                self._start(target, self._write_straggler, target)
-                return
-            if not self._waves.was_put_back(target):
-                break
-            # There are only such that trickle: this one waits for another.
-            self._note_ended(_TICK)
+        if self._content.record is not None and self._waves.straggles(target):
+            LOG.warning(
+                'Store %(store)s is much slower than the others that image '
+                '%(image)s is copied to: it goes on by itself', {
+                    'store': target.site.name, 'image': self._image})
+            self._start(target, self._write_straggler, target)
+            return
         LOG.warning('Store %(store)s takes image %(image)s later: as many as '
                     'there may be are being written by themselves', {
                         'store': target.site.name, 'image': self._image})
@@ -557,23 +558,28 @@ class Copy:
         return work
 
     def _wait_for_most(
-            self, work: list[futures.Future[None]], patience: float = 0,
+            self, work: list[futures.Future[None]], least: int = 0,
+            patience: float = 0,
             counts: Callable[[int], bool] = lambda number: True) -> None:
         """Wait until work is done, but not long for a few that take longer.
 
-        :param patience: seconds to wait in any case
-        :param counts: whether the rest is measured by work of a number
+        :param least: how much of it must be done in any case
+        :param patience: seconds to wait in any case, but for :attr:`_latest`
+        :param counts: whether work of a number counts for these
         """
         began = time.monotonic()
         half = None
+        patience = max(self._late, patience)
         while not all(one.done() for one in work):
             seconds = time.monotonic() - began
             done = sum(one.done() and counts(number)
                        for number, one in enumerate(work))
             if half is None and 2 * done >= len(work):
                 half = seconds
-            if half is not None and seconds > max(self._late, patience,
-                                                  _TIMES * half):
+            if half is not None:
+                patience = max(patience, _TIMES * half)
+            if done >= least and seconds > self._latest or (
+                    half is not None and seconds > patience):
                 return
             futures.wait([one for one in work if not one.done()], _TICK,
                          futures.FIRST_COMPLETED)

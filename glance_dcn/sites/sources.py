@@ -23,7 +23,16 @@ all of it had been read: one plain RADOS round trip for what has arrived by
 then, beside the reads that are in flight. So at any time all that was given
 out is the image's, and another source can continue from there, whether the
 first one was removed or does not answer. What was read ahead of the first one
-is dropped and read again: nothing proves it.
+is dropped and read again: nothing proves it. In the same way it goes on from
+the same site by another client, if its own was retired: it may take hours, and
+a site has few clients that wait for their last use.
+
+A site that is gone is found out in some seconds, of which many would make
+minutes. So as soon as one source turns out to be away, the monitors of all
+others are asked, at once and without a client, which takes two seconds. Those
+that do not answer are away from then on, for whatever uses them next; a probe
+finds them when they are back. One whose connection is in use is only
+suspected, for that may work.
 """
 
 from __future__ import annotations
@@ -51,6 +60,7 @@ from glance_dcn.sites import figures
 from glance_dcn.sites import home as homes
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Iterator
     from collections.abc import Mapping
@@ -140,6 +150,8 @@ class SourceFailover:
     :param sources: preferred first; iterated over as they are needed
     :param patience: seconds that the monitors of all further sources have to
         answer
+    :param start: starts the thread that closes a source which was left; see
+        :func:`glance_dcn.runtime.native.start`
     :ivar record: what others must have; None: there will be no other
     :ivar image_id: internal ID of the RBD image that is open
     :ivar names: names of the sites that were read, in order
@@ -153,11 +165,15 @@ class SourceFailover:
 
     def __init__(self, image: str, sources: Iterable[Source],
                  record: records.Record | None = None,
-                 patience: float = monitors.TIMEOUT + 1) -> None:
+                 patience: float = monitors.TIMEOUT + 1,
+                 start: Callable[..., object] = native.start) -> None:
         self.record = record
+        self._start = start
         self._patience = patience
         self.endpoint: rbd_backend.RBD | None = None
         self.names: list[str] = []
+        # Whether the source cannot be renewed.
+        self._stays = False
         self.failed: dict[str, Exception] = {}
         self._image = image
         self._sources = iter(sources)
@@ -186,11 +202,14 @@ class SourceFailover:
                 hint='No source is left: each has failed. Look for the '
                 'reasons in the messages before this one.')
         self.source = source
+        was_available = source.site.available
         try:
             endpoint = self._open()
         except FAILURES as exc:
             endpoint = self.next_source(exc)
             if endpoint is None:
+                if was_available and not source.site.available:
+                    self._find_silent()
                 raise
         # The first one was compared with nothing.
         assert endpoint is not None
@@ -227,6 +246,41 @@ class SourceFailover:
                 return endpoint
         return None
 
+    def renew(self) -> rbd_backend.RBD | None:
+        """Open the source that is open once more, if its client was retired.
+
+        If that fails once, the source stays as it is.
+
+        :returns: None if it stays
+        """
+        source = self.source
+        if (self._stays or not source.site.available
+                or not source.site.connection.is_outdated(self.ioctx)):
+            return None
+        self._stays = True
+        try:
+            return self._open(same=self._reference)
+        except FAILURES as exc:
+            LOG.info('Image %(image)s is read on by an earlier connection to '
+                     'store %(store)s: %(error)s', {
+                         'image': source.image, 'store': source.site.name,
+                         'error': exc})
+            return None
+
+    def _find_silent(self) -> None:
+        """Find out which of the sources that are left are away.
+
+        They are tried next, as the first one each, and not to be waited for
+        one after the other.
+        """
+        left = [source for source in self._sources if source.site.available]
+        if len(left) > 1:
+            answers = _ask_monitors(left)
+            deadline = time.monotonic() + self._patience
+            with contextlib.suppress(native.Empty):
+                for _source in left:
+                    native.get(answers, max(0, deadline - time.monotonic()))
+
     def check(self) -> None:
         """Prove by one round trip that what was read until now was there.
 
@@ -254,9 +308,14 @@ class SourceFailover:
                     '%(error)s', {'image': source.image,
                                   'store': source.site.name, 'error': error})
 
-    def _open(self, wanted: records.Record | None = None
+    def _open(self, wanted: records.Record | None = None,
+              same: images.Reference | None = None
               ) -> rbd_backend.RBD | None:
-        """Open the present source; return None if it is another image."""
+        """Open the present source; return None if it is another image.
+
+        :param wanted: the record that it must have
+        :param same: what it must be
+        """
         source = self.source
         with contextlib.ExitStack() as stack:
             ioctx = stack.enter_context(source.site.open_pool(source.pool))
@@ -266,12 +325,34 @@ class SourceFailover:
                 return None
             reference = endpoint.call(images.refer, source.image,
                                       source.snapshot, fence=False)
-            # The one before it stays open until its requests have landed.
-            self._stack.push(stack.pop_all())
+            if same not in (None, reference):
+                return None
+            left, self._stack = self._stack, stack.pop_all()
         self.ioctx, self._reference = ioctx, reference
-        self.endpoint = endpoint
-        self.names.append(source.site.name)
+        was_open, self.endpoint = self.endpoint is not None, endpoint
+        self._stays = False
+        if same is None:
+            self.names.append(source.site.name)
+        if was_open:
+            self._close_left(left)
         return endpoint
+
+    def _close_left(self, left: contextlib.ExitStack) -> None:
+        """Close the source that was left, as soon as its requests have landed.
+
+        Its client was retired, perhaps, and this may go on for hours.
+        """
+        def close() -> None:
+            try:
+                left.close()
+            except Exception as exc:
+                LOG.warning('A source of image %(image)s is not closed: '
+                            '%(error)s', {'image': self._image, 'error': exc})
+        try:
+            self._start('dcn-close-source', close)
+        except RuntimeError:
+            # There is no thread for it now.
+            self._stack.push(left)
 
     def _is_same(self, endpoint: rbd_backend.RBD,
                  wanted: records.Record) -> bool:
@@ -286,18 +367,13 @@ def _answering_first(sources: Iterable[Source],
                      patience: float) -> Iterator[Source]:
     """Give the sources whose monitors answer, in order, then the others.
 
-    Each that is away would take seconds to be found out; the monitors of all
-    are asked at once.
+    Of these, those have not been asked yet that are still available.
     """
     candidates = [source for source in sources if source.site.available]
     if len(candidates) < 2:
         yield from candidates
         return
-    answers: native.Queue[tuple[str, str | None]] = native.Queue()
-    for source in candidates:
-        source.site.connection.ask_monitors(functools.partial(
-            lambda name, reason: answers.put((name, reason)),
-            source.site.name))
+    answers = _ask_monitors(candidates)
     deadline = time.monotonic() + patience
     reasons: dict[str, str | None] = {}
     silent = []
@@ -317,6 +393,33 @@ def _answering_first(sources: Iterable[Source],
             reasons.update([answers.get_nowait()])
     yield from sorted(silent, key=lambda source: reasons.get(
         source.site.name, 'no answer') is not None)
+
+
+def _ask_monitors(sources: Iterable[Source]
+                  ) -> native.Queue[tuple[str, str | None]]:
+    """Ask the monitors of all sources at once, without a client.
+
+    Where none answers, the site is away from then on, or suspected if its
+    connection is in use.
+
+    :returns: is given the name of each site, and None or the reason why none
+        answers
+    """
+    answers: native.Queue[tuple[str, str | None]] = native.Queue()
+
+    def answered(site: sites.Site, reason: str | None) -> None:
+        if reason is not None and site.connection.is_in_use:
+            site.suspect()
+        elif reason is not None:
+            site.failed(errors.Unreachable(
+                site.name, 'its monitors do not answer (%s)' % reason,
+                'see that the site is up and its monitors can be reached'))
+        answers.put((site.name, reason))
+
+    for source in sources:
+        source.site.connection.ask_monitors(
+            functools.partial(answered, source.site))
+    return answers
 
 
 def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,
@@ -351,5 +454,10 @@ def chunks(failover: SourceFailover, endpoint: rbd_backend.RBD, offset: int,
                 continue
             offset += len(chunk)
             yield chunk
+            other = failover.renew()
+            if other is not None:
+                data.close()
+                data = stream.Reader(other, offset, end - offset, **options)
+                proved = offset
     finally:
         data.close()

@@ -17,7 +17,8 @@ time is bounded by what the process may have of files, threads and memory
 (:mod:`glance_dcn.runtime.limits`). Of those, a bounded number are stragglers:
 targets that were let go of because they held back the others, and that are
 written to their end one by one. Any more than that are put back, to begin
-again when the others are done.
+again after the others: those that were put back least often come first, and
+make way for those that were not more often.
 """
 
 from __future__ import annotations
@@ -293,11 +294,16 @@ class Waves:
         self.running: list[Target] = []
         self.stragglers: list[Target] = []
         self._at_once = at_once
-        self._put_back: set[sites_.Site] = set()
+        # How often each site was put back, and those of the last wave.
+        self._put_back: collections.Counter[sites_.Site] = (
+            collections.Counter())
+        self._round = 0
         self._done = self._failed = 0
         self._count = len(self.waiting)
         self._began = clock()
         self._progress: transfer.Progress | None = None
+        # Speeds of targets, and how many ran at the same time.
+        self._speeds: list[tuple[float, int]] = []
 
     def next(self) -> list[sites_.Site]:
         """Take the sites of the next wave: one at least, if any waits.
@@ -307,33 +313,55 @@ class Waves:
         that were put back come last.
         """
         room = max(1, self._limit() - len(self.running))
-        ready = [site for site in self.waiting if not site.limits.full]
-        fresh = [site for site in ready if site not in self._put_back]
-        chosen = (fresh or ready)[:room] or list(self.waiting)[:1]
+        ready = self._ready()
+        self._round = min((self._put_back[site] for site in ready), default=0)
+        chosen = [site for site in ready if self._put_back[site]
+                  == self._round][:room] or list(self.waiting)[:1]
         for site in chosen:
             self.waiting.remove(site)
         return chosen
+
+    def _ready(self) -> list[sites_.Site]:
+        """Return the waiting sites that are not at their limit."""
+        return [site for site in self.waiting if not site.limits.full]
 
     def begin(self, targets: Iterable[Target]) -> None:
         """Record that targets run."""
         self._progress = None
         self.running.extend(targets)
 
+    def record_speeds(self, speeds: Iterable[float]) -> None:
+        """Record the speeds of targets that run, in bytes per second."""
+        self._speeds += [(speed, len(self.running)) for speed in speeds
+                         if 0 < speed < float('inf')]
+
+    def expected_speeds(self) -> list[float] | None:
+        """Return what is expected of targets that sites wait behind.
+
+        Targets that run at the same time may have a line in common: of more
+        than there were before, less is expected of each.
+
+        :returns: bytes per second that each earlier target lets expect; None
+            if no site waits whose turn it is, or if it could not begin
+            earlier for anything that is known
+        """
+        if all(self._put_back[site] > self._round for site in self._ready()):
+            return None
+        found = [speed * min(1, count / max(1, len(self.running)))
+                 for speed, count in self._speeds]
+        return found if found or self._limit() > 1 else None
+
     def straggles(self, target: Target) -> bool:
         """Let a target continue by itself; False: it has to be put back."""
-        if len(self.stragglers) >= max(1, self._limit() // 2):
+        if len(self.stragglers) >= self._limit() // 2:
             return False
         self.stragglers.append(target)
         return True
 
-    def was_put_back(self, target: Target) -> bool:
-        """Return whether a target's site has been put back before."""
-        return target.site in self._put_back
-
     def put_back(self, target: Target) -> None:
         """Let the site of a target wait again, of which nothing is left."""
         self._forget(target)
-        self._put_back.add(target.site)
+        self._put_back[target.site] += 1
         self.waiting.append(target.site)
 
     def retry(self, sites: Sequence[sites_.Site]) -> None:

@@ -32,10 +32,16 @@ The locks are taken in the order of the locations, which is the same for all
 Glances, at the store that the image is removed from and at the one that is to
 keep it. Where this Glance may only read, or a site is away from which it is
 removed, there is none. A store of another type than dcn is taken at its word.
+
+A site that is gone is found out in some seconds. So before anything is locked,
+the site that it is removed from and the nearest other one are asked whether
+they answer, each in a thread; after a moment without an answer the next one is
+asked beside it. Only sites that have just answered are locked.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import time
@@ -64,11 +70,14 @@ if typing.TYPE_CHECKING:
     from glance_dcn.upstream import glance_db
 
     _Copy = tuple[driver.Store, location.StoreLocation]
+    # A copy, and what asking its site has failed with.
+    _Answers = native.Queue[tuple[_Copy, Exception | None]]
 
 LOG = logging.getLogger(__name__)
 
-# Seconds that a site has to answer before it is locked, and that all have.
-_TIMEOUT, _PATIENCE = 5, 15
+# Seconds that a site has to answer before it is locked, that all have, and
+# after which another one is asked as well.
+_TIMEOUT, _PATIENCE, _MOMENT = 5, 15, 0.5
 # What tells that it cannot be seen what a site has.
 _SILENCE = (errors.ClusterError, omap.Error, name_lock.NotLocked,
             engine_errors.RequestError)
@@ -76,14 +85,16 @@ _SILENCE = (errors.ClusterError, omap.Error, name_lock.NotLocked,
 
 @contextlib.contextmanager
 def kept(store: driver.Store, loc: location.StoreLocation,
-         start: Callable[..., object] = native.start) -> Iterator[None]:
+         start: Callable[..., object] = native.start,
+         patience: float = _PATIENCE) -> Iterator[None]:
     """See that another store keeps the image while the block removes it.
 
     Only where Glance removes it from one store, and that is not the end of an
     import that has failed.
 
-    :param start: what starts the thread that unlocks, as
+    :param start: what starts the threads that ask sites and unlock, as
         :func:`glance_dcn.runtime.native.start`
+    :param patience: seconds that all sites have to answer
     :raises failures.LastCopy: if no other store is seen to have the image, or
         the request knows other locations than the database
     """
@@ -97,7 +108,7 @@ def kept(store: driver.Store, loc: location.StoreLocation,
         yield
         return
     with contextlib.ExitStack() as locks:
-        _Guard(store, loc, removal, database, start).secure(locks)
+        _Guard(store, loc, removal, database, start, patience).secure(locks)
         try:
             yield
         except exceptions.NotFound:
@@ -122,9 +133,13 @@ class _Guard:
     def __init__(self, store: driver.Store, loc: location.StoreLocation,
                  removal: callers.Removal,
                  database: glance_db.GlanceDatabase,
-                 start: Callable[..., object]) -> None:
+                 start: Callable[..., object], patience: float) -> None:
         self._own = store, loc
         self._start = start
+        self._deadline = time.monotonic() + patience
+        # Whether the site answers that it is removed from; None: unknown yet.
+        self._own_answers: bool | None = None
+        self._own_answer: _Answers = native.Queue()
         self._removal = removal
         self._database = database
         self._reasons: list[str] = []
@@ -136,11 +151,8 @@ class _Guard:
         :raises failures.LastCopy: if there is none
         """
         ours, has_others = self._others()
-        deadline = time.monotonic() + _PATIENCE
-        for copy in ours:
-            if time.monotonic() > deadline:
-                self._reasons.append('others were not asked for lack of time')
-                break
+        self._ask(self._own, self._own_answer)
+        for copy in self._answering(ours):
             with contextlib.ExitStack() as stack:
                 if self._is_kept(stack, copy):
                     locks.push(stack.pop_all())
@@ -185,6 +197,69 @@ class _Guard:
              for other, loc in found.values()], store.name, {})
         return [found[source.site.name] for source in near], has_others
 
+    def _ask(self, copy: _Copy, answers: _Answers) -> None:
+        """Ask in a thread whether a site answers about its image."""
+        store, loc = copy
+
+        def ask() -> None:
+            error: Exception | None = None
+            try:
+                with store.site.open_pool(loc.pool) as ioctx:
+                    images.check_responsive(ioctx, loc.image, _TIMEOUT)
+            except Exception as exc:
+                error = exc
+            answers.put((copy, error))
+        try:
+            self._start('dcn-ask', ask)
+        except RuntimeError as exc:
+            answers.put((copy, errors.Exhausted(
+                store.name, 'no thread can be started to ask it (%s)' % exc,
+                'raise pids.max (pids_limit of the container)')))
+
+    def _answering(self, copies: list[_Copy]) -> Iterator[_Copy]:
+        """Give the copies whose sites answer, each as soon as it does."""
+        answers: _Answers = native.Queue()
+        waiting = collections.deque(copies)
+        asked: list[str] = []
+        while waiting or asked:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self._reasons += ['store %s: it did not answer in time' % name
+                                  for name in asked]
+                return
+            if waiting:
+                asked.append(waiting[0][0].name)
+                self._ask(waiting.popleft(), answers)
+            try:
+                copy, error = native.get(
+                    answers, min(left, _MOMENT) if waiting else left)
+            except native.Empty:
+                continue
+            name = copy[0].name
+            asked.remove(name)
+            if error is None:
+                yield copy
+            elif isinstance(error, _SILENCE):
+                self._reasons.append('store %s: %s' % (name, error))
+            else:
+                raise error
+
+    def _has_own_answered(self) -> bool:
+        """Return whether the site answers that it is removed from.
+
+        Where it does not, that is deferred.
+        """
+        if self._own_answers is None:
+            self._own_answers = False
+            with contextlib.suppress(native.Empty):
+                _own, error = native.get(self._own_answer, max(
+                    0, self._deadline - time.monotonic()))
+                if error is not None and not isinstance(error, (
+                        errors.ClusterError, omap.Error)):
+                    raise error
+                self._own_answers = error is None
+        return self._own_answers
+
     def _is_kept(self, stack: contextlib.ExitStack, copy: _Copy) -> bool:
         """Lock the removal here and there; return whether the copy is there.
 
@@ -209,14 +284,14 @@ class _Guard:
     def _lock(self, stack: contextlib.ExitStack, copy: _Copy) -> None:
         """Lock the removal at a store, unless this Glance may only read it."""
         store, loc = copy
+        if copy is self._own and not self._has_own_answered():
+            return
         if store.site.access.refusal() is not None:
             return
         held = contextlib.ExitStack()
         try:
             ioctx = held.enter_context(store.site.open_pool(loc.pool))
             # Each call ends as soon as the site is known to be away.
-            store.site.call(images.check_responsive, ioctx, loc.image,
-                            _TIMEOUT, fence=False)
             lock = store.site.removal_lock(ioctx, loc.image)
             store.site.call(
                 lambda _ioctx: lock.__enter__(), ioctx,

@@ -202,9 +202,15 @@ class RBD(base.Endpoint):
             if exists:
                 found.append((start, length))
 
-        self.image.diff_iterate(offset, stop - offset, None, note,
-                                include_parent=self._is_clone,
-                                whole_object=mapped)
+        # It may be closed meanwhile.
+        if not self._shared.acquire():
+            raise self._error('list extents', errno.ECANCELED, offset)
+        try:
+            self.image.diff_iterate(offset, stop - offset, None, note,
+                                    include_parent=self._is_clone,
+                                    whole_object=mapped)
+        finally:
+            self._shared.release()
         found.sort()
         return found
 

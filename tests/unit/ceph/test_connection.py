@@ -217,6 +217,20 @@ class TestUses(ConnectionCase):
         self.assertEqual(health.DOWN, self.link.health.state)
         self.assertEqual(0, len(self.caches.current()))
 
+    def test_pool_of_a_client_that_was_retired(self):
+        self.assertFalse(self.link.is_in_use)
+        with self.link.open_pool('images') as pool:
+            self.assertTrue(self.link.is_in_use)
+            self.assertFalse(self.link.is_outdated(pool))
+            self.link.failed(rados.TimedOut('x', errno.ETIMEDOUT))
+            self.assertTrue(self.link.is_outdated(pool))
+            self.assertFalse(self.link.is_in_use)
+
+    def test_client_that_idles_is_not_in_use(self):
+        with self.link.open_pool('images'):
+            pass
+        self.assertFalse(self.link.is_in_use)
+
     def test_a_probe_keeps_no_client(self):
         self.link._check_cluster(self.link._states.get())
         [client] = self.clients

@@ -14,6 +14,7 @@
 """Transfers between memory images, with every fault there is."""
 
 import hashlib
+import math
 import random
 import threading
 import time
@@ -409,13 +410,14 @@ class TestLaggards(base.BaseTestCase):
                              loop=self.loop, **kwargs)
                 for number in range(count)]
 
-    def run_(self, targets, slow=(), limit=100 << 10, **kwargs):
+    def run_(self, targets, slow=(), limit=100 << 10, rates=None, **kwargs):
         """Return the result, and the seconds that it took."""
         start = self.loop.clock.now
+        limits = {target: pacing.Rate(limit, self.loop.clock)
+                  for target in slow}
         result = transfer.Transfer(
             self.source, [*targets, *slow], loop=self.loop, lets_go=True,
-            limits={target: pacing.Rate(limit, self.loop.clock)
-                    for target in slow}, **kwargs).run()
+            limits={**limits, **(rates or {})}, **kwargs).run()
         return result, self.loop.clock.now - start
 
     def test_others_take_no_longer(self):
@@ -454,6 +456,70 @@ class TestLaggards(base.BaseTestCase):
         targets = self.targets(8)
         result, _seconds = self.run_([], targets, 2 * MB)
         self.assertEqual([None] * 8, [one.left_at for one in result.outcomes])
+
+    def test_most_are_slow(self):
+        _result, alone = self.run_(self.targets(7, delay=0.2), memory=8 * MB,
+                                   content=False)
+        for room in (64 * MB, 8 * MB):
+            result, seconds = self.run_(
+                self.targets(7, delay=0.2), self.targets(9), memory=room,
+                content=False)
+            self.assertLess(seconds, 1.2 * alone + 1)
+            self.assertEqual([False] * 7 + [True] * 9, [
+                one.left_at is not None for one in result.outcomes])
+
+    @hypothesis.given(st.integers(4, 16), st.data())
+    @hypothesis.settings(deadline=None, max_examples=20)
+    def test_the_fast_wait_for_none(self, count, draw):
+        # Any number of slow ones that leaves a third of the others. No digest
+        # is computed: that would take time of the real clock.
+        slow = draw.draw(st.integers(0, math.ceil(2 * (count - 1) / 3)))
+        limit = draw.draw(st.sampled_from([64 << 10, 256 << 10, MB]))
+        room = draw.draw(st.sampled_from([8 * MB, 16 * MB, 64 * MB]))
+        self.source = memory.Memory('source', data=random.Random(
+            7).randbytes(16 * MB))
+        fast = count - slow
+        _result, alone = self.run_([], self.targets(fast), 8 * MB,
+                                   memory=room, content=False)
+        targets = self.targets(fast)
+        rates = {target: pacing.Rate(8 * MB, self.loop.clock)
+                 for target in targets}
+        result, seconds = self.run_(targets, self.targets(slow), limit,
+                                    memory=room, rates=rates, content=False)
+        self.assertLess(seconds, 1.2 * alone + 1)
+        self.assertEqual([None] * fast, [
+            one.left_at for one in result.outcomes[:fast]])
+
+    @hypothesis.given(st.integers(1, 16), st.sampled_from([MB // 4, 4 * MB]),
+                      st.sampled_from([8 * MB, 64 * MB]))
+    @hypothesis.settings(deadline=None, max_examples=20)
+    def test_equals_wait_for_each_other(self, count, limit, room):
+        self.source = memory.Memory('source', data=random.Random(
+            7).randbytes(9 * MB))
+        # Others wait for them, to which they are compared, or none do.
+        for behind in (None, [limit] * 3):
+            result, _seconds = self.run_([], self.targets(count), limit,
+                                         memory=room, behind=behind)
+            self.assertEqual([None] * count, [
+                one.left_at for one in result.outcomes])
+
+    def test_makes_way_for_those_that_wait_behind(self):
+        for behind in ([], [8 * MB] * 3):
+            targets = self.targets(1 if not behind else 2)
+            result, _seconds = self.run_([], targets, memory=8 * MB,
+                                         behind=behind)
+            for outcome in result.outcomes:
+                self.assertLess(outcome.left_at, 8 * MB)
+            # It is read to its end, to be proved.
+            self.assertEqual(result.content, transfer.Transfer(
+                self.source).run().content)
+
+    def test_ends_when_all_have_made_way_for_what_is_known(self):
+        content = transfer.Transfer(self.source).run().content
+        result, _seconds = self.run_([], self.targets(1), memory=8 * MB,
+                                     behind=[], expected=content)
+        self.assertIsNone(result.content)
+        self.assertIsNotNone(result.outcomes[0].left_at)
 
     def test_flush_that_does_not_end(self):
         targets = self.targets(2)

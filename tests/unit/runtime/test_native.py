@@ -147,6 +147,7 @@ class SharedTest(base.BaseTestCase):
         close.assert_not_called()
         self.assertTrue(uses.release())
         close.assert_called_once_with()
+        self.assertFalse(uses.acquire())
 
 
 class Left(Exception):

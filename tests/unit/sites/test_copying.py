@@ -21,6 +21,8 @@ import types
 from unittest import mock
 
 import fixtures
+import hypothesis
+from hypothesis import strategies as st
 from oslotest import base
 
 from glance_dcn.engine import errors
@@ -73,7 +75,7 @@ class WavesTestCase(base.BaseTestCase):
 
     def assertCopied(self, *sites):
         for site in sites:
-            self.assertEqual(self.data, site.held.content())
+            self.assertTrue(self.data == site.held.content(), site.name)
             self.assertEqual(['begin', 'publish', 'commit'], site.calls[-3:])
 
 
@@ -162,6 +164,133 @@ class CopyTest(WavesTestCase):
         self.assertIn('takes image image later', log.output)
         self.assertEqual({one.name for one in slow}, set(self.noted[-3:]))
         self.assertCopied(*slow, *targets)
+
+    def slow(self, count):
+        sites = [self.site('slow') for _number in range(count)]
+        for one in sites:
+            one.limits.set(0, 0.1)
+        return sites
+
+    def copy_beside(self, slow, targets, failing=(), **options):
+        """Copy to both; the slow ones are fast once the others are done."""
+        def note(outcome, told):
+            self.note(outcome, told)
+            if {one.name for one in targets} <= set(self.noted):
+                for one in slow:
+                    one.limits.set(0, 0)
+        outcome = self.copy(options.pop('order', [*slow, *targets]),
+                            finished=note, **options).run()
+        self.assertEqual({one.name for one in failing}, set(outcome.failed))
+        self.assertEqual({one.name for one in slow},
+                         set(self.noted[-len(slow):]))
+        self.assertCopied(*slow, *targets)
+
+    def test_most_are_slow(self):
+        self.copy_beside(self.slow(9), self.sites(7))
+
+    def test_slow_one_is_alone_in_the_first_wave(self):
+        [slow], targets, away = self.slow(1), self.sites(3), self.site('away')
+        away.opening = mock.Mock(side_effect=errors.EngineError('no'))
+        self.copy_beside([slow], targets, [away], at_once=2,
+                         order=[slow, away, *targets])
+
+    def test_slow_one_is_alone_in_a_later_wave(self):
+        [slow], targets = self.slow(1), self.sites(3)
+        self.copy_beside([slow], targets, at_once=1,
+                         order=[targets[0], slow, *targets[1:]])
+
+    def test_slow_ones_fill_a_later_wave(self):
+        slow, targets = self.slow(2), self.sites(4)
+        self.copy_beside(slow, targets, at_once=2,
+                         order=[*targets[:2], *slow, *targets[2:]])
+
+    def test_what_was_not_read_to_its_end_is_written_again(self):
+        # Nothing has proven the part that is written, of a damaged source.
+        self.data = random.Random(6).randbytes(24 * MIB)
+        self.source = source = self.site('source', self.data)
+        slow, away, *targets = self.sites(5)
+        slow.limits.set(0, 8)
+        away.opening = mock.Mock(side_effect=errors.EngineError('no'))
+        damaged = []
+
+        def damage():
+            source.held.blocks[3][5] ^= 1
+            damaged.append(source.held.blocks[3][5])
+
+        class Mended(targets_.Waves):
+            def straggles(self, target):
+                if damaged and target.site is slow:
+                    source.held.blocks[3][5] ^= 1
+                    slow.limits.set(0, 0)
+                return super().straggles(target)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 2 and not damaged:
+                damage()
+        self.copy([*targets[:2], slow, away, targets[2]], at_once=2,
+                  finished=note, waves=Mended).run()
+        self.assertEqual(1, len(damaged))
+        self.assertCopied(slow, *targets)
+
+    def test_one_that_is_put_back_twice_does_not_hold_back_the_others(self):
+        slow, targets = self.slow(4), self.sites(3)
+        [alone, twice, third, fourth] = slow
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if targets[2].name in self.noted:
+                third.limits.set(0, 0)
+            if third.name in self.noted:
+                fourth.limits.set(0, 0)
+            if fourth.name in self.noted:
+                alone.limits.set(0, 0)
+                twice.limits.set(0, 0)
+        self.copy([alone, twice, targets[0], third, targets[1], fourth,
+                   targets[2]], at_once=3, finished=note,
+                  waves=OneStraggler).run()
+        self.assertEqual({alone.name, twice.name}, set(self.noted[-2:]))
+        self.assertCopied(*slow, *targets)
+
+    def test_most_are_late(self):
+        target, late = self.site('dcn'), [self.site('late') for _ in range(3)]
+        ready = threading.Event()
+        self.addCleanup(ready.set)
+        for one in late:
+            one.opening = lambda: ready.wait(60)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            ready.set()
+        self.copy([*late, target], finished=note, late=0.1, latest=0.3).run()
+        self.assertEqual(target.name, self.noted[0])
+        self.assertCopied(*late, target)
+
+    def test_all_are_late(self):
+        # They are waited for, as there is no other.
+        late = self.sites(2)
+        ready = threading.Event()
+        self.addCleanup(ready.set)
+        threading.Timer(1, ready.set).start()
+        for one in late:
+            one.opening = lambda: ready.wait(60)
+        self.copy(late, late=0.1, latest=0.3).run()
+        self.assertEqual(['begin', 'publish', 'commit'], late[0].calls)
+        self.assertCopied(*late)
+
+    def test_one_that_is_published_slowly_does_not_hold_back_the_others(self):
+        slow, *targets = self.sites(3)
+        ready = threading.Event()
+        self.addCleanup(ready.set)
+        slow.publishing = lambda: ready.wait(60)
+
+        def note(outcome, told):
+            self.note(outcome, told)
+            if len(self.noted) == 2:
+                ready.set()
+        self.copy([slow, *targets], at_once=1, finished=note, late=0.1,
+                  latest=0.3).run()
+        self.assertEqual(slow.name, self.noted[-1])
 
     def test_late_one_does_not_hold_back_the_others(self):
         targets, late = self.sites(3), self.site('late')
@@ -306,6 +435,31 @@ class StandingTest(base.BaseTestCase):
         self.assertEqual(['s5', 's6', 's7'],
                          [site.name for site in self.waves.next()])
         self.assertEqual(['s0'], [site.name for site in self.waves.next()])
+
+    @hypothesis.given(st.integers(1, 20), st.integers(1, 6), st.data())
+    @hypothesis.settings(deadline=None)
+    def test_whatever_is_put_back_it_ends(self, count, at_once, draw):
+        sites = [fakes.Site('s%d' % number) for number in range(count)]
+        waves = targets_.Waves(sites, at_once)
+        rounds = done = 0
+        while waves.waiting:
+            targets = [mock.Mock(site=site, error=None)
+                       for site in waves.next()]
+            waves.begin(targets)
+            waves.record_speeds([1])
+            # All make way for others; or one ends, and any may be put back.
+            ended = [] if waves.expected_speeds() else [targets[0]] + [
+                target for target in targets[1:]
+                if draw.draw(st.booleans())]
+            for target in targets:
+                if target in ended:
+                    waves.end(target)
+                    done += 1
+                else:
+                    waves.put_back(target)
+            rounds += 1
+        self.assertEqual(count, done)
+        self.assertLessEqual(rounds, count * (count + 1) / 2)
 
 
 class AdoptedTargetTest(base.BaseTestCase):

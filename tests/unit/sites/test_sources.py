@@ -46,11 +46,12 @@ class FakeImage:
     :param record: its record, or None
     """
 
-    def __init__(self, record):
+    def __init__(self, record, image_id='id'):
         self.record = record
+        self._id = image_id
 
     def id(self):
-        return 'id'
+        return self._id
 
     def metadata_get(self, key):
         if self.record is None:
@@ -64,8 +65,8 @@ class FakeImage:
 class FakeEndpoint:
     """An endpoint of an RBD image that has been opened."""
 
-    def __init__(self, record, size, name='endpoint'):
-        self.image = FakeImage(record)
+    def __init__(self, record, size, name='endpoint', image_id='id'):
+        self.image = FakeImage(record, image_id)
         self.size = size
         self.name = name
 
@@ -103,6 +104,8 @@ class FakeSite:
     """
 
     home = FakeHome()
+    image_id = 'id'
+    is_in_use = outdated = False
 
     def __init__(self, name, record=None, error=None, available=True,
                  round_trip=None, size=10, reason=None):
@@ -140,10 +143,18 @@ class FakeSite:
 
     @contextlib.contextmanager
     def reading(self, ioctx, image, snapshot):
-        yield FakeEndpoint(self.record, self.size, self.name)
+        yield FakeEndpoint(self.record, self.size, self.name, self.image_id)
+
+    def is_outdated(self, ioctx):
+        return self.outdated
+
+    def suspect(self):
+        self.told.append('suspected')
 
     def failed(self, error):
         self.told.append(error)
+        if isinstance(error, errors.Unreachable):
+            self.available = False
 
 
 def signed(content, size=10):
@@ -230,10 +241,70 @@ class SourceFailoverTest(base.BaseTestCase):
         self.assertEqual({'one': self.error, 'two': self.error},
                          failover.failed)
         self.assertEqual([self.error], one.told)
-        self.assertEqual((0, 0), (one.open, two.open))
+        self.assertEqual(0, two.open)
         self.assertEqual(
             [{'errors/away': 1, 'retries/read': 1}, {'errors/away': 1}],
             [site.limits.meter.counts() for site in (one, two)])
+
+    def test_what_was_left_is_closed(self):
+        # Its client is not to be held to the end of a long download.
+        one, two = FakeSite('one', self.record), FakeSite('two', self.record)
+        started = []
+        with self.failover(one, two, start=lambda name, run: started.append(
+                run)) as failover:
+            failover.open()
+            self.assertEqual([], started)
+            failover.next_source(self.error)
+            [close] = started
+            close()
+            self.assertEqual((0, 1), (one.open, two.open))
+
+    def test_renewed_if_its_client_was_retired(self):
+        site = FakeSite('one', self.record)
+        with self.failover(site, start=lambda name, run: run()) as failover:
+            first = failover.open()
+            self.assertIsNone(failover.renew())
+            site.outdated = True
+            # Not while it is away.
+            site.available = False
+            self.assertIsNone(failover.renew())
+            site.available = True
+            second = failover.renew()
+            self.assertIsNot(first, second)
+            self.assertEqual((1, ['one']), (site.open, failover.names))
+            # Each time that it is retired.
+            self.assertIsNot(second, failover.renew())
+
+    def test_not_renewed_by_another_image(self):
+        site = FakeSite('one', self.record)
+        with self.failover(site, start=lambda name, run: run()) as failover:
+            first = failover.open()
+            site.outdated, site.image_id = True, 'another'
+            self.assertIsNone(failover.renew())
+            self.assertIs(first, failover.endpoint)
+            self.assertEqual(1, site.open)
+
+    def test_stays_if_it_cannot_be_renewed(self):
+        site = FakeSite('one', self.record)
+        with self.failover(site, start=lambda name, run: run()) as failover:
+            first = failover.open()
+            site.outdated = True
+            site.error = errors.Exhausted('one', 'x', 'y')
+            self.assertIsNone(failover.renew())
+            self.assertIs(first, failover.endpoint)
+            self.assertEqual({}, failover.failed)
+            # It is not tried before each chunk.
+            site.error = None
+            self.assertIsNone(failover.renew())
+
+    def test_what_was_left_is_closed_without_a_thread(self):
+        def start(name, run):
+            raise RuntimeError("can't start new thread")
+        one, two = FakeSite('one', self.record), FakeSite('two', self.record)
+        with self.failover(one, two, start=start) as failover:
+            failover.open()
+            failover.next_source(self.error)
+        self.assertEqual((0, 0), (one.open, two.open))
 
     def test_only_the_same_image(self):
         wrong = [FakeSite('nothing known'),
@@ -276,11 +347,14 @@ class SourceFailoverTest(base.BaseTestCase):
                            silent[1], well[1], patience=.2) as failover:
             failover.open()
             self.assertEqual(
-                ['two', 'three', 'refuses', 'silent'],
-                [failover.next_source(self.error).name for _ in range(4)])
+                ['two', 'three', 'silent'],
+                [failover.next_source(self.error).name for _ in range(3)])
             self.assertIsNone(failover.next_source(self.error))
+        # Nothing else waits for it either.
+        self.assertFalse(silent[0].available)
+        self.assertIn('refused', str(silent[0].told[0]))
         # All at once, and whether the last one answers tells nothing.
-        self.assertEqual([3, 3], [site.asked for site in silent])
+        self.assertEqual([1, 2], [site.asked for site in silent])
 
     def test_an_answer_that_comes_late(self):
         # As where very many are asked, some at a time.
@@ -305,6 +379,39 @@ class SourceFailoverTest(base.BaseTestCase):
         with self.failover(gone, FakeSite('two', self.record)) as failover:
             self.assertEqual('two', failover.open().name)
         self.assertEqual([gone.error], gone.told)
+
+    def gone(self, name, **kwargs):
+        return FakeSite(name, self.record, errors.Unreachable(name, 'x', 'y'),
+                        reason='no answer', **kwargs)
+
+    def test_others_that_are_gone_are_found_out_at_once(self):
+        # What was the image's location is away, and nothing is known of the
+        # others: each is going to be tried as the first one.
+        gone = [self.gone('gone%d' % number) for number in range(20)]
+        well = FakeSite('well', self.record)
+        with self.failover(*gone, well, record=False) as failover:
+            self.assertRaises(errors.Unreachable, failover.open)
+        self.assertEqual([False] * 20, [site.available for site in gone])
+        self.assertTrue(well.available)
+        # Only one was connected to.
+        self.assertEqual(19, sum(site.asked for site in gone))
+
+    def test_one_that_is_in_use_is_only_suspected(self):
+        used, other = self.gone('used'), self.gone('other')
+        used.is_in_use = True
+        with self.failover(self.gone('one'), used, other,
+                           record=False) as failover:
+            self.assertRaises(errors.Unreachable, failover.open)
+        self.assertEqual((['suspected'], True), (used.told, used.available))
+        self.assertFalse(other.available)
+
+    def test_one_that_was_known_to_be_away_has_no_other_asked(self):
+        # It was refused at once.
+        others = [FakeSite(name, self.record) for name in ('two', 'three')]
+        with self.failover(self.gone('one', available=False), *others,
+                           record=False) as failover:
+            self.assertRaises(errors.Unreachable, failover.open)
+        self.assertEqual([0, 0], [site.asked for site in others])
 
     def test_none_can_be_opened(self):
         first, second = (errors.Unreachable(name, 'x', 'y')
@@ -374,6 +481,9 @@ class FakeFailover:
         self.checked += 1
         if getattr(self.open, 'removed', False):
             raise sources.Removed('gone')
+
+    def renew(self):
+        return None
 
     def next_source(self, error):
         if not self._endpoints:
@@ -451,6 +561,18 @@ class ChunksTest(base.BaseTestCase):
         came, error = self.read(failover, offset, length)
         self.assertIsNone(error)
         self.assertEqual(self.data[offset:offset + length], came)
+
+    def test_source_is_renewed(self):
+        # As when its client was retired, at any time.
+        for at in range(5):
+            failover = FakeFailover(
+                *(memory.Memory(data=self.data) for _number in range(2)))
+            turns = iter(range(100))
+            failover.renew = lambda failover=failover, at=at, turns=turns: (
+                failover.next_source(None) if next(turns) == at else None)
+            came, error = self.read(failover, 5)
+            self.assertIsNone(error)
+            self.assertEqual(self.data[5:], came)
 
     def test_last_source_fails(self):
         failover = FakeFailover(self.faulty('one', 3), self.faulty('two', 3))

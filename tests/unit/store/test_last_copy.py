@@ -13,6 +13,8 @@
 """The last copy of an image, which stays while one of them is removed."""
 
 import contextlib
+import threading
+import time
 import types
 
 from glance import location as glance_location
@@ -43,7 +45,7 @@ class Site:
         self.connection = types.SimpleNamespace(round_trip=0.01,
                                                 known_fsid=name)
         self.health = health.Health(health.UP)
-        self.error = self.reading_error = None
+        self.error = self.reading_error = self.hangs = None
 
     def call(self, function, *args, late=None, fence=True):
         return function(*args)
@@ -52,6 +54,8 @@ class Site:
     def open_pool(self, pool):
         if self.error:
             raise self.error
+        if self.hangs:
+            self.hangs.wait(60)
         yield pools.Pool()
 
     @contextlib.contextmanager
@@ -76,6 +80,8 @@ class LastCopyTest(base.BaseTestCase):
     def setUp(self):
         super().setUp()
         self.steps = []
+        # Asking and unlocking are done in threads.
+        self.options = {'start': lambda name, run: run()}
         self.ids = {7, 8, 9}
         self.database = types.SimpleNamespace(
             available=True, location_ids=lambda image: self.ids,
@@ -102,9 +108,8 @@ class LastCopyTest(base.BaseTestCase):
 
     def delete(self, context, image_id, place):
         store = self.stores['b']
-        # Unlocking is done in a thread.
         with last_copy.kept(store, self.location(place['url']),
-                            start=lambda name, run: run()):
+                            **self.options):
             self.steps.append('remove')
             if self.error:
                 raise self.error
@@ -131,6 +136,32 @@ class LastCopyTest(base.BaseTestCase):
         self.pop()
         self.assertEqual(['lock b', 'lock c', 'see c', 'remove', 'drop 7',
                           'unlock c', 'unlock b'], self.steps)
+
+    def hang(self, *names):
+        """Have sites not answer until the test is through."""
+        over = threading.Event()
+        self.addCleanup(over.set)
+        for name in names:
+            self.stores[name].site.hangs = over
+        self.options = {'patience': 1}
+
+    def test_sites_that_do_not_answer_are_not_waited_for_in_turn(self):
+        # Neither the one that it is removed from, nor the nearest other one.
+        self.hang('a', 'b')
+        began = time.monotonic()
+        self.pop()
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertEqual(['lock c', 'see c', 'remove', 'drop 7'],
+                         self.steps[:4])
+
+    def test_none_answers_in_time(self):
+        self.hang('a', 'c')
+        began = time.monotonic()
+        exc = self.assertRaises(failures.LastCopy, self.pop)
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertIn('store a: it did not answer in time; store c: it did '
+                      'not answer in time', exc.msg)
+        self.assertNotIn('remove', self.steps)
 
     def test_none_is_seen(self):
         for name in 'ac':
