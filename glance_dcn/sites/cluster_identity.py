@@ -33,6 +33,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.sites import home as homes
 
@@ -318,7 +319,7 @@ class ClusterIdentities:
         deadline = self._begin()
         while (self._recorded is None and home.available
                and time.monotonic() < deadline):
-            time.sleep(.01)
+            native.sleep(.01)
         if self._recorded is not None and not (
                 site.name in self._recorded or site.name in self._seen):
             self._work.wake()
