@@ -20,13 +20,16 @@ They share a folder beside the staged data. The leader is the process that has
 the file ``lead.N`` with the highest N, the generation of the lead:
 
 * It holds a lock on that file (flock), which the system takes away from a
-  process that ends: then the lead is free, and known to be free at once.
-* With each heartbeat it writes the next count into that file. The lock of a
-  process that is stopped, or whose thread hangs, cannot be taken away. So a
-  sibling that has seen no change for some seconds, by its own monotonic clock
-  and while it looked, takes the lead all the same.
+  process that ends: then the lead is free, and the next process that locks the
+  file has it. That needs no room on the disk and no right to write, so there
+  is a leader where the disk is full or has become read-only.
+* With each heartbeat it writes the next count into that file, where it has
+  room already, or at least the time of the file. The lock of a process that
+  is stopped, or whose thread hangs, cannot be taken away. So a sibling that
+  has seen no change for some seconds, by its own monotonic clock and while it
+  looked, takes the lead all the same.
 
-Either way the sibling makes the file of the next generation. It is written
+For that the sibling makes the file of the next generation. It is written
 and locked under another name first, and then linked to its own, which fails
 if there is one already: of several siblings one succeeds. Only files of lower
 generations are ever removed, so the highest generation never comes down, and
@@ -46,7 +49,11 @@ The folder has two files more:
 Where the staging folder cannot be used the folder is beside the locks of
 oslo.concurrency, or in the folder for temporary files. All processes look for
 a usable one in this order with each heartbeat, so that they meet again when a
-better one appears.
+better one appears. Two never lead by two folders: one that has a leader is
+used, whatever fails there; who takes the lead in a later folder leads with
+its next heartbeat, if those before cannot be used by then either; and who
+takes it in an earlier one leads when it has found no sibling that leads in a
+later one.
 """
 
 from __future__ import annotations
@@ -59,6 +66,7 @@ import hashlib
 import logging
 import os
 import re
+import socket
 import stat
 import tempfile
 import time
@@ -101,9 +109,11 @@ _LARGEST_HEARTBEAT = 200
 # What the file of a generation is called. In earlier releases there was one
 # file, without a number and empty.
 _NAME = re.compile(r'lead(?:\.(\d{1,18}))?', re.ASCII)
-# What says that a folder cannot be used at all, rather than at this moment.
+# What says that a folder cannot be used at all.
 _UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
                        errno.EPERM, errno.EROFS))
+# What says so as long as there is no leader: no file can be made.
+_FAILED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO))
 
 
 def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue,
@@ -136,9 +146,12 @@ def interval(conf: cfg.ConfigOpts) -> float:
 
 def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     """Return the folders that the processes may share, the best first."""
-    name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
-        deployment.encode()).hexdigest()[:16])
     staging = folder.path(conf)
+    # Those that have other staging folders, or share a folder from other hosts,
+    # are no siblings.
+    name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
+        '\0'.join((deployment, socket.gethostname(), str(staging))).encode()
+    ).hexdigest()[:16])
     group = getattr(conf, 'oslo_concurrency', None)
     locks = getattr(group, 'lock_path', None)
     try:
@@ -199,20 +212,22 @@ class HostLead(lead.Lead):
         """Whether this process leads at this moment."""
         own = self._own
         leadership = self._leaderships.get(own.folder or '')
-        return own.alone or bool(leadership and leadership.is_held)
+        return own.led and (own.alone or bool(
+            leadership and leadership.is_held))
 
     @property
     def term(self) -> object:
         """What differs between two times that this process leads, or None."""
         folder = self._own.folder
         leadership = self._leaderships.get(folder or '')
-        return ((folder, leadership.generation if leadership else 0)
+        return ((folder, leadership.instance if leadership else '')
                 if self.is_held else None)
 
     def beat(self) -> bool:
         """Prove that this process leads and works, or take a free lead."""
         own = self._own
         with own.lock:
+            own.led = self.is_held
             held = self._beat(own)
             taken, own.led = held and not own.led, held
         if taken:
@@ -239,15 +254,18 @@ class HostLead(lead.Lead):
         if hung is not None or not self._may_lead():
             self.resign()
             return False
-        complaint = ''
-        for path, leadership in self._leaderships.items():
+        complaint, may_be_alone = '', True
+        for place, (path, leadership) in enumerate(self._leaderships.items()):
             try:
-                if path != next(iter(self._leaderships)):
-                    _check_own(path)
-                held = leadership.beat() or leadership.acquire()
+                had = leadership.beat()
+                held = had or self._acquire(path)
+                if held and not own.led:
+                    held = (had or not place) and self._is_last(place)
             except OSError as exc:
                 complaint = '%s: %s' % (path, exc.strerror)
-                if exc.errno in _UNUSABLE:
+                if not leadership.is_led and exc.errno in _UNUSABLE | _FAILED:
+                    # It may have room again, for a sibling, at any moment.
+                    may_be_alone &= exc.errno not in _FAILED
                     continue
                 self._complain(own, complaint)
                 return False
@@ -256,7 +274,27 @@ class HostLead(lead.Lead):
         self._complain(own, complaint)
         self._use(own, None)
         # Those who lead at home have a lease there, all the same.
-        own.alone = True
+        own.alone = may_be_alone
+        return own.alone
+
+    def _acquire(self, path: str) -> bool:
+        if path != next(iter(self._leaderships)):
+            _check_own(path)
+        return self._leaderships[path].acquire()
+
+    def _is_last(self, place: int) -> bool:
+        """Return whether no sibling leads in a folder after this one.
+
+        One that does so resigns with its next heartbeat, as it finds a leader
+        here, or loses the lead there when it is silent.
+        """
+        for path, leadership in list(self._leaderships.items())[place + 1:]:
+            try:
+                if leadership.exists() and not self._acquire(path):
+                    return False
+            except OSError as exc:
+                if exc.errno not in _UNUSABLE | _FAILED:
+                    raise
         return True
 
     def _use(self, own: _Process, path: str | None) -> None:
@@ -270,7 +308,8 @@ class HostLead(lead.Lead):
             own.complained = text
             LOG.warning('The processes of this host cannot choose the one '
                         'that does the background work: %s. Give Glance\'s '
-                        'user a staging folder that it may write to', text)
+                        'user a staging folder with room that it may write '
+                        'to', text)
 
     def _hung(self, own: _Process) -> _Job | None:
         now = self._clock()
@@ -395,6 +434,7 @@ class Leadership:
     :param folder: path of the folder; its parent must exist
     :param silence: seconds without a heartbeat after which a sibling takes
         the lead; several times the interval of heartbeats
+    :ivar is_led: whether :meth:`acquire` has found that a sibling leads
     """
 
     def __init__(self, folder: str, silence: float,
@@ -406,6 +446,7 @@ class Leadership:
         self._lock = native.lock()
         self._held: _Lead | None = None
         self._seen: _Seen | None = None
+        self.is_led = False
 
     @property
     def is_held(self) -> bool:
@@ -418,16 +459,19 @@ class Leadership:
         if held is None or self._pid != os.getpid():
             return False
         try:
-            return self._newest() == held.generation and os.path.samestat(
-                os.stat(self._path(held.generation)), held.stat)
+            return self._is_newest(held)
         except OSError:
             return False
 
     @property
-    def generation(self) -> int:
-        """The generation of the lead that this process took last, or 0."""
+    def instance(self) -> str:
+        """What differs each time that this process takes the lead."""
         held = self._held
-        return held.generation if held is not None else 0
+        return held.instance if held is not None else ''
+
+    def exists(self) -> bool:
+        """Return whether there is, or was, a leader; OSError: no folder."""
+        return bool(self._generations())
 
     def acquire(self) -> bool:
         """Take the lead if it is free or its leader is silent.
@@ -441,11 +485,14 @@ class Leadership:
             return True
         with self._lock:
             self._drop()
+            self.is_led = False
             # Not the folder above it: it may have to be mounted yet.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._folder, mode=0o700)
             newest = self._newest()
-            former = self._vacant(newest)
+            former = self._replaced(newest)
+            if self._held is not None:
+                return True
             if former is None or not self._take(newest + 1):
                 return False
         if former:
@@ -460,8 +507,8 @@ class Leadership:
     def beat(self) -> bool:
         """Write a heartbeat; return whether this process still leads.
 
-        A full disk does not end the lead: that is logged, and a sibling that
-        sees no heartbeat may take over.
+        A disk that is read-only does not end the lead: that is logged, and a
+        sibling that sees no heartbeat may take over.
         """
         if not self.is_held:
             return False
@@ -472,7 +519,7 @@ class Leadership:
                 self._held.write()
             except OSError as exc:
                 LOG.warning('Heartbeat cannot be written to %(path)s: '
-                            '%(error)s; see that there is room', {
+                            '%(error)s; see that it can be written to', {
                                 'path': self._path(self._held.generation),
                                 'error': exc})
         return self.is_held
@@ -491,9 +538,9 @@ class Leadership:
         self._drop()
 
     def _drop(self) -> None:
-        if self._held is not None:
-            self._held.close()
-        self._held = None
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     def _path(self, generation: int) -> str:
         return os.path.join(self._folder, 'lead.%d' % generation
@@ -506,31 +553,58 @@ class Leadership:
     def _newest(self) -> int:
         return max(self._generations(), default=0)
 
-    def _vacant(self, generation: int) -> str | None:
-        """Return whether the lead can be taken.
+    def _is_newest(self, held: _Lead) -> bool:
+        """Return whether there is no later generation, nor another file."""
+        return self._newest() == held.generation and os.path.samestat(
+            os.stat(self._path(held.generation)), held.stat)
 
-        :returns: text of a silent leader, empty if there is no leader; None:
-            it is led
+    def _replaced(self, generation: int) -> str | None:
+        """Take the lead of a generation if that is free.
+
+        :returns: text of a leader to be replaced by a new generation, empty
+            if there is none; None: it is led, or was taken
         """
         try:
-            fd = os.open(self._path(generation),
-                         os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            found = _Lead(self._open(generation), generation)
         except FileNotFoundError:
             # There is none yet, or a sibling has just removed it.
             return '' if self._newest() == generation else None
         try:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return ''
-            text = ' '.join(os.pread(fd, _LARGEST_HEARTBEAT, 0).decode(
-                errors='replace').split())
+            if found.lock():
+                if not generation:
+                    # Of an earlier release, which knows no generations.
+                    return ''
+                if self._is_newest(found):
+                    self._hold(found)
+                return None
+            self.is_led = True
+            text, changed = found.read()
         finally:
-            os.close(fd)
-        if not self._is_silent((generation, text)):
+            if self._held is not found:
+                found.close()
+        if not self._is_silent((generation, text, changed)):
             return None
-        return text or 'of an earlier release'
+        return text or 'unknown: it may be of an earlier release'
 
-    def _is_silent(self, heartbeat: tuple[int, str]) -> bool:
+    def _open(self, generation: int) -> int:
+        path = self._path(generation)
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(path, os.O_RDWR | flags)
+        except OSError as exc:
+            if exc.errno == errno.EROFS:
+                return os.open(path, os.O_RDONLY | flags)
+            self.is_led = not isinstance(exc, (FileNotFoundError,
+                                               PermissionError))
+            raise
+
+    def _hold(self, held: _Lead) -> None:
+        # The lock is the lead: what the file says may follow.
+        with contextlib.suppress(OSError):
+            held.write()
+        self._held, self._seen = held, None
+
+    def _is_silent(self, heartbeat: tuple[int, str, int]) -> bool:
         now = self._clock()
         seen = self._seen
         # A process that was stopped itself has not looked meanwhile.
@@ -546,8 +620,9 @@ class Leadership:
         held = _Lead(fd, generation)
         try:
             # Before others can see it.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.write()
+            held.lock()
+            with contextlib.suppress(OSError):
+                held.write()
             try:
                 os.link(temporary, self._path(generation))
             except FileExistsError:
@@ -564,7 +639,7 @@ class Leadership:
             held.close()
             self._remove(generation)
             return False
-        self._held, self._seen = held, None
+        self._hold(held)
         for former in self._generations():
             if former < generation:
                 self._remove(former)
@@ -578,28 +653,54 @@ class Leadership:
 class _Seen(typing.NamedTuple):
     """When a heartbeat of a sibling was seen first, and looked at last."""
 
-    heartbeat: tuple[int, str]
+    heartbeat: tuple[int, str, int]
     since: float
     looked_at: float
 
 
 class _Lead:
-    """The file of the generation that this process leads."""
+    """The file of a generation, which may be that of this process.
+
+    :ivar instance: what differs each time that a process takes a lead
+    """
 
     def __init__(self, fd: int, generation: int) -> None:
         self._fd = fd
         self._count = 0
         # Process ids of containers are the same after a restart.
-        self._instance = uuid.uuid4().hex
+        self.instance = uuid.uuid4().hex
         self.generation = generation
         self.stat = os.fstat(fd)
 
+    def lock(self) -> bool:
+        """Lock the file; return False if another process has it locked."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def read(self) -> tuple[str, int]:
+        """Return the text of the last heartbeat, and its time."""
+        text = b''
+        with contextlib.suppress(OSError):
+            text = os.pread(self._fd, _LARGEST_HEARTBEAT, 0)
+        return (' '.join(text.decode(errors='replace').split()),
+                os.fstat(self._fd).st_mtime_ns)
+
     def write(self) -> None:
-        """Write the next heartbeat over the former one, which is as long."""
+        """Write the next heartbeat over the former one, which is as long.
+
+        Where that fails, as there never was room for it, the file has another
+        time at least.
+        """
         self._count += 1
         text = 'pid %-10d instance %s count %-12d\n' % (
-            os.getpid(), self._instance, self._count)
-        os.pwrite(self._fd, text.encode(), 0)
+            os.getpid(), self.instance, self._count)
+        try:
+            os.pwrite(self._fd, text.encode(), 0)
+        except OSError:
+            os.utime(self._fd)
 
     def close(self) -> None:
         """Close the file, with which this process's lock on it ends."""

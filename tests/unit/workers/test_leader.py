@@ -18,17 +18,20 @@ the test: nothing depends on how fast the machine is.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pathlib
 import signal
 import stat
+import subprocess
 import time
 import typing
 
 import fixtures
 from oslo_config import cfg
 from oslotest import base
+import testtools
 
 from glance_dcn.imports import options
 from glance_dcn.tasks import queue
@@ -84,6 +87,50 @@ class Sibling:
     def go_on(self) -> None:
         """Let it go on after a stop."""
         os.kill(self.process.pid, signal.SIGCONT)
+
+
+class SmallDisk(fixtures.Fixture):
+    """A file system with next to no room, of a kind that has no limit else.
+
+    :param options: of mount
+    """
+
+    def __init__(self, options: str) -> None:
+        super().__init__()
+        self._options = options
+
+    def _setUp(self) -> None:
+        self.path = self.useFixture(fixtures.TempDir()).path
+        done = self.mount('-t', 'tmpfs', '-o', self._options, 'tmpfs')
+        if done.returncode:
+            raise testtools.testcase.TestSkipped(
+                'nothing can be mounted here: %s' % done.stderr)
+        self.addCleanup(subprocess.run, ['umount', '--lazy', self.path],
+                        check=True)
+
+    def mount(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run mount for this file system."""
+        return subprocess.run(['mount', *args, self.path],
+                              capture_output=True, text=True)
+
+    def fill(self) -> None:
+        """Take all room for data."""
+        with open(os.path.join(self.path, 'full'), 'ab', 0) as f, \
+                contextlib.suppress(OSError):
+            while True:
+                f.write(bytes(4096))
+
+    def take_inodes(self) -> None:
+        """Take all room for files."""
+        with contextlib.suppress(OSError):
+            for number in range(10000):
+                path = os.path.join(self.path, 'file.%d' % number)
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
+    def give_inodes(self) -> None:
+        """Remove the files that take room."""
+        for path in pathlib.Path(self.path).glob('file.*'):
+            path.unlink()
 
 
 class LeadershipTest(base.BaseTestCase):
@@ -211,12 +258,11 @@ class LeadershipTest(base.BaseTestCase):
 
         def stopped(*args: typing.Any) -> None:
             self.useFixture(fixtures.MonkeyPatch('os.link', link))
+            self.assertTrue(self.here().acquire())
             for _ in range(2):
-                other = self.here()
-                self.assertTrue(other.acquire())
-                other.resign()
-            self.last = self.here()
-            self.assertTrue(self.last.acquire())
+                # The former one is silent, and does not end.
+                self.last = self.here()
+                self.assertTrue(self.wait_in_vain(self.last))
             link(*args)
         self.useFixture(fixtures.MonkeyPatch('os.link', stopped))
         self.assertFalse(late.acquire())
@@ -283,15 +329,63 @@ class LeadershipTest(base.BaseTestCase):
         self.assertIn('of an earlier release', self.logged.output)
 
     def test_full_disk(self) -> None:
-        here = self.here()
-        self.assertTrue(here.acquire())
+        disk = self.useFixture(SmallDisk('size=64k'))
+        self.folder = os.path.join(disk.path, 'worker')
+        first, second = self.sibling(), self.sibling()
+        self.assertTrue(first.do('acquire'))
+        disk.fill()
+        self.assertTrue(first.do('beat'))
+        self.assertFalse(second.do('acquire'))
+        first.end()
+        self.assertTrue(second.do('acquire'))
+        self.assertTrue(second.do('beat'))
+        self.assertFalse(self.here().acquire())
+        self.assertIn('pid %d ' % second.process.pid,
+                      pathlib.Path(self.folder, 'lead.1').read_text())
 
-        def full(*_args: typing.Any) -> None:
-            raise OSError(28, 'No space left on device')
-        with fixtures.MonkeyPatch('os.pwrite', full):
-            self.assertTrue(here.beat())
-        self.assertIn('No space left', self.logged.output)
+    def test_disk_that_was_full_before(self) -> None:
+        disk = self.useFixture(SmallDisk('size=64k'))
+        disk.fill()
+        self.folder = os.path.join(disk.path, 'worker')
+        first, second = self.sibling(), self.sibling()
+        self.assertTrue(first.do('acquire'))
+        # The heartbeats that there is no room for count.
+        for _ in range(6):
+            self.assertFalse(second.do('acquire'))
+            second.do(SILENCE / 3)
+            self.assertTrue(first.do('beat'))
+        self.assertEqual(0, os.stat(os.path.join(self.folder,
+                                                 'lead.1')).st_size)
+        first.stop()
+        here = self.here()
+        self.assertTrue(self.wait_in_vain(here))
+        first.go_on()
+        self.assertFalse(first.do('is_held'))
         self.assertTrue(here.beat())
+
+    def test_read_only_disk(self) -> None:
+        disk = self.useFixture(SmallDisk('size=64k'))
+        self.folder = os.path.join(disk.path, 'worker')
+        first, second = self.sibling(), self.sibling()
+        self.assertTrue(first.do('acquire'))
+        self.assertFalse(second.do('acquire'))
+        # A file that is open for writing is in the way otherwise.
+        first.do('resign')
+        self.assertEqual(0, disk.mount('-o', 'remount,ro').returncode)
+        self.assertTrue(first.do('acquire'))
+        self.assertTrue(first.do('beat'))
+        self.assertFalse(second.do('acquire'))
+        first.end()
+        self.assertTrue(second.do('acquire'))
+        here = self.here()
+        self.assertFalse(here.acquire())
+        for _ in range(3):
+            # A silent leader cannot be replaced, and is known to be there.
+            self.now += SILENCE / 3
+            with contextlib.suppress(OSError):
+                self.assertFalse(here.acquire())
+            self.assertTrue(here.is_led)
+        self.assertTrue(second.do('is_held'))
 
     def test_nothing_is_left_behind(self) -> None:
         for _ in range(5):
@@ -300,8 +394,8 @@ class LeadershipTest(base.BaseTestCase):
             for _beat in range(3):
                 self.assertTrue(here.beat())
             here.resign()
-        self.assertEqual(['lead.5'], os.listdir(self.folder))
-        path = pathlib.Path(self.folder, 'lead.5')
+        self.assertEqual(['lead.1'], os.listdir(self.folder))
+        path = pathlib.Path(self.folder, 'lead.1')
         self.assertEqual(0o600, path.stat().st_mode & 0o777)
         self.assertRegex(path.read_text(),
                          r'^pid %d +instance [0-9a-f]{32} count 4 +\n$'
@@ -439,11 +533,15 @@ class HostLeadTest(base.BaseTestCase):
         self.folders[:] = [str(self.root / 'none' / '.glance-dcn'),
                            str(self.root / 'glance-dcn')]
         leads = [self.process(), self.process()]
+        # Not at once: a sibling may have found the first to be usable.
+        self.assertEqual([False, False], self.beat(*leads))
         self.assertEqual([True, False], self.beat(*leads))
         self.assertTrue((self.root / 'glance-dcn').is_dir())
         (self.root / 'none').mkdir()
-        # The one that comes first there leads, and the other does not.
-        self.assertEqual([False, True], self.beat(*reversed(leads))[::-1])
+        # One that comes first there does not lead while the other does.
+        self.assertEqual([False], self.beat(leads[1]))
+        self.assertTrue(leads[0].is_held)
+        self.assertEqual([False, True], self.beat(*leads))
         self.assertEqual([False, True], self.beat(*leads, times=3))
 
     def test_folder_of_another_user(self):
@@ -457,15 +555,86 @@ class HostLeadTest(base.BaseTestCase):
         self.assertTrue(lead.is_held)
         self.assertIn('another user', self.logged.output)
 
-    def test_no_room_is_no_reason_for_another_folder(self):
-        self.beat(self.first)
+    def test_leader_in_another_folder_that_is_stopped(self):
+        self.folders[0] = str(self.root / 'none' / '.glance-dcn')
+        (self.root / 'locks').mkdir()
+        leads = [self.process(), self.process()]
+        self.assertEqual([True, False], self.beat(*leads, times=2))
+        (self.root / 'none').mkdir()
+        # The first beats no more: the lead is taken from it there, too.
+        self.assertEqual([False], self.beat(leads[1], times=9))
+        self.assertEqual([True], self.beat(leads[1], times=4))
+        self.assertFalse(leads[0].is_held)
+        self.assertEqual([False, True], self.beat(*leads))
 
-        def full(*args, **kwargs):
-            raise OSError(28, os.strerror(28))
-        self.first.resign()
-        self.useFixture(fixtures.MonkeyPatch('tempfile.mkstemp', full))
-        self.assertEqual([False], self.beat(self.second))
-        self.assertFalse((self.root / 'locks').exists())
+    def small_disk(self, options):
+        """Have the staging folder on a small file system."""
+        disk = self.useFixture(SmallDisk(options))
+        self.folders[0] = os.path.join(disk.path, '.glance-dcn')
+        (self.root / 'locks').mkdir()
+        self.first, self.second = self.process(), self.process()
+        return disk
+
+    def test_read_only_disk(self):
+        disk = self.small_disk('size=64k')
+        self.beat(self.first, self.second)
+        self.first.stop()
+        self.second.stop()
+        self.assertEqual(0, disk.mount('-o', 'remount,ro').returncode)
+        # No leader can beat, and none takes the lead in another folder.
+        self.assertEqual([True, False],
+                         self.beat(self.first, self.second, times=30))
+        self.first.stop()
+        self.assertEqual([True, False],
+                         self.beat(self.second, self.first, times=30))
+        self.assertEqual([], os.listdir(self.root / 'locks'))
+
+    def test_silent_leader_that_cannot_be_replaced(self):
+        disk = self.small_disk('size=64k')
+        self.beat(self.first)
+        # The same disk, when nothing can be written to it any more.
+        read_only = self.useFixture(fixtures.TempDir()).path
+        subprocess.run(['mount', '--bind', disk.path, read_only], check=True)
+        self.addCleanup(subprocess.run, ['umount', '--lazy', read_only],
+                        check=True)
+        subprocess.run(['mount', '-o', 'remount,bind,ro', read_only],
+                       check=True)
+        second = self.process([os.path.join(read_only, '.glance-dcn'),
+                               self.folders[1]])
+        self.assertEqual([False], self.beat(second, times=30))
+        self.assertTrue(self.first.is_held)
+        self.assertIn('Read-only file system', self.logged.output)
+
+    def test_full_disk(self):
+        disk = self.small_disk('size=64k')
+        disk.fill()
+        self.assertEqual([True, False],
+                         self.beat(self.first, self.second, times=30))
+        self.first.stop()
+        self.assertEqual([True, False],
+                         self.beat(self.second, self.first, times=30))
+        self.assertEqual([], os.listdir(self.root / 'locks'))
+
+    def test_disk_without_room_for_files(self):
+        disk = self.small_disk('nr_inodes=20')
+        disk.take_inodes()
+        self.assertEqual([True, False],
+                         self.beat(self.first, self.second, times=20))
+        self.assertTrue((self.root / 'locks' / '.glance-dcn').is_dir())
+        disk.give_inodes()
+        for _ in range(3):
+            self.assertLess(sum(self.beat(self.second, self.first)), 2)
+        self.assertEqual([True, False], self.beat(self.second, self.first))
+        self.assertTrue(os.listdir(self.folders[0]))
+
+    def test_no_room_for_files_anywhere(self):
+        disk = self.useFixture(SmallDisk('nr_inodes=20'))
+        leads = [self.process([disk.path + '/none']) for _ in range(2)]
+        disk.take_inodes()
+        # Each would be alone, and have as many siblings.
+        self.assertEqual([False, False], self.beat(*leads))
+        disk.give_inodes()
+        self.assertEqual([True, False], self.beat(*leads))
 
     def test_child_of_a_fork_does_not_lead(self):
         self.first.beat()
@@ -513,6 +682,9 @@ class BeginTest(base.BaseTestCase):
         self.assertEqual('/s/.glance-dcn', found[0])
         self.assertEqual(2, len(found))
         self.assertNotEqual(found[1], leader.folders(self.conf, 'other')[1])
+        self.conf.set_override('node_staging_uri', 'file:///s2')
+        self.assertNotEqual(found[1], leader.folders(self.conf, 'ours')[1])
+        self.conf.clear_override('node_staging_uri')
         self.conf.register_opt(cfg.StrOpt('lock_path', default='/locks'),
                                group='oslo_concurrency')
         found = leader.folders(self.conf, 'ours')
