@@ -147,7 +147,7 @@ def interval(conf: cfg.ConfigOpts) -> float:
 def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     """Return the folders that the processes may share, the best first."""
     staging = folder.path(conf)
-    # Those that have other staging folders, or share a folder from other hosts,
+    # Those with other staging folders, or at other hosts that share a folder,
     # are no siblings.
     name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
         '\0'.join((deployment, socket.gethostname(), str(staging))).encode()
