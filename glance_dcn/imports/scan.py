@@ -381,7 +381,8 @@ def _is_gone(site: sites.Site, image_id: str) -> bool:
     """Return whether a site is known to have no image of a name."""
     try:
         with site.open_pool() as ioctx:
-            return images.read_image_id(ioctx, image_id) is None
+            return site.call(images.read_image_id, ioctx, image_id,
+                             fence=False) is None
     except Exception as exc:
         LOG.warning('Store %(store)s: whether image %(image)s is still there '
                     'cannot be told: %(error)s; see "glance-dcn check"', {

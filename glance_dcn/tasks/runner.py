@@ -318,11 +318,9 @@ class TaskRunner:
         """Drop the leases of dead processes that have left no intents."""
         dead = [name for name in held.keys() - writers
                 if self._observer.is_expired(name, _FORGOTTEN)]
-        if dead:
-            with self._store.home.open() as ioctx:
-                for name in dead:
-                    omap.remove(ioctx, stores.OBJECT, stores.LEASES + name,
-                                held[name])
+        for name in dead:
+            self._store.home.run(omap.remove, stores.OBJECT,
+                                 stores.LEASES + name, held[name])
 
     def _gather(self) -> None:
         """Wait for a task to end, or for a while.
