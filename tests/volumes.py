@@ -10,11 +10,18 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Volumes as Kubernetes mounts them into pods."""
+"""Volumes as Kubernetes mounts them into pods, and some with little room."""
 
+from __future__ import annotations
+
+import contextlib
 import os
 import pathlib
 import shutil
+import subprocess
+
+import fixtures
+import testtools
 
 _MOUNTED = """\
 while [ "$1" != -- ]; do
@@ -91,3 +98,47 @@ class SecretVolume:
                 link.unlink()
         if old:
             shutil.rmtree(old)
+
+
+class SmallDisk(fixtures.Fixture):
+    """A file system with next to no room, of a kind that has no limit else.
+
+    :param options: of mount
+    """
+
+    def __init__(self, options: str) -> None:
+        super().__init__()
+        self._options = options
+
+    def _setUp(self) -> None:
+        self.path = self.useFixture(fixtures.TempDir()).path
+        done = self.mount('-t', 'tmpfs', '-o', self._options, 'tmpfs')
+        if done.returncode:
+            raise testtools.testcase.TestSkipped(
+                'nothing can be mounted here: %s' % done.stderr)
+        self.addCleanup(subprocess.run, ['umount', '--lazy', self.path],
+                        check=True)
+
+    def mount(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run mount for this file system."""
+        return subprocess.run(['mount', *args, self.path],
+                              capture_output=True, text=True)
+
+    def fill(self) -> None:
+        """Take all room for data."""
+        with open(os.path.join(self.path, 'full'), 'ab', 0) as f, \
+                contextlib.suppress(OSError):
+            while True:
+                f.write(bytes(4096))
+
+    def take_inodes(self) -> None:
+        """Take all room for files."""
+        with contextlib.suppress(OSError):
+            for number in range(10000):
+                path = os.path.join(self.path, 'file.%d' % number)
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
+    def give_inodes(self) -> None:
+        """Remove the files that take room."""
+        for path in pathlib.Path(self.path).glob('file.*'):
+            path.unlink()

@@ -73,13 +73,16 @@ class Connections:
             self._known.setdefault(config, Connection(config))
         return self._known[config]
 
-    def forget(self, store: str) -> None:
-        """Forget the connections of a store that is gone.
+    def forget(self, store: str,
+               kept: clients.ClusterConfig | None = None) -> None:
+        """Forget the connections of a store that is gone, or is another.
 
         Its cluster is not probed from then on. One that is in use still works.
+
+        :param kept: what the store has, if it is not gone
         """
         for config, connection in list(self._known.items()):
-            if config.name == store:
+            if config.name == store and config != kept:
                 self._known.pop(config, None)
                 connection._states.get().breaker.stop()
 

@@ -21,6 +21,7 @@ of the site. There are no secrets in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -98,17 +99,25 @@ class Recorded:
     of_other_release: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+def _call(function: Callable[..., typing.Any],
+          *args: typing.Any) -> typing.Any:
+    return function(*args)
+
+
 class Definitions:
     """The record in one pool.
 
     Each method raises RecordError if it cannot be read or written.
 
     :param ioctx: of the home's namespace
+    :param call: calls a function that waits for the cluster, and raises
+        ClusterError if that is away
     """
 
-    def __init__(self, store: str, ioctx: rados.Ioctx,
-                 deployment: str = '') -> None:
+    def __init__(self, store: str, ioctx: rados.Ioctx, deployment: str = '',
+                 call: Callable[..., typing.Any] = _call) -> None:
         self._store = store
+        self._call = call
         self._ioctx = ioctx
         self._deployment = deployment
 
@@ -117,7 +126,7 @@ class Definitions:
         found = Recorded()
         holders = []
         with self._explained():
-            entries = list(omap.walk(self._ioctx, OBJECT))
+            entries = self._call(_walk, self._ioctx)
         for key, value in entries:
             try:
                 if key.startswith(_SITE):
@@ -169,13 +178,13 @@ class Definitions:
 
     def _set(self, key: str, record: _Options | _Holder) -> None:
         with self._explained():
-            omap.put(self._ioctx, OBJECT, {key: record_format.dump(
-                record, self._deployment)})
+            self._call(omap.put, self._ioctx, OBJECT, {
+                key: record_format.dump(record, self._deployment)})
 
     def _remove(self, *keys: str) -> None:
         with self._explained():
             for key in keys:
-                omap.remove(self._ioctx, OBJECT, key)
+                self._call(omap.remove, self._ioctx, OBJECT, key)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -183,6 +192,10 @@ class Definitions:
             yield
         except (omap.Error, UnicodeDecodeError) as exc:
             raise RecordError(self._store, exc) from exc
+
+
+def _walk(ioctx: rados.Ioctx) -> list[tuple[str, str]]:
+    return list(omap.walk(ioctx, OBJECT))
 
 
 def _read_options(record: _Options) -> dict[str, str]:

@@ -37,6 +37,7 @@ from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import records
 from glance_dcn.engine import rbd_layout
+from glance_dcn.runtime import native
 
 LOG = logging.getLogger(__name__)
 
@@ -464,7 +465,7 @@ def blocklist_watchers(client: rados.Rados, ioctx: rados.Ioctx, image: str,
         done |= watching
         if time.monotonic() > deadline:
             return False
-        time.sleep(_PAUSE)
+        native.sleep(_PAUSE)
 
 
 def _watching(ioctx: rados.Ioctx, image: str,

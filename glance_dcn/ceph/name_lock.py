@@ -55,6 +55,7 @@ import rados
 from glance_dcn.ceph import client as clients
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import omap
+from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 
@@ -281,7 +282,7 @@ def _wait(client: rados.Rados, held: _Held, patience: float,
                    'has not renewed its name lock for %d s' % expiry)
             omap.break_lock(held.ioctx, OBJECT, held.lock, found)
             seen = None
-        time.sleep(pause)
+        native.sleep(pause)
 
 
 def _failed(kind: type[NameLockError], image: str,

@@ -215,8 +215,7 @@ def pool(site: subjects.Site) -> str:
                     error=exc)
     if site.keeps_records:
         try:
-            with site.home.open() as ioctx:
-                site.kept = cluster_identity.load(ioctx, site.deployment)
+            site.kept = site.home.run(cluster_identity.load, site.deployment)
         except cluster_identity.Error:
             site.kept = None
     return site.target.pool

@@ -402,7 +402,7 @@ class Journal:
             try:
                 return self._lock(task)
             except Busy:
-                time.sleep(_PAUSE)
+                native.sleep(_PAUSE)
         return self._lock(task)
 
     def _lock(self, task: str) -> int:

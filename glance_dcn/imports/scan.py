@@ -48,6 +48,7 @@ from glance_dcn.imports import journal
 from glance_dcn.imports import options
 from glance_dcn.imports import recovery
 from glance_dcn.runtime import green
+from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
 from glance_dcn.tasks import queue
@@ -96,7 +97,7 @@ class Scanner:
     def __init__(self, recover: abc.Callable[..., object] = recovery.recover,
                  is_loaded: abc.Callable[[], bool] = glance_interfaces.loaded,
                  clock: abc.Callable[[], float] = time.monotonic,
-                 sleep: abc.Callable[[float], object] = time.sleep) -> None:
+                 sleep: abc.Callable[[float], object] = native.sleep) -> None:
         self._recover, self._is_loaded = recover, is_loaded
         self._clock, self._sleep = clock, sleep
         self.gate: abc.Callable[[], bool] | None = None
@@ -380,7 +381,8 @@ def _is_gone(site: sites.Site, image_id: str) -> bool:
     """Return whether a site is known to have no image of a name."""
     try:
         with site.open_pool() as ioctx:
-            return images.read_image_id(ioctx, image_id) is None
+            return site.call(images.read_image_id, ioctx, image_id,
+                             fence=False) is None
     except Exception as exc:
         LOG.warning('Store %(store)s: whether image %(image)s is still there '
                     'cannot be told: %(error)s; see "glance-dcn check"', {

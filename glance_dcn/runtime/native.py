@@ -19,6 +19,11 @@ a process that eventlet has patched (glance-api before release 33), a lock of
 such a thread. ``_queue.SimpleQueue`` is written in C, takes no Python lock,
 and is left alone by eventlet: it is the only thing that the engine's threads
 share.
+
+A native thread that waits by what eventlet has patched gets a hub of its own,
+with an open file, and both stay when the thread has ended. So what may run in
+native threads waits by :func:`get` and :func:`sleep`; of what other libraries
+do there, such as a request by HTTP, the hub is ended with the thread.
 """
 
 from __future__ import annotations
@@ -38,7 +43,10 @@ _T = typing.TypeVar('_T')
 Empty = _queue.Empty
 Queue = _queue.SimpleQueue
 
-# A patched process waits by polling: the shortest and the longest pause.
+# Attribute of the native threads that are started here.
+_MARK = 'is_glance_dcn_native'
+
+# A green thread waits by polling: the shortest and the longest pause.
 _SHORTEST = 0.0005
 _LONGEST = 0.01
 
@@ -76,9 +84,32 @@ def start(name: str, function: Callable[..., object],
     :param function: it must raise nothing
     """
     thread: threading.Thread = _original(threading).Thread(
-        target=function, args=args, name=name, daemon=True)
+        target=_run, args=(function, *args), name=name, daemon=True)
+    setattr(thread, _MARK, True)
     thread.start()
     return thread
+
+
+def _run(function: Callable[..., object], *args: typing.Any) -> None:
+    try:
+        function(*args)
+    finally:
+        _end_hub()
+
+
+def _end_hub() -> None:
+    """End the hub that eventlet has made for this thread, if it has."""
+    # To ask eventlet for the hub would make one.
+    local = getattr(sys.modules.get('eventlet.hubs'), '_threadlocal', None)
+    hub = getattr(local, 'hub', None)
+    if hub is not None and hub.running:
+        hub.abort(wait=True)
+
+
+def _may_block() -> bool:
+    """Return whether no green threads run in the native thread that runs."""
+    return not patched() or hasattr(
+        _original(threading).current_thread(), _MARK)
 
 
 def call(function: Callable[..., _T], *args: typing.Any) -> _T:
@@ -88,7 +119,7 @@ def call(function: Callable[..., _T], *args: typing.Any) -> _T:
 
     :raises Exception: what it raises
     """
-    if not patched():
+    if _may_block():
         return function(*args)
     outcome: Queue[tuple[typing.Any, Exception | None]] = Queue()
     result: _T
@@ -142,7 +173,7 @@ def get(queue: Queue[_T], timeout: float) -> _T:
     :param timeout: seconds to wait
     :raises Empty: when nothing came in time
     """
-    if not patched():
+    if _may_block():
         return take(queue, timeout)
     deadline = time.monotonic() + timeout
     pause = _SHORTEST
@@ -156,6 +187,12 @@ def get(queue: Queue[_T], timeout: float) -> _T:
         # The patched sleep: it lets the hub run.
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST)
+
+
+def sleep(seconds: float) -> None:
+    """Wait some seconds, without stopping other green threads."""
+    module = _original(time) if _may_block() else time
+    module.sleep(seconds)
 
 
 def take(queue: Queue[_T], timeout: float) -> _T:

@@ -24,7 +24,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import time
 import typing
 
 from glance_dcn.runtime import native
@@ -155,7 +154,7 @@ def _begin_again() -> None:
     # Not at once: a child that runs another program, such as qemu-img, is
     # Python for a moment too, and the librados of its parent must not be
     # touched in it. This thread ends with that moment.
-    time.sleep(_MOMENT)
+    native.sleep(_MOMENT)
     for periodic in list(process.get(_Periodics).started):
         periodic._begin()
 

@@ -70,7 +70,8 @@ class Access:
             # One that may not even read is misconfigured, which is told by
             # what the cluster answers to the write.
             allowed = (trial.may_write(ioctx, _TIMEOUT)
-                       or not trial.may_read(ioctx))
+                       or not self.site.call(trial.may_read, ioctx,
+                                             fence=False))
         except trial.Error as exc:
             self.site.failed(exc)
             if self.read_only:

@@ -33,6 +33,7 @@ from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
 from glance_dcn.ceph import omap
 from glance_dcn.ceph import record_format
+from glance_dcn.runtime import native
 from glance_dcn.runtime import periodic
 from glance_dcn.sites import home as homes
 
@@ -237,8 +238,8 @@ class ClusterIdentities:
                 site.name, 'no store keeps the records, and so the clusters '
                 'of others are not recorded', 'restart Glance instead')
         try:
-            with self._home.open() as ioctx:
-                before = self._replace(ioctx, self.deployment, site.name, fsid)
+            before = self._home.run(self._replace, self.deployment, site.name,
+                                    fsid)
         except record_format.OtherRelease as exc:
             raise errors.Misconfigured(
                 site.name, 'its former clusters are recorded in a form that '
@@ -259,8 +260,8 @@ class ClusterIdentities:
         if self._home.site is None or self.fault(site):
             return False
         try:
-            with self._home.open() as ioctx:
-                return fsid in self._former(ioctx, self.deployment, site.name)
+            return fsid in self._home.run(self._former, self.deployment,
+                                          site.name, fence=False)
         except (errors.ClusterError, Error) as exc:
             LOG.warning('Which clusters store %(store)s had before cannot be '
                         'told: %(error)s', {'store': site.name, 'error': exc})
@@ -291,17 +292,20 @@ class ClusterIdentities:
 
     def _exchange(self, ioctx: rados.Ioctx) -> dict[str, ClusterIdentity]:
         """Add the records that are missing, and return all."""
-        recorded = self._load(ioctx, self.deployment, self._tell)
+        recorded = self._read(ioctx)
         is_missing = False
         for name, site in list(self._sites.items()):
             fsid = site.connection.connected_fsid
             if fsid and name not in recorded and site is not self._home.site:
                 seen = self._seen.get(name)
                 is_missing = True
-                self._add(ioctx, self.deployment, name,
-                          seen.fsid if seen else fsid)
-        return (self._load(ioctx, self.deployment, self._tell)
-                if is_missing else recorded)
+                self._home.call(self._add, ioctx, self.deployment, name,
+                                seen.fsid if seen else fsid)
+        return self._read(ioctx) if is_missing else recorded
+
+    def _read(self, ioctx: rados.Ioctx) -> dict[str, ClusterIdentity]:
+        return self._home.call(self._load, ioctx, self.deployment, self._tell,
+                               fence=False)
 
     def _tell(self, text: str) -> None:
         LOG.log(logging.DEBUG if text in self._told else logging.WARNING, text)
@@ -318,7 +322,7 @@ class ClusterIdentities:
         deadline = self._begin()
         while (self._recorded is None and home.available
                and time.monotonic() < deadline):
-            time.sleep(.01)
+            native.sleep(.01)
         if self._recorded is not None and not (
                 site.name in self._recorded or site.name in self._seen):
             self._work.wake()

@@ -319,15 +319,15 @@ def discard_writes(site: sites.Site, image: str, instances: Collection[int],
         return False
     try:
         with site.open_pool() as ioctx:
-            site.fence_dead(ioctx, image, instances)
-            found = look(ioctx, image)
+            site.call(site.fence_dead, ioctx, image, instances)
+            found = site.call(look, ioctx, image, fence=False)
             if found.complete and not (published and (
                     committed or not site.is_committed(image,
                                                        found.image_id))):
                 return True
             if not found.complete:
                 site.fence_writers(image, found.image_id)
-            site.discard(ioctx, image, found.image_id)
+            site.call(site.discard, ioctx, image, found.image_id)
     except rbd.ImageNotFound:
         return True
     except Exception as exc:
@@ -348,7 +348,7 @@ def record_published(site: sites.Site, image: str) -> None:
     :raises glance_dcn.ceph.errors.ClusterError: if the site is away
     """
     with site.open_pool() as ioctx:
-        found = inspect(ioctx, image)
+        found = site.call(inspect, ioctx, image, fence=False)
         if found.image_id is None or not found.complete:
             raise rbd.ImageNotFound('%s is not published' % image)
         with site.adopting(ioctx, image, found.image_id):

@@ -25,7 +25,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-import threading
 import time
 import typing
 
@@ -54,13 +53,18 @@ _PAUSE = 0.05
 
 
 class SharedHashes:
-    """The hashes of the images that this process has stored lately."""
+    """The hashes of the images that this process has stored lately.
+
+    Native threads give them to those that wait, which may be green threads.
+    """
 
     def __init__(self) -> None:
         # None: being computed.
         self._images: collections.OrderedDict[
             str, records.Record | None] = collections.OrderedDict()
-        self._changed = threading.Condition()
+        self._lock = native.lock()
+        # Of those that wait for a change.
+        self._waiting: list[native.Queue[bool]] = []
 
     def claim(self, image_id: str) -> bool:
         """Claim to compute the hashes of an image.
@@ -69,7 +73,7 @@ class SharedHashes:
             :meth:`set_failed`. False: they are known, or are being computed;
             see :meth:`wait`
         """
-        with self._changed:
+        with self._lock:
             if image_id in self._images:
                 return False
             self._images[image_id] = None
@@ -77,7 +81,7 @@ class SharedHashes:
 
     def set_result(self, image_id: str, record: records.Record) -> None:
         """Give the hashes that were computed to those that wait."""
-        with self._changed:
+        with self._lock:
             self._images[image_id] = record
             self._images.move_to_end(image_id)
             while len(self._images) > _REMEMBERED:
@@ -85,21 +89,33 @@ class SharedHashes:
                 if self._images[oldest] is None:
                     break
                 del self._images[oldest]
-            self._changed.notify_all()
+            self._tell()
 
     def set_failed(self, image_id: str) -> None:
         """Let another one compute the hashes of an image."""
-        with self._changed:
+        with self._lock:
             self._images.pop(image_id, None)
-            self._changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for queue in waiting:
+            queue.put(True)
 
     def wait(self, image_id: str,
              timeout: float) -> records.Record | None:
         """Return the record of an image, or None after so many seconds."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._images.get(image_id, True) is not None, timeout)
-            return self._images.get(image_id)
+        deadline = time.monotonic() + timeout
+        while True:
+            changed: native.Queue[bool] = native.Queue()
+            with self._lock:
+                if self._images.get(image_id, True) is not None:
+                    return self._images.get(image_id)
+                self._waiting.append(changed)
+            try:
+                native.get(changed, deadline - time.monotonic())
+            except native.Empty:
+                return None
 
 
 @dataclasses.dataclass(eq=False)
@@ -180,4 +196,4 @@ class BackgroundHasher:
             except errors.RequestError:
                 if gone:
                     raise
-            time.sleep(_PAUSE)
+            native.sleep(_PAUSE)

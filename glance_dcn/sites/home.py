@@ -91,11 +91,23 @@ class Home:
             # a call that was left may still be using it.
             ioctx.set_namespace('')
 
-    def call(self, function: Callable[..., _T], *args: typing.Any) -> _T:
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             fence: bool = True) -> _T:
         """Do as :meth:`glance_dcn.sites.site.Site.call`."""
         # Or open() has refused.
         assert self.site is not None
-        return self.site.call(function, *args)
+        return self.site.call(function, *args, fence=fence)
+
+    def run(self, function: Callable[..., _T], *args: typing.Any,
+            fence: bool = True) -> _T:
+        """Open the namespace, and call a function while the site is there.
+
+        :param function: of an Ioctx and ``args``
+        :param fence: False of one that only reads; see :meth:`call`
+        :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+        """
+        with self.open() as ioctx:
+            return self.call(function, ioctx, *args, fence=fence)
 
     def key(self) -> bytes:
         """Return the secret key of the deployment, 32 bytes.
@@ -108,8 +120,7 @@ class Home:
         :raises glance_dcn.ceph.omap.Error: if the cluster refuses
         """
         if self._key is None:
-            with self.open() as ioctx:
-                found = self.call(_make_key, ioctx)
+            found = self.run(_make_key)
             key = b''
             with contextlib.suppress(ValueError):
                 key = bytes.fromhex(found)

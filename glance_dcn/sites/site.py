@@ -30,6 +30,7 @@ from glance_dcn.ceph import images
 from glance_dcn.ceph import name_lock
 from glance_dcn.ceph import records
 from glance_dcn.engine.backends import rbd as rbd_backend
+from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from glance_dcn.sites import access
 from glance_dcn.sites import cluster_identity
@@ -442,7 +443,7 @@ class Site:
             except images.InUse:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+                native.sleep(0.1)
 
     def _note_purge(self, image: str, pool: str | None = None
                     ) -> Callable[[str], None] | None:

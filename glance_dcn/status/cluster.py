@@ -120,7 +120,8 @@ class Cluster:
             # There is but one: a namespace is not for the next check.
             ioctx.set_namespace('')
 
-    def call(self, function: Callable[..., _T], *args: typing.Any) -> _T:
+    def call(self, function: Callable[..., _T], *args: typing.Any,
+             fence: bool = True) -> _T:
         """Call a function that asks the site; its client has timeouts."""
         return function(*args)
 

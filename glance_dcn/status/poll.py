@@ -213,9 +213,8 @@ class Poll:
         if site.keeps_records:
             # Other sites keep their own, and show them there.
             try:
-                with site.home.open() as ioctx:
-                    kept.clusters = cluster_identity.load(
-                        ioctx, self._deployment)
+                kept.clusters = site.home.run(cluster_identity.load,
+                                              self._deployment)
                 store = stores.TaskStore(site.home, self._deployment)
                 kept.tasks = store.scan()
                 workers = registry.Registry(site.home, self._deployment)

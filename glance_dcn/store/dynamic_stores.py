@@ -152,13 +152,15 @@ class DynamicStores:
                 self._set_options(name, options)
                 store.take_limits()
             else:
-                if known:
-                    process.get(connection.Connections).forget(name)
                 store = self._kind(self._conf, backend=name)
                 self._set_options(name, options)
                 store.configure(re_raise_bsc=True)
-        except exceptions.BadStoreConfiguration as exc:
-            raise folder.Mistake(str(exc))
+        except Exception as exc:
+            self._restore(name, known)
+            if isinstance(exc, exceptions.BadStoreConfiguration):
+                raise folder.Mistake(str(exc))
+            raise
+        process.get(connection.Connections).forget(name, store.site.config)
         store.site.retired = retired
         schemes = _SCHEMES + ((_READ_ONLY,) if retired else ())
         _place(schemes, name, {
@@ -167,6 +169,19 @@ class DynamicStores:
         set_types(self._conf, {name: _READ_ONLY if retired else 'rbd'})
         self.entries[name] = Entry(store, dict(options), retired)
         self.changed = True
+
+    def _restore(self, name: str, known: Entry | None) -> None:
+        """Put all that a store has back, as it could not be changed."""
+        if known is None:
+            process.get(connection.Connections).forget(name)
+            return
+        site = known.store.site
+        self._set_options(name, known.options)
+        known.store.take_limits()
+        is_home = self._tasks.home.name == name
+        process.get(cluster_identity.ClusterIdentities).add(site, is_home)
+        self._tasks.add(site, is_home)
+        process.get(connection.Connections).forget(name, site.config)
 
     def _set_options(self, name: str, options: dict[str, str]) -> None:
         for option in _known_options():

@@ -28,6 +28,7 @@ from glance_dcn.ceph import health
 from glance_dcn.ceph import images
 from glance_dcn.ceph import records
 from glance_dcn.engine import errors as engine_errors
+from glance_dcn.runtime import native
 from glance_dcn.sites import sources
 from glance_dcn.store import failures
 
@@ -120,7 +121,7 @@ def owner(store: driver.Store,
         found = _other_owner(store, loc, fsid)
         if is_over:
             break
-        time.sleep(_POLL)
+        native.sleep(_POLL)
     return found or (store if fsid is None else None)
 
 

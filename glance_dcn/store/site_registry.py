@@ -64,9 +64,14 @@ _PATIENCE = 5
 _PUBLISHED = 'sites'
 
 
-def _is_empty(site: sites_.Site) -> bool:
+def is_empty(site: sites_.Site) -> bool:
+    """Return whether the pool of a site has no image.
+
+    :raises glance_dcn.ceph.errors.ClusterError: if the site is away
+    :raises rbd.Error, glance_dcn.ceph.omap.Error: if the cluster refuses
+    """
     with site.open_pool() as ioctx:
-        return images.is_empty(ioctx)
+        return site.call(images.is_empty, ioctx, fence=False)
 
 
 class SiteRegistry:
@@ -88,7 +93,7 @@ class SiteRegistry:
                  tasks: queue.TaskQueue, host: str | None = None,
                  clock: Callable[[], float] = time.time,
                  monotonic: Callable[[], float] = time.monotonic,
-                 is_empty: Callable[[sites_.Site], bool] = _is_empty,
+                 is_empty: Callable[[sites_.Site], bool] = is_empty,
                  records: Callable[..., definitions.Definitions] = (
                      definitions.Definitions)) -> None:
         self.present: frozenset[str] | None = None
@@ -126,7 +131,8 @@ class SiteRegistry:
         try:
             with homes.Home(home).open() as ioctx:
                 self._exchange(self._records(
-                    home.name, ioctx, self._tasks.store.deployment),
+                    home.name, ioctx, self._tasks.store.deployment,
+                    home.call),
                     self.present)
         except (errors.ClusterError, definitions.RecordError) as exc:
             self._tell(None, 'The record of sites cannot be kept for now: %s'

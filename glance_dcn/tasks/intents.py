@@ -250,11 +250,10 @@ class WriteLog:
         if site is None or not site.available:
             return
         try:
-            with self.store.home.open() as ioctx:
-                if idle:
-                    omap.remove(ioctx, stores.OBJECT, key)
-                else:
-                    omap.put(ioctx, stores.OBJECT, {key: text})
+            if idle:
+                self.store.home.run(omap.remove, stores.OBJECT, key)
+            else:
+                self.store.home.run(omap.put, stores.OBJECT, {key: text})
             self.catch_up()
             self.store.drain()
         except stores.AWAY as exc:

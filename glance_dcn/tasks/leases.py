@@ -126,8 +126,8 @@ def runner_beat(store: stores.TaskStore) -> int:
     :returns: 0 if there is no lease that can be understood
     :raises: as :class:`glance_dcn.tasks.store.TaskStore`
     """
-    with store.home.open() as ioctx:
-        text = omap.get(ioctx, stores.OBJECT, _runner_key(store.deployment))
+    text = store.home.run(omap.get, stores.OBJECT,
+                          _runner_key(store.deployment), fence=False)
     try:
         return record_format.load(Lease, text or '', store.deployment).beat
     except record_format.RecordError:
@@ -192,19 +192,18 @@ class RunnerLease:
         own, now = self._own, self._clock()
         if own.text is not None and now - own.renewed < self._RENEWAL:
             return True
-        with self._store.home.open() as ioctx:
-            before = own.text
-            if before is None:
-                before = omap.get(ioctx, stores.OBJECT, self._key)
-                own.observer.update({} if before is None
-                                    else {self._key: before})
-                if before is not None and not own.observer.is_expired(
-                        self._key, self.EXPIRY):
-                    return False
-            after = dump(own.holder, own.beat + 1, self._store.deployment)
-            if not omap.swap(ioctx, stores.OBJECT, self._key, before, after):
-                own.text = None
+        home, before = self._store.home, own.text
+        if before is None:
+            before = home.run(omap.get, stores.OBJECT, self._key, fence=False)
+            own.observer.update({} if before is None
+                                else {self._key: before})
+            if before is not None and not own.observer.is_expired(
+                    self._key, self.EXPIRY):
                 return False
+        after = dump(own.holder, own.beat + 1, self._store.deployment)
+        if not home.run(omap.swap, stores.OBJECT, self._key, before, after):
+            own.text = None
+            return False
         own.text, own.beat, own.renewed = after, own.beat + 1, now
         return True
 
@@ -227,8 +226,8 @@ class RunnerLease:
         self._own.renewed = float('-inf')
         if text is not None:
             try:
-                with self._store.home.open() as ioctx:
-                    omap.remove(ioctx, stores.OBJECT, self._key, text)
+                self._store.home.run(omap.remove, stores.OBJECT, self._key,
+                                     text)
             except stores.AWAY:
                 # It expires.
                 pass

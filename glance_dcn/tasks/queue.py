@@ -22,6 +22,7 @@ import typing
 import rbd
 
 from glance_dcn.runtime import lead as leads
+from glance_dcn.runtime import native
 from glance_dcn.runtime import process
 from glance_dcn.runtime import scheduler as schedulers
 from glance_dcn.sites import cluster_identity
@@ -145,7 +146,7 @@ class TaskQueue:
         while not runner.run_once():
             if time.monotonic() >= until:
                 return False
-            time.sleep(_PAUSE)
+            native.sleep(_PAUSE)
         return True
 
     def defer(self, deferred: typing.Sequence[tasks.Task]) -> None:

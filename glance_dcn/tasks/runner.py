@@ -26,9 +26,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 import typing
+import weakref
 
 import rbd
 
@@ -49,6 +51,7 @@ from glance_dcn.tasks import task as tasks
 from glance_dcn.upstream import glance_db
 
 if typing.TYPE_CHECKING:
+    from glance_dcn.ceph import connection
     from glance_dcn.sites import site as sites
 
 LOG = logging.getLogger(__name__)
@@ -65,10 +68,9 @@ _HANGS = 120
 # Seconds after which the lease of a dead process is dropped.
 _FORGOTTEN = 600
 # Tasks at a time: each waits for round trips most of the time. Of a site only
-# some: one that is slow must not keep those of others waiting.
+# some, and one until one has ended: a site that is slow must not keep those of
+# others waiting, and one that hangs is to have one thread.
 _WORKERS, _OF_A_SITE = 8, 2
-# Tasks at a time with those that hang.
-_MOST = 64
 # Seconds after which it is found out whether the site of a task is away.
 _SUSPECT = 3
 # Seconds until the next scan, although some tasks still run: writers are found
@@ -110,11 +112,15 @@ class _Running:
 
 
 class _Tried:
-    """The running attempts of one process, and keys of those that ended."""
+    """The running attempts of one process, and keys of those that ended.
+
+    :ivar answering: names of sites at which the last one to end did not hang
+    """
 
     def __init__(self) -> None:
         self.running: dict[str, _Running] = {}
         self.ended: native.Queue[str] = native.Queue()
+        self.answering: set[str] = set()
 
 
 class TaskRunner:
@@ -163,7 +169,9 @@ class TaskRunner:
         # Since when Glance has the location, by the same.
         self._named: dict[str, float] = {}
         self._scanned = float('-inf')
-        self._awaited: set[str] = set()
+        # Connections that tell when their sites are back.
+        self._awaited: weakref.WeakSet[connection.Connection] = (
+            weakref.WeakSet())
         self._reported: set[str] = set()
         self._periodic = periodic.Periodic('dcn-tasks', self.run, _INTERVAL)
 
@@ -289,15 +297,19 @@ class TaskRunner:
         lively = [key for key, one in list(self._own.running.items())
                   if now - one.since < _ROUND]
         # One at which a process may end is tried alone.
-        if (len(lively) >= _WORKERS or len(self._own.running) >= _MOST
+        if (len(lively) >= _WORKERS
                 or any(map(self._crashes.is_suspect, lively))):
             return None
-        busy = collections.Counter(
-            one.site.name for one in list(self._own.running.values()))
-        return next((entry for entry in waiting
-                     if busy[entry[0].name] < _OF_A_SITE and not (
-                         lively and self._crashes.is_suspect(entry[1].key))),
-                    None)
+        running = list(self._own.running.values())
+        busy = collections.Counter(one.site.name for one in running)
+        hanging = {one.site.name for one in running
+                   if now - one.since >= _ROUND}
+
+        def may_begin(site: sites.Site, record: tasks.Record) -> bool:
+            most = _OF_A_SITE if site.name in self._own.answering else 1
+            return (busy[site.name] < most and site.name not in hanging
+                    and not (lively and self._crashes.is_suspect(record.key)))
+        return next((entry for entry in waiting if may_begin(*entry)), None)
 
     def _begin(self, site: sites.Site, record: tasks.Record) -> None:
         """Try a record in a native thread, of eventlet's process too."""
@@ -318,11 +330,9 @@ class TaskRunner:
         """Drop the leases of dead processes that have left no intents."""
         dead = [name for name in held.keys() - writers
                 if self._observer.is_expired(name, _FORGOTTEN)]
-        if dead:
-            with self._store.home.open() as ioctx:
-                for name in dead:
-                    omap.remove(ioctx, stores.OBJECT, stores.LEASES + name,
-                                held[name])
+        for name in dead:
+            self._store.home.run(omap.remove, stores.OBJECT,
+                                 stores.LEASES + name, held[name])
 
     def _gather(self) -> None:
         """Wait for a task to end, or for a while.
@@ -330,8 +340,7 @@ class TaskRunner:
         Of what takes long it is found out whether the site is away.
         """
         with contextlib.suppress(native.Empty):
-            self._own.running.pop(native.get(self._own.ended, self._wait),
-                                  None)
+            self._end(native.get(self._own.ended, self._wait))
         self._forget_ended()
         now = self._clock()
         for one in list(self._own.running.values()):
@@ -343,7 +352,14 @@ class TaskRunner:
     def _forget_ended(self) -> None:
         with contextlib.suppress(native.Empty):
             while True:
-                self._own.running.pop(self._own.ended.get_nowait(), None)
+                self._end(self._own.ended.get_nowait())
+
+    def _end(self, key: str) -> None:
+        one = self._own.running.pop(key, None)
+        if one is not None and self._clock() - one.since < _ROUND:
+            self._own.answering.add(one.site.name)
+        elif one is not None:
+            self._own.answering.discard(one.site.name)
 
     def _site_of(self, record: tasks.Record) -> sites.Site | None:
         site = self._sites(record.site)
@@ -354,9 +370,11 @@ class TaskRunner:
 
     def _await(self, site: sites.Site) -> None:
         """Have the tasks of a site tried at once when it is back."""
-        if site.name not in self._awaited:
-            self._awaited.add(site.name)
-            site.connection.add_up_callback(lambda: self._on_return(site.name))
+        # A store that was made anew may have another.
+        if site.connection not in self._awaited:
+            self._awaited.add(site.connection)
+            site.connection.add_up_callback(
+                functools.partial(self._on_return, site.name))
 
     def _on_return(self, name: str) -> None:
         for key, attempts in list(self._attempts.items()):

@@ -228,8 +228,7 @@ class TaskStore:
             raise ValueError('record %s: %s' % (entry.key, entry.reason))
 
     def _put_home(self, key: str, text: str) -> None:
-        with self.home.open() as ioctx:
-            omap.put(ioctx, OBJECT, {key: text})
+        self.home.run(omap.put, OBJECT, {key: text})
 
     def _scan(self, prefix: str) -> Scan:
         found = Scan()
@@ -255,13 +254,11 @@ class TaskStore:
         :raises: as :meth:`replace`
         """
         try:
-            with self.home.open() as ioctx:
-                return self.home.call(work, ioctx)
+            return self.home.run(work)
         except omap.Error as exc:
             if abs(exc.errno or 0) != errno.ESHUTDOWN:
                 raise
-        with self.home.open() as ioctx:
-            return self.home.call(work, ioctx)
+        return self.home.run(work)
 
     def _read(self, key: str, text: str, found: Scan) -> None:
         kind = tasks.kind_of(key)

@@ -16,24 +16,8 @@ One process of a host does the background work of all: it runs tasks, writes
 the heartbeats of the worker, recovers imports, removes orphans, and keeps the
 record of sites. The others do none, and have no connection for any.
 
-They share a folder beside the staged data. The leader is the process that has
-the file ``lead.N`` with the highest N, the generation of the lead:
-
-* It holds a lock on that file (flock), which the system takes away from a
-  process that ends: then the lead is free, and known to be free at once.
-* With each heartbeat it writes the next count into that file. The lock of a
-  process that is stopped, or whose thread hangs, cannot be taken away. So a
-  sibling that has seen no change for some seconds, by its own monotonic clock
-  and while it looked, takes the lead all the same.
-
-Either way the sibling makes the file of the next generation. It is written
-and locked under another name first, and then linked to its own, which fails
-if there is one already: of several siblings one succeeds. Only files of lower
-generations are ever removed, so the highest generation never comes down, and
-a former leader sees that it has lost the lead, whenever it wakes, by looking
-at the names of the files. Between that look and what is done after it a
-process may be stopped: what a leader writes to where others read it must be
-fenced as well, such as by compare-and-swap.
+They share a folder beside the staged data, in which one of them has the lead
+(:mod:`glance_dcn.workers.leadership`).
 
 The folder has two files more:
 
@@ -46,7 +30,11 @@ The folder has two files more:
 Where the staging folder cannot be used the folder is beside the locks of
 oslo.concurrency, or in the folder for temporary files. All processes look for
 a usable one in this order with each heartbeat, so that they meet again when a
-better one appears.
+better one appears. Two never lead by two folders: one that has a leader is
+used, whatever fails there; who takes the lead in a later folder leads with
+its next heartbeat, if those before cannot be used by then either; and who
+takes it in an earlier one leads when it has found no sibling that leads in a
+later one.
 """
 
 from __future__ import annotations
@@ -54,16 +42,14 @@ from __future__ import annotations
 from collections import abc
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
-import re
+import socket
 import stat
 import tempfile
 import time
 import typing
-import uuid
 
 from oslo_config import cfg
 
@@ -75,6 +61,7 @@ from glance_dcn.runtime import periodic
 from glance_dcn.runtime import process
 from glance_dcn.upstream import glance_interfaces
 from glance_dcn.workers import identity
+from glance_dcn.workers import leadership as leaderships
 
 if typing.TYPE_CHECKING:
     from glance_dcn.tasks import queue as queues
@@ -95,15 +82,13 @@ _INTERVAL = 3
 _POLL = 1
 _WAKE = 'wake'
 _PUBLISHED = 'published.'
-# Bytes of it, and of a heartbeat, that are read.
+# Bytes of it that are read.
 _LARGEST = 4 << 20
-_LARGEST_HEARTBEAT = 200
-# What the file of a generation is called. In earlier releases there was one
-# file, without a number and empty.
-_NAME = re.compile(r'lead(?:\.(\d{1,18}))?', re.ASCII)
-# What says that a folder cannot be used at all, rather than at this moment.
+# What says that a folder cannot be used at all.
 _UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
                        errno.EPERM, errno.EROFS))
+# What says so as long as there is no leader: no file can be made.
+_FAILED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO))
 
 
 def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue,
@@ -136,9 +121,12 @@ def interval(conf: cfg.ConfigOpts) -> float:
 
 def folders(conf: cfg.ConfigOpts, deployment: str) -> list[str]:
     """Return the folders that the processes may share, the best first."""
-    name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
-        deployment.encode()).hexdigest()[:16])
     staging = folder.path(conf)
+    # Those with other staging folders, or at other hosts that share a folder,
+    # are no siblings.
+    name = 'glance-dcn-%d-%s' % (os.geteuid(), hashlib.sha256(
+        '\0'.join((deployment, socket.gethostname(), str(staging))).encode()
+    ).hexdigest()[:16])
     group = getattr(conf, 'oslo_concurrency', None)
     locks = getattr(group, 'lock_path', None)
     try:
@@ -167,8 +155,8 @@ class HostLead(lead.Lead):
         self._silence = silence
         self._may_lead = may_lead
         self._clock = clock
-        self._leaderships = {path: Leadership(path, silence, clock)
-                             for path in folders}
+        self._leaderships = {path: leaderships.Leadership(
+            path, silence, clock) for path in folders}
         self._beating = periodic.Periodic('dcn-lead', self.beat,
                                           min(_INTERVAL, silence / 3))
         self._polling = periodic.Periodic('dcn-wake', self._poll, _POLL)
@@ -199,20 +187,22 @@ class HostLead(lead.Lead):
         """Whether this process leads at this moment."""
         own = self._own
         leadership = self._leaderships.get(own.folder or '')
-        return own.alone or bool(leadership and leadership.is_held)
+        return own.led and (own.alone or bool(
+            leadership and leadership.is_held))
 
     @property
     def term(self) -> object:
         """What differs between two times that this process leads, or None."""
         folder = self._own.folder
         leadership = self._leaderships.get(folder or '')
-        return ((folder, leadership.generation if leadership else 0)
+        return ((folder, leadership.instance if leadership else '')
                 if self.is_held else None)
 
     def beat(self) -> bool:
         """Prove that this process leads and works, or take a free lead."""
         own = self._own
         with own.lock:
+            own.led = self.is_held
             held = self._beat(own)
             taken, own.led = held and not own.led, held
         if taken:
@@ -239,15 +229,18 @@ class HostLead(lead.Lead):
         if hung is not None or not self._may_lead():
             self.resign()
             return False
-        complaint = ''
-        for path, leadership in self._leaderships.items():
+        complaint, may_be_alone = '', True
+        for place, (path, leadership) in enumerate(self._leaderships.items()):
             try:
-                if path != next(iter(self._leaderships)):
-                    _check_own(path)
-                held = leadership.beat() or leadership.acquire()
+                had = leadership.beat()
+                held = had or self._acquire(path)
+                if held and not own.led:
+                    held = (had or not place) and self._is_last(place)
             except OSError as exc:
                 complaint = '%s: %s' % (path, exc.strerror)
-                if exc.errno in _UNUSABLE:
+                if not leadership.is_led and exc.errno in _UNUSABLE | _FAILED:
+                    # It may have room again, for a sibling, at any moment.
+                    may_be_alone &= exc.errno not in _FAILED
                     continue
                 self._complain(own, complaint)
                 return False
@@ -256,7 +249,27 @@ class HostLead(lead.Lead):
         self._complain(own, complaint)
         self._use(own, None)
         # Those who lead at home have a lease there, all the same.
-        own.alone = True
+        own.alone = may_be_alone
+        return own.alone
+
+    def _acquire(self, path: str) -> bool:
+        if path != next(iter(self._leaderships)):
+            _check_own(path)
+        return self._leaderships[path].acquire()
+
+    def _is_last(self, place: int) -> bool:
+        """Return whether no sibling leads in a folder after this one.
+
+        One that does so resigns with its next heartbeat, as it finds a leader
+        here, or loses the lead there when it is silent.
+        """
+        for path, leadership in list(self._leaderships.items())[place + 1:]:
+            try:
+                if leadership.exists() and not self._acquire(path):
+                    return False
+            except OSError as exc:
+                if exc.errno not in _UNUSABLE | _FAILED:
+                    raise
         return True
 
     def _use(self, own: _Process, path: str | None) -> None:
@@ -270,7 +283,8 @@ class HostLead(lead.Lead):
             own.complained = text
             LOG.warning('The processes of this host cannot choose the one '
                         'that does the background work: %s. Give Glance\'s '
-                        'user a staging folder that it may write to', text)
+                        'user a staging folder with room that it may write '
+                        'to', text)
 
     def _hung(self, own: _Process) -> _Job | None:
         now = self._clock()
@@ -384,223 +398,3 @@ def _check_own(path: str) -> None:
     if (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid()
             or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise PermissionError(errno.EACCES, 'it is another user\'s', path)
-
-
-class Leadership:
-    """The lead of a folder's processes, as one of them sees it.
-
-    Every process that may lead calls :meth:`beat` at equal intervals, and
-    :meth:`acquire` when that returns False. Any thread may call the others.
-
-    :param folder: path of the folder; its parent must exist
-    :param silence: seconds without a heartbeat after which a sibling takes
-        the lead; several times the interval of heartbeats
-    """
-
-    def __init__(self, folder: str, silence: float,
-                 clock: abc.Callable[[], float] = time.monotonic) -> None:
-        self._folder = folder
-        self._silence = silence
-        self._clock = clock
-        self._pid = os.getpid()
-        self._lock = native.lock()
-        self._held: _Lead | None = None
-        self._seen: _Seen | None = None
-
-    @property
-    def is_held(self) -> bool:
-        """Whether this process leads at this moment.
-
-        A process that was stopped finds out here that a sibling leads, or that
-        the folder is another one. If it cannot be read, it does not lead.
-        """
-        held = self._held
-        if held is None or self._pid != os.getpid():
-            return False
-        try:
-            return self._newest() == held.generation and os.path.samestat(
-                os.stat(self._path(held.generation)), held.stat)
-        except OSError:
-            return False
-
-    @property
-    def generation(self) -> int:
-        """The generation of the lead that this process took last, or 0."""
-        held = self._held
-        return held.generation if held is not None else 0
-
-    def acquire(self) -> bool:
-        """Take the lead if it is free or its leader is silent.
-
-        :returns: whether this process leads
-        :raises OSError: if the folder cannot be used
-        """
-        if self._pid != os.getpid():
-            self._forget_parent()
-        if self.is_held:
-            return True
-        with self._lock:
-            self._drop()
-            # Not the folder above it: it may have to be mounted yet.
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self._folder, mode=0o700)
-            newest = self._newest()
-            former = self._vacant(newest)
-            if former is None or not self._take(newest + 1):
-                return False
-        if former:
-            LOG.warning('Process %(pid)d takes over the lead of its worker: '
-                        'the former leader (%(former)s) has not beaten for '
-                        '%(silence).0f s. Check whether that process is '
-                        'stopped or hangs', {
-                            'pid': os.getpid(), 'former': former,
-                            'silence': self._silence})
-        return True
-
-    def beat(self) -> bool:
-        """Write a heartbeat; return whether this process still leads.
-
-        A full disk does not end the lead: that is logged, and a sibling that
-        sees no heartbeat may take over.
-        """
-        if not self.is_held:
-            return False
-        with self._lock:
-            if self._held is None:
-                return False
-            try:
-                self._held.write()
-            except OSError as exc:
-                LOG.warning('Heartbeat cannot be written to %(path)s: '
-                            '%(error)s; see that there is room', {
-                                'path': self._path(self._held.generation),
-                                'error': exc})
-        return self.is_held
-
-    def resign(self) -> None:
-        """Let a sibling take the lead at once."""
-        if self._pid == os.getpid():
-            with self._lock:
-                self._drop()
-
-    def _forget_parent(self) -> None:
-        # Another thread of the parent may have held the lock at the fork.
-        self._lock = native.lock()
-        self._pid, self._seen = os.getpid(), None
-        # The parent goes on holding its lock.
-        self._drop()
-
-    def _drop(self) -> None:
-        if self._held is not None:
-            self._held.close()
-        self._held = None
-
-    def _path(self, generation: int) -> str:
-        return os.path.join(self._folder, 'lead.%d' % generation
-                            if generation else 'lead')
-
-    def _generations(self) -> list[int]:
-        found = map(_NAME.fullmatch, os.listdir(self._folder))
-        return [int(match[1] or 0) for match in found if match]
-
-    def _newest(self) -> int:
-        return max(self._generations(), default=0)
-
-    def _vacant(self, generation: int) -> str | None:
-        """Return whether the lead can be taken.
-
-        :returns: text of a silent leader, empty if there is no leader; None:
-            it is led
-        """
-        try:
-            fd = os.open(self._path(generation),
-                         os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            # There is none yet, or a sibling has just removed it.
-            return '' if self._newest() == generation else None
-        try:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return ''
-            text = ' '.join(os.pread(fd, _LARGEST_HEARTBEAT, 0).decode(
-                errors='replace').split())
-        finally:
-            os.close(fd)
-        if not self._is_silent((generation, text)):
-            return None
-        return text or 'of an earlier release'
-
-    def _is_silent(self, heartbeat: tuple[int, str]) -> bool:
-        now = self._clock()
-        seen = self._seen
-        # A process that was stopped itself has not looked meanwhile.
-        if (seen is None or seen.heartbeat != heartbeat
-                or now - seen.looked_at > self._silence):
-            seen = _Seen(heartbeat, now, now)
-        self._seen = seen._replace(looked_at=now)
-        return now - seen.since >= self._silence
-
-    def _take(self, generation: int) -> bool:
-        """Make the file of a generation; return whether this process leads."""
-        fd, temporary = tempfile.mkstemp(dir=self._folder, prefix='.')
-        held = _Lead(fd, generation)
-        try:
-            # Before others can see it.
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held.write()
-            try:
-                os.link(temporary, self._path(generation))
-            except FileExistsError:
-                held.close()
-                return False
-        except BaseException:
-            held.close()
-            raise
-        finally:
-            os.unlink(temporary)
-        # A process that was stopped before the link may have made the file of
-        # an old generation again.
-        if self._newest() != generation:
-            held.close()
-            self._remove(generation)
-            return False
-        self._held, self._seen = held, None
-        for former in self._generations():
-            if former < generation:
-                self._remove(former)
-        return True
-
-    def _remove(self, generation: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path(generation))
-
-
-class _Seen(typing.NamedTuple):
-    """When a heartbeat of a sibling was seen first, and looked at last."""
-
-    heartbeat: tuple[int, str]
-    since: float
-    looked_at: float
-
-
-class _Lead:
-    """The file of the generation that this process leads."""
-
-    def __init__(self, fd: int, generation: int) -> None:
-        self._fd = fd
-        self._count = 0
-        # Process ids of containers are the same after a restart.
-        self._instance = uuid.uuid4().hex
-        self.generation = generation
-        self.stat = os.fstat(fd)
-
-    def write(self) -> None:
-        """Write the next heartbeat over the former one, which is as long."""
-        self._count += 1
-        text = 'pid %-10d instance %s count %-12d\n' % (
-            os.getpid(), self._instance, self._count)
-        os.pwrite(self._fd, text.encode(), 0)
-
-    def close(self) -> None:
-        """Close the file, with which this process's lock on it ends."""
-        os.close(self._fd)

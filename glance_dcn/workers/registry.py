@@ -46,6 +46,9 @@ from glance_dcn.sites import figures as figures_
 from glance_dcn.sites import home as homes
 from glance_dcn.sites import site as sites
 
+if typing.TYPE_CHECKING:
+    import rados
+
 LOG = logging.getLogger(__name__)
 
 _T = typing.TypeVar('_T')
@@ -171,8 +174,8 @@ class Registry:
 
         The text is that of another release, or damaged, then.
         """
-        with self.home.open() as ioctx:
-            text = omap.get(ioctx, OBJECT, _WORKER + identity)
+        text = self.home.run(omap.get, OBJECT, _WORKER + identity,
+                             fence=False)
         try:
             return parse(text, self.deployment) if text else None, text
         except ValueError:
@@ -184,12 +187,11 @@ class Registry:
 
         :param figures: those of its sites, which are written with it
         """
-        with self.home.open() as ioctx:
-            return omap.swap(
-                ioctx, OBJECT, worker.key, before,
-                worker.text(self.deployment),
-                {_figures_key(worker.identity, one.site): record_format.dump(
-                    one, self.deployment) for one in figures})
+        return self.home.run(
+            omap.swap, OBJECT, worker.key, before,
+            worker.text(self.deployment),
+            {_figures_key(worker.identity, one.site): record_format.dump(
+                one, self.deployment) for one in figures})
 
     def figures(self) -> dict[str, list[figures_.Figures]]:
         """Return the figures of all workers by identity, one of each site."""
@@ -208,12 +210,7 @@ class Registry:
 
     def remove(self, worker: Worker, text: str) -> None:
         """Remove the record of a worker, unless its text has changed."""
-        with self.home.open() as ioctx:
-            if omap.remove(ioctx, OBJECT, worker.key, text):
-                for key, _text in omap.walk(
-                        ioctx, OBJECT, _figures_key(worker.identity, '')):
-                    omap.remove(ioctx, OBJECT, key)
-                omap.remove_object(ioctx, ACTING + worker.identity)
+        self.home.run(_remove, worker, text)
 
     def tasks(self, identity: str) -> list[journal.Entry]:
         """Return what a worker was doing."""
@@ -236,27 +233,25 @@ class Registry:
 
     def _scan(self, prefix: str) -> Scan:
         found = Scan()
-        with self.home.open() as ioctx:
-            for key, text in omap.walk(ioctx, OBJECT, prefix):
-                try:
-                    if key.startswith(_WORKER):
-                        found.workers.append(self._parse_worker(key, text))
-                    elif key.startswith(_TASK):
-                        found.tasks.setdefault(key.split('/')[1], []).append(
-                            self._parse_task(key, text))
-                    elif key.startswith(_FIGURES):
-                        self._parse_figures(key, text)
-                except record_format.ForeignRecord:
-                    continue
-                except ValueError as exc:
-                    found.unreadable[key] = str(exc)
+        for key, text in self._texts(prefix):
+            try:
+                if key.startswith(_WORKER):
+                    found.workers.append(self._parse_worker(key, text))
+                elif key.startswith(_TASK):
+                    found.tasks.setdefault(key.split('/')[1], []).append(
+                        self._parse_task(key, text))
+                elif key.startswith(_FIGURES):
+                    self._parse_figures(key, text)
+            except record_format.ForeignRecord:
+                continue
+            except ValueError as exc:
+                found.unreadable[key] = str(exc)
         return found
 
     def note(self, identity: str, entry: journal.Entry) -> None:
         """Write down what a worker does, over what was known of the task."""
-        with self.home.open() as ioctx:
-            omap.put(ioctx, OBJECT,
-                     {_task_key(identity, entry.task): entry.text()})
+        self.home.run(omap.put, OBJECT,
+                      {_task_key(identity, entry.task): entry.text()})
 
     def note_later(self, identity: str, entry: journal.Entry) -> None:
         """Do the same without waiting; a failure is not reported."""
@@ -266,42 +261,51 @@ class Registry:
 
     def forget(self, identity: str, task: str) -> None:
         """Remove the record of a task."""
-        with self.home.open() as ioctx:
-            omap.remove(ioctx, OBJECT, _task_key(identity, task))
+        self.home.run(omap.remove, OBJECT, _task_key(identity, task))
 
     def hold(self, identity: str, holder: str, seconds: float) -> bool:
         """Take or renew, for seconds, the right to act for a worker.
 
         :returns: whether the holder has it
         """
-        with self.home.open() as ioctx:
-            return omap.lock(ioctx, ACTING + identity, _LOCK, holder, seconds)
+        return self.home.run(omap.lock, ACTING + identity, _LOCK, holder,
+                             seconds)
 
     def release(self, identity: str, holder: str) -> None:
         """Give the right to act for a worker back."""
-        with self.home.open() as ioctx:
-            omap.unlock(ioctx, ACTING + identity, _LOCK, holder)
+        self.home.run(omap.unlock, ACTING + identity, _LOCK, holder)
 
     def _all(self, understand: abc.Callable[[str, str], _T], prefix: str
              ) -> list[tuple[_T, str]]:
         """Return what is understood, with its text; log what is not."""
         found = []
-        with self.home.open() as ioctx:
-            for key, text in omap.walk(ioctx, OBJECT, prefix):
-                try:
-                    found.append((understand(key, text), text))
-                except record_format.ForeignRecord:
-                    continue
-                except ValueError as exc:
-                    LOG.log(logging.DEBUG if key in self._told
-                            else logging.WARNING,
-                            'Store %(store)s: record %(key)s of object '
-                            '%(object)s is unreadable and is left alone: '
-                            '%(error)s',
-                            {'store': self.home.name, 'key': key,
-                             'object': OBJECT, 'error': exc})
-                    self._told.add(key)
+        for key, text in self._texts(prefix):
+            try:
+                found.append((understand(key, text), text))
+            except record_format.ForeignRecord:
+                continue
+            except ValueError as exc:
+                LOG.log(logging.DEBUG if key in self._told
+                        else logging.WARNING,
+                        'Store %(store)s: record %(key)s of object '
+                        '%(object)s is unreadable and is left alone: '
+                        '%(error)s',
+                        {'store': self.home.name, 'key': key,
+                         'object': OBJECT, 'error': exc})
+                self._told.add(key)
         return found
+
+    def _texts(self, prefix: str) -> list[tuple[str, str]]:
+        return self.home.run(lambda ioctx: list(omap.walk(
+            ioctx, OBJECT, prefix)), fence=False)
+
+
+def _remove(ioctx: rados.Ioctx, worker: Worker, text: str) -> None:
+    if omap.remove(ioctx, OBJECT, worker.key, text):
+        for key, _text in omap.walk(ioctx, OBJECT,
+                                    _figures_key(worker.identity, '')):
+            omap.remove(ioctx, OBJECT, key)
+        omap.remove_object(ioctx, ACTING + worker.identity)
 
 
 def _check_key(key: str, expected: str) -> None:

@@ -175,7 +175,8 @@ class ApiTestCase(base.CephTestCase):
             with self.cluster(name).pool() as ioctx:
                 known = registry.Registry(homes.Home(types.SimpleNamespace(
                     name=name,
-                    open_pool=lambda: contextlib.nullcontext(ioctx))),
+                    open_pool=lambda: contextlib.nullcontext(ioctx),
+                    call=lambda function, *args, **unused: function(*args))),
                     deployment)
                 for worker, text in known.workers():
                     # Those of other tests may be waiting to be taken over.

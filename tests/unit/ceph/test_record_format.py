@@ -274,9 +274,10 @@ class DefinitionsTest(base.BaseTestCase):
 
     def load(self, kept):
         """Return what is read of a record of sites."""
-        ioctx = fakes.Ioctx(fakes.Site('home'), 'images')
+        site = fakes.Site('home')
+        ioctx = fakes.Ioctx(site, 'images')
         ioctx.omap(definitions.OBJECT).update(kept)
-        return definitions.Definitions('home', ioctx, _OURS).load()
+        return definitions.Definitions('home', ioctx, _OURS, site.call).load()
 
     def test_of_another_release(self):
         kept = {

@@ -29,13 +29,13 @@ from glance_dcn.checks import access
 from glance_dcn.checks import processes
 from glance_dcn.checks import subjects
 from glance_dcn.runtime import limits
-from glance_dcn.workers import leader
+from glance_dcn.workers import leadership
 from tests.unit.checks import fakes
 
 _PROGRAM = '''
 import sys, time
-from glance_dcn.workers import leader
-lead = leader.Leadership(sys.argv[1], 60)
+from glance_dcn.workers import leadership
+lead = leadership.Leadership(sys.argv[1], 60)
 assert lead.acquire()
 print("leads", flush=True)
 time.sleep(600)
@@ -104,8 +104,8 @@ class ProcessesTest(base.BaseTestCase):
         self.assertIsNone(processes.leading_process([self.folder]))
 
     def test_process_of_another_container_does_not_count(self):
-        leadership = leader.Leadership(self.folder, 60)
-        self.assertTrue(leadership.acquire())
+        lead = leadership.Leadership(self.folder, 60)
+        self.assertTrue(lead.acquire())
         self.assertEqual(os.getpid(),
                          processes.leading_process([self.folder]))
         # The same ID is another process there.
@@ -113,7 +113,7 @@ class ProcessesTest(base.BaseTestCase):
         for path in pathlib.Path(self.folder).glob('lead.*'):
             path.write_text('pid %-10d instance x count 1\n' % other)
         self.assertIsNone(processes.leading_process([self.folder]))
-        leadership.resign()
+        lead.resign()
 
     def start_sleeping(self):
         process = subprocess.Popen(['sleep', '600'])

@@ -89,6 +89,53 @@ _SCRIPT = """
     print('fine')
 """
 
+# Each way to wait in native threads, again and again: how many descriptors
+# that has left behind. What a hub that was left has open is one.
+_HUBS = """
+    import eventlet
+    eventlet.monkey_patch()
+    import gc
+    import os
+    import socket
+    import subprocess
+
+    from glance_dcn.runtime import native
+
+    def get():
+        try:
+            native.get(native.Queue(), 0.02)
+        except native.Empty:
+            pass
+
+    def connect():
+        one, other = socket.socketpair()
+        with one, other:
+            other.settimeout(0.02)
+            try:
+                other.recv(1)
+            except socket.timeout:
+                pass
+
+    def run():
+        # What glance_dcn does not call itself: it waits in a hub.
+        subprocess.run(['sleep', '0.05'])
+
+    def open_files():
+        gc.collect()
+        return len(os.listdir('/proc/self/fd'))
+
+    for wait in get, lambda: native.sleep(0.02), connect, run:
+        for count in range(6):
+            if count == 1:
+                before = open_files()
+            ended = native.Queue()
+            # A green thread waits for it meanwhile.
+            thread = native.start('x', lambda: (wait(), ended.put(True)))
+            native.get(ended, 60)
+            thread.join()
+        print(open_files() - before)
+"""
+
 
 class TestGet(base.BaseTestCase):
 
@@ -127,14 +174,21 @@ class TestGet(base.BaseTestCase):
 class TestEventlet(base.BaseTestCase):
 
     def test_patched_process(self):
+        self.assertEqual('fine\n', self.run_script(_SCRIPT))
+
+    def test_threads_leave_no_hub_behind(self):
+        self.assertEqual(4 * '0\n', self.run_script(_HUBS))
+
+    def run_script(self, text):
+        """Return what a process of its own prints, which is to succeed."""
         folder = self.useFixture(fixtures.TempDir()).path
         root = pathlib.Path(__file__).parents[3]
         done = subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c',
-             textwrap.dedent(_SCRIPT)], cwd=folder,
-            env=dict(os.environ, PYTHONPATH=str(root)), timeout=60,
-            capture_output=True, text=True)
-        self.assertEqual('fine\n', done.stdout, done.stderr)
+            [sys.executable, '-W', 'ignore', '-c', textwrap.dedent(text)],
+            cwd=folder, env=dict(os.environ, PYTHONPATH=str(root)),
+            timeout=60, capture_output=True, text=True)
+        self.assertEqual(0, done.returncode, done.stderr)
+        return done.stdout
 
 
 class SharedTest(base.BaseTestCase):

@@ -13,9 +13,15 @@
 """Hashes that are shared by the stores of one import."""
 
 import hashlib
+import importlib.util
 import os
+import pathlib
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+import unittest
 
 import fixtures
 from oslotest import base
@@ -68,6 +74,28 @@ class SharedHashesTest(base.BaseTestCase):
             self.hashes.set_result(number, RECORD)
         self.assertLess(len(self.hashes._images), 300)
         self.assertEqual(RECORD, self.hashes.wait(999, 0))
+
+    @unittest.skipUnless(importlib.util.find_spec('eventlet'), 'no eventlet')
+    def test_green_thread_waits_for_a_native_one(self):
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c', textwrap.dedent('''
+                import eventlet
+                eventlet.monkey_patch()
+                from glance_dcn.runtime import native
+                from glance_dcn.sites import hashes
+
+                shared = hashes.SharedHashes()
+                for image in '12':
+                    shared.claim(image)
+                native.start('x', lambda: (
+                    native.sleep(.2), shared.set_failed('1'),
+                    shared.set_failed('2')))
+                waiting = [eventlet.spawn(shared.wait, image, 600)
+                           for image in '12']
+                print([one.wait() for one in waiting])
+            ''')], cwd=pathlib.Path(__file__).parents[3], timeout=60,
+            capture_output=True, text=True)
+        self.assertEqual('[None, None]\n', done.stdout, done.stderr)
 
 
 class AheadTest(base.BaseTestCase):

@@ -70,6 +70,9 @@ class Cluster(clusters.Cluster):
         with self.test.sites[self.name].open_pool() as ioctx:
             yield ioctx
 
+    def call(self, function, *args, fence=True):
+        return self.test.sites[self.name].call(function, *args)
+
     def close(self):
         self.test.close(self)
 
@@ -177,12 +180,11 @@ class TestLooks(base.BaseTestCase):
             None, registry.Worker('c', 'dcn1'), [counted])
         self.assertTrue(leases.RunnerLease(
             stores.TaskStore(keeper, 'ours')).acquire())
-        with keeper.open() as ioctx:
-            # Records whose keys are those of others.
-            for key in ('worker/d', 'figures/a/dcn1', 'figures/dcn0'):
-                omap.put(ioctx, registry.OBJECT, {
-                    key: ours.text('ours') if key == 'worker/d'
-                    else record_format.dump(counted, 'ours')})
+        # Records whose keys are those of others.
+        for key in ('worker/d', 'figures/a/dcn1', 'figures/dcn0'):
+            keeper.run(omap.put, registry.OBJECT, {
+                key: ours.text('ours') if key == 'worker/d'
+                else record_format.dump(counted, 'ours')})
         made = self.poll()
         made.wait(60)
         self.assertEqual(poll.Work([ours], {'a': [counted]}, 1), made.work)
@@ -239,9 +241,9 @@ class TestLooks(base.BaseTestCase):
         self.assertEqual({'delete': 1}, found['dcn0'].tasks)
 
     def test_cluster_that_is_not_that_of_yesterday(self):
-        with home.Home(self.sites['central']).open() as ioctx:
-            cluster_identity.add(ioctx, 'ours', 'dcn0', 'another')
-            cluster_identity.add(ioctx, 'ours', 'dcn1', 'fsid of dcn1')
+        keeper = home.Home(self.sites['central'])
+        keeper.run(cluster_identity.add, 'ours', 'dcn0', 'another')
+        keeper.run(cluster_identity.add, 'ours', 'dcn1', 'fsid of dcn1')
         found = self.look()
         self.assertEqual(
             [health.UP, health.MISCONFIGURED, health.UP],

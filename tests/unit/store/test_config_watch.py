@@ -19,8 +19,11 @@ from glance_store import exceptions
 from glance_store import location
 from glance_store import multi_backend
 
+from glance_dcn.ceph import connection
+from glance_dcn.runtime import process
 from glance_dcn.sites import limits
 from glance_dcn.store import config_watch
+from glance_dcn.store import driver
 from glance_dcn.store import dynamic_stores
 from tests import releases
 from tests.unit.store import sites
@@ -224,6 +227,39 @@ class TestSites(sites.SitesCase):
             watch.poll()
         self.assertEqual(1, self.log.output.count('cannot be set up: no way'))
         self.assertEnabled()
+
+    def test_changed_one_that_cannot_be_set_up(self):
+        class Store(driver.Store):
+            # glance_store looks for the class of locations there.
+            __module__ = driver.__name__
+
+            def configure_add(self):
+                super().configure_add()
+                if self.pool == 'bad':
+                    raise exceptions.BadStoreConfiguration(
+                        store_name=self.name, reason='no way')
+        self.start()
+        watch = config_watch.ConfigWatch(self.conf, Store, self.tasks)
+        self.put(dcn_max_transfers=3)
+        watch.poll()
+        before = self.store()
+        self.put(rbd_store_pool='bad', dcn_max_transfers=5)
+        watch.poll()
+        self.assertIn('no way', self.log.output)
+        # The one that goes on being used has what it had.
+        self.assertIs(before, self.store())
+        self.assertNotEqual('bad', self.conf.dcn7.rbd_store_pool)
+        self.assertEqual(3, before.site.limits.max_transfers)
+        self.assertIs(before.site, self.tasks.sites['dcn7'])
+        known = process.get(connection.Connections)
+        self.assertIs(before.site.connection, known.get(before.site.config))
+        self.put(rbd_store_pool='good')
+        watch.poll()
+        after = self.store()
+        self.assertIs(after.site, self.tasks.sites['dcn7'])
+        self.assertIs(after.site.connection, known.get(after.site.config))
+        self.assertIsNot(before.site.connection,
+                         known.get(before.site.config))
 
     def test_value_that_oslo_config_kept_too_long(self):
         # A request was looking it up while it was changed.

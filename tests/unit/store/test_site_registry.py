@@ -180,6 +180,26 @@ class TestRecord(TestRecordCase):
         self.exchange(watch, 3)
         self.assertEnabled()
 
+    def test_site_that_hangs_is_not_waited_for(self):
+        def is_empty(ioctx):
+            if not ioctx.site.calls:
+                raise AssertionError('it is waited for without end')
+            return True
+        self.useFixture(fixtures.MonkeyPatch(
+            'glance_dcn.ceph.images.is_empty', is_empty))
+        self.put()
+        watch = self.host(is_empty=site_registry.is_empty)
+        self.exchange(watch)
+        site = fakes.Site('dcn7')
+        watch.stores.entries['dcn7'].store.site = site
+        self.take_away(watch)
+        site.away()
+        self.exchange(watch, 3)
+        self.assertEnabled(dcn7='http')
+        site.back()
+        self.exchange(watch, 2)
+        self.assertEnabled()
+
     def test_not_dropped_while_there_are_tasks(self):
         self.put()
         watch = self.host()

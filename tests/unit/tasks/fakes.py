@@ -90,6 +90,7 @@ class Site:
     :ivar in_use: internal IDs of images that cannot be removed
     :ivar locked: names whose name lock others hold
     :ivar blocklisted: addresses
+    :ivar calls: how many go on, of those that are left if it goes away
     """
 
     def __init__(self, name, fsid='f', pool='images'):
@@ -106,7 +107,7 @@ class Site:
         self.blocklisted = set()
         self.cannot_blocklist = set()
         self.waiting = []
-        self.suspicions = 0
+        self.suspicions = self.calls = 0
         self.limits = limits.Limits(name)
         self.connection = self
 
@@ -131,7 +132,11 @@ class Site:
         self.suspicions += 1
 
     def call(self, function, *args, **unused):
-        return function(*args)
+        self.calls += 1
+        try:
+            return function(*args)
+        finally:
+            self.calls -= 1
 
     @contextlib.contextmanager
     def open_pool(self, pool=None):
@@ -188,7 +193,8 @@ class Database:
 class MemoryCluster(fixtures.Fixture):
     """Has the functions of omap and images work on :class:`Ioctx`.
 
-    A test may give it other functions, at any time.
+    A test may give it other functions, at any time. What is asked of records
+    must be asked by :meth:`Site.call`: it may never be answered.
 
     :ivar on_swap: called before each comparison, with the key
     """
@@ -209,7 +215,11 @@ class MemoryCluster(fixtures.Fixture):
             'glance_dcn.ceph.images.purge', self.purge))
 
     def _function(self, name):
-        return lambda *args, **kwargs: getattr(self, name)(*args, **kwargs)
+        def function(ioctx, *args, **kwargs):
+            if not ioctx.site.calls and not name.endswith('_later'):
+                raise AssertionError('%s() is waited for without end' % name)
+            return getattr(self, name)(ioctx, *args, **kwargs)
+        return function
 
     def put(self, ioctx, name, records, timeout=omap.TIMEOUT):
         ioctx.omap(name).update(records)

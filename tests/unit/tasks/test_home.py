@@ -128,7 +128,8 @@ class EvictedTest(base.BaseTestCase):
         self.put = self.useFixture(fixtures.MockPatch(
             'glance_dcn.ceph.omap.put')).mock
         self.site.open_pool.return_value.__exit__.return_value = False
-        self.site.call.side_effect = lambda function, *args: function(*args)
+        self.site.call.side_effect = (
+            lambda function, *args, **unused: function(*args))
 
     def test_once_more_on_a_new_connection(self):
         self.put.side_effect = [rados.ConnectionShutdown('cut off', 108),

@@ -10,21 +10,16 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Which process of a worker leads, with real processes.
-
-Each sibling is a process that does what it is told, and whose clock is set by
-the test: nothing depends on how fast the machine is.
-"""
+"""Which process of a host leads, by which folder, and what it tells others."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pathlib
 import signal
 import stat
+import subprocess
 import time
-import typing
 
 import fixtures
 from oslo_config import cfg
@@ -33,279 +28,7 @@ from oslotest import base
 from glance_dcn.imports import options
 from glance_dcn.tasks import queue
 from glance_dcn.workers import leader
-
-SILENCE = 30
-
-
-def _sibling(folder: str, commands: typing.Any) -> None:
-    now = 1000.0
-    leadership = leader.Leadership(folder, SILENCE, clock=lambda: now)
-    while True:
-        command = commands.recv()
-        if isinstance(command, (int, float)):
-            now += command
-            commands.send(None)
-        elif command == 'is_held':
-            commands.send(leadership.is_held)
-        else:
-            commands.send(getattr(leadership, command)())
-
-
-class Sibling:
-    """A process of the worker.
-
-    :param folder: path of the worker's folder
-    """
-
-    def __init__(self, folder: str) -> None:
-        context = multiprocessing.get_context('spawn')
-        self._commands, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_sibling, args=(folder, theirs), daemon=True)
-        self.process.start()
-
-    def do(self, command: str | float) -> typing.Any:
-        """Have it call a method, or put its clock on by some seconds."""
-        self._commands.send(command)
-        if not self._commands.poll(60):
-            raise AssertionError('no answer to %s' % command)
-        return self._commands.recv()
-
-    def end(self) -> None:
-        """Kill it, whether or not it is stopped."""
-        self.process.kill()
-        self.process.join()
-
-    def stop(self) -> None:
-        """Stop it, and return when it is."""
-        os.kill(self.process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
-
-    def go_on(self) -> None:
-        """Let it go on after a stop."""
-        os.kill(self.process.pid, signal.SIGCONT)
-
-
-class LeadershipTest(base.BaseTestCase):
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.folder = os.path.join(
-            self.useFixture(fixtures.TempDir()).path, 'worker')
-        self.now = 1000.0
-        self.logged = self.useFixture(fixtures.FakeLogger(
-            'glance_dcn.workers'))
-
-    def sibling(self) -> Sibling:
-        found = Sibling(self.folder)
-        self.addCleanup(found.end)
-        return found
-
-    def here(self) -> leader.Leadership:
-        """Return the lead as another process of the test's would see it."""
-        found = leader.Leadership(self.folder, SILENCE,
-                                  clock=lambda: self.now)
-        self.addCleanup(found.resign)
-        return found
-
-    def wait_in_vain(self, leadership: leader.Leadership) -> bool:
-        """Look again and again until a leader's silence is over."""
-        outcomes = [leadership.acquire()]
-        for _ in range(3):
-            self.now += SILENCE / 3
-            outcomes.append(leadership.acquire())
-        self.assertFalse(any(outcomes[:-1]))
-        return outcomes[-1]
-
-    def test_one_leads_until_it_ends(self) -> None:
-        first, second = self.sibling(), self.sibling()
-        self.assertTrue(first.do('acquire'))
-        self.assertTrue(first.do('acquire'))
-        self.assertTrue(first.do('is_held'))
-        self.assertFalse(second.do('acquire'))
-        self.assertFalse(second.do('is_held'))
-        self.assertFalse(second.do('beat'))
-        first.end()
-        # At once: nothing has to pass.
-        self.assertTrue(second.do('acquire'))
-
-    def test_leader_resigns(self) -> None:
-        first, second = self.sibling(), self.sibling()
-        self.assertTrue(first.do('acquire'))
-        first.do('resign')
-        self.assertFalse(first.do('is_held'))
-        self.assertTrue(second.do('acquire'))
-        self.assertFalse(first.do('acquire'))
-
-    def test_leader_that_is_stopped_loses_the_lead(self) -> None:
-        first, second = self.sibling(), self.sibling()
-        self.assertTrue(first.do('acquire'))
-        for _ in range(10):
-            second.do(SILENCE / 3)
-            self.assertTrue(first.do('beat'))
-            self.assertFalse(second.do('acquire'))
-        first.stop()
-        for _ in range(2):
-            second.do(SILENCE / 3)
-            self.assertFalse(second.do('acquire'))
-        second.do(SILENCE / 3)
-        self.assertTrue(second.do('acquire'))
-        self.assertTrue(second.do('beat'))
-        first.go_on()
-        self.assertFalse(first.do('is_held'))
-        self.assertFalse(first.do('beat'))
-        self.assertFalse(first.do('acquire'))
-        self.assertTrue(second.do('is_held'))
-        # It may lead again when its successor ends.
-        second.end()
-        self.assertTrue(first.do('acquire'))
-        self.assertTrue(first.do('beat'))
-
-    def test_leader_whose_thread_hangs_loses_the_lead(self) -> None:
-        # The process lives and holds its lock; it does not beat.
-        first = self.sibling()
-        self.assertTrue(first.do('acquire'))
-        here = self.here()
-        self.assertTrue(self.wait_in_vain(here))
-        self.assertFalse(first.do('is_held'))
-        self.assertIn('pid %d ' % first.process.pid, self.logged.output)
-        self.assertIn('not beaten for %d s' % SILENCE, self.logged.output)
-
-    def test_process_that_did_not_look_waits_again(self) -> None:
-        # All processes of the host were stopped: none has beaten.
-        first, second = self.sibling(), self.sibling()
-        self.assertTrue(first.do('acquire'))
-        self.assertFalse(second.do('acquire'))
-        second.do(100 * SILENCE)
-        self.assertFalse(second.do('acquire'))
-        self.assertTrue(first.do('beat'))
-        second.do(SILENCE / 2)
-        self.assertFalse(second.do('acquire'))
-
-    def test_one_of_many_takes_over(self) -> None:
-        first = self.sibling()
-        self.assertTrue(first.do('acquire'))
-        siblings = [self.sibling() for _ in range(4)]
-        for sibling in siblings:
-            self.assertFalse(sibling.do('acquire'))
-        for sibling in siblings:
-            for _ in range(3):
-                sibling.do(SILENCE / 3)
-        first.stop()
-        for sibling in siblings:
-            sibling._commands.send('acquire')
-        taken = [sibling._commands.recv() for sibling in siblings]
-        # At most: each may have seen the lock of another that was looking.
-        self.assertLessEqual(sum(taken), 1)
-        for _ in range(3):
-            for sibling in siblings:
-                sibling.do(SILENCE / 3)
-                sibling.do('beat') or sibling.do('acquire')
-        self.assertEqual(1, sum(sibling.do('is_held')
-                                for sibling in siblings))
-
-    def test_one_that_was_stopped_while_it_took_over(self) -> None:
-        # It wakes when two others have led meanwhile, and the generation it
-        # was about to make is no more.
-        late, link = self.here(), os.link
-
-        def stopped(*args: typing.Any) -> None:
-            self.useFixture(fixtures.MonkeyPatch('os.link', link))
-            for _ in range(2):
-                other = self.here()
-                self.assertTrue(other.acquire())
-                other.resign()
-            self.last = self.here()
-            self.assertTrue(self.last.acquire())
-            link(*args)
-        self.useFixture(fixtures.MonkeyPatch('os.link', stopped))
-        self.assertFalse(late.acquire())
-        self.assertFalse(late.is_held)
-        self.assertTrue(self.last.is_held)
-        self.assertEqual(['lead.3'], os.listdir(self.folder))
-
-    def test_another_took_over_first(self) -> None:
-        late, first, link = self.here(), self.here(), os.link
-
-        def overtaken(*args: typing.Any) -> None:
-            self.useFixture(fixtures.MonkeyPatch('os.link', link))
-            self.assertTrue(first.acquire())
-            link(*args)
-        self.useFixture(fixtures.MonkeyPatch('os.link', overtaken))
-        self.assertFalse(late.acquire())
-        self.assertTrue(first.is_held)
-        self.assertEqual(['lead.1'], os.listdir(self.folder))
-
-    def test_child_of_a_fork_does_not_lead(self) -> None:
-        here = self.here()
-        self.assertTrue(here.acquire())
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.write(writing, repr([here.is_held, here.beat(),
-                                    here.acquire()]).encode())
-            os._exit(0)
-        os.close(writing)
-        os.waitpid(pid, 0)
-        with open(reading, 'rb') as f:
-            self.assertEqual(b'[False, False, False]', f.read())
-        # The child's end does not take it away from the parent.
-        self.assertTrue(here.beat())
-        self.assertFalse(self.here().acquire())
-
-    def test_other_folder_is_mounted(self) -> None:
-        here = self.here()
-        self.assertTrue(here.acquire())
-        os.rename(self.folder, self.folder + '.gone')
-        self.assertFalse(here.is_held)
-        os.mkdir(self.folder)
-        self.assertFalse(here.beat())
-        other = self.here()
-        self.assertTrue(other.acquire())
-        self.assertFalse(here.acquire())
-
-    def test_folder_above_is_not_made(self) -> None:
-        missing = leader.Leadership(
-            os.path.join(self.folder, 'missing', 'worker'), SILENCE)
-        self.assertRaises(FileNotFoundError, missing.acquire)
-        self.assertFalse(missing.is_held)
-        self.assertFalse(missing.beat())
-
-    def test_leader_of_an_earlier_release(self) -> None:
-        # It has locked a file without a number, and never writes to it.
-        import fcntl
-        os.mkdir(self.folder)
-        path = pathlib.Path(self.folder, 'lead')
-        with path.open('w') as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            self.assertTrue(self.wait_in_vain(self.here()))
-        self.assertEqual(['lead.1'], os.listdir(self.folder))
-        self.assertIn('of an earlier release', self.logged.output)
-
-    def test_full_disk(self) -> None:
-        here = self.here()
-        self.assertTrue(here.acquire())
-
-        def full(*_args: typing.Any) -> None:
-            raise OSError(28, 'No space left on device')
-        with fixtures.MonkeyPatch('os.pwrite', full):
-            self.assertTrue(here.beat())
-        self.assertIn('No space left', self.logged.output)
-        self.assertTrue(here.beat())
-
-    def test_nothing_is_left_behind(self) -> None:
-        for _ in range(5):
-            here = self.here()
-            self.assertTrue(here.acquire())
-            for _beat in range(3):
-                self.assertTrue(here.beat())
-            here.resign()
-        self.assertEqual(['lead.5'], os.listdir(self.folder))
-        path = pathlib.Path(self.folder, 'lead.5')
-        self.assertEqual(0o600, path.stat().st_mode & 0o777)
-        self.assertRegex(path.read_text(),
-                         r'^pid %d +instance [0-9a-f]{32} count 4 +\n$'
-                         % os.getpid())
+from tests import volumes
 
 
 class HostLeadTest(base.BaseTestCase):
@@ -439,11 +162,15 @@ class HostLeadTest(base.BaseTestCase):
         self.folders[:] = [str(self.root / 'none' / '.glance-dcn'),
                            str(self.root / 'glance-dcn')]
         leads = [self.process(), self.process()]
+        # Not at once: a sibling may have found the first to be usable.
+        self.assertEqual([False, False], self.beat(*leads))
         self.assertEqual([True, False], self.beat(*leads))
         self.assertTrue((self.root / 'glance-dcn').is_dir())
         (self.root / 'none').mkdir()
-        # The one that comes first there leads, and the other does not.
-        self.assertEqual([False, True], self.beat(*reversed(leads))[::-1])
+        # One that comes first there does not lead while the other does.
+        self.assertEqual([False], self.beat(leads[1]))
+        self.assertTrue(leads[0].is_held)
+        self.assertEqual([False, True], self.beat(*leads))
         self.assertEqual([False, True], self.beat(*leads, times=3))
 
     def test_folder_of_another_user(self):
@@ -457,15 +184,86 @@ class HostLeadTest(base.BaseTestCase):
         self.assertTrue(lead.is_held)
         self.assertIn('another user', self.logged.output)
 
-    def test_no_room_is_no_reason_for_another_folder(self):
-        self.beat(self.first)
+    def test_leader_in_another_folder_that_is_stopped(self):
+        self.folders[0] = str(self.root / 'none' / '.glance-dcn')
+        (self.root / 'locks').mkdir()
+        leads = [self.process(), self.process()]
+        self.assertEqual([True, False], self.beat(*leads, times=2))
+        (self.root / 'none').mkdir()
+        # The first beats no more: the lead is taken from it there, too.
+        self.assertEqual([False], self.beat(leads[1], times=9))
+        self.assertEqual([True], self.beat(leads[1], times=4))
+        self.assertFalse(leads[0].is_held)
+        self.assertEqual([False, True], self.beat(*leads))
 
-        def full(*args, **kwargs):
-            raise OSError(28, os.strerror(28))
-        self.first.resign()
-        self.useFixture(fixtures.MonkeyPatch('tempfile.mkstemp', full))
-        self.assertEqual([False], self.beat(self.second))
-        self.assertFalse((self.root / 'locks').exists())
+    def small_disk(self, options):
+        """Have the staging folder on a small file system."""
+        disk = self.useFixture(volumes.SmallDisk(options))
+        self.folders[0] = os.path.join(disk.path, '.glance-dcn')
+        (self.root / 'locks').mkdir()
+        self.first, self.second = self.process(), self.process()
+        return disk
+
+    def test_read_only_disk(self):
+        disk = self.small_disk('size=64k')
+        self.beat(self.first, self.second)
+        self.first.stop()
+        self.second.stop()
+        self.assertEqual(0, disk.mount('-o', 'remount,ro').returncode)
+        # No leader can beat, and none takes the lead in another folder.
+        self.assertEqual([True, False],
+                         self.beat(self.first, self.second, times=30))
+        self.first.stop()
+        self.assertEqual([True, False],
+                         self.beat(self.second, self.first, times=30))
+        self.assertEqual([], os.listdir(self.root / 'locks'))
+
+    def test_silent_leader_that_cannot_be_replaced(self):
+        disk = self.small_disk('size=64k')
+        self.beat(self.first)
+        # The same disk, when nothing can be written to it any more.
+        read_only = self.useFixture(fixtures.TempDir()).path
+        subprocess.run(['mount', '--bind', disk.path, read_only], check=True)
+        self.addCleanup(subprocess.run, ['umount', '--lazy', read_only],
+                        check=True)
+        subprocess.run(['mount', '-o', 'remount,bind,ro', read_only],
+                       check=True)
+        second = self.process([os.path.join(read_only, '.glance-dcn'),
+                               self.folders[1]])
+        self.assertEqual([False], self.beat(second, times=30))
+        self.assertTrue(self.first.is_held)
+        self.assertIn('Read-only file system', self.logged.output)
+
+    def test_full_disk(self):
+        disk = self.small_disk('size=64k')
+        disk.fill()
+        self.assertEqual([True, False],
+                         self.beat(self.first, self.second, times=30))
+        self.first.stop()
+        self.assertEqual([True, False],
+                         self.beat(self.second, self.first, times=30))
+        self.assertEqual([], os.listdir(self.root / 'locks'))
+
+    def test_disk_without_room_for_files(self):
+        disk = self.small_disk('nr_inodes=20')
+        disk.take_inodes()
+        self.assertEqual([True, False],
+                         self.beat(self.first, self.second, times=20))
+        self.assertTrue((self.root / 'locks' / '.glance-dcn').is_dir())
+        disk.give_inodes()
+        for _ in range(3):
+            self.assertLess(sum(self.beat(self.second, self.first)), 2)
+        self.assertEqual([True, False], self.beat(self.second, self.first))
+        self.assertTrue(os.listdir(self.folders[0]))
+
+    def test_no_room_for_files_anywhere(self):
+        disk = self.useFixture(volumes.SmallDisk('nr_inodes=20'))
+        leads = [self.process([disk.path + '/none']) for _ in range(2)]
+        disk.take_inodes()
+        # Each would be alone, and have as many siblings.
+        self.assertEqual([False, False], self.beat(*leads))
+        disk.give_inodes()
+        self.assertEqual([True, False], self.beat(*leads))
 
     def test_child_of_a_fork_does_not_lead(self):
         self.first.beat()
@@ -513,6 +311,9 @@ class BeginTest(base.BaseTestCase):
         self.assertEqual('/s/.glance-dcn', found[0])
         self.assertEqual(2, len(found))
         self.assertNotEqual(found[1], leader.folders(self.conf, 'other')[1])
+        self.conf.set_override('node_staging_uri', 'file:///s2')
+        self.assertNotEqual(found[1], leader.folders(self.conf, 'ours')[1])
+        self.conf.clear_override('node_staging_uri')
         self.conf.register_opt(cfg.StrOpt('lock_path', default='/locks'),
                                group='oslo_concurrency')
         found = leader.folders(self.conf, 'ours')
