@@ -51,7 +51,7 @@ LOG = logging.getLogger(__name__)
 
 # Seconds that an OSD has to answer when a cluster that was away is probed.
 _PROBE_TIMEOUT = 5
-# Seconds to connect for a probe that is to tell whether a site is lost, where a
+# Seconds to connect for a probe that tells whether a site is lost, where a
 # monitor has answered: on a far link that takes dozens of round trips.
 _FAR_CONNECT = 10
 # Seconds by which a connection is waited for longer than librados is told to.

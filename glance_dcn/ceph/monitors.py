@@ -52,7 +52,7 @@ TIMEOUT = 2.0
 _AT_ONCE, _CONNECTIONS = 32, 240
 _MONITORS = 6
 # Seconds between two polls: each wakes a thread, with whatever many questions.
-_PAUSE = 0.25
+_PAUSE = 0.5
 # Ports of monitors where mon_host names none: msgr2, msgr1.
 _PORTS = (3300, 6789)
 _LAST_PORT = (1 << 16) - 1

@@ -28,12 +28,13 @@ for as long. So the call is made by a thread of its own, and its caller waits::
     raise Unreachable      (ends some time)
 
 While the probe is answered the call goes on: a slow link is no reason to end
-it, and what a probe is given to end counts from its last answer. Of a call that was left pool, image and client stay open until it ends
+it, and how long a probe may take counts from the last answer to it. Of a call
+that was left pool, image and client stay open until it ends
 (:class:`glance_dcn.runtime.native.Shared`); what it brings after all is given
 to a function, to be closed. Its client was retired and is blocklisted before
 another one takes its place, where what it has sent must not be carried out
-later. Where the process has no room for the client of a probe, the
-monitors alone are asked (:mod:`.monitors`).
+later. Where the process has no room for the client of a probe, what its
+monitors answer without one counts (:mod:`.monitors`).
 
 The engine's requests block no thread; a transfer that does not move for as
 long asks the same probe (:meth:`glance_dcn.ceph.connection.Connection.lost`).

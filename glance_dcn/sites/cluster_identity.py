@@ -53,7 +53,7 @@ OBJECT = 'fsids'
 
 # Seconds between readings of the records, while one is missing or differs:
 # at first, and at most. Each reading that tells nothing new doubles them.
-_INTERVAL, _LONGEST_INTERVAL = 10, 80
+_INTERVAL, _LONGEST_INTERVAL = 10, 60
 # Seconds for which, in the life of a process, the first calls wait for the
 # records: from then on they are in memory.
 _PATIENCE = 1

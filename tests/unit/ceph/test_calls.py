@@ -230,7 +230,7 @@ class ConnectionTest(base.BaseTestCase):
         self.connect(room=0)
         del self.connection.ask_monitors
         self.useFixture(fixtures.MockPatchObject(
-            self.state.cache, '_reserve', lambda: False))
+            self.state.cache, '_reserve', lambda held: False))
         self.connection._prober = types.SimpleNamespace(
             settings=types.SimpleNamespace(
                 mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]'))
