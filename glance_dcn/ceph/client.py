@@ -19,7 +19,6 @@ Nothing here keeps a connection: that is :mod:`glance_dcn.ceph.connection`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-import contextlib
 import dataclasses
 import errno
 import json
@@ -32,11 +31,15 @@ import uuid
 import rados
 
 from glance_dcn.ceph import errors
+from glance_dcn.runtime import native
 
 LOG = logging.getLogger(__name__)
 
 #: Seconds to wait for the monitors of a site, where nothing else is said.
 CONNECT_TIMEOUT = 5
+#: Seconds for which they are waited for at most, whatever the options say:
+#: nothing waits longer than 15 s for a site that is gone.
+LONGEST_CONNECT_TIMEOUT = 14
 
 # Seconds for which a client stays blocklisted. Its process may have been
 # stopped with a virtual machine that is suspended over weeks: when it goes on,
@@ -61,8 +64,9 @@ class ClusterConfig:
         cluster to be up
     :ivar conf_file: path of the Ceph conf file; '': librados searches for one
     :ivar user: cephx user without ``client.``; None: librados's choice
-    :ivar connect_timeout: seconds to wait for the monitors; 0: no limit; what
-        is below 0 becomes :data:`CONNECT_TIMEOUT`
+    :ivar connect_timeout: seconds to wait for the monitors; what is below 0
+        becomes :data:`CONNECT_TIMEOUT`; 0, which is no limit to librados, and
+        what is above it become :data:`LONGEST_CONNECT_TIMEOUT`
     :ivar io_timeout: seconds one request to an OSD may take; 0: no limit
     """
 
@@ -74,8 +78,10 @@ class ClusterConfig:
     io_timeout: float = 0
 
     def __post_init__(self) -> None:
-        if self.connect_timeout < 0:
-            object.__setattr__(self, 'connect_timeout', CONNECT_TIMEOUT)
+        timeout = (CONNECT_TIMEOUT if self.connect_timeout < 0
+                   else self.connect_timeout or LONGEST_CONNECT_TIMEOUT)
+        object.__setattr__(self, 'connect_timeout',
+                           min(timeout, LONGEST_CONNECT_TIMEOUT))
 
 
 class Settings(typing.NamedTuple):
@@ -193,7 +199,7 @@ class ClientFactory:
         :raises Unreachable: if the cluster does not answer
         """
         try:
-            return client.open_ioctx(pool)
+            ioctx = client.open_ioctx(pool)
         except rados.ObjectNotFound:
             raise errors.Misconfigured(
                 self.store, 'the cluster has no pool %r' % pool,
@@ -201,6 +207,10 @@ class ClientFactory:
                 % self.store)
         except rados.Error as exc:
             raise self.explain(exc, client)
+        # Threads of librados take it as well, where eventlet has patched what
+        # it is by default.
+        ioctx.lock = native.lock()
+        return ioctx
 
     def check_pool(self, client: rados.Rados) -> None:
         """Return if the OSDs of the configured pool answer a client.
@@ -319,15 +329,27 @@ class ClientFactory:
 def ask_osds(ioctx: rados.Ioctx) -> None:
     """Return when the OSDs of a pool have answered.
 
-    That the monitors answer says nothing about them.
+    That the monitors answer says nothing about them. All are asked at once: of
+    a site that is far away each takes several round trips to connect to.
 
     :param ioctx: its client's timeout for requests counts
     :raises rados.Error: if one does not
     """
-    for name in [_DIRECTORY] + ['glance_dcn.probe.%s' % uuid.uuid4()
-                                for _i in range(_SPREAD)]:
-        with contextlib.suppress(rados.ObjectNotFound):
-            ioctx.stat(name)
+    names = [_DIRECTORY] + ['glance_dcn.probe.%s' % uuid.uuid4()
+                            for _i in range(_SPREAD)]
+    asked = [ioctx.aio_stat(name, _ignore) for name in names]
+    # Until there are all, the pool must not be closed: librados would abort.
+    for completion in asked:
+        completion.wait_for_complete_and_cb()
+    for name, completion in zip(names, asked):
+        code = -completion.get_return_value()
+        if code not in (0, errno.ENOENT):
+            raise rados.OSError('object %s: %s' % (name, os.strerror(code)),
+                                code)
+
+
+def _ignore(*_answer: object) -> None:
+    """Take an answer of which the return value says enough."""
 
 
 def blocklist(client: rados.Rados, addresses: Iterable[str]) -> set[str]:

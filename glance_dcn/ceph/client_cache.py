@@ -25,7 +25,9 @@ way round. What bounds them is how many targets a copy writes at a time
 (:func:`glance_dcn.runtime.limits.targets_at_once`), and what the system has
 left: librados ends the process where it gets no thread or file, so that a
 client is made only where there is room, and otherwise refused after a moment
-of waiting.
+of waiting. Processes that share a limit may find the same room at the same
+moment: each takes no more than its part of it, and of what is less than a
+client for each, one process at a time takes one.
 
 ``rados_shutdown`` may block: clients are closed in threads of the scheduler,
 a few at a time, and never under a lock or in a request.
@@ -135,14 +137,18 @@ class ClientCache:
         clients beyond which idle ones are closed
     :param scheduler: in whose threads clients are closed
     :param clock: returns seconds of a monotonic clock
+    :param take_turn: see :func:`glance_dcn.runtime.limits.take_turn`
     :ivar lock: for all of it, and what its owners have; held for moments only
     """
 
     def __init__(self, settings: Settings,
                  limits: process_limits.ProcessLimits | None = None,
                  scheduler: schedulers.Scheduler | None = None,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic,
+                 take_turn: Callable[[], process_limits.Turn | None] = (
+                     process_limits.take_turn)) -> None:
         self.lock = native.lock()
+        self._take_turn = take_turn
         self._settings = settings
         self._limits = limits or process.get(process_limits.ProcessLimits)
         self._scheduler = scheduler or process.get(schedulers.Scheduler)
@@ -243,23 +249,25 @@ class ClientCache:
         :raises errors.Exhausted: if the process has too few
         """
         waiter = object()
-        with self.lock:
-            self._waiting.append(waiter)
-        try:
-            self._await_room(waiter, store, self._clock() + patience)
-        finally:
+        with contextlib.ExitStack() as held:
             with self.lock:
-                self._waiting.remove(waiter)
-        try:
-            yield
-        finally:
-            with self.lock:
-                self._being_made -= 1
+                self._waiting.append(waiter)
+            try:
+                self._await_room(waiter, store, self._clock() + patience, held)
+            finally:
+                with self.lock:
+                    self._waiting.remove(waiter)
+            try:
+                yield
+            finally:
+                with self.lock:
+                    self._being_made -= 1
 
-    def _await_room(self, waiter: object, store: str,
-                    deadline: float) -> None:
+    def _await_room(self, waiter: object, store: str, deadline: float,
+                    held: contextlib.ExitStack) -> None:
+        """Return when there is room, and what it takes to use it is held."""
         pauses: native.Queue[None] = native.Queue()
-        while self._waiting[0] is not waiter or not self._reserve():
+        while self._waiting[0] is not waiter or not self._reserve(held):
             if self._clock() >= deadline:
                 raise self._exhausted(store)
             with contextlib.suppress(native.Empty):
@@ -269,17 +277,24 @@ class ClientCache:
             with contextlib.suppress(native.Empty):
                 pauses.get(timeout=_PAUSE)
 
-    def _reserve(self) -> bool:
+    def _reserve(self, held: contextlib.ExitStack) -> bool:
         """Have room for another client; return whether there is."""
+        processes = self._limits.processes
         with self.lock:
             unopened = sum(not entry.has_opened for entry in self._entries)
         room = self._limits.room_for_clients(
-            unopened * process_limits.IMAGE_THREADS)
+            # Of others no process knows; they are likely to have as many.
+            unopened * process_limits.IMAGE_THREADS * processes)
         now = self._clock()
         with self.lock:
             excess = (len(self._entries) + self._being_made + 1
                       - self._limits.max_clients)
-            enough = room is None or room > self._being_made
+            enough = room is None or room // processes > self._being_made
+            if room is not None and self._being_made < room < processes:
+                turn = self._take_turn()
+                if turn is not None:
+                    held.enter_context(turn)
+                    enough = True
             if not enough and self._being_closed < _CLOSING.count:
                 excess = max(excess, 1)
             idle = [entry for entry in self._entries

@@ -51,6 +51,9 @@ LOG = logging.getLogger(__name__)
 
 # Seconds that an OSD has to answer when a cluster that was away is probed.
 _PROBE_TIMEOUT = 5
+# Seconds to connect for a probe that tells whether a site is lost, where a
+# monitor has answered: on a far link that takes dozens of round trips.
+_FAR_CONNECT = 10
 # Seconds by which a connection is waited for longer than librados is told to.
 _GRACE = 1
 # Retired clients of a site that may still be in use when another one is made:
@@ -126,12 +129,15 @@ class Connection:
         self._start = start
         self._factory = factory_of(config)
         # What is not to be waited for as long as a call may wait.
-        timeout = config.connect_timeout or clients.CONNECT_TIMEOUT
         self._prober = factory_of(dataclasses.replace(
-            config, connect_timeout=timeout, io_timeout=_PROBE_TIMEOUT))
-        # By this one nothing waits longer than a few seconds.
+            config, io_timeout=_PROBE_TIMEOUT))
+        # To tell whether a site is lost, where a monitor has answered, or that
+        # cannot be told; and where none has.
         self._verifier = factory_of(dataclasses.replace(
-            config, connect_timeout=min(timeout, clients.CONNECT_TIMEOUT),
+            config, connect_timeout=_FAR_CONNECT, io_timeout=_PROBE_TIMEOUT))
+        self._hasty_verifier = factory_of(dataclasses.replace(
+            config, connect_timeout=min(config.connect_timeout,
+                                        clients.CONNECT_TIMEOUT),
             io_timeout=_PROBE_TIMEOUT))
         # What to call when the cluster is up.
         self._on_up: list[Callable[[], object]] = []
@@ -374,16 +380,34 @@ class Connection:
     def _verify(self, state: states.State,
                 suspicion: states.Suspicion) -> None:
         """Ask whether the cluster is there, where a client has no answer."""
+        suspicion.answered()
+        self.ask_monitors(lambda reason: process.get(
+            schedulers.Scheduler).submit(functools.partial(
+                self._verify_by_client, state, suspicion, reason)))
+
+    def _verify_by_client(self, state: states.State,
+                          suspicion: states.Suspicion,
+                          reason: str | None) -> None:
+        """Ask by a client of its own.
+
+        :param reason: why no monitor has answered; None: one has, or that
+            cannot be told
+        """
+        if reason is None:
+            suspicion.answered()
         error: errors.Unreachable | None = None
         try:
             with state.cache.making(self.store, self._patience.room):
-                suspicion.since = time.monotonic()
-                self._ask_by_new_client(state, self._verifier)
+                self._ask_by_new_client(
+                    state, self._hasty_verifier if reason else self._verifier,
+                    suspicion.answered)
         except errors.Exhausted as exc:
             LOG.warning('%s; whether the site is lost is asked of its '
                         'monitors alone', exc)
-            self._verify_by_monitors(state, suspicion)
-            return
+            error = errors.Unreachable(
+                self.store, 'a request is not answered, and neither do the '
+                'monitors (%s)' % reason, 'see that the site is up and its '
+                'monitors can be reached') if reason else None
         except errors.Unreachable as exc:
             error = exc
         except Exception as exc:
@@ -392,16 +416,6 @@ class Connection:
                         'probe of its cluster failed: %(error)s', {
                             'store': self.store, 'error': exc})
         self._conclude(state, suspicion, error)
-
-    def _verify_by_monitors(self, state: states.State,
-                            suspicion: states.Suspicion) -> None:
-        def conclude(reason: str | None) -> None:
-            self._conclude(state, suspicion, errors.Unreachable(
-                self.store, 'a request is not answered, and neither do the '
-                'monitors (%s)' % reason, 'see that the site is up and its '
-                'monitors can be reached') if reason else None)
-        suspicion.since = time.monotonic()
-        self.ask_monitors(conclude)
 
     def ask_monitors(self, then: Callable[[str | None], object]) -> None:
         """Ask whether a monitor of the cluster answers, without a client.
@@ -562,8 +576,7 @@ class Connection:
                     self.store, 'no thread can be started to connect (%s)'
                     % exc, 'raise pids.max (pids_limit of the container)'))
         try:
-            attempt.wait(self._config.connect_timeout + _GRACE
-                         if self._config.connect_timeout else None)
+            attempt.wait(self._config.connect_timeout + _GRACE)
         except native.Empty:
             error = errors.Unreachable(
                 self.store, 'there is no connection after %s s'
@@ -651,10 +664,16 @@ class Connection:
             self._ask_by_new_client(state, self._prober)
 
     def _ask_by_new_client(self, state: states.State,
-                           factory: clients.ClientFactory) -> None:
-        """Ask the cluster through a client that is made for it."""
+                           factory: clients.ClientFactory,
+                           answered: Callable[[], object] = lambda: None
+                           ) -> None:
+        """Ask the cluster through a client that is made for it.
+
+        :param answered: called when the monitors have answered
+        """
         client = factory.connect()
         try:
+            answered()
             state.fsid = state.fsid or client.get_fsid()
             # At once: librados sends again what was not answered.
             state.blocklist_marked(client)

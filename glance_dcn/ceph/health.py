@@ -64,10 +64,13 @@ UP, DOWN, NOT_DEPLOYED, MISCONFIGURED, UNKNOWN = State
 
 # Seconds between probes of a cluster that is away: the first pause, what it
 # grows by and the longest. A probe takes as long as connecting may, and a
-# returned site is to be found within 15 s.
+# returned site is to be found within 15 s. One that is away for minutes may be
+# away for weeks, and there may be hundreds, which every process probes: the
+# pause is a part of its absence then, and a minute at most.
 _FIRST = 1
 _GROWTH = 1.6
 _LONGEST = 5
+_PART, _LONGEST_OF_ALL = 0.05, 60
 # The same for one whose files are not there, at which no more is looked than
 # these: the first pause and the longest, for there may be hundreds of them.
 # And for one that must be mended by hand.
@@ -81,8 +84,10 @@ _MOMENT = 0.1
 _JITTER = 0.2
 
 # Probes by librados that run at a time: of clusters that are away and have
-# begun to answer, and of others.
+# begun to answer; of those whose last probe found monitors and no OSDs, each
+# of which takes its place for the whole timeout; and of others.
 _PROBES = schedulers.Limit('probe', 8)
+_HUNG = schedulers.Limit('probe again', 8)
 _CHECKS = schedulers.Limit('check', 32)
 
 # What requests to a cluster that does not answer end with. Everything else
@@ -172,6 +177,8 @@ class CircuitBreaker:
         # asked for meanwhile.
         self._next: schedulers.Call | None = None
         self._probing = self._asked = False
+        # Whether the last probe by librados found it away.
+        self._hung = False
         self._pause: float = _FIRST
 
     @property
@@ -289,25 +296,32 @@ class CircuitBreaker:
         if found:
             self._asker.ask(found, self._on_answer)
         else:
-            self._scheduler.submit(self._run_probe,
-                                   _PROBES if down else _CHECKS)
+            self._submit_probe(down)
 
     def _on_answer(self, reason: str | None) -> None:
         """Continue a probe; the reason tells why no monitor answers."""
         if reason is None:
-            self._scheduler.submit(self._run_probe, _PROBES)
+            self._submit_probe(True)
             return
+        self._hung = False
         LOG.debug('No monitor of store %(store)s answers: %(reason)s', {
             'store': self.store, 'reason': reason})
         self._end_probe()
 
+    def _submit_probe(self, down: bool) -> None:
+        self._scheduler.submit(
+            self._run_probe,
+            _CHECKS if not down else _HUNG if self._hung else _PROBES)
+
     def _run_probe(self) -> None:
+        self._hung = False
         try:
             self._ask()
         except errors.Exhausted as exc:
             LOG.debug('Not probed: %s', exc)
         except errors.ClusterError as exc:
             self._set_failed(exc)
+            self._hung = True
         except Exception as exc:
             LOG.exception('Probing the cluster of store %s failed',
                           self.store)
@@ -320,7 +334,7 @@ class CircuitBreaker:
         """End a probe, and schedule the next one if there is to be one."""
         with self._lock:
             asked, self._asked, self._probing = self._asked, False, False
-            state = self._health.state
+            state, since = self._health.state, self._health.since
             if self._stopped or (state == UP and not asked):
                 self._pause = _FIRST
                 return
@@ -330,8 +344,11 @@ class CircuitBreaker:
                 return
             usual = {NOT_DEPLOYED: max(_FILES, self._pause),
                      MISCONFIGURED: _MENDED}.get(
-                         state, min(self._pause, _LONGEST))
-            self._pause = min(self._pause * _GROWTH, _SELDOM)
+                         state, min(self._pause, max(_LONGEST, min(
+                             _LONGEST_OF_ALL, _PART * (
+                                 self._clock() - (since or 0))))))
+            self._pause = min(self._pause * _GROWTH, _LONGEST_OF_ALL
+                              if state == DOWN else _SELDOM)
             self._schedule(usual * random.uniform(  # noqa: S311
                 1 - _JITTER, 1 + _JITTER))
 

@@ -51,9 +51,8 @@ TIMEOUT = 2.0
 # not. Monitors of each.
 _AT_ONCE, _CONNECTIONS = 32, 240
 _MONITORS = 6
-# Seconds between two polls, while a question is new and later.
-_SOON, _LATER = 0.05, 0.25
-_NEW = 0.5
+# Seconds between two polls: each wakes a thread, with whatever many questions.
+_PAUSE = 0.5
 # Ports of monitors where mon_host names none: msgr2, msgr1.
 _PORTS = (3300, 6789)
 _LAST_PORT = (1 << 16) - 1
@@ -217,11 +216,9 @@ class Monitors:
             questions.asked = [question for question in questions.asked
                                if question not in over]
             questions.is_polled = bool(questions.asked or questions.waiting)
-            new = over or any(now - question.since < _NEW
-                              for question in questions.asked)
             if questions.is_polled:
                 self._scheduler.call_later(
-                    _SOON if new else _LATER, lambda: self.poll(questions))
+                    _PAUSE, lambda: self.poll(questions))
         for question in over:
             question.close()
             try:

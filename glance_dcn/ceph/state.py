@@ -21,18 +21,20 @@ for as long. So the call is made by a thread of its own, and its caller waits::
     ------                 ------------------        -------------------
     submit                 open, snapshot, lock ...
     (3 s without an answer)
-    suspect the cluster    ...                       connect, ask the OSDs
+    suspect the cluster    ...                       ask monitors, connect,
+                           ...                       ask the OSDs at once
     (every half a second)  ...                       no answer: the client is
     leave the call         ...                       retired, the site is down
     raise Unreachable      (ends some time)
 
 While the probe is answered the call goes on: a slow link is no reason to end
-it. Of a call that was left pool, image and client stay open until it ends
+it, and how long a probe may take counts from the last answer to it. Of a call
+that was left pool, image and client stay open until it ends
 (:class:`glance_dcn.runtime.native.Shared`); what it brings after all is given
 to a function, to be closed. Its client was retired and is blocklisted before
 another one takes its place, where what it has sent must not be carried out
-later. Where the process has no room for the client of a probe, the
-monitors alone are asked (:mod:`.monitors`).
+later. Where the process has no room for the client of a probe, what its
+monitors answer without one counts (:mod:`.monitors`).
 
 The engine's requests block no thread; a transfer that does not move for as
 long asks the same probe (:meth:`glance_dcn.ceph.connection.Connection.lost`).
@@ -43,7 +45,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import functools
-import threading
 import time
 import typing
 
@@ -70,9 +71,9 @@ class Patience:
 
     :ivar quiet: without an answer, after which the cluster is suspected
     :ivar pause: between two checks of the suspicion
-    :ivar verdict: that a probe has; one that has no answer by then has none
-    :ivar room: for which a probe waits for threads and files; after these the
-        monitors are asked without a client
+    :ivar verdict: that a probe may go without any answer, of the monitors say
+    :ivar room: for which a probe waits for threads and files; after these
+        what the monitors have answered without a client counts
     """
 
     quiet: float = 3
@@ -201,7 +202,7 @@ class Attempt:
         for queue in waiting:
             queue.put(True)
 
-    def wait(self, timeout: float | None) -> None:
+    def wait(self, timeout: float) -> None:
         """Return when there is a client.
 
         :raises ClusterError: if there is none
@@ -214,15 +215,14 @@ class Attempt:
                 queue.put(True)
             else:
                 self._waiting.append(queue)
-        limit = threading.TIMEOUT_MAX if timeout is None else timeout
-        left = limit
+        left = timeout
         while True:
             try:
                 native.get(queue, left)
                 break
             except native.Empty:
                 if self.since is not None:
-                    left = self.since + limit - time.monotonic()
+                    left = self.since + timeout - time.monotonic()
                     if left <= 0:
                         raise
         if self._error:
@@ -317,13 +317,17 @@ class Suspicion:
     """That a cluster is lost, while a probe asks whether it is.
 
     :ivar client: that has no answer
-    :ivar since: when the probe began to ask, in seconds of the monotonic
-        clock; None: there is no room for its client yet
+    :ivar since: when the cluster answered the probe last, or the probe began
+        to ask, in seconds of the monotonic clock; None: it has not begun yet
     """
 
     client: rados.Rados | None
     since: float | None = None
 
+    def answered(self) -> None:
+        """Note that the cluster has answered, if slowly, or is asked now."""
+        self.since = time.monotonic()
+
     def is_over(self, now: float, verdict: float) -> bool:
-        """Return whether the probe has asked for more than these seconds."""
+        """Return whether there was no answer for more than these seconds."""
         return self.since is not None and now - self.since > verdict

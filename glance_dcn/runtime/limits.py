@@ -25,6 +25,8 @@ what they take is counted as used.
 
 from __future__ import annotations
 
+# Left alone by eventlet.
+import _socket
 import dataclasses
 import logging
 import os
@@ -85,6 +87,38 @@ RESERVE = Amount(threads=16, files=32, memory=64 * _MIB)
 PROCESS_NEED = Amount(threads=64, files=64, memory=384 * _MIB)
 
 
+class Turn:
+    """The right to take of what is short, until it is closed."""
+
+    def __init__(self, bound: _socket.socket) -> None:
+        self._bound = bound
+
+    def __enter__(self) -> Turn:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._bound.close()
+
+
+def take_turn() -> Turn | None:
+    """Return the right that one process of a host has at a time, or None.
+
+    It ends with the process, however that ends: it is the name of a socket.
+    """
+    try:
+        bound = _socket.socket(_socket.AF_UNIX,
+                               _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    except OSError:
+        # There is no file left for it.
+        return None
+    try:
+        bound.bind(b'\0glance-dcn-client-%d' % os.geteuid())
+    except OSError:
+        bound.close()
+        return None
+    return Turn(bound)
+
+
 @dataclasses.dataclass(frozen=True)
 class Shortage:
     """A limit of the system that is lower than what a process may need.
@@ -122,12 +156,14 @@ class ProcessLimits:
     :param pid: ID of another process, whose limits it is about then
     :ivar max_clients: connected clients that the process should have at most;
         no more than the system has room for
+    :ivar processes: that share the limits of the control group
     :ivar reclaimable: function that returns how many connected clients would
         be closed for the sake of others
     """
 
     def __init__(self, proc: str = '/proc', pid: int | None = None) -> None:
         self.max_clients = 32
+        self.processes = 1
         self.reclaimable: Callable[[], int] = lambda: 0
         self._proc = pathlib.Path(proc)
         self._pid = pid
@@ -182,6 +218,7 @@ class ProcessLimits:
         """
         self._raise_file_limit(self.need(max_clients).files or 0)
         found = self.shortages(max_clients, processes)
+        self.processes = processes
         self.max_clients = min([max_clients,
                                 *(one.clients for one in found)])
         return found

@@ -52,8 +52,9 @@ Error = omap.Error
 #: Name of the RADOS object.
 OBJECT = 'fsids'
 
-# Seconds between readings of the records, while one is missing or differs.
-_INTERVAL = 10
+# Seconds between readings of the records, while one is missing or differs:
+# at first, and at most. Each reading that tells nothing new doubles them.
+_INTERVAL, _LONGEST_INTERVAL = 10, 60
 # Seconds for which, in the life of a process, the first calls wait for the
 # records: from then on they are in memory.
 _PATIENCE = 1
@@ -270,6 +271,7 @@ class ClusterIdentities:
     def synchronise(self) -> None:
         """Read the records, and add missing ones; unless all are right."""
         if self._recorded is not None and not self._pending(self._recorded):
+            self._work.interval = _INTERVAL
             return
         if self._home.site is None or not self._home.site.available:
             return
@@ -288,6 +290,9 @@ class ClusterIdentities:
         self._complaint = None
         # An operator may have accepted another cluster.
         self._seen.update(recorded)
+        self._work.interval = (
+            min(2 * self._work.interval, _LONGEST_INTERVAL)
+            if recorded == self._recorded else _INTERVAL)
         self._recorded = recorded
 
     def _exchange(self, ioctx: rados.Ioctx) -> dict[str, ClusterIdentity]:

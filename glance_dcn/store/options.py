@@ -91,7 +91,9 @@ It bounds the connecting alone; requests to OSDs have ``dcn_io_timeout``.
 (For stock ``rbd`` it bounds both, and its default is librados's 300 s.)
 
 Possible values:
-    * Seconds, 1 or more; 0: no limit
+    * Seconds, 1 to 14
+    * 0, and more than 14: 14 seconds, so that nothing waits longer than 15
+      seconds for a site that is gone
     * Negative: 5 seconds
 
 Related options:

@@ -211,6 +211,21 @@ class FaultTest(HealthTestCase):
             self.skipTest('a link cannot be cut here')
         self.check_lost_in_mid_call(self.edge.link.cut)
 
+    def test_far_away(self):
+        """A site is not lost for a round trip of 0.44 s."""
+        if not self.edge.link:
+            self.skipTest('a link cannot be cut here')
+        self.add_there()
+        link = site_of(EDGE).connection
+        self.addCleanup(self.edge.link.set, wan.Quality())
+        state = link._states.get()
+        self.edge.link.set(wan.Quality(delay=220))
+        with link.use():
+            self.assertIsNone(link.lost())
+            self.assertIsNone(wait_for(lambda: link.lost() is not None, 15))
+        # Probes have answers, too.
+        self.assertGreater(state.cleared, float('-inf'))
+
     def check_lost_in_mid_call(self, lose):
         """All kinds of calls end within 15 s after a site was lost.
 

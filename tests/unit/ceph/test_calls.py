@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import types
 import typing
 from unittest import mock
@@ -112,6 +113,9 @@ class ConnectionTest(base.BaseTestCase):
         self.state.adopt(self.client)
         self.probed = native.Queue()
         self.verdicts = native.Queue()
+        # Why no monitor answers, if none does.
+        self.reason: typing.Any = None
+        self.connection.ask_monitors = lambda then: then(self.reason)
         self.useFixture(fixtures.MockPatchObject(
             self.connection, '_ask_by_new_client', self.probe))
         self.go_on = native.Queue()
@@ -119,7 +123,9 @@ class ConnectionTest(base.BaseTestCase):
         self.addCleanup(self.go_on.put, None)
         self.addCleanup(self.verdicts.put, None)
 
-    def probe(self, state: typing.Any, factory: typing.Any) -> None:
+    def probe(self, state: typing.Any, factory: typing.Any,
+              answered: typing.Any) -> None:
+        self.answered, self.factory = answered, factory
         self.probed.put(True)
         verdict = self.verdicts.get()
         if verdict is not None:
@@ -175,6 +181,31 @@ class ConnectionTest(base.BaseTestCase):
                           self.go_on.get)
         self.assertEqual(health.DOWN, self.state.breaker.health.state)
 
+    def test_probe_that_is_answered_slowly(self) -> None:
+        # As on a link where connecting takes dozens of round trips.
+        self.connect(verdict=0.3)
+
+        def answer() -> None:
+            native.get(self.probed, 30)
+            began = time.monotonic()
+            while time.monotonic() - began < 1:
+                self.answered()
+            self.go_on.put('result')
+        thread = native.start('answer', answer)
+        self.assertEqual('result', self.connection.call(self.go_on.get))
+        thread.join()
+
+    def test_time_to_connect_for_a_probe(self) -> None:
+        # More of it where there is something to connect to.
+        for self.reason, timeout in ((None, 10), ('no answer', 5)):
+            begun = state.Suspicion(self.client)
+            self.verdicts.put(None)
+            self.connection._verify(self.state, begun)
+            native.get(self.probed, 30)
+            self.assertEqual(timeout, self.factory.config.connect_timeout)
+            # With what it takes to suspect the site, and the monitors' time.
+            self.assertLess(3.5 + timeout + (2 if self.reason else 0), 15)
+
     def test_pool_stays_open_until_the_call_ends(self) -> None:
         pool = mock.Mock()
         self.useFixture(fixtures.MockPatchObject(
@@ -197,8 +228,9 @@ class ConnectionTest(base.BaseTestCase):
     def test_no_room_for_a_probe(self) -> None:
         asked = native.Queue()
         self.connect(room=0)
+        del self.connection.ask_monitors
         self.useFixture(fixtures.MockPatchObject(
-            self.state.cache, '_reserve', lambda: False))
+            self.state.cache, '_reserve', lambda held: False))
         self.connection._prober = types.SimpleNamespace(
             settings=types.SimpleNamespace(
                 mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]'))

@@ -12,6 +12,7 @@
 
 """Which clients stay connected, and which are closed."""
 
+import contextlib
 import threading
 from unittest import mock
 
@@ -75,6 +76,7 @@ class Limits:
 
     room = None
     max_clients = 3
+    processes = 1
 
     def room_for_clients(self, reserved):
         self.reserved = reserved
@@ -244,6 +246,32 @@ class TestRoom(CacheCase):
         with self.cache.making('a'), self.cache.making('b'):
             self.assertRaises(errors.Exhausted, self.connect, 'c')
         self.connect('c')
+
+    def test_processes_that_grow_at_once_share_what_is_left(self):
+        # Neither sees what the other is making.
+        self.limits.processes = 2
+        other = client_cache.ClientCache(
+            self.settings, self.limits, self.scheduler, self.scheduler.clock)
+        self.limits.room = 5
+        with contextlib.ExitStack() as making:
+            for cache in (self.cache, other):
+                for name in 'ab':
+                    making.enter_context(cache.making(name))
+                self.assertRaises(errors.Exhausted, making.enter_context,
+                                  cache.making('c', 0))
+
+    def test_the_last_room_is_taken_in_turn(self):
+        self.limits.processes = 4
+        other = client_cache.ClientCache(
+            self.settings, self.limits, self.scheduler, self.scheduler.clock)
+        self.limits.room = 3
+        with self.cache.making('a'):
+            self.assertRaises(errors.Exhausted, other.making('b', 0).__enter__)
+        with other.making('b', 0):
+            self.assertRaises(errors.Exhausted, self.connect, 'c')
+        self.connect('c')
+        self.limits.room = 0
+        self.assertRaises(errors.Exhausted, self.connect, 'd')
 
     def test_threads_that_come_with_the_first_image(self):
         self.connect('a')

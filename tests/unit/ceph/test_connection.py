@@ -168,7 +168,7 @@ class TestUses(ConnectionCase):
             start=lambda *args: self.start(*args))
         self.clients = []
         self.room = None
-        limits = mock.Mock(max_clients=3)
+        limits = mock.Mock(max_clients=3, processes=1)
         limits.room_for_clients = lambda reserved: self.room
         limits.left.return_value = mock.Mock(threads=1, files=2)
         self.caches._limits = limits
@@ -184,6 +184,8 @@ class TestUses(ConnectionCase):
         client = mock.MagicMock()
         client.get_addrs.return_value = '127.0.0.1:0/%d' % len(self.clients)
         client.get_fsid.return_value = FSID
+        ioctx = client.open_ioctx.return_value.__enter__.return_value
+        ioctx.aio_stat.return_value.get_return_value.return_value = 0
         self.clients.append(client)
         return client
 
@@ -371,7 +373,10 @@ class Client:
         return 0, b'', ''
 
     def open_ioctx(self, pool):
-        return mock.MagicMock()
+        ioctx = mock.MagicMock()
+        ioctx.__enter__.return_value.aio_stat.return_value = mock.Mock(
+            get_return_value=lambda: 0)
+        return ioctx
 
     def get_fsid(self):
         return FSID
@@ -463,6 +468,31 @@ class TestTogether(ConnectionCase):
         self.assertLess(time.monotonic() - began, .5)
 
 
+class TestPatience(ConnectionCase):
+    """Nothing waits longer than 15 s for a site that is gone."""
+
+    def test_whatever_the_option_is(self):
+        self.write_conf()
+        for option in (0, 300):
+            wait = mock.Mock()
+            link = self.connection(option, start=functools.partial(
+                self.begin, wait))
+            link._connect_once(link._states.get())
+            [call] = wait.call_args_list
+            self.assertLessEqual(call.args[0], 15)
+            self.assertLess(link._prober.config.connect_timeout, 15)
+
+    @staticmethod
+    def begin(wait, name, function, state, attempt):
+        """Begin nothing; have who waits for it tell for how long."""
+        attempt.wait = wait
+
+    def test_options_that_are_shorter(self):
+        for option, timeout in ((-1, 5), (1, 1), (14, 14)):
+            self.assertEqual(timeout, clients.ClusterConfig(
+                'edge_7', 'images', connect_timeout=option).connect_timeout)
+
+
 class TestHealth(ConnectionCase):
 
     def quickly(self, kind, link):
@@ -524,28 +554,33 @@ class TestHealth(ConnectionCase):
 class TestProbe(ConnectionCase):
     """What the OSDs' answers say of a cluster."""
 
-    def ask(self, error):
-        def stat(name):
-            raise error
+    def ask(self, code):
+        self.asked = []
+
+        def stat(name, done):
+            self.asked.append(name)
+            return mock.Mock(
+                get_return_value=lambda: -code,
+                # None is waited for before all were asked.
+                wait_for_complete_and_cb=lambda: self.assertEqual(
+                    8, len(self.asked)))
         ioctx = mock.MagicMock()
-        ioctx.__enter__.return_value.stat = stat
+        ioctx.__enter__.return_value.aio_stat = stat
         link = connection.Connection(clients.ClusterConfig(
             'edge_7', 'images', str(self.conf)))
         link._prober.check_pool(mock.Mock(open_ioctx=lambda pool: ioctx))
 
     def test_no_such_object(self):
-        self.ask(rados.ObjectNotFound('x', errno.ENOENT))
+        self.ask(errno.ENOENT)
 
     def test_refusal(self):
-        for error in (rados.PermissionError('x', errno.EPERM),
-                      rados.PermissionDeniedError('x', errno.EACCES)):
-            exc = self.assertRaises(errors.Misconfigured, self.ask, error)
+        for code in (errno.EPERM, errno.EACCES):
+            exc = self.assertRaises(errors.Misconfigured, self.ask, code)
             for word in ('rbd_store_user', 'images', '[edge_7]'):
                 self.assertIn(word, str(exc))
 
     def test_no_answer(self):
-        self.assertRaises(errors.Unreachable, self.ask,
-                          rados.TimedOut('x', errno.ETIMEDOUT))
+        self.assertRaises(errors.Unreachable, self.ask, errno.ETIMEDOUT)
 
 
 class TestFork(ConnectionCase):

@@ -13,6 +13,7 @@
 """The circuit breaker, with a clock and a scheduler of the test's."""
 
 import errno
+import functools
 import logging
 import threading
 from unittest import mock
@@ -168,9 +169,9 @@ class TestOpening(BreakerCase):
 
 class TestPauses(BreakerCase):
 
-    def looks(self, error):
+    def looks(self, error, count=20):
         self.scheduler.delays = []
-        self.outcomes = [error] * 20 + [None]
+        self.outcomes = [error] * count + [None]
         self.breaker.record_failure(error)
         self.scheduler.run_all()
         return self.scheduler.delays
@@ -182,6 +183,16 @@ class TestPauses(BreakerCase):
         # With 5 s for connecting and some for the OSDs: 15 s.
         self.assertLess(max(pauses), 6.1)
         self.assertNotEqual(pauses[10], pauses[11])
+
+    def test_of_one_that_is_away_for_long(self):
+        # It costs next to nothing, and is found within a minute or so.
+        pauses = self.looks(away(), 300)
+        gone = 0
+        for pause in pauses:
+            self.assertLess(pause, max(6.1, 0.061 * gone))
+            gone += pause
+        self.assertGreater(min(pauses[-20:]), 45)
+        self.assertLess(max(pauses), 72.1)
 
     def test_of_one_that_is_not_deployed(self):
         pauses = self.looks(errors.NotDeployed(STORE, 'no file', 'make it'))
@@ -292,6 +303,32 @@ class TestThread(base.BaseTestCase):
         other.record_failure(errors.Unreachable('edge_8', 'no answer', 'look'))
         self.assertTrue(looked.wait(5))
         self.assertRaises(errors.Unreachable, hanging.check)
+
+    def test_those_that_hang_hold_none_that_comes_back(self):
+        """Monitors of all answer, and OSDs of most do not."""
+        self.useFixture(fixtures.FakeLogger())
+        go_on, probed = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+        asker = mock.Mock(ask=lambda addresses, then: then(None))
+        hanging = threading.Semaphore(0)
+
+        def breaker(name, ask):
+            made = health.CircuitBreaker(name, ask, addresses=lambda: ['a'],
+                                         asker=asker)
+            self.addCleanup(made.stop)
+            made.record_failure(errors.Unreachable(name, 'no answer', 'look'))
+
+        def hang(outcomes):
+            if outcomes:
+                raise outcomes.pop()
+            hanging.release()
+            go_on.wait()
+        for number in range(22):
+            breaker('hangs_%d' % number, functools.partial(hang, [away()]))
+        for _i in range(8):
+            self.assertTrue(hanging.acquire(timeout=10))
+        breaker('returned', probed.set)
+        self.assertTrue(probed.wait(5))
 
     def test_stopped(self):
         self.useFixture(fixtures.FakeLogger())

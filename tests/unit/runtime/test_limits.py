@@ -15,6 +15,8 @@
 import os
 import pathlib
 import resource
+import subprocess
+import sys
 from unittest import mock
 
 import fixtures
@@ -288,6 +290,26 @@ class TestConfigure(LimitsCase):
         self.assertIn('300 MiB', str(found))
         self.assertEqual(-(-self.limits.need(32).memory // _MIB),
                          found.wanted)
+
+
+class TestTurn(base.BaseTestCase):
+
+    def test_ends_with_the_process_that_has_it(self):
+        holder = subprocess.Popen(
+            [sys.executable, '-c', 'import time\n'
+             'from glance_dcn.runtime import limits\n'
+             'turn = limits.take_turn()\nprint(bool(turn), flush=True)\n'
+             'time.sleep(600)'], stdout=subprocess.PIPE, text=True)
+        self.addCleanup(holder.stdout.close)
+        self.addCleanup(holder.wait)
+        self.addCleanup(holder.kill)
+        self.assertEqual('True\n', holder.stdout.readline())
+        self.assertIsNone(limits.take_turn())
+        holder.kill()
+        holder.wait()
+        for _i in range(2):
+            with limits.take_turn():
+                self.assertIsNone(limits.take_turn())
 
 
 class TestReal(base.BaseTestCase):

@@ -283,6 +283,18 @@ class TestMemory(IdentityCase):
         self.identities.synchronise()
         self.assertEqual(2, self.home.pools)
 
+    def test_looks_less_often_while_nothing_is_accepted(self):
+        self.kept['edge'] = TWO, 1_700_000_000
+        intervals = []
+        for _i in range(6):
+            self.identities.synchronise()
+            intervals.append(self.identities._work.interval)
+        self.assertEqual([10, 20, 40, 60, 60, 60], intervals)
+        self.kept['edge'] = ONE, 1_700_000_001
+        self.identities.synchronise()
+        self.identities.synchronise()
+        self.assertEqual(10, self.identities._work.interval)
+
 
 class TestPatience(IdentityCase):
 

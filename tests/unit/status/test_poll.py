@@ -11,9 +11,11 @@
 # under the License.
 
 import contextlib
+import errno
 import functools
 import os
 import time
+from unittest import mock
 
 import fixtures
 from oslotest import base
@@ -42,6 +44,9 @@ class Pool:
 
     def stat(self, name):
         raise rados.ObjectNotFound(name)
+
+    def aio_stat(self, name, done):
+        return mock.Mock(get_return_value=lambda: -errno.ENOENT)
 
     def get_cluster_stats(self):
         return {'kb': 2, 'kb_avail': 1}
