@@ -340,8 +340,7 @@ class Connection:
         """Begin a use of all pools among arguments; return what ends it."""
         pools = [self._pools[id(arg)].shared for arg in args
                  if id(arg) in self._pools]
-        for pool in pools:
-            pool.acquire()
+        pools = [pool for pool in pools if pool.acquire()]
         return lambda: [pool.release() for pool in pools]
 
     def lost(self) -> errors.Unreachable | None:

@@ -63,6 +63,11 @@ _ADDRESS = re.compile(
     r'(?::(?P<port>\d{1,5}))?(?:/\d+)?', re.ASCII)
 
 
+# What says that this process cannot ask, whatever the monitors would say.
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
+                   errno.EADDRNOTAVAIL))
+
+
 class Address(typing.NamedTuple):
     """Of a monitor: a numeric IP address and a port."""
 
@@ -101,7 +106,8 @@ class _Question:
     """To the monitors of one cluster.
 
     :param then: called with None, or why none has answered
-    :ivar reason: why none has answered, or None if one has
+    :ivar reason: why none has answered; None if one has, or that cannot be
+        told because this process has no socket to ask by
     """
 
     def __init__(self, addresses: list[Address],
@@ -128,6 +134,10 @@ class _Question:
             except (OSError, OverflowError, ValueError) as exc:
                 # Whatever an address may be: others are asked after it.
                 code = getattr(exc, 'errno', None) or errno.EIO
+            if code in _OURS:
+                self.close()
+                self.sockets, self.reason = [], None
+                return
             if code not in (0, errno.EINPROGRESS):
                 self.reason = os.strerror(code)
 

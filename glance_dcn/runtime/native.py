@@ -226,7 +226,7 @@ class Shared:
     def acquire(self) -> bool:
         """Begin a further use, and return True, unless it is closed."""
         with self._lock:
-            if not self._uses:
+            if self._uses <= 0:
                 return False
             self._uses += 1
             return True

@@ -372,6 +372,7 @@ class Copy:
                 target.fail(outcome.error)
             elif outcome.left_at is not None:
                 # What was not read to its end is not proven.
+                target.is_unproven = not result.content and outcome.written > 0
                 target.left_at = (outcome.left_at - outcome.left_at
                                   % digests.CHUNK if result.content else 0)
         self._learn(result)
@@ -406,7 +407,8 @@ class Copy:
 
     def _straggle(self, target: targets_.Target) -> None:
         """Let a target continue by itself, or put it back."""
-        if self._content.record is not None and self._waves.straggles(target):
+        if (self._content.record is not None and not target.is_unproven
+                and self._waves.straggles(target)):
             LOG.warning(
                 'Store %(store)s is much slower than the others that image '
                 '%(image)s is copied to: it goes on by itself', {

@@ -23,6 +23,7 @@ content.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import time
@@ -115,6 +116,8 @@ class SharedHashes:
             try:
                 native.get(changed, deadline - time.monotonic())
             except native.Empty:
+                with self._lock, contextlib.suppress(ValueError):
+                    self._waiting.remove(changed)
                 return None
 
 

@@ -77,6 +77,8 @@ class Target:
     :ivar image_id: internal ID of the RBD image, once it is known
     :ivar left_at: where it has to be written from on, in bytes, if the others
         do not wait for it; None while they do
+    :ivar is_unproven: whether it was given data of which nothing proves that
+        it is the image's: where the image has none, some may be
     :ivar part: the part of it that is written by a transfer of its own, 0 to 1
     :ivar began: when that transfer began, by the monotonic clock; None before
     :ivar work: what its threads do or have done
@@ -94,6 +96,7 @@ class Target:
     adopted: bool = False
     image_id: str | None = None
     left_at: int | None = None
+    is_unproven: bool = False
     part: float = 0.0
     began: float | None = None
     work: list[futures.Future[None]] = dataclasses.field(default_factory=list)

@@ -205,7 +205,12 @@ class _Guard:
             error: Exception | None = None
             try:
                 with store.site.open_pool(loc.pool) as ioctx:
-                    images.check_responsive(ioctx, loc.image, _TIMEOUT)
+                    try:
+                        images.check_responsive(ioctx, loc.image, _TIMEOUT)
+                    except omap.Error as exc:
+                        # One slow object does not make a site lost.
+                        error = exc
+                        store.site.suspect()
             except Exception as exc:
                 error = exc
             answers.put((copy, error))

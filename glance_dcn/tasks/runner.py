@@ -112,14 +112,14 @@ class _Running:
 
 
 class _Tried:
-    """The running attempts of one process, and keys of those that ended.
+    """The running attempts of one process, and which have ended when.
 
     :ivar answering: names of sites at which the last one to end did not hang
     """
 
     def __init__(self) -> None:
         self.running: dict[str, _Running] = {}
-        self.ended: native.Queue[str] = native.Queue()
+        self.ended: native.Queue[tuple[str, float]] = native.Queue()
         self.answering: set[str] = set()
 
 
@@ -302,12 +302,10 @@ class TaskRunner:
             return None
         running = list(self._own.running.values())
         busy = collections.Counter(one.site.name for one in running)
-        hanging = {one.site.name for one in running
-                   if now - one.since >= _ROUND}
 
         def may_begin(site: sites.Site, record: tasks.Record) -> bool:
             most = _OF_A_SITE if site.name in self._own.answering else 1
-            return (busy[site.name] < most and site.name not in hanging
+            return (busy[site.name] < most
                     and not (lively and self._crashes.is_suspect(record.key)))
         return next((entry for entry in waiting if may_begin(*entry)), None)
 
@@ -323,7 +321,7 @@ class TaskRunner:
                 over = self._do(site, record)
             finally:
                 self._crashes.end(record.key, over)
-                ended.put(record.key)
+                ended.put((record.key, self._clock()))
         process.get(schedulers.Scheduler).submit(work)
 
     def _drop_leases(self, held: dict[str, str], writers: set[str]) -> None:
@@ -340,7 +338,7 @@ class TaskRunner:
         Of what takes long it is found out whether the site is away.
         """
         with contextlib.suppress(native.Empty):
-            self._end(native.get(self._own.ended, self._wait))
+            self._end(*native.get(self._own.ended, self._wait))
         self._forget_ended()
         now = self._clock()
         for one in list(self._own.running.values()):
@@ -352,11 +350,11 @@ class TaskRunner:
     def _forget_ended(self) -> None:
         with contextlib.suppress(native.Empty):
             while True:
-                self._end(self._own.ended.get_nowait())
+                self._end(*self._own.ended.get_nowait())
 
-    def _end(self, key: str) -> None:
+    def _end(self, key: str, when: float) -> None:
         one = self._own.running.pop(key, None)
-        if one is not None and self._clock() - one.since < _ROUND:
+        if one is not None and when - one.since < _ROUND:
             self._own.answering.add(one.site.name)
         elif one is not None:
             self._own.answering.discard(one.site.name)

@@ -85,10 +85,12 @@ _PUBLISHED = 'published.'
 # Bytes of it that are read.
 _LARGEST = 4 << 20
 # What says that a folder cannot be used at all.
-_UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES,
-                       errno.EPERM, errno.EROFS))
+_UNUSABLE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES,
+                       errno.EPERM, errno.EROFS, errno.ENOLCK, errno.ENOSYS,
+                       errno.EOPNOTSUPP))
 # What says so as long as there is no leader: no file can be made.
-_FAILED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO))
+_FAILED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE,
+                     errno.ENOTCONN))
 
 
 def begin(conf: cfg.ConfigOpts, queue: queues.TaskQueue,
@@ -267,9 +269,11 @@ class HostLead(lead.Lead):
             try:
                 if leadership.exists() and not self._acquire(path):
                     return False
-            except OSError as exc:
-                if exc.errno not in _UNUSABLE | _FAILED:
-                    raise
+            except OSError:
+                # Whatever it is: in a folder that cannot be looked into there
+                # is no leader that a sibling could see.
+                if leadership.is_led:
+                    return False
         return True
 
     def _use(self, own: _Process, path: str | None) -> None:

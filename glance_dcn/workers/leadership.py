@@ -263,17 +263,19 @@ class Leadership:
             except FileExistsError:
                 held.close()
                 return False
+            # A process that was stopped before the link may have made the
+            # file of an old generation again.
+            if self._newest() != generation:
+                held.close()
+                self._remove(generation)
+                return False
         except BaseException:
             held.close()
             raise
         finally:
-            os.unlink(temporary)
-        # A process that was stopped before the link may have made the file of
-        # an old generation again.
-        if self._newest() != generation:
-            held.close()
-            self._remove(generation)
-            return False
+            # What cleans up temporary files may have been faster.
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         self._hold(held)
         for former in self._generations():
             if former < generation:

@@ -184,7 +184,8 @@ class RBD(base.Endpoint):
 
     def _data(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         try:
-            mapped, unit = self._geometry()
+            with self._kept_open('list extents', offset):
+                mapped, unit = self._geometry()
             while offset < end:
                 lot = unit * (_MAPPED_LOT if mapped else _LOT)
                 stop = min(end, (offset // lot + 1) * lot)
@@ -202,17 +203,22 @@ class RBD(base.Endpoint):
             if exists:
                 found.append((start, length))
 
-        # It may be closed meanwhile.
-        if not self._shared.acquire():
-            raise self._error('list extents', errno.ECANCELED, offset)
-        try:
+        with self._kept_open('list extents', offset):
             self.image.diff_iterate(offset, stop - offset, None, note,
                                     include_parent=self._is_clone,
                                     whole_object=mapped)
-        finally:
-            self._shared.release()
         found.sort()
         return found
+
+    @contextlib.contextmanager
+    def _kept_open(self, what: str, offset: int) -> Iterator[None]:
+        """Keep the image open, which another thread may close meanwhile."""
+        if not self._shared.acquire():
+            raise self._error(what, errno.ECANCELED, offset)
+        try:
+            yield
+        finally:
+            self._shared.release()
 
     def _geometry(self) -> tuple[bool, int]:
         """Return whether an object map helps, and the bytes of a stripe."""
@@ -298,7 +304,8 @@ class RBD(base.Endpoint):
         """
         if self._cluster is None:
             return function(self.image, *args)
-        self._shared.acquire()
+        if not self._shared.acquire():
+            raise self._error('call', errno.ECANCELED)
         result: _T = self._cluster.call(self._called, function, self.image,
                                         *args, fence=fence)
         return result

@@ -13,6 +13,7 @@
 """Asking monitors, at sockets of this host."""
 
 import os
+import resource
 import socket
 import sys
 import threading
@@ -119,6 +120,19 @@ class MonitorsTest(base.BaseTestCase):
         self.monitors.ask([self.closed()], fail)
         self.assertEqual('failed', self.reasons.get(timeout=60))
         self.assertIsNone(self.ask(self.listen(b'ceph v2\n')))
+
+    def test_process_without_files_cannot_tell(self):
+        address = self.closed()
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, most)
+        with open(os.devnull) as lowest:
+            question = monitors._Question([address], print)
+            resource.setrlimit(resource.RLIMIT_NOFILE,
+                               (lowest.fileno(), most[1]))
+            question.begin(0)
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        self.assertTrue(question.poll(0))
+        self.assertIsNone(question.reason)
 
     def test_accepted_by_what_says_nothing(self):
         # A monitor that is stopped, or a gateway in front of a cut link.

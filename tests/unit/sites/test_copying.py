@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from oslotest import base
 
 from glance_dcn.engine import errors
+from glance_dcn.engine import extents
 from glance_dcn.runtime import limits
 from glance_dcn.runtime import process
 from glance_dcn.sites import copying
@@ -205,8 +206,11 @@ class CopyTest(WavesTestCase):
                          order=[*targets[:2], *slow, *targets[2:]])
 
     def test_what_was_not_read_to_its_end_is_written_again(self):
-        # Nothing has proven the part that is written, of a damaged source.
-        self.data = random.Random(6).randbytes(24 * MIB)
+        # Nothing has proven the part that is written, of a damaged source: it
+        # has data where the image has none, and none is written over it.
+        chance = random.Random(6)
+        self.data = (chance.randbytes(MIB) + bytes(MIB)
+                     + chance.randbytes(22 * MIB))
         self.source = source = self.site('source', self.data)
         slow, away, *targets = self.sites(5)
         slow.limits.set(0, 8)
@@ -214,15 +218,15 @@ class CopyTest(WavesTestCase):
         damaged = []
 
         def damage():
-            source.held.blocks[3][5] ^= 1
-            damaged.append(source.held.blocks[3][5])
+            source.held.write(MIB, bytes(range(1, 256)), lambda error: None)
+            damaged.append(True)
 
         class Mended(targets_.Waves):
-            def straggles(self, target):
+            def put_back(self, target):
                 if damaged and target.site is slow:
-                    source.held.blocks[3][5] ^= 1
+                    del source.held.blocks[MIB // extents.BLOCK]
                     slow.limits.set(0, 0)
-                return super().straggles(target)
+                super().put_back(target)
 
         def note(outcome, told):
             self.note(outcome, told)

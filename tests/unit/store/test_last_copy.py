@@ -13,6 +13,7 @@
 """The last copy of an image, which stays while one of them is removed."""
 
 import contextlib
+import errno
 import threading
 import time
 import types
@@ -20,6 +21,7 @@ import types
 from glance import location as glance_location
 from glance_store import exceptions
 from oslotest import base
+import rados
 
 from glance_dcn.ceph import errors
 from glance_dcn.ceph import health
@@ -46,6 +48,11 @@ class Site:
                                                 known_fsid=name)
         self.health = health.Health(health.UP)
         self.error = self.reading_error = self.hangs = None
+        self.pool = pools.Pool()
+        self.suspicions, self.failures = 0, []
+
+    def suspect(self):
+        self.suspicions += 1
 
     def call(self, function, *args, late=None, fence=True):
         return function(*args)
@@ -56,7 +63,12 @@ class Site:
             raise self.error
         if self.hangs:
             self.hangs.wait(60)
-        yield pools.Pool()
+        try:
+            yield self.pool
+        except Exception as exc:
+            # As a connection does.
+            self.failures.append(exc)
+            raise
 
     @contextlib.contextmanager
     def removal_lock(self, ioctx, image):
@@ -162,6 +174,16 @@ class LastCopyTest(base.BaseTestCase):
         self.assertIn('store a: it did not answer in time; store c: it did '
                       'not answer in time', exc.msg)
         self.assertNotIn('remove', self.steps)
+
+    def test_slow_object_does_not_make_a_site_lost(self):
+        class Slow(pools.Pool):
+            def operate_aio_write_op(self, op, name, oncomplete):
+                raise rados.TimedOut('no answer', errno=errno.ETIMEDOUT)
+        self.stores['a'].site.pool = Slow()
+        self.pop()
+        self.assertEqual(1, self.stores['a'].site.suspicions)
+        self.assertEqual([], self.stores['a'].site.failures)
+        self.assertIn('see c', self.steps)
 
     def test_none_is_seen(self):
         for name in 'ac':

@@ -184,6 +184,16 @@ class HostLeadTest(base.BaseTestCase):
         self.assertTrue(lead.is_held)
         self.assertIn('another user', self.logged.output)
 
+    def test_another_folder_that_cannot_be_looked_into(self):
+        # Anyone may make such a link in a folder for temporary files.
+        self.folders[1] = str(self.root / 'loop')
+        os.symlink('loop', self.folders[1])
+        lead = self.process()
+        self.assertEqual([True], self.beat(lead, times=2))
+        # The same where it is the first.
+        lead = self.process([self.folders[1], str(self.root / 'other')])
+        self.assertEqual([True], self.beat(lead, times=2))
+
     def test_leader_in_another_folder_that_is_stopped(self):
         self.folders[0] = str(self.root / 'none' / '.glance-dcn')
         (self.root / 'locks').mkdir()
