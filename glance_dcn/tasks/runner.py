@@ -68,8 +68,7 @@ _HANGS = 120
 # Seconds after which the lease of a dead process is dropped.
 _FORGOTTEN = 600
 # Tasks at a time: each waits for round trips most of the time. Of a site only
-# some, and one until one has ended: a site that is slow must not keep those of
-# others waiting, and one that hangs is to have one thread.
+# some, and one until one has ended: what hangs must not take all threads.
 _WORKERS, _OF_A_SITE = 8, 2
 # Seconds after which it is found out whether the site of a task is away.
 _SUSPECT = 3
