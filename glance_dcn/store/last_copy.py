@@ -255,15 +255,23 @@ class _Guard:
         Where it does not, that is deferred.
         """
         if self._own_answers is None:
-            self._own_answers = False
-            with contextlib.suppress(native.Empty):
-                _own, error = native.get(self._own_answer, max(
-                    0, self._deadline - time.monotonic()))
-                if error is not None and not isinstance(error, (
-                        errors.ClusterError, omap.Error)):
-                    raise error
-                self._own_answers = error is None
+            self._own_answers = self._wait_for_own()
         return self._own_answers
+
+    def _wait_for_own(self) -> bool:
+        # It may be found to be away meanwhile, by others that wait for it.
+        while (self._own[0].site.available
+               and (left := self._deadline - time.monotonic()) > 0):
+            try:
+                _own, error = native.get(self._own_answer,
+                                         min(left, _MOMENT))
+            except native.Empty:
+                continue
+            if error is not None and not isinstance(error, (
+                    errors.ClusterError, omap.Error)):
+                raise error
+            return error is None
+        return False
 
     def _is_kept(self, stack: contextlib.ExitStack, copy: _Copy) -> bool:
         """Lock the removal here and there; return whether the copy is there.

@@ -166,6 +166,19 @@ class LastCopyTest(base.BaseTestCase):
         self.assertEqual(['lock c', 'see c', 'remove', 'drop 7'],
                          self.steps[:4])
 
+    def test_site_that_is_found_to_be_away_is_not_waited_for(self):
+        self.hang('b')
+        self.options['patience'] = 60
+        away = threading.Timer(0.1, setattr, [
+            self.stores['b'].site, 'available', False])
+        away.start()
+        self.addCleanup(away.join)
+        began = time.monotonic()
+        self.pop()
+        self.assertLess(time.monotonic() - began, 20)
+        self.assertEqual(['lock a', 'see a', 'remove', 'drop 7'],
+                         self.steps[:4])
+
     def test_none_answers_in_time(self):
         self.hang('a', 'c')
         began = time.monotonic()
