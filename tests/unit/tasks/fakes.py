@@ -97,6 +97,7 @@ class Site:
         self.name = name
         self.fsid = fsid
         self.pool = pool
+        self.config = None
         self.address = '10.0.0.1:0/1'
         self.refusal = None
         self.omaps = {}
