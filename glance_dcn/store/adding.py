@@ -316,7 +316,9 @@ def _is_file(reader: typing.Any) -> bool:
         return False
     try:
         return stat.S_ISREG(os.fstat(reader.fileno()).st_mode)
-    except OSError:
+    except (OSError, AttributeError):
+        # WebOb's reader of a body has a fileno(); eventlet's, that it asks,
+        # has none.
         return False
 
 

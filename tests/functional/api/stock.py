@@ -86,6 +86,13 @@ class Environment(fixtures.Fixture):
         # uWSGI takes the place that its real file is in.
         (self.bin / 'uwsgi').unlink()
         shutil.copy(wsgi.BIN / 'uwsgi', self.bin)
+        script = self.bin / 'glance-api'
+        if script.exists():
+            # It names the interpreter of its environment.
+            text = script.read_text().replace(str(wsgi.BIN), str(self.bin), 1)
+            script.unlink()
+            script.write_text(text)
+            script.chmod(0o755)
         for library in (ours / 'lib').glob('python3*'):
             packages = folder / 'lib' / library.name / 'site-packages'
             packages.mkdir(parents=True)

@@ -17,6 +17,7 @@ import concurrent.futures
 from glanceclient import exc as client_exc
 
 from tests.functional.api import base
+from tests import releases
 
 MiB = base.MiB
 
@@ -64,6 +65,7 @@ class DownloadTest(base.ApiTestCase):
         answer = self.range_of(self.dcn1, '%d-' % len(self.data))
         self.assertEqual(416, answer.status_code)
 
+    @releases.since(33)
     def test_from_each_store(self):
         self.central.images.image_import(self.image_id, 'copy-image',
                                          stores=['dcn0', 'dcn1'])

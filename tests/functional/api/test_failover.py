@@ -22,6 +22,7 @@ from lab import glance
 from lab import process
 from tests.functional.api import base
 from tests.functional.api import databases
+from tests import releases
 
 MiB = base.MiB
 
@@ -29,6 +30,8 @@ MiB = base.MiB
 # take without the circuit breaker.
 _TIMEOUT = 4
 _CONNECT, _AT_ONCE = 4, 3.5
+# What a deletion that no site can decide is answered with.
+_UNDECIDED = 503 if releases.GLANCE >= 33 else 500
 
 
 class FailoverTest(base.OwnGlanceTestCase):
@@ -127,12 +130,13 @@ class FailoverTest(base.OwnGlanceTestCase):
         self.assertNotIn(far, self.clusters['far'].images())
         # In which store it is cannot be told.
         answer = self.delete(near)
-        self.assertEqual(503, answer.status_code)
-        self.assertIn('names none; store near', answer.text)
+        self.assertEqual(_UNDECIDED, answer.status_code)
+        if _UNDECIDED == 503:
+            self.assertIn('names none; store near', answer.text)
         # Nor is it what a copy has left that was broken off.
         with self.clusters['far'].pool('images') as ioctx:
             rbd.RBD().create(ioctx, near, MiB, old_format=False)
-        self.assertEqual(503, self.delete(near).status_code)
+        self.assertEqual(_UNDECIDED, self.delete(near).status_code)
         self.assertEqual(503, self.api.request(
             'GET', '/v2/images/%s/file' % near).status_code)
         self.near.start()

@@ -45,6 +45,7 @@ _HOOK = """
             sleep(0.2)
         from glance_dcn.runtime import green
         from glance_dcn.runtime import native
+        from glance_dcn.runtime import process
 
         def image():
             from glance import context

@@ -95,6 +95,12 @@ class Disk(fixtures.Fixture):
         finally:
             os.close(fd)
         self._unmount()
+        # Where a mount namespace was made meanwhile, which is how other tests
+        # run programs in a root folder, the file system that is shut down is
+        # still mounted there, and would be mounted here again: take a copy.
+        after = self._image.with_suffix('.after')
+        self._run('cp', '--sparse=always', self._image, after)
+        after.rename(self._image)
         self._mount()
 
     def _unmount(self):

@@ -35,6 +35,7 @@ from glance_dcn.workers import identity as identities
 from glance_dcn.workers import registry
 from lab import process
 from tests.functional.api import base
+from tests.functional.api import client
 from tests.functional.staging import workers
 from tests.kills import server
 
@@ -150,10 +151,13 @@ class LeaderTest(workers.WorkersTestCase):
 
     def begin_import(self, but: int, url: str) -> str:
         """Begin an import in another process than one; return its image."""
-        api, staging = self.workers.apis[0], self.workers.workers[0].staging
+        worker = self.workers.workers[0]
+        staging = worker.staging
         begun = []
-        # Which process is asked is not ours to choose.
+        # Which process is asked is not ours to choose; on eventlet it is that
+        # which a connection is to.
         while len(begun) < 20:
+            api = client.Api(worker.url, base.lab().keystone.session())
             image = self.new_image(api)
             begun.append(image)
             api.images.image_import(image, 'web-download', uri=url,

@@ -20,6 +20,7 @@ the host was restarted is told by another boot ID in the journal.
 import json
 import os
 import pathlib
+import subprocess
 import threading
 import time
 
@@ -79,6 +80,17 @@ class DiskTest(oslotest.BaseTestCase):
         self.cut(held)
         self.assertEqual(8 * MiB, self.path.stat().st_size)
         self.assertNotEqual(staged, folder.digest(str(self.path)))
+
+    def test_disk_that_another_mount_namespace_has(self):
+        other = subprocess.Popen(
+            ['unshare', '--mount', 'sh', '-c', 'echo; exec sleep 600'],
+            stdout=subprocess.PIPE)
+        self.addCleanup(other.communicate)
+        self.addCleanup(other.kill)
+        self.assertEqual(b'\n', other.stdout.readline())
+        self.cut(self.begin())
+        self.assertFalse(self.path.exists())
+        self.stage()
 
     def test_what_the_journal_vouches_for_is_there(self):
         staged = self.stage()

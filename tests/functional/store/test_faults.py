@@ -35,6 +35,7 @@ import rbd
 
 from glance_dcn.runtime import process as runtime
 from glance_dcn.sites import limits
+from glance_dcn.store import failures
 from glance_dcn.tasks import queue
 from lab import ceph
 from lab import process
@@ -118,7 +119,7 @@ class DcnConfigurationTest(base.StoreTestCase):
             operations.append(lambda: self.delete(uri))
         for operation in operations:
             error = self.assertRaises((exceptions.BadStoreConfiguration,
-                                       exceptions.TimeoutError), operation)
+                                       failures.TimeoutError), operation)
             for word in words:
                 self.assertIn(str(word), str(error))
 

@@ -49,8 +49,11 @@ class Database(fixtures.Fixture):
             self.addCleanup(cfg.CONF.clear_override, name, group)
             cfg.CONF.set_override(name, value, group)
         from glance.db.sqlalchemy import api
-        self.useFixture(fixtures.MonkeyPatch(
-            'glance.db.sqlalchemy.api._main_context_manager', None))
+        # The latter in Glance 26.
+        for name in ('_main_context_manager', '_FACADE'):
+            if hasattr(api, name):
+                self.useFixture(fixtures.MonkeyPatch(
+                    'glance.db.sqlalchemy.api.%s' % name, None))
         self.api = db.get_api()
         models.register_models(api.get_engine())
         self._context = context.get_admin_context()

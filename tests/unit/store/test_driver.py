@@ -49,6 +49,7 @@ from glance_dcn.store import config_watch
 from glance_dcn.store import driver
 from glance_dcn.store import failures
 from glance_dcn.tasks import queue
+from tests import releases
 from tests import runtimes
 from tests.unit.tasks import fakes
 
@@ -299,6 +300,7 @@ class TestWeight(StoreCase):
             sys.setprofile(None)
             self.assertEqual(2 * number, len(looked))
 
+    @releases.with_weights
     def test_weight_of_the_configuration(self):
         self.assertEqual(3, int(self.local.weight))
         self.far.conf.set_override('weight', 4, 'edge_8')

@@ -259,6 +259,9 @@ class CacheTest(sites.SitesCase):
         super().setUp()
         self.put()
         self.start()
+        # Glance 26 makes an enforcer of policies for each image.
+        cfg.CONF([], default_config_files=[])
+        self.addCleanup(cfg.CONF.reset)
         folder = self.useFixture(fixtures.TempDir()).path
         for name, value in (('image_cache_dir', folder),
                             ('image_cache_driver', 'sqlite')):
