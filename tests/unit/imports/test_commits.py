@@ -61,7 +61,8 @@ class LocatedCase(base.BaseTestCase):
             execute=mock.Mock(side_effect=rados.ObjectNotFound('no such')))
         return types.SimpleNamespace(
             name=store, open_pool=lambda: contextlib.nullcontext(pool),
-            uri=lambda image: self.locations[store])
+            uri=lambda image: self.locations[store],
+            call=lambda function, *args, **unused: function(*args))
 
     def look_up(self, store: str, name: str) -> bytes:
         """Return the object of a site that tells the ID of an image."""
