@@ -282,9 +282,9 @@ class ClientCache:
         processes = self._limits.processes
         with self.lock:
             unopened = sum(not entry.has_opened for entry in self._entries)
-        room = self._limits.room_for_clients(
-            # Of others no process knows; they are likely to have as many.
-            unopened * process_limits.IMAGE_THREADS * processes)
+        # Of others no process knows; they are likely to have as many.
+        reserved = unopened * process_limits.IMAGE_THREADS * processes
+        room = self._limits.room_for_clients(reserved)
         now = self._clock()
         with self.lock:
             excess = (len(self._entries) + self._being_made + 1
@@ -293,8 +293,12 @@ class ClientCache:
             if room is not None and self._being_made < room < processes:
                 turn = self._take_turn()
                 if turn is not None:
-                    held.enter_context(turn)
-                    enough = True
+                    # Whoever had it may have used the room.
+                    enough = self._limits.room_for_clients(reserved) != 0
+                    if enough:
+                        held.enter_context(turn)
+                    else:
+                        turn.close()
             if not enough and self._being_closed < _CLOSING.count:
                 excess = max(excess, 1)
             idle = [entry for entry in self._entries

@@ -382,7 +382,8 @@ class Connection:
         suspicion.answered()
         self.ask_monitors(lambda reason: process.get(
             schedulers.Scheduler).submit(functools.partial(
-                self._verify_by_client, state, suspicion, reason)))
+                self._verify_by_client, state, suspicion, reason)),
+            first=True)
 
     def _verify_by_client(self, state: states.State,
                           suspicion: states.Suspicion,
@@ -416,19 +417,21 @@ class Connection:
                             'store': self.store, 'error': exc})
         self._conclude(state, suspicion, error)
 
-    def ask_monitors(self, then: Callable[[str | None], object]) -> None:
+    def ask_monitors(self, then: Callable[[str | None], object],
+                     first: bool = False) -> None:
         """Ask whether a monitor of the cluster answers, without a client.
 
         :param then: called with None if one does or that cannot be told, or
             with the reason, in a thread of the scheduler or at once;
             it must not block
+        :param first: as in :meth:`glance_dcn.ceph.monitors.Monitors.ask`
         """
         try:
             addresses = monitors.parse(self._prober.settings.mon_host)
         except errors.ClusterError:
             addresses = []
         if addresses:
-            process.get(monitors.Monitors).ask(addresses, then)
+            process.get(monitors.Monitors).ask(addresses, then, first)
         else:
             # They have names alone, which only a client resolves.
             then(None)
@@ -659,7 +662,8 @@ class Connection:
     def _check_by_new_client(self, state: states.State) -> None:
         # Before it takes the place of a client.
         self._prober.check_files()
-        with state.cache.making(self.store):
+        # It waits for no room: that is for those who use a client.
+        with state.cache.making(self.store, 0):
             self._ask_by_new_client(state, self._prober)
 
     def _ask_by_new_client(self, state: states.State,

@@ -301,6 +301,9 @@ class CircuitBreaker:
     def _on_answer(self, reason: str | None) -> None:
         """Continue a probe; the reason tells why no monitor answers."""
         if reason is None:
+            if not self._hung:
+                # It is coming back; its OSDs may take some time longer.
+                self._pause = _FIRST
             self._submit_probe(True)
             return
         self._hung = False

@@ -64,8 +64,7 @@ _ADDRESS = re.compile(
 
 
 # What says that this process cannot ask, whatever the monitors would say.
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM,
-                   errno.EADDRNOTAVAIL))
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Address(typing.NamedTuple):
@@ -122,24 +121,28 @@ class _Question:
     def begin(self, now: float) -> None:
         """Begin to connect, without waiting."""
         self.since = now
+        is_ours = False
         for address in self.addresses:
+            connecting = None
             try:
                 connecting = _socket.socket(
                     _socket.AF_INET6 if ':' in address.host
                     else _socket.AF_INET,
                     _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-                self.sockets.append(connecting)
                 connecting.setblocking(False)
                 code = connecting.connect_ex(address)
             except (OSError, OverflowError, ValueError) as exc:
                 # Whatever an address may be: others are asked after it.
                 code = getattr(exc, 'errno', None) or errno.EIO
-            if code in _OURS:
-                self.close()
-                self.sockets, self.reason = [], None
-                return
-            if code not in (0, errno.EINPROGRESS):
-                self.reason = os.strerror(code)
+            if connecting is not None and code in (0, errno.EINPROGRESS):
+                self.sockets.append(connecting)
+                continue
+            if connecting is not None:
+                connecting.close()
+            self.reason = os.strerror(code)
+            is_ours = is_ours or code in _OURS
+        if is_ours and not self.sockets:
+            self.reason = None
 
     def poll(self, now: float) -> bool:
         """Return whether it is over; from then on there is a reason."""
@@ -195,15 +198,18 @@ class Monitors:
         self._questions = process.ForkLocal(_Questions)
 
     def ask(self, addresses: list[Address],
-            then: Callable[[str | None], object]) -> None:
+            then: Callable[[str | None], object],
+            first: bool = False) -> None:
         """Ask whether any of the monitors of a cluster answers.
 
+        :param first: whether a call waits for it: before all that wait
         :param then: called in a thread of the scheduler with None if one
             does, or with the reason as text; it must not block
         """
         questions = self._questions.get()
         with questions.lock:
-            questions.waiting.append(_Question(addresses, then))
+            (questions.waiting.appendleft if first
+             else questions.waiting.append)(_Question(addresses, then))
             begin = not questions.is_polled
             questions.is_polled = True
         if begin:

@@ -28,6 +28,7 @@ from __future__ import annotations
 # Left alone by eventlet.
 import _socket
 import dataclasses
+import errno
 import logging
 import os
 import pathlib
@@ -97,6 +98,10 @@ class Turn:
         return self
 
     def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it to whoever asks for it next."""
         self._bound.close()
 
 
@@ -113,9 +118,11 @@ def take_turn() -> Turn | None:
         return None
     try:
         bound.bind(b'\0glance-dcn-client-%d' % os.geteuid())
-    except OSError:
-        bound.close()
-        return None
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            bound.close()
+            return None
+        # Where such names are refused nobody has one: there are no turns.
     return Turn(bound)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import sys
 import typing
 
@@ -573,7 +574,10 @@ def _process_count(conf: cfg.ConfigOpts) -> int:
     if uwsgi is not None:
         return max(1, getattr(uwsgi, 'numproc', 1))
     try:
-        # Of the standalone glance-api, which registers the option.
-        return max(1, conf.workers or 1)
+        # Of the standalone glance-api, which registers the option and starts
+        # so many if it is not set (glance.common.wsgi.get_num_workers).
+        if conf.workers is None:
+            return min(8, os.cpu_count() or 1)
+        return max(1, int(conf.workers))
     except cfg.NoSuchOptError:
         return 1

@@ -273,6 +273,20 @@ class TestRoom(CacheCase):
         self.limits.room = 0
         self.assertRaises(errors.Exhausted, self.connect, 'd')
 
+    def test_room_that_was_used_before_its_turn(self):
+        self.limits.processes = 4
+        # As of another process that has just made a client.
+        rooms = [1, 0]
+        self.limits.room_for_clients = lambda reserved: (
+            rooms.pop(0) if rooms else 0)
+        making = self.cache.making('a', 0)
+        self.assertRaises(errors.Exhausted, making.__enter__)
+        self.assertEqual([], rooms)
+        # The turn is another's now.
+        self.limits.room_for_clients = lambda reserved: 1
+        with self.cache.making('a', 0):
+            pass
+
     def test_threads_that_come_with_the_first_image(self):
         self.connect('a')
         self.connect('b')

@@ -134,6 +134,27 @@ class MonitorsTest(base.BaseTestCase):
         self.assertTrue(question.poll(0))
         self.assertIsNone(question.reason)
 
+    def test_address_of_a_family_that_there_is_not(self):
+        # Without IPv6: EADDRNOTAVAIL, or no route. Others are asked.
+        question = monitors._Question(
+            [self.closed(), monitors.Address('2001:db8::1', 3300)], print)
+        question.begin(0)
+        self.addCleanup(question.close)
+        self.assertTrue(question.poll(monitors.TIMEOUT))
+        self.assertIsNotNone(question.reason)
+
+    def test_a_call_that_waits_comes_first(self):
+        many = [self.listen() for _one in range(12)]
+        over = []
+        for number in range(60):
+            self.monitors.ask(many, lambda reason, number=number:
+                              over.append(number))
+        self.monitors.ask([self.closed()], lambda reason: (
+            over.append('call'), self.reasons.put(reason)), first=True)
+        self.assertIsNotNone(self.reasons.get(timeout=60))
+        # After those at most that were being asked.
+        self.assertLess(over.index('call'), 45)
+
     def test_accepted_by_what_says_nothing(self):
         # A monitor that is stopped, or a gateway in front of a cut link.
         began = time.monotonic()

@@ -15,6 +15,7 @@
 import contextlib
 import errno
 import io
+import os
 import pathlib
 import sys
 import time
@@ -475,3 +476,23 @@ class TestSizeOfPublished(StoreCase):
             here.published(IMAGE, 12345)
             clock.now += seconds
             self.assertEqual(known, here.size_of_published(IMAGE))
+
+
+class ProcessCountTest(base.BaseTestCase):
+
+    def count(self, **options):
+        conf = cfg.ConfigOpts()
+        conf.register_opts([cfg.IntOpt(name) for name in options])
+        conf([])
+        for name, value in options.items():
+            conf.set_override(name, value)
+        return driver._process_count(conf)
+
+    def test_of_the_standalone_program(self):
+        self.assertEqual([1, 3], [self.count(workers=0),
+                                  self.count(workers=3)])
+        # It starts one for each CPU then, and eight at most.
+        self.assertEqual(min(8, os.cpu_count()), self.count(workers=None))
+
+    def test_of_a_program_without_the_option(self):
+        self.assertEqual(1, self.count())
