@@ -78,9 +78,14 @@ class _Endpoints:
         """Begin no more requests, and wait for those that are in flight."""
         self.has_ended = True
         deadline = time.monotonic() + _ANSWER_TIMEOUT
-        while time.monotonic() < deadline and any(
-                endpoint.in_flight for endpoint in list(self.open)
-                if endpoint.pid == os.getpid()):
+        ours = [endpoint for endpoint in list(self.open)
+                if endpoint.pid == os.getpid()]
+        quiet = 0
+        # Twice: a thread may have looked just before whether it may begin, and
+        # those that came with the last answers have to leave Python yet.
+        while ours and quiet < 2 and time.monotonic() < deadline:
+            busy = any(endpoint.in_flight for endpoint in ours)
+            quiet = 0 if busy else quiet + 1
             time.sleep(_PAUSE)
 
 

@@ -12,12 +12,16 @@
 
 """A process that ends in the middle of a transfer does not abort."""
 
+import atexit
+import os
 import pathlib
 import subprocess
 import sys
+import unittest
 
 import rbd
 
+from glance_dcn.engine.backends import rbd as backend
 from tests.functional import base
 
 _ROOT = pathlib.Path(__file__).parents[3]
@@ -75,3 +79,25 @@ class ExitTest(base.CephTestCase):
             self.image = self.image_name()
         with self.cluster('central').pool(user='admin') as ioctx:
             rbd.RBD().create(ioctx, self.image, 1 << 20)
+
+
+class EndTest(unittest.TestCase):
+
+    def test_one_that_begins_just_before_the_end_is_waited_for(self):
+        looks = []
+
+        class Endpoint:
+            pid = os.getpid()
+
+            @property
+            def in_flight(self):
+                # A thread had been told that it may begin.
+                looks.append(len(looks))
+                return looks[-1] in (1, 2)
+        endpoint = Endpoint()
+        endpoints = backend._Endpoints()
+        self.addCleanup(atexit.unregister, endpoints.wait_for_answers)
+        endpoints.open.add(endpoint)
+        endpoints.wait_for_answers()
+        self.assertTrue(endpoints.has_ended)
+        self.assertEqual([0, 1, 2, 3, 4], looks)
