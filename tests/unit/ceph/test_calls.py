@@ -115,7 +115,8 @@ class ConnectionTest(base.BaseTestCase):
         self.verdicts = native.Queue()
         # Why no monitor answers, if none does.
         self.reason: typing.Any = None
-        self.connection.ask_monitors = lambda then: then(self.reason)
+        self.connection.ask_monitors = (
+            lambda then, first=False: then(self.reason))
         self.useFixture(fixtures.MockPatchObject(
             self.connection, '_ask_by_new_client', self.probe))
         self.go_on = native.Queue()
@@ -235,7 +236,7 @@ class ConnectionTest(base.BaseTestCase):
             settings=types.SimpleNamespace(
                 mon_host='[v2:192.0.2.1:3300,v1:192.0.2.1:6789]'))
         asker = types.SimpleNamespace(
-            ask=lambda addresses, then: asked.put((addresses, then)))
+            ask=lambda addresses, then, first: asked.put((addresses, then)))
         process.put(asker, monitors.Monitors)
 
         def answer() -> None:
