@@ -23,11 +23,15 @@ eventlet replace locks, and HTTP servers of the latter wait for ever.
 import argparse
 import collections
 from concurrent import futures
+import ctypes
 import multiprocessing
 import pathlib
+import signal
 import sys
 import unittest
 
+# Of linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
 _TOP = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -47,6 +51,11 @@ class _Result(unittest.TextTestResult):
     def addFailure(self, test, err):
         super().addFailure(test, err)
         self.stream.writeln(self.failures[-1][1])
+
+
+def _end_with_the_runner():
+    """Have this process end with its parent, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _run(names):
@@ -72,7 +81,8 @@ def main(args):
     spawn = multiprocessing.get_context('spawn')
     for workers, jobs in ((1, [unit] if unit else []),
                           (args.j, [[name] for name in others])):
-        with futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        with futures.ProcessPoolExecutor(
+                workers, spawn, _end_with_the_runner) as pool:
             for found in pool.map(_run, jobs):
                 for number, count in enumerate(found):
                     counts[number] += count

@@ -285,20 +285,18 @@ class ClientCache:
         # Of others no process knows; they are likely to have as many.
         reserved = unopened * process_limits.IMAGE_THREADS * processes
         room = self._limits.room_for_clients(reserved)
+        turn = None
+        if room is not None and 0 < room < processes:
+            turn = self._take_turn()
+            if turn is not None:
+                # The process that had it may have used the room.
+                room = self._limits.room_for_clients(reserved)
         now = self._clock()
         with self.lock:
             excess = (len(self._entries) + self._being_made + 1
                       - self._limits.max_clients)
-            enough = room is None or room // processes > self._being_made
-            if room is not None and self._being_made < room < processes:
-                turn = self._take_turn()
-                if turn is not None:
-                    # Whoever had it may have used the room.
-                    enough = self._limits.room_for_clients(reserved) != 0
-                    if enough:
-                        held.enter_context(turn)
-                    else:
-                        turn.close()
+            share = processes if turn is None else 1
+            enough = room is None or room // share > self._being_made
             if not enough and self._being_closed < _CLOSING.count:
                 excess = max(excess, 1)
             idle = [entry for entry in self._entries
@@ -306,6 +304,10 @@ class ClientCache:
             self._drop(idle)
             if enough:
                 self._being_made += 1
+        if turn is not None and enough:
+            held.enter_context(turn)
+        elif turn is not None:
+            turn.close()
         self._close([entry.client for entry in idle])
         return enough
 

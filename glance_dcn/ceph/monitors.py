@@ -51,7 +51,7 @@ TIMEOUT = 2.0
 # not. Monitors of each.
 _AT_ONCE, _CONNECTIONS = 32, 240
 _MONITORS = 6
-# Seconds between two polls: each wakes a thread, with whatever many questions.
+# Seconds between two polls: each wakes a thread, however many questions wait.
 _PAUSE = 0.5
 # Ports of monitors where mon_host names none: msgr2, msgr1.
 _PORTS = (3300, 6789)
@@ -145,7 +145,7 @@ class _Question:
             self.reason = None
 
     def poll(self, now: float) -> bool:
-        """Return whether it is over; from then on there is a reason."""
+        """Return whether it is over; :attr:`reason` is final then."""
         for connecting in list(self.sockets):
             try:
                 if connecting.recv(1):

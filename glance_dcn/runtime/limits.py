@@ -101,7 +101,7 @@ class Turn:
         self.close()
 
     def close(self) -> None:
-        """Give it to whoever asks for it next."""
+        """Let the next process that asks have it."""
         self._bound.close()
 
 

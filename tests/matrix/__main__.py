@@ -266,6 +266,8 @@ def main(argv=None):
         if room not in ROOMS:
             arguments.error('there is no room %s; there are %s' % (
                 room, ', '.join(ROOMS)))
+    # What a combination has started is ended then.
+    process.exit_on_sigterm()
     good = True
     for name in args.names or known:
         row, well = run(known[name], rooms, args.j)
